@@ -1,0 +1,44 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+PROTOS := $(sort $(wildcard protos/signalbox/v1/*.proto))
+
+.PHONY: help run test check generate format lint types proto-lint docs bench-quick clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Signalbox needs Python >= 3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+run: .venv/ready ## Start a server with a demo project
+	@exec $(BIN)/signalbox serve --dev
+
+test: .venv/ready ## Run all tests
+	$(BIN)/python -m pytest
+
+check: .venv/ready format lint types proto-lint test ## Everything a change must pass
+
+format: .venv/ready
+	$(BIN)/ruff format --check
+
+lint: .venv/ready
+	$(BIN)/ruff check
+
+types: .venv/ready
+	$(BIN)/mypy
+
+proto-lint: .venv/ready
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code protos
+	@if git rev-parse --verify --quiet main >/dev/null; then $(BIN)/buf breaking --against '.git#branch=main'; fi
+
+generate: .venv/ready ## Regenerate generated/ from protos/
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc --proto_path=protos --python_out=generated --mypy_out=quiet:generated \
+	    --grpc_python_out=generated --mypy_grpc_out=quiet:generated $(PROTOS)
+
+clean: ## Remove the environment and everything built
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

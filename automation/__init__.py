@@ -1,0 +1,6 @@
+"""What an event sets off: conditions, matching, runs and subscriptions.
+
+Imports the registry, never the server.
+"""
+
+from __future__ import annotations

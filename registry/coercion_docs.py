@@ -1,0 +1,114 @@
+"""Writes `docs/coercion.md` from the coercion table: `python -m registry.coercion_docs > docs/coercion.md`.
+
+The results shown are those of the engine, which runs every example of the table while the page is made.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from registry.coercion import compile_schema
+from registry.conversions import TABLE
+from registry.errors import PayloadRejected
+from registry.schema import CoercionMode, Property, PropertyType, Schema
+
+if TYPE_CHECKING:
+    from registry.conversions import Conversion, Target
+    from registry.values import JSON
+
+_HEAD = """\
+# Coercion
+
+What becomes of a value that is sent for a declared property. This page is written from the table in
+`registry/conversions.py` by running its examples: `python -m registry.coercion_docs > docs/coercion.md`.
+
+A schema's `coercion` is LENIENT or STRICT. LENIENT converts what can be converted without doubt. STRICT
+takes only the JSON kind of the type itself, and for a date only an RFC 3339 date-time. In both:
+
+- Every change is reported with its path, kind, and the value before and after.
+- Coercing what was coerced changes nothing.
+- A payload is taken whole or rejected with every violation, up to 100.
+"""
+
+_TAIL = """
+## Numbers
+
+Numbers are doubles. An integral one of magnitude up to 2^53 is kept as an integer (`5.0` is `5`, `-0.0` is
+`0`), which is not reported. Beyond 2^53 a double cannot tell neighbouring integers apart, so such a number
+is reported as ROUNDED even if it did not change here: it may have been rounded on its way. An integer that
+arrives with all its digits keeps them where the property is a string. NaN and the infinities are rejected.
+
+## null
+
+| schema | property | result |
+|---|---|---|
+| LENIENT | optional | dropped, reported as NULL_DROPPED |
+| LENIENT | required | rejected, REQUIRED_PROPERTY_MISSING |
+| STRICT | any | rejected, INVALID_PROPERTY_VALUE |
+
+null is never a typed array's item: dropping it would move the others. A required property that is absent
+is rejected with REQUIRED_PROPERTY_MISSING; a nested one only if the object that should hold it is there.
+
+## Undeclared properties
+
+`unknown_properties` holds for the payload and for every object that declares nested properties.
+
+| policy | result |
+|---|---|
+| REJECT | rejected, UNKNOWN_PROPERTY |
+| DROP | left out, reported as UNKNOWN_DROPPED |
+| KEEP | kept as sent; a number in the one form of numbers, null as null |
+
+Objects that declare no properties and arrays that declare no item type are taken as they are.
+"""
+
+
+def coercion_page() -> str:
+    """Return the whole page."""
+    return _HEAD + "".join(_section(each, target) for each, target in TABLE.items()) + _TAIL
+
+
+def _section(each: PropertyType, target: Target) -> str:
+    lines = [
+        "",
+        f"## {each}",
+        "",
+        f"Becomes {target.becomes}.",
+        "",
+        "| given | taken | by |",
+        "|---|---|---|",
+        *(_rule(conversion) for conversion in target.conversions),
+        "",
+        "| example | LENIENT | STRICT |",
+        "|---|---|---|",
+        *(_outcomes(each, example.given) for example in target.examples),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _rule(conversion: Conversion) -> str:
+    modes = ", ".join(mode.name for mode in CoercionMode if conversion.under(mode))
+    return f"| {conversion.given} | {conversion.takes} | {modes} |"
+
+
+def _outcomes(each: PropertyType, given: JSON) -> str:
+    return f"| {_code(given)} | " + " | ".join(_outcome(each, mode, given) for mode in CoercionMode) + " |"
+
+
+def _outcome(each: PropertyType, mode: CoercionMode, given: JSON) -> str:
+    coerce = compile_schema(Schema((Property("value", each),), coercion=mode))
+    try:
+        return _code(coerce({"value": given}).properties["value"])
+    except PayloadRejected:
+        return "rejected"
+
+
+def _code(value: JSON) -> str:
+    text = json.dumps(value, ensure_ascii=False).replace("\u00a0", "\\u00a0")
+    return f"`{text}`" if len(text) <= 60 else f"`{text[:20]}…` ({len(text)} digits)"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(coercion_page())

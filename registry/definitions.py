@@ -1,0 +1,45 @@
+"""Event definitions and their revisions, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from registry.schema import Compatibility, Schema
+
+
+@dataclass(frozen=True, slots=True)
+class EventDefinition:
+    """A named kind of event in one project, with the schema of its latest revision.
+
+    `revision` numbers the schemas from 1; `version` counts every change of the definition, whether or
+    not the schema was touched. Times are microseconds UTC; `deleted_at` is None while it is live.
+    """
+
+    id: str
+    project_id: str
+    name: str
+    description: str
+    schema: Schema
+    compatibility: Compatibility
+    revision: int
+    version: int
+    created_at: int
+    updated_at: int
+    deleted_at: int | None
+
+    @property
+    def etag(self) -> str:
+        """What an update must present to be sure that nobody came between."""
+        return str(self.version)
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One immutable schema of a definition, numbered from 1."""
+
+    definition_id: str
+    number: int
+    schema: Schema
+    created_at: int

@@ -1,0 +1,149 @@
+"""Everything the registry refuses.
+
+    RegistryError
+    ├── InvalidName
+    ├── ViolationsFound
+    │   ├── InvalidSchema
+    │   └── PayloadRejected
+    ├── DefinitionNotFound
+    ├── DefinitionAlreadyExists
+    ├── DefinitionDeleted
+    ├── DefinitionNotDeleted
+    ├── TooManyDefinitions
+    ├── RevisionNotFound
+    └── EtagMismatch
+
+A front door translates `reason`; the message is for people and may be shown to the caller as it is.
+"""
+
+# ruff: noqa: N818 - the names say what happened; all of them are errors
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One thing wrong at one place.
+
+    `path` leads to the place (`properties.order_total`, `schema.properties[2].name`), `reason` is
+    UPPER_SNAKE for programs and `message` a sentence for people.
+    """
+
+    path: str
+    reason: str
+    message: str
+
+
+class RegistryError(Exception):
+    """The registry refused a request.
+
+    `metadata` holds the facts behind the message, by name, for programs.
+    """
+
+    reason: ClassVar[str]
+
+    def __init__(self, message: str, **metadata: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.metadata = metadata
+
+
+class InvalidName(RegistryError):
+    """An event name breaks the naming rules."""
+
+    reason = "INVALID_NAME"
+
+
+class ViolationsFound(RegistryError):
+    """Violations were found; all of them are in `violations`, and there is at least one."""
+
+    subject: ClassVar[str]
+
+    def __init__(self, violations: tuple[Violation, ...]) -> None:
+        first = violations[0].message
+        many = f"{self.subject} has {len(violations)} violations, first: {first}"
+        super().__init__(first if len(violations) == 1 else many)
+        self.violations = violations
+
+
+class InvalidSchema(ViolationsFound):
+    """A schema breaks the rules for schemas."""
+
+    reason = "INVALID_SCHEMA"
+    subject = "The schema"
+
+
+class PayloadRejected(ViolationsFound):
+    """A payload does not satisfy the schema of its event."""
+
+    reason = "PAYLOAD_REJECTED"
+    subject = "The payload"
+
+
+class DefinitionNotFound(RegistryError):
+    """No definition of this name or id is in the project, or only a deleted one."""
+
+    reason = "EVENT_NOT_FOUND"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f'Event "{name}" is not defined in this project', event=name)
+
+
+class DefinitionAlreadyExists(RegistryError):
+    """A live definition of the project already has this name."""
+
+    reason = "EVENT_ALREADY_EXISTS"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f'Event "{name}" already exists in this project', event=name)
+
+
+class DefinitionDeleted(RegistryError):
+    """The definition is deleted; only undeleting it is possible."""
+
+    reason = "EVENT_DELETED"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f'Event "{name}" is deleted; undelete it first', event=name)
+
+
+class DefinitionNotDeleted(RegistryError):
+    """The definition to be undeleted is live."""
+
+    reason = "EVENT_NOT_DELETED"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f'Event "{name}" is not deleted', event=name)
+
+
+class TooManyDefinitions(RegistryError):
+    """The project has as many live definitions as a project may have."""
+
+    reason = "MAX_EVENTS_REACHED"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"Maximum number of events ({limit}) reached for this project", limit=str(limit))
+
+
+class RevisionNotFound(RegistryError):
+    """The definition has no revision of this number."""
+
+    reason = "REVISION_NOT_FOUND"
+
+    def __init__(self, definition_id: str, number: int) -> None:
+        super().__init__(f"Revision {number} does not exist", event=definition_id, revision=str(number))
+
+
+class EtagMismatch(RegistryError):
+    """The definition changed since the caller read it."""
+
+    reason = "ETAG_MISMATCH"
+
+    def __init__(self, given: str, current: str) -> None:
+        super().__init__(
+            f'The definition was changed meanwhile: its etag is "{current}", not "{given}"; read it again',
+            etag=current,
+        )

@@ -1,0 +1,61 @@
+"""The rules for event names, and the paths by which properties are named in reports."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Final
+
+from registry.errors import InvalidName
+
+MAX_NAME_LENGTH: Final = 255
+RESERVED_PREFIX: Final = "signalbox:"
+ROOT: Final = "properties"
+"""The path of a payload as a whole."""
+
+# C0 and C1 controls, the two Unicode line breaks, and lone surrogates, which no UTF-8 can carry.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_QUOTED = re.compile(r'\[("(?:[^"\\]|\\.)*")\]')
+
+
+def name_fault(name: str) -> str | None:
+    """Say what is wrong with the name of an event or property, and what would be right; None if good."""
+    if not name.strip():
+        return "must not be blank"
+    if len(name) > MAX_NAME_LENGTH:
+        return f"must be at most {MAX_NAME_LENGTH} characters long; it has {len(name)}"
+    if control := _CONTROL.search(name):
+        code, place = ord(control.group()), control.start() + 1
+        return f"must not contain control characters; character {place} is U+{code:04X}"
+    return None
+
+
+def check_event_name(name: str) -> None:
+    """Accept any non-blank text of at most 255 characters that has no control characters.
+
+    Names beginning with `signalbox:`, in any case, are reserved. Raises InvalidName.
+    """
+    if fault := name_fault(name):
+        raise InvalidName(f"The event name {fault}")
+    if name.casefold().startswith(RESERVED_PREFIX):
+        raise InvalidName(f'The event name must not begin with "{RESERVED_PREFIX}", which is reserved')
+
+
+def property_path(parent: str, name: str) -> str:
+    """`properties.order_total`, or `properties["a.b"]` for a name that is not an identifier.
+
+    A name too long for any schema to declare is cut, so that a path stays short.
+    """
+    if len(name) > MAX_NAME_LENGTH:
+        name = name[:MAX_NAME_LENGTH] + "…"
+    if _IDENTIFIER.fullmatch(name):
+        return f"{parent}.{name}"
+    return f"{parent}[{json.dumps(name, ensure_ascii=False)}]"
+
+
+def quoted_property(path: str) -> str:
+    r"""How a sentence names the property at a path: `"order_total"`, `"customer.age"`, `"a.b"`."""
+    inside = path.removeprefix(ROOT).removeprefix(".")
+    quoted = _QUOTED.fullmatch(inside)
+    return quoted.group(1) if quoted else f'"{inside}"'

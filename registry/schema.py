@@ -1,0 +1,181 @@
+"""Schemas: which properties an event may have, and how strictly a payload is taken."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from registry.errors import InvalidSchema, Violation
+from registry.names import name_fault
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_PROPERTIES: Final = 50
+"""Of one schema, nested ones included."""
+MAX_DEPTH: Final = 10
+MAX_DESCRIPTION_LENGTH: Final = 2000
+MAX_SUGGESTED_VALUES: Final = 100
+MAX_SUGGESTED_VALUE_LENGTH: Final = 255
+
+
+class PropertyType(StrEnum):
+    """What a property holds; `date` is an instant."""
+
+    STRING = "string"
+    NUMBER = "number"
+    BOOLEAN = "boolean"
+    DATE = "date"
+    OBJECT = "object"
+    ARRAY = "array"
+
+
+class UnknownProperties(StrEnum):
+    """What becomes of properties that the schema does not declare, at every level that declares any."""
+
+    REJECT = "reject"
+    KEEP = "keep"
+    DROP = "drop"
+
+
+class CoercionMode(StrEnum):
+    """Whether values of another JSON kind are converted or refused."""
+
+    LENIENT = "lenient"
+    STRICT = "strict"
+
+
+class Compatibility(StrEnum):
+    """What a new revision must hold to: the latest revision or, where transitive, every earlier one."""
+
+    NONE = "none"
+    BACKWARD = "backward"
+    BACKWARD_TRANSITIVE = "backward_transitive"
+    FORWARD = "forward"
+    FORWARD_TRANSITIVE = "forward_transitive"
+    FULL = "full"
+    FULL_TRANSITIVE = "full_transitive"
+
+
+@dataclass(frozen=True, slots=True)
+class Property:
+    """One declared property.
+
+    `properties` are the nested ones of an object or, with item_type object, of each item of an array;
+    with none, any object will do. `item_type` is for arrays only; without it the items are not looked
+    at. `suggested_values` are advice for string properties and never enforced.
+    """
+
+    name: str
+    type: PropertyType
+    required: bool = False
+    description: str = ""
+    suggested_values: tuple[str, ...] = ()
+    properties: tuple[Property, ...] = ()
+    item_type: PropertyType | None = None
+
+    @property
+    def may_nest(self) -> bool:
+        """Whether the property holds objects and so may declare what is in them."""
+        return (self.item_type if self.type is PropertyType.ARRAY else self.type) is PropertyType.OBJECT
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """The properties of an event and the rules by which a payload is judged."""
+
+    properties: tuple[Property, ...] = ()
+    unknown_properties: UnknownProperties = UnknownProperties.REJECT
+    coercion: CoercionMode = CoercionMode.LENIENT
+
+
+_decoder = msgspec.json.Decoder(Schema)
+
+
+def schema_to_json(schema: Schema) -> str:
+    """Write a valid schema as compact JSON, properties in declared order."""
+    return msgspec.json.encode(schema).decode()
+
+
+def schema_from_json(text: str) -> Schema:
+    """Read what `schema_to_json` wrote. Raises ValueError for other text."""
+    return _decoder.decode(text)
+
+
+def canonical_schema(schema: Schema) -> Schema:
+    """Sort the properties of every level of a valid schema by name."""
+    return replace(schema, properties=_sorted(schema.properties))
+
+
+def same_schema(one: Schema, other: Schema) -> bool:
+    """Whether two valid schemas judge and describe alike: they differ in property order at most."""
+    return canonical_schema(one) == canonical_schema(other)
+
+
+def _sorted(properties: tuple[Property, ...]) -> tuple[Property, ...]:
+    nested = (replace(each, properties=_sorted(each.properties)) for each in properties)
+    return tuple(sorted(nested, key=lambda each: each.name))
+
+
+def check_schema(schema: Schema) -> None:
+    """Raise InvalidSchema with every violation, in document order level by level.
+
+    What lies behind the fiftieth property is not looked at. No nesting is too deep to be refused.
+    """
+    if violations := tuple(_violations(schema)):
+        raise InvalidSchema(violations)
+
+
+def _violations(schema: Schema) -> Iterator[Violation]:
+    levels = deque([("schema", schema.properties, 1)])
+    count = 0
+    while levels:
+        parent, properties, depth = levels.popleft()
+        names: set[str] = set()
+        for index, each in enumerate(properties):
+            path = f"{parent}.properties[{index}]"
+            count += 1
+            if count > MAX_PROPERTIES:
+                message = f"A schema has at most {MAX_PROPERTIES} properties, nested ones included"
+                yield Violation(path, "TOO_MANY_PROPERTIES", message)
+                return
+            if each.name in names:
+                message = f'Property "{each.name}" is declared twice at this level'
+                yield Violation(f"{path}.name", "DUPLICATE_PROPERTY", message)
+            names.add(each.name)
+            yield from _property_violations(each, path)
+            if each.properties and depth == MAX_DEPTH:
+                message = f"Properties nest at most {MAX_DEPTH} levels deep"
+                yield Violation(f"{path}.properties", "SCHEMA_TOO_DEEP", message)
+            elif each.properties:
+                levels.append((path, each.properties, depth + 1))
+
+
+def _property_violations(each: Property, path: str) -> Iterator[Violation]:
+    if fault := name_fault(each.name):
+        yield Violation(f"{path}.name", "INVALID_PROPERTY_NAME", f"The property name {fault}")
+    if len(each.description) > MAX_DESCRIPTION_LENGTH:
+        message = f"A description has at most {MAX_DESCRIPTION_LENGTH} characters"
+        yield Violation(f"{path}.description", "DESCRIPTION_TOO_LONG", message)
+    if fault := _suggestion_fault(each):
+        yield Violation(f"{path}.suggested_values", "INVALID_SUGGESTED_VALUES", fault)
+    if each.properties and not each.may_nest:
+        message = "Only an object, or an array with item_type object, has nested properties"
+        yield Violation(f"{path}.properties", "NESTED_PROPERTIES_NOT_ALLOWED", message)
+    if each.item_type is not None and each.type is not PropertyType.ARRAY:
+        message = f"Only an array has an item_type; this property is of type {each.type}"
+        yield Violation(f"{path}.item_type", "ITEM_TYPE_NOT_ALLOWED", message)
+
+
+def _suggestion_fault(each: Property) -> str | None:
+    if each.suggested_values and each.type is not PropertyType.STRING:
+        return f"Only a string property has suggested values; this one is of type {each.type}"
+    if len(each.suggested_values) > MAX_SUGGESTED_VALUES:
+        return f"A property has at most {MAX_SUGGESTED_VALUES} suggested values"
+    if any(len(value) > MAX_SUGGESTED_VALUE_LENGTH for value in each.suggested_values):
+        return f"A suggested value has at most {MAX_SUGGESTED_VALUE_LENGTH} characters"
+    return None

@@ -1,0 +1,272 @@
+"""Reading and writing definitions and their revisions: all the SQL of the registry.
+
+Every function takes an open connection and neither begins nor ends a transaction. Writers look before
+they write, so the caller lets only one transaction at a time write the definitions of a project.
+Where a definition is given by `name_or_id`, the id is tried first and then the name of a live one;
+deleted ones are reached by id only. Times are microseconds UTC.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import UNSET, UnsetType
+from sqlalchemy import and_, func, insert, or_, select, update
+
+from registry.definitions import EventDefinition, Revision
+from registry.errors import (
+    DefinitionAlreadyExists,
+    DefinitionDeleted,
+    DefinitionNotDeleted,
+    DefinitionNotFound,
+    EtagMismatch,
+    RevisionNotFound,
+    TooManyDefinitions,
+)
+from registry.names import check_event_name
+from registry.schema import Compatibility, check_schema, same_schema, schema_from_json, schema_to_json
+from registry.tables import event_definition, event_definition_revision
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement, Connection, Row, Select
+
+    from registry.schema import Schema
+
+MAX_LIVE_DEFINITIONS: Final = 100
+"""Of one project."""
+
+_definition = event_definition.c
+_revision = event_definition_revision.c
+_live = _definition.deleted_at.is_(None)
+
+
+@dataclass(frozen=True, slots=True)
+class DefinitionChanges:
+    """What an update asks for; UNSET leaves a field as it is."""
+
+    description: str | UnsetType = UNSET
+    schema: Schema | UnsetType = UNSET
+    compatibility: Compatibility | UnsetType = UNSET
+
+
+def create_definition(
+    conn: Connection,
+    project_id: str,
+    definition_id: str,
+    name: str,
+    description: str,
+    schema: Schema,
+    compatibility: Compatibility,
+    now: int,
+) -> EventDefinition:
+    """Create a definition with revision 1. The name of a deleted one is free to be used again.
+
+    Raises InvalidName, InvalidSchema, DefinitionAlreadyExists and TooManyDefinitions.
+    """
+    check_event_name(name)
+    check_schema(schema)
+    _check_room(conn, project_id, name)
+    created = EventDefinition(
+        id=definition_id,
+        project_id=project_id,
+        name=name,
+        description=description,
+        schema=schema,
+        compatibility=compatibility,
+        revision=1,
+        version=1,
+        created_at=now,
+        updated_at=now,
+        deleted_at=None,
+    )
+    conn.execute(insert(event_definition).values(id=definition_id, **_columns(created)))
+    _insert_revision(conn, created)
+    return created
+
+
+def get_definition(conn: Connection, project_id: str, name_or_id: str, *, deleted: bool = False) -> EventDefinition:
+    """Return one definition; with `deleted`, also one that is deleted. Raises DefinitionNotFound."""
+    query = _definitions(project_id).where(
+        or_(_definition.id == name_or_id, and_(_definition.name == name_or_id, _live))
+    )
+    found = [_to_definition(row) for row in conn.execute(query)]
+    found.sort(key=lambda each: each.id != name_or_id)
+    if not found or (found[0].deleted_at is not None and not deleted):
+        raise DefinitionNotFound(name_or_id)
+    return found[0]
+
+
+def list_definitions(
+    conn: Connection,
+    project_id: str,
+    *,
+    limit: int,
+    after: tuple[int, str] | None = None,
+    show_deleted: bool = False,
+    search: str = "",
+) -> list[EventDefinition]:
+    """Return a page of definitions, newest first.
+
+    `after` is the (created_at, id) of the last one of the page before. `search` keeps the names that
+    contain it, in any case.
+    """
+    query = _definitions(project_id).order_by(_definition.created_at.desc(), _definition.id.desc())
+    if after is not None:
+        query = query.where(_older_than(*after))
+    if not show_deleted:
+        query = query.where(_live)
+    if search:
+        query = query.where(_definition.name.icontains(search, autoescape=True))
+    return [_to_definition(row) for row in conn.execute(query.limit(limit))]
+
+
+def active_definitions(conn: Connection, project_id: str) -> list[EventDefinition]:
+    """Return all live definitions of the project, in no particular order."""
+    return [_to_definition(row) for row in conn.execute(_definitions(project_id).where(_live))]
+
+
+def update_definition(
+    conn: Connection, project_id: str, name_or_id: str, changes: DefinitionChanges, etag: str, now: int
+) -> EventDefinition:
+    """Change a live definition; another schema makes a new revision.
+
+    A schema that differs in property order at most is the same one. Where nothing differs nothing is
+    written. An empty etag is not compared. Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch
+    and InvalidSchema.
+    """
+    current = _live_definition(conn, project_id, name_or_id, etag)
+    changed = _apply(current, changes)
+    if changed == current:
+        return current
+    changed = replace(changed, version=current.version + 1, updated_at=now)
+    if changed.revision != current.revision:
+        _insert_revision(conn, changed)
+    _write(conn, changed)
+    return changed
+
+
+def delete_definition(conn: Connection, project_id: str, name_or_id: str, etag: str, now: int) -> EventDefinition:
+    """Delete a live definition softly: its name is free again, its revisions stay.
+
+    Raises DefinitionNotFound, DefinitionDeleted and EtagMismatch.
+    """
+    current = _live_definition(conn, project_id, name_or_id, etag)
+    deleted = replace(current, version=current.version + 1, updated_at=now, deleted_at=now)
+    _write(conn, deleted)
+    return deleted
+
+
+def undelete_definition(conn: Connection, project_id: str, definition_id: str, etag: str, now: int) -> EventDefinition:
+    """Bring a deleted definition back under its name.
+
+    Raises DefinitionNotFound, DefinitionNotDeleted, EtagMismatch, DefinitionAlreadyExists where the name
+    was taken meanwhile, and TooManyDefinitions.
+    """
+    current = get_definition(conn, project_id, definition_id, deleted=True)
+    if current.deleted_at is None:
+        raise DefinitionNotDeleted(current.name)
+    _check_etag(current, etag)
+    _check_room(conn, project_id, current.name)
+    restored = replace(current, version=current.version + 1, updated_at=now, deleted_at=None)
+    _write(conn, restored)
+    return restored
+
+
+def list_revisions(conn: Connection, definition_id: str, limit: int, before: int | None = None) -> list[Revision]:
+    """Return a page of revisions, newest first; `before` is the last number of the page before."""
+    query = select(event_definition_revision).where(_revision.definition_id == definition_id)
+    if before is not None:
+        query = query.where(_revision.number < before)
+    query = query.order_by(_revision.number.desc()).limit(limit)
+    return [_to_revision(row) for row in conn.execute(query)]
+
+
+def get_revision(conn: Connection, definition_id: str, number: int) -> Revision:
+    """Return one revision. Raises RevisionNotFound."""
+    query = select(event_definition_revision).where(
+        _revision.definition_id == definition_id, _revision.number == number
+    )
+    row = conn.execute(query).one_or_none()
+    if row is None:
+        raise RevisionNotFound(definition_id, number)
+    return _to_revision(row)
+
+
+def _apply(current: EventDefinition, changes: DefinitionChanges) -> EventDefinition:
+    changed = current
+    if changes.description is not UNSET:
+        changed = replace(changed, description=changes.description)
+    if changes.compatibility is not UNSET:
+        changed = replace(changed, compatibility=changes.compatibility)
+    if changes.schema is not UNSET:
+        check_schema(changes.schema)
+        if not same_schema(changes.schema, current.schema):
+            changed = replace(changed, schema=changes.schema, revision=current.revision + 1)
+    return changed
+
+
+def _live_definition(conn: Connection, project_id: str, name_or_id: str, etag: str) -> EventDefinition:
+    current = get_definition(conn, project_id, name_or_id, deleted=True)
+    if current.deleted_at is not None:
+        raise DefinitionDeleted(current.name)
+    _check_etag(current, etag)
+    return current
+
+
+def _check_etag(current: EventDefinition, etag: str) -> None:
+    if etag and etag != current.etag:
+        raise EtagMismatch(etag, current.etag)
+
+
+def _check_room(conn: Connection, project_id: str, name: str) -> None:
+    """Check that the project may have one more live definition, of this name."""
+    live = select(func.count()).where(_definition.project_id == project_id, _live)
+    if conn.scalar(live.where(_definition.name == name)):
+        raise DefinitionAlreadyExists(name)
+    if (conn.scalar(live) or 0) >= MAX_LIVE_DEFINITIONS:
+        raise TooManyDefinitions(MAX_LIVE_DEFINITIONS)
+
+
+def _older_than(created_at: int, definition_id: str) -> ColumnElement[bool]:
+    same_age = and_(_definition.created_at == created_at, _definition.id < definition_id)
+    return or_(_definition.created_at < created_at, same_age)
+
+
+def _definitions(project_id: str) -> Select[Any]:
+    latest = and_(_revision.definition_id == _definition.id, _revision.number == _definition.revision)
+    return (
+        select(event_definition, _revision.schema)
+        .join(event_definition_revision, latest)
+        .where(_definition.project_id == project_id)
+    )
+
+
+def _write(conn: Connection, changed: EventDefinition) -> None:
+    conn.execute(update(event_definition).where(_definition.id == changed.id).values(_columns(changed)))
+
+
+def _insert_revision(conn: Connection, changed: EventDefinition) -> None:
+    conn.execute(
+        insert(event_definition_revision).values(
+            definition_id=changed.id,
+            number=changed.revision,
+            schema=schema_to_json(changed.schema),
+            created_at=changed.updated_at,
+        )
+    )
+
+
+def _columns(definition: EventDefinition) -> dict[str, Any]:
+    """Every column but the id."""
+    return {column.name: getattr(definition, column.name) for column in event_definition.columns if column.name != "id"}
+
+
+def _to_definition(row: Row[Any]) -> EventDefinition:
+    values = row._asdict()
+    schema = schema_from_json(values.pop("schema"))
+    return EventDefinition(**values | {"schema": schema, "compatibility": Compatibility(row.compatibility)})
+
+
+def _to_revision(row: Row[Any]) -> Revision:
+    return Revision(row.definition_id, row.number, schema_from_json(row.schema), row.created_at)

@@ -1,0 +1,77 @@
+"""Plain JSON values, and the one form in which numbers are kept."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TypeAlias
+
+import msgspec
+
+JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
+"""What a JSON decoder makes: these exact types, no subclasses."""
+
+_SHOWN_LENGTH = 40
+_LOWEST_EXACT, _HIGHEST_EXACT = -(2.0**53), 2.0**53
+
+
+def canonical_number(value: float) -> int | float | None:
+    """Return the number as it is kept: an int where integral and exact, else a double.
+
+    5.0 becomes 5 and -0.0 becomes 0. An integer beyond ±2**53 becomes the double nearest to it. What is
+    no finite double becomes None.
+    """
+    if type(value) is float:
+        if value.is_integer():
+            return int(value) if is_exact(value) else value
+        return value if math.isfinite(value) else None
+    if is_exact(value):
+        return value
+    try:
+        return canonical_number(float(value))
+    except OverflowError:
+        return None
+
+
+def is_exact(value: float) -> bool:
+    """Whether the number is within ±2**53, where doubles tell neighbouring integers apart."""
+    return _LOWEST_EXACT <= value <= _HIGHEST_EXACT
+
+
+def number_text(value: float) -> str | None:
+    """Write the number as its shortest JSON text (`5`, not `5.0`); None for what is no finite double.
+
+    An int has all its digits: it arrived exactly and loses nothing as text.
+    """
+    number = canonical_number(value)
+    if number is None:
+        return None
+    exact = value if type(value) is int else number
+    return str(exact) if type(exact) is int else msgspec.json.encode(exact).decode()
+
+
+def describe(value: JSON) -> str:
+    """Say what the value is: `the string "abc"`, `the number 5`, `an object`; long text is cut."""
+    match value:
+        case None | bool():
+            return json.dumps(value)
+        case str():
+            return f"the string {_quote(value)}"
+        case dict():
+            return "an object"
+        case list():
+            return "an array"
+        case _:
+            return _describe_number(value)
+
+
+def _quote(text: str) -> str:
+    shown = text if len(text) <= _SHOWN_LENGTH else text[:_SHOWN_LENGTH] + "…"
+    return json.dumps(shown, ensure_ascii=False)
+
+
+def _describe_number(value: float) -> str:
+    text = number_text(value)
+    if text is None:
+        return "an integer beyond the range of a double" if type(value) is int else json.dumps(value)
+    return f"the number {text}" if len(text) <= _SHOWN_LENGTH else f"the number {text[:_SHOWN_LENGTH]}…"

@@ -1,0 +1,111 @@
+"""Who calls, and what they may do."""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from server.errors import AdminRequired, KeyInvalid, KeyMissing, ProjectRequired, ScopeMissing
+from server.model import Dialect, Scope
+from server.storage.projects import get_project, key_by_digest
+
+if TYPE_CHECKING:
+    from server.storage.database import Database
+
+ADMIN = "admin"
+"""The scope of methods that only the admin key may call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who made a call: an API key of a project, or the admin key, perhaps on behalf of a project."""
+
+    project_key: int
+    project_id: str
+    scopes: frozenset[str]
+    dialect: Dialect = Dialect.NATIVE
+    key_id: str = ""
+
+    @property
+    def admin(self) -> bool:
+        """Whether this is the admin key."""
+        return ADMIN in self.scopes
+
+    def require(self, scope: str) -> None:
+        """Raise ScopeMissing, AdminRequired or ProjectRequired unless the caller may use the scope."""
+        if scope in self.scopes:
+            return
+        if scope == ADMIN:
+            raise AdminRequired
+        if self.admin:
+            if not self.project_key:
+                raise ProjectRequired
+            return
+        if Scope.ALL not in self.scopes:
+            raise ScopeMissing(scope)
+
+
+class Access:
+    """Tells callers by their secrets.
+
+    Only hashes of secrets are held; looking up a hash tells an attacker nothing by its timing, and the stored hash is
+    compared in constant time all the same. Revoked keys are forgotten at once here, and with the next catalogue
+    refresh on other servers.
+    """
+
+    LIMIT = 10_000
+
+    def __init__(self, database: Database, admin_secret: str, *, demo: bool = False) -> None:
+        self._database = database
+        self._admin_digest = digest_of(admin_secret)
+        self._demo = demo
+        self._callers: dict[bytes, Caller] = {}
+        self._forgotten = 0
+
+    async def caller(self, authorization: str, project: str) -> Caller:
+        """Tell the caller by the `authorization` value; `project` is the project that the admin key names.
+
+        Raises KeyMissing, KeyInvalid and ProjectNotFound.
+        """
+        scheme, _, secret = authorization.partition(" ")
+        if not secret or scheme.lower() != "bearer":
+            raise KeyMissing
+        digest = digest_of(secret)
+        if digest in self._callers:
+            return self._callers[digest]
+        if hmac.compare_digest(digest, self._admin_digest):
+            return await self._admin(project)
+        return await self._by_key(digest)
+
+    def forget(self, project_key: int) -> None:
+        """Have the keys of a project read again at their next use."""
+        self._forgotten += 1
+        self._callers = {
+            digest: caller for digest, caller in self._callers.items() if caller.project_key != project_key
+        }
+
+    async def _admin(self, project: str) -> Caller:
+        if not project:
+            return Caller(0, "", frozenset({ADMIN}))
+        found = await self._database.read(lambda connection: get_project(connection, project))
+        return Caller(found.key, found.id, frozenset({ADMIN}))
+
+    async def _by_key(self, digest: bytes) -> Caller:
+        forgotten = self._forgotten
+        key = await self._database.read(lambda connection: key_by_digest(connection, digest))
+        if key is None or key.revoked_at is not None or (key.demo and not self._demo):
+            raise KeyInvalid
+        caller = Caller(key.project_key, key.project_id, frozenset(key.scopes), key.dialect, key.id)
+        if len(self._callers) >= self.LIMIT:
+            self._callers.clear()
+        # A key that was revoked while it was read must not be remembered.
+        if forgotten == self._forgotten:
+            self._callers[digest] = caller
+        return caller
+
+
+def digest_of(secret: str) -> bytes:
+    """Hash a secret. 256 random bits need no salt and no slow hash."""
+    return sha256(secret.encode()).digest()

@@ -1,0 +1,3 @@
+"""The gRPC front door: converts, calls, converts. No rule of the business lives here."""
+
+from __future__ import annotations

@@ -1,0 +1,168 @@
+"""The service EventIngest."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from registry.errors import Violation
+from server.api.enums import BATCH_MODE, RESULT_VIEW, View
+from server.api.event_messages import (
+    read_draft,
+    read_draft_or_refuse,
+    write_error,
+    write_event,
+    write_receipt,
+    write_result,
+)
+from server.api.times import read_timestamp
+from server.emails import normal_email
+from server.errors import InvalidArgument, Stopping
+from server.paging import PageRequest
+from server.status import KNOWN_ERRORS
+from server.storage.events import EventFilter
+from signalbox.v1 import event_ingest_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from server.access import Caller
+    from server.events import Events
+    from server.ingest.draft import BatchMode, Draft, Unit
+    from server.ingest.ingest import Ingest
+
+MAX_BATCH = 10_000
+
+STREAM_WINDOW = 8
+"""So many messages of one stream are on their way to the log at once."""
+
+
+class EventIngestServicer:
+    """Sends and reads events."""
+
+    def __init__(self, ingest: Ingest, events: Events, stopping: asyncio.Event) -> None:
+        self._ingest = ingest
+        self._events = events
+        self._stopping = stopping
+
+    async def SendEvent(self, request: pb.SendEventRequest, caller: Caller) -> pb.SendEventResponse:
+        draft = read_draft(request.event)
+        view = RESULT_VIEW.read_optional(request.view, "view") or View.COERCED
+        event = await self._ingest.send(caller.project_key, draft)
+        return pb.SendEventResponse(receipt=write_receipt(event, duplicate=draft.duplicate, view=view))
+
+    async def SendEvents(self, request: pb.SendEventsRequest, caller: Caller) -> pb.SendEventsResponse:
+        drafts, mode, view = _read_batch(request)
+        await self._ingest.send_batch(caller.project_key, drafts, mode)
+        return pb.SendEventsResponse(results=[write_result(draft, view) for draft in drafts])
+
+    async def StreamEvents(
+        self, requests: AsyncIterator[pb.StreamEventsRequest], caller: Caller
+    ) -> AsyncIterator[pb.StreamEventsResponse]:
+        stream = _EventStream(self._ingest, caller.project_key, self._stopping)
+        async for response in stream.answers(requests):
+            yield response
+
+    async def GetEvent(self, request: pb.GetEventRequest, caller: Caller) -> pb.GetEventResponse:
+        return pb.GetEventResponse(event=write_event(await self._events.get(caller.project_key, request.id)))
+
+    async def ListEvents(self, request: pb.ListEventsRequest, caller: Caller) -> pb.ListEventsResponse:
+        page = await self._events.list(
+            caller.project_key,
+            _read_filter(request),
+            PageRequest(request.page_size, request.page_token),
+            after=request.after_position if request.HasField("after_position") else None,
+        )
+        return pb.ListEventsResponse(events=map(write_event, page.items), next_page_token=page.next_token)
+
+
+class _EventStream:
+    """One StreamEvents call: reads ahead of its answers by a window, so that commits and the network overlap."""
+
+    def __init__(self, ingest: Ingest, project_key: int, stopping: asyncio.Event) -> None:
+        self._ingest = ingest
+        self._project_key = project_key
+        self._stopping = stopping
+        self._window = asyncio.Semaphore(STREAM_WINDOW)
+        self._pending: asyncio.Queue[_Pending | None] = asyncio.Queue()
+
+    async def answers(self, requests: AsyncIterator[pb.StreamEventsRequest]) -> AsyncIterator[pb.StreamEventsResponse]:
+        """Answer each message in its turn; at a shutdown answer what was read, then raise Stopping."""
+        reading = asyncio.create_task(self._read(requests))
+        stopping = asyncio.create_task(self._stopping.wait())
+        stopping.add_done_callback(lambda _: reading.cancel())
+        try:
+            while (pending := await self._pending.get()) is not None:
+                yield await pending.answer()
+                self._window.release()
+            if self._stopping.is_set():
+                raise Stopping
+            await reading
+        finally:
+            stopping.cancel()
+            reading.cancel()
+            await asyncio.gather(stopping, reading, return_exceptions=True)
+
+    async def _read(self, requests: AsyncIterator[pb.StreamEventsRequest]) -> None:
+        try:
+            async for request in requests:
+                await self._window.acquire()
+                self._pending.put_nowait(await self._enqueue(request))
+        finally:
+            self._pending.put_nowait(None)
+
+    async def _enqueue(self, request: pb.StreamEventsRequest) -> _Pending:
+        try:
+            drafts, mode, view = _read_batch(request)
+            unit = await self._ingest.enqueue(self._project_key, drafts, mode)
+        except KNOWN_ERRORS as error:
+            return _Pending(request.sequence, View.RECEIPT, error=error)
+        return _Pending(request.sequence, view, unit=unit)
+
+
+class _Pending:
+    """A message of a stream that was read and is yet to be answered."""
+
+    def __init__(self, sequence: int, view: View, *, unit: Unit | None = None, error: Exception | None = None) -> None:
+        self._sequence = sequence
+        self._view = view
+        self._unit = unit
+        self._error = error
+
+    async def answer(self) -> pb.StreamEventsResponse:
+        """Give the answer once the message is decided and durable."""
+        if self._unit is None:
+            assert self._error is not None
+            return pb.StreamEventsResponse(sequence=self._sequence, error=write_error(self._error))
+        try:
+            await self._unit.done
+            self._unit.check()
+        except KNOWN_ERRORS as error:
+            return pb.StreamEventsResponse(sequence=self._sequence, error=write_error(error))
+        results = [write_result(draft, self._view) for draft in self._unit.drafts]
+        return pb.StreamEventsResponse(sequence=self._sequence, results=results)
+
+
+def _read_batch(
+    request: pb.SendEventsRequest | pb.StreamEventsRequest,
+) -> tuple[Sequence[Draft], BatchMode, View]:
+    """Read a batch; an event that cannot be read becomes a draft that is refused. Raises InvalidArgument."""
+    if not 1 <= len(request.events) <= MAX_BATCH:
+        message = f"events holds {len(request.events):,} events; it must hold 1 to {MAX_BATCH:,}"
+        raise InvalidArgument(message, violations=[Violation("events", "OUT_OF_RANGE", message)])
+    mode = BATCH_MODE.read(request.mode, "mode")
+    view = RESULT_VIEW.read_optional(request.view, "view") or View.RECEIPT
+    return [read_draft_or_refuse(event) for event in request.events], mode, view
+
+
+def _read_filter(request: pb.ListEventsRequest) -> EventFilter:
+    times: dict[str, Any] = {
+        field: read_timestamp(request, field)
+        for field in ("received_from", "received_until", "occurred_from", "occurred_until")
+    }
+    return EventFilter(
+        name=request.name,
+        contact_id=request.contact_id,
+        email=normal_email(request.email) if request.HasField("email") else "",
+        **times,
+    )

@@ -1,0 +1,108 @@
+"""The gRPC server: the services of the contract, health and reflection on one port."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
+
+from server.api.handlers import Guard, service_handler
+from server.api.tls import server_credentials
+from signalbox.v1 import (
+    automations_pb2,
+    contacts_pb2,
+    event_definitions_pb2,
+    event_ingest_pb2,
+    match_stream_pb2,
+    projects_pb2,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from google.protobuf.descriptor import ServiceDescriptor
+
+    from server.access import Access
+    from server.api.handlers import Streams
+    from server.settings import Tls
+
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    # Two servers on one port would each take some of the calls.
+    ("grpc.so_reuseport", 0),
+    # Clients behind balancers keep idle connections alive; a ping every ten seconds is welcome.
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+SERVICES: tuple[ServiceDescriptor, ...] = tuple(
+    service
+    for module in (
+        event_definitions_pb2,
+        event_ingest_pb2,
+        contacts_pb2,
+        automations_pb2,
+        match_stream_pb2,
+        projects_pb2,
+    )
+    for service in module.DESCRIPTOR.services_by_name.values()
+)
+"""The services of the contract."""
+
+
+class GrpcServer:
+    """Serves the contract. `servicers` are by service name; a service without one answers UNIMPLEMENTED."""
+
+    def __init__(self, access: Access, streams: Streams, servicers: Mapping[str, object]) -> None:
+        self._streams = streams
+        self._server = grpc.aio.server(options=_OPTIONS)
+        self._health = health.aio.HealthServicer()
+        guard = Guard(access, streams)
+        self._server.add_generic_rpc_handlers(
+            [service_handler(service, servicers.get(service.name), guard) for service in SERVICES]
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        _add_reflection(self._server)
+
+    async def start(self, address: str, tls: Tls | None) -> str:
+        """Listen, and say where: HOST:PORT, the port chosen if it was 0. Raises OSError."""
+        try:
+            if tls is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, server_credentials(tls))
+        except RuntimeError as error:
+            raise OSError(f"Cannot listen on {address}: the address is in use or not of this machine") from error
+        await self._server.start()
+        for name in ("", *(service.full_name for service in SERVICES)):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        return f"{address.rpartition(':')[0]}:{port}"
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Say NOT_SERVING, tell the streams to end, and give calls so many seconds to finish."""
+        await self._health.enter_graceful_shutdown()
+        await asyncio.gather(self._streams.drain(grace_seconds), self._server.stop(grace_seconds))
+
+
+def _add_reflection(server: grpc.aio.Server) -> None:
+    """Serve reflection as v1alpha and as v1: the messages of both are the same on the wire."""
+    names = (*(service.full_name for service in SERVICES), health.SERVICE_NAME, reflection.SERVICE_NAME)
+    servicer = reflection.aio.ReflectionServicer(service_names=names)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
+    handler: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    server.add_generic_rpc_handlers(
+        [
+            grpc.method_handlers_generic_handler(
+                "grpc.reflection.v1.ServerReflection", {"ServerReflectionInfo": handler}
+            )
+        ]
+    )

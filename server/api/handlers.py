@@ -1,0 +1,178 @@
+"""Serves the methods of the contract: who may call, what goes wrong, what is not served yet, all in one place.
+
+A servicer is any object with coroutine methods named as in the contract: `async def Name(self, request, caller)` for a
+unary answer, an async generator `def Name(self, requests, caller)` for streams on both sides. A method that the
+contract names and the servicer lacks answers UNIMPLEMENTED.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+
+from server.errors import MalformedRequest, NotImplementedYet, StorageRefused
+from server.status import KNOWN_ERRORS, code_of, message_of, rich_status
+from signalbox.v1 import options_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+
+    from server.access import Access, Caller
+
+log = structlog.get_logger()
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+STATUS_KEY = "grpc-status-details-bin"
+
+
+class Streams:
+    """The streams that are open, so that a shutdown can tell them and wait for them."""
+
+    def __init__(self) -> None:
+        self.stopping = asyncio.Event()
+        self._open: set[asyncio.Task[Any]] = set()
+
+    def enter(self) -> asyncio.Task[Any]:
+        """Note that the current task serves a stream."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._open.add(task)
+        return task
+
+    def leave(self, task: asyncio.Task[Any]) -> None:
+        """Note that the stream has ended."""
+        self._open.discard(task)
+
+    async def drain(self, timeout: float) -> None:
+        """Tell the streams to end and wait for them, so many seconds at most."""
+        self.stopping.set()
+        if self._open:
+            await asyncio.wait(self._open, timeout=timeout)
+
+
+class Guard:
+    """Stands before every method: tells the caller, checks the scope, and turns errors into statuses."""
+
+    def __init__(self, access: Access, streams: Streams) -> None:
+        self._access = access
+        self._streams = streams
+
+    def handler(self, method: MethodDescriptor, servicer: object) -> grpc.RpcMethodHandler[Any, Any]:
+        """Make the handler of one method."""
+        scope: str = method.GetOptions().Extensions[options_pb2.required_scope]
+        if not scope:
+            raise ValueError(f"{method.full_name} says no required_scope")
+        call = getattr(servicer, method.name, None) or _not_served(method)
+        coding = {
+            "request_deserializer": _deserializer(method),
+            "response_serializer": GetMessageClass(method.output_type).SerializeToString,
+        }
+        if method.client_streaming or method.server_streaming:
+            return grpc.stream_stream_rpc_method_handler(self._stream(call, scope), **coding)
+        return grpc.unary_unary_rpc_method_handler(self._unary(call, scope), **coding)
+
+    def _unary(self, call: Callable[[Any, Caller], Awaitable[Any]], scope: str) -> Any:
+        async def handle(request: Any, context: Context) -> Any:
+            try:
+                caller = await self._caller(context, scope)
+                return await call(_well_formed(request), caller)
+            except Exception as error:
+                await _abort(context, error)
+
+        return handle
+
+    def _stream(self, call: Callable[[Any, Caller], AsyncIterator[Any]], scope: str) -> Any:
+        async def handle(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+            task = self._streams.enter()
+            try:
+                caller = await self._caller(context, scope)
+                async for response in call(_all_well_formed(requests), caller):
+                    yield response
+            except Exception as error:
+                await _abort(context, error)
+            finally:
+                self._streams.leave(task)
+
+        return handle
+
+    async def _caller(self, context: Context, scope: str) -> Caller:
+        authorization = project = ""
+        for name, value in context.invocation_metadata() or ():
+            if name == "authorization":
+                authorization = str(value)
+            elif name == "signalbox-project":
+                project = str(value)
+        caller = await self._access.caller(authorization, project)
+        caller.require(scope)
+        return caller
+
+
+def service_handler(service: ServiceDescriptor, servicer: object, guard: Guard) -> grpc.GenericRpcHandler:
+    """Make the handler of one service of the contract."""
+    return grpc.method_handlers_generic_handler(
+        service.full_name, {method.name: guard.handler(method, servicer) for method in service.methods}
+    )
+
+
+async def _abort(context: Context, error: Exception) -> None:
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if not isinstance(error, KNOWN_ERRORS):
+        log.error("call_failed", exc_info=error)
+    elif isinstance(error, StorageRefused):
+        log.error("storage_refused", exc_info=error.__cause__)
+    status = rich_status(error)
+    await context.abort(code_of(error), message_of(error), ((STATUS_KEY, status.SerializeToString()),))
+
+
+def _deserializer(method: MethodDescriptor) -> Callable[[bytes], Message | MalformedRequest]:
+    """Parse a request, giving bytes that do not parse a name of their own.
+
+    Raised here, the error would be grpc's, and the caller would be told of an internal one.
+    """
+    message = GetMessageClass(method.input_type)
+    parse = message.FromString
+
+    def deserialize(data: bytes) -> Message | MalformedRequest:
+        try:
+            return parse(data)
+        except DecodeError:
+            name = method.input_type.full_name
+            return MalformedRequest(f"The bytes are not a {name}, or it is nested more than 100 messages deep")
+
+    return deserialize
+
+
+def _well_formed(request: Any) -> Any:
+    if request.__class__ is MalformedRequest:
+        raise request
+    return request
+
+
+async def _all_well_formed(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _well_formed(request)
+
+
+def _not_served(method: MethodDescriptor) -> Any:
+    error = NotImplementedYet(method.full_name)
+    if not (method.client_streaming or method.server_streaming):
+
+        async def refuse(_request: Any, _caller: Caller) -> Any:
+            raise error
+
+        return refuse
+
+    async def refuse_stream(_requests: Any, _caller: Caller) -> AsyncIterator[Any]:
+        raise error
+        yield
+
+    return refuse_stream

@@ -1,0 +1,33 @@
+"""google.protobuf.Timestamp to and from microseconds since the epoch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from registry.errors import Violation
+from server.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+# 0001-01-01 and 9999-12-31, the bounds of a Timestamp.
+_FIRST, _LAST = -62_135_596_800, 253_402_300_799
+
+
+def timestamp(micros: int) -> Timestamp:
+    """Write an instant."""
+    seconds, rest = divmod(micros, 1_000_000)
+    return Timestamp(seconds=seconds, nanos=rest * 1_000)
+
+
+def read_timestamp(message: Message, field: str) -> int | None:
+    """Read a Timestamp field, None where it is unset. Raises InvalidArgument outside the years 1 to 9999."""
+    if not message.HasField(field):
+        return None
+    value: Timestamp = getattr(message, field)
+    if not _FIRST <= value.seconds <= _LAST or not 0 <= value.nanos <= 999_999_999:
+        text = f"{field} is no instant between the years 1 and 9999: {value.seconds} s and {value.nanos} ns"
+        raise InvalidArgument(text, violations=[Violation(field, "INVALID_TIMESTAMP", text)])
+    return value.seconds * 1_000_000 + value.nanos // 1_000

@@ -1,0 +1,114 @@
+"""The composition root: builds every part of a server, starts it and stops it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+
+import structlog
+
+from server import admin_key
+from server.access import Access
+from server.api.contacts import ContactsServicer
+from server.api.event_definitions import EventDefinitionsServicer
+from server.api.event_ingest import EventIngestServicer
+from server.api.grpc_server import GrpcServer
+from server.api.handlers import Streams
+from server.api.projects import ProjectsServicer
+from server.catalog import Catalog
+from server.contacts import Contacts
+from server.definitions import Definitions
+from server.demo import make_demo
+from server.errors import StorageError
+from server.events import Events
+from server.ingest.group_commit import GroupCommit
+from server.ingest.ingest import Ingest
+from server.projects import Projects
+from server.settings import admin_key_file
+from server.storage.database import open_database
+from server.storage.migrations import migrate
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from server.settings import Settings
+    from server.storage.database import Database
+
+log = structlog.get_logger()
+
+REFRESH_SECONDS = 1.0
+"""How long another server's change of keys may go unnoticed; changes of schemas are noticed by the commit itself."""
+
+
+class Server:
+    """A running server; `grpc_address` is where it listens."""
+
+    def __init__(self, grpc_address: str) -> None:
+        self.grpc_address = grpc_address
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Server]:
+    """Run a server until the context is left, then let calls end, store what waits, and close.
+
+    Raises StorageError, ValueError and OSError if it cannot start.
+    """
+    async with AsyncExitStack() as stack:
+        database = await open_database(settings.database)
+        stack.push_async_callback(database.close)
+        await database.write(migrate)
+
+        secret = settings.admin_key or admin_key.read_or_make(admin_key_file(settings.database))
+        access = Access(database, secret, demo=settings.demo)
+        catalog = Catalog(database)
+        projects = Projects(database, catalog, access)
+        contacts = Contacts(database)
+        definitions = Definitions(database, catalog)
+        if settings.demo:
+            await make_demo(projects, definitions, contacts)
+
+        queue = GroupCommit(database, catalog, settings.queue_events)
+        queue.start()
+        stack.push_async_callback(queue.close)
+        await stack.enter_async_context(_following(database, catalog, access))
+
+        streams = Streams()
+        grpc_server = GrpcServer(
+            access,
+            streams,
+            {
+                "Contacts": ContactsServicer(contacts),
+                "EventDefinitions": EventDefinitionsServicer(definitions),
+                "EventIngest": EventIngestServicer(Ingest(catalog, queue), Events(database), streams.stopping),
+                "Projects": ProjectsServicer(projects),
+            },
+        )
+        address = await grpc_server.start(settings.grpc, settings.tls)
+        stack.push_async_callback(grpc_server.stop, settings.grace_seconds)
+        yield Server(address)
+
+
+@asynccontextmanager
+async def _following(database: Database, catalog: Catalog, access: Access) -> AsyncIterator[None]:
+    """Follow the changes that other servers on the same database make."""
+    if not database.shared:
+        yield
+        return
+    task = asyncio.create_task(_follow(catalog, access), name="follow-catalogue")
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def _follow(catalog: Catalog, access: Access) -> None:
+    while True:
+        await asyncio.sleep(REFRESH_SECONDS)
+        try:
+            for project_key in await catalog.refresh():
+                access.forget(project_key)
+        except StorageError as error:
+            log.warning("catalogue_refresh_failed", cause=str(error.__cause__))

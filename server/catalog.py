@@ -1,0 +1,99 @@
+"""What events are judged by, in memory: the rules and compiled definitions of each project.
+
+A state is immutable and numbered by the project's catalogue version. The commit compares that number with the
+database's, so an event is never recorded by the word of a stale state, whichever server changed the catalogue.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from registry.coercion import compile_schema
+from registry.store import active_definitions
+from server.model import NameCase
+from server.storage.projects import catalog_version, catalog_versions, project_by_key
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from registry.coercion import Coercer
+    from registry.definitions import EventDefinition
+    from server.model import Project, Rules
+    from server.storage.database import Database
+
+
+class LiveDefinition:
+    """A definition that takes events; its schema is compiled when the first one comes."""
+
+    def __init__(self, definition: EventDefinition) -> None:
+        self.id = definition.id
+        self.name = definition.name
+        self.revision = definition.revision
+        self._schema = definition.schema
+
+    @cached_property
+    def coerce(self) -> Coercer:
+        """The compiled schema."""
+        return compile_schema(self._schema)
+
+
+class ProjectState:
+    """One state of a project's catalogue."""
+
+    def __init__(self, project: Project, version: int, definitions: list[EventDefinition]) -> None:
+        self.key = project.key
+        self.id = project.id
+        self.rules: Rules = project.rules
+        self.version = version
+        self._definitions = {definition.name: LiveDefinition(definition) for definition in definitions}
+        self._folded = {name.casefold(): definition for name, definition in self._definitions.items()}
+
+    def definition(self, name: str) -> LiveDefinition | None:
+        """Find the definition that an event of this name is judged by."""
+        found = self._definitions.get(name)
+        if found is None and self.rules.name_case is NameCase.INSENSITIVE:
+            found = self._folded.get(name.casefold())
+        return found
+
+
+def load_state(connection: Connection, project_key: int) -> ProjectState:
+    """Read the state that this transaction sees."""
+    project = project_by_key(connection, project_key)
+    version = catalog_version(connection, project_key)
+    return ProjectState(project, version, active_definitions(connection, project.id))
+
+
+class Catalog:
+    """The states of the projects that are in use."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._states: dict[int, ProjectState] = {}
+        self._versions: dict[int, int] = {}
+
+    async def state(self, project_key: int) -> ProjectState:
+        """Give the state of a project, reading it if need be."""
+        state = self._states.get(project_key)
+        if state is None:
+            state = await self._database.read(lambda connection: load_state(connection, project_key))
+            self.learn(state)
+        return state
+
+    def learn(self, state: ProjectState) -> None:
+        """Take a state that was read; an older one than is known changes nothing."""
+        known = self._states.get(state.key)
+        if known is None or known.version < state.version:
+            self._states[state.key] = state
+
+    def forget(self, project_key: int) -> None:
+        """Have the state read again at its next use, because this server changed the catalogue."""
+        self._states.pop(project_key, None)
+
+    async def refresh(self) -> list[int]:
+        """Forget the states that were changed since the last refresh. Returns the keys of their projects."""
+        before, self._versions = self._versions, await self._database.read(catalog_versions)
+        changed = [key for key, version in self._versions.items() if before.get(key) != version]
+        for key in changed:
+            self.forget(key)
+        return changed

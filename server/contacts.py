@@ -1,0 +1,91 @@
+"""The contacts of a project."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from uuid_utils import uuid7
+
+from registry.timestamps import now_micros
+from server.errors import ContactNotFound, StaleEtag
+from server.paging import Page, PageRequest
+from server.storage import contacts as store
+from server.storage.projects import advance_catalog
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy import Connection
+
+    from server.model import Contact
+    from server.storage.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class ContactName:
+    """How a caller names a contact: by id or, where that is empty, by address."""
+
+    id: str = ""
+    email: str = ""
+
+
+class Contacts:
+    """Keeps contacts. Addresses are in the form of `server.emails.normal_email`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def upsert(
+        self, project_key: int, email: str, properties: Mapping[str, Any], etag: str = ""
+    ) -> tuple[Contact, bool]:
+        """Create a contact, or set properties of the one with this address; True if it is new.
+
+        A property that is None is removed. Raises StaleEtag.
+        """
+
+        def work(connection: Connection) -> tuple[Contact, bool]:
+            # Taking the head's lock keeps two servers from creating the same contact.
+            advance_catalog(connection, project_key)
+            now = now_micros()
+            try:
+                current = store.find_contact(connection, project_key, email=email)
+            except ContactNotFound:
+                if etag:
+                    raise StaleEtag("") from None
+                kept = _without_nulls(properties)
+                return store.insert_contact(connection, project_key, str(uuid7()), email, kept, now), True
+            merged = _without_nulls({**current.properties, **properties})
+            return store.update_contact(connection, current, merged, etag, now), False
+
+        return await self._database.write(work)
+
+    async def get(self, project_key: int, name: ContactName) -> Contact:
+        """Read a contact. Raises ContactNotFound."""
+        return await self._database.read(
+            lambda connection: store.find_contact(connection, project_key, contact_id=name.id, email=name.email)
+        )
+
+    async def list(self, project_key: int, request: PageRequest, search: str = "") -> Page[Contact]:
+        """List contacts, newest first; `search` is a part of the address, in any case."""
+        limit, filters = request.limit(), (project_key, search)
+        (before,) = request.cursor(filters, str) or ("",)
+        found = await self._database.read(
+            lambda connection: store.list_contacts(connection, project_key, limit + 1, before, search.lower())
+        )
+        return request.page(found, filters, lambda contact: (contact.id,))
+
+    async def delete(self, project_key: int, name: ContactName, etag: str = "") -> Contact:
+        """Erase a contact; its events keep its id. Returns it as it was. Raises ContactNotFound and StaleEtag."""
+
+        def work(connection: Connection) -> Contact:
+            advance_catalog(connection, project_key)
+            current = store.find_contact(connection, project_key, contact_id=name.id, email=name.email)
+            store.erase_contact(connection, project_key, current, etag, now_micros())
+            return current
+
+        return await self._database.write(work)
+
+
+def _without_nulls(properties: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in properties.items() if value is not None}

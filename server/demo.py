@@ -1,0 +1,54 @@
+"""What `serve --dev` puts into a database, to try Signalbox with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from registry.schema import Compatibility, Property, PropertyType, Schema
+from server.access import Caller
+from server.errors import ProjectAlreadyExists, SecretInUse
+from server.model import Dialect, Rules, Scope
+
+if TYPE_CHECKING:
+    from server.contacts import Contacts
+    from server.definitions import Definitions
+    from server.projects import Projects
+
+PROJECT = "demo"
+EVENT = "order_completed"
+EMAIL = "ada@example.com"
+SECRET = "sb_demo_key_for_ada"  # noqa: S105 - works on servers started with --dev, nowhere else
+PROPERTIES = '{"order_total":"129.99","currency":"USD","is_first_purchase":"true"}'
+
+_SCHEMA = Schema(
+    properties=(
+        Property("order_total", PropertyType.NUMBER),
+        Property("currency", PropertyType.STRING),
+        Property("is_first_purchase", PropertyType.BOOLEAN),
+    )
+)
+
+
+async def make_demo(projects: Projects, definitions: Definitions, contacts: Contacts) -> None:
+    """Make the demo project with a definition, a contact and a key; what is there already stays as it is."""
+    try:
+        project = await projects.create(PROJECT, Rules())
+    except ProjectAlreadyExists:
+        project = await projects.get(PROJECT)
+    else:
+        caller = Caller(project.key, project.id, frozenset({Scope.ALL}))
+        await definitions.create(caller, EVENT, "An order was paid for", _SCHEMA, Compatibility.NONE)
+        await contacts.upsert(project.key, EMAIL, {"first_name": "Ada"})
+    try:
+        await projects.create_key(project.id, Dialect.NATIVE, (), "demo", SECRET, demo=True)
+    except SecretInUse:
+        pass
+
+
+def commands(program: str, grpc_address: str) -> str:
+    """Give commands to paste that show one event going in and coming back."""
+    return f"""\
+{program} --server {grpc_address} --key {SECRET} \\
+    event send {EVENT} --email {EMAIL} --properties '{PROPERTIES}'
+{program} --server {grpc_address} --key {SECRET} event list
+"""

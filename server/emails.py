@@ -1,0 +1,25 @@
+"""E-mail addresses, in the one form in which they are kept and compared."""
+
+from __future__ import annotations
+
+import re
+
+from registry.errors import Violation
+from server.errors import InvalidArgument
+
+MAX_LENGTH = 254
+
+_ADDRESS = re.compile(r"[^@\s\x00-\x1f\x7f]+@[^@\s\x00-\x1f\x7f]+")
+
+
+def normal_email(text: str, path: str = "email") -> str:
+    """Trim and lower-case an address. Raises InvalidArgument if it is none.
+
+    Whether it can receive mail is not checked; it has one @ with something on both sides and no blanks.
+    """
+    email = text.strip().lower()
+    if len(email) > MAX_LENGTH or not _ADDRESS.fullmatch(email):
+        shown = text if len(text) <= 60 else text[:60] + "…"
+        message = f'"{shown}" is not an e-mail address of at most {MAX_LENGTH} characters, such as ada@example.com'
+        raise InvalidArgument(message, violations=[Violation(path, "INVALID_EMAIL", message)])
+    return email

@@ -1,0 +1,306 @@
+"""What the service refuses, and why.
+
+ServiceError
+├── AccessError
+│   ├── KeyMissing               no credential came with the call
+│   ├── KeyInvalid               the credential is unknown or revoked
+│   ├── ScopeMissing             the key may not do this
+│   ├── AdminRequired            only the admin key may do this
+│   └── ProjectRequired          the admin key did not say for which project
+├── RequestError
+│   ├── MalformedRequest         the bytes are not the message they should be
+│   ├── InvalidArgument          a field breaks its rule; carries violations
+│   ├── InvalidPageToken         the token is not one that this list gave out
+│   └── BatchRejected            an all-or-nothing batch holds events that are refused
+├── ResourceError
+│   ├── ProjectNotFound, ContactNotFound, EventNotRecorded, KeyNotFound
+│   ├── ProjectAlreadyExists, SecretInUse
+│   ├── ContactRequired          the event does not say whom it is about
+│   ├── IdempotencyKeyReused     the key was used with other content
+│   └── StaleEtag                someone else changed the resource first
+├── QueueFull                    more is waiting to be stored than the server will hold
+├── Stopping                     the server is shutting down
+├── NotImplementedYet            the contract names the method, this version does not serve it
+└── StorageError
+    ├── StorageFull              the disk is full
+    ├── StorageReadOnly          the database cannot be written
+    ├── StorageBusy              another process holds the database
+    ├── StorageUnavailable       the database cannot be reached
+    └── StorageRefused           the database refused a statement; never the caller's fault
+
+`reason` is the machine-readable name that callers see; `server.status` gives each its gRPC code.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from registry.errors import Violation
+
+
+class ServiceError(Exception):
+    """An error with a reason that callers can act on."""
+
+    reason: ClassVar[str]
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        violations: Sequence[Violation] = (),
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.metadata: Mapping[str, str] = metadata or {}
+        self.violations = tuple(violations)
+
+
+class AccessError(ServiceError):
+    """The caller may not make this call."""
+
+
+class KeyMissing(AccessError):
+    """No credential came with the call."""
+
+    reason = "API_KEY_MISSING"
+
+    def __init__(self) -> None:
+        super().__init__('No API key: send the metadata "authorization: Bearer <key>"')
+
+
+class KeyInvalid(AccessError):
+    """The credential is unknown or revoked."""
+
+    reason = "API_KEY_INVALID"
+
+    def __init__(self) -> None:
+        super().__init__("The API key is unknown or revoked")
+
+
+class ScopeMissing(AccessError):
+    """The key may not do this."""
+
+    reason = "SCOPE_MISSING"
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f'The API key lacks the scope "{scope}"', metadata={"scope": scope})
+
+
+class AdminRequired(AccessError):
+    """Only the admin key may do this."""
+
+    reason = "ADMIN_REQUIRED"
+
+    def __init__(self) -> None:
+        super().__init__("Only the admin key may call this method")
+
+
+class ProjectRequired(AccessError):
+    """The admin key did not say for which project it calls."""
+
+    reason = "PROJECT_REQUIRED"
+
+    def __init__(self) -> None:
+        super().__init__('The admin key must name a project: send the metadata "signalbox-project: <id or name>"')
+
+
+class RequestError(ServiceError):
+    """The request itself is at fault."""
+
+
+class MalformedRequest(RequestError):
+    """The bytes are not the message that the method takes."""
+
+    reason = "MALFORMED_REQUEST"
+
+
+class InvalidArgument(RequestError):
+    """A field breaks its rule."""
+
+    reason = "INVALID_ARGUMENT"
+
+
+class InvalidPageToken(RequestError):
+    """The token is not one that this list gave out for these filters."""
+
+    reason = "INVALID_PAGE_TOKEN"
+
+    def __init__(self) -> None:
+        super().__init__("The page token is not one that this list gave out with the same filters")
+
+
+class BatchRejected(RequestError):
+    """An all-or-nothing batch holds events that are refused; nothing of it is stored."""
+
+    reason = "BATCH_REJECTED"
+
+
+class ResourceError(ServiceError):
+    """Something that the request names is missing, taken or in another state."""
+
+
+class ProjectNotFound(ResourceError):
+    """No project has this id or name."""
+
+    reason = "PROJECT_NOT_FOUND"
+
+    def __init__(self, project: str) -> None:
+        super().__init__(f'There is no project "{project}"', metadata={"project": project})
+
+
+class ProjectAlreadyExists(ResourceError):
+    """Another project has this name."""
+
+    reason = "PROJECT_ALREADY_EXISTS"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f'A project named "{name}" exists already', metadata={"name": name})
+
+
+class ContactNotFound(ResourceError):
+    """No contact of the project has this id or address."""
+
+    reason = "CONTACT_NOT_FOUND"
+
+    def __init__(self, contact: str) -> None:
+        super().__init__(f'There is no contact "{contact}" in this project', metadata={"contact": contact})
+
+
+class ContactRequired(ResourceError):
+    """The request does not say whom it is about."""
+
+    reason = "CONTACT_REQUIRED"
+
+    def __init__(self) -> None:
+        super().__init__("The contact is missing: give contact_id or email")
+
+
+class EventNotRecorded(ResourceError):
+    """No recorded event of the project has this id."""
+
+    reason = "EVENT_NOT_RECORDED"
+
+    def __init__(self, event_id: str) -> None:
+        super().__init__(f'No event with the id "{event_id}" is recorded in this project', metadata={"id": event_id})
+
+
+class KeyNotFound(ResourceError):
+    """No API key has this id."""
+
+    reason = "API_KEY_NOT_FOUND"
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(f'There is no API key with the id "{key_id}"', metadata={"id": key_id})
+
+
+class SecretInUse(ResourceError):
+    """The secret to take over belongs to a key already."""
+
+    reason = "SECRET_IN_USE"
+
+    def __init__(self) -> None:
+        super().__init__("This secret belongs to an API key already")
+
+
+class IdempotencyKeyReused(ResourceError):
+    """The idempotency key was used before with other content."""
+
+    reason = "IDEMPOTENCY_KEY_REUSED"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            f'The idempotency key "{key}" was used before with other content', metadata={"idempotency_key": key}
+        )
+
+
+class StaleEtag(ResourceError):
+    """Someone else changed the resource first."""
+
+    reason = "ETAG_MISMATCH"
+
+    def __init__(self, current: str) -> None:
+        super().__init__(
+            f'The etag is stale: the resource was changed meanwhile, its etag is now "{current}"',
+            metadata={"etag": current},
+        )
+
+
+class QueueFull(ServiceError):
+    """More is waiting to be stored than the server will hold; nothing of this request was stored."""
+
+    reason = "QUEUE_FULL"
+    retry_after: ClassVar[float] = 0.5
+
+    def __init__(self) -> None:
+        super().__init__("Too many events are waiting to be stored; nothing was stored, try again shortly")
+
+
+class Stopping(ServiceError):
+    """The server is shutting down; nothing of this request was stored."""
+
+    reason = "SERVER_STOPPING"
+
+    def __init__(self) -> None:
+        super().__init__("The server is shutting down; nothing was stored")
+
+
+class NotImplementedYet(ServiceError):
+    """The contract names the method, this version does not serve it."""
+
+    reason = "METHOD_NOT_IMPLEMENTED"
+
+    def __init__(self, method: str) -> None:
+        super().__init__(f"{method} is part of the contract but not served by this version")
+
+
+class StorageError(ServiceError):
+    """The database did not do its part; nothing of this request was stored unless the cause says otherwise."""
+
+
+class StorageFull(StorageError):
+    """The disk is full."""
+
+    reason = "STORAGE_FULL"
+
+    def __init__(self) -> None:
+        super().__init__("The database has no room left; nothing was stored")
+
+
+class StorageReadOnly(StorageError):
+    """The database cannot be written."""
+
+    reason = "STORAGE_READ_ONLY"
+
+    def __init__(self) -> None:
+        super().__init__("The database is read-only; nothing was stored")
+
+
+class StorageBusy(StorageError):
+    """Another process holds the database."""
+
+    reason = "STORAGE_BUSY"
+
+    def __init__(self) -> None:
+        super().__init__("Another process holds the database; nothing was stored, try again")
+
+
+class StorageUnavailable(StorageError):
+    """The database cannot be reached, or the connection broke before it confirmed."""
+
+    reason = "STORAGE_UNAVAILABLE"
+
+    def __init__(self) -> None:
+        super().__init__("The database did not answer; send again with the same idempotency key")
+
+
+class StorageRefused(StorageError):
+    """The database refused a statement: a defect of the server, not of the request."""
+
+    reason = "INTERNAL"
+
+    def __init__(self) -> None:
+        super().__init__("Internal error")

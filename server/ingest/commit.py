@@ -1,0 +1,221 @@
+"""Decides units inside the transaction that stores them.
+
+What only the database knows is settled here, under the lock of the project's head: whether the catalogue that judged
+a draft still holds, which contact it is about, whether its idempotency key was seen, and its position.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+from uuid_utils import uuid7
+
+from registry.timestamps import now_micros
+from server.catalog import load_state
+from server.errors import ContactNotFound, IdempotencyKeyReused
+from server.ingest.judge import judge
+from server.model import Event, UnknownContacts
+from server.storage.contacts import ContactKey, contact_keys, insert_contacts
+from server.storage.events import Head, events_by_idempotency_key, insert_events, lock_heads, move_heads
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sqlalchemy import Connection
+
+    from server.catalog import ProjectState
+    from server.ingest.draft import Draft, Unit
+    from server.storage.events import EventRow
+
+_encode = msgspec.json.Encoder().encode
+
+_NOBODY = ContactKey(0, "")
+
+
+class KnownContacts:
+    """Contacts of one project that were seen under one state of its catalogue, by id and by address."""
+
+    LIMIT = 50_000
+
+    def __init__(self, version: int) -> None:
+        self.version = version
+        self.keys: dict[str, ContactKey] = {}
+
+    def learn(self, keys: dict[str, ContactKey]) -> None:
+        """Remember contacts; at the limit everything else is forgotten."""
+        if len(self.keys) + len(keys) > self.LIMIT:
+            self.keys.clear()
+        self.keys.update(keys)
+
+
+class ProjectCommit:
+    """The part of a group commit that concerns one project."""
+
+    def __init__(
+        self, connection: Connection, units: Sequence[Unit], head: Head, known: KnownContacts | None, now: int
+    ) -> None:
+        self._connection = connection
+        self._units = units
+        self.state = _current_state(connection, units, head)
+        self.head = head
+        self.contacts: dict[str, ContactKey] = {}
+        self.rows: list[EventRow] = []
+        self._known = known.keys if known is not None and known.version == head.catalog_version else {}
+        self._received_at = max(now, head.received_at)
+        self._position = head.position
+        self._seen: dict[str, tuple[bytes, Event]] = {}
+
+    def run(self) -> None:
+        """Decide every unit and gather the rows to store."""
+        drafts = [draft for unit in self._units for draft in unit.drafts]
+        self._find_seen(drafts)
+        self._find_contacts(drafts)
+        for unit in self._units:
+            self._settle(unit)
+        self.head = Head(self._position, self._received_at, self.head.catalog_version)
+
+    def _find_seen(self, drafts: Iterable[Draft]) -> None:
+        keys = list({draft.idempotency_key for draft in drafts if draft.idempotency_key})
+        if keys:
+            self._seen = events_by_idempotency_key(self._connection, self.state.key, keys)
+
+    def _find_contacts(self, drafts: Iterable[Draft]) -> None:
+        known = self._known
+        ids = {draft.contact_id for draft in drafts if draft.contact_id and draft.contact_id not in known}
+        emails = {draft.email for draft in drafts if draft.email and draft.email not in known}
+        if ids or emails:
+            self.contacts = contact_keys(self._connection, self.state.key, ids=ids, emails=emails)
+
+    def _settle(self, unit: Unit) -> None:
+        """Decide one unit: all its drafts first, then, if it stands, what is to be stored of it."""
+        fresh: list[tuple[Draft, ContactKey | None]] = []
+        first: dict[str, Draft] = {}
+        for draft in unit.drafts:
+            if draft.idempotency_key and self._repeated(draft, first):
+                continue
+            contact = self._contact(draft)
+            if draft.error is None:
+                fresh.append((draft, contact))
+                if draft.idempotency_key:
+                    first[draft.idempotency_key] = draft
+        if unit.refused():
+            return
+        self._store(fresh)
+        for draft in unit.drafts:
+            if draft.duplicate and draft.event is None:
+                draft.event = first[draft.idempotency_key].event
+
+    def _repeated(self, draft: Draft, first: dict[str, Draft]) -> bool:
+        """Say whether the key was seen before: in the log, in this group, or further up in this unit."""
+        fingerprint, event = self._seen.get(draft.idempotency_key, (b"", None))
+        if event is None and draft.idempotency_key in first:
+            fingerprint = first[draft.idempotency_key].fingerprint()
+        if not fingerprint:
+            return False
+        if fingerprint == draft.fingerprint():
+            draft.error, draft.duplicate, draft.event = None, True, event
+        else:
+            draft.error = IdempotencyKeyReused(draft.idempotency_key)
+        return True
+
+    def _contact(self, draft: Draft) -> ContactKey | None:
+        """Find whom the draft is about; None for an address that is yet to become a contact."""
+        name = draft.contact_id or draft.email
+        contact = self._known.get(name) or self.contacts.get(name)
+        if contact is not None:
+            return contact
+        policy = self.state.rules.unknown_contacts
+        if draft.contact_id or policy is UnknownContacts.REJECT:
+            draft.error = draft.error or ContactNotFound(name)
+        return None if policy is UnknownContacts.CREATE else _NOBODY
+
+    def _store(self, fresh: Sequence[tuple[Draft, ContactKey | None]]) -> None:
+        self._create_contacts({draft.email for draft, contact in fresh if contact is None})
+        for draft, contact in fresh:
+            self._append(draft, contact or self.contacts[draft.email])
+
+    def _create_contacts(self, emails: Iterable[str]) -> None:
+        missing = [(str(uuid7()), email) for email in emails if email not in self.contacts]
+        if missing:
+            self.contacts |= insert_contacts(self._connection, self.state.key, missing, self._received_at)
+
+    def _append(self, draft: Draft, contact: ContactKey) -> None:
+        self._position += 1
+        definition = draft.definition
+        event = Event(
+            str(uuid7()),
+            self._position,
+            definition.name if definition else draft.name,
+            definition.id if definition else "",
+            definition.revision if definition else 0,
+            contact.id,
+            draft.email,
+            draft.properties,
+            draft.changes,
+            self._received_at if draft.occurred_at is None else draft.occurred_at,
+            self._received_at,
+            0,
+        )
+        draft.event = event
+        fingerprint = None
+        if draft.idempotency_key:
+            fingerprint = draft.fingerprint()
+            self._seen[draft.idempotency_key] = (fingerprint, event)
+        self.rows.append(_row(self.state.key, event, contact, draft.idempotency_key or None, fingerprint))
+
+
+def commit(connection: Connection, units: Sequence[Unit], known: dict[int, KnownContacts]) -> list[ProjectCommit]:
+    """Decide units of any projects and store what stands, in the caller's transaction.
+
+    Each draft gets its event or its error. What the result teaches holds once the transaction is committed.
+    """
+    by_project: dict[int, list[Unit]] = {}
+    for unit in units:
+        by_project.setdefault(unit.state.key, []).append(unit)
+    now = now_micros()
+    commits = []
+    for key, head in lock_heads(connection, by_project).items():
+        project = ProjectCommit(connection, by_project[key], head, known.get(key), now)
+        project.run()
+        commits.append(project)
+    rows = [row for project in commits for row in project.rows]
+    if rows:
+        insert_events(connection, rows)
+        move_heads(connection, {project.state.key: project.head for project in commits if project.rows})
+    return commits
+
+
+def _current_state(connection: Connection, units: Sequence[Unit], head: Head) -> ProjectState:
+    """Give the catalogue that holds now, and judge again what was judged by another."""
+    state = max((unit.state for unit in units), key=lambda state: state.version)
+    if state.version != head.catalog_version:
+        state = load_state(connection, state.key)
+    for unit in units:
+        if unit.state.version != state.version:
+            unit.state = state
+            for draft in unit.drafts:
+                judge(state, draft)
+    return state
+
+
+def _row(
+    project_key: int, event: Event, contact: ContactKey, idempotency_key: str | None, fingerprint: bytes | None
+) -> EventRow:
+    return (
+        project_key,
+        event.position,
+        event.id,
+        event.name,
+        event.definition_id or None,
+        event.revision,
+        contact.key or None,
+        None if contact.key else event.email,
+        _encode(event.properties).decode(),
+        _encode(event.coercions).decode() if event.coercions else None,
+        event.occurred_at,
+        event.received_at,
+        event.match_count,
+        idempotency_key,
+        fingerprint,
+    )

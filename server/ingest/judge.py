@@ -1,0 +1,44 @@
+"""Judges a draft by its project's catalogue. Touches no database."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from registry.errors import DefinitionNotFound, InvalidName, PayloadRejected
+from registry.names import check_event_name
+from server.model import UndefinedEvents
+
+if TYPE_CHECKING:
+    from server.catalog import ProjectState
+    from server.ingest.draft import Draft
+
+
+def judge(state: ProjectState, draft: Draft) -> None:
+    """Coerce the draft by its definition, or set its error. What was decided before is forgotten."""
+    draft.event, draft.duplicate = None, False
+    draft.error = draft.invalid
+    if draft.invalid is not None:
+        return
+    draft.definition = definition = state.definition(draft.name)
+    if definition is None:
+        _judge_undefined(state, draft)
+        return
+    try:
+        coerced = definition.coerce(draft.given)
+    except PayloadRejected as error:
+        draft.error = error
+    else:
+        draft.properties = coerced.properties
+        draft.changes = coerced.changes
+
+
+def _judge_undefined(state: ProjectState, draft: Draft) -> None:
+    try:
+        check_event_name(draft.name)
+    except InvalidName as error:
+        draft.error = error
+        return
+    if state.rules.undefined_events is UndefinedEvents.REJECT:
+        draft.error = DefinitionNotFound(draft.name)
+    draft.properties = draft.given
+    draft.changes = ()

@@ -1,0 +1,139 @@
+"""The service's own resources as plain values. Times are microseconds since the epoch, UTC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from registry.coercion import Change
+
+
+class UndefinedEvents(StrEnum):
+    """What happens to an event whose name no definition has."""
+
+    REJECT = "reject"
+    ACCEPT = "accept"
+
+
+class UnknownContacts(StrEnum):
+    """What happens to an event about an address that no contact has."""
+
+    REJECT = "reject"
+    CREATE = "create"
+    CREATE_ON_MATCH = "create_on_match"
+
+
+class NameCase(StrEnum):
+    """How event names are compared when an event is sent."""
+
+    SENSITIVE = "sensitive"
+    INSENSITIVE = "insensitive"
+
+
+class Dialect(StrEnum):
+    """Whose rules and answers a key's calls follow."""
+
+    NATIVE = "native"
+    AUTOSEND = "autosend"
+    OPENSEND = "opensend"
+    EMAILSENDX = "emailsendx"
+    ARSEL = "arsel"
+
+
+class Scope(StrEnum):
+    """What a key may do."""
+
+    EVENTS_WRITE = "events:write"
+    EVENTS_READ = "events:read"
+    DEFINITIONS_WRITE = "definitions:write"
+    DEFINITIONS_READ = "definitions:read"
+    CONTACTS_WRITE = "contacts:write"
+    CONTACTS_READ = "contacts:read"
+    AUTOMATIONS_WRITE = "automations:write"
+    AUTOMATIONS_READ = "automations:read"
+    MATCHES_READ = "matches:read"
+    ALL = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How a project takes events in."""
+
+    undefined_events: UndefinedEvents = UndefinedEvents.REJECT
+    unknown_contacts: UnknownContacts = UnknownContacts.REJECT
+    name_case: NameCase = NameCase.SENSITIVE
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A tenant. `key` stands for it inside the database."""
+
+    key: int
+    id: str
+    name: str
+    rules: Rules
+    version: int
+    head_position: int
+    created_at: int
+    updated_at: int
+
+    @property
+    def etag(self) -> str:
+        """Name of the state of the project."""
+        return str(self.version)
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A project's credential, without its secret."""
+
+    id: str
+    project_key: int
+    project_id: str
+    dialect: Dialect
+    scopes: frozenset[Scope]
+    description: str
+    hint: str
+    demo: bool
+    created_at: int
+    revoked_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """Whom events are about. A deleted one has neither address nor properties."""
+
+    key: int
+    id: str
+    email: str
+    properties: dict[str, Any]
+    version: int
+    created_at: int
+    updated_at: int
+
+    @property
+    def etag(self) -> str:
+        """Name of the state of the contact."""
+        return str(self.version)
+
+
+# A msgspec struct: one is made for every event, in a quarter of the time of a frozen dataclass.
+class Event(msgspec.Struct, frozen=True):
+    """One recorded occurrence. `revision` is 0 and `definition_id` empty where no definition covered it."""
+
+    id: str
+    position: int
+    name: str
+    definition_id: str
+    revision: int
+    contact_id: str
+    email: str
+    properties: dict[str, Any]
+    coercions: tuple[Change, ...]
+    occurred_at: int
+    received_at: int
+    match_count: int

@@ -1,0 +1,72 @@
+"""Pages of lists: sizes and tokens."""
+
+from __future__ import annotations
+
+import binascii
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import msgspec
+
+from registry.errors import Violation
+from server.errors import InvalidArgument, InvalidPageToken
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+T = TypeVar("T")
+
+DEFAULT_SIZE = 50
+MAX_SIZE = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """A page of a list; `next_token` is empty on the last one."""
+
+    items: Sequence[T]
+    next_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """Which page is wanted: at most how many items (0 for the default), and behind which token."""
+
+    size: int = 0
+    token: str = ""
+
+    def limit(self) -> int:
+        """How many items the page holds at most. Raises InvalidArgument on a negative size."""
+        if self.size < 0:
+            message = f"page_size is {self.size}; it must be from 1 to {MAX_SIZE}, or 0 for {DEFAULT_SIZE}"
+            raise InvalidArgument(message, violations=[Violation("page_size", "OUT_OF_RANGE", message)])
+        return min(self.size or DEFAULT_SIZE, MAX_SIZE)
+
+    def cursor(self, filters: object, *kinds: type) -> tuple[Any, ...] | None:
+        """Read where the page begins; None for the first one.
+
+        Raises InvalidPageToken unless the token was made by `page` with equal filters and a cursor of these types.
+        """
+        if not self.token:
+            return None
+        try:
+            digest, *cursor = msgspec.json.decode(urlsafe_b64decode(self.token.encode("ascii")))
+        except (ValueError, TypeError, binascii.Error) as error:
+            raise InvalidPageToken from error
+        if digest != _digest(filters) or [type(value) for value in cursor] != list(kinds):
+            raise InvalidPageToken
+        return tuple(cursor)
+
+    def page(self, found: Sequence[T], filters: object, cursor: Callable[[T], tuple[Any, ...]]) -> Page[T]:
+        """Make the page of what was found when one item more than the limit was asked for."""
+        limit = self.limit()
+        if len(found) <= limit:
+            return Page(found, "")
+        token = msgspec.json.encode([_digest(filters), *cursor(found[limit - 1])])
+        return Page(found[:limit], urlsafe_b64encode(token).decode())
+
+
+def _digest(filters: object) -> str:
+    return sha256(repr(filters).encode()).hexdigest()[:12]

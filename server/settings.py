@@ -1,0 +1,38 @@
+"""What a server can be told at its start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_GRPC = "127.0.0.1:50051"
+DEFAULT_DATABASE = "sqlite:///signalbox.db"
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Files of a TLS server; with a client CA, clients must show a certificate of it. Read again when they change."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of one server. An empty `admin_key` is read from, or made in, the admin key file."""
+
+    grpc: str = DEFAULT_GRPC
+    database: str = DEFAULT_DATABASE
+    admin_key: str = ""
+    demo: bool = False
+    grace_seconds: float = 10.0
+    queue_events: int = 50_000
+    tls: Tls | None = None
+
+
+def admin_key_file(database: str) -> Path:
+    """Where the admin key of a database is kept: beside an SQLite file, else in the working folder."""
+    if database.startswith("sqlite:///"):
+        return Path(database.removeprefix("sqlite:///") + ".admin-key")
+    return Path("signalbox.admin-key")

@@ -1,0 +1,104 @@
+"""The one table from an error's reason to the gRPC code that callers see, and the rich status made from it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2 as details
+from google.rpc.status_pb2 import Status
+from grpc import StatusCode
+
+from registry.errors import RegistryError
+from server.errors import QueueFull, ServiceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from google.protobuf.message import Message
+
+DOMAIN = "signalbox"
+
+CODES: dict[str, StatusCode] = {
+    "API_KEY_MISSING": StatusCode.UNAUTHENTICATED,
+    "API_KEY_INVALID": StatusCode.UNAUTHENTICATED,
+    "SCOPE_MISSING": StatusCode.PERMISSION_DENIED,
+    "ADMIN_REQUIRED": StatusCode.PERMISSION_DENIED,
+    "PROJECT_REQUIRED": StatusCode.INVALID_ARGUMENT,
+    "MALFORMED_REQUEST": StatusCode.INVALID_ARGUMENT,
+    "INVALID_ARGUMENT": StatusCode.INVALID_ARGUMENT,
+    "INVALID_PAGE_TOKEN": StatusCode.INVALID_ARGUMENT,
+    "INVALID_NAME": StatusCode.INVALID_ARGUMENT,
+    "INVALID_SCHEMA": StatusCode.INVALID_ARGUMENT,
+    "PAYLOAD_REJECTED": StatusCode.INVALID_ARGUMENT,
+    "BATCH_REJECTED": StatusCode.INVALID_ARGUMENT,
+    "CONTACT_REQUIRED": StatusCode.INVALID_ARGUMENT,
+    "PROJECT_NOT_FOUND": StatusCode.NOT_FOUND,
+    "CONTACT_NOT_FOUND": StatusCode.NOT_FOUND,
+    "EVENT_NOT_FOUND": StatusCode.NOT_FOUND,
+    "EVENT_NOT_RECORDED": StatusCode.NOT_FOUND,
+    "REVISION_NOT_FOUND": StatusCode.NOT_FOUND,
+    "API_KEY_NOT_FOUND": StatusCode.NOT_FOUND,
+    "PROJECT_ALREADY_EXISTS": StatusCode.ALREADY_EXISTS,
+    "EVENT_ALREADY_EXISTS": StatusCode.ALREADY_EXISTS,
+    "SECRET_IN_USE": StatusCode.ALREADY_EXISTS,
+    "IDEMPOTENCY_KEY_REUSED": StatusCode.ALREADY_EXISTS,
+    "EVENT_DELETED": StatusCode.FAILED_PRECONDITION,
+    "EVENT_NOT_DELETED": StatusCode.FAILED_PRECONDITION,
+    "MAX_EVENTS_REACHED": StatusCode.FAILED_PRECONDITION,
+    "ETAG_MISMATCH": StatusCode.ABORTED,
+    "QUEUE_FULL": StatusCode.RESOURCE_EXHAUSTED,
+    "SERVER_STOPPING": StatusCode.UNAVAILABLE,
+    "METHOD_NOT_IMPLEMENTED": StatusCode.UNIMPLEMENTED,
+    "STORAGE_FULL": StatusCode.RESOURCE_EXHAUSTED,
+    "STORAGE_READ_ONLY": StatusCode.UNAVAILABLE,
+    "STORAGE_BUSY": StatusCode.UNAVAILABLE,
+    "STORAGE_UNAVAILABLE": StatusCode.UNAVAILABLE,
+    "INTERNAL": StatusCode.INTERNAL,
+}
+
+KNOWN_ERRORS = (RegistryError, ServiceError)
+"""What callers may be told; any other error is a defect, and its text stays in the log."""
+
+
+def reason_of(error: Exception) -> str:
+    """Give the machine-readable reason of an error; INTERNAL for one that callers are not told of."""
+    return error.reason if isinstance(error, KNOWN_ERRORS) else "INTERNAL"
+
+
+def message_of(error: Exception) -> str:
+    """Give the text that a caller may see."""
+    return error.message if isinstance(error, KNOWN_ERRORS) else "Internal error"
+
+
+def code_of(error: Exception) -> StatusCode:
+    """Give the gRPC code of an error."""
+    return CODES[reason_of(error)]
+
+
+def rich_status(error: Exception) -> Status:
+    """Make the google.rpc.Status of an error: ErrorInfo always, BadRequest and RetryInfo where they apply."""
+    code: int = code_of(error).value[0]
+    return Status(code=code, message=message_of(error), details=[_packed(detail) for detail in _details(error)])
+
+
+def _details(error: Exception) -> Iterator[Message]:
+    metadata = error.metadata if isinstance(error, KNOWN_ERRORS) else {}
+    yield details.ErrorInfo(reason=reason_of(error), domain=DOMAIN, metadata=metadata)
+    violations = getattr(error, "violations", ())
+    if violations:
+        yield details.BadRequest(
+            field_violations=[
+                details.BadRequest.FieldViolation(field=one.path, description=one.message, reason=one.reason)
+                for one in violations
+            ]
+        )
+    if isinstance(error, QueueFull):
+        yield details.RetryInfo(retry_delay=Duration(nanos=int(error.retry_after * 1e9)))
+
+
+def _packed(message: Message) -> Any:
+    packed = Any()
+    packed.Pack(message)
+    return packed

@@ -1,0 +1,148 @@
+"""SQL of contacts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+import sqlalchemy as sa
+
+from server.errors import ContactNotFound, StaleEtag
+from server.model import Contact
+from server.storage.tables import contact, event
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from sqlalchemy import Connection, Row
+    from sqlalchemy.sql import ColumnElement
+
+# SQLite binds at most 32,766 values in a statement.
+_IN_LIST = 10_000
+
+
+class ContactKey(NamedTuple):
+    """The two names of a contact: inside the database and outside."""
+
+    key: int
+    id: str
+
+
+def find_contact(connection: Connection, project_key: int, *, contact_id: str = "", email: str = "") -> Contact:
+    """Read a live contact by id or, where that is empty, by address. Raises ContactNotFound."""
+    wanted = contact.c.id == contact_id if contact_id else contact.c.email == email
+    row = connection.execute(sa.select(contact).where(_live(project_key), wanted)).one_or_none()
+    if row is None:
+        raise ContactNotFound(contact_id or email)
+    return _contact(row)
+
+
+def insert_contact(
+    connection: Connection, project_key: int, contact_id: str, email: str, properties: Mapping[str, Any], now: int
+) -> Contact:
+    """Create a contact; the address must be free."""
+    connection.execute(_insert(project_key, [(contact_id, email)], now, properties))
+    return find_contact(connection, project_key, contact_id=contact_id)
+
+
+def insert_contacts(
+    connection: Connection, project_key: int, ids_and_emails: Sequence[tuple[str, str]], now: int
+) -> dict[str, ContactKey]:
+    """Create contacts without properties; the addresses must be free. Returns their keys by address."""
+    made: dict[str, ContactKey] = {}
+    for chunk in _chunks(ids_and_emails, 1_000):
+        insert = _insert(project_key, chunk, now, {})
+        rows = connection.execute(insert.returning(contact.c.key, contact.c.id, contact.c.email))
+        made.update((row.email, ContactKey(row.key, row.id)) for row in rows)
+    return made
+
+
+def contact_keys(
+    connection: Connection, project_key: int, *, ids: Iterable[str] = (), emails: Iterable[str] = ()
+) -> dict[str, ContactKey]:
+    """Find live contacts by ids and addresses. Returns their keys by what they were asked by."""
+    found: dict[str, ContactKey] = {}
+    for column, wanted in ((contact.c.id, list(ids)), (contact.c.email, list(emails))):
+        for chunk in _chunks(wanted, _IN_LIST):
+            query = sa.select(contact.c.key, contact.c.id, column.label("asked"))
+            rows = connection.execute(query.where(_live(project_key), column.in_(chunk)))
+            found.update((row.asked, ContactKey(row.key, row.id)) for row in rows)
+    return found
+
+
+def list_contacts(
+    connection: Connection, project_key: int, limit: int, before_id: str = "", search: str = ""
+) -> list[Contact]:
+    """List live contacts, newest first, from behind an id; `search` is a part of the address."""
+    query = sa.select(contact).where(_live(project_key)).order_by(contact.c.id.desc()).limit(limit)
+    if before_id:
+        query = query.where(contact.c.id < before_id)
+    if search:
+        query = query.where(contact.c.email.contains(search, autoescape=True))
+    return [_contact(row) for row in connection.execute(query)]
+
+
+def update_contact(
+    connection: Connection, current: Contact, properties: Mapping[str, Any], etag: str, now: int
+) -> Contact:
+    """Replace the properties. Raises StaleEtag; an equal state changes nothing."""
+    check_etag(current, etag)
+    if properties == current.properties:
+        return current
+    connection.execute(
+        contact.update()
+        .where(contact.c.key == current.key)
+        .values(properties=_json(properties), version=current.version + 1, updated_at=now)
+    )
+    return Contact(
+        current.key, current.id, current.email, dict(properties), current.version + 1, current.created_at, now
+    )
+
+
+def erase_contact(connection: Connection, project_key: int, current: Contact, etag: str, now: int) -> None:
+    """Erase address and properties, here and in the log; the id stays. Raises StaleEtag."""
+    check_etag(current, etag)
+    connection.execute(
+        contact.update()
+        .where(contact.c.key == current.key)
+        .values(email=None, properties="{}", version=current.version + 1, updated_at=now, deleted_at=now)
+    )
+    named = (event.c.project_key == project_key) & event.c.contact_key.is_(None) & (event.c.email == current.email)
+    connection.execute(event.update().where(named).values(email=None))
+
+
+def check_etag(current: Contact, etag: str) -> None:
+    """Raise StaleEtag unless the etag is empty or the contact's."""
+    if etag and etag != current.etag:
+        raise StaleEtag(current.etag)
+
+
+def _insert(
+    project_key: int, ids_and_emails: Sequence[tuple[str, str]], now: int, properties: Mapping[str, Any]
+) -> sa.Insert:
+    common = {
+        "project_key": project_key,
+        "properties": _json(properties),
+        "version": 1,
+        "created_at": now,
+        "updated_at": now,
+    }
+    return contact.insert().values([{"id": new_id, "email": email, **common} for new_id, email in ids_and_emails])
+
+
+def _live(project_key: int) -> ColumnElement[bool]:
+    return (contact.c.project_key == project_key) & contact.c.deleted_at.is_(None)
+
+
+def _chunks(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _json(properties: Mapping[str, Any]) -> str:
+    return msgspec.json.encode(properties).decode()
+
+
+def _contact(row: Row[Any]) -> Contact:
+    return Contact(
+        row.key, row.id, row.email, msgspec.json.decode(row.properties), row.version, row.created_at, row.updated_at
+    )

@@ -1,0 +1,59 @@
+"""One way to read and one way to write, over SQLite and PostgreSQL.
+
+Work is a plain function over an open `sqlalchemy.Connection`; the database runs it inside one transaction and keeps the
+event loop free. SQLite runs it on threads; PostgreSQL runs it in the loop, SQLAlchemy switching at each statement.
+So every store is written once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Connection
+
+T = TypeVar("T")
+
+
+class Database(Protocol):
+    """A database that runs work in transactions.
+
+    Both methods raise what the work raises, after rolling back; an error of the driver becomes a
+    `server.errors.StorageError` with the driver's error as its cause.
+    """
+
+    shared: bool
+    """Whether other servers may work on the same database."""
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Run work in one read-only transaction that sees one state of the database."""
+        ...
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """Run work in one transaction, durable when this returns."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what runs and close every connection."""
+        ...
+
+
+async def open_database(url: str) -> Database:
+    """Open the database at a URL.
+
+    `sqlite:///relative.db`, `sqlite:////absolute.db` or `postgresql://user@host/name`. Raises ValueError on another
+    URL and StorageError if it cannot be opened for writing.
+    """
+    if url.startswith("sqlite:///"):
+        from server.storage.sqlite import SqliteDatabase
+
+        return await SqliteDatabase.open(url.removeprefix("sqlite:///"))
+    if url.startswith(("postgresql://", "postgres://")):
+        try:
+            from server.storage.postgresql import PostgresDatabase
+        except ModuleNotFoundError as error:
+            raise ValueError("PostgreSQL needs the extra: pip install 'signalbox[postgres]'") from error
+        return await PostgresDatabase.open(url)
+    raise ValueError(f'"{url}" is not a database URL: use sqlite:///FILE or postgresql://USER@HOST/NAME')

@@ -1,0 +1,218 @@
+"""SQL of the log: appending, reading, paging.
+
+A project's log is clustered by (project, position), and `received_at` never falls as positions rise, so a range of
+time is a range of positions: it is found by bisection, without an index.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import sqlalchemy as sa
+
+from registry.coercion import Change, ChangeKind
+from server.errors import EventNotRecorded
+from server.model import Event
+from server.storage.tables import contact, event, project_head
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from sqlalchemy import Connection, Row, Select
+
+EventRow = tuple[Any, ...]
+"""The values of `COLUMNS`, in that order."""
+
+COLUMNS = tuple(column.name for column in event.columns)
+
+_EVENTS = sa.select(
+    event, contact.c.id.label("contact_id"), sa.func.coalesce(contact.c.email, event.c.email).label("contact_email")
+).join_from(event, contact, contact.c.key == event.c.contact_key, isouter=True)
+
+# SQLite takes a chunk of rows in one statement: between binding and result the interpreter is free for the event loop,
+# where executemany would win it back for each row. Powers of two keep the number of prepared statements small.
+_CHUNK = 256
+_PLACE = f"({', '.join('?' * len(COLUMNS))})"
+_INSERT = f"INSERT INTO event ({', '.join(COLUMNS)}) "
+_INSERT_SQLITE = {1 << bit: _INSERT + f"VALUES {', '.join([_PLACE] * (1 << bit))}" for bit in range(9)}
+_INSERT_POSTGRESQL = _INSERT + "SELECT * FROM unnest({})".format(
+    ", ".join(
+        f"${number}::{column.type.compile(dialect=sa.dialects.postgresql.dialect())}[]"
+        for number, column in enumerate(event.columns, 1)
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where a project's log ends, and the state of its catalogue."""
+
+    position: int
+    received_at: int
+    catalog_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    """Which events to list. Times in microseconds, from inclusive, until exclusive."""
+
+    name: str = ""
+    contact_id: str = ""
+    email: str = ""
+    received_from: int | None = None
+    received_until: int | None = None
+    occurred_from: int | None = None
+    occurred_until: int | None = None
+
+
+def lock_heads(connection: Connection, project_keys: Iterable[int]) -> dict[int, Head]:
+    """Read the heads of projects and keep everybody else from moving them until the transaction ends."""
+    keys = sorted(project_keys)
+    rows = connection.execute(_LOCK_HEADS, {"keys": keys})
+    return {row.project_key: Head(row.position, row.received_at, row.catalog_version) for row in rows}
+
+
+def move_heads(connection: Connection, heads: Mapping[int, Head]) -> None:
+    """Write position and time of heads that were locked."""
+    connection.execute(
+        _MOVE_HEAD,
+        [{"key": key, "at": head.position, "time": head.received_at} for key, head in heads.items()],
+    )
+
+
+_LOCK_HEADS = (
+    sa.select(project_head)
+    .where(project_head.c.project_key.in_(sa.bindparam("keys", expanding=True)))
+    .order_by(project_head.c.project_key)
+    .with_for_update()
+)
+_MOVE_HEAD = (
+    project_head.update()
+    .where(project_head.c.project_key == sa.bindparam("key"))
+    .values(position=sa.bindparam("at"), received_at=sa.bindparam("time"))
+)
+
+
+def insert_events(connection: Connection, rows: Sequence[EventRow]) -> None:
+    """Append rows to the log."""
+    if connection.dialect.name == "postgresql":
+        columns = tuple(list(column) for column in zip(*rows, strict=True))
+        connection.exec_driver_sql(_INSERT_POSTGRESQL, columns)
+        return
+    start, size = 0, _CHUNK
+    while start < len(rows):
+        while size > len(rows) - start:
+            size >>= 1
+        values = tuple(chain.from_iterable(rows[start : start + size]))
+        connection.exec_driver_sql(_INSERT_SQLITE[size], values)
+        start += size
+
+
+def get_event(connection: Connection, project_key: int, event_id: str) -> Event:
+    """Read one event. Raises EventNotRecorded."""
+    query = _EVENTS.where(event.c.id == event_id, event.c.project_key == project_key)
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        raise EventNotRecorded(event_id)
+    return to_event(row)
+
+
+def events_by_idempotency_key(
+    connection: Connection, project_key: int, keys: Sequence[str]
+) -> dict[str, tuple[bytes, Event]]:
+    """Find the events that were recorded under idempotency keys, each with its fingerprint."""
+    query = _EVENTS.where(event.c.project_key == project_key, event.c.idempotency_key.in_(keys))
+    return {row.idempotency_key: (row.fingerprint, to_event(row)) for row in connection.execute(query)}
+
+
+def list_events(
+    connection: Connection, project_key: int, wanted: EventFilter, limit: int, *, before: int | None, after: int | None
+) -> list[Event]:
+    """List events, newest first below the position `before`, or oldest first above the position `after`."""
+    low, high = _position_range(connection, project_key, wanted)
+    query = _filtered(_EVENTS.where(event.c.project_key == project_key), wanted).limit(limit)
+    if wanted.contact_id or wanted.email:
+        query = query.where(_of_contact(connection, project_key, wanted))
+    if after is not None:
+        low = max(low, after + 1)
+        query = query.order_by(event.c.position)
+    else:
+        high = high if before is None else min(high or before, before)
+        query = query.order_by(event.c.position.desc())
+    query = query.where(event.c.position >= low)
+    if high is not None:
+        query = query.where(event.c.position < high)
+    return [to_event(row) for row in connection.execute(query)]
+
+
+def position_at(connection: Connection, project_key: int, time: int) -> int:
+    """Find the first position that was received at a time or later; one behind the head if there is none."""
+    head = sa.select(project_head.c.position).where(project_head.c.project_key == project_key)
+    low, high = 1, int(connection.scalar(head) or 0) + 1
+    while low < high:
+        middle = (low + high) // 2
+        received_at = connection.scalar(_RECEIVED_AT, {"project": project_key, "middle": middle})
+        if received_at is not None and received_at < time:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+_RECEIVED_AT = sa.select(event.c.received_at).where(
+    event.c.project_key == sa.bindparam("project"), event.c.position == sa.bindparam("middle")
+)
+
+
+def to_event(row: Row[Any]) -> Event:
+    """Read an event from a row of the log joined with its contact."""
+    return Event(
+        id=row.id,
+        position=row.position,
+        name=row.name,
+        definition_id=row.definition_id or "",
+        revision=row.revision,
+        contact_id=row.contact_id or "",
+        email=row.contact_email or "",
+        properties=msgspec.json.decode(row.properties),
+        coercions=_changes(row.coercions) if row.coercions else (),
+        occurred_at=row.occurred_at,
+        received_at=row.received_at,
+        match_count=row.match_count,
+    )
+
+
+def _changes(text: str) -> tuple[Change, ...]:
+    return tuple(Change(path, ChangeKind(kind), *values) for path, kind, *values in msgspec.json.decode(text))
+
+
+def _position_range(connection: Connection, project_key: int, wanted: EventFilter) -> tuple[int, int | None]:
+    low, high = 1, None
+    if wanted.received_from is not None:
+        low = position_at(connection, project_key, wanted.received_from)
+    if wanted.received_until is not None:
+        high = position_at(connection, project_key, wanted.received_until)
+    return low, high
+
+
+def _filtered(query: Select[Any], wanted: EventFilter) -> Select[Any]:
+    if wanted.name:
+        query = query.where(event.c.name == wanted.name)
+    if wanted.occurred_from is not None:
+        query = query.where(event.c.occurred_at >= wanted.occurred_from)
+    if wanted.occurred_until is not None:
+        query = query.where(event.c.occurred_at < wanted.occurred_until)
+    return query
+
+
+def _of_contact(connection: Connection, project_key: int, wanted: EventFilter) -> sa.ColumnElement[bool]:
+    """Say that an event is of the contact; one that was recorded without a contact is of its address."""
+    column, value = (contact.c.id, wanted.contact_id) if wanted.contact_id else (contact.c.email, wanted.email)
+    key = connection.scalar(sa.select(contact.c.key).where(contact.c.project_key == project_key, column == value))
+    of_contact = event.c.contact_key == key if key is not None else sa.false()
+    if wanted.contact_id:
+        return of_contact
+    return of_contact | (event.c.contact_key.is_(None) & (event.c.email == wanted.email))

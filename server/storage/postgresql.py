@@ -1,0 +1,89 @@
+"""PostgreSQL through asyncpg. The stores' functions run in the loop, switching at each statement."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from server.errors import StorageBusy, StorageError, StorageFull, StorageReadOnly, StorageRefused, StorageUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Connection
+
+T = TypeVar("T")
+
+POOL_SIZE = 8
+POOL_TIMEOUT_S = 10
+CONNECT_TIMEOUT_S = 10
+
+
+class PostgresDatabase:
+    """A PostgreSQL database; any number of servers may share it."""
+
+    shared = True
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._read_engine = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+    @classmethod
+    async def open(cls, url: str) -> PostgresDatabase:
+        """Connect. Raises StorageUnavailable if no server answers there."""
+        engine = create_async_engine(
+            "postgresql+asyncpg://" + url.split("://", 1)[1],
+            pool_size=POOL_SIZE,
+            max_overflow=0,
+            pool_timeout=POOL_TIMEOUT_S,
+            pool_pre_ping=False,
+            connect_args={
+                "timeout": CONNECT_TIMEOUT_S,
+                "server_settings": {"application_name": "signalbox", "synchronous_commit": "on", "jit": "off"},
+            },
+        )
+        database = cls(engine)
+        try:
+            await database.write(lambda connection: connection.exec_driver_sql("SELECT 1"))
+        except BaseException:
+            await database.close()
+            raise
+        return database
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Run work in one snapshot."""
+        return await self._run(self._read_engine, work)
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """Run work in one transaction."""
+        return await self._run(self._engine, work)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._engine.dispose()
+
+    async def _run(self, engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
+        try:
+            async with engine.begin() as connection:
+                return await connection.run_sync(work)
+        except DBAPIError as error:
+            raise storage_error(error) from error
+        except (OSError, PoolTimeoutError) as error:
+            raise StorageUnavailable from error
+
+
+def storage_error(error: DBAPIError) -> StorageError:
+    """Say what an error of the driver means for the service. Codes: PostgreSQL, appendix A."""
+    code = str(getattr(error.orig, "sqlstate", None) or "")
+    if code in ("53100", "54000"):
+        return StorageFull()
+    if code == "25006":
+        return StorageReadOnly()
+    if code in ("40001", "40P01", "55P03", "57014"):
+        return StorageBusy()
+    if error.connection_invalidated or not code or code.startswith(("08", "53", "57")):
+        return StorageUnavailable()
+    return StorageRefused()

@@ -1,0 +1,187 @@
+"""SQL of projects, their heads and their API keys."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from server.errors import KeyNotFound, ProjectAlreadyExists, ProjectNotFound, SecretInUse, StaleEtag
+from server.model import ApiKey, Dialect, NameCase, Project, Rules, Scope, UndefinedEvents, UnknownContacts
+from server.storage.tables import api_key, project, project_head
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Connection, Row, Select
+
+_PROJECTS = sa.select(project, project_head.c.position).join(project_head, project_head.c.project_key == project.c.key)
+_KEYS = sa.select(api_key, project.c.id.label("project_id")).join(project, project.c.key == api_key.c.project_key)
+
+
+def insert_project(connection: Connection, project_id: str, name: str, rules: Rules, now: int) -> Project:
+    """Create a project with an empty log. Raises ProjectAlreadyExists."""
+    if connection.scalar(sa.select(project.c.key).where(project.c.name == name)) is not None:
+        raise ProjectAlreadyExists(name)
+    insert = project.insert().values(
+        id=project_id, name=name, **_rule_columns(rules), version=1, created_at=now, updated_at=now
+    )
+    key = connection.scalar(insert.returning(project.c.key))
+    connection.execute(project_head.insert().values(project_key=key, catalog_version=1, position=0, received_at=0))
+    return get_project(connection, project_id)
+
+
+def get_project(connection: Connection, id_or_name: str) -> Project:
+    """Read a project, by id first. Raises ProjectNotFound."""
+    for column in (project.c.id, project.c.name):
+        row = connection.execute(_PROJECTS.where(column == id_or_name)).one_or_none()
+        if row is not None:
+            return _project(row)
+    raise ProjectNotFound(id_or_name)
+
+
+def project_by_key(connection: Connection, key: int) -> Project:
+    """Read the project of a key that the database gave out."""
+    return _project(connection.execute(_PROJECTS.where(project.c.key == key)).one())
+
+
+def list_projects(connection: Connection, limit: int, before_id: str = "") -> list[Project]:
+    """List projects, newest first, from behind an id."""
+    query = _PROJECTS.order_by(project.c.id.desc()).limit(limit)
+    if before_id:
+        query = query.where(project.c.id < before_id)
+    return [_project(row) for row in connection.execute(query)]
+
+
+def update_project(connection: Connection, current: Project, name: str, rules: Rules, etag: str, now: int) -> Project:
+    """Change name and rules. Raises StaleEtag and ProjectAlreadyExists; an equal state changes nothing."""
+    if etag and etag != current.etag:
+        raise StaleEtag(current.etag)
+    if (name, rules) == (current.name, current.rules):
+        return current
+    taken = sa.select(project.c.key).where(project.c.name == name, project.c.key != current.key)
+    if connection.scalar(taken) is not None:
+        raise ProjectAlreadyExists(name)
+    connection.execute(
+        project.update()
+        .where(project.c.key == current.key)
+        .values(name=name, **_rule_columns(rules), version=current.version + 1, updated_at=now)
+    )
+    return get_project(connection, current.id)
+
+
+def advance_catalog(connection: Connection, project_key: int) -> None:
+    """Count a change of what events are judged by.
+
+    Every write to definitions, rules, keys or contacts that could make a cache wrong calls this first: on
+    PostgreSQL it locks the project's head, so that changes and commits of one project stand in one line.
+    """
+    connection.execute(
+        project_head.update()
+        .where(project_head.c.project_key == project_key)
+        .values(catalog_version=project_head.c.catalog_version + 1)
+    )
+
+
+def catalog_versions(connection: Connection) -> dict[int, int]:
+    """Read the catalogue version of every project, by project key."""
+    rows = connection.execute(sa.select(project_head.c.project_key, project_head.c.catalog_version))
+    return {row.project_key: row.catalog_version for row in rows}
+
+
+def catalog_version(connection: Connection, project_key: int) -> int:
+    """Read the catalogue version of one project."""
+    query = sa.select(project_head.c.catalog_version).where(project_head.c.project_key == project_key)
+    return int(connection.scalar(query) or 0)
+
+
+def insert_key(connection: Connection, key: ApiKey, digest: bytes) -> None:
+    """Store a key under the SHA-256 of its secret. Raises SecretInUse."""
+    if connection.scalar(sa.select(api_key.c.id).where(api_key.c.digest == digest)) is not None:
+        raise SecretInUse
+    connection.execute(
+        api_key.insert().values(
+            id=key.id,
+            project_key=key.project_key,
+            digest=digest,
+            dialect=key.dialect,
+            scopes=json.dumps(sorted(key.scopes)),
+            description=key.description,
+            hint=key.hint,
+            demo=key.demo,
+            created_at=key.created_at,
+        )
+    )
+
+
+def key_by_digest(connection: Connection, digest: bytes) -> ApiKey | None:
+    """Find the key whose secret has this SHA-256, revoked or not."""
+    return _first_key(connection, _KEYS.where(api_key.c.digest == digest))
+
+
+def key_by_id(connection: Connection, key_id: str) -> ApiKey:
+    """Read a key. Raises KeyNotFound."""
+    key = _first_key(connection, _KEYS.where(api_key.c.id == key_id))
+    if key is None:
+        raise KeyNotFound(key_id)
+    return key
+
+
+def list_keys(connection: Connection, project_key: int, limit: int, before_id: str = "") -> list[ApiKey]:
+    """List the keys of a project, newest first, from behind an id."""
+    query = _KEYS.where(api_key.c.project_key == project_key).order_by(api_key.c.id.desc()).limit(limit)
+    if before_id:
+        query = query.where(api_key.c.id < before_id)
+    return [_key(row) for row in connection.execute(query)]
+
+
+def revoke_key(connection: Connection, key_id: str, now: int) -> ApiKey:
+    """Revoke a key; one revoked before keeps its time. Raises KeyNotFound."""
+    unrevoked = (api_key.c.id == key_id) & api_key.c.revoked_at.is_(None)
+    connection.execute(api_key.update().where(unrevoked).values(revoked_at=now))
+    return key_by_id(connection, key_id)
+
+
+def _first_key(connection: Connection, query: Select[Any]) -> ApiKey | None:
+    row = connection.execute(query).one_or_none()
+    return None if row is None else _key(row)
+
+
+def _rule_columns(rules: Rules) -> dict[str, str]:
+    return {
+        "undefined_events": rules.undefined_events,
+        "unknown_contacts": rules.unknown_contacts,
+        "name_case": rules.name_case,
+    }
+
+
+def _project(row: Row[Any]) -> Project:
+    return Project(
+        key=row.key,
+        id=row.id,
+        name=row.name,
+        rules=Rules(
+            UndefinedEvents(row.undefined_events), UnknownContacts(row.unknown_contacts), NameCase(row.name_case)
+        ),
+        version=row.version,
+        head_position=row.position,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
+
+
+def _key(row: Row[Any]) -> ApiKey:
+    scopes: Sequence[str] = json.loads(row.scopes)
+    return ApiKey(
+        id=row.id,
+        project_key=row.project_key,
+        project_id=row.project_id,
+        dialect=Dialect(row.dialect),
+        scopes=frozenset(map(Scope, scopes)),
+        description=row.description,
+        hint=row.hint,
+        demo=row.demo,
+        created_at=row.created_at,
+        revoked_at=row.revoked_at,
+    )

@@ -1,0 +1,163 @@
+"""SQLite: one writing thread with one connection, readers apart.
+
+SQLite before 3.51.3 can corrupt a WAL when two connections write or checkpoint at once, so exactly one connection does
+either, and a lock file keeps a second server away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+import sqlalchemy
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError
+
+from server.errors import StorageBusy, StorageError, StorageFull, StorageReadOnly, StorageRefused, StorageUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Connection, Engine
+
+T = TypeVar("T")
+
+READERS = 2
+BUSY_TIMEOUT_MS = 5_000
+# A checkpoint writes and syncs the main file inside a commit; every 16 MiB of WAL makes it rare and keeps reads quick.
+CHECKPOINT_PAGES = 4_096
+
+
+class SqliteDatabase:
+    """A database file that this process alone writes."""
+
+    shared = False
+
+    def __init__(self, path: Path, lock: IO[str]) -> None:
+        self.path = path
+        self._lock = lock
+        self._writer = ThreadPoolExecutor(1, "sqlite-writer")
+        self._readers = ThreadPoolExecutor(READERS, "sqlite-reader")
+        self._write_engine = _engine(path, "BEGIN IMMEDIATE", _prepare_writer)
+        self._read_engine = _engine(path, "BEGIN", _prepare_reader)
+        self._connections = threading.local()
+        self._opened: list[Connection] = []
+
+    @classmethod
+    async def open(cls, path: str) -> SqliteDatabase:
+        """Open or create the file. Raises StorageBusy if another server holds it."""
+        if not path or path.startswith(":memory:"):
+            raise ValueError("An in-memory database cannot be shared by readers and the writer: name a file")
+        file = Path(path).absolute()
+        database = cls(file, _lock_file(file))
+        try:
+            await database.write(lambda _: None)
+        except BaseException:
+            await database.close()
+            raise
+        return database
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Run work on a reader thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._run, self._read_engine, work)
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """Run work on the writer thread, after all that was asked before."""
+        return await asyncio.get_running_loop().run_in_executor(self._writer, self._run, self._write_engine, work)
+
+    async def close(self) -> None:
+        """Finish what runs, close every connection and let go of the file."""
+        await asyncio.get_running_loop().run_in_executor(None, self._close)
+
+    def _run(self, engine: Engine, work: Callable[[Connection], T]) -> T:
+        try:
+            connection = self._connection(engine)
+            with connection.begin():
+                return work(connection)
+        except DBAPIError as error:
+            raise storage_error(error.orig) from error
+        except sqlite3.Error as error:
+            raise storage_error(error) from error
+
+    def _connection(self, engine: Engine) -> Connection:
+        connection: Connection | None = getattr(self._connections, "connection", None)
+        if connection is None:
+            connection = engine.connect()
+            self._connections.connection = connection
+            self._opened.append(connection)
+        return connection
+
+    def _close(self) -> None:
+        self._readers.shutdown()
+        self._writer.shutdown()
+        # The writer opened first and closes last: the last connection to close checkpoints.
+        for connection in reversed(self._opened):
+            connection.close()
+        self._lock.close()
+
+
+def storage_error(error: BaseException | None) -> StorageError:
+    """Say what an error of the driver means for the service."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return StorageFull()
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
+        return StorageReadOnly()
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return StorageBusy()
+    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return StorageUnavailable()
+    return StorageRefused()
+
+
+def _lock_file(database: Path) -> IO[str]:
+    """Hold `<database>.lock` for the life of the process; the kernel lets go of it even after kill -9."""
+    path = database.with_name(database.name + ".lock")
+    try:
+        lock = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+")
+    except PermissionError as error:
+        raise StorageReadOnly from error
+    except OSError as error:
+        raise StorageUnavailable from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise StorageBusy from error
+    return lock
+
+
+def _engine(path: Path, begin: str, prepare: Callable[[sqlite3.Connection], None]) -> Engine:
+    engine = sqlalchemy.create_engine(f"sqlite:///{path}", poolclass=sqlalchemy.pool.NullPool)
+
+    @event.listens_for(engine, "connect")
+    def on_connect(connection: sqlite3.Connection, _record: Any) -> None:
+        # The driver's own transaction handling is off: BEGIN is said below, once, for every transaction.
+        connection.isolation_level = None
+        prepare(connection)
+
+    @event.listens_for(engine, "begin")
+    def on_begin(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def _prepare_writer(connection: sqlite3.Connection) -> None:
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _prepare_reader(connection: sqlite3.Connection) -> None:
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    connection.execute("PRAGMA query_only = ON")
+    connection.execute("PRAGMA wal_autocheckpoint = 0")

@@ -1,0 +1,377 @@
+from __future__ import annotations
+
+import copy
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from registry.coercion import MAX_VIOLATIONS, Change, ChangeKind, Coerced, compile_schema
+from registry.coercion_docs import coercion_page
+from registry.conversions import TABLE, Example
+from registry.errors import PayloadRejected, Violation
+from registry.schema import CoercionMode, Property, PropertyType, Schema, UnknownProperties, check_schema
+from registry.timestamps import parse_rfc3339
+
+if TYPE_CHECKING:
+    from registry.values import JSON
+
+STRING, NUMBER, BOOLEAN, DATE, OBJECT, ARRAY = PropertyType
+LENIENT, STRICT = CoercionMode
+REJECT, KEEP, DROP = UnknownProperties
+
+ORDER = Schema((Property("order_total", NUMBER), Property("currency", STRING), Property("paid", BOOLEAN)))
+
+
+def judged(schema: Schema, payload: dict[str, Any]) -> Coerced:
+    return compile_schema(schema)(payload)
+
+
+def refused(schema: Schema, payload: dict[str, Any]) -> tuple[Violation, ...]:
+    with pytest.raises(PayloadRejected) as rejection:
+        judged(schema, payload)
+    return rejection.value.violations
+
+
+def verdict(schema: Schema, payload: dict[str, Any]) -> Coerced | None:
+    try:
+        return judged(schema, payload)
+    except PayloadRejected:
+        return None
+
+
+def text(value: JSON) -> str:
+    """Equality of JSON texts, unlike that of Python, tells 1 from True and 5 from 5.0."""
+    return json.dumps(value)
+
+
+# The table
+
+
+@pytest.mark.parametrize("mode", CoercionMode)
+@pytest.mark.parametrize(
+    ("target", "case"),
+    [(target, case) for target, row in TABLE.items() for case in row.examples],
+    ids=lambda part: repr(part.given)[:30] if isinstance(part, Example) else None,
+)
+def test_every_example_of_the_table_holds(mode: CoercionMode, target: PropertyType, case: Example) -> None:
+    expected = case.lenient if mode is LENIENT else case.strict
+    coerced = verdict(Schema((Property("value", target),), coercion=mode), {"value": case.given})
+    if expected is None:
+        assert coerced is None
+    else:
+        assert coerced is not None
+        assert text(coerced.properties) == text({"value": expected})
+
+
+def test_the_page_is_made_from_the_table() -> None:
+    page = Path(__file__).parents[1] / "docs" / "coercion.md"
+    assert page.read_text(encoding="utf-8") == coercion_page(), "python -m registry.coercion_docs"
+
+
+# Changes
+
+
+def test_a_payload_that_fits_is_not_changed() -> None:
+    payload = {"paid": True, "currency": "EUR", "order_total": 12.5}
+    coerced = judged(ORDER, payload)
+    assert list(coerced.properties.items()) == list(payload.items())
+    assert coerced.changes == ()
+
+
+def test_every_conversion_is_reported() -> None:
+    coerced = judged(ORDER, {"order_total": "129.95", "currency": 978, "paid": "TRUE"})
+    assert coerced.properties == {"order_total": 129.95, "currency": "978", "paid": True}
+    assert coerced.changes == (
+        Change("properties.order_total", ChangeKind.CONVERTED, "129.95", 129.95),
+        Change("properties.currency", ChangeKind.CONVERTED, 978, "978"),
+        Change("properties.paid", ChangeKind.CONVERTED, "TRUE", True),
+    )
+
+
+def test_another_spelling_of_an_instant_is_reported_in_strict_too() -> None:
+    schema = Schema((Property("at", DATE),), coercion=STRICT)
+    given_text, canonical = "2026-06-01T14:00:00+02:00", "2026-06-01T12:00:00.000Z"
+    assert judged(schema, {"at": given_text}).changes == (
+        Change("properties.at", ChangeKind.CONVERTED, given_text, canonical),
+    )
+    assert judged(schema, {"at": canonical}).changes == ()
+
+
+@pytest.mark.parametrize(
+    ("target", "value", "kind"),
+    [
+        (NUMBER, 5.0, None),
+        (NUMBER, 2**53, None),
+        (NUMBER, 2**53 + 1, ChangeKind.ROUNDED),
+        (NUMBER, 2.0**53 + 2, ChangeKind.ROUNDED),
+        (NUMBER, -(2.0**60), ChangeKind.ROUNDED),
+        (NUMBER, "1e300", ChangeKind.ROUNDED),
+        (NUMBER, "12", ChangeKind.CONVERTED),
+        (STRING, 2**60, ChangeKind.CONVERTED),
+        (STRING, 2.0**60, ChangeKind.ROUNDED),
+    ],
+)
+def test_a_number_beyond_two_to_the_53_is_reported_as_rounded(
+    target: PropertyType, value: JSON, kind: ChangeKind | None
+) -> None:
+    changes = judged(Schema((Property("n", target),)), {"n": value}).changes
+    assert [change.kind for change in changes] == ([] if kind is None else [kind])
+
+
+def test_null_for_an_optional_property_is_dropped_and_reported() -> None:
+    coerced = judged(ORDER, {"currency": None})
+    assert coerced == Coerced({}, (Change("properties.currency", ChangeKind.NULL_DROPPED, None, None),))
+
+
+# Violations
+
+
+def test_all_violations_are_found_at_once() -> None:
+    schema = Schema((Property("order_total", NUMBER, required=True), Property("id", STRING, required=True)))
+    found = refused(schema, {"order_total": "abc", "foo": 1})
+    assert found == (
+        Violation(
+            "properties.order_total",
+            "INVALID_PROPERTY_VALUE",
+            'Property "order_total" must be a number; got the string "abc"',
+        ),
+        Violation("properties.foo", "UNKNOWN_PROPERTY", 'Property "foo" is not declared'),
+        Violation("properties.id", "REQUIRED_PROPERTY_MISSING", 'Property "id" is required'),
+    )
+
+
+def test_the_message_of_one_violation_is_the_message_of_the_rejection() -> None:
+    with pytest.raises(PayloadRejected, match=r'^Property "paid" must be a boolean; got null$'):
+        judged(replace(ORDER, coercion=STRICT), {"paid": None})
+
+
+@pytest.mark.parametrize("mode", CoercionMode)
+def test_null_for_a_required_property_is_a_violation(mode: CoercionMode) -> None:
+    schema = Schema((Property("id", STRING, required=True),), coercion=mode)
+    expected = {LENIENT: "REQUIRED_PROPERTY_MISSING", STRICT: "INVALID_PROPERTY_VALUE"}
+    assert [each.reason for each in refused(schema, {"id": None})] == [expected[mode]]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("a" * 100, f'the string "{"a" * 40}…"'),
+        (5.0, "the number 5"),
+        pytest.param(10**5000, "an integer beyond the range of a double", id="huge"),
+        (math.nan, "NaN"),
+        (-math.inf, "-Infinity"),
+        (True, "true"),
+        ({}, "an object"),
+    ],
+)
+def test_a_message_shows_what_was_given(value: JSON, shown: str) -> None:
+    (violation,) = refused(Schema((Property("a", ARRAY),)), {"a": value})
+    assert violation.message == f'Property "a" must be an array; got {shown}'
+
+
+def test_a_close_name_is_suggested() -> None:
+    (violation,) = refused(ORDER, {"order_totl": 5})
+    assert violation.message == 'Property "order_totl" is not declared; did you mean "order_total"?'
+
+
+def test_a_payload_is_given_up_at_one_hundred_violations() -> None:
+    array = Schema((Property("ids", ARRAY, item_type=NUMBER),))
+    found = refused(array, {"ids": ["x"] * 10_000})
+    assert len(found) == MAX_VIOLATIONS
+    assert found[-1].path == "properties.ids[99]"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400])
+@pytest.mark.parametrize("mode", CoercionMode)
+@pytest.mark.parametrize("target", PropertyType)
+def test_what_is_no_finite_double_is_refused(target: PropertyType, mode: CoercionMode, value: JSON) -> None:
+    assert refused(Schema((Property("a", target),), coercion=mode), {"a": value})
+    assert refused(Schema(unknown_properties=KEEP, coercion=mode), {"a": value})
+
+
+# Nesting and undeclared properties
+
+BASKET = Schema(
+    (
+        Property("customer", OBJECT, properties=(Property("age", NUMBER, required=True), Property("a.b", DATE))),
+        Property("items", ARRAY, item_type=OBJECT, properties=(Property("sku", STRING), Property("tags", ARRAY))),
+        Property("scores", ARRAY, item_type=NUMBER),
+        Property("anything", OBJECT),
+    )
+)
+
+
+def test_nested_values_are_coerced_with_their_paths() -> None:
+    coerced = judged(
+        BASKET,
+        {"items": [{"sku": "a"}, {"sku": 7, "tags": [None]}], "customer": {"age": "41"}, "scores": [1, "2"]},
+    )
+    assert coerced.properties == {
+        "items": [{"sku": "a"}, {"sku": "7", "tags": [None]}],
+        "customer": {"age": 41},
+        "scores": [1, 2],
+    }
+    assert [change.path for change in coerced.changes] == [
+        "properties.items[1].sku",
+        "properties.customer.age",
+        "properties.scores[1]",
+    ]
+
+
+def test_nested_violations_have_their_paths() -> None:
+    found = refused(
+        BASKET,
+        {"customer": {"a.b": "soon"}, "items": [{}, 5, {"skew": 1}], "scores": [None]},
+    )
+    assert [(each.path, each.reason) for each in found] == [
+        ('properties.customer["a.b"]', "INVALID_PROPERTY_VALUE"),
+        ("properties.customer.age", "REQUIRED_PROPERTY_MISSING"),
+        ("properties.items[1]", "INVALID_PROPERTY_VALUE"),
+        ("properties.items[2].skew", "UNKNOWN_PROPERTY"),
+        ("properties.scores[0]", "INVALID_PROPERTY_VALUE"),
+    ]
+
+
+def test_an_object_that_declares_nothing_takes_any_object() -> None:
+    payload: dict[str, JSON] = {"anything": {"deep": [{"er": None}]}}
+    assert judged(BASKET, payload) == Coerced(payload, ())
+
+
+def test_a_required_nested_property_may_be_missing_with_its_object() -> None:
+    assert judged(BASKET, {}) == Coerced({}, ())
+
+
+def test_drop_leaves_out_what_is_not_declared_at_every_level() -> None:
+    coerced = judged(replace(BASKET, unknown_properties=DROP), {"x": 1, "customer": {"age": 1, "y": {}}})
+    assert coerced.properties == {"customer": {"age": 1}}
+    assert coerced.changes == (
+        Change("properties.x", ChangeKind.UNKNOWN_DROPPED, 1, None),
+        Change("properties.customer.y", ChangeKind.UNKNOWN_DROPPED, {}, None),
+    )
+
+
+def test_keep_keeps_what_is_not_declared_at_every_level() -> None:
+    payload: dict[str, JSON] = {"x": None, "customer": {"age": 1, "y": [5.0]}, "z": 5.0, "big": 2.0**60}
+    coerced = judged(replace(BASKET, unknown_properties=KEEP), payload)
+    assert text(coerced.properties) == text({**payload, "z": 5})
+    assert coerced.changes == (Change("properties.big", ChangeKind.ROUNDED, 2.0**60, 2.0**60),)
+
+
+# Laws
+
+NAMES = st.sampled_from(["a", "b", "c", "order_total", "a.b", "größe"])
+NUMBERS = (
+    st.integers()
+    | st.floats(allow_nan=True, allow_infinity=True)
+    | st.sampled_from([0, 1, -0.0, 2**53 + 1, 10**400, 1780315200000])
+)
+TEXTS = (
+    st.text(max_size=8)
+    | st.from_regex(r"\A[ \t]?[+-]?[0-9]{1,4}(\.[0-9]{1,4})?(e[0-9]{1,3})?\n?\Z")
+    | st.sampled_from(["true", "FALSE", "2026-06-01", "2026-06-01T12:00:00Z", "2026-06-01T14:00:00.5+02:00"])
+)
+SCALARS = st.none() | st.booleans() | NUMBERS | TEXTS
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES | st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+PAYLOADS = st.dictionaries(NAMES | st.text(max_size=3), VALUES, max_size=5)
+
+
+def properties(depth: int) -> st.SearchStrategy[tuple[Property, ...]]:
+    return st.lists(declared(depth), max_size=4, unique_by=lambda each: each.name).map(tuple)
+
+
+@st.composite
+def declared(draw: st.DrawFn, depth: int) -> Property:
+    target = draw(st.sampled_from(PropertyType))
+    item = draw(st.none() | st.sampled_from(PropertyType)) if target is ARRAY else None
+    found = Property(draw(NAMES), target, required=draw(st.booleans()), item_type=item)
+    return replace(found, properties=draw(properties(depth - 1))) if found.may_nest and depth else found
+
+
+SCHEMAS = st.builds(Schema, properties(2), st.sampled_from(UnknownProperties), st.sampled_from(CoercionMode))
+
+
+@st.composite
+def fitting(draw: st.DrawFn, level: tuple[Property, ...]) -> dict[str, JSON]:
+    """Payloads that mostly get past the first look: each declared property has a plausible value."""
+    payload: dict[str, JSON] = {}
+    for each in level:
+        if draw(st.integers(0, 7)):
+            payload[each.name] = draw(plausible(each.type, each))
+    return payload | (draw(PAYLOADS) if draw(st.integers(0, 3)) == 0 else {})
+
+
+def plausible(target: PropertyType, each: Property) -> st.SearchStrategy[Any]:
+    native: dict[PropertyType, st.SearchStrategy[Any]] = {
+        STRING: TEXTS,
+        NUMBER: NUMBERS,
+        BOOLEAN: st.booleans(),
+        DATE: st.sampled_from(["2026-06-01", "2026-06-01T12:00:00Z", "2026-06-01T12:00:00.000Z", 5]),
+        OBJECT: fitting(each.properties),
+        ARRAY: VALUES if each.item_type in {None, ARRAY} else st.nothing(),
+    }
+    if target is ARRAY and each.item_type not in {None, ARRAY}:
+        assert each.item_type is not None
+        return st.lists(plausible(each.item_type, each), max_size=3)
+    return native[target] | (st.nothing() if target in {OBJECT, ARRAY} else SCALARS)
+
+
+CASES = SCHEMAS.flatmap(lambda schema: st.tuples(st.just(schema), fitting(schema.properties) | PAYLOADS))
+
+
+@given(CASES)
+def test_any_payload_is_coerced_or_rejected_and_never_mutated(case: tuple[Schema, dict[str, JSON]]) -> None:
+    schema, payload = case
+    check_schema(schema)
+    before = copy.deepcopy(payload)
+    verdict(schema, payload)
+    assert repr(payload) == repr(before)
+
+
+@given(CASES)
+def test_coercing_what_was_coerced_changes_nothing(case: tuple[Schema, dict[str, JSON]]) -> None:
+    schema, payload = case
+    once = verdict(schema, payload)
+    assume(once is not None)
+    assert once is not None
+    twice = judged(schema, once.properties)
+    assert text(twice.properties) == text(once.properties)
+    assert all(change.kind is ChangeKind.ROUNDED for change in twice.changes)
+
+
+@given(CASES)
+@example((Schema((Property("a", DATE),)), {"a": "2026-06-01t12:00:00z"}))
+def test_strict_takes_only_what_lenient_leaves_unchanged(case: tuple[Schema, dict[str, JSON]]) -> None:
+    schema, payload = case
+    strict = verdict(replace(schema, coercion=STRICT), payload)
+    assume(strict is not None)
+    assert strict is not None
+    lenient = judged(replace(schema, coercion=LENIENT), payload)
+    assert text(lenient.properties) == text(strict.properties)
+    assert repr(lenient.changes) == repr(strict.changes)
+    for change in lenient.changes:
+        if change.kind is ChangeKind.CONVERTED:
+            assert isinstance(change.before, str)
+            assert isinstance(change.after, str)
+            assert parse_rfc3339(change.before) // 1000 == parse_rfc3339(change.after) // 1000
+
+
+@given(CASES)
+def test_reject_takes_what_drop_takes_without_dropping(case: tuple[Schema, dict[str, JSON]]) -> None:
+    schema, payload = case
+    rejecting, dropping, keeping = (
+        verdict(replace(schema, unknown_properties=policy), payload) for policy in (REJECT, DROP, KEEP)
+    )
+    dropped = dropping is None or any(each.kind is ChangeKind.UNKNOWN_DROPPED for each in dropping.changes)
+    assert (rejecting is None) == dropped
+    if rejecting is not None:
+        assert repr(rejecting) == repr(dropping) == repr(keeping)

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from registry.timestamps import (
+    MAX_MICROS,
+    MIN_MICROS,
+    format_millis,
+    now_micros,
+    parse_date,
+    parse_rfc3339,
+)
+
+NOON = 1_780_315_200_000_000
+
+
+@pytest.mark.parametrize(
+    ("text", "micros"),
+    [
+        ("2026-06-01T12:00:00Z", NOON),
+        ("2026-06-01t12:00:00z", NOON),
+        ("2026-06-01T14:00:00+02:00", NOON),
+        ("2026-06-01T06:30:00-05:30", NOON),
+        ("2026-06-01T12:00:00-00:00", NOON),
+        ("2026-06-01T12:00:00.5Z", NOON + 500_000),
+        ("2026-06-01T12:00:00.123456Z", NOON + 123_456),
+        ("2026-06-01T12:00:00.123456999Z", NOON + 123_456),
+        ("1970-01-01T00:00:00Z", 0),
+        ("1969-12-31T23:59:59.999999Z", -1),
+        ("0001-01-01T00:00:00Z", MIN_MICROS),
+        ("9999-12-31T23:59:59.999999Z", MAX_MICROS),
+    ],
+)
+def test_an_rfc3339_date_time_is_an_instant(text: str, micros: int) -> None:
+    assert parse_rfc3339(text) == micros
+    assert parse_date(text) == micros
+
+
+NO_DATE = [
+    "",
+    "tomorrow",
+    "2026-06-01T12:00:00",
+    "2026-06-01 12:00:00Z",
+    "2026-06-01T12:00Z",
+    "2026-06-01T12:00:00,5Z",
+    "2026-06-01T12:00:00.Z",
+    "2026-06-01T12:00:00+0200",
+    "2026-06-01T12:00:00+24:00",
+    "2026-06-01T24:00:00Z",
+    "2026-06-01T23:59:60Z",
+    "2026-02-30T12:00:00Z",
+    "2026-W23-1T12:00:00Z",
+    "20260601T120000Z",
+    "0000-01-01T00:00:00Z",
+    "0001-01-01T00:00:00+00:01",
+    "9999-12-31T23:59:59-00:01",
+    "\uff12\uff10\uff12\uff16-06-01T12:00:00Z",
+    "2026-06-01T12:00:00Z\n",
+    " 2026-06-01T12:00:00Z",
+]
+
+
+@pytest.mark.parametrize("text", [*NO_DATE, "2026-06-01"])
+def test_anything_else_is_no_date_time(text: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        parse_rfc3339(text)
+
+
+@pytest.mark.parametrize("text", [*NO_DATE, "2026-02-30", "2026-06-1", "2026-06-01Z", "0000-01-01"])
+def test_anything_else_is_no_date(text: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        parse_date(text)
+
+
+def test_a_date_is_its_midnight_in_utc() -> None:
+    assert parse_date("2026-06-01") == NOON - 12 * 3600 * 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("micros", "text"),
+    [
+        (NOON, "2026-06-01T12:00:00.000Z"),
+        (NOON + 999, "2026-06-01T12:00:00.000Z"),
+        (-1, "1969-12-31T23:59:59.999Z"),
+        (MIN_MICROS, "0001-01-01T00:00:00.000Z"),
+        (MAX_MICROS, "9999-12-31T23:59:59.999Z"),
+    ],
+)
+def test_an_instant_is_written_in_milliseconds_truncated_towards_the_past(micros: int, text: str) -> None:
+    assert format_millis(micros) == text
+
+
+@given(st.integers(MIN_MICROS, MAX_MICROS))
+def test_what_was_written_reads_back_to_the_millisecond(micros: int) -> None:
+    assert parse_rfc3339(format_millis(micros)) == micros - micros % 1000
+
+
+@given(
+    st.datetimes(datetime(2, 1, 1), datetime(9998, 1, 1)),  # noqa: DTZ001 - the offset is drawn apart
+    st.integers(-1439, 1439),
+)
+def test_any_offset_names_the_same_instant(local: datetime, minutes: int) -> None:
+    moment = local.replace(tzinfo=timezone(timedelta(minutes=minutes)))
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    assert parse_rfc3339(moment.isoformat()) == (moment - epoch) // timedelta(microseconds=1)
+
+
+def test_now_is_the_system_clock() -> None:
+    before = time.time_ns() // 1000
+    assert before <= now_micros() <= time.time_ns() // 1000
