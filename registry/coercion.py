@@ -49,7 +49,7 @@ class ChangeKind(StrEnum):
 _CONVERTED, _ROUNDED = ChangeKind.CONVERTED, ChangeKind.ROUNDED  # reading a member off its enum is slow
 
 
-# msgspec structs: they are made for every event, in a quarter of the time of a frozen dataclass.
+# msgspec structs: they are made for every event, in an eighth of the time that a frozen dataclass takes.
 class Change(msgspec.Struct, frozen=True, array_like=True):
     """One difference between the payload that was sent and the coerced one.
 

@@ -16,7 +16,7 @@
 A front door translates `reason`; the message is for people and may be shown to the caller as it is.
 """
 
-# ruff: noqa: N818 - the names say what happened; all of them are errors
+
 
 from __future__ import annotations
 

@@ -9,7 +9,6 @@ from uuid_utils import uuid7
 
 from registry.timestamps import now_micros
 from server.errors import ContactNotFound, StaleEtag
-from server.paging import Page, PageRequest
 from server.storage import contacts as store
 from server.storage.projects import advance_catalog
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from server.model import Contact
+    from server.paging import Page, PageRequest
     from server.storage.database import Database
 
 

@@ -8,7 +8,6 @@ from uuid_utils import uuid7
 
 from registry import store
 from registry.timestamps import now_micros
-from server.paging import Page, PageRequest
 from server.storage.projects import advance_catalog
 
 if TYPE_CHECKING:
@@ -21,10 +20,11 @@ if TYPE_CHECKING:
     from registry.store import DefinitionChanges
     from server.access import Caller
     from server.catalog import Catalog
+    from server.paging import Page, PageRequest
     from server.storage.database import Database
 
 
-class _Dry(Exception):
+class _DryRun(Exception):
     """Rolls a change back that was only to be checked, keeping what it would have given."""
 
     def __init__(self, definition: EventDefinition) -> None:
@@ -135,12 +135,12 @@ class Definitions:
             advance_catalog(connection, caller.project_key)
             definition = work(connection)
             if validate_only:
-                raise _Dry(definition)
+                raise _DryRun(definition)
             return definition
 
         try:
             definition = await self._database.write(change)
-        except _Dry as dry:
+        except _DryRun as dry:
             return dry.definition
         self._catalog.forget(caller.project_key)
         return definition

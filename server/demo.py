@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from registry.schema import Compatibility, Property, PropertyType, Schema
@@ -39,10 +40,8 @@ async def make_demo(projects: Projects, definitions: Definitions, contacts: Cont
         caller = Caller(project.key, project.id, frozenset({Scope.ALL}))
         await definitions.create(caller, EVENT, "An order was paid for", _SCHEMA, Compatibility.NONE)
         await contacts.upsert(project.key, EMAIL, {"first_name": "Ada"})
-    try:
+    with suppress(SecretInUse):
         await projects.create_key(project.id, Dialect.NATIVE, (), "demo", SECRET, demo=True)
-    except SecretInUse:
-        pass
 
 
 def commands(program: str, grpc_address: str) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from server.paging import Page, PageRequest
 from server.storage import events as store
 
 if TYPE_CHECKING:
     from server.model import Event
+    from server.paging import Page, PageRequest
     from server.storage.database import Database
     from server.storage.events import EventFilter
 

@@ -14,7 +14,6 @@ from registry.timestamps import now_micros
 from server.access import digest_of
 from server.errors import InvalidArgument
 from server.model import ApiKey, Dialect, Project, Rules, Scope
-from server.paging import Page, PageRequest
 from server.storage import projects as store
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
     from server.access import Access
     from server.catalog import Catalog
+    from server.paging import Page, PageRequest
     from server.storage.database import Database
 
 PREFIXES = {

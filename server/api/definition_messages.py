@@ -27,7 +27,7 @@ def read_schema(message: pb.Schema) -> Schema:
         coercion=COERCION_MODE.read(message.coercion, "schema.coercion"),
     )
     if violations:
-        raise InvalidSchema(violations)
+        raise InvalidSchema(tuple(violations))
     return schema
 
 
@@ -96,5 +96,5 @@ def _write_property(one: Property) -> pb.Property:
         description=one.description,
         suggested_values=one.suggested_values,
         properties=map(_write_property, one.properties),
-        item_type=PROPERTY_TYPE.write(one.item_type) if one.item_type else None,
+        item_type=PROPERTY_TYPE.write(one.item_type) if one.item_type else pb.PROPERTY_TYPE_UNSPECIFIED,
     )

@@ -16,8 +16,6 @@ from signalbox.v1 import event_definitions_pb2, event_ingest_pb2, event_pb2, pro
 if TYPE_CHECKING:
     from enum import Enum
 
-    from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
-
 E = TypeVar("E", bound="Enum")
 
 
@@ -27,7 +25,7 @@ class EnumMap(Generic[E]):
     `default` stands for the unspecified number; without one that number is refused.
     """
 
-    def __init__(self, wire: EnumTypeWrapper, prefix: str, members: type[E], default: E | None = None) -> None:
+    def __init__(self, wire: Any, prefix: str, members: type[E], default: E | None = None) -> None:
         self._names = [name.removeprefix(prefix).lower() for name in wire.keys()[1:]]
         self._members = {wire.Value(f"{prefix}{member.name}"): member for member in members}
         self._numbers = {member: number for number, member in self._members.items()}

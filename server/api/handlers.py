@@ -51,11 +51,11 @@ class Streams:
         """Note that the stream has ended."""
         self._open.discard(task)
 
-    async def drain(self, timeout: float) -> None:
+    async def drain(self, seconds: float) -> None:
         """Tell the streams to end and wait for them, so many seconds at most."""
         self.stopping.set()
         if self._open:
-            await asyncio.wait(self._open, timeout=timeout)
+            await asyncio.wait(self._open, timeout=seconds)
 
 
 class Guard:
@@ -71,13 +71,11 @@ class Guard:
         if not scope:
             raise ValueError(f"{method.full_name} says no required_scope")
         call = getattr(servicer, method.name, None) or _not_served(method)
-        coding = {
-            "request_deserializer": _deserializer(method),
-            "response_serializer": GetMessageClass(method.output_type).SerializeToString,
-        }
+        parse = _deserializer(method)
+        serialize = GetMessageClass(method.output_type).SerializeToString
         if method.client_streaming or method.server_streaming:
-            return grpc.stream_stream_rpc_method_handler(self._stream(call, scope), **coding)
-        return grpc.unary_unary_rpc_method_handler(self._unary(call, scope), **coding)
+            return grpc.stream_stream_rpc_method_handler(self._stream(call, scope), parse, serialize)
+        return grpc.unary_unary_rpc_method_handler(self._unary(call, scope), parse, serialize)
 
     def _unary(self, call: Callable[[Any, Caller], Awaitable[Any]], scope: str) -> Any:
         async def handle(request: Any, context: Context) -> Any:
@@ -173,6 +171,6 @@ def _not_served(method: MethodDescriptor) -> Any:
 
     async def refuse_stream(_requests: Any, _caller: Caller) -> AsyncIterator[Any]:
         raise error
-        yield
+        yield  # type: ignore[unreachable]  # makes this a generator
 
     return refuse_stream

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from server.api.enums import DIALECT, NAME_CASE, UNDEFINED_EVENTS, UNKNOWN_CONTACTS
+from server.api.enums import DIALECT, NAME_CASE, UNDEFINED_EVENTS, UNKNOWN_CONTACTS, EnumMap
 from server.api.times import timestamp
 from server.model import Rules
 from server.paging import PageRequest
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from server.model import ApiKey, Project
     from server.projects import Projects
 
-_RULES = {
+_RULES: dict[str, EnumMap[Any]] = {
     "undefined_events": UNDEFINED_EVENTS,
     "unknown_contacts": UNKNOWN_CONTACTS,
     "name_case": NAME_CASE,

@@ -17,7 +17,9 @@ def server_credentials(tls: Tls) -> grpc.ServerCredentials:
     """Make credentials that are read again, at the next handshake, when a file has changed. Raises OSError."""
     files = _Files(tls)
     return grpc.dynamic_ssl_server_credentials(
-        files.read(), files.changed, require_client_authentication=tls.client_ca is not None
+        files.read(),
+        files.changed,  # type: ignore[arg-type]  # None says that nothing changed
+        require_client_authentication=tls.client_ca is not None,
     )
 
 

@@ -108,7 +108,7 @@ class GroupCommit:
             if len(units) > 1 and not _concerns_all(error):
                 await self._commit_apart(units)
                 return
-            log.error("commit_failed", events=sum(len(unit.drafts) for unit in units), exc_info=error)
+            log.exception("commit_failed", events=sum(len(unit.drafts) for unit in units))
             _resolve(units, error if isinstance(error, StorageError) else StorageRefused())
         else:
             self._learn(commits)

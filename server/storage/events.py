@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
 from registry.coercion import Change, ChangeKind
 from server.errors import EventNotRecorded
@@ -37,13 +38,10 @@ _EVENTS = sa.select(
 _CHUNK = 256
 _PLACE = f"({', '.join('?' * len(COLUMNS))})"
 _INSERT = f"INSERT INTO event ({', '.join(COLUMNS)}) "
-_INSERT_SQLITE = {1 << bit: _INSERT + f"VALUES {', '.join([_PLACE] * (1 << bit))}" for bit in range(9)}
-_INSERT_POSTGRESQL = _INSERT + "SELECT * FROM unnest({})".format(
-    ", ".join(
-        f"${number}::{column.type.compile(dialect=sa.dialects.postgresql.dialect())}[]"
-        for number, column in enumerate(event.columns, 1)
-    )
-)
+_INSERT_SQLITE = {1 << bit: f"{_INSERT} VALUES {', '.join([_PLACE] * (1 << bit))}" for bit in range(9)}
+_POSTGRESQL = postgresql.dialect()  # type: ignore[no-untyped-call]
+_ARRAYS = (f"${number}::{column.type.compile(_POSTGRESQL)}[]" for number, column in enumerate(event.columns, 1))
+_INSERT_POSTGRESQL = f"{_INSERT} SELECT * FROM unnest({', '.join(_ARRAYS)})"
 
 
 @dataclass(frozen=True, slots=True)

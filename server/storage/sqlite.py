@@ -39,9 +39,8 @@ class SqliteDatabase:
 
     shared = False
 
-    def __init__(self, path: Path, lock: IO[str]) -> None:
-        self.path = path
-        self._lock = lock
+    def __init__(self, path: Path) -> None:
+        self._lock = _lock_file(path)
         self._writer = ThreadPoolExecutor(1, "sqlite-writer")
         self._readers = ThreadPoolExecutor(READERS, "sqlite-reader")
         self._write_engine = _engine(path, "BEGIN IMMEDIATE", _prepare_writer)
@@ -54,8 +53,7 @@ class SqliteDatabase:
         """Open or create the file. Raises StorageBusy if another server holds it."""
         if not path or path.startswith(":memory:"):
             raise ValueError("An in-memory database cannot be shared by readers and the writer: name a file")
-        file = Path(path).absolute()
-        database = cls(file, _lock_file(file))
+        database = cls(Path(path))
         try:
             await database.write(lambda _: None)
         except BaseException:
