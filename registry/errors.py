@@ -2,6 +2,7 @@
 
     RegistryError
     ├── InvalidName
+    ├── InvalidDescription
     ├── ViolationsFound
     │   ├── InvalidSchema
     │   └── PayloadRejected
@@ -55,6 +56,12 @@ class InvalidName(RegistryError):
     """An event name breaks the naming rules."""
 
     reason = "INVALID_NAME"
+
+
+class InvalidDescription(RegistryError):
+    """The description of a definition is too long."""
+
+    reason = "INVALID_DESCRIPTION"
 
 
 class ViolationsFound(RegistryError):

@@ -21,11 +21,19 @@ from registry.errors import (
     DefinitionNotDeleted,
     DefinitionNotFound,
     EtagMismatch,
+    InvalidDescription,
     RevisionNotFound,
     TooManyDefinitions,
 )
 from registry.names import check_event_name
-from registry.schema import Compatibility, check_schema, same_schema, schema_from_json, schema_to_json
+from registry.schema import (
+    MAX_DESCRIPTION_LENGTH,
+    Compatibility,
+    check_schema,
+    same_schema,
+    schema_from_json,
+    schema_to_json,
+)
 from registry.tables import event_definition, event_definition_revision
 
 if TYPE_CHECKING:
@@ -62,9 +70,10 @@ def create_definition(
 ) -> EventDefinition:
     """Create a definition with revision 1. The name of a deleted one is free to be used again.
 
-    Raises InvalidName, InvalidSchema, DefinitionAlreadyExists and TooManyDefinitions.
+    Raises InvalidName, InvalidDescription, InvalidSchema, DefinitionAlreadyExists and TooManyDefinitions.
     """
     check_event_name(name)
+    _check_description(description)
     check_schema(schema)
     _check_room(conn, project_id, name)
     created = EventDefinition(
@@ -193,9 +202,17 @@ def get_revision(conn: Connection, definition_id: str, number: int) -> Revision:
     return _to_revision(row)
 
 
+def _check_description(description: str) -> None:
+    if len(description) > MAX_DESCRIPTION_LENGTH:
+        raise InvalidDescription(
+            f"The description must be at most {MAX_DESCRIPTION_LENGTH} characters long; it has {len(description)}"
+        )
+
+
 def _apply(current: EventDefinition, changes: DefinitionChanges) -> EventDefinition:
     changed = current
     if changes.description is not UNSET:
+        _check_description(changes.description)
         changed = replace(changed, description=changes.description)
     if changes.compatibility is not UNSET:
         changed = replace(changed, compatibility=changes.compatibility)

@@ -73,8 +73,9 @@ class Access:
         if not secret or scheme.lower() != "bearer":
             raise KeyMissing
         digest = digest_of(secret)
-        if digest in self._callers:
-            return self._callers[digest]
+        known = self._callers.get(digest)
+        if known is not None:
+            return known
         if hmac.compare_digest(digest, self._admin_digest):
             return await self._admin(project)
         return await self._by_key(digest)

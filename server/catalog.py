@@ -72,6 +72,10 @@ class Catalog:
         self._states: dict[int, ProjectState] = {}
         self._versions: dict[int, int] = {}
 
+    def known(self, project_key: int) -> ProjectState | None:
+        """Give the state of a project if it is at hand."""
+        return self._states.get(project_key)
+
     async def state(self, project_key: int) -> ProjectState:
         """Give the state of a project, reading it if need be."""
         state = self._states.get(project_key)

@@ -48,13 +48,18 @@ class EventIngestServicer:
     async def SendEvent(self, request: pb.SendEventRequest, caller: Caller) -> pb.SendEventResponse:
         draft = read_draft(request.event)
         view = RESULT_VIEW.read_optional(request.view, "view") or View.COERCED
-        event = await self._ingest.send(caller.project_key, draft)
-        return pb.SendEventResponse(receipt=write_receipt(event, duplicate=draft.duplicate, view=view))
+        await self._ingest.send(caller.project_key, draft)
+        response = pb.SendEventResponse()
+        write_receipt(draft, view, response.receipt)
+        return response
 
     async def SendEvents(self, request: pb.SendEventsRequest, caller: Caller) -> pb.SendEventsResponse:
         drafts, mode, view = _read_batch(request)
         await self._ingest.send_batch(caller.project_key, drafts, mode)
-        return pb.SendEventsResponse(results=[write_result(draft, view) for draft in drafts])
+        response = pb.SendEventsResponse()
+        for draft in drafts:
+            write_result(draft, view, response.results.add())
+        return response
 
     async def StreamEvents(
         self, requests: AsyncIterator[pb.StreamEventsRequest], caller: Caller
@@ -64,7 +69,9 @@ class EventIngestServicer:
             yield response
 
     async def GetEvent(self, request: pb.GetEventRequest, caller: Caller) -> pb.GetEventResponse:
-        return pb.GetEventResponse(event=write_event(await self._events.get(caller.project_key, request.id)))
+        response = pb.GetEventResponse()
+        write_event(await self._events.get(caller.project_key, request.id), response.event)
+        return response
 
     async def ListEvents(self, request: pb.ListEventsRequest, caller: Caller) -> pb.ListEventsResponse:
         page = await self._events.list(
@@ -73,7 +80,10 @@ class EventIngestServicer:
             PageRequest(request.page_size, request.page_token),
             after=request.after_position if request.HasField("after_position") else None,
         )
-        return pb.ListEventsResponse(events=map(write_event, page.items), next_page_token=page.next_token)
+        response = pb.ListEventsResponse(next_page_token=page.next_token)
+        for event in page.items:
+            write_event(event, response.events.add())
+        return response
 
 
 class _EventStream:
@@ -139,8 +149,10 @@ class _Pending:
             self._unit.check()
         except KNOWN_ERRORS as error:
             return pb.StreamEventsResponse(sequence=self._sequence, error=write_error(error))
-        results = [write_result(draft, self._view) for draft in self._unit.drafts]
-        return pb.StreamEventsResponse(sequence=self._sequence, results=results)
+        response = pb.StreamEventsResponse(sequence=self._sequence)
+        for draft in self._unit.drafts:
+            write_result(draft, self._view, response.results.add())
+        return response
 
 
 def _read_batch(

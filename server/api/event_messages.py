@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from registry.errors import Violation
 from server.api.enums import CHANGE_KIND, View
 from server.api.structs import read_struct, write_struct, write_value
-from server.api.times import read_timestamp, timestamp
+from server.api.times import read_timestamp, write_timestamp
 from server.emails import normal_email
 from server.errors import ContactRequired, InvalidArgument
 from server.ingest.draft import Draft
@@ -51,51 +51,52 @@ def read_draft_or_refuse(message: pb.EventInput) -> Draft:
         return _unreadable(message.name, error)
 
 
-def write_event(event: Event) -> event_pb2.Event:
+# What is written for every event is written in place: a message given to a constructor is copied.
+def write_event(event: Event, into: event_pb2.Event) -> None:
     """Write a whole event."""
-    message = event_pb2.Event(
-        id=event.id,
-        position=event.position,
-        name=event.name,
-        definition_id=event.definition_id,
-        revision=event.revision,
-        contact_id=event.contact_id,
-        email=event.email,
-        occurred_at=timestamp(event.occurred_at),
-        received_at=timestamp(event.received_at),
-    )
-    message.properties.SetInParent()
-    write_struct(event.properties, message.properties)
+    into.id = event.id
+    into.position = event.position
+    into.name = event.name
+    into.definition_id = event.definition_id
+    into.revision = event.revision
+    into.contact_id = event.contact_id
+    into.email = event.email
+    into.properties.SetInParent()
+    write_struct(event.properties, into.properties)
     for change in event.coercions:
-        write_change(change, message.coercions.add())
-    return message
+        write_change(change, into.coercions.add())
+    write_timestamp(event.occurred_at, into.occurred_at)
+    write_timestamp(event.received_at, into.received_at)
 
 
-def write_change(change: Change, message: event_pb2.Coercion) -> None:
-    """Write one change into an empty message."""
-    message.path = change.path
-    message.kind = CHANGE_KIND.write(change.kind)
-    write_value(change.before, getattr(message, "from"))
+def write_change(change: Change, into: event_pb2.Coercion) -> None:
+    """Write one change that coercion made."""
+    into.path = change.path
+    into.kind = CHANGE_KIND.write(change.kind)
+    write_value(change.before, getattr(into, "from"))
     if change.after is not None:
-        write_value(change.after, message.to)
+        write_value(change.after, into.to)
 
 
-def write_receipt(event: Event, *, duplicate: bool, view: View) -> pb.EventReceipt:
+def write_receipt(draft: Draft, view: View, into: pb.EventReceipt) -> None:
     """Write what became of an accepted event, as much of it as the view asks for."""
-    return pb.EventReceipt(
-        event=_brief(event) if view is View.RECEIPT else write_event(event),
-        duplicate=duplicate,
-        coercion_count=len(event.coercions),
-        match_count=event.match_count,
-    )
+    event = draft.event
+    assert event is not None
+    if view is View.RECEIPT:
+        _write_brief(event, into.event)
+    else:
+        write_event(event, into.event)
+    into.duplicate = draft.duplicate
+    into.coercion_count = len(event.coercions)
+    into.match_count = event.match_count
 
 
-def write_result(draft: Draft, view: View) -> pb.EventResult:
+def write_result(draft: Draft, view: View, into: pb.EventResult) -> None:
     """Write what became of one event of a batch."""
-    if draft.event is not None:
-        return pb.EventResult(receipt=write_receipt(draft.event, duplicate=draft.duplicate, view=view))
-    assert draft.error is not None
-    return pb.EventResult(error=write_error(draft.error))
+    if draft.error is None:
+        write_receipt(draft, view, into.receipt)
+    else:
+        into.error.CopyFrom(write_error(draft.error))
 
 
 def write_error(error: Exception) -> pb.EventError:
@@ -115,14 +116,12 @@ def write_violation(violation: Violation) -> event_pb2.Violation:
     return event_pb2.Violation(path=violation.path, reason=violation.reason, message=violation.message)
 
 
-def _brief(event: Event) -> event_pb2.Event:
-    return event_pb2.Event(
-        id=event.id,
-        position=event.position,
-        revision=event.revision,
-        contact_id=event.contact_id,
-        received_at=timestamp(event.received_at),
-    )
+def _write_brief(event: Event, into: event_pb2.Event) -> None:
+    into.id = event.id
+    into.position = event.position
+    into.revision = event.revision
+    into.contact_id = event.contact_id
+    write_timestamp(event.received_at, into.received_at)
 
 
 def _idempotency_key(key: str) -> str:

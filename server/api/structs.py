@@ -23,6 +23,9 @@ MAX_BYTES = 256 * 1024
 
 _EXACT = 2.0**53
 
+# So many values with so many characters are within every budget.
+_SMALL, _SMALL_TEXT = 100, 8_000
+
 
 class PayloadBudget:
     """What one Struct may hold: levels of nesting, values in all, bytes on the wire."""
@@ -41,17 +44,23 @@ def read_struct(struct: Struct, root: str = "properties", budget: PayloadBudget 
     """Read a Struct. Raises InvalidArgument with the path of a number that is not finite or of a broken budget."""
     values: dict[str, Any] = {}
     pending: list[_Pending] = []
-    for name, value in struct.fields.items():
+    fields = struct.fields
+    characters = 0
+    for name in fields:
+        value = fields[name]
         kind = value.WhichOneof("kind")
         if kind == "string_value":
-            values[name] = value.string_value
+            values[name] = text = value.string_value
+            characters += len(text)
         elif kind == "number_value":
             values[name] = _number(value.number_value, root, name)
         elif kind == "bool_value":
             values[name] = value.bool_value
         else:
             values[name] = _branch(value, kind, property_path(root, name), 2, pending)
-    if len(values) > 64 or pending or struct.ByteSize() > budget.size:
+        characters += len(name)
+    # Most payloads are flat and so small that no budget needs a second look.
+    if pending or len(values) > _SMALL or characters > _SMALL_TEXT:
         _check_size(struct, root, budget)
         _read_pending(pending, len(values), root, budget)
     return values

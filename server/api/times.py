@@ -16,10 +16,17 @@ if TYPE_CHECKING:
 _FIRST, _LAST = -62_135_596_800, 253_402_300_799
 
 
+def write_timestamp(micros: int, into: Timestamp) -> None:
+    """Write an instant into a message."""
+    into.seconds, rest = divmod(micros, 1_000_000)
+    into.nanos = rest * 1_000
+
+
 def timestamp(micros: int) -> Timestamp:
-    """Write an instant."""
-    seconds, rest = divmod(micros, 1_000_000)
-    return Timestamp(seconds=seconds, nanos=rest * 1_000)
+    """Make the message of an instant."""
+    message = Timestamp()
+    write_timestamp(micros, message)
+    return message
 
 
 def read_timestamp(message: Message, field: str) -> int | None:

@@ -17,7 +17,8 @@ from server.errors import ContactNotFound, IdempotencyKeyReused
 from server.ingest.judge import judge
 from server.model import Event, UnknownContacts
 from server.storage.contacts import ContactKey, contact_keys, insert_contacts
-from server.storage.events import Head, events_by_idempotency_key, insert_events, lock_heads, move_heads
+from server.storage.events import events_by_idempotency_key
+from server.storage.log import Head, insert_events, lock_heads, move_heads
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from server.catalog import ProjectState
     from server.ingest.draft import Draft, Unit
-    from server.storage.events import EventRow
+    from server.storage.log import EventRow
 
 _encode = msgspec.json.Encoder().encode
 

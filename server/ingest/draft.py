@@ -73,7 +73,7 @@ class Unit:
 
     def refused(self) -> bool:
         """Say whether the unit is refused as a whole."""
-        return self.mode is BatchMode.ALL_OR_NOTHING and any(draft.error for draft in self.drafts)
+        return self.mode is BatchMode.ALL_OR_NOTHING and any(draft.error is not None for draft in self.drafts)
 
     def worth_storing(self) -> bool:
         """Say whether the database could still accept something: a refused draft may repeat an accepted one."""

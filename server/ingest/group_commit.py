@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import structlog
@@ -31,6 +32,9 @@ QUEUE_EVENTS = 50_000
 
 GROUP_EVENTS = 5_000
 """A commit takes no further unit once it holds so many events."""
+
+GATHER_SECONDS = 0.005
+"""So long at most does a busy loop put a commit off."""
 
 
 class GroupCommit:
@@ -82,10 +86,23 @@ class GroupCommit:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while units := self._take():
-                await self._commit(units)
+            while self._queue:
+                await self._gather()
+                if units := self._take():
+                    await self._commit(units)
             if self._stopping:
                 return
+
+    async def _gather(self) -> None:
+        """Let the loop go round for as long as each round brings more units, so that a busy server commits less often.
+
+        A lone event waits one round of an idle loop.
+        """
+        latest = monotonic() + GATHER_SECONDS
+        queued = -1
+        while self._queued != queued and self._queued < GROUP_EVENTS and monotonic() < latest:
+            queued = self._queued
+            await asyncio.sleep(0)
 
     def _take(self) -> list[Unit]:
         """Take the next group, leaving out what its sender has given up."""

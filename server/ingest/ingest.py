@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from server.catalog import Catalog
     from server.ingest.draft import Draft
     from server.ingest.group_commit import GroupCommit
-    from server.model import Event
 
 
 class Ingest:
@@ -25,15 +24,14 @@ class Ingest:
         self._catalog = catalog
         self._queue = queue
 
-    async def send(self, project_key: int, draft: Draft) -> Event:
-        """Record one event. Raises why it is refused, QueueFull, Stopping or StorageError."""
+    async def send(self, project_key: int, draft: Draft) -> None:
+        """Record one event: the draft has its `event` set. Raises why it is refused, QueueFull, Stopping or StorageError."""
         unit = await self._judged(project_key, (draft,), BatchMode.INDEPENDENT)
         if unit.worth_storing():
             self._queue.submit(unit)
             await unit.done
-        if draft.event is None:
-            raise draft.error or AssertionError("a draft that was decided has an event or an error")
-        return draft.event
+        if draft.error is not None:
+            raise draft.error
 
     async def send_batch(self, project_key: int, drafts: Sequence[Draft], mode: BatchMode) -> None:
         """Record events in one transaction; each draft has its `event` or `error` set.
@@ -64,7 +62,7 @@ class Ingest:
             return unit
 
     async def _judged(self, project_key: int, drafts: Sequence[Draft], mode: BatchMode) -> Unit:
-        state = await self._catalog.state(project_key)
+        state = self._catalog.known(project_key) or await self._catalog.state(project_key)
         for draft in drafts:
             judge(state, draft)
         return Unit(state, drafts, mode, asyncio.get_running_loop().create_future())

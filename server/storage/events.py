@@ -1,4 +1,4 @@
-"""SQL of the log: appending, reading, paging.
+"""SQL of the log: reading and paging.
 
 A project's log is clustered by (project, position), and `received_at` never falls as positions rise, so a range of
 time is a range of positions: it is found by bisection, without an index.
@@ -7,12 +7,10 @@ time is a range of positions: it is found by bisection, without an index.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 
 from registry.coercion import Change, ChangeKind
 from server.errors import EventNotRecorded
@@ -20,37 +18,13 @@ from server.model import Event
 from server.storage.tables import contact, event, project_head
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Sequence
 
     from sqlalchemy import Connection, Row, Select
-
-EventRow = tuple[Any, ...]
-"""The values of `COLUMNS`, in that order."""
-
-COLUMNS = tuple(column.name for column in event.columns)
 
 _EVENTS = sa.select(
     event, contact.c.id.label("contact_id"), sa.func.coalesce(contact.c.email, event.c.email).label("contact_email")
 ).join_from(event, contact, contact.c.key == event.c.contact_key, isouter=True)
-
-# SQLite takes a chunk of rows in one statement: between binding and result the interpreter is free for the event loop,
-# where executemany would win it back for each row. Powers of two keep the number of prepared statements small.
-_CHUNK = 256
-_PLACE = f"({', '.join('?' * len(COLUMNS))})"
-_INSERT = f"INSERT INTO event ({', '.join(COLUMNS)}) "
-_INSERT_SQLITE = {1 << bit: f"{_INSERT} VALUES {', '.join([_PLACE] * (1 << bit))}" for bit in range(9)}
-_POSTGRESQL = postgresql.dialect()  # type: ignore[no-untyped-call]
-_ARRAYS = (f"${number}::{column.type.compile(_POSTGRESQL)}[]" for number, column in enumerate(event.columns, 1))
-_INSERT_POSTGRESQL = f"{_INSERT} SELECT * FROM unnest({', '.join(_ARRAYS)})"
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """Where a project's log ends, and the state of its catalogue."""
-
-    position: int
-    received_at: int
-    catalog_version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,49 +38,6 @@ class EventFilter:
     received_until: int | None = None
     occurred_from: int | None = None
     occurred_until: int | None = None
-
-
-def lock_heads(connection: Connection, project_keys: Iterable[int]) -> dict[int, Head]:
-    """Read the heads of projects and keep everybody else from moving them until the transaction ends."""
-    keys = sorted(project_keys)
-    rows = connection.execute(_LOCK_HEADS, {"keys": keys})
-    return {row.project_key: Head(row.position, row.received_at, row.catalog_version) for row in rows}
-
-
-def move_heads(connection: Connection, heads: Mapping[int, Head]) -> None:
-    """Write position and time of heads that were locked."""
-    connection.execute(
-        _MOVE_HEAD,
-        [{"key": key, "at": head.position, "time": head.received_at} for key, head in heads.items()],
-    )
-
-
-_LOCK_HEADS = (
-    sa.select(project_head)
-    .where(project_head.c.project_key.in_(sa.bindparam("keys", expanding=True)))
-    .order_by(project_head.c.project_key)
-    .with_for_update()
-)
-_MOVE_HEAD = (
-    project_head.update()
-    .where(project_head.c.project_key == sa.bindparam("key"))
-    .values(position=sa.bindparam("at"), received_at=sa.bindparam("time"))
-)
-
-
-def insert_events(connection: Connection, rows: Sequence[EventRow]) -> None:
-    """Append rows to the log."""
-    if connection.dialect.name == "postgresql":
-        columns = tuple(list(column) for column in zip(*rows, strict=True))
-        connection.exec_driver_sql(_INSERT_POSTGRESQL, columns)
-        return
-    start, size = 0, _CHUNK
-    while start < len(rows):
-        while size > len(rows) - start:
-            size >>= 1
-        values = tuple(chain.from_iterable(rows[start : start + size]))
-        connection.exec_driver_sql(_INSERT_SQLITE[size], values)
-        start += size
 
 
 def get_event(connection: Connection, project_key: int, event_id: str) -> Event:

@@ -142,7 +142,8 @@ def _engine(path: Path, begin: str, prepare: Callable[[sqlite3.Connection], None
 
     @event.listens_for(engine, "begin")
     def on_begin(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
+        driver: Any = connection.connection.driver_connection
+        driver.execute(begin)
 
     return engine
 

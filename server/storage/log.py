@@ -1,0 +1,91 @@
+"""SQL of the log: appending.
+
+Every commit runs these three statements; on SQLite they go straight to the driver, where SQLAlchemy would add 40 to
+60 us to the 3 us that each takes.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sqlalchemy.dialects import postgresql
+
+from server.storage.tables import event
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from sqlalchemy import Connection
+
+EventRow = tuple[Any, ...]
+"""The values of the columns of `event`, in their order."""
+
+_HEADS = "SELECT project_key, position, received_at, catalog_version FROM project_head WHERE project_key"
+_HEAD_SQLITE = f"{_HEADS} = ?"
+_HEADS_POSTGRESQL = f"{_HEADS} = ANY ($1::bigint[]) ORDER BY project_key FOR UPDATE"
+
+_MOVE_SQLITE = "UPDATE project_head SET position = ?, received_at = ? WHERE project_key = ?"
+_MOVE_POSTGRESQL = "UPDATE project_head SET position = $1, received_at = $2 WHERE project_key = $3"
+
+_COLUMNS = [column.name for column in event.columns]
+_INSERT = f"INSERT INTO event ({', '.join(_COLUMNS)})"
+
+# SQLite takes a chunk of rows in one statement: between binding and result the interpreter is free for the event loop,
+# where executemany would win it back for each row. Powers of two keep the number of prepared statements small.
+_CHUNK = 256
+_PLACE = f"({', '.join('?' * len(_COLUMNS))})"
+_INSERT_SQLITE = {1 << bit: f"{_INSERT} VALUES {', '.join([_PLACE] * (1 << bit))}" for bit in range(9)}
+
+_POSTGRESQL = postgresql.dialect()  # type: ignore[no-untyped-call]
+_ARRAYS = (f"${number}::{column.type.compile(_POSTGRESQL)}[]" for number, column in enumerate(event.columns, 1))
+_INSERT_POSTGRESQL = " ".join((_INSERT, f"SELECT * FROM unnest({', '.join(_ARRAYS)})"))
+
+
+class Head(NamedTuple):
+    """Where a project's log ends, and the state of its catalogue."""
+
+    position: int
+    received_at: int
+    catalog_version: int
+
+
+def lock_heads(connection: Connection, project_keys: Iterable[int]) -> dict[int, Head]:
+    """Read the heads of projects and keep everybody else from moving them until the transaction ends."""
+    keys = sorted(project_keys)
+    if connection.dialect.name == "postgresql":
+        rows = [tuple(row) for row in connection.exec_driver_sql(_HEADS_POSTGRESQL, (keys,))]
+    else:
+        # The transaction began as the only writer.
+        execute = _sqlite(connection).execute
+        rows = [execute(_HEAD_SQLITE, (key,)).fetchone() for key in keys]
+    return {key: Head(*head) for key, *head in rows}
+
+
+def move_heads(connection: Connection, heads: Mapping[int, Head]) -> None:
+    """Write position and time of heads that were locked."""
+    moves = [(head.position, head.received_at, key) for key, head in heads.items()]
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(_MOVE_POSTGRESQL, moves)
+    else:
+        _sqlite(connection).executemany(_MOVE_SQLITE, moves)
+
+
+def insert_events(connection: Connection, rows: Sequence[EventRow]) -> None:
+    """Append rows to the log."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(_INSERT_POSTGRESQL, tuple(list(column) for column in zip(*rows, strict=True)))
+        return
+    execute = _sqlite(connection).execute
+    start, size = 0, _CHUNK
+    while start < len(rows):
+        while size > len(rows) - start:
+            size >>= 1
+        execute(_INSERT_SQLITE[size], tuple(chain.from_iterable(rows[start : start + size])))
+        start += size
+
+
+def _sqlite(connection: Connection) -> sqlite3.Connection:
+    driver: Any = connection.connection.driver_connection
+    return driver  # type: ignore[no-any-return]

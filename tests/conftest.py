@@ -1,0 +1,77 @@
+"""Fixtures that every test may use.
+
+What takes `backend`, `store`, `database`, `service` or `shop` runs once over SQLite and once over PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from server.storage.database import open_database
+from tests.support.postgres import Cluster, find_binaries, running_cluster
+from tests.support.service import serving
+from tests.support.stores import PostgresBackend, SqliteBackend, migrated
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from server.storage.database import Database
+    from tests.support.service import Client, Service
+    from tests.support.stores import Backend, Store
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Cluster]:
+    binaries = find_binaries()
+    if binaries is None:
+        reason = "PostgreSQL is not installed: neither initdb on the PATH nor /usr/lib/postgresql/*/bin"
+        if "CI" in os.environ:
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with running_cluster(binaries) as cluster:
+        yield cluster
+
+
+@pytest_asyncio.fixture(scope="session", params=["sqlite", "postgresql"])
+async def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backend:
+    if request.param == "sqlite":
+        template = tmp_path_factory.mktemp("sqlite") / "template.db"
+        await migrated(f"sqlite:///{template}")
+        return SqliteBackend(template)
+    postgresql = PostgresBackend(request.getfixturevalue("postgres"))
+    await postgresql.prepare()
+    return postgresql
+
+
+@pytest_asyncio.fixture
+async def store(backend: Backend, tmp_path: Path) -> AsyncIterator[Store]:
+    async with backend.fresh(tmp_path) as fresh:
+        yield fresh
+
+
+@pytest.fixture
+def database_url(store: Store) -> str:
+    return store.url
+
+
+@pytest_asyncio.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    opened = await open_database(database_url)
+    yield opened
+    await opened.close()
+
+
+@pytest_asyncio.fixture
+async def service(database_url: str) -> AsyncIterator[Service]:
+    async with serving(database_url) as running:
+        yield running
+
+
+@pytest_asyncio.fixture
+async def shop(service: Service) -> Client:
+    return await service.shop()

@@ -1,0 +1,158 @@
+"""A server of the tests' own, and clients that speak to it over a real channel."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from functools import partial
+from itertools import count
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
+
+from server.app import running
+from server.settings import Settings
+from signalbox.v1 import contacts_pb2, event_definitions_pb2, event_ingest_pb2, projects_pb2
+from signalbox.v1.automations_pb2_grpc import AutomationsStub
+from signalbox.v1.contacts_pb2_grpc import ContactsStub
+from signalbox.v1.event_definitions_pb2_grpc import EventDefinitionsStub
+from signalbox.v1.event_ingest_pb2_grpc import EventIngestStub
+from signalbox.v1.match_stream_pb2_grpc import MatchStreamStub
+from signalbox.v1.projects_pb2_grpc import ProjectsStub
+from tests.support.messages import ADA, ORDER, ORDER_SCHEMA, event, struct
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Mapping
+
+    from signalbox.v1.event_pb2 import Event
+
+T = TypeVar("T")
+
+ADMIN_KEY = "sb_admin_key_of_the_tests"
+CHANNEL_OPTIONS = (("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", 64 << 20))
+
+_numbers = count(1)
+
+
+class Client:
+    """Calls one server with one key; the stubs are typed and send the key by themselves."""
+
+    def __init__(self, channel: grpc.aio.Channel, secret: str, project: str = "") -> None:
+        self.channel = channel
+        self.secret = secret
+        self.project = project
+        self.metadata = [("authorization", f"Bearer {secret}"), ("signalbox-project", project)]
+        self.definitions = self._authorized(EventDefinitionsStub(channel))
+        self.ingest = self._authorized(EventIngestStub(channel))
+        self.contacts = self._authorized(ContactsStub(channel))
+        self.projects = self._authorized(ProjectsStub(channel))
+        self.automations = self._authorized(AutomationsStub(channel))
+        self.matches = self._authorized(MatchStreamStub(channel))
+
+    def _authorized(self, stub: T) -> T:
+        for name, call in dict(vars(stub)).items():
+            setattr(stub, name, partial(call, metadata=self.metadata))
+        return stub
+
+    async def define(
+        self, name: str = ORDER, schema: event_definitions_pb2.Schema = ORDER_SCHEMA, description: str = ""
+    ) -> event_definitions_pb2.EventDefinition:
+        definition = event_definitions_pb2.EventDefinition(name=name, schema=schema, description=description)
+        request = event_definitions_pb2.CreateEventDefinitionRequest(event_definition=definition)
+        return (await self.definitions.CreateEventDefinition(request)).event_definition
+
+    async def redefine(
+        self, schema: event_definitions_pb2.Schema, name: str = ORDER
+    ) -> event_definitions_pb2.EventDefinition:
+        request = event_definitions_pb2.UpdateEventDefinitionRequest(event_definition=name, schema=schema)
+        return (await self.definitions.UpdateEventDefinition(request)).event_definition
+
+    async def undefine(self, name: str = ORDER) -> event_definitions_pb2.EventDefinition:
+        request = event_definitions_pb2.DeleteEventDefinitionRequest(event_definition=name)
+        return (await self.definitions.DeleteEventDefinition(request)).event_definition
+
+    async def upsert(self, email: str = ADA, properties: Mapping[str, Any] | None = None) -> contacts_pb2.Contact:
+        request = contacts_pb2.UpsertContactRequest(email=email, properties=struct(properties or {}))
+        return (await self.contacts.UpsertContact(request)).contact
+
+    async def forget(self, email: str = ADA) -> contacts_pb2.Contact:
+        return (await self.contacts.DeleteContact(contacts_pb2.DeleteContactRequest(email=email))).contact
+
+    async def send(
+        self,
+        sent: event_ingest_pb2.EventInput | None = None,
+        view: event_ingest_pb2.ResultView = event_ingest_pb2.RESULT_VIEW_UNSPECIFIED,
+    ) -> event_ingest_pb2.EventReceipt:
+        request = event_ingest_pb2.SendEventRequest(event=sent or event(), view=view)
+        return (await self.ingest.SendEvent(request)).receipt
+
+    async def send_all(
+        self,
+        events: Iterable[event_ingest_pb2.EventInput],
+        mode: event_ingest_pb2.BatchMode = event_ingest_pb2.BATCH_MODE_UNSPECIFIED,
+        view: event_ingest_pb2.ResultView = event_ingest_pb2.RESULT_VIEW_UNSPECIFIED,
+    ) -> list[event_ingest_pb2.EventResult]:
+        request = event_ingest_pb2.SendEventsRequest(events=events, mode=mode, view=view)
+        return list((await self.ingest.SendEvents(request)).results)
+
+    async def get(self, event_id: str) -> Event:
+        return (await self.ingest.GetEvent(event_ingest_pb2.GetEventRequest(id=event_id))).event
+
+    async def log(self, **filters: Any) -> list[Event]:
+        """Read the whole log, oldest first."""
+        events: list[Event] = []
+        request = event_ingest_pb2.ListEventsRequest(page_size=1_000, after_position=0, **filters)
+        while True:
+            page = await self.ingest.ListEvents(request)
+            events += page.events
+            if not page.next_page_token:
+                return events
+            request.page_token = page.next_page_token
+
+    async def positions(self) -> list[int]:
+        return [each.position for each in await self.log()]
+
+
+class Service:
+    """A running server; `admin` may do everything in no project."""
+
+    def __init__(self, address: str, channel: grpc.aio.Channel) -> None:
+        self.address = address
+        self.channel = channel
+        self.admin = self.client(ADMIN_KEY)
+
+    def client(self, secret: str, project: str = "") -> Client:
+        return Client(self.channel, secret, project)
+
+    async def project(self, **rules: Any) -> Client:
+        """Make a project and give a client that may do everything in it."""
+        wanted = projects_pb2.Project(name=f"project-{next(_numbers)}", **rules)
+        made = await self.admin.projects.CreateProject(projects_pb2.CreateProjectRequest(project=wanted))
+        return await self.key(made.project.id)
+
+    async def key(self, project: str, *scopes: str) -> Client:
+        """Make a key of a project and give a client that uses it."""
+        request = projects_pb2.CreateApiKeyRequest(project=project, scopes=scopes)
+        answer = await self.admin.projects.CreateApiKey(request)
+        return Client(self.channel, answer.secret, answer.api_key.project_id)
+
+    async def shop(self, **rules: Any) -> Client:
+        """Make a project where order_completed is defined and Ada is known."""
+        client = await self.project(**rules)
+        await client.define()
+        await client.upsert()
+        return client
+
+
+@asynccontextmanager
+async def serving(database_url: str, **settings: Any) -> AsyncIterator[Service]:
+    """Run a server on a database until the context is left."""
+    chosen = {"grpc": "127.0.0.1:0", "admin_key": ADMIN_KEY, "grace_seconds": 5.0, **settings}
+    async with running(Settings(database=database_url, **chosen)) as server, connected(server.grpc_address) as service:
+        yield service
+
+
+@asynccontextmanager
+async def connected(address: str) -> AsyncIterator[Service]:
+    """Speak to the server at an address."""
+    async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+        yield Service(address, channel)
