@@ -42,5 +42,8 @@ generate: .venv/ready ## Regenerate generated/ from protos/
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc --proto_path=protos --python_out=generated --mypy_out=quiet:generated \
 	    --grpc_python_out=generated --mypy_grpc_out=quiet:generated $(PROTOS)
 
+bench-quick: .venv/ready ## Compare Signalbox with what cannot be avoided, in under two minutes
+	@$(BIN)/python -m bench.quick
+
 clean: ## Remove the environment and everything built
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

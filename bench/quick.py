@@ -35,6 +35,7 @@ CONNECTIONS, STREAMS = 8, 8
 IN_FLIGHT = CONNECTIONS * STREAMS
 WARM_UP_SECONDS = 1.0
 GRACE_SECONDS = 15.0
+LOAD_TIMEOUT_SECONDS = 60
 
 UNARY = "SendEvent, 64 in flight"
 NO_OP = "  no-op gRPC server"
@@ -156,7 +157,10 @@ def _h2load(address: str, folder: Path, seconds: float) -> int:
 
 
 def _run(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LOAD_TIMEOUT_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise Failed(f"{' '.join(command[:4])} did not end within {LOAD_TIMEOUT_SECONDS} s") from error
     if done.returncode:
         raise Failed(f"{' '.join(command[:4])} ended with {done.returncode}:\n{done.stderr[-2_000:]}")
     return done.stdout
@@ -170,14 +174,20 @@ def _server(folder: Path, *arguments: str) -> Iterator[str]:
     with errors.open("w") as log, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process:
         try:
             assert process.stdout is not None
-            address = process.stdout.readline().strip()
-            if not address:
-                raise Failed(f"{arguments[0]} did not start:\n{errors.read_text()[-2_000:]}")
-            yield address
+            yield process.stdout.readline().strip() or _give_up(arguments[0])
+        except (Failed, grpc.RpcError) as error:
+            # A server that broke down says more about the cause than the load that it left without answers.
+            if code := _end(process):
+                raise Failed(f"{error}\n{arguments[0]} ended with {code}:\n{errors.read_text()[-2_000:]}") from error
+            raise
         finally:
             code = _end(process)
     if code:
         raise Failed(f"{arguments[0]} ended with {code}:\n{errors.read_text()[-2_000:]}")
+
+
+def _give_up(server: str) -> str:
+    raise Failed(f"{server} did not start")
 
 
 def _end(process: subprocess.Popen[str]) -> int:

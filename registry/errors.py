@@ -17,8 +17,6 @@
 A front door translates `reason`; the message is for people and may be shown to the caller as it is.
 """
 
-
-
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -145,12 +143,12 @@ class RevisionNotFound(RegistryError):
 
 
 class EtagMismatch(RegistryError):
-    """The definition changed since the caller read it."""
+    """Somebody changed the resource since the caller read it."""
 
     reason = "ETAG_MISMATCH"
 
     def __init__(self, given: str, current: str) -> None:
         super().__init__(
-            f'The definition was changed meanwhile: its etag is "{current}", not "{given}"; read it again',
+            f'It was changed meanwhile: its etag is "{current}", not "{given}"; read it again',
             etag=current,
         )

@@ -20,11 +20,11 @@ from registry.errors import (
     DefinitionDeleted,
     DefinitionNotDeleted,
     DefinitionNotFound,
-    EtagMismatch,
     InvalidDescription,
     RevisionNotFound,
     TooManyDefinitions,
 )
+from registry.etags import check_etag
 from registry.names import check_event_name
 from registry.schema import (
     MAX_DESCRIPTION_LENGTH,
@@ -141,8 +141,8 @@ def update_definition(
     """Change a live definition; another schema makes a new revision.
 
     A schema that differs in property order at most is the same one. Where nothing differs nothing is
-    written. An empty etag is not compared. Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch
-    and InvalidSchema.
+    written. An empty etag is not compared. Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch,
+    InvalidDescription and InvalidSchema.
     """
     current = _live_definition(conn, project_id, name_or_id, etag)
     changed = _apply(current, changes)
@@ -175,7 +175,7 @@ def undelete_definition(conn: Connection, project_id: str, definition_id: str, e
     current = get_definition(conn, project_id, definition_id, deleted=True)
     if current.deleted_at is None:
         raise DefinitionNotDeleted(current.name)
-    _check_etag(current, etag)
+    check_etag(etag, current.etag)
     _check_room(conn, project_id, current.name)
     restored = replace(current, version=current.version + 1, updated_at=now, deleted_at=None)
     _write(conn, restored)
@@ -227,13 +227,8 @@ def _live_definition(conn: Connection, project_id: str, name_or_id: str, etag: s
     current = get_definition(conn, project_id, name_or_id, deleted=True)
     if current.deleted_at is not None:
         raise DefinitionDeleted(current.name)
-    _check_etag(current, etag)
+    check_etag(etag, current.etag)
     return current
-
-
-def _check_etag(current: EventDefinition, etag: str) -> None:
-    if etag and etag != current.etag:
-        raise EtagMismatch(etag, current.etag)
 
 
 def _check_room(conn: Connection, project_id: str, name: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from uuid_utils import uuid7
 
 from registry.timestamps import now_micros
-from server.errors import ContactNotFound, StaleEtag
+from server.errors import ContactNotFound
 from server.storage import contacts as store
 from server.storage.projects import advance_catalog
 
@@ -41,7 +41,7 @@ class Contacts:
     ) -> tuple[Contact, bool]:
         """Create a contact, or set properties of the one with this address; True if it is new.
 
-        A property that is None is removed. Raises StaleEtag.
+        A property that is None is removed. With an etag the contact must exist: raises ContactNotFound, EtagMismatch.
         """
 
         def work(connection: Connection) -> tuple[Contact, bool]:
@@ -52,7 +52,7 @@ class Contacts:
                 current = store.find_contact(connection, project_key, email=email)
             except ContactNotFound:
                 if etag:
-                    raise StaleEtag("") from None
+                    raise
                 kept = _without_nulls(properties)
                 return store.insert_contact(connection, project_key, str(uuid7()), email, kept, now), True
             merged = _without_nulls({**current.properties, **properties})
@@ -76,7 +76,7 @@ class Contacts:
         return request.page(found, filters, lambda contact: (contact.id,))
 
     async def delete(self, project_key: int, name: ContactName, etag: str = "") -> Contact:
-        """Erase a contact; its events keep its id. Returns it as it was. Raises ContactNotFound and StaleEtag."""
+        """Erase a contact; its events keep its id. Returns it as it was. Raises ContactNotFound and EtagMismatch."""
 
         def work(connection: Connection) -> Contact:
             advance_catalog(connection, project_key)

@@ -9,6 +9,7 @@ from registry.schema import Compatibility, Property, PropertyType, Schema
 from server.access import Caller
 from server.errors import ProjectAlreadyExists, SecretInUse
 from server.model import Dialect, Rules, Scope
+from server.settings import DEFAULT_GRPC
 
 if TYPE_CHECKING:
     from server.contacts import Contacts
@@ -44,10 +45,19 @@ async def make_demo(projects: Projects, definitions: Definitions, contacts: Cont
         await projects.create_key(project.id, Dialect.NATIVE, (), "demo", SECRET, demo=True)
 
 
-def commands(program: str, grpc_address: str) -> str:
-    """Give commands to paste that show one event going in and coming back."""
-    return f"""\
-{program} --server {grpc_address} --key {SECRET} \\
-    event send {EVENT} --email {EMAIL} --properties '{PROPERTIES}'
-{program} --server {grpc_address} --key {SECRET} event list
+def commands(program: str, buf: str, grpc_address: str) -> str:
+    """Give commands to paste that show one event going in and coming back; `program` and `buf` are how to call them."""
+    options = f"--key {SECRET}" if grpc_address == DEFAULT_GRPC else f"--key {SECRET} --server {grpc_address}"
+    body = f'{{"event":{{"name":"{EVENT}","email":"{EMAIL}","properties":{PROPERTIES}}}}}'
+    return f"""
+Send an event, and read it back:
+
+  {program} event send {EVENT} --email {EMAIL} --properties '{PROPERTIES}' {options}
+  {program} event list {options}
+
+The same without Signalbox's own client:
+
+  {buf} curl --protocol grpc --http2-prior-knowledge -H 'authorization: Bearer {SECRET}' \\
+    -d '{body}' \\
+    http://{grpc_address}/signalbox.v1.EventIngest/SendEvent
 """

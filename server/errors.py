@@ -16,8 +16,7 @@ ServiceError
 │   ├── ProjectNotFound, ContactNotFound, EventNotRecorded, KeyNotFound
 │   ├── ProjectAlreadyExists, SecretInUse
 │   ├── ContactRequired          the event does not say whom it is about
-│   ├── IdempotencyKeyReused     the key was used with other content
-│   └── StaleEtag                someone else changed the resource first
+│   └── IdempotencyKeyReused     the key was used with other content
 ├── QueueFull                    more is waiting to be stored than the server will hold
 ├── Stopping                     the server is shutting down
 ├── NotImplementedYet            the contract names the method, this version does not serve it
@@ -214,18 +213,6 @@ class IdempotencyKeyReused(ResourceError):
     def __init__(self, key: str) -> None:
         super().__init__(
             f'The idempotency key "{key}" was used before with other content', metadata={"idempotency_key": key}
-        )
-
-
-class StaleEtag(ResourceError):
-    """Someone else changed the resource first."""
-
-    reason = "ETAG_MISMATCH"
-
-    def __init__(self, current: str) -> None:
-        super().__init__(
-            f'The etag is stale: the resource was changed meanwhile, its etag is now "{current}"',
-            metadata={"etag": current},
         )
 
 

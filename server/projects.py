@@ -69,7 +69,7 @@ class Projects:
     async def update(self, id_or_name: str, *, name: str | None, rules: Mapping[str, Any], etag: str = "") -> Project:
         """Change the name, if not None, and the rules that are named.
 
-        Raises InvalidArgument, ProjectNotFound, ProjectAlreadyExists and StaleEtag.
+        Raises InvalidArgument, ProjectNotFound, ProjectAlreadyExists and EtagMismatch.
         """
         if name is not None:
             _check_name(name)

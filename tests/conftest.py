@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
+import structlog
 
 from server.storage.database import open_database
 from tests.support.postgres import Cluster, find_binaries, running_cluster
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
     from server.storage.database import Database
     from tests.support.service import Client, Service
     from tests.support.stores import Backend, Store
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plain_logs() -> None:
+    """Log without pictures of the stack: drawing one holds the event loop for seconds."""
+    structlog.configure(processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()])
 
 
 @pytest.fixture(scope="session")
@@ -43,9 +50,7 @@ async def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
         template = tmp_path_factory.mktemp("sqlite") / "template.db"
         await migrated(f"sqlite:///{template}")
         return SqliteBackend(template)
-    postgresql = PostgresBackend(request.getfixturevalue("postgres"))
-    await postgresql.prepare()
-    return postgresql
+    return PostgresBackend(request.getfixturevalue("postgres"))
 
 
 @pytest_asyncio.fixture

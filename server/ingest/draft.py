@@ -77,9 +77,11 @@ class Unit:
 
     def worth_storing(self) -> bool:
         """Say whether the database could still accept something: a refused draft may repeat an accepted one."""
-        if self.mode is BatchMode.ALL_OR_NOTHING:
-            return all(draft.error is None or draft.idempotency_key for draft in self.drafts)
-        return any(draft.error is None or draft.idempotency_key for draft in self.drafts)
+        every = self.mode is BatchMode.ALL_OR_NOTHING
+        for draft in self.drafts:
+            if (draft.error is None or draft.idempotency_key != "") is not every:
+                return not every
+        return every
 
     def check(self) -> None:
         """Raise BatchRejected if the unit was refused as a whole."""

@@ -25,7 +25,10 @@ class Ingest:
         self._queue = queue
 
     async def send(self, project_key: int, draft: Draft) -> None:
-        """Record one event: the draft has its `event` set. Raises why it is refused, QueueFull, Stopping or StorageError."""
+        """Record one event: its draft has `event` set.
+
+        Raises why it is refused, QueueFull, Stopping or StorageError.
+        """
         unit = await self._judged(project_key, (draft,), BatchMode.INDEPENDENT)
         if unit.worth_storing():
             self._queue.submit(unit)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import sqlalchemy as sa
 
-from server.errors import ContactNotFound, StaleEtag
+from registry.etags import check_etag
+from server.errors import ContactNotFound
 from server.model import Contact
 from server.storage.tables import contact, event
 
@@ -85,8 +86,8 @@ def list_contacts(
 def update_contact(
     connection: Connection, current: Contact, properties: Mapping[str, Any], etag: str, now: int
 ) -> Contact:
-    """Replace the properties. Raises StaleEtag; an equal state changes nothing."""
-    check_etag(current, etag)
+    """Replace the properties. Raises EtagMismatch; an equal state changes nothing."""
+    check_etag(etag, current.etag)
     if properties == current.properties:
         return current
     connection.execute(
@@ -100,8 +101,8 @@ def update_contact(
 
 
 def erase_contact(connection: Connection, project_key: int, current: Contact, etag: str, now: int) -> None:
-    """Erase address and properties, here and in the log; the id stays. Raises StaleEtag."""
-    check_etag(current, etag)
+    """Erase address and properties, here and in the log; the id stays. Raises EtagMismatch."""
+    check_etag(etag, current.etag)
     connection.execute(
         contact.update()
         .where(contact.c.key == current.key)
@@ -109,12 +110,6 @@ def erase_contact(connection: Connection, project_key: int, current: Contact, et
     )
     named = (event.c.project_key == project_key) & event.c.contact_key.is_(None) & (event.c.email == current.email)
     connection.execute(event.update().where(named).values(email=None))
-
-
-def check_etag(current: Contact, etag: str) -> None:
-    """Raise StaleEtag unless the etag is empty or the contact's."""
-    if etag and etag != current.etag:
-        raise StaleEtag(current.etag)
 
 
 def _insert(

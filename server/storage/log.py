@@ -40,7 +40,7 @@ _INSERT_SQLITE = {1 << bit: f"{_INSERT} VALUES {', '.join([_PLACE] * (1 << bit))
 
 _POSTGRESQL = postgresql.dialect()  # type: ignore[no-untyped-call]
 _ARRAYS = (f"${number}::{column.type.compile(_POSTGRESQL)}[]" for number, column in enumerate(event.columns, 1))
-_INSERT_POSTGRESQL = " ".join((_INSERT, f"SELECT * FROM unnest({', '.join(_ARRAYS)})"))
+_INSERT_POSTGRESQL = f"{_INSERT} SELECT * FROM unnest({', '.join(_ARRAYS)})"  # noqa: S608 - our own names
 
 
 class Head(NamedTuple):

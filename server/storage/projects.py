@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from server.errors import KeyNotFound, ProjectAlreadyExists, ProjectNotFound, SecretInUse, StaleEtag
+from registry.etags import check_etag
+from server.errors import KeyNotFound, ProjectAlreadyExists, ProjectNotFound, SecretInUse
 from server.model import ApiKey, Dialect, NameCase, Project, Rules, Scope, UndefinedEvents, UnknownContacts
 from server.storage.tables import api_key, project, project_head
 
@@ -55,9 +56,8 @@ def list_projects(connection: Connection, limit: int, before_id: str = "") -> li
 
 
 def update_project(connection: Connection, current: Project, name: str, rules: Rules, etag: str, now: int) -> Project:
-    """Change name and rules. Raises StaleEtag and ProjectAlreadyExists; an equal state changes nothing."""
-    if etag and etag != current.etag:
-        raise StaleEtag(current.etag)
+    """Change name and rules. Raises EtagMismatch and ProjectAlreadyExists; an equal state changes nothing."""
+    check_etag(etag, current.etag)
     if (name, rules) == (current.name, current.rules):
         return current
     taken = sa.select(project.c.key).where(project.c.name == name, project.c.key != current.key)

@@ -7,10 +7,12 @@ import sqlite3
 from contextlib import asynccontextmanager, closing
 from io import BytesIO
 from itertools import count
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import asyncpg
 
+from registry import tables as registry_tables
+from server.storage import tables as server_tables
 from server.storage.database import open_database
 from server.storage.migrations import migrate
 
@@ -21,6 +23,13 @@ if TYPE_CHECKING:
 
     from tests.support.postgres import Cluster
 
+TABLES = [
+    table.name
+    for metadata in (registry_tables.metadata, server_tables.metadata)
+    for table in reversed(metadata.sorted_tables)
+]
+"""Every table, those that refer to others first."""
+
 
 class Store(Protocol):
     """One database, seen from outside the server."""
@@ -29,6 +38,10 @@ class Store(Protocol):
 
     async def execute(self, statement: str) -> None:
         """Run one statement."""
+        ...
+
+    async def rows(self, table: str) -> list[tuple[Any, ...]]:
+        """Read every row of a table."""
         ...
 
     def held(self) -> AbstractAsyncContextManager[None]:
@@ -49,8 +62,12 @@ class Backend(Protocol):
 
     name: str
 
+    def empty(self, folder: Path) -> AbstractAsyncContextManager[Store]:
+        """Make a database without tables."""
+        ...
+
     def fresh(self, folder: Path) -> AbstractAsyncContextManager[Store]:
-        """Make a migrated database that nobody used before."""
+        """Make a migrated database that holds nothing."""
         ...
 
 
@@ -70,6 +87,10 @@ class SqliteStore:
     async def execute(self, statement: str) -> None:
         with closing(sqlite3.connect(self.path)) as connection, connection:
             connection.execute(statement)
+
+    async def rows(self, table: str) -> list[tuple[Any, ...]]:
+        with closing(sqlite3.connect(self.path)) as connection:
+            return connection.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608 - a table of our own
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
@@ -93,6 +114,10 @@ class SqliteBackend:
         self._template = template
 
     @asynccontextmanager
+    async def empty(self, folder: Path) -> AsyncIterator[SqliteStore]:
+        yield SqliteStore(folder / "signalbox.db")
+
+    @asynccontextmanager
     async def fresh(self, folder: Path) -> AsyncIterator[SqliteStore]:
         path = folder / "signalbox.db"
         shutil.copy(self._template, path)
@@ -102,10 +127,15 @@ class SqliteBackend:
 class PostgresStore:
     def __init__(self, url: str) -> None:
         self.url = url
+        self.altered = False
 
     async def execute(self, statement: str) -> None:
         async with _connected(self.url) as connection:
             await connection.execute(statement)
+
+    async def rows(self, table: str) -> list[tuple[Any, ...]]:
+        async with _connected(self.url) as connection:
+            return [tuple(row) for row in await connection.fetch(f"SELECT * FROM {table}")]  # noqa: S608 - as above
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
@@ -114,36 +144,48 @@ class PostgresStore:
             yield
 
     async def refuse_events_named(self, name: str) -> None:
+        self.altered = True
         await self.execute(f"ALTER TABLE event ADD CHECK (name <> '{name}')")
 
     async def contents(self) -> bytes:
         stored = BytesIO()
         async with _connected(self.url) as connection:
-            for row in await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'"):
-                await connection.copy_from_table(row["tablename"], output=stored, format="binary")
+            for table in TABLES:
+                await connection.copy_from_table(table, output=stored, format="binary")
         return stored.getvalue()
 
 
 class PostgresBackend:
+    """Hands out one database again and again, emptied: to make one takes longer than most tests."""
+
     name = "postgresql"
-    template = "signalbox_template"
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._numbers = count(1)
-
-    async def prepare(self) -> None:
-        async with _connected(self._cluster.url("postgres")) as connection:
-            await connection.execute(f"CREATE DATABASE {self.template}")
-        await migrated(self._cluster.url(self.template))
+        self._clean: PostgresStore | None = None
 
     @asynccontextmanager
-    async def fresh(self, folder: Path) -> AsyncIterator[PostgresStore]:  # noqa: ARG002
+    async def empty(self, folder: Path) -> AsyncIterator[PostgresStore]:  # noqa: ARG002 - the cluster has its own
+        store = await self._created()
+        yield store
+
+    @asynccontextmanager
+    async def fresh(self, folder: Path) -> AsyncIterator[PostgresStore]:  # noqa: ARG002 - as above
+        store, self._clean = self._clean, None
+        if store is None:
+            store = await self._created()
+            await migrated(store.url)
+        yield store
+        if not store.altered:
+            await store.execute("; ".join(f"DELETE FROM {table}" for table in TABLES))  # noqa: S608 - ours
+            self._clean = store
+
+    async def _created(self) -> PostgresStore:
         database = f"signalbox_{next(self._numbers)}"
         async with _connected(self._cluster.url("postgres")) as connection:
-            await connection.execute(f"CREATE DATABASE {database} TEMPLATE {self.template}")
-            yield PostgresStore(self._cluster.url(database))
-            await connection.execute(f"DROP DATABASE {database} WITH (FORCE)")
+            await connection.execute(f"CREATE DATABASE {database}")
+        return PostgresStore(self._cluster.url(database))
 
 
 @asynccontextmanager

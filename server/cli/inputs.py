@@ -1,0 +1,107 @@
+"""Command-line values that become messages. Each function raises click.BadParameter."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+from google.protobuf.json_format import Parse, ParseError
+from google.protobuf.struct_pb2 import Struct
+
+from registry.timestamps import parse_rfc3339
+from server.api.structs import MAX_DEPTH, write_struct
+from server.api.times import timestamp
+from server.cli.enums import PROPERTY_TYPE
+from signalbox.v1 import event_definitions_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import IO
+
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+
+def instant(text: str) -> Timestamp:
+    """Read an RFC 3339 date-time."""
+    try:
+        return timestamp(parse_rfc3339(text))
+    except ValueError as error:
+        raise click.BadParameter(f'"{text}" is {error}, such as 2026-06-01T12:00:00Z') from None
+
+
+def properties(text: str) -> Struct:
+    """Read a JSON object."""
+    try:
+        value = json.loads(text, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise click.BadParameter(f"not JSON: {error.msg} at {place}") from None
+    except (ValueError, RecursionError) as error:
+        raise click.BadParameter(f"not JSON that Signalbox takes: {error}") from None
+    if not isinstance(value, dict):
+        raise click.BadParameter('not a JSON object, such as {"order_total": 129.99}')
+    try:
+        return to_struct(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def to_struct(values: Mapping[str, Any]) -> Struct:
+    """Write plain JSON values as a Struct. Raises ValueError for what no message can carry."""
+    # A message nested deeper is refused as a whole, with all the events beside it.
+    if _depth(values) > MAX_DEPTH:
+        raise ValueError(f"properties may be nested {MAX_DEPTH} levels deep, not more")
+    struct = Struct()
+    try:
+        write_struct(values, struct)
+    except OverflowError:
+        raise ValueError("properties hold a number too large for a double") from None
+    except UnicodeEncodeError:
+        raise ValueError("properties hold half a surrogate pair, which is no character") from None
+    return struct
+
+
+def property_of(text: str) -> pb.Property:
+    """Read a property as NAME:TYPE; a `!` behind it says that it is required."""
+    name, _, kind = text.removesuffix("!").rpartition(":")
+    outer, bracket, inner = kind.partition("<")
+    if bracket and (outer != "array" or not inner.endswith(">")):
+        outer = ""
+    type_, item = (PROPERTY_TYPE.numbers.get(one.lower(), 0) for one in (outer, inner.removesuffix(">")))
+    if not name or not type_ or (bracket and not item):
+        known = ", ".join(PROPERTY_TYPE.numbers)
+        raise click.BadParameter(f'"{text}" is not NAME:TYPE, NAME:TYPE! or NAME:array<TYPE>; a TYPE is {known}')
+    return pb.Property(name=name, type=type_, item_type=item, required=text.endswith("!"))
+
+
+def property_text(each: pb.Property) -> str:
+    """Write the type of a property as `property_of` reads it."""
+    kind = PROPERTY_TYPE.name(each.type)
+    item = f"<{PROPERTY_TYPE.name(each.item_type)}>" if each.item_type else ""
+    return f"{kind}{item}{'!' if each.required else ''}"
+
+
+def read_schema(file: IO[str]) -> pb.Schema:
+    """Read the proto3 JSON form of a schema."""
+    try:
+        return Parse(file.read(), pb.Schema())
+    except (ParseError, UnicodeDecodeError, RecursionError) as error:
+        raise click.BadParameter(f"{file.name} is not a schema: {error}") from None
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def _depth(value: Any) -> int:
+    level, depth = [value], 0
+    while level := [inner for each in level for inner in _members(each)]:
+        depth += 1
+    return depth
+
+
+def _members(value: Any) -> Any:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()

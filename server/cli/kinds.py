@@ -1,0 +1,27 @@
+"""Kinds of command-line values. Each is a function from the text to the value that raises click.BadParameter."""
+
+from __future__ import annotations
+
+import click
+
+MAX_PORT = 65_535
+
+
+def address(text: str) -> str:
+    """Check a HOST:PORT; an IPv6 host stands in brackets."""
+    host, _, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not bare or "/" in bare or (":" in bare) is not (bare != host) or not _is_port(port):
+        raise click.BadParameter(f'"{text}" is not HOST:PORT, such as 127.0.0.1:50051')
+    return text
+
+
+def secret(text: str) -> str:
+    """Check that a key can be sent at all: it travels in a header."""
+    if not all("!" <= character <= "~" for character in text):
+        raise click.BadParameter("a key is printable ASCII without blanks")
+    return text
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and int(text) <= MAX_PORT

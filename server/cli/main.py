@@ -1,0 +1,93 @@
+"""The root of the command line, and the one place where a failure becomes a line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+import click
+
+from server.cli.failures import Failure
+from server.cli.options import connection_options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_COMMANDS = {
+    "serve": ("server.cli.serve", "Run a server."),
+    "check": ("server.cli.check", "Ask a server how its services are."),
+    "project": ("server.cli.projects", "Keep projects."),
+    "key": ("server.cli.keys", "Keep API keys."),
+    "definition": ("server.cli.definitions", "Define events."),
+    "event": ("server.cli.events", "Send, list and follow events."),
+    "contact": ("server.cli.contacts", "Keep contacts."),
+    "migrate": ("server.cli.migrate", "Bring a database to the schema of this version."),
+}
+"""Each command's module, where it goes by the same name, and what it does."""
+
+INTERRUPTED = 130
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command when it is called: `--help` need not wait for gRPC."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name the commands."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command."""
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(_COMMANDS[cmd_name][0]), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Describe the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in _COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"auto_envvar_prefix": "SIGNALBOX", "max_content_width": 100})
+@click.version_option(package_name="signalbox", message="%(prog)s %(version)s")
+@connection_options
+def cli() -> None:
+    """Signalbox takes in custom product events, checks them against a schema and keeps them.
+
+    The options below may also stand after the command. Every option of every command can be set by a variable, which
+    its help names.
+    """
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns the exit code: 0, 1 after a failure, 2 after a wrong command, 130 after Ctrl-C. Raises SystemExit where
+    whoever read the output has gone.
+    """
+    # What gRPC has to say about a connection, the command says in a sentence of its own.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    try:
+        code = cli.main(arguments, standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        _report(error)
+        return error.exit_code
+    except click.Abort:
+        return INTERRUPTED
+    except Exception as error:
+        _report(Failure(f"this should not have happened: {type(error).__name__}: {error}"))
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _report(error: click.ClickException) -> None:
+    message = " ".join(error.format_message().split())
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        message += f" (see: {error.ctx.command_path} --help)"
+    click.echo(f"error: {message}", err=True)
+    for line in error.details if isinstance(error, Failure) else ():
+        click.echo(f"  {line}", err=True)

@@ -1,0 +1,88 @@
+"""What commands print: JSON for programs; fields and columns, never cut or coloured, for people and pipes."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+from google.protobuf.json_format import MessageToDict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from google.protobuf.message import Message
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+_FREE_FORM = {"properties", "from", "to"}
+
+
+def to_plain(message: Message) -> Any:
+    """Give the proto3 JSON form of a message: names as in the contract, every field, positions as numbers."""
+    plain = MessageToDict(
+        message,
+        always_print_fields_with_no_presence=True,
+        preserving_proto_field_name=True,
+        unquote_int64_if_possible=True,
+    )
+    return _tidy(plain)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_json_line(value: Any) -> None:
+    """Print one JSON document on a line of its own, at once."""
+    click.echo(to_json(value))
+
+
+def to_json(value: Any) -> str:
+    """Write JSON on one line."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def print_fields(fields: Iterable[tuple[str, str]]) -> None:
+    """Print names and values, one pair a line, leaving out what is empty."""
+    shown = [(name, value) for name, value in fields if value]
+    width = max((len(name) for name, _ in shown), default=0)
+    for name, value in shown:
+        click.echo(f"{name:<{width}}  {printable(value)}")
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows under a header; the last column is as wide as it is."""
+    lines = [[printable(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def printable(text: str) -> str:
+    """Replace what a terminal would obey instead of show."""
+    return (
+        text
+        if text.isprintable()
+        else "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+    )
+
+
+def moment(time: Timestamp) -> str:
+    """Write an instant as RFC 3339; empty for one that is unset."""
+    return time.ToJsonString() if time.seconds or time.nanos else ""
+
+
+def _tidy(value: Any, *, free_form: bool = False) -> Any:
+    """Write whole numbers as such, and sort the names of free-form objects, whose order the wire does not keep."""
+    if isinstance(value, dict):
+        names = sorted(value) if free_form else value
+        return {
+            name: _tidy(value[name], free_form=free_form or (name in _FREE_FORM and isinstance(value[name], dict)))
+            for name in names
+        }
+    if isinstance(value, list):
+        return [_tidy(item, free_form=free_form) for item in value]
+    if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
+        return int(value)
+    return value

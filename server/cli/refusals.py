@@ -1,0 +1,68 @@
+"""Failures made from what gRPC reports."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
+from google.rpc.status_pb2 import Status
+from grpc import StatusCode
+
+from server.cli.failures import Failure, ServerAway
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from grpc.aio import AioRpcError
+
+    from server.cli.options import Connection
+
+_STATUS_KEY = "grpc-status-details-bin"
+
+_IN_WORDS_OF_THE_COMMAND_LINE = {
+    "PROJECT_REQUIRED": "name the project with --project",
+    "API_KEY_INVALID": "the server does not know the key, or it is revoked",
+}
+
+
+def failure_of(error: AioRpcError, connection: Connection) -> Failure:
+    """Say why a call failed, with a line for each field at fault."""
+    status = _status(error)
+    reason = _reason(status)
+    message = _IN_WORDS_OF_THE_COMMAND_LINE.get(reason) or error.details() or f"the server says {error.code().name}"
+    if not reason:
+        message = _transport_message(error, message, connection)
+    kind = ServerAway if error.code() is StatusCode.UNAVAILABLE else Failure
+    return kind(message, list(_violations(status, message)), reason)
+
+
+def _transport_message(error: AioRpcError, message: str, connection: Connection) -> str:
+    """Say what gRPC itself reports, in words that tell what to do."""
+    server = connection.server
+    if error.code() is StatusCode.DEADLINE_EXCEEDED:
+        return f"{server} did not answer within {connection.timeout:g} s (give it more with --timeout)"
+    if error.code() is not StatusCode.UNAVAILABLE:
+        return message
+    if connection.tls_ca is not None and "refused" not in message:
+        return f"no TLS connection to {server}: no server there, or {connection.tls_ca} did not sign its certificate"
+    return f"no Signalbox server answers at {server} (start one with: signalbox serve)"
+
+
+def _status(error: AioRpcError) -> Status:
+    for name, value in error.trailing_metadata() or ():
+        if name == _STATUS_KEY:
+            return Status.FromString(value)
+    return Status()
+
+
+def _reason(status: Status) -> str:
+    info = ErrorInfo()
+    return next((info.reason for detail in status.details if detail.Unpack(info)), "")
+
+
+def _violations(status: Status, message: str) -> Iterator[str]:
+    bad = BadRequest()
+    for detail in status.details:
+        if detail.Unpack(bad):
+            for one in bad.field_violations:
+                yield one.field if one.description == message else f"{one.field}: {one.description}"

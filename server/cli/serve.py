@@ -1,0 +1,174 @@
+"""The command `serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import signal
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import structlog
+
+from server.cli.kinds import address, secret
+from server.cli.logs import LEVELS, configure_logs
+from server.cli.options import database_option, option
+from server.cli.program import neighbour, program
+from server.settings import DEFAULT_GRPC, Settings, Tls
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_DEFAULTS = Settings()
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+INTERRUPTED = 130
+
+log = structlog.get_logger()
+
+
+@click.command()
+@option(
+    "--dev",
+    envvar="SIGNALBOX_DEV",
+    is_flag=True,
+    help="Make a project `demo` to try things with, whose key everybody knows; on the loopback interface alone.",
+)
+@option(
+    "--grpc",
+    envvar="SIGNALBOX_GRPC",
+    type=address,
+    metavar="HOST:PORT",
+    default=DEFAULT_GRPC,
+    show_default=True,
+    help="Where to listen; port 0 for any that is free.",
+)
+@database_option
+@option(
+    "--admin-key",
+    envvar="SIGNALBOX_ADMIN_KEY",
+    type=secret,
+    metavar="SECRET",
+    default="",
+    help="The admin key; by default one is made, and kept beside the database with mode 0600.",
+)
+@option(
+    "--grace",
+    "grace_seconds",
+    envvar="SIGNALBOX_GRACE",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    default=_DEFAULTS.grace_seconds,
+    show_default=True,
+    help="How long calls under way may take once the server is told to stop.",
+)
+@option(
+    "--queue-events",
+    envvar="SIGNALBOX_QUEUE_EVENTS",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=_DEFAULTS.queue_events,
+    show_default=True,
+    help="How many events may wait to be stored before more are refused.",
+)
+@option("--tls-cert", envvar="SIGNALBOX_TLS_CERT", type=_FILE, help="Certificate; makes this a TLS server.")
+@option("--tls-key", envvar="SIGNALBOX_TLS_KEY", type=_FILE, help="Private key of the certificate.")
+@option(
+    "--tls-client-ca", envvar="SIGNALBOX_TLS_CLIENT_CA", type=_FILE, help="Refuse clients without a certificate of it."
+)
+@option(
+    "--log-level",
+    envvar="SIGNALBOX_LOG_LEVEL",
+    type=click.Choice(LEVELS, case_sensitive=False),
+    default="info",
+    show_default=True,
+    help="What to log on stderr.",
+)
+@click.pass_obj
+def serve(
+    options: dict[str, str],
+    /,
+    dev: bool,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    tls_client_ca: Path | None,
+    log_level: str,
+    **settings: Any,
+) -> None:
+    """Run a server until SIGTERM or Ctrl-C; a second one ends it at once.
+
+    When the server takes calls, it prints one line on stdout: signalbox ready grpc=HOST:PORT
+    """
+    tls = _tls(tls_cert, tls_key, tls_client_ca)
+    if dev:
+        _refuse_public_demo(settings["grpc"], tls=tls is not None)
+    configure_logs(log_level)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(Settings(database=options["database"], demo=dev, tls=tls, **settings)))
+
+
+async def _serve(settings: Settings) -> None:
+    # Importing the server takes longer than all the rest of `serve --help`.
+    from server.app import running
+    from server.cli.starting import clear_start_failures
+
+    stop = _stop_on_signals()
+    async with AsyncExitStack() as stack:
+        with clear_start_failures(settings.database):
+            server = await stack.enter_async_context(running(settings))
+        click.echo(f"signalbox ready grpc={server.grpc_address}")
+        if settings.demo:
+            from server.demo import commands
+
+            click.echo(commands(program(), neighbour("buf"), server.grpc_address))
+        await stop.wait()
+    log.info("stopped")
+
+
+def _stop_on_signals() -> asyncio.Event:
+    """Give an event that the first SIGTERM or SIGINT sets; the second ends the process."""
+    stop = asyncio.Event()
+
+    def on_signal(number: signal.Signals) -> None:
+        if stop.is_set():
+            os._exit(INTERRUPTED)
+        log.info("stopping", signal=number.name)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
+    return stop
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _refuse_public_demo(grpc: str, *, tls: bool) -> None:
+    host = grpc.rpartition(":")[0].strip("[]")
+    if not (host == "localhost" or _is_loopback(host)):
+        raise click.UsageError(f"--dev has a key that everybody knows: it listens on 127.0.0.1 or [::1], not on {host}")
+    if tls:
+        raise click.UsageError("--dev prints commands for a server without TLS: leave out --tls-cert")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> Tls | None:
+    if certificate is None and key is None and client_ca is None:
+        return None
+    if certificate is None or key is None:
+        raise click.UsageError("TLS needs both --tls-cert and --tls-key")
+    return Tls(certificate, key, client_ca)

@@ -1,0 +1,59 @@
+"""Why a server or a migration cannot start, in one line that tells what to do and no password."""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from server.cli.failures import Failure
+from server.errors import StorageBusy, StorageError, StorageReadOnly
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_PASSWORD = re.compile(r"(://[^:/@\s]*:)\S*(?=@)|(password=)[^&\s]*")
+
+
+def without_password(text: str) -> str:
+    """Blot out the password of each database URL in a text."""
+    return _PASSWORD.sub(r"\1\2***", text)
+
+
+@contextmanager
+def clear_start_failures(database: str) -> Iterator[None]:
+    """Turn what `server.app.running` raises at a start into a Failure."""
+    try:
+        yield
+    except StorageError as error:
+        raise Failure(without_password(_storage_message(error, database))) from error
+    except OSError as error:
+        raise Failure(_os_message(error)) from error
+    except (ValueError, SQLAlchemyError) as error:
+        about = "" if database in str(error) else f"{database}: "
+        raise Failure(without_password(about + str(error))) from error
+
+
+def _storage_message(error: StorageError, database: str) -> str:
+    if isinstance(error, StorageBusy):
+        return f"another server or process holds {database}: stop it, or name another database with --database"
+    if isinstance(error, StorageReadOnly):
+        return f"{database} cannot be written: check who may write the file and its folder"
+    return f"{database} cannot be used: {_cause(error)}"
+
+
+def _cause(error: StorageError) -> str:
+    cause = error.__cause__
+    if isinstance(cause, DBAPIError) and cause.orig is not None:
+        cause = cause.orig.__cause__ or cause.orig
+    if isinstance(cause, OSError):
+        return _os_message(cause)
+    return str(cause or error).partition("\n")[0]
+
+
+def _os_message(error: OSError) -> str:
+    if error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return error.strerror or str(error)
