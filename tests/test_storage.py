@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-import subprocess
-import sys
+import os
+import pwd
+import tempfile
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -25,13 +27,14 @@ from server.errors import (
 from server.storage import tables as server_tables
 from server.storage.database import open_database
 from server.storage.migrations import current, head, migrate
+from tests.support.line import GatedDatabase, drafts, line_over
 from tests.support.messages import event, orders
-from tests.support.refusals import refusal, verdict
+from tests.support.refusals import read_refusal, refusal, verdict
 from tests.support.service import serving
+from tests.support.stores import migrated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from sqlalchemy import Connection
 
@@ -45,7 +48,8 @@ on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True
 
 def pragma(text: str) -> Callable[[Connection], Any]:
     def work(connection: Connection) -> Any:
-        return connection.exec_driver_sql(f"PRAGMA {text}").fetchall()
+        result = connection.exec_driver_sql(f"PRAGMA {text}")
+        return result.fetchall() if result.returns_rows else []
 
     return work
 
@@ -126,19 +130,13 @@ async def test_what_work_raises_rolls_its_transaction_back(database: Database) -
     assert count == []
 
 
-async def test_a_reader_sees_one_state_of_the_database(database: Database) -> None:
-    await database.write(lambda connection: connection.exec_driver_sql("INSERT INTO project_head VALUES (1, 1, 1, 1)"))
+@on_sqlite
+async def test_a_reader_sees_one_state_whatever_is_written_meanwhile(database: Database) -> None:
     loop = asyncio.get_running_loop()
+    begun, changed = asyncio.Event(), asyncio.Event()
 
     def count(connection: Connection) -> int:
         return len(connection.exec_driver_sql("SELECT * FROM project_head").fetchall())
-
-    def add(connection: Connection) -> None:
-        connection.exec_driver_sql("INSERT INTO project_head VALUES (2, 1, 1, 1)")
-
-    begun, changed = asyncio.Event(), asyncio.Event()
-    if database.shared:
-        pytest.skip("PostgreSQL runs work in the loop: nothing can come between two statements of one reader")
 
     def twice(connection: Connection) -> tuple[int, int]:
         before = count(connection)
@@ -148,10 +146,22 @@ async def test_a_reader_sees_one_state_of_the_database(database: Database) -> No
 
     reading = asyncio.create_task(database.read(twice))
     await begun.wait()
-    await database.write(add)
+    await database.write(lambda connection: connection.exec_driver_sql("INSERT INTO project_head VALUES (1, 1, 1, 1)"))
     changed.set()
-    assert await reading == (1, 1)
-    assert await database.read(count) == 2
+    assert await reading == (0, 0)
+    assert await database.read(count) == 1
+
+
+@on_postgresql
+async def test_a_reader_asks_for_one_snapshot_and_a_writer_for_durability(database: Database) -> None:
+    def show(connection: Connection) -> tuple[Any, Any]:
+        return tuple(
+            connection.exec_driver_sql(f"SHOW {name}").scalar()
+            for name in ("transaction_isolation", "synchronous_commit")
+        )
+
+    assert await database.read(show) == ("repeatable read", "on")
+    assert await database.write(show) == ("read committed", "on")
 
 
 async def test_a_reader_cannot_write(database: Database) -> None:
@@ -191,47 +201,123 @@ async def test_broken_connections_are_told_and_replaced(shop: Client, store: Sto
     await shop.send()
     others = "datname = current_database() AND pid <> pg_backend_pid()"
     await store.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")  # noqa: S608 - ours
-    outcomes = [await told(shop) for _ in range(10)]
+    outcomes = [await outcome(shop) for _ in range(5)]
     assert set(outcomes) <= {"stored", "STORAGE_UNAVAILABLE"}
     assert outcomes[-1] == "stored"
     assert await shop.positions() == list(range(1, 2 + outcomes.count("stored")))
 
 
-async def told(shop: Client) -> str:
-    outcome = (await asyncio.gather(shop.send(), return_exceptions=True))[0]
-    return "stored" if not isinstance(outcome, BaseException) else (await verdict(raised(outcome)))[1]
+async def outcome(shop: Client) -> str:
+    try:
+        await shop.send()
+    except grpc.aio.AioRpcError as error:
+        return read_refusal(error).reason
+    return "stored"
 
 
-async def raised(error: BaseException) -> None:
-    raise error
-
-
-@on_postgresql
-async def test_a_database_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
+async def test_a_database_server_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(StorageUnavailable):
         await open_database(f"postgresql://nobody@/nothing?host={tmp_path}")
 
 
 @on_sqlite
-@pytest.mark.parametrize(
-    ("fault", "cure", "code", "reason"),
-    [
-        ("max_page_count = 1", "max_page_count = 1000000", StatusCode.RESOURCE_EXHAUSTED, "STORAGE_FULL"),
-        ("query_only = ON", "query_only = OFF", StatusCode.UNAVAILABLE, "STORAGE_READ_ONLY"),
-    ],
-)
-async def test_a_database_that_cannot_grow_or_be_written_is_told_and_recovers(
-    database_url: str, fault: str, cure: str, code: StatusCode, reason: str
-) -> None:
-    """The faults are put into the writing connection, as a full disk and a read-only file would show there."""
+async def test_a_database_held_by_another_process_is_busy(shop: Client, store: Store) -> None:
+    await shop.send()
+    async with store.held():
+        assert await verdict(shop.send()) == (StatusCode.UNAVAILABLE, "STORAGE_BUSY")
+    assert (await shop.send()).event.position == 2
+    assert await shop.positions() == [1, 2]
+
+
+# Faults of an SQLite file. They are put into the writing connection, where a full disk or a read-only file would show.
+
+
+@on_sqlite
+async def test_a_full_disk_is_told_and_what_comes_later_leaves_no_gap(database: Database) -> None:
+    async with line_over(GatedDatabase(database)) as line:
+        await line.send(drafts(1, "before"))
+        await database.write(pragma("max_page_count = 1"))
+        for _ in range(2):
+            with pytest.raises(StorageFull):
+                await line.send(drafts(20, "lost", "x" * 5_000))
+        assert await line.stored() == ["before"]
+        await database.write(pragma("max_page_count = 1000000"))
+        await line.send(drafts(20, "after", "x" * 5_000))
+        assert await line.stored() == ["before", *["after"] * 20]
+
+
+@on_sqlite
+async def test_a_file_that_becomes_read_only_is_told_and_can_still_be_read(database: Database) -> None:
+    async with line_over(GatedDatabase(database)) as line:
+        await line.send(drafts(1, "before"))
+        await database.write(pragma("query_only = ON"))
+        for _ in range(2):
+            with pytest.raises(StorageReadOnly):
+                await line.send(drafts(2, "lost"))
+        assert await line.stored() == ["before"]
+
+
+@on_sqlite
+async def test_a_full_disk_fails_the_whole_group_and_not_one_after_the_other(database: Database) -> None:
+    gated = GatedDatabase(database)
+    async with line_over(gated) as line:
+        await line.send(drafts(1, "before"))
+        await database.write(pragma("max_page_count = 1"))
+        gated.writes = 0
+        outcomes = await asyncio.gather(
+            *(line.send(drafts(5, "lost", "x" * 5_000)) for _ in range(10)), return_exceptions=True
+        )
+        assert {type(outcome) for outcome in outcomes} == {StorageFull}
+        assert gated.writes <= 2
+
+
+@on_sqlite
+async def test_a_second_server_is_kept_from_the_file(database_url: str) -> None:
     async with serving(database_url) as service:
-        shop = await service.shop()
-        await shop.send()
-        await service.database.write(pragma(fault))
-        big = [event({"currency": "x" * 5_000}) for _ in range(20)]
-        assert await verdict(shop.send_all(big)) == (code, reason)
-        assert await verdict(shop.send_all(big)) == (code, reason)
-        assert await shop.positions() == [1]
-        await service.database.write(pragma(cure))
-        await shop.send_all(big)
-        assert await shop.positions() == list(range(1, 22))
+        with pytest.raises(StorageBusy):
+            async with serving(database_url):
+                pass
+        await (await service.shop()).send()
+    async with serving(database_url):
+        pass
+
+
+async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "photo.db").write_bytes(b"\x89PNG" * 1_000)
+    with pytest.raises(StorageUnavailable):
+        await open_database(f"sqlite:///{tmp_path}/photo.db")
+    with pytest.raises(StorageUnavailable):
+        await open_database(f"sqlite:///{tmp_path}/no/such/folder.db")
+
+
+@pytest.mark.parametrize(("folder_mode", "file_mode"), [(0o777, 0o444), (0o555, 0o666), (0o555, 0o444)])
+async def test_a_file_that_may_not_be_written_is_refused(folder_mode: int, file_mode: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder, file = Path(name), Path(name, "signalbox.db")
+        await migrated(f"sqlite:///{file}")
+        (folder / "signalbox.db.lock").unlink()
+        file.chmod(file_mode)
+        folder.chmod(folder_mode)
+        try:
+            with without_privileges(), pytest.raises(StorageReadOnly):
+                await migrated(f"sqlite:///{file}")
+        finally:
+            folder.chmod(0o777)
+
+
+@contextmanager
+def without_privileges() -> Iterator[None]:
+    """Root may write everything: be somebody else for a while."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(pwd.getpwnam("nobody").pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@on_sqlite
+async def test_a_commit_is_synced_before_it_is_answered(database: Database) -> None:
+    assert await database.write(pragma("journal_mode")) == [("wal",)]
+    assert await database.write(pragma("synchronous")) == [(2,)]

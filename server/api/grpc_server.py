@@ -77,7 +77,8 @@ class GrpcServer:
             else:
                 port = self._server.add_secure_port(address, server_credentials(tls))
         except RuntimeError as error:
-            raise OSError(f"Cannot listen on {address}: the address is in use or not of this machine") from error
+            tls_files = "" if tls is None else ", or the TLS files do not fit"
+            raise OSError(f"Cannot listen on {address}: it is in use or not of this machine{tls_files}") from error
         await self._server.start()
         for name in ("", *(service.full_name for service in SERVICES)):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)

@@ -41,24 +41,27 @@ CONTACT_BUDGET = PayloadBudget(values=1_000, size=64 * 1024)
 
 
 def read_struct(struct: Struct, root: str = "properties", budget: PayloadBudget = EVENT_BUDGET) -> dict[str, Any]:
-    """Read a Struct. Raises InvalidArgument with the path of a number that is not finite or of a broken budget."""
+    """Read a Struct, the properties in the order of their names: on the wire they have none.
+
+    Raises InvalidArgument with the path of a number that is not finite or of a broken budget.
+    """
     values: dict[str, Any] = {}
     pending: list[_Pending] = []
     fields = struct.fields
     characters = 0
-    for name in fields:
+    for name in sorted(fields):
         value = fields[name]
-        kind = value.WhichOneof("kind")
+        text = value.string_value
+        characters += len(name) + len(text)
+        kind = "string_value" if text else value.WhichOneof("kind")
         if kind == "string_value":
-            values[name] = text = value.string_value
-            characters += len(text)
+            values[name] = text
         elif kind == "number_value":
             values[name] = _number(value.number_value, root, name)
         elif kind == "bool_value":
             values[name] = value.bool_value
         else:
             values[name] = _branch(value, kind, property_path(root, name), 2, pending)
-        characters += len(name)
     # Most payloads are flat and so small that no budget needs a second look.
     if pending or len(values) > _SMALL or characters > _SMALL_TEXT:
         _check_size(struct, root, budget)
@@ -117,7 +120,7 @@ def _read_pending(pending: list[_Pending], count: int, root: str, budget: Payloa
 
 def _items(value: Value) -> list[tuple[str | int, Value]]:
     if value.HasField("struct_value"):
-        return list(value.struct_value.fields.items())
+        return sorted(value.struct_value.fields.items())
     return list(enumerate(value.list_value.values))
 
 

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
+
 class Failure(click.ClickException):
     """The command cannot do what it was asked to: one line that says why, and perhaps lines below it.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from server.cli.failures import Failure
+from server.cli.failures import INTERRUPTED, Failure
 from server.cli.options import connection_options
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ _COMMANDS = {
     "migrate": ("server.cli.migrate", "Bring a database to the schema of this version."),
 }
 """Each command's module, where it goes by the same name, and what it does."""
-
-INTERRUPTED = 130
 
 
 class LazyGroup(click.Group):

@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 import click
 import grpc
 
-from server.cli.event_lines import batches, read_event
-from server.cli.failures import Failure
+from server.cli.event_lines import Line, batches, read_event
+from server.cli.failures import Failure, ServerAway
 from server.cli.output import print_json_line, to_plain
 from server.cli.progress import Progress, progress
 from server.cli.refusals import failure_of
 from signalbox.v1 import event_ingest_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from server.cli.session import Session
 
@@ -86,6 +86,7 @@ class _Sender:
         self._call = call
         self._shown = shown
         self._window = asyncio.Semaphore(WINDOW)
+        self._sequence = 0
         self._unanswered: dict[int, _Batch] = {}
         self._view = pb.RESULT_VIEW_COERCED if session.json else pb.RESULT_VIEW_RECEIPT
 
@@ -102,7 +103,7 @@ class _Sender:
 
     def broken(self, failure: Failure) -> Failure:
         """Say what is known of the lines when the stream breaks."""
-        if not self._unanswered and not self.tally.accepted:
+        if not isinstance(failure, ServerAway) and not self.tally.accepted:
             return failure
         details = [*failure.details, self.tally.summary()]
         if self._unanswered:
@@ -112,26 +113,26 @@ class _Sender:
 
     async def _write(self, file: IO[bytes], default_name: str) -> None:
         try:
-            sequence = 0
             async for lines in batches(file, BATCH_EVENTS):
-                events = {number: each for number, line in lines if (each := self._event(number, line, default_name))}
-                size = sum(len(line) + 1 for _, line in lines)
-                if not events:
-                    self._shown.advance(size)
-                    continue
-                await self._window.acquire()
-                sequence += 1
-                self._unanswered[sequence] = _Batch(list(events), size)
-                await self._call.write(
-                    pb.StreamEventsRequest(
-                        sequence=sequence,
-                        events=events.values(),
-                        mode=pb.BATCH_MODE_INDEPENDENT,
-                        view=self._view,
-                    )
-                )
+                await self._send(lines, default_name)
         finally:
             await self._call.done_writing()
+
+    async def _send(self, lines: Sequence[Line], default_name: str) -> None:
+        """Send what can be read of some lines, once the window has room."""
+        events = {number: each for number, line in lines if (each := self._event(number, line, default_name))}
+        size = sum(len(line) + 1 for _, line in lines)
+        if not events:
+            self._shown.advance(size)
+            return
+        await self._window.acquire()
+        self._sequence += 1
+        self._unanswered[self._sequence] = _Batch(list(events), size)
+        await self._call.write(
+            pb.StreamEventsRequest(
+                sequence=self._sequence, events=events.values(), mode=pb.BATCH_MODE_INDEPENDENT, view=self._view
+            )
+        )
 
     def _event(self, number: int, line: bytes, default_name: str) -> pb.EventInput | None:
         try:
@@ -147,7 +148,7 @@ class _Sender:
             if self._unanswered:
                 reading.cancel()
                 seconds = self._session.connection.timeout
-                raise self.broken(Failure(f"{self._session.connection.server} did not answer within {seconds:g} s"))
+                raise self.broken(ServerAway(f"{self._session.connection.server} did not answer within {seconds:g} s"))
         response = reading.result()
         return response if isinstance(response, pb.StreamEventsResponse) else None
 
@@ -181,5 +182,4 @@ class _Sender:
 
 
 def _reasons(error: pb.EventError) -> str:
-    violations: Iterable[Any] = error.violations
-    return "; ".join(f"{one.path}: {one.message}" for one in violations) or error.message
+    return "; ".join(f"{one.path}: {one.message}" for one in error.violations) or error.message

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 import os
 import signal
+import ssl
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import structlog
 
+from server.cli.failures import INTERRUPTED, Failure
 from server.cli.kinds import address, secret
 from server.cli.logs import LEVELS, configure_logs
 from server.cli.options import database_option, option
@@ -24,8 +27,6 @@ if TYPE_CHECKING:
 
 _DEFAULTS = Settings()
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-
-INTERRUPTED = 130
 
 log = structlog.get_logger()
 
@@ -119,6 +120,7 @@ async def _serve(settings: Settings) -> None:
     async with AsyncExitStack() as stack:
         with clear_start_failures(settings.database):
             server = await stack.enter_async_context(running(settings))
+        _spare_collector()
         click.echo(f"signalbox ready grpc={server.grpc_address}")
         if settings.demo:
             from server.demo import commands
@@ -126,6 +128,16 @@ async def _serve(settings: Settings) -> None:
             click.echo(commands(program(), neighbour("buf"), server.grpc_address))
         await stop.wait()
     log.info("stopped")
+
+
+def _spare_collector() -> None:
+    """Keep the garbage collector from walking through all that is loaded whenever a batch makes many objects.
+
+    They are freed by their counts; looking for cycles among them cost a fifth of the loop's time in every batch.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def _stop_on_signals() -> asyncio.Event:
@@ -171,4 +183,10 @@ def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> 
         return None
     if certificate is None or key is None:
         raise click.UsageError("TLS needs both --tls-cert and --tls-key")
+    try:
+        # Nobody is there to be asked for the password of an encrypted key.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except OSError as error:
+        why = str(error.strerror).partition(" (_ssl")[0]
+        raise Failure(f"{certificate} and {key} are not a certificate and its private key: {why}") from error
     return Tls(certificate, key, client_ca)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 import click
 import grpc
 
-from server.cli.failures import Failure
+from server.cli.failures import INTERRUPTED, Failure
 from server.cli.options import Connection, connection_options
 from server.cli.refusals import failure_of
 from server.settings import admin_key_file
@@ -28,7 +28,6 @@ P = ParamSpec("P")
 
 Metadata = tuple[tuple[str, str], ...]
 
-INTERRUPTED = 130
 MAX_PROJECTS_NAMED = 10
 
 _OPTIONS = (

@@ -14,6 +14,7 @@ from uuid_utils import uuid7
 from registry.timestamps import now_micros
 from server.catalog import load_state
 from server.errors import ContactNotFound, IdempotencyKeyReused
+from server.event_ids import EventIds
 from server.ingest.judge import judge
 from server.model import Event, UnknownContacts
 from server.storage.contacts import ContactKey, contact_keys, insert_contacts
@@ -65,7 +66,8 @@ class ProjectCommit:
         self._known = known.keys if known is not None and known.version == head.catalog_version else {}
         self._received_at = max(now, head.received_at)
         self._position = head.position
-        self._seen: dict[str, tuple[bytes, Event]] = {}
+        self._ids = EventIds(self._received_at)
+        self._seen: dict[str, tuple[str, Event]] = {}
 
     def run(self) -> None:
         """Decide every unit and gather the rows to store."""
@@ -109,7 +111,7 @@ class ProjectCommit:
 
     def _repeated(self, draft: Draft, first: dict[str, Draft]) -> bool:
         """Say whether the key was seen before: in the log, in this group, or further up in this unit."""
-        fingerprint, event = self._seen.get(draft.idempotency_key, (b"", None))
+        fingerprint, event = self._seen.get(draft.idempotency_key, ("", None))
         if event is None and draft.idempotency_key in first:
             fingerprint = first[draft.idempotency_key].fingerprint()
         if not fingerprint:
@@ -145,7 +147,7 @@ class ProjectCommit:
         self._position += 1
         definition = draft.definition
         event = Event(
-            str(uuid7()),
+            self._ids.make(self._position),
             self._position,
             definition.name if definition else draft.name,
             definition.id if definition else "",
@@ -159,11 +161,11 @@ class ProjectCommit:
             0,
         )
         draft.event = event
-        fingerprint = None
+        fingerprint = ""
         if draft.idempotency_key:
             fingerprint = draft.fingerprint()
             self._seen[draft.idempotency_key] = (fingerprint, event)
-        self.rows.append(_row(self.state.key, event, contact, draft.idempotency_key or None, fingerprint))
+        self.rows.append(_row(self.state.key, event, contact, draft.idempotency_key, fingerprint))
 
 
 def commit(connection: Connection, units: Sequence[Unit], known: dict[int, KnownContacts]) -> list[ProjectCommit]:
@@ -200,20 +202,18 @@ def _current_state(connection: Connection, units: Sequence[Unit], head: Head) ->
     return state
 
 
-def _row(
-    project_key: int, event: Event, contact: ContactKey, idempotency_key: str | None, fingerprint: bytes | None
-) -> EventRow:
+def _row(project_key: int, event: Event, contact: ContactKey, idempotency_key: str, fingerprint: str) -> EventRow:
     return (
         project_key,
         event.position,
         event.id,
         event.name,
-        event.definition_id or None,
+        event.definition_id,
         event.revision,
-        contact.key or None,
-        None if contact.key else event.email,
+        contact.key,
+        "" if contact.key else event.email,
         _encode(event.properties).decode(),
-        _encode(event.coercions).decode() if event.coercions else None,
+        _encode(event.coercions).decode() if event.coercions else "",
         event.occurred_at,
         event.received_at,
         event.match_count,

@@ -52,10 +52,10 @@ class Draft(msgspec.Struct):
     event: Event | None = None
     duplicate: bool = False
 
-    def fingerprint(self) -> bytes:
+    def fingerprint(self) -> str:
         """Digest of what the sender said, to tell a repeated send from a reused key."""
         content = (self.name, self.contact_id, self.email, self.given, self.occurred_at)
-        return sha256(msgspec.json.encode(content, order="deterministic")).digest()[:16]
+        return sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()[:32]
 
 
 class Unit:

@@ -108,8 +108,8 @@ def erase_contact(connection: Connection, project_key: int, current: Contact, et
         .where(contact.c.key == current.key)
         .values(email=None, properties="{}", version=current.version + 1, updated_at=now, deleted_at=now)
     )
-    named = (event.c.project_key == project_key) & event.c.contact_key.is_(None) & (event.c.email == current.email)
-    connection.execute(event.update().where(named).values(email=None))
+    named = (event.c.project_key == project_key) & (event.c.contact_key == 0) & (event.c.email == current.email)
+    connection.execute(event.update().where(named).values(email=""))
 
 
 def _insert(

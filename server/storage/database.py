@@ -51,9 +51,7 @@ async def open_database(url: str) -> Database:
 
         return await SqliteDatabase.open(url.removeprefix("sqlite:///"))
     if url.startswith(("postgresql://", "postgres://")):
-        try:
-            from server.storage.postgresql import PostgresDatabase
-        except ModuleNotFoundError as error:
-            raise ValueError("PostgreSQL needs the extra: pip install 'signalbox[postgres]'") from error
+        from server.storage.postgresql import PostgresDatabase
+
         return await PostgresDatabase.open(url)
     raise ValueError(f'"{url}" is not a database URL: use sqlite:///FILE or postgresql://USER@HOST/NAME')

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from registry.coercion import Change, ChangeKind
 from server.errors import EventNotRecorded
+from server.event_ids import position_of
 from server.model import Event
 from server.storage.tables import contact, event, project_head
 
@@ -42,8 +43,8 @@ class EventFilter:
 
 def get_event(connection: Connection, project_key: int, event_id: str) -> Event:
     """Read one event. Raises EventNotRecorded."""
-    query = _EVENTS.where(event.c.id == event_id, event.c.project_key == project_key)
-    row = connection.execute(query).one_or_none()
+    at = (event.c.project_key == project_key) & (event.c.position == position_of(event_id))
+    row = connection.execute(_EVENTS.where(at, event.c.id == event_id)).one_or_none()
     if row is None:
         raise EventNotRecorded(event_id)
     return to_event(row)
@@ -51,7 +52,7 @@ def get_event(connection: Connection, project_key: int, event_id: str) -> Event:
 
 def events_by_idempotency_key(
     connection: Connection, project_key: int, keys: Sequence[str]
-) -> dict[str, tuple[bytes, Event]]:
+) -> dict[str, tuple[str, Event]]:
     """Find the events that were recorded under idempotency keys, each with its fingerprint."""
     query = _EVENTS.where(event.c.project_key == project_key, event.c.idempotency_key.in_(keys))
     return {row.idempotency_key: (row.fingerprint, to_event(row)) for row in connection.execute(query)}
@@ -102,10 +103,10 @@ def to_event(row: Row[Any]) -> Event:
         id=row.id,
         position=row.position,
         name=row.name,
-        definition_id=row.definition_id or "",
+        definition_id=row.definition_id,
         revision=row.revision,
         contact_id=row.contact_id or "",
-        email=row.contact_email or "",
+        email=row.contact_email,
         properties=msgspec.json.decode(row.properties),
         coercions=_changes(row.coercions) if row.coercions else (),
         occurred_at=row.occurred_at,
@@ -144,4 +145,4 @@ def _of_contact(connection: Connection, project_key: int, wanted: EventFilter) -
     of_contact = event.c.contact_key == key if key is not None else sa.false()
     if wanted.contact_id:
         return of_contact
-    return of_contact | (event.c.contact_key.is_(None) & (event.c.email == wanted.email))
+    return of_contact | ((event.c.contact_key == 0) & (event.c.email == wanted.email))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -33,19 +34,8 @@ class PostgresDatabase:
 
     @classmethod
     async def open(cls, url: str) -> PostgresDatabase:
-        """Connect. Raises StorageUnavailable if no server answers there."""
-        engine = create_async_engine(
-            "postgresql+asyncpg://" + url.split("://", 1)[1],
-            pool_size=POOL_SIZE,
-            max_overflow=0,
-            pool_timeout=POOL_TIMEOUT_S,
-            pool_pre_ping=False,
-            connect_args={
-                "timeout": CONNECT_TIMEOUT_S,
-                "server_settings": {"application_name": "signalbox", "synchronous_commit": "on", "jit": "off"},
-            },
-        )
-        database = cls(engine)
+        """Connect. Raises StorageUnavailable if no server answers there, ValueError for what is no URL."""
+        database = cls(_engine(url))
         try:
             await database.write(lambda connection: connection.exec_driver_sql("SELECT 1"))
         except BaseException:
@@ -73,6 +63,24 @@ class PostgresDatabase:
             raise storage_error(error) from error
         except (OSError, PoolTimeoutError) as error:
             raise StorageUnavailable from error
+
+
+def _engine(url: str) -> AsyncEngine:
+    try:
+        return create_async_engine(
+            make_url(url).set(drivername="postgresql+asyncpg"),
+            pool_size=POOL_SIZE,
+            max_overflow=0,
+            pool_timeout=POOL_TIMEOUT_S,
+            connect_args={
+                "timeout": CONNECT_TIMEOUT_S,
+                "server_settings": {"application_name": "signalbox", "synchronous_commit": "on", "jit": "off"},
+            },
+        )
+    except ModuleNotFoundError as error:
+        raise ValueError("PostgreSQL needs the extra: pip install 'signalbox[postgres]'") from error
+    except (ValueError, ArgumentError) as error:
+        raise ValueError(f"It is no URL of the form postgresql://USER@HOST:PORT/NAME ({error})") from error
 
 
 def storage_error(error: DBAPIError) -> StorageError:

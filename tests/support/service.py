@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -143,12 +143,17 @@ class Service:
         return client
 
 
+def settings(database_url: str, **changes: Any) -> Settings:
+    """Make the settings of a test's server."""
+    defaults = {"grpc": "127.0.0.1:0", "database": database_url, "admin_key": ADMIN_KEY, "grace_seconds": 5.0}
+    return Settings(**defaults | changes)
+
+
 @asynccontextmanager
-async def serving(database_url: str, **settings: Any) -> AsyncIterator[Service]:
-    """Run a server on a database until the context is left."""
-    chosen = {"grpc": "127.0.0.1:0", "admin_key": ADMIN_KEY, "grace_seconds": 5.0, **settings}
-    async with running(Settings(database=database_url, **chosen)) as server, connected(server.grpc_address) as service:
-        yield service
+async def serving(database_url: str, **changes: Any) -> AsyncIterator[Service]:
+    """Run a server on a database until the context is left; the clients stay a little longer."""
+    async with AsyncExitStack() as channels, running(settings(database_url, **changes)) as server:
+        yield await channels.enter_async_context(connected(server.grpc_address))
 
 
 @asynccontextmanager

@@ -58,7 +58,7 @@ class Event(_message.Message):
 
     @_builtins.property
     def coercions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Coercion]:
-        """Output only. What coercion changed, in the order of the payload; empty when nothing was."""
+        """Output only. What coercion changed, in the order of the names; empty when nothing was."""
 
     @_builtins.property
     def occurred_at(self) -> _timestamp_pb2.Timestamp:

@@ -108,23 +108,22 @@ def _events() -> None:
         sa.Column("position", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("id", sa.Text, nullable=False),
         sa.Column("name", sa.Text, nullable=False),
-        sa.Column("definition_id", sa.Text),
+        sa.Column("definition_id", sa.Text, nullable=False),
         sa.Column("revision", sa.Integer, nullable=False),
-        sa.Column("contact_key", _KEY),
-        sa.Column("email", sa.Text),
+        sa.Column("contact_key", _KEY, nullable=False),
+        sa.Column("email", sa.Text, nullable=False),
         sa.Column("properties", sa.Text, nullable=False),
-        sa.Column("coercions", sa.Text),
+        sa.Column("coercions", sa.Text, nullable=False),
         sa.Column("occurred_at", sa.BigInteger, nullable=False),
         sa.Column("received_at", sa.BigInteger, nullable=False),
         sa.Column("match_count", sa.Integer, nullable=False),
-        sa.Column("idempotency_key", sa.Text),
-        sa.Column("fingerprint", sa.LargeBinary),
+        sa.Column("idempotency_key", sa.Text, nullable=False),
+        sa.Column("fingerprint", sa.Text, nullable=False),
         sqlite_with_rowid=False,
     )
-    op.create_index("event_by_id", "event", ["id"], unique=True)
     op.create_index("event_by_name", "event", ["project_key", "name", "position"])
     op.create_index("event_by_contact", "event", ["project_key", "contact_key", "position"])
-    keyed = sa.text("idempotency_key IS NOT NULL")
+    keyed = sa.text("idempotency_key != ''")
     op.create_index(
         "event_by_idempotency_key",
         "event",

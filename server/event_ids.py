@@ -1,0 +1,37 @@
+"""Ids of events: UUIDv7 (RFC 9562) that carry the event's position, so that the log finds them without an index.
+
+Of the bits that are free to choose, 40 hold the position and 34 are random; the time is that of receipt. Ids of one
+project are unique by their positions, and sort as the events do.
+"""
+
+from __future__ import annotations
+
+import re
+from random import getrandbits
+
+_LOW_BITS, _RANDOM_BITS = 28, 34
+_LOW = (1 << _LOW_BITS) - 1
+
+_EVENT_ID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
+
+class EventIds:
+    """Makes the ids of events that are received at one time."""
+
+    def __init__(self, received_at: int) -> None:
+        millis = f"{received_at // 1_000:012x}"
+        self._time = f"{millis[:8]}-{millis[8:]}"
+
+    def make(self, position: int) -> str:
+        """Make the id of the event at a position."""
+        high = position >> _LOW_BITS & 0xFFF
+        tail = f"{0b10 << 62 | (position & _LOW) << _RANDOM_BITS | getrandbits(_RANDOM_BITS):016x}"
+        return f"{self._time}-7{high:03x}-{tail[:4]}-{tail[4:]}"
+
+
+def position_of(event_id: str) -> int | None:
+    """Read the position that an id carries; None for what is no id of an event."""
+    if not _EVENT_ID.fullmatch(event_id):
+        return None
+    bits = int(event_id.replace("-", ""), 16)
+    return (bits >> 64 & 0xFFF) << _LOW_BITS | bits >> _RANDOM_BITS & _LOW

@@ -1,0 +1,57 @@
+"""The contract as its descriptors tell it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import grpc
+from google.protobuf.message_factory import GetMessageClass
+
+from signalbox.v1 import (
+    automations_pb2,
+    contacts_pb2,
+    event_definitions_pb2,
+    event_ingest_pb2,
+    match_stream_pb2,
+    projects_pb2,
+)
+from tests.support.refusals import read_refusal
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import MethodDescriptor
+
+    from tests.support.refusals import Refusal
+
+SERVICES = [
+    service
+    for module in (
+        automations_pb2,
+        contacts_pb2,
+        event_definitions_pb2,
+        event_ingest_pb2,
+        match_stream_pb2,
+        projects_pb2,
+    )
+    for service in module.DESCRIPTOR.services_by_name.values()
+]
+
+METHODS: dict[str, MethodDescriptor] = {
+    f"{service.name}.{method.name}": method for service in SERVICES for method in service.methods
+}
+
+
+async def met(channel: grpc.aio.Channel, method: MethodDescriptor, metadata: list[tuple[str, str]]) -> Refusal | None:
+    """Call a method with an empty request, and say how it was refused."""
+    path = f"/{method.containing_service.full_name}/{method.name}"
+    request, answer = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+    try:
+        if method.client_streaming or method.server_streaming:
+            stream = channel.stream_stream(path, request.SerializeToString, answer.FromString)
+            async for _ in stream(iter([request()]), metadata=metadata, timeout=5):
+                pass
+        else:
+            call = channel.unary_unary(path, request.SerializeToString, answer.FromString)
+            await call(request(), metadata=metadata, timeout=5)
+    except grpc.aio.AioRpcError as error:
+        return read_refusal(error)
+    return None

@@ -1,0 +1,92 @@
+"""The ingest pipeline on its own, over a database whose writes can be held back."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+from server.catalog import Catalog
+from server.ingest.draft import BatchMode, Draft
+from server.ingest.group_commit import GroupCommit
+from server.ingest.ingest import Ingest
+from server.model import Rules, UndefinedEvents, UnknownContacts
+from server.storage.projects import insert_project
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from sqlalchemy import Connection
+
+    from server.storage.database import Database
+
+T = TypeVar("T")
+
+
+class GatedDatabase:
+    """A database that counts its writes and lets none begin while the gate is shut."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.shared = database.shared
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.writes = 0
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        return await self._database.read(work)
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        self.writes += 1
+        await self.gate.wait()
+        return await self._database.write(work)
+
+    async def close(self) -> None:
+        await self._database.close()
+
+
+class Line:
+    """A queue and its entrance, for one project that takes every event."""
+
+    def __init__(self, database: GatedDatabase, project_key: int, limit: int) -> None:
+        catalog = Catalog(database)
+        self.queue = GroupCommit(database, catalog, limit)
+        self.gate = database.gate
+        self._database = database
+        self._ingest = Ingest(catalog, self.queue)
+        self._project_key = project_key
+
+    @property
+    def writes(self) -> int:
+        return self._database.writes
+
+    async def send(self, drafts: Sequence[Draft]) -> None:
+        await self._ingest.send_batch(self._project_key, drafts, BatchMode.ALL_OR_NOTHING)
+
+    def begin(self, drafts: Sequence[Draft]) -> asyncio.Task[None]:
+        return asyncio.create_task(self.send(drafts))
+
+    async def stored(self) -> list[str]:
+        """Read the names of the events, in the order of the log, which must be gapless."""
+        query = "SELECT position, name FROM event ORDER BY position"
+        rows = await self._database.read(lambda connection: connection.exec_driver_sql(query).fetchall())
+        assert [row.position for row in rows] == list(range(1, len(rows) + 1))
+        return [row.name for row in rows]
+
+
+def drafts(count: int = 1, name: str = "page_viewed", text: str = "") -> list[Draft]:
+    """Make so many events about Ada."""
+    return [Draft(name, "", "ada@example.com", {"text": text}) for _ in range(count)]
+
+
+@asynccontextmanager
+async def line_over(database: GatedDatabase, limit: int = 1_000) -> AsyncIterator[Line]:
+    rules = Rules(UndefinedEvents.ACCEPT, UnknownContacts.CREATE)
+    project = await database.write(lambda connection: insert_project(connection, "id", "shop", rules, 1))
+    database.writes = 0
+    line = Line(database, project.key, limit)
+    line.queue.start()
+    try:
+        yield line
+    finally:
+        await line.queue.close()

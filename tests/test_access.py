@@ -1,0 +1,192 @@
+"""Every RPC against every kind of caller."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+from grpc import StatusCode
+
+from server.access import ADMIN
+from server.model import Scope
+from signalbox.v1 import projects_pb2
+from tests.support.contract import METHODS, met
+from tests.support.refusals import Refusal
+from tests.support.service import ADMIN_KEY, serving
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.support.service import Service
+
+REQUIRED_SCOPE = {
+    "Automations.ActivateAutomation": "automations:write",
+    "Automations.AwaitEvent": "automations:write",
+    "Automations.CancelRun": "automations:write",
+    "Automations.CompleteRun": "automations:write",
+    "Automations.CreateAutomation": "automations:write",
+    "Automations.DeleteAutomation": "automations:write",
+    "Automations.ExplainEvent": "automations:read",
+    "Automations.GetAutomation": "automations:read",
+    "Automations.GetRun": "automations:read",
+    "Automations.ListAutomations": "automations:read",
+    "Automations.ListRuns": "automations:read",
+    "Automations.PauseAutomation": "automations:write",
+    "Automations.TestCondition": "automations:read",
+    "Automations.UpdateAutomation": "automations:write",
+    "Contacts.DeleteContact": "contacts:write",
+    "Contacts.GetContact": "contacts:read",
+    "Contacts.ListContacts": "contacts:read",
+    "Contacts.UpsertContact": "contacts:write",
+    "EventDefinitions.CheckCompatibility": "definitions:read",
+    "EventDefinitions.CreateEventDefinition": "definitions:write",
+    "EventDefinitions.DeleteEventDefinition": "definitions:write",
+    "EventDefinitions.GetDescriptorSet": "definitions:read",
+    "EventDefinitions.GetEventDefinition": "definitions:read",
+    "EventDefinitions.GetJsonSchema": "definitions:read",
+    "EventDefinitions.GetRevision": "definitions:read",
+    "EventDefinitions.ListDependents": "definitions:read",
+    "EventDefinitions.ListEventDefinitions": "definitions:read",
+    "EventDefinitions.ListRevisions": "definitions:read",
+    "EventDefinitions.RollbackRevision": "definitions:write",
+    "EventDefinitions.UndeleteEventDefinition": "definitions:write",
+    "EventDefinitions.UpdateEventDefinition": "definitions:write",
+    "EventDefinitions.ValidateEvent": "definitions:read",
+    "EventIngest.GetEvent": "events:read",
+    "EventIngest.ListEvents": "events:read",
+    "EventIngest.SendEvent": "events:write",
+    "EventIngest.SendEvents": "events:write",
+    "EventIngest.StreamEvents": "events:write",
+    "MatchStream.AcknowledgeMatches": "matches:read",
+    "MatchStream.ConsumeMatches": "matches:read",
+    "MatchStream.CreateSubscription": "automations:write",
+    "MatchStream.DeleteSubscription": "automations:write",
+    "MatchStream.DiscardParkedMatches": "automations:write",
+    "MatchStream.GetSubscription": "matches:read",
+    "MatchStream.ListParkedMatches": "matches:read",
+    "MatchStream.ListSubscriptions": "matches:read",
+    "MatchStream.PullMatches": "matches:read",
+    "MatchStream.ReplayParkedMatches": "automations:write",
+    "MatchStream.SeekSubscription": "automations:write",
+    "MatchStream.UpdateSubscription": "automations:write",
+    "MatchStream.WatchMatches": "matches:read",
+    "Projects.CreateApiKey": "admin",
+    "Projects.CreateProject": "admin",
+    "Projects.GetProject": "admin",
+    "Projects.ListApiKeys": "admin",
+    "Projects.ListProjects": "admin",
+    "Projects.RevokeApiKey": "admin",
+    "Projects.UpdateProject": "admin",
+}
+
+NO_KEY = Refusal(StatusCode.UNAUTHENTICATED, "", "API_KEY_MISSING")
+BAD_KEY = Refusal(StatusCode.UNAUTHENTICATED, "", "API_KEY_INVALID")
+NO_SCOPE = Refusal(StatusCode.PERMISSION_DENIED, "", "SCOPE_MISSING")
+NO_ADMIN = Refusal(StatusCode.PERMISSION_DENIED, "", "ADMIN_REQUIRED")
+NO_PROJECT = Refusal(StatusCode.INVALID_ARGUMENT, "", "PROJECT_REQUIRED")
+PASSES = None
+
+GUARD = {(each.code, each.reason) for each in (NO_KEY, BAD_KEY, NO_SCOPE, NO_ADMIN, NO_PROJECT)}
+
+# What a role meets at a method that wants a scope, and at one for the admin key alone.
+ROLES: dict[str, tuple[Refusal | None, Refusal | None]] = {
+    "no key": (NO_KEY, NO_KEY),
+    "malformed header": (NO_KEY, NO_KEY),
+    "other scheme": (NO_KEY, NO_KEY),
+    "unknown key": (BAD_KEY, BAD_KEY),
+    "revoked key": (BAD_KEY, BAD_KEY),
+    "every other scope": (NO_SCOPE, NO_ADMIN),
+    "the scope": (PASSES, NO_ADMIN),
+    "*": (PASSES, NO_ADMIN),
+    "admin without project": (NO_PROJECT, PASSES),
+    "admin with project": (PASSES, PASSES),
+}
+
+class Callers:
+    """What each role sends as metadata."""
+
+    def __init__(self, service: Service, project: str, bearers: dict[str, str]) -> None:
+        self.channel = service.channel
+        self._project = project
+        self._bearers = bearers
+
+    def metadata(self, role: str, scope: str) -> list[tuple[str, str]]:
+        if role in ("every other scope", "the scope"):
+            role = f"{role} {scope}"
+        sent = [("authorization", self._bearers[role])] if role in self._bearers else []
+        return [*sent, ("signalbox-project", self._project)] if role == "admin with project" else sent
+
+
+@pytest_asyncio.fixture(scope="module")
+async def callers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Callers]:
+    async with serving(f"sqlite:///{tmp_path_factory.mktemp('access')}/signalbox.db") as service:
+        project = (await service.project()).project
+        scopes = {scope.value for scope in Scope} - {"*"}
+        bearers = {
+            "malformed header": f"Bearer{ADMIN_KEY}",
+            "other scheme": f"Basic {ADMIN_KEY}",
+            "unknown key": "Bearer sb_nobody_ever_made_this_one",
+            "revoked key": f"Bearer {await revoked_secret(service, project)}",
+            "*": f"Bearer {(await service.key(project)).secret}",
+            "admin without project": f"Bearer {ADMIN_KEY}",
+            "admin with project": f"Bearer {ADMIN_KEY}",
+            "every other scope admin": f"Bearer {(await service.key(project, *scopes)).secret}",
+            "the scope admin": f"Bearer {(await service.key(project, *scopes)).secret}",
+        }
+        for scope in scopes:
+            bearers[f"the scope {scope}"] = f"Bearer {(await service.key(project, scope)).secret}"
+            bearers[f"every other scope {scope}"] = f"Bearer {(await service.key(project, *scopes - {scope})).secret}"
+        yield Callers(service, project, bearers)
+
+
+async def revoked_secret(service: Service, project: str) -> str:
+    answer = await service.admin.projects.CreateApiKey(projects_pb2.CreateApiKeyRequest(project=project))
+    await service.admin.projects.RevokeApiKey(projects_pb2.RevokeApiKeyRequest(id=answer.api_key.id))
+    return answer.secret
+
+
+def test_every_method_of_the_contract_has_a_row() -> None:
+    assert sorted(METHODS) == sorted(REQUIRED_SCOPE)
+
+
+def test_every_scope_guards_something() -> None:
+    assert set(REQUIRED_SCOPE.values()) == {scope.value for scope in Scope} - {Scope.ALL.value} | {ADMIN}
+
+
+@pytest.mark.parametrize(("role", "method"), list(product(ROLES, REQUIRED_SCOPE)))
+async def test_a_caller_meets_what_its_role_deserves(callers: Callers, role: str, method: str) -> None:
+    scope = REQUIRED_SCOPE[method]
+    expected = ROLES[role][scope == "admin"]
+    refused = await met(callers.channel, METHODS[method], callers.metadata(role, scope))
+    if expected is not PASSES:
+        assert refused is not None
+        assert (refused.code, refused.reason) == (expected.code, expected.reason)
+    elif refused is not None:
+        assert (refused.code, refused.reason) not in GUARD
+        assert refused.code not in (StatusCode.UNAUTHENTICATED, StatusCode.PERMISSION_DENIED, StatusCode.INTERNAL)
+
+
+async def test_a_missing_scope_is_named(callers: Callers) -> None:
+    metadata = callers.metadata("every other scope", "events:write")
+    refused = await met(callers.channel, METHODS["EventIngest.SendEvent"], metadata)
+    assert refused is not None
+    assert refused.metadata == {"scope": "events:write"}
+
+
+async def test_the_admin_key_names_a_project_by_id_or_name_that_exists(callers: Callers) -> None:
+    metadata = [("authorization", f"Bearer {ADMIN_KEY}"), ("signalbox-project", "nothing")]
+    refused = await met(callers.channel, METHODS["Contacts.ListContacts"], metadata)
+    assert refused is not None
+    assert (refused.code, refused.reason) == (StatusCode.NOT_FOUND, "PROJECT_NOT_FOUND")
+
+
+async def test_a_key_stays_in_its_project_whatever_project_it_names(callers: Callers) -> None:
+    metadata = [*callers.metadata("*", ""), ("signalbox-project", "nothing")]
+    assert await met(callers.channel, METHODS["Contacts.ListContacts"], metadata) is None
+
+
+async def test_the_scheme_is_read_in_any_case(callers: Callers) -> None:
+    metadata = [("authorization", f"bearer {ADMIN_KEY}")]
+    assert await met(callers.channel, METHODS["Projects.ListProjects"], metadata) is None

@@ -1,0 +1,452 @@
+"""The command line against a real server, both as processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any
+
+import pytest
+
+from server.cli.main import run
+from server.demo import SECRET
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+PROGRAM = (sys.executable, "-m", "server")
+ADA, ORDER = "ada@example.com", "order_completed"
+PROPERTIES = '{"order_total":"129.99","currency":"USD","is_first_purchase":"true"}'
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("SIGNALBOX_")}
+NO_SERVER = "127.0.0.1:1"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def json_lines(self) -> list[Any]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server in a process of its own."""
+
+    process: subprocess.Popen[str]
+    address: str
+    folder: Path
+    dev_output: str
+
+    @property
+    def database(self) -> str:
+        return f"sqlite:///{self.folder}/signalbox.db"
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return {"SIGNALBOX_SERVER": self.address, "SIGNALBOX_DATABASE": self.database}
+
+    def __call__(self, *arguments: str, stdin: str = "") -> Result:
+        return command(*arguments, stdin=stdin, variables=self.variables)
+
+    def begin(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*PROGRAM, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT | self.variables | {"PYTHONUNBUFFERED": "1"},
+        )
+
+    def stop(self) -> int:
+        self.process.terminate()
+        return self.process.wait(timeout=20)
+
+
+def command(*arguments: str, stdin: str = "", variables: Mapping[str, str] | None = None) -> Result:
+    done = subprocess.run(
+        [*PROGRAM, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        input=stdin,
+        env=ENVIRONMENT | dict(variables or {}),
+        timeout=60,
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+@contextmanager
+def serving(folder: Path, address: str = "127.0.0.1:0") -> Iterator[Server]:
+    arguments = ("serve", "--dev", "--grpc", address, "--database", f"sqlite:///{folder}/signalbox.db")
+    with (
+        (folder / "log").open("a") as log,
+        subprocess.Popen(
+            [*PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=log, text=True, env=ENVIRONMENT
+        ) as process,
+    ):
+        try:
+            ready = _line(process.stdout)
+            told = re.fullmatch(r"signalbox ready grpc=(127\.0\.0\.1:[0-9]+)\n", ready)
+            assert told, (ready, (folder / "log").read_text())
+            yield Server(process, told[1], folder, _paragraphs(process.stdout))
+        finally:
+            process.kill()
+
+
+def _line(stream: IO[str] | None) -> str:
+    assert stream is not None
+    return stream.readline()
+
+
+def _paragraphs(stream: IO[str] | None) -> str:
+    lines = [_line(stream)]
+    while "SendEvent" not in lines[-1]:
+        lines.append(_line(stream))
+    return "".join(lines)
+
+
+def _logged(folder: Path) -> list[tuple[str, str | None]]:
+    lines = [json.loads(line) for line in (folder / "log").read_text().splitlines()]
+    return [(line["event"], line.get("signal")) for line in lines]
+
+
+@pytest.fixture(scope="session")
+def signalbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("cli")) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith("SIGNALBOX_"):
+            monkeypatch.delenv(name)
+
+
+def test_the_help_names_every_command_without_loading_grpc() -> None:
+    script = "import sys; from server.cli.main import run; run(['--help']); assert 'grpc' not in sys.modules"
+    shown = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    for name in ("serve", "check", "project", "key", "definition", "event", "contact", "migrate"):
+        assert f"\n  {name} " in shown
+    assert "SIGNALBOX_SERVER" in shown
+
+
+def test_what_dev_prints_works_as_it_stands(signalbox: Server) -> None:
+    commands = re.findall(r"^  (\S(?:.*\\\n)*.*)$", signalbox.dev_output, re.MULTILINE)
+    assert len(commands) == 3
+    for each in commands:
+        done = subprocess.run(each, shell=True, check=False, capture_output=True, text=True, env=ENVIRONMENT)  # noqa: S602
+        assert done.returncode == 0, (each, done.stderr)
+        assert "129.99" in done.stdout
+
+
+def test_the_admin_key_is_in_a_file_that_only_its_owner_can_read(signalbox: Server) -> None:
+    file = signalbox.folder / "signalbox.db.admin-key"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_an_event_is_shown_with_what_coercion_changed(signalbox: Server) -> None:
+    sent = signalbox("event", "send", ORDER, "--email", ADA, "--properties", PROPERTIES)
+    assert (sent.code, sent.err) == (0, "")
+    assert re.search(r"^position +[1-9]", sent.out, re.MULTILINE)
+    assert 'properties  {"currency": "USD", "is_first_purchase": true, "order_total": 129.99}' in sent.out
+    assert 'properties.order_total  "129.99" -> 129.99 (converted)' in sent.out
+    assert 'properties.is_first_purchase  "true" -> true (converted)' in sent.out
+
+
+def test_json_has_the_names_of_the_contract_and_positions_as_numbers(signalbox: Server) -> None:
+    receipt = signalbox("event", "send", ORDER, "--email", ADA, "--properties", PROPERTIES, "--json").json
+    event = receipt["event"]
+    assert event["properties"] == {"order_total": 129.99, "currency": "USD", "is_first_purchase": True}
+    assert isinstance(event["position"], int)
+    assert (receipt["duplicate"], receipt["coercion_count"], event["revision"]) == (False, 2, 1)
+    assert signalbox("event", "show", event["id"], "--json").json == event
+
+
+def test_a_repeated_idempotency_key_is_told(signalbox: Server) -> None:
+    arguments = ("event", "send", ORDER, "--email", ADA, "--idempotency-key", "once")
+    first, second = signalbox(*arguments), signalbox(*arguments)
+    assert not first.out.startswith("duplicate")
+    assert second.out.startswith("duplicate")
+    assert second.out.endswith(first.out)
+
+
+def test_a_list_is_one_array_and_flags_may_stand_before_the_command_or_after_it(signalbox: Server) -> None:
+    signalbox("event", "send", ORDER, "--email", ADA, "--occurred-at", "2001-02-03T04:05:06Z")
+    filters = ("--event", ORDER, "--email", ADA, "--occurred-until", "2001-02-04T00:00:00Z")
+    before = signalbox("--json", "--key", SECRET, "event", "list", *filters).json
+    after = signalbox("--key", "wrong", "event", "list", *filters, "--json", "--key", SECRET).json
+    assert [event["occurred_at"] for event in before] == ["2001-02-03T04:05:06Z"]
+    assert after == before
+
+
+def test_a_limit_reads_over_pages_and_says_that_there_is_more(signalbox: Server) -> None:
+    for number in range(2):
+        signalbox("contact", "upsert", f"limit{number}@example.com")
+    listed = signalbox("contact", "list", "--search", "limit", "--limit", "1", "--json")
+    assert [contact["email"] for contact in listed.json] == ["limit1@example.com"]
+    assert "there are more" in listed.err
+
+
+def test_a_refused_event_is_one_line_and_a_line_for_each_field(signalbox: Server) -> None:
+    refused = signalbox("event", "send", ORDER, "--email", ADA, "--properties", '{"order_total":"abc","nope":1}')
+    assert (refused.code, refused.out) == (1, "")
+    first, *rest = refused.err.splitlines()
+    assert first.startswith("error: The payload has 2 violations")
+    assert {line.split(":")[0] for line in rest} == {"  properties.order_total", "  properties.nope"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("event", "send", "nope", "--email", ADA), 'error: Event "nope" is not defined in this project\n'),
+        (("event", "list", "--key", "sb_wrong"), "error: the server does not know the key, or it is revoked\n"),
+        (("project", "list", "--key", SECRET), "error: Only the admin key may call this method\n"),
+        (("event", "list", "--project", "none"), 'error: There is no project "none"\n'),
+        (("event", "list", "--project", "kein größeres"), 'error: There is no project "kein größeres"\n'),
+        (
+            ("event", "list", "--server", NO_SERVER),
+            f"error: no Signalbox server answers at {NO_SERVER} (start one with: signalbox serve)\n",
+        ),
+        (
+            ("check", "--server", NO_SERVER),
+            f"error: no Signalbox server answers at {NO_SERVER} (start one with: signalbox serve)\n",
+        ),
+    ],
+)
+def test_a_failure_is_one_line(signalbox: Server, arguments: tuple[str, ...], line: str) -> None:
+    assert signalbox(*arguments) == Result(1, "", line)
+
+
+def test_a_missing_admin_key_file_is_named(tmp_path: Path) -> None:
+    refused = command("event", "list", "--database", f"sqlite:///{tmp_path}/x.db")
+    assert refused.code == 1
+    assert refused.err.startswith("error: no key: give --key")
+    assert f"{tmp_path}/x.db.admin-key" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("event", "send", "x", "--email", "a@b.c", "--properties", '{"a":\n 1,}'), "at line 2, column 4"),
+        (("event", "send", "x", "--email", "a@b.c", "--properties", '{"a": NaN}'), "NaN is not a JSON value"),
+        (("event", "send", "x", "--email", "a@b.c", "--properties", "[1]"), "not a JSON object"),
+        (("event", "send", "x", "--email", "a@b.c", "--properties", '{"a":' * 2000), "not JSON"),
+        (("event", "send", "x", "--email", "a@b.c", "--properties", '{"a": 1%s}' % ("0" * 400)), "too large"),
+        (("event", "send", "x", "--email", "a@b.c", "--properties", '{"a": "\\ud800"}'), "surrogate"),
+        (("event", "send", "x"), "Give --email or --contact-id"),
+        (("event", "send"), "Missing argument 'NAME'"),
+        (("event", "send", "--from", "/no/such/file"), "No such file"),
+        (("event", "list", "--received-from", "yesterday"), "not an RFC 3339 date-time"),
+        (("event", "list", "--nonsense"), "No such option"),
+        (("event", "list", "--server", "http://localhost:1"), "is not HOST:PORT"),
+        (("event", "list", "--key", "a b"), "printable ASCII"),
+        (("nonsense",), "No such command"),
+        (("definition", "create", "x", "--property", "total:money"), "is not NAME:TYPE"),
+        (("definition", "create", "x", "--property", "tags:array<thing>"), "is not NAME:TYPE"),
+        (("serve", "--dev", "--grpc", "0.0.0.0:0"), "not on 0.0.0.0"),
+        (("serve", "--tls-cert", __file__), "both --tls-cert and --tls-key"),
+        (("event", "send", "x", "--from", __file__, "--email", "a@b.c"), "leave out the other options"),
+    ],
+)
+def test_a_wrong_command_is_told_in_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], told: str
+) -> None:
+    assert run(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"error: .*\n", err)
+    assert told in err
+
+
+def test_tls_files_that_do_not_belong_together_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(("serve", "--tls-cert", __file__, "--tls-key", __file__)) == 1
+    assert "are not a certificate and its private key" in capsys.readouterr().err
+
+
+def test_a_file_is_sent_and_each_refused_line_reported(signalbox: Server, tmp_path: Path) -> None:
+    lines = [json.dumps({"email": ADA, "properties": {"order_total": number}}) for number in range(1_200)]
+    lines[2] = "{broken"
+    lines[3] = ""
+    lines[700] = json.dumps({"email": ADA, "properties": {"order_total": "much"}})
+    lines[701] = json.dumps({"name": "nope", "email": ADA})
+    lines[702] = json.dumps({"properties": {}})
+    lines[703] = json.dumps({"email": ADA, "colour": "red"})
+    lines[704] = json.dumps({"email": ADA, "properties": {"deep": json.loads("[" * 90 + "]" * 90)}})
+    file = tmp_path / "events.jsonl"
+    file.write_text("\n".join(lines))
+    sent = signalbox("event", "send", ORDER, "--from", str(file))
+    assert sent.code == 1
+    assert re.fullmatch(r"sent 1,199 events in [0-9.]+ s: 1,193 accepted, 6 refused\n", sent.out)
+    reasons = dict(line.split(": ", 1) for line in sent.err.splitlines())
+    assert set(reasons) == {"line 3", "line 701", "line 702", "line 703", "line 704", "line 705"}
+    assert reasons["line 701"].startswith("properties.order_total: ")
+    assert reasons["line 702"] == 'Event "nope" is not defined in this project'
+
+
+def test_a_pipe_is_sent_with_one_json_line_for_each_event(signalbox: Server) -> None:
+    stdin = f'{{"email":"{ADA}","properties":{{"order_total":"5"}}}}\n{{"name":"nope","email":"{ADA}"}}'
+    sent = signalbox("event", "send", ORDER, "--from", "-", "--json", stdin=stdin)
+    assert sent.code == 1
+    results = {each["line"]: each for each in sent.json_lines}
+    assert results[1]["receipt"]["event"]["properties"] == {"order_total": 5}
+    assert results[2]["error"]["reason"] == "EVENT_NOT_FOUND"
+    assert "1 accepted, 1 refused" in sent.err
+
+
+def test_a_reader_that_goes_away_is_no_error(signalbox: Server) -> None:
+    listing = signalbox.begin("event", "tail", "--from-position", "1", "--json")
+    assert json.loads(_line(listing.stdout))["position"] == 1
+    assert listing.stdout is not None
+    assert listing.stderr is not None
+    listing.stdout.close()
+    assert listing.wait(timeout=20) == 1
+    with listing.stderr:
+        assert listing.stderr.read() == ""
+
+
+def test_tail_follows_a_log_over_a_clean_restart_of_the_server(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        server("event", "send", ORDER, "--email", ADA)
+        following = server.begin("event", "tail", "--from-position", "1", "--json")
+        assert json.loads(_line(following.stdout))["position"] == 1
+        server("event", "send", ORDER, "--email", ADA)
+        assert json.loads(_line(following.stdout))["position"] == 2
+        assert server.stop() == 0
+        assert _logged(tmp_path) == [("stopping", "SIGTERM"), ("stopped", None)]
+        assert "waiting" in _line(following.stderr)
+    with serving(tmp_path, server.address) as server:
+        assert "is back" in _line(following.stderr)
+        server("event", "send", ORDER, "--email", ADA)
+        assert json.loads(_line(following.stdout))["position"] == 3
+    following.send_signal(signal.SIGINT)
+    out, err = following.communicate(timeout=20)
+    assert following.returncode == 130
+    assert out == ""
+    assert err in ("", f"{server.address} has gone; waiting for it\n")
+
+
+def test_the_only_project_is_meant_and_several_must_be_named(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        assert server("key", "list", "--json").json[0]["description"] == "demo"
+        assert server("project", "create", "shop", "--undefined-events", "accept").code == 0
+        refused = server("event", "list")
+        assert refused == Result(1, "", "error: there are several projects; name one with --project: shop, demo\n")
+        assert server("event", "list", "--project", "shop", "--json").json == []
+        changed = server("project", "update", "shop", "--name", "store", "--name-case", "insensitive", "--json").json
+        assert changed["name"] == "store"
+        assert changed["undefined_events"] == "UNDEFINED_EVENTS_ACCEPT"
+
+
+def test_keys_are_created_used_and_revoked(signalbox: Server) -> None:
+    arguments = ("key", "create", "--project", "demo", "--dialect", "autosend", "--scope", "events:read", "--json")
+    created = signalbox(*arguments).json
+    assert created["secret"].startswith("AS_")
+    assert signalbox("event", "list", "--key", created["secret"]).code == 0
+    refused = signalbox("contact", "list", "--key", created["secret"])
+    assert refused.err == 'error: The API key lacks the scope "contacts:read"\n'
+    revoked = signalbox("key", "revoke", created["api_key"]["id"])
+    assert re.search(r"^revoked +20", revoked.out, re.MULTILINE)
+    assert signalbox("event", "list", "--key", created["secret"]).code == 1
+
+
+def test_definitions_are_created_changed_deleted_and_brought_back(signalbox: Server) -> None:
+    created = signalbox(
+        "definition", "create", "cart", "--property", "total:number!", "--property", "tags:array<string>", "--json"
+    ).json
+    total, tags = created["schema"]["properties"]
+    assert (total["name"], total["type"], total["required"]) == ("total", "PROPERTY_TYPE_NUMBER", True)
+    assert (tags["type"], tags["item_type"]) == ("PROPERTY_TYPE_ARRAY", "PROPERTY_TYPE_STRING")
+    changed = signalbox(
+        "definition", "update", "cart", "--property", "at:date", "--remove", "tags", "--unknown", "drop"
+    )
+    assert re.search(r"^total +number!$", changed.out, re.MULTILINE)
+    assert re.search(r"^at +date$", changed.out, re.MULTILINE)
+    assert "tags" not in changed.out
+    assert [each["number"] for each in signalbox("definition", "revisions", "cart", "--json").json] == [2, 1]
+    assert signalbox("definition", "revisions", "cart", "--number", "1", "--json").json["schema"] == created["schema"]
+    assert signalbox("definition", "delete", "cart").code == 0
+    assert signalbox("definition", "undelete", created["id"]).code == 0
+    assert re.search("^cart ", signalbox("definition", "list", "--search", "CAR").out, re.MULTILINE)
+
+
+def test_a_nested_schema_comes_from_a_file(signalbox: Server) -> None:
+    lines = {
+        "name": "lines",
+        "type": "PROPERTY_TYPE_ARRAY",
+        "item_type": "PROPERTY_TYPE_OBJECT",
+        "properties": [{"name": "sku", "type": "PROPERTY_TYPE_STRING"}],
+    }
+    created = signalbox("definition", "create", "nested", "--schema", "-", stdin=json.dumps({"properties": [lines]}))
+    assert re.search(r"^lines\[\]\.sku +string$", created.out, re.MULTILINE)
+    broken = signalbox("definition", "update", "nested", "--schema", "-", stdin='{"properties": 1}')
+    assert broken.code == 2
+    assert "is not a schema" in broken.err
+
+
+def test_contacts_are_kept_by_address_and_id(signalbox: Server) -> None:
+    made = signalbox("contact", "upsert", "Bob@Example.com", "--properties", '{"plan":"pro"}', "--json").json
+    assert made["created"]
+    contact = signalbox("contact", "show", "bob@example.com", "--json").json
+    assert contact["properties"] == {"plan": "pro"}
+    assert signalbox("contact", "show", contact["id"], "--json").json == contact
+    assert signalbox("contact", "delete", contact["id"]).code == 0
+    assert signalbox("contact", "show", "bob@example.com").code == 1
+
+
+def test_check_tells_the_state_of_each_service(signalbox: Server) -> None:
+    checked = signalbox("check", "--json")
+    assert checked.code == 0
+    assert checked.json["status"] == "SERVING"
+    assert checked.json["services"]["signalbox.v1.EventIngest"] == "SERVING"
+
+
+def test_a_second_server_on_the_database_is_told_in_one_line(signalbox: Server) -> None:
+    second = command("serve", "--grpc", "127.0.0.1:0", "--database", signalbox.database)
+    assert (second.code, second.out) == (1, "")
+    assert re.fullmatch(r"error: another server or process holds sqlite:///\S+: stop it.*\n", second.err)
+
+
+def test_a_port_in_use_is_told_in_one_line(signalbox: Server, tmp_path: Path) -> None:
+    second = command("serve", "--grpc", signalbox.address, "--database", f"sqlite:///{tmp_path}/x.db")
+    assert second.code == 1
+    assert re.fullmatch(rf"error: Cannot listen on {signalbox.address}.*\n", second.err)
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("mysql://u:hunter2@host/name", r"mysql://u:\*\*\*@host/name\" is not a database URL"),
+        ("postgresql://u:hunter2@127.0.0.1:1/name", r"postgresql://u:\*\*\*@127.0.0.1:1/name cannot be used: "),
+        ("sqlite:////no/such/folder/x.db", "No such file or directory"),
+    ],
+)
+def test_a_database_that_cannot_be_opened_is_told_without_its_password(url: str, told: str) -> None:
+    refused = command("serve", "--grpc", "127.0.0.1:0", "--database", url)
+    assert (refused.code, refused.out) == (1, "")
+    assert re.fullmatch(rf"error: .*{told}.*\n", refused.err)
+    assert "hunter2" not in refused.err
+
+
+def test_migrate_makes_a_database_once(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/x.db"
+    assert command("migrate", "--database", url).out.startswith(f"{url} is now at 0001")
+    assert command("migrate", "--database", url, "--json").json["changed"] is False

@@ -1,0 +1,78 @@
+"""Who may import whom, and that generated code is what the protos say."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parent.parent
+PROTOS = sorted((ROOT / "protos").rglob("*.proto"))
+
+FORBIDDEN = {
+    "registry": {"automation", "server", "signalbox", "grpc", "google", "starlette", "tests"},
+    "automation": {"server", "signalbox", "grpc", "google", "starlette", "tests"},
+    "server": {"tests"},
+}
+
+
+def modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imported(module: Path) -> Iterator[str]:
+    """Name what a module imports anywhere in it, the imports for type checkers included."""
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports relatively"
+            yield node.module or ""
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_packages_import_in_one_direction(package: str) -> None:
+    assert modules(package)
+    wrong = [
+        f"{module.relative_to(ROOT)} imports {name}"
+        for module in modules(package)
+        for name in imported(module)
+        if name.partition(".")[0] in FORBIDDEN[package]
+    ]
+    assert wrong == []
+
+
+def test_storage_and_ingest_know_no_grpc() -> None:
+    wrong = [
+        f"{module.relative_to(ROOT)} imports {name}"
+        for package in ("server/storage", "server/ingest")
+        for module in modules(package)
+        for name in imported(module)
+        if name.partition(".")[0] in {"grpc", "google", "signalbox"}
+    ]
+    assert wrong == []
+
+
+def test_generated_code_is_what_the_protos_say(tmp_path: Path) -> None:
+    outputs = [f"--{kind}={tmp_path}" for kind in ("python_out", "grpc_python_out")]
+    outputs += [f"--{kind}=quiet:{tmp_path}" for kind in ("mypy_out", "mypy_grpc_out")]
+    plugins = [
+        f"--plugin={name}={Path(sys.executable).parent / name}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")
+    ]
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={ROOT / 'protos'}", *plugins, *outputs]
+    subprocess.run([*command, *PROTOS], check=True, cwd=ROOT)
+    made, committed = contents(tmp_path), contents(ROOT / "generated")
+    assert made.keys() == committed.keys()
+    assert [path for path, text in made.items() if text != committed[path]] == []
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.suffix in {".py", ".pyi"})
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}

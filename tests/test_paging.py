@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from base64 import urlsafe_b64encode
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.errors import InvalidArgument, InvalidPageToken
+from server.paging import PageRequest
+
+FILTERS = ("project", "search")
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+def token_of(value: Any) -> str:
+    return urlsafe_b64encode(msgspec.json.encode(value)).decode()
+
+
+@given(st.text() | st.binary().map(lambda data: urlsafe_b64encode(data).decode()))
+def test_no_garbage_is_a_page_token(garbage: str) -> None:
+    if garbage:
+        with pytest.raises(InvalidPageToken):
+            PageRequest(token=garbage).cursor(FILTERS, int)
+
+
+@given(json_values)
+def test_no_json_of_a_stranger_is_a_page_token(value: Any) -> None:
+    with pytest.raises(InvalidPageToken):
+        PageRequest(token=token_of(value)).cursor(FILTERS, int)
+
+
+@pytest.mark.parametrize("depth", [1_000, 200_000])
+def test_deep_nesting_is_no_page_token(depth: int) -> None:
+    token = urlsafe_b64encode(b"[" * depth + b"]" * depth).decode()
+    with pytest.raises(InvalidPageToken):
+        PageRequest(token=token).cursor(FILTERS, int)
+
+
+@given(st.lists(st.integers(0, 2**62), unique=True), st.integers(1, 10))
+def test_pages_put_together_are_the_list(numbers: list[int], size: int) -> None:
+    numbers.sort()
+    seen: list[int] = []
+    request = PageRequest(size)
+    for _ in range(len(numbers) + 1):
+        (after,) = request.cursor(FILTERS, int) or (-1,)
+        found = [number for number in numbers if number > after][: request.limit() + 1]
+        page = request.page(found, FILTERS, lambda number: (number,))
+        seen += page.items
+        if not page.next_token:
+            break
+        assert len(page.items) == size
+        request = PageRequest(size, page.next_token)
+    assert seen == numbers
+
+
+def test_a_token_serves_its_own_filters_and_kinds_alone() -> None:
+    token = PageRequest(1).page(["a", "b"], FILTERS, lambda item: (item,)).next_token
+    assert PageRequest(token=token).cursor(FILTERS, str) == ("a",)
+    for filters, kinds in ((("other", "search"), (str,)), (FILTERS, (int,)), (FILTERS, (str, str)), (FILTERS, ())):
+        with pytest.raises(InvalidPageToken):
+            PageRequest(token=token).cursor(filters, *kinds)
+
+
+def test_a_page_holds_fifty_unless_told_and_a_thousand_at_most() -> None:
+    assert [PageRequest(size).limit() for size in (0, 1, 1_000, 1_001)] == [50, 1, 1_000, 1_000]
+    with pytest.raises(InvalidArgument):
+        PageRequest(-1).limit()

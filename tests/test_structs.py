@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.struct_pb2 import Struct, Value
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.api.structs import PayloadBudget, read_struct, write_struct, write_value
+from server.errors import InvalidArgument
+from tests.support.messages import struct
+
+numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**53), 2**53)
+scalars = st.none() | st.booleans() | numbers | st.text(st.characters(exclude_categories=["Cs"]))
+names = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+values = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(names, inner), max_leaves=40)
+payloads = st.dictionaries(names, values)
+
+
+def written(payload: dict[str, Any]) -> Struct:
+    made = Struct()
+    write_struct(payload, made)
+    return made
+
+
+@given(payloads)
+def test_a_payload_survives_its_struct(payload: dict[str, Any]) -> None:
+    assert read_struct(written(payload)) == payload
+
+
+@given(payloads)
+def test_a_struct_survives_its_payload(payload: dict[str, Any]) -> None:
+    made = struct(payload)
+    assert written(read_struct(made)) == made
+
+
+@given(payloads)
+def test_a_struct_is_read_as_the_library_reads_it(payload: dict[str, Any]) -> None:
+    made = struct(payload)
+    assert read_struct(made) == MessageToDict(made)
+
+
+@given(values)
+def test_a_single_value_is_written_as_in_a_struct(value: Any) -> None:
+    alone = Value()
+    write_value(value, alone)
+    assert alone == struct({"x": value}).fields["x"]
+
+
+@given(st.binary(max_size=200))
+def test_no_struct_raises_anything_but_a_refusal(data: bytes) -> None:
+    made = Struct()
+    try:
+        made.MergeFromString(data)
+    except Exception:  # noqa: BLE001 - no Struct, then
+        return
+    try:
+        read_struct(made)
+    except InvalidArgument as refused:
+        assert refused.violations
+
+
+@pytest.mark.parametrize(
+    ("given_number", "kept", "kind"),
+    [(5.0, 5, int), (-0.0, 0, int), (2.0**53, 2**53, int), (2.0**54, 2.0**54, float), (0.5, 0.5, float)],
+)
+def test_an_integral_number_that_a_double_holds_exactly_is_an_int(
+    given_number: float, kept: float, kind: type
+) -> None:
+    number = read_struct(struct({"n": given_number}))["n"]
+    assert (number, type(number)) == (kept, kind)
+
+
+def test_a_value_without_a_kind_is_null() -> None:
+    assert read_struct(Struct(fields={"x": Value()})) == {"x": None}
+
+
+@given(payloads, st.integers(1, 6), st.integers(1, 30), st.integers(1, 300))
+def test_a_budget_is_kept_to_the_value(payload: dict[str, Any], depth: int, count: int, size: int) -> None:
+    made = struct(payload)
+    fits = depth_of(payload) <= depth and count_of(payload) <= count and made.ByteSize() <= size
+    try:
+        read_struct(made, budget=PayloadBudget(depth, count, size))
+    except InvalidArgument as refused:
+        assert not fits
+        assert refused.violations[0].reason in ("TOO_DEEP", "TOO_MANY_VALUES", "TOO_LARGE")
+    else:
+        assert fits
+
+
+def depth_of(value: Any) -> int:
+    """Count the levels; a payload is the first."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(depth_of, inner), default=0)
+
+
+def count_of(value: Any) -> int:
+    """Count the values in all, the payload itself not among them."""
+    inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+    return len(inner) + sum(map(count_of, inner))
