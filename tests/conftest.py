@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 import structlog
+from hypothesis import settings
 
 from server.storage.database import open_database
 from tests.support.postgres import Cluster, find_binaries, running_cluster
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from server.storage.database import Database
     from tests.support.service import Client, Service
     from tests.support.stores import Backend, Store
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("signalbox", deadline=None)
+settings.load_profile("signalbox")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -104,6 +104,7 @@ ROLES: dict[str, tuple[Refusal | None, Refusal | None]] = {
     "admin with project": (PASSES, PASSES),
 }
 
+
 class Callers:
     """What each role sends as metadata."""
 

@@ -378,9 +378,7 @@ async def test_an_unknown_enum_number_is_refused_with_its_path(service: Service)
     shop = await service.shop()
     unknown: Any = 99
     definition = event_definitions_pb2.EventDefinition(name="x", compatibility=unknown)
-    untyped = event_definitions_pb2.EventDefinition(
-        name="x", schema=event_definitions_pb2.Schema(coercion=unknown)
-    )
+    untyped = event_definitions_pb2.EventDefinition(name="x", schema=event_definitions_pb2.Schema(coercion=unknown))
     create = event_definitions_pb2.CreateEventDefinitionRequest
     project = projects_pb2.Project(name="other", name_case=unknown)
     for call, path in (

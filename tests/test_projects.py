@@ -173,7 +173,9 @@ async def test_a_secret_belongs_to_one_key(service: Service) -> None:
     assert await verdict(create_key(service, "other", secret="an-existing-secret")) == in_use
 
 
-@pytest.mark.parametrize("secret", ["too-short", "with a blank in it", "x" * 256, "schlüssel-aus-unicode", "tab\tinside-of-it"])
+@pytest.mark.parametrize(
+    "secret", ["too-short", "with a blank in it", "x" * 256, "schlüssel-aus-unicode", "tab\tinside-of-it"]
+)
 async def test_a_secret_that_no_header_carries_safely_is_refused(service: Service, secret: str) -> None:
     await create(service, "shop")
     refused = await refusal(create_key(service, "shop", secret=secret))

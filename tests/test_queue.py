@@ -147,9 +147,7 @@ async def test_a_sender_is_told_when_to_try_again(database_url: str, store: Stor
 
 
 @pytest.mark.parametrize("queue_events", [1, 4])
-async def test_a_stream_waits_where_a_sender_is_refused(
-    database_url: str, store: Store, queue_events: int
-) -> None:
+async def test_a_stream_waits_where_a_sender_is_refused(database_url: str, store: Store, queue_events: int) -> None:
     async with narrow(database_url, queue_events) as shop:
         async with store.held():
             under_way = asyncio.create_task(shop.send())
@@ -166,9 +164,7 @@ async def test_a_stream_waits_where_a_sender_is_refused(
         assert await shop.positions() == list(range(1, 21))
 
 
-async def test_a_deadline_that_passes_in_the_queue_leaves_nothing_half_written(
-    database_url: str, store: Store
-) -> None:
+async def test_a_deadline_that_passes_in_the_queue_leaves_nothing_half_written(database_url: str, store: Store) -> None:
     async with narrow(database_url, queue_events=1_000) as shop:
         async with store.held():
             under_way = asyncio.create_task(shop.send())

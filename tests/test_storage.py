@@ -176,7 +176,9 @@ async def test_a_refused_statement_says_nothing_of_itself(database: Database) ->
     assert "secret_table" in str(refused.value.__cause__)
 
 
-@pytest.mark.parametrize("url", ["", "signalbox.db", "mysql://localhost/x", "sqlite://", "sqlite:///", "sqlite:///:memory:"])
+@pytest.mark.parametrize(
+    "url", ["", "signalbox.db", "mysql://localhost/x", "sqlite://", "sqlite:///", "sqlite:///:memory:"]
+)
 async def test_what_is_no_database_url_is_refused(url: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - each has a sentence of its own
         await open_database(url)

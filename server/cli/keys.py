@@ -24,7 +24,7 @@ def key() -> None:
 
 
 @key.command()
-@enum_option("--dialect", DIALECT, required=True, help="Whose rules and answers the key's calls follow.")
+@enum_option("--dialect", DIALECT, default="native", help="Whose rules and answers the key's calls follow.")
 @option(
     "--scope", "scopes", metavar="SCOPE", multiple=True, help="What the key may do, such as events:write. [default: *]"
 )

@@ -1,0 +1,155 @@
+"""The real server process, killed or stopped while events pour in."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from itertools import count
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+
+from signalbox.v1 import event_ingest_pb2 as pb
+from tests.support.messages import INDEPENDENT, event
+from tests.support.process import server_process
+from tests.support.service import serving
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+    from pathlib import Path
+
+    from tests.support.service import Client
+    from tests.support.stores import Store
+
+ROUNDS = 3
+MILLION = 1_000_000
+
+
+class Load:
+    """Senders of every kind; remembers what was acknowledged as what. Events are told apart by their order_total."""
+
+    def __init__(self) -> None:
+        self.acknowledged: dict[int, int] = {}
+        self._numbers = count()
+
+    async def run(self, shop: Client) -> None:
+        """Send until the server is gone."""
+        senders = [sender(shop) for sender in (self._singles, self._batches, self._stream) for _ in range(3)]
+        outcomes = await asyncio.gather(*senders, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {grpc.aio.AioRpcError}
+
+    async def grown_by(self, events: int) -> None:
+        """Wait until so many more events were acknowledged."""
+        enough = len(self.acknowledged) + events
+        while len(self.acknowledged) < enough:
+            await asyncio.sleep(0.001)
+
+    def check(self, log: Sequence[tuple[int, int]]) -> None:
+        """Compare with the log: positions and what was sent."""
+        assert [position for position, _ in log] == list(range(1, len(log) + 1))
+        stored = dict(log)
+        lost = {position: number for position, number in self.acknowledged.items() if stored.get(position) != number}
+        assert lost == {}
+        assert len(set(stored.values())) == len(stored)
+
+    async def _singles(self, shop: Client) -> None:
+        while True:
+            number = next(self._numbers)
+            receipt = await shop.send(event({"order_total": number}))
+            self.acknowledged[receipt.event.position] = number
+
+    async def _batches(self, shop: Client) -> None:
+        while True:
+            numbers = [next(self._numbers) for _ in range(20)]
+            results = await shop.send_all([event({"order_total": number}) for number in numbers], INDEPENDENT)
+            self._note(numbers, results)
+
+    async def _stream(self, shop: Client) -> None:
+        sent: dict[int, list[int]] = {}
+
+        async def messages() -> AsyncIterator[pb.StreamEventsRequest]:
+            for sequence in count():
+                sent[sequence] = [next(self._numbers) for _ in range(5)]
+                events = [event({"order_total": number}) for number in sent[sequence]]
+                yield pb.StreamEventsRequest(sequence=sequence, events=events)
+                await asyncio.sleep(0.002)
+
+        async for answer in shop.ingest.StreamEvents(messages()):
+            self._note(sent.pop(answer.sequence), answer.results)
+
+    def _note(self, numbers: Sequence[int], results: Sequence[pb.EventResult]) -> None:
+        for number, result in zip(numbers, results, strict=True):
+            self.acknowledged[result.receipt.event.position] = number
+
+
+async def positions_and_totals(shop: Client) -> list[tuple[int, int]]:
+    return [(each.position, int(each.properties.fields["order_total"].number_value)) for each in await shop.log()]
+
+
+async def test_what_was_acknowledged_outlives_kill_9(database_url: str, tmp_path: Path) -> None:
+    load, secret = Load(), ""
+    for _ in range(ROUNDS):
+        async with server_process(database_url, tmp_path) as server:
+            shop = server.service.client(secret) if secret else await server.service.shop()
+            secret = shop.secret
+            load.check(await positions_and_totals(shop))
+            loading = asyncio.create_task(load.run(shop))
+            await load.grown_by(random.randint(1, 3_000))  # noqa: S311 - any moment will do
+            server.kill()
+            await loading
+            assert await server.exit_code() == -9
+    async with serving(database_url) as service:
+        load.check(await positions_and_totals(service.client(secret)))
+
+
+async def test_sigterm_ends_the_server_well_and_loses_nothing(database_url: str, tmp_path: Path) -> None:
+    load = Load()
+    async with server_process(database_url, tmp_path, "--grace", "5") as server:
+        shop = await server.service.shop()
+        loading = asyncio.create_task(load.run(shop))
+        await load.grown_by(1_000)
+        server.terminate()
+        async with asyncio.timeout(5):
+            assert await server.exit_code() == 0
+        await loading
+        assert "Traceback" not in server.log()
+    async with serving(database_url) as service:
+        load.check(await positions_and_totals(service.client(shop.secret)))
+
+
+async def test_a_second_server_on_the_same_file_says_why_it_ends(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/signalbox.db"
+    async with server_process(url, tmp_path) as server:
+        with pytest.raises(AssertionError, match="another server"):
+            async with server_process(url, tmp_path):
+                pass
+        await (await server.service.shop()).send()
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+async def test_a_log_of_a_million_events_is_ready_within_a_second(database_url: str, store: Store) -> None:
+    async with serving(database_url) as service:
+        shop = await service.shop()
+        last = (await shop.send()).event
+    await store.execute(
+        f"""
+        WITH RECURSIVE number(n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM number WHERE n < {MILLION})
+        INSERT INTO event
+        SELECT project_key, n, printf('%036d', n), name, definition_id, revision, contact_key, email, properties,
+               coercions, occurred_at, received_at, match_count, idempotency_key, fingerprint
+        FROM event, number WHERE position = 1
+        """  # noqa: S608 - a constant of our own
+    )
+    await store.execute(f"UPDATE project_head SET position = {MILLION}")  # noqa: S608 - as above
+    begun = time.monotonic()
+    async with serving(database_url) as service:
+        assert time.monotonic() - begun < 1
+        shop = service.client(shop.secret)
+        assert (await shop.send()).event.position == MILLION + 1
+        assert (await shop.get(last.id)).position == 1
+        request = pb.ListEventsRequest(page_size=1, received_until=last.received_at)
+        begun = time.monotonic()
+        assert (await shop.ingest.ListEvents(request)).events == []
+        assert time.monotonic() - begun < 1
