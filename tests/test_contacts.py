@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 NOT_FOUND = (StatusCode.NOT_FOUND, "CONTACT_NOT_FOUND")
 
 
-def upsert(client: Client, email: str, etag: str = "", **properties: Any) -> Awaitable[pb.UpsertContactResponse]:
+def upsert(client: Client, email: str, etag: str = "", /, **properties: Any) -> Awaitable[pb.UpsertContactResponse]:
     request = pb.UpsertContactRequest(email=email, properties=struct(properties), etag=etag)
     return client.contacts.UpsertContact(request)
 

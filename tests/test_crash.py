@@ -33,6 +33,8 @@ class Load:
     def __init__(self) -> None:
         self.acknowledged: dict[int, int] = {}
         self._numbers = count()
+        self._goal = 0
+        self._reached = asyncio.Event()
 
     async def run(self, shop: Client) -> None:
         """Send until the server is gone."""
@@ -42,9 +44,9 @@ class Load:
 
     async def grown_by(self, events: int) -> None:
         """Wait until so many more events were acknowledged."""
-        enough = len(self.acknowledged) + events
-        while len(self.acknowledged) < enough:
-            await asyncio.sleep(0.001)
+        self._goal = len(self.acknowledged) + events
+        self._reached.clear()
+        await self._reached.wait()
 
     def check(self, log: Sequence[tuple[int, int]]) -> None:
         """Compare with the log: positions and what was sent."""
@@ -57,14 +59,13 @@ class Load:
     async def _singles(self, shop: Client) -> None:
         while True:
             number = next(self._numbers)
-            receipt = await shop.send(event({"order_total": number}))
-            self.acknowledged[receipt.event.position] = number
+            self._note([number], [await shop.send(event({"order_total": number}))])
 
     async def _batches(self, shop: Client) -> None:
         while True:
             numbers = [next(self._numbers) for _ in range(20)]
             results = await shop.send_all([event({"order_total": number}) for number in numbers], INDEPENDENT)
-            self._note(numbers, results)
+            self._note(numbers, [result.receipt for result in results])
 
     async def _stream(self, shop: Client) -> None:
         sent: dict[int, list[int]] = {}
@@ -77,11 +78,13 @@ class Load:
                 await asyncio.sleep(0.002)
 
         async for answer in shop.ingest.StreamEvents(messages()):
-            self._note(sent.pop(answer.sequence), answer.results)
+            self._note(sent.pop(answer.sequence), [result.receipt for result in answer.results])
 
-    def _note(self, numbers: Sequence[int], results: Sequence[pb.EventResult]) -> None:
-        for number, result in zip(numbers, results, strict=True):
-            self.acknowledged[result.receipt.event.position] = number
+    def _note(self, numbers: Sequence[int], receipts: Sequence[pb.EventReceipt]) -> None:
+        for number, receipt in zip(numbers, receipts, strict=True):
+            self.acknowledged[receipt.event.position] = number
+        if len(self.acknowledged) >= self._goal:
+            self._reached.set()
 
 
 async def positions_and_totals(shop: Client) -> list[tuple[int, int]]:

@@ -309,11 +309,11 @@ async def test_a_change_that_is_only_validated_is_refused_like_any_other(shop: C
 
 async def test_revisions_are_listed_newest_first_and_never_change(shop: Client) -> None:
     schemas = [ORDER_SCHEMA, TOTAL_ONLY, schema(total="number"), ORDER_SCHEMA]
-    for each in schemas[1:]:
-        await shop.redefine(each)
+    for changed in schemas[1:]:
+        await shop.redefine(changed)
     listed = await revisions(shop)
     assert [each.number for each in listed] == [4, 3, 2, 1]
-    sent_names = [[one.name for one in each.properties] for each in schemas]
+    sent_names = [[one.name for one in sent.properties] for sent in schemas]
     assert [[one.name for one in each.schema.properties] for each in reversed(listed)] == sent_names
     for each in listed:
         request = pb.GetRevisionRequest(event_definition=ORDER, number=each.number)

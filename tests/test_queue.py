@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what is waited for counts and does not tell
             await asyncio.sleep(0.001)
 
 

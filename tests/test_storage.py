@@ -18,7 +18,6 @@ from sqlalchemy import MetaData
 from registry import tables as registry_tables
 from server.errors import (
     StorageBusy,
-    StorageError,
     StorageFull,
     StorageReadOnly,
     StorageRefused,
@@ -154,7 +153,7 @@ async def test_a_reader_sees_one_state_whatever_is_written_meanwhile(database: D
 
 @on_postgresql
 async def test_a_reader_asks_for_one_snapshot_and_a_writer_for_durability(database: Database) -> None:
-    def show(connection: Connection) -> tuple[Any, Any]:
+    def show(connection: Connection) -> tuple[str | None, ...]:
         return tuple(
             connection.exec_driver_sql(f"SHOW {name}").scalar()
             for name in ("transaction_isolation", "synchronous_commit")
@@ -295,16 +294,22 @@ async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("folder_mode", "file_mode"), [(0o777, 0o444), (0o555, 0o666), (0o555, 0o444)])
 async def test_a_file_that_may_not_be_written_is_refused(folder_mode: int, file_mode: int) -> None:
     with tempfile.TemporaryDirectory() as name:
-        folder, file = Path(name), Path(name, "signalbox.db")
-        await migrated(f"sqlite:///{file}")
-        (folder / "signalbox.db.lock").unlink()
-        file.chmod(file_mode)
-        folder.chmod(folder_mode)
-        try:
-            with without_privileges(), pytest.raises(StorageReadOnly):
-                await migrated(f"sqlite:///{file}")
-        finally:
-            folder.chmod(0o777)
+        url = f"sqlite:///{name}/signalbox.db"
+        await migrated(url)
+        with modes(Path(name), folder_mode, file_mode), without_privileges(), pytest.raises(StorageReadOnly):
+            await migrated(url)
+
+
+@contextmanager
+def modes(folder: Path, folder_mode: int, file_mode: int) -> Iterator[None]:
+    """Give a folder and the database in it other modes, for others to find no lock file of ours."""
+    (folder / "signalbox.db.lock").unlink()
+    (folder / "signalbox.db").chmod(file_mode)
+    folder.chmod(folder_mode)
+    try:
+        yield
+    finally:
+        folder.chmod(0o700)
 
 
 @contextmanager

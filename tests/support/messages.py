@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.struct_pb2 import Struct
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from signalbox.v1 import event_definitions_pb2, event_ingest_pb2
 
@@ -22,20 +21,19 @@ RECEIPT = event_ingest_pb2.RESULT_VIEW_RECEIPT
 COERCED = event_ingest_pb2.RESULT_VIEW_COERCED
 
 
-def schema(*, keep_unknown: bool = False, **types: str) -> event_definitions_pb2.Schema:
+def schema(**types: str) -> event_definitions_pb2.Schema:
     """Make a schema: `schema(order_total="number")`."""
-    policy = "UNKNOWN_PROPERTIES_KEEP" if keep_unknown else "UNKNOWN_PROPERTIES_REJECT"
     return event_definitions_pb2.Schema(
         properties=[
             event_definitions_pb2.Property(
                 name=name, type=event_definitions_pb2.PropertyType.Value(f"PROPERTY_TYPE_{kind.upper()}")
             )
             for name, kind in types.items()
-        ],
-        unknown_properties=event_definitions_pb2.UnknownProperties.Value(policy),
+        ]
     )
 
 
+ANYTHING = event_definitions_pb2.Schema(unknown_properties=event_definitions_pb2.UNKNOWN_PROPERTIES_KEEP)
 ORDER_SCHEMA = schema(order_total="number", currency="string", is_first_purchase="boolean")
 
 
@@ -56,16 +54,14 @@ def event(
     key: str = "",
 ) -> event_ingest_pb2.EventInput:
     """Make an event, about Ada unless it says otherwise; `occurred_at` in seconds."""
-    if email is None and contact_id is None:
-        email = ADA
-    return event_ingest_pb2.EventInput(
-        name=name,
-        contact_id=contact_id,
-        email=email,
-        properties=properties if properties is None or isinstance(properties, Struct) else struct(properties),
-        occurred_at=None if occurred_at is None else Timestamp(seconds=occurred_at),
-        idempotency_key=key,
-    )
+    made = event_ingest_pb2.EventInput(name=name, email=ADA if email is None else email, idempotency_key=key)
+    if contact_id is not None:
+        made.contact_id = contact_id
+    if properties is not None:
+        made.properties.CopyFrom(properties if isinstance(properties, Struct) else struct(properties))
+    if occurred_at is not None:
+        made.occurred_at.seconds = occurred_at
+    return made
 
 
 def orders(count: int) -> list[event_ingest_pb2.EventInput]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 USER = "signalbox"
 START_SECONDS = 30
 
+INITDB = ("--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
+
 # The data is thrown away, so nothing needs to survive a power cut; many small databases are made from a template.
 OPTIONS = ("fsync=off", "full_page_writes=off", "autovacuum=off", "shared_buffers=64MB", "max_connections=200")
 
@@ -52,8 +54,10 @@ def running_cluster(binaries: Path) -> Iterator[Cluster]:
         if owner:
             os.chown(folder, owner["user"], owner["group"])
         data = folder / "data"
-        initdb = [binaries / "initdb", "-D", data, "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
-        subprocess.run(initdb, check=True, capture_output=True, cwd=folder, **owner)
+        choices = ["-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
+        subprocess.run(
+            [binaries / "initdb", "-D", data, *choices], check=True, capture_output=True, cwd=folder, **owner
+        )
         options = [part for option in OPTIONS for part in ("-c", option)]
         listen = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={folder}"]
         with (folder / "log").open("wb") as log:

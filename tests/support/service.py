@@ -80,7 +80,7 @@ class Client:
     async def send(
         self,
         sent: event_ingest_pb2.EventInput | None = None,
-        view: event_ingest_pb2.ResultView = event_ingest_pb2.RESULT_VIEW_UNSPECIFIED,
+        view: event_ingest_pb2.ResultView.ValueType = event_ingest_pb2.RESULT_VIEW_UNSPECIFIED,
     ) -> event_ingest_pb2.EventReceipt:
         request = event_ingest_pb2.SendEventRequest(event=sent or event(), view=view)
         return (await self.ingest.SendEvent(request)).receipt
@@ -88,8 +88,8 @@ class Client:
     async def send_all(
         self,
         events: Iterable[event_ingest_pb2.EventInput],
-        mode: event_ingest_pb2.BatchMode = event_ingest_pb2.BATCH_MODE_UNSPECIFIED,
-        view: event_ingest_pb2.ResultView = event_ingest_pb2.RESULT_VIEW_UNSPECIFIED,
+        mode: event_ingest_pb2.BatchMode.ValueType = event_ingest_pb2.BATCH_MODE_UNSPECIFIED,
+        view: event_ingest_pb2.ResultView.ValueType = event_ingest_pb2.RESULT_VIEW_UNSPECIFIED,
     ) -> list[event_ingest_pb2.EventResult]:
         request = event_ingest_pb2.SendEventsRequest(events=events, mode=mode, view=view)
         return list((await self.ingest.SendEvents(request)).results)
@@ -145,8 +145,8 @@ class Service:
 
 def settings(database_url: str, **changes: Any) -> Settings:
     """Make the settings of a test's server."""
-    defaults = {"grpc": "127.0.0.1:0", "database": database_url, "admin_key": ADMIN_KEY, "grace_seconds": 5.0}
-    return Settings(**defaults | changes)
+    defaults: dict[str, Any] = {"grpc": "127.0.0.1:0", "admin_key": ADMIN_KEY, "grace_seconds": 5.0}
+    return Settings(database=database_url, **defaults | changes)
 
 
 @asynccontextmanager

@@ -166,12 +166,12 @@ class PostgresBackend:
         self._clean: PostgresStore | None = None
 
     @asynccontextmanager
-    async def empty(self, folder: Path) -> AsyncIterator[PostgresStore]:  # noqa: ARG002 - the cluster has its own
+    async def empty(self, folder: Path) -> AsyncIterator[PostgresStore]:
         store = await self._created()
         yield store
 
     @asynccontextmanager
-    async def fresh(self, folder: Path) -> AsyncIterator[PostgresStore]:  # noqa: ARG002 - as above
+    async def fresh(self, folder: Path) -> AsyncIterator[PostgresStore]:
         store, self._clean = self._clean, None
         if store is None:
             store = await self._created()

@@ -37,6 +37,5 @@ def send_event(properties: bytes, name: bytes = b"order_completed", email: bytes
 
 async def call_raw(channel: grpc.aio.Channel, method: str, request: bytes, metadata: list[tuple[str, str]]) -> bytes:
     """Call a unary method of signalbox.v1 with bytes: `call_raw(channel, "EventIngest/SendEvent", ...)`."""
-    answer = await channel.unary_unary(f"/signalbox.v1.{method}")(request, metadata=metadata)
-    assert isinstance(answer, bytes)
-    return answer
+    call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/signalbox.v1.{method}")
+    return await call(request, metadata=metadata)
