@@ -20,7 +20,6 @@ from server.catalog import Catalog
 from server.contacts import Contacts
 from server.definitions import Definitions
 from server.demo import make_demo
-from server.errors import StorageError
 from server.events import Events
 from server.ingest.group_commit import GroupCommit
 from server.ingest.ingest import Ingest
@@ -110,5 +109,5 @@ async def _follow(catalog: Catalog, access: Access) -> None:
         try:
             for project_key in await catalog.refresh():
                 access.forget(project_key)
-        except StorageError as error:
-            log.warning("catalogue_refresh_failed", cause=str(error.__cause__))
+        except Exception:
+            log.exception("catalogue_refresh_failed")

@@ -71,6 +71,7 @@ class Catalog:
         self._database = database
         self._states: dict[int, ProjectState] = {}
         self._versions: dict[int, int] = {}
+        self.forgotten = 0
 
     def known(self, project_key: int) -> ProjectState | None:
         """Give the state of a project if it is at hand."""
@@ -80,18 +81,27 @@ class Catalog:
         """Give the state of a project, reading it if need be."""
         state = self._states.get(project_key)
         if state is None:
+            forgotten = self.forgotten
             state = await self._database.read(lambda connection: load_state(connection, project_key))
-            self.learn(state)
+            self.learn(state, forgotten)
         return state
 
-    def learn(self, state: ProjectState) -> None:
-        """Take a state that was read; an older one than is known changes nothing."""
-        known = self._states.get(state.key)
-        if known is None or known.version < state.version:
+    async def current(self, state: ProjectState) -> ProjectState:
+        """Give the state that holds now, after another one spoke against an event."""
+        if self._database.shared:
+            version = await self._database.read(lambda connection: catalog_version(connection, state.key))
+            if version != state.version:
+                self.forget(state.key)
+        return await self.state(state.key)
+
+    def learn(self, state: ProjectState, forgotten: int) -> None:
+        """Take a state that was read while `forgotten` had this value; one that may be outdated is not kept."""
+        if forgotten == self.forgotten:
             self._states[state.key] = state
 
     def forget(self, project_key: int) -> None:
-        """Have the state read again at its next use, because this server changed the catalogue."""
+        """Have the state read again at its next use, because the catalogue was changed."""
+        self.forgotten += 1
         self._states.pop(project_key, None)
 
     async def refresh(self) -> list[int]:

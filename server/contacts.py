@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from uuid_utils import uuid7
 
+from registry.errors import Violation
 from registry.timestamps import now_micros
-from server.errors import ContactNotFound
+from server.errors import ContactNotFound, InvalidArgument
 from server.storage import contacts as store
 from server.storage.projects import advance_catalog
 
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
     from server.model import Contact
     from server.paging import Page, PageRequest
     from server.storage.database import Database
+
+
+MAX_PROPERTIES = 1_000
+MAX_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,7 @@ class Contacts:
                 kept = _without_nulls(properties)
                 return store.insert_contact(connection, project_key, str(uuid7()), email, kept, now), True
             merged = _without_nulls({**current.properties, **properties})
+            _check_size(merged)
             return store.update_contact(connection, current, merged, etag, now), False
 
         return await self._database.write(work)
@@ -85,6 +92,17 @@ class Contacts:
             return current
 
         return await self._database.write(work)
+
+
+def _check_size(properties: Mapping[str, Any]) -> None:
+    """Hold what several upserts add up to against the limits of one."""
+    size = len(msgspec.json.encode(properties))
+    if len(properties) > MAX_PROPERTIES or size > MAX_BYTES:
+        message = (
+            f"The contact would have {len(properties):,} properties of {size:,} bytes; "
+            f"at most {MAX_PROPERTIES:,} of {MAX_BYTES:,} bytes are allowed"
+        )
+        raise InvalidArgument(message, violations=[Violation("properties", "TOO_LARGE", message)])
 
 
 def _without_nulls(properties: Mapping[str, Any]) -> dict[str, Any]:

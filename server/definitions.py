@@ -66,7 +66,7 @@ class Definitions:
     async def list(
         self, caller: Caller, request: PageRequest, search: str = "", *, show_deleted: bool = False
     ) -> Page[EventDefinition]:
-        """List definitions, newest first; `search` is a part of the name, in any case."""
+        """List definitions, newest first; `search` is a part of the name, in any ASCII case."""
         limit, filters = request.limit(), (caller.project_id, search, show_deleted)
         after = request.cursor(filters, int, str)
         found = await self._database.read(

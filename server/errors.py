@@ -8,6 +8,7 @@ ServiceError
 │   ├── AdminRequired            only the admin key may do this
 │   └── ProjectRequired          the admin key did not say for which project
 ├── RequestError
+│   ├── UnstorableText           a text holds NUL, which PostgreSQL cannot store
 │   ├── MalformedRequest         the bytes are not the message they should be
 │   ├── InvalidArgument          a field breaks its rule; carries violations
 │   ├── InvalidPageToken         the token is not one that this list gave out
@@ -44,6 +45,8 @@ class ServiceError(Exception):
     """An error with a reason that callers can act on."""
 
     reason: ClassVar[str]
+    retry_after: ClassVar[float] = 0.0
+    """Seconds after which trying again may help, where the caller is told so."""
 
     def __init__(
         self,
@@ -115,6 +118,15 @@ class MalformedRequest(RequestError):
     """The bytes are not the message that the method takes."""
 
     reason = "MALFORMED_REQUEST"
+
+
+class UnstorableText(RequestError):
+    """A text holds NUL, which PostgreSQL cannot store or look for."""
+
+    reason = "UNSTORABLE_TEXT"
+
+    def __init__(self) -> None:
+        super().__init__("A text in the request holds the character U+0000, which cannot be stored")
 
 
 class InvalidArgument(RequestError):
@@ -220,7 +232,7 @@ class QueueFull(ServiceError):
     """More is waiting to be stored than the server will hold; nothing of this request was stored."""
 
     reason = "QUEUE_FULL"
-    retry_after: ClassVar[float] = 0.5
+    retry_after = 0.5
 
     def __init__(self) -> None:
         super().__init__("Too many events are waiting to be stored; nothing was stored, try again shortly")
@@ -252,6 +264,7 @@ class StorageFull(StorageError):
     """The disk is full."""
 
     reason = "STORAGE_FULL"
+    retry_after = 0.9
 
     def __init__(self) -> None:
         super().__init__("The database has no room left; nothing was stored")

@@ -53,7 +53,7 @@ class PageRequest:
             return None
         try:
             digest, *cursor = msgspec.json.decode(urlsafe_b64decode(self.token.encode("ascii")))
-        except (ValueError, TypeError, binascii.Error) as error:
+        except (ValueError, TypeError, RecursionError, binascii.Error) as error:
             raise InvalidPageToken from error
         if digest != _digest(filters) or [type(value) for value in cursor] != list(kinds):
             raise InvalidPageToken

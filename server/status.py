@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from google.protobuf.any_pb2 import Any
+from google.protobuf import any_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2 as details
 from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 
 from registry.errors import RegistryError
-from server.errors import QueueFull, ServiceError
+from server.errors import ServiceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +27,7 @@ CODES: dict[str, StatusCode] = {
     "ADMIN_REQUIRED": StatusCode.PERMISSION_DENIED,
     "PROJECT_REQUIRED": StatusCode.INVALID_ARGUMENT,
     "MALFORMED_REQUEST": StatusCode.INVALID_ARGUMENT,
+    "UNSTORABLE_TEXT": StatusCode.INVALID_ARGUMENT,
     "INVALID_ARGUMENT": StatusCode.INVALID_ARGUMENT,
     "INVALID_PAGE_TOKEN": StatusCode.INVALID_ARGUMENT,
     "INVALID_NAME": StatusCode.INVALID_ARGUMENT,
@@ -59,6 +60,11 @@ CODES: dict[str, StatusCode] = {
     "INTERNAL": StatusCode.INTERNAL,
 }
 
+# A status travels in the trailers, of which gRPC clients take 8 KiB, and the message twice, percent-encoded.
+MAX_MESSAGE = 500
+MAX_VALUE = 255
+MAX_VIOLATION_BYTES = 3_000
+
 KNOWN_ERRORS = (RegistryError, ServiceError)
 """What callers may be told; any other error is a defect, and its text stays in the log."""
 
@@ -70,7 +76,7 @@ def reason_of(error: Exception) -> str:
 
 def message_of(error: Exception) -> str:
     """Give the text that a caller may see."""
-    return error.message if isinstance(error, KNOWN_ERRORS) else "Internal error"
+    return _cut(error.message, MAX_MESSAGE) if isinstance(error, KNOWN_ERRORS) else "Internal error"
 
 
 def code_of(error: Exception) -> StatusCode:
@@ -86,20 +92,36 @@ def rich_status(error: Exception) -> Status:
 
 def _details(error: Exception) -> Iterator[Message]:
     metadata = error.metadata if isinstance(error, KNOWN_ERRORS) else {}
-    yield details.ErrorInfo(reason=reason_of(error), domain=DOMAIN, metadata=metadata)
-    violations = getattr(error, "violations", ())
+    yield details.ErrorInfo(
+        reason=reason_of(error),
+        domain=DOMAIN,
+        metadata={name: _cut(value, MAX_VALUE) for name, value in metadata.items()},
+    )
+    violations = list(_field_violations(error))
     if violations:
-        yield details.BadRequest(
-            field_violations=[
-                details.BadRequest.FieldViolation(field=one.path, description=one.message, reason=one.reason)
-                for one in violations
-            ]
-        )
-    if isinstance(error, QueueFull):
+        yield details.BadRequest(field_violations=violations)
+    if isinstance(error, ServiceError) and error.retry_after:
         yield details.RetryInfo(retry_delay=Duration(nanos=int(error.retry_after * 1e9)))
 
 
-def _packed(message: Message) -> Any:
-    packed = Any()
+def _field_violations(error: Exception) -> Iterator[Any]:
+    """Write the violations, as many as fit beside the rest of a status."""
+    room = MAX_VIOLATION_BYTES
+    for one in getattr(error, "violations", ()):
+        message = details.BadRequest.FieldViolation(
+            field=_cut(one.path, MAX_VALUE), description=_cut(one.message, MAX_MESSAGE), reason=one.reason
+        )
+        room -= message.ByteSize()
+        if room < 0:
+            return
+        yield message
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _packed(message: Message) -> any_pb2.Any:
+    packed = any_pb2.Any()
     packed.Pack(message)
     return packed

@@ -17,7 +17,7 @@ from server.api.event_messages import (
 )
 from server.api.times import read_timestamp
 from server.emails import normal_email
-from server.errors import InvalidArgument, Stopping
+from server.errors import ContactRequired, InvalidArgument, Stopping
 from server.paging import PageRequest
 from server.status import KNOWN_ERRORS
 from server.storage.events import EventFilter
@@ -168,6 +168,8 @@ def _read_batch(
 
 
 def _read_filter(request: pb.ListEventsRequest) -> EventFilter:
+    if request.HasField("contact_id") and not request.contact_id:
+        raise ContactRequired
     times: dict[str, Any] = {
         field: read_timestamp(request, field)
         for field in ("received_from", "received_until", "occurred_from", "occurred_until")

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from server.api.handlers import Streams
     from server.settings import Tls
 
+_LAST_WORD_SECONDS = 0.1
+"""So long a health watch stays open to say NOT_SERVING."""
+
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
 _OPTIONS = (
@@ -61,7 +64,7 @@ class GrpcServer:
     def __init__(self, access: Access, streams: Streams, servicers: Mapping[str, object]) -> None:
         self._streams = streams
         self._server = grpc.aio.server(options=_OPTIONS)
-        self._health = health.aio.HealthServicer()
+        self._health = _Health(streams)
         guard = Guard(access, streams)
         self._server.add_generic_rpc_handlers(
             [service_handler(service, servicers.get(service.name), guard) for service in SERVICES]
@@ -88,6 +91,25 @@ class GrpcServer:
         """Say NOT_SERVING, tell the streams to end, and give calls so many seconds to finish."""
         await self._health.enter_graceful_shutdown()
         await asyncio.gather(self._streams.drain(grace_seconds), self._server.stop(grace_seconds))
+
+
+class _Health(health.aio.HealthServicer):
+    """Health whose watches end with the server, once they have heard of it."""
+
+    def __init__(self, streams: Streams) -> None:
+        super().__init__()
+        self._streams = streams
+
+    async def Watch(self, request: Any, context: Any) -> None:
+        """Watch until the caller goes or the server stops."""
+        watching = asyncio.create_task(super().Watch(request, context))
+        stopping = asyncio.create_task(self._streams.stopping.wait())
+        try:
+            await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({watching}, timeout=_LAST_WORD_SECONDS)
+        finally:
+            watching.cancel()
+            stopping.cancel()
 
 
 def _add_reflection(server: grpc.aio.Server) -> None:

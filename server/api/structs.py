@@ -12,6 +12,8 @@ from google.protobuf.struct_pb2 import NullValue, Struct, Value
 
 from registry.errors import Violation
 from registry.names import property_path
+from server.contacts import MAX_BYTES as MAX_CONTACT_BYTES
+from server.contacts import MAX_PROPERTIES
 from server.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ class PayloadBudget:
 
 
 EVENT_BUDGET = PayloadBudget()
-CONTACT_BUDGET = PayloadBudget(values=1_000, size=64 * 1024)
+CONTACT_BUDGET = PayloadBudget(values=MAX_PROPERTIES, size=MAX_CONTACT_BYTES)
 
 
 def read_struct(struct: Struct, root: str = "properties", budget: PayloadBudget = EVENT_BUDGET) -> dict[str, Any]:

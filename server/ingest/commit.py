@@ -15,7 +15,7 @@ from registry.timestamps import now_micros
 from server.catalog import load_state
 from server.errors import ContactNotFound, IdempotencyKeyReused
 from server.event_ids import EventIds
-from server.ingest.judge import judge
+from server.ingest.judge import judge_all
 from server.model import Event, UnknownContacts
 from server.storage.contacts import ContactKey, contact_keys, insert_contacts
 from server.storage.events import events_by_idempotency_key
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _encode = msgspec.json.Encoder().encode
 
-_NOBODY = ContactKey(0, "")
+_NOBODY = ContactKey(0, "", "")
 
 
 class KnownContacts:
@@ -126,7 +126,7 @@ class ProjectCommit:
         """Find whom the draft is about; None for an address that is yet to become a contact."""
         name = draft.contact_id or draft.email
         contact = self._known.get(name) or self.contacts.get(name)
-        if contact is not None:
+        if contact is not None and (draft.email or contact.id == draft.contact_id):
             return contact
         policy = self.state.rules.unknown_contacts
         if draft.contact_id or policy is UnknownContacts.REJECT:
@@ -153,7 +153,7 @@ class ProjectCommit:
             definition.id if definition else "",
             definition.revision if definition else 0,
             contact.id,
-            draft.email,
+            contact.email or draft.email,
             draft.properties,
             draft.changes,
             self._received_at if draft.occurred_at is None else draft.occurred_at,
@@ -197,8 +197,7 @@ def _current_state(connection: Connection, units: Sequence[Unit], head: Head) ->
     for unit in units:
         if unit.state.version != state.version:
             unit.state = state
-            for draft in unit.drafts:
-                judge(state, draft)
+            judge_all(unit)
     return state
 
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from server.errors import QueueFull, Stopping, StorageError, StorageRefused
+from server.errors import QueueFull, RequestError, ServiceError, Stopping, StorageError, StorageRefused
 from server.ingest.commit import KnownContacts, commit
-from server.ingest.judge import judge
+from server.ingest.judge import judge_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,39 +116,40 @@ class GroupCommit:
             if not unit.done.done():
                 units.append(unit)
                 count += len(unit.drafts)
-        if self._queued < self._limit // 2:
+        if self._queued <= self._limit // 2:
             self._room.set()
         self._expected = len(units) if len(units) >= GATHER_UNITS else 1
         return units
 
     async def _commit(self, units: Sequence[Unit]) -> None:
+        forgotten = self._catalog.forgotten
         try:
             commits = await self._database.write(lambda connection: commit(connection, units, self._known))
         except Exception as error:
             if len(units) > 1 and not _concerns_all(error):
                 await self._commit_apart(units)
                 return
-            log.exception("commit_failed", events=sum(len(unit.drafts) for unit in units))
-            _resolve(units, error if isinstance(error, StorageError) else StorageRefused())
+            if not isinstance(error, RequestError):
+                log.exception("commit_failed", events=sum(len(unit.drafts) for unit in units))
+            _resolve(units, error if isinstance(error, ServiceError) else StorageRefused())
         else:
-            self._learn(commits)
+            self._learn(commits, forgotten)
             _resolve(units)
 
     async def _commit_apart(self, units: Sequence[Unit]) -> None:
         """Store units one by one, so that one which the database refuses does not take the others with it."""
         for unit in units:
-            for draft in unit.drafts:
-                judge(unit.state, draft)
+            judge_all(unit)
             await self._commit([unit])
 
-    def _learn(self, commits: Sequence[ProjectCommit]) -> None:
+    def _learn(self, commits: Sequence[ProjectCommit], forgotten: int) -> None:
         for project in commits:
             key, version = project.state.key, project.state.version
             known = self._known.get(key)
             if known is None or known.version != version:
                 known = self._known[key] = KnownContacts(version)
             known.learn(project.contacts)
-            self._catalog.learn(project.state)
+            self._catalog.learn(project.state, forgotten)
 
 
 def _concerns_all(error: Exception) -> bool:

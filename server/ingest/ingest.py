@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from server.errors import QueueFull
 from server.ingest.draft import BatchMode, Unit
-from server.ingest.judge import judge
+from server.ingest.judge import judge_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,6 +66,11 @@ class Ingest:
 
     async def _judged(self, project_key: int, drafts: Sequence[Draft], mode: BatchMode) -> Unit:
         state = self._catalog.known(project_key) or await self._catalog.state(project_key)
-        for draft in drafts:
-            judge(state, draft)
-        return Unit(state, drafts, mode, asyncio.get_running_loop().create_future())
+        unit = Unit(state, drafts, mode, asyncio.get_running_loop().create_future())
+        judge_all(unit)
+        if not unit.worth_storing():
+            # The commit would have noticed a stale state; what never gets there is asked about here.
+            unit.state = await self._catalog.current(state)
+            if unit.state is not state:
+                judge_all(unit)
+        return unit

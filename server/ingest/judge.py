@@ -10,7 +10,7 @@ from server.model import UndefinedEvents
 
 if TYPE_CHECKING:
     from server.catalog import ProjectState
-    from server.ingest.draft import Draft
+    from server.ingest.draft import Draft, Unit
 
 
 def judge(state: ProjectState, draft: Draft) -> None:
@@ -30,6 +30,12 @@ def judge(state: ProjectState, draft: Draft) -> None:
     else:
         draft.properties = coerced.properties
         draft.changes = coerced.changes
+
+
+def judge_all(unit: Unit) -> None:
+    """Judge every draft of a unit by the unit's state."""
+    for draft in unit.drafts:
+        judge(unit.state, draft)
 
 
 def _judge_undefined(state: ProjectState, draft: Draft) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -18,15 +19,18 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
     from sqlalchemy.sql import ColumnElement
 
+_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
 # SQLite binds at most 32,766 values in a statement.
 _IN_LIST = 10_000
 
 
 class ContactKey(NamedTuple):
-    """The two names of a contact: inside the database and outside."""
+    """What a contact is known by: inside the database, outside, and to those who write to it."""
 
     key: int
     id: str
+    email: str
 
 
 def find_contact(connection: Connection, project_key: int, *, contact_id: str = "", email: str = "") -> Contact:
@@ -54,7 +58,7 @@ def insert_contacts(
     for chunk in _chunks(ids_and_emails, 1_000):
         insert = _insert(project_key, chunk, now, {})
         rows = connection.execute(insert.returning(contact.c.key, contact.c.id, contact.c.email))
-        made.update((row.email, ContactKey(row.key, row.id)) for row in rows)
+        made.update((row.email, ContactKey(row.key, row.id, row.email)) for row in rows)
     return made
 
 
@@ -63,11 +67,12 @@ def contact_keys(
 ) -> dict[str, ContactKey]:
     """Find live contacts by ids and addresses. Returns their keys by what they were asked by."""
     found: dict[str, ContactKey] = {}
-    for column, wanted in ((contact.c.id, list(ids)), (contact.c.email, list(emails))):
+    well_formed = [contact_id for contact_id in ids if _ID.fullmatch(contact_id)]
+    for column, wanted in ((contact.c.id, well_formed), (contact.c.email, list(emails))):
         for chunk in _chunks(wanted, _IN_LIST):
-            query = sa.select(contact.c.key, contact.c.id, column.label("asked"))
+            query = sa.select(contact.c.key, contact.c.id, contact.c.email, column.label("asked"))
             rows = connection.execute(query.where(_live(project_key), column.in_(chunk)))
-            found.update((row.asked, ContactKey(row.key, row.id)) for row in rows)
+            found.update((row.asked, ContactKey(row.key, row.id, row.email)) for row in rows)
     return found
 
 

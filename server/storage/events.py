@@ -67,8 +67,7 @@ def list_events(
     if wanted.contact_id or wanted.email:
         query = query.where(_of_contact(connection, project_key, wanted))
     if after is not None:
-        low = max(low, after + 1)
-        query = query.order_by(event.c.position)
+        query = query.where(event.c.position > after).order_by(event.c.position)
     else:
         high = high if before is None else min(high or before, before)
         query = query.order_by(event.c.position.desc())

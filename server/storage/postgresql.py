@@ -9,7 +9,15 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from server.errors import StorageBusy, StorageError, StorageFull, StorageReadOnly, StorageRefused, StorageUnavailable
+from server.errors import (
+    ServiceError,
+    StorageBusy,
+    StorageFull,
+    StorageReadOnly,
+    StorageRefused,
+    StorageUnavailable,
+    UnstorableText,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,10 +91,12 @@ def _engine(url: str) -> AsyncEngine:
         raise ValueError(f"It is no URL of the form postgresql://USER@HOST:PORT/NAME ({error})") from error
 
 
-def storage_error(error: DBAPIError) -> StorageError:
+def storage_error(error: DBAPIError) -> ServiceError:
     """Say what an error of the driver means for the service. Codes: PostgreSQL, appendix A."""
     code = str(getattr(error.orig, "sqlstate", None) or "")
-    if code in ("53100", "54000"):
+    if code in ("22021", "22P05"):
+        return UnstorableText()
+    if code == "53100":
         return StorageFull()
     if code == "25006":
         return StorageReadOnly()

@@ -21,8 +21,18 @@ _PROJECTS = sa.select(project, project_head.c.position).join(project_head, proje
 _KEYS = sa.select(api_key, project.c.id.label("project_id")).join(project, project.c.key == api_key.c.project_key)
 
 
+def lock_names(connection: Connection) -> None:
+    """Let one transaction at a time take names and secrets, so that looking whether one is free holds.
+
+    On SQLite every writing transaction is alone anyway.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7446255)")
+
+
 def insert_project(connection: Connection, project_id: str, name: str, rules: Rules, now: int) -> Project:
     """Create a project with an empty log. Raises ProjectAlreadyExists."""
+    lock_names(connection)
     if connection.scalar(sa.select(project.c.key).where(project.c.name == name)) is not None:
         raise ProjectAlreadyExists(name)
     insert = project.insert().values(
@@ -60,6 +70,7 @@ def update_project(connection: Connection, current: Project, name: str, rules: R
     check_etag(etag, current.etag)
     if (name, rules) == (current.name, current.rules):
         return current
+    lock_names(connection)
     taken = sa.select(project.c.key).where(project.c.name == name, project.c.key != current.key)
     if connection.scalar(taken) is not None:
         raise ProjectAlreadyExists(name)
@@ -98,6 +109,7 @@ def catalog_version(connection: Connection, project_key: int) -> int:
 
 def insert_key(connection: Connection, key: ApiKey, digest: bytes) -> None:
     """Store a key under the SHA-256 of its secret. Raises SecretInUse."""
+    lock_names(connection)
     if connection.scalar(sa.select(api_key.c.id).where(api_key.c.digest == digest)) is not None:
         raise SecretInUse
     connection.execute(

@@ -55,7 +55,8 @@ class SqliteDatabase:
             raise ValueError("An in-memory database cannot be shared by readers and the writer: name a file")
         database = cls(Path(path))
         try:
-            await database.write(lambda _: None)
+            # SQLite takes BEGIN IMMEDIATE on a file that it cannot write for a read; this is a write.
+            await database.write(lambda connection: connection.exec_driver_sql("PRAGMA user_version = 0"))
         except BaseException:
             await database.close()
             raise

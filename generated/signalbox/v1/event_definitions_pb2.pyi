@@ -528,7 +528,7 @@ class ListEventDefinitionsRequest(_message.Message):
     page_token: _builtins.str
     """Optional. The next_page_token of the answer before, with the same filters."""
     search: _builtins.str
-    """Optional. Only definitions whose name contains this, in any case."""
+    """Optional. Only definitions whose name contains this; the case of ASCII letters does not matter."""
     show_deleted: _builtins.bool
     """Optional. Deleted definitions too."""
     def __init__(

@@ -51,7 +51,7 @@ class Event(_message.Message):
     contact_id: _builtins.str
     """Output only. Id of the contact; empty where the project's policy recorded the event without one."""
     email: _builtins.str
-    """Output only. E-mail address the sender named, lower-cased; empty where the sender named a contact id."""
+    """Output only. E-mail address of the contact as it is now; the one that the sender named where there is no contact."""
     @_builtins.property
     def properties(self) -> _struct_pb2.Struct:
         """Output only. The properties after coercion."""
