@@ -29,10 +29,14 @@ def event_input() -> pb.EventInput:
     return event
 
 
-def send_event_body() -> bytes:
-    """Make a request of SendEvent with the frame that gRPC puts before it."""
-    message = pb.SendEventRequest(event=event_input()).SerializeToString()
+def framed(message: bytes) -> bytes:
+    """Put before a message the frame that gRPC puts before it."""
     return struct.pack(">BI", 0, len(message)) + message
+
+
+def send_event_body() -> bytes:
+    """Make a framed request of SendEvent."""
+    return framed(pb.SendEventRequest(event=event_input()).SerializeToString())
 
 
 def send_events_request() -> bytes:

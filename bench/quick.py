@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
 
-from bench.messages import SEND_EVENT, send_event_body
-from bench.servers import ADMIN_KEY
+from bench.messages import BATCH, SEND_EVENT, SEND_EVENTS, framed, send_event_body, send_events_request
 from server.demo import PROJECT, SECRET
 from signalbox.v1 import projects_pb2
 from signalbox.v1.projects_pb2_grpc import ProjectsStub
@@ -32,16 +31,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 CONNECTIONS, STREAMS = 8, 8
-IN_FLIGHT = CONNECTIONS * STREAMS
+BATCH_CONNECTIONS, BATCH_STREAMS = 2, 2
 WARM_UP_SECONDS = 1.0
+ADMIN_KEY = "sb_admin_of_the_benchmark"
 GRACE_SECONDS = 15.0
 LOAD_TIMEOUT_SECONDS = 60
 
 UNARY = "SendEvent, 64 in flight"
 NO_OP = "  no-op gRPC server"
-BATCHES = "SendEvents of 500"
+BATCHES = "SendEvents of 500, 4 in flight"
 BARE = "  bare loop"
 STREAM = "StreamEvents, 100 a message"
+CLIENT_BATCHES = "  SendEvents from the same client"
 
 Rates: TypeAlias = dict[str, list[float]]
 """Events a second of each subject, one for each round."""
@@ -64,7 +65,36 @@ class Ratio:
         return [one / other for one, other in zip(rates[self.subject], rates[self.base], strict=True)]
 
 
-RATIOS = (Ratio(UNARY, NO_OP, 0.60), Ratio(BATCHES, BARE, 0.40), Ratio(STREAM, BATCHES))
+RATIOS = (Ratio(UNARY, NO_OP, 0.60), Ratio(BATCHES, BARE, 0.40), Ratio(STREAM, CLIENT_BATCHES))
+
+
+@dataclass(frozen=True)
+class H2load:
+    """One kind of load: a request that is sent again and again over so many connections of so many streams."""
+
+    url: str
+    body: Path
+    connections: int
+    streams: int
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests are on their way at once."""
+        return self.connections * self.streams
+
+    def run(self, seconds: float) -> int:
+        """Send for a time. Returns how many requests were answered in it."""
+        headers = ("content-type: application/grpc", "te: trailers", f"authorization: Bearer {SECRET}")
+        output = _run(
+            *("h2load", "-D", f"{seconds * 1_000:.0f}ms", "-t", "1", "-d", str(self.body)),
+            *("-c", str(self.connections), "-m", str(self.streams)),
+            *(word for header in headers for word in ("-H", header)),
+            self.url,
+        )
+        found = re.search(r"(\d+) succeeded, (\d+) failed", output)
+        if found is None or int(found[2]) or not int(found[1]):
+            raise Failed(f"h2load was not answered:\n{output}")
+        return int(found[1])
 
 
 @dataclass
@@ -80,31 +110,49 @@ class Bench:
     def unary_round(self) -> None:
         """Measure SendEvent and the no-op server once."""
         self._note(UNARY, self._signalbox_unary(self.seconds))
-        self._note(NO_OP, _h2load(self.no_op, self.folder, self.seconds) / self.seconds)
+        self._note(NO_OP, self._unary_load(self.no_op).run(self.seconds) / self.seconds)
 
     def batch_round(self) -> None:
-        """Measure SendEvents, the bare loop and StreamEvents once."""
-        self._note(BATCHES, self._signalbox_load("batches", self.seconds))
+        """Measure SendEvents and the bare loop once."""
+        self._note(BATCHES, self._signalbox_h2load(self._batch_load(), BATCH, self.seconds))
         self._note(BARE, _rate(_python("bare_loop", str(self.folder / "bare.db"), str(self.seconds))))
+
+    def stream_round(self) -> None:
+        """Measure StreamEvents and SendEvents of one client once."""
         self._note(STREAM, self._signalbox_load("stream", self.seconds))
+        self._note(CLIENT_BATCHES, self._signalbox_load("batches", self.seconds))
 
     def warm_up(self) -> None:
         """Let every server run for a moment that does not count."""
         self._signalbox_unary(WARM_UP_SECONDS)
-        _h2load(self.no_op, self.folder, WARM_UP_SECONDS)
+        self._unary_load(self.no_op).run(WARM_UP_SECONDS)
+        self._signalbox_h2load(self._batch_load(), BATCH, WARM_UP_SECONDS)
         for kind in ("batches", "stream"):
             self._signalbox_load(kind, WARM_UP_SECONDS)
 
     def _note(self, subject: str, rate: float) -> None:
         self.rates.setdefault(subject, []).append(rate)
 
+    def _unary_load(self, address: str) -> H2load:
+        body = self.folder / "send_event.bin"
+        body.write_bytes(send_event_body())
+        return H2load(f"http://{address}{SEND_EVENT}", body, CONNECTIONS, STREAMS)
+
+    def _batch_load(self) -> H2load:
+        body = self.folder / "send_events.bin"
+        body.write_bytes(framed(send_events_request()))
+        return H2load(f"http://{self.signalbox}{SEND_EVENTS}", body, BATCH_CONNECTIONS, BATCH_STREAMS)
+
     def _signalbox_unary(self, seconds: float) -> float:
-        """Load SendEvent. h2load reads no gRPC status: the log tells what was recorded."""
+        return self._signalbox_h2load(self._unary_load(self.signalbox), 1, seconds)
+
+    def _signalbox_h2load(self, load: H2load, size: int, seconds: float) -> float:
+        """Load a method. h2load reads no gRPC status: the log tells what was recorded."""
         before = self._settled_position()
-        succeeded = _h2load(self.signalbox, self.folder, seconds)
+        succeeded = load.run(seconds) * size
         stored = self._settled_position() - before
-        if not succeeded <= stored <= succeeded + IN_FLIGHT:
-            raise Failed(f"SendEvent: {succeeded:,} requests were answered, but the log has {stored:,} events more")
+        if not succeeded <= stored <= succeeded + load.in_flight * size:
+            raise Failed(f"{load.url}: {succeeded:,} events were answered, but the log has {stored:,} more")
         return succeeded / seconds
 
     def _signalbox_load(self, kind: str, seconds: float) -> float:
@@ -139,23 +187,6 @@ def _python(module: str, *arguments: str) -> dict[str, float]:
     return result
 
 
-def _h2load(address: str, folder: Path, seconds: float) -> int:
-    """Load SendEvent. Returns how many requests were answered in time."""
-    body = folder / "send_event.bin"
-    body.write_bytes(send_event_body())
-    headers = ("content-type: application/grpc", "te: trailers", f"authorization: Bearer {SECRET}")
-    output = _run(
-        "h2load",
-        *("-D", f"{seconds * 1_000:.0f}ms", "-c", str(CONNECTIONS), "-m", str(STREAMS), "-t", "1", "-d", str(body)),
-        *(word for header in headers for word in ("-H", header)),
-        f"http://{address}{SEND_EVENT}",
-    )
-    found = re.search(r"(\d+) succeeded, (\d+) failed", output)
-    if found is None or int(found[2]) or not int(found[1]):
-        raise Failed(f"h2load was not answered:\n{output}")
-    return int(found[1])
-
-
 def _run(*command: str) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LOAD_TIMEOUT_SECONDS)
@@ -170,11 +201,11 @@ def _run(*command: str) -> str:
 def _server(folder: Path, *arguments: str) -> Iterator[str]:
     """Run a server in its own process. Gives its address; raises Failed if it does not start or end well."""
     errors = folder / f"{arguments[0]}.log"
-    command = (sys.executable, "-m", "bench.servers", *arguments)
+    command = (sys.executable, "-m", *arguments)
     with errors.open("w") as log, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process:
         try:
             assert process.stdout is not None
-            yield process.stdout.readline().strip() or _give_up(arguments[0])
+            yield process.stdout.readline().strip().rpartition("grpc=")[2] or _give_up(arguments[0])
         except (Failed, grpc.RpcError) as error:
             # A server that broke down says more about the cause than the load that it left without answers.
             if code := _end(process):
@@ -203,14 +234,17 @@ def measure(rounds: int, seconds: float) -> Rates:
     """Start the servers, measure so many rounds, and end the servers."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="signalbox-bench-")))
-        signalbox = stack.enter_context(_server(folder, "signalbox", str(folder / "signalbox.db")))
-        no_op = stack.enter_context(_server(folder, "no-op"))
+        database = f"sqlite:///{folder / 'signalbox.db'}"
+        options = ("--dev", "--grpc", "127.0.0.1:0", "--database", database, "--admin-key", ADMIN_KEY)
+        signalbox = stack.enter_context(_server(folder, "server", "serve", *options))
+        no_op = stack.enter_context(_server(folder, "bench.no_op"))
         bench = Bench(folder, signalbox, no_op, seconds)
         bench.warm_up()
         for number in range(1, rounds + 1):
             _progress(f"round {number} of {rounds}")
             bench.unary_round()
             bench.batch_round()
+            bench.stream_round()
         _progress("")
         return bench.rates
 
@@ -256,7 +290,7 @@ def too_low(rates: Rates) -> list[str]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench-quick", description=__doc__)
     parser.add_argument("--rounds", type=int, default=7, help="rounds of each measurement (7)")
-    parser.add_argument("--seconds", type=float, default=1.5, help="seconds of each measurement (1.5)")
+    parser.add_argument("--seconds", type=float, default=1.2, help="seconds of each measurement (1.2)")
     parser.add_argument("--require", action="store_true", help="fail if a ratio is lower than wanted")
     return parser.parse_args()
 
