@@ -206,7 +206,8 @@ def _converting_step(convert: Convert, path: str, wanted: str) -> _Step | None:
         if after is None:
             _refuse_value(report, path, wanted, given)
         elif after is not given:
-            report.change(path, _conversion_kind(given, after), given, after)
+            place = report.at(path) if report.trail else path
+            report.changes.append(Change(place, _conversion_kind(given, after), given, after))
         return after
 
     return step

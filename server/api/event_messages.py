@@ -37,8 +37,8 @@ def read_draft(message: pb.EventInput) -> Draft:
         contact_id,
         email,
         read_struct(message.properties),
-        read_timestamp(message, "occurred_at"),
-        _idempotency_key(message.idempotency_key),
+        read_timestamp(message, "occurred_at") if message.HasField("occurred_at") else None,
+        _idempotency_key(message.idempotency_key) if message.idempotency_key else "",
     )
 
 

@@ -6,6 +6,7 @@ Every commit runs these three statements; on SQLite they go straight to the driv
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,10 +34,9 @@ _COLUMNS = [column.name for column in event.columns]
 _INSERT = f"INSERT INTO event ({', '.join(_COLUMNS)})"
 
 # SQLite takes a chunk of rows in one statement: between binding and result the interpreter is free for the event loop,
-# where executemany would win it back for each row. Powers of two keep the number of prepared statements small.
+# where executemany would win it back for each row, and wait for a busy loop each time.
 _CHUNK = 256
 _PLACE = f"({', '.join('?' * len(_COLUMNS))})"
-_INSERT_SQLITE = {1 << bit: f"{_INSERT} VALUES {', '.join([_PLACE] * (1 << bit))}" for bit in range(9)}
 
 _POSTGRESQL = postgresql.dialect()  # type: ignore[no-untyped-call]
 _ARRAYS = (f"${number}::{column.type.compile(_POSTGRESQL)}[]" for number, column in enumerate(event.columns, 1))
@@ -78,12 +78,14 @@ def insert_events(connection: Connection, rows: Sequence[EventRow]) -> None:
         connection.exec_driver_sql(_INSERT_POSTGRESQL, tuple(list(column) for column in zip(*rows, strict=True)))
         return
     execute = _sqlite(connection).execute
-    start, size = 0, _CHUNK
-    while start < len(rows):
-        while size > len(rows) - start:
-            size >>= 1
-        execute(_INSERT_SQLITE[size], tuple(chain.from_iterable(rows[start : start + size])))
-        start += size
+    for start in range(0, len(rows), _CHUNK):
+        chunk = rows[start : start + _CHUNK]
+        execute(_insert_sqlite(len(chunk)), tuple(chain.from_iterable(chunk)))
+
+
+@lru_cache
+def _insert_sqlite(rows: int) -> str:
+    return f"{_INSERT} VALUES {', '.join([_PLACE] * rows)}"
 
 
 def _sqlite(connection: Connection) -> sqlite3.Connection:
