@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROTOS := $(sort $(wildcard protos/signalbox/v1/*.proto))
 
-.PHONY: help run test check check-static generate format lint types proto-lint docs bench-quick clean
+.PHONY: help run test check check-static generate format lint types proto-lint bench-quick clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -7,7 +7,6 @@ a value, with its path, mode and policy bound in. Judging looks up and calls; no
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from enum import StrEnum
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -18,6 +17,7 @@ from registry.conversions import PYTHON_TYPES, TABLE, as_is
 from registry.errors import PayloadRejected, Violation
 from registry.names import ROOT, property_path, quoted_property
 from registry.schema import CoercionMode, Property, PropertyType, UnknownProperties
+from registry.suggestions import Suggestions
 from registry.values import JSON, canonical_number, describe, is_exact
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ MAX_VIOLATIONS: Final = 100
 """A payload is given up at this many."""
 
 _SUGGESTIONS = 3
-_SUGGESTIBLE_LENGTH = 32  # matching takes time that grows with the product of the lengths
 
 
 class ChangeKind(StrEnum):
@@ -252,10 +251,12 @@ def _required_null_step(path: str) -> _Step:
 
 
 def _rejecting_unknown(path: str, declared: Sequence[str]) -> _Unknown:
+    suggestions = Suggestions(declared)
+
     def reject(name: str, _value: JSON, _taken: dict[str, JSON], report: _Report) -> None:
         complaint = "is not declared"
-        if len(report.violations) < _SUGGESTIONS and len(name) <= _SUGGESTIBLE_LENGTH:
-            complaint += "".join(f'; did you mean "{close}"?' for close in get_close_matches(name, declared, 1))
+        if len(report.violations) < _SUGGESTIONS and (meant := suggestions.closest(name)):
+            complaint += f'; did you mean "{meant}"?'
         report.refuse(property_path(path, name), "UNKNOWN_PROPERTY", complaint)
 
     return reject

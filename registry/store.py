@@ -131,8 +131,9 @@ def list_definitions(
 
 
 def active_definitions(conn: Connection, project_id: str) -> list[EventDefinition]:
-    """Return all live definitions of the project, in no particular order."""
-    return [_to_definition(row) for row in conn.execute(_definitions(project_id).where(_live))]
+    """Return all live definitions of the project, oldest first."""
+    query = _definitions(project_id).where(_live).order_by(_definition.created_at, _definition.id)
+    return [_to_definition(row) for row in conn.execute(query)]
 
 
 def update_definition(

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from server.errors import AdminRequired, KeyInvalid, KeyMissing, ProjectRequired, ScopeMissing
-from server.model import Dialect, Scope
+from server.errors import AdminRequired, KeyInvalid, KeyMissing, ProjectNotFound, ProjectRequired, ScopeMissing
+from server.model import Scope
 from server.storage.projects import get_project, key_by_digest
 
 if TYPE_CHECKING:
+    from server.model import Project
     from server.storage.database import Database
 
 ADMIN = "admin"
@@ -25,8 +26,6 @@ class Caller:
     project_key: int
     project_id: str
     scopes: frozenset[str]
-    dialect: Dialect = Dialect.NATIVE
-    key_id: str = ""
 
     @property
     def admin(self) -> bool:
@@ -65,7 +64,7 @@ class Access:
         self._forgotten = 0
 
     async def caller(self, authorization: str, project: str) -> Caller:
-        """Tell the caller by the `authorization` value; `project` is the project that the admin key names.
+        """Tell the caller by the `authorization` value; `project` is the one that the call names, if any.
 
         Raises KeyMissing, KeyInvalid and ProjectNotFound.
         """
@@ -73,12 +72,14 @@ class Access:
         if not secret or scheme.lower() != "bearer":
             raise KeyMissing
         digest = digest_of(secret)
-        known = self._callers.get(digest)
-        if known is not None:
-            return known
-        if hmac.compare_digest(digest, self._admin_digest):
-            return await self._admin(project)
-        return await self._by_key(digest)
+        caller = self._callers.get(digest)
+        if caller is None:
+            if hmac.compare_digest(digest, self._admin_digest):
+                return await self._admin(project)
+            caller = await self._by_key(digest)
+        if project and project != caller.project_id and (await self._project(project)).key != caller.project_key:
+            raise ProjectNotFound(project)
+        return caller
 
     def forget(self, project_key: int) -> None:
         """Have the keys of a project read again at their next use."""
@@ -90,15 +91,18 @@ class Access:
     async def _admin(self, project: str) -> Caller:
         if not project:
             return Caller(0, "", frozenset({ADMIN}))
-        found = await self._database.read(lambda connection: get_project(connection, project))
+        found = await self._project(project)
         return Caller(found.key, found.id, frozenset({ADMIN}))
+
+    async def _project(self, project: str) -> Project:
+        return await self._database.read(lambda connection: get_project(connection, project), brief=True)
 
     async def _by_key(self, digest: bytes) -> Caller:
         forgotten = self._forgotten
-        key = await self._database.read(lambda connection: key_by_digest(connection, digest))
+        key = await self._database.read(lambda connection: key_by_digest(connection, digest), brief=True)
         if key is None or key.revoked_at is not None or (key.demo and not self._demo):
             raise KeyInvalid
-        caller = Caller(key.project_key, key.project_id, frozenset(key.scopes), key.dialect, key.id)
+        caller = Caller(key.project_key, key.project_id, frozenset(key.scopes))
         if len(self._callers) >= self.LIMIT:
             self._callers.clear()
         # A key that was revoked while it was read must not be remembered.

@@ -10,10 +10,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PREFIX = "sb_admin_"
+MIN_LENGTH = 16
 
 
 def read_or_make(path: Path) -> str:
-    """Read the admin key from its file, making both at the first start. Raises OSError."""
+    """Read the admin key from its file, making both at the first start. Raises OSError and ValueError."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
@@ -24,8 +25,19 @@ def read_or_make(path: Path) -> str:
     return secret
 
 
+def check_strength(secret: str) -> str:
+    """Give the secret back. Raises ValueError if it is too short to be one."""
+    if len(secret) < MIN_LENGTH:
+        raise ValueError(f"An admin key has at least {MIN_LENGTH} characters; this one has {len(secret)}")
+    return secret
+
+
 def _read(path: Path) -> str:
-    secret = path.read_text().strip()
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW)) as file:
+        state = os.fstat(file.fileno())
+        if state.st_uid not in {os.geteuid(), 0} or state.st_mode & 0o077:
+            raise ValueError(f"{path} must belong to the user of the server, and nobody else may read it (mode 0600)")
+        secret = file.read().strip()
     if not secret:
         raise ValueError(f"{path} is empty: delete it to have a new admin key made")
-    return secret
+    return check_strength(secret)

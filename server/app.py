@@ -29,7 +29,7 @@ from server.storage.database import open_database
 from server.storage.migrations import migrate
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from server.settings import Settings
     from server.storage.database import Database
@@ -55,10 +55,11 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
     """
     async with AsyncExitStack() as stack:
         database = await open_database(settings.database)
-        stack.push_async_callback(database.close)
+        stack.push_async_callback(_in_time, database.close, settings.grace_seconds)
         await database.write(migrate)
 
-        secret = settings.admin_key or admin_key.read_or_make(admin_key_file(settings.database))
+        given = settings.admin_key
+        secret = admin_key.check_strength(given) if given else admin_key.read_or_make(admin_key_file(settings.database))
         access = Access(database, secret, demo=settings.demo)
         catalog = Catalog(database)
         projects = Projects(database, catalog, access)
@@ -69,7 +70,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
 
         queue = GroupCommit(database, catalog, settings.queue_events)
         queue.start()
-        stack.push_async_callback(queue.close)
+        stack.push_async_callback(_in_time, queue.close, settings.grace_seconds)
         await stack.enter_async_context(_following(database, catalog, access))
 
         streams = Streams()
@@ -86,6 +87,15 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         address = await grpc_server.start(settings.grpc, settings.tls)
         stack.push_async_callback(grpc_server.stop, settings.grace_seconds)
         yield Server(address)
+
+
+async def _in_time(close: Callable[[], Awaitable[None]], grace_seconds: float) -> None:
+    """Close what a database that does not answer might hold up; only what nobody was told is stored can be lost."""
+    try:
+        async with asyncio.timeout(grace_seconds + 1):
+            await close()
+    except TimeoutError:
+        log.error("not_closed_in_time", what=str(close.__qualname__), waited_seconds=grace_seconds + 1)  # noqa: TRY400 - where it hangs is known
 
 
 @asynccontextmanager

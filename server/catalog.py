@@ -47,7 +47,10 @@ class ProjectState:
         self.rules: Rules = project.rules
         self.version = version
         self._definitions = {definition.name: LiveDefinition(definition) for definition in definitions}
-        self._folded = {name.casefold(): definition for name, definition in self._definitions.items()}
+        # Of names that differ in case only, the oldest answers to the others.
+        self._folded: dict[str, LiveDefinition] = {}
+        for name, definition in self._definitions.items():
+            self._folded.setdefault(name.casefold(), definition)
 
     def definition(self, name: str) -> LiveDefinition | None:
         """Find the definition that an event of this name is judged by."""
@@ -82,16 +85,15 @@ class Catalog:
         state = self._states.get(project_key)
         if state is None:
             forgotten = self.forgotten
-            state = await self._database.read(lambda connection: load_state(connection, project_key))
+            state = await self._database.read(lambda connection: load_state(connection, project_key), brief=True)
             self.learn(state, forgotten)
         return state
 
     async def current(self, state: ProjectState) -> ProjectState:
         """Give the state that holds now, after another one spoke against an event."""
-        if self._database.shared:
-            version = await self._database.read(lambda connection: catalog_version(connection, state.key))
-            if version != state.version:
-                self.forget(state.key)
+        version = await self._database.read(lambda connection: catalog_version(connection, state.key), brief=True)
+        if version != state.version:
+            self.forget(state.key)
         return await self.state(state.key)
 
     def learn(self, state: ProjectState, forgotten: int) -> None:
@@ -106,7 +108,7 @@ class Catalog:
 
     async def refresh(self) -> list[int]:
         """Forget the states that were changed since the last refresh. Returns the keys of their projects."""
-        before, self._versions = self._versions, await self._database.read(catalog_versions)
+        before, self._versions = self._versions, await self._database.read(catalog_versions, brief=True)
         changed = [key for key, version in self._versions.items() if before.get(key) != version]
         for key in changed:
             self.forget(key)

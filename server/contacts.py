@@ -12,6 +12,7 @@ from registry.errors import Violation
 from registry.timestamps import now_micros
 from server.errors import ContactNotFound, InvalidArgument
 from server.storage import contacts as store
+from server.storage.log import lock_heads
 from server.storage.projects import advance_catalog
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ class Contacts:
         """
 
         def work(connection: Connection) -> tuple[Contact, bool]:
-            # Taking the head's lock keeps two servers from creating the same contact.
-            advance_catalog(connection, project_key)
+            # The head's lock keeps two servers from creating the same contact.
+            lock_heads(connection, [project_key])
             now = now_micros()
             try:
                 current = store.find_contact(connection, project_key, email=email)

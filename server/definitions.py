@@ -8,6 +8,7 @@ from uuid_utils import uuid7
 
 from registry import store
 from registry.timestamps import now_micros
+from server.storage.database import finished
 from server.storage.projects import advance_catalog
 
 if TYPE_CHECKING:
@@ -138,9 +139,12 @@ class Definitions:
                 raise _DryRun(definition)
             return definition
 
-        try:
+        async def changed() -> EventDefinition:
             definition = await self._database.write(change)
+            self._catalog.forget(caller.project_key)
+            return definition
+
+        try:
+            return await finished(changed())
         except _DryRun as dry:
             return dry.definition
-        self._catalog.forget(caller.project_key)
-        return definition

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from registry.schema import Compatibility, Property, PropertyType, Schema
 from server.access import Caller
-from server.errors import ProjectAlreadyExists, SecretInUse
 from server.model import Dialect, Rules, Scope
+from server.paging import PageRequest
 from server.settings import DEFAULT_GRPC
 
 if TYPE_CHECKING:
@@ -32,17 +31,14 @@ _SCHEMA = Schema(
 
 
 async def make_demo(projects: Projects, definitions: Definitions, contacts: Contacts) -> None:
-    """Make the demo project with a definition, a contact and a key; what is there already stays as it is."""
-    try:
+    """Make the demo project with a key, a definition and a contact; in an empty database, or one that has them."""
+    known = await projects.list(PageRequest(1))
+    if not known.items:
         project = await projects.create(PROJECT, Rules())
-    except ProjectAlreadyExists:
-        project = await projects.get(PROJECT)
-    else:
+        await projects.create_key(project.id, Dialect.NATIVE, (), "demo", SECRET, demo=True)
         caller = Caller(project.key, project.id, frozenset({Scope.ALL}))
         await definitions.create(caller, EVENT, "An order was paid for", _SCHEMA, Compatibility.NONE)
         await contacts.upsert(project.key, EMAIL, {"first_name": "Ada"})
-    with suppress(SecretInUse):
-        await projects.create_key(project.id, Dialect.NATIVE, (), "demo", SECRET, demo=True)
 
 
 def commands(program: str, buf: str, grpc_address: str) -> str:

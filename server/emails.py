@@ -9,7 +9,7 @@ from server.errors import InvalidArgument
 
 MAX_LENGTH = 254
 
-_ADDRESS = re.compile(r"[^@\s\x00-\x1f\x7f]+@[^@\s\x00-\x1f\x7f]+")
+_ADDRESS = re.compile(r"[^@\s\x00-\x1f\x7f-\x9f]+@[^@\s\x00-\x1f\x7f-\x9f]+")
 
 
 def normal_email(text: str, path: str = "email") -> str:

@@ -12,11 +12,11 @@ ServiceError
 │   ├── MalformedRequest         the bytes are not the message they should be
 │   ├── InvalidArgument          a field breaks its rule; carries violations
 │   ├── InvalidPageToken         the token is not one that this list gave out
+│   ├── ContactRequired          the request does not say whom it is about
 │   └── BatchRejected            an all-or-nothing batch holds events that are refused
 ├── ResourceError
 │   ├── ProjectNotFound, ContactNotFound, EventNotRecorded, KeyNotFound
 │   ├── ProjectAlreadyExists, SecretInUse
-│   ├── ContactRequired          the event does not say whom it is about
 │   └── IdempotencyKeyReused     the key was used with other content
 ├── QueueFull                    more is waiting to be stored than the server will hold
 ├── Stopping                     the server is shutting down
@@ -181,13 +181,13 @@ class ContactNotFound(ResourceError):
         super().__init__(f'There is no contact "{contact}" in this project', metadata={"contact": contact})
 
 
-class ContactRequired(ResourceError):
+class ContactRequired(RequestError):
     """The request does not say whom it is about."""
 
     reason = "CONTACT_REQUIRED"
 
     def __init__(self) -> None:
-        super().__init__("The contact is missing: give contact_id or email")
+        super().__init__("The contact is missing: give its id or e-mail address")
 
 
 class EventNotRecorded(ResourceError):
@@ -244,7 +244,7 @@ class Stopping(ServiceError):
     reason = "SERVER_STOPPING"
 
     def __init__(self) -> None:
-        super().__init__("The server is shutting down; nothing was stored")
+        super().__init__("The server is shutting down; what it has not answered is not stored")
 
 
 class NotImplementedYet(ServiceError):
@@ -264,7 +264,7 @@ class StorageFull(StorageError):
     """The disk is full."""
 
     reason = "STORAGE_FULL"
-    retry_after = 0.9
+    retry_after = 5.0
 
     def __init__(self) -> None:
         super().__init__("The database has no room left; nothing was stored")

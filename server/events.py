@@ -29,14 +29,14 @@ class Events:
         """List events, newest first, or oldest first from behind the position `after`."""
         limit, filters = request.limit(), (project_key, wanted, after)
         (last,) = request.cursor(filters, int) or (None,)
-        found = await self._database.read(
+        found, more = await self._database.read(
             lambda connection: store.list_events(
                 connection,
                 project_key,
                 wanted,
-                limit + 1,
+                limit,
                 before=last if after is None else None,
                 after=after if after is None or last is None else last,
             )
         )
-        return request.page(found, filters, lambda event: (event.position,))
+        return request.page(found, filters, lambda event: (event.position,), more=more)

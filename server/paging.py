@@ -40,7 +40,7 @@ class PageRequest:
     def limit(self) -> int:
         """How many items the page holds at most. Raises InvalidArgument on a negative size."""
         if self.size < 0:
-            message = f"page_size is {self.size}; it must be from 1 to {MAX_SIZE}, or 0 for {DEFAULT_SIZE}"
+            message = f"page_size is {self.size}; it must not be negative"
             raise InvalidArgument(message, violations=[Violation("page_size", "OUT_OF_RANGE", message)])
         return min(self.size or DEFAULT_SIZE, MAX_SIZE)
 
@@ -55,17 +55,23 @@ class PageRequest:
             digest, *cursor = msgspec.json.decode(urlsafe_b64decode(self.token.encode("ascii")))
         except (ValueError, TypeError, RecursionError, binascii.Error) as error:
             raise InvalidPageToken from error
-        if digest != _digest(filters) or [type(value) for value in cursor] != list(kinds):
+        whole = all(abs(value) < 2**63 for value in cursor if type(value) is int)
+        if digest != _digest(filters) or [type(value) for value in cursor] != list(kinds) or not whole:
             raise InvalidPageToken
         return tuple(cursor)
 
-    def page(self, found: Sequence[T], filters: object, cursor: Callable[[T], tuple[Any, ...]]) -> Page[T]:
-        """Make the page of what was found when one item more than the limit was asked for."""
-        limit = self.limit()
-        if len(found) <= limit:
-            return Page(found, "")
-        token = msgspec.json.encode([_digest(filters), *cursor(found[limit - 1])])
-        return Page(found[:limit], urlsafe_b64encode(token).decode())
+    def page(
+        self, found: Sequence[T], filters: object, cursor: Callable[[T], tuple[Any, ...]], *, more: bool | None = None
+    ) -> Page[T]:
+        """Make the page of what was found.
+
+        Unless `more` says whether anything follows, one item more than the limit was asked for.
+        """
+        items = found[: self.limit()]
+        if not (len(found) > len(items) if more is None else more):
+            return Page(items, "")
+        token = msgspec.json.encode([_digest(filters), *cursor(items[-1])])
+        return Page(items, urlsafe_b64encode(token).decode())
 
 
 def _digest(filters: object) -> str:

@@ -15,6 +15,7 @@ from server.access import digest_of
 from server.errors import InvalidArgument
 from server.model import ApiKey, Dialect, Project, Rules, Scope
 from server.storage import projects as store
+from server.storage.database import finished
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -82,9 +83,12 @@ class Projects:
             new_name = current.name if name is None else name
             return store.update_project(connection, current, new_name, changed, etag, now_micros())
 
-        project = await self._database.write(work)
-        self._catalog.forget(project.key)
-        return project
+        async def changed() -> Project:
+            project = await self._database.write(work)
+            self._catalog.forget(project.key)
+            return project
+
+        return await finished(changed())
 
     async def create_key(
         self,
@@ -143,10 +147,13 @@ class Projects:
             store.advance_catalog(connection, store.key_by_id(connection, key_id).project_key)
             return store.revoke_key(connection, key_id, now_micros())
 
-        key = await self._database.write(work)
-        self._access.forget(key.project_key)
-        self._catalog.forget(key.project_key)
-        return key
+        async def revoked() -> ApiKey:
+            key = await self._database.write(work)
+            self._access.forget(key.project_key)
+            self._catalog.forget(key.project_key)
+            return key
+
+        return await finished(revoked())
 
 
 def _check_name(name: str) -> None:
@@ -177,7 +184,7 @@ def _scopes(names: Collection[str]) -> frozenset[Scope]:
 def _hint(secret: str) -> str:
     """Show enough of a secret to tell keys apart, and too little to guess it."""
     prefix = next((prefix for prefix in PREFIXES.values() if secret.startswith(prefix)), "")
-    return f"{prefix}…{secret[-4:]}"
+    return f"{prefix}…{secret[-4:]}" if len(secret) - len(prefix) >= MIN_SECRET else f"{prefix}…"
 
 
 def _invalid(path: str, message: str) -> InvalidArgument:

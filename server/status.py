@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf import any_pb2
@@ -101,7 +102,13 @@ def _details(error: Exception) -> Iterator[Message]:
     if violations:
         yield details.BadRequest(field_violations=violations)
     if isinstance(error, ServiceError) and error.retry_after:
-        yield details.RetryInfo(retry_delay=Duration(nanos=int(error.retry_after * 1e9)))
+        yield details.RetryInfo(retry_delay=_duration(error.retry_after))
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromTimedelta(timedelta(seconds=seconds))
+    return duration
 
 
 def _field_violations(error: Exception) -> Iterator[Any]:
@@ -117,8 +124,10 @@ def _field_violations(error: Exception) -> Iterator[Any]:
         yield message
 
 
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
+def _cut(text: str, size: int) -> str:
+    """Cut a text to so many bytes of UTF-8."""
+    encoded = text.encode()
+    return text if len(encoded) <= size else encoded[: size - 3].decode(errors="ignore") + "…"
 
 
 def _packed(message: Message) -> any_pb2.Any:

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
+from registry.schema import Compatibility
 from registry.store import DefinitionChanges
 from server.api.definition_messages import read_schema, write_definition, write_revision
 from server.api.enums import COMPATIBILITY
+from server.errors import NotImplementedYet
 from server.paging import PageRequest
 from signalbox.v1 import event_definitions_pb2 as pb
 
@@ -32,7 +34,7 @@ class EventDefinitionsServicer:
             asked.name,
             asked.description,
             read_schema(asked.schema),
-            COMPATIBILITY.read(asked.compatibility, "compatibility"),
+            _read_compatibility(asked.compatibility) or Compatibility.NONE,
             validate_only=request.validate_only,
         )
         return pb.CreateEventDefinitionResponse(event_definition=write_definition(definition))
@@ -91,8 +93,16 @@ class EventDefinitionsServicer:
         return pb.GetRevisionResponse(revision=write_revision(revision))
 
 
+def _read_compatibility(number: int) -> Compatibility | None:
+    """Read a rule for changes. One that would not be kept is not taken."""
+    compatibility = COMPATIBILITY.read_optional(number, "compatibility")
+    if compatibility not in (None, Compatibility.NONE):
+        raise NotImplementedYet(f"COMPATIBILITY_{compatibility.name}")
+    return compatibility
+
+
 def _read_changes(request: pb.UpdateEventDefinitionRequest) -> DefinitionChanges:
-    compatibility = COMPATIBILITY.read_optional(request.compatibility, "compatibility")
+    compatibility = _read_compatibility(request.compatibility)
     return DefinitionChanges(
         description=request.description if request.HasField("description") else UNSET,
         schema=read_schema(request.schema) if request.HasField("schema") else UNSET,

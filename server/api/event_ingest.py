@@ -13,7 +13,7 @@ from server.api.event_messages import (
     write_error,
     write_event,
     write_receipt,
-    write_result,
+    write_results,
 )
 from server.api.times import read_timestamp
 from server.emails import normal_email
@@ -57,8 +57,7 @@ class EventIngestServicer:
         drafts, mode, view = _read_batch(request)
         await self._ingest.send_batch(caller.project_key, drafts, mode)
         response = pb.SendEventsResponse()
-        for draft in drafts:
-            write_result(draft, view, response.results.add())
+        write_results(drafts, view, response.results)
         return response
 
     async def StreamEvents(
@@ -150,8 +149,7 @@ class _Pending:
         except KNOWN_ERRORS as error:
             return pb.StreamEventsResponse(sequence=self._sequence, error=write_error(error))
         response = pb.StreamEventsResponse(sequence=self._sequence)
-        for draft in self._unit.drafts:
-            write_result(draft, self._view, response.results.add())
+        write_results(self._unit.drafts, self._view, response.results)
         return response
 
 
@@ -170,6 +168,9 @@ def _read_batch(
 def _read_filter(request: pb.ListEventsRequest) -> EventFilter:
     if request.HasField("contact_id") and not request.contact_id:
         raise ContactRequired
+    if request.after_position < 0:
+        message = f"after_position is {request.after_position}; it must not be negative"
+        raise InvalidArgument(message, violations=[Violation("after_position", "OUT_OF_RANGE", message)])
     times: dict[str, Any] = {
         field: read_timestamp(request, field)
         for field in ("received_from", "received_until", "occurred_from", "occurred_until")

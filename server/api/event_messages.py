@@ -16,11 +16,17 @@ from signalbox.v1 import event_ingest_pb2 as pb
 from signalbox.v1 import event_pb2
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
+
     from registry.coercion import Change
     from server.errors import ServiceError
     from server.model import Event
 
 MAX_IDEMPOTENCY_KEY = 255
+MAX_DETAILED = 100
+MAX_BRIEF_MESSAGE = 120
 
 
 def read_draft(message: pb.EventInput) -> Draft:
@@ -94,12 +100,22 @@ def write_receipt(draft: Draft, view: View, into: pb.EventReceipt) -> None:
         into.match_count = event.match_count
 
 
-def write_result(draft: Draft, view: View, into: pb.EventResult) -> None:
-    """Write what became of one event of a batch."""
-    if draft.error is None:
-        write_receipt(draft, view, into.receipt)
-    else:
-        into.error.CopyFrom(write_error(draft.error))
+def write_results(drafts: Sequence[Draft], view: View, into: RepeatedCompositeFieldContainer[pb.EventResult]) -> None:
+    """Write what became of the events of a batch; violations only of the first MAX_DETAILED that were refused.
+
+    A client that refuses answers beyond 4 MiB, as they do by default, still learns which of its events were taken.
+    """
+    refused = 0
+    for draft in drafts:
+        if draft.error is None:
+            write_receipt(draft, view, into.add().receipt)
+        else:
+            refused += 1
+            error = write_error(draft.error)
+            if refused > MAX_DETAILED:
+                del error.violations[:]
+                error.message = error.message[:MAX_BRIEF_MESSAGE]
+            into.add().error.CopyFrom(error)
 
 
 def write_error(error: Exception) -> pb.EventError:

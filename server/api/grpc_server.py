@@ -11,19 +11,10 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 
 from server.api.handlers import Guard, service_handler
 from server.api.tls import server_credentials
-from signalbox.v1 import (
-    automations_pb2,
-    contacts_pb2,
-    event_definitions_pb2,
-    event_ingest_pb2,
-    match_stream_pb2,
-    projects_pb2,
-)
+from server.contract import SERVICE_NAMES, SERVICES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from google.protobuf.descriptor import ServiceDescriptor
 
     from server.access import Access
     from server.api.handlers import Streams
@@ -42,20 +33,6 @@ _OPTIONS = (
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
 )
-
-SERVICES: tuple[ServiceDescriptor, ...] = tuple(
-    service
-    for module in (
-        event_definitions_pb2,
-        event_ingest_pb2,
-        contacts_pb2,
-        automations_pb2,
-        match_stream_pb2,
-        projects_pb2,
-    )
-    for service in module.DESCRIPTOR.services_by_name.values()
-)
-"""The services of the contract."""
 
 
 class GrpcServer:
@@ -83,7 +60,7 @@ class GrpcServer:
             tls_files = "" if tls is None else ", or the TLS files do not fit"
             raise OSError(f"Cannot listen on {address}: it is in use or not of this machine{tls_files}") from error
         await self._server.start()
-        for name in ("", *(service.full_name for service in SERVICES)):
+        for name in ("", *SERVICE_NAMES):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         return f"{address.rpartition(':')[0]}:{port}"
 
@@ -114,7 +91,7 @@ class _Health(health.aio.HealthServicer):
 
 def _add_reflection(server: grpc.aio.Server) -> None:
     """Serve reflection as v1alpha and as v1: the messages of both are the same on the wire."""
-    names = (*(service.full_name for service in SERVICES), health.SERVICE_NAME, reflection.SERVICE_NAME)
+    names = (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME)
     servicer = reflection.aio.ReflectionServicer(service_names=names)
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     handler: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(

@@ -15,7 +15,7 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from server.errors import MalformedRequest, NotImplementedYet, StorageRefused
+from server.errors import KeyInvalid, MalformedRequest, NotImplementedYet, StorageRefused
 from server.status import KNOWN_ERRORS, code_of, message_of, rich_status
 from signalbox.v1 import options_pb2
 
@@ -92,7 +92,7 @@ class Guard:
             task = self._streams.enter()
             try:
                 caller = await self._caller(context, scope)
-                async for response in call(_all_well_formed(requests), caller):
+                async for response in call(self._checked(requests, context, scope), caller):
                     yield response
             except Exception as error:
                 await _abort(context, error)
@@ -101,10 +101,18 @@ class Guard:
 
         return handle
 
+    async def _checked(self, requests: AsyncIterator[Any], context: Context, scope: str) -> AsyncIterator[Any]:
+        """Check every message of a stream, and that its key still holds."""
+        async for request in requests:
+            await self._caller(context, scope)
+            yield _well_formed(request)
+
     async def _caller(self, context: Context, scope: str) -> Caller:
         authorization = project = ""
         for name, value in context.invocation_metadata() or ():
             if name == "authorization":
+                if authorization:
+                    raise KeyInvalid
                 authorization = str(value)
             elif name == "signalbox-project":
                 project = str(value)
@@ -155,22 +163,16 @@ def _well_formed(request: Any) -> Any:
     return request
 
 
-async def _all_well_formed(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    async for request in requests:
-        yield _well_formed(request)
-
-
 def _not_served(method: MethodDescriptor) -> Any:
-    error = NotImplementedYet(method.full_name)
     if not (method.client_streaming or method.server_streaming):
 
         async def refuse(_request: Any, _caller: Caller) -> Any:
-            raise error
+            raise NotImplementedYet(method.full_name)
 
         return refuse
 
     async def refuse_stream(_requests: Any, _caller: Caller) -> AsyncIterator[Any]:
-        raise error
+        raise NotImplementedYet(method.full_name)
         yield  # type: ignore[unreachable]  # makes this a generator
 
     return refuse_stream

@@ -10,30 +10,10 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from server.cli.output import print_fields, print_json
 from server.cli.session import client_command
-from signalbox.v1 import (
-    automations_pb2,
-    contacts_pb2,
-    event_definitions_pb2,
-    event_ingest_pb2,
-    match_stream_pb2,
-    projects_pb2,
-)
+from server.contract import SERVICE_NAMES
 
 if TYPE_CHECKING:
     from server.cli.session import Session
-
-_SERVICES = [
-    service.full_name
-    for module in (
-        event_definitions_pb2,
-        event_ingest_pb2,
-        contacts_pb2,
-        automations_pb2,
-        match_stream_pb2,
-        projects_pb2,
-    )
-    for service in module.DESCRIPTOR.services_by_name.values()
-]
 
 
 @click.command()
@@ -47,7 +27,7 @@ async def check(session: Session) -> None:
         return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
     server = await state("")
-    states = {service: await state(service) for service in _SERVICES}
+    states = {service: await state(service) for service in SERVICE_NAMES}
     if session.json:
         print_json({"server": session.connection.server, "status": server, "services": states})
     else:

@@ -48,9 +48,14 @@ def _schema_options(command: F) -> F:
             "file",
             type=click.File(encoding="utf-8"),
             metavar="FILE.json",
-            help="The whole schema as JSON, nested properties included; - for stdin.",
+            help="The whole schema in the JSON form of signalbox.v1.Schema, nested properties included; - for stdin. "
+            'For example {"properties":[{"name":"total","type":"PROPERTY_TYPE_NUMBER","required":true}]}',
         ),
-        enum_option("--compatibility", COMPATIBILITY, help="Which later changes of the schema are allowed."),
+        enum_option(
+            "--compatibility",
+            COMPATIBILITY,
+            help="Which later changes of the schema are allowed; only none is served yet.",
+        ),
     )
     for decorate in reversed(options):
         command = decorate(command)

@@ -12,7 +12,7 @@ from server.cli.inputs import instant
 from server.cli.inputs import properties as json_object
 from server.cli.listing import listed
 from server.cli.options import limit_option, option
-from server.cli.output import print_json, print_json_line, print_table, to_plain
+from server.cli.output import print_json, print_json_line, print_table, printable, to_plain
 from server.cli.session import client_command
 from signalbox.v1 import event_ingest_pb2 as pb
 
@@ -116,4 +116,4 @@ async def tail(session: Session, name: str, from_position: int | None) -> None:
         if session.json:
             print_json_line(to_plain(each))
         else:
-            click.echo("  ".join(event_row(each)))
+            click.echo(printable("  ".join(event_row(each))))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 import click
 
 MAX_PORT = 65_535
@@ -25,3 +27,12 @@ def secret(text: str) -> str:
 
 def _is_port(text: str) -> bool:
     return text.isascii() and text.isdigit() and int(text) <= MAX_PORT
+
+
+def is_loopback(server: str) -> bool:
+    """Say whether HOST:PORT is of this machine alone."""
+    host = server.rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

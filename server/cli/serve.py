@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import ipaddress
 import os
 import signal
 import ssl
@@ -16,7 +15,7 @@ import click
 import structlog
 
 from server.cli.failures import INTERRUPTED, Failure
-from server.cli.kinds import address, secret
+from server.cli.kinds import address, is_loopback, secret
 from server.cli.logs import LEVELS, configure_logs
 from server.cli.options import database_option, option
 from server.cli.program import neighbour, program
@@ -164,18 +163,10 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def _refuse_public_demo(grpc: str, *, tls: bool) -> None:
-    host = grpc.rpartition(":")[0].strip("[]")
-    if not (host == "localhost" or _is_loopback(host)):
-        raise click.UsageError(f"--dev has a key that everybody knows: it listens on 127.0.0.1 or [::1], not on {host}")
+    if not is_loopback(grpc):
+        raise click.UsageError(f"--dev has a key that everybody knows: it listens on 127.0.0.1 or [::1], not on {grpc}")
     if tls:
         raise click.UsageError("--dev prints commands for a server without TLS: leave out --tls-cert")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> Tls | None:

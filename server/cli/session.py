@@ -10,6 +10,7 @@ import click
 import grpc
 
 from server.cli.failures import INTERRUPTED, Failure
+from server.cli.kinds import is_loopback
 from server.cli.options import Connection, connection_options
 from server.cli.refusals import failure_of
 from server.settings import admin_key_file
@@ -85,7 +86,7 @@ class Session:
         return self._project
 
     def _authorization(self) -> Metadata:
-        return (("authorization", f"Bearer {self.connection.key or _kept_admin_key(self.connection.database)}"),)
+        return (("authorization", f"Bearer {self.connection.key or _kept_admin_key(self.connection)}"),)
 
     async def _sendable(self, project: str) -> str:
         """Give a project's id in place of a name that cannot travel in a header."""
@@ -136,8 +137,11 @@ def _channel(connection: Connection) -> grpc.aio.Channel:
     return grpc.aio.secure_channel(connection.server, credentials, _OPTIONS)
 
 
-def _kept_admin_key(database: str) -> str:
-    path = admin_key_file(database)
+def _kept_admin_key(connection: Connection) -> str:
+    """Read the admin key of a server of this machine; it is not sent elsewhere in the clear."""
+    if not is_loopback(connection.server) and connection.tls_ca is None:
+        raise Failure(f"give --key: the admin key kept here is not sent to {connection.server} without TLS (--tls-ca)")
+    path = admin_key_file(connection.database)
     try:
         return path.read_text().strip()
     except FileNotFoundError:

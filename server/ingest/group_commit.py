@@ -26,22 +26,19 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-QUEUE_EVENTS = 50_000
-"""So many events wait at most; what comes then is refused."""
-
 GROUP_EVENTS = 5_000
 """A commit takes no further unit once it holds so many events."""
 
 GATHER_UNITS = 4
 GATHER_SECONDS = 0.005
 """When a group held several units, the next one waits for as many, though so long at most: a commit costs the loop as
-much as several events do. Fewer senders than GATHER_UNITS are never made to wait."""
+much as several events do. Where fewer send than that, nobody waits but right after a burst."""
 
 
 class GroupCommit:
     """The queue before the log, and the task that empties it. One commit is under way at a time."""
 
-    def __init__(self, database: Database, catalog: Catalog, queue_events: int = QUEUE_EVENTS) -> None:
+    def __init__(self, database: Database, catalog: Catalog, queue_events: int) -> None:
         self._database = database
         self._catalog = catalog
         self._limit = queue_events
@@ -90,7 +87,7 @@ class GroupCommit:
             await self._wake.wait()
             self._wake.clear()
             if units := self._take():
-                await self._commit(units)
+                await self._commit_whatever_comes(units)
             if self._queue:
                 self._schedule()
             elif self._stopping:
@@ -129,12 +126,19 @@ class GroupCommit:
             if len(units) > 1 and not _concerns_all(error):
                 await self._commit_apart(units)
                 return
-            if not isinstance(error, RequestError):
-                log.exception("commit_failed", events=sum(len(unit.drafts) for unit in units))
+            _log_failure(error, sum(len(unit.drafts) for unit in units))
             _resolve(units, error if isinstance(error, ServiceError) else StorageRefused())
         else:
             self._learn(commits, forgotten)
             _resolve(units)
+
+    async def _commit_whatever_comes(self, units: Sequence[Unit]) -> None:
+        """Commit a group; a defect is logged and answered, and does not end the task that everyone waits for."""
+        try:
+            await self._commit(units)
+        except Exception:
+            log.exception("group_failed")
+            _resolve(units, StorageRefused())
 
     async def _commit_apart(self, units: Sequence[Unit]) -> None:
         """Store units one by one, so that one which the database refuses does not take the others with it."""
@@ -150,6 +154,14 @@ class GroupCommit:
                 known = self._known[key] = KnownContacts(version)
             known.learn(project.contacts)
             self._catalog.learn(project.state, forgotten)
+
+
+def _log_failure(error: Exception, events: int) -> None:
+    """Log a failed commit: an outage in a line, since it comes back with every commit, a defect with its traceback."""
+    if _concerns_all(error):
+        log.error("commit_failed", events=events, reason=type(error).__name__, cause=str(error.__cause__))
+    elif not isinstance(error, RequestError):
+        log.error("commit_failed", events=events, exc_info=error)
 
 
 def _concerns_all(error: Exception) -> bool:

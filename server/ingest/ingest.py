@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 class Ingest:
-    """Takes events in. What it says is recorded is durable; where it raises, nothing was stored."""
+    """Takes events in. What it says is recorded is durable; where it raises, nothing was stored.
+
+    The one exception is StorageUnavailable: then the database did not say.
+    """
 
     def __init__(self, catalog: Catalog, queue: GroupCommit) -> None:
         self._catalog = catalog

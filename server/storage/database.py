@@ -7,10 +7,11 @@ So every store is written once.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeVar
+import asyncio
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from sqlalchemy import Connection
 
@@ -27,8 +28,11 @@ class Database(Protocol):
     shared: bool
     """Whether other servers may work on the same database."""
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        """Run work in one read-only transaction that sees one state of the database."""
+    async def read(self, work: Callable[[Connection], T], *, brief: bool = False) -> T:
+        """Run work in one read-only transaction that sees one state of the database.
+
+        Brief work, a look-up by key, never waits behind the long work of others.
+        """
         ...
 
     async def write(self, work: Callable[[Connection], T]) -> T:
@@ -38,6 +42,20 @@ class Database(Protocol):
     async def close(self) -> None:
         """Finish what runs and close every connection."""
         ...
+
+
+async def finished(work: Coroutine[Any, Any, T]) -> T:
+    """Await work to its end even if the caller is cancelled meanwhile.
+
+    A transaction cannot be called back once it runs, so what must follow it, such as emptying a cache, is awaited with
+    it as one piece of work.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
 
 
 async def open_database(url: str) -> Database:

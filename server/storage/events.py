@@ -19,13 +19,17 @@ from server.model import Event
 from server.storage.tables import contact, event, project_head
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from sqlalchemy import Connection, Row, Select
 
 _EVENTS = sa.select(
     event, contact.c.id.label("contact_id"), sa.func.coalesce(contact.c.email, event.c.email).label("contact_email")
 ).join_from(event, contact, contact.c.key == event.c.contact_key, isouter=True)
+
+
+PAGE_CHARACTERS = 1_000_000
+"""So much payload is in a page, or one event: clients refuse answers beyond 4 MiB by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +64,13 @@ def events_by_idempotency_key(
 
 def list_events(
     connection: Connection, project_key: int, wanted: EventFilter, limit: int, *, before: int | None, after: int | None
-) -> list[Event]:
-    """List events, newest first below the position `before`, or oldest first above the position `after`."""
+) -> tuple[list[Event], bool]:
+    """List events, newest first below the position `before`, or oldest first above the position `after`.
+
+    Ends at the limit or at PAGE_CHARACTERS of payload; says whether there are more.
+    """
     low, high = _position_range(connection, project_key, wanted)
-    query = _filtered(_EVENTS.where(event.c.project_key == project_key), wanted).limit(limit)
+    query = _filtered(_EVENTS.where(event.c.project_key == project_key), wanted).limit(limit + 1)
     if wanted.contact_id or wanted.email:
         query = query.where(_of_contact(connection, project_key, wanted))
     if after is not None:
@@ -74,7 +81,18 @@ def list_events(
     query = query.where(event.c.position >= low)
     if high is not None:
         query = query.where(event.c.position < high)
-    return [to_event(row) for row in connection.execute(query)]
+    return _within_page(connection.execute(query), limit)
+
+
+def _within_page(rows: Iterable[Row[Any]], limit: int) -> tuple[list[Event], bool]:
+    events: list[Event] = []
+    room = PAGE_CHARACTERS
+    for row in rows:
+        room -= len(row.properties) + len(row.coercions)
+        if len(events) == limit or (events and room < 0):
+            return events, True
+        events.append(to_event(row))
+    return events, False
 
 
 def position_at(connection: Connection, project_key: int, time: int) -> int:

@@ -26,9 +26,19 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-POOL_SIZE = 8
+READERS, WRITERS = 8, 4
 POOL_TIMEOUT_S = 10
 CONNECT_TIMEOUT_S = 10
+COMMAND_TIMEOUT_S = 30
+
+_SERVER_SETTINGS = {
+    "application_name": "signalbox",
+    "synchronous_commit": "on",
+    "jit": "off",
+    # A server that froze in the middle of a commit must not hold up the others for good.
+    "lock_timeout": "5s",
+    "idle_in_transaction_session_timeout": "15s",
+}
 
 
 class PostgresDatabase:
@@ -36,14 +46,18 @@ class PostgresDatabase:
 
     shared = True
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
-        self._read_engine = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    def __init__(self, url: str) -> None:
+        # Long reads and commits do not wait for each other's connections; brief reads share those of the commits.
+        self._engine = _engine(url, WRITERS)
+        self._reading = _engine(url, READERS)
+        options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        self._read_engine = self._reading.execution_options(**options)
+        self._brief_engine = self._engine.execution_options(**options)
 
     @classmethod
     async def open(cls, url: str) -> PostgresDatabase:
         """Connect. Raises StorageUnavailable if no server answers there, ValueError for what is no URL."""
-        database = cls(_engine(url))
+        database = cls(url)
         try:
             await database.write(lambda connection: connection.exec_driver_sql("SELECT 1"))
         except BaseException:
@@ -51,9 +65,9 @@ class PostgresDatabase:
             raise
         return database
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
+    async def read(self, work: Callable[[Connection], T], *, brief: bool = False) -> T:
         """Run work in one snapshot."""
-        return await self._run(self._read_engine, work)
+        return await self._run(self._brief_engine if brief else self._read_engine, work)
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run work in one transaction."""
@@ -62,6 +76,7 @@ class PostgresDatabase:
     async def close(self) -> None:
         """Close every connection."""
         await self._engine.dispose()
+        await self._reading.dispose()
 
     async def _run(self, engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
         try:
@@ -73,16 +88,18 @@ class PostgresDatabase:
             raise StorageUnavailable from error
 
 
-def _engine(url: str) -> AsyncEngine:
+def _engine(url: str, connections: int) -> AsyncEngine:
     try:
         return create_async_engine(
             make_url(url).set(drivername="postgresql+asyncpg"),
-            pool_size=POOL_SIZE,
+            pool_size=connections,
             max_overflow=0,
             pool_timeout=POOL_TIMEOUT_S,
+            hide_parameters=True,
             connect_args={
                 "timeout": CONNECT_TIMEOUT_S,
-                "server_settings": {"application_name": "signalbox", "synchronous_commit": "on", "jit": "off"},
+                "command_timeout": COMMAND_TIMEOUT_S,
+                "server_settings": _SERVER_SETTINGS,
             },
         )
     except ModuleNotFoundError as error:

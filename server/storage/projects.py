@@ -85,7 +85,7 @@ def update_project(connection: Connection, current: Project, name: str, rules: R
 def advance_catalog(connection: Connection, project_key: int) -> None:
     """Count a change of what events are judged by.
 
-    Every write to definitions, rules, keys or contacts that could make a cache wrong calls this first: on
+    Every write to definitions, rules or keys, and every deletion of a contact, calls this first: on
     PostgreSQL it locks the project's head, so that changes and commits of one project stand in one line.
     """
     connection.execute(

@@ -13,6 +13,7 @@ import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import monotonic
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy
@@ -29,9 +30,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 READERS = 2
+READ_SECONDS = 10.0
+"""A read that takes longer is given up, so that it holds its thread no longer than that."""
+
+_STEPS_BETWEEN_LOOKS = 200_000
 BUSY_TIMEOUT_MS = 5_000
 # A checkpoint writes and syncs the main file inside a commit; every 16 MiB of WAL makes it rare and keeps reads quick.
-CHECKPOINT_PAGES = 4_096
+CHECKPOINT_PAGES = 2_048
+PAGE_BYTES = 8_192
 
 
 class SqliteDatabase:
@@ -41,8 +47,11 @@ class SqliteDatabase:
 
     def __init__(self, path: Path) -> None:
         self._lock = _lock_file(path)
+        _create(path)
         self._writer = ThreadPoolExecutor(1, "sqlite-writer")
         self._readers = ThreadPoolExecutor(READERS, "sqlite-reader")
+        self._brief_reader = ThreadPoolExecutor(1, "sqlite-brief-reader")
+        self._closing = False
         self._write_engine = _engine(path, "BEGIN IMMEDIATE", _prepare_writer)
         self._read_engine = _engine(path, "BEGIN", _prepare_reader)
         self._connections = threading.local()
@@ -53,7 +62,7 @@ class SqliteDatabase:
         """Open or create the file. Raises StorageBusy if another server holds it."""
         if not path or path.startswith(":memory:"):
             raise ValueError("An in-memory database cannot be shared by readers and the writer: name a file")
-        database = cls(Path(path))
+        database = cls(_real(path))
         try:
             # SQLite takes BEGIN IMMEDIATE on a file that it cannot write for a read; this is a write.
             await database.write(lambda connection: connection.exec_driver_sql("PRAGMA user_version = 0"))
@@ -62,9 +71,15 @@ class SqliteDatabase:
             raise
         return database
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        """Run work on a reader thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._run, self._read_engine, work)
+    async def read(self, work: Callable[[Connection], T], *, brief: bool = False) -> T:
+        """Run work on a reader thread; given up when the caller is, and after READ_SECONDS."""
+        given_up = threading.Event()
+        readers = self._brief_reader if brief else self._readers
+        try:
+            return await asyncio.get_running_loop().run_in_executor(readers, self._read, work, given_up)
+        except asyncio.CancelledError:
+            given_up.set()
+            raise
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run work on the writer thread, after all that was asked before."""
@@ -74,15 +89,29 @@ class SqliteDatabase:
         """Finish what runs, close every connection and let go of the file."""
         await asyncio.get_running_loop().run_in_executor(None, self._close)
 
+    def _read(self, work: Callable[[Connection], T], given_up: threading.Event) -> T:
+        latest = monotonic() + READ_SECONDS
+
+        def stop() -> bool:
+            return given_up.is_set() or self._closing or monotonic() > latest
+
+        def bounded(connection: Connection) -> T:
+            _driver(connection).set_progress_handler(stop, _STEPS_BETWEEN_LOOKS)
+            return work(connection)
+
+        return self._run(self._read_engine, bounded)
+
     def _run(self, engine: Engine, work: Callable[[Connection], T]) -> T:
+        connection = self._connection(engine)
         try:
-            connection = self._connection(engine)
             with connection.begin():
                 return work(connection)
         except DBAPIError as error:
             raise storage_error(error.orig) from error
         except sqlite3.Error as error:
             raise storage_error(error) from error
+        finally:
+            _end_transaction(connection)
 
     def _connection(self, engine: Engine) -> Connection:
         connection: Connection | None = getattr(self._connections, "connection", None)
@@ -93,12 +122,26 @@ class SqliteDatabase:
         return connection
 
     def _close(self) -> None:
+        self._closing = True
         self._readers.shutdown()
+        self._brief_reader.shutdown()
         self._writer.shutdown()
         # The writer opened first and closes last: the last connection to close checkpoints.
         for connection in reversed(self._opened):
             connection.close()
         self._lock.close()
+
+
+def _driver(connection: Connection) -> sqlite3.Connection:
+    driver: Any = connection.connection.driver_connection
+    return driver  # type: ignore[no-any-return]
+
+
+def _end_transaction(connection: Connection) -> None:
+    """Roll back what is still open: SQLAlchemy does not when it is the COMMIT that failed."""
+    driver = _driver(connection)
+    if driver.in_transaction:
+        driver.rollback()
 
 
 def storage_error(error: BaseException | None) -> StorageError:
@@ -108,11 +151,26 @@ def storage_error(error: BaseException | None) -> StorageError:
         return StorageFull()
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
         return StorageReadOnly()
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_INTERRUPT):
         return StorageBusy()
     if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return StorageUnavailable()
     return StorageRefused()
+
+
+def _real(path: str) -> Path:
+    """Resolve links: one file has one lock, by whatever name it is reached."""
+    return Path(path).resolve()
+
+
+def _create(path: Path) -> None:
+    """Make the file, if there is none, for its owner alone: it holds people's addresses."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    except PermissionError as error:
+        raise StorageReadOnly from error
+    except OSError as error:
+        raise StorageUnavailable from error
 
 
 def _lock_file(database: Path) -> IO[str]:
@@ -133,7 +191,8 @@ def _lock_file(database: Path) -> IO[str]:
 
 
 def _engine(path: Path, begin: str, prepare: Callable[[sqlite3.Connection], None]) -> Engine:
-    engine = sqlalchemy.create_engine(f"sqlite:///{path}", poolclass=sqlalchemy.pool.NullPool)
+    url = sqlalchemy.URL.create("sqlite", database=str(path))
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def on_connect(connection: sqlite3.Connection, _record: Any) -> None:
@@ -143,15 +202,18 @@ def _engine(path: Path, begin: str, prepare: Callable[[sqlite3.Connection], None
 
     @event.listens_for(engine, "begin")
     def on_begin(connection: Connection) -> None:
-        driver: Any = connection.connection.driver_connection
-        driver.execute(begin)
+        _driver(connection).execute(begin)
 
     return engine
 
 
 def _prepare_writer(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-    connection.execute("PRAGMA journal_mode = WAL")
+    # A row longer than a quarter of a page takes a page of its own; the size counts when the file is made.
+    connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise sqlite3.OperationalError(f"the journal mode is {mode}; readers beside the writer need wal")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     connection.execute("PRAGMA foreign_keys = ON")

@@ -33,8 +33,8 @@ class GatedDatabase:
         self.gate.set()
         self.writes = 0
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        return await self._database.read(work)
+    async def read(self, work: Callable[[Connection], T], *, brief: bool = False) -> T:
+        return await self._database.read(work, brief=brief)
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         self.writes += 1

@@ -269,7 +269,7 @@ class EventDefinition(_message.Message):
     description: _builtins.str
     """Optional. What the event means, in words. At most 2,000 characters."""
     compatibility: Global___Compatibility.ValueType
-    """Optional. Which changes of the schema are allowed."""
+    """Optional. Which changes of the schema are allowed. Rules other than NONE are not served yet."""
     revision: _builtins.int
     """Output only. Number of the latest revision, from 1."""
     etag: _builtins.str
@@ -587,7 +587,6 @@ class UpdateEventDefinitionRequest(_message.Message):
     COMPATIBILITY_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
-    FORCE_FIELD_NUMBER: _builtins.int
     event_definition: _builtins.str
     """Required. Id or name of the definition."""
     description: _builtins.str
@@ -598,8 +597,6 @@ class UpdateEventDefinitionRequest(_message.Message):
     """Optional. The change is made only if this is the definition's etag."""
     validate_only: _builtins.bool
     """Optional. Checks everything and changes nothing."""
-    force: _builtins.bool
-    """Optional. Makes the change though active automations would break."""
     @_builtins.property
     def schema(self) -> Global___Schema:
         """Optional. New schema; replaces the old one whole."""
@@ -613,11 +610,10 @@ class UpdateEventDefinitionRequest(_message.Message):
         compatibility: Global___Compatibility.ValueType = ...,
         etag: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
-        force: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "description", b"description", "schema", b"schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "compatibility", b"compatibility", "description", b"description", "etag", b"etag", "event_definition", b"event_definition", "force", b"force", "schema", b"schema", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "compatibility", b"compatibility", "description", b"description", "etag", b"etag", "event_definition", b"event_definition", "schema", b"schema", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__description: _TypeAlias = _typing.Literal["description"]  # noqa: Y015
     _WhichOneofArgType__description: _TypeAlias = _typing.Literal["_description", b"_description"]  # noqa: Y015

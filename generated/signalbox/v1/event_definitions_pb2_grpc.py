@@ -137,7 +137,7 @@ class EventDefinitionsServicer:
     def UpdateEventDefinition(self, request, context):
         """Changes a definition. A schema that differs from the latest becomes a new revision; an equal one does not.
 
-        Errors: EVENT_NOT_FOUND, ETAG_MISMATCH, INVALID_SCHEMA, INCOMPATIBLE_SCHEMA.
+        Errors: EVENT_NOT_FOUND, EVENT_DELETED, ETAG_MISMATCH, INVALID_SCHEMA.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

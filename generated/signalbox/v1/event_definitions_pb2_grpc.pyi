@@ -45,7 +45,7 @@ class EventDefinitionsStub:
     UpdateEventDefinition: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.UpdateEventDefinitionRequest, _event_definitions_pb2.UpdateEventDefinitionResponse]
     """Changes a definition. A schema that differs from the latest becomes a new revision; an equal one does not.
 
-    Errors: EVENT_NOT_FOUND, ETAG_MISMATCH, INVALID_SCHEMA, INCOMPATIBLE_SCHEMA.
+    Errors: EVENT_NOT_FOUND, EVENT_DELETED, ETAG_MISMATCH, INVALID_SCHEMA.
     """
     DeleteEventDefinition: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.DeleteEventDefinitionRequest, _event_definitions_pb2.DeleteEventDefinitionResponse]
     """Deletes a definition: it takes no more events; those recorded stay, and it can be undeleted by its id."""
@@ -85,7 +85,7 @@ class EventDefinitionsAsyncStub(EventDefinitionsStub):
     UpdateEventDefinition: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.UpdateEventDefinitionRequest, _event_definitions_pb2.UpdateEventDefinitionResponse]  # type: ignore[assignment]
     """Changes a definition. A schema that differs from the latest becomes a new revision; an equal one does not.
 
-    Errors: EVENT_NOT_FOUND, ETAG_MISMATCH, INVALID_SCHEMA, INCOMPATIBLE_SCHEMA.
+    Errors: EVENT_NOT_FOUND, EVENT_DELETED, ETAG_MISMATCH, INVALID_SCHEMA.
     """
     DeleteEventDefinition: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.DeleteEventDefinitionRequest, _event_definitions_pb2.DeleteEventDefinitionResponse]  # type: ignore[assignment]
     """Deletes a definition: it takes no more events; those recorded stay, and it can be undeleted by its id."""
@@ -146,7 +146,7 @@ class EventDefinitionsServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_event_definitions_pb2.UpdateEventDefinitionResponse, _abc.Awaitable[_event_definitions_pb2.UpdateEventDefinitionResponse]]:
         """Changes a definition. A schema that differs from the latest becomes a new revision; an equal one does not.
 
-        Errors: EVENT_NOT_FOUND, ETAG_MISMATCH, INVALID_SCHEMA, INCOMPATIBLE_SCHEMA.
+        Errors: EVENT_NOT_FOUND, EVENT_DELETED, ETAG_MISMATCH, INVALID_SCHEMA.
         """
 
     @_abc_1.abstractmethod

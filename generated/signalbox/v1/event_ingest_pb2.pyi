@@ -185,7 +185,7 @@ class EventError(_message.Message):
     """Output only. What was wrong and what would be right."""
     @_builtins.property
     def violations(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Violation]:
-        """Output only. The rules that the payload breaks, each with its path."""
+        """Output only. The rules that the payload breaks, each with its path; only for the first 100 refused events of a batch."""
 
     def __init__(
         self,
@@ -396,7 +396,9 @@ class StreamEventsResponse(_message.Message):
 
     @_builtins.property
     def error(self) -> Global___EventError:
-        """Output only. Set if the message was refused as a whole; then nothing of it is stored."""
+        """Output only. Set if the message was refused as a whole; then nothing of it is stored, but for STORAGE_UNAVAILABLE,
+        where the database did not say.
+        """
 
     def __init__(
         self,

@@ -32,7 +32,8 @@ def migrate(connection: Connection) -> bool:
     Raises ValueError if a newer version of Signalbox made the database.
     """
     if connection.dialect.name == "postgresql":
-        # Servers that start together take turns.
+        # Servers that start together take turns, however long one of them needs.
+        connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7446254)")
     at, newest = current(connection), head()
     if at == newest:
