@@ -12,18 +12,18 @@ JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | Non
 """What a JSON decoder makes: these exact types, no subclasses."""
 
 _SHOWN_LENGTH = 40
-_LOWEST_EXACT, _HIGHEST_EXACT = -(2.0**53) + 1, 2.0**53 - 1
+_LARGEST_INT = 2.0**53
 
 
 def canonical_number(value: float) -> int | float | None:
     """Return the number as it is kept: an int where integral and exact, else a double.
 
-    5.0 becomes 5 and -0.0 becomes 0. An integer from ±2**53 on becomes the double nearest to it. What is
+    5.0 becomes 5 and -0.0 becomes 0. An integer beyond ±2**53 becomes the double nearest to it. What is
     no finite double becomes None.
     """
     if type(value) is float:
         if value.is_integer():
-            return int(value) if is_exact(value) else value
+            return int(value) if -_LARGEST_INT <= value <= _LARGEST_INT else value
         return value if math.isfinite(value) else None
     if is_exact(value):
         return value
@@ -35,7 +35,7 @@ def canonical_number(value: float) -> int | float | None:
 
 def is_exact(value: float) -> bool:
     """Whether the number is between ±2**53, where no two integers become the same double."""
-    return _LOWEST_EXACT <= value <= _HIGHEST_EXACT
+    return -_LARGEST_INT < value < _LARGEST_INT
 
 
 def number_text(value: float) -> str | None:

@@ -183,9 +183,18 @@ async def test_the_admin_key_names_a_project_by_id_or_name_that_exists(callers: 
     assert (refused.code, refused.reason) == (StatusCode.NOT_FOUND, "PROJECT_NOT_FOUND")
 
 
-async def test_a_key_stays_in_its_project_whatever_project_it_names(callers: Callers) -> None:
+async def test_a_key_is_refused_when_the_call_names_another_project(callers: Callers) -> None:
     metadata = [*callers.metadata("*", ""), ("signalbox-project", "nothing")]
-    assert await met(callers.channel, METHODS["Contacts.ListContacts"], metadata) is None
+    met_with = await met(callers.channel, METHODS["Contacts.ListContacts"], metadata)
+    assert met_with is not None
+    assert met_with.reason == "PROJECT_NOT_FOUND"
+
+
+async def test_two_credentials_are_none(callers: Callers) -> None:
+    metadata = [("authorization", "Bearer wrong"), ("authorization", f"Bearer {ADMIN_KEY}")]
+    met_with = await met(callers.channel, METHODS["Projects.ListProjects"], metadata)
+    assert met_with is not None
+    assert met_with.reason == "API_KEY_INVALID"
 
 
 async def test_the_scheme_is_read_in_any_case(callers: Callers) -> None:

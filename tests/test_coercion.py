@@ -69,6 +69,7 @@ def test_every_example_of_the_table_holds(mode: CoercionMode, target: PropertyTy
         assert text(coerced.properties) == text({"value": expected})
 
 
+@pytest.mark.checkout
 def test_the_page_is_made_from_the_table() -> None:
     page = Path(__file__).parents[1] / "docs" / "coercion.md"
     assert page.read_text(encoding="utf-8") == coercion_page(), "python -m registry.coercion_docs"
@@ -107,7 +108,8 @@ def test_another_spelling_of_an_instant_is_reported_in_strict_too() -> None:
     ("target", "value", "kind"),
     [
         (NUMBER, 5.0, None),
-        (NUMBER, 2**53, None),
+        (NUMBER, 2**53 - 1, None),
+        (NUMBER, 2**53, ChangeKind.ROUNDED),
         (NUMBER, 2**53 + 1, ChangeKind.ROUNDED),
         (NUMBER, 2.0**53 + 2, ChangeKind.ROUNDED),
         (NUMBER, -(2.0**60), ChangeKind.ROUNDED),

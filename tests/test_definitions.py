@@ -200,9 +200,11 @@ async def test_an_update_leaves_alone_what_it_does_not_name(shop: Client) -> Non
     request = pb.UpdateEventDefinitionRequest(event_definition=ORDER, description="Paid")
     after = (await update(shop, request)).event_definition
     assert (after.description, after.schema, after.revision) == ("Paid", before.schema, 1)
+
+
+async def test_a_rule_of_compatibility_that_is_not_kept_is_not_taken(shop: Client) -> None:
     request = pb.UpdateEventDefinitionRequest(event_definition=ORDER, compatibility=pb.COMPATIBILITY_FULL)
-    after = (await update(shop, request)).event_definition
-    assert (after.description, after.compatibility) == ("Paid", pb.COMPATIBILITY_FULL)
+    assert await verdict(update(shop, request)) == (StatusCode.UNIMPLEMENTED, "METHOD_NOT_IMPLEMENTED")
 
 
 async def test_a_description_can_be_emptied(service: Service) -> None:

@@ -524,7 +524,8 @@ async def test_events_are_listed_onwards_from_a_position_page_by_page(shop: Clie
     assert (first, second, token) == ([2, 3], [4, 5], "")
     assert await page(shop, after_position=5) == ([], "")
     assert await page(shop, after_position=2**63 - 1) == ([], "")
-    assert await page(shop, after_position=-(2**63)) == ([1, 2, 3, 4, 5], "")
+    assert await page(shop, after_position=0) == ([1, 2, 3, 4, 5], "")
+    assert (await refusal(page(shop, after_position=-1))).violations == (("after_position", "OUT_OF_RANGE"),)
 
 
 async def test_a_page_holds_fifty_events_unless_told_and_a_thousand_at_most(shop: Client) -> None:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.checkout
+
 PROTOS = sorted((ROOT / "protos").rglob("*.proto"))
 
 FORBIDDEN = {

@@ -7,10 +7,10 @@ import grpc
 import pytest
 from grpc import StatusCode
 
-from signalbox.v1 import contacts_pb2
+from signalbox.v1 import contacts_pb2, event_ingest_pb2
 from signalbox.v1 import projects_pb2 as pb
-from tests.support.messages import event
-from tests.support.refusals import refusal, verdict
+from tests.support.messages import event, orders
+from tests.support.refusals import read_refusal, refusal, verdict
 from tests.support.service import ADMIN_KEY
 
 if TYPE_CHECKING:
@@ -248,3 +248,37 @@ async def test_rules_hold_from_the_next_event_on(service: Service) -> None:
     assert (await client.send(event(name="never_defined"))).event.revision == 0
     await update(service, client.project, undefined_events=pb.UNDEFINED_EVENTS_REJECT)
     assert await verdict(client.send(event(name="never_defined"))) == (StatusCode.NOT_FOUND, "EVENT_NOT_FOUND")
+
+
+async def test_a_stream_ends_when_its_key_is_revoked(service: Service) -> None:
+    shop = await service.shop()
+    request = pb.CreateApiKeyRequest(project=shop.project, scopes=["events:write"])
+    answer = await service.admin.projects.CreateApiKey(request)
+    call: Any = service.client(answer.secret).ingest.StreamEvents()
+    batch = event_ingest_pb2.StreamEventsRequest(sequence=1, events=orders(1))
+    await call.write(batch)
+    assert (await call.read()).results[0].HasField("receipt")
+    await revoke(service, answer.api_key.id)
+    await call.write(batch)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call.read()
+    assert read_refusal(caught.value).reason == "API_KEY_INVALID"
+    assert await shop.positions() == [1]
+
+
+async def test_a_key_is_revoked_though_its_revoker_hangs_up(service: Service) -> None:
+    shop = await service.shop()
+    request = pb.CreateApiKeyRequest(project=shop.project)
+    answer = await service.admin.projects.CreateApiKey(request)
+    doomed = service.client(answer.secret)
+    await doomed.send()
+    call = service.admin.projects.RevokeApiKey(pb.RevokeApiKeyRequest(id=answer.api_key.id))
+    await asyncio.sleep(0.001)
+    call.cancel()
+    # Whichever came first, the server's caches and the database say the same.
+    await asyncio.sleep(0.2)
+    (key,) = [each for each in await keys(service, shop.project) if each.id == answer.api_key.id]
+    if key.HasField("revoked_at"):
+        assert (await refusal(doomed.send())).reason == "API_KEY_INVALID"
+    else:
+        await doomed.send()

@@ -4,6 +4,7 @@ import asyncio
 import os
 import pwd
 import tempfile
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from grpc import StatusCode
-from sqlalchemy import MetaData
+from sqlalchemy import MetaData, select
 
 from registry import tables as registry_tables
 from server.errors import (
@@ -328,3 +329,46 @@ def without_privileges() -> Iterator[None]:
 async def test_a_commit_is_synced_before_it_is_answered(database: Database) -> None:
     assert await database.write(pragma("journal_mode")) == [("wal",)]
     assert await database.write(pragma("synchronous")) == [(2,)]
+
+
+@pytest.mark.parametrize("alias", ["link.db", "./x.db", "y/../x.db"])
+async def test_a_file_has_one_server_by_whatever_name_it_is_reached(tmp_path: Path, alias: str) -> None:
+    first = await open_database(f"sqlite:///{tmp_path}/x.db")
+    (tmp_path / "link.db").symlink_to(tmp_path / "x.db")
+    (tmp_path / "y").mkdir()
+    with pytest.raises(StorageBusy):
+        await open_database(f"sqlite:///{tmp_path}/{alias}")
+    await first.close()
+
+
+@on_sqlite
+async def test_a_brief_read_does_not_wait_for_long_ones(database: Database) -> None:
+    release = threading.Event()
+
+    def hold(_connection: Connection) -> None:
+        release.wait(10)
+
+    long = [asyncio.create_task(database.read(hold)) for _ in range(4)]
+    await asyncio.sleep(0.05)
+    async with asyncio.timeout(5):
+        assert await database.read(lambda connection: connection.scalar(select(1)), brief=True) == 1
+    release.set()
+    await asyncio.gather(*long)
+
+
+@on_sqlite
+async def test_a_read_that_is_given_up_lets_go_of_its_thread(database: Database) -> None:
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+    reads = [asyncio.create_task(database.read(lambda c: c.exec_driver_sql(endless).scalar())) for _ in range(4)]
+    await asyncio.sleep(0.1)
+    for each in reads:
+        each.cancel()
+    async with asyncio.timeout(5):
+        assert await database.read(lambda connection: connection.scalar(select(1))) == 1
+
+
+@on_sqlite
+async def test_a_new_database_file_is_its_owners_alone(tmp_path: Path, backend: Backend) -> None:
+    database = await open_database(f"sqlite:///{tmp_path}/new.db")
+    await database.close()
+    assert (tmp_path / "new.db").stat().st_mode & 0o077 == 0

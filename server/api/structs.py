@@ -23,7 +23,7 @@ MAX_DEPTH = 32
 MAX_VALUES = 10_000
 MAX_BYTES = 256 * 1024
 
-_EXACT = 2.0**53 - 1
+_EXACT = 2.0**53
 
 # So many values with so many characters are within every budget.
 _SMALL, _SMALL_TEXT = 100, 8_000

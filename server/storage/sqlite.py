@@ -46,8 +46,8 @@ class SqliteDatabase:
     shared = False
 
     def __init__(self, path: Path) -> None:
-        self._lock = _lock_file(path)
         _create(path)
+        self._lock = _lock_file(path)
         self._writer = ThreadPoolExecutor(1, "sqlite-writer")
         self._readers = ThreadPoolExecutor(READERS, "sqlite-reader")
         self._brief_reader = ThreadPoolExecutor(1, "sqlite-brief-reader")
@@ -102,16 +102,17 @@ class SqliteDatabase:
         return self._run(self._read_engine, bounded)
 
     def _run(self, engine: Engine, work: Callable[[Connection], T]) -> T:
-        connection = self._connection(engine)
         try:
-            with connection.begin():
-                return work(connection)
+            connection = self._connection(engine)
+            try:
+                with connection.begin():
+                    return work(connection)
+            finally:
+                _end_transaction(connection)
         except DBAPIError as error:
             raise storage_error(error.orig) from error
         except sqlite3.Error as error:
             raise storage_error(error) from error
-        finally:
-            _end_transaction(connection)
 
     def _connection(self, engine: Engine) -> Connection:
         connection: Connection | None = getattr(self._connections, "connection", None)
