@@ -30,9 +30,10 @@ GROUP_EVENTS = 5_000
 """A commit takes no further unit once it holds so many events."""
 
 GATHER_UNITS = 4
-GATHER_SECONDS = 0.005
-"""When a group held several units, the next one waits for as many, though so long at most: a commit costs the loop as
-much as several events do. Where fewer send than that, nobody waits but right after a burst."""
+GATHER_SECONDS = 0.020
+"""When a group held several units, the next one waits for one less, though so long at most: a commit costs as much as
+several events do. Where fewer send than GATHER_UNITS, nobody waits but right after a burst: where senders are not
+replaced, the number falls with every group."""
 
 
 class GroupCommit:
@@ -115,7 +116,7 @@ class GroupCommit:
                 count += len(unit.drafts)
         if self._queued <= self._limit // 2:
             self._room.set()
-        self._expected = len(units) if len(units) >= GATHER_UNITS else 1
+        self._expected = len(units) - 1 if len(units) > GATHER_UNITS else 1
         return units
 
     async def _commit(self, units: Sequence[Unit]) -> None:
