@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 CONNECTIONS, STREAMS = 8, 8
-BATCH_CONNECTIONS, BATCH_STREAMS = 2, 2
+BATCH_CONNECTIONS, BATCH_STREAMS = 4, 2
 WARM_UP_SECONDS = 1.0
 ADMIN_KEY = "sb_admin_of_the_benchmark"
 GRACE_SECONDS = 15.0
@@ -39,7 +39,7 @@ LOAD_TIMEOUT_SECONDS = 60
 
 UNARY = "SendEvent, 64 in flight"
 NO_OP = "  no-op gRPC server"
-BATCHES = "SendEvents of 500, 4 in flight"
+BATCHES = "SendEvents of 500, 8 in flight"
 BARE = "  bare loop"
 STREAM = "StreamEvents, 100 a message"
 CLIENT_BATCHES = "  SendEvents from the same client"

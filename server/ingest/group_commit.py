@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-GROUP_EVENTS = 5_000
-"""A commit takes no further unit once it holds so many events."""
+GROUP_EVENTS = 1_000
+"""A commit takes no further unit once it holds so many events: while it is stored, the loop reads the next ones."""
 
 GATHER_UNITS = 4
 GATHER_SECONDS = 0.020

@@ -35,8 +35,9 @@ READ_SECONDS = 10.0
 
 _STEPS_BETWEEN_LOOKS = 200_000
 BUSY_TIMEOUT_MS = 5_000
-# A checkpoint writes and syncs the main file inside a commit; every 16 MiB of WAL makes it rare and keeps reads quick.
-CHECKPOINT_PAGES = 2_048
+# A checkpoint writes and syncs the main file inside a commit; every 64 MiB of WAL makes it rare, and a start after a
+# crash reads that much in a fraction of a second.
+CHECKPOINT_PAGES = 8_192
 PAGE_BYTES = 8_192
 
 
