@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy.dialects import postgresql
 
+from server.storage.sqlite import sqlite_driver
 from server.storage.tables import event
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Iterable, Mapping, Sequence
 
     from sqlalchemy import Connection
@@ -58,7 +58,7 @@ def lock_heads(connection: Connection, project_keys: Iterable[int]) -> dict[int,
         rows = [tuple(row) for row in connection.exec_driver_sql(_HEADS_POSTGRESQL, (keys,))]
     else:
         # The transaction began as the only writer.
-        execute = _sqlite(connection).execute
+        execute = sqlite_driver(connection).execute
         rows = [execute(_HEAD_SQLITE, (key,)).fetchone() for key in keys]
     return {key: Head(*head) for key, *head in rows}
 
@@ -69,7 +69,7 @@ def move_heads(connection: Connection, heads: Mapping[int, Head]) -> None:
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(_MOVE_POSTGRESQL, moves)
     else:
-        _sqlite(connection).executemany(_MOVE_SQLITE, moves)
+        sqlite_driver(connection).executemany(_MOVE_SQLITE, moves)
 
 
 def insert_events(connection: Connection, rows: Sequence[EventRow]) -> None:
@@ -77,7 +77,7 @@ def insert_events(connection: Connection, rows: Sequence[EventRow]) -> None:
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(_INSERT_POSTGRESQL, tuple(list(column) for column in zip(*rows, strict=True)))
         return
-    execute = _sqlite(connection).execute
+    execute = sqlite_driver(connection).execute
     for start in range(0, len(rows), _CHUNK):
         chunk = rows[start : start + _CHUNK]
         execute(_insert_sqlite(len(chunk)), tuple(chain.from_iterable(chunk)))
@@ -86,8 +86,3 @@ def insert_events(connection: Connection, rows: Sequence[EventRow]) -> None:
 @lru_cache
 def _insert_sqlite(rows: int) -> str:
     return f"{_INSERT} VALUES {', '.join([_PLACE] * rows)}"
-
-
-def _sqlite(connection: Connection) -> sqlite3.Connection:
-    driver: Any = connection.connection.driver_connection
-    return driver  # type: ignore[no-any-return]

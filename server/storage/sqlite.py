@@ -97,7 +97,7 @@ class SqliteDatabase:
             return given_up.is_set() or self._closing or monotonic() > latest
 
         def bounded(connection: Connection) -> T:
-            _driver(connection).set_progress_handler(stop, _STEPS_BETWEEN_LOOKS)
+            sqlite_driver(connection).set_progress_handler(stop, _STEPS_BETWEEN_LOOKS)
             return work(connection)
 
         return self._run(self._read_engine, bounded)
@@ -134,14 +134,15 @@ class SqliteDatabase:
         self._lock.close()
 
 
-def _driver(connection: Connection) -> sqlite3.Connection:
+def sqlite_driver(connection: Connection) -> sqlite3.Connection:
+    """Give the driver's connection, for what SQLAlchemy cannot do or does too slowly."""
     driver: Any = connection.connection.driver_connection
     return driver  # type: ignore[no-any-return]
 
 
 def _end_transaction(connection: Connection) -> None:
     """Roll back what is still open: SQLAlchemy does not when it is the COMMIT that failed."""
-    driver = _driver(connection)
+    driver = sqlite_driver(connection)
     if driver.in_transaction:
         driver.rollback()
 
@@ -204,7 +205,7 @@ def _engine(path: Path, begin: str, prepare: Callable[[sqlite3.Connection], None
 
     @event.listens_for(engine, "begin")
     def on_begin(connection: Connection) -> None:
-        _driver(connection).execute(begin)
+        sqlite_driver(connection).execute(begin)
 
     return engine
 
