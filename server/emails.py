@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from registry.errors import Violation
 from server.errors import InvalidArgument
@@ -12,6 +13,7 @@ MAX_LENGTH = 254
 _ADDRESS = re.compile(r"[^@\s\x00-\x1f\x7f-\x9f]+@[^@\s\x00-\x1f\x7f-\x9f]+")
 
 
+@lru_cache(4_096)
 def normal_email(text: str, path: str = "email") -> str:
     """Trim and lower-case an address. Raises InvalidArgument if it is none.
 

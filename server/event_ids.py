@@ -11,7 +11,9 @@ from random import getrandbits
 
 _LOW_BITS, _RANDOM_BITS = 28, 34
 _LOW = (1 << _LOW_BITS) - 1
-_VARIANT = 0b10 << 62
+_TAIL_BITS = 14
+_TAIL = (1 << _TAIL_BITS) - 1
+_VARIANT = 0b10 << 14
 
 _EVENT_ID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
@@ -22,16 +24,19 @@ class EventIds:
     def __init__(self, received_at: int) -> None:
         millis = f"{received_at // 1_000:012x}"
         self._time = f"{millis[:8]}-{millis[8:]}-7"
-        self._high = -1
+        self._block = -1
         self._head = ""
 
     def make(self, position: int) -> str:
         """Make the id of the event at a position."""
-        high = position >> _LOW_BITS
-        if high != self._high:
-            self._high, self._head = high, f"{self._time}{high & 0xFFF:03x}-"
-        tail = f"{_VARIANT | (position & _LOW) << _RANDOM_BITS | getrandbits(_RANDOM_BITS):016x}"
-        return f"{self._head}{tail[:4]}-{tail[4:]}"
+        block = position >> _TAIL_BITS
+        if block != self._block:
+            self._block, self._head = block, self._head_of(position)
+        return f"{self._head}{(position & _TAIL) << _RANDOM_BITS | getrandbits(_RANDOM_BITS):012x}"
+
+    def _head_of(self, position: int) -> str:
+        """Write what ids have in common whose positions differ in the last bits only."""
+        return f"{self._time}{position >> _LOW_BITS & 0xFFF:03x}-{_VARIANT | (position & _LOW) >> _TAIL_BITS:04x}-"
 
 
 def position_of(event_id: str) -> int | None:

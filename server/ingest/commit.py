@@ -79,16 +79,19 @@ class ProjectCommit:
         self.head = Head(self._position, self._received_at, self.head.catalog_version)
 
     def _find_seen(self, drafts: Iterable[Draft]) -> None:
-        keys = list({draft.idempotency_key for draft in drafts if draft.idempotency_key})
+        keys = {draft.idempotency_key for draft in drafts}
+        keys.discard("")
         if keys:
-            self._seen = events_by_idempotency_key(self._connection, self.state.key, keys)
+            self._seen = events_by_idempotency_key(self._connection, self.state.key, list(keys))
 
     def _find_contacts(self, drafts: Iterable[Draft]) -> None:
-        known = self._known
-        ids = {draft.contact_id for draft in drafts if draft.contact_id and draft.contact_id not in known}
-        emails = {draft.email for draft in drafts if draft.email and draft.email not in known}
+        ids = self._unknown({draft.contact_id for draft in drafts})
+        emails = self._unknown({draft.email for draft in drafts})
         if ids or emails:
             self.contacts = contact_keys(self._connection, self.state.key, ids=ids, emails=emails)
+
+    def _unknown(self, names: set[str]) -> set[str]:
+        return {name for name in names if name and name not in self._known}
 
     def _settle(self, unit: Unit) -> None:
         """Decide one unit: all its drafts first, then, if it stands, what is to be stored of it."""
