@@ -40,6 +40,7 @@ REQUIRED_SCOPE = {
     "Contacts.GetContact": "contacts:read",
     "Contacts.ListContacts": "contacts:read",
     "Contacts.UpsertContact": "contacts:write",
+    "EventDefinitions.BacktestSchema": "events:read",
     "EventDefinitions.CheckCompatibility": "definitions:read",
     "EventDefinitions.CreateEventDefinition": "definitions:write",
     "EventDefinitions.DeleteEventDefinition": "definitions:write",

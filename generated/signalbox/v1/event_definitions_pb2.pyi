@@ -139,9 +139,9 @@ class _CompatibilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Compati
     """Backward and forward, against every earlier revision."""
 
 class Compatibility(_Compatibility, metaclass=_CompatibilityEnumTypeWrapper):
-    """Which changes of a schema are allowed. With A(s) the payloads that a schema s accepts: BACKWARD holds if A(old) is
-    part of A(new) and both coerce what they share to equal values; FORWARD is the reverse; FULL is both. The
-    TRANSITIVE modes hold against every earlier revision, the others against the latest.
+    """Which changes of a schema are allowed. With A(s) the payloads that a schema s accepts, over the properties that either
+    schema declares: BACKWARD holds if A(old) is part of A(new) and both coerce what they share to equal values; FORWARD
+    is the reverse; FULL is both. The TRANSITIVE modes hold against every earlier revision, the others against the latest.
     """
 
 COMPATIBILITY_UNSPECIFIED: Compatibility.ValueType  # 0
@@ -269,7 +269,7 @@ class EventDefinition(_message.Message):
     description: _builtins.str
     """Optional. What the event means, in words. At most 2,000 characters."""
     compatibility: Global___Compatibility.ValueType
-    """Optional. Which changes of the schema are allowed. Rules other than NONE are not served yet."""
+    """Optional. Which changes of the schema are allowed; COMPATIBILITY_NONE if unset."""
     revision: _builtins.int
     """Output only. Number of the latest revision, from 1."""
     etag: _builtins.str
@@ -951,8 +951,14 @@ class CheckCompatibilityResponse(_message.Message):
 
     COMPATIBLE_FIELD_NUMBER: _builtins.int
     INCOMPATIBILITIES_FIELD_NUMBER: _builtins.int
+    COMPATIBILITY_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELD_NUMBER: _builtins.int
     compatible: _builtins.bool
     """Output only. True if the rule allows the candidate."""
+    compatibility: Global___Compatibility.ValueType
+    """Output only. The rule that judged."""
+    changed: _builtins.bool
+    """Output only. False if the candidate equals the latest revision, so that an update would make no new one."""
     @_builtins.property
     def incompatibilities(self) -> _containers.RepeatedCompositeFieldContainer[Global___Incompatibility]:
         """Output only. Every reason against it."""
@@ -962,10 +968,12 @@ class CheckCompatibilityResponse(_message.Message):
         *,
         compatible: _builtins.bool = ...,
         incompatibilities: _abc.Iterable[Global___Incompatibility] | None = ...,
+        compatibility: Global___Compatibility.ValueType = ...,
+        changed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compatible", b"compatible", "incompatibilities", b"incompatibilities"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "compatibility", b"compatibility", "compatible", b"compatible", "incompatibilities", b"incompatibilities"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -984,7 +992,7 @@ class ValidateEventRequest(_message.Message):
     event_definition: _builtins.str
     """Id or name of the definition."""
     revision: _builtins.int
-    """Optional. Number of the definition's revision; the latest if unset."""
+    """Optional. Number of the definition's revision; the latest if unset. Not with `schema`."""
     @_builtins.property
     def schema(self) -> Global___Schema:
         """A schema that is not saved."""
@@ -1052,6 +1060,289 @@ class ValidateEventResponse(_message.Message):
 Global___ValidateEventResponse: _TypeAlias = ValidateEventResponse  # noqa: Y015
 
 @_typing.final
+class BacktestSchemaRequest(_message.Message):
+    """Request of BacktestSchema."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_DEFINITION_FIELD_NUMBER: _builtins.int
+    SCHEMA_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    RECEIVED_FROM_FIELD_NUMBER: _builtins.int
+    RECEIVED_UNTIL_FIELD_NUMBER: _builtins.int
+    MAX_EVENTS_FIELD_NUMBER: _builtins.int
+    MAX_SAMPLES_FIELD_NUMBER: _builtins.int
+    event_definition: _builtins.str
+    """Required. Id or name of the definition."""
+    revision: _builtins.int
+    """Optional. Number of the revision to compare with; the latest if unset."""
+    max_events: _builtins.int
+    """Optional. Only so many of the newest events of the range; all if unset."""
+    max_samples: _builtins.int
+    """Optional. At most how many samples of each outcome; 10 if unset, 100 at most."""
+    @_builtins.property
+    def schema(self) -> Global___Schema:
+        """Required. The candidate."""
+
+    @_builtins.property
+    def received_from(self) -> _timestamp_pb2.Timestamp:
+        """Optional. Only events received at this time or later."""
+
+    @_builtins.property
+    def received_until(self) -> _timestamp_pb2.Timestamp:
+        """Optional. Only events received before this time."""
+
+    def __init__(
+        self,
+        *,
+        event_definition: _builtins.str = ...,
+        schema: Global___Schema | None = ...,
+        revision: _builtins.int = ...,
+        received_from: _timestamp_pb2.Timestamp | None = ...,
+        received_until: _timestamp_pb2.Timestamp | None = ...,
+        max_events: _builtins.int = ...,
+        max_samples: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["received_from", b"received_from", "received_until", b"received_until", "schema", b"schema"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_definition", b"event_definition", "max_events", b"max_events", "max_samples", b"max_samples", "received_from", b"received_from", "received_until", b"received_until", "revision", b"revision", "schema", b"schema"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BacktestSchemaRequest: _TypeAlias = BacktestSchemaRequest  # noqa: Y015
+
+@_typing.final
+class BacktestSchemaResponse(_message.Message):
+    """Answer of BacktestSchema."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___BacktestProgress:
+        """How far it is."""
+
+    @_builtins.property
+    def report(self) -> Global___BacktestReport:
+        """What came out."""
+
+    def __init__(
+        self,
+        *,
+        progress: Global___BacktestProgress | None = ...,
+        report: Global___BacktestReport | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "progress", b"progress", "report", b"report"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "progress", b"progress", "report", b"report"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["progress", "report"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___BacktestSchemaResponse: _TypeAlias = BacktestSchemaResponse  # noqa: Y015
+
+@_typing.final
+class BacktestProgress(_message.Message):
+    """How far a backtest is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JUDGED_COUNT_FIELD_NUMBER: _builtins.int
+    EVENT_COUNT_FIELD_NUMBER: _builtins.int
+    judged_count: _builtins.int
+    """Output only. How many events were judged."""
+    event_count: _builtins.int
+    """Output only. How many there are to judge."""
+    def __init__(
+        self,
+        *,
+        judged_count: _builtins.int = ...,
+        event_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_count", b"event_count", "judged_count", b"judged_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BacktestProgress: _TypeAlias = BacktestProgress  # noqa: Y015
+
+@_typing.final
+class BacktestReport(_message.Message):
+    """What a candidate schema would have made of recorded events, next to what the compared revision makes of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    EVENT_COUNT_FIELD_NUMBER: _builtins.int
+    UNCHANGED_COUNT_FIELD_NUMBER: _builtins.int
+    NEWLY_REJECTED_COUNT_FIELD_NUMBER: _builtins.int
+    NEWLY_ACCEPTED_COUNT_FIELD_NUMBER: _builtins.int
+    DIFFERENTLY_COERCED_COUNT_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    HEAD_POSITION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """Output only. Number of the revision that the candidate was compared with."""
+    event_count: _builtins.int
+    """Output only. How many events were judged."""
+    unchanged_count: _builtins.int
+    """Output only. Events that both treat alike."""
+    newly_rejected_count: _builtins.int
+    """Output only. Events that the revision accepts and the candidate refuses."""
+    newly_accepted_count: _builtins.int
+    """Output only. Events that the revision refuses, recorded under another one, and the candidate accepts."""
+    differently_coerced_count: _builtins.int
+    """Output only. Events that both accept, with other properties after coercion."""
+    head_position: _builtins.int
+    """Output only. The position up to which the log was read."""
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___BacktestReason]:
+        """Output only. What the candidate refuses events for, the most frequent first; at most 100."""
+
+    @_builtins.property
+    def samples(self) -> _containers.RepeatedCompositeFieldContainer[Global___BacktestSample]:
+        """Output only. Samples of the outcomes other than unchanged, oldest first."""
+
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        event_count: _builtins.int = ...,
+        unchanged_count: _builtins.int = ...,
+        newly_rejected_count: _builtins.int = ...,
+        newly_accepted_count: _builtins.int = ...,
+        differently_coerced_count: _builtins.int = ...,
+        reasons: _abc.Iterable[Global___BacktestReason] | None = ...,
+        samples: _abc.Iterable[Global___BacktestSample] | None = ...,
+        head_position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["differently_coerced_count", b"differently_coerced_count", "event_count", b"event_count", "head_position", b"head_position", "newly_accepted_count", b"newly_accepted_count", "newly_rejected_count", b"newly_rejected_count", "reasons", b"reasons", "revision", b"revision", "samples", b"samples", "unchanged_count", b"unchanged_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BacktestReport: _TypeAlias = BacktestReport  # noqa: Y015
+
+@_typing.final
+class BacktestReason(_message.Message):
+    """Something that a candidate schema refuses newly rejected events for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    EVENT_COUNT_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Output only. Path of the property, its array indexes left out, such as `properties.lines[].sku`."""
+    reason: _builtins.str
+    """Output only. Machine-readable reason, such as `REQUIRED_PROPERTY_MISSING`."""
+    event_count: _builtins.int
+    """Output only. How many newly rejected events."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        event_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_count", b"event_count", "path", b"path", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BacktestReason: _TypeAlias = BacktestReason  # noqa: Y015
+
+@_typing.final
+class BacktestSample(_message.Message):
+    """One event that a candidate schema treats otherwise."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Outcome:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[BacktestSample._Outcome.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        OUTCOME_UNSPECIFIED: BacktestSample._Outcome.ValueType  # 0
+        """Not used."""
+        OUTCOME_NEWLY_REJECTED: BacktestSample._Outcome.ValueType  # 1
+        """The revision accepts it, the candidate refuses it."""
+        OUTCOME_NEWLY_ACCEPTED: BacktestSample._Outcome.ValueType  # 2
+        """The revision refuses it, the candidate accepts it."""
+        OUTCOME_DIFFERENTLY_COERCED: BacktestSample._Outcome.ValueType  # 3
+        """Both accept it, with other properties after coercion."""
+
+    class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
+        """Outcomes."""
+
+    OUTCOME_UNSPECIFIED: BacktestSample.Outcome.ValueType  # 0
+    """Not used."""
+    OUTCOME_NEWLY_REJECTED: BacktestSample.Outcome.ValueType  # 1
+    """The revision accepts it, the candidate refuses it."""
+    OUTCOME_NEWLY_ACCEPTED: BacktestSample.Outcome.ValueType  # 2
+    """The revision refuses it, the candidate accepts it."""
+    OUTCOME_DIFFERENTLY_COERCED: BacktestSample.Outcome.ValueType  # 3
+    """Both accept it, with other properties after coercion."""
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    SENT_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    VIOLATIONS_FIELD_NUMBER: _builtins.int
+    outcome: Global___BacktestSample.Outcome.ValueType
+    """Output only. Outcome."""
+    event_id: _builtins.str
+    """Output only. Id of the event."""
+    position: _builtins.int
+    """Output only. Position of the event."""
+    revision: _builtins.int
+    """Output only. Number of the revision that judged the event when it was recorded; 0 if none did."""
+    @_builtins.property
+    def sent(self) -> _struct_pb2.Struct:
+        """Output only. The properties as they were sent."""
+
+    @_builtins.property
+    def before(self) -> _struct_pb2.Struct:
+        """Output only. The properties by the compared revision; unset where it refuses them."""
+
+    @_builtins.property
+    def after(self) -> _struct_pb2.Struct:
+        """Output only. The properties by the candidate; unset where it refuses them."""
+
+    @_builtins.property
+    def violations(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Violation]:
+        """Output only. The rules that the side which refuses the event finds broken."""
+
+    def __init__(
+        self,
+        *,
+        outcome: Global___BacktestSample.Outcome.ValueType = ...,
+        event_id: _builtins.str = ...,
+        position: _builtins.int = ...,
+        revision: _builtins.int = ...,
+        sent: _struct_pb2.Struct | None = ...,
+        before: _struct_pb2.Struct | None = ...,
+        after: _struct_pb2.Struct | None = ...,
+        violations: _abc.Iterable[_event_pb2.Violation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "sent", b"sent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "event_id", b"event_id", "outcome", b"outcome", "position", b"position", "revision", b"revision", "sent", b"sent", "violations", b"violations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BacktestSample: _TypeAlias = BacktestSample  # noqa: Y015
+
+@_typing.final
 class GetDescriptorSetRequest(_message.Message):
     """Request of GetDescriptorSet."""
 
@@ -1105,11 +1396,11 @@ class GetDescriptorSetResponse(_message.Message):
     FILES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def file_descriptor_set(self) -> _descriptor_pb2.FileDescriptorSet:
-        """Output only. The messages, one for each definition."""
+        """Output only. The messages, one file for each definition, and the files of google.protobuf that they import."""
 
     @_builtins.property
     def files(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Output only. The same as .proto text, by file name."""
+        """Output only. The files of the definitions as .proto text, by file name."""
 
     def __init__(
         self,

@@ -90,6 +90,11 @@ class EventDefinitionsStub:
                 request_serializer=signalbox_dot_v1_dot_event__definitions__pb2.ValidateEventRequest.SerializeToString,
                 response_deserializer=signalbox_dot_v1_dot_event__definitions__pb2.ValidateEventResponse.FromString,
                 _registered_method=True)
+        self.BacktestSchema = channel.unary_stream(
+                '/signalbox.v1.EventDefinitions/BacktestSchema',
+                request_serializer=signalbox_dot_v1_dot_event__definitions__pb2.BacktestSchemaRequest.SerializeToString,
+                response_deserializer=signalbox_dot_v1_dot_event__definitions__pb2.BacktestSchemaResponse.FromString,
+                _registered_method=True)
         self.GetDescriptorSet = channel.unary_unary(
                 '/signalbox.v1.EventDefinitions/GetDescriptorSet',
                 request_serializer=signalbox_dot_v1_dot_event__definitions__pb2.GetDescriptorSetRequest.SerializeToString,
@@ -137,7 +142,7 @@ class EventDefinitionsServicer:
     def UpdateEventDefinition(self, request, context):
         """Changes a definition. A schema that differs from the latest becomes a new revision; an equal one does not.
 
-        Errors: EVENT_NOT_FOUND, EVENT_DELETED, ETAG_MISMATCH, INVALID_SCHEMA.
+        Errors: EVENT_NOT_FOUND, EVENT_DELETED, ETAG_MISMATCH, INVALID_SCHEMA, INCOMPATIBLE_SCHEMA.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -172,7 +177,9 @@ class EventDefinitionsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RollbackRevision(self, request, context):
-        """Makes a new revision that equals an old one.
+        """Makes a new revision that equals an old one; none where the latest one equals it already.
+
+        Errors: EVENT_NOT_FOUND, EVENT_DELETED, REVISION_NOT_FOUND, ETAG_MISMATCH, INCOMPATIBLE_SCHEMA.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -187,6 +194,14 @@ class EventDefinitionsServicer:
 
     def ValidateEvent(self, request, context):
         """Judges a payload against a revision or an unsaved schema; stores nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BacktestSchema(self, request, context):
+        """Runs a candidate schema over the recorded events of a definition, as they were sent, and tells what would have
+        become of them; stores nothing. The range is pinned when the call begins. Answers with progress, then one report.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -207,7 +222,7 @@ class EventDefinitionsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListDependents(self, request, context):
-        """Lists what reads a definition: automations, and the revisions seen on recent events.
+        """Lists what reads a definition: automations, and the revisions seen on its 10,000 newest events.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -270,6 +285,11 @@ def add_EventDefinitionsServicer_to_server(servicer, server):
                     servicer.ValidateEvent,
                     request_deserializer=signalbox_dot_v1_dot_event__definitions__pb2.ValidateEventRequest.FromString,
                     response_serializer=signalbox_dot_v1_dot_event__definitions__pb2.ValidateEventResponse.SerializeToString,
+            ),
+            'BacktestSchema': grpc.unary_stream_rpc_method_handler(
+                    servicer.BacktestSchema,
+                    request_deserializer=signalbox_dot_v1_dot_event__definitions__pb2.BacktestSchemaRequest.FromString,
+                    response_serializer=signalbox_dot_v1_dot_event__definitions__pb2.BacktestSchemaResponse.SerializeToString,
             ),
             'GetDescriptorSet': grpc.unary_unary_rpc_method_handler(
                     servicer.GetDescriptorSet,
@@ -585,6 +605,33 @@ class EventDefinitions:
             '/signalbox.v1.EventDefinitions/ValidateEvent',
             signalbox_dot_v1_dot_event__definitions__pb2.ValidateEventRequest.SerializeToString,
             signalbox_dot_v1_dot_event__definitions__pb2.ValidateEventResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BacktestSchema(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/signalbox.v1.EventDefinitions/BacktestSchema',
+            signalbox_dot_v1_dot_event__definitions__pb2.BacktestSchemaRequest.SerializeToString,
+            signalbox_dot_v1_dot_event__definitions__pb2.BacktestSchemaResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,7 +45,7 @@ class EventDefinitionsStub:
     UpdateEventDefinition: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.UpdateEventDefinitionRequest, _event_definitions_pb2.UpdateEventDefinitionResponse]
     """Changes a definition. A schema that differs from the latest becomes a new revision; an equal one does not.
 
-    Errors: EVENT_NOT_FOUND, EVENT_DELETED, ETAG_MISMATCH, INVALID_SCHEMA.
+    Errors: EVENT_NOT_FOUND, EVENT_DELETED, ETAG_MISMATCH, INVALID_SCHEMA, INCOMPATIBLE_SCHEMA.
     """
     DeleteEventDefinition: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.DeleteEventDefinitionRequest, _event_definitions_pb2.DeleteEventDefinitionResponse]
     """Deletes a definition: it takes no more events; those recorded stay, and it can be undeleted by its id."""
@@ -56,17 +56,24 @@ class EventDefinitionsStub:
     GetRevision: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.GetRevisionRequest, _event_definitions_pb2.GetRevisionResponse]
     """Reads one revision of a definition."""
     RollbackRevision: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.RollbackRevisionRequest, _event_definitions_pb2.RollbackRevisionResponse]
-    """Makes a new revision that equals an old one."""
+    """Makes a new revision that equals an old one; none where the latest one equals it already.
+
+    Errors: EVENT_NOT_FOUND, EVENT_DELETED, REVISION_NOT_FOUND, ETAG_MISMATCH, INCOMPATIBLE_SCHEMA.
+    """
     CheckCompatibility: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.CheckCompatibilityRequest, _event_definitions_pb2.CheckCompatibilityResponse]
     """Judges a candidate schema against the revisions of a definition; stores nothing."""
     ValidateEvent: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.ValidateEventRequest, _event_definitions_pb2.ValidateEventResponse]
     """Judges a payload against a revision or an unsaved schema; stores nothing."""
+    BacktestSchema: _grpc.UnaryStreamMultiCallable[_event_definitions_pb2.BacktestSchemaRequest, _event_definitions_pb2.BacktestSchemaResponse]
+    """Runs a candidate schema over the recorded events of a definition, as they were sent, and tells what would have
+    become of them; stores nothing. The range is pinned when the call begins. Answers with progress, then one report.
+    """
     GetDescriptorSet: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.GetDescriptorSetRequest, _event_definitions_pb2.GetDescriptorSetResponse]
     """Gives the definitions as Protocol Buffers messages, with field numbers that never change their meaning."""
     GetJsonSchema: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.GetJsonSchemaRequest, _event_definitions_pb2.GetJsonSchemaResponse]
     """Gives the schema of a definition as JSON Schema."""
     ListDependents: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.ListDependentsRequest, _event_definitions_pb2.ListDependentsResponse]
-    """Lists what reads a definition: automations, and the revisions seen on recent events."""
+    """Lists what reads a definition: automations, and the revisions seen on its 10,000 newest events."""
 
 @_typing.type_check_only
 class EventDefinitionsAsyncStub(EventDefinitionsStub):
@@ -85,7 +92,7 @@ class EventDefinitionsAsyncStub(EventDefinitionsStub):
     UpdateEventDefinition: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.UpdateEventDefinitionRequest, _event_definitions_pb2.UpdateEventDefinitionResponse]  # type: ignore[assignment]
     """Changes a definition. A schema that differs from the latest becomes a new revision; an equal one does not.
 
-    Errors: EVENT_NOT_FOUND, EVENT_DELETED, ETAG_MISMATCH, INVALID_SCHEMA.
+    Errors: EVENT_NOT_FOUND, EVENT_DELETED, ETAG_MISMATCH, INVALID_SCHEMA, INCOMPATIBLE_SCHEMA.
     """
     DeleteEventDefinition: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.DeleteEventDefinitionRequest, _event_definitions_pb2.DeleteEventDefinitionResponse]  # type: ignore[assignment]
     """Deletes a definition: it takes no more events; those recorded stay, and it can be undeleted by its id."""
@@ -96,17 +103,24 @@ class EventDefinitionsAsyncStub(EventDefinitionsStub):
     GetRevision: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.GetRevisionRequest, _event_definitions_pb2.GetRevisionResponse]  # type: ignore[assignment]
     """Reads one revision of a definition."""
     RollbackRevision: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.RollbackRevisionRequest, _event_definitions_pb2.RollbackRevisionResponse]  # type: ignore[assignment]
-    """Makes a new revision that equals an old one."""
+    """Makes a new revision that equals an old one; none where the latest one equals it already.
+
+    Errors: EVENT_NOT_FOUND, EVENT_DELETED, REVISION_NOT_FOUND, ETAG_MISMATCH, INCOMPATIBLE_SCHEMA.
+    """
     CheckCompatibility: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.CheckCompatibilityRequest, _event_definitions_pb2.CheckCompatibilityResponse]  # type: ignore[assignment]
     """Judges a candidate schema against the revisions of a definition; stores nothing."""
     ValidateEvent: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.ValidateEventRequest, _event_definitions_pb2.ValidateEventResponse]  # type: ignore[assignment]
     """Judges a payload against a revision or an unsaved schema; stores nothing."""
+    BacktestSchema: _aio.UnaryStreamMultiCallable[_event_definitions_pb2.BacktestSchemaRequest, _event_definitions_pb2.BacktestSchemaResponse]  # type: ignore[assignment]
+    """Runs a candidate schema over the recorded events of a definition, as they were sent, and tells what would have
+    become of them; stores nothing. The range is pinned when the call begins. Answers with progress, then one report.
+    """
     GetDescriptorSet: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.GetDescriptorSetRequest, _event_definitions_pb2.GetDescriptorSetResponse]  # type: ignore[assignment]
     """Gives the definitions as Protocol Buffers messages, with field numbers that never change their meaning."""
     GetJsonSchema: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.GetJsonSchemaRequest, _event_definitions_pb2.GetJsonSchemaResponse]  # type: ignore[assignment]
     """Gives the schema of a definition as JSON Schema."""
     ListDependents: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.ListDependentsRequest, _event_definitions_pb2.ListDependentsResponse]  # type: ignore[assignment]
-    """Lists what reads a definition: automations, and the revisions seen on recent events."""
+    """Lists what reads a definition: automations, and the revisions seen on its 10,000 newest events."""
 
 class EventDefinitionsServicer(metaclass=_abc_1.ABCMeta):
     """The schema registry: which events there are and what their properties look like."""
@@ -146,7 +160,7 @@ class EventDefinitionsServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_event_definitions_pb2.UpdateEventDefinitionResponse, _abc.Awaitable[_event_definitions_pb2.UpdateEventDefinitionResponse]]:
         """Changes a definition. A schema that differs from the latest becomes a new revision; an equal one does not.
 
-        Errors: EVENT_NOT_FOUND, EVENT_DELETED, ETAG_MISMATCH, INVALID_SCHEMA.
+        Errors: EVENT_NOT_FOUND, EVENT_DELETED, ETAG_MISMATCH, INVALID_SCHEMA, INCOMPATIBLE_SCHEMA.
         """
 
     @_abc_1.abstractmethod
@@ -187,7 +201,10 @@ class EventDefinitionsServicer(metaclass=_abc_1.ABCMeta):
         request: _event_definitions_pb2.RollbackRevisionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_definitions_pb2.RollbackRevisionResponse, _abc.Awaitable[_event_definitions_pb2.RollbackRevisionResponse]]:
-        """Makes a new revision that equals an old one."""
+        """Makes a new revision that equals an old one; none where the latest one equals it already.
+
+        Errors: EVENT_NOT_FOUND, EVENT_DELETED, REVISION_NOT_FOUND, ETAG_MISMATCH, INCOMPATIBLE_SCHEMA.
+        """
 
     @_abc_1.abstractmethod
     def CheckCompatibility(
@@ -204,6 +221,16 @@ class EventDefinitionsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_event_definitions_pb2.ValidateEventResponse, _abc.Awaitable[_event_definitions_pb2.ValidateEventResponse]]:
         """Judges a payload against a revision or an unsaved schema; stores nothing."""
+
+    @_abc_1.abstractmethod
+    def BacktestSchema(
+        self,
+        request: _event_definitions_pb2.BacktestSchemaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_event_definitions_pb2.BacktestSchemaResponse], _abc.AsyncIterator[_event_definitions_pb2.BacktestSchemaResponse]]:
+        """Runs a candidate schema over the recorded events of a definition, as they were sent, and tells what would have
+        become of them; stores nothing. The range is pinned when the call begins. Answers with progress, then one report.
+        """
 
     @_abc_1.abstractmethod
     def GetDescriptorSet(
@@ -227,6 +254,6 @@ class EventDefinitionsServicer(metaclass=_abc_1.ABCMeta):
         request: _event_definitions_pb2.ListDependentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_definitions_pb2.ListDependentsResponse, _abc.Awaitable[_event_definitions_pb2.ListDependentsResponse]]:
-        """Lists what reads a definition: automations, and the revisions seen on recent events."""
+        """Lists what reads a definition: automations, and the revisions seen on its 10,000 newest events."""
 
 def add_EventDefinitionsServicer_to_server(servicer: EventDefinitionsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

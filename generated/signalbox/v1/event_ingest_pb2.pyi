@@ -87,6 +87,7 @@ class EventInput(_message.Message):
     PROPERTIES_FIELD_NUMBER: _builtins.int
     OCCURRED_AT_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    TYPED_PROPERTIES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Required. Name of the event. Not blank, at most 255 characters."""
     contact_id: _builtins.str
@@ -99,11 +100,15 @@ class EventInput(_message.Message):
     """
     @_builtins.property
     def properties(self) -> _struct_pb2.Struct:
-        """Optional. The properties. At most 256 KiB, 32 levels deep and 10,000 values."""
+        """Optional. The properties. At most 256 KiB, 32 levels deep and 10,000 values. Not with `typed_properties`."""
 
     @_builtins.property
     def occurred_at(self) -> _timestamp_pb2.Timestamp:
         """Optional. When it happened; the time of receipt if unset."""
+
+    @_builtins.property
+    def typed_properties(self) -> Global___TypedProperties:
+        """Optional. The properties as a message of generated code, in place of `properties`."""
 
     def __init__(
         self,
@@ -114,16 +119,45 @@ class EventInput(_message.Message):
         properties: _struct_pb2.Struct | None = ...,
         occurred_at: _timestamp_pb2.Timestamp | None = ...,
         idempotency_key: _builtins.str = ...,
+        typed_properties: Global___TypedProperties | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["contact", b"contact", "contact_id", b"contact_id", "email", b"email", "occurred_at", b"occurred_at", "properties", b"properties"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["contact", b"contact", "contact_id", b"contact_id", "email", b"email", "occurred_at", b"occurred_at", "properties", b"properties", "typed_properties", b"typed_properties"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contact", b"contact", "contact_id", b"contact_id", "email", b"email", "idempotency_key", b"idempotency_key", "name", b"name", "occurred_at", b"occurred_at", "properties", b"properties"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contact", b"contact", "contact_id", b"contact_id", "email", b"email", "idempotency_key", b"idempotency_key", "name", b"name", "occurred_at", b"occurred_at", "properties", b"properties", "typed_properties", b"typed_properties"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_contact: _TypeAlias = _typing.Literal["contact_id", "email"]  # noqa: Y015
     _WhichOneofArgType_contact: _TypeAlias = _typing.Literal["contact", b"contact"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_contact) -> _WhichOneofReturnType_contact | None: ...
 
 Global___EventInput: _TypeAlias = EventInput  # noqa: Y015
+
+@_typing.final
+class TypedProperties(_message.Message):
+    """The properties of an event as a message that EventDefinitions.GetDescriptorSet describes. They are read into the
+    properties that the message stands for, and these are judged, like any others, by the latest revision.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """Required. Number of the revision whose generated message it is."""
+    message: _builtins.bytes
+    """Required. The serialized message. At most 256 KiB. A field that the revision does not have is refused."""
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        message: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TypedProperties: _TypeAlias = TypedProperties  # noqa: Y015
 
 @_typing.final
 class EventReceipt(_message.Message):
