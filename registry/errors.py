@@ -6,6 +6,7 @@
     ├── ViolationsFound
     │   ├── InvalidSchema
     │   └── PayloadRejected
+    ├── IncompatibleSchema
     ├── DefinitionNotFound
     ├── DefinitionAlreadyExists
     ├── DefinitionDeleted
@@ -20,7 +21,11 @@ A front door translates `reason`; the message is for people and may be shown to 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from registry.compatibility import Incompatibility
+    from registry.schema import Compatibility
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +44,17 @@ class Violation:
 class RegistryError(Exception):
     """The registry refused a request.
 
-    `metadata` holds the facts behind the message, by name, for programs.
+    `metadata` holds the facts behind the message, by name, for programs. `violations` says which places
+    of the request are at fault; where it is a single field, `field` names it.
     """
 
     reason: ClassVar[str]
 
-    def __init__(self, message: str, **metadata: str) -> None:
+    def __init__(self, message: str, *, field: str = "", **metadata: str) -> None:
         super().__init__(message)
         self.message = message
         self.metadata = metadata
+        self.violations: tuple[Violation, ...] = (Violation(field, self.reason, message),) if field else ()
 
 
 class InvalidName(RegistryError):
@@ -88,6 +95,39 @@ class PayloadRejected(ViolationsFound):
     subject = "The payload"
 
 
+class IncompatibleSchema(RegistryError):
+    """A definition's rule does not allow a schema as its next revision; `incompatibilities` says why not.
+
+    `latest` is the number of the latest revision.
+    """
+
+    reason = "INCOMPATIBLE_SCHEMA"
+
+    def __init__(
+        self, name: str, rule: Compatibility, latest: int, incompatibilities: tuple[Incompatibility, ...]
+    ) -> None:
+        violations = tuple(Violation(one.path, one.kind, _sentence(one)) for one in incompatibilities)
+        first, count = violations[0], len(violations)
+        places = f"in {count} places, first" if count > 1 else "at"
+        super().__init__(
+            f'The schema breaks the rule {rule.name} of event "{name}" {places} {first.path}: {first.message}',
+            event=name,
+            compatibility=rule.name,
+            revision=str(latest),
+        )
+        self.incompatibilities = incompatibilities
+        self.violations = violations
+
+
+def _sentence(one: Incompatibility) -> str:
+    earlier = f"revision {one.revision}"
+    given, taker = (earlier, "the schema") if one.direction == "backward" else ("the schema", earlier)
+    return (
+        f'In {earlier} it is "{one.old}", in the schema "{one.new}"; '
+        f"to be {one.direction} compatible, {taker} must accept what {given} accepts, with the same result"
+    )
+
+
 class DefinitionNotFound(RegistryError):
     """No definition of this name or id is in the project, or only a deleted one."""
 
@@ -112,7 +152,7 @@ class DefinitionDeleted(RegistryError):
     reason = "EVENT_DELETED"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f'Event "{name}" is deleted; undelete it first', event=name)
+        super().__init__(f'Event "{name}" is deleted; undelete it first', field="event_definition", event=name)
 
 
 class DefinitionNotDeleted(RegistryError):
@@ -130,16 +170,20 @@ class TooManyDefinitions(RegistryError):
     reason = "MAX_EVENTS_REACHED"
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"Maximum number of events ({limit}) reached for this project", limit=str(limit))
+        super().__init__(
+            f"Maximum number of events ({limit}) reached for this project",
+            field="event_definition",
+            limit=str(limit),
+        )
 
 
 class RevisionNotFound(RegistryError):
-    """The definition has no revision of this number."""
+    """The definition has no revision of this number, which the request gave in `field`."""
 
     reason = "REVISION_NOT_FOUND"
 
-    def __init__(self, definition_id: str, number: int) -> None:
-        super().__init__(f"Revision {number} does not exist", event=definition_id, revision=str(number))
+    def __init__(self, definition_id: str, number: int, field: str) -> None:
+        super().__init__(f"Revision {number} does not exist", field=field, event=definition_id, revision=str(number))
 
 
 class EtagMismatch(RegistryError):
@@ -150,5 +194,6 @@ class EtagMismatch(RegistryError):
     def __init__(self, given: str, current: str) -> None:
         super().__init__(
             f'It was changed meanwhile: its etag is "{current}", not "{given}"; read it again',
+            field="etag",
             etag=current,
         )

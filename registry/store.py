@@ -14,17 +14,20 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import UNSET, UnsetType
 from sqlalchemy import and_, func, insert, or_, select, update
 
+from registry.compatibility import check_compatibility
 from registry.definitions import EventDefinition, Revision
 from registry.errors import (
     DefinitionAlreadyExists,
     DefinitionDeleted,
     DefinitionNotDeleted,
     DefinitionNotFound,
+    IncompatibleSchema,
     InvalidDescription,
     RevisionNotFound,
     TooManyDefinitions,
 )
 from registry.etags import check_etag
+from registry.fields import NO_LAYOUT, layout_from_json, layout_to_json, next_layout
 from registry.names import check_event_name
 from registry.schema import (
     MAX_DESCRIPTION_LENGTH,
@@ -39,6 +42,8 @@ from registry.tables import event_definition, event_definition_revision
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Row, Select
 
+    from registry.compatibility import Incompatibility
+    from registry.fields import MessageLayout
     from registry.schema import Schema
 
 MAX_LIVE_DEFINITIONS: Final = 100
@@ -47,6 +52,14 @@ MAX_LIVE_DEFINITIONS: Final = 100
 _definition = event_definition.c
 _revision = event_definition_revision.c
 _live = _definition.deleted_at.is_(None)
+
+# A layout remembers every field there ever was: it is read where it is needed.
+_REVISION: tuple[ColumnElement[Any], ...] = (
+    _revision.definition_id,
+    _revision.number,
+    _revision.schema,
+    _revision.created_at,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,18 +155,33 @@ def update_definition(
     """Change a live definition; another schema makes a new revision.
 
     A schema that differs in property order at most is the same one. Where nothing differs nothing is
-    written. An empty etag is not compared. Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch,
-    InvalidDescription and InvalidSchema.
+    written. The rule that will hold after the update judges its schema. An empty etag is not compared.
+    Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch, InvalidDescription, InvalidSchema and
+    IncompatibleSchema.
+    """
+    return _change(conn, _live_definition(conn, project_id, name_or_id, etag), changes, now)
+
+
+def rollback_revision(
+    conn: Connection, project_id: str, name_or_id: str, number: int, etag: str, now: int
+) -> EventDefinition:
+    """Make a new revision with the schema of an old one, unless the latest has it.
+
+    Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch, RevisionNotFound and IncompatibleSchema.
     """
     current = _live_definition(conn, project_id, name_or_id, etag)
-    changed = _apply(current, changes)
-    if changed == current:
-        return current
-    changed = replace(changed, version=current.version + 1, updated_at=now)
-    if changed.revision != current.revision:
-        _insert_revision(conn, changed)
-    _write(conn, changed)
-    return changed
+    schema = get_revision(conn, current.id, number).schema
+    return _change(conn, current, DefinitionChanges(schema=schema), now)
+
+
+def incompatibilities(
+    conn: Connection, definition: EventDefinition, rule: Compatibility, candidate: Schema
+) -> tuple[Incompatibility, ...]:
+    """Find what a rule has against a valid schema as the next revision; reads the revisions it compares with."""
+    if rule is Compatibility.NONE:
+        return ()
+    earlier = list_revisions(conn, definition.id, limit=None if rule.endswith("_transitive") else 1)
+    return check_compatibility(rule, candidate, earlier)
 
 
 def delete_definition(conn: Connection, project_id: str, name_or_id: str, etag: str, now: int) -> EventDefinition:
@@ -183,24 +211,30 @@ def undelete_definition(conn: Connection, project_id: str, definition_id: str, e
     return restored
 
 
-def list_revisions(conn: Connection, definition_id: str, limit: int, before: int | None = None) -> list[Revision]:
-    """Return a page of revisions, newest first; `before` is the last number of the page before."""
-    query = select(event_definition_revision).where(_revision.definition_id == definition_id)
+def list_revisions(
+    conn: Connection, definition_id: str, limit: int | None, before: int | None = None
+) -> list[Revision]:
+    """Return a page of revisions, newest first; `before` is the last number of the page before. No limit means all."""
+    query = select(*_REVISION).where(_revision.definition_id == definition_id)
     if before is not None:
         query = query.where(_revision.number < before)
     query = query.order_by(_revision.number.desc()).limit(limit)
     return [_to_revision(row) for row in conn.execute(query)]
 
 
-def get_revision(conn: Connection, definition_id: str, number: int) -> Revision:
-    """Return one revision. Raises RevisionNotFound."""
-    query = select(event_definition_revision).where(
-        _revision.definition_id == definition_id, _revision.number == number
-    )
+def get_revision(conn: Connection, definition_id: str, number: int, field: str = "number") -> Revision:
+    """Return one revision. Raises RevisionNotFound, which names the request's field that gave the number."""
+    query = select(*_REVISION).where(_revision.definition_id == definition_id, _revision.number == number)
     row = conn.execute(query).one_or_none()
     if row is None:
-        raise RevisionNotFound(definition_id, number)
+        raise RevisionNotFound(definition_id, number, field)
     return _to_revision(row)
+
+
+def get_layout(conn: Connection, definition_id: str, number: int) -> MessageLayout:
+    """Return the layout of the generated type of a revision that exists."""
+    query = select(_revision.layout).where(_revision.definition_id == definition_id, _revision.number == number)
+    return layout_from_json(conn.execute(query).scalar_one())
 
 
 def _check_description(description: str) -> None:
@@ -208,6 +242,19 @@ def _check_description(description: str) -> None:
         raise InvalidDescription(
             f"The description must be at most {MAX_DESCRIPTION_LENGTH} characters long; it has {len(description)}"
         )
+
+
+def _change(conn: Connection, current: EventDefinition, changes: DefinitionChanges, now: int) -> EventDefinition:
+    changed = _apply(current, changes)
+    if changed == current:
+        return current
+    changed = replace(changed, version=current.version + 1, updated_at=now)
+    if changed.revision != current.revision:
+        if found := incompatibilities(conn, current, changed.compatibility, changed.schema):
+            raise IncompatibleSchema(current.name, changed.compatibility, current.revision, found)
+        _insert_revision(conn, changed)
+    _write(conn, changed)
+    return changed
 
 
 def _apply(current: EventDefinition, changes: DefinitionChanges) -> EventDefinition:
@@ -260,12 +307,14 @@ def _write(conn: Connection, changed: EventDefinition) -> None:
 
 
 def _insert_revision(conn: Connection, changed: EventDefinition) -> None:
+    earlier = get_layout(conn, changed.id, changed.revision - 1) if changed.revision > 1 else NO_LAYOUT
     conn.execute(
         insert(event_definition_revision).values(
             definition_id=changed.id,
             number=changed.revision,
             schema=schema_to_json(changed.schema),
             created_at=changed.updated_at,
+            layout=layout_to_json(next_layout(earlier, changed.name, changed.schema)),
         )
     )
 

@@ -45,4 +45,5 @@ event_definition_revision = Table(
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("schema", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
+    Column("layout", Text, nullable=False),
 )

@@ -16,11 +16,14 @@ from server.api.event_ingest import EventIngestServicer
 from server.api.grpc_server import GrpcServer
 from server.api.handlers import Streams
 from server.api.projects import ProjectsServicer
+from server.api.typed_properties import TypedReaders
+from server.backtest import Backtests
 from server.catalog import Catalog
 from server.contacts import Contacts
 from server.definitions import Definitions
 from server.demo import make_demo
 from server.events import Events
+from server.generated_types import GeneratedTypes
 from server.ingest.group_commit import GroupCommit
 from server.ingest.ingest import Ingest
 from server.projects import Projects
@@ -73,14 +76,17 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         stack.push_async_callback(_in_time, queue.close, settings.grace_seconds)
         await stack.enter_async_context(_following(database, catalog, access))
 
+        types = GeneratedTypes(database, catalog)
         streams = Streams()
         grpc_server = GrpcServer(
             access,
             streams,
             {
                 "Contacts": ContactsServicer(contacts),
-                "EventDefinitions": EventDefinitionsServicer(definitions),
-                "EventIngest": EventIngestServicer(Ingest(catalog, queue), Events(database), streams.stopping),
+                "EventDefinitions": EventDefinitionsServicer(definitions, Backtests(database, streams.stopping), types),
+                "EventIngest": EventIngestServicer(
+                    Ingest(catalog, queue), Events(database), TypedReaders(types), streams.stopping
+                ),
                 "Projects": ProjectsServicer(projects),
             },
         )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from uuid_utils import uuid7
 
 from registry import store
+from registry.schema import check_schema, same_schema
 from registry.timestamps import now_micros
+from server.storage import events as log
 from server.storage.database import finished
 from server.storage.projects import advance_catalog
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from registry.compatibility import Incompatibility
     from registry.definitions import EventDefinition, Revision
     from registry.schema import Compatibility, Schema
     from registry.store import DefinitionChanges
@@ -23,6 +27,16 @@ if TYPE_CHECKING:
     from server.catalog import Catalog
     from server.paging import Page, PageRequest
     from server.storage.database import Database
+    from server.storage.events import Traffic
+
+
+@dataclass(frozen=True, slots=True)
+class CompatibilityVerdict:
+    """What a rule has against a candidate schema; `changed` says whether it differs from the latest revision."""
+
+    rule: Compatibility
+    incompatibilities: tuple[Incompatibility, ...]
+    changed: bool
 
 
 class _DryRun(Exception):
@@ -80,11 +94,30 @@ class Definitions:
     async def update(
         self, caller: Caller, name_or_id: str, changes: DefinitionChanges, etag: str, *, validate_only: bool = False
     ) -> EventDefinition:
-        """Change a definition. Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch and InvalidSchema."""
+        """Change a definition.
+
+        Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch, InvalidDescription, InvalidSchema and
+        IncompatibleSchema.
+        """
         return await self._change(
             caller,
             lambda connection: store.update_definition(
                 connection, caller.project_id, name_or_id, changes, etag, now_micros()
+            ),
+            validate_only=validate_only,
+        )
+
+    async def rollback(
+        self, caller: Caller, name_or_id: str, number: int, etag: str, *, validate_only: bool = False
+    ) -> EventDefinition:
+        """Make a new revision that equals an old one, unless the latest does.
+
+        Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch, RevisionNotFound and IncompatibleSchema.
+        """
+        return await self._change(
+            caller,
+            lambda connection: store.rollback_revision(
+                connection, caller.project_id, name_or_id, number, etag, now_micros()
             ),
             validate_only=validate_only,
         )
@@ -128,6 +161,46 @@ class Definitions:
             return store.get_revision(connection, definition.id, number)
 
         return await self._database.read(work)
+
+    async def check(
+        self, caller: Caller, name_or_id: str, candidate: Schema, rule: Compatibility | None
+    ) -> CompatibilityVerdict:
+        """Judge a candidate by a rule, the definition's own if None. Raises DefinitionNotFound and InvalidSchema."""
+        check_schema(candidate)
+
+        def work(connection: Connection) -> CompatibilityVerdict:
+            definition = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
+            judging = rule or definition.compatibility
+            found = store.incompatibilities(connection, definition, judging, candidate)
+            return CompatibilityVerdict(judging, found, not same_schema(candidate, definition.schema))
+
+        return await self._database.read(work)
+
+    async def schema(self, caller: Caller, name_or_id: str, revision: int) -> Schema:
+        """Read the schema of a revision, 0 for the latest. Raises DefinitionNotFound and RevisionNotFound."""
+
+        def work(connection: Connection) -> Schema:
+            definition = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
+            if not revision:
+                return definition.schema
+            return store.get_revision(connection, definition.id, revision, field="revision").schema
+
+        return await self._database.read(work)
+
+    async def dependents(self, caller: Caller, name_or_id: str, request: PageRequest) -> Page[Traffic]:
+        """List what reads a definition: the revisions seen on its newest events, newest first.
+
+        Raises DefinitionNotFound.
+        """
+        limit, filters = request.limit(), (caller.project_id, name_or_id)
+        (before,) = request.cursor(filters, int) or (None,)
+
+        def work(connection: Connection) -> list[Traffic]:
+            definition = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
+            return log.traffic(connection, caller.project_key, definition, limit + 1, before)
+
+        found = await self._database.read(work)
+        return request.page(found, filters, lambda traffic: (traffic.revision,))
 
     async def _change(
         self, caller: Caller, work: Callable[[Connection], EventDefinition], *, validate_only: bool = False

@@ -9,118 +9,24 @@ import signal
 import stat
 import subprocess
 import sys
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from server.cli.main import run
 from server.demo import SECRET
+from server.storage.migrations import head
+from tests.support.command_line import ENVIRONMENT, Result, command, read_line, serving
+from tests.support.messages import ADA, ORDER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
 
-PROGRAM = (sys.executable, "-m", "server")
-ADA, ORDER = "ada@example.com", "order_completed"
+    from tests.support.command_line import Server
+
 PROPERTIES = '{"order_total":"129.99","currency":"USD","is_first_purchase":"true"}'
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("SIGNALBOX_")}
 NO_SERVER = "127.0.0.1:1"
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-    @property
-    def json_lines(self) -> list[Any]:
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-@dataclass(frozen=True)
-class Server:
-    """A server in a process of its own."""
-
-    process: subprocess.Popen[str]
-    address: str
-    folder: Path
-    dev_output: str
-
-    @property
-    def database(self) -> str:
-        return f"sqlite:///{self.folder}/signalbox.db"
-
-    @property
-    def variables(self) -> dict[str, str]:
-        return {"SIGNALBOX_SERVER": self.address, "SIGNALBOX_DATABASE": self.database}
-
-    def __call__(self, *arguments: str, stdin: str = "") -> Result:
-        return command(*arguments, stdin=stdin, variables=self.variables)
-
-    def begin(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [*PROGRAM, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=ENVIRONMENT | self.variables | {"PYTHONUNBUFFERED": "1"},
-        )
-
-    def stop(self) -> int:
-        self.process.terminate()
-        return self.process.wait(timeout=20)
-
-
-def command(*arguments: str, stdin: str = "", variables: Mapping[str, str] | None = None) -> Result:
-    done = subprocess.run(
-        [*PROGRAM, *arguments],
-        check=False,
-        capture_output=True,
-        text=True,
-        input=stdin,
-        env=ENVIRONMENT | dict(variables or {}),
-        timeout=60,
-    )
-    return Result(done.returncode, done.stdout, done.stderr)
-
-
-@contextmanager
-def serving(folder: Path, address: str = "127.0.0.1:0") -> Iterator[Server]:
-    arguments = ("serve", "--dev", "--grpc", address, "--database", f"sqlite:///{folder}/signalbox.db")
-    with (
-        (folder / "log").open("a") as log,
-        subprocess.Popen(
-            [*PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=log, text=True, env=ENVIRONMENT
-        ) as process,
-    ):
-        try:
-            ready = _line(process.stdout)
-            told = re.fullmatch(r"signalbox ready grpc=(127\.0\.0\.1:[0-9]+)\n", ready)
-            assert told, (ready, (folder / "log").read_text())
-            yield Server(process, told[1], folder, _paragraphs(process.stdout))
-        finally:
-            process.kill()
-
-
-def _line(stream: IO[str] | None) -> str:
-    assert stream is not None
-    return stream.readline()
-
-
-def _paragraphs(stream: IO[str] | None) -> str:
-    lines = [_line(stream)]
-    while "SendEvent" not in lines[-1]:
-        lines.append(_line(stream))
-    return "".join(lines)
 
 
 def _logged(folder: Path) -> list[tuple[str, str | None]]:
@@ -314,7 +220,7 @@ def test_a_pipe_is_sent_with_one_json_line_for_each_event(signalbox: Server) -> 
 
 def test_a_reader_that_goes_away_is_no_error(signalbox: Server) -> None:
     listing = signalbox.begin("event", "tail", "--from-position", "1", "--json")
-    assert json.loads(_line(listing.stdout))["position"] == 1
+    assert json.loads(read_line(listing.stdout))["position"] == 1
     assert listing.stdout is not None
     assert listing.stderr is not None
     listing.stdout.close()
@@ -327,16 +233,16 @@ def test_tail_follows_a_log_over_a_clean_restart_of_the_server(tmp_path: Path) -
     with serving(tmp_path) as server:
         server("event", "send", ORDER, "--email", ADA)
         following = server.begin("event", "tail", "--from-position", "1", "--json")
-        assert json.loads(_line(following.stdout))["position"] == 1
+        assert json.loads(read_line(following.stdout))["position"] == 1
         server("event", "send", ORDER, "--email", ADA)
-        assert json.loads(_line(following.stdout))["position"] == 2
+        assert json.loads(read_line(following.stdout))["position"] == 2
         assert server.stop() == 0
         assert _logged(tmp_path) == [("stopping", "SIGTERM"), ("stopped", None)]
-        assert "waiting" in _line(following.stderr)
+        assert "waiting" in read_line(following.stderr)
     with serving(tmp_path, server.address) as server:
-        assert "is back" in _line(following.stderr)
+        assert "is back" in read_line(following.stderr)
         server("event", "send", ORDER, "--email", ADA)
-        assert json.loads(_line(following.stdout))["position"] == 3
+        assert json.loads(read_line(following.stdout))["position"] == 3
     following.send_signal(signal.SIGINT)
     out, err = following.communicate(timeout=20)
     assert following.returncode == 130
@@ -448,5 +354,5 @@ def test_a_database_that_cannot_be_opened_is_told_without_its_password(url: str,
 
 def test_migrate_makes_a_database_once(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/x.db"
-    assert command("migrate", "--database", url).out.startswith(f"{url} is now at 0001")
+    assert command("migrate", "--database", url).out.startswith(f"{url} is now at {head()}")
     assert command("migrate", "--database", url, "--json").json["changed"] is False

@@ -364,6 +364,9 @@ async def test_a_malformed_page_token_is_refused_by_every_list(service: Service,
         shop.definitions.ListRevisions(
             event_definitions_pb2.ListRevisionsRequest(event_definition="order_completed", page_token=token)
         ),
+        shop.definitions.ListDependents(
+            event_definitions_pb2.ListDependentsRequest(event_definition="order_completed", page_token=token)
+        ),
         service.admin.projects.ListProjects(projects_pb2.ListProjectsRequest(page_token=token)),
         service.admin.projects.ListApiKeys(projects_pb2.ListApiKeysRequest(project=shop.project, page_token=token)),
     ]
@@ -384,6 +387,16 @@ async def test_an_unknown_enum_number_is_refused_with_its_path(service: Service)
         (shop.send_all([event()], INDEPENDENT, unknown), "view"),
         (shop.definitions.CreateEventDefinition(create(event_definition=definition)), "compatibility"),
         (shop.definitions.CreateEventDefinition(create(event_definition=untyped)), "schema.coercion"),
+        (
+            shop.definitions.CheckCompatibility(
+                event_definitions_pb2.CheckCompatibilityRequest(
+                    event_definition="order_completed",
+                    schema=event_definitions_pb2.Schema(),
+                    compatibility=unknown,
+                )
+            ),
+            "compatibility",
+        ),
         (service.admin.projects.CreateProject(projects_pb2.CreateProjectRequest(project=project)), "name_case"),
         (
             service.admin.projects.CreateApiKey(

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from registry.errors import InvalidSchema, Violation
+from registry.coercion import compile_schema
+from registry.errors import InvalidSchema, PayloadRejected, Violation
 from registry.schema import Property, Schema
-from server.api.enums import COERCION_MODE, COMPATIBILITY, PROPERTY_TYPE, UNKNOWN_PROPERTIES
+from server.api.enums import COERCION_MODE, COMPATIBILITY, DIRECTION, PROPERTY_TYPE, UNKNOWN_PROPERTIES
+from server.api.event_messages import write_change, write_violation
+from server.api.structs import read_struct, write_struct
 from server.api.times import timestamp
 from server.errors import InvalidArgument
 from signalbox.v1 import event_definitions_pb2 as pb
 
 if TYPE_CHECKING:
+    from google.protobuf.struct_pb2 import Struct
+
+    from registry.compatibility import Incompatibility
     from registry.definitions import EventDefinition, Revision
+    from server.definitions import CompatibilityVerdict
+    from server.storage.events import Traffic
+
+
+MAX_INCOMPATIBILITIES = 1_000
+"""So many reasons are in one verdict; clients refuse answers beyond 4 MiB by default."""
 
 
 def read_schema(message: pb.Schema) -> Schema:
@@ -29,6 +41,14 @@ def read_schema(message: pb.Schema) -> Schema:
     if violations:
         raise InvalidSchema(tuple(violations))
     return schema
+
+
+def read_candidate(request: pb.CheckCompatibilityRequest | pb.BacktestSchemaRequest) -> Schema:
+    """Read the candidate. Raises InvalidArgument without one, and InvalidSchema."""
+    if not request.HasField("schema"):
+        message = "schema is missing: it is the candidate"
+        raise InvalidArgument(message, violations=[Violation("schema", "INVALID_ARGUMENT", message)])
+    return read_schema(request.schema)
 
 
 def write_schema(schema: Schema) -> pb.Schema:
@@ -63,6 +83,52 @@ def write_revision(revision: Revision) -> pb.Revision:
         number=revision.number,
         schema=write_schema(revision.schema),
         created_at=timestamp(revision.created_at),
+    )
+
+
+def write_verdict(verdict: CompatibilityVerdict) -> pb.CheckCompatibilityResponse:
+    """Write what a rule has against a candidate."""
+    return pb.CheckCompatibilityResponse(
+        compatible=not verdict.incompatibilities,
+        incompatibilities=map(_write_incompatibility, verdict.incompatibilities[:MAX_INCOMPATIBILITIES]),
+        compatibility=COMPATIBILITY.write(verdict.rule),
+        changed=verdict.changed,
+    )
+
+
+def write_validation(schema: Schema, payload: Struct) -> pb.ValidateEventResponse:
+    """Write what becomes of a payload under a valid schema."""
+    try:
+        coerced = compile_schema(schema)(read_struct(payload))
+    except (InvalidArgument, PayloadRejected) as error:
+        return pb.ValidateEventResponse(violations=map(write_violation, error.violations))
+    response = pb.ValidateEventResponse(valid=True)
+    response.properties.SetInParent()
+    write_struct(coerced.properties, response.properties)
+    for change in coerced.changes:
+        write_change(change, response.coercions.add())
+    return response
+
+
+def write_dependent(traffic: Traffic) -> pb.Dependent:
+    """Write what reads a definition: the senders of a revision's recent events."""
+    return pb.Dependent(
+        traffic=pb.Dependent.Traffic(
+            revision=traffic.revision,
+            event_count=traffic.event_count,
+            last_seen_at=timestamp(traffic.last_seen_at),
+        )
+    )
+
+
+def _write_incompatibility(one: Incompatibility) -> pb.Incompatibility:
+    return pb.Incompatibility(
+        kind=one.kind,
+        path=one.path,
+        old=one.old,
+        new=one.new,
+        direction=DIRECTION.write(one.direction),
+        revision=one.revision,
     )
 
 

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from registry.coercion import ChangeKind
+from registry.compatibility import Direction
 from registry.errors import Violation
 from registry.schema import CoercionMode, Compatibility, PropertyType, UnknownProperties
 from server.errors import InvalidArgument
@@ -59,6 +60,7 @@ UNKNOWN_PROPERTIES = EnumMap(
 )
 COERCION_MODE = EnumMap(event_definitions_pb2.CoercionMode, "COERCION_MODE_", CoercionMode, CoercionMode.LENIENT)
 COMPATIBILITY = EnumMap(event_definitions_pb2.Compatibility, "COMPATIBILITY_", Compatibility, Compatibility.NONE)
+DIRECTION = EnumMap(event_definitions_pb2.Incompatibility.Direction, "DIRECTION_", Direction)
 CHANGE_KIND = EnumMap(event_pb2.Coercion.Kind, "KIND_", ChangeKind)
 UNDEFINED_EVENTS = EnumMap(projects_pb2.UndefinedEvents, "UNDEFINED_EVENTS_", UndefinedEvents, UndefinedEvents.REJECT)
 UNKNOWN_CONTACTS = EnumMap(projects_pb2.UnknownContacts, "UNKNOWN_CONTACTS_", UnknownContacts, UnknownContacts.REJECT)

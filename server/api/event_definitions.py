@@ -6,24 +6,45 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
-from registry.schema import Compatibility
+from registry.errors import Violation
+from registry.proto_names import file_name
+from registry.proto_text import proto_text
+from registry.schema import check_schema
 from registry.store import DefinitionChanges
-from server.api.definition_messages import read_schema, write_definition, write_revision
+from server.api.backtest_messages import read_scope, write_backtest
+from server.api.definition_messages import (
+    read_candidate,
+    read_schema,
+    write_definition,
+    write_dependent,
+    write_revision,
+    write_validation,
+    write_verdict,
+)
+from server.api.descriptors import descriptor_set
 from server.api.enums import COMPATIBILITY
-from server.errors import NotImplementedYet
+from server.api.structs import write_struct
+from server.errors import InvalidArgument
 from server.paging import PageRequest
 from signalbox.v1 import event_definitions_pb2 as pb
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from registry.schema import Schema
     from server.access import Caller
+    from server.backtest import Backtests
     from server.definitions import Definitions
+    from server.generated_types import GeneratedTypes
 
 
 class EventDefinitionsServicer:
     """Keeps definitions."""
 
-    def __init__(self, definitions: Definitions) -> None:
+    def __init__(self, definitions: Definitions, backtests: Backtests, types: GeneratedTypes) -> None:
         self._definitions = definitions
+        self._backtests = backtests
+        self._types = types
 
     async def CreateEventDefinition(
         self, request: pb.CreateEventDefinitionRequest, caller: Caller
@@ -34,7 +55,7 @@ class EventDefinitionsServicer:
             asked.name,
             asked.description,
             read_schema(asked.schema),
-            _read_compatibility(asked.compatibility) or Compatibility.NONE,
+            COMPATIBILITY.read(asked.compatibility, "compatibility"),
             validate_only=request.validate_only,
         )
         return pb.CreateEventDefinitionResponse(event_definition=write_definition(definition))
@@ -92,19 +113,80 @@ class EventDefinitionsServicer:
         revision = await self._definitions.revision(caller, request.event_definition, request.number)
         return pb.GetRevisionResponse(revision=write_revision(revision))
 
+    async def RollbackRevision(
+        self, request: pb.RollbackRevisionRequest, caller: Caller
+    ) -> pb.RollbackRevisionResponse:
+        definition = await self._definitions.rollback(
+            caller, request.event_definition, request.number, request.etag, validate_only=request.validate_only
+        )
+        return pb.RollbackRevisionResponse(event_definition=write_definition(definition))
 
-def _read_compatibility(number: int) -> Compatibility | None:
-    """Read a rule for changes. One that would not be kept is not taken."""
-    compatibility = COMPATIBILITY.read_optional(number, "compatibility")
-    if compatibility not in (None, Compatibility.NONE):
-        raise NotImplementedYet(f"COMPATIBILITY_{compatibility.name}")
-    return compatibility
+    async def CheckCompatibility(
+        self, request: pb.CheckCompatibilityRequest, caller: Caller
+    ) -> pb.CheckCompatibilityResponse:
+        rule = COMPATIBILITY.read_optional(request.compatibility, "compatibility")
+        verdict = await self._definitions.check(caller, request.event_definition, read_candidate(request), rule)
+        return write_verdict(verdict)
+
+    async def ValidateEvent(self, request: pb.ValidateEventRequest, caller: Caller) -> pb.ValidateEventResponse:
+        return write_validation(await _judging_schema(self._definitions, request, caller), request.properties)
+
+    async def ListDependents(self, request: pb.ListDependentsRequest, caller: Caller) -> pb.ListDependentsResponse:
+        page = await self._definitions.dependents(
+            caller, request.event_definition, PageRequest(request.page_size, request.page_token)
+        )
+        return pb.ListDependentsResponse(dependents=map(write_dependent, page.items), next_page_token=page.next_token)
+
+    async def BacktestSchema(
+        self, requests: AsyncIterator[pb.BacktestSchemaRequest], caller: Caller
+    ) -> AsyncIterator[pb.BacktestSchemaResponse]:
+        async for request in requests:
+            candidate, scope = read_candidate(request), read_scope(request)
+            async for found in self._backtests.run(caller, request.event_definition, candidate, scope):
+                yield await write_backtest(found)
+
+    async def GetDescriptorSet(
+        self, request: pb.GetDescriptorSetRequest, caller: Caller
+    ) -> pb.GetDescriptorSetResponse:
+        found = await self._types.latest(caller, request.event_definitions)
+        return pb.GetDescriptorSetResponse(
+            file_descriptor_set=descriptor_set((each.event_name, each.layout) for each in found),
+            files={
+                file_name(each.event_name): proto_text(each.event_name, each.description, each.schema, each.layout)
+                for each in found
+            },
+        )
+
+    async def GetJsonSchema(self, request: pb.GetJsonSchemaRequest, caller: Caller) -> pb.GetJsonSchemaResponse:
+        response = pb.GetJsonSchemaResponse()
+        found = await self._types.json_schema(caller, request.event_definition, request.revision or None)
+        write_struct(found, response.json_schema)
+        return response
 
 
 def _read_changes(request: pb.UpdateEventDefinitionRequest) -> DefinitionChanges:
-    compatibility = _read_compatibility(request.compatibility)
+    compatibility = COMPATIBILITY.read_optional(request.compatibility, "compatibility")
     return DefinitionChanges(
         description=request.description if request.HasField("description") else UNSET,
         schema=read_schema(request.schema) if request.HasField("schema") else UNSET,
         compatibility=compatibility or UNSET,
     )
+
+
+async def _judging_schema(definitions: Definitions, request: pb.ValidateEventRequest, caller: Caller) -> Schema:
+    judge = request.WhichOneof("judge")
+    if judge is None:
+        raise _invalid("event_definition", "INVALID_ARGUMENT", "Name an event_definition or give a schema")
+    if judge == "event_definition":
+        if request.revision < 0:
+            raise _invalid("revision", "OUT_OF_RANGE", f"revision is {request.revision}; it must not be negative")
+        return await definitions.schema(caller, request.event_definition, request.revision)
+    if request.revision:
+        raise _invalid("revision", "INVALID_ARGUMENT", "revision is of an event_definition; a schema has none")
+    schema = read_schema(request.schema)
+    check_schema(schema)
+    return schema
+
+
+def _invalid(path: str, reason: str, message: str) -> InvalidArgument:
+    return InvalidArgument(message, violations=[Violation(path, reason, message)])

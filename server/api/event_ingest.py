@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from server.access import Caller
+    from server.api.typed_properties import TypedReaders
     from server.events import Events
     from server.ingest.draft import BatchMode, Draft, Unit
     from server.ingest.ingest import Ingest
@@ -40,13 +41,15 @@ STREAM_WINDOW = 8
 class EventIngestServicer:
     """Sends and reads events."""
 
-    def __init__(self, ingest: Ingest, events: Events, stopping: asyncio.Event) -> None:
+    def __init__(self, ingest: Ingest, events: Events, typed: TypedReaders, stopping: asyncio.Event) -> None:
         self._ingest = ingest
         self._events = events
+        self._typed = typed
         self._stopping = stopping
 
     async def SendEvent(self, request: pb.SendEventRequest, caller: Caller) -> pb.SendEventResponse:
-        draft = read_draft(request.event)
+        readers = await self._typed.needed(caller.project_key, (request.event,))
+        draft = read_draft(request.event, readers)
         view = RESULT_VIEW.read_optional(request.view, "view") or View.COERCED
         await self._ingest.send(caller.project_key, draft)
         response = pb.SendEventResponse()
@@ -54,7 +57,7 @@ class EventIngestServicer:
         return response
 
     async def SendEvents(self, request: pb.SendEventsRequest, caller: Caller) -> pb.SendEventsResponse:
-        drafts, mode, view = _read_batch(request)
+        drafts, mode, view = await _read_batch(request, caller.project_key, self._typed)
         await self._ingest.send_batch(caller.project_key, drafts, mode)
         response = pb.SendEventsResponse()
         write_results(drafts, view, response.results)
@@ -63,7 +66,7 @@ class EventIngestServicer:
     async def StreamEvents(
         self, requests: AsyncIterator[pb.StreamEventsRequest], caller: Caller
     ) -> AsyncIterator[pb.StreamEventsResponse]:
-        stream = _EventStream(self._ingest, caller.project_key, self._stopping)
+        stream = _EventStream(self._ingest, caller.project_key, self._typed, self._stopping)
         async for response in stream.answers(requests):
             yield response
 
@@ -88,9 +91,10 @@ class EventIngestServicer:
 class _EventStream:
     """One StreamEvents call: reads ahead of its answers by a window, so that commits and the network overlap."""
 
-    def __init__(self, ingest: Ingest, project_key: int, stopping: asyncio.Event) -> None:
+    def __init__(self, ingest: Ingest, project_key: int, typed: TypedReaders, stopping: asyncio.Event) -> None:
         self._ingest = ingest
         self._project_key = project_key
+        self._typed = typed
         self._stopping = stopping
         self._window = asyncio.Semaphore(STREAM_WINDOW)
         self._pending: asyncio.Queue[_Pending | None] = asyncio.Queue()
@@ -122,7 +126,7 @@ class _EventStream:
 
     async def _enqueue(self, request: pb.StreamEventsRequest) -> _Pending:
         try:
-            drafts, mode, view = _read_batch(request)
+            drafts, mode, view = await _read_batch(request, self._project_key, self._typed)
             unit = await self._ingest.enqueue(self._project_key, drafts, mode)
         except KNOWN_ERRORS as error:
             return _Pending(request.sequence, View.RECEIPT, error=error)
@@ -153,8 +157,8 @@ class _Pending:
         return response
 
 
-def _read_batch(
-    request: pb.SendEventsRequest | pb.StreamEventsRequest,
+async def _read_batch(
+    request: pb.SendEventsRequest | pb.StreamEventsRequest, project_key: int, typed: TypedReaders
 ) -> tuple[Sequence[Draft], BatchMode, View]:
     """Read a batch; an event that cannot be read becomes a draft that is refused. Raises InvalidArgument."""
     if not 1 <= len(request.events) <= MAX_BATCH:
@@ -162,7 +166,10 @@ def _read_batch(
         raise InvalidArgument(message, violations=[Violation("events", "OUT_OF_RANGE", message)])
     mode = BATCH_MODE.read(request.mode, "mode")
     view = RESULT_VIEW.read_optional(request.view, "view") or View.RECEIPT
-    return [read_draft_or_refuse(event) for event in request.events], mode, view
+    # Each pass over the repeated field wraps every event anew.
+    events = list(request.events)
+    readers = await typed.needed(project_key, events)
+    return [read_draft_or_refuse(event, readers) for event in events], mode, view
 
 
 def _read_filter(request: pb.ListEventsRequest) -> EventFilter:

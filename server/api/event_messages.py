@@ -8,10 +8,11 @@ from registry.errors import Violation
 from server.api.enums import CHANGE_KIND, View
 from server.api.structs import read_struct, write_struct, write_value
 from server.api.times import read_timestamp, write_timestamp
+from server.api.typed_properties import read_typed
 from server.emails import normal_email
 from server.errors import ContactRequired, InvalidArgument
 from server.ingest.draft import Draft
-from server.status import code_of, message_of, reason_of
+from server.status import KNOWN_ERRORS, code_of, message_of, reason_of
 from signalbox.v1 import event_ingest_pb2 as pb
 from signalbox.v1 import event_pb2
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
     from registry.coercion import Change
-    from server.errors import ServiceError
+    from server.api.typed_properties import Readers
     from server.model import Event
 
 MAX_IDEMPOTENCY_KEY = 255
@@ -29,8 +30,11 @@ MAX_DETAILED = 100
 MAX_BRIEF_MESSAGE = 120
 
 
-def read_draft(message: pb.EventInput) -> Draft:
-    """Read an event. Raises InvalidArgument and ContactRequired."""
+def read_draft(message: pb.EventInput, readers: Readers) -> Draft:
+    """Read an event, with the readers that its typed properties need.
+
+    Raises InvalidArgument and ContactRequired, and what `identify` finds wrong with the typed properties.
+    """
     contact_id = email = ""
     if message.HasField("email"):
         email = normal_email(message.email)
@@ -38,21 +42,22 @@ def read_draft(message: pb.EventInput) -> Draft:
         contact_id = message.contact_id
         if not contact_id:
             raise ContactRequired
+    typed = readers and message.HasField("typed_properties")
     return Draft(
         message.name,
         contact_id,
         email,
-        read_struct(message.properties),
+        read_typed(message, readers) if typed else read_struct(message.properties),
         read_timestamp(message, "occurred_at") if message.HasField("occurred_at") else None,
         _idempotency_key(message.idempotency_key) if message.idempotency_key else "",
     )
 
 
-def read_draft_or_refuse(message: pb.EventInput) -> Draft:
+def read_draft_or_refuse(message: pb.EventInput, readers: Readers) -> Draft:
     """Read an event of a batch; one that cannot be read becomes a draft that is refused."""
     try:
-        return read_draft(message)
-    except (InvalidArgument, ContactRequired) as error:
+        return read_draft(message, readers)
+    except KNOWN_ERRORS as error:
         return _unreadable(message.name, error)
 
 
@@ -150,5 +155,5 @@ def _idempotency_key(key: str) -> str:
     return key
 
 
-def _unreadable(name: str, error: ServiceError) -> Draft:
+def _unreadable(name: str, error: Exception) -> Draft:
     return Draft(name, "", "", {}, invalid=error)

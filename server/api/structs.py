@@ -48,7 +48,7 @@ def read_struct(struct: Struct, root: str = "properties", budget: PayloadBudget 
     Raises InvalidArgument with the path of a number that is not finite or of a broken budget.
     """
     values: dict[str, Any] = {}
-    pending: list[_Pending] = []
+    pending: list[Pending] = []
     fields = struct.fields
     characters = 0
     for name in sorted(fields):
@@ -59,7 +59,7 @@ def read_struct(struct: Struct, root: str = "properties", budget: PayloadBudget 
         if kind == "string_value":
             values[name] = text
         elif kind == "number_value":
-            values[name] = _number(value.number_value, root, name)
+            values[name] = read_number(value.number_value, root, name)
         elif kind == "bool_value":
             values[name] = value.bool_value
         else:
@@ -67,7 +67,7 @@ def read_struct(struct: Struct, root: str = "properties", budget: PayloadBudget 
     # Most payloads are flat and so small that no budget needs a second look.
     if pending or len(values) > _SMALL or characters > _SMALL_TEXT:
         _check_size(struct, root, budget)
-        _read_pending(pending, len(values), root, budget)
+        read_pending(pending, len(values), root, budget)
     return values
 
 
@@ -98,73 +98,71 @@ def write_value(value: Any, into: Value) -> None:
             write_value(item, into.list_value.values.add())
 
 
-_Pending = tuple[Any, Value, str, int]
-"""A list or object to be filled, the Value it comes from, its path and its depth."""
+Pending = tuple[Any, Any, str, int]
+"""A list or object to be filled, the ListValue or Struct it comes from, its path and its depth."""
 
 
-def _read_pending(pending: list[_Pending], count: int, root: str, budget: PayloadBudget) -> None:
+def read_pending(pending: list[Pending], count: int, root: str, budget: PayloadBudget = EVENT_BUDGET) -> None:
+    """Fill what is pending, where `count` values were read before. Raises InvalidArgument, as `read_struct` does."""
     while pending:
-        into, value, path, depth = pending.pop()
+        into, container, path, depth = pending.pop()
         if depth > budget.depth:
-            raise _broken(path, "TOO_DEEP", f"{root} may be nested {budget.depth} levels deep, not more")
-        items = _items(value)
+            raise broken(path, "TOO_DEEP", f"{root} may be nested {budget.depth} levels deep, not more")
+        items = sorted(container.fields.items()) if isinstance(into, dict) else list(enumerate(container.values))
         count += len(items)
         if count > budget.values:
-            raise _broken(root, "TOO_MANY_VALUES", f"{root} may hold {budget.values:,} values, not more")
+            raise broken(root, "TOO_MANY_VALUES", f"{root} may hold {budget.values:,} values, not more")
         if isinstance(into, dict):
             for name, inner in items:
                 into[name] = _plain(inner, path, name, depth + 1, pending)
         else:
             into.extend(_plain(inner, path, index, depth + 1, pending) for index, inner in items)
     if count > budget.values:
-        raise _broken(root, "TOO_MANY_VALUES", f"{root} may hold {budget.values:,} values, not more")
+        raise broken(root, "TOO_MANY_VALUES", f"{root} may hold {budget.values:,} values, not more")
 
 
-def _items(value: Value) -> list[tuple[str | int, Value]]:
-    if value.HasField("struct_value"):
-        return sorted(value.struct_value.fields.items())
-    return list(enumerate(value.list_value.values))
-
-
-def _plain(value: Value, parent: str, name: str | int, depth: int, pending: list[_Pending]) -> Any:
+def _plain(value: Value, parent: str, name: str | int, depth: int, pending: list[Pending]) -> Any:
     kind = value.WhichOneof("kind")
     if kind == "string_value":
         return value.string_value
     if kind == "number_value":
-        return _number(value.number_value, parent, name)
+        return read_number(value.number_value, parent, name)
     if kind == "bool_value":
         return value.bool_value
-    return _branch(value, kind, _path(parent, name), depth, pending)
+    return _branch(value, kind, value_path(parent, name), depth, pending)
 
 
-def _branch(value: Value, kind: str | None, path: str, depth: int, pending: list[_Pending]) -> Any:
+def _branch(value: Value, kind: str | None, path: str, depth: int, pending: list[Pending]) -> Any:
     """Give null, or an empty list or object that is filled later."""
     if kind in (None, "null_value"):
         return None
     into: Any = {} if kind == "struct_value" else []
-    pending.append((into, value, path, depth))
+    pending.append((into, getattr(value, kind), path, depth))
     return into
 
 
-def _number(number: float, parent: str, name: str | int) -> float:
+def read_number(number: float, parent: str, name: str | int) -> float:
+    """Read a number as JSON has it. Raises InvalidArgument with its path for one that is not finite."""
     if number.is_integer():
         return int(number) if -_EXACT <= number <= _EXACT else number
     if not isfinite(number):
         shown = "NaN" if number != number else "infinite"  # noqa: PLR0124 - only NaN differs from itself
-        path = _path(parent, name)
-        raise _broken(path, "INVALID_PROPERTY_VALUE", f"{path} is {shown}; a number must be finite")
+        path = value_path(parent, name)
+        raise broken(path, "INVALID_PROPERTY_VALUE", f"{path} is {shown}; a number must be finite")
     return number
 
 
-def _path(parent: str, name: str | int) -> str:
+def value_path(parent: str, name: str | int) -> str:
+    """Give the path of what an object or a list holds."""
     return property_path(parent, name) if isinstance(name, str) else f"{parent}[{name}]"
 
 
 def _check_size(struct: Struct, root: str, budget: PayloadBudget) -> None:
     size = struct.ByteSize()
     if size > budget.size:
-        raise _broken(root, "TOO_LARGE", f"{root} takes {size:,} bytes; at most {budget.size:,} are allowed")
+        raise broken(root, "TOO_LARGE", f"{root} takes {size:,} bytes; at most {budget.size:,} are allowed")
 
 
-def _broken(path: str, reason: str, message: str) -> InvalidArgument:
+def broken(path: str, reason: str, message: str) -> InvalidArgument:
+    """Make the error of a payload that breaks a rule at one place."""
     return InvalidArgument(message, violations=[Violation(path, reason, message)])

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from server.cli.case_reports import test
+from server.cli.definition_backtest import backtest
+from server.cli.definition_checks import check, dependents, rollback, validate
+from server.cli.definition_export import export
+from server.cli.definition_files import apply, plan
 from server.cli.definition_views import show_definition, show_revision, show_revisions
-from server.cli.enums import COERCION_MODE, COMPATIBILITY, UNKNOWN_PROPERTIES, enum_option
-from server.cli.inputs import property_of, read_schema
+from server.cli.enums import COMPATIBILITY, enum_option
 from server.cli.listing import listed
-from server.cli.options import etag_option, option
+from server.cli.options import etag_option, option, validate_only_option
 from server.cli.output import moment, print_json, print_table, to_plain
+from server.cli.schema_options import StatedSchema, get_definition, remove_option, schema_options
 from server.cli.session import client_command
 from signalbox.v1 import event_definitions_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from server.cli.options import F
     from server.cli.session import Session
 
 
@@ -29,79 +30,39 @@ def definition() -> None:
     """Define events and what their properties look like."""
 
 
-def _schema_options(command: F) -> F:
-    """Give a command `--property`, `--unknown`, `--coercion`, `--schema` and `--compatibility`."""
-    options: tuple[Callable[[F], F], ...] = (
-        option(
-            "--property",
-            "properties",
-            type=property_of,
-            metavar="NAME:TYPE",
-            multiple=True,
-            help="A property, such as order_total:number, or order_total:number! if it is required, or "
-            "tags:array<string>. Again for each.",
-        ),
-        enum_option("--unknown", UNKNOWN_PROPERTIES, help="What becomes of properties that are not declared."),
-        enum_option("--coercion", COERCION_MODE, help="Whether values of another type are converted."),
-        option(
-            "--schema",
-            "file",
-            type=click.File(encoding="utf-8"),
-            metavar="FILE.json",
-            help="The whole schema in the JSON form of signalbox.v1.Schema, nested properties included; - for stdin. "
-            'For example {"properties":[{"name":"total","type":"PROPERTY_TYPE_NUMBER","required":true}]}',
-        ),
-        enum_option(
-            "--compatibility",
-            COMPATIBILITY,
-            help="Which later changes of the schema are allowed; only none is served yet.",
-        ),
-    )
-    for decorate in reversed(options):
-        command = decorate(command)
-    return command
+for _command in (rollback, check, backtest, validate, dependents, export, plan, apply, test):
+    definition.add_command(_command)
 
 
-@dataclass(frozen=True, slots=True)
-class _Stated:
-    """What `_schema_options` gathered."""
-
-    properties: tuple[pb.Property, ...]
-    unknown: pb.UnknownProperties.ValueType
-    coercion: pb.CoercionMode.ValueType
-    file: IO[str] | None
-    compatibility: pb.Compatibility.ValueType
-
-    def in_options(self) -> pb.Schema:
-        """Give the schema that the options state."""
-        return pb.Schema(properties=self.properties, unknown_properties=self.unknown, coercion=self.coercion)
-
-    def in_file(self, *, removed: bool = False) -> pb.Schema | None:
-        """Read the schema of the file, None without one. Raises click.UsageError if options state a schema too."""
-        if self.file is None:
-            return None
-        if removed or self.in_options() != pb.Schema():
-            raise click.UsageError(
-                "--schema is the whole schema: leave out --property, --remove, --unknown and --coercion"
-            )
-        return read_schema(self.file)
+_compatibility_option = enum_option(
+    "--compatibility", COMPATIBILITY, help="Which later changes of the schema are allowed."
+)
 
 
 @definition.command()
 @click.argument("name")
 @option("--description", metavar="TEXT", default="", help="What the event means.")
-@_schema_options
+@schema_options
+@_compatibility_option
+@validate_only_option
 @client_command
-async def create(session: Session, /, name: str, description: str, **options: Any) -> None:
+async def create(
+    session: Session,
+    /,
+    name: str,
+    description: str,
+    compatibility: pb.Compatibility.ValueType,
+    validate_only: bool,
+    **options: Any,
+) -> None:
     """Define an event; its schema becomes revision 1."""
-    stated = _Stated(**options)
     wanted = pb.EventDefinition(
         name=name,
         description=description,
-        schema=stated.in_file() or stated.in_options(),
-        compatibility=stated.compatibility,
+        schema=StatedSchema(**options).whole(),
+        compatibility=compatibility,
     )
-    request = pb.CreateEventDefinitionRequest(event_definition=wanted)
+    request = pb.CreateEventDefinitionRequest(event_definition=wanted, validate_only=validate_only)
     answer = await session.call(session.definitions.CreateEventDefinition, request)
     show_definition(session, answer.event_definition)
 
@@ -141,31 +102,38 @@ async def list_(session: Session, search: str, deleted: bool) -> None:
 @client_command
 async def show(session: Session, name_or_id: str) -> None:
     """Show one definition; a deleted one by its id."""
-    show_definition(session, await _get(session, name_or_id))
+    show_definition(session, await get_definition(session, name_or_id))
 
 
 @definition.command()
 @click.argument("name_or_id")
 @option("--description", metavar="TEXT", help="New description.")
-@_schema_options
-@option("--remove", "removed", metavar="NAME", multiple=True, help="A property to remove. Again for each.")
+@schema_options
+@_compatibility_option
+@remove_option
 @etag_option
+@validate_only_option
 @client_command
 async def update(
-    session: Session, /, name_or_id: str, description: str | None, removed: tuple[str, ...], etag: str, **options: Any
+    session: Session,
+    /,
+    name_or_id: str,
+    description: str | None,
+    compatibility: pb.Compatibility.ValueType,
+    removed: tuple[str, ...],
+    etag: str,
+    validate_only: bool,
+    **options: Any,
 ) -> None:
     """Change a definition: a --property is added, or replaces the one of its name; what is not named stays."""
-    stated = _Stated(**options)
-    schema = stated.in_file(removed=bool(removed))
-    if schema is None and (removed or stated.in_options() != pb.Schema()):
-        current = await _get(session, name_or_id)
-        schema, etag = _changed(current.schema, stated.in_options(), removed), etag or current.etag
+    schema, read_etag = await StatedSchema(**options).next_of(session, name_or_id, removed)
     request = pb.UpdateEventDefinitionRequest(
         event_definition=name_or_id,
         description=description,
         schema=schema,
-        compatibility=stated.compatibility,
-        etag=etag,
+        compatibility=compatibility,
+        etag=etag or read_etag,
+        validate_only=validate_only,
     )
     answer = await session.call(session.definitions.UpdateEventDefinition, request)
     show_definition(session, answer.event_definition)
@@ -209,21 +177,3 @@ async def revisions(session: Session, name_or_id: str, number: int | None) -> No
         lambda answer: answer.revisions,
     )
     show_revisions(session, found)
-
-
-async def _get(session: Session, name_or_id: str) -> pb.EventDefinition:
-    request = pb.GetEventDefinitionRequest(event_definition=name_or_id)
-    return (await session.call(session.definitions.GetEventDefinition, request)).event_definition
-
-
-def _changed(current: pb.Schema, stated: pb.Schema, removed: Iterable[str]) -> pb.Schema:
-    properties = {each.name: each for each in current.properties}
-    for name in removed:
-        if properties.pop(name, None) is None:
-            raise click.UsageError(f'There is no property "{name}" to remove')
-    properties |= {each.name: each for each in stated.properties}
-    return pb.Schema(
-        properties=properties.values(),
-        unknown_properties=stated.unknown_properties or current.unknown_properties,
-        coercion=stated.coercion or current.coercion,
-    )

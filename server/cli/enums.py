@@ -32,6 +32,7 @@ class Names:
 COERCION_KIND = Names(event_pb2.Coercion.Kind, "KIND_")
 COERCION_MODE = Names(event_definitions_pb2.CoercionMode, "COERCION_MODE_")
 COMPATIBILITY = Names(event_definitions_pb2.Compatibility, "COMPATIBILITY_")
+DIRECTION = Names(event_definitions_pb2.Incompatibility.Direction, "DIRECTION_")
 DIALECT = Names(projects_pb2.Dialect, "DIALECT_")
 NAME_CASE = Names(projects_pb2.NameCase, "NAME_CASE_")
 PROPERTY_TYPE = Names(event_definitions_pb2.PropertyType, "PROPERTY_TYPE_")

@@ -10,6 +10,8 @@ from server.cli.enums import COERCION_KIND
 from server.cli.output import moment, print_fields, print_json, printable, to_json, to_plain
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from server.cli.session import Session
     from signalbox.v1 import event_ingest_pb2 as pb
     from signalbox.v1 import event_pb2
@@ -54,7 +56,12 @@ def show_event(event: event_pb2.Event) -> None:
             ("properties", to_json(plain["properties"])),
         )
     )
-    for coercion, change in zip(event.coercions, plain["coercions"], strict=True):
+    show_coercions(event.coercions, plain["coercions"])
+
+
+def show_coercions(coercions: Iterable[event_pb2.Coercion], plain: Iterable[dict[str, Any]]) -> None:
+    """Print changes that coercion made, one a line; `plain` is their plain form."""
+    for coercion, change in zip(coercions, plain, strict=True):
         click.echo(printable(_coercion(coercion, change)))
 
 

@@ -115,6 +115,8 @@ def connection_options(command: F) -> F:
 
 etag_option = option("--etag", metavar="ETAG", default="", help="Refuse if the etag has changed meanwhile.")
 
+validate_only_option = option("--validate-only", is_flag=True, help="Check everything and change nothing.")
+
 
 def limit_option(what: str) -> Callable[[F], F]:
     """How many items a list shows at most."""

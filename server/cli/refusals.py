@@ -8,6 +8,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 
+from registry.errors import Violation
 from server.cli.failures import Failure, ServerAway
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ def failure_of(error: AioRpcError, connection: Connection) -> Failure:
     if not reason:
         message = _transport_message(error, message, connection)
     kind = ServerAway if error.code() is StatusCode.UNAVAILABLE else Failure
-    return kind(message, list(_violations(status, message)), reason)
+    violations = list(_violations(status))
+    details = [one.path if one.message == message else f"{one.path}: {one.message}" for one in violations]
+    return kind(message, details, reason, violations)
 
 
 def _transport_message(error: AioRpcError, message: str, connection: Connection) -> str:
@@ -60,9 +63,9 @@ def _reason(status: Status) -> str:
     return next((info.reason for detail in status.details if detail.Unpack(info)), "")
 
 
-def _violations(status: Status, message: str) -> Iterator[str]:
+def _violations(status: Status) -> Iterator[Violation]:
     bad = BadRequest()
     for detail in status.details:
         if detail.Unpack(bad):
             for one in bad.field_violations:
-                yield one.field if one.description == message else f"{one.field}: {one.description}"
+                yield Violation(one.field, one.reason, one.description)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import msgspec
 from uuid_utils import uuid7
 
+from registry.log_ids import LogIds
 from registry.timestamps import now_micros
 from server.catalog import load_state
 from server.errors import ContactNotFound, IdempotencyKeyReused
-from server.event_ids import EventIds
 from server.ingest.judge import judge_all
 from server.model import Event, UnknownContacts
 from server.storage.contacts import ContactKey, contact_keys, insert_contacts
@@ -66,7 +66,7 @@ class ProjectCommit:
         self._known = known.keys if known is not None and known.version == head.catalog_version else {}
         self._received_at = max(now, head.received_at)
         self._position = head.position
-        self._ids = EventIds(self._received_at)
+        self._ids = LogIds(self._received_at)
         self._seen: dict[str, tuple[str, Event]] = {}
 
     def run(self) -> None:

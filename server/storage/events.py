@@ -7,14 +7,15 @@ time is a range of positions: it is found by bisection, without an index.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
 
 from registry.coercion import Change, ChangeKind
+from registry.log_ids import position_of
+from registry.undo import undo
 from server.errors import EventNotRecorded
-from server.event_ids import position_of
 from server.model import Event
 from server.storage.tables import contact, event, project_head
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Row, Select
 
+    from registry.definitions import EventDefinition
+
 _EVENTS = sa.select(
     event, contact.c.id.label("contact_id"), sa.func.coalesce(contact.c.email, event.c.email).label("contact_email")
 ).join_from(event, contact, contact.c.key == event.c.contact_key, isouter=True)
@@ -30,6 +33,12 @@ _EVENTS = sa.select(
 
 PAGE_CHARACTERS = 1_000_000
 """So much payload is in a page, or one event: clients refuse answers beyond 4 MiB by default."""
+
+RECENT_EVENTS = 10_000
+"""So many of a definition's newest events tell of its traffic."""
+
+_CLOCK_SKEW = 60_000_000
+"""The clocks of servers on one database differ by less, in microseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,15 @@ class EventFilter:
     received_until: int | None = None
     occurred_from: int | None = None
     occurred_until: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """How many recent events were judged by a revision, and when the last of them was received."""
+
+    revision: int
+    event_count: int
+    last_seen_at: int
 
 
 def get_event(connection: Connection, project_key: int, event_id: str) -> Event:
@@ -82,6 +100,40 @@ def list_events(
     if high is not None:
         query = query.where(event.c.position < high)
     return _within_page(connection.execute(query), limit)
+
+
+def traffic(
+    connection: Connection, project_key: int, definition: EventDefinition, limit: int, before: int | None = None
+) -> list[Traffic]:
+    """Tell which revisions judged the RECENT_EVENTS newest events of a definition, newest first, below `before`."""
+    recent = (
+        sa.select(event.c.revision, event.c.position)
+        .where(*_in_lifetime(connection, project_key, definition), event.c.definition_id == definition.id)
+        .order_by(event.c.position.desc())
+        .limit(RECENT_EVENTS)
+        .subquery()
+    )
+    seen = (
+        sa.select(recent.c.revision, sa.func.count().label("events"), sa.func.max(recent.c.position).label("last"))
+        .group_by(recent.c.revision)
+        .order_by(recent.c.revision.desc())
+        .limit(limit)
+    )
+    if before is not None:
+        seen = seen.where(recent.c.revision < before)
+    newest = seen.subquery()
+    at = (event.c.project_key == project_key) & (event.c.position == newest.c.last)
+    query = sa.select(newest.c.revision, newest.c.events, event.c.received_at).join_from(newest, event, at)
+    return [Traffic(*row) for row in connection.execute(query.order_by(newest.c.revision.desc()))]
+
+
+def _in_lifetime(connection: Connection, project_key: int, definition: EventDefinition) -> list[sa.ColumnElement[bool]]:
+    """Say that an event has the definition's name and came while it lived: another one may have had the name."""
+    first = position_at(connection, project_key, definition.created_at - _CLOCK_SKEW)
+    within = [event.c.project_key == project_key, event.c.name == definition.name, event.c.position >= first]
+    if definition.deleted_at is not None:
+        within.append(event.c.position < position_at(connection, project_key, definition.deleted_at + _CLOCK_SKEW))
+    return within
 
 
 def _within_page(rows: Iterable[Row[Any]], limit: int) -> tuple[list[Event], bool]:
@@ -163,3 +215,67 @@ def _of_contact(connection: Connection, project_key: int, wanted: EventFilter) -
     if wanted.contact_id:
         return of_contact
     return of_contact | ((event.c.contact_key == 0) & (event.c.email == wanted.email))
+
+
+@dataclass(frozen=True, slots=True)
+class NameRange:
+    """A part of the log that no later event changes: those of one name from the position `low` up to below `high`."""
+
+    name: str
+    low: int
+    high: int
+    count: int
+    head: int
+
+
+def name_range(connection: Connection, project_key: int, wanted: EventFilter, newest: int) -> NameRange:
+    """Find the events of a name and a time of receipt that are recorded now; only so many of the newest if not 0."""
+    low, high = _position_range(connection, project_key, wanted)
+    head = connection.scalar(sa.select(project_head.c.position).where(project_head.c.project_key == project_key)) or 0
+    high = min(head + 1, high or head + 1)
+    place = event.c.position
+    found = sa.select(place).where(event.c.project_key == project_key, event.c.name == wanted.name)
+    found = found.where(place >= low, place < high)
+    if newest:
+        found = found.order_by(place.desc()).limit(newest)
+    positions = found.subquery().c.position
+    count, first = connection.execute(sa.select(sa.func.count(), sa.func.min(positions))).one()
+    return NameRange(wanted.name, first or high, high, count, head)
+
+
+class Recorded(NamedTuple):
+    """What is recorded of a payload: its text as it was coerced, and that of what coercion changed."""
+
+    id: str
+    position: int
+    revision: int
+    properties: str
+    coercions: str
+
+    def sent(self) -> dict[str, Any]:
+        """Give the properties as they were sent."""
+        properties = msgspec.json.decode(self.properties)
+        return undo(properties, _changes(self.coercions)) if self.coercions else properties
+
+
+_RECORDED = sa.select(event.c.id, event.c.position, event.c.revision, event.c.properties, event.c.coercions)
+_ROWS_AT_ONCE = 100
+
+
+def recorded_payloads(
+    connection: Connection, project_key: int, within: NameRange, after: int, limit: int
+) -> list[Recorded]:
+    """Read the payloads of a range behind a position, oldest first; ends at the limit or beyond PAGE_CHARACTERS."""
+    place = event.c.position
+    query = _RECORDED.where(event.c.project_key == project_key, event.c.name == within.name)
+    query = query.where(place > after, place < within.high).order_by(place).limit(limit)
+    payloads: list[Recorded] = []
+    characters = 0
+    # A part of the rows at a time: all of them might be far too many characters.
+    with connection.execute(query, execution_options={"yield_per": _ROWS_AT_ONCE}) as rows:
+        for row in rows:
+            payloads.append(Recorded(*row))
+            characters += len(row.properties) + len(row.coercions)
+            if characters > PAGE_CHARACTERS:
+                break
+    return payloads

@@ -74,7 +74,7 @@ Index("contact_by_id", contact.c.project_key, contact.c.id, unique=True)
 
 # The log. What does not apply is 0 or empty, never NULL: the SQLite driver takes ten times as long to bind a NULL as
 # to bind a value. `email` is filled only where no contact could be named, `fingerprint` only with an idempotency key.
-# An id carries its position (`server.event_ids`) and so needs no index.
+# An id carries its position (`registry.log_ids`) and so needs no index.
 event = Table(
     "event",
     metadata,

@@ -386,7 +386,9 @@ class Incompatibility(_message.Message):
     DIRECTION_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """Output only. Kind of change, such as `TYPE_NARROWED` or `REQUIRED_ADDED`."""
+    """Output only. Kind of change: PROPERTY_ADDED, PROPERTY_REMOVED, TYPE_CHANGED, ITEM_TYPE_CHANGED, REQUIRED_ADDED,
+    REQUIRED_REMOVED or COERCION_CHANGED.
+    """
     path: _builtins.str
     """Output only. Path of the property, such as `properties.order_total`."""
     old: _builtins.str
@@ -961,7 +963,7 @@ class CheckCompatibilityResponse(_message.Message):
     """Output only. False if the candidate equals the latest revision, so that an update would make no new one."""
     @_builtins.property
     def incompatibilities(self) -> _containers.RepeatedCompositeFieldContainer[Global___Incompatibility]:
-        """Output only. Every reason against it."""
+        """Output only. The reasons against it, those of the latest revision first; at most 1,000."""
 
     def __init__(
         self,

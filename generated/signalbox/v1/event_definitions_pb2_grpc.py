@@ -200,8 +200,8 @@ class EventDefinitionsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BacktestSchema(self, request, context):
-        """Runs a candidate schema over the recorded events of a definition, as they were sent, and tells what would have
-        become of them; stores nothing. The range is pinned when the call begins. Answers with progress, then one report.
+        """Runs a candidate schema over the recorded events of a definition's name, as they were sent, whichever revision or
+        none judged them, and tells what would have become of them; stores nothing. The range is pinned when the call begins. Answers with progress, then one report.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -65,8 +65,8 @@ class EventDefinitionsStub:
     ValidateEvent: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.ValidateEventRequest, _event_definitions_pb2.ValidateEventResponse]
     """Judges a payload against a revision or an unsaved schema; stores nothing."""
     BacktestSchema: _grpc.UnaryStreamMultiCallable[_event_definitions_pb2.BacktestSchemaRequest, _event_definitions_pb2.BacktestSchemaResponse]
-    """Runs a candidate schema over the recorded events of a definition, as they were sent, and tells what would have
-    become of them; stores nothing. The range is pinned when the call begins. Answers with progress, then one report.
+    """Runs a candidate schema over the recorded events of a definition's name, as they were sent, whichever revision or
+    none judged them, and tells what would have become of them; stores nothing. The range is pinned when the call begins. Answers with progress, then one report.
     """
     GetDescriptorSet: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.GetDescriptorSetRequest, _event_definitions_pb2.GetDescriptorSetResponse]
     """Gives the definitions as Protocol Buffers messages, with field numbers that never change their meaning."""
@@ -112,8 +112,8 @@ class EventDefinitionsAsyncStub(EventDefinitionsStub):
     ValidateEvent: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.ValidateEventRequest, _event_definitions_pb2.ValidateEventResponse]  # type: ignore[assignment]
     """Judges a payload against a revision or an unsaved schema; stores nothing."""
     BacktestSchema: _aio.UnaryStreamMultiCallable[_event_definitions_pb2.BacktestSchemaRequest, _event_definitions_pb2.BacktestSchemaResponse]  # type: ignore[assignment]
-    """Runs a candidate schema over the recorded events of a definition, as they were sent, and tells what would have
-    become of them; stores nothing. The range is pinned when the call begins. Answers with progress, then one report.
+    """Runs a candidate schema over the recorded events of a definition's name, as they were sent, whichever revision or
+    none judged them, and tells what would have become of them; stores nothing. The range is pinned when the call begins. Answers with progress, then one report.
     """
     GetDescriptorSet: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.GetDescriptorSetRequest, _event_definitions_pb2.GetDescriptorSetResponse]  # type: ignore[assignment]
     """Gives the definitions as Protocol Buffers messages, with field numbers that never change their meaning."""
@@ -228,8 +228,8 @@ class EventDefinitionsServicer(metaclass=_abc_1.ABCMeta):
         request: _event_definitions_pb2.BacktestSchemaRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_event_definitions_pb2.BacktestSchemaResponse], _abc.AsyncIterator[_event_definitions_pb2.BacktestSchemaResponse]]:
-        """Runs a candidate schema over the recorded events of a definition, as they were sent, and tells what would have
-        become of them; stores nothing. The range is pinned when the call begins. Answers with progress, then one report.
+        """Runs a candidate schema over the recorded events of a definition's name, as they were sent, whichever revision or
+        none judged them, and tells what would have become of them; stores nothing. The range is pinned when the call begins. Answers with progress, then one report.
         """
 
     @_abc_1.abstractmethod

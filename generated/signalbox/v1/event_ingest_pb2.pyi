@@ -134,7 +134,8 @@ Global___EventInput: _TypeAlias = EventInput  # noqa: Y015
 @_typing.final
 class TypedProperties(_message.Message):
     """The properties of an event as a message that EventDefinitions.GetDescriptorSet describes. They are read into the
-    properties that the message stands for, and these are judged, like any others, by the latest revision.
+    properties that the message stands for, and these are judged, like any others, by the latest revision. A list without
+    items is an empty one where the revision requires it, and otherwise not there.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -1,0 +1,201 @@
+"""Whether a change of schema is compatible, decided exactly.
+
+Each property is a partial function from what may stand in a payload (nothing, or a JSON value) to what is
+kept of it. What a schema makes of a payload is the product of its properties, and every property takes
+something, so one schema contains another if and only if it does so property by property.
+
+Numbers are doubles here: an integer beyond ±2^53 counts as the double nearest to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from registry.conversions import TABLE, Convert, JsonKind, as_is
+from registry.names import ROOT, property_path
+from registry.schema import CoercionMode, Compatibility, Property, PropertyType, Schema, UnknownProperties
+from registry.values import canonical_number
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+
+    from registry.definitions import Revision
+
+
+class Direction(StrEnum):
+    """Whose payloads the other schema must take, and coerce to the same."""
+
+    BACKWARD = "backward"
+    """The new schema takes what the old one took."""
+    FORWARD = "forward"
+    """The old schema takes what the new one takes."""
+
+
+class IncompatibilityKind(StrEnum):
+    """What changed about a property, so that a direction no longer holds."""
+
+    PROPERTY_ADDED = "PROPERTY_ADDED"
+    PROPERTY_REMOVED = "PROPERTY_REMOVED"
+    TYPE_CHANGED = "TYPE_CHANGED"
+    ITEM_TYPE_CHANGED = "ITEM_TYPE_CHANGED"
+    REQUIRED_ADDED = "REQUIRED_ADDED"
+    REQUIRED_REMOVED = "REQUIRED_REMOVED"
+    COERCION_CHANGED = "COERCION_CHANGED"
+
+
+@dataclass(frozen=True, slots=True)
+class Incompatibility:
+    """One property for which a direction does not hold.
+
+    `path` is like `properties.lines[].sku`; `old` and `new` say in words what the property was and is;
+    `revision` is the number of the earlier revision.
+    """
+
+    kind: IncompatibilityKind
+    path: str
+    old: str
+    new: str
+    direction: Direction
+    revision: int
+
+
+def check_compatibility(
+    rule: Compatibility, candidate: Schema, earlier: Sequence[Revision]
+) -> tuple[Incompatibility, ...]:
+    """Return all that the rule holds against the candidate; nothing if it is allowed.
+
+    `earlier` are the revisions of the definition, newest first; only a transitive rule looks beyond the first.
+    """
+    word = rule.removesuffix("_transitive")
+    directions = [each for each in Direction if word in {each, Compatibility.FULL}]
+    return tuple(
+        found
+        for revision in (earlier[:1] if rule == word else earlier)
+        for direction in directions
+        for found in compare(revision.schema, candidate, direction, revision.number)
+    )
+
+
+def compare(old: Schema, new: Schema, direction: Direction, revision: int = 0) -> tuple[Incompatibility, ...]:
+    """Return each property of two valid schemas for which the direction does not hold, in declared order.
+
+    Judged are the payloads made of properties that either schema declares, at each level.
+    """
+    return tuple(_differences(old, new, ROOT, direction, revision))
+
+
+_ABSENT: Final = "absent"
+_ITEM: Final = "item "
+
+_Taken: TypeAlias = "dict[str, Convert | None]"
+"""What becomes of nothing (_ABSENT), of each JSON kind, and of each kind of item in an array.
+
+What is not in it is refused; None is left out.
+"""
+
+_SETTLED: Final = frozenset(
+    {
+        IncompatibilityKind.PROPERTY_ADDED,
+        IncompatibilityKind.PROPERTY_REMOVED,
+        IncompatibilityKind.TYPE_CHANGED,
+        IncompatibilityKind.ITEM_TYPE_CHANGED,
+    }
+)
+"""Where these hold, what is inside the property explains nothing more."""
+
+
+def _differences(
+    old: Schema, new: Schema, parent: str, direction: Direction, revision: int
+) -> Iterator[Incompatibility]:
+    before, after = ({each.name: each for each in schema.properties} for schema in (old, new))
+    for name, declared in (before | after).items():
+        was, now, path = before.get(name), after.get(name), property_path(parent, name)
+        given, taker = _taken(was, old), _taken(now, new)
+        if direction is Direction.FORWARD:
+            given, taker = taker, given
+        if broken := {key for key, convert in given.items() if key not in taker or not _within(convert, taker[key])}:
+            kind = _kind(was, now, broken)
+            yield Incompatibility(kind, path, _words(was, old, kind), _words(now, new, kind), direction, revision)
+            if kind in _SETTLED:
+                continue
+        place, object_key = (f"{path}[]", _ITEM + "object") if declared.type is PropertyType.ARRAY else (path, "object")
+        if object_key in given:
+            yield from _differences(_inside(was, old), _inside(now, new), place, direction, revision)
+
+
+def _inside(each: Property | None, schema: Schema) -> Schema:
+    """Return the rules for what is in an object, or in an array's objects: without properties all is kept."""
+    if each and each.properties:
+        return replace(schema, properties=each.properties)
+    return Schema(unknown_properties=UnknownProperties.KEEP)
+
+
+def _taken(each: Property | None, schema: Schema) -> _Taken:
+    if each is None:
+        return _UNDECLARED[schema.unknown_properties]
+    taken = _converted(each.type, schema.coercion)
+    if not each.required:
+        taken[_ABSENT] = None
+        if schema.coercion is CoercionMode.LENIENT:
+            taken[JsonKind.NULL] = None
+    if each.type is PropertyType.ARRAY:
+        taken |= _of_items(_converted(each.item_type, schema.coercion) if each.item_type else _ANYTHING)
+    return taken
+
+
+def _converted(target: PropertyType, mode: CoercionMode) -> _Taken:
+    converters = {each.given: each.under(mode) for each in TABLE[target].conversions}
+    return {kind: as_is if found is canonical_number else found for kind, found in converters.items() if found}
+
+
+def _of_items(taken: _Taken) -> _Taken:
+    return {_ITEM + kind: convert for kind, convert in taken.items()}
+
+
+_ANYTHING: Final[_Taken] = dict.fromkeys(JsonKind, as_is)
+_UNDECLARED: Final[Mapping[UnknownProperties, _Taken]] = {
+    UnknownProperties.REJECT: {_ABSENT: None},
+    UnknownProperties.KEEP: {_ABSENT: None, **_ANYTHING, **_of_items(_ANYTHING)},
+    UnknownProperties.DROP: {_ABSENT: None, **dict.fromkeys(JsonKind, None)},
+}
+
+# STRICT takes nothing that LENIENT does not take to the same result; no other two converters of one kind agree.
+_NARROWED: Final = frozenset(
+    (each.strict, each.lenient) for target in TABLE.values() for each in target.conversions if each.strict
+)
+
+
+def _within(one: Convert | None, other: Convert | None) -> bool:
+    return one is other or (one, other) in _NARROWED
+
+
+def _kind(was: Property | None, now: Property | None, broken: Collection[str]) -> IncompatibilityKind:
+    if was is None:
+        return IncompatibilityKind.PROPERTY_ADDED
+    if now is None:
+        return IncompatibilityKind.PROPERTY_REMOVED
+    if was.type is not now.type:
+        return IncompatibilityKind.TYPE_CHANGED
+    if was.item_type is not now.item_type and any(key.startswith(_ITEM) for key in broken):
+        return IncompatibilityKind.ITEM_TYPE_CHANGED
+    if _ABSENT in broken:
+        return IncompatibilityKind.REQUIRED_ADDED if now.required else IncompatibilityKind.REQUIRED_REMOVED
+    return IncompatibilityKind.COERCION_CHANGED
+
+
+_FATES: Final[Mapping[UnknownProperties, str]] = {
+    UnknownProperties.REJECT: "rejected",
+    UnknownProperties.KEEP: "kept",
+    UnknownProperties.DROP: "dropped",
+}
+
+
+def _words(each: Property | None, schema: Schema, kind: IncompatibilityKind) -> str:
+    if each is None:
+        return f"not declared, {_FATES[schema.unknown_properties]}"
+    required = "required " if each.required else ""
+    items = f" of {each.item_type}" if each.item_type else ""
+    mode = f", {schema.coercion.name}" if kind is IncompatibilityKind.COERCION_CHANGED else ""
+    return f"{required}{each.type}{items}{mode}"

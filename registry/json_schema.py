@@ -1,0 +1,53 @@
+"""Schemas as JSON Schema."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from registry.schema import PropertyType, UnknownProperties
+
+if TYPE_CHECKING:
+    from registry.schema import Property, Schema
+
+_NATIVE: dict[PropertyType, dict[str, Any]] = {
+    PropertyType.STRING: {"type": "string"},
+    PropertyType.NUMBER: {"type": "number"},
+    PropertyType.BOOLEAN: {"type": "boolean"},
+    PropertyType.DATE: {"type": "string", "format": "date-time"},
+    PropertyType.OBJECT: {"type": "object"},
+    PropertyType.ARRAY: {"type": "array"},
+}
+
+
+def json_schema(event_name: str, description: str, schema: Schema) -> dict[str, Any]:
+    """Describe, in draft 2020-12, the payloads that a schema takes as they are.
+
+    What LENIENT coercion would convert, such as "5" for a number or null for nothing, is not described. Where unknown
+    properties are dropped they are allowed.
+    """
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": event_name}
+    said = {"description": description} if description else {}
+    return head | said | _members(schema.properties, schema.unknown_properties)
+
+
+def _members(properties: tuple[Property, ...], unknown: UnknownProperties) -> dict[str, Any]:
+    described: dict[str, Any] = {"type": "object"}
+    if properties:
+        described["properties"] = {each.name: _property(each, unknown) for each in properties}
+    if required := [each.name for each in properties if each.required]:
+        described["required"] = required
+    return described | {"additionalProperties": unknown is not UnknownProperties.REJECT}
+
+
+def _property(each: Property, unknown: UnknownProperties) -> dict[str, Any]:
+    described = dict(_NATIVE[each.type])
+    inner = _members(each.properties, unknown) if each.properties else {}
+    if each.type is PropertyType.ARRAY and each.item_type is not None:
+        described["items"] = inner or dict(_NATIVE[each.item_type])
+    else:
+        described |= inner
+    if each.description:
+        described["description"] = each.description
+    if each.suggested_values:
+        described["examples"] = list(each.suggested_values)
+    return described

@@ -1,0 +1,77 @@
+"""Names in generated types: any event or property name as one that Protocol Buffers take. All are pure functions."""
+
+from __future__ import annotations
+
+import re
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+PACKAGE: Final = "signalbox.events.v1"
+
+_MAX_LENGTH = 60
+_PLAIN = re.compile(r"[a-z][a-z0-9]*(?:_[a-z][a-z0-9]*)*")
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+
+def message_name(event_name: str) -> str:
+    """Name the message of an event: `OrderCompleted` for `order_completed`.
+
+    A name that is not short and plain lower snake case gets a digest behind an underscore, which no plain name leads
+    to, so that no two events share a message.
+    """
+    if _is_plain(event_name):
+        return pascal_name(event_name)
+    return f"{pascal_name(event_name)}_{_digest(event_name)}"
+
+
+def file_stem(event_name: str) -> str:
+    """Name the file of an event, without its ending; as unique as the name of the message."""
+    if _is_plain(event_name):
+        return event_name
+    # No part of a plain name begins with a digit.
+    return f"{snake_name(event_name)}_0{_digest(event_name)}"
+
+
+def file_name(event_name: str) -> str:
+    """Name the .proto file of an event, as it is imported."""
+    return f"{PACKAGE.replace('.', '/')}/{file_stem(event_name)}.proto"
+
+
+def snake_name(text: str) -> str:
+    """Make a lower_snake identifier of any text; other texts may give the same."""
+    words = re.split("[^a-z0-9]+", _HUMP.sub("_", text).lower())
+    joined = "_".join(word for word in words if word) or "property"
+    return (f"p_{joined}" if joined[0].isdigit() else joined)[:_MAX_LENGTH].rstrip("_")
+
+
+def pascal_name(text: str) -> str:
+    """Make a PascalCase identifier of any text; other texts may give the same."""
+    return "".join(word.capitalize() for word in snake_name(text).split("_"))
+
+
+def unique_name(wanted: str, taken: Container[str], joint: str = "_", refused: Container[str] = ()) -> str:
+    """Give a number to a name if it is taken: `total`, `total_2`.
+
+    `taken` holds what `comparable` gives, `refused` names as they are.
+    """
+    name, number = wanted, 1
+    while comparable(name) in taken or name in refused:
+        number += 1
+        name = f"{wanted}{joint}{number}"
+    return name
+
+
+def comparable(name: str) -> str:
+    """Give what names may not share: default JSON names leave out underscores, and some file systems forget case."""
+    return name.replace("_", "").lower()
+
+
+def _is_plain(event_name: str) -> bool:
+    return len(event_name) <= _MAX_LENGTH and _PLAIN.fullmatch(event_name) is not None
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,91 @@
+"""Generated types as descriptors: what protoc makes of their .proto text, but for the comments."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from google.protobuf import struct_pb2, timestamp_pb2
+from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
+
+from registry.fields import WireType
+from registry.proto_names import PACKAGE, file_name, message_name
+from registry.proto_text import imports
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from google.protobuf.message import Message
+
+    from registry.fields import Field, MessageLayout
+
+_IMPORTED = {each.DESCRIPTOR.name: each.DESCRIPTOR for each in (struct_pb2, timestamp_pb2)}
+
+_TYPES = {
+    WireType.STRING: FieldDescriptorProto.TYPE_STRING,
+    WireType.NUMBER: FieldDescriptorProto.TYPE_DOUBLE,
+    WireType.BOOLEAN: FieldDescriptorProto.TYPE_BOOL,
+}
+
+_MESSAGES = {
+    WireType.DATE: ".google.protobuf.Timestamp",
+    WireType.OPEN_OBJECT: ".google.protobuf.Struct",
+    WireType.OPEN_LIST: ".google.protobuf.ListValue",
+}
+
+
+def descriptor_set(layouts: Iterable[tuple[str, MessageLayout]]) -> FileDescriptorSet:
+    """Describe events by their names and layouts: each file behind those that it imports."""
+    files = [file_descriptor(name, layout) for name, layout in layouts]
+    needed = sorted({each for file in files for each in file.dependency})
+    made = FileDescriptorSet()
+    for each in needed:
+        _IMPORTED[each].CopyToProto(made.file.add())
+    made.file.extend(files)
+    return made
+
+
+def file_descriptor(event_name: str, layout: MessageLayout) -> FileDescriptorProto:
+    """Describe the file of one event."""
+    file = FileDescriptorProto(name=file_name(event_name), package=PACKAGE, dependency=imports(layout), syntax="proto3")
+    _write_message(message_name(event_name), layout, f".{PACKAGE}", file.message_type.add())
+    return file
+
+
+def message_class(event_name: str, layout: MessageLayout) -> type[Message]:
+    """Make the class of an event's messages, apart from every other: projects may use the same names."""
+    pool = DescriptorPool()
+    for file in descriptor_set([(event_name, layout)]).file:
+        pool.AddSerializedFile(file.SerializeToString())
+    return GetMessageClass(pool.FindMessageTypeByName(f"{PACKAGE}.{message_name(event_name)}"))
+
+
+def _write_message(name: str, layout: MessageLayout, scope: str, into: DescriptorProto) -> None:
+    into.name = name
+    scope = f"{scope}.{name}"
+    for low, high in layout.reserved_numbers():
+        into.reserved_range.add(start=low, end=high + 1)
+    into.reserved_name.extend(layout.retired)
+    for nested in layout.messages():
+        _write_message(nested.name, nested.layout, scope, into.nested_type.add())
+    for field in layout.fields:
+        _write_field(field, layout, scope, into)
+
+
+def _write_field(field: Field, layout: MessageLayout, scope: str, into: DescriptorProto) -> None:
+    made = into.field.add(
+        name=field.name,
+        number=field.number,
+        label=FieldDescriptorProto.LABEL_REPEATED if field.repeated else FieldDescriptorProto.LABEL_OPTIONAL,
+        type=_TYPES.get(field.type, FieldDescriptorProto.TYPE_MESSAGE),
+        json_name=field.json_name,
+    )
+    if field.type is WireType.MESSAGE:
+        made.type_name = f"{scope}.{layout.message(field).name}"
+    elif field.type in _MESSAGES:
+        made.type_name = _MESSAGES[field.type]
+    elif not field.repeated:
+        made.proto3_optional = True
+        made.oneof_index = len(into.oneof_decl)
+        into.oneof_decl.add(name=f"_{field.name}")

@@ -1,0 +1,124 @@
+"""The generated types of a project: its definitions as messages with lasting field numbers, and as JSON Schema."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from registry import store
+from registry.errors import DefinitionNotFound, InvalidName, RevisionNotFound
+from registry.json_schema import json_schema
+from registry.names import check_event_name
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from sqlalchemy import Connection
+
+    from registry.definitions import EventDefinition
+    from registry.fields import MessageLayout
+    from registry.schema import Schema
+    from server.access import Caller
+    from server.catalog import Catalog, ProjectState
+    from server.storage.database import Database
+
+
+class RevisionKey(NamedTuple):
+    """Names a revision that exists; what it names never changes."""
+
+    definition_id: str
+    number: int
+    event_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedType:
+    """What the message of one revision is made from."""
+
+    event_name: str
+    description: str
+    schema: Schema
+    layout: MessageLayout
+
+
+class GeneratedTypes:
+    """Gives generated types."""
+
+    def __init__(self, database: Database, catalog: Catalog) -> None:
+        self._database = database
+        self._catalog = catalog
+
+    async def latest(self, caller: Caller, names_or_ids: Iterable[str]) -> list[GeneratedType]:
+        """Give the types of the latest revisions of live definitions, of all if none is named.
+
+        Raises DefinitionNotFound.
+        """
+        named = tuple(dict.fromkeys(names_or_ids))
+
+        def work(connection: Connection) -> list[GeneratedType]:
+            if named:
+                found = [store.get_definition(connection, caller.project_id, each) for each in named]
+            else:
+                found = store.active_definitions(connection, caller.project_id)
+            # One may be named twice, by its name and by its id.
+            return [_type(connection, each) for each in {each.id: each for each in found}.values()]
+
+        return await self._database.read(work)
+
+    async def json_schema(self, caller: Caller, name_or_id: str, revision: int | None) -> dict[str, Any]:
+        """Give a revision, or the latest one, as JSON Schema. Raises DefinitionNotFound and RevisionNotFound."""
+
+        def work(connection: Connection) -> dict[str, Any]:
+            found = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
+            schema = found.schema
+            if revision is not None:
+                schema = store.get_revision(connection, found.id, revision, "revision").schema
+            return json_schema(found.name, found.description, schema)
+
+        return await self._database.read(work)
+
+    async def identify(
+        self, project_key: int, wanted: Collection[tuple[str, int]]
+    ) -> dict[tuple[str, int], RevisionKey | InvalidName | DefinitionNotFound | RevisionNotFound]:
+        """Tell which revisions are meant by names of events and numbers, or what is wrong with them."""
+        state = await self._catalog.state(project_key)
+        found = {each: _identified(state, *each) for each in wanted}
+        if any(isinstance(each, Exception) for each in found.values()):
+            # Another server may have made them just now.
+            state = await self._catalog.current(state)
+            found = {each: _identified(state, *each) for each in wanted}
+        return found
+
+    async def revisions(self, keys: Collection[RevisionKey]) -> dict[RevisionKey, tuple[Schema, MessageLayout]]:
+        """Read the schemas and layouts of revisions."""
+
+        def work(connection: Connection) -> dict[RevisionKey, tuple[Schema, MessageLayout]]:
+            return {
+                key: (
+                    store.get_revision(connection, key.definition_id, key.number).schema,
+                    store.get_layout(connection, key.definition_id, key.number),
+                )
+                for key in keys
+            }
+
+        return await self._database.read(work)
+
+
+def _identified(
+    state: ProjectState, name: str, number: int
+) -> RevisionKey | InvalidName | DefinitionNotFound | RevisionNotFound:
+    definition = state.definition(name)
+    if definition is None:
+        try:
+            check_event_name(name)
+        except InvalidName as error:
+            return error
+        return DefinitionNotFound(name)
+    if not 1 <= number <= definition.revision:
+        return RevisionNotFound(definition.id, number, "typed_properties.revision")
+    return RevisionKey(definition.id, number, definition.name)
+
+
+def _type(connection: Connection, definition: EventDefinition) -> GeneratedType:
+    layout = store.get_layout(connection, definition.id, definition.revision)
+    return GeneratedType(definition.name, definition.description, definition.schema, layout)

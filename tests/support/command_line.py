@@ -1,0 +1,113 @@
+"""The command line and its server, both as processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+PROGRAM = (sys.executable, "-m", "server")
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("SIGNALBOX_")}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def json_lines(self) -> list[Any]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server in a process of its own."""
+
+    process: subprocess.Popen[str]
+    address: str
+    folder: Path
+    dev_output: str
+
+    @property
+    def database(self) -> str:
+        return f"sqlite:///{self.folder}/signalbox.db"
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return {"SIGNALBOX_SERVER": self.address, "SIGNALBOX_DATABASE": self.database}
+
+    def __call__(self, *arguments: str, stdin: str = "") -> Result:
+        return command(*arguments, stdin=stdin, variables=self.variables)
+
+    def begin(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*PROGRAM, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT | self.variables | {"PYTHONUNBUFFERED": "1"},
+        )
+
+    def stop(self) -> int:
+        self.process.terminate()
+        return self.process.wait(timeout=20)
+
+
+def command(*arguments: str, stdin: str = "", variables: Mapping[str, str] | None = None) -> Result:
+    done = subprocess.run(
+        [*PROGRAM, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        input=stdin,
+        env=ENVIRONMENT | dict(variables or {}),
+        timeout=60,
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+@contextmanager
+def serving(folder: Path, address: str = "127.0.0.1:0") -> Iterator[Server]:
+    arguments = ("serve", "--dev", "--grpc", address, "--database", f"sqlite:///{folder}/signalbox.db")
+    with (
+        (folder / "log").open("a") as log,
+        subprocess.Popen(
+            [*PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=log, text=True, env=ENVIRONMENT
+        ) as process,
+    ):
+        try:
+            ready = read_line(process.stdout)
+            told = re.fullmatch(r"signalbox ready grpc=(127\.0\.0\.1:[0-9]+)\n", ready)
+            assert told, (ready, (folder / "log").read_text())
+            yield Server(process, told[1], folder, _paragraphs(process.stdout))
+        finally:
+            process.kill()
+
+
+def read_line(stream: IO[str] | None) -> str:
+    assert stream is not None
+    return stream.readline()
+
+
+def _paragraphs(stream: IO[str] | None) -> str:
+    lines = [read_line(stream)]
+    while "SendEvent" not in lines[-1]:
+        lines.append(read_line(stream))
+    return "".join(lines)

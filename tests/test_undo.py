@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from registry.coercion import ChangeKind, compile_schema
+from registry.names import ROOT, property_path
+from registry.paths import path_parts, without_indexes
+from registry.schema import CoercionMode, Property, PropertyType, Schema, UnknownProperties
+from registry.undo import undo
+from tests.test_coercion import CASES, verdict
+
+if TYPE_CHECKING:
+    from registry.values import JSON
+
+STRING, NUMBER, BOOLEAN, DATE, OBJECT, ARRAY = PropertyType
+REJECT, KEEP, DROP = UnknownProperties
+LONG = "x" * 300
+
+LINE = (Property("sku", STRING), Property("a.b", NUMBER), Property("at", DATE))
+BASKET = Schema(
+    (Property("lines", ARRAY, item_type=OBJECT, properties=LINE), Property("customer", OBJECT, properties=LINE)),
+    unknown_properties=DROP,
+)
+
+
+def undone(schema: Schema, payload: dict[str, Any]) -> dict[str, JSON]:
+    coerced = compile_schema(schema)(payload)
+    return undo(copy.deepcopy(coerced.properties), coerced.changes)
+
+
+def text(value: Any) -> str:
+    """Equality of JSON texts, unlike that of Python, tells 1 from True; 5.0 is 5 and the order of names is free."""
+    return json.dumps(_canonical(value), sort_keys=True)
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _canonical(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_canonical(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+# The law
+
+
+@given(CASES, st.sampled_from(UnknownProperties))
+def test_undoing_what_coercion_changed_gives_what_was_sent(
+    case: tuple[Schema, dict[str, JSON]], policy: UnknownProperties
+) -> None:
+    schema, payload = replace(case[0], unknown_properties=policy), case[1]
+    coerced = verdict(schema, payload)
+    assume(coerced is not None)
+    assert coerced is not None
+    assert text(undo(copy.deepcopy(coerced.properties), coerced.changes)) == text(payload)
+
+
+ITEMS = st.fixed_dictionaries(
+    {},
+    optional={
+        "sku": st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=2),
+        "a.b": st.none() | st.sampled_from(["1", " 2 ", "1e300", 2.0**60, 5]),
+        "at": st.none() | st.sampled_from(["2026-06-01", 0, 1780315200000]),
+        'quo"te\\': st.none() | st.lists(st.none(), max_size=2),
+        "lines": st.dictionaries(st.text(max_size=2), st.none(), max_size=2),
+    },
+)
+
+
+@given(st.fixed_dictionaries({}, optional={"lines": st.lists(ITEMS, max_size=4), "customer": ITEMS, "x": ITEMS}))
+def test_changes_inside_of_objects_and_items_are_undone(payload: dict[str, Any]) -> None:
+    assert text(undone(BASKET, payload)) == text(payload)
+
+
+def test_every_kind_of_change_is_undone() -> None:
+    payload: dict[str, Any] = {
+        "lines": [{"sku": "a"}, {}, {"sku": 7, "a.b": None, "x": {"y": [1]}}],
+        "customer": {"a.b": "1e300", "at": 0},
+    }
+    coerced = compile_schema(BASKET)(payload)
+    assert {change.kind for change in coerced.changes} == set(ChangeKind)
+    assert text(undo(coerced.properties, coerced.changes)) == text(payload)
+
+
+# Names that are too long for a path
+
+
+@pytest.mark.parametrize("parent", ["customer", "lines"])
+def test_a_dropped_property_with_a_name_too_long_comes_back_under_a_cut_one(parent: str) -> None:
+    inside = {LONG: 1, "sku": "a"}
+    payload = {parent: [inside] if parent == "lines" else inside}
+    sent: Any = undone(BASKET, payload)
+    (name,) = (sent[parent][0] if parent == "lines" else sent[parent]).keys() - {"sku"}
+    assert name == "x" * 255 + "…"
+
+
+def test_of_dropped_properties_whose_long_names_begin_alike_one_comes_back() -> None:
+    assert undone(BASKET, {LONG: 1, LONG + "y": 2}) == {"x" * 255 + "…": 2}
+
+
+@pytest.mark.parametrize("mode", CoercionMode)
+@pytest.mark.parametrize("policy", UnknownProperties)
+def test_every_schema_judges_the_cut_name_as_the_whole_one(mode: CoercionMode, policy: UnknownProperties) -> None:
+    schema = Schema((Property("a", STRING),), policy, mode)
+    whole, cut = verdict(schema, {LONG: 1}), verdict(schema, undone(BASKET, {LONG: 1}))
+    assert (whole is None) == (cut is None) == (policy is REJECT)
+    if whole is not None and cut is not None:
+        assert whole.changes == cut.changes
+
+
+def test_a_rounded_number_that_is_kept_stays_under_its_whole_name() -> None:
+    payload: dict[str, JSON] = {LONG: 2.0**60}
+    assert undone(Schema(unknown_properties=KEEP), payload) == payload
+
+
+# Paths
+
+
+@given(st.lists(st.text(max_size=5) | st.sampled_from(["a", 'a"]', "b[2]", "\\", "[]", "…"]) | st.integers(0, 10_000)))
+def test_a_path_leads_where_it_was_written(parts: list[str | int]) -> None:
+    path = ROOT
+    for part in parts:
+        path = property_path(path, part) if isinstance(part, str) else f"{path}[{part}]"
+    assert path_parts(path) == tuple(parts)
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("properties.lines[2].sku", "properties.lines[].sku"),
+        ("properties.scores[10]", "properties.scores[]"),
+        ('properties["a[2]"][0]', 'properties["a[2]"][]'),
+        ("properties.total", "properties.total"),
+    ],
+)
+def test_a_path_without_indexes_keeps_its_names(path: str, shown: str) -> None:
+    assert without_indexes(path) == shown
