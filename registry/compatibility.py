@@ -11,17 +11,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from registry.conversions import TABLE, Convert, JsonKind, as_is
 from registry.names import ROOT, property_path
-from registry.schema import CoercionMode, Compatibility, Property, PropertyType, Schema, UnknownProperties
+from registry.schema import (
+    CoercionMode,
+    Compatibility,
+    Property,
+    PropertyType,
+    Schema,
+    UnknownProperties,
+    judged_schema,
+)
 from registry.values import canonical_number
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from registry.definitions import Revision
+
+
+MAX_FOUND: Final = 1_000
+"""A verdict is given up at this many reasons against a candidate."""
 
 
 class Direction(StrEnum):
@@ -64,18 +77,29 @@ class Incompatibility:
 def check_compatibility(
     rule: Compatibility, candidate: Schema, earlier: Sequence[Revision]
 ) -> tuple[Incompatibility, ...]:
-    """Return all that the rule holds against the candidate; nothing if it is allowed.
+    """Return what the rule holds against the candidate, MAX_FOUND at most; nothing if it is allowed.
 
-    `earlier` are the revisions of the definition, newest first; only a transitive rule looks beyond the first.
+    `earlier` are the revisions of the definition, newest first; only a transitive rule looks beyond the first. Of
+    several that judge alike the newest is compared.
     """
     word = rule.removesuffix("_transitive")
     directions = [each for each in Direction if word in {each, Compatibility.FULL}]
-    return tuple(
-        found
-        for revision in (earlier[:1] if rule == word else earlier)
+    found = (
+        each
+        for revision in (earlier[:1] if rule == word else _distinct(earlier))
         for direction in directions
-        for found in compare(revision.schema, candidate, direction, revision.number)
+        for each in compare(revision.schema, candidate, direction, revision.number)
     )
+    return tuple(islice(found, MAX_FOUND))
+
+
+def _distinct(revisions: Iterable[Revision]) -> Iterator[Revision]:
+    seen: set[Schema] = set()
+    for revision in revisions:
+        judged = judged_schema(revision.schema)
+        if judged not in seen:
+            seen.add(judged)
+            yield revision
 
 
 def compare(old: Schema, new: Schema, direction: Direction, revision: int = 0) -> tuple[Incompatibility, ...]:

@@ -12,6 +12,7 @@
     ├── DefinitionDeleted
     ├── DefinitionNotDeleted
     ├── TooManyDefinitions
+    ├── TooManyRevisions
     ├── RevisionNotFound
     └── EtagMismatch
 
@@ -62,11 +63,17 @@ class InvalidName(RegistryError):
 
     reason = "INVALID_NAME"
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message, field="name")
+
 
 class InvalidDescription(RegistryError):
     """The description of a definition is too long."""
 
     reason = "INVALID_DESCRIPTION"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, field="description")
 
 
 class ViolationsFound(RegistryError):
@@ -172,6 +179,19 @@ class TooManyDefinitions(RegistryError):
     def __init__(self, limit: int) -> None:
         super().__init__(
             f"Maximum number of events ({limit}) reached for this project",
+            field="event_definition",
+            limit=str(limit),
+        )
+
+
+class TooManyRevisions(RegistryError):
+    """The definition has as many revisions as a definition may have."""
+
+    reason = "MAX_REVISIONS_REACHED"
+
+    def __init__(self, name: str, limit: int) -> None:
+        super().__init__(
+            f'Event "{name}" has {limit:,} revisions, the most that a definition may have; define it anew',
             field="event_definition",
             limit=str(limit),
         )

@@ -1,8 +1,8 @@
 """The numbering of generated types: which field of which message stands for which property.
 
 A field gets its number and name once. When its property goes or changes its type on the wire, both are reserved for
-ever in that message; a property that comes back gets new ones. The layout of a revision follows from the one before it
-and the schema, and is stored with the revision.
+ever in that message; a property that comes back gets new ones. The layout of a revision follows from the schema and
+the layout made last under the event's name, and is stored with the revision.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class NestedLayout(msgspec.Struct, frozen=True):
 
 
 NO_LAYOUT: Final = MessageLayout()
-"""What the first revision of a definition follows."""
+"""What the first revision under an event's name follows."""
 
 _decoder = msgspec.json.Decoder(MessageLayout)
 

@@ -116,6 +116,18 @@ def same_schema(one: Schema, other: Schema) -> bool:
     return canonical_schema(one) == canonical_schema(other)
 
 
+def judged_schema(schema: Schema) -> Schema:
+    """Leave out of a valid schema what no payload is judged by: order, descriptions and suggested values."""
+    return replace(schema, properties=_judged(schema.properties))
+
+
+def _judged(properties: tuple[Property, ...]) -> tuple[Property, ...]:
+    bare = (
+        replace(each, description="", suggested_values=(), properties=_judged(each.properties)) for each in properties
+    )
+    return tuple(sorted(bare, key=lambda each: each.name))
+
+
 def _sorted(properties: tuple[Property, ...]) -> tuple[Property, ...]:
     nested = (replace(each, properties=_sorted(each.properties)) for each in properties)
     return tuple(sorted(nested, key=lambda each: each.name))

@@ -25,6 +25,7 @@ from registry.errors import (
     InvalidDescription,
     RevisionNotFound,
     TooManyDefinitions,
+    TooManyRevisions,
 )
 from registry.etags import check_etag
 from registry.fields import NO_LAYOUT, layout_from_json, layout_to_json, next_layout
@@ -48,10 +49,13 @@ if TYPE_CHECKING:
 
 MAX_LIVE_DEFINITIONS: Final = 100
 """Of one project."""
+MAX_REVISIONS: Final = 1_000
+"""Of one definition: a transitive rule compares a change with each, inside its transaction."""
 
 _definition = event_definition.c
 _revision = event_definition_revision.c
 _live = _definition.deleted_at.is_(None)
+_latest = and_(_revision.definition_id == _definition.id, _revision.number == _definition.revision)
 
 # A layout remembers every field there ever was: it is read where it is needed.
 _REVISION: tuple[ColumnElement[Any], ...] = (
@@ -82,6 +86,8 @@ def create_definition(
     now: int,
 ) -> EventDefinition:
     """Create a definition with revision 1. The name of a deleted one is free to be used again.
+
+    The field numbers of the generated type go on from those that definitions of its name had before.
 
     Raises InvalidName, InvalidDescription, InvalidSchema, DefinitionAlreadyExists and TooManyDefinitions.
     """
@@ -156,8 +162,8 @@ def update_definition(
 
     A schema that differs in property order at most is the same one. Where nothing differs nothing is
     written. The rule that will hold after the update judges its schema. An empty etag is not compared.
-    Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch, InvalidDescription, InvalidSchema and
-    IncompatibleSchema.
+    Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch, InvalidDescription, InvalidSchema,
+    IncompatibleSchema and TooManyRevisions.
     """
     return _change(conn, _live_definition(conn, project_id, name_or_id, etag), changes, now)
 
@@ -167,7 +173,8 @@ def rollback_revision(
 ) -> EventDefinition:
     """Make a new revision with the schema of an old one, unless the latest has it.
 
-    Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch, RevisionNotFound and IncompatibleSchema.
+    Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch, RevisionNotFound, IncompatibleSchema and
+    TooManyRevisions.
     """
     current = _live_definition(conn, project_id, name_or_id, etag)
     schema = get_revision(conn, current.id, number).schema
@@ -250,6 +257,8 @@ def _change(conn: Connection, current: EventDefinition, changes: DefinitionChang
         return current
     changed = replace(changed, version=current.version + 1, updated_at=now)
     if changed.revision != current.revision:
+        if changed.revision > MAX_REVISIONS:
+            raise TooManyRevisions(current.name, MAX_REVISIONS)
         if found := incompatibilities(conn, current, changed.compatibility, changed.schema):
             raise IncompatibleSchema(current.name, changed.compatibility, current.revision, found)
         _insert_revision(conn, changed)
@@ -294,10 +303,9 @@ def _older_than(created_at: int, definition_id: str) -> ColumnElement[bool]:
 
 
 def _definitions(project_id: str) -> Select[Any]:
-    latest = and_(_revision.definition_id == _definition.id, _revision.number == _definition.revision)
     return (
         select(event_definition, _revision.schema)
-        .join(event_definition_revision, latest)
+        .join(event_definition_revision, _latest)
         .where(_definition.project_id == project_id)
     )
 
@@ -306,8 +314,21 @@ def _write(conn: Connection, changed: EventDefinition) -> None:
     conn.execute(update(event_definition).where(_definition.id == changed.id).values(_columns(changed)))
 
 
+def _newest_layout(conn: Connection, project_id: str, name: str) -> MessageLayout:
+    """Return the layout that was made last under a name, also where its definition is deleted."""
+    query = (
+        select(_revision.layout)
+        .join(event_definition, _latest)
+        .where(_definition.project_id == project_id, _definition.name == name)
+        .order_by(_revision.created_at.desc(), _definition.id.desc())
+        .limit(1)
+    )
+    newest = conn.scalar(query)
+    return NO_LAYOUT if newest is None else layout_from_json(newest)
+
+
 def _insert_revision(conn: Connection, changed: EventDefinition) -> None:
-    earlier = get_layout(conn, changed.id, changed.revision - 1) if changed.revision > 1 else NO_LAYOUT
+    earlier = _newest_layout(conn, changed.project_id, changed.name)
     conn.execute(
         insert(event_definition_revision).values(
             definition_id=changed.id,

@@ -63,7 +63,10 @@ class Definitions:
         *,
         validate_only: bool = False,
     ) -> EventDefinition:
-        """Define an event. Raises InvalidName, InvalidSchema, DefinitionAlreadyExists and TooManyDefinitions."""
+        """Define an event.
+
+        Raises InvalidName, InvalidDescription, InvalidSchema, DefinitionAlreadyExists and TooManyDefinitions.
+        """
         return await self._change(
             caller,
             lambda connection: store.create_definition(
@@ -123,7 +126,7 @@ class Definitions:
         )
 
     async def delete(self, caller: Caller, name_or_id: str, etag: str) -> EventDefinition:
-        """Delete a definition, softly. Raises DefinitionNotFound and EtagMismatch."""
+        """Delete a definition, softly. Raises DefinitionNotFound, DefinitionDeleted and EtagMismatch."""
         return await self._change(
             caller,
             lambda connection: store.delete_definition(connection, caller.project_id, name_or_id, etag, now_micros()),

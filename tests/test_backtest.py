@@ -457,7 +457,7 @@ async def test_the_command_ends_well_where_nothing_breaks(service: Service, shop
 @on_sqlite
 async def test_the_command_says_what_is_wrong(service: Service, shop: Client) -> None:
     code, _, err = await command(service, shop, ORDER)
-    assert code == 2
+    assert code == 1
     assert "State the candidate" in err
     code, _, err = await command(service, shop, ORDER, "--property", "x:string", "--revision", "9")
     assert code == 1

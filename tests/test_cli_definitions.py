@@ -34,6 +34,12 @@ def test_a_check_exits_with_2_and_lists_what_breaks(signalbox: Server) -> None:
     assert re.search(r"^properties\.note +PROPERTY_REMOVED +2 +string +", refused.out, re.MULTILINE)
 
 
+def test_a_property_that_is_not_there_to_be_removed_is_no_verdict(signalbox: Server) -> None:
+    wrong = signalbox("definition", "check", "paid", "--remove", "nope")
+    assert (wrong.code, wrong.out) == (1, "")
+    assert wrong.err.startswith('error: There is no property "nope" to remove')
+
+
 def test_a_check_may_name_the_rule_and_prints_json(signalbox: Server) -> None:
     arguments = ("definition", "check", "paid", "--property", "more:string", "--json")
     allowed = signalbox(*arguments)
@@ -110,21 +116,22 @@ def test_dependents_are_the_revisions_that_were_seen(signalbox: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "code", "told"),
     [
-        (("definition", "check", "paid"), "State the candidate with --schema"),
-        (("definition", "validate"), "Name a definition, or give --schema"),
-        (("definition", "validate", "paid", "--schema", __file__), "Name a definition, or give --schema"),
-        (("definition", "validate", "--schema", __file__, "--revision", "1"), "leave it out with --schema"),
-        (("definition", "validate", "paid", "--properties", "[1]"), "not a JSON object"),
-        (("definition", "rollback", "paid", "0"), "0 is not in the range"),
-        (("definition", "rollback", "paid"), "Missing argument 'REVISION'"),
+        (("definition", "check", "paid"), 1, "State the candidate with --schema"),
+        (("definition", "check", "paid", "--remvoe", "note"), 1, "No such option '--remvoe'"),
+        (("definition", "validate"), 1, "Name a definition, or give --schema"),
+        (("definition", "validate", "paid", "--schema", __file__), 1, "Name a definition, or give --schema"),
+        (("definition", "validate", "--schema", __file__, "--revision", "1"), 1, "leave it out with --schema"),
+        (("definition", "validate", "paid", "--properties", "[1]"), 1, "not a JSON object"),
+        (("definition", "rollback", "paid", "0"), 2, "0 is not in the range"),
+        (("definition", "rollback", "paid"), 2, "Missing argument 'REVISION'"),
     ],
 )
-def test_a_wrong_command_is_told_in_one_line(
-    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], told: str
+def test_a_wrong_command_is_told_in_one_line_and_is_no_verdict(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], code: int, told: str
 ) -> None:
-    assert run(arguments) == 2
+    assert run(arguments) == code
     out, err = capsys.readouterr()
     assert out == ""
     assert re.fullmatch(r"error: .*\n", err)

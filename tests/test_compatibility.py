@@ -435,3 +435,17 @@ def test_the_page_shows_every_kind() -> None:
 def test_the_page_is_made_from_the_verdicts() -> None:
     page = Path(__file__).parents[1] / "docs" / "compatibility.md"
     assert page.read_text(encoding="utf-8") == compatibility_page(), "python -m registry.compatibility_docs"
+
+
+def test_a_meaning_is_compared_once_whatever_its_words() -> None:
+    told = [Schema((Property("id", STRING, description=words),)) for words in ("first", "second")]
+    found = check_compatibility(Compatibility.BACKWARD_TRANSITIVE, Schema((Property("id", NUMBER),)), revisions(*told))
+    assert [each.revision for each in found] == [2]
+
+
+def test_a_verdict_is_given_up_at_a_thousand_reasons() -> None:
+    earlier = [
+        Schema(tuple(Property(f"p{at}", STRING, required=at < number) for at in range(50))) for number in range(30)
+    ]
+    candidate = Schema(tuple(Property(f"p{at}", NUMBER) for at in range(50)))
+    assert len(check_compatibility(Compatibility.FULL_TRANSITIVE, candidate, revisions(*earlier))) == 1_000

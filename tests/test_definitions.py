@@ -98,14 +98,16 @@ async def test_of_two_that_define_one_name_at_once_one_is_told(service: Service)
 
 
 @pytest.mark.parametrize("name", ["", " ", "a\nb", "x" * 256, "signalbox:internal"])
-async def test_a_bad_name_is_refused(shop: Client, name: str) -> None:
-    assert await verdict(shop.define(name)) == (StatusCode.INVALID_ARGUMENT, "INVALID_NAME")
+async def test_a_bad_name_is_refused_at_its_field(shop: Client, name: str) -> None:
+    refused = await refusal(shop.define(name))
+    assert (refused.code, refused.violations) == (StatusCode.INVALID_ARGUMENT, (("name", "INVALID_NAME"),))
 
 
 async def test_a_description_has_at_most_2000_characters(shop: Client) -> None:
     await shop.define("long", description="x" * 2_000)
     refused = await refusal(shop.define("longer", description="x" * 2_001))
     assert refused.code is StatusCode.INVALID_ARGUMENT
+    assert refused.violations == (("description", "INVALID_DESCRIPTION"),)
 
 
 async def test_a_bad_schema_is_told_with_every_place(shop: Client) -> None:

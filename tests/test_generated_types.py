@@ -256,6 +256,26 @@ async def test_field_numbers_are_stored_with_the_revisions(maker: Client) -> Non
     assert numbers["order total"] == (12, "order_total_2")
 
 
+async def test_field_numbers_go_on_under_the_name_of_a_deleted_definition(maker: Client) -> None:
+    former = await maker.undefine("rich")
+    other = Schema((P("order total", T.STRING), P("currency", T.STRING)))
+    await maker.define("rich", write_schema(other))
+    assert await numbers(maker) == {"currency": 1, "order total": 12}
+    refused = await refusal(maker.send(typed_event(rich(PAYLOAD))))
+    assert refused.violations == (("typed_properties.message", "UNKNOWN_FIELD"),)
+    await maker.undefine("rich")
+    undelete = event_definitions_pb2.UndeleteEventDefinitionRequest(id=former.id)
+    await maker.definitions.UndeleteEventDefinition(undelete)
+    await maker.redefine(write_schema(Schema((*other.properties, P("coupon", T.STRING)))), "rich")
+    assert await numbers(maker) == {"currency": 1, "order total": 12, "coupon": 13}
+
+
+async def numbers(maker: Client) -> dict[str, int]:
+    request = event_definitions_pb2.GetDescriptorSetRequest(event_definitions=["rich"])
+    (*_, file) = (await maker.definitions.GetDescriptorSet(request)).file_descriptor_set.file
+    return {each.json_name: each.number for each in file.message_type[0].field}
+
+
 async def test_a_json_schema_is_of_the_latest_or_a_named_revision(maker: Client) -> None:
     await maker.redefine(write_schema(Schema()), "rich")
 

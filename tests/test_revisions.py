@@ -503,3 +503,11 @@ async def test_traffic_is_that_of_the_10000_newest_events(shop: Client) -> None:
     await shop.redefine(schema(order_total="number"))
     await shop.send_all(orders(3))
     assert await seen(shop) == {2: 3, 1: 9_997}
+
+
+async def test_a_definition_has_a_thousand_revisions_at_most(shop: Client, store: Store) -> None:
+    await store.execute("UPDATE event_definition SET revision = 1000")
+    await store.execute("UPDATE event_definition_revision SET number = 1000")
+    refused = await refusal(shop.redefine(pb.Schema()))
+    assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "MAX_REVISIONS_REACHED")
+    assert refused.violations == (("event_definition", "MAX_REVISIONS_REACHED"),)

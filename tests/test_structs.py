@@ -92,6 +92,12 @@ def test_what_holds_more_values_than_the_budget_is_refused(outside: int, inside:
             read_struct(struct(payload), budget=PayloadBudget(values=allowed))
 
 
+def test_a_payload_is_counted_before_its_values_are_looked_at() -> None:
+    payload = {f"p{number}": float("nan") for number in range(201)}
+    with pytest.raises(InvalidArgument, match="may hold 200 values"):
+        read_struct(struct(payload), budget=PayloadBudget(values=200))
+
+
 def depth_of(value: Any) -> int:
     """Count the levels; a payload is the first."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None

@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     from server.storage.events import Traffic
 
 
-MAX_INCOMPATIBILITIES = 1_000
-"""So many reasons are in one verdict; clients refuse answers beyond 4 MiB by default."""
-
-
 def read_schema(message: pb.Schema) -> Schema:
     """Read a schema. Raises InvalidSchema where a type is missing or unknown; the registry checks the rest."""
     violations: list[Violation] = []
@@ -90,7 +86,7 @@ def write_verdict(verdict: CompatibilityVerdict) -> pb.CheckCompatibilityRespons
     """Write what a rule has against a candidate."""
     return pb.CheckCompatibilityResponse(
         compatible=not verdict.incompatibilities,
-        incompatibilities=map(_write_incompatibility, verdict.incompatibilities[:MAX_INCOMPATIBILITIES]),
+        incompatibilities=map(_write_incompatibility, verdict.incompatibilities),
         compatibility=COMPATIBILITY.write(verdict.rule),
         changed=verdict.changed,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from msgspec import UNSET
@@ -149,13 +150,14 @@ class EventDefinitionsServicer:
         self, request: pb.GetDescriptorSetRequest, caller: Caller
     ) -> pb.GetDescriptorSetResponse:
         found = await self._types.latest(caller, request.event_definitions)
-        return pb.GetDescriptorSetResponse(
-            file_descriptor_set=descriptor_set((each.event_name, each.layout) for each in found),
-            files={
-                file_name(each.event_name): proto_text(each.event_name, each.description, each.schema, each.layout)
-                for each in found
-            },
-        )
+        described = descriptor_set((each.event_name, each.layout) for each in found)
+        response = pb.GetDescriptorSetResponse(file_descriptor_set=described)
+        for each in found:
+            text = proto_text(each.event_name, each.description, each.schema, each.layout)
+            response.files[file_name(each.event_name)] = text
+            # Writing a large one takes as long as several calls of others.
+            await asyncio.sleep(0)
+        return response
 
     async def GetJsonSchema(self, request: pb.GetJsonSchemaRequest, caller: Caller) -> pb.GetJsonSchemaResponse:
         response = pb.GetJsonSchemaResponse()

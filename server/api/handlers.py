@@ -8,11 +8,11 @@ contract names and the servicer lacks answers UNIMPLEMENTED.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
 from server.errors import KeyInvalid, MalformedRequest, NotImplementedYet, StorageRefused
@@ -23,12 +23,16 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+    from google.protobuf.message import Message
 
     from server.access import Access, Caller
 
 log = structlog.get_logger()
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+Parse: TypeAlias = "Callable[[bytes], Message]"
+"""Reads the bytes of a request. Raises MalformedRequest."""
 
 STATUS_KEY = "grpc-status-details-bin"
 
@@ -71,28 +75,29 @@ class Guard:
         if not scope:
             raise ValueError(f"{method.full_name} says no required_scope")
         call = getattr(servicer, method.name, None) or _not_served(method)
-        parse = _deserializer(method)
+        parse = _parser(method)
         serialize = GetMessageClass(method.output_type).SerializeToString
+        # Requests come as bytes, and are parsed when the key was seen: a hostile message can cost seconds.
         if method.client_streaming or method.server_streaming:
-            return grpc.stream_stream_rpc_method_handler(self._stream(call, scope), parse, serialize)
-        return grpc.unary_unary_rpc_method_handler(self._unary(call, scope), parse, serialize)
+            return grpc.stream_stream_rpc_method_handler(self._stream(call, scope, parse), None, serialize)
+        return grpc.unary_unary_rpc_method_handler(self._unary(call, scope, parse), None, serialize)
 
-    def _unary(self, call: Callable[[Any, Caller], Awaitable[Any]], scope: str) -> Any:
-        async def handle(request: Any, context: Context) -> Any:
+    def _unary(self, call: Callable[[Any, Caller], Awaitable[Any]], scope: str, parse: Parse) -> Any:
+        async def handle(data: bytes, context: Context) -> Any:
             try:
                 caller = await self._caller(context, scope)
-                return await call(_well_formed(request), caller)
+                return await call(parse(data), caller)
             except Exception as error:
                 await _abort(context, error)
 
         return handle
 
-    def _stream(self, call: Callable[[Any, Caller], AsyncIterator[Any]], scope: str) -> Any:
-        async def handle(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+    def _stream(self, call: Callable[[Any, Caller], AsyncIterator[Any]], scope: str, parse: Parse) -> Any:
+        async def handle(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
             task = self._streams.enter()
             try:
                 caller = await self._caller(context, scope)
-                async for response in call(self._checked(requests, context, scope), caller):
+                async for response in call(self._checked(requests, context, scope, parse), caller):
                     yield response
             except Exception as error:
                 await _abort(context, error)
@@ -101,11 +106,13 @@ class Guard:
 
         return handle
 
-    async def _checked(self, requests: AsyncIterator[Any], context: Context, scope: str) -> AsyncIterator[Any]:
-        """Check every message of a stream, and that its key still holds."""
-        async for request in requests:
+    async def _checked(
+        self, requests: AsyncIterator[bytes], context: Context, scope: str, parse: Parse
+    ) -> AsyncIterator[Any]:
+        """Parse every message of a stream, once its key is found to hold still."""
+        async for data in requests:
             await self._caller(context, scope)
-            yield _well_formed(request)
+            yield parse(data)
 
     async def _caller(self, context: Context, scope: str) -> Caller:
         authorization = project = ""
@@ -139,28 +146,18 @@ async def _abort(context: Context, error: Exception) -> None:
     await context.abort(code_of(error), message_of(error), ((STATUS_KEY, status.SerializeToString()),))
 
 
-def _deserializer(method: MethodDescriptor) -> Callable[[bytes], Message | MalformedRequest]:
-    """Parse a request, giving bytes that do not parse a name of their own.
+def _parser(method: MethodDescriptor) -> Parse:
+    parse = GetMessageClass(method.input_type).FromString
 
-    Raised here, the error would be grpc's, and the caller would be told of an internal one.
-    """
-    message = GetMessageClass(method.input_type)
-    parse = message.FromString
-
-    def deserialize(data: bytes) -> Message | MalformedRequest:
+    def parse_or_refuse(data: bytes) -> Message:
         try:
             return parse(data)
-        except DecodeError:
+        except DecodeError as error:
             name = method.input_type.full_name
-            return MalformedRequest(f"The bytes are not a {name}, or it is nested more than 100 messages deep")
+            text = f"The bytes are not a {name}, or it is nested more than 100 messages deep"
+            raise MalformedRequest(text) from error
 
-    return deserialize
-
-
-def _well_formed(request: Any) -> Any:
-    if request.__class__ is MalformedRequest:
-        raise request
-    return request
+    return parse_or_refuse
 
 
 def _not_served(method: MethodDescriptor) -> Any:

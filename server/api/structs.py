@@ -50,6 +50,9 @@ def read_struct(struct: Struct, root: str = "properties", budget: PayloadBudget 
     values: dict[str, Any] = {}
     pending: list[Pending] = []
     fields = struct.fields
+    if len(fields) > _SMALL:
+        _check_size(struct, root, budget)
+        _check_count(len(fields), root, budget)
     characters = 0
     for name in sorted(fields):
         value = fields[name]
@@ -108,17 +111,15 @@ def read_pending(pending: list[Pending], count: int, root: str, budget: PayloadB
         into, container, path, depth = pending.pop()
         if depth > budget.depth:
             raise broken(path, "TOO_DEEP", f"{root} may be nested {budget.depth} levels deep, not more")
-        items = sorted(container.fields.items()) if isinstance(into, dict) else list(enumerate(container.values))
-        count += len(items)
-        if count > budget.values:
-            raise broken(root, "TOO_MANY_VALUES", f"{root} may hold {budget.values:,} values, not more")
+        inside = container.fields if isinstance(into, dict) else container.values
+        count += len(inside)
+        _check_count(count, root, budget)
         if isinstance(into, dict):
-            for name, inner in items:
+            for name, inner in sorted(inside.items()):
                 into[name] = _plain(inner, path, name, depth + 1, pending)
         else:
-            into.extend(_plain(inner, path, index, depth + 1, pending) for index, inner in items)
-    if count > budget.values:
-        raise broken(root, "TOO_MANY_VALUES", f"{root} may hold {budget.values:,} values, not more")
+            into.extend(_plain(inner, path, index, depth + 1, pending) for index, inner in enumerate(inside))
+    _check_count(count, root, budget)
 
 
 def _plain(value: Value, parent: str, name: str | int, depth: int, pending: list[Pending]) -> Any:
@@ -161,6 +162,11 @@ def _check_size(struct: Struct, root: str, budget: PayloadBudget) -> None:
     size = struct.ByteSize()
     if size > budget.size:
         raise broken(root, "TOO_LARGE", f"{root} takes {size:,} bytes; at most {budget.size:,} are allowed")
+
+
+def _check_count(count: int, root: str, budget: PayloadBudget) -> None:
+    if count > budget.values:
+        raise broken(root, "TOO_MANY_VALUES", f"{root} may hold {budget.values:,} values, not more")
 
 
 def broken(path: str, reason: str, message: str) -> InvalidArgument:

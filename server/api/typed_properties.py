@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
@@ -85,9 +86,10 @@ class TypedReaders:
         self._kept |= readers
         if missing := keys - readers.keys():
             read = await self._types.revisions(missing)
-            made = {key: TypedReader(key.event_name, *revision) for key, revision in read.items()}
-            readers |= made
-            self._kept |= made
+            for key, revision in read.items():
+                readers[key] = self._kept[key] = TypedReader(key.event_name, *revision)
+                # A batch may need many, and making one takes as long as several calls of others.
+                await asyncio.sleep(0)
         for key in list(self._kept)[:-MAX_READERS]:
             del self._kept[key]
         return readers

@@ -9,7 +9,7 @@ import click
 import grpc
 
 from server.cli.enums import Names
-from server.cli.failures import Failure, ServerAway
+from server.cli.failures import Failure, JudgingCommand, ServerAway
 from server.cli.inputs import instant
 from server.cli.options import option
 from server.cli.output import print_fields, print_json, print_table, to_json, to_plain
@@ -32,7 +32,7 @@ OUTCOME = Names(pb.BacktestSample.Outcome, "OUTCOME_")
 _Call = grpc.aio.UnaryStreamCall[pb.BacktestSchemaRequest, pb.BacktestSchemaResponse]
 
 
-@click.command()
+@click.command(cls=JudgingCommand)
 @click.argument("name_or_id")
 @schema_options
 @remove_option

@@ -10,6 +10,7 @@ import click
 from server.cli.definition_views import show_definition
 from server.cli.enums import COMPATIBILITY, DIRECTION, enum_option
 from server.cli.event_views import show_coercions
+from server.cli.failures import JudgingCommand
 from server.cli.inputs import properties as json_object
 from server.cli.inputs import read_schema
 from server.cli.listing import listed
@@ -30,7 +31,7 @@ REFUSED = 2
 _REVISION = click.IntRange(min=1, max=2**31 - 1)
 
 
-@click.command()
+@click.command(cls=JudgingCommand)
 @click.argument("name_or_id")
 @schema_options
 @remove_option
@@ -58,7 +59,7 @@ async def check(
         raise click.exceptions.Exit(REFUSED)
 
 
-@click.command()
+@click.command(cls=JudgingCommand)
 @click.argument("name_or_id", default="")
 @option("--properties", type=json_object, metavar="JSON", help="The payload, as a JSON object; empty by default.")
 @option("--revision", type=_REVISION, metavar="N", help="Judge by this revision; by the latest by default.")

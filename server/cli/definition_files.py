@@ -9,7 +9,7 @@ import click
 
 from server.cli.definition_documents import read_definitions
 from server.cli.definition_plan import Action, make_plan
-from server.cli.failures import Failure
+from server.cli.failures import Failure, JudgingCommand
 from server.cli.options import option
 from server.cli.output import print_json, printable, to_json
 from server.cli.session import client_command
@@ -23,18 +23,6 @@ if TYPE_CHECKING:
 
 _TEXTS = ("description", "suggested_values")
 _SIGNS = {Action.CREATE: ("+", "green"), Action.UPDATE: ("~", "yellow"), Action.UNCHANGED: ("=", None)}
-
-
-class JudgingCommand(click.Command):
-    """A command whose exit code 2 is a verdict; so a wrong command line leaves with 1."""
-
-    def make_context(self, *arguments: Any, **settings: Any) -> click.Context:
-        """Read the command line."""
-        try:
-            return super().make_context(*arguments, **settings)
-        except click.UsageError as error:
-            seen = f" (see: {error.ctx.command_path} --help)" if error.ctx else ""
-            raise Failure(error.format_message() + seen) from None
 
 
 files_option = option(

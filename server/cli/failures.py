@@ -6,12 +6,13 @@ Failure
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from registry.errors import Violation
 
@@ -37,3 +38,26 @@ class Failure(click.ClickException):
 
 class ServerAway(Failure):
     """No server answers, or it is about to stop."""
+
+
+class JudgingCommand(click.Command):
+    """A command whose exit code 2 is a verdict; so a wrong command line leaves with 1."""
+
+    def make_context(self, *arguments: Any, **settings: Any) -> click.Context:
+        """Read the command line."""
+        with _misuse_as_failure():
+            return super().make_context(*arguments, **settings)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, which may find more that is wrong with its command line."""
+        with _misuse_as_failure():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _misuse_as_failure() -> Iterator[None]:
+    try:
+        yield
+    except click.UsageError as error:
+        seen = f" (see: {error.ctx.command_path} --help)" if error.ctx else ""
+        raise Failure(error.format_message() + seen) from None

@@ -61,8 +61,8 @@ def cli() -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
-    Returns the exit code: 0, 1 after a failure, 2 after a wrong command or a check whose answer is no, 130 after
-    Ctrl-C. Raises SystemExit where whoever read the output has gone.
+    Returns the exit code: 0, 1 after a failure, 2 after a wrong command, or of a JudgingCommand whose answer is no, 130
+    after Ctrl-C. Raises SystemExit where whoever read the output has gone.
     """
     # What gRPC has to say about a connection, the command says in a sentence of its own.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -158,6 +158,9 @@ async def serving(database_url: str, **changes: Any) -> AsyncIterator[Service]:
 
 @asynccontextmanager
 async def connected(address: str) -> AsyncIterator[Service]:
-    """Speak to the server at an address."""
-    async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+    """Speak to the server at an address; calls may end before the channel does."""
+    channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+    try:
         yield Service(address, channel)
+    finally:
+        await channel.close(grace=1)

@@ -142,7 +142,8 @@ class EventDefinitionsServicer:
     def UpdateEventDefinition(self, request, context):
         """Changes a definition. A schema that differs from the latest becomes a new revision; an equal one does not.
 
-        Errors: EVENT_NOT_FOUND, EVENT_DELETED, ETAG_MISMATCH, INVALID_SCHEMA, INCOMPATIBLE_SCHEMA.
+        Errors: EVENT_NOT_FOUND, EVENT_DELETED, ETAG_MISMATCH, INVALID_SCHEMA, INCOMPATIBLE_SCHEMA,
+        MAX_REVISIONS_REACHED beyond 1,000 revisions.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -201,7 +202,8 @@ class EventDefinitionsServicer:
 
     def BacktestSchema(self, request, context):
         """Runs a candidate schema over the recorded events of a definition's name, as they were sent, whichever revision or
-        none judged them, and tells what would have become of them; stores nothing. The range is pinned when the call begins. Answers with progress, then one report.
+        none judged them, and tells what would have become of them; stores nothing. The range is pinned when the call
+        begins. Answers with progress, then one report.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -215,7 +217,7 @@ class EventDefinitionsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetJsonSchema(self, request, context):
-        """Gives the schema of a definition as JSON Schema.
+        """Gives the schema of a definition as JSON Schema (2020-12), for values that need no coercion.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

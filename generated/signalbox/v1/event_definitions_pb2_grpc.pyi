@@ -45,7 +45,8 @@ class EventDefinitionsStub:
     UpdateEventDefinition: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.UpdateEventDefinitionRequest, _event_definitions_pb2.UpdateEventDefinitionResponse]
     """Changes a definition. A schema that differs from the latest becomes a new revision; an equal one does not.
 
-    Errors: EVENT_NOT_FOUND, EVENT_DELETED, ETAG_MISMATCH, INVALID_SCHEMA, INCOMPATIBLE_SCHEMA.
+    Errors: EVENT_NOT_FOUND, EVENT_DELETED, ETAG_MISMATCH, INVALID_SCHEMA, INCOMPATIBLE_SCHEMA,
+    MAX_REVISIONS_REACHED beyond 1,000 revisions.
     """
     DeleteEventDefinition: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.DeleteEventDefinitionRequest, _event_definitions_pb2.DeleteEventDefinitionResponse]
     """Deletes a definition: it takes no more events; those recorded stay, and it can be undeleted by its id."""
@@ -66,12 +67,13 @@ class EventDefinitionsStub:
     """Judges a payload against a revision or an unsaved schema; stores nothing."""
     BacktestSchema: _grpc.UnaryStreamMultiCallable[_event_definitions_pb2.BacktestSchemaRequest, _event_definitions_pb2.BacktestSchemaResponse]
     """Runs a candidate schema over the recorded events of a definition's name, as they were sent, whichever revision or
-    none judged them, and tells what would have become of them; stores nothing. The range is pinned when the call begins. Answers with progress, then one report.
+    none judged them, and tells what would have become of them; stores nothing. The range is pinned when the call
+    begins. Answers with progress, then one report.
     """
     GetDescriptorSet: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.GetDescriptorSetRequest, _event_definitions_pb2.GetDescriptorSetResponse]
     """Gives the definitions as Protocol Buffers messages, with field numbers that never change their meaning."""
     GetJsonSchema: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.GetJsonSchemaRequest, _event_definitions_pb2.GetJsonSchemaResponse]
-    """Gives the schema of a definition as JSON Schema."""
+    """Gives the schema of a definition as JSON Schema (2020-12), for values that need no coercion."""
     ListDependents: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.ListDependentsRequest, _event_definitions_pb2.ListDependentsResponse]
     """Lists what reads a definition: automations, and the revisions seen on its 10,000 newest events."""
 
@@ -92,7 +94,8 @@ class EventDefinitionsAsyncStub(EventDefinitionsStub):
     UpdateEventDefinition: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.UpdateEventDefinitionRequest, _event_definitions_pb2.UpdateEventDefinitionResponse]  # type: ignore[assignment]
     """Changes a definition. A schema that differs from the latest becomes a new revision; an equal one does not.
 
-    Errors: EVENT_NOT_FOUND, EVENT_DELETED, ETAG_MISMATCH, INVALID_SCHEMA, INCOMPATIBLE_SCHEMA.
+    Errors: EVENT_NOT_FOUND, EVENT_DELETED, ETAG_MISMATCH, INVALID_SCHEMA, INCOMPATIBLE_SCHEMA,
+    MAX_REVISIONS_REACHED beyond 1,000 revisions.
     """
     DeleteEventDefinition: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.DeleteEventDefinitionRequest, _event_definitions_pb2.DeleteEventDefinitionResponse]  # type: ignore[assignment]
     """Deletes a definition: it takes no more events; those recorded stay, and it can be undeleted by its id."""
@@ -113,12 +116,13 @@ class EventDefinitionsAsyncStub(EventDefinitionsStub):
     """Judges a payload against a revision or an unsaved schema; stores nothing."""
     BacktestSchema: _aio.UnaryStreamMultiCallable[_event_definitions_pb2.BacktestSchemaRequest, _event_definitions_pb2.BacktestSchemaResponse]  # type: ignore[assignment]
     """Runs a candidate schema over the recorded events of a definition's name, as they were sent, whichever revision or
-    none judged them, and tells what would have become of them; stores nothing. The range is pinned when the call begins. Answers with progress, then one report.
+    none judged them, and tells what would have become of them; stores nothing. The range is pinned when the call
+    begins. Answers with progress, then one report.
     """
     GetDescriptorSet: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.GetDescriptorSetRequest, _event_definitions_pb2.GetDescriptorSetResponse]  # type: ignore[assignment]
     """Gives the definitions as Protocol Buffers messages, with field numbers that never change their meaning."""
     GetJsonSchema: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.GetJsonSchemaRequest, _event_definitions_pb2.GetJsonSchemaResponse]  # type: ignore[assignment]
-    """Gives the schema of a definition as JSON Schema."""
+    """Gives the schema of a definition as JSON Schema (2020-12), for values that need no coercion."""
     ListDependents: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.ListDependentsRequest, _event_definitions_pb2.ListDependentsResponse]  # type: ignore[assignment]
     """Lists what reads a definition: automations, and the revisions seen on its 10,000 newest events."""
 
@@ -160,7 +164,8 @@ class EventDefinitionsServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_event_definitions_pb2.UpdateEventDefinitionResponse, _abc.Awaitable[_event_definitions_pb2.UpdateEventDefinitionResponse]]:
         """Changes a definition. A schema that differs from the latest becomes a new revision; an equal one does not.
 
-        Errors: EVENT_NOT_FOUND, EVENT_DELETED, ETAG_MISMATCH, INVALID_SCHEMA, INCOMPATIBLE_SCHEMA.
+        Errors: EVENT_NOT_FOUND, EVENT_DELETED, ETAG_MISMATCH, INVALID_SCHEMA, INCOMPATIBLE_SCHEMA,
+        MAX_REVISIONS_REACHED beyond 1,000 revisions.
         """
 
     @_abc_1.abstractmethod
@@ -229,7 +234,8 @@ class EventDefinitionsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_event_definitions_pb2.BacktestSchemaResponse], _abc.AsyncIterator[_event_definitions_pb2.BacktestSchemaResponse]]:
         """Runs a candidate schema over the recorded events of a definition's name, as they were sent, whichever revision or
-        none judged them, and tells what would have become of them; stores nothing. The range is pinned when the call begins. Answers with progress, then one report.
+        none judged them, and tells what would have become of them; stores nothing. The range is pinned when the call
+        begins. Answers with progress, then one report.
         """
 
     @_abc_1.abstractmethod
@@ -246,7 +252,7 @@ class EventDefinitionsServicer(metaclass=_abc_1.ABCMeta):
         request: _event_definitions_pb2.GetJsonSchemaRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_definitions_pb2.GetJsonSchemaResponse, _abc.Awaitable[_event_definitions_pb2.GetJsonSchemaResponse]]:
-        """Gives the schema of a definition as JSON Schema."""
+        """Gives the schema of a definition as JSON Schema (2020-12), for values that need no coercion."""
 
     @_abc_1.abstractmethod
     def ListDependents(
