@@ -23,6 +23,7 @@ from server.demo import make_demo
 from server.events import Events
 from server.ingest.group_commit import GroupCommit
 from server.ingest.ingest import Ingest
+from server.match_hub import MatchHub
 from server.projects import Projects
 from server.settings import admin_key_file
 from server.storage.database import open_database
@@ -68,7 +69,10 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         if settings.demo:
             await make_demo(projects, definitions, contacts)
 
-        queue = GroupCommit(database, catalog, settings.queue_events)
+        hub = MatchHub(database)
+        hub.start()
+        stack.push_async_callback(hub.close)
+        queue = GroupCommit(database, catalog, hub, settings.queue_events)
         queue.start()
         stack.push_async_callback(_in_time, queue.close, settings.grace_seconds)
         await stack.enter_async_context(_following(database, catalog, access))

@@ -1,7 +1,8 @@
-"""What events are judged by, in memory: the rules and compiled definitions of each project.
+"""What events are judged by, in memory: the rules, compiled definitions and automations of each project.
 
 A state is immutable and numbered by the project's catalogue version. The commit compares that number with the
-database's, so an event is never recorded by the word of a stale state, whichever server changed the catalogue.
+database's, so an event is never recorded by the word of a stale state, whichever server changed the catalogue. What did
+not change from one state to the next is compiled once.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from automation.matching import LiveAutomations
+from automation.store import live_automations
 from registry.coercion import compile_schema
 from registry.store import active_definitions
 from server.model import NameCase
-from server.storage.projects import catalog_version, catalog_versions, project_by_key
+from server.storage.projects import automations_version, catalog_version, catalog_versions, project_by_key
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -41,11 +44,14 @@ class LiveDefinition:
 class ProjectState:
     """One state of a project's catalogue."""
 
-    def __init__(self, project: Project, version: int, definitions: list[EventDefinition]) -> None:
+    def __init__(
+        self, project: Project, version: int, definitions: list[EventDefinition], automations: LiveAutomations
+    ) -> None:
         self.key = project.key
         self.id = project.id
         self.rules: Rules = project.rules
         self.version = version
+        self.automations = automations
         self._definitions = {definition.name: LiveDefinition(definition) for definition in definitions}
         # Of names that differ in case only, the oldest answers to the others.
         self._folded: dict[str, LiveDefinition] = {}
@@ -60,11 +66,16 @@ class ProjectState:
         return found
 
 
-def load_state(connection: Connection, project_key: int) -> ProjectState:
-    """Read the state that this transaction sees."""
+def load_state(connection: Connection, project_key: int, before: ProjectState | None = None) -> ProjectState:
+    """Read the state that this transaction sees, the automations only if they changed since the state before."""
     project = project_by_key(connection, project_key)
     version = catalog_version(connection, project_key)
-    return ProjectState(project, version, active_definitions(connection, project.id))
+    ignore_case = project.rules.name_case is NameCase.INSENSITIVE
+    automations = before.automations if before is not None else None
+    current = automations_version(connection, project_key)
+    if automations is None or (automations.version, automations.ignore_case) != (current, ignore_case):
+        automations = LiveAutomations(current, live_automations(connection, project_key), ignore_case=ignore_case)
+    return ProjectState(project, version, active_definitions(connection, project.id), automations)
 
 
 class Catalog:
@@ -73,6 +84,7 @@ class Catalog:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._states: dict[int, ProjectState] = {}
+        self._before: dict[int, ProjectState] = {}
         self._versions: dict[int, int] = {}
         self.forgotten = 0
 
@@ -85,7 +97,10 @@ class Catalog:
         state = self._states.get(project_key)
         if state is None:
             forgotten = self.forgotten
-            state = await self._database.read(lambda connection: load_state(connection, project_key), brief=True)
+            before = self._before.get(project_key)
+            state = await self._database.read(
+                lambda connection: load_state(connection, project_key, before), brief=True
+            )
             self.learn(state, forgotten)
         return state
 
@@ -99,7 +114,7 @@ class Catalog:
     def learn(self, state: ProjectState, forgotten: int) -> None:
         """Take a state that was read while `forgotten` had this value; one that may be outdated is not kept."""
         if forgotten == self.forgotten:
-            self._states[state.key] = state
+            self._states[state.key] = self._before[state.key] = state
 
     def forget(self, project_key: int) -> None:
         """Have the state read again at its next use, because the catalogue was changed."""

@@ -1,34 +1,42 @@
 """Decides units inside the transaction that stores them.
 
-What only the database knows is settled here, under the lock of the project's head: whether the catalogue that judged
-a draft still holds, which contact it is about, whether its idempotency key was seen, and its position.
+What only the database knows is settled here, under the lock of the project's head: whether the catalogue that judged a
+draft still holds, which contact it is about, whether its idempotency key was seen, its position, and what it sets off.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import replace
 from uuid_utils import uuid7
 
+from automation.conditions.subject import Subject
+from automation.matching import Matching
+from automation.run_store import match_values, matches_of_event, new_run_values, resume_runs
+from automation.runs import MatchKind
+from automation.store import automations_by_key
+from registry.log_ids import LogIds
 from registry.timestamps import now_micros
 from server.catalog import load_state
 from server.errors import ContactNotFound, IdempotencyKeyReused
-from server.event_ids import EventIds
 from server.ingest.judge import judge_all
 from server.model import Event, UnknownContacts
-from server.storage.contacts import ContactKey, contact_keys, insert_contacts
+from server.storage.contacts import ContactKey, contact_keys, contact_properties, insert_contacts
 from server.storage.events import events_by_idempotency_key
-from server.storage.log import Head, insert_events, lock_heads, move_heads
+from server.storage.log import Head, events, lock_heads, matches, move_heads, runs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from sqlalchemy import Connection
 
+    from automation.automations import Automation
+    from automation.runs import Match
     from server.catalog import ProjectState
     from server.ingest.draft import Draft, Unit
-    from server.storage.log import EventRow
+    from server.storage.log import LogRow
 
 _encode = msgspec.json.Encoder().encode
 
@@ -62,21 +70,25 @@ class ProjectCommit:
         self.state = _current_state(connection, units, head)
         self.head = head
         self.contacts: dict[str, ContactKey] = {}
-        self.rows: list[EventRow] = []
+        self.rows: list[LogRow] = []
         self._known = known.keys if known is not None and known.version == head.catalog_version else {}
         self._received_at = max(now, head.received_at)
         self._position = head.position
-        self._ids = EventIds(self._received_at)
+        self._ids = LogIds(self._received_at)
         self._seen: dict[str, tuple[str, Event]] = {}
+        self.matching: Matching | None = None
 
     def run(self) -> None:
         """Decide every unit and gather the rows to store."""
         drafts = [draft for unit in self._units for draft in unit.drafts]
         self._find_seen(drafts)
         self._find_contacts(drafts)
+        if self.state.automations:
+            self._prepare_matching(drafts)
         for unit in self._units:
             self._settle(unit)
-        self.head = Head(self._position, self._received_at, self.head.catalog_version)
+        match_position = self.matching.position if self.matching else self.head.match_position
+        self.head = Head(self._position, self._received_at, self.head.catalog_version, match_position)
 
     def _find_seen(self, drafts: Iterable[Draft]) -> None:
         keys = {draft.idempotency_key for draft in drafts}
@@ -89,6 +101,21 @@ class ProjectCommit:
         emails = self._unknown({draft.email for draft in drafts})
         if ids or emails:
             self.contacts = contact_keys(self._connection, self.state.key, ids=ids, emails=emails)
+
+    def _prepare_matching(self, drafts: Iterable[Draft]) -> None:
+        connection = self._connection
+        self.matching = Matching(
+            connection,
+            self.state.key,
+            self.state.automations,
+            self.head.match_position,
+            self._received_at,
+            lambda keys: contact_properties(connection, keys),
+        )
+        names = {draft.definition.name if draft.definition else draft.name for draft in drafts}
+        people = {draft.contact_id or draft.email for draft in drafts}
+        known = (self._known.get(name) or self.contacts.get(name) for name in people)
+        self.matching.prepare(names, {contact.key for contact in known if contact})
 
     def _unknown(self, names: set[str]) -> set[str]:
         return {name for name in names if name and name not in self._known}
@@ -121,9 +148,16 @@ class ProjectCommit:
             return False
         if fingerprint == draft.fingerprint():
             draft.error, draft.duplicate, draft.event = None, True, event
+            if event is not None and event.match_count:
+                draft.matches = self._recorded_matches(event)
         else:
             draft.error = IdempotencyKeyReused(draft.idempotency_key)
         return True
+
+    def _recorded_matches(self, event: Event) -> tuple[tuple[Match, Automation], ...]:
+        found = matches_of_event(self._connection, self.state.key, event.position)
+        automations = automations_by_key(self._connection, [match.automation_key for match in found])
+        return tuple((match, automations[match.automation_key]) for match in found)
 
     def _contact(self, draft: Draft) -> ContactKey | None:
         """Find whom the draft is about; None for an address that is yet to become a contact."""
@@ -163,12 +197,49 @@ class ProjectCommit:
             self._received_at,
             0,
         )
+        if self.matching is not None and self.matching.interested(event.name, contact.key):
+            event, contact = self._match(draft, event, contact)
         draft.event = event
         fingerprint = ""
         if draft.idempotency_key:
             fingerprint = draft.fingerprint()
             self._seen[draft.idempotency_key] = (fingerprint, event)
         self.rows.append(_row(self.state.key, event, contact, draft.idempotency_key, fingerprint))
+
+    def _match(self, draft: Draft, event: Event, contact: ContactKey) -> tuple[Event, ContactKey]:
+        """Find what the event sets off; where the project wants it, an unknown contact is created for a match."""
+        assert self.matching is not None
+        subject = _subject(event, self.matching.contact_properties(contact.key))
+        if contact is _NOBODY and self._created_on_match(event, subject):
+            contact = self.contacts[event.email]
+            event = replace(event, contact_id=contact.id)
+            subject = _subject(event, {})
+        found = self.matching.match(event.name, event.position, contact.key, subject)
+        if not found:
+            return event, contact
+        automations = self.state.automations.by_key
+        draft.matches = tuple((match, automations[match.automation_key]) for match in found)
+        return replace(event, match_count=len(found)), contact
+
+    def _created_on_match(self, event: Event, subject: Subject) -> bool:
+        """Make the contact of an event that will match, where the project wants that; say if it is there."""
+        if self.state.rules.unknown_contacts is not UnknownContacts.CREATE_ON_MATCH:
+            return False
+        matcher = self.state.automations.matcher(event.name)
+        if event.email not in self.contacts and matcher is not None and matcher.matching(subject):
+            self._create_contacts([event.email])
+        return event.email in self.contacts
+
+    def store(self) -> None:
+        """Write what was gathered."""
+        events.append(self._connection, self.rows)
+        if self.matching is None or not self.matching.matches:
+            return
+        key, found = self.state.key, self.matching.matches
+        matches.append(self._connection, [match_values(key, match) for match in found])
+        if started := [new_run_values(key, match) for match in found if match.kind is MatchKind.STARTED]:
+            runs.append(self._connection, started)
+        resume_runs(self._connection, key, self.matching.resumed, self._received_at)
 
 
 def commit(connection: Connection, units: Sequence[Unit], known: dict[int, KnownContacts]) -> list[ProjectCommit]:
@@ -185,10 +256,10 @@ def commit(connection: Connection, units: Sequence[Unit], known: dict[int, Known
         project = ProjectCommit(connection, by_project[key], head, known.get(key), now)
         project.run()
         commits.append(project)
-    rows = [row for project in commits for row in project.rows]
-    if rows:
-        insert_events(connection, rows)
-        move_heads(connection, {project.state.key: project.head for project in commits if project.rows})
+    if stored := [project for project in commits if project.rows]:
+        for project in stored:
+            project.store()
+        move_heads(connection, {project.state.key: project.head for project in stored})
     return commits
 
 
@@ -196,7 +267,7 @@ def _current_state(connection: Connection, units: Sequence[Unit], head: Head) ->
     """Give the catalogue that holds now, and judge again what was judged by another."""
     state = max((unit.state for unit in units), key=lambda state: state.version)
     if state.version != head.catalog_version:
-        state = load_state(connection, state.key)
+        state = load_state(connection, state.key, state)
     for unit in units:
         if unit.state.version != state.version:
             unit.state = state
@@ -204,7 +275,21 @@ def _current_state(connection: Connection, units: Sequence[Unit], head: Head) ->
     return state
 
 
-def _row(project_key: int, event: Event, contact: ContactKey, idempotency_key: str, fingerprint: str) -> EventRow:
+def _subject(event: Event, contact_properties: Mapping[str, Any]) -> Subject:
+    return Subject(
+        properties=event.properties,
+        event_name=event.name,
+        event_id=event.id,
+        revision=event.revision,
+        occurred_at=event.occurred_at,
+        received_at=event.received_at,
+        contact_id=event.contact_id,
+        email=event.email,
+        contact_properties=contact_properties,
+    )
+
+
+def _row(project_key: int, event: Event, contact: ContactKey, idempotency_key: str, fingerprint: str) -> LogRow:
     return (
         project_key,
         event.position,

@@ -76,6 +76,15 @@ def contact_keys(
     return found
 
 
+def contact_properties(connection: Connection, keys: Iterable[int]) -> dict[int, dict[str, Any]]:
+    """Read the properties of contacts, by key."""
+    found: dict[int, dict[str, Any]] = {}
+    for chunk in _chunks(list(keys), _IN_LIST):
+        query = sa.select(contact.c.key, contact.c.properties).where(contact.c.key.in_(chunk))
+        found.update((row.key, msgspec.json.decode(row.properties)) for row in connection.execute(query))
+    return found
+
+
 def list_contacts(
     connection: Connection, project_key: int, limit: int, before_id: str = "", search: str = ""
 ) -> list[Contact]:

@@ -13,8 +13,8 @@ import msgspec
 import sqlalchemy as sa
 
 from registry.coercion import Change, ChangeKind
+from registry.log_ids import position_of
 from server.errors import EventNotRecorded
-from server.event_ids import position_of
 from server.model import Event
 from server.storage.tables import contact, event, project_head
 

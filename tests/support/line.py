@@ -10,6 +10,7 @@ from server.catalog import Catalog
 from server.ingest.draft import BatchMode, Draft
 from server.ingest.group_commit import GroupCommit
 from server.ingest.ingest import Ingest
+from server.match_hub import MatchHub
 from server.model import Rules, UndefinedEvents, UnknownContacts
 from server.storage.projects import insert_project
 
@@ -50,7 +51,7 @@ class Line:
 
     def __init__(self, database: GatedDatabase, project_key: int, limit: int) -> None:
         catalog = Catalog(database)
-        self.queue = GroupCommit(database, catalog, limit)
+        self.queue = GroupCommit(database, catalog, MatchHub(database), limit)
         self.gate = database.gate
         self._database = database
         self._ingest = Ingest(catalog, self.queue)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.event_ids import EventIds, position_of
+from registry.log_ids import LogIds, position_of
 
 POSITIONS = st.integers(1, 2**40 - 1)
 TIMES = st.integers(0, 2**48 * 1_000 - 1)
@@ -14,7 +14,7 @@ TIMES = st.integers(0, 2**48 * 1_000 - 1)
 
 @given(POSITIONS, TIMES)
 def test_an_id_is_a_uuid_of_version_7_that_carries_its_position(position: int, received_at: int) -> None:
-    made = EventIds(received_at).make(position)
+    made = LogIds(received_at).make(position)
     assert str(UUID(made)) == made
     assert (UUID(made).version, UUID(made).variant) == (7, RFC_4122)
     assert UUID(made).int >> 80 == received_at // 1_000
@@ -23,7 +23,7 @@ def test_an_id_is_a_uuid_of_version_7_that_carries_its_position(position: int, r
 
 @given(POSITIONS, POSITIONS, TIMES)
 def test_ids_sort_as_their_positions(one: int, other: int, received_at: int) -> None:
-    ids = EventIds(received_at)
+    ids = LogIds(received_at)
     assert (ids.make(one) < ids.make(other)) == (one < other) or one == other
 
 

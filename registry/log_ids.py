@@ -1,7 +1,7 @@
-"""Ids of events: UUIDv7 (RFC 9562) that carry the event's position, so that the log finds them without an index.
+"""Ids of log entries: UUIDv7 (RFC 9562) that carry the entry's position, so that the log finds it without an index.
 
-Of the bits that are free to choose, 40 hold the position and 34 are random; the time is that of receipt. Ids of one
-project are unique by their positions, and sort as the events do.
+Of the bits that are free to choose, 40 hold the position and 34 are random; the time is that of recording. Ids of one
+log are unique by their positions, and sort as the entries do.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ _TAIL_BITS = 14
 _TAIL = (1 << _TAIL_BITS) - 1
 _VARIANT = 0b10 << 14
 
-_EVENT_ID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+_LOG_ID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
-class EventIds:
-    """Makes the ids of events that are received at one time."""
+class LogIds:
+    """Makes the ids of entries that are recorded at one time."""
 
-    def __init__(self, received_at: int) -> None:
-        millis = f"{received_at // 1_000:012x}"
+    def __init__(self, recorded_at: int) -> None:
+        millis = f"{recorded_at // 1_000:012x}"
         self._time = f"{millis[:8]}-{millis[8:]}-7"
         self._block = -1
         self._head = ""
 
     def make(self, position: int) -> str:
-        """Make the id of the event at a position."""
+        """Make the id of the entry at a position."""
         block = position >> _TAIL_BITS
         if block != self._block:
             self._block, self._head = block, self._head_of(position)
@@ -39,9 +39,9 @@ class EventIds:
         return f"{self._time}{position >> _LOW_BITS & 0xFFF:03x}-{_VARIANT | (position & _LOW) >> _TAIL_BITS:04x}-"
 
 
-def position_of(event_id: str) -> int | None:
-    """Read the position that an id carries; None for what is no id of an event."""
-    if not _EVENT_ID.fullmatch(event_id):
+def position_of(entry_id: str) -> int | None:
+    """Read the position that an id carries; None for what is no id of an entry."""
+    if not _LOG_ID.fullmatch(entry_id):
         return None
-    bits = int(event_id.replace("-", ""), 16)
+    bits = int(entry_id.replace("-", ""), 16)
     return (bits >> 64 & 0xFFF) << _LOW_BITS | bits >> _RANDOM_BITS & _LOW
