@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,47 @@ class Automation:
     def etag(self) -> str:
         """Name of the state of the automation."""
         return str(self.version)
+
+
+@dataclass(frozen=True, slots=True)
+class NewAutomation:
+    """What is said of an automation that is to be created; the fields are those of Automation."""
+
+    name: str
+    event_name: str
+    condition: str = ""
+    state: AutomationState = AutomationState.DRAFT
+    entry_rule: EntryRule = EntryRule.EVERY_TIME
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    attributes: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AutomationChanges:
+    """What an update asks for; None leaves a field as it is, and so does a label that is not named.
+
+    A label with an empty value is removed.
+    """
+
+    name: str | None = None
+    event_name: str | None = None
+    condition: str | None = None
+    entry_rule: EntryRule | None = None
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    attributes: Mapping[str, Any] | None = field(default=None, hash=False)
+
+    def apply(self, current: Automation, now: int) -> Automation:
+        """Give the automation as it is to be."""
+        stated = {
+            "name": self.name,
+            "event_name": self.event_name,
+            "condition": self.condition,
+            "entry_rule": self.entry_rule,
+            "attributes": self.attributes,
+        }
+        merged = {key: value for key, value in {**current.labels, **self.labels}.items() if value}
+        given: dict[str, Any] = {name: value for name, value in stated.items() if value is not None}
+        return replace(current, labels=merged, updated_at=now, **given)
 
 
 @dataclass(frozen=True, slots=True)

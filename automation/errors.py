@@ -2,13 +2,18 @@
 
     AutomationError
     ├── InvalidAutomation        a field of an automation breaks its rule
+    ├── ConditionInvalid         a condition cannot be saved
+    ├── ConditionsBroken         a schema would break conditions that are in use
     ├── AutomationNotFound
     ├── AutomationActive         it judges events and cannot be deleted
     ├── AutomationNotActive      a draft cannot be paused
     ├── RunNotFound
     ├── RunFinished              the run has ended
     ├── RunMovedOn               the run has a newer match than the caller's
-    └── RunWithoutContact        nothing can be awaited for nobody
+    ├── RunWithoutContact        nothing can be awaited for nobody
+    ├── InvalidSubscription      a field of a subscription breaks its rule
+    ├── SubscriptionNotFound
+    └── SubscriptionAlreadyExists
 
 A front door translates `reason`; the message is for people and may be shown to the caller as it is.
 """
@@ -17,10 +22,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from registry.errors import Violation
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from registry.errors import Violation
+    from automation.conditions.faults import Fault
 
 
 class AutomationError(Exception):
@@ -45,6 +52,33 @@ class InvalidAutomation(AutomationError):
 
     def __init__(self, violations: Sequence[Violation]) -> None:
         super().__init__(violations[0].message, violations=violations)
+
+
+class ConditionInvalid(AutomationError):
+    """A condition cannot be saved; `faults` says why, in their order in the text, and has at least one."""
+
+    reason = "CONDITION_INVALID"
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        many = f"The condition has {len(faults)} faults, first: {faults[0]}"
+        violations = [Violation("condition", each.reason, str(each)) for each in faults]
+        super().__init__(str(faults[0]) if len(faults) == 1 else many, violations=violations)
+        self.faults = tuple(faults)
+
+
+class ConditionsBroken(AutomationError):
+    """A schema would break conditions of active automations or of waiting runs; the violations say which, and where."""
+
+    reason = "CONDITIONS_BROKEN"
+
+    def __init__(self, violations: Sequence[Violation], names: Sequence[str], ids: Sequence[str]) -> None:
+        many = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+        super().__init__(
+            f'The schema would break conditions in use, of the automation "{names[0]}"{many}; '
+            f"first: {violations[0].message}. Change them before, or use force",
+            violations=violations,
+            automations=", ".join(ids),
+        )
 
 
 class AutomationNotFound(AutomationError):
@@ -110,3 +144,30 @@ class RunWithoutContact(AutomationError):
 
     def __init__(self, run_id: str) -> None:
         super().__init__("The run has no contact, so no event of its contact can be awaited", run=run_id)
+
+
+class InvalidSubscription(AutomationError):
+    """A field of a subscription breaks its rule."""
+
+    reason = "INVALID_SUBSCRIPTION"
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        super().__init__(violations[0].message, violations=violations)
+
+
+class SubscriptionNotFound(AutomationError):
+    """No subscription of the project has this id or name."""
+
+    reason = "SUBSCRIPTION_NOT_FOUND"
+
+    def __init__(self, subscription: str) -> None:
+        super().__init__(f'There is no subscription "{subscription}" in this project', subscription=subscription)
+
+
+class SubscriptionAlreadyExists(AutomationError):
+    """Another subscription of the project has this name."""
+
+    reason = "SUBSCRIPTION_ALREADY_EXISTS"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f'There is already a subscription named "{name}" in this project', subscription=name)

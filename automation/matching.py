@@ -7,6 +7,7 @@ waiting runs are resumed and which runs are started, and gathers what is to be s
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from automation.automations import Automation, AutomationState, EntryRule
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
     from automation.conditions.subject import Subject
     from automation.runs import Run
+
+
+_compiled = lru_cache(1_000)(Condition)
+"""The conditions of waits, which are often the same."""
 
 
 class Matcher:
@@ -112,7 +117,9 @@ class Matching:
         waiting = waiting_runs(self._connection, self._project_key, contacts)
         for run in waiting:
             assert run.wait is not None
-            self._waiting[run.contact_key, self._automations.name(run.wait.event_name)].append(run)
+            # A wait whose time ran out is the timer's, although the timer may be late.
+            if not 0 < run.wait.timeout_at <= self._now:
+                self._waiting[run.contact_key, self._automations.name(run.wait.event_name)].append(run)
         matchers = [each for each in map(self._automations.matcher, event_names) if each is not None]
         guarded = sorted({key for each in matchers for key in each.guarded})
         if guarded:
@@ -188,6 +195,29 @@ class Matching:
         return match
 
 
+def timed_out(runs: Sequence[Run], started_by: Mapping[int, str], position: int, now: int) -> list[Match]:
+    """Make the matches that tell of waits in vain, from behind a position of the match log.
+
+    `started_by` has the names of the events that started the runs, by the runs' numbers.
+    """
+    ids = LogIds(now)
+    return [
+        Match(
+            at,
+            ids.make(at),
+            MatchKind.TIMED_OUT,
+            run.automation_key,
+            run.number,
+            run.id,
+            run.event_position,
+            started_by[run.number],
+            run.contact_key,
+            now,
+        )
+        for at, run in enumerate(runs, position + 1)
+    ]
+
+
 def _holds(run: Run, subject: Subject) -> bool:
     condition = run.wait.condition if run.wait else ""
-    return not condition or Condition(condition).matches(subject)
+    return not condition or _compiled(condition).matches(subject)

@@ -10,24 +10,32 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from sqlalchemy import and_, bindparam, select, update
+from sqlalchemy import and_, bindparam, func, literal_column, select, update
 
+from automation.bulk import execute_many
 from automation.errors import RunFinished, RunMovedOn, RunNotFound, RunWithoutContact
+from automation.pages import page_of
 from automation.runs import OPEN, Match, MatchKind, Run, RunStatus, Wait
-from automation.tables import automation_match, run
+from automation.tables import TIMED, WAITING, automation_match, run
 from registry.etags import check_etag
 from registry.log_ids import position_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from sqlalchemy import Connection, Row
+    from sqlalchemy import ColumnElement, Connection, Row
 
 # SQLite binds at most 32,766 values in a statement.
 _IN_LIST: Final = 10_000
 
 _match = automation_match.c
 _run = run.c
+
+# Whoever looks by another index hides the project from the planner: SQLite takes a project for ten rows, and would
+# rather read all of its log.
+_ZERO: ColumnElement[int] = literal_column("0")
+_match_project = _match.project_key + _ZERO
+_run_project = _run.project_key + _ZERO
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +47,10 @@ class RunFilter:
     contact_key: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DueWait:
-    """A wait whose time ran out."""
-
-    project_key: int
-    run: Run
-
-
 def read_matches(connection: Connection, project_key: int, after: int, limit: int) -> list[Match]:
     """Read the match log onwards from behind a position."""
     query = select(automation_match).where(_match.project_key == project_key, _match.position > after)
-    return [_to_match(row) for row in connection.execute(query.order_by(_match.position).limit(limit))]
+    return [to_match(row) for row in connection.execute(query.order_by(_match.position).limit(limit))]
 
 
 def matches_at(connection: Connection, project_key: int, positions: Sequence[int]) -> dict[int, Match]:
@@ -58,23 +58,31 @@ def matches_at(connection: Connection, project_key: int, positions: Sequence[int
     found: dict[int, Match] = {}
     for chunk in _chunks(positions):
         query = select(automation_match).where(_match.project_key == project_key, _match.position.in_(chunk))
-        found.update((row.position, _to_match(row)) for row in connection.execute(query))
+        found.update((row.position, to_match(row)) for row in connection.execute(query))
     return found
 
 
-def matches_of_event(connection: Connection, project_key: int, event_position: int) -> list[Match]:
-    """Read what one event set off, in the order of positions."""
-    query = select(automation_match).where(
-        _match.project_key == project_key,
-        _match.event_position == event_position,
-        _match.kind != MatchKind.TIMED_OUT,
-    )
-    return [_to_match(row) for row in connection.execute(query.order_by(_match.position))]
+def matches_of_events(
+    connection: Connection, project_key: int, event_positions: Sequence[int]
+) -> dict[int, list[Match]]:
+    """Read what events set off: by their positions, the matches in the order of the log."""
+    found: dict[int, list[Match]] = {}
+    for chunk in _chunks(event_positions):
+        query = select(automation_match).where(
+            _match_project == project_key,
+            _match.event_position.in_(chunk),
+            _match.kind != MatchKind.TIMED_OUT,
+        )
+        for row in connection.execute(query.order_by(_match.position)):
+            found.setdefault(row.event_position, []).append(to_match(row))
+    return found
 
 
 def get_run(connection: Connection, project_key: int, run_id: str) -> Run:
     """Read one run. Raises RunNotFound."""
     number = position_of(run_id)
+    if number is None:
+        raise RunNotFound(run_id)
     row = connection.execute(
         select(run).where(_run.project_key == project_key, _run.number == number, _run.id == run_id)
     ).one_or_none()
@@ -85,9 +93,11 @@ def get_run(connection: Connection, project_key: int, run_id: str) -> Run:
 
 def list_runs(
     connection: Connection, project_key: int, wanted: RunFilter, limit: int, before: int | None = None
-) -> list[Run]:
-    """List runs, newest first, from behind a number."""
-    query = select(run).where(_run.project_key == project_key).order_by(_run.number.desc()).limit(limit)
+) -> tuple[list[Run], bool]:
+    """List runs, newest first, from behind a number: one page, and whether there are more."""
+    narrowed = wanted.automation_key is not None or wanted.contact_key is not None
+    query = select(run).where((_run_project if narrowed else _run.project_key) == project_key)
+    query = query.order_by(_run.number.desc()).limit(limit + 1)
     if wanted.statuses:
         query = query.where(_run.status.in_(list(wanted.statuses)))
     if wanted.automation_key is not None:
@@ -96,16 +106,15 @@ def list_runs(
         query = query.where(_run.contact_key == wanted.contact_key)
     if before is not None:
         query = query.where(_run.number < before)
-    return [_to_run(row) for row in connection.execute(query)]
+    page, more = page_of(connection.execute(query), limit)
+    return [_to_run(row) for row in page], more
 
 
 def waiting_runs(connection: Connection, project_key: int, contact_keys: Sequence[int]) -> list[Run]:
     """Read the waiting runs of contacts, oldest first."""
     found: list[Run] = []
     for chunk in _chunks(contact_keys):
-        query = select(run).where(
-            _run.project_key == project_key, _run.status == RunStatus.WAITING, _run.contact_key.in_(chunk)
-        )
+        query = select(run).where(WAITING, _run_project == project_key, _run.contact_key.in_(chunk))
         found += map(_to_run, connection.execute(query))
     return sorted(found, key=lambda each: each.number)
 
@@ -118,7 +127,7 @@ def entered(
     for chunk in _chunks(contact_keys):
         query = select(_run.automation_key, _run.contact_key, _run.status).distinct()
         query = query.where(
-            _run.project_key == project_key,
+            _run_project == project_key,
             _run.automation_key.in_(automation_keys),
             _run.contact_key.in_(chunk),
         )
@@ -128,11 +137,52 @@ def entered(
     return found
 
 
-def due_waits(connection: Connection, now: int, limit: int) -> list[DueWait]:
-    """Read waits of all projects whose time ran out, the longest overdue first."""
-    query = select(run).where(_run.status == RunStatus.WAITING, _run.timeout_at > 0, _run.timeout_at <= now)
-    rows = connection.execute(query.order_by(_run.timeout_at).limit(limit))
-    return [DueWait(row.project_key, _to_run(row)) for row in rows]
+def entered_before(
+    connection: Connection,
+    project_key: int,
+    automation_keys: Collection[int],
+    contact_key: int,
+    position: int,
+    *,
+    open_only: bool,
+) -> dict[int, str]:
+    """Find which automations a contact had entered when the event at a position was judged: the id of the first run.
+
+    With `open_only` those with a run that was open then: one that had not ended, or not before that event.
+    """
+    query = select(_run.automation_key, _run.id).where(
+        _run_project == project_key,
+        _run.contact_key == contact_key,
+        _run.automation_key.in_(automation_keys),
+        _run.event_position < position,
+    )
+    if open_only:
+        query = query.where((_run.finished_position == 0) | (_run.finished_position >= position))
+    return {row.automation_key: row.id for row in connection.execute(query.order_by(_run.number.desc()))}
+
+
+def awaited_conditions(connection: Connection, project_key: int) -> list[tuple[int, str, str]]:
+    """List the conditions of waiting runs, each once: key of the automation, name of the event, condition."""
+    query = select(_run.automation_key, _run.wait_event, _run.wait_condition).distinct()
+    query = query.where(WAITING, _run_project == project_key, _run.wait_condition != "")
+    return [(row.automation_key, row.wait_event, row.wait_condition) for row in connection.execute(query)]
+
+
+def due_projects(connection: Connection, now: int) -> list[int]:
+    """Find the projects that have runs whose time to wait ran out."""
+    return list(connection.scalars(select(_run.project_key).where(TIMED, _run.timeout_at <= now).distinct()))
+
+
+def due_runs(connection: Connection, project_key: int, now: int, limit: int) -> list[Run]:
+    """Read runs of a project whose time to wait ran out, the longest overdue first."""
+    query = select(run).where(TIMED, _run.timeout_at <= now, _run_project == project_key)
+    return [_to_run(row) for row in connection.execute(query.order_by(_run.timeout_at).limit(limit))]
+
+
+def next_timeout(connection: Connection) -> int | None:
+    """Find when the next wait of any project times out."""
+    found: int | None = connection.scalar(select(func.min(_run.timeout_at)).where(TIMED))
+    return found
 
 
 def resume_runs(connection: Connection, project_key: int, positions: Mapping[int, int], now: int) -> None:
@@ -145,59 +195,75 @@ def resume_runs(connection: Connection, project_key: int, positions: Mapping[int
 def mark_running(connection: Connection, project_key: int, matches: Iterable[Match]) -> None:
     """Note that the newest matches of queued runs were delivered."""
     rows = [{"project": project_key, "of": each.run_number, "at": each.position} for each in matches]
-    if rows:
-        connection.execute(_MARK_RUNNING, rows)
+    execute_many(connection, _MARK_RUNNING, rows)
 
 
-def await_event(connection: Connection, project_key: int, current: Run, wait: Wait, now: int) -> Run:
-    """Park an open run. Raises RunFinished and RunWithoutContact."""
+def park_run(
+    connection: Connection, project_key: int, current: Run, wait: Wait, attributes: Mapping[str, Any] | None, now: int
+) -> Run:
+    """Have an open run wait; attributes that are None stay. Raises RunFinished and RunWithoutContact."""
     if current.status not in OPEN:
         raise RunFinished(current.id, current.status)
     if not current.contact_key:
         raise RunWithoutContact(current.id)
-    return _write(connection, project_key, current, now, status=RunStatus.WAITING, wait=wait)
+    kept = current.attributes if attributes is None else attributes
+    return _write(connection, project_key, current, now, status=RunStatus.WAITING, wait=wait, attributes=kept)
 
 
-def finish_run(connection: Connection, project_key: int, current: Run, status: RunStatus, reason: str, now: int) -> Run:
-    """End an open run; one that ended so before stays as it is. Raises RunFinished."""
+def finish_run(
+    connection: Connection,
+    project_key: int,
+    current: Run,
+    status: RunStatus,
+    reason: str,
+    head: int,
+    now: int,
+    attributes: Mapping[str, Any] | None = None,
+) -> Run:
+    """End an open run, behind the event at the head; one that ended so before stays as it is, and so do attributes without new ones.
+
+    Raises RunFinished.
+    """
     if current.status is status:
         return current
     if current.status not in OPEN:
         raise RunFinished(current.id, current.status)
-    return _write(connection, project_key, current, now, status=status, reason=reason, wait=None, finished_at=now)
+    ended = {"status": status, "reason": reason, "wait": None, "finished_at": now, "finished_position": head}
+    kept = current.attributes if attributes is None else attributes
+    return _write(connection, project_key, current, now, attributes=kept, **ended)
 
 
-def cancel_run(connection: Connection, project_key: int, current: Run, reason: str, etag: str, now: int) -> Run:
+def cancel_run(
+    connection: Connection, project_key: int, current: Run, reason: str, etag: str, head: int, now: int
+) -> Run:
     """Cancel an open run; a cancelled one stays as it is. Raises EtagMismatch and RunFinished."""
     check_etag(etag, current.etag)
-    return finish_run(connection, project_key, current, RunStatus.CANCELLED, reason, now)
+    return finish_run(connection, project_key, current, RunStatus.CANCELLED, reason, head, now)
 
 
-def cancel_runs(connection: Connection, project_key: int, automation_key: int, reason: str, now: int) -> int:
+def cancel_runs(
+    connection: Connection, project_key: int, automation_key: int, reason: str, head: int, now: int
+) -> int:
     """Cancel the open runs of an automation. Returns how many there were."""
-    wanted = and_(_run.project_key == project_key, _run.automation_key == automation_key, _run.status.in_([*OPEN]))
+    wanted = and_(_run_project == project_key, _run.automation_key == automation_key, _run.status.in_([*OPEN]))
     ended = {
         "status": RunStatus.CANCELLED,
         "reason": reason,
         "updated_at": now,
         "finished_at": now,
+        "finished_position": head,
         "version": _run.version + 1,
         **_wait_columns(None),
     }
     return connection.execute(update(run).where(wanted).values(ended)).rowcount
 
 
-def keep_attributes(
-    connection: Connection, project_key: int, current: Run, attributes: Mapping[str, Any], now: int
-) -> Run:
-    """Replace what the engine keeps with the run."""
-    return _write(connection, project_key, current, now, attributes=attributes)
-
-
 def check_newest(connection: Connection, project_key: int, current: Run, match_id: str) -> None:
     """Raise RunMovedOn unless the id is empty or that of the run's newest match."""
+    if not match_id:
+        return
     newest = matches_at(connection, project_key, [current.match_position])[current.match_position]
-    if match_id and match_id != newest.id:
+    if match_id != newest.id:
         raise RunMovedOn(current.id, newest.id)
 
 
@@ -239,6 +305,7 @@ def new_run_values(project_key: int, match: Match) -> tuple[Any, ...]:
         match.matched_at,
         match.matched_at,
         0,
+        0,
     )
 
 
@@ -277,6 +344,7 @@ def _write(connection: Connection, project_key: int, current: Run, now: int, **c
         "version": changed.version,
         "updated_at": now,
         "finished_at": changed.finished_at,
+        "finished_position": changed.finished_position,
         **_wait_columns(changed.wait),
     }
     own = and_(_run.project_key == project_key, _run.number == current.number)
@@ -297,7 +365,8 @@ def _chunks(items: Sequence[int]) -> Iterable[Sequence[int]]:
     return (items[start : start + _IN_LIST] for start in range(0, len(items), _IN_LIST))
 
 
-def _to_match(row: Row[Any]) -> Match:
+def to_match(row: Row[Any]) -> Match:
+    """Read a match from a row of the log."""
     return Match(
         row.position,
         row.id,
@@ -330,4 +399,5 @@ def _to_run(row: Row[Any]) -> Run:
         created_at=row.created_at,
         updated_at=row.updated_at,
         finished_at=row.finished_at,
+        finished_position=row.finished_position,
     )

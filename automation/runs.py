@@ -57,6 +57,20 @@ class RunStatus(StrEnum):
     SKIPPED = "skipped"
 
 
+class RunOutcome(StrEnum):
+    """How an engine ends a run."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    """The work was not to be done."""
+
+    @property
+    def status(self) -> RunStatus:
+        """Where a run with this outcome stands."""
+        return RunStatus(self.value)
+
+
 OPEN = (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.WAITING)
 """The statuses of runs that have not ended."""
 
@@ -76,7 +90,7 @@ class Run:
     """One passage of a contact through an automation.
 
     `number` is the position of the match that started it, `match_position` that of its newest one. `finished_at` is 0
-    while it is open. Times are microseconds UTC.
+    while it is open, and so is `finished_position`, the position of the newest event when it ended. Times are microseconds UTC.
     """
 
     number: int
@@ -93,6 +107,7 @@ class Run:
     created_at: int
     updated_at: int
     finished_at: int
+    finished_position: int
 
     @property
     def etag(self) -> str:

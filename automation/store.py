@@ -7,7 +7,7 @@ change holds for the events behind `head`, the position of the newest one. Times
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -15,15 +15,18 @@ from sqlalchemy import insert, select, update
 
 from automation.automations import Automation, AutomationState, AutomationVersion, EntryRule
 from automation.errors import AutomationActive, AutomationNotActive, AutomationNotFound, InvalidAutomation
+from automation.pages import page_of
 from automation.tables import automation, automation_version
-from registry.errors import Violation
+from registry.errors import InvalidName, Violation
 from registry.etags import check_etag
-from registry.names import check_event_name, name_fault
+from registry.names import check_event_name, name_fault, property_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from sqlalchemy import Connection, Row, Select
+
+    from automation.automations import NewAutomation
 
 MAX_LABELS: Final = 32
 MAX_LABEL_KEY: Final = 63
@@ -31,6 +34,7 @@ MAX_LABEL_VALUE: Final = 255
 
 _automation = automation.c
 _JSON_COLUMNS = ("labels", "attributes")
+_BARE = select(*(column for column in automation.columns if column.name != "attributes"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,24 +43,47 @@ class AutomationFilter:
 
     event_name: str = ""
     state: AutomationState | None = None
-    labels: Mapping[str, str] | None = None
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     search: str = ""
 
 
-def create_automation(connection: Connection, wanted: Automation, head: int) -> Automation:
-    """Create an automation; its key is given by the database. Raises InvalidAutomation and InvalidName."""
-    check_automation(wanted)
-    position = head if wanted.state is AutomationState.ACTIVE else None
-    created = replace(wanted, activated_position=position, version=1)
+def create_automation(
+    connection: Connection, project_key: int, automation_id: str, wanted: NewAutomation, head: int, now: int
+) -> Automation:
+    """Create an automation, as a draft or active. Raises InvalidAutomation and InvalidName."""
+    _check_automation(wanted)
+    if wanted.state is AutomationState.PAUSED:
+        message = "A new automation is a draft or active; only an active one can be paused"
+        raise InvalidAutomation([Violation("state", "INVALID_STATE", message)])
+    created = Automation(
+        key=0,
+        project_key=project_key,
+        id=automation_id,
+        name=wanted.name,
+        event_name=wanted.event_name,
+        condition=wanted.condition,
+        state=wanted.state,
+        entry_rule=wanted.entry_rule,
+        labels=wanted.labels,
+        attributes=wanted.attributes,
+        activated_position=head if wanted.state is AutomationState.ACTIVE else None,
+        version=1,
+        created_at=now,
+        updated_at=now,
+    )
     result = connection.execute(insert(automation).values(_columns(created)).returning(_automation.key))
     created = replace(created, key=result.scalar_one())
     _insert_version(connection, created, head)
     return created
 
 
-def get_automation(connection: Connection, project_key: int, automation_id: str) -> Automation:
-    """Read one automation that is not deleted. Raises AutomationNotFound."""
-    row = connection.execute(_live(project_key).where(_automation.id == automation_id)).one_or_none()
+def get_automation(
+    connection: Connection, project_key: int, automation_id: str, *, deleted: bool = False
+) -> Automation:
+    """Read one automation; with `deleted`, also one that is deleted. Raises AutomationNotFound."""
+    row = connection.execute(_all(project_key).where(_automation.id == automation_id)).one_or_none()
+    if row is not None and row.deleted_at is not None and not deleted:
+        row = None
     if row is None:
         raise AutomationNotFound(automation_id)
     return _to_automation(row)
@@ -64,8 +91,8 @@ def get_automation(connection: Connection, project_key: int, automation_id: str)
 
 def list_automations(
     connection: Connection, project_key: int, wanted: AutomationFilter, limit: int, before_id: str = ""
-) -> list[Automation]:
-    """List automations, newest first, from behind an id."""
+) -> tuple[list[Automation], bool]:
+    """List automations, newest first, from behind an id: one page, and whether there are more."""
     query = _live(project_key).order_by(_automation.id.desc())
     if wanted.event_name:
         query = query.where(_automation.event_name == wanted.event_name)
@@ -75,22 +102,34 @@ def list_automations(
         query = query.where(_automation.name.icontains(wanted.search, autoescape=True))
     if before_id:
         query = query.where(_automation.id < before_id)
-    if not wanted.labels:
-        return [_to_automation(row) for row in connection.execute(query.limit(limit))]
-    labelled = (each for each in map(_to_automation, connection.execute(query)) if has_labels(each, wanted.labels))
-    return [each for each, _ in zip(labelled, range(limit), strict=False)]
+    rows = connection.execute(query if wanted.labels else query.limit(limit + 1))
+    labelled = (row for row in rows if wanted.labels.items() <= msgspec.json.decode(row.labels).items())
+    page, more = page_of(labelled, limit)
+    return [_to_automation(row) for row in page], more
 
 
 def live_automations(connection: Connection, project_key: int) -> list[Automation]:
-    """Read all that are not deleted, oldest first."""
-    query = _live(project_key).order_by(_automation.key)
-    return [_to_automation(row) for row in connection.execute(query)]
+    """Read all that are not deleted, without their attributes, oldest first."""
+    query = _BARE.where(_automation.project_key == project_key, _automation.deleted_at.is_(None))
+    return [_to_automation(row) for row in connection.execute(query.order_by(_automation.key))]
 
 
-def automations_by_key(connection: Connection, keys: list[int]) -> dict[int, Automation]:
-    """Read automations, deleted ones too, by their keys."""
-    found = connection.execute(select(automation).where(_automation.key.in_(keys)))
+def automations_by_key(connection: Connection, keys: Collection[int]) -> dict[int, Automation]:
+    """Read automations, deleted ones too, without their attributes, by their keys."""
+    found = connection.execute(_BARE.where(_automation.key.in_(keys)))
     return {row.key: _to_automation(row) for row in found}
+
+
+def automation_key(connection: Connection, project_key: int, automation_id: str) -> int | None:
+    """Find the key of an automation, deleted or not; None where there is none of this id."""
+    query = select(_automation.key).where(_automation.project_key == project_key, _automation.id == automation_id)
+    return connection.scalar(query)
+
+
+def automation_ids(connection: Connection, keys: Collection[int]) -> dict[int, str]:
+    """Read the ids of automations, deleted ones too, by their keys."""
+    found = connection.execute(select(_automation.key, _automation.id).where(_automation.key.in_(keys)))
+    return {row.key: row.id for row in found}
 
 
 def versions_at(connection: Connection, keys: list[int], position: int) -> dict[int, AutomationVersion]:
@@ -104,16 +143,27 @@ def versions_at(connection: Connection, keys: list[int], position: int) -> dict[
     return found
 
 
-def update_automation(connection: Connection, current: Automation, changed: Automation, head: int) -> Automation:
-    """Write a changed automation; where nothing differs nothing is written. Raises InvalidAutomation."""
-    check_automation(changed)
+def automations_judging(connection: Connection, project_key: int) -> list[tuple[int, str]]:
+    """List the keys of all automations, deleted ones too, newest first, each with every event name that it judged."""
+    versions = automation_version.c
+    query = select(versions.automation_key, versions.event_name).distinct()
+    query = query.join_from(automation_version, automation, _automation.key == versions.automation_key)
+    query = query.where(_automation.project_key == project_key).order_by(versions.automation_key.desc())
+    return [(row.automation_key, row.event_name) for row in connection.execute(query)]
+
+
+def update_automation(
+    connection: Connection, current: Automation, changed: Automation, etag: str, head: int
+) -> Automation:
+    """Write a changed automation; where nothing differs nothing is written.
+
+    Raises EtagMismatch, InvalidAutomation and InvalidName.
+    """
+    check_etag(etag, current.etag)
+    _check_automation(changed)
     if changed == replace(current, updated_at=changed.updated_at):
         return current
-    changed = replace(changed, version=current.version + 1)
-    connection.execute(update(automation).where(_automation.key == current.key).values(_columns(changed)))
-    if _judges(changed) != _judges(current):
-        _insert_version(connection, changed, head)
-    return changed
+    return _write(connection, current, changed, head)
 
 
 def activate(connection: Connection, current: Automation, etag: str, head: int, now: int) -> Automation:
@@ -122,7 +172,7 @@ def activate(connection: Connection, current: Automation, etag: str, head: int, 
     if current.state is AutomationState.ACTIVE:
         return current
     changed = replace(current, state=AutomationState.ACTIVE, activated_position=head, updated_at=now)
-    return update_automation(connection, current, changed, head)
+    return _write(connection, current, changed, head)
 
 
 def pause(connection: Connection, current: Automation, etag: str, head: int, now: int) -> Automation:
@@ -130,8 +180,9 @@ def pause(connection: Connection, current: Automation, etag: str, head: int, now
     check_etag(etag, current.etag)
     if current.state is AutomationState.DRAFT:
         raise AutomationNotActive(current.id)
-    changed = replace(current, state=AutomationState.PAUSED, updated_at=now)
-    return current if current.state is changed.state else update_automation(connection, current, changed, head)
+    if current.state is AutomationState.PAUSED:
+        return current
+    return _write(connection, current, replace(current, state=AutomationState.PAUSED, updated_at=now), head)
 
 
 def delete_automation(connection: Connection, current: Automation, etag: str, now: int) -> None:
@@ -151,30 +202,43 @@ def has_labels(each: Automation, labels: Mapping[str, str]) -> bool:
     return all(each.labels.get(key) == value for key, value in labels.items())
 
 
-def check_automation(wanted: Automation) -> None:
+def _check_automation(wanted: Automation | NewAutomation) -> None:
     """Raise InvalidAutomation or InvalidName for what breaks the rules; the condition is checked elsewhere."""
+    if fault := name_fault(wanted.name):
+        raise InvalidName(f"The name of the automation {fault}")
     check_event_name(wanted.event_name)
-    if violations := list(_violations(wanted)):
+    if violations := list(_label_violations(wanted.labels)):
         raise InvalidAutomation(violations)
 
 
-def _violations(wanted: Automation) -> Iterator[Violation]:
-    if fault := name_fault(wanted.name):
-        yield Violation("automation.name", "INVALID_NAME", f"The name of the automation {fault}")
-    if len(wanted.labels) > MAX_LABELS:
-        yield Violation("automation.labels", "TOO_LARGE", f"An automation has at most {MAX_LABELS} labels")
-    for key, value in wanted.labels.items():
+def _label_violations(labels: Mapping[str, str]) -> Iterator[Violation]:
+    if len(labels) > MAX_LABELS:
+        message = f"An automation has at most {MAX_LABELS} labels, not {len(labels):,}"
+        yield Violation("labels", "TOO_MANY_LABELS", message)
+    for key, value in labels.items():
         if not 1 <= len(key) <= MAX_LABEL_KEY or not 1 <= len(value) <= MAX_LABEL_VALUE:
             message = f"A label has a key of 1 to {MAX_LABEL_KEY} characters and a value of 1 to {MAX_LABEL_VALUE}"
-            yield Violation(f'automation.labels["{key[:MAX_LABEL_KEY]}"]', "INVALID_LABEL", message)
+            yield Violation(property_path("labels", key[:MAX_LABEL_KEY]), "INVALID_LABEL", message)
+
+
+def _write(connection: Connection, current: Automation, changed: Automation, head: int) -> Automation:
+    changed = replace(changed, version=current.version + 1)
+    connection.execute(update(automation).where(_automation.key == current.key).values(_columns(changed)))
+    if _judges(changed) != _judges(current):
+        _insert_version(connection, changed, head)
+    return changed
 
 
 def _judges(each: Automation) -> tuple[AutomationState, str, str, EntryRule]:
     return each.state, each.event_name, each.condition, each.entry_rule
 
 
+def _all(project_key: int) -> Select[Any]:
+    return select(automation).where(_automation.project_key == project_key)
+
+
 def _live(project_key: int) -> Select[Any]:
-    return select(automation).where(_automation.project_key == project_key, _automation.deleted_at.is_(None))
+    return _all(project_key).where(_automation.deleted_at.is_(None))
 
 
 def _insert_version(connection: Connection, changed: Automation, head: int) -> None:
@@ -198,7 +262,7 @@ def _columns(each: Automation) -> dict[str, Any]:
 
 
 def _to_automation(row: Row[Any]) -> Automation:
-    values = row._asdict()
+    values = {"attributes": "{}", **row._asdict()}
     values |= {name: msgspec.json.decode(values[name]) for name in _JSON_COLUMNS}
     return Automation(**values | {"state": AutomationState(row.state), "entry_rule": EntryRule(row.entry_rule)})
 

@@ -6,7 +6,7 @@ empty. They refer to projects, contacts and automations by the small integers th
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Table, Text
+from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Table, Text, literal_column
 
 metadata = MetaData()
 
@@ -67,7 +67,7 @@ automation_match = Table(
     Column("matched_at", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
-Index("match_by_event", automation_match.c.project_key, automation_match.c.event_position)
+Index("match_by_event", automation_match.c.event_position)
 
 run = Table(
     "run",
@@ -90,11 +90,15 @@ run = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Column("finished_at", BigInteger, nullable=False),
+    # Clocks of several servers say nothing about the order of events and ends; the newest event at the end does.
+    Column("finished_position", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
-_waiting = run.c.status == "waiting"
-_timed = _waiting & (run.c.timeout_at > 0)
-Index("run_by_contact", run.c.project_key, run.c.contact_key, run.c.automation_key)
-Index("run_by_automation", run.c.project_key, run.c.automation_key, run.c.number)
-Index("run_waiting", run.c.project_key, run.c.contact_key, sqlite_where=_waiting, postgresql_where=_waiting)
-Index("run_timeout", run.c.timeout_at, sqlite_where=_timed, postgresql_where=_timed)
+# Written out, not bound: only so does a database see that a query asks for no more than such an index holds.
+WAITING = run.c.status == literal_column("'waiting'")
+TIMED = WAITING & (run.c.timeout_at > literal_column("0"))
+# Keys of contacts and automations are of one project anyway.
+Index("run_by_contact", run.c.contact_key, run.c.automation_key)
+Index("run_by_automation", run.c.automation_key, run.c.number)
+Index("run_waiting", run.c.contact_key, sqlite_where=WAITING, postgresql_where=WAITING)
+Index("run_timeout", run.c.timeout_at, sqlite_where=TIMED, postgresql_where=TIMED)

@@ -33,12 +33,12 @@ class LiveDefinition:
         self.id = definition.id
         self.name = definition.name
         self.revision = definition.revision
-        self._schema = definition.schema
+        self.schema = definition.schema
 
     @cached_property
     def coerce(self) -> Coercer:
         """The compiled schema."""
-        return compile_schema(self._schema)
+        return compile_schema(self.schema)
 
 
 class ProjectState:

@@ -8,6 +8,7 @@ from uuid_utils import uuid7
 
 from registry import store
 from registry.timestamps import now_micros
+from server.dependents import check_conditions
 from server.storage.database import finished
 from server.storage.projects import advance_catalog
 
@@ -78,15 +79,28 @@ class Definitions:
         return request.page(found, filters, lambda definition: (definition.created_at, definition.id))
 
     async def update(
-        self, caller: Caller, name_or_id: str, changes: DefinitionChanges, etag: str, *, validate_only: bool = False
+        self,
+        caller: Caller,
+        name_or_id: str,
+        changes: DefinitionChanges,
+        etag: str,
+        *,
+        validate_only: bool = False,
+        force: bool = False,
     ) -> EventDefinition:
-        """Change a definition. Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch and InvalidSchema."""
-        return await self._change(
+        """Change a definition.
+
+        Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch and InvalidSchema, and ConditionsBroken without
+        force.
+        """
+        return await self._change_schema(
             caller,
+            name_or_id,
             lambda connection: store.update_definition(
                 connection, caller.project_id, name_or_id, changes, etag, now_micros()
             ),
             validate_only=validate_only,
+            force=force,
         )
 
     async def delete(self, caller: Caller, name_or_id: str, etag: str) -> EventDefinition:
@@ -128,6 +142,26 @@ class Definitions:
             return store.get_revision(connection, definition.id, number)
 
         return await self._database.read(work)
+
+    async def _change_schema(
+        self,
+        caller: Caller,
+        name_or_id: str,
+        work: Callable[[Connection], EventDefinition],
+        *,
+        validate_only: bool,
+        force: bool,
+    ) -> EventDefinition:
+        """Change a definition; without force only if no condition in use breaks by it."""
+
+        def change(connection: Connection) -> EventDefinition:
+            before = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
+            after = work(connection)
+            if not force:
+                check_conditions(connection, caller.project_key, before, after)
+            return after
+
+        return await self._change(caller, change, validate_only=validate_only)
 
     async def _change(
         self, caller: Caller, work: Callable[[Connection], EventDefinition], *, validate_only: bool = False

@@ -67,14 +67,19 @@ class MatchHub:
 
     async def position(self, project_key: int) -> int:
         """Give the position of the newest match of a project, 0 where there is none."""
-        return (await self._head(project_key)).position
+        head = self._head(project_key)
+        if not head.known or (self._database.shared and not head.followers):
+            await self._refresh([project_key])
+        return head.position
 
     async def beyond(self, project_key: int, position: int, seconds: float) -> int:
         """Wait until the log ends beyond a position, or so long. Returns where it ends."""
-        head = await self._head(project_key)
+        head = self._head(project_key)
         head.followers += 1
         try:
             async with asyncio.timeout(seconds):
+                if not head.known:
+                    await self._refresh([project_key])
                 while head.position <= position:
                     await head.moved.wait()
         except TimeoutError:
@@ -83,11 +88,8 @@ class MatchHub:
             head.followers -= 1
         return head.position
 
-    async def _head(self, project_key: int) -> _Head:
-        head = self._heads.setdefault(project_key, _Head())
-        if not head.known:
-            await self._refresh([project_key])
-        return head
+    def _head(self, project_key: int) -> _Head:
+        return self._heads.setdefault(project_key, _Head())
 
     async def _poll(self) -> None:
         while True:

@@ -16,7 +16,7 @@ from alembic.migration import MigrationContext
 from grpc import StatusCode
 from sqlalchemy import MetaData, select
 
-from automation import tables as automation_tables
+from automation import subscription_tables
 from registry import tables as registry_tables
 from server.errors import (
     StorageBusy,
@@ -60,7 +60,7 @@ def pragma(text: str) -> Callable[[Connection], Any]:
 
 async def test_the_migrations_make_the_tables_of_the_code(database: Database) -> None:
     tables = MetaData()
-    for metadata in (registry_tables.metadata, automation_tables.metadata, server_tables.metadata):
+    for metadata in (registry_tables.metadata, subscription_tables.subscription.metadata, server_tables.metadata):
         for table in metadata.tables.values():
             table.to_metadata(tables)
 

@@ -6,7 +6,7 @@ leaves, a pair of parentheses as one. No tree is so high that walking it by recu
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
@@ -32,7 +32,7 @@ class Base(msgspec.Struct, frozen=True, kw_only=True):
 class Literal(Base, frozen=True, kw_only=True):
     """A constant: None, bool, Int, float or str."""
 
-    value: object
+    value: Any
 
 
 class ListOf(Base, frozen=True, kw_only=True):
@@ -42,9 +42,13 @@ class ListOf(Base, frozen=True, kw_only=True):
 
 
 class Path(Base, frozen=True, kw_only=True):
-    """`properties.a.b`: what is read by fixed names from one of the roots; `names` begins with the root."""
+    """`properties.a["b"]`: what is read by fixed names from one of the roots; `names` begins with the root.
+
+    `indexed` says that the last name stands in brackets.
+    """
 
     names: tuple[str, ...]
+    indexed: bool = False
 
     def __str__(self) -> str:
         text = self.names[0]
@@ -130,7 +134,7 @@ Node: TypeAlias = (
 )
 
 
-def children(node: Node) -> tuple[Node, ...]:
+def children(node: Node) -> tuple[Node, ...]:  # noqa: PLR0911 - a line for each shape
     """Return the parts of a node from left to right."""
     match node:
         case ListOf(items=parts) | Logical(parts=parts) | Call(arguments=parts):

@@ -1,20 +1,28 @@
-"""Stand-in until the language is merged."""
+"""What a condition is judged on: an event, its contact, and their properties."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
-class Subject(msgspec.Struct, frozen=True, kw_only=True):
+
+class Subject(msgspec.Struct, frozen=True):
+    """Plain values; times are microseconds UTC.
+
+    A field that is None is missing. Properties are a dict of JSON values within the payload's budget, those of the
+    event coerced. Without a contact all three of its fields are None.
+    """
+
     properties: Mapping[str, Any]
-    event_name: str
-    event_id: str
-    revision: int
-    occurred_at: int
-    received_at: int
-    contact_id: str
-    email: str
-    contact_properties: Mapping[str, Any]
+    name: str | None = None
+    id: str | None = None
+    revision: int | None = None
+    occurred_at: int | None = None
+    received_at: int | None = None
+    contact_id: str | None = None
+    email: str | None = None
+    contact_properties: Mapping[str, Any] | None = None

@@ -67,6 +67,7 @@ class EventDefinitionsServicer:
             _read_changes(request),
             request.etag,
             validate_only=request.validate_only,
+            force=request.force,
         )
         return pb.UpdateEventDefinitionResponse(event_definition=write_definition(definition))
 

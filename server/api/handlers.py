@@ -1,13 +1,17 @@
 """Serves the methods of the contract: who may call, what goes wrong, what is not served yet, all in one place.
 
 A servicer is any object with coroutine methods named as in the contract: `async def Name(self, request, caller)` for a
-unary answer, an async generator `def Name(self, requests, caller)` for streams on both sides. A method that the
-contract names and the servicer lacks answers UNIMPLEMENTED.
+unary answer, an async generator `def Name(self, requests, caller)` for streams on both sides. For a stream of answers
+alone it is `async def Name(self, request, caller, send)`, which hands over each answer with `await send(answer,
+seconds)`: one that the client does not take in so many seconds ends the call. A method that the contract names and the
+servicer lacks answers UNIMPLEMENTED.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -15,12 +19,19 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from server.errors import KeyInvalid, MalformedRequest, NotImplementedYet, StorageRefused
+from server.errors import (
+    KeyInvalid,
+    MalformedRequest,
+    NotImplementedYet,
+    Stopping,
+    StorageRefused,
+    WatcherTooSlow,
+)
 from server.status import KNOWN_ERRORS, code_of, message_of, rich_status
 from signalbox.v1 import options_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Coroutine
 
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
@@ -31,6 +42,12 @@ log = structlog.get_logger()
 Context = grpc.aio.ServicerContext[Any, Any]
 
 STATUS_KEY = "grpc-status-details-bin"
+
+Send = Callable[[Any, float], Awaitable[None]]
+"""Hands an answer of a stream to the transport within so many seconds. Raises WatcherTooSlow."""
+
+_LAST_WORD_SECONDS = 1.0
+"""So long a client that takes no answers has to take the status."""
 
 
 class Streams:
@@ -73,8 +90,10 @@ class Guard:
         call = getattr(servicer, method.name, None) or _not_served(method)
         parse = _deserializer(method)
         serialize = GetMessageClass(method.output_type).SerializeToString
-        if method.client_streaming or method.server_streaming:
+        if method.client_streaming:
             return grpc.stream_stream_rpc_method_handler(self._stream(call, scope), parse, serialize)
+        if method.server_streaming:
+            return grpc.unary_stream_rpc_method_handler(self._answers(call, scope), parse, serialize)
         return grpc.unary_unary_rpc_method_handler(self._unary(call, scope), parse, serialize)
 
     def _unary(self, call: Callable[[Any, Caller], Awaitable[Any]], scope: str) -> Any:
@@ -100,6 +119,45 @@ class Guard:
                 self._streams.leave(task)
 
         return handle
+
+    def _answers(self, call: Callable[[Any, Caller, Send], Coroutine[Any, Any, None]], scope: str) -> Any:
+        async def handle(request: Any, context: Context) -> None:
+            async def send(answer: Any, seconds: float) -> None:
+                # The key may have been revoked meanwhile.
+                await self._caller(context, scope)
+                try:
+                    async with asyncio.timeout(seconds):
+                        await context.write(answer)
+                except TimeoutError:
+                    raise WatcherTooSlow(seconds) from None
+
+            task = self._streams.enter()
+            try:
+                caller = await self._caller(context, scope)
+                await self._until_stopping(call(_well_formed(request), caller, send))
+            except Exception as error:
+                # The status stands behind the answers, which the client may never read.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LAST_WORD_SECONDS):
+                        await _abort(context, error)
+            finally:
+                self._streams.leave(task)
+
+        return handle
+
+    async def _until_stopping(self, serving: Coroutine[Any, Any, None]) -> None:
+        """Serve until a shutdown begins, which is Stopping."""
+        task = asyncio.create_task(serving)
+        stopping = asyncio.create_task(self._streams.stopping.wait())
+        try:
+            await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise Stopping
+            await task
+        finally:
+            task.cancel()
+            stopping.cancel()
+            await asyncio.gather(task, stopping, return_exceptions=True)
 
     async def _checked(self, requests: AsyncIterator[Any], context: Context, scope: str) -> AsyncIterator[Any]:
         """Check every message of a stream, and that its key still holds."""
@@ -164,9 +222,9 @@ def _well_formed(request: Any) -> Any:
 
 
 def _not_served(method: MethodDescriptor) -> Any:
-    if not (method.client_streaming or method.server_streaming):
+    if not method.client_streaming:
 
-        async def refuse(_request: Any, _caller: Caller) -> Any:
+        async def refuse(*_arguments: Any) -> Any:
             raise NotImplementedYet(method.full_name)
 
         return refuse

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from server.cli.enums import COERCION_KIND
+from server.cli.enums import COERCION_KIND, MATCH_KIND
 from server.cli.output import moment, print_fields, print_json, printable, to_json, to_plain
 
 if TYPE_CHECKING:
     from server.cli.session import Session
     from signalbox.v1 import event_ingest_pb2 as pb
-    from signalbox.v1 import event_pb2
+    from signalbox.v1 import event_pb2, match_pb2
 
 EVENT_COLUMNS = ("POSITION", "ID", "RECEIVED", "NAME", "CONTACT", "PROPERTIES")
 
@@ -37,6 +37,10 @@ def show_receipt(session: Session, receipt: pb.EventReceipt) -> None:
     if receipt.duplicate:
         click.echo("duplicate: this idempotency key was sent before, and this is the event of then")
     show_event(receipt.event)
+    if receipt.match_count:
+        click.echo(f"matches {receipt.match_count:,} automation{'s' if receipt.match_count > 1 else ''}")
+    for each in receipt.matches:
+        click.echo(printable(_match(each)))
 
 
 def show_event(event: event_pb2.Event) -> None:
@@ -56,6 +60,10 @@ def show_event(event: event_pb2.Event) -> None:
     )
     for coercion, change in zip(event.coercions, plain["coercions"], strict=True):
         click.echo(printable(_coercion(coercion, change)))
+
+
+def _match(match: match_pb2.Match) -> str:
+    return f"match {match.position}  {MATCH_KIND.name(match.kind)} run {match.run_id} of {match.automation_name}"
 
 
 def _coercion(coercion: event_pb2.Coercion, change: dict[str, Any]) -> str:

@@ -6,37 +6,40 @@ draft still holds, which contact it is about, whether its idempotency key was se
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec.structs import replace
 from uuid_utils import uuid7
 
-from automation.conditions.subject import Subject
 from automation.matching import Matching
-from automation.run_store import match_values, matches_of_event, new_run_values, resume_runs
+from automation.run_store import match_values, matches_of_events, new_run_values, resume_runs
 from automation.runs import MatchKind
 from automation.store import automations_by_key
 from registry.log_ids import LogIds
 from registry.timestamps import now_micros
 from server.catalog import load_state
 from server.errors import ContactNotFound, IdempotencyKeyReused
+from server.ingest.draft import Draft
 from server.ingest.judge import judge_all
+from server.ingest.subjects import subject_of
 from server.model import Event, UnknownContacts
 from server.storage.contacts import ContactKey, contact_keys, contact_properties, insert_contacts
 from server.storage.events import events_by_idempotency_key
 from server.storage.log import Head, events, lock_heads, matches, move_heads, runs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from sqlalchemy import Connection
 
     from automation.automations import Automation
     from automation.runs import Match
     from server.catalog import ProjectState
-    from server.ingest.draft import Draft, Unit
+    from server.ingest.draft import Unit
     from server.storage.log import LogRow
+
+_Placed = tuple[Draft, ContactKey, Event]
 
 _encode = msgspec.json.Encoder().encode
 
@@ -76,6 +79,8 @@ class ProjectCommit:
         self._position = head.position
         self._ids = LogIds(self._received_at)
         self._seen: dict[str, tuple[str, Event]] = {}
+        self._recorded: dict[int, tuple[tuple[Match, Automation], ...]] = {}
+        self._stored: dict[str, Draft] = {}
         self.matching: Matching | None = None
 
     def run(self) -> None:
@@ -95,6 +100,8 @@ class ProjectCommit:
         keys.discard("")
         if keys:
             self._seen = events_by_idempotency_key(self._connection, self.state.key, list(keys))
+        if matched := [event.position for _, event in self._seen.values() if event.match_count]:
+            self._recorded = _recorded_matches(self._connection, self.state.key, matched)
 
     def _find_contacts(self, drafts: Iterable[Draft]) -> None:
         ids = self._unknown({draft.contact_id for draft in drafts})
@@ -137,27 +144,23 @@ class ProjectCommit:
         self._store(fresh)
         for draft in unit.drafts:
             if draft.duplicate and draft.event is None:
-                draft.event = first[draft.idempotency_key].event
+                original = first[draft.idempotency_key]
+                draft.event, draft.matches = original.event, original.matches
 
     def _repeated(self, draft: Draft, first: dict[str, Draft]) -> bool:
         """Say whether the key was seen before: in the log, in this group, or further up in this unit."""
-        fingerprint, event = self._seen.get(draft.idempotency_key, ("", None))
-        if event is None and draft.idempotency_key in first:
-            fingerprint = first[draft.idempotency_key].fingerprint()
+        key = draft.idempotency_key
+        fingerprint, event = self._seen.get(key, ("", None))
+        matches = self._recorded.get(event.position, ()) if event is not None else ()
+        if original := self._stored.get(key) or first.get(key):
+            fingerprint, event, matches = original.fingerprint(), original.event, original.matches
         if not fingerprint:
             return False
         if fingerprint == draft.fingerprint():
-            draft.error, draft.duplicate, draft.event = None, True, event
-            if event is not None and event.match_count:
-                draft.matches = self._recorded_matches(event)
+            draft.error, draft.duplicate, draft.event, draft.matches = None, True, event, matches
         else:
-            draft.error = IdempotencyKeyReused(draft.idempotency_key)
+            draft.error = IdempotencyKeyReused(key)
         return True
-
-    def _recorded_matches(self, event: Event) -> tuple[tuple[Match, Automation], ...]:
-        found = matches_of_event(self._connection, self.state.key, event.position)
-        automations = automations_by_key(self._connection, [match.automation_key for match in found])
-        return tuple((match, automations[match.automation_key]) for match in found)
 
     def _contact(self, draft: Draft) -> ContactKey | None:
         """Find whom the draft is about; None for an address that is yet to become a contact."""
@@ -172,18 +175,23 @@ class ProjectCommit:
 
     def _store(self, fresh: Sequence[tuple[Draft, ContactKey | None]]) -> None:
         self._create_contacts({draft.email for draft, contact in fresh if contact is None})
-        for draft, contact in fresh:
-            self._append(draft, contact or self.contacts[draft.email])
+        known = [(draft, contact or self.contacts[draft.email]) for draft, contact in fresh]
+        placed = [(draft, contact, self._event(draft, contact)) for draft, contact in known]
+        if self.matching is not None and self.state.rules.unknown_contacts is UnknownContacts.CREATE_ON_MATCH:
+            placed = self._create_on_match(placed)
+        for draft, contact, event in placed:
+            self._append(draft, contact, event)
 
     def _create_contacts(self, emails: Iterable[str]) -> None:
         missing = [(str(uuid7()), email) for email in emails if email not in self.contacts]
         if missing:
             self.contacts |= insert_contacts(self._connection, self.state.key, missing, self._received_at)
 
-    def _append(self, draft: Draft, contact: ContactKey) -> None:
+    def _event(self, draft: Draft, contact: ContactKey) -> Event:
+        """Give the event its place in the log."""
         self._position += 1
         definition = draft.definition
-        event = Event(
+        return Event(
             self._ids.make(self._position),
             self._position,
             definition.name if definition else draft.name,
@@ -197,38 +205,55 @@ class ProjectCommit:
             self._received_at,
             0,
         )
+
+    def _create_on_match(self, placed: Iterable[_Placed]) -> list[_Placed]:
+        """Make the contacts of unknown addresses, each from its first event on that sets something off."""
+        new: dict[str, str] = {}
+        named = [
+            (draft, contact, self._named(event, new) if contact is _NOBODY else event)
+            for draft, contact, event in placed
+        ]
+        if new:
+            ids = [(contact_id, email) for email, contact_id in new.items()]
+            self.contacts |= insert_contacts(self._connection, self.state.key, ids, self._received_at)
+        return [
+            (draft, self.contacts[event.email] if event.contact_id != contact.id else contact, event)
+            for draft, contact, event in named
+        ]
+
+    def _named(self, event: Event, new: dict[str, str]) -> Event:
+        """Give an event of an unknown address the id of its contact-to-be, if it makes one or one was made."""
+        if contact_id := new.get(event.email):
+            return replace(event, contact_id=contact_id)
+        matcher = self.state.automations.matcher(event.name)
+        if matcher is None:
+            return event
+        named = replace(event, contact_id=str(uuid7()))
+        # A new contact may enter every automation.
+        if not matcher.matching(subject_of(named, {})):
+            return event
+        new[event.email] = named.contact_id
+        return named
+
+    def _append(self, draft: Draft, contact: ContactKey, event: Event) -> None:
         if self.matching is not None and self.matching.interested(event.name, contact.key):
-            event, contact = self._match(draft, event, contact)
+            event = self._matched(self.matching, draft, contact.key, event)
         draft.event = event
         fingerprint = ""
         if draft.idempotency_key:
             fingerprint = draft.fingerprint()
-            self._seen[draft.idempotency_key] = (fingerprint, event)
+            self._stored[draft.idempotency_key] = draft
         self.rows.append(_row(self.state.key, event, contact, draft.idempotency_key, fingerprint))
 
-    def _match(self, draft: Draft, event: Event, contact: ContactKey) -> tuple[Event, ContactKey]:
-        """Find what the event sets off; where the project wants it, an unknown contact is created for a match."""
-        assert self.matching is not None
-        subject = _subject(event, self.matching.contact_properties(contact.key))
-        if contact is _NOBODY and self._created_on_match(event, subject):
-            contact = self.contacts[event.email]
-            event = replace(event, contact_id=contact.id)
-            subject = _subject(event, {})
-        found = self.matching.match(event.name, event.position, contact.key, subject)
+    def _matched(self, matching: Matching, draft: Draft, contact_key: int, event: Event) -> Event:
+        """Find what the event sets off."""
+        subject = subject_of(event, matching.contact_properties(contact_key))
+        found = matching.match(event.name, event.position, contact_key, subject)
         if not found:
-            return event, contact
+            return event
         automations = self.state.automations.by_key
         draft.matches = tuple((match, automations[match.automation_key]) for match in found)
-        return replace(event, match_count=len(found)), contact
-
-    def _created_on_match(self, event: Event, subject: Subject) -> bool:
-        """Make the contact of an event that will match, where the project wants that; say if it is there."""
-        if self.state.rules.unknown_contacts is not UnknownContacts.CREATE_ON_MATCH:
-            return False
-        matcher = self.state.automations.matcher(event.name)
-        if event.email not in self.contacts and matcher is not None and matcher.matching(subject):
-            self._create_contacts([event.email])
-        return event.email in self.contacts
+        return replace(event, match_count=len(found))
 
     def store(self) -> None:
         """Write what was gathered."""
@@ -275,18 +300,13 @@ def _current_state(connection: Connection, units: Sequence[Unit], head: Head) ->
     return state
 
 
-def _subject(event: Event, contact_properties: Mapping[str, Any]) -> Subject:
-    return Subject(
-        properties=event.properties,
-        event_name=event.name,
-        event_id=event.id,
-        revision=event.revision,
-        occurred_at=event.occurred_at,
-        received_at=event.received_at,
-        contact_id=event.contact_id,
-        email=event.email,
-        contact_properties=contact_properties,
-    )
+def _recorded_matches(
+    connection: Connection, project_key: int, positions: Sequence[int]
+) -> dict[int, tuple[tuple[Match, Automation], ...]]:
+    """Read what recorded events set off, by their positions."""
+    found = matches_of_events(connection, project_key, positions)
+    automations = automations_by_key(connection, {match.automation_key for each in found.values() for match in each})
+    return {at: tuple((match, automations[match.automation_key]) for match in each) for at, each in found.items()}
 
 
 def _row(project_key: int, event: Event, contact: ContactKey, idempotency_key: str, fingerprint: str) -> LogRow:

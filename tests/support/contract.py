@@ -47,8 +47,10 @@ async def met(channel: grpc.aio.Channel, method: MethodDescriptor, metadata: lis
     try:
         if method.client_streaming or method.server_streaming:
             stream = channel.stream_stream(path, request.SerializeToString, answer.FromString)
-            async for _ in stream(iter([request()]), metadata=metadata, timeout=5):
-                pass
+            # One answer says enough; a stream of answers may have no end.
+            async for _ in (calling := stream(iter([request()]), metadata=metadata, timeout=5)):
+                calling.cancel()
+                break
         else:
             call = channel.unary_unary(path, request.SerializeToString, answer.FromString)
             await call(request(), metadata=metadata, timeout=5)

@@ -1,4 +1,4 @@
-"""Automations, the match log and runs."""
+"""Automations, the match log, runs and subscriptions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ down_revision = "0001_foundation"
 _KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 _WAITING = sa.text("status = 'waiting'")
 _TIMED = sa.text("status = 'waiting' AND timeout_at > 0")
+_WITH_CONTACT = sa.text("contact_key != 0")
 
 
 def upgrade() -> None:
@@ -20,6 +21,8 @@ def upgrade() -> None:
     _automations()
     _matches()
     _runs()
+    _subscriptions()
+    _deliveries()
 
 
 def _automations() -> None:
@@ -71,7 +74,7 @@ def _matches() -> None:
         sa.Column("matched_at", sa.BigInteger, nullable=False),
         sqlite_with_rowid=False,
     )
-    op.create_index("match_by_event", "automation_match", ["project_key", "event_position"])
+    op.create_index("match_by_event", "automation_match", ["event_position"])
 
 
 def _runs() -> None:
@@ -95,11 +98,76 @@ def _runs() -> None:
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("updated_at", sa.BigInteger, nullable=False),
         sa.Column("finished_at", sa.BigInteger, nullable=False),
+        sa.Column("finished_position", sa.BigInteger, nullable=False),
         sqlite_with_rowid=False,
     )
-    op.create_index("run_by_contact", "run", ["project_key", "contact_key", "automation_key"])
-    op.create_index("run_by_automation", "run", ["project_key", "automation_key", "number"])
-    op.create_index(
-        "run_waiting", "run", ["project_key", "contact_key"], sqlite_where=_WAITING, postgresql_where=_WAITING
-    )
+    op.create_index("run_by_contact", "run", ["contact_key", "automation_key"])
+    op.create_index("run_by_automation", "run", ["automation_key", "number"])
+    op.create_index("run_waiting", "run", ["contact_key"], sqlite_where=_WAITING, postgresql_where=_WAITING)
     op.create_index("run_timeout", "run", ["timeout_at"], sqlite_where=_TIMED, postgresql_where=_TIMED)
+
+
+def _subscriptions() -> None:
+    op.create_table(
+        "subscription",
+        sa.Column("key", _KEY, primary_key=True, autoincrement=True),
+        sa.Column("project_key", _KEY, nullable=False),
+        sa.Column("id", sa.Text, nullable=False),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("filter", sa.Text, nullable=False),
+        sa.Column("order", sa.Text, nullable=False),
+        sa.Column("ack_deadline", sa.BigInteger, nullable=False),
+        sa.Column("max_attempts", sa.Integer, nullable=False),
+        sa.Column("initial_delay", sa.BigInteger, nullable=False),
+        sa.Column("max_delay", sa.BigInteger, nullable=False),
+        sa.Column("multiplier", sa.Float(53), nullable=False),
+        sa.Column("read_position", sa.BigInteger, nullable=False),
+        sa.Column("floor_position", sa.BigInteger, nullable=False),
+        sa.Column("last_serial", sa.BigInteger, nullable=False),
+        sa.Column("seek_serial", sa.BigInteger, nullable=False),
+        sa.Column("version", sa.Integer, nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("updated_at", sa.BigInteger, nullable=False),
+    )
+    op.create_index("subscription_by_id", "subscription", ["project_key", "id"], unique=True)
+    op.create_index("subscription_by_name", "subscription", ["project_key", "name"], unique=True)
+
+
+def _deliveries() -> None:
+    op.create_table(
+        "subscription_delivery",
+        sa.Column("subscription_key", _KEY, primary_key=True, autoincrement=False),
+        sa.Column("match_position", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("state", sa.Text, nullable=False),
+        sa.Column("serial", sa.BigInteger, nullable=False),
+        sa.Column("attempt", sa.Integer, nullable=False),
+        sa.Column("consumer_id", sa.Text, nullable=False),
+        sa.Column("due_at", sa.BigInteger, nullable=False),
+        sa.Column("contact_key", _KEY, nullable=False),
+        sa.Column("replayed", sa.Boolean, nullable=False),
+        sa.Column("last_failure", sa.Text, nullable=False),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("delivery_by_due", "subscription_delivery", ["subscription_key", "state", "due_at"])
+    op.create_index("delivery_by_consumer", "subscription_delivery", ["subscription_key", "consumer_id", "state"])
+    op.create_index(
+        "delivery_by_contact",
+        "subscription_delivery",
+        ["subscription_key", "contact_key", "match_position"],
+        sqlite_where=_WITH_CONTACT,
+        postgresql_where=_WITH_CONTACT,
+    )
+    op.create_table(
+        "subscription_parked",
+        sa.Column("subscription_key", _KEY, primary_key=True, autoincrement=False),
+        sa.Column("match_position", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("automation_key", _KEY, nullable=False),
+        sa.Column("contact_key", _KEY, nullable=False),
+        sa.Column("cause", sa.Text, nullable=False),
+        sa.Column("attempt_count", sa.Integer, nullable=False),
+        sa.Column("last_failure", sa.Text, nullable=False),
+        sa.Column("consumer_id", sa.Text, nullable=False),
+        sa.Column("parked_at", sa.BigInteger, nullable=False),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("parked_by_time", "subscription_parked", ["subscription_key", "parked_at", "match_position"])

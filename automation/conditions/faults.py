@@ -22,19 +22,8 @@ class Fault:
         """Place a fault at an offset into the text."""
         return cls(*place(text, offset), reason, message)
 
-
-class ConditionInvalid(Exception):
-    """A condition cannot be saved; every fault found is in `faults`, in their order in the text, at least one."""
-
-    reason = "CONDITION_INVALID"
-
-    def __init__(self, faults: tuple[Fault, ...]) -> None:
-        first = faults[0]
-        message = f"Line {first.line}, column {first.column}: {first.message}"
-        many = f"The condition has {len(faults)} faults, first: {message}"
-        super().__init__(message if len(faults) == 1 else many)
-        self.message = str(self)
-        self.faults = faults
+    def __str__(self) -> str:
+        return f"Line {self.line}, column {self.column}: {self.message}"
 
 
 def place(text: str, offset: int) -> tuple[int, int]:
