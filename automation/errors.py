@@ -62,7 +62,8 @@ class ConditionInvalid(AutomationError):
     def __init__(self, faults: Sequence[Fault]) -> None:
         many = f"The condition has {len(faults)} faults, first: {faults[0]}"
         violations = [Violation("condition", each.reason, str(each)) for each in faults]
-        super().__init__(str(faults[0]) if len(faults) == 1 else many, violations=violations)
+        place = {"line": str(faults[0].line), "column": str(faults[0].column)}
+        super().__init__(str(faults[0]) if len(faults) == 1 else many, violations=violations, **place)
         self.faults = tuple(faults)
 
 

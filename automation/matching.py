@@ -6,7 +6,7 @@ waiting runs are resumed and which runs are started, and gathers what is to be s
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from automation.conditions.subject import Subject
+    from automation.conditions.values import Verdict
     from automation.runs import Run
 
 
@@ -31,34 +32,50 @@ _compiled = lru_cache(1_000)(Condition)
 
 
 class Matcher:
-    """The active automations of one event name."""
+    """The active automations of one event name; `condition` compiles a text."""
 
-    def __init__(self, automations: Sequence[Automation]) -> None:
-        conditions = [Condition(each.condition) if each.condition else None for each in automations]
+    def __init__(self, automations: Sequence[Automation], condition: Callable[[str], Condition]) -> None:
+        conditions = [condition(each.condition) if each.condition else None for each in automations]
         self._automations = automations
-        self._conditions = conditions
+        self._conditions: list[Condition | None] = conditions
         self._index = ConditionIndex(conditions)
         self.guarded = [each.key for each in automations if each.entry_rule is not EntryRule.EVERY_TIME]
         self.reads_contact = any(each.reads_contact for each in conditions if each)
 
-    def matching(self, subject: Subject) -> list[Automation]:
-        """Give the automations whose condition holds, oldest first. A condition that fails does not hold."""
+    def matching(self, subject: Subject, failures: Counter[Verdict] | None = None) -> list[Automation]:
+        """Give the automations whose condition holds, oldest first; one that fails does not hold, and is counted."""
         found = []
         for number in self._index.candidates(subject):
             condition = self._conditions[number]
-            if condition is None or condition.matches(subject):
+            outcome = True if condition is None else condition.evaluate(subject)
+            if outcome is True:
                 found.append(self._automations[number])
+            elif outcome is not False and failures is not None:
+                failures[outcome.verdict] += 1
         return found
 
 
 class LiveAutomations:
-    """One state of a project's automations; what judges events of a name is compiled when the first one comes."""
+    """One state of a project's automations; what judges events of a name is compiled when the first one comes.
 
-    def __init__(self, version: int, automations: Iterable[Automation], *, ignore_case: bool) -> None:
+    Conditions that the state before had compiled are not compiled again.
+    """
+
+    def __init__(
+        self,
+        version: int,
+        automations: Iterable[Automation],
+        *,
+        ignore_case: bool,
+        before: LiveAutomations | None = None,
+    ) -> None:
         self.version = version
         self.ignore_case = ignore_case
         self.by_key = {each.key: each for each in automations}
         self._matchers: dict[str, Matcher] = {}
+        texts = {each.condition for each in self.by_key.values()}
+        compiled = before.conditions.copy() if before is not None else {}
+        self.conditions: dict[str, Condition] = {text: each for text, each in compiled.items() if text in texts}
         self._active: dict[str, list[Automation]] = defaultdict(list)
         for each in self.by_key.values():
             if each.state is AutomationState.ACTIVE:
@@ -79,14 +96,26 @@ class LiveAutomations:
             return None
         matcher = self._matchers.get(name)
         if matcher is None:
-            matcher = self._matchers[name] = Matcher(self._active[name])
+            matcher = self._matchers[name] = Matcher(self._active[name], self._condition)
         return matcher
+
+    def compile(self) -> None:
+        """Compile what judges events of all names, so that no event waits for it later."""
+        for name in self._active:
+            self.matcher(name)
+
+    def _condition(self, text: str) -> Condition:
+        condition = self.conditions.get(text)
+        if condition is None:
+            condition = self.conditions[text] = Condition(text)
+        return condition
 
 
 class Matching:
     """Decides for the events of one project in one transaction, in the order of their positions.
 
     `matches` are what is to be added to the match log, `resumed` the newest matches of resumed runs by their numbers.
+    `failures` counts the conditions of automations that came to neither true nor false, by what they came to.
     """
 
     def __init__(
@@ -110,6 +139,7 @@ class Matching:
         self.position = position
         self.matches: list[Match] = []
         self.resumed: dict[int, int] = {}
+        self.failures: Counter[Verdict] = Counter()
 
     def prepare(self, event_names: Collection[str], contact_keys: Collection[int]) -> None:
         """Read in a few queries what the events of these names about these contacts will be judged by."""
@@ -141,7 +171,7 @@ class Matching:
         first = len(self.matches)
         self._resume(event_name, event_position, contact_key, subject)
         if matcher := self._automations.matcher(event_name):
-            for automation in matcher.matching(subject):
+            for automation in matcher.matching(subject, self.failures):
                 if self._may_enter(automation, contact_key):
                     self._start(automation, event_name, event_position, contact_key)
         return self.matches[first:]

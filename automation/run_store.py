@@ -220,9 +220,9 @@ def finish_run(
     now: int,
     attributes: Mapping[str, Any] | None = None,
 ) -> Run:
-    """End an open run, behind the event at the head; one that ended so before stays as it is, and so do attributes without new ones.
+    """End an open run; one that ended so before stays as it is, and so do attributes without new ones.
 
-    Raises RunFinished.
+    `head` is the position of the newest event. Raises RunFinished.
     """
     if current.status is status:
         return current
@@ -241,9 +241,7 @@ def cancel_run(
     return finish_run(connection, project_key, current, RunStatus.CANCELLED, reason, head, now)
 
 
-def cancel_runs(
-    connection: Connection, project_key: int, automation_key: int, reason: str, head: int, now: int
-) -> int:
+def cancel_runs(connection: Connection, project_key: int, automation_key: int, reason: str, head: int, now: int) -> int:
     """Cancel the open runs of an automation. Returns how many there were."""
     wanted = and_(_run_project == project_key, _run.automation_key == automation_key, _run.status.in_([*OPEN]))
     ended = {

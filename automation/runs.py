@@ -90,7 +90,8 @@ class Run:
     """One passage of a contact through an automation.
 
     `number` is the position of the match that started it, `match_position` that of its newest one. `finished_at` is 0
-    while it is open, and so is `finished_position`, the position of the newest event when it ended. Times are microseconds UTC.
+    while it is open, and so is `finished_position`, the position of the newest event when it ended. Times are
+    microseconds UTC.
     """
 
     number: int

@@ -136,8 +136,9 @@ class _Settling:
         return SettleResult(delivery_id, Outcome.EXTENDED, row.due_at)
 
     def _take_back(self, row: Unsettled, delivery_id: str) -> SettleResult:
+        # Due before everything else, in the order of positions.
         row.attempt -= 1
-        row.state, row.due_at = WAITING, self._now
+        row.state, row.due_at = WAITING, 0
         self.changes.changed[row.match_position] = row
         return SettleResult(delivery_id, Outcome.RETRYING, row.due_at)
 

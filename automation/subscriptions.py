@@ -187,7 +187,7 @@ Settle = Ack | Nack | Extend
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Takes deliveries back that reached no consumer: they are due at once, and their attempts do not count."""
+    """Takes deliveries back that reached no consumer: they are due first of all, and their attempts do not count."""
 
     delivery_ids: Sequence[str]
 

@@ -31,6 +31,7 @@ from server.ingest.group_commit import GroupCommit
 from server.ingest.ingest import Ingest
 from server.match_hub import MatchHub
 from server.matches import Matches
+from server.metrics import Metrics
 from server.projects import Projects
 from server.run_timer import RunTimer
 from server.runs import Runs
@@ -83,7 +84,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         hub = MatchHub(database)
         hub.start()
         stack.push_async_callback(hub.close)
-        queue = GroupCommit(database, catalog, hub, settings.queue_events)
+        queue = GroupCommit(database, catalog, hub, Metrics(), settings.queue_events)
         queue.start()
         stack.push_async_callback(_in_time, queue.close, settings.grace_seconds)
         timer = RunTimer(database, hub)

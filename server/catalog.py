@@ -7,6 +7,8 @@ not change from one state to the next is compiled once.
 
 from __future__ import annotations
 
+import asyncio
+from collections import defaultdict
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -74,7 +76,8 @@ def load_state(connection: Connection, project_key: int, before: ProjectState | 
     automations = before.automations if before is not None else None
     current = automations_version(connection, project_key)
     if automations is None or (automations.version, automations.ignore_case) != (current, ignore_case):
-        automations = LiveAutomations(current, live_automations(connection, project_key), ignore_case=ignore_case)
+        live = live_automations(connection, project_key)
+        automations = LiveAutomations(current, live, ignore_case=ignore_case, before=automations)
     return ProjectState(project, version, active_definitions(connection, project.id), automations)
 
 
@@ -86,6 +89,7 @@ class Catalog:
         self._states: dict[int, ProjectState] = {}
         self._before: dict[int, ProjectState] = {}
         self._versions: dict[int, int] = {}
+        self._loading: dict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.forgotten = 0
 
     def known(self, project_key: int) -> ProjectState | None:
@@ -95,13 +99,21 @@ class Catalog:
     async def state(self, project_key: int) -> ProjectState:
         """Give the state of a project, reading it if need be."""
         state = self._states.get(project_key)
-        if state is None:
-            forgotten = self.forgotten
-            before = self._before.get(project_key)
-            state = await self._database.read(
-                lambda connection: load_state(connection, project_key, before), brief=True
-            )
-            self.learn(state, forgotten)
+        if state is not None:
+            return state
+        async with self._loading[project_key]:
+            return self._states.get(project_key) or await self._load(project_key)
+
+    async def _load(self, project_key: int) -> ProjectState:
+        forgotten = self.forgotten
+        before = self._before.get(project_key)
+        state = await self._database.read(lambda connection: load_state(connection, project_key, before), brief=True)
+        # Kept even if it is outdated already: what it has compiled serves the next one.
+        self._before[project_key] = state
+        if before is None or state.automations is not before.automations:
+            # Thousands of conditions take seconds: here only those wait for them who send to this project.
+            await asyncio.to_thread(state.automations.compile)
+        self.learn(state, forgotten)
         return state
 
     async def current(self, state: ProjectState) -> ProjectState:

@@ -73,9 +73,9 @@ def _in_use(
     """Give the conditions that judge events of a definition: of which automation, in what, and the text."""
     state = _catalogue(connection, project_key)
     for each in live_automations(connection, project_key):
-        if each.state is AutomationState.ACTIVE and each.condition:
-            if _judged_by(state, each.event_name) == definition.id:
-                yield each, "Condition", each.condition
+        used = each.state is AutomationState.ACTIVE and each.condition != ""
+        if used and _judged_by(state, each.event_name) == definition.id:
+            yield each, "Condition", each.condition
     awaited = [
         (key, condition)
         for key, event_name, condition in awaited_conditions(connection, project_key)

@@ -162,7 +162,8 @@ class Explanations:
             check(compiled.expression, definition.schema if definition else None)
         except ConditionInvalid as error:
             faults = error.faults
-        properties, changes = draft.given, ()
+        properties = draft.given
+        changes: tuple[Change, ...] = ()
         if definition is not None:
             try:
                 coerced = definition.coerce(draft.given)

@@ -589,3 +589,41 @@ def test_consume_goes_on_over_a_restart_and_settles_before_it_ends(tmp_path: Pat
         assert (*consuming.communicate(timeout=20), consuming.returncode) == ("", "", 130)
         stats = server("subscription", "show", "engine", "--json").json["subscription"]["stats"]
         assert (stats["floor_position"], stats["outstanding_count"], stats["consumer_count"]) == (2, 0, 0)
+
+
+def test_an_event_is_explained_as_a_tree(signalbox: Server) -> None:
+    sent = signalbox("event", "send", ORDER, "--email", ADA, "--properties", '{"order_total":1}', "--json").json
+    explained = signalbox("event", "explain", sent["event"]["id"])
+    assert (explained.code, explained.err) == (0, "")
+    lines = explained.out.splitlines()
+    assert re.fullmatch(r"welcome \([0-9a-f-]{36}\): did not match", lines[0])
+    missing = "[properties.is_first_purchase is missing]"
+    assert lines[1] == f"  MISSING  properties.is_first_purchase   {missing}"
+    (as_json,) = signalbox("automation", "explain", sent["event"]["id"], "--json").json
+    assert (as_json["matched"], as_json["verdict"]) == (False, "VERDICT_MISSING")
+
+
+@pytest.mark.parametrize(
+    ("condition", "code", "shown"),
+    [
+        ("properties.order_total > 100", 0, "[properties.order_total is 120]"),
+        ("properties.order_total > 200", 2, "FALSE"),
+        ("properties.order_totl > 100", 2, "line 1, column 1: UNKNOWN_PROPERTY"),
+        ('contact.properties.tier == "gold"', 0, "TRUE"),
+    ],
+)
+def test_a_condition_is_tried(signalbox: Server, condition: str, code: int, shown: str) -> None:
+    given = ("--properties", '{"order_total":120}', "--contact-properties", '{"tier":"gold"}')
+    tried = signalbox("automation", "test", condition, "--event", ORDER, *given)
+    assert tried.code == code, tried.err
+    assert shown in tried.out
+
+
+def test_a_schema_that_breaks_a_condition_in_use_is_forced(signalbox: Server) -> None:
+    signalbox("definition", "create", "cli_forced", "--property", "a:number")
+    signalbox("automation", "create", "x", "--event", "cli_forced", "--condition", "properties.a > 1", "--activate")
+    refused = signalbox("definition", "update", "cli_forced", "--property", "a:string")
+    assert refused.code != 0
+    assert "break" in refused.err
+    forced = signalbox("definition", "update", "cli_forced", "--property", "a:string", "--force")
+    assert (forced.code, forced.err) == (0, "")

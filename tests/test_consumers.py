@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,13 +154,15 @@ async def test_leases_of_a_slow_reader_begin_when_it_reads(till: Client) -> None
     await till.define("large", ANYTHING)
     await automate(till, "large")
     await subscribe(till, ack_deadline=seconds(2))
-    for _ in range(3):
-        await till.send(event({"text": "x" * 250_000}, name="large"))
-    engine = await Engine.open(till)
+    await till.send_all([event({"text": "x" * 250_000}, name="large")] * 60)
+    engine = await Engine.open(till, max_outstanding=1_000)
     await asyncio.sleep(1.5)
-    taken = await engine.deliveries(3)
+    waited = batch = await engine.some()
+    while batch[0].lease_expires_at.ToNanoseconds() < time.time_ns() + 10**9:
+        waited, batch = batch, await engine.some()
     await asyncio.sleep(1)
-    assert outcomes(await engine.ack(taken)) == [ACKNOWLEDGED] * 3
+    assert time.time_ns() > waited[0].lease_expires_at.ToNanoseconds()
+    assert outcomes(await engine.ack(waited)) == [ACKNOWLEDGED] * len(waited)
     await engine.close()
 
 

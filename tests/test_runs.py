@@ -294,7 +294,7 @@ async def test_a_wait_for_no_event_is_refused(till: Client) -> None:
 
 
 async def test_nothing_can_be_awaited_for_nobody(database: Database) -> None:
-    nobody = Run(1, "id", 1, 0, 1, RunStatus.QUEUED, 1, None, "", {}, 1, 1, 1, 0)
+    nobody = Run(1, "id", 1, 0, 1, RunStatus.QUEUED, 1, None, "", {}, 1, 1, 1, 0, 0)
     with pytest.raises(RunWithoutContact):
         await database.write(lambda connection: park_run(connection, 1, nobody, Wait("paid", "", 0, 0), None, 1))
 

@@ -82,9 +82,7 @@ AUTOMATION_STATE = EnumMap(automations_pb2.AutomationState, "AUTOMATION_STATE_",
 ENTRY_RULE = EnumMap(automations_pb2.EntryRule, "ENTRY_RULE_", EntryRule, EntryRule.EVERY_TIME)
 MATCH_KIND = EnumMap(match_pb2.Match.Kind, "KIND_", MatchKind)
 LOG_END = EnumMap(match_stream_pb2.LogEnd, "LOG_END_", LogEnd, LogEnd.LATEST)
-DELIVERY_ORDER = EnumMap(
-    match_stream_pb2.DeliveryOrder, "DELIVERY_ORDER_", DeliveryOrder, DeliveryOrder.POSITION
-)
+DELIVERY_ORDER = EnumMap(match_stream_pb2.DeliveryOrder, "DELIVERY_ORDER_", DeliveryOrder, DeliveryOrder.POSITION)
 DELIVERY_OUTCOME = EnumMap(match_stream_pb2.DeliveryOutcome, "DELIVERY_OUTCOME_", Outcome)
 NACK_ACTION = EnumMap(match_stream_pb2.NackAction, "NACK_ACTION_", NackAction, NackAction.RETRY)
 PARKING_CAUSE = EnumMap(match_stream_pb2.ParkedMatch.Cause, "CAUSE_", ParkingCause)

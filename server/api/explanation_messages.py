@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import msgspec
+from uuid_utils import uuid7
 
 from automation.conditions.tracing import MAX_SHOWN, Shown
 from server.api.enums import REASON_KIND, VERDICT
@@ -29,7 +30,8 @@ _ROOM: int = MAX_DEPTH - 2
 def read_contact(message: contacts_pb2.Contact) -> GivenContact:
     """Read a contact to judge with. Raises InvalidArgument."""
     email = normal_email(message.email) if message.email else ""
-    return GivenContact(message.id, email, read_struct(message.properties, "contact.properties", CONTACT_BUDGET))
+    properties = read_struct(message.properties, "contact.properties", CONTACT_BUDGET)
+    return GivenContact(message.id or str(uuid7()), email, properties)
 
 
 def write_tested(tested: Tested) -> pb.TestConditionResponse:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from server.cli.enums import AUTOMATION_STATE, ENTRY_RULE, enum_option
+from server.cli.explaining import explain, test_condition
 from server.cli.inputs import label
 from server.cli.inputs import properties as json_object
 from server.cli.listing import listed
@@ -31,6 +32,10 @@ _attributes_option = option(
 @click.group()
 def automation() -> None:
     """Say which events set off runs."""
+
+
+automation.add_command(test_condition)
+automation.add_command(explain)
 
 
 @automation.command()

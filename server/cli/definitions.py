@@ -150,9 +150,17 @@ async def show(session: Session, name_or_id: str) -> None:
 @_schema_options
 @option("--remove", "removed", metavar="NAME", multiple=True, help="A property to remove. Again for each.")
 @etag_option
+@option("--force", is_flag=True, help="Change it although it breaks conditions in use.")
 @client_command
 async def update(
-    session: Session, /, name_or_id: str, description: str | None, removed: tuple[str, ...], etag: str, **options: Any
+    session: Session,
+    /,
+    name_or_id: str,
+    description: str | None,
+    removed: tuple[str, ...],
+    etag: str,
+    force: bool,
+    **options: Any,
 ) -> None:
     """Change a definition: a --property is added, or replaces the one of its name; what is not named stays."""
     stated = _Stated(**options)
@@ -166,6 +174,7 @@ async def update(
         schema=schema,
         compatibility=stated.compatibility,
         etag=etag,
+        force=force,
     )
     answer = await session.call(session.definitions.UpdateEventDefinition, request)
     show_definition(session, answer.event_definition)

@@ -47,11 +47,13 @@ MATCH_KIND = Names(match_pb2.Match.Kind, "KIND_")
 NAME_CASE = Names(projects_pb2.NameCase, "NAME_CASE_")
 PARKING_CAUSE = Names(match_stream_pb2.ParkedMatch.Cause, "CAUSE_")
 PROPERTY_TYPE = Names(event_definitions_pb2.PropertyType, "PROPERTY_TYPE_")
+REASON_KIND = Names(automations_pb2.OutsideReason.Kind, "KIND_")
 RUN_OUTCOME = Names(automations_pb2.RunOutcome, "RUN_OUTCOME_")
 RUN_STATUS = Names(automations_pb2.RunStatus, "RUN_STATUS_")
 UNDEFINED_EVENTS = Names(projects_pb2.UndefinedEvents, "UNDEFINED_EVENTS_")
 UNKNOWN_CONTACTS = Names(projects_pb2.UnknownContacts, "UNKNOWN_CONTACTS_")
 UNKNOWN_PROPERTIES = Names(event_definitions_pb2.UnknownProperties, "UNKNOWN_PROPERTIES_")
+VERDICT = Names(automations_pb2.Verdict, "VERDICT_")
 
 
 def enum_option(flag: str, names: Names, **settings: Any) -> Callable[[F], F]:

@@ -10,6 +10,8 @@ from server.cli.enums import COERCION_KIND, MATCH_KIND
 from server.cli.output import moment, print_fields, print_json, printable, to_json, to_plain
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from server.cli.session import Session
     from signalbox.v1 import event_ingest_pb2 as pb
     from signalbox.v1 import event_pb2, match_pb2
@@ -60,6 +62,12 @@ def show_event(event: event_pb2.Event) -> None:
     )
     for coercion, change in zip(event.coercions, plain["coercions"], strict=True):
         click.echo(printable(_coercion(coercion, change)))
+
+
+def show_violations(violations: Iterable[event_pb2.Violation]) -> None:
+    """Print the rules that a payload breaks, one a line."""
+    for each in violations:
+        click.echo(printable(f"{each.path}  {each.reason}  {each.message}"))
 
 
 def _match(match: match_pb2.Match) -> str:

@@ -8,6 +8,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from server.cli.event_views import EVENT_COLUMNS, event_row, show_event, show_receipt
+from server.cli.explaining import explain
 from server.cli.inputs import instant
 from server.cli.inputs import properties as json_object
 from server.cli.listing import listed
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 @click.group()
 def event() -> None:
     """Send, list and follow events."""
+
+
+event.add_command(explain)
 
 
 @event.command()
