@@ -59,12 +59,12 @@ class RegistryError(Exception):
 
 
 class InvalidName(RegistryError):
-    """An event name breaks the naming rules."""
+    """A name breaks the naming rules; `field` is where the request gives it."""
 
     reason = "INVALID_NAME"
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, field="name")
+    def __init__(self, message: str, field: str = "name") -> None:
+        super().__init__(message, field=field)
 
 
 class InvalidDescription(RegistryError):

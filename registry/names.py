@@ -31,15 +31,15 @@ def name_fault(name: str) -> str | None:
     return None
 
 
-def check_event_name(name: str) -> None:
+def check_event_name(name: str, field: str = "name") -> None:
     """Accept any non-blank text of at most 255 characters that has no control characters.
 
-    Names beginning with `signalbox:`, in any case, are reserved. Raises InvalidName.
+    Names beginning with `signalbox:`, in any case, are reserved. Raises InvalidName, which names the request's field.
     """
     if fault := name_fault(name):
-        raise InvalidName(f"The event name {fault}")
+        raise InvalidName(f"The event name {fault}", field)
     if name.casefold().startswith(RESERVED_PREFIX):
-        raise InvalidName(f'The event name must not begin with "{RESERVED_PREFIX}", which is reserved')
+        raise InvalidName(f'The event name must not begin with "{RESERVED_PREFIX}", which is reserved', field)
 
 
 def property_path(parent: str, name: str) -> str:

@@ -10,26 +10,38 @@ import structlog
 
 from server import admin_key
 from server.access import Access
+from server.api.automations import AutomationsServicer
+from server.api.consume import Shutdown
 from server.api.contacts import ContactsServicer
 from server.api.event_definitions import EventDefinitionsServicer
 from server.api.event_ingest import EventIngestServicer
 from server.api.grpc_server import GrpcServer
 from server.api.handlers import Streams
+from server.api.match_stream import MatchStreamServicer
 from server.api.projects import ProjectsServicer
 from server.api.typed_properties import TypedReaders
+from server.automations import Automations
 from server.backtest import Backtests
 from server.catalog import Catalog
 from server.contacts import Contacts
 from server.definitions import Definitions
 from server.demo import make_demo
+from server.dispatcher import Dispatchers
 from server.events import Events
+from server.explain import Explanations
 from server.generated_types import GeneratedTypes
 from server.ingest.group_commit import GroupCommit
 from server.ingest.ingest import Ingest
+from server.match_hub import MatchHub
+from server.matches import Matches
+from server.metrics import Metrics
 from server.projects import Projects
+from server.run_timer import RunTimer
+from server.runs import Runs
 from server.settings import admin_key_file
 from server.storage.database import open_database
 from server.storage.migrations import migrate
+from server.subscriptions import Subscriptions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -68,24 +80,39 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         projects = Projects(database, catalog, access)
         contacts = Contacts(database)
         definitions = Definitions(database, catalog)
+        automations = Automations(database, catalog)
         if settings.demo:
-            await make_demo(projects, definitions, contacts)
+            await make_demo(projects, definitions, contacts, automations)
 
-        queue = GroupCommit(database, catalog, settings.queue_events)
+        hub = MatchHub(database)
+        hub.start()
+        stack.push_async_callback(hub.close)
+        queue = GroupCommit(database, catalog, hub, Metrics(), settings.queue_events)
         queue.start()
         stack.push_async_callback(_in_time, queue.close, settings.grace_seconds)
+        timer = RunTimer(database, hub)
+        timer.start()
+        stack.push_async_callback(timer.close)
         await stack.enter_async_context(_following(database, catalog, access))
 
         types = GeneratedTypes(database, catalog)
+        typed = TypedReaders(types)
         streams = Streams()
+        matches = Matches(database, hub)
+        dispatchers = Dispatchers(database, hub)
+        stack.push_async_callback(_in_time, dispatchers.close, settings.grace_seconds)
         grpc_server = GrpcServer(
             access,
             streams,
             {
+                "Automations": AutomationsServicer(automations, Explanations(database, catalog), Runs(database), typed),
                 "Contacts": ContactsServicer(contacts),
                 "EventDefinitions": EventDefinitionsServicer(definitions, Backtests(database, streams.stopping), types),
-                "EventIngest": EventIngestServicer(
-                    Ingest(catalog, queue), Events(database), TypedReaders(types), streams.stopping
+                "EventIngest": EventIngestServicer(Ingest(catalog, queue), Events(database), typed, streams.stopping),
+                "MatchStream": MatchStreamServicer(
+                    matches=matches,
+                    subscriptions=Subscriptions(database, dispatchers, matches, streams.stopping),
+                    shutdown=Shutdown(streams.stopping, settings.grace_seconds),
                 ),
                 "Projects": ProjectsServicer(projects),
             },

@@ -1,18 +1,23 @@
-"""What events are judged by, in memory: the rules and compiled definitions of each project.
+"""What events are judged by, in memory: the rules, compiled definitions and automations of each project.
 
 A state is immutable and numbered by the project's catalogue version. The commit compares that number with the
-database's, so an event is never recorded by the word of a stale state, whichever server changed the catalogue.
+database's, so an event is never recorded by the word of a stale state, whichever server changed the catalogue. What did
+not change from one state to the next is compiled once.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections import defaultdict
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from automation.matching import LiveAutomations
+from automation.store import live_automations
 from registry.coercion import compile_schema
 from registry.store import active_definitions
 from server.model import NameCase
-from server.storage.projects import catalog_version, catalog_versions, project_by_key
+from server.storage.projects import automations_version, catalog_version, catalog_versions, project_by_key
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -30,22 +35,25 @@ class LiveDefinition:
         self.id = definition.id
         self.name = definition.name
         self.revision = definition.revision
-        self._schema = definition.schema
+        self.schema = definition.schema
 
     @cached_property
     def coerce(self) -> Coercer:
         """The compiled schema."""
-        return compile_schema(self._schema)
+        return compile_schema(self.schema)
 
 
 class ProjectState:
     """One state of a project's catalogue."""
 
-    def __init__(self, project: Project, version: int, definitions: list[EventDefinition]) -> None:
+    def __init__(
+        self, project: Project, version: int, definitions: list[EventDefinition], automations: LiveAutomations
+    ) -> None:
         self.key = project.key
         self.id = project.id
         self.rules: Rules = project.rules
         self.version = version
+        self.automations = automations
         self._definitions = {definition.name: LiveDefinition(definition) for definition in definitions}
         # Of names that differ in case only, the oldest answers to the others.
         self._folded: dict[str, LiveDefinition] = {}
@@ -60,11 +68,17 @@ class ProjectState:
         return found
 
 
-def load_state(connection: Connection, project_key: int) -> ProjectState:
-    """Read the state that this transaction sees."""
+def load_state(connection: Connection, project_key: int, before: ProjectState | None = None) -> ProjectState:
+    """Read the state that this transaction sees, the automations only if they changed since the state before."""
     project = project_by_key(connection, project_key)
     version = catalog_version(connection, project_key)
-    return ProjectState(project, version, active_definitions(connection, project.id))
+    ignore_case = project.rules.name_case is NameCase.INSENSITIVE
+    automations = before.automations if before is not None else None
+    current = automations_version(connection, project_key)
+    if automations is None or (automations.version, automations.ignore_case) != (current, ignore_case):
+        live = live_automations(connection, project_key)
+        automations = LiveAutomations(current, live, ignore_case=ignore_case, before=automations)
+    return ProjectState(project, version, active_definitions(connection, project.id), automations)
 
 
 class Catalog:
@@ -73,7 +87,9 @@ class Catalog:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._states: dict[int, ProjectState] = {}
+        self._before: dict[int, ProjectState] = {}
         self._versions: dict[int, int] = {}
+        self._loading: dict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.forgotten = 0
 
     def known(self, project_key: int) -> ProjectState | None:
@@ -83,10 +99,21 @@ class Catalog:
     async def state(self, project_key: int) -> ProjectState:
         """Give the state of a project, reading it if need be."""
         state = self._states.get(project_key)
-        if state is None:
-            forgotten = self.forgotten
-            state = await self._database.read(lambda connection: load_state(connection, project_key), brief=True)
-            self.learn(state, forgotten)
+        if state is not None:
+            return state
+        async with self._loading[project_key]:
+            return self._states.get(project_key) or await self._load(project_key)
+
+    async def _load(self, project_key: int) -> ProjectState:
+        forgotten = self.forgotten
+        before = self._before.get(project_key)
+        state = await self._database.read(lambda connection: load_state(connection, project_key, before), brief=True)
+        # Kept even if it is outdated already: what it has compiled serves the next one.
+        self._before[project_key] = state
+        if before is None or state.automations is not before.automations:
+            # Thousands of conditions take seconds: here only those wait for them who send to this project.
+            await asyncio.to_thread(state.automations.compile)
+        self.learn(state, forgotten)
         return state
 
     async def current(self, state: ProjectState) -> ProjectState:
@@ -99,7 +126,7 @@ class Catalog:
     def learn(self, state: ProjectState, forgotten: int) -> None:
         """Take a state that was read while `forgotten` had this value; one that may be outdated is not kept."""
         if forgotten == self.forgotten:
-            self._states[state.key] = state
+            self._states[state.key] = self._before[state.key] = state
 
     def forget(self, project_key: int) -> None:
         """Have the state read again at its next use, because the catalogue was changed."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from uuid_utils import uuid7
 
 from registry import store
 from registry.schema import check_schema, same_schema
 from registry.timestamps import now_micros
+from server.dependents import ReadingAutomation, check_conditions, reading_automations
 from server.storage import events as log
 from server.storage.database import finished
 from server.storage.projects import advance_catalog
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from server.catalog import Catalog
     from server.paging import Page, PageRequest
     from server.storage.database import Database
-    from server.storage.events import Traffic
+
+Dependent: TypeAlias = "ReadingAutomation | log.Traffic"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,34 +97,53 @@ class Definitions:
         return request.page(found, filters, lambda definition: (definition.created_at, definition.id))
 
     async def update(
-        self, caller: Caller, name_or_id: str, changes: DefinitionChanges, etag: str, *, validate_only: bool = False
+        self,
+        caller: Caller,
+        name_or_id: str,
+        changes: DefinitionChanges,
+        etag: str,
+        *,
+        validate_only: bool = False,
+        force: bool = False,
     ) -> EventDefinition:
         """Change a definition.
 
-        Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch, InvalidDescription, InvalidSchema and
-        IncompatibleSchema.
+        Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch, InvalidDescription, InvalidSchema,
+        IncompatibleSchema and, without force, ConditionsBroken.
         """
-        return await self._change(
+        return await self._change_schema(
             caller,
+            name_or_id,
             lambda connection: store.update_definition(
                 connection, caller.project_id, name_or_id, changes, etag, now_micros()
             ),
             validate_only=validate_only,
+            force=force,
         )
 
     async def rollback(
-        self, caller: Caller, name_or_id: str, number: int, etag: str, *, validate_only: bool = False
+        self,
+        caller: Caller,
+        name_or_id: str,
+        number: int,
+        etag: str,
+        *,
+        validate_only: bool = False,
+        force: bool = False,
     ) -> EventDefinition:
         """Make a new revision that equals an old one, unless the latest does.
 
-        Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch, RevisionNotFound and IncompatibleSchema.
+        Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch, RevisionNotFound, IncompatibleSchema and, without
+        force, ConditionsBroken.
         """
-        return await self._change(
+        return await self._change_schema(
             caller,
+            name_or_id,
             lambda connection: store.rollback_revision(
                 connection, caller.project_id, name_or_id, number, etag, now_micros()
             ),
             validate_only=validate_only,
+            force=force,
         )
 
     async def delete(self, caller: Caller, name_or_id: str, etag: str) -> EventDefinition:
@@ -165,6 +186,26 @@ class Definitions:
 
         return await self._database.read(work)
 
+    async def _change_schema(
+        self,
+        caller: Caller,
+        name_or_id: str,
+        work: Callable[[Connection], EventDefinition],
+        *,
+        validate_only: bool,
+        force: bool,
+    ) -> EventDefinition:
+        """Change a definition; without force only if no condition in use breaks by it."""
+
+        def change(connection: Connection) -> EventDefinition:
+            before = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
+            after = work(connection)
+            if not force:
+                check_conditions(connection, caller.project_key, before, after)
+            return after
+
+        return await self._change(caller, change, validate_only=validate_only)
+
     async def check(
         self, caller: Caller, name_or_id: str, candidate: Schema, rule: Compatibility | None
     ) -> CompatibilityVerdict:
@@ -190,20 +231,25 @@ class Definitions:
 
         return await self._database.read(work)
 
-    async def dependents(self, caller: Caller, name_or_id: str, request: PageRequest) -> Page[Traffic]:
-        """List what reads a definition: the revisions seen on its newest events, newest first.
+    async def dependents(self, caller: Caller, name_or_id: str, request: PageRequest) -> Page[Dependent]:
+        """List what reads a definition: automations, oldest first, then the revisions seen on its newest events.
 
         Raises DefinitionNotFound.
         """
         limit, filters = request.limit(), (caller.project_id, name_or_id)
-        (before,) = request.cursor(filters, int) or (None,)
+        after_id, before = request.cursor(filters, str, int) or ("", 0)
 
-        def work(connection: Connection) -> list[Traffic]:
+        def work(connection: Connection) -> list[Dependent]:
             definition = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
-            return log.traffic(connection, caller.project_key, definition, limit + 1, before)
+            key, found = caller.project_key, list[Dependent]()
+            if not before:
+                found += reading_automations(connection, key, definition, limit + 1, after_id)
+            if len(found) <= limit:
+                found += log.traffic(connection, key, definition, limit + 1 - len(found), before or None)
+            return found
 
         found = await self._database.read(work)
-        return request.page(found, filters, lambda traffic: (traffic.revision,))
+        return request.page(found, filters, _cursor)
 
     async def _change(
         self, caller: Caller, work: Callable[[Connection], EventDefinition], *, validate_only: bool = False
@@ -224,3 +270,7 @@ class Definitions:
             return await finished(changed())
         except _DryRun as dry:
             return dry.definition
+
+
+def _cursor(dependent: Dependent) -> tuple[str, int]:
+    return (dependent.automation.id, 0) if isinstance(dependent, ReadingAutomation) else ("", dependent.revision)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from automation.automations import AutomationState, NewAutomation
 from registry.schema import Compatibility, Property, PropertyType, Schema
 from server.access import Caller
 from server.model import Dialect, Rules, Scope
@@ -11,6 +12,7 @@ from server.paging import PageRequest
 from server.settings import DEFAULT_GRPC
 
 if TYPE_CHECKING:
+    from server.automations import Automations
     from server.contacts import Contacts
     from server.definitions import Definitions
     from server.projects import Projects
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 PROJECT = "demo"
 EVENT = "order_completed"
 EMAIL = "ada@example.com"
+CONDITION = "properties.is_first_purchase"
 SECRET = "sb_demo_key_for_ada"  # noqa: S105 - works on servers started with --dev, nowhere else
 PROPERTIES = '{"order_total":"129.99","currency":"USD","is_first_purchase":"true"}'
 
@@ -30,8 +33,8 @@ _SCHEMA = Schema(
 )
 
 
-async def make_demo(projects: Projects, definitions: Definitions, contacts: Contacts) -> None:
-    """Make the demo project with a key, a definition and a contact; in an empty database, or one that has them."""
+async def make_demo(projects: Projects, definitions: Definitions, contacts: Contacts, automations: Automations) -> None:
+    """Make the demo project with a key, a definition, a contact and an automation, in an empty database."""
     known = await projects.list(PageRequest(1))
     if not known.items:
         project = await projects.create(PROJECT, Rules())
@@ -39,6 +42,8 @@ async def make_demo(projects: Projects, definitions: Definitions, contacts: Cont
         caller = Caller(project.key, project.id, frozenset({Scope.ALL}))
         await definitions.create(caller, EVENT, "An order was paid for", _SCHEMA, Compatibility.NONE)
         await contacts.upsert(project.key, EMAIL, {"first_name": "Ada"})
+        welcome = NewAutomation("welcome", EVENT, CONDITION, AutomationState.ACTIVE)
+        await automations.create(project.key, welcome)
 
 
 def commands(program: str, buf: str, grpc_address: str) -> str:

@@ -12,13 +12,20 @@ ServiceError
 │   ├── MalformedRequest         the bytes are not the message they should be
 │   ├── InvalidArgument          a field breaks its rule; carries violations
 │   ├── InvalidPageToken         the token is not one that this list gave out
+│   ├── CursorInvalid            the cursor is not one that this project's match log gave out
+│   ├── InvalidConsumer          a consumer's id, window or heartbeat breaks its rule
 │   ├── ContactRequired          the request does not say whom it is about
 │   └── BatchRejected            an all-or-nothing batch holds events that are refused
 ├── ResourceError
 │   ├── ProjectNotFound, ContactNotFound, EventNotRecorded, KeyNotFound
 │   ├── ProjectAlreadyExists, SecretInUse
+│   ├── CursorExpired            matches behind the place to begin at are no longer kept
+│   ├── SubscriptionInUse        consumers are connected to the subscription
+│   ├── ConsumerReplaced         another stream of the same consumer has opened
+│   ├── PositionBeyondHead       the place to begin at is behind the newest match
 │   └── IdempotencyKeyReused     the key was used with other content
 ├── QueueFull                    more is waiting to be stored than the server will hold
+├── WatcherTooSlow               the caller does not take the answers of a stream
 ├── Stopping                     the server is shutting down
 ├── NotImplementedYet            the contract names the method, this version does not serve it
 └── StorageError
@@ -144,6 +151,21 @@ class InvalidPageToken(RequestError):
         super().__init__("The page token is not one that this list gave out with the same filters")
 
 
+class CursorInvalid(RequestError):
+    """The cursor is not one that a watch of this project's matches answered."""
+
+    reason = "CURSOR_INVALID"
+
+    def __init__(self) -> None:
+        super().__init__("The cursor is not one that WatchMatches answered in this project")
+
+
+class InvalidConsumer(RequestError):
+    """The id, the window or the heartbeat of a consumer breaks its rule."""
+
+    reason = "INVALID_CONSUMER"
+
+
 class BatchRejected(RequestError):
     """An all-or-nothing batch holds events that are refused; nothing of it is stored."""
 
@@ -228,6 +250,53 @@ class IdempotencyKeyReused(ResourceError):
         )
 
 
+class CursorExpired(ResourceError):
+    """Matches behind the place to begin at are no longer kept."""
+
+    reason = "CURSOR_EXPIRED"
+
+    def __init__(self, earliest: int) -> None:
+        super().__init__(
+            f"Matches behind this place are no longer kept; the earliest one kept has position {earliest:,}",
+            metadata={"earliest_position": str(earliest)},
+        )
+
+
+class SubscriptionInUse(ResourceError):
+    """Consumers are connected to the subscription."""
+
+    reason = "SUBSCRIPTION_IN_USE"
+
+    def __init__(self, subscription: str, consumers: int) -> None:
+        super().__init__(
+            f"Consumers are connected to the subscription: {consumers:,}; end them, or delete it with force",
+            metadata={"subscription": subscription, "consumer_count": str(consumers)},
+        )
+
+
+class ConsumerReplaced(ResourceError):
+    """Another stream has opened under the id of this consumer, and has its leases."""
+
+    reason = "CONSUMER_REPLACED"
+
+    def __init__(self, consumer_id: str) -> None:
+        super().__init__(
+            f'Another stream has opened as the consumer "{consumer_id}"', metadata={"consumer": consumer_id}
+        )
+
+
+class PositionBeyondHead(ResourceError):
+    """The place to begin at is behind the newest match."""
+
+    reason = "POSITION_BEYOND_HEAD"
+
+    def __init__(self, position: int, head: int) -> None:
+        super().__init__(
+            f"Position {position:,} is beyond the newest match, which has position {head:,}",
+            metadata={"position": str(position), "head_position": str(head)},
+        )
+
+
 class QueueFull(ServiceError):
     """More is waiting to be stored than the server will hold; nothing of this request was stored."""
 
@@ -236,6 +305,16 @@ class QueueFull(ServiceError):
 
     def __init__(self) -> None:
         super().__init__("Too many events are waiting to be stored; nothing was stored, try again shortly")
+
+
+class WatcherTooSlow(ServiceError):
+    """The caller did not take an answer of a stream in time; it can resume behind the last one that it read."""
+
+    reason = "WATCHER_TOO_SLOW"
+    retry_after = 1.0
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"An answer was not taken within {seconds:g} s; resume from the cursor of the last one read")
 
 
 class Stopping(ServiceError):

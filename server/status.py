@@ -11,6 +11,7 @@ from google.rpc import error_details_pb2 as details
 from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 
+from automation.errors import AutomationError
 from registry.errors import RegistryError
 from server.errors import ServiceError
 
@@ -31,9 +32,14 @@ CODES: dict[str, StatusCode] = {
     "UNSTORABLE_TEXT": StatusCode.INVALID_ARGUMENT,
     "INVALID_ARGUMENT": StatusCode.INVALID_ARGUMENT,
     "INVALID_PAGE_TOKEN": StatusCode.INVALID_ARGUMENT,
+    "CURSOR_INVALID": StatusCode.INVALID_ARGUMENT,
     "INVALID_NAME": StatusCode.INVALID_ARGUMENT,
     "INVALID_DESCRIPTION": StatusCode.INVALID_ARGUMENT,
     "INVALID_SCHEMA": StatusCode.INVALID_ARGUMENT,
+    "INVALID_AUTOMATION": StatusCode.INVALID_ARGUMENT,
+    "INVALID_SUBSCRIPTION": StatusCode.INVALID_ARGUMENT,
+    "INVALID_CONSUMER": StatusCode.INVALID_ARGUMENT,
+    "CONDITION_INVALID": StatusCode.INVALID_ARGUMENT,
     "PAYLOAD_REJECTED": StatusCode.INVALID_ARGUMENT,
     "BATCH_REJECTED": StatusCode.INVALID_ARGUMENT,
     "CONTACT_REQUIRED": StatusCode.INVALID_ARGUMENT,
@@ -42,9 +48,13 @@ CODES: dict[str, StatusCode] = {
     "EVENT_NOT_FOUND": StatusCode.NOT_FOUND,
     "EVENT_NOT_RECORDED": StatusCode.NOT_FOUND,
     "REVISION_NOT_FOUND": StatusCode.NOT_FOUND,
+    "AUTOMATION_NOT_FOUND": StatusCode.NOT_FOUND,
+    "RUN_NOT_FOUND": StatusCode.NOT_FOUND,
+    "SUBSCRIPTION_NOT_FOUND": StatusCode.NOT_FOUND,
     "API_KEY_NOT_FOUND": StatusCode.NOT_FOUND,
     "PROJECT_ALREADY_EXISTS": StatusCode.ALREADY_EXISTS,
     "EVENT_ALREADY_EXISTS": StatusCode.ALREADY_EXISTS,
+    "SUBSCRIPTION_ALREADY_EXISTS": StatusCode.ALREADY_EXISTS,
     "SECRET_IN_USE": StatusCode.ALREADY_EXISTS,
     "IDEMPOTENCY_KEY_REUSED": StatusCode.ALREADY_EXISTS,
     "INCOMPATIBLE_SCHEMA": StatusCode.FAILED_PRECONDITION,
@@ -52,8 +62,19 @@ CODES: dict[str, StatusCode] = {
     "EVENT_NOT_DELETED": StatusCode.FAILED_PRECONDITION,
     "MAX_EVENTS_REACHED": StatusCode.FAILED_PRECONDITION,
     "MAX_REVISIONS_REACHED": StatusCode.FAILED_PRECONDITION,
+    "CONDITIONS_BROKEN": StatusCode.FAILED_PRECONDITION,
+    "AUTOMATION_ACTIVE": StatusCode.FAILED_PRECONDITION,
+    "AUTOMATION_NOT_ACTIVE": StatusCode.FAILED_PRECONDITION,
+    "RUN_FINISHED": StatusCode.FAILED_PRECONDITION,
+    "RUN_MOVED_ON": StatusCode.FAILED_PRECONDITION,
+    "RUN_WITHOUT_CONTACT": StatusCode.FAILED_PRECONDITION,
+    "SUBSCRIPTION_IN_USE": StatusCode.FAILED_PRECONDITION,
+    "CURSOR_EXPIRED": StatusCode.OUT_OF_RANGE,
+    "POSITION_BEYOND_HEAD": StatusCode.OUT_OF_RANGE,
     "ETAG_MISMATCH": StatusCode.ABORTED,
+    "CONSUMER_REPLACED": StatusCode.ABORTED,
     "QUEUE_FULL": StatusCode.RESOURCE_EXHAUSTED,
+    "WATCHER_TOO_SLOW": StatusCode.RESOURCE_EXHAUSTED,
     "SERVER_STOPPING": StatusCode.UNAVAILABLE,
     "METHOD_NOT_IMPLEMENTED": StatusCode.UNIMPLEMENTED,
     "STORAGE_FULL": StatusCode.RESOURCE_EXHAUSTED,
@@ -68,7 +89,7 @@ MAX_MESSAGE = 500
 MAX_VALUE = 255
 MAX_VIOLATION_BYTES = 3_000
 
-KNOWN_ERRORS = (RegistryError, ServiceError)
+KNOWN_ERRORS = (AutomationError, RegistryError, ServiceError)
 """What callers may be told; any other error is a defect, and its text stays in the log."""
 
 

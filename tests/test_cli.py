@@ -50,7 +50,7 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_help_names_every_command_without_loading_grpc() -> None:
     script = "import sys; from server.cli.main import run; run(['--help']); assert 'grpc' not in sys.modules"
     shown = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
-    for name in ("serve", "check", "project", "key", "definition", "event", "contact", "migrate"):
+    for name in ("serve", "check", "project", "key", "definition", "event", "contact", "automation", "run", "migrate"):
         assert f"\n  {name} " in shown
     assert "SIGNALBOX_SERVER" in shown
 
@@ -138,7 +138,7 @@ def test_a_refused_event_is_one_line_and_a_line_for_each_field(signalbox: Server
         ),
     ],
 )
-def test_a_failure_is_one_line(signalbox: Server, arguments: tuple[str, ...], line: str) -> None:
+def test_a_failure_is_oneread_line(signalbox: Server, arguments: tuple[str, ...], line: str) -> None:
     assert signalbox(*arguments) == Result(1, "", line)
 
 
@@ -163,6 +163,13 @@ def test_a_missing_admin_key_file_is_named(tmp_path: Path) -> None:
         (("event", "send", "--from", "/no/such/file"), "No such file"),
         (("event", "list", "--received-from", "yesterday"), "not an RFC 3339 date-time"),
         (("event", "list", "--nonsense"), "No such option"),
+        (("event", "send", "x", "--from", __file__, "--matches"), "leave out the other options"),
+        (("automation", "create", "x"), "Missing option '--event'"),
+        (("automation", "create", "x", "--event", "y", "--label", "team"), "is not KEY=VALUE"),
+        (("automation", "create", "x", "--event", "y", "--entry", "twice"), "'twice' is not one of"),
+        (("run", "await", "x", "--event", "y", "--for", "soon"), "is not a time such as 90s"),
+        (("run", "list", "--status", "gone"), "'gone' is not one of"),
+        (("run", "list", "--email", ADA, "--contact-id", "x"), "not both"),
         (("event", "list", "--server", "http://localhost:1"), "is not HOST:PORT"),
         (("event", "list", "--key", "a b"), "printable ASCII"),
         (("nonsense",), "No such command"),
@@ -173,7 +180,7 @@ def test_a_missing_admin_key_file_is_named(tmp_path: Path) -> None:
         (("event", "send", "x", "--from", __file__, "--email", "a@b.c"), "leave out the other options"),
     ],
 )
-def test_a_wrong_command_is_told_in_one_line(
+def test_a_wrong_command_is_told_in_oneread_line(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], told: str
 ) -> None:
     assert run(arguments) == 2
@@ -248,6 +255,40 @@ def test_tail_follows_a_log_over_a_clean_restart_of_the_server(tmp_path: Path) -
     assert following.returncode == 130
     assert out == ""
     assert err in ("", f"{server.address} has gone; waiting for it\n")
+
+
+def test_watch_follows_matches_over_a_restart_and_ends_at_its_limit(tmp_path: Path) -> None:
+    def positions(result: Result) -> list[int]:
+        return [each["match"]["position"] for each in result.json_lines]
+
+    with serving(tmp_path) as server:
+        (welcome,) = server("automation", "list", "--json").json
+        server("automation", "pause", welcome["id"])
+        made = server("automation", "create", "Thanks", "--event", ORDER, "--label=team=shop", "--activate", "--json")
+        following = server.begin("match", "watch", "--from", "earliest", "--limit", "3", "--json")
+        for position in (1, 2):
+            server("event", "send", ORDER, "--email", ADA, "--properties", PROPERTIES)
+            line = json.loads(read_line(following.stdout))
+            assert line["match"]["position"] == position
+        assert line["match"]["event"]["properties"]["order_total"] == 129.99
+        assert server.stop() == 0
+        assert "waiting" in read_line(following.stderr)
+    with serving(tmp_path, server.address) as server:
+        assert "is back" in read_line(following.stderr)
+        server("event", "send", ORDER, "--email", ADA)
+        out, err = following.communicate(timeout=20)
+        assert (json.loads(out)["match"]["position"], err, following.returncode) == (3, "", 0)
+        watch = ("match", "watch", "--json", "--limit")
+        assert positions(server(*watch, "1", "--cursor", line["cursor"])) == [3]
+        assert positions(server(*watch, "2", "--from", "2", "--label", "team=shop", "--event", ORDER)) == [2, 3]
+        assert positions(server(*watch, "1", "--from", "2020-01-01T00:00:00Z", "--automation", made.json["id"])) == [1]
+        plain = server("match", "watch", "--from", "3", "--limit", "1")
+        assert plain.out.split()[0] == "3"
+        assert {"started", "Thanks", ORDER, ADA} <= set(plain.out.split())
+        assert server("match", "watch", "--cursor", "x").err.startswith("error: The cursor is not one")
+        assert server("match", "watch", "--from", "9").err.startswith("error: Position 8 is beyond the newest match")
+        for wrong in (("--from", "0"), ("--from", "soon"), ("--from", "1", "--cursor", "x")):
+            assert server("match", "watch", *wrong).code == 2
 
 
 def test_the_only_project_is_meant_and_several_must_be_named(tmp_path: Path) -> None:
@@ -325,13 +366,13 @@ def test_check_tells_the_state_of_each_service(signalbox: Server) -> None:
     assert checked.json["services"]["signalbox.v1.EventIngest"] == "SERVING"
 
 
-def test_a_second_server_on_the_database_is_told_in_one_line(signalbox: Server) -> None:
+def test_a_second_server_on_the_database_is_told_in_oneread_line(signalbox: Server) -> None:
     second = command("serve", "--grpc", "127.0.0.1:0", "--database", signalbox.database)
     assert (second.code, second.out) == (1, "")
     assert re.fullmatch(r"error: another server or process holds sqlite:///\S+: stop it.*\n", second.err)
 
 
-def test_a_port_in_use_is_told_in_one_line(signalbox: Server, tmp_path: Path) -> None:
+def test_a_port_in_use_is_told_in_oneread_line(signalbox: Server, tmp_path: Path) -> None:
     second = command("serve", "--grpc", signalbox.address, "--database", f"sqlite:///{tmp_path}/x.db")
     assert second.code == 1
     assert re.fullmatch(rf"error: Cannot listen on {signalbox.address}.*\n", second.err)
@@ -356,3 +397,141 @@ def test_migrate_makes_a_database_once(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/x.db"
     assert command("migrate", "--database", url).out.startswith(f"{url} is now at {head()}")
     assert command("migrate", "--database", url, "--json").json["changed"] is False
+
+
+def test_automations_are_created_changed_and_deleted(signalbox: Server) -> None:
+    arguments = ("--event", "signup", "--entry", "once-per-contact", "--label", "team=growth", "--label", "tier=1")
+    created = signalbox("automation", "create", "Welcome", *arguments, "--attributes", '{"b":1,"a":2}', "--json").json
+    assert (created["state"], created["entry_rule"]) == ("AUTOMATION_STATE_DRAFT", "ENTRY_RULE_ONCE_PER_CONTACT")
+    assert list(created["attributes"].items()) == [("a", 2), ("b", 1)]
+    assert signalbox("automation", "show", created["id"], "--json").json == created
+    active = signalbox("automation", "activate", created["id"])
+    assert re.search(r"^state +active$", active.out, re.MULTILINE)
+    assert re.search(r"^entry +once-per-contact$", active.out, re.MULTILINE)
+    assert re.search(r"^labels +team=growth tier=1$", active.out, re.MULTILINE)
+    changed = signalbox("automation", "update", created["id"], "--name", "Hello", "--label", "tier=", "--json").json
+    assert (changed["name"], changed["labels"]) == ("Hello", {"team": "growth"})
+    listed = signalbox("automation", "list", "--event", "signup", "--state", "active", "--label", "team=growth")
+    assert re.search(rf"^{created['id']}  Hello +active +signup", listed.out, re.MULTILINE)
+    refused = signalbox("automation", "delete", created["id"])
+    assert (refused.code, refused.err) == (1, "error: The automation is active; pause it before you delete it\n")
+    outdated = signalbox("automation", "pause", created["id"], "--etag", created["etag"])
+    assert outdated.code == 1
+    assert re.search(r"^state +paused$", signalbox("automation", "pause", created["id"]).out, re.MULTILINE)
+    deleted = signalbox("automation", "delete", created["id"])
+    assert re.search(r"^cancelled runs +0$", deleted.out, re.MULTILINE)
+    assert signalbox("automation", "show", created["id"]).code == 1
+
+
+def test_a_run_is_started_parked_resumed_and_ended(signalbox: Server) -> None:
+    signalbox("definition", "create", "cart_filled")
+    signalbox("definition", "create", "cart_paid")
+    made = signalbox("automation", "create", "Carts", "--event", "cart_filled", "--activate", "--json").json
+    plain = signalbox("event", "send", "cart_filled", "--email", ADA)
+    assert re.search(r"^matches 1 automation$", plain.out, re.MULTILINE)
+    sent = signalbox("event", "send", "cart_filled", "--email", ADA, "--matches")
+    told = re.search(r"^match [0-9]+  started run (\S+) of Carts$", sent.out, re.MULTILINE)
+    assert told
+    run = told[1]
+    shown = signalbox("run", "await", run, "--event", "cart_paid", "--for", "10m", "--attributes", '{"step":1}')
+    assert re.search(r"^waits for +cart_paid$", shown.out, re.MULTILINE)
+    assert re.search(r"^times out +20", shown.out, re.MULTILINE)
+    waiting = signalbox("run", "list", "--status", "waiting", "--automation", made["id"], "--email", ADA)
+    assert re.search(rf"^{run}  waiting .* cart_paid$", waiting.out, re.MULTILINE)
+    resumed = signalbox("event", "send", "cart_paid", "--email", ADA, "--matches", "--json").json
+    assert [each["kind"] for each in resumed["matches"]] == ["KIND_RESUMED"]
+    assert signalbox("run", "show", run, "--json").json["match_id"] == resumed["matches"][0]["id"]
+    stale = signalbox("run", "complete", run, "--match", "nothing")
+    assert stale.err.startswith("error: The run has moved on: its newest match is ")
+    ended = signalbox("run", "complete", run, "--outcome", "skipped", "--reason", "unsubscribed")
+    assert re.search(r"^status +skipped$", ended.out, re.MULTILINE)
+    refused = signalbox("run", "cancel", run)
+    assert (refused.code, refused.err) == (1, "error: The run has ended: it is skipped\n")
+    (other,) = signalbox("run", "list", "--automation", made["id"], "--status", "queued", "--json").json
+    cancelled = signalbox("run", "cancel", other["id"], "--reason", "no need", "--json").json
+    assert (cancelled["status"], cancelled["reason"]) == ("RUN_STATUS_CANCELLED", "no need")
+
+
+def test_subscriptions_are_created_consumed_and_deleted(tmp_path: Path) -> None:
+    with serving(tmp_path) as signalbox:
+        signalbox("automation", "create", "Thanks", "--event", ORDER, "--activate")
+        arguments = ("--event", ORDER, "--order", "contact", "--ack-deadline", "1m", "--max-attempts", "3", "--json")
+        made = signalbox("subscription", "create", "engine", *arguments, "--first-delay", "2s").json
+        assert (made["order"], made["ack_deadline"], made["max_attempts"]) == ("DELIVERY_ORDER_CONTACT", "60s", 3)
+        assert made["backoff"]["initial_delay"] == "2s"
+        for _ in range(3):
+            signalbox("event", "send", ORDER, "--email", ADA)
+        kept = signalbox("match", "consume", "engine", "--no-ack", "--limit", "1")
+        assert (kept.code, kept.out.split()[:2]) == (0, ["1/3", "1"])
+        taken = signalbox("match", "consume", "engine", "--limit", "1", "--json").json_lines
+        assert [(each["match"]["position"], each["attempt"]) for each in taken] == [(1, 2)]
+        shown = signalbox("subscription", "show", "engine")
+        assert re.search(r"^floor +1 of 3, read to", shown.out, re.MULTILINE)
+        moved = signalbox("subscription", "seek", made["id"], "earliest", "--json").json
+        assert moved["stats"]["floor_position"] == 0
+        changed = signalbox("subscription", "update", "engine", "--name", "motor", "--ack-deadline", "2m")
+        assert re.search(r"^ack deadline +120s$", changed.out, re.MULTILINE)
+        assert re.search(rf"^{made['id']} .* motor$", signalbox("subscription", "list").out, re.MULTILINE)
+        assert signalbox("subscription", "parked", "motor", "--json").json == []
+        assert signalbox("subscription", "replay", "motor", "--all", "--dry-run").out == "0 would be replayed\n"
+        assert signalbox("subscription", "discard", "motor", "--all").out == "0 discarded\n"
+        assert signalbox("subscription", "discard", "motor").code == 1
+        assert signalbox("subscription", "delete", "motor").code == 0
+        assert signalbox("match", "consume", "motor").err == 'error: There is no subscription "motor" in this project\n'
+
+
+def test_consume_goes_on_over_a_restart_and_settles_before_it_ends(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        server("automation", "create", "Thanks", "--event", ORDER, "--activate")
+        server("subscription", "create", "engine")
+        consuming = server.begin("match", "consume", "engine", "--json")
+        server("event", "send", ORDER, "--email", ADA)
+        assert json.loads(read_line(consuming.stdout))["match"]["position"] == 1
+        assert server.stop() == 0
+        assert "waiting" in read_line(consuming.stderr)
+    with serving(tmp_path, server.address) as server:
+        assert "is back" in read_line(consuming.stderr)
+        server("event", "send", ORDER, "--email", ADA)
+        assert json.loads(read_line(consuming.stdout))["match"]["position"] == 2
+        consuming.send_signal(signal.SIGINT)
+        assert (*consuming.communicate(timeout=20), consuming.returncode) == ("", "", 130)
+        stats = server("subscription", "show", "engine", "--json").json["subscription"]["stats"]
+        assert (stats["floor_position"], stats["outstanding_count"], stats["consumer_count"]) == (2, 0, 0)
+
+
+def test_an_event_is_explained_as_a_tree(signalbox: Server) -> None:
+    sent = signalbox("event", "send", ORDER, "--email", ADA, "--properties", '{"order_total":1}', "--json").json
+    explained = signalbox("event", "explain", sent["event"]["id"])
+    assert (explained.code, explained.err) == (0, "")
+    lines = explained.out.splitlines()
+    assert re.fullmatch(r"welcome \([0-9a-f-]{36}\): did not match", lines[0])
+    missing = "[properties.is_first_purchase is missing]"
+    assert lines[1] == f"  MISSING  properties.is_first_purchase   {missing}"
+    (as_json,) = signalbox("automation", "explain", sent["event"]["id"], "--json").json
+    assert (as_json["matched"], as_json["verdict"]) == (False, "VERDICT_MISSING")
+
+
+@pytest.mark.parametrize(
+    ("condition", "code", "shown"),
+    [
+        ("properties.order_total > 100", 0, "[properties.order_total is 120]"),
+        ("properties.order_total > 200", 2, "FALSE"),
+        ("properties.order_totl > 100", 2, "line 1, column 1: UNKNOWN_PROPERTY"),
+        ('contact.properties.tier == "gold"', 0, "TRUE"),
+    ],
+)
+def test_a_condition_is_tried(signalbox: Server, condition: str, code: int, shown: str) -> None:
+    given = ("--properties", '{"order_total":120}', "--contact-properties", '{"tier":"gold"}')
+    tried = signalbox("automation", "test", condition, "--event", ORDER, *given)
+    assert tried.code == code, tried.err
+    assert shown in tried.out
+
+
+def test_a_schema_that_breaks_a_condition_in_use_is_forced(signalbox: Server) -> None:
+    signalbox("definition", "create", "cli_forced", "--property", "a:number")
+    signalbox("automation", "create", "x", "--event", "cli_forced", "--condition", "properties.a > 1", "--activate")
+    refused = signalbox("definition", "update", "cli_forced", "--property", "a:string")
+    assert refused.code != 0
+    assert "break" in refused.err
+    forced = signalbox("definition", "update", "cli_forced", "--property", "a:string", "--force")
+    assert (forced.code, forced.err) == (0, "")

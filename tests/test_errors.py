@@ -11,8 +11,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import StatusCode
 from structlog.testing import capture_logs
 
+import automation.errors
 import registry.errors
 import server.errors
+from automation.errors import AutomationError
 from registry.errors import RegistryError
 from server.access import Access
 from server.api.grpc_server import GrpcServer
@@ -21,7 +23,7 @@ from server.errors import QueueFull, ServiceError, StorageFull
 from server.model import Rules
 from server.status import CODES, DOMAIN, rich_status
 from server.storage.projects import insert_project
-from signalbox.v1 import contacts_pb2, event_definitions_pb2, event_ingest_pb2, projects_pb2
+from signalbox.v1 import automations_pb2, contacts_pb2, event_definitions_pb2, event_ingest_pb2, projects_pb2
 from tests.support.messages import ADA, ALL_OR_NOTHING, ANYTHING, BOB, COERCED, INDEPENDENT, event, struct
 from tests.support.refusals import refusal, verdict
 from tests.support.service import ADMIN_KEY, connected
@@ -44,7 +46,7 @@ def leaves(kind: type[Exception]) -> Iterator[type[Exception]]:
         yield from leaves(each)
 
 
-ERRORS = [*leaves(RegistryError), *leaves(ServiceError)]
+ERRORS = [*leaves(AutomationError), *leaves(RegistryError), *leaves(ServiceError)]
 
 
 # The table
@@ -52,7 +54,7 @@ ERRORS = [*leaves(RegistryError), *leaves(ServiceError)]
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
 def test_every_error_has_a_reason_with_a_code(error: type[Exception]) -> None:
-    reason: str = error.reason  # type: ignore[attr-defined]  # both trees declare it
+    reason: str = error.reason  # type: ignore[attr-defined]  # every tree declares it
     assert CODES[reason] is not StatusCode.OK
 
 
@@ -60,7 +62,10 @@ def test_every_reason_is_of_some_error() -> None:
     assert {error.reason for error in ERRORS} == set(CODES)  # type: ignore[attr-defined]  # as above
 
 
-@pytest.mark.parametrize("module", [registry.errors, server.errors], ids=lambda module: module.__name__)
+MODULES = [automation.errors, registry.errors, server.errors]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
 def test_the_drawn_tree_names_every_error(module: Any) -> None:
     classes = [name for name, value in inspect.getmembers(module, inspect.isclass) if issubclass(value, Exception)]
     assert [name for name in classes if name not in (module.__doc__ or "")] == []
@@ -364,6 +369,8 @@ async def test_a_malformed_page_token_is_refused_by_every_list(service: Service,
         shop.definitions.ListRevisions(
             event_definitions_pb2.ListRevisionsRequest(event_definition="order_completed", page_token=token)
         ),
+        shop.automations.ListAutomations(automations_pb2.ListAutomationsRequest(page_token=token)),
+        shop.automations.ListRuns(automations_pb2.ListRunsRequest(page_token=token)),
         shop.definitions.ListDependents(
             event_definitions_pb2.ListDependentsRequest(event_definition="order_completed", page_token=token)
         ),

@@ -11,6 +11,7 @@ import pytest_asyncio
 from grpc import StatusCode
 from structlog.testing import capture_logs
 
+from automation.automations import AutomationState, NewAutomation
 from server.errors import QueueFull, Stopping
 from signalbox.v1 import event_ingest_pb2 as pb
 from tests.support.line import GatedDatabase, drafts, line_over
@@ -192,3 +193,15 @@ async def test_a_server_that_stops_stores_what_waits_and_answers_it(database_url
     answered = sorted(result.receipt.event.position for answer in answers for result in answer)
     assert answered == list(range(1, 51))
     assert len(await store.rows("event")) == 50
+
+
+async def test_conditions_that_fail_are_counted_after_the_commit(database: Database) -> None:
+    async with line_over(GatedDatabase(database)) as counting:
+        for condition in ("properties.missing == 1.0", "7 / 0 > 1", 'properties.text == ""'):
+            await counting.automate(NewAutomation("x", "page_viewed", condition, AutomationState.ACTIVE))
+        await counting.send(drafts(2))
+        count = counting.metrics.registry.get_sample_value
+        for word in ("missing", "error"):
+            labels = {"project": "id", "verdict": word}
+            # A test of equality is the index's: what is not there is ruled out, and not evaluated.
+            assert count("signalbox_condition_failures_total", labels) == (2 if word == "error" else None)

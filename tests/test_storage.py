@@ -16,6 +16,7 @@ from alembic.migration import MigrationContext
 from grpc import StatusCode
 from sqlalchemy import MetaData, select
 
+from automation import subscription_tables
 from registry import tables as registry_tables
 from server.errors import (
     StorageBusy,
@@ -59,7 +60,7 @@ def pragma(text: str) -> Callable[[Connection], Any]:
 
 async def test_the_migrations_make_the_tables_of_the_code(database: Database) -> None:
     tables = MetaData()
-    for metadata in (registry_tables.metadata, server_tables.metadata):
+    for metadata in (registry_tables.metadata, subscription_tables.subscription.metadata, server_tables.metadata):
         for table in metadata.tables.values():
             table.to_metadata(tables)
 
@@ -121,7 +122,7 @@ async def test_servers_that_start_together_on_an_empty_database_take_turns(backe
 
 async def test_what_work_raises_rolls_its_transaction_back(database: Database) -> None:
     def work(connection: Connection) -> None:
-        connection.exec_driver_sql("INSERT INTO project_head VALUES (1, 1, 1, 1)")
+        connection.exec_driver_sql("INSERT INTO project_head VALUES (1, 1, 1, 1, 0, 0)")
         raise LookupError("changed my mind")
 
     with pytest.raises(LookupError, match="changed my mind"):
@@ -146,7 +147,9 @@ async def test_a_reader_sees_one_state_whatever_is_written_meanwhile(database: D
 
     reading = asyncio.create_task(database.read(twice))
     await begun.wait()
-    await database.write(lambda connection: connection.exec_driver_sql("INSERT INTO project_head VALUES (1, 1, 1, 1)"))
+    await database.write(
+        lambda connection: connection.exec_driver_sql("INSERT INTO project_head VALUES (1, 1, 1, 1, 0, 0)")
+    )
     changed.set()
     assert await reading == (0, 0)
     assert await database.read(count) == 1

@@ -11,6 +11,7 @@ from server.api.enums import COERCION_MODE, COMPATIBILITY, DIRECTION, PROPERTY_T
 from server.api.event_messages import write_change, write_violation
 from server.api.structs import read_struct, write_struct
 from server.api.times import timestamp
+from server.dependents import ReadingAutomation
 from server.errors import InvalidArgument
 from signalbox.v1 import event_definitions_pb2 as pb
 
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
 
     from registry.compatibility import Incompatibility
     from registry.definitions import EventDefinition, Revision
-    from server.definitions import CompatibilityVerdict
-    from server.storage.events import Traffic
+    from server.definitions import CompatibilityVerdict, Dependent
 
 
 def read_schema(message: pb.Schema) -> Schema:
@@ -106,13 +106,16 @@ def write_validation(schema: Schema, payload: Struct) -> pb.ValidateEventRespons
     return response
 
 
-def write_dependent(traffic: Traffic) -> pb.Dependent:
-    """Write what reads a definition: the senders of a revision's recent events."""
+def write_dependent(dependent: Dependent) -> pb.Dependent:
+    """Write what reads a definition: an automation, or the senders of a revision's recent events."""
+    if isinstance(dependent, ReadingAutomation):
+        reads, paths = dependent.automation, dependent.paths
+        return pb.Dependent(automation=pb.Dependent.Automation(id=reads.id, name=reads.name, paths=paths))
     return pb.Dependent(
         traffic=pb.Dependent.Traffic(
-            revision=traffic.revision,
-            event_count=traffic.event_count,
-            last_seen_at=timestamp(traffic.last_seen_at),
+            revision=dependent.revision,
+            event_count=dependent.event_count,
+            last_seen_at=timestamp(dependent.last_seen_at),
         )
     )
 

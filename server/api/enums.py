@@ -5,14 +5,28 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from automation.automations import AutomationState, EntryRule
+from automation.conditions.values import Verdict
+from automation.runs import MatchKind, RunOutcome, RunStatus
+from automation.subscriptions import DeliveryOrder, NackAction, Outcome, ParkingCause
 from registry.coercion import ChangeKind
 from registry.compatibility import Direction
 from registry.errors import Violation
 from registry.schema import CoercionMode, Compatibility, PropertyType, UnknownProperties
 from server.errors import InvalidArgument
+from server.explain import ReasonKind
 from server.ingest.draft import BatchMode
 from server.model import Dialect, NameCase, UndefinedEvents, UnknownContacts
-from signalbox.v1 import event_definitions_pb2, event_ingest_pb2, event_pb2, projects_pb2
+from server.start_points import LogEnd
+from signalbox.v1 import (
+    automations_pb2,
+    event_definitions_pb2,
+    event_ingest_pb2,
+    event_pb2,
+    match_pb2,
+    match_stream_pb2,
+    projects_pb2,
+)
 
 if TYPE_CHECKING:
     from enum import Enum
@@ -66,6 +80,18 @@ UNDEFINED_EVENTS = EnumMap(projects_pb2.UndefinedEvents, "UNDEFINED_EVENTS_", Un
 UNKNOWN_CONTACTS = EnumMap(projects_pb2.UnknownContacts, "UNKNOWN_CONTACTS_", UnknownContacts, UnknownContacts.REJECT)
 NAME_CASE = EnumMap(projects_pb2.NameCase, "NAME_CASE_", NameCase, NameCase.SENSITIVE)
 DIALECT = EnumMap(projects_pb2.Dialect, "DIALECT_", Dialect, Dialect.NATIVE)
+AUTOMATION_STATE = EnumMap(automations_pb2.AutomationState, "AUTOMATION_STATE_", AutomationState, AutomationState.DRAFT)
+ENTRY_RULE = EnumMap(automations_pb2.EntryRule, "ENTRY_RULE_", EntryRule, EntryRule.EVERY_TIME)
+MATCH_KIND = EnumMap(match_pb2.Match.Kind, "KIND_", MatchKind)
+LOG_END = EnumMap(match_stream_pb2.LogEnd, "LOG_END_", LogEnd, LogEnd.LATEST)
+DELIVERY_ORDER = EnumMap(match_stream_pb2.DeliveryOrder, "DELIVERY_ORDER_", DeliveryOrder, DeliveryOrder.POSITION)
+DELIVERY_OUTCOME = EnumMap(match_stream_pb2.DeliveryOutcome, "DELIVERY_OUTCOME_", Outcome)
+NACK_ACTION = EnumMap(match_stream_pb2.NackAction, "NACK_ACTION_", NackAction, NackAction.RETRY)
+PARKING_CAUSE = EnumMap(match_stream_pb2.ParkedMatch.Cause, "CAUSE_", ParkingCause)
+RUN_STATUS = EnumMap(automations_pb2.RunStatus, "RUN_STATUS_", RunStatus)
+RUN_OUTCOME = EnumMap(automations_pb2.RunOutcome, "RUN_OUTCOME_", RunOutcome, RunOutcome.COMPLETED)
+VERDICT = EnumMap(automations_pb2.Verdict, "VERDICT_", Verdict)
+REASON_KIND = EnumMap(automations_pb2.OutsideReason.Kind, "KIND_", ReasonKind)
 BATCH_MODE = EnumMap(event_ingest_pb2.BatchMode, "BATCH_MODE_", BatchMode, BatchMode.ALL_OR_NOTHING)
 
 

@@ -30,13 +30,16 @@ from server.paging import PageRequest
 from signalbox.v1 import event_definitions_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from registry.schema import Schema
     from server.access import Caller
+    from server.api.handlers import Send
     from server.backtest import Backtests
     from server.definitions import Definitions
     from server.generated_types import GeneratedTypes
+
+
+ANSWER_SECONDS = 30.0
+"""A client that takes no progress of its backtest for so long is not waited for."""
 
 
 class EventDefinitionsServicer:
@@ -89,6 +92,7 @@ class EventDefinitionsServicer:
             _read_changes(request),
             request.etag,
             validate_only=request.validate_only,
+            force=request.force,
         )
         return pb.UpdateEventDefinitionResponse(event_definition=write_definition(definition))
 
@@ -118,7 +122,12 @@ class EventDefinitionsServicer:
         self, request: pb.RollbackRevisionRequest, caller: Caller
     ) -> pb.RollbackRevisionResponse:
         definition = await self._definitions.rollback(
-            caller, request.event_definition, request.number, request.etag, validate_only=request.validate_only
+            caller,
+            request.event_definition,
+            request.number,
+            request.etag,
+            validate_only=request.validate_only,
+            force=request.force,
         )
         return pb.RollbackRevisionResponse(event_definition=write_definition(definition))
 
@@ -138,13 +147,10 @@ class EventDefinitionsServicer:
         )
         return pb.ListDependentsResponse(dependents=map(write_dependent, page.items), next_page_token=page.next_token)
 
-    async def BacktestSchema(
-        self, requests: AsyncIterator[pb.BacktestSchemaRequest], caller: Caller
-    ) -> AsyncIterator[pb.BacktestSchemaResponse]:
-        async for request in requests:
-            candidate, scope = read_candidate(request), read_scope(request)
-            async for found in self._backtests.run(caller, request.event_definition, candidate, scope):
-                yield await write_backtest(found)
+    async def BacktestSchema(self, request: pb.BacktestSchemaRequest, caller: Caller, send: Send) -> None:
+        candidate, scope = read_candidate(request), read_scope(request)
+        async for found in self._backtests.run(caller, request.event_definition, candidate, scope):
+            await send(await write_backtest(found), ANSWER_SECONDS)
 
     async def GetDescriptorSet(
         self, request: pb.GetDescriptorSetRequest, caller: Caller

@@ -12,9 +12,8 @@ from server.api.event_messages import (
     read_draft_or_refuse,
     write_error,
     write_event,
-    write_receipt,
-    write_results,
 )
+from server.api.receipts import write_receipt, write_results
 from server.api.times import read_timestamp
 from server.emails import normal_email
 from server.errors import ContactRequired, InvalidArgument, Stopping

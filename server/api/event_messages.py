@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from registry.errors import Violation
-from server.api.enums import CHANGE_KIND, View
+from server.api.enums import CHANGE_KIND
 from server.api.structs import read_struct, write_struct, write_value
 from server.api.times import read_timestamp, write_timestamp
 from server.api.typed_properties import read_typed
@@ -17,30 +17,25 @@ from signalbox.v1 import event_ingest_pb2 as pb
 from signalbox.v1 import event_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
-
     from registry.coercion import Change
     from server.api.typed_properties import Readers
     from server.model import Event
 
 MAX_IDEMPOTENCY_KEY = 255
-MAX_DETAILED = 100
-MAX_BRIEF_MESSAGE = 120
 
 
-def read_draft(message: pb.EventInput, readers: Readers) -> Draft:
+def read_draft(message: pb.EventInput, readers: Readers, *, contact_optional: bool = False) -> Draft:
     """Read an event, with the readers that its typed properties need.
 
-    Raises InvalidArgument and ContactRequired, and what `identify` finds wrong with the typed properties.
+    Raises InvalidArgument, ContactRequired unless it may be about nobody, and what `identify` finds wrong with the
+    typed properties.
     """
     contact_id = email = ""
     if message.HasField("email"):
         email = normal_email(message.email)
     else:
         contact_id = message.contact_id
-        if not contact_id:
+        if not contact_id and not contact_optional:
             raise ContactRequired
     typed = readers and message.HasField("typed_properties")
     return Draft(
@@ -88,41 +83,6 @@ def write_change(change: Change, into: event_pb2.Coercion) -> None:
         write_value(change.after, into.to)
 
 
-def write_receipt(draft: Draft, view: View, into: pb.EventReceipt) -> None:
-    """Write what became of an accepted event, as much of it as the view asks for."""
-    event = draft.event
-    assert event is not None
-    if view is View.RECEIPT:
-        _write_brief(event, into.event)
-    else:
-        write_event(event, into.event)
-    # Fields that stay at their default are not set: each setting costs a tenth of a microsecond.
-    if draft.duplicate:
-        into.duplicate = True
-    if event.coercions:
-        into.coercion_count = len(event.coercions)
-    if event.match_count:
-        into.match_count = event.match_count
-
-
-def write_results(drafts: Sequence[Draft], view: View, into: RepeatedCompositeFieldContainer[pb.EventResult]) -> None:
-    """Write what became of the events of a batch; violations only of the first MAX_DETAILED that were refused.
-
-    A client that refuses answers beyond 4 MiB, as they do by default, still learns which of its events were taken.
-    """
-    refused = 0
-    for draft in drafts:
-        if draft.error is None:
-            write_receipt(draft, view, into.add().receipt)
-        else:
-            refused += 1
-            error = write_error(draft.error)
-            if refused > MAX_DETAILED:
-                del error.violations[:]
-                error.message = error.message[:MAX_BRIEF_MESSAGE]
-            into.add().error.CopyFrom(error)
-
-
 def write_error(error: Exception) -> pb.EventError:
     """Write why an event or a batch was refused."""
     violations: tuple[Violation, ...] = getattr(error, "violations", ())
@@ -138,14 +98,6 @@ def write_error(error: Exception) -> pb.EventError:
 def write_violation(violation: Violation) -> event_pb2.Violation:
     """Write a violation."""
     return event_pb2.Violation(path=violation.path, reason=violation.reason, message=violation.message)
-
-
-def _write_brief(event: Event, into: event_pb2.Event) -> None:
-    into.id = event.id
-    into.position = event.position
-    into.revision = event.revision
-    into.contact_id = event.contact_id
-    write_timestamp(event.received_at, into.received_at)
 
 
 def _idempotency_key(key: str) -> str:

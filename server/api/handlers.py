@@ -1,13 +1,17 @@
 """Serves the methods of the contract: who may call, what goes wrong, what is not served yet, all in one place.
 
 A servicer is any object with coroutine methods named as in the contract: `async def Name(self, request, caller)` for a
-unary answer, an async generator `def Name(self, requests, caller)` for streams on both sides. A method that the
-contract names and the servicer lacks answers UNIMPLEMENTED.
+unary answer, an async generator `def Name(self, requests, caller)` for streams on both sides. For a stream of answers
+alone it is `async def Name(self, request, caller, send)`, which hands over each answer with `await send(answer,
+seconds)`: one that the client does not take in so many seconds ends the call. A method that the contract names and the
+servicer lacks answers UNIMPLEMENTED.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
@@ -15,12 +19,19 @@ import structlog
 from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
-from server.errors import KeyInvalid, MalformedRequest, NotImplementedYet, StorageRefused
+from server.errors import (
+    KeyInvalid,
+    MalformedRequest,
+    NotImplementedYet,
+    Stopping,
+    StorageRefused,
+    WatcherTooSlow,
+)
 from server.status import KNOWN_ERRORS, code_of, message_of, rich_status
 from signalbox.v1 import options_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Coroutine
 
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
     from google.protobuf.message import Message
@@ -35,6 +46,12 @@ Parse: TypeAlias = "Callable[[bytes], Message]"
 """Reads the bytes of a request. Raises MalformedRequest."""
 
 STATUS_KEY = "grpc-status-details-bin"
+
+Send = Callable[[Any, float], Awaitable[None]]
+"""Hands an answer of a stream to the transport within so many seconds. Raises WatcherTooSlow."""
+
+_LAST_WORD_SECONDS = 1.0
+"""So long a client that takes no answers has to take the status."""
 
 
 class Streams:
@@ -78,8 +95,10 @@ class Guard:
         parse = _parser(method)
         serialize = GetMessageClass(method.output_type).SerializeToString
         # Requests come as bytes, and are parsed when the key was seen: a hostile message can cost seconds.
-        if method.client_streaming or method.server_streaming:
+        if method.client_streaming:
             return grpc.stream_stream_rpc_method_handler(self._stream(call, scope, parse), None, serialize)
+        if method.server_streaming:
+            return grpc.unary_stream_rpc_method_handler(self._answers(call, scope, parse), None, serialize)
         return grpc.unary_unary_rpc_method_handler(self._unary(call, scope, parse), None, serialize)
 
     def _unary(self, call: Callable[[Any, Caller], Awaitable[Any]], scope: str, parse: Parse) -> Any:
@@ -105,6 +124,45 @@ class Guard:
                 self._streams.leave(task)
 
         return handle
+
+    def _answers(self, call: Callable[[Any, Caller, Send], Coroutine[Any, Any, None]], scope: str, parse: Parse) -> Any:
+        async def handle(data: bytes, context: Context) -> None:
+            async def send(answer: Any, seconds: float) -> None:
+                # The key may have been revoked meanwhile.
+                await self._caller(context, scope)
+                try:
+                    async with asyncio.timeout(seconds):
+                        await context.write(answer)
+                except TimeoutError:
+                    raise WatcherTooSlow(seconds) from None
+
+            task = self._streams.enter()
+            try:
+                caller = await self._caller(context, scope)
+                await self._until_stopping(call(parse(data), caller, send))
+            except Exception as error:
+                # The status stands behind the answers, which the client may never read.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LAST_WORD_SECONDS):
+                        await _abort(context, error)
+            finally:
+                self._streams.leave(task)
+
+        return handle
+
+    async def _until_stopping(self, serving: Coroutine[Any, Any, None]) -> None:
+        """Serve until a shutdown begins, which is Stopping."""
+        task = asyncio.create_task(serving)
+        stopping = asyncio.create_task(self._streams.stopping.wait())
+        try:
+            await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise Stopping
+            await task
+        finally:
+            task.cancel()
+            stopping.cancel()
+            await asyncio.gather(task, stopping, return_exceptions=True)
 
     async def _checked(
         self, requests: AsyncIterator[bytes], context: Context, scope: str, parse: Parse
@@ -161,9 +219,9 @@ def _parser(method: MethodDescriptor) -> Parse:
 
 
 def _not_served(method: MethodDescriptor) -> Any:
-    if not (method.client_streaming or method.server_streaming):
+    if not method.client_streaming:
 
-        async def refuse(_request: Any, _caller: Caller) -> Any:
+        async def refuse(*_arguments: Any) -> Any:
             raise NotImplementedYet(method.full_name)
 
         return refuse

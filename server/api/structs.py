@@ -40,6 +40,8 @@ class PayloadBudget:
 
 EVENT_BUDGET = PayloadBudget()
 CONTACT_BUDGET = PayloadBudget(values=MAX_PROPERTIES, size=MAX_CONTACT_BYTES)
+AUTOMATION_BUDGET = PayloadBudget()
+RUN_BUDGET = PayloadBudget(values=1_000, size=64 * 1024)
 
 
 def read_struct(struct: Struct, root: str = "properties", budget: PayloadBudget = EVENT_BUDGET) -> dict[str, Any]:
@@ -72,6 +74,14 @@ def read_struct(struct: Struct, root: str = "properties", budget: PayloadBudget 
         _check_size(struct, root, budget)
         read_pending(pending, len(values), root, budget)
     return values
+
+
+def depth_of(value: Any) -> int:
+    """Count how many objects and lists are inside each other, empty ones aside."""
+    level, depth = [value], 0
+    while level := [inner for each in level for inner in _members(each)]:
+        depth += 1
+    return depth
 
 
 def write_struct(values: Mapping[str, Any], struct: Struct) -> None:
@@ -140,6 +150,12 @@ def _branch(value: Value, kind: str | None, path: str, depth: int, pending: list
     into: Any = {} if kind == "struct_value" else []
     pending.append((into, getattr(value, kind), path, depth))
     return into
+
+
+def _members(value: Any) -> Any:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def read_number(number: float, parent: str, name: str | int) -> float:

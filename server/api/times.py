@@ -1,4 +1,4 @@
-"""google.protobuf.Timestamp to and from microseconds since the epoch."""
+"""google.protobuf.Timestamp to and from microseconds since the epoch, and Duration to microseconds."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from registry.errors import Violation
 from server.errors import InvalidArgument
 
 if TYPE_CHECKING:
+    from google.protobuf.duration_pb2 import Duration
     from google.protobuf.message import Message
 
 # 0001-01-01 and 9999-12-31, the bounds of a Timestamp.
@@ -38,3 +39,14 @@ def read_timestamp(message: Message, field: str) -> int | None:
         text = f"{field} is no instant between the years 1 and 9999: {value.seconds} s and {value.nanos} ns"
         raise InvalidArgument(text, violations=[Violation(field, "INVALID_TIMESTAMP", text)])
     return value.seconds * 1_000_000 + value.nanos // 1_000
+
+
+def read_duration(message: Message, field: str) -> int | None:
+    """Read a Duration field in microseconds, None where it is unset. Raises InvalidArgument for one that is none."""
+    if not message.HasField(field):
+        return None
+    value: Duration = getattr(message, field)
+    if abs(value.nanos) > 999_999_999 or value.seconds * value.nanos < 0:
+        text = f"{field} is no duration: {value.seconds} s and {value.nanos} ns"
+        raise InvalidArgument(text, violations=[Violation(field, "INVALID_DURATION", text)])
+    return value.seconds * 1_000_000 + int(value.nanos / 1_000)

@@ -14,7 +14,7 @@ from server.cli.failures import JudgingCommand
 from server.cli.inputs import properties as json_object
 from server.cli.inputs import read_schema
 from server.cli.listing import listed
-from server.cli.options import etag_option, option, validate_only_option
+from server.cli.options import etag_option, force_option, option, validate_only_option
 from server.cli.output import moment, print_fields, print_json, print_table, printable, to_json, to_plain
 from server.cli.schema_options import StatedSchema, remove_option, schema_file_option, schema_options
 from server.cli.session import client_command
@@ -91,7 +91,7 @@ async def validate(
 @click.argument("name_or_id")
 @client_command
 async def dependents(session: Session, name_or_id: str) -> None:
-    """List the revisions seen on the definition's 10,000 newest events, newest first."""
+    """List the automations that read the definition, and the revisions seen on its 10,000 newest events."""
     found = await listed(
         partial(session.call, session.definitions.ListDependents),
         pb.ListDependentsRequest(event_definition=name_or_id),
@@ -100,7 +100,13 @@ async def dependents(session: Session, name_or_id: str) -> None:
     if session.json:
         print_json([to_plain(each) for each in found])
         return
-    seen = [each.traffic for each in found]
+    automations = [each.automation for each in found if each.HasField("automation")]
+    if automations:
+        print_table(
+            ("AUTOMATION", "ID", "READS"), [(each.name, each.id, ", ".join(each.paths)) for each in automations]
+        )
+        click.echo()
+    seen = [each.traffic for each in found if each.HasField("traffic")]
     print_table(
         ("REVISION", "EVENTS", "LAST SEEN"),
         [(str(each.revision), str(each.event_count), moment(each.last_seen_at)) for each in seen],
@@ -112,11 +118,14 @@ async def dependents(session: Session, name_or_id: str) -> None:
 @click.argument("revision", type=_REVISION)
 @etag_option
 @validate_only_option
+@force_option
 @client_command
-async def rollback(session: Session, name_or_id: str, revision: int, etag: str, validate_only: bool) -> None:
+async def rollback(
+    session: Session, name_or_id: str, revision: int, etag: str, validate_only: bool, force: bool
+) -> None:
     """Return to the schema of an old revision: it becomes a new one, unless the latest equals it."""
     request = pb.RollbackRevisionRequest(
-        event_definition=name_or_id, number=revision, etag=etag, validate_only=validate_only
+        event_definition=name_or_id, number=revision, etag=etag, validate_only=validate_only, force=force
     )
     answer = await session.call(session.definitions.RollbackRevision, request)
     show_definition(session, answer.event_definition)

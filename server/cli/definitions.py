@@ -15,7 +15,7 @@ from server.cli.definition_files import apply, plan
 from server.cli.definition_views import show_definition, show_revision, show_revisions
 from server.cli.enums import COMPATIBILITY, enum_option
 from server.cli.listing import listed
-from server.cli.options import etag_option, option, validate_only_option
+from server.cli.options import etag_option, force_option, option, validate_only_option
 from server.cli.output import moment, print_json, print_table, to_plain
 from server.cli.schema_options import StatedSchema, get_definition, remove_option, schema_options
 from server.cli.session import client_command
@@ -113,6 +113,7 @@ async def show(session: Session, name_or_id: str) -> None:
 @remove_option
 @etag_option
 @validate_only_option
+@force_option
 @client_command
 async def update(
     session: Session,
@@ -123,6 +124,7 @@ async def update(
     removed: tuple[str, ...],
     etag: str,
     validate_only: bool,
+    force: bool,
     **options: Any,
 ) -> None:
     """Change a definition: a --property is added, or replaces the one of its name; what is not named stays."""
@@ -134,6 +136,7 @@ async def update(
         compatibility=compatibility,
         etag=etag or read_etag,
         validate_only=validate_only,
+        force=force,
     )
     answer = await session.call(session.definitions.UpdateEventDefinition, request)
     show_definition(session, answer.event_definition)

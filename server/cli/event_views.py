@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from server.cli.enums import COERCION_KIND
+from server.cli.enums import COERCION_KIND, MATCH_KIND
 from server.cli.output import moment, print_fields, print_json, printable, to_json, to_plain
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from server.cli.session import Session
     from signalbox.v1 import event_ingest_pb2 as pb
-    from signalbox.v1 import event_pb2
+    from signalbox.v1 import event_pb2, match_pb2
 
 EVENT_COLUMNS = ("POSITION", "ID", "RECEIVED", "NAME", "CONTACT", "PROPERTIES")
 
@@ -39,6 +39,10 @@ def show_receipt(session: Session, receipt: pb.EventReceipt) -> None:
     if receipt.duplicate:
         click.echo("duplicate: this idempotency key was sent before, and this is the event of then")
     show_event(receipt.event)
+    if receipt.match_count:
+        click.echo(f"matches {receipt.match_count:,} automation{'s' if receipt.match_count > 1 else ''}")
+    for each in receipt.matches:
+        click.echo(printable(_match(each)))
 
 
 def show_event(event: event_pb2.Event) -> None:
@@ -63,6 +67,16 @@ def show_coercions(coercions: Iterable[event_pb2.Coercion], plain: Iterable[dict
     """Print changes that coercion made, one a line; `plain` is their plain form."""
     for coercion, change in zip(coercions, plain, strict=True):
         click.echo(printable(_coercion(coercion, change)))
+
+
+def show_violations(violations: Iterable[event_pb2.Violation]) -> None:
+    """Print the rules that a payload breaks, one a line."""
+    for each in violations:
+        click.echo(printable(f"{each.path}  {each.reason}  {each.message}"))
+
+
+def _match(match: match_pb2.Match) -> str:
+    return f"match {match.position}  {MATCH_KIND.name(match.kind)} run {match.run_id} of {match.automation_name}"
 
 
 def _coercion(coercion: event_pb2.Coercion, change: dict[str, Any]) -> str:

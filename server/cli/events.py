@@ -8,6 +8,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from server.cli.event_views import EVENT_COLUMNS, event_row, show_event, show_receipt
+from server.cli.explaining import explain
 from server.cli.inputs import instant
 from server.cli.inputs import properties as json_object
 from server.cli.listing import listed
@@ -25,6 +26,9 @@ def event() -> None:
     """Send, list and follow events."""
 
 
+event.add_command(explain)
+
+
 @event.command()
 @click.argument("name", default="")
 @option("--email", metavar="EMAIL", help="Address of the contact that the event is about.")
@@ -32,6 +36,7 @@ def event() -> None:
 @option("--properties", type=json_object, metavar="JSON", help="The properties, as a JSON object.")
 @option("--occurred-at", type=instant, metavar="RFC3339", help="When it happened; now by default.")
 @option("--idempotency-key", metavar="KEY", help="Makes sending again harmless.")
+@option("--matches", is_flag=True, help="Show what the event set off.")
 @option(
     "--from",
     "file",
@@ -41,11 +46,11 @@ def event() -> None:
     '"occurred_at" and "idempotency_key"; - for stdin. NAME is for the lines that name no event.',
 )
 @client_command
-async def send(session: Session, /, name: str, file: IO[bytes] | None, **stated: Any) -> None:
+async def send(session: Session, /, name: str, file: IO[bytes] | None, matches: bool, **stated: Any) -> None:
     """Send one event, or with --from many. The answer comes when the event is stored."""
     given = {field: value for field, value in stated.items() if value is not None}
     if file is not None:
-        if given:
+        if given or matches:
             raise click.UsageError(
                 "--from takes everything but NAME from the file's lines: leave out the other options"
             )
@@ -57,7 +62,8 @@ async def send(session: Session, /, name: str, file: IO[bytes] | None, **stated:
         raise click.UsageError("Missing argument 'NAME'.")
     if ("email" in given) == ("contact_id" in given):
         raise click.UsageError("Give --email or --contact-id.")
-    request = pb.SendEventRequest(event=pb.EventInput(name=name, **given))
+    view = pb.RESULT_VIEW_MATCHES if matches else pb.RESULT_VIEW_COERCED
+    request = pb.SendEventRequest(event=pb.EventInput(name=name, **given), view=view)
     show_receipt(session, (await session.call(session.ingest.SendEvent, request)).receipt)
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import Parse, ParseError
 from google.protobuf.struct_pb2 import Struct
 
 from registry.timestamps import parse_rfc3339
-from server.api.structs import MAX_DEPTH, write_struct
+from server.api.structs import MAX_DEPTH, depth_of, write_struct
 from server.api.times import timestamp
 from server.cli.enums import PROPERTY_TYPE
 from signalbox.v1 import event_definitions_pb2 as pb
@@ -20,6 +22,25 @@ if TYPE_CHECKING:
     from typing import IO
 
     from google.protobuf.timestamp_pb2 import Timestamp
+
+
+_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+def duration(text: str) -> Duration:
+    """Read a number of seconds, minutes, hours or days."""
+    read = re.fullmatch("([0-9]{1,9})([smhd])", text)
+    if read is None:
+        raise click.BadParameter(f'"{text}" is not a time such as 90s, 10m, 2h or 7d')
+    return Duration(seconds=int(read[1]) * _SECONDS[read[2]])
+
+
+def label(text: str) -> tuple[str, str]:
+    """Read KEY=VALUE."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise click.BadParameter(f'"{text}" is not KEY=VALUE')
+    return key, value
 
 
 def instant(text: str) -> Timestamp:
@@ -50,7 +71,7 @@ def properties(text: str) -> Struct:
 def to_struct(values: Mapping[str, Any]) -> Struct:
     """Write plain JSON values as a Struct. Raises ValueError for what no message can carry."""
     # A message nested deeper is refused as a whole, with all the events beside it.
-    if _depth(values) > MAX_DEPTH:
+    if depth_of(values) > MAX_DEPTH:
         raise ValueError(f"properties may be nested {MAX_DEPTH} levels deep, not more")
     struct = Struct()
     try:
@@ -92,16 +113,3 @@ def read_schema(file: IO[str]) -> pb.Schema:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON value")
-
-
-def _depth(value: Any) -> int:
-    level, depth = [value], 0
-    while level := [inner for each in level for inner in _members(each)]:
-        depth += 1
-    return depth
-
-
-def _members(value: Any) -> Any:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()

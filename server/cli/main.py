@@ -22,6 +22,10 @@ _COMMANDS = {
     "definition": ("server.cli.definitions", "Define events."),
     "event": ("server.cli.events", "Send, list and follow events."),
     "contact": ("server.cli.contacts", "Keep contacts."),
+    "automation": ("server.cli.automations", "Say which events set off runs."),
+    "run": ("server.cli.runs", "Look at runs, and move them."),
+    "match": ("server.cli.matches", "Look at what events set off, and consume it."),
+    "subscription": ("server.cli.subscriptions", "Keep subscriptions to matches."),
     "migrate": ("server.cli.migrate", "Bring a database to the schema of this version."),
 }
 """Each command's module, where it goes by the same name, and what it does."""

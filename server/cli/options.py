@@ -117,6 +117,8 @@ etag_option = option("--etag", metavar="ETAG", default="", help="Refuse if the e
 
 validate_only_option = option("--validate-only", is_flag=True, help="Check everything and change nothing.")
 
+force_option = option("--force", is_flag=True, help="Change it although it breaks conditions in use.")
+
 
 def limit_option(what: str) -> Callable[[F], F]:
     """How many items a list shows at most."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
     from google.protobuf.timestamp_pb2 import Timestamp
 
-_FREE_FORM = {"properties", "from", "to", "sent", "before", "after"}
+_FREE_FORM = {"attributes", "from", "labels", "properties", "to", "sent", "before", "after"}
 
 
 def to_plain(message: Message) -> Any:

@@ -15,9 +15,11 @@ from server.cli.options import Connection, connection_options
 from server.cli.refusals import failure_of
 from server.settings import admin_key_file
 from signalbox.v1 import projects_pb2
+from signalbox.v1.automations_pb2_grpc import AutomationsStub
 from signalbox.v1.contacts_pb2_grpc import ContactsStub
 from signalbox.v1.event_definitions_pb2_grpc import EventDefinitionsStub
 from signalbox.v1.event_ingest_pb2_grpc import EventIngestStub
+from signalbox.v1.match_stream_pb2_grpc import MatchStreamStub
 from signalbox.v1.projects_pb2_grpc import ProjectsStub
 
 if TYPE_CHECKING:
@@ -47,9 +49,11 @@ class Session:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.channel = _channel(connection)
+        self.automations = AutomationsStub(self.channel)
         self.contacts = ContactsStub(self.channel)
         self.definitions = EventDefinitionsStub(self.channel)
         self.ingest = EventIngestStub(self.channel)
+        self.matches = MatchStreamStub(self.channel)
         self.projects = ProjectsStub(self.channel)
         self._project: str | None = None
 

@@ -1,7 +1,7 @@
 """Decides units inside the transaction that stores them.
 
-What only the database knows is settled here, under the lock of the project's head: whether the catalogue that judged
-a draft still holds, which contact it is about, whether its idempotency key was seen, and its position.
+What only the database knows is settled here, under the lock of the project's head: whether the catalogue that judged a
+draft still holds, which contact it is about, whether its idempotency key was seen, its position, and what it sets off.
 """
 
 from __future__ import annotations
@@ -9,26 +9,37 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 from uuid_utils import uuid7
 
+from automation.matching import Matching
+from automation.run_store import match_values, matches_of_events, new_run_values, resume_runs
+from automation.runs import MatchKind
+from automation.store import automations_by_key
 from registry.log_ids import LogIds
 from registry.timestamps import now_micros
 from server.catalog import load_state
 from server.errors import ContactNotFound, IdempotencyKeyReused
+from server.ingest.draft import Draft
 from server.ingest.judge import judge_all
+from server.ingest.subjects import subject_of
 from server.model import Event, UnknownContacts
-from server.storage.contacts import ContactKey, contact_keys, insert_contacts
+from server.storage.contacts import ContactKey, contact_keys, contact_properties, insert_contacts
 from server.storage.events import events_by_idempotency_key
-from server.storage.log import Head, insert_events, lock_heads, move_heads
+from server.storage.log import Head, events, lock_heads, matches, move_heads, runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from sqlalchemy import Connection
 
+    from automation.automations import Automation
+    from automation.runs import Match
     from server.catalog import ProjectState
-    from server.ingest.draft import Draft, Unit
-    from server.storage.log import EventRow
+    from server.ingest.draft import Unit
+    from server.storage.log import LogRow
+
+_Placed = tuple[Draft, ContactKey, Event]
 
 _encode = msgspec.json.Encoder().encode
 
@@ -62,33 +73,56 @@ class ProjectCommit:
         self.state = _current_state(connection, units, head)
         self.head = head
         self.contacts: dict[str, ContactKey] = {}
-        self.rows: list[EventRow] = []
+        self.rows: list[LogRow] = []
         self._known = known.keys if known is not None and known.version == head.catalog_version else {}
         self._received_at = max(now, head.received_at)
         self._position = head.position
         self._ids = LogIds(self._received_at)
         self._seen: dict[str, tuple[str, Event]] = {}
+        self._recorded: dict[int, tuple[tuple[Match, Automation], ...]] = {}
+        self._stored: dict[str, Draft] = {}
+        self.matching: Matching | None = None
 
     def run(self) -> None:
         """Decide every unit and gather the rows to store."""
         drafts = [draft for unit in self._units for draft in unit.drafts]
         self._find_seen(drafts)
         self._find_contacts(drafts)
+        if self.state.automations:
+            self._prepare_matching(drafts)
         for unit in self._units:
             self._settle(unit)
-        self.head = Head(self._position, self._received_at, self.head.catalog_version)
+        match_position = self.matching.position if self.matching else self.head.match_position
+        self.head = Head(self._position, self._received_at, self.head.catalog_version, match_position)
 
     def _find_seen(self, drafts: Iterable[Draft]) -> None:
         keys = {draft.idempotency_key for draft in drafts}
         keys.discard("")
         if keys:
             self._seen = events_by_idempotency_key(self._connection, self.state.key, list(keys))
+        if matched := [event.position for _, event in self._seen.values() if event.match_count]:
+            self._recorded = _recorded_matches(self._connection, self.state.key, matched)
 
     def _find_contacts(self, drafts: Iterable[Draft]) -> None:
         ids = self._unknown({draft.contact_id for draft in drafts})
         emails = self._unknown({draft.email for draft in drafts})
         if ids or emails:
             self.contacts = contact_keys(self._connection, self.state.key, ids=ids, emails=emails)
+
+    def _prepare_matching(self, drafts: Iterable[Draft]) -> None:
+        connection = self._connection
+        self.matching = Matching(
+            connection,
+            self.state.key,
+            self.state.automations,
+            self.head.match_position,
+            self._received_at,
+            lambda keys: contact_properties(connection, keys),
+        )
+        names = {draft.definition.name if draft.definition else draft.name for draft in drafts}
+        people = {draft.contact_id or draft.email for draft in drafts}
+        known = (self._known.get(name) or self.contacts.get(name) for name in people)
+        self.matching.prepare(names, {contact.key for contact in known if contact})
 
     def _unknown(self, names: set[str]) -> set[str]:
         return {name for name in names if name and name not in self._known}
@@ -110,19 +144,22 @@ class ProjectCommit:
         self._store(fresh)
         for draft in unit.drafts:
             if draft.duplicate and draft.event is None:
-                draft.event = first[draft.idempotency_key].event
+                original = first[draft.idempotency_key]
+                draft.event, draft.matches = original.event, original.matches
 
     def _repeated(self, draft: Draft, first: dict[str, Draft]) -> bool:
         """Say whether the key was seen before: in the log, in this group, or further up in this unit."""
-        fingerprint, event = self._seen.get(draft.idempotency_key, ("", None))
-        if event is None and draft.idempotency_key in first:
-            fingerprint = first[draft.idempotency_key].fingerprint()
+        key = draft.idempotency_key
+        fingerprint, event = self._seen.get(key, ("", None))
+        matches = self._recorded.get(event.position, ()) if event is not None else ()
+        if original := self._stored.get(key) or first.get(key):
+            fingerprint, event, matches = original.fingerprint(), original.event, original.matches
         if not fingerprint:
             return False
         if fingerprint == draft.fingerprint():
-            draft.error, draft.duplicate, draft.event = None, True, event
+            draft.error, draft.duplicate, draft.event, draft.matches = None, True, event, matches
         else:
-            draft.error = IdempotencyKeyReused(draft.idempotency_key)
+            draft.error = IdempotencyKeyReused(key)
         return True
 
     def _contact(self, draft: Draft) -> ContactKey | None:
@@ -138,18 +175,23 @@ class ProjectCommit:
 
     def _store(self, fresh: Sequence[tuple[Draft, ContactKey | None]]) -> None:
         self._create_contacts({draft.email for draft, contact in fresh if contact is None})
-        for draft, contact in fresh:
-            self._append(draft, contact or self.contacts[draft.email])
+        known = [(draft, contact or self.contacts[draft.email]) for draft, contact in fresh]
+        placed = [(draft, contact, self._event(draft, contact)) for draft, contact in known]
+        if self.matching is not None and self.state.rules.unknown_contacts is UnknownContacts.CREATE_ON_MATCH:
+            placed = self._create_on_match(placed)
+        for draft, contact, event in placed:
+            self._append(draft, contact, event)
 
     def _create_contacts(self, emails: Iterable[str]) -> None:
         missing = [(str(uuid7()), email) for email in emails if email not in self.contacts]
         if missing:
             self.contacts |= insert_contacts(self._connection, self.state.key, missing, self._received_at)
 
-    def _append(self, draft: Draft, contact: ContactKey) -> None:
+    def _event(self, draft: Draft, contact: ContactKey) -> Event:
+        """Give the event its place in the log."""
         self._position += 1
         definition = draft.definition
-        event = Event(
+        return Event(
             self._ids.make(self._position),
             self._position,
             definition.name if definition else draft.name,
@@ -163,12 +205,66 @@ class ProjectCommit:
             self._received_at,
             0,
         )
+
+    def _create_on_match(self, placed: Iterable[_Placed]) -> list[_Placed]:
+        """Make the contacts of unknown addresses, each from its first event on that sets something off."""
+        new: dict[str, str] = {}
+        named = [
+            (draft, contact, self._named(event, new) if contact is _NOBODY else event)
+            for draft, contact, event in placed
+        ]
+        if new:
+            ids = [(contact_id, email) for email, contact_id in new.items()]
+            self.contacts |= insert_contacts(self._connection, self.state.key, ids, self._received_at)
+        return [
+            (draft, self.contacts[event.email] if event.contact_id != contact.id else contact, event)
+            for draft, contact, event in named
+        ]
+
+    def _named(self, event: Event, new: dict[str, str]) -> Event:
+        """Give an event of an unknown address the id of its contact-to-be, if it makes one or one was made."""
+        if contact_id := new.get(event.email):
+            return replace(event, contact_id=contact_id)
+        matcher = self.state.automations.matcher(event.name)
+        if matcher is None:
+            return event
+        named = replace(event, contact_id=str(uuid7()))
+        # A new contact may enter every automation.
+        if not matcher.matching(subject_of(named, {})):
+            return event
+        new[event.email] = named.contact_id
+        return named
+
+    def _append(self, draft: Draft, contact: ContactKey, event: Event) -> None:
+        if self.matching is not None and self.matching.interested(event.name, contact.key):
+            event = self._matched(self.matching, draft, contact.key, event)
         draft.event = event
         fingerprint = ""
         if draft.idempotency_key:
             fingerprint = draft.fingerprint()
-            self._seen[draft.idempotency_key] = (fingerprint, event)
+            self._stored[draft.idempotency_key] = draft
         self.rows.append(_row(self.state.key, event, contact, draft.idempotency_key, fingerprint))
+
+    def _matched(self, matching: Matching, draft: Draft, contact_key: int, event: Event) -> Event:
+        """Find what the event sets off."""
+        subject = subject_of(event, matching.contact_properties(contact_key))
+        found = matching.match(event.name, event.position, contact_key, subject)
+        if not found:
+            return event
+        automations = self.state.automations.by_key
+        draft.matches = tuple((match, automations[match.automation_key]) for match in found)
+        return replace(event, match_count=len(found))
+
+    def store(self) -> None:
+        """Write what was gathered."""
+        events.append(self._connection, self.rows)
+        if self.matching is None or not self.matching.matches:
+            return
+        key, found = self.state.key, self.matching.matches
+        matches.append(self._connection, [match_values(key, match) for match in found])
+        if started := [new_run_values(key, match) for match in found if match.kind is MatchKind.STARTED]:
+            runs.append(self._connection, started)
+        resume_runs(self._connection, key, self.matching.resumed, self._received_at)
 
 
 def commit(connection: Connection, units: Sequence[Unit], known: dict[int, KnownContacts]) -> list[ProjectCommit]:
@@ -185,10 +281,10 @@ def commit(connection: Connection, units: Sequence[Unit], known: dict[int, Known
         project = ProjectCommit(connection, by_project[key], head, known.get(key), now)
         project.run()
         commits.append(project)
-    rows = [row for project in commits for row in project.rows]
-    if rows:
-        insert_events(connection, rows)
-        move_heads(connection, {project.state.key: project.head for project in commits if project.rows})
+    if stored := [project for project in commits if project.rows]:
+        for project in stored:
+            project.store()
+        move_heads(connection, {project.state.key: project.head for project in stored})
     return commits
 
 
@@ -196,7 +292,7 @@ def _current_state(connection: Connection, units: Sequence[Unit], head: Head) ->
     """Give the catalogue that holds now, and judge again what was judged by another."""
     state = max((unit.state for unit in units), key=lambda state: state.version)
     if state.version != head.catalog_version:
-        state = load_state(connection, state.key)
+        state = load_state(connection, state.key, state)
     for unit in units:
         if unit.state.version != state.version:
             unit.state = state
@@ -204,7 +300,16 @@ def _current_state(connection: Connection, units: Sequence[Unit], head: Head) ->
     return state
 
 
-def _row(project_key: int, event: Event, contact: ContactKey, idempotency_key: str, fingerprint: str) -> EventRow:
+def _recorded_matches(
+    connection: Connection, project_key: int, positions: Sequence[int]
+) -> dict[int, tuple[tuple[Match, Automation], ...]]:
+    """Read what recorded events set off, by their positions."""
+    found = matches_of_events(connection, project_key, positions)
+    automations = automations_by_key(connection, {match.automation_key for each in found.values() for match in each})
+    return {at: tuple((match, automations[match.automation_key]) for match in each) for at, each in found.items()}
+
+
+def _row(project_key: int, event: Event, contact: ContactKey, idempotency_key: str, fingerprint: str) -> LogRow:
     return (
         project_key,
         event.position,

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
 
+    from automation.automations import Automation
+    from automation.runs import Match
     from registry.coercion import Change
     from server.catalog import LiveDefinition, ProjectState
     from server.model import Event
@@ -50,6 +52,7 @@ class Draft(msgspec.Struct):
     properties: dict[str, Any] = {}
     changes: tuple[Change, ...] = ()
     event: Event | None = None
+    matches: tuple[tuple[Match, Automation], ...] = ()
     duplicate: bool = False
 
     def fingerprint(self) -> str:

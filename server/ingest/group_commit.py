@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from server.catalog import Catalog
     from server.ingest.commit import ProjectCommit
     from server.ingest.draft import Unit
+    from server.match_hub import MatchHub
+    from server.metrics import Metrics
     from server.storage.database import Database
 
 log = structlog.get_logger()
@@ -47,9 +49,13 @@ time. Single sends, between which the loop lets go anyway, lose a sixth by it.""
 class GroupCommit:
     """The queue before the log, and the task that empties it. One commit is under way at a time."""
 
-    def __init__(self, database: Database, catalog: Catalog, queue_events: int) -> None:
+    def __init__(
+        self, database: Database, catalog: Catalog, hub: MatchHub, metrics: Metrics, queue_events: int
+    ) -> None:
         self._database = database
         self._catalog = catalog
+        self._hub = hub
+        self._metrics = metrics
         self._limit = queue_events
         self._queue: deque[Unit] = deque()
         self._queued = 0
@@ -164,6 +170,9 @@ class GroupCommit:
                 known = self._known[key] = KnownContacts(version)
             known.learn(project.contacts)
             self._catalog.learn(project.state, forgotten)
+            self._hub.advance(key, project.head.match_position)
+            if project.matching is not None:
+                self._metrics.count_failures(project.state.id, project.matching.failures)
 
 
 def _log_failure(error: Exception, events: int) -> None:

@@ -76,6 +76,27 @@ def contact_keys(
     return found
 
 
+def contact_key(connection: Connection, project_key: int, *, contact_id: str = "", email: str = "") -> int | None:
+    """Find the key of a contact by id, also of a deleted one, or by address; None where there is none."""
+    wanted = contact.c.id == contact_id if contact_id else contact.c.email == email
+    return connection.scalar(sa.select(contact.c.key).where(contact.c.project_key == project_key, wanted))
+
+
+def contact_ids(connection: Connection, keys: Iterable[int]) -> dict[int, str]:
+    """Read the ids of contacts, also of deleted ones, by key."""
+    rows = connection.execute(sa.select(contact.c.key, contact.c.id).where(contact.c.key.in_(list(keys))))
+    return {row.key: row.id for row in rows}
+
+
+def contact_properties(connection: Connection, keys: Iterable[int]) -> dict[int, dict[str, Any]]:
+    """Read the properties of contacts, by key."""
+    found: dict[int, dict[str, Any]] = {}
+    for chunk in _chunks(list(keys), _IN_LIST):
+        query = sa.select(contact.c.key, contact.c.properties).where(contact.c.key.in_(chunk))
+        found.update((row.key, msgspec.json.decode(row.properties)) for row in connection.execute(query))
+    return found
+
+
 def list_contacts(
     connection: Connection, project_key: int, limit: int, before_id: str = "", search: str = ""
 ) -> list[Contact]:

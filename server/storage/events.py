@@ -17,6 +17,7 @@ from registry.log_ids import position_of
 from registry.undo import undo
 from server.errors import EventNotRecorded
 from server.model import Event
+from server.storage.contacts import contact_key
 from server.storage.tables import contact, event, project_head
 
 if TYPE_CHECKING:
@@ -70,6 +71,25 @@ def get_event(connection: Connection, project_key: int, event_id: str) -> Event:
     if row is None:
         raise EventNotRecorded(event_id)
     return to_event(row)
+
+
+def event_ids(connection: Connection, project_key: int, positions: Iterable[int]) -> dict[int, str]:
+    """Read the ids of the events at positions."""
+    wanted = (event.c.project_key == project_key) & event.c.position.in_(list(positions))
+    return {row.position: row.id for row in connection.execute(sa.select(event.c.position, event.c.id).where(wanted))}
+
+
+def event_sizes(connection: Connection, project_key: int, positions: Iterable[int]) -> dict[int, int]:
+    """Say how many characters of payload the events at positions have."""
+    size = sa.func.length(event.c.properties) + sa.func.length(event.c.coercions)
+    wanted = (event.c.project_key == project_key) & event.c.position.in_(list(positions))
+    return {row[0]: row[1] for row in connection.execute(sa.select(event.c.position, size).where(wanted))}
+
+
+def events_at(connection: Connection, project_key: int, positions: Iterable[int]) -> dict[int, Event]:
+    """Read the events at positions."""
+    wanted = (event.c.project_key == project_key) & event.c.position.in_(list(positions))
+    return {row.position: to_event(row) for row in connection.execute(_EVENTS.where(wanted))}
 
 
 def events_by_idempotency_key(
@@ -209,8 +229,7 @@ def _filtered(query: Select[Any], wanted: EventFilter) -> Select[Any]:
 
 def _of_contact(connection: Connection, project_key: int, wanted: EventFilter) -> sa.ColumnElement[bool]:
     """Say that an event is of the contact; one that was recorded without a contact is of its address."""
-    column, value = (contact.c.id, wanted.contact_id) if wanted.contact_id else (contact.c.email, wanted.email)
-    key = connection.scalar(sa.select(contact.c.key).where(contact.c.project_key == project_key, column == value))
+    key = contact_key(connection, project_key, contact_id=wanted.contact_id, email=wanted.email)
     of_contact = event.c.contact_key == key if key is not None else sa.false()
     if wanted.contact_id:
         return of_contact

@@ -95,6 +95,27 @@ def advance_catalog(connection: Connection, project_key: int) -> None:
     )
 
 
+def advance_automations(connection: Connection, project_key: int) -> int:
+    """Count a change of automations. Returns the position of the newest event, behind which the change holds."""
+    advance_catalog(connection, project_key)
+    own = project_head.c.project_key == project_key
+    changed = project_head.update().where(own).values(automations_version=project_head.c.automations_version + 1)
+    return int(connection.scalar(changed.returning(project_head.c.position)) or 0)
+
+
+def automations_version(connection: Connection, project_key: int) -> int:
+    """Read the version of the automations of one project."""
+    query = sa.select(project_head.c.automations_version).where(project_head.c.project_key == project_key)
+    return int(connection.scalar(query) or 0)
+
+
+def match_positions(connection: Connection, project_keys: Sequence[int]) -> dict[int, int]:
+    """Read where the match logs of projects end."""
+    query = sa.select(project_head.c.project_key, project_head.c.match_position)
+    rows = connection.execute(query.where(project_head.c.project_key.in_(project_keys)))
+    return {row.project_key: row.match_position for row in rows}
+
+
 def catalog_versions(connection: Connection) -> dict[int, int]:
     """Read the catalogue version of every project, by project key."""
     rows = connection.execute(sa.select(project_head.c.project_key, project_head.c.catalog_version))

@@ -28,8 +28,9 @@ project = Table(
     Column("updated_at", BigInteger, nullable=False),
 )
 
-# One row a project, locked and moved by every commit: where the log ends, and which state of the project's
-# definitions, rules and keys an event must have been judged by.
+# One row a project, locked and moved by every commit: where the logs of events and matches end, and which state of the
+# project's definitions, rules and keys an event must have been judged by. The automations have a version of their own
+# beside that: they are many, and compiled again only when they changed.
 project_head = Table(
     "project_head",
     metadata,
@@ -37,6 +38,8 @@ project_head = Table(
     Column("catalog_version", BigInteger, nullable=False),
     Column("position", BigInteger, nullable=False),
     Column("received_at", BigInteger, nullable=False),
+    Column("match_position", BigInteger, nullable=False, server_default="0"),
+    Column("automations_version", BigInteger, nullable=False, server_default="0"),
 )
 
 api_key = Table(

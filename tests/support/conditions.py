@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 NAMES = ["n", "i", "s", "t", "b", "z", "list", "numbers", "o", "items", "at", "missing"]
 FIELDS = ["x", "sku", "s"]
-TEXTS = ["", "a", "ab", "abc", "é", "日本", "🙂x", "A", "2026-06-01T12:00:00Z", '"', "\\", "\n"]
+TEXTS = ["", "a", "ab", "abc", "é", "日本", "🙂x", "A", "2026-06-01T12:00:00Z", '"', "\\", "x\ny"]
 MOMENTS = ["2026-06-01T12:00:00Z", "2026-06-01T14:00:00.123456+02:00", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"]
 SPANS = ["1h", "-1h30m", "1.5s", "10ms", "0", "2000000h", ".5m1.s", "3us", "bad", ""]
 LEAVES = {
@@ -21,7 +21,7 @@ LEAVES = {
         "0",
         "1",
         "2",
-        "-1",
+        "(-1)",
         "7",
         "0x10",
         str(2**53),
@@ -29,7 +29,7 @@ LEAVES = {
         "(-9223372036854775808)",
         "event.revision",
     ],
-    "number": ["properties.n", "properties.i", "0.0", "1.0", "2.0", "-1.5", ".5", "1e3", "1e308", "-0.0"],
+    "number": ["properties.n", "properties.i", "0.0", "1.0", "2.0", "(-1.5)", ".5", "1e3", "1e308", "(-0.0)"],
     "string": [
         *["properties.s", "properties.t", "event.name", "contact.email", 'properties["odd name"]'],
         *(json.dumps(text, ensure_ascii=False) for text in TEXTS),
@@ -60,7 +60,7 @@ PATTERNS = ["a", "^a", "b$", "[a-c]+", "(?i)A", ".", "", "^.$", "a|é", "(a*)*b"
 FORMS = {
     "bool": [
         *["($bool && $bool)", "($bool || $bool)"] * 3,
-        *["($bool || $bool && $bool)", "!($bool)", "($bool ? $bool : $bool)", "($any in $list)", "($string in $map)"],
+        *["($bool || $bool && $bool)", "(!($bool))", "($bool ? $bool : $bool)", "($any in $list)", "($string in $map)"],
         *(f"($int {symbol} $number)" for symbol in ORDER + EQUALITY),
         *(f"($number {symbol} $number)" for symbol in ORDER + EQUALITY),
         *(f"(${kind} {symbol} ${kind})" for kind in ("string", "time", "span", "bool") for symbol in ORDER + EQUALITY),
@@ -72,9 +72,15 @@ FORMS = {
         *(f"has($map.{field})" for field in FIELDS),
         *(f"has(properties.{name})" for name in NAMES),
     ],
-    "int": ["size($string)", "size($list)", "$map.size()", "-($int)", *(f"($int {symbol} $int)" for symbol in "+-*/%")],
+    "int": [
+        "size($string)",
+        "size($list)",
+        "$map.size()",
+        "(-($int))",
+        *(f"($int {symbol} $int)" for symbol in "+-*/%"),
+    ],
     "number": [
-        "-($number)",
+        "(-($number))",
         "$list[$int]",
         "($bool ? $number : $int)",
         *(f"($number {symbol} $number)" for symbol in "+-*/"),

@@ -51,12 +51,15 @@ async def met(channel: grpc.aio.Channel, method: MethodDescriptor, metadata: lis
     try:
         if method.client_streaming:
             stream = channel.stream_stream(path, request.SerializeToString, answer.FromString)
-            async for _ in stream(_in_a_moment(request()), metadata=metadata, timeout=5):
-                pass
+            # One answer says enough; a stream of answers may have no end.
+            async for _ in (calling := stream(_in_a_moment(request()), metadata=metadata, timeout=5)):
+                calling.cancel()
+                break
         elif method.server_streaming:
             answers = channel.unary_stream(path, request.SerializeToString, answer.FromString)
-            async for _ in answers(request(), metadata=metadata, timeout=5):
-                pass
+            async for _ in (answering := answers(request(), metadata=metadata, timeout=5)):
+                answering.cancel()
+                break
         else:
             call = channel.unary_unary(path, request.SerializeToString, answer.FromString)
             await call(request(), metadata=metadata, timeout=5)

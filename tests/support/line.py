@@ -6,10 +6,13 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
+from server.automations import Automations
 from server.catalog import Catalog
 from server.ingest.draft import BatchMode, Draft
 from server.ingest.group_commit import GroupCommit
 from server.ingest.ingest import Ingest
+from server.match_hub import MatchHub
+from server.metrics import Metrics
 from server.model import Rules, UndefinedEvents, UnknownContacts
 from server.storage.projects import insert_project
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from automation.automations import NewAutomation
     from server.storage.database import Database
 
 T = TypeVar("T")
@@ -50,9 +54,11 @@ class Line:
 
     def __init__(self, database: GatedDatabase, project_key: int, limit: int) -> None:
         catalog = Catalog(database)
-        self.queue = GroupCommit(database, catalog, limit)
+        self.metrics = Metrics()
+        self.queue = GroupCommit(database, catalog, MatchHub(database), self.metrics, limit)
         self.gate = database.gate
         self._database = database
+        self._automations = Automations(database, catalog)
         self._ingest = Ingest(catalog, self.queue)
         self._project_key = project_key
 
@@ -62,6 +68,9 @@ class Line:
 
     async def send(self, drafts: Sequence[Draft]) -> None:
         await self._ingest.send_batch(self._project_key, drafts, BatchMode.ALL_OR_NOTHING)
+
+    async def automate(self, wanted: NewAutomation) -> None:
+        await self._automations.create(self._project_key, wanted)
 
     def begin(self, drafts: Sequence[Draft]) -> asyncio.Task[None]:
         return asyncio.create_task(self.send(drafts))

@@ -19,6 +19,7 @@ INDEPENDENT = event_ingest_pb2.BATCH_MODE_INDEPENDENT
 ALL_OR_NOTHING = event_ingest_pb2.BATCH_MODE_ALL_OR_NOTHING
 RECEIPT = event_ingest_pb2.RESULT_VIEW_RECEIPT
 COERCED = event_ingest_pb2.RESULT_VIEW_COERCED
+MATCHES = event_ingest_pb2.RESULT_VIEW_MATCHES
 
 
 def schema(**types: str) -> event_definitions_pb2.Schema:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import asyncpg
 
+from automation import subscription_tables
 from registry import tables as registry_tables
 from server.storage import tables as server_tables
 from server.storage.database import open_database
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 TABLES = [
     table.name
-    for metadata in (registry_tables.metadata, server_tables.metadata)
+    for metadata in (registry_tables.metadata, subscription_tables.subscription.metadata, server_tables.metadata)
     for table in reversed(metadata.sorted_tables)
 ]
 """Every table, those that refer to others first."""

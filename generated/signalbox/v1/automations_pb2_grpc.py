@@ -178,16 +178,19 @@ class AutomationsServicer:
 
     def TestCondition(self, request, context):
         """Judges a condition on a payload and a contact, with a trace. Stores nothing; a condition that cannot be saved is
-        part of the answer, not an error.
+        part of the answer, not an error. An address that no contact has stands for a contact without properties.
+
+        Errors: INVALID_NAME, CONTACT_NOT_FOUND for an id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExplainEvent(self, request, context):
-        """Says for each automation of an event's name why the event matched it or did not. Stores nothing.
+        """Says for each automation of an event's name why the event matched it or did not. Stores nothing. The properties of
+        the contact and the project's rule for the case of names are as they are now, also for a recorded event.
 
-        Errors: EVENT_NOT_FOUND, AUTOMATION_NOT_FOUND.
+        Errors: EVENT_NOT_RECORDED, AUTOMATION_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -69,12 +69,15 @@ class AutomationsStub:
     """
     TestCondition: _grpc.UnaryUnaryMultiCallable[_automations_pb2.TestConditionRequest, _automations_pb2.TestConditionResponse]
     """Judges a condition on a payload and a contact, with a trace. Stores nothing; a condition that cannot be saved is
-    part of the answer, not an error.
+    part of the answer, not an error. An address that no contact has stands for a contact without properties.
+
+    Errors: INVALID_NAME, CONTACT_NOT_FOUND for an id.
     """
     ExplainEvent: _grpc.UnaryUnaryMultiCallable[_automations_pb2.ExplainEventRequest, _automations_pb2.ExplainEventResponse]
-    """Says for each automation of an event's name why the event matched it or did not. Stores nothing.
+    """Says for each automation of an event's name why the event matched it or did not. Stores nothing. The properties of
+    the contact and the project's rule for the case of names are as they are now, also for a recorded event.
 
-    Errors: EVENT_NOT_FOUND, AUTOMATION_NOT_FOUND.
+    Errors: EVENT_NOT_RECORDED, AUTOMATION_NOT_FOUND.
     """
     ListRuns: _grpc.UnaryUnaryMultiCallable[_automations_pb2.ListRunsRequest, _automations_pb2.ListRunsResponse]
     """Lists runs, newest first."""
@@ -140,12 +143,15 @@ class AutomationsAsyncStub(AutomationsStub):
     """
     TestCondition: _aio.UnaryUnaryMultiCallable[_automations_pb2.TestConditionRequest, _automations_pb2.TestConditionResponse]  # type: ignore[assignment]
     """Judges a condition on a payload and a contact, with a trace. Stores nothing; a condition that cannot be saved is
-    part of the answer, not an error.
+    part of the answer, not an error. An address that no contact has stands for a contact without properties.
+
+    Errors: INVALID_NAME, CONTACT_NOT_FOUND for an id.
     """
     ExplainEvent: _aio.UnaryUnaryMultiCallable[_automations_pb2.ExplainEventRequest, _automations_pb2.ExplainEventResponse]  # type: ignore[assignment]
-    """Says for each automation of an event's name why the event matched it or did not. Stores nothing.
+    """Says for each automation of an event's name why the event matched it or did not. Stores nothing. The properties of
+    the contact and the project's rule for the case of names are as they are now, also for a recorded event.
 
-    Errors: EVENT_NOT_FOUND, AUTOMATION_NOT_FOUND.
+    Errors: EVENT_NOT_RECORDED, AUTOMATION_NOT_FOUND.
     """
     ListRuns: _aio.UnaryUnaryMultiCallable[_automations_pb2.ListRunsRequest, _automations_pb2.ListRunsResponse]  # type: ignore[assignment]
     """Lists runs, newest first."""
@@ -256,7 +262,9 @@ class AutomationsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_automations_pb2.TestConditionResponse, _abc.Awaitable[_automations_pb2.TestConditionResponse]]:
         """Judges a condition on a payload and a contact, with a trace. Stores nothing; a condition that cannot be saved is
-        part of the answer, not an error.
+        part of the answer, not an error. An address that no contact has stands for a contact without properties.
+
+        Errors: INVALID_NAME, CONTACT_NOT_FOUND for an id.
         """
 
     @_abc_1.abstractmethod
@@ -265,9 +273,10 @@ class AutomationsServicer(metaclass=_abc_1.ABCMeta):
         request: _automations_pb2.ExplainEventRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_automations_pb2.ExplainEventResponse, _abc.Awaitable[_automations_pb2.ExplainEventResponse]]:
-        """Says for each automation of an event's name why the event matched it or did not. Stores nothing.
+        """Says for each automation of an event's name why the event matched it or did not. Stores nothing. The properties of
+        the contact and the project's rule for the case of names are as they are now, also for a recorded event.
 
-        Errors: EVENT_NOT_FOUND, AUTOMATION_NOT_FOUND.
+        Errors: EVENT_NOT_RECORDED, AUTOMATION_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod

@@ -589,6 +589,7 @@ class UpdateEventDefinitionRequest(_message.Message):
     COMPATIBILITY_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
     event_definition: _builtins.str
     """Required. Id or name of the definition."""
     description: _builtins.str
@@ -599,6 +600,8 @@ class UpdateEventDefinitionRequest(_message.Message):
     """Optional. The change is made only if this is the definition's etag."""
     validate_only: _builtins.bool
     """Optional. Checks everything and changes nothing."""
+    force: _builtins.bool
+    """Optional. Makes the change although it breaks conditions of active automations or of waiting runs."""
     @_builtins.property
     def schema(self) -> Global___Schema:
         """Optional. New schema; replaces the old one whole."""
@@ -612,10 +615,11 @@ class UpdateEventDefinitionRequest(_message.Message):
         compatibility: Global___Compatibility.ValueType = ...,
         etag: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        force: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "description", b"description", "schema", b"schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "compatibility", b"compatibility", "description", b"description", "etag", b"etag", "event_definition", b"event_definition", "schema", b"schema", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "compatibility", b"compatibility", "description", b"description", "etag", b"etag", "event_definition", b"event_definition", "force", b"force", "schema", b"schema", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__description: _TypeAlias = _typing.Literal["description"]  # noqa: Y015
     _WhichOneofArgType__description: _TypeAlias = _typing.Literal["_description", b"_description"]  # noqa: Y015
@@ -865,6 +869,7 @@ class RollbackRevisionRequest(_message.Message):
     NUMBER_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
     event_definition: _builtins.str
     """Required. Id or name of the definition."""
     number: _builtins.int
@@ -873,6 +878,8 @@ class RollbackRevisionRequest(_message.Message):
     """Optional. The change is made only if this is the definition's etag."""
     validate_only: _builtins.bool
     """Optional. Checks everything and changes nothing."""
+    force: _builtins.bool
+    """Optional. Makes the change although it breaks conditions of active automations or of waiting runs."""
     def __init__(
         self,
         *,
@@ -880,10 +887,11 @@ class RollbackRevisionRequest(_message.Message):
         number: _builtins.int = ...,
         etag: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        force: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "event_definition", b"event_definition", "number", b"number", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "event_definition", b"event_definition", "force", b"force", "number", b"number", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

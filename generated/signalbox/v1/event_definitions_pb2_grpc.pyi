@@ -45,7 +45,7 @@ class EventDefinitionsStub:
     UpdateEventDefinition: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.UpdateEventDefinitionRequest, _event_definitions_pb2.UpdateEventDefinitionResponse]
     """Changes a definition. A schema that differs from the latest becomes a new revision; an equal one does not.
 
-    Errors: EVENT_NOT_FOUND, EVENT_DELETED, ETAG_MISMATCH, INVALID_SCHEMA, INCOMPATIBLE_SCHEMA,
+    Errors: EVENT_NOT_FOUND, EVENT_DELETED, ETAG_MISMATCH, INVALID_SCHEMA, INCOMPATIBLE_SCHEMA, CONDITIONS_BROKEN,
     MAX_REVISIONS_REACHED beyond 1,000 revisions.
     """
     DeleteEventDefinition: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.DeleteEventDefinitionRequest, _event_definitions_pb2.DeleteEventDefinitionResponse]
@@ -59,7 +59,8 @@ class EventDefinitionsStub:
     RollbackRevision: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.RollbackRevisionRequest, _event_definitions_pb2.RollbackRevisionResponse]
     """Makes a new revision that equals an old one; none where the latest one equals it already.
 
-    Errors: EVENT_NOT_FOUND, EVENT_DELETED, REVISION_NOT_FOUND, ETAG_MISMATCH, INCOMPATIBLE_SCHEMA.
+    Errors: EVENT_NOT_FOUND, EVENT_DELETED, REVISION_NOT_FOUND, ETAG_MISMATCH, INCOMPATIBLE_SCHEMA,
+    CONDITIONS_BROKEN.
     """
     CheckCompatibility: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.CheckCompatibilityRequest, _event_definitions_pb2.CheckCompatibilityResponse]
     """Judges a candidate schema against the revisions of a definition; stores nothing."""
@@ -94,7 +95,7 @@ class EventDefinitionsAsyncStub(EventDefinitionsStub):
     UpdateEventDefinition: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.UpdateEventDefinitionRequest, _event_definitions_pb2.UpdateEventDefinitionResponse]  # type: ignore[assignment]
     """Changes a definition. A schema that differs from the latest becomes a new revision; an equal one does not.
 
-    Errors: EVENT_NOT_FOUND, EVENT_DELETED, ETAG_MISMATCH, INVALID_SCHEMA, INCOMPATIBLE_SCHEMA,
+    Errors: EVENT_NOT_FOUND, EVENT_DELETED, ETAG_MISMATCH, INVALID_SCHEMA, INCOMPATIBLE_SCHEMA, CONDITIONS_BROKEN,
     MAX_REVISIONS_REACHED beyond 1,000 revisions.
     """
     DeleteEventDefinition: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.DeleteEventDefinitionRequest, _event_definitions_pb2.DeleteEventDefinitionResponse]  # type: ignore[assignment]
@@ -108,7 +109,8 @@ class EventDefinitionsAsyncStub(EventDefinitionsStub):
     RollbackRevision: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.RollbackRevisionRequest, _event_definitions_pb2.RollbackRevisionResponse]  # type: ignore[assignment]
     """Makes a new revision that equals an old one; none where the latest one equals it already.
 
-    Errors: EVENT_NOT_FOUND, EVENT_DELETED, REVISION_NOT_FOUND, ETAG_MISMATCH, INCOMPATIBLE_SCHEMA.
+    Errors: EVENT_NOT_FOUND, EVENT_DELETED, REVISION_NOT_FOUND, ETAG_MISMATCH, INCOMPATIBLE_SCHEMA,
+    CONDITIONS_BROKEN.
     """
     CheckCompatibility: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.CheckCompatibilityRequest, _event_definitions_pb2.CheckCompatibilityResponse]  # type: ignore[assignment]
     """Judges a candidate schema against the revisions of a definition; stores nothing."""
@@ -164,7 +166,7 @@ class EventDefinitionsServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_event_definitions_pb2.UpdateEventDefinitionResponse, _abc.Awaitable[_event_definitions_pb2.UpdateEventDefinitionResponse]]:
         """Changes a definition. A schema that differs from the latest becomes a new revision; an equal one does not.
 
-        Errors: EVENT_NOT_FOUND, EVENT_DELETED, ETAG_MISMATCH, INVALID_SCHEMA, INCOMPATIBLE_SCHEMA,
+        Errors: EVENT_NOT_FOUND, EVENT_DELETED, ETAG_MISMATCH, INVALID_SCHEMA, INCOMPATIBLE_SCHEMA, CONDITIONS_BROKEN,
         MAX_REVISIONS_REACHED beyond 1,000 revisions.
         """
 
@@ -208,7 +210,8 @@ class EventDefinitionsServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_event_definitions_pb2.RollbackRevisionResponse, _abc.Awaitable[_event_definitions_pb2.RollbackRevisionResponse]]:
         """Makes a new revision that equals an old one; none where the latest one equals it already.
 
-        Errors: EVENT_NOT_FOUND, EVENT_DELETED, REVISION_NOT_FOUND, ETAG_MISMATCH, INCOMPATIBLE_SCHEMA.
+        Errors: EVENT_NOT_FOUND, EVENT_DELETED, REVISION_NOT_FOUND, ETAG_MISMATCH, INCOMPATIBLE_SCHEMA,
+        CONDITIONS_BROKEN.
         """
 
     @_abc_1.abstractmethod

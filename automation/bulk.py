@@ -1,0 +1,51 @@
+"""Reading and writing many rows with one statement."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from sqlalchemy import BigInteger, any_, bindparam, func, select
+from sqlalchemy.dialects.postgresql import ARRAY
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import ColumnElement, Connection, Dialect, Insert, Update
+
+
+def execute_many(connection: Connection, statement: Insert | Update, rows: Sequence[dict[str, Any]]) -> None:
+    """Run a statement for each row of values, which are as the driver takes them.
+
+    SQLAlchemy prepares the values of a row for longer than SQLite writes it, so they go to the driver directly. The
+    statement is a constant of its module, with two parameters or more.
+    """
+    if rows:
+        text, names, fixed = _compiled(statement, connection.dialect)
+        values = itemgetter(*names)
+        connection.exec_driver_sql(text, [values({**fixed, **row} if fixed else row) for row in rows])
+
+
+@lru_cache
+def _compiled(statement: Insert | Update, dialect: Dialect) -> tuple[str, list[str], dict[str, Any]]:
+    """Give the text of a statement, the names of its parameters in their order, and the values it brings along."""
+    compiled: Any = statement.compile(dialect=dialect)
+    fixed = {name: value for name, value in compiled.params.items() if value is not None}
+    return str(compiled), compiled.positiontup, fixed
+
+
+def among(column: ColumnElement[int], name: str, dialect: str) -> ColumnElement[bool]:
+    """Say that a column is among the integers of one parameter, which `packed` makes: any number of them.
+
+    An IN list of as many parameters takes SQLAlchemy longer to write than the database to look up.
+    """
+    if dialect == "sqlite":
+        return column.in_(select(func.json_each(bindparam(name)).table_valued("value").c.value))
+    return column == any_(bindparam(name, type_=ARRAY(BigInteger)))
+
+
+def packed(connection: Connection, integers: Sequence[int]) -> str | Sequence[int]:
+    """Give integers as the parameter of `among`."""
+    return msgspec.json.encode(integers).decode() if connection.dialect.name == "sqlite" else integers

@@ -1,0 +1,355 @@
+"""Whether a condition can come to anything on the events of a schema.
+
+Each part gets the set of kinds that its values may be of. An operation is a mismatch where no kinds that may meet are
+defined for it, so what is reported would fail, or be false, on every event. Numbers of a payload are doubles.
+"""
+
+from __future__ import annotations
+
+from enum import Flag, auto
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from automation.conditions.compiling import FUNCTIONS
+from automation.conditions.faults import Fault
+from automation.conditions.nodes import (
+    CONTACT,
+    EVENT,
+    Binary,
+    Call,
+    Conditional,
+    Has,
+    Index,
+    ListOf,
+    Literal,
+    Logical,
+    Macro,
+    Path,
+    Select,
+    Unary,
+    Variable,
+)
+from automation.conditions.values import ORDER, Failure, Int
+from automation.errors import ConditionInvalid
+from registry.names import property_path, quoted_property
+from registry.schema import PropertyType, UnknownProperties
+from registry.suggestions import Suggestions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from automation.conditions.nodes import Node
+    from automation.conditions.parsing import Expression
+    from registry.schema import Property, Schema
+
+
+class Kind(Flag):
+    """The kinds of values."""
+
+    NULL = auto()
+    BOOLEAN = auto()
+    INTEGER = auto()
+    DOUBLE = auto()
+    STRING = auto()
+    LIST = auto()
+    OBJECT = auto()
+    TIMESTAMP = auto()
+    DURATION = auto()
+
+
+NULL, BOOLEAN, INTEGER, DOUBLE, STRING, LIST, OBJECT, TIMESTAMP, DURATION = Kind
+NUMBER: Final = INTEGER | DOUBLE
+JSON: Final = NULL | BOOLEAN | DOUBLE | STRING | LIST | OBJECT
+ANY: Final = JSON | INTEGER | TIMESTAMP | DURATION
+
+_ORDERED: Final = (NUMBER, STRING, BOOLEAN, TIMESTAMP, DURATION)
+_ARITHMETIC: Final[Mapping[str, tuple[tuple[Kind, Kind, Kind], ...]]] = {
+    "+": (
+        *((kind, kind, kind) for kind in (INTEGER, DOUBLE, STRING, LIST, DURATION)),
+        (TIMESTAMP, DURATION, TIMESTAMP),
+        (DURATION, TIMESTAMP, TIMESTAMP),
+    ),
+    "-": (
+        *((kind, kind, kind) for kind in (INTEGER, DOUBLE, DURATION)),
+        (TIMESTAMP, DURATION, TIMESTAMP),
+        (TIMESTAMP, TIMESTAMP, DURATION),
+    ),
+    "*": ((INTEGER, INTEGER, INTEGER), (DOUBLE, DOUBLE, DOUBLE)),
+    "/": ((INTEGER, INTEGER, INTEGER), (DOUBLE, DOUBLE, DOUBLE)),
+    "%": ((INTEGER, INTEGER, INTEGER),),
+}
+_LITERALS: Final = {bool: BOOLEAN, Int: INTEGER, float: DOUBLE, str: STRING, type(None): NULL}
+_FUNCTIONS: Final[Mapping[str, tuple[Kind, Kind]]] = {
+    "size": (STRING | LIST | OBJECT, INTEGER),
+    "timestamp": (STRING | INTEGER | TIMESTAMP, TIMESTAMP),
+    "duration": (STRING | DURATION, DURATION),
+}
+"""What each takes, and what it makes; the methods of strings take strings and make a boolean."""
+
+
+class Type(msgspec.Struct, frozen=True):
+    """What a part may come to.
+
+    `items` is the type of a list's items. `properties` are the declared ones of an object; None where any may be
+    there, and no others are where it is `closed`. A `date` is an instant kept as text.
+    """
+
+    kinds: Kind
+    items: Type | None = None
+    properties: Mapping[str, Type] | None = None
+    closed: bool = False
+    date: bool = False
+
+
+_DYNAMIC: Final = Type(JSON)
+_BOOLEAN: Final = Type(BOOLEAN)
+_PLAIN: Final = {
+    PropertyType.STRING: Type(STRING),
+    PropertyType.NUMBER: Type(DOUBLE),
+    PropertyType.BOOLEAN: _BOOLEAN,
+    PropertyType.DATE: Type(STRING, date=True),
+}
+_EVENT: Final = {"occurred_at": Type(TIMESTAMP), "received_at": Type(TIMESTAMP), "revision": Type(INTEGER)}
+
+
+def check(expression: Expression, schema: Schema | None) -> None:
+    """Check a condition against the schema of its event; None for an event without definition, which may hold anything.
+
+    Raises ConditionInvalid with every UNKNOWN_PROPERTY, TYPE_MISMATCH and INVALID_ARGUMENT.
+    """
+    checker = _Checker(expression.text, schema)
+    checker.boolean(expression.root, {})
+    if checker.faults:
+        raise ConditionInvalid(sorted(checker.faults, key=lambda fault: (fault.line, fault.column)))
+
+
+def _object(declared: tuple[Property, ...], unknown: UnknownProperties) -> Type:
+    types = {each.name: _declared(each, unknown) for each in declared}
+    return Type(OBJECT, properties=types, closed=unknown is not UnknownProperties.KEEP)
+
+
+def _declared(each: Property, unknown: UnknownProperties) -> Type:
+    if each.type is PropertyType.ARRAY:
+        return Type(LIST, items=_typed(each.item_type, each, unknown))
+    return _typed(each.type, each, unknown)
+
+
+def _typed(kind: PropertyType | None, each: Property, unknown: UnknownProperties) -> Type:
+    if kind is PropertyType.OBJECT:
+        return _object(each.properties, unknown) if each.properties else Type(OBJECT)
+    if kind is PropertyType.ARRAY:
+        return Type(LIST)
+    return _PLAIN[kind] if kind else _DYNAMIC
+
+
+class _Checker:
+    """Gives every node its type, and notes what cannot be."""
+
+    def __init__(self, text: str, schema: Schema | None) -> None:
+        self._text = text
+        self._root = Type(OBJECT) if schema is None else _object(schema.properties, schema.unknown_properties)
+        self.faults: list[Fault] = []
+
+    def boolean(self, node: Node, scope: Mapping[str, Type]) -> None:
+        """Check a part that must be true or false."""
+        found = self.type_of(node, scope)
+        if not found.kinds & BOOLEAN:
+            self._mismatch(node, f"{self._named(node)} must be true or false, but it is {_words(found)}")
+
+    def type_of(self, node: Node, scope: Mapping[str, Type]) -> Type:  # noqa: C901, PLR0911 - a line for each node
+        """Find the type of a node; after a fault, one that causes no other."""
+        match node:
+            case Literal(value=value):
+                return Type(_LITERALS[type(value)])
+            case Variable(name=name):
+                return scope[name]
+            case Path():
+                return self._path(node)
+            case Binary():
+                return self._binary(node, scope)
+            case Macro():
+                return self._macro(node, scope)
+            case Call():
+                return self._call(node, scope)
+            case Logical(parts=parts):
+                for part in parts:
+                    self.boolean(part, scope)
+                return _BOOLEAN
+            case Unary(operator="!", operand=operand):
+                self.boolean(operand, scope)
+                return _BOOLEAN
+            case Has(field=field):
+                self.type_of(field, scope)
+                return _BOOLEAN
+            case _:
+                return self._composed(node, scope)
+
+    def _composed(self, node: Node, scope: Mapping[str, Type]) -> Type:
+        match node:
+            case Unary(operand=operand):
+                return Type(self._among(operand, scope, NUMBER, "- needs a number"))
+            case ListOf(items=items):
+                types = [self.type_of(item, scope) for item in items]
+                return Type(LIST, items=_either(types))
+            case Conditional(condition=condition, then=then, otherwise=otherwise):
+                self.boolean(condition, scope)
+                return _either([self.type_of(then, scope), self.type_of(otherwise, scope)])
+            case Select(operand=operand, name=name):
+                return self._field(node, self.type_of(operand, scope), name, self._named(operand))
+            case _:
+                assert isinstance(node, Index)
+                return self._index(node, scope)
+
+    def _path(self, path: Path) -> Type:
+        root, *names = path.names
+        if root == EVENT:
+            return _EVENT.get(names[0], Type(STRING))
+        if root == CONTACT:
+            return Type(STRING) if names[0] != "properties" else Type(OBJECT) if len(names) == 1 else _DYNAMIC
+        found, here = self._root, root
+        for name in names:
+            found = self._field(path, found, name, here)
+            here = property_path(here, name)
+        return found
+
+    def _field(self, node: Node, owner: Type, name: str, here: str) -> Type:
+        if not owner.kinds & OBJECT:
+            self._mismatch(node, f'{here} has no field "{name}": it is {_words(owner)}')
+        elif owner.properties is not None and name in owner.properties:
+            return owner.properties[name]
+        elif owner.closed and owner.properties is not None:
+            closest = Suggestions(list(owner.properties)).closest(name)
+            hint = f'; did you mean "{closest}"?' if closest else ""
+            message = f"Property {quoted_property(property_path(here, name))} is not in the schema{hint}"
+            self._fault(node, "UNKNOWN_PROPERTY", message)
+            return Type(ANY)
+        return _DYNAMIC
+
+    def _index(self, node: Index, scope: Mapping[str, Type]) -> Type:
+        operand, key = self.type_of(node.operand, scope), self.type_of(node.key, scope)
+        if isinstance(node.key, Literal) and isinstance(node.key.value, str):
+            return self._field(node, operand, node.key.value, self._named(node.operand))
+        if not ((operand.kinds & LIST and key.kinds & NUMBER) or (operand.kinds & OBJECT and key.kinds & STRING)):
+            self._mismatch(node, f"{self._named(node.operand)} has no items to pick by {_words(key)}")
+        return operand.items or Type(ANY) if operand.kinds is LIST else Type(ANY)
+
+    def _binary(self, node: Binary, scope: Mapping[str, Type]) -> Type:
+        left, right = self.type_of(node.left, scope), self.type_of(node.right, scope)
+        if node.operator in _ARITHMETIC:
+            return self._arithmetic(node, left, right)
+        if node.operator == "in":
+            self._membership(node, left, right)
+        elif left.date and right.date and node.operator in ORDER:
+            self._mismatch(node, f"Dates are text: write timestamp({self._named(node.left)}) to compare in time")
+        elif not _comparable(left, right, node.operator) or (node.operator in ORDER and (left.date or right.date)):
+            self._mismatch(node, self._incomparable(node, left, right))
+        return _BOOLEAN
+
+    def _incomparable(self, node: Binary, left: Type, right: Type) -> str:
+        date = node.left if left.date else node.right
+        if left.date or right.date:
+            return f"A date is kept as text: write timestamp({self._named(date)}) and compare it with a timestamp"
+        if NULL in {left.kinds, right.kinds} and node.operator not in ORDER:
+            other = node.right if left.kinds is NULL else node.left
+            return f"{self._named(other)} is never null; write has(...) to ask whether it is there"
+        never = "is never equal to" if node.operator in {"==", "!="} else f"cannot be compared by {node.operator} with"
+        return f"{self._named(node.left)}, which is {_words(left)}, {never} {_words(right)}"
+
+    def _membership(self, node: Binary, item: Type, container: Type) -> None:
+        if container.kinds & LIST:
+            items = container.items or Type(ANY)
+            if not container.kinds & OBJECT and items.kinds and not _comparable(item, items, "=="):
+                self._mismatch(node, f"{self._named(node.left)} is {_words(item)}, and the list holds {_words(items)}")
+        elif not (container.kinds & OBJECT and item.kinds & STRING):
+            message = f"in needs a list, or an object and a name; {self._named(node.right)} is {_words(container)}"
+            self._mismatch(node, message)
+
+    def _arithmetic(self, node: Binary, left: Type, right: Type) -> Type:
+        table = _ARITHMETIC[node.operator]
+        results = [made for one, other, made in table if left.kinds & one and right.kinds & other]
+        if not results:
+            message = f"{_words(left)} {node.operator} {_words(right)} is not defined".capitalize()
+            if node.operator != "%" and INTEGER in {left.kinds, right.kinds} and (left.kinds | right.kinds) & DOUBLE:
+                message += "; the numbers of a payload are doubles: write 1.0 for 1"
+            self._mismatch(node, message)
+            return Type(ANY)
+        kinds = results[0]
+        for made in results:
+            kinds |= made
+        return Type(kinds)
+
+    def _macro(self, node: Macro, scope: Mapping[str, Type]) -> Type:
+        operand = self.type_of(node.operand, scope)
+        if not operand.kinds & (LIST | OBJECT):
+            self._mismatch(node, f"{node.function} needs a list; {self._named(node.operand)} is {_words(operand)}")
+        item = (
+            Type(STRING) if operand.kinds is OBJECT else (operand.items if operand.kinds is LIST else None) or Type(ANY)
+        )
+        # Nothing is known of the items of an empty list, and nothing is asked of them.
+        self.boolean(node.body, {**scope, node.variable: item if item.kinds else Type(ANY)})
+        return _BOOLEAN
+
+    def _call(self, node: Call, scope: Mapping[str, Type]) -> Type:
+        name = node.function.removeprefix(".")
+        if name not in _FUNCTIONS:
+            for part in node.arguments:
+                self._among(part, scope, STRING, f"{name} needs a string")
+            return _BOOLEAN
+        takes, makes = _FUNCTIONS[name]
+        (part,) = node.arguments
+        self._among(part, scope, takes, f"{name} needs {_words(Type(takes))}")
+        if isinstance(part, Literal) and name != "size" and _LITERALS[type(part.value)] & takes:
+            made = FUNCTIONS[name](part.value)
+            if isinstance(made, Failure):
+                self._fault(part, "INVALID_ARGUMENT", made.message)
+        return Type(makes)
+
+    def _among(self, node: Node, scope: Mapping[str, Type], wanted: Kind, rule: str) -> Kind:
+        found = self.type_of(node, scope)
+        if not found.kinds & wanted:
+            self._mismatch(node, f"{rule}; {self._named(node)} is {_words(found)}")
+            return wanted
+        return found.kinds & wanted
+
+    def _named(self, node: Node) -> str:
+        text = self._text[node.start : node.end]
+        return text if len(text) <= 60 else text[:60] + "…"
+
+    def _mismatch(self, node: Node, message: str) -> None:
+        self._fault(node, "TYPE_MISMATCH", message)
+
+    def _fault(self, node: Node, reason: str, message: str) -> None:
+        self.faults.append(Fault.at(self._text, node.start, reason, message))
+
+
+def _either(types: list[Type]) -> Type:
+    """Unite the types of alternatives; of no alternatives, a type of no kinds."""
+    if types and all(each == types[0] for each in types):
+        return types[0]
+    kinds = Kind(0)
+    for each in types:
+        kinds |= each.kinds
+    return Type(kinds)
+
+
+def _comparable(left: Type, right: Type, operator: str) -> bool:
+    common = _numbers_alike(left.kinds) & _numbers_alike(right.kinds)
+    return any(common & kind for kind in _ORDERED) if operator in ORDER else bool(common)
+
+
+def _numbers_alike(kinds: Kind) -> Kind:
+    return kinds | NUMBER if kinds & NUMBER else kinds
+
+
+def _words(found: Type) -> str:
+    """Say what a type is: `a string`, `a list or an object`."""
+    if found.date:
+        return "a date"
+    if found.kinds in {ANY, JSON}:
+        return "any value"
+    names = [
+        "null" if kind is NULL else f"{'an' if kind in {INTEGER, OBJECT} else 'a'} {str(kind.name).lower()}"
+        for kind in found.kinds
+    ]
+    return " or ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]

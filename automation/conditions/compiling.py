@@ -1,0 +1,208 @@
+"""From a syntax tree to nested closures: what every evaluation would repeat is decided here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from automation.conditions.closures import (
+    MAX_STEPS,
+    conditional,
+    equals,
+    equals_constant,
+    in_constants,
+    list_of,
+    logical,
+    macro,
+    matches,
+    negation,
+    not_boolean,
+    ordered_by_number,
+    paid,
+    strict,
+    variable,
+    weigh_list,
+    weigh_sum,
+)
+from automation.conditions.nodes import (
+    Binary,
+    Call,
+    Conditional,
+    Has,
+    Index,
+    ListOf,
+    Literal,
+    Logical,
+    Macro,
+    Path,
+    Select,
+    Unary,
+    Variable,
+    children,
+    walk,
+)
+from automation.conditions.reading import compile_path, has_name, has_path, index, select
+from automation.conditions.regexes import Regex
+from automation.conditions.subject import Subject
+from automation.conditions.values import (
+    ORDER,
+    Failure,
+    Int,
+    arithmetic,
+    contains,
+    duration,
+    ends_with,
+    has_part,
+    negative,
+    ordered,
+    size,
+    starts_with,
+    timestamp,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from automation.conditions.closures import Frame, Run
+    from automation.conditions.nodes import Node
+
+Evaluate: TypeAlias = Callable[[Subject], "bool | Failure"]
+
+_ABSENT: Final[Any] = object()
+
+
+def compile_condition(root: Node) -> Evaluate:
+    """Compile a whole condition: True, False, or the Failure that nothing absorbed."""
+    run = compile_node(root)
+    fresh = new_frame(root)
+
+    def evaluate(subject: Subject) -> bool | Failure:
+        value = run(subject, fresh.copy())
+        if value is True or value is False or type(value) is Failure:
+            return value
+        return not_boolean(value)
+
+    return evaluate
+
+
+def new_frame(root: Node) -> Frame:
+    """Make the frame of one evaluation of a whole condition."""
+    return [MAX_STEPS] + [None] * sum(isinstance(node, Macro) for node in walk(root))
+
+
+def compile_node(node: Node) -> Run:
+    """Compile a node that is inside no macro."""
+    return _Compiler({}, 0).compile(node)
+
+
+class _Compiler:
+    """Compiles the nodes within so many macros; `slots` says where in the frame their variables are."""
+
+    def __init__(self, slots: Mapping[str, int], depth: int) -> None:
+        self._slots = slots
+        self._depth = depth
+
+    def compile(self, node: Node) -> Run:  # noqa: PLR0911 - a line for each node
+        match node:
+            case Literal(value=value):
+                return lambda subject, frame: value
+            case Path():
+                return compile_path(node)
+            case Variable(name=name):
+                return variable(self._slots[name])
+            case Binary():
+                return self._binary(node)
+            case Logical(operator=operator, parts=parts):
+                return logical(decisive=operator == "||", parts=[self.compile(part) for part in parts])
+            case Unary(operator="!", operand=operand):
+                return negation(self.compile(operand))
+            case Has(field=Path() as field):
+                return has_path(field)
+            case Macro():
+                return self._macro(node)
+            case Call():
+                return self._call(node)
+            case _:
+                return self._operation(node)
+
+    def _operation(self, node: Node) -> Run:
+        parts = [self.compile(part) for part in children(node)]
+        match node:
+            case ListOf():
+                return list_of(parts)
+            case Unary():
+                return strict(negative, parts)
+            case Select(name=name):
+                return strict(lambda operand: select(operand, name), parts)
+            case Has(field=Select(operand=operand, name=name)):
+                return strict(lambda value: has_name(value, name), [self.compile(operand)])
+            case Index():
+                return strict(index, parts)
+            case _:
+                assert isinstance(node, Conditional)
+                return conditional(*parts)
+
+    def _binary(self, node: Binary) -> Run:
+        left, right = node.left, node.right
+        symbol = node.operator
+        if symbol in {"==", "!="}:
+            if isinstance(left, Literal):
+                left, right = right, left
+            if isinstance(right, Literal):
+                return equals_constant(self.compile(left), right.value, wanted=symbol == "==")
+            return equals(self.compile(left), self.compile(right), wanted=symbol == "==")
+        if symbol == "in":
+            return self._membership(left, right)
+        if symbol in ORDER:
+            constant = constant_of(right)
+            if type(constant) in {Int, float}:
+                return ordered_by_number(symbol, self.compile(left), constant)
+            return strict(lambda a, b: ordered(symbol, a, b), [self.compile(left), self.compile(right)])
+        return paid(weigh_sum, lambda a, b: arithmetic(symbol, a, b), [self.compile(left), self.compile(right)])
+
+    def _membership(self, left: Node, right: Node) -> Run:
+        if isinstance(right, ListOf) and all(isinstance(item, Literal) for item in right.items):
+            values = [item.value for item in right.items if isinstance(item, Literal)]
+            return in_constants(self.compile(left), values)
+        return paid(weigh_list, contains, [self.compile(left), self.compile(right)])
+
+    def _macro(self, node: Macro) -> Run:
+        slot = self._depth + 1
+        body = _Compiler({**self._slots, node.variable: slot}, slot).compile(node.body)
+        steps = sum(1 for _ in walk(node.body))
+        return macro(self.compile(node.operand), body, slot, steps, decisive=node.function == "exists")
+
+    def _call(self, node: Call) -> Run:
+        name = node.function.removeprefix(".")
+        constant = constant_of(node)
+        if constant is not _ABSENT:
+            return lambda subject, frame: constant
+        parts = [self.compile(part) for part in node.arguments]
+        if name == "matches":
+            pattern = node.arguments[1]
+            assert isinstance(pattern, Literal)
+            return matches(parts[0], Regex(str(pattern.value)))
+        if name == "contains":
+            return paid(lambda text, part: len(text) // 64 if type(text) is str else 0, has_part, parts)
+        return strict(FUNCTIONS[name], parts)
+
+
+FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = {
+    "size": size,
+    "timestamp": timestamp,
+    "duration": duration,
+    "startsWith": starts_with,
+    "endsWith": ends_with,
+}
+
+
+def constant_of(node: Node) -> Any:
+    """Return what a literal, or a time made of one, comes to; `_ABSENT` for all else and for failures."""
+    match node:
+        case Literal(value=value):
+            return value
+        case Call(function="timestamp" | "duration" as name, arguments=(Literal(value=value),)):
+            made = FUNCTIONS[name](value)
+            return _ABSENT if type(made) is Failure else made
+        case _:
+            return _ABSENT

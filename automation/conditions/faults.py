@@ -1,0 +1,31 @@
+"""What is wrong with the text of a condition."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong at one place; line and column in characters, both from 1.
+
+    `reason` is UPPER_SNAKE for programs and `message` a sentence for people.
+    """
+
+    line: int
+    column: int
+    reason: str
+    message: str
+
+    @classmethod
+    def at(cls, text: str, offset: int, reason: str, message: str) -> Fault:
+        """Place a fault at an offset into the text."""
+        return cls(*place(text, offset), reason, message)
+
+    def __str__(self) -> str:
+        return f"Line {self.line}, column {self.column}: {self.message}"
+
+
+def place(text: str, offset: int) -> tuple[int, int]:
+    """Return line and column of an offset, both from 1."""
+    return text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)

@@ -1,0 +1,65 @@
+"""CEL's literals: numbers, and strings with their escapes."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Final
+
+from automation.conditions.values import MAX_INT, Int
+
+_LONGEST_INT = 20
+"""More digits than the largest 64-bit integer has; also keeps `int` from refusing thousands of them."""
+
+_ESCAPE = re.compile(
+    r"\\(?:x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|([0-3][0-7]{2})|([abfnrtv\\?\"'`])|.)", re.DOTALL
+)
+_PLAIN: Final = dict(zip("abfnrtv\\?\"'`", "\a\b\f\n\r\t\v\\?\"'`", strict=True))
+
+
+def read_int(text: str) -> Int:
+    """Read decimal or hexadecimal digits. One beyond the largest is read too: a minus sign may stand before it.
+
+    Raises ValueError for more.
+    """
+    base, digits = (16, text[2:]) if text[:2] in {"0x", "0X"} else (10, text)
+    digits = digits.lstrip("0") or "0"
+    value = int(digits, base) if len(digits) <= _LONGEST_INT else math.inf
+    if value > MAX_INT + 1:
+        raise ValueError("An integer has 64 bits: at most 9223372036854775807")
+    return Int(value)
+
+
+def read_double(text: str) -> float:
+    """Read a decimal number. Raises ValueError for one that no double can hold."""
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError("The number is beyond the range of a double")
+    return value
+
+
+def read_string(token: str) -> str:
+    """Read a quoted string: single, double or triple quotes, raw with an `r` before them.
+
+    Raises ValueError for an unknown escape or one that is no character.
+    """
+    raw = token[0] in "rR"
+    quoted = token[1:] if raw else token
+    width = 3 if quoted[:3] in {'"""', "'''"} else 1
+    inside = quoted[width:-width]
+    return inside if raw or "\\" not in inside else _ESCAPE.sub(_character, inside)
+
+
+def _character(escape: re.Match[str]) -> str:
+    two, four, eight, octal, plain = escape.groups()
+    if plain:
+        return _PLAIN[plain]
+    if octal:
+        return chr(int(octal, 8))
+    digits = two or four or eight
+    if digits is None:
+        raise ValueError(f"The escape {escape.group()} is not defined; a backslash itself is written twice")
+    code = int(digits, 16)
+    if code > 0x10FFFF or 0xD800 <= code <= 0xDFFF:
+        raise ValueError(f"The escape {escape.group()} is no character")
+    return chr(code)

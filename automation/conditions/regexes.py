@@ -1,0 +1,32 @@
+"""Regular expressions by RE2: matched in linear time, compiled within a fixed memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import re2
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_OPTIONS = re2.Options()
+_OPTIONS.max_mem = 128 * 1024
+_OPTIONS.log_errors = False
+_OPTIONS.never_capture = True
+
+
+class Regex:
+    """A pattern that is searched for in texts. Raises ValueError for one that is no RE2 pattern or too large."""
+
+    def __init__(self, pattern: str) -> None:
+        try:
+            compiled: Any = re2.compile(pattern, _OPTIONS)
+        except re2.error as refused:
+            cause = refused.args[0] if refused.args else b"invalid"
+            raise ValueError(cause.decode(errors="replace") if isinstance(cause, bytes) else str(cause)) from None
+        self.search: Callable[[str], object] = compiled.search
+        self._size: int = compiled.programsize
+
+    def steps(self, text: str) -> int:
+        """Estimate the cost of a search in evaluation steps; the slowest patterns visit their whole program."""
+        return 1 + len(text) * self._size // 64

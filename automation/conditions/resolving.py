@@ -1,0 +1,118 @@
+"""Whether the names in a condition stand for something: variables, fields of event and contact, functions."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from automation.conditions.nodes import (
+    CONTACT,
+    EVENT,
+    PROPERTIES,
+    ROOTS,
+    Call,
+    Literal,
+    Macro,
+    Path,
+    Variable,
+    children,
+)
+from automation.conditions.regexes import Regex
+from automation.conditions.values import MAX_INT, Int
+from registry.suggestions import Suggestions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from automation.conditions.nodes import Node
+
+FIELDS: Final = {
+    EVENT: ("id", "name", "occurred_at", "received_at", "revision"),
+    CONTACT: ("email", "id", "properties"),
+}
+FUNCTIONS: Final = {
+    "size": 1,
+    "timestamp": 1,
+    "duration": 1,
+    ".size": 1,
+    ".startsWith": 2,
+    ".endsWith": 2,
+    ".contains": 2,
+    ".matches": 2,
+}
+"""How many arguments each takes; the receiver of a method is its first."""
+
+# Those that CEL keeps for itself.
+_RESERVED = re.compile(
+    "as|break|const|continue|else|for|function|if|import|let|loop|namespace|package|return|var|void|while"
+)
+
+Found: TypeAlias = tuple[int, str, str]
+"""Offset, reason and message of a fault."""
+
+
+def faults_of_names(node: Node, scope: frozenset[str] = frozenset()) -> Iterator[Found]:
+    """Find the names that stand for nothing, and literals that their place does not allow, in order."""
+    match node:
+        case Variable(name=name) if name not in scope:
+            hint = _hint(Suggestions([*ROOTS, *scope]).closest(name)) or f"; write {PROPERTIES}.{name} for a property"
+            yield node.start, "UNKNOWN_NAME", f"{name} is not a name that is known here{hint}"
+        case Path(names=(root, *fields)) if root in FIELDS:
+            yield from _field_faults(node.start, root, fields)
+        case Literal(value=Int() as value) if value > MAX_INT:
+            yield node.start, "SYNTAX_ERROR", f"An integer has 64 bits: at most {MAX_INT}"
+        case Call():
+            yield from _call_faults(node)
+        case Macro(variable=variable) if _RESERVED.fullmatch(variable):
+            yield node.start, "SYNTAX_ERROR", f"{variable} is a word that CEL keeps for itself; take another name"
+    if isinstance(node, Macro):
+        yield from faults_of_names(node.operand, scope)
+        yield from faults_of_names(node.body, scope | {node.variable})
+        return
+    for part in children(node):
+        yield from faults_of_names(part, scope)
+
+
+def _field_faults(offset: int, root: str, fields: list[str]) -> Iterator[Found]:
+    known = FIELDS[root]
+    if not fields:
+        yield offset, "UNKNOWN_NAME", f"{root} is read by its fields: {', '.join(known)}"
+    elif fields[0] not in known:
+        hint = _hint(Suggestions(known).closest(fields[0])) or f"; its fields are {', '.join(known)}"
+        yield offset, "UNKNOWN_PROPERTY", f'{root} has no field "{fields[0]}"{hint}'
+    elif len(fields) > 1 and fields[0] != PROPERTIES:
+        yield offset, "TYPE_MISMATCH", f"{root}.{fields[0]} has no fields of its own"
+
+
+def _call_faults(node: Call) -> Iterator[Found]:
+    wanted, given = FUNCTIONS.get(node.function), len(node.arguments)
+    method = node.function.startswith(".")
+    name = node.function.removeprefix(".")
+    if wanted is None:
+        others = [each.removeprefix(".") for each in FUNCTIONS if each.startswith(".") == method]
+        hint = _hint(Suggestions(others).closest(name)) or f"; there are {', '.join(others)}"
+        yield node.start, "UNKNOWN_FUNCTION", f"There is no {'method' if method else 'function'} {name}{hint}"
+    elif wanted != given:
+        message = f"{name} takes {_count(wanted - method)}, not {given - method}"
+        yield node.start, "WRONG_ARGUMENTS", message
+    elif node.function == ".matches":
+        yield from _pattern_faults(node.arguments[1])
+
+
+def _pattern_faults(pattern: Node) -> Iterator[Found]:
+    match pattern:
+        case Literal(value=str() as text):
+            try:
+                Regex(text)
+            except ValueError as fault:
+                yield pattern.start, "INVALID_REGEX", f"RE2 does not take the pattern: {fault}"
+        case _:
+            yield pattern.start, "INVALID_REGEX", "The pattern must be written as a string here, not computed"
+
+
+def _count(arguments: int) -> str:
+    return f"{arguments} argument{'' if arguments == 1 else 's'}"
+
+
+def _hint(name: str | None) -> str:
+    return f"; did you mean {name}?" if name else ""

@@ -1,0 +1,174 @@
+"""Everything the automations refuse.
+
+    AutomationError
+    ├── InvalidAutomation        a field of an automation breaks its rule
+    ├── ConditionInvalid         a condition cannot be saved
+    ├── ConditionsBroken         a schema would break conditions that are in use
+    ├── AutomationNotFound
+    ├── AutomationActive         it judges events and cannot be deleted
+    ├── AutomationNotActive      a draft cannot be paused
+    ├── RunNotFound
+    ├── RunFinished              the run has ended
+    ├── RunMovedOn               the run has a newer match than the caller's
+    ├── RunWithoutContact        nothing can be awaited for nobody
+    ├── InvalidSubscription      a field of a subscription breaks its rule
+    ├── SubscriptionNotFound
+    └── SubscriptionAlreadyExists
+
+A front door translates `reason`; the message is for people and may be shown to the caller as it is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from registry.errors import Violation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from automation.conditions.faults import Fault
+
+
+class AutomationError(Exception):
+    """An automation, or a run of it, refused a request.
+
+    `metadata` holds the facts behind the message, by name, for programs; `violations` what is wrong at which place.
+    """
+
+    reason: ClassVar[str]
+
+    def __init__(self, message: str, *, violations: Sequence[Violation] = (), **metadata: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.metadata = metadata
+        self.violations = tuple(violations)
+
+
+class InvalidAutomation(AutomationError):
+    """A field of an automation breaks its rule."""
+
+    reason = "INVALID_AUTOMATION"
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        super().__init__(violations[0].message, violations=violations)
+
+
+class ConditionInvalid(AutomationError):
+    """A condition cannot be saved; `faults` says why, in their order in the text, and has at least one."""
+
+    reason = "CONDITION_INVALID"
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        many = f"The condition has {len(faults)} faults, first: {faults[0]}"
+        violations = [Violation("condition", each.reason, str(each)) for each in faults]
+        place = {"line": str(faults[0].line), "column": str(faults[0].column)}
+        super().__init__(str(faults[0]) if len(faults) == 1 else many, violations=violations, **place)
+        self.faults = tuple(faults)
+
+
+class ConditionsBroken(AutomationError):
+    """A schema would break conditions of active automations or of waiting runs; the violations say which, and where."""
+
+    reason = "CONDITIONS_BROKEN"
+
+    def __init__(self, violations: Sequence[Violation], names: Sequence[str], ids: Sequence[str]) -> None:
+        many = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+        super().__init__(
+            f'The schema would break conditions in use, of the automation "{names[0]}"{many}; '
+            f"first: {violations[0].message}. Change them before, or use force",
+            violations=violations,
+            automations=", ".join(ids),
+        )
+
+
+class AutomationNotFound(AutomationError):
+    """No automation of the project has this id."""
+
+    reason = "AUTOMATION_NOT_FOUND"
+
+    def __init__(self, automation_id: str) -> None:
+        super().__init__(f'There is no automation "{automation_id}" in this project', automation=automation_id)
+
+
+class AutomationActive(AutomationError):
+    """The automation judges events; only one that does not can be deleted."""
+
+    reason = "AUTOMATION_ACTIVE"
+
+    def __init__(self, automation_id: str) -> None:
+        super().__init__("The automation is active; pause it before you delete it", automation=automation_id)
+
+
+class AutomationNotActive(AutomationError):
+    """The automation was never active and so cannot be paused."""
+
+    reason = "AUTOMATION_NOT_ACTIVE"
+
+    def __init__(self, automation_id: str) -> None:
+        super().__init__(
+            "The automation is a draft, which judges no events; there is nothing to pause", automation=automation_id
+        )
+
+
+class RunNotFound(AutomationError):
+    """No run of the project has this id."""
+
+    reason = "RUN_NOT_FOUND"
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f'There is no run "{run_id}" in this project', run=run_id)
+
+
+class RunFinished(AutomationError):
+    """The run has ended, and not as the request asks."""
+
+    reason = "RUN_FINISHED"
+
+    def __init__(self, run_id: str, status: str) -> None:
+        super().__init__(f"The run has ended: it is {status}", run=run_id, status=status)
+
+
+class RunMovedOn(AutomationError):
+    """The run has a newer match than the one that the caller works on."""
+
+    reason = "RUN_MOVED_ON"
+
+    def __init__(self, run_id: str, match_id: str) -> None:
+        super().__init__(f'The run has moved on: its newest match is "{match_id}"', run=run_id, match=match_id)
+
+
+class RunWithoutContact(AutomationError):
+    """The run is about nobody, so no event of its contact can be awaited."""
+
+    reason = "RUN_WITHOUT_CONTACT"
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__("The run has no contact, so no event of its contact can be awaited", run=run_id)
+
+
+class InvalidSubscription(AutomationError):
+    """A field of a subscription breaks its rule."""
+
+    reason = "INVALID_SUBSCRIPTION"
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        super().__init__(violations[0].message, violations=violations)
+
+
+class SubscriptionNotFound(AutomationError):
+    """No subscription of the project has this id or name."""
+
+    reason = "SUBSCRIPTION_NOT_FOUND"
+
+    def __init__(self, subscription: str) -> None:
+        super().__init__(f'There is no subscription "{subscription}" in this project', subscription=subscription)
+
+
+class SubscriptionAlreadyExists(AutomationError):
+    """Another subscription of the project has this name."""
+
+    reason = "SUBSCRIPTION_ALREADY_EXISTS"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f'There is already a subscription named "{name}" in this project', subscription=name)

@@ -1,0 +1,344 @@
+"""The step that moves a subscription: settle what was delivered, end what ran out, lease what is next.
+
+One step serves everybody who waits on one subscription, in one transaction under the lock of its row. Everything is
+decided by what the tables say, so it does not matter which node takes the step, or who was killed before. A step's
+statements touch the rows that change, and a consumer's leases to count them. Times are microseconds UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import bindparam, delete, false, func, insert, literal_column, select, update
+
+from automation.automations import Automation
+from automation.bulk import execute_many
+from automation.run_store import mark_running, matches_at
+from automation.runs import Match, MatchKind
+from automation.settling import expire, settle, to_unsettled
+from automation.store import automations_by_key, has_labels
+from automation.subscription_store import HELD, LEASED, WAITING, lock_subscription
+from automation.subscription_tables import subscription, subscription_delivery, subscription_parked
+from automation.subscriptions import Delivery, DeliveryOrder, StepResult, delivery_id
+from automation.tables import automation_match
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Connection, Select
+
+    from automation.settling import Unsettled
+    from automation.subscriptions import Release, Settle, Subscription, Want
+
+READ_LIMIT: Final = 1_000
+"""Over how many matches of the log one step reads at most."""
+HELD_LIMIT: Final = 10_000
+"""With so many matches held behind earlier ones of their contacts, a subscription reads no further."""
+_READ_AHEAD: Final = 100
+
+AutomationLookup = Callable[["Connection", list[int]], Mapping[int, Automation]]
+"""Gives automations, deleted ones too, by their keys."""
+
+_delivery = subscription_delivery.c
+_match = automation_match.c
+_parked = subscription_parked.c
+_subscription = subscription.c
+
+_KINDS = {kind.value: kind for kind in MatchKind}
+
+
+@dataclass(slots=True)
+class _Reading:
+    """What was read from the log: matches to lease and to hold, up to where, and whether to read on at once."""
+
+    read_position: int
+    leased: list[Match] = field(default_factory=list)
+    held: list[Match] = field(default_factory=list)
+    more: bool = False
+
+
+def step(
+    connection: Connection,
+    subscription_key: int,
+    now: int,
+    settles: Sequence[Settle | Release] = (),
+    wants: Sequence[Want] = (),
+    automations: AutomationLookup = automations_by_key,
+) -> StepResult:
+    """Settle, expire and lease. Leases last the subscription's ack deadline from `now`.
+
+    Due matches go before first deliveries; first deliveries are in the order of positions, after the read position.
+    Each consumer gets a run of them; the one with the most room gets what does not divide. `automations` is asked only
+    where the filter names automations or labels. Raises SubscriptionNotFound.
+    """
+    current = lock_subscription(connection, subscription_key)
+    results = settle(connection, current, settles, now)
+    more = expire(connection, current, now)
+    outstanding = _outstanding(connection, current, wants)
+    rooms = [_room(want, outstanding[want.consumer_id]) for want in wants]
+    due = _due(connection, current, sum(rooms), now)
+    reading = _read_on(connection, current, sum(rooms) - len(due), automations)
+    deliveries = _lease(connection, current, due, reading, _dealt(rooms, len(due) + len(reading.leased)), wants, now)
+    for batch in deliveries:
+        for each in batch:
+            outstanding[each.consumer_id] += 1
+    leases = current.last_serial + sum(map(len, deliveries))
+    moved, next_due = _move(connection, current, reading.read_position, leases, now)
+    return StepResult(moved, results, deliveries, outstanding, more or reading.more, next_due)
+
+
+def _room(want: Want, outstanding: int) -> int:
+    if want.max_outstanding is None:
+        return want.max_deliveries
+    return max(0, min(want.max_deliveries, want.max_outstanding - outstanding))
+
+
+def _dealt(rooms: Sequence[int], count: int) -> list[int]:
+    """Divide a count, at most the sum of the rooms, evenly among them."""
+    shares = [0] * len(rooms)
+    for done, index in enumerate(sorted(range(len(rooms)), key=rooms.__getitem__)):
+        shares[index] = min(rooms[index], count // (len(rooms) - done))
+        count -= shares[index]
+    return shares
+
+
+def _outstanding(connection: Connection, current: Subscription, wants: Sequence[Want]) -> dict[str, int]:
+    counts = dict.fromkeys((want.consumer_id for want in wants), 0)
+    if counts:
+        query = select(_delivery.consumer_id, func.count()).group_by(_delivery.consumer_id)
+        own = _delivery.subscription_key == current.key
+        query = query.where(own, _delivery.consumer_id.in_(list(counts)), _delivery.state == LEASED)
+        counts.update((row[0], row[1]) for row in connection.execute(query))
+    return counts
+
+
+def _due(connection: Connection, current: Subscription, limit: int, now: int) -> list[Unsettled]:
+    if not limit:
+        return []
+    query = select(subscription_delivery).where(
+        _delivery.subscription_key == current.key, _delivery.state == WAITING, _delivery.due_at <= now
+    )
+    query = query.order_by(_delivery.due_at, _delivery.match_position).limit(limit)
+    return [to_unsettled(row) for row in connection.execute(query).all()]
+
+
+def _read_on(connection: Connection, current: Subscription, room: int, automations: AutomationLookup) -> _Reading:
+    """Read the log for first deliveries, over at most READ_LIMIT of its matches."""
+    start = current.read_position
+    if not room:
+        return _Reading(start)
+    within = (
+        (_match.project_key == current.project_key)
+        & (_match.position > start)
+        & (_match.position <= start + READ_LIMIT)
+    )
+    end = connection.scalar(select(func.max(_match.position)).where(within))
+    if end is None:
+        return _Reading(start)
+    # A match that is committed from here on is left to the next step: on PostgreSQL the query below would see it.
+    within &= _match.position <= end
+    by_contact = current.order is DeliveryOrder.CONTACT
+    limit = room + _READ_AHEAD if by_contact else room
+    query = _filtered(connection, current, select(automation_match).where(within), automations)
+    query = query.order_by(_match.position).limit(limit)
+    if by_contact:
+        query = query.add_columns(_has_earlier(current).label("blocked"))
+    rows = connection.execute(query).all()
+    reading = _Reading(rows[-1].position if len(rows) == limit else end)
+    reading.more = len(rows) == limit or end == start + READ_LIMIT
+    if by_contact:
+        _sort_by_contact(reading, rows, room, HELD_LIMIT - _held_count(connection, current))
+    else:
+        reading.leased += map(_to_match, rows)
+    reading.more = reading.more and len(reading.leased) < room
+    return reading
+
+
+def _sort_by_contact(reading: _Reading, rows: Sequence[Any], room: int, held_room: int) -> None:
+    """Lease the first match of each free contact, hold the others, and stop where there is no room."""
+    busy = set()
+    for row in rows:
+        match = _to_match(row)
+        behind = bool(match.contact_key) and (row.blocked or match.contact_key in busy)
+        if (len(reading.held) >= held_room) if behind else (len(reading.leased) == room):
+            reading.read_position, reading.more = match.position - 1, False
+            return
+        (reading.held if behind else reading.leased).append(match)
+        busy.add(match.contact_key)
+
+
+def _filtered(
+    connection: Connection, current: Subscription, query: Select[Any], automations: AutomationLookup
+) -> Select[Any]:
+    """Narrow a reading of the log by the subscription's filter."""
+    wanted = current.filter
+    if wanted.event_names:
+        query = query.where(_match.event_name.in_(wanted.event_names))
+    if wanted.automation_ids or wanted.labels:
+        seen = list(connection.scalars(query.with_only_columns(_match.automation_key).distinct()))
+        known = automations(connection, seen) if seen else {}
+        keys = [key for key in seen if _passes(current, known[key])]
+        query = query.where(_match.automation_key.in_(keys) if keys else false())
+    return query
+
+
+def _passes(current: Subscription, each: Automation) -> bool:
+    ids = current.filter.automation_ids
+    return (not ids or each.id in ids) and has_labels(each, current.filter.labels)
+
+
+def _has_earlier(current: Subscription) -> Any:
+    """Whether the contact of a match of the log has unsettled ones, all of them earlier."""
+    earlier = select(func.min(_delivery.match_position)).where(
+        _delivery.subscription_key == current.key,
+        _delivery.contact_key == _match.contact_key,
+        _delivery.contact_key != literal_column("0"),
+    )
+    return earlier.scalar_subquery().is_not(None)
+
+
+def _held_count(connection: Connection, current: Subscription) -> int:
+    query = select(func.count()).where(_delivery.subscription_key == current.key, _delivery.state == HELD)
+    return connection.scalar(query) or 0
+
+
+def _lease(
+    connection: Connection,
+    current: Subscription,
+    due: Sequence[Unsettled],
+    reading: _Reading,
+    shares: Sequence[int],
+    wants: Sequence[Want],
+    now: int,
+) -> list[list[Delivery]]:
+    """Write the leases and what is held, and give the deliveries of each want."""
+    ends = now + current.ack_deadline
+    consumers = (want.consumer_id for want, share in zip(wants, shares, strict=True) for _ in range(share))
+    serials = range(current.last_serial + 1, current.last_serial + 1 + sum(shares))
+    known = matches_at(connection, current.project_key, [row.match_position for row in due]) if due else {}
+    leases = [(known[row.match_position], row.attempt + 1, row.replayed, row.last_failure) for row in due]
+    leases += [(match, 1, False, "") for match in reading.leased]
+    made = [
+        Delivery(delivery_id(current, match.position, serial), consumer, attempt, match, ends, replayed, failure)
+        for (match, attempt, replayed, failure), serial, consumer in zip(leases, serials, consumers, strict=True)
+    ]
+    _write_again(connection, current, made[: len(due)], serials)
+    _write_first(connection, current, made[len(due) :], serials[len(due) :], reading)
+    mark_running(
+        connection,
+        current.project_key,
+        sorted((each.match for each in made if each.attempt == 1), key=lambda match: match.run_number),
+    )
+    dealt = iter(made)
+    return [[next(dealt) for _ in range(share)] for share in shares]
+
+
+def _write_again(
+    connection: Connection, current: Subscription, again: Sequence[Delivery], serials: Sequence[int]
+) -> None:
+    rows = [
+        {
+            "own": current.key,
+            "at": each.match.position,
+            "number": serial,
+            "times": each.attempt,
+            "consumer": each.consumer_id,
+            "ends": each.lease_expires_at,
+        }
+        for each, serial in zip(again, serials, strict=False)
+    ]
+    execute_many(connection, _LEASE_AGAIN, rows)
+
+
+def _write_first(
+    connection: Connection, current: Subscription, first: Sequence[Delivery], serials: Sequence[int], reading: _Reading
+) -> None:
+    by_contact = current.order is DeliveryOrder.CONTACT
+    rows = [
+        _row(current, each.match, by_contact, LEASED, serial, 1, each.consumer_id, each.lease_expires_at)
+        for each, serial in zip(first, serials, strict=True)
+    ]
+    rows += [_row(current, match, by_contact, HELD, 0, 0, "", 0) for match in reading.held]
+    if rows:
+        _unpark(connection, current, [row["match_position"] for row in rows])
+        execute_many(connection, _INSERT, rows)
+
+
+def _row(
+    current: Subscription,
+    match: Match,
+    by_contact: bool,
+    state: str,
+    serial: int,
+    attempt: int,
+    consumer: str,
+    due: int,
+) -> dict[str, Any]:
+    return {
+        "subscription_key": current.key,
+        "match_position": match.position,
+        "state": state,
+        "serial": serial,
+        "attempt": attempt,
+        "consumer_id": consumer,
+        "due_at": due,
+        "contact_key": match.contact_key if by_contact else 0,
+        "replayed": False,
+        "last_failure": "",
+    }
+
+
+def _unpark(connection: Connection, current: Subscription, positions: Sequence[int]) -> None:
+    """Forget the parked matches that are delivered because a seek went back behind them."""
+    own = _parked.subscription_key == current.key
+    within = _parked.match_position.between(min(positions), max(positions))
+    found = set(connection.scalars(select(_parked.match_position).where(own, within))).intersection(positions)
+    if found:
+        connection.execute(delete(subscription_parked).where(own, _parked.match_position.in_(found)))
+
+
+def _move(
+    connection: Connection, current: Subscription, read_position: int, last_serial: int, now: int
+) -> tuple[Subscription, int]:
+    """Write how far the subscription is; give it, and when a lease ends or a match is due next."""
+    own = _delivery.subscription_key == current.key
+    dues = [
+        select(func.min(_delivery.due_at)).where(own, _delivery.state == state, _delivery.due_at > now)
+        for state in (LEASED, WAITING)
+    ]
+    first, *times = connection.execute(
+        select(
+            select(func.min(_delivery.match_position)).where(own).scalar_subquery(),
+            *(each.scalar_subquery() for each in dues),
+        )
+    ).one()
+    floor = max(current.floor_position, read_position if first is None else first - 1)
+    moved = replace(current, read_position=read_position, floor_position=floor, last_serial=last_serial)
+    if moved != current:
+        connection.execute(
+            update(subscription)
+            .where(_subscription.key == current.key)
+            .values(read_position=read_position, floor_position=floor, last_serial=last_serial)
+        )
+    return moved, min((each for each in times if each is not None), default=0)
+
+
+def _to_match(row: Any) -> Match:
+    _, position, match_id, kind, *rest = row[:11]
+    return Match(position, match_id, _KINDS[kind], *rest)
+
+
+_INSERT = insert(subscription_delivery)
+_LEASE_AGAIN = (
+    update(subscription_delivery)
+    .where(_delivery.subscription_key == bindparam("own"), _delivery.match_position == bindparam("at"))
+    .values(
+        state=LEASED,
+        serial=bindparam("number"),
+        attempt=bindparam("times"),
+        consumer_id=bindparam("consumer"),
+        due_at=bindparam("ends"),
+    )
+)

@@ -1,0 +1,401 @@
+"""Reading and writing the match log and the runs: their SQL.
+
+Every function takes an open connection and neither begins nor ends a transaction. Writers look before they write, so
+the caller lets only one transaction at a time write the runs of a project. Times are microseconds UTC.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from sqlalchemy import and_, bindparam, func, literal_column, select, update
+
+from automation.bulk import execute_many
+from automation.errors import RunFinished, RunMovedOn, RunNotFound, RunWithoutContact
+from automation.pages import page_of
+from automation.runs import OPEN, Match, MatchKind, Run, RunStatus, Wait
+from automation.tables import TIMED, WAITING, automation_match, run
+from registry.etags import check_etag
+from registry.log_ids import position_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    from sqlalchemy import ColumnElement, Connection, Row
+
+# SQLite binds at most 32,766 values in a statement.
+_IN_LIST: Final = 10_000
+
+_match = automation_match.c
+_run = run.c
+
+# Whoever looks by another index hides the project from the planner: SQLite takes a project for ten rows, and would
+# rather read all of its log.
+_ZERO: ColumnElement[int] = literal_column("0")
+_match_project = _match.project_key + _ZERO
+_run_project = _run.project_key + _ZERO
+
+
+@dataclass(frozen=True, slots=True)
+class RunFilter:
+    """Which runs to list; what is None or empty narrows nothing."""
+
+    statuses: Collection[RunStatus] = ()
+    automation_key: int | None = None
+    contact_key: int | None = None
+
+
+def read_matches(connection: Connection, project_key: int, after: int, limit: int) -> list[Match]:
+    """Read the match log onwards from behind a position."""
+    query = select(automation_match).where(_match.project_key == project_key, _match.position > after)
+    return [to_match(row) for row in connection.execute(query.order_by(_match.position).limit(limit))]
+
+
+def matches_at(connection: Connection, project_key: int, positions: Sequence[int]) -> dict[int, Match]:
+    """Read the matches at positions."""
+    found: dict[int, Match] = {}
+    for chunk in _chunks(positions):
+        query = select(automation_match).where(_match.project_key == project_key, _match.position.in_(chunk))
+        found.update((row.position, to_match(row)) for row in connection.execute(query))
+    return found
+
+
+def matches_of_events(
+    connection: Connection, project_key: int, event_positions: Sequence[int]
+) -> dict[int, list[Match]]:
+    """Read what events set off: by their positions, the matches in the order of the log."""
+    found: dict[int, list[Match]] = {}
+    for chunk in _chunks(event_positions):
+        query = select(automation_match).where(
+            _match_project == project_key,
+            _match.event_position.in_(chunk),
+            _match.kind != MatchKind.TIMED_OUT,
+        )
+        for row in connection.execute(query.order_by(_match.position)):
+            found.setdefault(row.event_position, []).append(to_match(row))
+    return found
+
+
+def get_run(connection: Connection, project_key: int, run_id: str) -> Run:
+    """Read one run. Raises RunNotFound."""
+    number = position_of(run_id)
+    if number is None:
+        raise RunNotFound(run_id)
+    row = connection.execute(
+        select(run).where(_run.project_key == project_key, _run.number == number, _run.id == run_id)
+    ).one_or_none()
+    if row is None:
+        raise RunNotFound(run_id)
+    return _to_run(row)
+
+
+def list_runs(
+    connection: Connection, project_key: int, wanted: RunFilter, limit: int, before: int | None = None
+) -> tuple[list[Run], bool]:
+    """List runs, newest first, from behind a number: one page, and whether there are more."""
+    narrowed = wanted.automation_key is not None or wanted.contact_key is not None
+    query = select(run).where((_run_project if narrowed else _run.project_key) == project_key)
+    query = query.order_by(_run.number.desc()).limit(limit + 1)
+    if wanted.statuses:
+        query = query.where(_run.status.in_(list(wanted.statuses)))
+    if wanted.automation_key is not None:
+        query = query.where(_run.automation_key == wanted.automation_key)
+    if wanted.contact_key is not None:
+        query = query.where(_run.contact_key == wanted.contact_key)
+    if before is not None:
+        query = query.where(_run.number < before)
+    page, more = page_of(connection.execute(query), limit)
+    return [_to_run(row) for row in page], more
+
+
+def waiting_runs(connection: Connection, project_key: int, contact_keys: Sequence[int]) -> list[Run]:
+    """Read the waiting runs of contacts, oldest first."""
+    found: list[Run] = []
+    for chunk in _chunks(contact_keys):
+        query = select(run).where(WAITING, _run_project == project_key, _run.contact_key.in_(chunk))
+        found += map(_to_run, connection.execute(query))
+    return sorted(found, key=lambda each: each.number)
+
+
+def entered(
+    connection: Connection, project_key: int, automation_keys: Sequence[int], contact_keys: Sequence[int]
+) -> dict[tuple[int, int], bool]:
+    """Find which contacts entered which automations: by both keys, whether a run of theirs is still open."""
+    found: dict[tuple[int, int], bool] = {}
+    for chunk in _chunks(contact_keys):
+        query = select(_run.automation_key, _run.contact_key, _run.status).distinct()
+        query = query.where(
+            _run_project == project_key,
+            _run.automation_key.in_(automation_keys),
+            _run.contact_key.in_(chunk),
+        )
+        for row in connection.execute(query):
+            pair = row.automation_key, row.contact_key
+            found[pair] = found.get(pair, False) or row.status in OPEN
+    return found
+
+
+def entered_before(
+    connection: Connection,
+    project_key: int,
+    automation_keys: Collection[int],
+    contact_key: int,
+    position: int,
+    *,
+    open_only: bool,
+) -> dict[int, str]:
+    """Find which automations a contact had entered when the event at a position was judged: the id of the first run.
+
+    With `open_only` those with a run that was open then: one that had not ended, or not before that event.
+    """
+    query = select(_run.automation_key, _run.id).where(
+        _run_project == project_key,
+        _run.contact_key == contact_key,
+        _run.automation_key.in_(automation_keys),
+        _run.event_position < position,
+    )
+    if open_only:
+        query = query.where((_run.finished_position == 0) | (_run.finished_position >= position))
+    return {row.automation_key: row.id for row in connection.execute(query.order_by(_run.number.desc()))}
+
+
+def awaited_conditions(connection: Connection, project_key: int) -> list[tuple[int, str, str]]:
+    """List the conditions of waiting runs, each once: key of the automation, name of the event, condition."""
+    query = select(_run.automation_key, _run.wait_event, _run.wait_condition).distinct()
+    query = query.where(WAITING, _run_project == project_key, _run.wait_condition != "")
+    return [(row.automation_key, row.wait_event, row.wait_condition) for row in connection.execute(query)]
+
+
+def due_projects(connection: Connection, now: int) -> list[int]:
+    """Find the projects that have runs whose time to wait ran out."""
+    return list(connection.scalars(select(_run.project_key).where(TIMED, _run.timeout_at <= now).distinct()))
+
+
+def due_runs(connection: Connection, project_key: int, now: int, limit: int) -> list[Run]:
+    """Read runs of a project whose time to wait ran out, the longest overdue first."""
+    query = select(run).where(TIMED, _run.timeout_at <= now, _run_project == project_key)
+    return [_to_run(row) for row in connection.execute(query.order_by(_run.timeout_at).limit(limit))]
+
+
+def next_timeout(connection: Connection) -> int | None:
+    """Find when the next wait of any project times out."""
+    found: int | None = connection.scalar(select(func.min(_run.timeout_at)).where(TIMED))
+    return found
+
+
+def resume_runs(connection: Connection, project_key: int, positions: Mapping[int, int], now: int) -> None:
+    """Queue waiting runs again, each with its newest match: positions of matches by the runs' numbers."""
+    if positions:
+        rows = [{"of": number, "at": position} for number, position in positions.items()]
+        connection.execute(_RESUME, [{**row, "project": project_key, "now": now} for row in rows])
+
+
+def mark_running(connection: Connection, project_key: int, matches: Iterable[Match]) -> None:
+    """Note that the newest matches of queued runs were delivered."""
+    rows = [{"project": project_key, "of": each.run_number, "at": each.position} for each in matches]
+    execute_many(connection, _MARK_RUNNING, rows)
+
+
+def park_run(
+    connection: Connection, project_key: int, current: Run, wait: Wait, attributes: Mapping[str, Any] | None, now: int
+) -> Run:
+    """Have an open run wait; attributes that are None stay. Raises RunFinished and RunWithoutContact."""
+    if current.status not in OPEN:
+        raise RunFinished(current.id, current.status)
+    if not current.contact_key:
+        raise RunWithoutContact(current.id)
+    kept = current.attributes if attributes is None else attributes
+    return _write(connection, project_key, current, now, status=RunStatus.WAITING, wait=wait, attributes=kept)
+
+
+def finish_run(
+    connection: Connection,
+    project_key: int,
+    current: Run,
+    status: RunStatus,
+    reason: str,
+    head: int,
+    now: int,
+    attributes: Mapping[str, Any] | None = None,
+) -> Run:
+    """End an open run; one that ended so before stays as it is, and so do attributes without new ones.
+
+    `head` is the position of the newest event. Raises RunFinished.
+    """
+    if current.status is status:
+        return current
+    if current.status not in OPEN:
+        raise RunFinished(current.id, current.status)
+    ended = {"status": status, "reason": reason, "wait": None, "finished_at": now, "finished_position": head}
+    kept = current.attributes if attributes is None else attributes
+    return _write(connection, project_key, current, now, attributes=kept, **ended)
+
+
+def cancel_run(
+    connection: Connection, project_key: int, current: Run, reason: str, etag: str, head: int, now: int
+) -> Run:
+    """Cancel an open run; a cancelled one stays as it is. Raises EtagMismatch and RunFinished."""
+    check_etag(etag, current.etag)
+    return finish_run(connection, project_key, current, RunStatus.CANCELLED, reason, head, now)
+
+
+def cancel_runs(connection: Connection, project_key: int, automation_key: int, reason: str, head: int, now: int) -> int:
+    """Cancel the open runs of an automation. Returns how many there were."""
+    wanted = and_(_run_project == project_key, _run.automation_key == automation_key, _run.status.in_([*OPEN]))
+    ended = {
+        "status": RunStatus.CANCELLED,
+        "reason": reason,
+        "updated_at": now,
+        "finished_at": now,
+        "finished_position": head,
+        "version": _run.version + 1,
+        **_wait_columns(None),
+    }
+    return connection.execute(update(run).where(wanted).values(ended)).rowcount
+
+
+def check_newest(connection: Connection, project_key: int, current: Run, match_id: str) -> None:
+    """Raise RunMovedOn unless the id is empty or that of the run's newest match."""
+    if not match_id:
+        return
+    newest = matches_at(connection, project_key, [current.match_position])[current.match_position]
+    if match_id != newest.id:
+        raise RunMovedOn(current.id, newest.id)
+
+
+def match_values(project_key: int, match: Match) -> tuple[Any, ...]:
+    """Give the columns of a match, in their order."""
+    return (
+        project_key,
+        match.position,
+        match.id,
+        match.kind,
+        match.automation_key,
+        match.run_number,
+        match.run_id,
+        match.event_position,
+        match.event_name,
+        match.contact_key,
+        match.matched_at,
+    )
+
+
+def new_run_values(project_key: int, match: Match) -> tuple[Any, ...]:
+    """Give the columns, in their order, of the run that a match starts."""
+    return (
+        project_key,
+        match.run_number,
+        match.run_id,
+        match.automation_key,
+        match.contact_key,
+        match.event_position,
+        RunStatus.QUEUED,
+        match.position,
+        "",
+        "",
+        0,
+        0,
+        "",
+        "{}",
+        1,
+        match.matched_at,
+        match.matched_at,
+        0,
+        0,
+    )
+
+
+_RESUME = (
+    update(run)
+    .where(_run.project_key == bindparam("project"), _run.number == bindparam("of"))
+    .values(
+        status=RunStatus.QUEUED,
+        match_position=bindparam("at"),
+        wait_event="",
+        wait_condition="",
+        wait_from=0,
+        timeout_at=0,
+        version=_run.version + 1,
+        updated_at=bindparam("now"),
+    )
+)
+_MARK_RUNNING = (
+    update(run)
+    .where(
+        _run.project_key == bindparam("project"),
+        _run.number == bindparam("of"),
+        _run.match_position == bindparam("at"),
+        _run.status == RunStatus.QUEUED,
+    )
+    .values(status=RunStatus.RUNNING)
+)
+
+
+def _write(connection: Connection, project_key: int, current: Run, now: int, **changes: Any) -> Run:
+    changed = replace(current, version=current.version + 1, updated_at=now, **changes)
+    columns = {
+        "status": changed.status,
+        "reason": changed.reason,
+        "attributes": msgspec.json.encode(changed.attributes).decode(),
+        "version": changed.version,
+        "updated_at": now,
+        "finished_at": changed.finished_at,
+        "finished_position": changed.finished_position,
+        **_wait_columns(changed.wait),
+    }
+    own = and_(_run.project_key == project_key, _run.number == current.number)
+    connection.execute(update(run).where(own).values(columns))
+    return changed
+
+
+def _wait_columns(wait: Wait | None) -> dict[str, Any]:
+    return {
+        "wait_event": wait.event_name if wait else "",
+        "wait_condition": wait.condition if wait else "",
+        "wait_from": wait.from_position if wait else 0,
+        "timeout_at": wait.timeout_at if wait else 0,
+    }
+
+
+def _chunks(items: Sequence[int]) -> Iterable[Sequence[int]]:
+    return (items[start : start + _IN_LIST] for start in range(0, len(items), _IN_LIST))
+
+
+def to_match(row: Row[Any]) -> Match:
+    """Read a match from a row of the log."""
+    return Match(
+        row.position,
+        row.id,
+        MatchKind(row.kind),
+        row.automation_key,
+        row.run_number,
+        row.run_id,
+        row.event_position,
+        row.event_name,
+        row.contact_key,
+        row.matched_at,
+    )
+
+
+def _to_run(row: Row[Any]) -> Run:
+    status = RunStatus(row.status)
+    waiting = status is RunStatus.WAITING
+    return Run(
+        number=row.number,
+        id=row.id,
+        automation_key=row.automation_key,
+        contact_key=row.contact_key,
+        event_position=row.event_position,
+        status=status,
+        match_position=row.match_position,
+        wait=Wait(row.wait_event, row.wait_condition, row.wait_from, row.timeout_at) if waiting else None,
+        reason=row.reason,
+        attributes=msgspec.json.decode(row.attributes),
+        version=row.version,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        finished_at=row.finished_at,
+        finished_position=row.finished_position,
+    )

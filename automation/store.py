@@ -1,0 +1,272 @@
+"""Reading and writing automations: their SQL.
+
+Every function takes an open connection and neither begins nor ends a transaction. Writers look before they write, so
+the caller lets only one transaction at a time write the automations of a project, and holds the head of its log: a
+change holds for the events behind `head`, the position of the newest one. Times are microseconds UTC.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from sqlalchemy import insert, select, update
+
+from automation.automations import Automation, AutomationState, AutomationVersion, EntryRule
+from automation.errors import AutomationActive, AutomationNotActive, AutomationNotFound, InvalidAutomation
+from automation.pages import page_of
+from automation.tables import automation, automation_version
+from registry.errors import InvalidName, Violation
+from registry.etags import check_etag
+from registry.names import check_event_name, name_fault, property_path
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+
+    from sqlalchemy import Connection, Row, Select
+
+    from automation.automations import NewAutomation
+
+MAX_LABELS: Final = 32
+MAX_LABEL_KEY: Final = 63
+MAX_LABEL_VALUE: Final = 255
+
+_automation = automation.c
+_JSON_COLUMNS = ("labels", "attributes")
+_BARE = select(*(column for column in automation.columns if column.name != "attributes"))
+
+
+@dataclass(frozen=True, slots=True)
+class AutomationFilter:
+    """Which automations to list; what is empty narrows nothing. `search` is a part of the name, in any ASCII case."""
+
+    event_name: str = ""
+    state: AutomationState | None = None
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    search: str = ""
+
+
+def create_automation(
+    connection: Connection, project_key: int, automation_id: str, wanted: NewAutomation, head: int, now: int
+) -> Automation:
+    """Create an automation, as a draft or active. Raises InvalidAutomation and InvalidName."""
+    _check_automation(wanted)
+    if wanted.state is AutomationState.PAUSED:
+        message = "A new automation is a draft or active; only an active one can be paused"
+        raise InvalidAutomation([Violation("state", "INVALID_STATE", message)])
+    created = Automation(
+        key=0,
+        project_key=project_key,
+        id=automation_id,
+        name=wanted.name,
+        event_name=wanted.event_name,
+        condition=wanted.condition,
+        state=wanted.state,
+        entry_rule=wanted.entry_rule,
+        labels=wanted.labels,
+        attributes=wanted.attributes,
+        activated_position=head if wanted.state is AutomationState.ACTIVE else None,
+        version=1,
+        created_at=now,
+        updated_at=now,
+    )
+    result = connection.execute(insert(automation).values(_columns(created)).returning(_automation.key))
+    created = replace(created, key=result.scalar_one())
+    _insert_version(connection, created, head)
+    return created
+
+
+def get_automation(
+    connection: Connection, project_key: int, automation_id: str, *, deleted: bool = False
+) -> Automation:
+    """Read one automation; with `deleted`, also one that is deleted. Raises AutomationNotFound."""
+    row = connection.execute(_all(project_key).where(_automation.id == automation_id)).one_or_none()
+    if row is not None and row.deleted_at is not None and not deleted:
+        row = None
+    if row is None:
+        raise AutomationNotFound(automation_id)
+    return _to_automation(row)
+
+
+def list_automations(
+    connection: Connection, project_key: int, wanted: AutomationFilter, limit: int, before_id: str = ""
+) -> tuple[list[Automation], bool]:
+    """List automations, newest first, from behind an id: one page, and whether there are more."""
+    query = _live(project_key).order_by(_automation.id.desc())
+    if wanted.event_name:
+        query = query.where(_automation.event_name == wanted.event_name)
+    if wanted.state is not None:
+        query = query.where(_automation.state == wanted.state)
+    if wanted.search:
+        query = query.where(_automation.name.icontains(wanted.search, autoescape=True))
+    if before_id:
+        query = query.where(_automation.id < before_id)
+    rows = connection.execute(query if wanted.labels else query.limit(limit + 1))
+    labelled = (row for row in rows if wanted.labels.items() <= msgspec.json.decode(row.labels).items())
+    page, more = page_of(labelled, limit)
+    return [_to_automation(row) for row in page], more
+
+
+def live_automations(connection: Connection, project_key: int) -> list[Automation]:
+    """Read all that are not deleted, without their attributes, oldest first."""
+    query = _BARE.where(_automation.project_key == project_key, _automation.deleted_at.is_(None))
+    return [_to_automation(row) for row in connection.execute(query.order_by(_automation.key))]
+
+
+def automations_by_key(connection: Connection, keys: Collection[int]) -> dict[int, Automation]:
+    """Read automations, deleted ones too, without their attributes, by their keys."""
+    found = connection.execute(_BARE.where(_automation.key.in_(keys)))
+    return {row.key: _to_automation(row) for row in found}
+
+
+def automation_key(connection: Connection, project_key: int, automation_id: str) -> int | None:
+    """Find the key of an automation, deleted or not; None where there is none of this id."""
+    query = select(_automation.key).where(_automation.project_key == project_key, _automation.id == automation_id)
+    return connection.scalar(query)
+
+
+def automation_ids(connection: Connection, keys: Collection[int]) -> dict[int, str]:
+    """Read the ids of automations, deleted ones too, by their keys."""
+    found = connection.execute(select(_automation.key, _automation.id).where(_automation.key.in_(keys)))
+    return {row.key: row.id for row in found}
+
+
+def versions_at(connection: Connection, keys: list[int], position: int) -> dict[int, AutomationVersion]:
+    """Read what automations judged the event at a position by; none for one that was made later."""
+    query = select(automation_version).where(
+        automation_version.c.automation_key.in_(keys), automation_version.c.since_position < position
+    )
+    found: dict[int, AutomationVersion] = {}
+    for row in connection.execute(query.order_by(automation_version.c.version)):
+        found[row.automation_key] = _to_version(row)
+    return found
+
+
+def automations_judging(connection: Connection, project_key: int) -> list[tuple[int, str]]:
+    """List the keys of all automations, deleted ones too, newest first, each with every event name that it judged."""
+    versions = automation_version.c
+    query = select(versions.automation_key, versions.event_name).distinct()
+    query = query.join_from(automation_version, automation, _automation.key == versions.automation_key)
+    query = query.where(_automation.project_key == project_key).order_by(versions.automation_key.desc())
+    return [(row.automation_key, row.event_name) for row in connection.execute(query)]
+
+
+def update_automation(
+    connection: Connection, current: Automation, changed: Automation, etag: str, head: int
+) -> Automation:
+    """Write a changed automation; where nothing differs nothing is written.
+
+    Raises EtagMismatch, InvalidAutomation and InvalidName.
+    """
+    check_etag(etag, current.etag)
+    _check_automation(changed)
+    if changed == replace(current, updated_at=changed.updated_at):
+        return current
+    return _write(connection, current, changed, head)
+
+
+def activate(connection: Connection, current: Automation, etag: str, head: int, now: int) -> Automation:
+    """Have the automation judge the events behind the head. Raises EtagMismatch."""
+    check_etag(etag, current.etag)
+    if current.state is AutomationState.ACTIVE:
+        return current
+    changed = replace(current, state=AutomationState.ACTIVE, activated_position=head, updated_at=now)
+    return _write(connection, current, changed, head)
+
+
+def pause(connection: Connection, current: Automation, etag: str, head: int, now: int) -> Automation:
+    """Have the automation judge no event behind the head. Raises EtagMismatch and AutomationNotActive."""
+    check_etag(etag, current.etag)
+    if current.state is AutomationState.DRAFT:
+        raise AutomationNotActive(current.id)
+    if current.state is AutomationState.PAUSED:
+        return current
+    return _write(connection, current, replace(current, state=AutomationState.PAUSED, updated_at=now), head)
+
+
+def delete_automation(connection: Connection, current: Automation, etag: str, now: int) -> None:
+    """Delete an automation that is not active; its matches stay. Raises EtagMismatch and AutomationActive."""
+    check_etag(etag, current.etag)
+    if current.state is AutomationState.ACTIVE:
+        raise AutomationActive(current.id)
+    connection.execute(
+        update(automation)
+        .where(_automation.key == current.key)
+        .values(deleted_at=now, updated_at=now, version=current.version + 1)
+    )
+
+
+def has_labels(each: Automation, labels: Mapping[str, str]) -> bool:
+    """Say whether an automation has all these labels with these values."""
+    return all(each.labels.get(key) == value for key, value in labels.items())
+
+
+def _check_automation(wanted: Automation | NewAutomation) -> None:
+    """Raise InvalidAutomation or InvalidName for what breaks the rules; the condition is checked elsewhere."""
+    if fault := name_fault(wanted.name):
+        raise InvalidName(f"The name of the automation {fault}")
+    check_event_name(wanted.event_name, "event_name")
+    if violations := list(_label_violations(wanted.labels)):
+        raise InvalidAutomation(violations)
+
+
+def _label_violations(labels: Mapping[str, str]) -> Iterator[Violation]:
+    if len(labels) > MAX_LABELS:
+        message = f"An automation has at most {MAX_LABELS} labels, not {len(labels):,}"
+        yield Violation("labels", "TOO_MANY_LABELS", message)
+    for key, value in labels.items():
+        if not 1 <= len(key) <= MAX_LABEL_KEY or not 1 <= len(value) <= MAX_LABEL_VALUE:
+            message = f"A label has a key of 1 to {MAX_LABEL_KEY} characters and a value of 1 to {MAX_LABEL_VALUE}"
+            yield Violation(property_path("labels", key[:MAX_LABEL_KEY]), "INVALID_LABEL", message)
+
+
+def _write(connection: Connection, current: Automation, changed: Automation, head: int) -> Automation:
+    changed = replace(changed, version=current.version + 1)
+    connection.execute(update(automation).where(_automation.key == current.key).values(_columns(changed)))
+    if _judges(changed) != _judges(current):
+        _insert_version(connection, changed, head)
+    return changed
+
+
+def _judges(each: Automation) -> tuple[AutomationState, str, str, EntryRule]:
+    return each.state, each.event_name, each.condition, each.entry_rule
+
+
+def _all(project_key: int) -> Select[Any]:
+    return select(automation).where(_automation.project_key == project_key)
+
+
+def _live(project_key: int) -> Select[Any]:
+    return _all(project_key).where(_automation.deleted_at.is_(None))
+
+
+def _insert_version(connection: Connection, changed: Automation, head: int) -> None:
+    connection.execute(
+        insert(automation_version).values(
+            automation_key=changed.key,
+            version=changed.version,
+            since_position=head,
+            state=changed.state,
+            event_name=changed.event_name,
+            condition=changed.condition,
+            entry_rule=changed.entry_rule,
+        )
+    )
+
+
+def _columns(each: Automation) -> dict[str, Any]:
+    """Every column but the key."""
+    values = {column.name: getattr(each, column.name) for column in automation.columns if column.name != "key"}
+    return values | {name: msgspec.json.encode(values[name], order="sorted").decode() for name in _JSON_COLUMNS}
+
+
+def _to_automation(row: Row[Any]) -> Automation:
+    values = {"attributes": "{}", **row._asdict()}
+    values |= {name: msgspec.json.decode(values[name]) for name in _JSON_COLUMNS}
+    return Automation(**values | {"state": AutomationState(row.state), "entry_rule": EntryRule(row.entry_rule)})
+
+
+def _to_version(row: Row[Any]) -> AutomationVersion:
+    values = row._asdict()
+    return AutomationVersion(**values | {"state": AutomationState(row.state), "entry_rule": EntryRule(row.entry_rule)})

@@ -1,0 +1,267 @@
+"""Subscriptions to the match log, and what they deliver, as values. Times and durations are microseconds."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from math import exp, log
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from automation.runs import Match
+
+_SECOND: Final = 1_000_000
+DEFAULT_ACK_DEADLINE: Final = 30 * _SECOND
+DEFAULT_MAX_ATTEMPTS: Final = 10
+DEFAULT_INITIAL_DELAY: Final = _SECOND
+DEFAULT_MAX_DELAY: Final = 600 * _SECOND
+DEFAULT_MULTIPLIER: Final = 2.0
+
+LEASE_EXPIRED: Final = "lease expired"
+"""Why an attempt failed whose lease ended before it was settled."""
+
+# Beyond this power of e every delay is longer than the longest.
+_LARGE_EXPONENT = 50
+
+_DELIVERY_ID = re.compile("([1-9a-f][0-9a-f]{0,14})-([1-9a-f][0-9a-f]{0,14})-([0-9a-f]{8})")
+
+
+class DeliveryOrder(StrEnum):
+    """In which order a subscription delivers."""
+
+    POSITION = "position"
+    """First deliveries come in the order of positions."""
+    CONTACT = "contact"
+    """A match also waits until all earlier ones of its contact are settled."""
+
+
+class NackAction(StrEnum):
+    """What becomes of a match that is given back."""
+
+    RETRY = "retry"
+    PARK = "park"
+    SKIP = "skip"
+
+
+class Outcome(StrEnum):
+    """What became of a delivery that was settled or extended."""
+
+    ACKNOWLEDGED = "acknowledged"
+    RETRYING = "retrying"
+    PARKED = "parked"
+    SKIPPED = "skipped"
+    EXTENDED = "extended"
+    STALE = "stale"
+    """Nothing changed: the lease had ended, or the delivery was settled otherwise."""
+    UNKNOWN = "unknown"
+    """Nothing changed: the subscription made no delivery of this id."""
+
+
+class ParkingCause(StrEnum):
+    """Why a match is parked."""
+
+    ATTEMPTS_EXHAUSTED = "attempts_exhausted"
+    NACKED = "nacked"
+
+
+@dataclass(frozen=True, slots=True)
+class MatchFilter:
+    """Which matches to read; what is empty narrows nothing. Labels are those that the automation has now."""
+
+    automation_ids: tuple[str, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict, hash=False)
+    event_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """How long a match waits after a failed attempt, before it is delivered again."""
+
+    initial_delay: int = DEFAULT_INITIAL_DELAY
+    max_delay: int = DEFAULT_MAX_DELAY
+    multiplier: float = DEFAULT_MULTIPLIER
+
+    def delay(self, attempt: int) -> int:
+        """Give the delay after an attempt, which are counted from 1."""
+        power = min((attempt - 1) * log(self.multiplier), _LARGE_EXPONENT)
+        return min(self.max_delay, round(self.initial_delay * exp(power)))
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A named, durable reader of a project's match log.
+
+    `read_position` is how far the log was read for first deliveries; every match of the filter up to `floor_position`
+    is settled or parked. Leases are numbered from 1: `last_serial` is the newest one's number, and those up to
+    `seek_serial` were granted before the last seek. `key` stands for the subscription inside the database.
+    """
+
+    key: int
+    project_key: int
+    id: str
+    name: str
+    filter: MatchFilter
+    order: DeliveryOrder
+    ack_deadline: int
+    max_attempts: int
+    backoff: Backoff
+    read_position: int
+    floor_position: int
+    last_serial: int
+    seek_serial: int
+    version: int
+    created_at: int
+    updated_at: int
+
+    @property
+    def etag(self) -> str:
+        """Name of the state of the subscription; deliveries do not change it."""
+        return str(self.version)
+
+    @property
+    def tag(self) -> str:
+        """What the ids of its deliveries end with."""
+        return self.id[-8:]
+
+
+def delivery_id(subscription: Subscription, position: int, serial: int) -> str:
+    """Write the id of one lease of the match at a position."""
+    return f"{position:x}-{serial:x}-{subscription.tag}"
+
+
+def parse_delivery_id(subscription: Subscription, text: str) -> tuple[int, int] | None:
+    """Read position and serial from the id of a delivery; None for one that the subscription never gave out."""
+    found = _DELIVERY_ID.fullmatch(text)
+    if found is None:
+        return None
+    position, serial, tag = int(found[1], 16), int(found[2], 16), found[3]
+    return (position, serial) if serial <= subscription.last_serial and tag == subscription.tag else None
+
+
+# Msgspec structs where many are made in every step.
+class Delivery(msgspec.Struct, frozen=True):
+    """One match under a lease of one consumer. `attempt` counts from 1."""
+
+    id: str
+    consumer_id: str
+    attempt: int
+    match: Match
+    lease_expires_at: int
+    replayed: bool
+    last_failure: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """Settles deliveries: their matches have been acted on."""
+
+    delivery_ids: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Nack:
+    """Gives deliveries back. `delay` is until the retry; by the subscription's backoff where it is None."""
+
+    delivery_ids: Sequence[str]
+    action: NackAction = NackAction.RETRY
+    delay: int | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Extend:
+    """Extends leases to `duration` from now; to the subscription's ack deadline where it is None."""
+
+    delivery_ids: Sequence[str]
+    duration: int | None = None
+
+
+Settle = Ack | Nack | Extend
+"""What a consumer says of its deliveries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Takes deliveries back that reached no consumer: they are due first of all, and their attempts do not count."""
+
+    delivery_ids: Sequence[str]
+
+
+class SettleResult(msgspec.Struct, frozen=True):
+    """What became of one delivery. `due_at`: when a RETRYING match is due, or an EXTENDED lease ends; else 0."""
+
+    delivery_id: str
+    outcome: Outcome
+    due_at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """A consumer that has room for deliveries.
+
+    It gets `max_deliveries` at most, and never holds more than `max_outstanding` leases, those of earlier steps
+    included; None bounds nothing. A consumer with such a window wants once in a step.
+    """
+
+    consumer_id: str
+    max_deliveries: int
+    max_outstanding: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step did.
+
+    `subscription` is as the step left it. `results` has a list for each settle, `deliveries` one for each want, and
+    `outstanding` the number of leases of each consumer that wanted. With `more` another step would do more at once;
+    otherwise there is nothing to do before `next_due` (0: never) unless a match is recorded, or one is settled.
+    """
+
+    subscription: Subscription
+    results: list[list[SettleResult]]
+    deliveries: list[list[Delivery]]
+    outstanding: Mapping[str, int]
+    more: bool
+    next_due: int
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedMatch:
+    """A match that a subscription has put aside, with its last attempt."""
+
+    match: Match
+    cause: ParkingCause
+    attempt_count: int
+    last_failure: str
+    consumer_id: str
+    parked_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedSelection:
+    """Which parked matches to list, replay or discard.
+
+    The filters narrow together; where none is set, nothing is selected but with `all`. Those parked before
+    `parked_until` are meant.
+    """
+
+    match_ids: Collection[str] = ()
+    automation_id: str = ""
+    parked_until: int | None = None
+    all: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """How far a subscription is. `oldest_matched_at` is 0 where nothing is outstanding or retrying."""
+
+    head_position: int
+    outstanding_count: int
+    retrying_count: int
+    parked_count: int
+    oldest_matched_at: int

@@ -1,0 +1,104 @@
+"""The tables of automations, matches and runs. Times are microseconds UTC.
+
+The tables that every event may write hold no NULL, which the SQLite driver is slow to bind: what does not apply is 0 or
+empty. They refer to projects, contacts and automations by the small integers that stand for them.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Table, Text, literal_column
+
+metadata = MetaData()
+
+# SQLite numbers rows by itself only where the column is exactly INTEGER.
+_Key = BigInteger().with_variant(Integer(), "sqlite")
+
+automation = Table(
+    "automation",
+    metadata,
+    Column("key", _Key, primary_key=True, autoincrement=True),
+    Column("project_key", _Key, nullable=False),
+    Column("id", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("event_name", Text, nullable=False),
+    Column("condition", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("entry_rule", Text, nullable=False),
+    Column("labels", Text, nullable=False),
+    Column("attributes", Text, nullable=False),
+    Column("activated_position", BigInteger),
+    Column("version", Integer, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("deleted_at", BigInteger),
+)
+Index("automation_by_id", automation.c.project_key, automation.c.id, unique=True)
+Index("automation_by_event", automation.c.project_key, automation.c.event_name)
+
+# What an automation judged by, from behind each position at which that changed: an explanation of an old event
+# recomputes the answer of its time.
+automation_version = Table(
+    "automation_version",
+    metadata,
+    Column("automation_key", _Key, primary_key=True, autoincrement=False),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("since_position", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("event_name", Text, nullable=False),
+    Column("condition", Text, nullable=False),
+    Column("entry_rule", Text, nullable=False),
+)
+
+# The match log. An id carries its position and so needs no index; a run is known by the position of the match that
+# started it.
+automation_match = Table(
+    "automation_match",
+    metadata,
+    Column("project_key", _Key, primary_key=True, autoincrement=False),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("id", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("automation_key", _Key, nullable=False),
+    Column("run_number", BigInteger, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("event_position", BigInteger, nullable=False),
+    Column("event_name", Text, nullable=False),
+    Column("contact_key", _Key, nullable=False),
+    Column("matched_at", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+Index("match_by_event", automation_match.c.event_position)
+
+run = Table(
+    "run",
+    metadata,
+    Column("project_key", _Key, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("id", Text, nullable=False),
+    Column("automation_key", _Key, nullable=False),
+    Column("contact_key", _Key, nullable=False),
+    Column("event_position", BigInteger, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("match_position", BigInteger, nullable=False),
+    Column("wait_event", Text, nullable=False),
+    Column("wait_condition", Text, nullable=False),
+    Column("wait_from", BigInteger, nullable=False),
+    Column("timeout_at", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("attributes", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("finished_at", BigInteger, nullable=False),
+    # Clocks of several servers say nothing about the order of events and ends; the newest event at the end does.
+    Column("finished_position", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+# Written out, not bound: only so does a database see that a query asks for no more than such an index holds.
+WAITING = run.c.status == literal_column("'waiting'")
+TIMED = WAITING & (run.c.timeout_at > literal_column("0"))
+# Keys of contacts and automations are of one project anyway.
+Index("run_by_contact", run.c.contact_key, run.c.automation_key)
+Index("run_by_automation", run.c.automation_key, run.c.number)
+Index("run_waiting", run.c.contact_key, sqlite_where=WAITING, postgresql_where=WAITING)
+Index("run_timeout", run.c.timeout_at, sqlite_where=TIMED, postgresql_where=TIMED)

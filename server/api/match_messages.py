@@ -1,0 +1,29 @@
+"""Matches as messages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from server.api.enums import MATCH_KIND
+from server.api.event_messages import write_event
+from server.api.times import write_timestamp
+
+if TYPE_CHECKING:
+    from automation.automations import Automation
+    from automation.runs import Match
+    from server.model import Event
+    from signalbox.v1 import match_pb2
+
+
+def write_match(match: Match, automation: Automation, event: Event, into: match_pb2.Match) -> None:
+    """Write a match of an automation; for TIMED_OUT the event is the one that started the run."""
+    into.id = match.id
+    into.position = match.position
+    into.kind = MATCH_KIND.write(match.kind)
+    into.automation_id = automation.id
+    into.automation_name = automation.name
+    into.labels.update(automation.labels)
+    into.run_id = match.run_id
+    into.contact_id = event.contact_id
+    write_event(event, into.event)
+    write_timestamp(match.matched_at, into.matched_at)

@@ -1,0 +1,28 @@
+"""What conditions are judged on, made of events."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from automation.conditions.subject import Subject
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from server.model import Event
+
+
+def subject_of(event: Event, contact_properties: Mapping[str, Any]) -> Subject:
+    """Give what conditions see of an event; one without a contact has no contact at all."""
+    known = event.contact_id != ""
+    return Subject(
+        event.properties,
+        event.name,
+        event.id,
+        event.revision,
+        event.occurred_at,
+        event.received_at,
+        event.contact_id if known else None,
+        event.email if known else None,
+        contact_properties if known else None,
+    )

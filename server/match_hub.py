@@ -1,0 +1,109 @@
+"""Wakes those who follow the match log of a project.
+
+A commit of this server wakes them at once; on a database that is shared with other servers, the heads of the logs that
+somebody follows are read several times a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import structlog
+
+from server.storage.projects import match_positions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from server.storage.database import Database
+
+log = structlog.get_logger()
+
+POLL_SECONDS = 0.1
+
+
+class _Head:
+    """Where one log ends, and who waits for more of it."""
+
+    def __init__(self) -> None:
+        self.position = 0
+        self.known = False
+        self.followers = 0
+        self.moved = asyncio.Event()
+
+    def move(self, position: int) -> None:
+        if position > self.position:
+            self.position = position
+            self.moved.set()
+            self.moved = asyncio.Event()
+
+
+class MatchHub:
+    """The ends of the match logs that are followed."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._heads: dict[int, _Head] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Follow what other servers write, where there may be any."""
+        if self._database.shared:
+            self._task = asyncio.create_task(self._poll(), name="follow-match-logs")
+
+    async def close(self) -> None:
+        """Stop following."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    def advance(self, project_key: int, position: int) -> None:
+        """Note that a commit moved the end of a log."""
+        if head := self._heads.get(project_key):
+            head.move(position)
+
+    async def position(self, project_key: int) -> int:
+        """Give the position of the newest match of a project, 0 where there is none."""
+        head = self._head(project_key)
+        if not head.known or (self._database.shared and not head.followers):
+            await self._refresh([project_key])
+        return head.position
+
+    async def beyond(self, project_key: int, position: int, seconds: float) -> int:
+        """Wait until the log ends beyond a position, or so long. Returns where it ends."""
+        head = self._head(project_key)
+        head.followers += 1
+        try:
+            async with asyncio.timeout(seconds):
+                if not head.known:
+                    await self._refresh([project_key])
+                while head.position <= position:
+                    await head.moved.wait()
+        except TimeoutError:
+            pass
+        finally:
+            head.followers -= 1
+        return head.position
+
+    def _head(self, project_key: int) -> _Head:
+        return self._heads.setdefault(project_key, _Head())
+
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            if followed := [key for key, head in self._heads.items() if head.followers]:
+                try:
+                    await self._refresh(followed)
+                except Exception:
+                    log.exception("match_heads_unread")
+                    await asyncio.sleep(1)
+
+    async def _refresh(self, project_keys: Iterable[int]) -> None:
+        keys = list(project_keys)
+        found = await self._database.read(lambda connection: match_positions(connection, keys), brief=True)
+        for key, position in found.items():
+            self._heads[key].move(position)
+            self._heads[key].known = True

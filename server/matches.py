@@ -1,0 +1,155 @@
+"""Reading matches whole, and following the match log."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from automation.match_log import READ_LIMIT, read_filtered
+from automation.store import automations_by_key
+from automation.subscriptions import MatchFilter
+from server.start_points import LogEnd, check_kept, log_bounds, resolve_start
+from server.storage.events import PAGE_CHARACTERS, event_sizes, events_at
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping, Sequence
+
+    from sqlalchemy import Connection
+
+    from automation.automations import Automation
+    from automation.runs import Match
+    from server.match_hub import MatchHub
+    from server.model import Event
+    from server.start_points import StartPoint
+    from server.storage.database import Database
+
+MAX_LOADED: Final = 1_000
+"""At most so many matches are loaded at once."""
+
+READS_AT_ONCE: Final = 2
+"""So many watchers read at once; the others take turns, so that other reads find a connection."""
+
+# A heartbeat is due early enough to be there within its interval, also where the log is read for it first.
+_DUE_SHARE, _READ_SHARE = 0.75, 0.125
+
+
+class LoadedMatch(NamedTuple):
+    """A match with what it refers to; the automation has no attributes, and may be deleted."""
+
+    match: Match
+    automation: Automation
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class WatchQuery:
+    """What to watch. `heartbeat_seconds` is the longest time between two answers."""
+
+    start: StartPoint = LogEnd.LATEST
+    filter: MatchFilter = field(default_factory=MatchFilter)
+    heartbeat_seconds: float = 10.0
+    max_matches: int = 100
+
+
+class WatchAnswer(NamedTuple):
+    """The next matches, none for a heartbeat; all that the filter lets through up to `position` are answered."""
+
+    matches: Sequence[LoadedMatch]
+    position: int
+    head_position: int
+
+
+class Matches:
+    """Reads matches whole."""
+
+    def __init__(self, database: Database, hub: MatchHub) -> None:
+        self._database = database
+        self._hub = hub
+        self._turns = asyncio.Semaphore(READS_AT_ONCE)
+
+    async def load(self, project_key: int, matches: Sequence[Match]) -> list[LoadedMatch]:
+        """Load the first of these matches of a project, as `load_in` does, in a transaction of its own."""
+        return await self._database.read(lambda connection: load_in(connection, project_key, matches))
+
+    async def watch(self, project_key: int, wanted: WatchQuery) -> AsyncGenerator[WatchAnswer, None]:
+        """Follow the match log of a project: the first answer comes at once, then matches and heartbeats, for ever.
+
+        Raises CursorInvalid, PositionBeyondHead and CursorExpired.
+        """
+        position, head = await self._begin(project_key, wanted.start)
+        interval = wanted.heartbeat_seconds
+        due = _now()
+        reading: asyncio.Task[WatchAnswer] | None = None
+        try:
+            while True:
+                reading = reading or asyncio.create_task(self._read(project_key, wanted, position))
+                await asyncio.wait({reading}, timeout=max(due - _now(), 0) + interval * _READ_SHARE)
+                answer = WatchAnswer((), position, head)
+                if reading.done():
+                    answer, reading = await reading, None
+                    position, head = answer.position, answer.head_position
+                if answer.matches or _now() >= due:
+                    yield answer
+                    due = _now() + interval * _DUE_SHARE
+                if reading is None and position == head:
+                    await self._hub.beyond(project_key, head, due - _now())
+        finally:
+            if reading is not None:
+                reading.cancel()
+
+    async def _begin(self, project_key: int, start: StartPoint) -> tuple[int, int]:
+        def work(connection: Connection) -> tuple[int, int]:
+            return resolve_start(connection, project_key, start), log_bounds(connection, project_key)[1]
+
+        return await self._database.read(work)
+
+    async def _read(self, project_key: int, wanted: WatchQuery, after: int) -> WatchAnswer:
+        async with self._turns:
+            return await self._database.read(lambda connection: read_on(connection, project_key, wanted, after))
+
+
+def read_on(connection: Connection, project_key: int, wanted: WatchQuery, after: int) -> WatchAnswer:
+    """Read the next matches from behind a position, looking through READ_LIMIT of the log. Raises CursorExpired."""
+    earliest, head = log_bounds(connection, project_key)
+    check_kept(after, earliest)
+    if after == head:
+        return WatchAnswer((), head, head)
+    found = read_filtered(connection, project_key, wanted.filter, after, wanted.max_matches + 1)
+    loaded = load_in(connection, project_key, found[: wanted.max_matches])
+    if len(loaded) < len(found):
+        return WatchAnswer(loaded, loaded[-1].match.position, head)
+    return WatchAnswer(loaded, min(after + READ_LIMIT, head), head)
+
+
+def load_in(connection: Connection, project_key: int, matches: Sequence[Match]) -> list[LoadedMatch]:
+    """Load the first of these matches of a project, in their order: MAX_LOADED or about PAGE_CHARACTERS of payload.
+
+    At least one is loaded, however large, unless there is none. Takes three queries.
+    """
+    if not matches:
+        return []
+    automations = automations_by_key(connection, {each.automation_key for each in matches})
+    sizes = event_sizes(connection, project_key, {each.event_position for each in matches[:MAX_LOADED]})
+    fitting = _fitting(matches[:MAX_LOADED], automations, sizes)
+    events = events_at(connection, project_key, {each.event_position for each in fitting})
+    return [LoadedMatch(each, automations[each.automation_key], events[each.event_position]) for each in fitting]
+
+
+def _fitting(
+    matches: Sequence[Match], automations: Mapping[int, Automation], sizes: Mapping[int, int]
+) -> Sequence[Match]:
+    room = PAGE_CHARACTERS
+    for index, match in enumerate(matches):
+        room -= sizes[match.event_position] + _size(automations[match.automation_key])
+        if index and room < 0:
+            return matches[:index]
+    return matches
+
+
+def _size(automation: Automation) -> int:
+    return len(automation.name) + sum(len(key) + len(value) for key, value in automation.labels.items())
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,340 @@
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from automation.conditions.checking import Kind, _Checker, check
+from automation.conditions.compiling import compile_node, new_frame
+from automation.conditions.condition import Condition
+from automation.conditions.parsing import MAX_LENGTH, parse
+from automation.conditions.subject import Subject
+from automation.conditions.values import Duration, Failure, Int, Timestamp, Verdict
+from automation.errors import ConditionInvalid
+from registry.schema import Property, PropertyType, Schema
+from registry.timestamps import parse_rfc3339
+from tests.support.conditions import conditions, contacts, payloads
+
+if TYPE_CHECKING:
+    from automation.conditions.faults import Fault
+
+STRING, NUMBER, BOOLEAN, DATE, OBJECT, ARRAY = PropertyType
+NULL, BOOL, INTEGER, DOUBLE, TEXT, LIST, MAP, TIMESTAMP, DURATION = Kind
+
+ITEM = (Property("sku", STRING), Property("price", NUMBER), Property("weight", NUMBER))
+PURCHASE = Schema(
+    (
+        Property("order_total", NUMBER),
+        Property("currency", STRING),
+        Property("is_first_purchase", BOOLEAN),
+        Property("coupon", STRING),
+        Property("voucher", STRING),
+        Property("odd name", STRING),
+        Property("paid_at", DATE),
+        Property("items", ARRAY, item_type=OBJECT, properties=ITEM),
+    )
+)
+
+
+def faults(text: str, schema: Schema | None = None) -> list[Fault]:
+    try:
+        check(parse(text), schema)
+    except ConditionInvalid as refused:
+        return list(refused.faults)
+    return []
+
+
+def outcome(text: str, properties: dict[str, Any]) -> bool | Failure:
+    return Condition(text).evaluate(Subject(properties))
+
+
+# The page
+
+PAGE = Path(__file__).parents[1] / "docs" / "conditions.md"
+
+
+def page() -> str:
+    return PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
+
+
+def page_examples() -> list[tuple[str, str]]:
+    blocks = re.findall(r"```cel\n(.*?)```", page(), re.DOTALL)
+    return [(line, line.rpartition("// ")[2].strip()) for block in blocks for line in block.splitlines()]
+
+
+@pytest.mark.checkout
+@pytest.mark.parametrize(("text", "said"), page_examples())
+def test_every_example_of_the_page_holds(text: str, said: str) -> None:
+    (sample,) = re.findall(r"```json\n(.*?)```", page(), re.DOTALL)
+    event = json.loads(sample)
+    if found := faults(text, PURCHASE):
+        assert [each.reason for each in found] == [said]
+        return
+    contact, at = event["contact"], parse_rfc3339("2026-06-01T15:00:00Z")
+    subject = Subject(event["properties"], "purchase", "e", 1, at, at, "c", contact["email"], contact["properties"])
+    came_to = Condition(text).evaluate(subject)
+    verdict = came_to.verdict if isinstance(came_to, Failure) else Verdict.TRUE if came_to else Verdict.FALSE
+    assert verdict.name == said
+
+
+# What cannot be read
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "column", "reason"),
+    [
+        ("properties.a >", 1, 15, "SYNTAX_ERROR"),
+        ("properties.a\n  = 1", 2, 3, "SYNTAX_ERROR"),
+        ("properties.a and true", 1, 14, "SYNTAX_ERROR"),
+        ("'日本' == 'x", 1, 9, "SYNTAX_ERROR"),
+        (r"properties.a == '\q'", 1, 17, "SYNTAX_ERROR"),
+        (r"properties.a == '\ud800'", 1, 17, "SYNTAX_ERROR"),
+        (r"properties.a == '\U00110000'", 1, 17, "SYNTAX_ERROR"),
+        ("properties.a == 9223372036854775808", 1, 17, "SYNTAX_ERROR"),
+        (f"properties.a == {'9' * 8000}", 1, 17, "SYNTAX_ERROR"),
+        ("properties.a == 1e999", 1, 17, "SYNTAX_ERROR"),
+        ("1u == 1", 1, 2, "SYNTAX_ERROR"),
+        ("{'a': 1} == 1", 1, 1, "SYNTAX_ERROR"),
+        ("properties.in == 1", 1, 12, "SYNTAX_ERROR"),
+        ("properties.a.exists(if, true)", 1, 1, "SYNTAX_ERROR"),
+        ("price > 1", 1, 1, "UNKNOWN_NAME"),
+        ("true || event", 1, 9, "UNKNOWN_NAME"),
+        ("properties.a.exists(x, true) && x", 1, 33, "UNKNOWN_NAME"),
+        ("event.nam == 'x'", 1, 1, "UNKNOWN_PROPERTY"),
+        ("contact.id.x", 1, 1, "TYPE_MISMATCH"),
+        ("upper(properties.a)", 1, 1, "UNKNOWN_FUNCTION"),
+        ("properties.a.startswith('x')", 1, 1, "UNKNOWN_FUNCTION"),
+        ("size(properties.a, 1) == 1", 1, 1, "WRONG_ARGUMENTS"),
+        ("has(properties['a'])", 1, 1, "WRONG_ARGUMENTS"),
+        ("properties.a.exists(properties, true)", 1, 14, "WRONG_ARGUMENTS"),
+        ("properties.a.all(x)", 1, 14, "WRONG_ARGUMENTS"),
+        ("properties.a.matches('(')", 1, 22, "INVALID_REGEX"),
+        ("properties.a.matches('(a{1000}){1000}')", 1, 22, "INVALID_REGEX"),
+        (r"properties.a.matches('(\\pL{100}){9}')", 1, 22, "INVALID_REGEX"),
+        ("properties.a.matches(properties.b)", 1, 22, "INVALID_REGEX"),
+        ("properties.a in [" + "1," * 1001 + "]", 1, 17, "TOO_MANY_ELEMENTS"),
+    ],
+)
+def test_a_fault_has_its_line_and_column(text: str, line: int, column: int, reason: str) -> None:
+    (fault,) = faults(text)
+    assert (fault.line, fault.column, fault.reason) == (line, column, reason)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["({})", "[{}]", "!({})", "({} + 1)", "(true ? {} : 1)", "size({})", "a.exists(x, {})"]
+)
+def test_what_nests_a_hundred_deep_is_refused(pattern: str) -> None:
+    text = "1"
+    for _ in range(100):
+        text = pattern.format(text)
+    assert [each.reason for each in faults(text)] == ["TOO_DEEP"]
+
+
+@pytest.mark.parametrize("text", ["(" * 8000, "!" * 8000 + "true", "-" * 8000 + "1", "1" + "+1" * 4000, "[" * 8000])
+def test_hostile_nesting_is_refused_quickly(text: str) -> None:
+    began = time.perf_counter()
+    (fault,) = faults(text)
+    assert fault.reason in {"TOO_DEEP", "SYNTAX_ERROR"}
+    assert time.perf_counter() - began < 5
+
+
+def test_a_path_has_at_most_32_names() -> None:
+    assert faults("properties" + ".a" * 31 + " == 1") == []
+    assert [each.reason for each in faults("properties" + ".a" * 32 + " == 1")] == ["TOO_DEEP"]
+
+
+def test_32_levels_and_long_chains_are_taken() -> None:
+    assert faults("(" * 31 + "true" + ")" * 31) == []
+    assert faults(" && ".join(["true"] * 1000)) == []
+    assert faults(f"properties.a in [{','.join(['1'] * 1000)}]") == []
+
+
+def test_a_text_beyond_the_limit_is_refused_before_it_is_parsed() -> None:
+    assert faults("true" + " " * (MAX_LENGTH - 4)) == []
+    assert faults("(" * (MAX_LENGTH + 1))[0].reason == "TOO_LONG"
+    assert faults("x" * 100_000)[0].reason == "TOO_LONG"
+
+
+@given(st.text(alphabet="ab1.\"'()[]!&|=<>?:,+-*/% \\\nxrpropertiesevent", max_size=40) | st.text(max_size=30))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    for fault in faults(text):
+        assert 1 <= fault.line <= text.count("\n") + 1
+        assert 1 <= fault.column <= len(text) + 1
+
+
+@pytest.mark.parametrize("text", ["", "  \n"])
+def test_blank_text_always_holds(text: str) -> None:
+    assert Condition(text).matches(Subject({}))
+    assert Condition(text).trace(Subject({})) == []
+
+
+# What the schema forbids
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "hint"),
+    [
+        ("properties.order_Total > 1", "UNKNOWN_PROPERTY", 'did you mean "order_total"?'),
+        ("has(properties.nothing)", "UNKNOWN_PROPERTY", '"nothing" is not in the schema'),
+        ("properties.items[0].skuu == 'x'", "UNKNOWN_PROPERTY", 'did you mean "sku"?'),
+        ("properties.items.exists(i, i.cost > 1)", "UNKNOWN_PROPERTY", "cost"),
+        ("properties.order_total == 'x'", "TYPE_MISMATCH", "is a double, is never equal to a string"),
+        ("properties.order_total == null", "TYPE_MISMATCH", "write has(...)"),
+        ("properties.currency > 1", "TYPE_MISMATCH", "cannot be compared by > with an integer"),
+        ("properties.order_total + 1 > 2", "TYPE_MISMATCH", "write 1.0 for 1"),
+        ("properties.currency", "TYPE_MISMATCH", "must be true or false, but it is a string"),
+        ("properties.order_total && true", "TYPE_MISMATCH", "must be true or false"),
+        ("!properties.currency", "TYPE_MISMATCH", "must be true or false"),
+        ("properties.currency in [1, 2]", "TYPE_MISMATCH", "the list holds an integer"),
+        ("properties.currency in 'EUR'", "TYPE_MISMATCH", "in needs a list"),
+        ("properties.order_total.startsWith('1')", "TYPE_MISMATCH", "startsWith needs a string"),
+        ("size(properties.order_total) == 1", "TYPE_MISMATCH", "size needs"),
+        ("properties.order_total.exists(x, true)", "TYPE_MISMATCH", "exists needs a list"),
+        ("properties.items.exists(i, i.price)", "TYPE_MISMATCH", "must be true or false"),
+        ("properties.items['x'] == 1", "TYPE_MISMATCH", "has no field"),
+        ("properties.currency.code == 'x'", "TYPE_MISMATCH", "has no field"),
+        ("timestamp(properties.order_total) == event.occurred_at", "TYPE_MISMATCH", "timestamp needs"),
+        ("properties.paid_at < '2026-01-01'", "TYPE_MISMATCH", "write timestamp(properties.paid_at)"),
+        ("properties.paid_at >= event.occurred_at", "TYPE_MISMATCH", "write timestamp(properties.paid_at)"),
+        ("event.occurred_at == properties.paid_at", "TYPE_MISMATCH", "write timestamp(properties.paid_at)"),
+        ("event.occurred_at > '2026-01-01T00:00:00Z'", "TYPE_MISMATCH", "a timestamp, cannot be compared"),
+        ("event.occurred_at > timestamp('soon')", "INVALID_ARGUMENT", "RFC 3339"),
+        ("event.occurred_at - event.received_at > duration('1 day')", "INVALID_ARGUMENT", "1h30m"),
+        ("(properties.is_first_purchase ? 1 : 'x') > true", "TYPE_MISMATCH", "cannot be compared"),
+    ],
+)
+def test_what_cannot_hold_on_the_schema_is_refused(text: str, reason: str, hint: str) -> None:
+    (fault,) = faults(text, PURCHASE)
+    assert fault.reason == reason
+    assert hint in fault.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "properties.order_total > 100 && properties.order_total != 5.5",
+        "properties.paid_at == '2026-06-01T12:00:00.000Z'",
+        "properties.items.all(i, i.sku in ['a'] && i.price > 1)",
+        "properties.items[0].price - 1.0 > properties.order_total",
+        "contact.properties.anything.at_all == 1 || contact.email.endsWith('@x.org')",
+        "properties.exists(name, name.startsWith('is_')) && 'currency' in properties",
+        "event.revision % 2 == 1 && size(properties.items) * 2 > 3",
+        "[].exists(x, x) || event.received_at - event.occurred_at > duration('1m')",
+        "(properties.is_first_purchase ? 1 : properties.order_total) > 2",
+    ],
+)
+def test_what_may_hold_on_the_schema_is_taken(text: str) -> None:
+    assert faults(text, PURCHASE) == []
+
+
+def test_all_faults_are_found_in_their_order() -> None:
+    found = faults("properties.a == 1\n|| properties.currency > 1\n|| properties.b.c", PURCHASE)
+    assert [(each.line, each.reason) for each in found] == [
+        (1, "UNKNOWN_PROPERTY"),
+        (2, "TYPE_MISMATCH"),
+        (3, "UNKNOWN_PROPERTY"),
+    ]
+    assert [(each.path, each.reason) for each in refused("1 + 'a' == 2").violations] == [("condition", "TYPE_MISMATCH")]
+
+
+def refused(text: str) -> ConditionInvalid:
+    with pytest.raises(ConditionInvalid) as refusal:
+        check(parse(text), None)
+    return refusal.value
+
+
+def test_without_a_definition_any_property_may_be_there() -> None:
+    assert faults("properties.a.b[0].c == properties.d && properties.e") == []
+    assert [each.reason for each in faults("properties.a + 1 == 2")] == ["TYPE_MISMATCH"]
+
+
+KINDS = {bool: BOOL, int: DOUBLE, float: DOUBLE, str: TEXT, type(None): NULL, list: LIST, dict: MAP}
+KINDS |= {Int: INTEGER, Timestamp: TIMESTAMP, Duration: DURATION}
+
+
+@settings(max_examples=500)
+@given(conditions(("any",)), payloads, contacts)
+def test_a_value_is_of_a_kind_that_the_check_foresaw(
+    text: str, properties: dict[str, Any], contact: dict[str, Any] | None
+) -> None:
+    try:
+        expression = parse(text)
+    except ConditionInvalid:
+        return
+    subject = Subject(properties, "abc", "e", 3, 0, 0, "c", "ada@example.com", contact)
+    value = compile_node(expression.root)(subject, new_frame(expression.root))
+    if not isinstance(value, Failure):
+        assert KINDS[type(value)] in _Checker(text, None).type_of(expression.root, {}).kinds
+
+
+# What is evaluated
+
+
+def test_a_number_of_a_payload_is_a_double_however_it_is_kept() -> None:
+    for number in (7, 7.0):
+        assert outcome("properties.n / 2.0 == 3.5", {"n": number}) is True
+        assert outcome("[1, properties.n][1] / 2.0 == 3.5 && [1][0] / 2 == 0", {"n": number}) is True
+        assert isinstance(outcome("properties.l[0] + 1 == 8", {"l": [number]}), Failure)
+
+
+def test_comparing_across_integers_and_doubles_is_exact() -> None:
+    assert outcome("properties.n == 9007199254740993", {"n": 2.0**53}) is False
+    assert outcome("properties.n < 9007199254740993", {"n": 2.0**53}) is True
+
+
+def test_true_is_not_one() -> None:
+    for text in ("properties.b == 1", "properties.b in [1, 1.0]", "[properties.b] == [1]", "1 in [properties.b]"):
+        assert outcome(text, {"b": True}) is False
+
+
+def test_a_failure_says_what_failed() -> None:
+    assert outcome("properties.a.b > 1", {"a": {}}) == Failure(Verdict.MISSING, "properties.a.b is missing")
+    assert outcome("contact.email == 'x'", {}) == Failure(Verdict.MISSING, "contact.email is missing")
+    failure = outcome("properties.a > 1", {"a": "x"})
+    assert isinstance(failure, Failure)
+    assert failure.message == "A string > an integer is not defined"
+
+
+def test_what_is_read_is_known() -> None:
+    condition = Condition("properties.a.b == 1 || has(properties.c) || properties['d e'] && contact.email == 'x'")
+    assert condition.properties_read == {"properties.a.b", "properties.c", 'properties["d e"]'}
+    assert condition.reads_contact
+    assert not Condition("properties.contact == 1").reads_contact
+
+
+LARGE: dict[str, Any] = {"l": [float(number) for number in range(9000)], "s": "ab" * 120_000, "t": "a" * 240_000}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "properties.l.all(x, properties.l.all(y, x >= 0 && y >= 0))",
+        "properties.l.exists(x, properties.l == [x])  || properties.l.exists(x, x in properties.l + [x])",
+        " || ".join(["properties.s.contains('ba' + 'bb')"] * 200),
+        " || ".join(["properties.s + properties.s == properties.t"] * 150),
+        " || ".join(["properties.l == [1.0] + properties.l"] * 150),
+        " || ".join(["-1.0 in properties.l"] * 300),
+        "properties.s.matches('(a|b)*a(a|b){200}$')",
+        " || ".join(["properties.t.matches('(a+a+)+b')"] * 200),
+    ],
+)
+def test_no_condition_takes_long(text: str) -> None:
+    condition, subject = Condition(text), Subject(LARGE)
+    began = time.perf_counter()
+    failure = condition.evaluate(subject)
+    assert time.perf_counter() - began < 5
+    assert isinstance(failure, Failure)
+    assert "100,000 steps" in failure.message
+    assert condition.trace(subject)[0].verdict is Verdict.ERROR
+
+
+def test_a_catastrophic_pattern_is_linear() -> None:
+    began = time.perf_counter()
+    assert outcome("properties.t.matches('(a*)*b')", {"t": "a" * 50_000}) is False
+    assert time.perf_counter() - began < 5

@@ -1,0 +1,718 @@
+"""Subscriptions and their leasing step: each fact over both databases, then all promises against a model."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+from uuid import UUID
+
+import pytest
+import pytest_asyncio
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from sqlalchemy import create_engine, insert, select
+
+from automation import subscription_tables
+from automation.automations import AutomationState, NewAutomation
+from automation.errors import InvalidSubscription, SubscriptionAlreadyExists, SubscriptionNotFound
+from automation.leasing import READ_LIMIT, step
+from automation.run_store import match_values, new_run_values
+from automation.runs import Match, MatchKind
+from automation.settling import end_leases, take_over
+from automation.store import create_automation
+from automation.subscription_store import (
+    SubscriptionChanges,
+    count_parked,
+    create_subscription,
+    delete_subscription,
+    discard_parked,
+    get_subscription,
+    list_parked,
+    list_subscriptions,
+    outstanding_counts,
+    replay_parked,
+    seek_subscription,
+    stats_of,
+    update_subscription,
+)
+from automation.subscriptions import (
+    Ack,
+    Backoff,
+    Delivery,
+    DeliveryOrder,
+    Extend,
+    MatchFilter,
+    Nack,
+    NackAction,
+    Outcome,
+    ParkedSelection,
+    ParkingCause,
+    Release,
+    SettleResult,
+    Subscription,
+    Want,
+)
+from automation.tables import automation_match, metadata, run
+from registry.errors import EtagMismatch
+from registry.log_ids import LogIds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sqlalchemy import Connection
+
+    from automation.subscriptions import Settle, StepResult
+    from server.storage.database import Database
+    from tests.support.stores import Store
+
+T = TypeVar("T")
+
+SECOND = 1_000_000
+NOW = 1_780_000_000 * SECOND
+PROJECT = 7
+ALL = ParkedSelection(all=True)
+
+SUBSCRIPTION = Subscription(
+    key=0,
+    project_key=PROJECT,
+    id="01980000-0000-7000-8000-00000000abcd",
+    name="engine",
+    filter=MatchFilter(),
+    order=DeliveryOrder.POSITION,
+    ack_deadline=30 * SECOND,
+    max_attempts=3,
+    backoff=Backoff(),
+    read_position=0,
+    floor_position=0,
+    last_serial=0,
+    seek_serial=0,
+    version=0,
+    created_at=NOW,
+    updated_at=NOW,
+)
+
+
+def match(position: int, contact: int = 0, automation: int = 1, event: str = "order_completed") -> Match:
+    ids = LogIds(NOW)
+    return Match(
+        position, ids.make(position), MatchKind.STARTED, automation, position, ids.make(position), position, event,
+        contact, NOW + position,
+    )  # fmt: skip
+
+
+def record(connection: Connection, matches: Sequence[Match]) -> None:
+    names = [column.name for column in automation_match.columns]
+    rows = [dict(zip(names, match_values(PROJECT, each), strict=True)) for each in matches]
+    connection.execute(insert(automation_match), rows)
+    names = [column.name for column in run.columns]
+    connection.execute(insert(run), [dict(zip(names, new_run_values(PROJECT, each), strict=True)) for each in matches])
+
+
+def make_automation(connection: Connection, number: int, labels: dict[str, str]) -> int:
+    wanted = NewAutomation(f"automation {number}", "order_completed", state=AutomationState.ACTIVE, labels=labels)
+    return create_automation(connection, PROJECT, str(UUID(int=number)), wanted, 0, NOW).key
+
+
+@dataclass
+class Engine:
+    """Drives one subscription; time is a number that the tests advance."""
+
+    database: Database
+    subscription: Subscription
+    now: int = NOW
+
+    async def do(self, work: Callable[[Connection], T]) -> T:
+        return await self.database.write(work)
+
+    async def record(self, *matches: Match) -> None:
+        await self.do(lambda connection: record(connection, matches))
+
+    async def step(self, *settles: Settle | Release, wants: Sequence[Want] = ()) -> StepResult:
+        key, now = self.subscription.key, self.now
+        return await self.do(lambda connection: step(connection, key, now, settles, wants))
+
+    async def lease(self, room: int = 100, consumer: str = "a", *settles: Settle) -> list[Delivery]:
+        return (await self.step(*settles, wants=[Want(consumer, room, 1_000)])).deliveries[0]
+
+    async def settle(self, settle: Settle) -> list[SettleResult]:
+        return (await self.step(settle)).results[0]
+
+    async def read(self) -> Subscription:
+        return await self.do(lambda connection: get_subscription(connection, PROJECT, self.subscription.id))
+
+    async def seek(self, position: int) -> Subscription:
+        return await self.do(
+            lambda connection: seek_subscription(connection, PROJECT, self.subscription.id, position, "", self.now)
+        )
+
+    async def parked(self) -> list[int]:
+        found = await self.do(lambda connection: list_parked(connection, self.subscription, ALL, 100))
+        return [each.match.position for each in found]
+
+    async def replay(self, selection: ParkedSelection = ALL) -> int:
+        return await self.do(lambda connection: replay_parked(connection, self.subscription.key, selection, self.now))
+
+
+async def engine_for(database: Database, wanted: Subscription = SUBSCRIPTION) -> Engine:
+    return Engine(database, await database.write(lambda connection: create_subscription(connection, wanted)))
+
+
+@pytest_asyncio.fixture
+async def engine(database: Database) -> Engine:
+    return await engine_for(database)
+
+
+@pytest_asyncio.fixture
+async def by_contact(database: Database) -> Engine:
+    return await engine_for(database, replace(SUBSCRIPTION, order=DeliveryOrder.CONTACT))
+
+
+def ids(deliveries: Sequence[Delivery]) -> list[str]:
+    return [each.id for each in deliveries]
+
+
+def positions(deliveries: Sequence[Delivery]) -> list[int]:
+    return [each.match.position for each in deliveries]
+
+
+def outcomes(results: Sequence[SettleResult]) -> list[Outcome]:
+    return [each.outcome for each in results]
+
+
+# First deliveries and acknowledgements
+
+
+async def test_first_deliveries_come_in_the_order_of_positions_under_leases(engine: Engine) -> None:
+    await engine.record(*(match(position) for position in range(1, 6)))
+    first, second = await engine.lease(3), await engine.lease(3)
+    assert positions(first) == [1, 2, 3]
+    assert positions(second) == [4, 5]
+    assert {each.lease_expires_at for each in first} == {NOW + 30 * SECOND}
+    assert {(each.attempt, each.replayed, each.last_failure) for each in first} == {(1, False, "")}
+
+
+async def test_what_is_acknowledged_is_never_delivered_again_and_raises_the_floor(engine: Engine) -> None:
+    await engine.record(match(1), match(2), match(3))
+    first = await engine.lease()
+    assert outcomes(await engine.settle(Ack(ids(first)[1:]))) == [Outcome.ACKNOWLEDGED] * 2
+    assert (await engine.read()).floor_position == 0
+    await engine.settle(Ack(ids(first)[:1]))
+    assert (await engine.read()).floor_position == 3
+    engine.now += 3_600 * SECOND
+    assert await engine.lease() == []
+
+
+async def test_a_repeated_acknowledgement_is_acknowledged_and_other_words_are_stale(engine: Engine) -> None:
+    await engine.record(match(1))
+    (only,) = ids(await engine.lease())
+    result = await engine.step(Ack([only, only]), Nack([only]), Extend([only]))
+    assert [outcomes(each) for each in result.results] == [
+        [Outcome.ACKNOWLEDGED, Outcome.ACKNOWLEDGED],
+        [Outcome.STALE],
+        [Outcome.STALE],
+    ]
+
+
+async def test_ids_that_were_never_given_out_are_unknown(engine: Engine) -> None:
+    await engine.record(match(1))
+    (good,) = ids(await engine.lease())
+    position, serial, tag = good.split("-")
+    forged = ["", "x", good.upper(), f"0{good}", f"9-{serial}-{tag}", f"{position}-2-{tag}", f"{position}-{serial}-0"]
+    forged += [f"{good}\n", f"{position}-{serial}-00000000"]
+    assert set(outcomes(await engine.settle(Ack(forged)))) == {Outcome.UNKNOWN}
+
+
+async def test_a_delivered_match_puts_its_run_into_running(engine: Engine) -> None:
+    await engine.record(match(1), match(2))
+    await engine.lease(1)
+    statuses = await engine.do(lambda connection: list(connection.scalars(select(run.c.status).order_by(run.c.number))))
+    assert statuses == ["running", "queued"]
+
+
+# Failures
+
+
+async def test_a_lease_that_ends_is_a_failed_attempt_with_backoff(engine: Engine) -> None:
+    await engine.record(match(1))
+    (first,) = await engine.lease()
+    engine.now = first.lease_expires_at
+    result = await engine.step(wants=[Want("a", 10)])
+    assert (result.deliveries, result.next_due) == ([[]], engine.now + SECOND)
+    engine.now += SECOND
+    (second,) = await engine.lease()
+    assert (second.attempt, second.last_failure) == (2, "lease expired")
+    assert outcomes(await engine.settle(Ack([first.id]))) == [Outcome.STALE]
+
+
+async def test_what_reached_no_consumer_is_due_at_once_and_does_not_count(engine: Engine) -> None:
+    await engine.record(match(1))
+    for _ in range(SUBSCRIPTION.max_attempts + 1):
+        (only,) = await engine.lease()
+        assert (only.attempt, only.last_failure) == (1, "")
+        assert outcomes((await engine.step(Release([only.id]))).results[0]) == [Outcome.RETRYING]
+    assert outcomes(await engine.settle(Ack([only.id]))) == [Outcome.STALE]
+
+
+async def test_the_last_failed_attempt_parks(engine: Engine) -> None:
+    await engine.record(match(1))
+    for attempt in (1, 2, 3):
+        (delivered,) = await engine.lease()
+        assert delivered.attempt == attempt
+        (result,) = await engine.settle(Nack([delivered.id], delay=0, reason=f"reason {attempt}"))
+    assert result.outcome is Outcome.PARKED
+    (parked,) = await engine.do(lambda connection: list_parked(connection, engine.subscription, ALL, 10))
+    assert (parked.cause, parked.attempt_count, parked.last_failure, parked.consumer_id, parked.parked_at) == (
+        ParkingCause.ATTEMPTS_EXHAUSTED, 3, "reason 3", "a", NOW,
+    )  # fmt: skip
+    assert (await engine.read()).floor_position == 1
+    assert outcomes(await engine.settle(Ack([delivered.id]))) == [Outcome.STALE]
+
+
+async def test_a_nack_retries_when_it_says_and_holds_the_floor(engine: Engine) -> None:
+    await engine.record(match(1), match(2))
+    first, second = await engine.lease()
+    result = await engine.step(Nack([first.id], delay=5 * SECOND, reason="busy"), Ack([second.id]))
+    assert result.results[0] == [SettleResult(first.id, Outcome.RETRYING, NOW + 5 * SECOND)]
+    assert (result.subscription.floor_position, result.next_due) == (0, NOW + 5 * SECOND)
+    engine.now += 5 * SECOND - 1
+    assert await engine.lease() == []
+    engine.now += 1
+    (again,) = await engine.lease()
+    assert (again.match, again.attempt, again.last_failure) == (first.match, 2, "busy")
+
+
+async def test_nacks_park_and_skip(engine: Engine) -> None:
+    await engine.record(match(1), match(2))
+    first, second = ids(await engine.lease())
+    results = (await engine.step(Nack([first], NackAction.PARK), Nack([second], NackAction.SKIP))).results
+    assert [outcomes(each) for each in results] == [[Outcome.PARKED], [Outcome.SKIPPED]]
+    assert await engine.parked() == [1]
+    assert (await engine.read()).floor_position == 2
+
+
+async def test_an_extended_lease_lasts_from_now(engine: Engine) -> None:
+    await engine.record(match(1))
+    (only,) = await engine.lease()
+    engine.now += 29 * SECOND
+    (result,) = await engine.settle(Extend([only.id], 60 * SECOND))
+    assert (result.outcome, result.due_at) == (Outcome.EXTENDED, engine.now + 60 * SECOND)
+    engine.now += 59 * SECOND
+    assert outcomes(await engine.settle(Ack([only.id]))) == [Outcome.ACKNOWLEDGED]
+
+
+@pytest.mark.parametrize(
+    ("backoff", "delays"),
+    [
+        (Backoff(), [1 * SECOND, 2 * SECOND, 4 * SECOND, 8 * SECOND]),
+        (Backoff(SECOND, 3 * SECOND, 10), [SECOND, 3 * SECOND, 3 * SECOND, 3 * SECOND]),
+        (Backoff(0, SECOND, 10), [0, 0, 0, 0]),
+        (Backoff(SECOND, SECOND * 2, 1), [SECOND] * 4),
+    ],
+)
+def test_delays_grow_to_the_longest(backoff: Backoff, delays: list[int]) -> None:
+    assert [backoff.delay(attempt) for attempt in (1, 2, 3, 4)] == delays
+    assert backoff.delay(1_000) <= backoff.max_delay
+
+
+# Consumers
+
+
+async def test_a_window_counts_the_leases_of_earlier_steps(engine: Engine) -> None:
+    await engine.record(*(match(position) for position in range(1, 6)))
+    wants = [Want("a", 100, 2)]
+    first = (await engine.step(wants=wants)).deliveries[0]
+    result = await engine.step(wants=wants)
+    assert (positions(first), result.deliveries, result.outstanding) == ([1, 2], [[]], {"a": 2})
+    result = await engine.step(Ack(ids(first)[:1]), wants=wants)
+    assert positions(result.deliveries[0]) == [3]
+
+
+async def test_consumers_get_runs_of_equal_length_within_their_rooms(engine: Engine) -> None:
+    await engine.record(*(match(position) for position in range(1, 11)))
+    result = await engine.step(wants=[Want("a", 100), Want("b", 1), Want("c", 100)])
+    assert [positions(each) for each in result.deliveries] == [[1, 2, 3, 4], [5], [6, 7, 8, 9, 10]]
+
+
+async def test_a_returning_consumer_keeps_the_leases_it_names(engine: Engine) -> None:
+    await engine.record(match(1), match(2), match(3))
+    first, second = await engine.lease(2, "a")
+    (other,) = await engine.lease(1, "b")
+    key, now = engine.subscription.key, engine.now
+    named = [second.id, other.id, "nonsense"]
+    assert await engine.do(lambda connection: take_over(connection, key, "a", named, now)) == [second.id]
+    assert positions(await engine.lease()) == [first.match.position]
+    counts = await engine.do(lambda connection: outstanding_counts(connection, key, 10))
+    assert counts == {"a": 2, "b": 1}
+
+
+async def test_leases_of_a_consumer_that_leaves_are_delivered_again_at_once(engine: Engine) -> None:
+    await engine.record(match(1))
+    await engine.lease(1, "a")
+    await engine.do(lambda connection: end_leases(connection, engine.subscription.key, "a", engine.now))
+    (again,) = await engine.lease(1, "b")
+    assert (again.attempt, again.last_failure) == (2, "lease expired")
+
+
+# The filter
+
+
+@pytest.mark.parametrize(
+    ("wanted", "delivered"),
+    [
+        (MatchFilter(), [1, 2, 3, 4]),
+        (MatchFilter(event_names=("signup",)), [4]),
+        (MatchFilter(automation_ids=(str(UUID(int=2)),)), [2]),
+        (MatchFilter(labels={"team": "growth"}), [1, 2]),
+        (MatchFilter(labels={"team": "growth", "tier": "gold"}), [2]),
+        (MatchFilter(labels={"team": "growth"}, event_names=("signup",)), []),
+    ],
+)
+async def test_only_matches_of_the_filter_are_delivered(
+    database: Database, wanted: MatchFilter, delivered: list[int]
+) -> None:
+    engine = await engine_for(database, replace(SUBSCRIPTION, filter=wanted))
+    labels = [{"team": "growth"}, {"team": "growth", "tier": "gold"}, {}]
+
+    def fill(connection: Connection) -> None:
+        keys = [make_automation(connection, number, each) for number, each in enumerate(labels, 1)]
+        record(connection, [match(at, automation=key) for at, key in enumerate(keys, 1)])
+        record(connection, [match(4, automation=keys[2], event="signup")])
+
+    await engine.do(fill)
+    assert positions(await engine.lease()) == delivered
+    assert (await engine.read()).read_position == 4
+
+
+async def test_the_bookmark_moves_over_what_the_filter_passes_over_in_bounded_steps(database: Database) -> None:
+    engine = await engine_for(database, replace(SUBSCRIPTION, filter=MatchFilter(event_names=("signup",))))
+    await engine.record(*(match(position) for position in range(1, READ_LIMIT + 2)))
+    first = await engine.step(wants=[Want("a", 1)])
+    assert (first.more, first.subscription.floor_position) == (True, READ_LIMIT)
+    second = await engine.step(wants=[Want("a", 1)])
+    assert (second.more, second.subscription.floor_position) == (False, READ_LIMIT + 1)
+
+
+# The order of contacts
+
+
+async def test_a_match_waits_for_the_earlier_ones_of_its_contact(by_contact: Engine) -> None:
+    await by_contact.record(match(1, 5), match(2, 6), match(3, 5), match(4), match(5), match(6, 5))
+    first = await by_contact.lease()
+    assert positions(first) == [1, 2, 4, 5]
+    await by_contact.record(match(7, 6))
+    assert await by_contact.lease() == []
+    (third,) = await by_contact.lease(100, "a", Ack([first[0].id]))
+    assert third.match.position == 3
+    assert await by_contact.lease(100, "a", Nack([third.id], delay=SECOND)) == []
+    by_contact.now += SECOND
+    (third,) = await by_contact.lease()
+    assert positions(await by_contact.lease(100, "a", Nack([third.id], NackAction.PARK))) == [6]
+
+
+async def test_a_replay_goes_before_later_ones_of_its_contact(by_contact: Engine) -> None:
+    await by_contact.record(match(1, 5), match(2, 5), match(3, 6))
+    first, other = await by_contact.lease()
+    (second,) = await by_contact.lease(100, "a", Nack([first.id], NackAction.PARK), Ack([other.id]))
+    await by_contact.replay()
+    (again,) = await by_contact.lease(100, "a", Nack([second.id], delay=0))
+    assert (again.match.position, again.replayed, again.attempt) == (1, True, 1)
+    assert positions(await by_contact.lease(100, "a", Ack([again.id]))) == [2]
+
+
+# Parked matches
+
+
+async def park(engine: Engine, count: int) -> list[Delivery]:
+    await engine.record(*(match(position) for position in range(1, count + 1)))
+    deliveries = await engine.lease(count)
+    await engine.settle(Nack(ids(deliveries), NackAction.PARK))
+    return deliveries
+
+
+async def test_replayed_matches_begin_again_and_leave_the_floor(engine: Engine) -> None:
+    old = await park(engine, 2)
+    assert await engine.replay(ParkedSelection(match_ids=[old[0].match.id, match(2).id, "x"])) == 1
+    (again,) = await engine.lease()
+    assert (again.match, again.attempt, again.replayed) == (old[0].match, 1, True)
+    assert (await engine.read()).floor_position == 2
+    assert outcomes(await engine.settle(Ack(ids(old)))) == [Outcome.STALE] * 2
+    assert outcomes(await engine.settle(Ack([again.id]))) == [Outcome.ACKNOWLEDGED]
+    assert await engine.parked() == [2]
+
+
+async def test_a_selection_narrows_and_an_empty_one_selects_nothing(engine: Engine) -> None:
+    await park(engine, 2)
+
+    def count(selection: ParkedSelection) -> Callable[[Connection], int]:
+        return lambda connection: count_parked(connection, engine.subscription, selection)
+
+    assert await engine.do(count(ParkedSelection())) == 0
+    assert await engine.do(count(ParkedSelection(parked_until=NOW))) == 0
+    assert await engine.do(count(ParkedSelection(parked_until=NOW + 1))) == 2
+    assert await engine.do(count(ParkedSelection(automation_id=str(UUID(int=9))))) == 0
+    assert await engine.do(lambda connection: discard_parked(connection, engine.subscription.key, ALL)) == 2
+    assert await engine.parked() == []
+
+
+# Seeking
+
+
+async def test_a_seek_delivers_what_is_behind_it_again_and_ends_the_leases(engine: Engine) -> None:
+    await engine.record(match(1), match(2), match(3))
+    old = await engine.lease()
+    await engine.settle(Ack(ids(old)[:2]))
+    moved = await engine.seek(1)
+    assert (moved.read_position, moved.floor_position, moved.etag) == (1, 1, "2")
+    assert outcomes(await engine.settle(Ack(ids(old)))) == [Outcome.STALE] * 3
+    again = await engine.lease()
+    assert [(each.match.position, each.attempt) for each in again] == [(2, 1), (3, 1)]
+    assert set(ids(again)).isdisjoint(ids(old))
+
+
+async def test_a_parked_match_behind_the_new_place_is_parked_until_it_is_read_again(engine: Engine) -> None:
+    await park(engine, 2)
+    await engine.seek(0)
+    assert await engine.parked() == [2, 1]
+    assert positions(await engine.lease(1)) == [1]
+    assert await engine.parked() == [2]
+    assert await engine.replay() == 1
+    assert positions(await engine.lease()) == [2]
+    assert await engine.lease() == []
+
+
+# The store
+
+
+async def test_a_subscription_is_read_by_id_and_name_and_listed(engine: Engine) -> None:
+    wanted = MatchFilter(("a",), {"k": "v"}, ("e",))
+    backoff = Backoff(5, 7, 1.5)
+    other = await engine_for(
+        engine.database, replace(SUBSCRIPTION, id=str(UUID(int=1)), name="other", filter=wanted, backoff=backoff)
+    )
+    for key in ("other", str(UUID(int=1))):
+        found = await engine.do(lambda connection, key=key: get_subscription(connection, PROJECT, key))  # type: ignore[misc]
+        assert found == other.subscription
+    listed = await engine.do(lambda connection: list_subscriptions(connection, PROJECT, 10))
+    assert listed == [engine.subscription, other.subscription]
+    listed = await engine.do(lambda connection: list_subscriptions(connection, PROJECT, 10, SUBSCRIPTION.id))
+    assert listed == [other.subscription]
+
+
+async def test_a_name_is_taken_once(engine: Engine) -> None:
+    with pytest.raises(SubscriptionAlreadyExists):
+        await engine_for(engine.database, replace(SUBSCRIPTION, id=str(UUID(int=1))))
+
+
+async def test_every_broken_rule_is_named(database: Database) -> None:
+    wanted = MatchFilter(tuple(map(str, range(101))), {str(at): "" for at in range(33)}, tuple(map(str, range(101))))
+    broken = replace(
+        SUBSCRIPTION, name=" ", filter=wanted, ack_deadline=1, max_attempts=0, backoff=Backoff(-1, -2, float("nan"))
+    )
+    with pytest.raises(InvalidSubscription) as refused:
+        await engine_for(database, broken)
+    assert [each.path.removeprefix("subscription.") for each in refused.value.violations] == [
+        "name", "ack_deadline", "max_attempts", "backoff.initial_delay", "backoff.max_delay", "backoff.multiplier",
+        "filter.automation_ids", "filter.labels", "filter.event_names",
+    ]  # fmt: skip
+
+
+async def test_an_update_changes_the_rules_and_the_etag(engine: Engine) -> None:
+    def change(changes: SubscriptionChanges, etag: str = "") -> Callable[[Connection], Subscription]:
+        return lambda connection: update_subscription(connection, PROJECT, "engine", changes, etag, NOW + 1)
+
+    assert await engine.do(change(SubscriptionChanges(name="engine"))) == engine.subscription
+    with pytest.raises(EtagMismatch):
+        await engine.do(change(SubscriptionChanges(max_attempts=5), "9"))
+    changed = await engine.do(change(SubscriptionChanges(max_attempts=5, backoff=Backoff(1, 2, 3)), "1"))
+    assert (changed.max_attempts, changed.backoff, changed.etag) == (5, Backoff(1, 2, 3), "2")
+    assert await engine.read() == changed
+
+
+async def test_a_deleted_subscription_is_forgotten(engine: Engine, store: Store) -> None:
+    await park(engine, 2)
+    await engine.record(match(3))
+    await engine.lease()
+    await engine.do(lambda connection: delete_subscription(connection, PROJECT, "engine", ""))
+    with pytest.raises(SubscriptionNotFound):
+        await engine.step()
+    tables = (subscription_tables.subscription_delivery, subscription_tables.subscription_parked)
+    assert [await store.rows(table.name) for table in tables] == [[], []]
+
+
+async def test_stats_say_how_far_it_is(engine: Engine) -> None:
+    await engine.record(*(match(position) for position in range(1, 6)))
+    first, second, _ = await engine.lease(3)
+    await engine.step(Nack([first.id], NackAction.PARK), Nack([second.id]))
+    stats = (await engine.do(lambda connection: stats_of(connection, [engine.subscription])))[engine.subscription.key]
+    assert (stats.head_position, stats.outstanding_count, stats.retrying_count, stats.parked_count) == (5, 1, 1, 1)
+    assert stats.oldest_matched_at == NOW + 2
+
+
+# Many at once
+
+
+async def test_steps_at_the_same_time_never_lease_one_match_twice(engine: Engine) -> None:
+    await engine.record(*(match(position) for position in range(1, 201)))
+    leased = await asyncio.gather(*(engine.lease(5, f"consumer {number}") for number in range(40)))
+    assert sorted(position for each in leased for position in positions(each)) == list(range(1, 201))
+
+
+class Promises(RuleBasedStateMachine):
+    """Any run of steps against a model: what each match has come to, and which leases are out."""
+
+    WINDOW = 3
+    CONSUMERS = ("a", "b")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.connection = create_engine("sqlite://").connect()
+        metadata.create_all(self.connection)
+        self.now, self.head, self.floor, self.serial = NOW, 0, 0, 0
+        self.contacts: dict[int, int] = {}
+        self.wanted: set[int] = set()
+        self.done: set[int] = set()
+        self.parked: set[int] = set()
+        self.leases: dict[str, Delivery] = {}
+        self.newest_first = 0
+
+    @initialize(order=st.sampled_from(DeliveryOrder), filtered=st.booleans())
+    def subscribe(self, order: DeliveryOrder, filtered: bool) -> None:
+        wanted = MatchFilter(event_names=("order_completed",) if filtered else ())
+        self.filtered = filtered
+        self.subscription = create_subscription(self.connection, replace(SUBSCRIPTION, order=order, filter=wanted))
+
+    @rule(contacts=st.lists(st.integers(0, 2), min_size=1, max_size=6), other=st.booleans())
+    def record(self, contacts: list[int], other: bool) -> None:
+        names = ["signup" if other and at == 0 else "order_completed" for at in range(len(contacts))]
+        made = [
+            match(self.head + at, each, event=name)
+            for at, (each, name) in enumerate(zip(contacts, names, strict=True), 1)
+        ]
+        record(self.connection, made)
+        self.head += len(made)
+        self.contacts |= {each.position: each.contact_key for each in made}
+        self.wanted |= {each.position for each in made if not self.filtered or each.event_name == "order_completed"}
+
+    @rule(room=st.integers(1, 4), both=st.booleans())
+    def lease(self, room: int, both: bool) -> None:
+        self.step([], self.CONSUMERS if both else self.CONSUMERS[:1], room)
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data(), action=st.sampled_from([None, *NackAction]), room=st.integers(0, 3))
+    def settle(self, data: st.DataObject, action: NackAction | None, room: int) -> None:
+        chosen = data.draw(st.lists(st.sampled_from(sorted(self.leases)), min_size=1, max_size=3, unique=True))
+        self.step([Ack(chosen) if action is None else Nack(chosen, action)], self.CONSUMERS, room)
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data())
+    def extend(self, data: st.DataObject) -> None:
+        self.step([Extend([data.draw(st.sampled_from(sorted(self.leases)))])], (), 0)
+
+    @rule(seconds=st.sampled_from([1, 10, 31]))
+    def wait(self, seconds: int) -> None:
+        self.now += seconds * SECOND
+
+    @rule(consumer=st.sampled_from(CONSUMERS), data=st.data())
+    def reopen(self, consumer: str, data: st.DataObject) -> None:
+        own = sorted(key for key, each in self.leases.items() if each.consumer_id == consumer)
+        held = data.draw(st.lists(st.sampled_from(own), unique=True)) if own else []
+        kept = take_over(self.connection, self.subscription.key, consumer, held, self.now)
+        assert kept == held
+        for key in set(own) - set(held):
+            self.failed(self.leases.pop(key))
+
+    @precondition(lambda self: self.parked)
+    @rule()
+    def replay(self) -> None:
+        assert replay_parked(self.connection, self.subscription.key, ALL, self.now) == len(self.parked)
+        self.parked.clear()
+
+    @rule(data=st.data())
+    def seek(self, data: st.DataObject) -> None:
+        place = data.draw(st.integers(0, self.head))
+        seek_subscription(self.connection, PROJECT, self.subscription.id, place, "", self.now)
+        self.leases.clear()
+        self.floor = self.newest_first = place
+        # What is up to the new place comes no more, what is behind it comes again.
+        self.done = {each for each in self.wanted if each <= place} - self.parked
+
+    def failed(self, delivery: Delivery) -> None:
+        if delivery.attempt == self.subscription.max_attempts:
+            self.parked.add(delivery.match.position)
+
+    def step(self, settles: list[Settle], consumers: Sequence[str], room: int) -> list[Delivery]:
+        wants = [Want(each, room, self.WINDOW) for each in consumers]
+        result = step(self.connection, self.subscription.key, self.now, settles, wants)
+        for said, results in zip(settles, result.results, strict=True):
+            for one in results:
+                self.check_result(said, one)
+        for key in [key for key, each in self.leases.items() if each.lease_expires_at <= self.now]:
+            self.failed(self.leases.pop(key))
+        first = [each for batch in result.deliveries for each in batch]
+        for each in first:
+            self.check_delivery(each)
+        assert all(count <= self.WINDOW for count in result.outstanding.values()), "BoundedMemory"
+        assert result.outstanding == {
+            each: sum(lease.consumer_id == each for lease in self.leases.values()) for each in consumers
+        }
+        return first
+
+    def check_result(self, said: Settle, result: SettleResult) -> None:
+        lease = self.leases[result.delivery_id]
+        if isinstance(said, Extend):
+            assert result.outcome is Outcome.EXTENDED
+            self.leases[result.delivery_id] = Delivery(
+                lease.id, lease.consumer_id, lease.attempt, lease.match, result.due_at, False, ""
+            )
+            return
+        del self.leases[result.delivery_id]
+        if isinstance(said, Ack) or said.action is NackAction.SKIP:
+            assert result.outcome is (Outcome.ACKNOWLEDGED if isinstance(said, Ack) else Outcome.SKIPPED)
+            self.done.add(lease.match.position)
+        elif said.action is NackAction.PARK or lease.attempt == self.subscription.max_attempts:
+            assert result.outcome is Outcome.PARKED
+            self.parked.add(lease.match.position)
+        else:
+            assert result.outcome is Outcome.RETRYING
+
+    def check_delivery(self, each: Delivery) -> None:
+        position, contact = each.match.position, each.match.contact_key
+        assert position in self.wanted, "FilterExact"
+        assert position not in self.done, "NoRedeliveryAfterConfirmedAck"
+        assert position not in {lease.match.position for lease in self.leases.values()}, "NoConcurrentLease"
+        if self.subscription.order is DeliveryOrder.CONTACT:
+            earlier = {at for at in self.wanted if contact and self.contacts[at] == contact and at < position}
+            assert earlier <= self.done | self.parked, "Ordered"
+        elif each.attempt == 1 and not each.replayed:
+            assert position > self.newest_first, "Ordered"
+            self.newest_first = position
+        self.parked.discard(position)
+        self.leases[each.id] = each
+
+    @invariant()
+    def the_floor_holds(self) -> None:
+        if not hasattr(self, "subscription"):
+            return
+        current = get_subscription(self.connection, PROJECT, self.subscription.id)
+        assert current.floor_position >= self.floor, "FloorMonotone"
+        assert current.floor_position <= current.read_position
+        self.floor = current.floor_position
+        found = list_parked(self.connection, current, ALL, 1_000)
+        assert {each.match.position for each in found} == self.parked
+
+    def teardown(self) -> None:
+        """Drain: what is wanted is acknowledged, parked or skipped in the end, and the floor reaches the head."""
+        if hasattr(self, "subscription"):
+            for _ in range(3 * self.head + 10):
+                self.now += 60 * SECOND
+                self.step([Ack(sorted(self.leases))] if self.leases else [], self.CONSUMERS, 3)
+            assert self.wanted <= self.done | self.parked, "AtLeastOnce, NoAckedLoss"
+            self.the_floor_holds()
+            assert self.floor == self.head
+        self.connection.close()
+
+
+TestPromises = Promises.TestCase
+TestPromises.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)

@@ -1,0 +1,557 @@
+"""WatchMatches: following the match log, from any place in it, over a real channel."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from statistics import median
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from grpc import StatusCode
+
+from automation.match_log import READ_LIMIT
+from automation.run_store import read_matches
+from server.match_hub import MatchHub
+from server.matches import Matches, WatchAnswer, WatchQuery, load_in
+from server.model import Rules
+from server.storage.database import open_database
+from server.storage.projects import get_project, insert_project
+from signalbox.v1 import match_stream_pb2 as pb
+from signalbox.v1 import projects_pb2
+from tests.support.automations import (
+    RESUMED,
+    STARTED,
+    TIMED_OUT,
+    automate,
+    await_event,
+    change,
+    delete,
+    match_log,
+    no_longer_waiting,
+    pause,
+    started,
+)
+from tests.support.messages import ANYTHING, ORDER, event, orders
+from tests.support.refusals import refusal, verdict
+from tests.support.service import serving
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from grpc.aio import UnaryStreamCall
+    from sqlalchemy import Connection
+
+    from server.matches import LoadedMatch
+    from server.storage.database import Database
+    from signalbox.v1.match_pb2 import Match
+    from tests.support.service import Client, Service
+    from tests.support.stores import Store
+
+    Watch = UnaryStreamCall[pb.WatchMatchesRequest, pb.WatchMatchesResponse]
+
+EARLIEST, LATEST = pb.StartPoint(log_end=pb.LOG_END_EARLIEST), pb.StartPoint(log_end=pb.LOG_END_LATEST)
+PAID = "paid"
+
+T = TypeVar("T")
+
+# A watcher that does not read meets the transport, not the database.
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+
+
+def begin(client: Client, start: pb.StartPoint | None = None, *, seconds: float | None = None, **stated: Any) -> Watch:
+    request = pb.WatchMatchesRequest(start=start, **stated)
+    if seconds is not None:
+        request.heartbeat_interval.CopyFrom(Duration(seconds=int(seconds), nanos=round(seconds % 1 * 1_000_000_000)))
+    return client.matches.WatchMatches(request)
+
+
+@asynccontextmanager
+async def watching(client: Client, start: pb.StartPoint | None = None, **stated: Any) -> AsyncIterator[Watch]:
+    call = begin(client, start, **stated)
+    try:
+        yield call
+    finally:
+        call.cancel()
+
+
+async def answer_of(call: Watch, seconds: float = 10.0) -> pb.WatchMatchesResponse:
+    async with asyncio.timeout(seconds):
+        answer = await call.read()
+    assert isinstance(answer, pb.WatchMatchesResponse)
+    return answer
+
+
+async def read_to_end(client: Client, start: pb.StartPoint, **stated: Any) -> list[pb.WatchMatchesResponse]:
+    """Read the answers from a place up to the end of the log."""
+    answers: list[pb.WatchMatchesResponse] = []
+    async with watching(client, start, **stated) as call:
+        while not answers or answers[-1].position < answers[-1].head_position:
+            answers.append(await answer_of(call))
+    return answers
+
+
+def all_of(answers: Sequence[pb.WatchMatchesResponse]) -> list[Match]:
+    return [match for answer in answers for match in answer.matches]
+
+
+def positions(answers: Sequence[pb.WatchMatchesResponse]) -> list[int]:
+    return [match.position for match in all_of(answers)]
+
+
+async def refused(client: Client, start: pb.StartPoint, **stated: Any) -> tuple[StatusCode, str]:
+    return await verdict(begin(client, start, **stated).read())
+
+
+def after(position: int) -> pb.StartPoint:
+    return pb.StartPoint(after_position=position)
+
+
+# What a match says
+
+
+async def test_a_match_is_told_with_its_automation_and_its_event(shop: Client) -> None:
+    automation = await automate(shop, labels={"team": "growth"})
+    async with watching(shop) as call:
+        assert list((await answer_of(call)).matches) == []
+        receipt = await shop.send(event({"order_total": 12.5}))
+        (match,) = (await answer_of(call)).matches
+    assert (match.position, match.automation_id, match.automation_name) == (1, automation.id, automation.name)
+    assert dict(match.labels) == {"team": "growth"}
+    assert match.event == await shop.get(receipt.event.id)
+    assert match.contact_id == match.event.contact_id
+
+
+async def test_a_match_of_a_deleted_automation_is_still_told(shop: Client) -> None:
+    automation = await automate(shop)
+    await shop.send()
+    await delete(shop, await pause(shop, automation))
+    (match,) = all_of(await read_to_end(shop, EARLIEST))
+    assert match.automation_id == automation.id
+
+
+async def test_a_resumed_match_tells_of_the_new_event_and_a_timeout_of_the_one_that_started_the_run(
+    shop: Client,
+) -> None:
+    await shop.define(PAID, ANYTHING)
+    await automate(shop)
+    await await_event(shop, await started(shop), PAID)
+    await shop.send(event(name=PAID))
+    run = await await_event(shop, await started(shop), PAID, seconds=1)
+    await no_longer_waiting(shop, run)
+    told = all_of(await read_to_end(shop, EARLIEST))
+    assert [(match.kind, match.event.name) for match in told] == [
+        (STARTED, ORDER),
+        (RESUMED, PAID),
+        (STARTED, ORDER),
+        (TIMED_OUT, ORDER),
+    ]
+    assert told[3].event == told[2].event
+    paid = await read_to_end(shop, EARLIEST, filter=pb.MatchFilter(event_names=[PAID]))
+    assert all_of(paid) == told[1:2]
+
+
+async def test_matches_are_loaded_in_the_order_asked_for_as_many_as_fit(database_url: str) -> None:
+    async with serving(database_url) as service:
+        shop = await service.shop()
+        await shop.define(PAID, ANYTHING)
+        await automate(shop, PAID, name="First")
+        await automate(shop, PAID, name="Second")
+        await shop.send_all([event({"text": "x" * 240_000}, name=PAID) for _ in range(3)])
+    database = await open_database(database_url)
+
+    def work(connection: Connection) -> tuple[list[LoadedMatch], list[LoadedMatch], list[LoadedMatch]]:
+        project_key = get_project(connection, shop.project).key
+        asked = read_matches(connection, project_key, 0, 10)[::-1]
+        loaded = load_in(connection, project_key, asked)
+        return loaded, load_in(connection, project_key, asked[len(loaded) :]), load_in(connection, project_key, [])
+
+    loaded, rest, none = await database.read(work)
+    await database.close()
+    assert [each.match.position for each in loaded] == [6, 5, 4, 3]
+    assert [each.match.position for each in rest] == [2, 1]
+    assert none == []
+    for each in loaded + rest:
+        assert each.event.position == each.match.event_position
+        assert each.automation.name == ("Second", "First")[each.match.position % 2]
+
+
+# Ordered, and from any place on
+
+
+async def test_answers_hold_no_more_than_asked_for_and_positions_rise_without_a_gap(shop: Client) -> None:
+    """Ordered."""
+    await automate(shop)
+    await shop.send_all(orders(25))
+    answers = await read_to_end(shop, EARLIEST, max_matches=10)
+    assert [len(answer.matches) for answer in answers] == [10, 10, 5]
+    assert positions(answers) == list(range(1, 26))
+    assert [answer.position for answer in answers] == [10, 20, 25]
+
+
+async def test_every_cursor_given_out_resumes_right_behind_its_answer(shop: Client) -> None:
+    """Resumable, Bookmarkable."""
+    await shop.define(PAID, ANYTHING)
+    await automate(shop)
+    await automate(shop, PAID)
+    await shop.send_all([event(name=(ORDER, PAID)[number % 3 == 0]) for number in range(20)])
+    for wanted in (pb.MatchFilter(), pb.MatchFilter(event_names=[PAID])):
+        answers = await read_to_end(shop, EARLIEST, filter=wanted, max_matches=3)
+        everything = positions(answers)
+        for answer in answers:
+            answered = [position for position in everything if position <= answer.position]
+            resumed = await read_to_end(shop, pb.StartPoint(cursor=answer.cursor), filter=wanted)
+            assert answered + positions(resumed) == everything
+
+
+async def test_a_watch_begins_where_it_is_told(shop: Client, store: Store) -> None:
+    await automate(shop)
+    for _ in range(3):
+        await shop.send()
+        await asyncio.sleep(0.002)
+    log = await match_log(store)
+    for start, expected in (
+        (EARLIEST, [1, 2, 3]),
+        (after(0), [1, 2, 3]),
+        (after(2), [3]),
+        (after(3), []),
+        (LATEST, []),
+        (pb.StartPoint(), []),
+        (pb.StartPoint(log_end=pb.LOG_END_UNSPECIFIED), []),
+    ):
+        assert positions(await read_to_end(shop, start)) == expected
+    for micros, expected in (
+        (0, [1, 2, 3]),
+        *((each.matched_at, list(range(each.position, 4))) for each in log),
+        *((each.matched_at + 1, list(range(each.position + 1, 4))) for each in log),
+    ):
+        time = Timestamp()
+        time.FromMicroseconds(micros)
+        assert positions(await read_to_end(shop, pb.StartPoint(time=time))) == expected
+
+
+async def test_a_log_without_matches_is_watched_from_every_end(shop: Client) -> None:
+    for start in (EARLIEST, LATEST, after(0), pb.StartPoint(time=Timestamp(seconds=1))):
+        (answer,) = await read_to_end(shop, start)
+        assert (answer.position, answer.head_position, list(answer.matches)) == (0, 0, [])
+        assert positions(await read_to_end(shop, pb.StartPoint(cursor=answer.cursor))) == []
+
+
+async def test_a_position_beyond_the_newest_match_is_refused(shop: Client) -> None:
+    await automate(shop)
+    await shop.send()
+    refusal_ = await refusal(begin(shop, after(2)).read())
+    assert (refusal_.code, refusal_.reason) == (StatusCode.OUT_OF_RANGE, "POSITION_BEYOND_HEAD")
+    assert refusal_.metadata == {"position": "2", "head_position": "1"}
+
+
+async def test_what_is_no_cursor_of_the_project_is_refused(service: Service, shop: Client) -> None:
+    await automate(shop)
+    await shop.send()
+    cursor = (await read_to_end(shop, EARLIEST))[-1].cursor
+    changed = ("B" if cursor[0] == "A" else "A") + cursor[1:]
+    for bad in ("", "x", cursor[:-1], cursor + "A", cursor + "====", changed, cursor[:-1] + "é", "A" * 20):
+        assert await refused(shop, pb.StartPoint(cursor=bad)) == (StatusCode.INVALID_ARGUMENT, "CURSOR_INVALID")
+    other = await service.project()
+    assert await refused(other, pb.StartPoint(cursor=cursor)) == (StatusCode.INVALID_ARGUMENT, "CURSOR_INVALID")
+
+
+async def test_a_place_before_what_is_kept_is_expired(database_url: str, store: Store) -> None:
+    time = Timestamp()
+    async with serving(database_url) as service:
+        shop = await service.shop()
+        await automate(shop)
+        for _ in range(6):
+            await shop.send()
+            await asyncio.sleep(0.002)
+        cursors = {answer.position: answer.cursor for answer in await read_to_end(shop, EARLIEST, max_matches=1)}
+        time.FromMicroseconds((await match_log(store))[4].matched_at)
+    await store.execute("DELETE FROM automation_match WHERE position <= 3")
+    async with serving(database_url) as service:
+        shop = service.client(shop.secret, shop.project)
+        for start in (after(0), after(2), pb.StartPoint(cursor=cursors[2]), pb.StartPoint(time=Timestamp(seconds=1))):
+            expired = await refusal(begin(shop, start).read())
+            assert (expired.code, expired.reason) == (StatusCode.OUT_OF_RANGE, "CURSOR_EXPIRED")
+            assert expired.metadata == {"earliest_position": "4"}
+        for start in (EARLIEST, after(3), pb.StartPoint(cursor=cursors[3])):
+            assert positions(await read_to_end(shop, start)) == [4, 5, 6]
+        assert positions(await read_to_end(shop, pb.StartPoint(time=time))) == [5, 6]
+        assert positions(await read_to_end(shop, LATEST)) == []
+    await store.execute("DELETE FROM automation_match")
+    async with serving(database_url) as service:
+        shop = service.client(shop.secret, shop.project)
+        assert (await refusal(begin(shop, after(5)).read())).metadata == {"earliest_position": "7"}
+        for start in (EARLIEST, LATEST, after(6)):
+            (answer,) = await read_to_end(shop, start)
+            assert answer.position == 6
+
+
+# Filters
+
+
+async def test_a_filter_lets_through_exactly_what_it_names(shop: Client) -> None:
+    """FilterExact."""
+    await shop.define(PAID, ANYTHING)
+    made = [
+        await automate(shop, ORDER, labels={"team": "growth", "tier": "1"}),
+        await automate(shop, ORDER, labels={"team": "core"}),
+        await automate(shop, PAID, labels={"team": "growth"}),
+    ]
+    await shop.send_all([event(name=(ORDER, PAID)[number % 2]) for number in range(8)])
+    everything = all_of(await read_to_end(shop, EARLIEST))
+    assert len(everything) == 12
+    first, _, third = (each.id for each in made)
+    for wanted in (
+        pb.MatchFilter(automation_ids=[first]),
+        pb.MatchFilter(automation_ids=[first, third, "unknown"]),
+        pb.MatchFilter(automation_ids=["unknown"]),
+        pb.MatchFilter(labels={"team": "growth"}),
+        pb.MatchFilter(labels={"team": "growth", "tier": "1"}),
+        pb.MatchFilter(labels={"team": ""}),
+        pb.MatchFilter(event_names=[PAID]),
+        pb.MatchFilter(event_names=[PAID.upper()]),
+        pb.MatchFilter(labels={"team": "growth"}, event_names=[ORDER, PAID], automation_ids=[third]),
+        pb.MatchFilter(automation_ids=[first], event_names=[PAID]),
+    ):
+        expected = [match for match in everything if passes(match, wanted)]
+        assert all_of(await read_to_end(shop, EARLIEST, filter=wanted, max_matches=2)) == expected
+
+
+def passes(match: Match, wanted: pb.MatchFilter) -> bool:
+    return (
+        (not wanted.automation_ids or match.automation_id in wanted.automation_ids)
+        and (not wanted.event_names or match.event.name in wanted.event_names)
+        and wanted.labels.items() <= match.labels.items()
+    )
+
+
+async def test_a_filter_by_label_goes_by_the_labels_of_now(shop: Client) -> None:
+    automation = await automate(shop, labels={"team": "growth"})
+    growth, core = (pb.MatchFilter(labels={"team": team}) for team in ("growth", "core"))
+    async with watching(shop, filter=core, seconds=1) as call:
+        await answer_of(call)
+        await shop.send()
+        await change(shop, automation, labels={"team": "core"})
+        await shop.send()
+        while not (answer := await answer_of(call)).matches:
+            pass
+        assert positions([answer])[-1] == 2
+    assert positions(await read_to_end(shop, EARLIEST, filter=core)) == [1, 2]
+    assert positions(await read_to_end(shop, EARLIEST, filter=growth)) == []
+
+
+async def test_a_log_that_is_longer_than_one_reading_is_looked_through_to_its_end(shop: Client) -> None:
+    await shop.define(PAID, ANYTHING)
+    await automate(shop)
+    await automate(shop, PAID)
+    await shop.send_all(orders(2 * READ_LIMIT))
+    await shop.send(event(name=PAID))
+    answers = await read_to_end(shop, EARLIEST, filter=pb.MatchFilter(event_names=[PAID]))
+    assert positions(answers) == [2 * READ_LIMIT + 1]
+    assert positions(await read_to_end(shop, EARLIEST, max_matches=1_000)) == list(range(1, 2 * READ_LIMIT + 2))
+
+
+# Live
+
+
+async def test_heartbeats_keep_their_interval_and_advance_where_the_filter_lets_nothing_through(shop: Client) -> None:
+    """Live: the bookmark of a filtered watch does not stand still."""
+    await automate(shop)
+    async with watching(shop, filter=pb.MatchFilter(event_names=[PAID]), seconds=1) as call:
+        before = await answer_of(call, 1)
+        for _ in range(2):
+            await shop.send_all(orders(3))
+            answer = await answer_of(call, 1)
+            assert (answer.position, list(answer.matches)) == (before.position + 3, [])
+            assert positions(await read_to_end(shop, pb.StartPoint(cursor=answer.cursor))) == []
+            before = answer
+
+
+@on_sqlite
+async def test_heartbeats_come_while_a_reading_takes_longer(database: Database) -> None:
+    project = await database.write(lambda connection: insert_project(connection, "id", "shop", Rules(), 1))
+    slow = SlowDatabase(database)
+    matches = Matches(slow, MatchHub(slow))
+    async with aclosing(matches.watch(project.key, WatchQuery(heartbeat_seconds=0.4))) as answers:
+        await anext(answers)
+        slow.gate.clear()
+        for _ in range(2):
+            async with asyncio.timeout(0.4):
+                assert await anext(answers) == WatchAnswer((), 0, 0)
+        slow.gate.set()
+        assert await anext(answers) == WatchAnswer((), 0, 0)
+
+
+class SlowDatabase:
+    """A database whose reads wait while the gate is shut."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.shared = database.shared
+        self.write, self.close = database.write, database.close
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def read(self, work: Callable[[Connection], T], *, brief: bool = False) -> T:
+        await self.gate.wait()
+        return await self._database.read(work, brief=brief)
+
+
+async def test_a_match_is_there_soon_after_its_event_is_accepted(
+    shop: Client, record_property: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await automate(shop)
+    waits = []
+    async with watching(shop) as call:
+        await answer_of(call)
+        for number in range(1, 21):
+            await shop.send()
+            accepted = monotonic()
+            assert positions([await answer_of(call)]) == [number]
+            waits.append(monotonic() - accepted)
+    record_property("accept_to_delivered_ms", round(median(waits) * 1_000, 2))
+    with capsys.disabled():
+        print(f"accepted to delivered: median {median(waits) * 1_000:.1f} ms, longest {max(waits) * 1_000:.1f} ms")  # noqa: T201
+    assert median(waits) < 1
+
+
+@on_postgresql
+async def test_senders_on_two_servers_hide_no_position_from_followers(database_url: str) -> None:
+    """Concurrent transactions commit in the order of their positions."""
+    async with AsyncExitStack() as stack:
+        services = [await stack.enter_async_context(serving(database_url)) for _ in range(2)]
+        shop = await services[0].shop()
+        shops = [service.client(shop.secret, shop.project) for service in services]
+        await automate(shop)
+        await automate(shop, name="Another")
+        calls = [await stack.enter_async_context(watching(each, max_matches=7)) for each in shops for _ in range(2)]
+        for call in calls:
+            await answer_of(call)
+
+        async def follow(call: Watch) -> list[int]:
+            answers = [await answer_of(call)]
+            while answers[-1].position < 240:
+                answers.append(await answer_of(call))
+            return positions(answers)
+
+        async def send(client: Client) -> None:
+            for _ in range(30):
+                await client.send_all(orders(1))
+
+        *seen, _, _, _, _ = await asyncio.gather(*map(follow, calls), *map(send, [*shops, *shops]))
+    assert seen == [list(range(1, 241))] * 4
+
+
+# Bounded
+
+
+@on_sqlite
+async def test_a_watcher_that_reads_nothing_is_ended_and_harms_nobody(shop: Client) -> None:
+    """BoundedMemory."""
+    await shop.define(PAID, ANYTHING)
+    await automate(shop, PAID)
+    large = "x" * 100_000
+    for _ in range(20):
+        await shop.send_all([event({"text": large}, name=PAID) for _ in range(10)])
+    async with watching(shop, EARLIEST, seconds=1) as stuck, watching(shop, seconds=1) as lively:
+        first = await answer_of(stuck)
+        assert 1 <= len(first.matches) <= 10
+        await answer_of(lively)
+        for number in range(201, 206):
+            await asyncio.sleep(0.7)
+            await shop.send(event(name=PAID))
+            while not (answer := await answer_of(lively, 1)).matches:
+                pass
+            assert positions([answer]) == [number]
+        read = [first]
+
+        async def read_on() -> None:
+            while True:
+                read.append(await answer_of(stuck))
+
+        ended = await refusal(read_on())
+    assert (ended.code, ended.reason, ended.retry_after) == (StatusCode.RESOURCE_EXHAUSTED, "WATCHER_TOO_SLOW", 1.0)
+    assert positions(read) == list(range(1, read[-1].position + 1))
+    assert read[-1].position < 200
+    rest = await read_to_end(shop, pb.StartPoint(cursor=read[-1].cursor))
+    assert positions(read) + positions(rest) == list(range(1, 206))
+
+
+async def test_an_answer_ends_at_about_a_mebibyte(shop: Client) -> None:
+    await shop.define(PAID, ANYTHING)
+    await automate(shop, PAID)
+    await shop.send_all([event({"text": "x" * 240_000}, name=PAID) for _ in range(5)])
+    answers = await read_to_end(shop, EARLIEST)
+    assert positions(answers) == [1, 2, 3, 4, 5]
+    assert [len(answer.matches) for answer in answers] == [4, 1]
+
+
+async def test_a_watch_that_its_client_leaves_frees_everything(shop: Client) -> None:
+    before = len(asyncio.all_tasks())
+    calls = [begin(shop) for _ in range(20)]
+    for call in calls:
+        await answer_of(call)
+    assert len(asyncio.all_tasks()) > before + 20
+    for call in calls:
+        call.cancel()
+    async with asyncio.timeout(5):
+        while len(asyncio.all_tasks()) > before:  # noqa: ASYNC110 - that a task ends, nobody is told
+            await asyncio.sleep(0.01)
+
+
+async def test_a_watch_is_told_that_the_server_stops(database_url: str) -> None:
+    async with AsyncExitStack() as server:
+        service = await server.enter_async_context(serving(database_url))
+        call = begin(await service.shop())
+        await answer_of(call)
+        stopping = asyncio.create_task(server.aclose())
+        assert await verdict(call.read()) == (StatusCode.UNAVAILABLE, "SERVER_STOPPING")
+        async with asyncio.timeout(2):
+            await stopping
+
+
+async def test_a_watch_ends_with_its_key(service: Service, shop: Client) -> None:
+    answer = await service.admin.projects.CreateApiKey(
+        projects_pb2.CreateApiKeyRequest(project=shop.project, scopes=["matches:read"])
+    )
+    call = begin(service.client(answer.secret, shop.project), seconds=1)
+    await answer_of(call)
+    await service.admin.projects.RevokeApiKey(projects_pb2.RevokeApiKeyRequest(id=answer.api_key.id))
+    assert await verdict(answer_of(call, 2)) == (StatusCode.UNAUTHENTICATED, "API_KEY_INVALID")
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("path", "stated"),
+    [
+        ("max_matches", {"max_matches": -1}),
+        ("max_matches", {"max_matches": 1_001}),
+        ("heartbeat_interval", {"seconds": 0.999}),
+        ("heartbeat_interval", {"seconds": 60.001}),
+        ("start.after_position", {"start": after(-1)}),
+        ("start.log_end", {"start": pb.StartPoint(log_end=9)}),  # type: ignore[arg-type]
+        ("filter.automation_ids", {"filter": pb.MatchFilter(automation_ids=[str(each) for each in range(101)])}),
+        ("filter.labels", {"filter": pb.MatchFilter(labels={str(each): "x" for each in range(33)})}),
+        ("filter.event_names", {"filter": pb.MatchFilter(event_names=[str(each) for each in range(101)])}),
+    ],
+)
+async def test_what_is_out_of_range_is_refused_with_its_path(shop: Client, path: str, stated: Any) -> None:
+    bad = await refusal(begin(shop, **stated).read())
+    assert bad.code is StatusCode.INVALID_ARGUMENT
+    assert [where for where, _ in bad.violations] == [path]
+
+
+async def test_the_bounds_themselves_are_taken(shop: Client) -> None:
+    many = pb.MatchFilter(
+        automation_ids=[str(each) for each in range(100)],
+        labels={str(each): "x" for each in range(32)},
+        event_names=[str(each) for each in range(100)],
+    )
+    for stated in ({"max_matches": 1_000, "seconds": 1}, {"max_matches": 1, "seconds": 60}, {"filter": many}):
+        assert positions(await read_to_end(shop, EARLIEST, **stated)) == []
