@@ -133,6 +133,7 @@ class Matching:
         self._contact_properties = contact_properties
         self._now = now
         self._ids = LogIds(now)
+        self._matchers: dict[str, Matcher | None] = {}
         self._waiting: dict[tuple[int, str], list[Run]] = defaultdict(list)
         self._entered: dict[tuple[int, int], bool] = {}
         self._properties: Mapping[int, Mapping[str, Any]] = {}
@@ -150,7 +151,8 @@ class Matching:
             # A wait whose time ran out is the timer's, although the timer may be late.
             if not 0 < run.wait.timeout_at <= self._now:
                 self._waiting[run.contact_key, self._automations.name(run.wait.event_name)].append(run)
-        matchers = [each for each in map(self._automations.matcher, event_names) if each is not None]
+        self._matchers = {name: self._automations.matcher(name) for name in event_names}
+        matchers = [each for each in self._matchers.values() if each is not None]
         guarded = sorted({key for each in matchers for key in each.guarded})
         if guarded:
             self._entered = entered(self._connection, self._project_key, guarded, contacts)
@@ -159,8 +161,9 @@ class Matching:
 
     def interested(self, event_name: str, contact_key: int) -> bool:
         """Say whether an event could set anything off."""
-        name = self._automations.name(event_name)
-        return (contact_key, name) in self._waiting or self._automations.matcher(event_name) is not None
+        if self._matchers[event_name] is not None:
+            return True
+        return bool(self._waiting) and (contact_key, self._automations.name(event_name)) in self._waiting
 
     def contact_properties(self, contact_key: int) -> Mapping[str, Any]:
         """Give the properties of a contact, as far as a condition may read them."""
@@ -169,8 +172,9 @@ class Matching:
     def match(self, event_name: str, event_position: int, contact_key: int, subject: Subject) -> list[Match]:
         """Decide what one event sets off: waiting runs go on first, then new ones start."""
         first = len(self.matches)
-        self._resume(event_name, event_position, contact_key, subject)
-        if matcher := self._automations.matcher(event_name):
+        if self._waiting:
+            self._resume(event_name, event_position, contact_key, subject)
+        if matcher := self._matchers[event_name]:
             for automation in matcher.matching(subject, self.failures):
                 if self._may_enter(automation, contact_key):
                     self._start(automation, event_name, event_position, contact_key)

@@ -24,7 +24,9 @@ import grpc
 
 from bench.messages import BATCH, SEND_EVENT, SEND_EVENTS, framed, send_event_body, send_events_request
 from server.demo import PROJECT, SECRET
+from signalbox.v1 import automations_pb2 as pb
 from signalbox.v1 import projects_pb2
+from signalbox.v1.automations_pb2_grpc import AutomationsStub
 from signalbox.v1.projects_pb2_grpc import ProjectsStub
 
 if TYPE_CHECKING:
@@ -237,6 +239,7 @@ def measure(rounds: int, seconds: float) -> Rates:
         database = f"sqlite:///{folder / 'signalbox.db'}"
         options = ("--dev", "--grpc", "127.0.0.1:0", "--database", database, "--admin-key", ADMIN_KEY)
         signalbox = stack.enter_context(_server(folder, "server", "serve", *options))
+        pause_automations(signalbox)
         no_op = stack.enter_context(_server(folder, "bench.no_op"))
         bench = Bench(folder, signalbox, no_op, seconds)
         bench.warm_up()
@@ -247,6 +250,15 @@ def measure(rounds: int, seconds: float) -> Rates:
             bench.stream_round()
         _progress("")
         return bench.rates
+
+
+def pause_automations(address: str) -> None:
+    """Pause the demo's automation: what is compared is the way into the log."""
+    metadata = (("authorization", f"Bearer {SECRET}"),)
+    with grpc.insecure_channel(address) as channel:
+        automations = AutomationsStub(channel)
+        for each in automations.ListAutomations(pb.ListAutomationsRequest(), metadata=metadata).automations:
+            automations.PauseAutomation(pb.PauseAutomationRequest(id=each.id), metadata=metadata)
 
 
 def _progress(text: str) -> None:
