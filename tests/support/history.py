@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from registry.timestamps import now_micros
-from signalbox.v1 import match_stream_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from signalbox.v1 import match_stream_pb2 as pb
     from signalbox.v1.match_pb2 import Match
 
 E = TypeVar("E", bound="Entry")

@@ -15,7 +15,7 @@ import grpc
 
 from registry.timestamps import now_micros
 from signalbox.v1 import match_stream_pb2 as pb
-from tests.support.consumers import ACKNOWLEDGED, PARK, RETRY, SKIP, get, seconds
+from tests.support.consumers import PARK, RETRY, SKIP, get, seconds
 from tests.support.history import (
     Accepted,
     Answered,
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from tests.support.service import Client
 
 HEARTBEAT = seconds(1)
-AWAY = {"SERVER_STOPPING", "UNAVAILABLE"}
-"""Why a call may fail whose server went away."""
+AWAY = {"SERVER_STOPPING", "UNAVAILABLE", "CANCELLED"}
+"""Why a call may fail whose server went away; CANCELLED where it outlasts the grace."""
 
 _streams = count(1)
 
@@ -59,13 +59,15 @@ class World:
 
     history: History
     random: Random
+    secret: str
     clients: list[Client] = field(default_factory=list)
+    players: list[asyncio.Task[None]] = field(default_factory=list)
     calm: bool = False
     over: bool = False
 
     async def client(self) -> Client:
         """Wait for a server, and give a client of one."""
-        while not self.clients:
+        while not self.clients:  # noqa: ASYNC110 - a server comes when it comes
             await asyncio.sleep(0.01)
         return self.random.choice(self.clients)
 
@@ -83,15 +85,29 @@ def reason_of(error: grpc.aio.AioRpcError) -> str:
     return read_refusal(error).reason or error.code().name
 
 
+def raise_unless_away(error: grpc.aio.AioRpcError) -> None:
+    """Pass over that a server went away."""
+    if reason_of(error) not in AWAY:
+        raise error
+
+
+def raise_if_cancelled() -> None:
+    """Pass over the cancellation of a call whose channel is closed, but not that of the client's own task."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 async def insist(world: World, call: Any) -> Any:
     """Call a server, again and again as long as servers go away; `call` takes the client."""
     while True:
         try:
             return await call(await world.client())
         except grpc.aio.AioRpcError as error:
-            if reason_of(error) not in AWAY:
-                raise
-            await world.pause(0.05)
+            raise_unless_away(error)
+        except asyncio.CancelledError:
+            raise_if_cancelled()
+        await world.pause(0.05)
 
 
 class Sender:
@@ -151,7 +167,10 @@ class Watcher:
                     return
         except grpc.aio.AioRpcError as error:
             note(Ended(stream, reason_of(error)))
-            assert reason_of(error) in AWAY, error
+            raise_unless_away(error)
+        except asyncio.CancelledError:
+            raise_if_cancelled()
+            note(Ended(stream, "left"))
 
 
 class Consumer:
@@ -164,6 +183,7 @@ class Consumer:
         self._sequences = count(1)
         self._outgoing: asyncio.Queue[pb.ConsumeMatchesRequest | None] = asyncio.Queue()
         self._stream = 0
+        self._closing = False
 
     async def run(self) -> None:
         while not self._world.over:
@@ -171,10 +191,10 @@ class Consumer:
             await self._world.pause(0.1)
 
     async def _consume(self, client: Client) -> None:
-        held = frozenset(each for each in self._working if self._world.random.random() < 0.7)  # noqa: PLR2004
+        held = frozenset(each for each in self._working if self._world.random.random() < 0.7)
         for each in self._working.keys() - held:
             self._working.pop(each).cancel()
-        self._stream, self._outgoing = next(_streams), asyncio.Queue()
+        self._stream, self._outgoing, self._closing = next(_streams), asyncio.Queue(), False
         call = client.matches.ConsumeMatches(self._requests(self._outgoing))
         self._note(Opening(self._stream, self._subscription, self._name, self._window, held, 1_000_000))
         opening = pb.OpenConsumer(
@@ -192,13 +212,13 @@ class Consumer:
             self._note(Ended(self._stream, "closed"))
         except grpc.aio.AioRpcError as error:
             self._note(Ended(self._stream, reason_of(error)))
-            assert reason_of(error) in AWAY, error
+            raise_unless_away(error)
         except asyncio.CancelledError:
-            if not call.cancelled():
-                raise
+            raise_if_cancelled()
         finally:
             leaving.cancel()
             call.cancel()
+            self._outgoing.put_nowait(None)
 
     async def _leave(self, call: Any) -> None:
         """End the stream some time: close this side well, or break off."""
@@ -211,6 +231,7 @@ class Consumer:
             if self._world.chance(0.02):
                 break
         self._note(Closing(self._stream))
+        self._closing = True
         for task in self._working.values():
             task.cancel()
         self._working.clear()
@@ -226,7 +247,8 @@ class Consumer:
             case "deliveries":
                 for delivery in message.deliveries.deliveries:
                     self._note(self._delivered(delivery, at))
-                    self._working[delivery.delivery_id] = asyncio.create_task(self._work(delivery.delivery_id))
+                    if not self._closing:
+                        self._work_on(delivery.delivery_id)
             case "results":
                 for result in message.results.results:
                     said = self._said[message.results.sequence]
@@ -249,6 +271,9 @@ class Consumer:
             delivery.lease_expires_at.ToMicroseconds(),
             at=at,
         )
+
+    def _work_on(self, delivery_id: str) -> None:
+        self._working[delivery_id] = asyncio.create_task(self._work(delivery_id))
 
     async def _work(self, delivery_id: str) -> None:
         """Settle a delivery after a while, by what chance says."""
