@@ -129,16 +129,12 @@ def _read_on(connection: Connection, current: Subscription, room: int, automatio
     start = current.read_position
     if not room:
         return _Reading(start)
-    within = (
-        (_match.project_key == current.project_key)
-        & (_match.position > start)
-        & (_match.position <= start + READ_LIMIT)
-    )
-    end = connection.scalar(select(func.max(_match.position)).where(within))
+    behind = (_match.project_key == current.project_key) & (_match.position > start)
+    end = connection.scalar(select(func.max(_match.position)).where(behind, _match.position <= start + READ_LIMIT))
     if end is None:
         return _Reading(start)
     # A match that is committed from here on is left to the next step: on PostgreSQL the query below would see it.
-    within &= _match.position <= end
+    within = behind & (_match.position <= end)
     by_contact = current.order is DeliveryOrder.CONTACT
     limit = room + _READ_AHEAD if by_contact else room
     query = _filtered(connection, current, select(automation_match).where(within), automations)

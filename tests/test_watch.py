@@ -358,8 +358,8 @@ async def test_a_log_that_is_longer_than_one_reading_is_looked_through_to_its_en
 # Live
 
 
-async def test_heartbeats_keep_their_interval_and_advance_where_the_filter_lets_nothing_through(shop: Client) -> None:
-    """Live: the bookmark of a filtered watch does not stand still."""
+async def test_a_filtered_bookmark_moves_on_a_quiet_log(shop: Client) -> None:
+    """Live: heartbeats keep their interval, and their cursor advances where the filter lets nothing through."""
     await automate(shop)
     async with watching(shop, filter=pb.MatchFilter(event_names=[PAID]), seconds=1) as call:
         before = await answer_of(call, 1)
@@ -420,8 +420,8 @@ async def test_a_match_is_there_soon_after_its_event_is_accepted(
 
 
 @on_postgresql
-async def test_senders_on_two_servers_hide_no_position_from_followers(database_url: str) -> None:
-    """Concurrent transactions commit in the order of their positions."""
+async def test_concurrent_transactions_hide_no_position_from_a_follower(database_url: str) -> None:
+    """Senders on two servers commit in the order of their positions."""
     async with AsyncExitStack() as stack:
         services = [await stack.enter_async_context(serving(database_url)) for _ in range(2)]
         shop = await services[0].shop()

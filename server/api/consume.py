@@ -237,6 +237,8 @@ class ConsumerStream:
         """End the leases left, since the client has closed its side. Raises what was wrong with its last message."""
         await reading
         await asyncio.sleep(BROKEN_SECONDS)
+        # The leases are those of a newer stream by now, if there is one.
+        self._consumer.check()
         await dispatcher.take_over(self._consumer.id)
 
     async def _load(self, dispatcher: Dispatcher) -> Sequence[tuple[Delivery, LoadedMatch]]:
