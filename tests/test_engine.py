@@ -1,0 +1,74 @@
+"""The example engine, against a real server that is killed."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic, sleep
+from typing import TYPE_CHECKING
+
+import pytest
+
+from server.demo import EMAIL, EVENT, PROPERTIES, SECRET
+from tests.support.command_line import ENVIRONMENT, read_line, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.command_line import Server
+
+pytestmark = pytest.mark.checkout
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "engine.py"
+WOULD_MAIL = f"would mail {EMAIL}\n"
+
+
+@contextmanager
+def engine(server: Server) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, str(EXAMPLE), server.address, SECRET]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_for(server: Server, name: str, value: int) -> None:
+    """Wait until the statistics of the engine's subscription say so."""
+    until = monotonic() + 30
+    while True:
+        shown = server("subscription", "show", "mailer", "--json")
+        if shown.code == 0 and shown.json["subscription"]["stats"][name] == value:
+            return
+        assert monotonic() < until
+        sleep(0.05)
+
+
+def send(server: Server) -> None:
+    assert server("event", "send", EVENT, "--email", EMAIL, "--properties", PROPERTIES).code == 0
+
+
+def test_the_example_has_less_than_sixty_lines() -> None:
+    assert len(EXAMPLE.read_text().splitlines()) < 60
+
+
+def test_the_example_engine_acts_on_each_match_over_a_crash_and_drains(tmp_path: Path) -> None:
+    with serving(tmp_path) as server, engine(server) as mailer:
+        wait_for(server, "consumer_count", 1)
+        send(server)
+        assert read_line(mailer.stdout) == WOULD_MAIL
+        mailer.send_signal(signal.SIGSTOP)
+        send(server)
+        server.process.kill()
+        server.process.wait()
+        mailer.send_signal(signal.SIGCONT)
+        with serving(tmp_path, server.address) as revived:
+            wait_for(revived, "floor_position", 2)
+            mailer.send_signal(signal.SIGINT)
+            out, _ = mailer.communicate(timeout=20)
+            assert mailer.returncode == 0
+            assert out.count(WOULD_MAIL) in (1, 2)  # the second when its acknowledgement did not arrive
+            wait_for(revived, "outstanding_count", 0)
