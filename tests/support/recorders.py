@@ -86,8 +86,8 @@ def reason_of(error: grpc.aio.AioRpcError) -> str:
 
 
 def raise_unless_away(error: grpc.aio.AioRpcError) -> None:
-    """Pass over that a server went away."""
-    if reason_of(error) not in AWAY:
+    """Pass over that a server went away, which grpcio's client tells so while it sends a message."""
+    if reason_of(error) not in AWAY and error.details() != "Internal error from Core":
         raise error
 
 
