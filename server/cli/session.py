@@ -75,6 +75,9 @@ class Session:
         try:
             return await method(request, timeout=self.connection.timeout, metadata=metadata)
         except grpc.aio.AioRpcError as error:
+            # A Ctrl-C in the moment in which the call fails is told by the failure alone.
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise asyncio.CancelledError from error
             raise failure_of(error, self.connection) from error
 
     async def metadata(self) -> Metadata:
