@@ -7,18 +7,17 @@ statements touch the rows that change, and a consumer's leases to count them. Ti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import bindparam, delete, false, func, insert, literal_column, select, update
+from sqlalchemy import bindparam, delete, func, insert, literal_column, select, update
 
-from automation.automations import Automation
 from automation.bulk import execute_many
+from automation.match_log import filtered
 from automation.run_store import mark_running, matches_at
 from automation.runs import Match, MatchKind
 from automation.settling import expire, settle, to_unsettled
-from automation.store import automations_by_key, has_labels
+from automation.store import automations_by_key
 from automation.subscription_store import HELD, LEASED, WAITING, lock_subscription
 from automation.subscription_tables import subscription, subscription_delivery, subscription_parked
 from automation.subscriptions import Delivery, DeliveryOrder, StepResult, delivery_id
@@ -27,8 +26,9 @@ from automation.tables import automation_match
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy import Connection, Select
+    from sqlalchemy import Connection
 
+    from automation.match_log import AutomationLookup
     from automation.settling import Unsettled
     from automation.subscriptions import Release, Settle, Subscription, Want
 
@@ -37,9 +37,6 @@ READ_LIMIT: Final = 1_000
 HELD_LIMIT: Final = 10_000
 """With so many matches held behind earlier ones of their contacts, a subscription reads no further."""
 _READ_AHEAD: Final = 100
-
-AutomationLookup = Callable[["Connection", list[int]], Mapping[int, Automation]]
-"""Gives automations, deleted ones too, by their keys."""
 
 _delivery = subscription_delivery.c
 _match = automation_match.c
@@ -137,7 +134,7 @@ def _read_on(connection: Connection, current: Subscription, room: int, automatio
     within = behind & (_match.position <= end)
     by_contact = current.order is DeliveryOrder.CONTACT
     limit = room + _READ_AHEAD if by_contact else room
-    query = _filtered(connection, current, select(automation_match).where(within), automations)
+    query = filtered(connection, select(automation_match).where(within), current.filter, automations)
     query = query.order_by(_match.position).limit(limit)
     if by_contact:
         query = query.add_columns(_has_earlier(current).label("blocked"))
@@ -163,26 +160,6 @@ def _sort_by_contact(reading: _Reading, rows: Sequence[Any], room: int, held_roo
             return
         (reading.held if behind else reading.leased).append(match)
         busy.add(match.contact_key)
-
-
-def _filtered(
-    connection: Connection, current: Subscription, query: Select[Any], automations: AutomationLookup
-) -> Select[Any]:
-    """Narrow a reading of the log by the subscription's filter."""
-    wanted = current.filter
-    if wanted.event_names:
-        query = query.where(_match.event_name.in_(wanted.event_names))
-    if wanted.automation_ids or wanted.labels:
-        seen = list(connection.scalars(query.with_only_columns(_match.automation_key).distinct()))
-        known = automations(connection, seen) if seen else {}
-        keys = [key for key in seen if _passes(current, known[key])]
-        query = query.where(_match.automation_key.in_(keys) if keys else false())
-    return query
-
-
-def _passes(current: Subscription, each: Automation) -> bool:
-    ids = current.filter.automation_ids
-    return (not ids or each.id in ids) and has_labels(each, current.filter.labels)
 
 
 def _has_earlier(current: Subscription) -> Any:

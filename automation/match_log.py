@@ -6,6 +6,7 @@ Only its oldest part may be missing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import bindparam, false, func, select
@@ -15,13 +16,19 @@ from automation.store import automations_by_key, has_labels
 from automation.tables import automation_match
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sqlalchemy import Connection, Select
 
+    from automation.automations import Automation
     from automation.runs import Match
     from automation.subscriptions import MatchFilter
 
 READ_LIMIT: Final = 1_000
 """So many matches of the log are looked through at once."""
+
+AutomationLookup = Callable[["Connection", list[int]], "Mapping[int, Automation]"]
+"""Gives automations, deleted ones too, by their keys."""
 
 _match = automation_match.c
 
@@ -47,21 +54,22 @@ def first_since(connection: Connection, project_key: int, time: int, first: int,
 def read_filtered(connection: Connection, project_key: int, wanted: MatchFilter, after: int, limit: int) -> list[Match]:
     """Read, from behind a position, what a filter lets through of the next READ_LIMIT matches."""
     within = (_match.project_key == project_key) & (_match.position > after) & (_match.position <= after + READ_LIMIT)
-    query = _filtered(connection, select(automation_match).where(within), wanted)
+    query = filtered(connection, select(automation_match).where(within), wanted)
     return [to_match(row) for row in connection.execute(query.order_by(_match.position).limit(limit))]
 
 
-_MATCHED_AT = select(_match.matched_at).where(
-    _match.project_key == bindparam("project"), _match.position == bindparam("middle")
-)
+def filtered(
+    connection: Connection, query: Select[Any], wanted: MatchFilter, automations: AutomationLookup = automations_by_key
+) -> Select[Any]:
+    """Narrow a reading of the log to what a filter lets through; labels are those that automations have now.
 
-
-def _filtered(connection: Connection, query: Select[Any], wanted: MatchFilter) -> Select[Any]:
+    `automations` is asked only where the filter names automations or labels.
+    """
     if wanted.event_names:
         query = query.where(_match.event_name.in_(wanted.event_names))
     if wanted.automation_ids or wanted.labels:
         seen = list(connection.scalars(query.with_only_columns(_match.automation_key).distinct()))
-        known = automations_by_key(connection, seen).values() if seen else ()
+        known = automations(connection, seen).values() if seen else ()
         keys = [
             each.key
             for each in known
@@ -69,3 +77,8 @@ def _filtered(connection: Connection, query: Select[Any], wanted: MatchFilter) -
         ]
         query = query.where(_match.automation_key.in_(keys) if keys else false())
     return query
+
+
+_MATCHED_AT = select(_match.matched_at).where(
+    _match.project_key == bindparam("project"), _match.position == bindparam("middle")
+)

@@ -244,6 +244,13 @@ def get_layout(conn: Connection, definition_id: str, number: int) -> MessageLayo
     return layout_from_json(conn.execute(query).scalar_one())
 
 
+def get_schema(conn: Connection, definition: EventDefinition, revision: int) -> Schema:
+    """Return the schema of a revision, 0 for the latest. Raises RevisionNotFound."""
+    if not revision:
+        return definition.schema
+    return get_revision(conn, definition.id, revision, field="revision").schema
+
+
 def _check_description(description: str) -> None:
     if len(description) > MAX_DESCRIPTION_LENGTH:
         raise InvalidDescription(

@@ -225,9 +225,7 @@ class Definitions:
 
         def work(connection: Connection) -> Schema:
             definition = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
-            if not revision:
-                return definition.schema
-            return store.get_revision(connection, definition.id, revision, field="revision").schema
+            return store.get_schema(connection, definition, revision)
 
         return await self._database.read(work)
 

@@ -65,14 +65,12 @@ class GeneratedTypes:
 
         return await self._database.read(work)
 
-    async def json_schema(self, caller: Caller, name_or_id: str, revision: int | None) -> dict[str, Any]:
-        """Give a revision, or the latest one, as JSON Schema. Raises DefinitionNotFound and RevisionNotFound."""
+    async def json_schema(self, caller: Caller, name_or_id: str, revision: int) -> dict[str, Any]:
+        """Give a revision, 0 for the latest, as JSON Schema. Raises DefinitionNotFound and RevisionNotFound."""
 
         def work(connection: Connection) -> dict[str, Any]:
             found = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
-            schema = found.schema
-            if revision is not None:
-                schema = store.get_revision(connection, found.id, revision, "revision").schema
+            schema = store.get_schema(connection, found, revision)
             return json_schema(found.name, found.description, schema)
 
         return await self._database.read(work)

@@ -167,7 +167,7 @@ class EventDefinitionsServicer:
 
     async def GetJsonSchema(self, request: pb.GetJsonSchemaRequest, caller: Caller) -> pb.GetJsonSchemaResponse:
         response = pb.GetJsonSchemaResponse()
-        found = await self._types.json_schema(caller, request.event_definition, request.revision or None)
+        found = await self._types.json_schema(caller, request.event_definition, request.revision)
         write_struct(found, response.json_schema)
         return response
 
