@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from automation.automations import Automation, AutomationState, EntryRule
 from automation.conditions.condition import Condition
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from automation.conditions.values import Verdict
     from automation.runs import Run
 
+
+EventName: TypeAlias = tuple[str, bool]
+"""The name of an event, and whether case does not count in it."""
 
 _compiled = lru_cache(1_000)(Condition)
 """The conditions of waits, which are often the same."""
@@ -58,51 +61,51 @@ class Matcher:
 class LiveAutomations:
     """One state of a project's automations; what judges events of a name is compiled when the first one comes.
 
-    Conditions that the state before had compiled are not compiled again.
+    Conditions that the state before had compiled are not compiled again. An event says itself whether case counts in
+    its name.
     """
 
     def __init__(
-        self,
-        version: int,
-        automations: Iterable[Automation],
-        *,
-        ignore_case: bool,
-        before: LiveAutomations | None = None,
+        self, version: int, automations: Iterable[Automation], *, before: LiveAutomations | None = None
     ) -> None:
         self.version = version
-        self.ignore_case = ignore_case
         self.by_key = {each.key: each for each in automations}
-        self._matchers: dict[str, Matcher] = {}
+        self._matchers: dict[tuple[str, ...], Matcher] = {}
         texts = {each.condition for each in self.by_key.values()}
         compiled = before.conditions.copy() if before is not None else {}
         self.conditions: dict[str, Condition] = {text: each for text, each in compiled.items() if text in texts}
         self._active: dict[str, list[Automation]] = defaultdict(list)
         for each in self.by_key.values():
             if each.state is AutomationState.ACTIVE:
-                self._active[self.name(each.event_name)].append(each)
+                self._active[each.event_name].append(each)
+        self._spellings: dict[str, tuple[str, ...]] = {}
+        for name in self._active:
+            self._spellings[name.casefold()] = (*self._spellings.get(name.casefold(), ()), name)
 
     def __bool__(self) -> bool:
         """Say whether anything could match or wait."""
         return bool(self.by_key)
 
-    def name(self, event_name: str) -> str:
-        """Give the form in which names of events are compared."""
-        return event_name.casefold() if self.ignore_case else event_name
-
-    def matcher(self, event_name: str) -> Matcher | None:
+    def matcher(self, event_name: str, *, ignore_case: bool) -> Matcher | None:
         """Give what judges the events of a name; None where no automation does."""
-        name = self.name(event_name)
-        if name not in self._active:
+        spellings: tuple[str, ...] = (event_name,)
+        if ignore_case:
+            spellings = self._spellings.get(event_name.casefold(), ())
+        elif event_name not in self._active:
             return None
-        matcher = self._matchers.get(name)
+        if not spellings:
+            return None
+        matcher = self._matchers.get(spellings)
         if matcher is None:
-            matcher = self._matchers[name] = Matcher(self._active[name], self._condition)
+            active = [each for name in spellings for each in self._active[name]]
+            matcher = Matcher(sorted(active, key=lambda each: each.key), self._condition)
+            self._matchers[spellings] = matcher
         return matcher
 
     def compile(self) -> None:
         """Compile what judges events of all names, so that no event waits for it later."""
         for name in self._active:
-            self.matcher(name)
+            self.matcher(name, ignore_case=False)
 
     def _condition(self, text: str) -> Condition:
         condition = self.conditions.get(text)
@@ -133,7 +136,7 @@ class Matching:
         self._contact_properties = contact_properties
         self._now = now
         self._ids = LogIds(now)
-        self._matchers: dict[str, Matcher | None] = {}
+        self._matchers: dict[EventName, Matcher | None] = {}
         self._waiting: dict[tuple[int, str], list[Run]] = defaultdict(list)
         self._entered: dict[tuple[int, int], bool] = {}
         self._properties: Mapping[int, Mapping[str, Any]] = {}
@@ -142,7 +145,7 @@ class Matching:
         self.resumed: dict[int, int] = {}
         self.failures: Counter[Verdict] = Counter()
 
-    def prepare(self, event_names: Collection[str], contact_keys: Collection[int]) -> None:
+    def prepare(self, event_names: Collection[EventName], contact_keys: Collection[int]) -> None:
         """Read in a few queries what the events of these names about these contacts will be judged by."""
         contacts = sorted(contact_keys)
         waiting = waiting_runs(self._connection, self._project_key, contacts)
@@ -150,8 +153,11 @@ class Matching:
             assert run.wait is not None
             # A wait whose time ran out is the timer's, although the timer may be late.
             if not 0 < run.wait.timeout_at <= self._now:
-                self._waiting[run.contact_key, self._automations.name(run.wait.event_name)].append(run)
-        self._matchers = {name: self._automations.matcher(name) for name in event_names}
+                self._waiting[run.contact_key, run.wait.event_name.casefold()].append(run)
+        self._matchers = {
+            (name, ignore_case): self._automations.matcher(name, ignore_case=ignore_case)
+            for name, ignore_case in event_names
+        }
         matchers = [each for each in self._matchers.values() if each is not None]
         guarded = sorted({key for each in matchers for key in each.guarded})
         if guarded:
@@ -159,17 +165,17 @@ class Matching:
         if any(each.reads_contact for each in matchers) or any(run.wait and run.wait.condition for run in waiting):
             self._properties = self._contact_properties(contacts)
 
-    def interested(self, event_name: str, contact_key: int) -> bool:
+    def interested(self, event_name: EventName, contact_key: int) -> bool:
         """Say whether an event could set anything off."""
         if self._matchers[event_name] is not None:
             return True
-        return bool(self._waiting) and (contact_key, self._automations.name(event_name)) in self._waiting
+        return bool(self._waiting) and (contact_key, event_name[0].casefold()) in self._waiting
 
     def contact_properties(self, contact_key: int) -> Mapping[str, Any]:
         """Give the properties of a contact, as far as a condition may read them."""
         return self._properties.get(contact_key, {})
 
-    def match(self, event_name: str, event_position: int, contact_key: int, subject: Subject) -> list[Match]:
+    def match(self, event_name: EventName, event_position: int, contact_key: int, subject: Subject) -> list[Match]:
         """Decide what one event sets off: waiting runs go on first, then new ones start."""
         first = len(self.matches)
         if self._waiting:
@@ -177,17 +183,18 @@ class Matching:
         if matcher := self._matchers[event_name]:
             for automation in matcher.matching(subject, self.failures):
                 if self._may_enter(automation, contact_key):
-                    self._start(automation, event_name, event_position, contact_key)
+                    self._start(automation, event_name[0], event_position, contact_key)
         return self.matches[first:]
 
-    def _resume(self, event_name: str, event_position: int, contact_key: int, subject: Subject) -> None:
-        waiting = self._waiting.get((contact_key, self._automations.name(event_name)))
+    def _resume(self, event_name: EventName, event_position: int, contact_key: int, subject: Subject) -> None:
+        name = event_name[0]
+        waiting = self._waiting.get((contact_key, name.casefold()))
         if not waiting:
             return
-        for run in [run for run in waiting if _holds(run, subject)]:
+        for run in [run for run in waiting if _awaits(run, event_name) and _holds(run, subject)]:
             waiting.remove(run)
             match = self._add(
-                MatchKind.RESUMED, run.automation_key, event_name, event_position, contact_key, run.number, run.id
+                MatchKind.RESUMED, run.automation_key, name, event_position, contact_key, run.number, run.id
             )
             self.resumed[run.number] = match.position
 
@@ -250,6 +257,11 @@ def timed_out(runs: Sequence[Run], started_by: Mapping[int, str], position: int,
         )
         for at, run in enumerate(runs, position + 1)
     ]
+
+
+def _awaits(run: Run, event_name: EventName) -> bool:
+    name, ignore_case = event_name
+    return ignore_case or (run.wait is not None and run.wait.event_name == name)
 
 
 def _holds(run: Run, subject: Subject) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, select, update
 
 from automation.automations import Automation, AutomationState, AutomationVersion, EntryRule
 from automation.errors import AutomationActive, AutomationNotActive, AutomationNotFound, InvalidAutomation
@@ -106,6 +106,17 @@ def list_automations(
     labelled = (row for row in rows if wanted.labels.items() <= msgspec.json.decode(row.labels).items())
     page, more = page_of(labelled, limit)
     return [_to_automation(row) for row in page], more
+
+
+def active_automations(connection: Connection, project_key: int, event_name: str) -> int:
+    """Count the automations that judge events of a name."""
+    query = select(func.count()).where(
+        _automation.project_key == project_key,
+        _automation.event_name == event_name,
+        _automation.state == AutomationState.ACTIVE,
+        _automation.deleted_at.is_(None),
+    )
+    return connection.scalar(query) or 0
 
 
 def live_automations(connection: Connection, project_key: int) -> list[Automation]:

@@ -40,6 +40,7 @@ class Violation:
     path: str
     reason: str
     message: str
+    expected: str = ""
 
 
 class RegistryError(Exception):

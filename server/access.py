@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from server.errors import AdminRequired, KeyInvalid, KeyMissing, ProjectNotFound, ProjectRequired, ScopeMissing
-from server.model import Scope
+from server.model import Dialect, Scope
 from server.storage.projects import get_project, key_by_digest
 
 if TYPE_CHECKING:
@@ -21,11 +21,16 @@ ADMIN = "admin"
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who made a call: an API key of a project, or the admin key, perhaps on behalf of a project."""
+    """Who made a call: an API key of a project, or the admin key, perhaps on behalf of a project.
+
+    `key_id` is empty for the admin key.
+    """
 
     project_key: int
     project_id: str
     scopes: frozenset[str]
+    dialect: Dialect = Dialect.NATIVE
+    key_id: str = ""
 
     @property
     def admin(self) -> bool:
@@ -68,9 +73,10 @@ class Access:
 
         Raises KeyMissing, KeyInvalid and ProjectNotFound.
         """
-        scheme, _, secret = authorization.partition(" ")
-        if not secret or scheme.lower() != "bearer":
-            raise KeyMissing
+        return await self.by_secret(bearer_secret(authorization), project)
+
+    async def by_secret(self, secret: str, project: str = "") -> Caller:
+        """Tell the caller by a bare secret. Raises KeyInvalid and ProjectNotFound."""
         digest = digest_of(secret)
         caller = self._callers.get(digest)
         if caller is None:
@@ -102,13 +108,21 @@ class Access:
         key = await self._database.read(lambda connection: key_by_digest(connection, digest), brief=True)
         if key is None or key.revoked_at is not None or (key.demo and not self._demo):
             raise KeyInvalid
-        caller = Caller(key.project_key, key.project_id, frozenset(key.scopes))
+        caller = Caller(key.project_key, key.project_id, frozenset(key.scopes), key.dialect, key.id)
         if len(self._callers) >= self.LIMIT:
             self._callers.clear()
         # A key that was revoked while it was read must not be remembered.
         if forgotten == self._forgotten:
             self._callers[digest] = caller
         return caller
+
+
+def bearer_secret(authorization: str) -> str:
+    """Take the secret out of an `authorization` value. Raises KeyMissing."""
+    scheme, _, secret = authorization.partition(" ")
+    if not secret or scheme.lower() != "bearer":
+        raise KeyMissing
+    return secret
 
 
 def digest_of(secret: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
@@ -22,6 +23,11 @@ from server.api.projects import ProjectsServicer
 from server.api.typed_properties import TypedReaders
 from server.automations import Automations
 from server.backtest import Backtests
+from server.bridge.app import Bridge
+from server.bridge.dialects import DIALECTS
+from server.bridge.http_server import HttpServer
+from server.bridge.services import Services
+from server.bridge.system import System
 from server.catalog import Catalog
 from server.contacts import Contacts
 from server.definitions import Definitions
@@ -55,11 +61,12 @@ REFRESH_SECONDS = 1.0
 """How long another server's change of keys may go unnoticed; changes of schemas are noticed by the commit itself."""
 
 
+@dataclass(frozen=True, slots=True)
 class Server:
-    """A running server; `grpc_address` is where it listens."""
+    """A running server, and where it listens."""
 
-    def __init__(self, grpc_address: str) -> None:
-        self.grpc_address = grpc_address
+    grpc_address: str
+    http_address: str
 
 
 @asynccontextmanager
@@ -87,7 +94,8 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         hub = MatchHub(database)
         hub.start()
         stack.push_async_callback(hub.close)
-        queue = GroupCommit(database, catalog, hub, Metrics(), settings.queue_events)
+        metrics = Metrics()
+        queue = GroupCommit(database, catalog, hub, metrics, settings.queue_events)
         queue.start()
         stack.push_async_callback(_in_time, queue.close, settings.grace_seconds)
         timer = RunTimer(database, hub)
@@ -101,14 +109,15 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         matches = Matches(database, hub)
         dispatchers = Dispatchers(database, hub)
         stack.push_async_callback(_in_time, dispatchers.close, settings.grace_seconds)
+        ingest, runs = Ingest(catalog, queue), Runs(database)
         grpc_server = GrpcServer(
             access,
             streams,
             {
-                "Automations": AutomationsServicer(automations, Explanations(database, catalog), Runs(database), typed),
+                "Automations": AutomationsServicer(automations, Explanations(database, catalog), runs, typed),
                 "Contacts": ContactsServicer(contacts),
                 "EventDefinitions": EventDefinitionsServicer(definitions, Backtests(database, streams.stopping), types),
-                "EventIngest": EventIngestServicer(Ingest(catalog, queue), Events(database), typed, streams.stopping),
+                "EventIngest": EventIngestServicer(ingest, Events(database), typed, streams.stopping),
                 "MatchStream": MatchStreamServicer(
                     matches=matches,
                     subscriptions=Subscriptions(database, dispatchers, matches, streams.stopping),
@@ -117,9 +126,22 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
                 "Projects": ProjectsServicer(projects),
             },
         )
-        address = await grpc_server.start(settings.grpc, settings.tls)
-        stack.push_async_callback(grpc_server.stop, settings.grace_seconds)
-        yield Server(address)
+        bridge = Bridge(
+            access,
+            Services(ingest, definitions, contacts, automations, runs),
+            System(database, metrics, streams.stopping, DIALECTS),
+            metrics,
+            rate_limits=settings.rate_limits,
+            max_body=settings.http_body_bytes,
+        )
+        http_server = HttpServer(bridge, settings.grace_seconds)
+        grpc_address = await grpc_server.start(settings.grpc, settings.tls)
+        stack.push_async_callback(_stop_doors, grpc_server, http_server, settings.grace_seconds)
+        yield Server(grpc_address, await http_server.start(settings.http, settings.tls))
+
+
+async def _stop_doors(grpc_server: GrpcServer, http_server: HttpServer, grace_seconds: float) -> None:
+    await asyncio.gather(grpc_server.stop(grace_seconds), http_server.stop())
 
 
 async def _in_time(close: Callable[[], Awaitable[None]], grace_seconds: float) -> None:

@@ -171,6 +171,6 @@ def check_condition(connection: Connection, project_key: int, event_name: str, c
         return
     project = project_by_key(connection, project_key)
     definitions = active_definitions(connection, project.id)
-    state = ProjectState(project, 0, definitions, LiveAutomations(0, (), ignore_case=False))
+    state = ProjectState(project, 0, definitions, LiveAutomations(0, ()))
     definition = state.definition(event_name)
     check(parse(condition), definition.schema if definition else None)

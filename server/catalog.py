@@ -16,7 +16,6 @@ from automation.matching import LiveAutomations
 from automation.store import live_automations
 from registry.coercion import compile_schema
 from registry.store import active_definitions
-from server.model import NameCase
 from server.storage.projects import automations_version, catalog_version, catalog_versions, project_by_key
 
 if TYPE_CHECKING:
@@ -60,10 +59,10 @@ class ProjectState:
         for name, definition in self._definitions.items():
             self._folded.setdefault(name.casefold(), definition)
 
-    def definition(self, name: str) -> LiveDefinition | None:
-        """Find the definition that an event of this name is judged by."""
+    def definition(self, name: str, rules: Rules | None = None) -> LiveDefinition | None:
+        """Find the definition that an event of this name is judged by; without rules by those of the project."""
         found = self._definitions.get(name)
-        if found is None and self.rules.name_case is NameCase.INSENSITIVE:
+        if found is None and (rules or self.rules).ignore_case:
             found = self._folded.get(name.casefold())
         return found
 
@@ -72,12 +71,10 @@ def load_state(connection: Connection, project_key: int, before: ProjectState | 
     """Read the state that this transaction sees, the automations only if they changed since the state before."""
     project = project_by_key(connection, project_key)
     version = catalog_version(connection, project_key)
-    ignore_case = project.rules.name_case is NameCase.INSENSITIVE
     automations = before.automations if before is not None else None
     current = automations_version(connection, project_key)
-    if automations is None or (automations.version, automations.ignore_case) != (current, ignore_case):
-        live = live_automations(connection, project_key)
-        automations = LiveAutomations(current, live, ignore_case=ignore_case, before=automations)
+    if automations is None or automations.version != current:
+        automations = LiveAutomations(current, live_automations(connection, project_key), before=automations)
     return ProjectState(project, version, active_definitions(connection, project.id), automations)
 
 

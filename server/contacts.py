@@ -10,7 +10,8 @@ from uuid_utils import uuid7
 
 from registry.errors import Violation
 from registry.timestamps import now_micros
-from server.errors import ContactNotFound, InvalidArgument
+from server.budgets import MAX_CONTACT_BYTES, MAX_CONTACT_VALUES
+from server.errors import ContactAlreadyExists, ContactNotFound, InvalidArgument
 from server.storage import contacts as store
 from server.storage.log import lock_heads
 from server.storage.projects import advance_catalog
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
     from server.model import Contact
     from server.paging import Page, PageRequest
     from server.storage.database import Database
-
-
-MAX_PROPERTIES = 1_000
-MAX_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +65,18 @@ class Contacts:
 
         return await self._database.write(work)
 
+    async def create(self, project_key: int, email: str, properties: Mapping[str, Any]) -> Contact:
+        """Create a contact. Raises ContactAlreadyExists."""
+
+        def work(connection: Connection) -> Contact:
+            lock_heads(connection, [project_key])
+            if store.contact_keys(connection, project_key, emails=[email]):
+                raise ContactAlreadyExists(email)
+            kept = _without_nulls(properties)
+            return store.insert_contact(connection, project_key, str(uuid7()), email, kept, now_micros())
+
+        return await self._database.write(work)
+
     async def get(self, project_key: int, name: ContactName) -> Contact:
         """Read a contact. Raises ContactNotFound."""
         return await self._database.read(
@@ -98,10 +107,10 @@ class Contacts:
 def _check_size(properties: Mapping[str, Any]) -> None:
     """Hold what several upserts add up to against the limits of one."""
     size = len(msgspec.json.encode(properties))
-    if len(properties) > MAX_PROPERTIES or size > MAX_BYTES:
+    if len(properties) > MAX_CONTACT_VALUES or size > MAX_CONTACT_BYTES:
         message = (
             f"The contact would have {len(properties):,} properties of {size:,} bytes; "
-            f"at most {MAX_PROPERTIES:,} of {MAX_BYTES:,} bytes are allowed"
+            f"at most {MAX_CONTACT_VALUES:,} of {MAX_CONTACT_BYTES:,} bytes are allowed"
         )
         raise InvalidArgument(message, violations=[Violation("properties", "TOO_LARGE", message)])
 

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from uuid_utils import uuid7
 
+from automation.store import active_automations
 from registry import store
 from registry.schema import check_schema, same_schema
 from registry.timestamps import now_micros
 from server.dependents import ReadingAutomation, check_conditions, reading_automations
+from server.errors import DefinitionInUse
 from server.storage import events as log
 from server.storage.database import finished
 from server.storage.projects import advance_catalog
@@ -146,12 +148,19 @@ class Definitions:
             force=force,
         )
 
-    async def delete(self, caller: Caller, name_or_id: str, etag: str) -> EventDefinition:
-        """Delete a definition, softly. Raises DefinitionNotFound, DefinitionDeleted and EtagMismatch."""
-        return await self._change(
-            caller,
-            lambda connection: store.delete_definition(connection, caller.project_id, name_or_id, etag, now_micros()),
-        )
+    async def delete(self, caller: Caller, name_or_id: str, etag: str, *, unless_used: bool = False) -> EventDefinition:
+        """Delete a definition, softly; with `unless_used` only one of which no automation is active.
+
+        Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch and DefinitionInUse.
+        """
+
+        def delete(connection: Connection) -> EventDefinition:
+            deleted = store.delete_definition(connection, caller.project_id, name_or_id, etag, now_micros())
+            if unless_used and (count := active_automations(connection, caller.project_key, deleted.name)):
+                raise DefinitionInUse(deleted.name, count)
+            return deleted
+
+        return await self._change(caller, delete)
 
     async def undelete(self, caller: Caller, definition_id: str, etag: str) -> EventDefinition:
         """Bring a deleted definition back.

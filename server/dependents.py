@@ -88,9 +88,7 @@ def _in_use(
 
 def _catalogue(connection: Connection, project_key: int) -> ProjectState:
     project = project_by_key(connection, project_key)
-    return ProjectState(
-        project, 0, active_definitions(connection, project.id), LiveAutomations(0, (), ignore_case=False)
-    )
+    return ProjectState(project, 0, active_definitions(connection, project.id), LiveAutomations(0, ()))
 
 
 def _judged_by(state: ProjectState, event_name: str) -> str:

@@ -15,10 +15,20 @@ ServiceError
 │   ├── CursorInvalid            the cursor is not one that this project's match log gave out
 │   ├── InvalidConsumer          a consumer's id, window or heartbeat breaks its rule
 │   ├── ContactRequired          the request does not say whom it is about
+│   ├── HttpError                the request over HTTP is not one that is served
+│   │   ├── RouteNotFound        nothing is served at this path
+│   │   ├── MethodNotAllowed     something is served at this path, under other methods
+│   │   ├── BodyTooLarge         the body is larger than the server takes
+│   │   ├── BodyTooSlow          the body did not come in time
+│   │   ├── UnsupportedMediaType the body says that it is no JSON
+│   │   ├── MalformedJson        the body is not JSON
+│   │   ├── InvalidBody          a field of the body breaks its rule; carries violations
+│   │   └── RateLimited          the key made as many requests as it may for now
 │   └── BatchRejected            an all-or-nothing batch holds events that are refused
 ├── ResourceError
 │   ├── ProjectNotFound, ContactNotFound, EventNotRecorded, KeyNotFound
-│   ├── ProjectAlreadyExists, SecretInUse
+│   ├── ProjectAlreadyExists, ContactAlreadyExists, SecretInUse
+│   ├── DefinitionInUse          active automations judge events of the definition's name
 │   ├── CursorExpired            matches behind the place to begin at are no longer kept
 │   ├── SubscriptionInUse        consumers are connected to the subscription
 │   ├── ConsumerReplaced         another stream of the same consumer has opened
@@ -48,11 +58,14 @@ if TYPE_CHECKING:
     from registry.errors import Violation
 
 
+MAX_SHOWN_PATH = 200
+
+
 class ServiceError(Exception):
     """An error with a reason that callers can act on."""
 
     reason: ClassVar[str]
-    retry_after: ClassVar[float] = 0.0
+    retry_after: float = 0.0
     """Seconds after which trying again may help, where the caller is told so."""
 
     def __init__(
@@ -172,6 +185,88 @@ class BatchRejected(RequestError):
     reason = "BATCH_REJECTED"
 
 
+class HttpError(RequestError):
+    """The request over HTTP is not one that is served."""
+
+
+class RouteNotFound(HttpError):
+    """Nothing is served at this path."""
+
+    reason = "ROUTE_NOT_FOUND"
+
+    def __init__(self, method: str, path: str) -> None:
+        shown = path if len(path) <= MAX_SHOWN_PATH else path[:MAX_SHOWN_PATH] + "…"
+        super().__init__(f"There is no {method} {shown} here")
+
+
+class MethodNotAllowed(HttpError):
+    """Something is served at this path, under the other methods in `allowed`."""
+
+    reason = "METHOD_NOT_ALLOWED"
+
+    def __init__(self, method: str, path: str, allowed: Sequence[str]) -> None:
+        super().__init__(f"{method} is not allowed at {path}; allowed: {', '.join(allowed)}")
+        self.allowed = tuple(allowed)
+
+
+class BodyTooLarge(HttpError):
+    """The body is larger than the server takes."""
+
+    reason = "BODY_TOO_LARGE"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The body is larger than {limit:,} bytes", metadata={"limit": str(limit)})
+
+
+class BodyTooSlow(HttpError):
+    """The body did not come in time."""
+
+    reason = "BODY_TOO_SLOW"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"The body did not come within {seconds:g} seconds")
+
+
+class UnsupportedMediaType(HttpError):
+    """The body says that it is no JSON."""
+
+    reason = "UNSUPPORTED_MEDIA_TYPE"
+
+    def __init__(self, given: str) -> None:
+        super().__init__(f'The body must be JSON: send "Content-Type: application/json", not "{given[:100]}"')
+
+
+class MalformedJson(HttpError):
+    """The body is not JSON."""
+
+    reason = "MALFORMED_JSON"
+
+    def __init__(self) -> None:
+        super().__init__("The body is not valid JSON")
+
+
+class InvalidBody(HttpError):
+    """A field of the body breaks its rule; the paths of the violations lead to it within the body."""
+
+    reason = "INVALID_BODY"
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        first = violations[0]
+        place = f"{first.path}: " if first.path and not first.message.startswith(first.path) else ""
+        super().__init__(f"{place}{first.message}", violations=violations)
+
+
+class RateLimited(HttpError):
+    """The key made as many requests as it may for now; `headers` are what the dialect says of that."""
+
+    reason = "RATE_LIMITED"
+
+    def __init__(self, seconds: int, headers: tuple[tuple[bytes, bytes], ...]) -> None:
+        super().__init__(f"Too many requests; try again in {seconds} s", metadata={"seconds": str(seconds)})
+        self.retry_after = float(seconds)
+        self.headers = headers
+
+
 class ResourceError(ServiceError):
     """Something that the request names is missing, taken or in another state."""
 
@@ -201,6 +296,27 @@ class ContactNotFound(ResourceError):
 
     def __init__(self, contact: str) -> None:
         super().__init__(f'There is no contact "{contact}" in this project', metadata={"contact": contact})
+
+
+class ContactAlreadyExists(ResourceError):
+    """A contact of the project has this address."""
+
+    reason = "CONTACT_ALREADY_EXISTS"
+
+    def __init__(self, email: str) -> None:
+        super().__init__(f'A contact with the address "{email}" exists already', metadata={"email": email})
+
+
+class DefinitionInUse(ResourceError):
+    """Active automations judge events of the definition's name."""
+
+    reason = "EVENT_IN_USE"
+
+    def __init__(self, name: str, count: int) -> None:
+        super().__init__(
+            f'Event "{name}" is used by active automations: {count:,}; pause them first',
+            metadata={"event": name, "count": str(count)},
+        )
 
 
 class ContactRequired(RequestError):

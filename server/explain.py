@@ -137,7 +137,6 @@ class _Judged:
     contact_key: int
     subject: Subject
     matches: Mapping[int, Match]
-    ignore_case: bool
 
 
 class Explanations:
@@ -181,10 +180,9 @@ class Explanations:
     async def of_recorded(self, project_key: int, event_id: str, automation_id: str, request: PageRequest) -> Explained:
         """Explain a recorded event by the automations as they were at its position.
 
-        The contact's properties and the project's rule for names are as they are now. Raises EventNotRecorded and
-        AutomationNotFound.
+        The contact's properties are as they are now. Raises EventNotRecorded and AutomationNotFound.
         """
-        state = await self._catalog.state(project_key)
+        await self._catalog.state(project_key)
 
         def judged(connection: Connection) -> _Judged:
             event = get_event(connection, project_key, event_id)
@@ -193,7 +191,7 @@ class Explanations:
             found = matches_of_events(connection, project_key, [event.position]).get(event.position, ())
             started = {match.automation_key: match for match in found if match.kind is MatchKind.STARTED}
             subject = subject_of(event, properties)
-            return _Judged(event, event.position, key, subject, started, state.automations.ignore_case)
+            return _Judged(event, event.position, key, subject, started)
 
         def work(connection: Connection) -> tuple[Event, Page[Explanation]]:
             what = judged(connection)
@@ -211,7 +209,7 @@ class Explanations:
             key, contact = _recipient(connection, state, draft)
             event = _unrecorded(state, draft, draft.properties, draft.changes, contact)
             subject = subject_of(event, contact.properties if contact else {})
-            what = _Judged(event, _NOW, key, subject, {}, state.automations.ignore_case)
+            what = _Judged(event, _NOW, key, subject, {})
             return event, _page(connection, project_key, what, automation_id, request, draft.fingerprint())
 
         if draft.error is not None:
@@ -306,7 +304,7 @@ def _state_reasons(each: Automation) -> Iterator[OutsideReason]:
 
 
 def _case_reasons(each: Automation, what: _Judged) -> Iterator[OutsideReason]:
-    if each.event_name != what.event.name and not what.ignore_case:
+    if each.event_name != what.event.name and not what.event.ignore_case:
         message = f'It judges "{each.event_name}", and the project tells names apart that differ in case only'
         yield OutsideReason(ReasonKind.OTHER_CASE, message)
 
@@ -349,6 +347,7 @@ def _unrecorded(
         now if draft.occurred_at is None else draft.occurred_at,
         now,
         0,
+        state.rules.ignore_case,
     )
 
 
@@ -386,7 +385,7 @@ def _recipient(connection: Connection, state: ProjectState, draft: Draft) -> tup
     new = GivenContact(str(uuid7()), draft.email, {})
     if policy is UnknownContacts.CREATE_ON_MATCH:
         event = _unrecorded(state, draft, draft.properties, draft.changes, new)
-        matcher = state.automations.matcher(event.name)
+        matcher = state.automations.matcher(event.name, ignore_case=event.ignore_case)
         if matcher is None or not matcher.matching(subject_of(event, {})):
             return 0, None
     return 0, new

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from automation.conditions.values import Verdict
 
+_COMMIT_SECONDS = (0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+_COMMIT_EVENTS = (1, 10, 100, 1_000, 10_000)
+
 
 class Metrics:
-    """The counters of one server, in a registry of their own."""
+    """The numbers of one server, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -23,8 +27,46 @@ class Metrics:
             ("project", "verdict"),
             registry=self.registry,
         )
+        self._requests = Counter(
+            "signalbox_http_requests",
+            "Requests to the REST bridge, by the dialect that was spoken, empty if none was told, and by status.",
+            ("dialect", "status"),
+            registry=self.registry,
+        )
+        self._events = Counter("signalbox_events_recorded", "Events that were recorded.", registry=self.registry)
+        self._matches = Counter("signalbox_matches", "Matches that were recorded.", registry=self.registry)
+        self._commit_seconds = Histogram(
+            "signalbox_commit_seconds",
+            "How long a group commit took.",
+            buckets=_COMMIT_SECONDS,
+            registry=self.registry,
+        )
+        self._commit_events = Histogram(
+            "signalbox_commit_events",
+            "How many events a group commit recorded.",
+            buckets=_COMMIT_EVENTS,
+            registry=self.registry,
+        )
+        # Looking a child up by its labels takes a microsecond.
+        self._request = lru_cache(1_000)(lambda dialect, status: self._requests.labels(dialect, status).inc)
 
     def count_failures(self, project_id: str, failures: Mapping[Verdict, int]) -> None:
         """Add conditions that failed, by what they came to."""
         for verdict, count in failures.items():
             self._condition_failures.labels(project_id, verdict).inc(count)
+
+    def count_request(self, dialect: str, status: int) -> None:
+        """Add a request over HTTP."""
+        self._request(dialect, status)()
+
+    def count_commit(self, events: int, matches: int, seconds: float) -> None:
+        """Add a group commit."""
+        self._events.inc(events)
+        self._matches.inc(matches)
+        self._commit_events.observe(events)
+        self._commit_seconds.observe(seconds)
+
+    def watch_queue(self, waiting: Callable[[], int]) -> None:
+        """Have the number of events that wait to be stored asked for when it is wanted."""
+        gauge = Gauge("signalbox_queue_events", "Events that wait to be stored.", registry=self.registry)
+        gauge.set_function(waiting)

@@ -27,6 +27,14 @@ class UnknownContacts(StrEnum):
     CREATE_ON_MATCH = "create_on_match"
 
 
+class UnknownIds(StrEnum):
+    """What happens to an event about an id that no contact has."""
+
+    REJECT = "reject"
+    ACCEPT = "accept"
+    """It is recorded about nobody."""
+
+
 class NameCase(StrEnum):
     """How event names are compared when an event is sent."""
 
@@ -61,11 +69,17 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How a project takes events in."""
+    """How a project, or in its place a dialect, takes events in; a project itself always refuses unknown ids."""
 
     undefined_events: UndefinedEvents = UndefinedEvents.REJECT
     unknown_contacts: UnknownContacts = UnknownContacts.REJECT
     name_case: NameCase = NameCase.SENSITIVE
+    unknown_ids: UnknownIds = UnknownIds.REJECT
+
+    @property
+    def ignore_case(self) -> bool:
+        """Whether names that differ in case only are the same."""
+        return self.name_case is NameCase.INSENSITIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +137,10 @@ class Contact:
 
 # A msgspec struct: one is made for every event, in a quarter of the time of a frozen dataclass.
 class Event(msgspec.Struct, frozen=True):
-    """One recorded occurrence. `revision` is 0 and `definition_id` empty where no definition covered it."""
+    """One recorded occurrence. `revision` is 0 and `definition_id` empty where no definition covered it.
+
+    `ignore_case` says that its name is compared with those of automations and waits without regard to case.
+    """
 
     id: str
     position: int
@@ -137,3 +154,4 @@ class Event(msgspec.Struct, frozen=True):
     occurred_at: int
     received_at: int
     match_count: int
+    ignore_case: bool = False

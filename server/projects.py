@@ -34,7 +34,7 @@ PREFIXES = {
     Dialect.EMAILSENDX: "esx_live_",
     Dialect.ARSEL: "be_",
 }
-"""What the secrets of each dialect begin with."""
+"""What new secrets of each dialect begin with."""
 
 SECRET_BYTES = 32
 MIN_SECRET, MAX_SECRET = 16, 255

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DEFAULT_GRPC = "127.0.0.1:50051"
+DEFAULT_HTTP = "127.0.0.1:8080"
 DEFAULT_DATABASE = "sqlite:///signalbox.db"
 
 
@@ -23,12 +24,15 @@ class Settings:
     """The settings of one server. An empty `admin_key` is read from, or made in, the admin key file."""
 
     grpc: str = DEFAULT_GRPC
+    http: str = DEFAULT_HTTP
     database: str = DEFAULT_DATABASE
     admin_key: str = ""
     demo: bool = False
     grace_seconds: float = 10.0
     queue_events: int = 50_000
     tls: Tls | None = None
+    rate_limits: bool = False
+    http_body_bytes: int = 1024 * 1024
 
 
 def admin_key_file(database: str) -> Path:

@@ -367,7 +367,7 @@ def test_check_tells_the_state_of_each_service(signalbox: Server) -> None:
 
 
 def test_a_second_server_on_the_database_is_told_in_oneread_line(signalbox: Server) -> None:
-    second = command("serve", "--grpc", "127.0.0.1:0", "--database", signalbox.database)
+    second = command("serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--database", signalbox.database)
     assert (second.code, second.out) == (1, "")
     assert re.fullmatch(r"error: another server or process holds sqlite:///\S+: stop it.*\n", second.err)
 
@@ -387,7 +387,7 @@ def test_a_port_in_use_is_told_in_oneread_line(signalbox: Server, tmp_path: Path
     ],
 )
 def test_a_database_that_cannot_be_opened_is_told_without_its_password(url: str, told: str) -> None:
-    refused = command("serve", "--grpc", "127.0.0.1:0", "--database", url)
+    refused = command("serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--database", url)
     assert (refused.code, refused.out) == (1, "")
     assert re.fullmatch(rf"error: .*{told}.*\n", refused.err)
     assert "hunter2" not in refused.err

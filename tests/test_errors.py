@@ -19,9 +19,10 @@ from registry.errors import RegistryError
 from server.access import Access
 from server.api.grpc_server import GrpcServer
 from server.api.handlers import Streams
+from server.api.rich_status import DOMAIN, rich_status
 from server.errors import QueueFull, ServiceError, StorageFull
 from server.model import Rules
-from server.status import CODES, DOMAIN, rich_status
+from server.status import CODES
 from server.storage.projects import insert_project
 from signalbox.v1 import automations_pb2, contacts_pb2, event_definitions_pb2, event_ingest_pb2, projects_pb2
 from tests.support.messages import ADA, ALL_OR_NOTHING, ANYTHING, BOB, COERCED, INDEPENDENT, event, struct

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from automation.automations import AutomationChanges, NewAutomation
 from server.api.enums import AUTOMATION_STATE, ENTRY_RULE, RUN_STATUS
-from server.api.structs import AUTOMATION_BUDGET, RUN_BUDGET, read_struct, write_struct
+from server.api.structs import read_struct, write_struct
 from server.api.times import timestamp
+from server.budgets import AUTOMATION_BUDGET, RUN_BUDGET
 from server.runs import EngineWord
 from signalbox.v1 import automations_pb2 as pb
 

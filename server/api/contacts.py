@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from server.api.structs import CONTACT_BUDGET, read_struct, write_struct
+from server.api.structs import read_struct, write_struct
 from server.api.times import timestamp
+from server.budgets import CONTACT_BUDGET
 from server.contacts import ContactName
 from server.emails import normal_email
 from server.errors import ContactRequired

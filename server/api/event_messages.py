@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from registry.errors import Violation
 from server.api.enums import CHANGE_KIND
 from server.api.structs import read_struct, write_struct, write_value
 from server.api.times import read_timestamp, write_timestamp
 from server.api.typed_properties import read_typed
 from server.emails import normal_email
-from server.errors import ContactRequired, InvalidArgument
-from server.ingest.draft import Draft
+from server.errors import ContactRequired
+from server.ingest.draft import Draft, check_idempotency_key
 from server.status import KNOWN_ERRORS, code_of, message_of, reason_of
 from signalbox.v1 import event_ingest_pb2 as pb
 from signalbox.v1 import event_pb2
 
 if TYPE_CHECKING:
     from registry.coercion import Change
+    from registry.errors import Violation
     from server.api.typed_properties import Readers
     from server.model import Event
-
-MAX_IDEMPOTENCY_KEY = 255
 
 
 def read_draft(message: pb.EventInput, readers: Readers, *, contact_optional: bool = False) -> Draft:
@@ -44,7 +42,7 @@ def read_draft(message: pb.EventInput, readers: Readers, *, contact_optional: bo
         email,
         read_typed(message, readers) if typed else read_struct(message.properties),
         read_timestamp(message, "occurred_at") if message.HasField("occurred_at") else None,
-        _idempotency_key(message.idempotency_key) if message.idempotency_key else "",
+        check_idempotency_key(message.idempotency_key) if message.idempotency_key else "",
     )
 
 
@@ -98,13 +96,6 @@ def write_error(error: Exception) -> pb.EventError:
 def write_violation(violation: Violation) -> event_pb2.Violation:
     """Write a violation."""
     return event_pb2.Violation(path=violation.path, reason=violation.reason, message=violation.message)
-
-
-def _idempotency_key(key: str) -> str:
-    if len(key) > MAX_IDEMPOTENCY_KEY or not (key.isascii() and key.isprintable()):
-        message = f"idempotency_key must be at most {MAX_IDEMPOTENCY_KEY} printable ASCII characters"
-        raise InvalidArgument(message, violations=[Violation("idempotency_key", "INVALID_ARGUMENT", message)])
-    return key
 
 
 def _unreadable(name: str, error: Exception) -> Draft:

@@ -10,7 +10,8 @@ from uuid_utils import uuid7
 from automation.conditions.tracing import MAX_SHOWN, Shown
 from server.api.enums import REASON_KIND, VERDICT
 from server.api.event_messages import write_change, write_event, write_violation
-from server.api.structs import CONTACT_BUDGET, MAX_DEPTH, depth_of, read_struct, write_value
+from server.api.structs import depth_of, read_struct, write_value
+from server.budgets import CONTACT_BUDGET, MAX_DEPTH
 from server.emails import normal_email
 from server.explain import GivenContact
 from signalbox.v1 import automations_pb2 as pb

@@ -19,6 +19,7 @@ import structlog
 from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
+from server.api.rich_status import rich_status
 from server.errors import (
     KeyInvalid,
     MalformedRequest,
@@ -27,7 +28,7 @@ from server.errors import (
     StorageRefused,
     WatcherTooSlow,
 )
-from server.status import KNOWN_ERRORS, code_of, message_of, rich_status
+from server.status import KNOWN_ERRORS, code_of, message_of
 from signalbox.v1 import options_pb2
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from automation.runs import MatchKind
 from server.api.enums import View
 from server.api.event_messages import write_error, write_event
 from server.api.match_messages import write_match
-from server.api.structs import MAX_DEPTH, depth_of
+from server.api.structs import depth_of
 from server.api.times import write_timestamp
+from server.budgets import MAX_DEPTH
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,38 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.struct_pb2 import NullValue, Struct, Value
 
-from registry.errors import Violation
 from registry.names import property_path
-from server.contacts import MAX_BYTES as MAX_CONTACT_BYTES
-from server.contacts import MAX_PROPERTIES
-from server.errors import InvalidArgument
+from server.budgets import EVENT_BUDGET, broken, check_count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-MAX_DEPTH = 32
-MAX_VALUES = 10_000
-MAX_BYTES = 256 * 1024
+    from server.budgets import PayloadBudget
 
 _EXACT = 2.0**53
 
 # So many values with so many characters are within every budget.
 _SMALL, _SMALL_TEXT = 100, 8_000
-
-
-class PayloadBudget:
-    """What one Struct may hold: levels of nesting, values in all, bytes on the wire."""
-
-    def __init__(self, depth: int = MAX_DEPTH, values: int = MAX_VALUES, size: int = MAX_BYTES) -> None:
-        self.depth = depth
-        self.values = values
-        self.size = size
-
-
-EVENT_BUDGET = PayloadBudget()
-CONTACT_BUDGET = PayloadBudget(values=MAX_PROPERTIES, size=MAX_CONTACT_BYTES)
-AUTOMATION_BUDGET = PayloadBudget()
-RUN_BUDGET = PayloadBudget(values=1_000, size=64 * 1024)
 
 
 def read_struct(struct: Struct, root: str = "properties", budget: PayloadBudget = EVENT_BUDGET) -> dict[str, Any]:
@@ -54,7 +34,7 @@ def read_struct(struct: Struct, root: str = "properties", budget: PayloadBudget 
     fields = struct.fields
     if len(fields) > _SMALL:
         _check_size(struct, root, budget)
-        _check_count(len(fields), root, budget)
+        check_count(len(fields), root, budget)
     characters = 0
     for name in sorted(fields):
         value = fields[name]
@@ -123,13 +103,13 @@ def read_pending(pending: list[Pending], count: int, root: str, budget: PayloadB
             raise broken(path, "TOO_DEEP", f"{root} may be nested {budget.depth} levels deep, not more")
         inside = container.fields if isinstance(into, dict) else container.values
         count += len(inside)
-        _check_count(count, root, budget)
+        check_count(count, root, budget)
         if isinstance(into, dict):
             for name, inner in sorted(inside.items()):
                 into[name] = _plain(inner, path, name, depth + 1, pending)
         else:
             into.extend(_plain(inner, path, index, depth + 1, pending) for index, inner in enumerate(inside))
-    _check_count(count, root, budget)
+    check_count(count, root, budget)
 
 
 def _plain(value: Value, parent: str, name: str | int, depth: int, pending: list[Pending]) -> Any:
@@ -178,13 +158,3 @@ def _check_size(struct: Struct, root: str, budget: PayloadBudget) -> None:
     size = struct.ByteSize()
     if size > budget.size:
         raise broken(root, "TOO_LARGE", f"{root} takes {size:,} bytes; at most {budget.size:,} are allowed")
-
-
-def _check_count(count: int, root: str, budget: PayloadBudget) -> None:
-    if count > budget.values:
-        raise broken(root, "TOO_MANY_VALUES", f"{root} may hold {budget.values:,} values, not more")
-
-
-def broken(path: str, reason: str, message: str) -> InvalidArgument:
-    """Make the error of a payload that breaks a rule at one place."""
-    return InvalidArgument(message, violations=[Violation(path, reason, message)])

@@ -27,9 +27,10 @@ from registry.errors import Violation
 from registry.timestamps import now_micros
 from server.api.enums import DELIVERY_ORDER, DELIVERY_OUTCOME, NACK_ACTION, PARKING_CAUSE
 from server.api.match_messages import write_match
-from server.api.structs import MAX_DEPTH, depth_of
+from server.api.structs import depth_of
 from server.api.times import read_duration, read_timestamp, timestamp, write_timestamp
 from server.api.watch_messages import read_filter
+from server.budgets import MAX_DEPTH
 from server.errors import InvalidArgument, InvalidConsumer, UnstorableText
 from signalbox.v1 import match_stream_pb2 as pb
 

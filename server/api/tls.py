@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import grpc
 import structlog
 
+from server.tls_files import stamp_of
+
 if TYPE_CHECKING:
     from server.settings import Tls
 
@@ -26,7 +28,7 @@ def server_credentials(tls: Tls) -> grpc.ServerCredentials:
 class _Files:
     def __init__(self, tls: Tls) -> None:
         self._tls = tls
-        self._seen = self._stamp()
+        self._seen = stamp_of(self._tls)
 
     def read(self) -> grpc.ServerCertificateConfiguration:
         tls = self._tls
@@ -38,7 +40,7 @@ class _Files:
     def changed(self) -> grpc.ServerCertificateConfiguration | None:
         """Give the new configuration, or None where there is none; a file that cannot be read keeps the old one."""
         try:
-            stamp = self._stamp()
+            stamp = stamp_of(self._tls)
             if stamp == self._seen:
                 return None
             configuration = self.read()
@@ -48,8 +50,3 @@ class _Files:
         self._seen = stamp
         log.info("certificate_reloaded", certificate=str(self._tls.certificate))
         return configuration
-
-    def _stamp(self) -> tuple[tuple[int, int], ...]:
-        files = (self._tls.certificate, self._tls.key, self._tls.client_ca)
-        states = [file.stat() for file in files if file is not None]
-        return tuple((state.st_mtime_ns, state.st_ino) for state in states)

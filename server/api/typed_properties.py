@@ -10,7 +10,8 @@ from google.protobuf.message import DecodeError
 from registry.fields import WireType
 from registry.names import ROOT
 from server.api.descriptors import message_class
-from server.api.structs import MAX_BYTES, MAX_VALUES, broken, read_number, read_pending, value_path
+from server.api.structs import read_number, read_pending, value_path
+from server.budgets import MAX_BYTES, MAX_VALUES, broken
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

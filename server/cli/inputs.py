@@ -12,8 +12,9 @@ from google.protobuf.json_format import Parse, ParseError
 from google.protobuf.struct_pb2 import Struct
 
 from registry.timestamps import parse_rfc3339
-from server.api.structs import MAX_DEPTH, depth_of, write_struct
+from server.api.structs import depth_of, write_struct
 from server.api.times import timestamp
+from server.budgets import MAX_DEPTH
 from server.cli.enums import PROPERTY_TYPE
 from signalbox.v1 import event_definitions_pb2 as pb
 

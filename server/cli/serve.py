@@ -19,7 +19,7 @@ from server.cli.kinds import address, is_loopback, secret
 from server.cli.logs import LEVELS, configure_logs
 from server.cli.options import database_option, option
 from server.cli.program import neighbour, program
-from server.settings import DEFAULT_GRPC, Settings, Tls
+from server.settings import DEFAULT_GRPC, DEFAULT_HTTP, Settings, Tls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +45,15 @@ log = structlog.get_logger()
     default=DEFAULT_GRPC,
     show_default=True,
     help="Where to listen; port 0 for any that is free.",
+)
+@option(
+    "--http",
+    envvar="SIGNALBOX_HTTP",
+    type=address,
+    metavar="HOST:PORT",
+    default=DEFAULT_HTTP,
+    show_default=True,
+    help="Where the REST bridge listens; port 0 for any that is free.",
 )
 @database_option
 @option(
@@ -74,6 +83,23 @@ log = structlog.get_logger()
     show_default=True,
     help="How many events may wait to be stored before more are refused.",
 )
+@option(
+    "--rate-limits",
+    envvar="SIGNALBOX_RATE_LIMITS",
+    type=click.Choice(("on", "off")),
+    default="off",
+    show_default=True,
+    help="Whether the REST bridge holds each key to the limits that its dialect documents.",
+)
+@option(
+    "--http-body-bytes",
+    envvar="SIGNALBOX_HTTP_BODY_BYTES",
+    type=click.IntRange(min=1_024, max=16 * 1024 * 1024),
+    metavar="N",
+    default=_DEFAULTS.http_body_bytes,
+    show_default=True,
+    help="How many bytes a request to the REST bridge may have.",
+)
 @option("--tls-cert", envvar="SIGNALBOX_TLS_CERT", type=_FILE, help="Certificate; makes this a TLS server.")
 @option("--tls-key", envvar="SIGNALBOX_TLS_KEY", type=_FILE, help="Private key of the certificate.")
 @option(
@@ -96,18 +122,23 @@ def serve(
     tls_key: Path | None,
     tls_client_ca: Path | None,
     log_level: str,
+    rate_limits: str,
     **settings: Any,
 ) -> None:
     """Run a server until SIGTERM or Ctrl-C; a second one ends it at once.
 
-    When the server takes calls, it prints one line on stdout: signalbox ready grpc=HOST:PORT
+    When the server takes calls, it prints one line on stdout: signalbox ready grpc=HOST:PORT http=HOST:PORT
     """
     tls = _tls(tls_cert, tls_key, tls_client_ca)
     if dev:
-        _refuse_public_demo(settings["grpc"], tls=tls is not None)
+        for listening in (settings["grpc"], settings["http"]):
+            _refuse_public_demo(listening, tls=tls is not None)
     configure_logs(log_level)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(Settings(database=options["database"], demo=dev, tls=tls, **settings)))
+        limited = rate_limits == "on"
+        runner.run(
+            _serve(Settings(database=options["database"], demo=dev, tls=tls, rate_limits=limited, **settings))
+        )
 
 
 async def _serve(settings: Settings) -> None:
@@ -120,7 +151,7 @@ async def _serve(settings: Settings) -> None:
         with clear_start_failures(settings.database):
             server = await stack.enter_async_context(running(settings))
         _spare_collector()
-        click.echo(f"signalbox ready grpc={server.grpc_address}")
+        click.echo(f"signalbox ready grpc={server.grpc_address} http={server.http_address}")
         if settings.demo:
             from server.demo import commands
 
@@ -162,9 +193,11 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _refuse_public_demo(grpc: str, *, tls: bool) -> None:
-    if not is_loopback(grpc):
-        raise click.UsageError(f"--dev has a key that everybody knows: it listens on 127.0.0.1 or [::1], not on {grpc}")
+def _refuse_public_demo(listening: str, *, tls: bool) -> None:
+    if not is_loopback(listening):
+        raise click.UsageError(
+            f"--dev has keys that everybody knows: it listens on 127.0.0.1 or [::1], not on {listening}"
+        )
     if tls:
         raise click.UsageError("--dev prints commands for a server without TLS: leave out --tls-cert")
 

@@ -23,7 +23,7 @@ from server.errors import ContactNotFound, IdempotencyKeyReused
 from server.ingest.draft import Draft
 from server.ingest.judge import judge_all
 from server.ingest.subjects import subject_of
-from server.model import Event, UnknownContacts
+from server.model import Event, UnknownContacts, UnknownIds
 from server.storage.contacts import ContactKey, contact_keys, contact_properties, insert_contacts
 from server.storage.events import events_by_idempotency_key
 from server.storage.log import Head, events, lock_heads, matches, move_heads, runs
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from automation.runs import Match
     from server.catalog import ProjectState
     from server.ingest.draft import Unit
+    from server.model import Rules
     from server.storage.log import LogRow
 
 _Placed = tuple[Draft, ContactKey, Event]
@@ -119,7 +120,10 @@ class ProjectCommit:
             self._received_at,
             lambda keys: contact_properties(connection, keys),
         )
-        names = {draft.definition.name if draft.definition else draft.name for draft in drafts}
+        names = {
+            (draft.definition.name if draft.definition else draft.name, self._rules(draft).ignore_case)
+            for draft in drafts
+        }
         people = {draft.contact_id or draft.email for draft in drafts}
         known = (self._known.get(name) or self.contacts.get(name) for name in people)
         self.matching.prepare(names, {contact.key for contact in known if contact})
@@ -168,16 +172,24 @@ class ProjectCommit:
         contact = self._known.get(name) or self.contacts.get(name)
         if contact is not None and (draft.email or contact.id == draft.contact_id):
             return contact
-        policy = self.state.rules.unknown_contacts
-        if draft.contact_id or policy is UnknownContacts.REJECT:
+        rules = self._rules(draft)
+        if draft.contact_id:
+            refused, made = rules.unknown_ids is UnknownIds.REJECT, False
+        else:
+            refused = rules.unknown_contacts is UnknownContacts.REJECT
+            made = rules.unknown_contacts is UnknownContacts.CREATE
+        if refused:
             draft.error = draft.error or ContactNotFound(name)
-        return None if policy is UnknownContacts.CREATE else _NOBODY
+        return None if made else _NOBODY
+
+    def _rules(self, draft: Draft) -> Rules:
+        return draft.rules or self.state.rules
 
     def _store(self, fresh: Sequence[tuple[Draft, ContactKey | None]]) -> None:
         self._create_contacts({draft.email for draft, contact in fresh if contact is None})
         known = [(draft, contact or self.contacts[draft.email]) for draft, contact in fresh]
         placed = [(draft, contact, self._event(draft, contact)) for draft, contact in known]
-        if self.matching is not None and self.state.rules.unknown_contacts is UnknownContacts.CREATE_ON_MATCH:
+        if self.matching is not None and any(self._may_be_made(draft, contact) for draft, contact, _ in placed):
             placed = self._create_on_match(placed)
         for draft, contact, event in placed:
             self._append(draft, contact, event)
@@ -204,13 +216,20 @@ class ProjectCommit:
             self._received_at if draft.occurred_at is None else draft.occurred_at,
             self._received_at,
             0,
+            self._rules(draft).ignore_case,
         )
+
+    def _may_be_made(self, draft: Draft, contact: ContactKey) -> bool:
+        """Say whether the contact is made if the event sets something off."""
+        if contact is not _NOBODY or not draft.email:
+            return False
+        return self._rules(draft).unknown_contacts is UnknownContacts.CREATE_ON_MATCH
 
     def _create_on_match(self, placed: Iterable[_Placed]) -> list[_Placed]:
         """Make the contacts of unknown addresses, each from its first event on that sets something off."""
         new: dict[str, str] = {}
         named = [
-            (draft, contact, self._named(event, new) if contact is _NOBODY else event)
+            (draft, contact, self._named(event, new) if self._may_be_made(draft, contact) else event)
             for draft, contact, event in placed
         ]
         if new:
@@ -225,7 +244,7 @@ class ProjectCommit:
         """Give an event of an unknown address the id of its contact-to-be, if it makes one or one was made."""
         if contact_id := new.get(event.email):
             return replace(event, contact_id=contact_id)
-        matcher = self.state.automations.matcher(event.name)
+        matcher = self.state.automations.matcher(event.name, ignore_case=event.ignore_case)
         if matcher is None:
             return event
         named = replace(event, contact_id=str(uuid7()))
@@ -236,7 +255,7 @@ class ProjectCommit:
         return named
 
     def _append(self, draft: Draft, contact: ContactKey, event: Event) -> None:
-        if self.matching is not None and self.matching.interested(event.name, contact.key):
+        if self.matching is not None and self.matching.interested((event.name, event.ignore_case), contact.key):
             event = self._matched(self.matching, draft, contact.key, event)
         draft.event = event
         fingerprint = ""
@@ -248,7 +267,7 @@ class ProjectCommit:
     def _matched(self, matching: Matching, draft: Draft, contact_key: int, event: Event) -> Event:
         """Find what the event sets off."""
         subject = subject_of(event, matching.contact_properties(contact_key))
-        found = matching.match(event.name, event.position, contact_key, subject)
+        found = matching.match((event.name, event.ignore_case), event.position, contact_key, subject)
         if not found:
             return event
         automations = self.state.automations.by_key
@@ -326,4 +345,5 @@ def _row(project_key: int, event: Event, contact: ContactKey, idempotency_key: s
         event.match_count,
         idempotency_key,
         fingerprint,
+        int(event.ignore_case),
     )

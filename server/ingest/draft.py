@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from registry.errors import Violation
-from server.errors import BatchRejected
+from server.errors import BatchRejected, InvalidArgument
 
 if TYPE_CHECKING:
     import asyncio
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from automation.runs import Match
     from registry.coercion import Change
     from server.catalog import LiveDefinition, ProjectState
-    from server.model import Event
+    from server.model import Event, Rules
+
+MAX_IDEMPOTENCY_KEY = 255
 
 MAX_REPORTED = 100
 """A refused batch names this many of its violations."""
@@ -37,7 +39,8 @@ class Draft(msgspec.Struct):
     """What a sender said, then what was decided: `event` or `error` is set when the unit is done.
 
     `email` is lower-cased; either it or `contact_id` is filled. Times in microseconds. `invalid` says that the front
-    door could not read the sender's words; such a draft is refused without being judged.
+    door could not read the sender's words; such a draft is refused without being judged. `rules` are those of the
+    sender's dialect, in place of the project's.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Draft(msgspec.Struct):
     given: dict[str, Any]
     occurred_at: int | None = None
     idempotency_key: str = ""
+    rules: Rules | None = None
     invalid: Exception | None = None
     error: Exception | None = None
     definition: LiveDefinition | None = None
@@ -109,3 +113,11 @@ def _violations(index: int, error: Exception) -> list[Violation]:
     if not inner:
         return [Violation(place, getattr(error, "reason", "INTERNAL"), str(error))]
     return [Violation(f"{place}.{one.path}", one.reason, one.message) for one in inner]
+
+
+def check_idempotency_key(key: str) -> str:
+    """Give the key back. Raises InvalidArgument for one that is too long or not printable."""
+    if len(key) > MAX_IDEMPOTENCY_KEY or not (key.isascii() and key.isprintable()):
+        message = f"idempotency_key must be at most {MAX_IDEMPOTENCY_KEY} printable ASCII characters"
+        raise InvalidArgument(message, violations=[Violation("idempotency_key", "INVALID_ARGUMENT", message)])
+    return key

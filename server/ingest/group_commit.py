@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import deque
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import structlog
@@ -67,6 +68,7 @@ class GroupCommit:
         self._timer: asyncio.TimerHandle | None = None
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
+        metrics.watch_queue(lambda: self._queued)
 
     def start(self) -> None:
         """Begin to commit."""
@@ -136,6 +138,7 @@ class GroupCommit:
 
     async def _commit(self, units: Sequence[Unit]) -> None:
         forgotten = self._catalog.forgotten
+        began = perf_counter()
         try:
             commits = await self._database.write(lambda connection: commit(connection, units, self._known))
         except Exception as error:
@@ -147,6 +150,11 @@ class GroupCommit:
         else:
             self._learn(commits, forgotten)
             _resolve(units)
+            self._count(commits, perf_counter() - began)
+
+    def _count(self, commits: Sequence[ProjectCommit], seconds: float) -> None:
+        matches = sum(len(each.matching.matches) for each in commits if each.matching is not None)
+        self._metrics.count_commit(sum(len(each.rows) for each in commits), matches, seconds)
 
     async def _commit_whatever_comes(self, units: Sequence[Unit]) -> None:
         """Commit a group; a defect is logged and answered, and does not end the task that everyone waits for."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from server.errors import QueueFull
+from server.errors import QueueFull, StorageRefused
 from server.ingest.draft import BatchMode, Unit
 from server.ingest.judge import judge_all
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from server.catalog import Catalog
     from server.ingest.draft import Draft
     from server.ingest.group_commit import GroupCommit
+    from server.model import Event
 
 
 class Ingest:
@@ -27,8 +28,8 @@ class Ingest:
         self._catalog = catalog
         self._queue = queue
 
-    async def send(self, project_key: int, draft: Draft) -> None:
-        """Record one event: its draft has `event` set.
+    async def send(self, project_key: int, draft: Draft) -> Event:
+        """Record one event: its draft has `event` set, and that is returned.
 
         Raises why it is refused, QueueFull, Stopping or StorageError.
         """
@@ -36,8 +37,9 @@ class Ingest:
         if unit.worth_storing():
             self._queue.submit(unit)
             await unit.done
-        if draft.error is not None:
-            raise draft.error
+        if draft.event is None:
+            raise draft.error or StorageRefused
+        return draft.event
 
     async def send_batch(self, project_key: int, drafts: Sequence[Draft], mode: BatchMode) -> None:
         """Record events in one transaction; each draft has its `event` or `error` set.

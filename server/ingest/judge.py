@@ -11,6 +11,7 @@ from server.model import UndefinedEvents
 if TYPE_CHECKING:
     from server.catalog import ProjectState
     from server.ingest.draft import Draft, Unit
+    from server.model import Rules
 
 
 def judge(state: ProjectState, draft: Draft) -> None:
@@ -19,13 +20,15 @@ def judge(state: ProjectState, draft: Draft) -> None:
     draft.error = draft.invalid
     if draft.invalid is not None:
         return
-    draft.definition = definition = state.definition(draft.name)
+    rules = draft.rules or state.rules
+    draft.definition = definition = state.definition(draft.name, rules)
     if definition is None:
-        _judge_undefined(state, draft)
+        _judge_undefined(rules, draft)
         return
     try:
         coerced = definition.coerce(draft.given)
     except PayloadRejected as error:
+        error.metadata["event"] = definition.name
         draft.error = error
     else:
         draft.properties = coerced.properties
@@ -38,13 +41,13 @@ def judge_all(unit: Unit) -> None:
         judge(unit.state, draft)
 
 
-def _judge_undefined(state: ProjectState, draft: Draft) -> None:
+def _judge_undefined(rules: Rules, draft: Draft) -> None:
     try:
         check_event_name(draft.name)
     except InvalidName as error:
         draft.error = error
         return
-    if state.rules.undefined_events is UndefinedEvents.REJECT:
+    if rules.undefined_events is UndefinedEvents.REJECT:
         draft.error = DefinitionNotFound(draft.name)
     draft.properties = draft.given
     draft.changes = ()

@@ -201,6 +201,7 @@ def to_event(row: Row[Any]) -> Event:
         occurred_at=row.occurred_at,
         received_at=row.received_at,
         match_count=row.match_count,
+        ignore_case=bool(row.ignore_case),
     )
 
 

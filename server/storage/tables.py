@@ -7,7 +7,7 @@ against 2.9 ms).
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, MetaData, SmallInteger, Table, Text
 
 metadata = MetaData()
 
@@ -96,6 +96,7 @@ event = Table(
     Column("match_count", Integer, nullable=False),
     Column("idempotency_key", Text, nullable=False),
     Column("fingerprint", Text, nullable=False),
+    Column("ignore_case", SmallInteger, nullable=False, server_default="0"),
     sqlite_with_rowid=False,
 )
 Index("event_by_name", event.c.project_key, event.c.name, event.c.position)

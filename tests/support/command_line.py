@@ -85,7 +85,7 @@ def command(*arguments: str, stdin: str = "", variables: Mapping[str, str] | Non
 
 @contextmanager
 def serving(folder: Path, address: str = "127.0.0.1:0") -> Iterator[Server]:
-    arguments = ("serve", "--dev", "--grpc", address, "--database", f"sqlite:///{folder}/signalbox.db")
+    arguments = ("serve", "--dev", "--grpc", address, "--http", "127.0.0.1:0", "--database", f"sqlite:///{folder}/signalbox.db")
     with (
         (folder / "log").open("a") as log,
         subprocess.Popen(
@@ -94,7 +94,7 @@ def serving(folder: Path, address: str = "127.0.0.1:0") -> Iterator[Server]:
     ):
         try:
             ready = read_line(process.stdout)
-            told = re.fullmatch(r"signalbox ready grpc=(127\.0\.0\.1:[0-9]+)\n", ready)
+            told = re.fullmatch(r"signalbox ready grpc=(127\.0\.0\.1:[0-9]+) http=127\.0\.0\.1:[0-9]+\n", ready)
             assert told, (ready, (folder / "log").read_text())
             yield Server(process, told[1], folder, _paragraphs(process.stdout))
         finally:

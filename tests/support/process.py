@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tests.support.service import Service
 
-READY = re.compile(r"signalbox ready grpc=(\S+)")
+READY = re.compile(r"signalbox ready grpc=(\S+) http=(\S+)")
 
 
 class Process:
@@ -44,7 +44,7 @@ class Process:
 @asynccontextmanager
 async def server_process(database_url: str, folder: Path, *arguments: str) -> AsyncIterator[Process]:
     """Start a server and wait until it is ready; what still runs at the end is killed."""
-    command = [sys.executable, "-m", "server", "serve", "--grpc", "127.0.0.1:0", "--database", database_url]
+    command = [sys.executable, "-m", "server", "serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--database", database_url]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SIGNALBOX_")}
     with (folder / "server.log").open("ab") as log:
         process = await asyncio.create_subprocess_exec(
@@ -60,7 +60,7 @@ async def server_process(database_url: str, folder: Path, *arguments: str) -> As
         line = (await asyncio.wait_for(process.stdout.readline(), 30)).decode()
         ready = READY.match(line)
         assert ready, f"instead of being ready: {line}{(folder / 'server.log').read_text()}"
-        async with connected(ready[1]) as service:
+        async with connected(ready[1], ready[2]) as service:
             yield Process(process, service, folder / "server.log")
     finally:
         if process.returncode is None:

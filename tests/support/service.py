@@ -115,8 +115,9 @@ class Client:
 class Service:
     """A running server; `admin` may do everything in no project."""
 
-    def __init__(self, address: str, channel: grpc.aio.Channel) -> None:
+    def __init__(self, address: str, channel: grpc.aio.Channel, http_address: str = "") -> None:
         self.address = address
+        self.http_address = http_address
         self.channel = channel
         self.admin = self.client(ADMIN_KEY)
 
@@ -131,9 +132,13 @@ class Service:
 
     async def key(self, project: str, *scopes: str) -> Client:
         """Make a key of a project and give a client that uses it."""
-        request = projects_pb2.CreateApiKeyRequest(project=project, scopes=scopes)
-        answer = await self.admin.projects.CreateApiKey(request)
-        return Client(self.channel, answer.secret, answer.api_key.project_id)
+        secret = await self.secret(project, projects_pb2.DIALECT_NATIVE, *scopes)
+        return Client(self.channel, secret, project)
+
+    async def secret(self, project: str, dialect: projects_pb2.Dialect.ValueType, *scopes: str) -> str:
+        """Make a key of a project and give its secret."""
+        request = projects_pb2.CreateApiKeyRequest(project=project, dialect=dialect, scopes=scopes)
+        return (await self.admin.projects.CreateApiKey(request)).secret
 
     async def shop(self, **rules: Any) -> Client:
         """Make a project where order_completed is defined and Ada is known."""
@@ -145,7 +150,7 @@ class Service:
 
 def settings(database_url: str, **changes: Any) -> Settings:
     """Make the settings of a test's server."""
-    defaults: dict[str, Any] = {"grpc": "127.0.0.1:0", "admin_key": ADMIN_KEY, "grace_seconds": 5.0}
+    defaults: dict[str, Any] = {"grpc": "127.0.0.1:0", "http": "127.0.0.1:0", "admin_key": ADMIN_KEY, "grace_seconds": 5.0}
     return Settings(database=database_url, **defaults | changes)
 
 
@@ -153,14 +158,14 @@ def settings(database_url: str, **changes: Any) -> Settings:
 async def serving(database_url: str, **changes: Any) -> AsyncIterator[Service]:
     """Run a server on a database until the context is left; the clients stay a little longer."""
     async with AsyncExitStack() as channels, running(settings(database_url, **changes)) as server:
-        yield await channels.enter_async_context(connected(server.grpc_address))
+        yield await channels.enter_async_context(connected(server.grpc_address, server.http_address))
 
 
 @asynccontextmanager
-async def connected(address: str) -> AsyncIterator[Service]:
+async def connected(address: str, http_address: str = "") -> AsyncIterator[Service]:
     """Speak to the server at an address; calls may end before the channel does."""
     channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
     try:
-        yield Service(address, channel)
+        yield Service(address, channel, http_address)
     finally:
         await channel.close(grace=1)

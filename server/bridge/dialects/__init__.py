@@ -1,0 +1,13 @@
+"""The dialects that are served; one more takes a module like these and its name here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from server.bridge.dialects.autosend import AUTOSEND
+
+if TYPE_CHECKING:
+    from server.bridge.doors import Door
+
+DIALECTS: tuple[Door, ...] = (AUTOSEND,)
+"""All of them. Where two share a path, errors without a key have the fields of both, the first one's status."""

@@ -1,0 +1,83 @@
+"""The HTTP server: uvicorn, in the loop that gRPC runs in."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+
+from server.bridge.tls import server_context
+
+if TYPE_CHECKING:
+    from server.settings import Tls
+
+
+BACKLOG = 2048
+KEEP_ALIVE_SECONDS = 75
+
+
+class HttpServer:
+    """Serves an ASGI application."""
+
+    def __init__(self, application: Any, grace_seconds: float) -> None:
+        self._config = uvicorn.Config(
+            application,
+            loop="none",
+            lifespan="off",
+            http="httptools",
+            ws="none",
+            interface="asgi3",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=max(1, round(grace_seconds)),
+        )
+        self._server = _Server(self._config)
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self, address: str, tls: Tls | None) -> str:
+        """Listen, and say where: HOST:PORT, the port chosen if it was 0. Raises OSError."""
+        listening = _listen(address)
+        self._config.load()
+        self._config.ssl = server_context(tls) if tls is not None else None
+        self._task = asyncio.create_task(self._server.serve(sockets=[listening]), name="http")
+        while not self._server.started:
+            if self._task.done():
+                self._task.result()
+            await asyncio.sleep(0.001)
+        return f"{address.rpartition(':')[0]}:{listening.getsockname()[1]}"
+
+    async def stop(self) -> None:
+        """Take no more connections, and give requests under way their time to finish."""
+        self._server.should_exit = True
+        if self._task is not None:
+            await self._task
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: whoever started the process says when it ends."""
+
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        return nullcontext()
+
+
+def _listen(address: str) -> socket.socket:
+    """Open the port. Raises OSError."""
+    host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, int(port)))
+        listening.listen(BACKLOG)
+        listening.setblocking(False)
+    except (OSError, OverflowError) as error:
+        listening.close()
+        raise OSError(f"Cannot listen on {address}: it is in use or not of this machine") from error
+    return listening

@@ -1,0 +1,24 @@
+"""What the handlers of the dialects call: the same objects that stand behind the gRPC servicers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from server.automations import Automations
+    from server.contacts import Contacts
+    from server.definitions import Definitions
+    from server.ingest.ingest import Ingest
+    from server.runs import Runs
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The plain objects behind the endpoints."""
+
+    ingest: Ingest
+    definitions: Definitions
+    contacts: Contacts
+    automations: Automations
+    runs: Runs

@@ -1,0 +1,42 @@
+"""A TLS context that follows its files."""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING
+
+import structlog
+
+from server.tls_files import stamp_of
+
+if TYPE_CHECKING:
+    from server.settings import Tls
+
+log = structlog.get_logger()
+
+
+def server_context(tls: Tls) -> ssl.SSLContext:
+    """Make a context whose files are read again, at the next handshake, when one has changed. Raises OSError."""
+    context = current = _loaded(tls)
+    seen = stamp_of(tls)
+
+    def refresh(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        nonlocal current, seen
+        try:
+            stamp = stamp_of(tls)
+            if stamp != seen:
+                current, seen = _loaded(tls), stamp
+                log.info("certificate_reloaded", certificate=str(tls.certificate))
+        except OSError as error:
+            log.warning("certificate_not_read", cause=str(error))
+        connection.context = current
+
+    context.sni_callback = refresh
+    return context
+
+
+def _loaded(tls: Tls) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=tls.client_ca)
+    context.verify_mode = ssl.CERT_REQUIRED if tls.client_ca is not None else ssl.CERT_NONE
+    context.load_cert_chain(tls.certificate, tls.key)
+    return context
