@@ -237,7 +237,17 @@ def measure(rounds: int, seconds: float) -> Rates:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="signalbox-bench-")))
         database = f"sqlite:///{folder / 'signalbox.db'}"
-        options = ("--dev", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--database", database, "--admin-key", ADMIN_KEY)
+        options = (
+            "--dev",
+            "--grpc",
+            "127.0.0.1:0",
+            "--http",
+            "127.0.0.1:0",
+            "--database",
+            database,
+            "--admin-key",
+            ADMIN_KEY,
+        )
         signalbox = stack.enter_context(_server(folder, "server", "serve", *options))
         pause_automations(signalbox)
         no_op = stack.enter_context(_server(folder, "bench.no_op"))

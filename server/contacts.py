@@ -17,7 +17,7 @@ from server.storage.log import lock_heads
 from server.storage.projects import advance_catalog
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from sqlalchemy import Connection
 
@@ -59,9 +59,7 @@ class Contacts:
                     raise
                 kept = _without_nulls(properties)
                 return store.insert_contact(connection, project_key, str(uuid7()), email, kept, now), True
-            merged = _without_nulls({**current.properties, **properties})
-            _check_size(merged)
-            return store.update_contact(connection, current, merged, etag, now), False
+            return _updated(connection, current, properties, etag), False
 
         return await self._database.write(work)
 
@@ -74,6 +72,16 @@ class Contacts:
                 raise ContactAlreadyExists(email)
             kept = _without_nulls(properties)
             return store.insert_contact(connection, project_key, str(uuid7()), email, kept, now_micros())
+
+        return await self._database.write(work)
+
+    async def update(self, project_key: int, name: ContactName, properties: Mapping[str, Any]) -> Contact:
+        """Set properties of a contact; one that is None is removed. Raises ContactNotFound and InvalidArgument."""
+
+        def work(connection: Connection) -> Contact:
+            lock_heads(connection, [project_key])
+            current = store.find_contact(connection, project_key, contact_id=name.id, email=name.email)
+            return _updated(connection, current, properties, "")
 
         return await self._database.write(work)
 
@@ -92,6 +100,34 @@ class Contacts:
         )
         return request.page(found, filters, lambda contact: (contact.id,))
 
+    async def beside(
+        self, project_key: int, limit: int, *, after_id: str = "", before_id: str = "", search: str = ""
+    ) -> tuple[Sequence[Contact], bool]:
+        """List so many contacts, newest first, next after one id or next before another; and whether there are more."""
+
+        def work(connection: Connection) -> list[Contact]:
+            if before_id:
+                found = store.newer_contacts(connection, project_key, limit + 1, before_id, search.lower())
+                return found[::-1]
+            return store.list_contacts(connection, project_key, limit + 1, after_id, search.lower())
+
+        found = await self._database.read(work)
+        return found[-limit:] if before_id else found[:limit], len(found) > limit
+
+    async def numbered(
+        self, project_key: int, page: int, limit: int, search: str = ""
+    ) -> tuple[Sequence[Contact], int]:
+        """List a page of contacts, from page 1, newest first; and how many contacts there are in all."""
+
+        def work(connection: Connection) -> tuple[list[Contact], int]:
+            total = store.count_contacts(connection, project_key, search.lower())
+            skip = (page - 1) * limit
+            if skip >= total:
+                return [], total
+            return store.list_contacts(connection, project_key, limit, search=search.lower(), skip=skip), total
+
+        return await self._database.read(work)
+
     async def delete(self, project_key: int, name: ContactName, etag: str = "") -> Contact:
         """Erase a contact; its events keep its id. Returns it as it was. Raises ContactNotFound and EtagMismatch."""
 
@@ -102,6 +138,12 @@ class Contacts:
             return current
 
         return await self._database.write(work)
+
+
+def _updated(connection: Connection, current: Contact, properties: Mapping[str, Any], etag: str) -> Contact:
+    merged = _without_nulls({**current.properties, **properties})
+    _check_size(merged)
+    return store.update_contact(connection, current, merged, etag, now_micros())
 
 
 def _check_size(properties: Mapping[str, Any]) -> None:

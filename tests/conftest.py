@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from tests.support.service import Client, Service
     from tests.support.stores import Backend, Store
 
+pytest.register_assert_rewrite("tests.support.bridge")
+
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("signalbox", deadline=None)
 settings.load_profile("signalbox")
@@ -79,6 +81,13 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 @pytest_asyncio.fixture
 async def service(database_url: str) -> AsyncIterator[Service]:
     async with serving(database_url) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module")
+async def lasting_service(backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
+    """One server for all tests of a module that keep to projects of their own."""
+    async with backend.fresh(tmp_path_factory.mktemp("lasting")) as fresh, serving(fresh.url) as running:
         yield running
 
 

@@ -136,9 +136,7 @@ def serve(
     configure_logs(log_level)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         limited = rate_limits == "on"
-        runner.run(
-            _serve(Settings(database=options["database"], demo=dev, tls=tls, rate_limits=limited, **settings))
-        )
+        runner.run(_serve(Settings(database=options["database"], demo=dev, tls=tls, rate_limits=limited, **settings)))
 
 
 async def _serve(settings: Settings) -> None:

@@ -98,15 +98,26 @@ def contact_properties(connection: Connection, keys: Iterable[int]) -> dict[int,
 
 
 def list_contacts(
-    connection: Connection, project_key: int, limit: int, before_id: str = "", search: str = ""
+    connection: Connection, project_key: int, limit: int, before_id: str = "", search: str = "", skip: int = 0
 ) -> list[Contact]:
     """List live contacts, newest first, from behind an id; `search` is a part of the address."""
-    query = sa.select(contact).where(_live(project_key)).order_by(contact.c.id.desc()).limit(limit)
+    query = sa.select(contact).where(_found(project_key, search)).order_by(contact.c.id.desc())
     if before_id:
         query = query.where(contact.c.id < before_id)
-    if search:
-        query = query.where(contact.c.email.contains(search, autoescape=True))
-    return [_contact(row) for row in connection.execute(query)]
+    return [_contact(row) for row in connection.execute(query.limit(limit).offset(skip))]
+
+
+def newer_contacts(
+    connection: Connection, project_key: int, limit: int, after_id: str, search: str = ""
+) -> list[Contact]:
+    """List live contacts, oldest first, from behind an id."""
+    query = sa.select(contact).where(_found(project_key, search), contact.c.id > after_id).order_by(contact.c.id)
+    return [_contact(row) for row in connection.execute(query.limit(limit))]
+
+
+def count_contacts(connection: Connection, project_key: int, search: str = "") -> int:
+    """Count live contacts."""
+    return connection.scalar(sa.select(sa.func.count()).where(_found(project_key, search))) or 0
 
 
 def update_contact(
@@ -153,6 +164,11 @@ def _insert(
 
 def _live(project_key: int) -> ColumnElement[bool]:
     return (contact.c.project_key == project_key) & contact.c.deleted_at.is_(None)
+
+
+def _found(project_key: int, search: str) -> ColumnElement[bool]:
+    live = _live(project_key)
+    return live & contact.c.email.contains(search, autoescape=True) if search else live
 
 
 def _chunks(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:

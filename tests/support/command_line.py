@@ -85,7 +85,16 @@ def command(*arguments: str, stdin: str = "", variables: Mapping[str, str] | Non
 
 @contextmanager
 def serving(folder: Path, address: str = "127.0.0.1:0") -> Iterator[Server]:
-    arguments = ("serve", "--dev", "--grpc", address, "--http", "127.0.0.1:0", "--database", f"sqlite:///{folder}/signalbox.db")
+    arguments = (
+        "serve",
+        "--dev",
+        "--grpc",
+        address,
+        "--http",
+        "127.0.0.1:0",
+        "--database",
+        f"sqlite:///{folder}/signalbox.db",
+    )
     with (
         (folder / "log").open("a") as log,
         subprocess.Popen(

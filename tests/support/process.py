@@ -44,7 +44,18 @@ class Process:
 @asynccontextmanager
 async def server_process(database_url: str, folder: Path, *arguments: str) -> AsyncIterator[Process]:
     """Start a server and wait until it is ready; what still runs at the end is killed."""
-    command = [sys.executable, "-m", "server", "serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--database", database_url]
+    command = [
+        sys.executable,
+        "-m",
+        "server",
+        "serve",
+        "--grpc",
+        "127.0.0.1:0",
+        "--http",
+        "127.0.0.1:0",
+        "--database",
+        database_url,
+    ]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SIGNALBOX_")}
     with (folder / "server.log").open("ab") as log:
         process = await asyncio.create_subprocess_exec(

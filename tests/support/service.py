@@ -150,7 +150,12 @@ class Service:
 
 def settings(database_url: str, **changes: Any) -> Settings:
     """Make the settings of a test's server."""
-    defaults: dict[str, Any] = {"grpc": "127.0.0.1:0", "http": "127.0.0.1:0", "admin_key": ADMIN_KEY, "grace_seconds": 5.0}
+    defaults: dict[str, Any] = {
+        "grpc": "127.0.0.1:0",
+        "http": "127.0.0.1:0",
+        "admin_key": ADMIN_KEY,
+        "grace_seconds": 5.0,
+    }
     return Settings(database=database_url, **defaults | changes)
 
 

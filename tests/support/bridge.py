@@ -1,0 +1,129 @@
+"""Calls to the REST bridge, as tables of requests and the answers that they must get."""
+
+from __future__ import annotations
+
+import re
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from signalbox.v1 import projects_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from tests.support.service import Client, Service
+
+
+class Like:
+    """Stands in an expected answer for any text of one form."""
+
+    def __init__(self, name: str, pattern: str) -> None:
+        self._name = name
+        self._pattern = re.compile(pattern)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, str) and self._pattern.fullmatch(other) is not None
+
+    def __hash__(self) -> int:
+        return hash(self._name)
+
+    def __repr__(self) -> str:
+        return self._name
+
+
+ID = Like("ID", "[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+MILLIS = Like("MILLIS", r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+SECONDS = Like("SECONDS", r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+TEXT = Like("TEXT", r"(?s).+")
+NUMBER = Like("NUMBER", r"\d+")
+
+UNSENT: Any = object()
+"""The body of a call that has none."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call and what must come of it.
+
+    `call` is method and path, `body` JSON or raw bytes, `given` the calls that go before, each as (call, body). In
+    paths and bodies of later calls `{0.data.id}` stands for what the answer of the first given call has there, and
+    `{0.data.id}` does so in the expected answer too. `answer` is compared whole; `headers` are some of the answer's.
+    """
+
+    what: str
+    call: str
+    body: Any
+    status: int
+    answer: Any
+    given: Sequence[tuple[str, Any]] = ()
+    sent: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.what
+
+
+class Caller:
+    """Calls the bridge with one key; `client` is the same project's over gRPC."""
+
+    def __init__(self, http: httpx.AsyncClient, secret: str, client: Client) -> None:
+        self._http = http
+        self.secret = secret
+        self.client = client
+
+    async def call(self, call: str, body: Any = UNSENT, headers: Mapping[str, str] | None = None) -> httpx.Response:
+        """Make a call; the key goes along unless the headers say otherwise."""
+        method, _, path = call.partition(" ")
+        sent = {"authorization": f"Bearer {self.secret}", **(headers or {})}
+        content: dict[str, Any] = {}
+        if isinstance(body, bytes):
+            content = {"content": body}
+            sent.setdefault("content-type", "application/json")
+        elif body is not UNSENT:
+            content = {"json": body}
+        response = await self._http.request(method, path, headers=sent, **content)
+        assert response.headers["content-type"] == "application/json"
+        return response
+
+    async def check(self, case: Case) -> None:
+        """Make the calls of a case and compare."""
+        told: list[Any] = []
+        for call, body in case.given:
+            response = await self.call(_filled(call, told), _filled(body, told))
+            assert response.is_success, response.text
+            told.append(response.json())
+        response = await self.call(_filled(case.call, told), _filled(case.body, told), case.sent)
+        assert (response.status_code, response.json()) == (case.status, _filled(case.answer, told))
+        found = {name: response.headers.get(name) for name in case.headers}
+        assert found == case.headers
+
+
+@asynccontextmanager
+async def calling(service: Service, client: Client, dialect: str, *scopes: str) -> AsyncIterator[Caller]:
+    """Make a key of a dialect for the client's project, and call with it."""
+    secret = await service.secret(client.project, pb.Dialect.Value(f"DIALECT_{dialect.upper()}"), *scopes)
+    async with httpx.AsyncClient(base_url=f"http://{service.http_address}", timeout=30) as http:
+        yield Caller(http, secret, client)
+
+
+_TOLD = re.compile(r"\{(\d+)\.([A-Za-z0-9_.]+)\}")
+
+
+def _filled(value: Any, told: Sequence[Any]) -> Any:
+    """Put what earlier answers said into the places that ask for it."""
+    if isinstance(value, str):
+        return _TOLD.sub(lambda found: str(_at(told[int(found[1])], found[2])), value)
+    if isinstance(value, dict):
+        return {_filled(name, told): _filled(each, told) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_filled(each, told) for each in value]
+    return value
+
+
+def _at(value: Any, path: str) -> Any:
+    for part in path.split("."):
+        value = value[int(part)] if part.isdigit() else value[part]
+    return value

@@ -1,0 +1,398 @@
+"""AutoSend on the wire, line by line beside its documentation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_asyncio
+
+from tests.support.bridge import ID, MILLIS, TEXT, UNSENT, Caller, Case, calling
+from tests.support.messages import ADA
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.support.service import Service
+
+SIGNUP = {
+    "eventName": "signed_up",
+    "description": "A user signed up",
+    "properties": [
+        {"propertyName": "seats", "type": "number", "description": "How many"},
+        {"propertyName": "plan", "type": "string", "suggestedValues": ["free", "pro"]},
+        {"propertyName": "trial", "type": "boolean"},
+        {"propertyName": "until", "type": "date"},
+    ],
+}
+SIGNUP_ANSWER = {
+    "id": ID,
+    "eventName": "signed_up",
+    "description": "A user signed up",
+    "properties": [
+        {"propertyName": "seats", "type": "number", "description": "How many", "suggestedValues": []},
+        {"propertyName": "plan", "type": "string", "suggestedValues": ["free", "pro"]},
+        {"propertyName": "trial", "type": "boolean", "suggestedValues": []},
+        {"propertyName": "until", "type": "date", "suggestedValues": []},
+    ],
+    "createdAt": MILLIS,
+    "updatedAt": MILLIS,
+}
+SIGNED_UP = ("POST /v1/events", SIGNUP)
+GRACE = {"email": "Grace@Example.com", "firstName": "Grace", "userId": "u_1", "customFields": {"plan": "pro"}}
+GRACE_ANSWER = {
+    "id": ID,
+    "email": "grace@example.com",
+    "firstName": "Grace",
+    "lastName": None,
+    "userId": "u_1",
+    "customFields": {"plan": "pro"},
+    "createdAt": MILLIS,
+    "updatedAt": MILLIS,
+    "projectId": ID,
+}
+
+
+def ok(data: Any) -> dict[str, Any]:
+    return {"success": True, "data": data}
+
+
+def error(code: str, message: Any, **more: Any) -> dict[str, Any]:
+    return {"success": False, "error": {"message": message, "code": code, **more}}
+
+
+def invalid(field: str, message: Any = TEXT, **more: Any) -> dict[str, Any]:
+    details = [{"field": field, "message": message}]
+    return error("VALIDATION_FAILED", "Validation failed", details=details, **more)
+
+
+def event(properties: Any = UNSENT, **more: Any) -> dict[str, Any]:
+    sent = {"eventName": "signed_up", "email": ADA, **more}
+    return sent if properties is UNSENT else {**sent, "eventProperties": properties}
+
+
+CASES = [
+    # POST /v1/events
+    Case("an event is defined", *SIGNED_UP, 201, ok(SIGNUP_ANSWER)),
+    Case(
+        "a definition needs a name alone",
+        "POST /v1/events",
+        {"eventName": "bare"},
+        201,
+        ok(
+            {
+                "id": ID,
+                "eventName": "bare",
+                "description": None,
+                "properties": [],
+                "createdAt": MILLIS,
+                "updatedAt": MILLIS,
+            }
+        ),
+    ),
+    Case(
+        "a name has ASCII letters, digits and underscores",
+        "POST /v1/events",
+        {"eventName": "order.completed"},
+        400,
+        error(
+            "INVALID_EVENT_NAME_CHARACTERS",
+            "Event name can only contain ASCII letters (a-z, A-Z), numbers (0-9), and underscores (_).",
+        ),
+    ),
+    Case("a name has at most 64 characters", "POST /v1/events", {"eventName": "a" * 65}, 400, invalid("eventName")),
+    Case("a name is needed", "POST /v1/events", {}, 400, invalid("eventName", "eventName is required")),
+    Case("an empty body is an empty object", "POST /v1/events", b"", 400, invalid("eventName")),
+    Case("a name is a text", "POST /v1/events", {"eventName": 5}, 400, invalid("eventName")),
+    Case("the body is an object", "POST /v1/events", [], 400, invalid("")),
+    Case(
+        "a property has one of four types",
+        "POST /v1/events",
+        {"eventName": "a", "properties": [{"propertyName": "b", "type": "object"}]},
+        400,
+        invalid("properties[0].type"),
+    ),
+    Case(
+        "a property's name has the same characters",
+        "POST /v1/events",
+        {"eventName": "a", "properties": [{"propertyName": "b-c", "type": "string"}]},
+        400,
+        invalid("properties[0].propertyName"),
+    ),
+    Case(
+        "a property is declared once",
+        "POST /v1/events",
+        {"eventName": "a", "properties": [{"propertyName": "b", "type": "string"}] * 2},
+        400,
+        invalid("properties[1].propertyName"),
+    ),
+    Case(
+        "a definition has at most 50 properties",
+        "POST /v1/events",
+        {"eventName": "a", "properties": [{"propertyName": f"p{n}", "type": "string"} for n in range(51)]},
+        400,
+        invalid("properties[50]"),
+    ),
+    Case(
+        "values are suggested for strings only",
+        "POST /v1/events",
+        {"eventName": "a", "properties": [{"propertyName": "b", "type": "number", "suggestedValues": ["1"]}]},
+        400,
+        invalid("properties[0].suggestedValues"),
+    ),
+    Case(
+        "a name is defined once",
+        *SIGNED_UP,
+        409,
+        error("EVENT_ALREADY_EXISTS", "Event with this name already exists in the project"),
+        given=[SIGNED_UP],
+    ),
+    # GET /v1/events
+    Case("nothing is defined at first", "GET /v1/events", UNSENT, 200, ok({"events": []})),
+    Case("the definitions are listed", "GET /v1/events", UNSENT, 200, ok({"events": [SIGNUP_ANSWER]}), [SIGNED_UP]),
+    # /v1/events/eventName/{eventName}
+    Case("one is read", "GET /v1/events/eventName/signed_up", UNSENT, 200, ok(SIGNUP_ANSWER), [SIGNED_UP]),
+    Case("a segment is decoded", "GET /v1/events/eventName/signed%5Fup", UNSENT, 200, ok(SIGNUP_ANSWER), [SIGNED_UP]),
+    Case("none is read", "GET /v1/events/eventName/other", UNSENT, 404, error("EVENT_NOT_FOUND", "Event not found")),
+    Case(
+        "an id is no name",
+        "GET /v1/events/eventName/{0.data.id}",
+        UNSENT,
+        404,
+        error("EVENT_NOT_FOUND", "Event not found"),
+        [SIGNED_UP],
+    ),
+    Case(
+        "one is described anew",
+        "PATCH /v1/events/eventName/signed_up",
+        {"description": "Someone signed up"},
+        200,
+        ok(SIGNUP_ANSWER | {"description": "Someone signed up"}),
+        [SIGNED_UP],
+    ),
+    Case(
+        "properties are replaced whole",
+        "PATCH /v1/events/eventName/signed_up",
+        {"eventName": "ignored", "properties": [{"propertyName": "plan", "type": "string"}]},
+        200,
+        ok(SIGNUP_ANSWER | {"properties": [{"propertyName": "plan", "type": "string", "suggestedValues": []}]}),
+        [SIGNED_UP],
+    ),
+    Case("something is to be changed", "PATCH /v1/events/eventName/signed_up", {}, 400, invalid(""), [SIGNED_UP]),
+    Case(
+        "none is changed",
+        "PATCH /v1/events/eventName/other",
+        {"description": "x"},
+        404,
+        error("EVENT_NOT_FOUND", "Event not found"),
+    ),
+    Case("one is deleted", "DELETE /v1/events/eventName/signed_up", UNSENT, 200, ok(SIGNUP_ANSWER), [SIGNED_UP]),
+    Case(
+        "a body of a DELETE is ignored",
+        "DELETE /v1/events/eventName/signed_up",
+        {},
+        200,
+        ok(SIGNUP_ANSWER),
+        [SIGNED_UP],
+    ),
+    Case(
+        "a deleted one is gone",
+        "GET /v1/events/eventName/signed_up",
+        UNSENT,
+        404,
+        error("EVENT_NOT_FOUND", "Event not found"),
+        [SIGNED_UP, ("DELETE /v1/events/eventName/signed_up", UNSENT)],
+    ),
+    Case(
+        "a deleted name is free",
+        *SIGNED_UP,
+        201,
+        ok(SIGNUP_ANSWER),
+        [SIGNED_UP, ("DELETE /v1/events/eventName/signed_up", UNSENT)],
+    ),
+    # POST /v1/events/send
+    Case(
+        "an event is recorded, coerced",
+        "POST /v1/events/send",
+        event({"seats": " 5 ", "plan": 7, "trial": "TRUE", "until": "2026-06-01"}),
+        201,
+        ok(
+            {
+                "id": ID,
+                "eventName": "signed_up",
+                "contactId": ID,
+                "properties": {"seats": 5, "plan": "7", "trial": True, "until": "2026-06-01T00:00:00.000Z"},
+                "createdAt": MILLIS,
+            }
+        ),
+        [SIGNED_UP],
+    ),
+    Case(
+        "no property is needed",
+        "POST /v1/events/send",
+        event(),
+        201,
+        ok({"id": ID, "eventName": "signed_up", "contactId": ID, "properties": {}, "createdAt": MILLIS}),
+        [SIGNED_UP],
+    ),
+    Case(
+        "the contact's id wins over the address",
+        "POST /v1/events/send",
+        event(email="nobody@example.com", contactId="{1.data.id}"),
+        201,
+        ok({"id": ID, "eventName": "signed_up", "contactId": "{1.data.id}", "properties": {}, "createdAt": MILLIS}),
+        [SIGNED_UP, ("POST /v1/contacts/email", GRACE)],
+    ),
+    Case(
+        "somebody is named",
+        "POST /v1/events/send",
+        {"eventName": "signed_up"},
+        400,
+        error("EMAIL_OR_CONTACT_ID_REQUIRED", "Either email or contactId is required"),
+        [SIGNED_UP],
+    ),
+    Case(
+        "the contact is there",
+        "POST /v1/events/send",
+        event(email="nobody@example.com"),
+        404,
+        error("CONTACT_NOT_FOUND_FOR_EVENT", "Contact not found for the provided email or contactId"),
+        [SIGNED_UP],
+    ),
+    Case(
+        "what is no address is nobody's",
+        "POST /v1/events/send",
+        event(email="nobody"),
+        404,
+        error("CONTACT_NOT_FOUND_FOR_EVENT", "Contact not found for the provided email or contactId"),
+        [SIGNED_UP],
+    ),
+    Case("the event is defined", "POST /v1/events/send", event(), 404, error("EVENT_NOT_FOUND", "Event not found")),
+    Case(
+        "a deleted event takes nothing",
+        "POST /v1/events/send",
+        event(),
+        404,
+        error("EVENT_NOT_FOUND", "Event not found"),
+        [SIGNED_UP, ("DELETE /v1/events/eventName/signed_up", UNSENT)],
+    ),
+    Case(
+        "the property is declared",
+        "POST /v1/events/send",
+        event({"foo": 1}),
+        400,
+        error("UNKNOWN_PROPERTY", 'Property "foo" is not declared on event "signed_up"'),
+        [SIGNED_UP],
+    ),
+    *(
+        Case(
+            f"{value!r} is not {wanted}",
+            "POST /v1/events/send",
+            event({name: value}),
+            400,
+            error("INVALID_PROPERTY_VALUE", f'Property "{name}" must be {wanted}'),
+            [SIGNED_UP],
+        )
+        for name, value, wanted in (
+            ("seats", "many", "a number"),
+            ("seats", True, "a number"),
+            ("plan", ["pro"], "a string"),
+            ("trial", "yes", "a boolean"),
+            ("until", "tomorrow", "a date"),
+        )
+    ),
+    Case("properties are an object", "POST /v1/events/send", event([1]), 400, invalid("eventProperties"), [SIGNED_UP]),
+    Case("the body is JSON", "POST /v1/events/send", b"{", 400, error("MALFORMED_JSON", TEXT)),
+    Case(
+        "the body says so",
+        "POST /v1/events/send",
+        b"{}",
+        415,
+        error("UNSUPPORTED_MEDIA_TYPE", TEXT),
+        sent={"content-type": "text/plain"},
+    ),
+    # Contacts
+    Case("a contact is created", "POST /v1/contacts", GRACE, 201, ok(GRACE_ANSWER)),
+    Case(
+        "an address is taken once",
+        "POST /v1/contacts",
+        GRACE,
+        409,
+        error("CONTACT_ALREADY_EXISTS", "Contact with this email already exists", status=409),
+        [("POST /v1/contacts", GRACE)],
+    ),
+    Case("an address is one", "POST /v1/contacts", {"email": "grace"}, 400, invalid("email", status=400)),
+    Case("a contact is created by its address", "POST /v1/contacts/email", GRACE, 200, ok(GRACE_ANSWER)),
+    Case(
+        "and changed by it",
+        "POST /v1/contacts/email",
+        {"email": "grace@example.com", "lastName": "Hopper", "customFields": {"rank": 7}},
+        200,
+        ok(GRACE_ANSWER | {"lastName": "Hopper", "customFields": {"plan": "pro", "rank": 7}}),
+        [("POST /v1/contacts", GRACE)],
+    ),
+    Case(
+        "a contact is read",
+        "GET /v1/contacts/{0.data.id}",
+        UNSENT,
+        200,
+        ok(GRACE_ANSWER | {"id": "{0.data.id}"}),
+        [("POST /v1/contacts", GRACE)],
+    ),
+    Case(
+        "a contact is deleted",
+        "DELETE /v1/contacts/{0.data.id}",
+        UNSENT,
+        200,
+        {"success": True, "message": "Contact deleted successfully"},
+        [("POST /v1/contacts", GRACE)],
+    ),
+    *(
+        Case(f"no contact is there to {method}", f"{method} /v1/contacts/x", UNSENT, 404, gone)
+        for method, gone in (
+            ("GET", error("CONTACT_NOT_FOUND", "Contact not found", status=404)),
+            ("DELETE", error("CONTACT_NOT_FOUND", "Contact not found", status=404)),
+        )
+    ),
+    # What is not there
+    Case(
+        "a key of another is none",
+        "GET /v1/events",
+        UNSENT,
+        401,
+        error("UNAUTHORIZED", "Unauthorized"),
+        sent={"authorization": "Bearer AS_unknown"},
+    ),
+    Case("an unknown path", "GET /v1/other", UNSENT, 404, error("ROUTE_NOT_FOUND", TEXT)),
+    Case(
+        "another method",
+        "PUT /v1/events",
+        {},
+        405,
+        error("METHOD_NOT_ALLOWED", TEXT),
+        headers={"allow": "GET, POST"},
+    ),
+]
+
+
+@pytest_asyncio.fixture
+async def autosend(lasting_service: Service) -> AsyncIterator[Caller]:
+    client = await lasting_service.project()
+    await client.upsert()
+    async with calling(lasting_service, client, "autosend") as caller:
+        yield caller
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+async def test_autosend_answers(autosend: Caller, case: Case) -> None:
+    await autosend.check(case)
+
+
+async def test_a_project_has_at_most_100_definitions(autosend: Caller) -> None:
+    for number in range(100):
+        assert (await autosend.call("POST /v1/events", {"eventName": f"event_{number}"})).status_code == 201
+    listed = (await autosend.call("GET /v1/events")).json()["data"]["events"]
+    assert [each["eventName"] for each in listed] == [f"event_{number}" for number in reversed(range(100))]
+    refused = await autosend.call("POST /v1/events", {"eventName": "one_more"})
+    message = "Maximum number of events (100) reached for this project."
+    assert (refused.status_code, refused.json()) == (400, error("MAX_EVENTS_REACHED", message))
