@@ -33,7 +33,6 @@ from server.errors import (
     StorageRefused,
     UnsupportedMediaType,
 )
-from server.model import Dialect
 from server.projects import PREFIXES
 from server.status import KNOWN_ERRORS, answer_of
 
@@ -104,6 +103,7 @@ class Bridge:
         self._metrics = metrics
         self._max_body = max_body
         self._mounts = {door.dialect: _Mount(door, rate_limits=rate_limits) for door in DIALECTS}
+        self._by_name = {dialect.value: mount for dialect, mount in self._mounts.items()}
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -152,12 +152,10 @@ class Bridge:
     def _named_mount(self, call: _Call) -> _Mount | None:
         """Find the dialect that the path names, as in `/arsel/v1/events`, and take its name off the path."""
         first, _, rest = call.path[1:].partition("/")
-        try:
-            mount = self._mounts[Dialect(first)]
-        except (KeyError, ValueError):
-            return None
-        call.mount = mount
-        call.path = f"/{rest}"
+        mount = self._by_name.get(first)
+        if mount is not None:
+            call.mount = mount
+            call.path = f"/{rest}"
         return mount
 
     async def _body(self, call: _Call, receive: Receive) -> bytes:
