@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from sqlalchemy import and_, bindparam, func, literal_column, select, update
+from sqlalchemy import and_, bindparam, case, func, literal_column, select, update
 
 from automation.bulk import execute_many
 from automation.errors import RunFinished, RunMovedOn, RunNotFound, RunWithoutContact
@@ -108,6 +108,13 @@ def list_runs(
         query = query.where(_run.number < before)
     page, more = page_of(connection.execute(query), limit)
     return [_to_run(row) for row in page], more
+
+
+def run_counts(connection: Connection, automation_keys: Sequence[int]) -> dict[int, tuple[int, int]]:
+    """Count the runs of automations, and those that were completed, by their keys."""
+    completed = func.sum(case((_run.status == RunStatus.COMPLETED, 1), else_=0))
+    query = select(_run.automation_key, func.count(), completed).where(_run.automation_key.in_(automation_keys))
+    return {row[0]: (row[1], row[2]) for row in connection.execute(query.group_by(_run.automation_key))}
 
 
 def waiting_runs(connection: Connection, project_key: int, contact_keys: Sequence[int]) -> list[Run]:

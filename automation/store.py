@@ -90,7 +90,12 @@ def get_automation(
 
 
 def list_automations(
-    connection: Connection, project_key: int, wanted: AutomationFilter, limit: int, before_id: str = ""
+    connection: Connection,
+    project_key: int,
+    wanted: AutomationFilter,
+    limit: int,
+    before_id: str = "",
+    skip: int = 0,
 ) -> tuple[list[Automation], bool]:
     """List automations, newest first, from behind an id: one page, and whether there are more."""
     query = _live(project_key).order_by(_automation.id.desc())
@@ -102,10 +107,16 @@ def list_automations(
         query = query.where(_automation.name.icontains(wanted.search, autoescape=True))
     if before_id:
         query = query.where(_automation.id < before_id)
-    rows = connection.execute(query if wanted.labels else query.limit(limit + 1))
+    rows = connection.execute(query if wanted.labels else query.limit(limit + 1).offset(skip))
     labelled = (row for row in rows if wanted.labels.items() <= msgspec.json.decode(row.labels).items())
     page, more = page_of(labelled, limit)
     return [_to_automation(row) for row in page], more
+
+
+def count_automations(connection: Connection, project_key: int) -> int:
+    """Count the automations that are not deleted."""
+    query = select(func.count()).where(_automation.project_key == project_key, _automation.deleted_at.is_(None))
+    return connection.scalar(query) or 0
 
 
 def active_automations(connection: Connection, project_key: int, event_name: str) -> int:

@@ -34,7 +34,8 @@ class Violation:
     """One thing wrong at one place.
 
     `path` leads to the place (`properties.order_total`, `schema.properties[2].name`), `reason` is
-    UPPER_SNAKE for programs and `message` a sentence for people.
+    UPPER_SNAKE for programs and `message` a sentence for people. `expected` is the declared type of a
+    property whose value was refused, empty elsewhere.
     """
 
     path: str

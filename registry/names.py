@@ -16,6 +16,7 @@ ROOT: Final = "properties"
 # C0 and C1 controls, the two Unicode line breaks, and lone surrogates, which no UTF-8 can carry.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_PART = re.compile(r'\.?(?P<name>[A-Za-z_][A-Za-z0-9_]*)|\[(?:(?P<index>[0-9]+)|(?P<quoted>"(?:[^"\\]|\\.)*"))\]')
 _QUOTED = re.compile(r'\[("(?:[^"\\]|\\.)*")\]')
 
 
@@ -52,6 +53,14 @@ def property_path(parent: str, name: str) -> str:
     if _IDENTIFIER.fullmatch(name):
         return f"{parent}.{name}"
     return f"{parent}[{json.dumps(name, ensure_ascii=False)}]"
+
+
+def path_parts(path: str) -> tuple[str | int, ...]:
+    """Take a path apart: `properties.items[2]["a.b"]` is ("properties", "items", 2, "a.b")."""
+    return tuple(
+        json.loads(found["quoted"]) if found["quoted"] else int(found["index"]) if found["index"] else found["name"]
+        for found in _PART.finditer(path)
+    )
 
 
 def quoted_property(path: str) -> str:

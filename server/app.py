@@ -63,10 +63,11 @@ REFRESH_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server, and where it listens."""
+    """A running server, and where it listens; `demo_contact` is the id of the demo's contact, if there is a demo."""
 
     grpc_address: str
     http_address: str
+    demo_contact: str = ""
 
 
 @asynccontextmanager
@@ -88,8 +89,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         contacts = Contacts(database)
         definitions = Definitions(database, catalog)
         automations = Automations(database, catalog)
-        if settings.demo:
-            await make_demo(projects, definitions, contacts, automations)
+        demo_contact = await make_demo(projects, definitions, contacts, automations) if settings.demo else ""
 
         hub = MatchHub(database)
         hub.start()
@@ -137,7 +137,8 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         http_server = HttpServer(bridge, settings.grace_seconds)
         grpc_address = await grpc_server.start(settings.grpc, settings.tls)
         stack.push_async_callback(_stop_doors, grpc_server, http_server, settings.grace_seconds)
-        yield Server(grpc_address, await http_server.start(settings.http, settings.tls))
+        http_address = await http_server.start(settings.http, settings.tls)
+        yield Server(grpc_address, http_address, demo_contact)
 
 
 async def _stop_doors(grpc_server: GrpcServer, http_server: HttpServer, grace_seconds: float) -> None:

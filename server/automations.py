@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from uuid_utils import uuid7
@@ -11,7 +12,8 @@ from automation.automations import AutomationState
 from automation.conditions.checking import check
 from automation.conditions.parsing import parse
 from automation.matching import LiveAutomations
-from automation.run_store import cancel_runs
+from automation.run_store import cancel_runs, run_counts
+from automation.store import AutomationFilter
 from registry.store import active_definitions
 from registry.timestamps import now_micros
 from server.catalog import ProjectState
@@ -19,12 +21,11 @@ from server.storage.database import finished
 from server.storage.projects import advance_automations, project_by_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sqlalchemy import Connection
 
     from automation.automations import Automation, AutomationChanges, NewAutomation
-    from automation.store import AutomationFilter
     from server.catalog import Catalog
     from server.paging import Page, PageRequest
     from server.storage.database import Database
@@ -37,6 +38,15 @@ class _DryRun(Exception):
 
     def __init__(self, automation: Automation) -> None:
         self.automation = automation
+
+
+@dataclass(frozen=True, slots=True)
+class CountedAutomation:
+    """An automation, and how many runs it started and how many of these were completed."""
+
+    automation: Automation
+    runs: int
+    completed: int
 
 
 class Automations:
@@ -73,6 +83,27 @@ class Automations:
             lambda connection: store.list_automations(connection, project_key, wanted, limit, before)
         )
         return request.page(found, filters, lambda automation: (automation.id,), more=more)
+
+    async def numbered(self, project_key: int, page: int, limit: int) -> tuple[Sequence[CountedAutomation], int]:
+        """List a page of automations with their runs, from page 1, newest first; and how many there are in all."""
+
+        def work(connection: Connection) -> tuple[list[CountedAutomation], int]:
+            total = store.count_automations(connection, project_key)
+            skip = (page - 1) * limit
+            if skip >= total:
+                return [], total
+            found, _ = store.list_automations(connection, project_key, AutomationFilter(), limit, skip=skip)
+            return _counted(connection, found), total
+
+        return await self._database.read(work)
+
+    async def counted(self, project_key: int, automation_id: str) -> CountedAutomation:
+        """Read an automation with its runs. Raises AutomationNotFound."""
+
+        def work(connection: Connection) -> CountedAutomation:
+            return _counted(connection, [store.get_automation(connection, project_key, automation_id)])[0]
+
+        return await self._database.read(work)
 
     async def update(
         self,
@@ -163,6 +194,11 @@ class Automations:
             return result
 
         return await finished(changed())
+
+
+def _counted(connection: Connection, automations: Sequence[Automation]) -> list[CountedAutomation]:
+    counts = run_counts(connection, [each.key for each in automations])
+    return [CountedAutomation(each, *counts.get(each.key, (0, 0))) for each in automations]
 
 
 def check_condition(connection: Connection, project_key: int, event_name: str, condition: str) -> None:

@@ -134,17 +134,18 @@ def test_null_for_an_optional_property_is_dropped_and_reported() -> None:
 # Violations
 
 
-def test_all_violations_are_found_at_once() -> None:
+def test_all_violations_are_found_at_once_what_is_missing_first() -> None:
     schema = Schema((Property("order_total", NUMBER, required=True), Property("id", STRING, required=True)))
     found = refused(schema, {"order_total": "abc", "foo": 1})
     assert found == (
+        Violation("properties.id", "REQUIRED_PROPERTY_MISSING", 'Property "id" is required'),
         Violation(
             "properties.order_total",
             "INVALID_PROPERTY_VALUE",
             'Property "order_total" must be a number; got the string "abc"',
+            "number",
         ),
         Violation("properties.foo", "UNKNOWN_PROPERTY", 'Property "foo" is not declared'),
-        Violation("properties.id", "REQUIRED_PROPERTY_MISSING", 'Property "id" is required'),
     )
 
 
@@ -232,8 +233,8 @@ def test_nested_violations_have_their_paths() -> None:
         {"customer": {"a.b": "soon"}, "items": [{}, 5, {"skew": 1}], "scores": [None]},
     )
     assert [(each.path, each.reason) for each in found] == [
-        ('properties.customer["a.b"]', "INVALID_PROPERTY_VALUE"),
         ("properties.customer.age", "REQUIRED_PROPERTY_MISSING"),
+        ('properties.customer["a.b"]', "INVALID_PROPERTY_VALUE"),
         ("properties.items[1]", "INVALID_PROPERTY_VALUE"),
         ("properties.items[2].skew", "UNKNOWN_PROPERTY"),
         ("properties.scores[0]", "INVALID_PROPERTY_VALUE"),

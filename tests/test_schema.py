@@ -3,9 +3,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from registry.errors import InvalidName, InvalidSchema
-from registry.names import check_event_name, property_path, quoted_property
+from registry.names import check_event_name, path_parts, property_path, quoted_property
 from registry.schema import (
     CoercionMode,
     Property,
@@ -181,3 +183,11 @@ def test_a_path_names_its_property(name: str, path: str, quoted: str) -> None:
 
 def test_a_nested_property_is_quoted_by_its_way() -> None:
     assert quoted_property('properties.items[3]["a.b"]') == '"items[3]["a.b"]"'
+
+
+@given(st.lists(st.text(min_size=1, max_size=9) | st.integers(0, 99), max_size=5))
+def test_a_path_is_taken_apart_as_it_was_put_together(parts: list[str | int]) -> None:
+    path = "properties"
+    for part in parts:
+        path = property_path(path, part) if isinstance(part, str) else f"{path}[{part}]"
+    assert path_parts(path) == ("properties", *parts)

@@ -33,7 +33,6 @@ from server.errors import (
     StorageRefused,
     UnsupportedMediaType,
 )
-from server.projects import PREFIXES
 from server.status import KNOWN_ERRORS, answer_of
 
 if TYPE_CHECKING:
@@ -219,7 +218,7 @@ def _likely_doors(call: _Call) -> list[Door]:
     Two dialects may share a path; an answer with the fields of both is read by the clients of either.
     """
     secret = _secret(call.headers)
-    by_key = [door for door in DIALECTS if secret.startswith(PREFIXES[door.dialect])]
+    by_key = [door for door in DIALECTS if secret.startswith(door.key_prefix)]
     return by_key or _doors_of_path(call.path)
 
 

@@ -57,6 +57,16 @@ class Request:
         decoded: T = self._decode(kind)
         return decoded
 
+    def number(self, name: str, default: int, most: int) -> int:
+        """Read a whole number from 1 out of the query. Raises InvalidBody."""
+        text = self.query.get(name, "")
+        if not text:
+            return default
+        if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= most):
+            message = f"{name} must be a whole number from 1 to {most:,}"
+            raise InvalidBody([Violation(name, "OUT_OF_RANGE", message)])
+        return int(text)
+
     def idempotency_key(self) -> str:
         """Give the header `Idempotency-Key`, empty where there is none. Raises InvalidArgument."""
         value = self._headers.get(b"idempotency-key")

@@ -153,7 +153,7 @@ async def _serve(settings: Settings) -> None:
         if settings.demo:
             from server.demo import commands
 
-            click.echo(commands(program(), neighbour("buf"), server.grpc_address))
+            click.echo(commands(program(), neighbour("buf"), server))
         await stop.wait()
     log.info("stopped")
 

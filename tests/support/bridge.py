@@ -48,6 +48,7 @@ UNSENT: Any = object()
 class Case:
     """One call and what must come of it.
 
+    `sent` are headers beside the usual ones, or in their place; `{key}` is the key.
     `call` is method and path, `body` JSON or raw bytes, `given` the calls that go before, each as (call, body). In
     paths and bodies of later calls `{0.data.id}` stands for what the answer of the first given call has there, and
     `{0.data.id}` does so in the expected answer too. `answer` is compared whole; `headers` are some of the answer's.
@@ -78,6 +79,7 @@ class Caller:
         """Make a call; the key goes along unless the headers say otherwise."""
         method, _, path = call.partition(" ")
         sent = {"authorization": f"Bearer {self.secret}", **(headers or {})}
+        sent = {name: value.format(key=self.secret) for name, value in sent.items() if value}
         content: dict[str, Any] = {}
         if isinstance(body, bytes):
             content = {"content": body}

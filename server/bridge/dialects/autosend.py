@@ -424,7 +424,6 @@ def _contact_data(request: Request, contact: Contact) -> ContactData:
 AUTOSEND = Door(
     dialect=Dialect.AUTOSEND,
     title="AutoSend",
-    rules=RULES,
     routes=(
         Route(
             "POST",
@@ -462,6 +461,7 @@ AUTOSEND = Door(
         Route("DELETE", "/v1/contacts/{id}", delete_contact, Scope.CONTACTS_WRITE, {200: DeletedAnswer}, topic=CONTACT),
     ),
     paths=("/v1",),
+    key_prefix="AS_",
     write_error=write_error,
     error_type=ErrorAnswer,
     limit=RateLimit(600, 60.0),

@@ -1,0 +1,331 @@
+"""Arsel on the wire, line by line beside its documentation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_asyncio
+
+from signalbox.v1 import automations_pb2 as pb
+from tests.support.bridge import ID, MILLIS, TEXT, UNSENT, Caller, Case, calling
+from tests.support.messages import ADA
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.support.service import Service
+
+NAME = "order.completed"
+FIELDS = [
+    {"name": "order_id", "type": "string", "required": True},
+    {"name": "total", "type": "number", "required": False},
+]
+ORDER = {"name": NAME, "description": "An order was paid for", "schema": {"fields": FIELDS}}
+ORDER_ANSWER = {"id": ID, **ORDER, "created_at": MILLIS, "updated_at": MILLIS}
+DEFINED = ("POST /v1/events", ORDER)
+DATA = {"order_id": "A-1023", "total": 149.99}
+GRACE = {"email": "Grace@Example.com", "first_name": "Grace", "properties": {"plan": "pro"}}
+GRACE_ANSWER = {
+    "id": ID,
+    "email": "grace@example.com",
+    "first_name": "Grace",
+    "last_name": None,
+    "properties": {"plan": "pro"},
+    "created_at": MILLIS,
+    "updated_at": MILLIS,
+}
+KNOWN = ("POST /v1/contacts", GRACE)
+ACCEPTED = {"id": ID, "status": "accepted"}
+
+
+def error(status: int, name: str, message: Any = TEXT) -> dict[str, Any]:
+    return {"status_code": status, "name": name, "message": message}
+
+
+def bad(message: Any = TEXT) -> dict[str, Any]:
+    return error(400, "bad_request", message)
+
+
+def gone(message: str) -> dict[str, Any]:
+    return error(404, "not_found", message)
+
+
+def taken(message: str) -> dict[str, Any]:
+    return error(409, "conflict", message)
+
+
+def event(**changes: Any) -> dict[str, Any]:
+    sent = {"event": NAME, "email": ADA, "data": DATA, **changes}
+    return {name: value for name, value in sent.items() if value is not UNSENT}
+
+
+def listing(*items: Any, more: bool = False) -> dict[str, Any]:
+    return {"object": "list", "has_more": more, "data": list(items)}
+
+
+ONE_OF_TWO = bad("Provide either email or contact_id.")
+MISMATCH = error(422, "validation_error", f'Payload does not match the "{NAME}" schema.')
+
+CASES = [
+    # POST /v1/events
+    Case("an event is defined", *DEFINED, 201, ORDER_ANSWER),
+    Case(
+        "a name is enough",
+        "POST /v1/events",
+        {"name": "a b.c"},
+        201,
+        {
+            "id": ID,
+            "name": "a b.c",
+            "description": None,
+            "schema": {"fields": []},
+            "created_at": MILLIS,
+            "updated_at": MILLIS,
+        },
+    ),
+    Case("a name is needed", "POST /v1/events", {}, 400, bad("name is required")),
+    Case("a name is not blank", "POST /v1/events", {"name": " "}, 400, bad()),
+    Case("a name has at most 80 characters", "POST /v1/events", {"name": "a" * 81}, 400, bad()),
+    Case("a description has at most 2,000", "POST /v1/events", {"name": "a", "description": "x" * 2001}, 400, bad()),
+    *(
+        Case(
+            f"a field is not {field}",
+            "POST /v1/events",
+            {"name": "a", "schema": {"fields": [field]}},
+            400,
+            bad(),
+        )
+        for field in (
+            {"name": "1a", "type": "string"},
+            {"name": "a-b", "type": "string"},
+            {"name": "a" * 65, "type": "string"},
+            {"name": "a", "type": "object"},
+            {"name": "a"},
+        )
+    ),
+    Case(
+        "a name is defined once",
+        *DEFINED,
+        409,
+        error(409, "conflict", f'An event named "{NAME}" already exists.'),
+        [DEFINED],
+    ),
+    # GET /v1/events
+    Case("nothing is defined at first", "GET /v1/events", UNSENT, 200, listing()),
+    Case("definitions are listed", "GET /v1/events", UNSENT, 200, listing(ORDER_ANSWER), [DEFINED]),
+    Case(
+        "the newest first, so many",
+        "GET /v1/events?limit=1",
+        UNSENT,
+        200,
+        listing(ORDER_ANSWER, more=True),
+        [("POST /v1/events", {"name": "first"}), DEFINED],
+    ),
+    Case(
+        "behind one",
+        "GET /v1/events?after={1.id}",
+        UNSENT,
+        200,
+        listing(ORDER_ANSWER),
+        [DEFINED, ("POST /v1/events", {"name": "second"})],
+    ),
+    Case(
+        "before one",
+        "GET /v1/events?limit=1&before={0.id}",
+        UNSENT,
+        200,
+        listing(ORDER_ANSWER, more=True),
+        [("POST /v1/events", {"name": "first"}), DEFINED, ("POST /v1/events", {"name": "third"})],
+    ),
+    Case(
+        "by a part of the name",
+        "GET /v1/events?search=ORDER.",
+        UNSENT,
+        200,
+        listing(ORDER_ANSWER),
+        [DEFINED, ("POST /v1/events", {"name": "other"})],
+    ),
+    Case("not behind one and before one", "GET /v1/events?after=a&before=b", UNSENT, 400, bad()),
+    *(
+        Case(f"not {limit} of them", f"GET /v1/events?limit={limit}", UNSENT, 400, bad())
+        for limit in ("0", "101", "-1", "many")
+    ),
+    # /v1/events/{id}
+    Case("one is read", "GET /v1/events/{0.id}", UNSENT, 200, ORDER_ANSWER | {"id": "{0.id}"}, [DEFINED]),
+    Case("by its id alone", f"GET /v1/events/{NAME}", UNSENT, 404, gone(f"Event {NAME} not found"), [DEFINED]),
+    Case(
+        "a schema is replaced whole",
+        "PATCH /v1/events/{0.id}",
+        {"id": "x", "name": NAME, "schema": {"fields": [{"name": "at", "type": "date"}]}},
+        200,
+        ORDER_ANSWER | {"schema": {"fields": [{"name": "at", "type": "date", "required": False}]}},
+        [DEFINED],
+    ),
+    Case("a name stays", "PATCH /v1/events/{0.id}", {"name": "other"}, 400, bad(), [DEFINED]),
+    Case(
+        "a description goes",
+        "PATCH /v1/events/{0.id}",
+        {"description": None},
+        200,
+        ORDER_ANSWER | {"description": None},
+        [DEFINED],
+    ),
+    Case("none is changed", "PATCH /v1/events/x", {}, 404, gone("Event x not found")),
+    Case("one is deleted", "DELETE /v1/events/{0.id}", UNSENT, 200, {"message": "Event deleted"}, [DEFINED]),
+    Case(
+        "and gone",
+        "GET /v1/events/{0.id}",
+        UNSENT,
+        404,
+        gone("Event {0.id} not found"),
+        [DEFINED, ("DELETE /v1/events/{0.id}", UNSENT)],
+    ),
+    # POST /v1/events/send
+    Case("an event is accepted", "POST /v1/events/send", event(), 202, ACCEPTED, [DEFINED]),
+    Case(
+        "with its time",
+        "POST /v1/events/send",
+        event(timestamp="2026-06-01T12:00:00.000Z"),
+        202,
+        ACCEPTED,
+        [DEFINED],
+    ),
+    Case("a time is one", "POST /v1/events/send", event(timestamp="noon"), 400, bad(), [DEFINED]),
+    Case(
+        "the contact by its id",
+        "POST /v1/events/send",
+        event(email=UNSENT, contact_id="{1.id}"),
+        202,
+        ACCEPTED,
+        [DEFINED, KNOWN],
+    ),
+    Case("nobody", "POST /v1/events/send", event(email=UNSENT), 400, ONE_OF_TWO, [DEFINED]),
+    Case("somebody twice", "POST /v1/events/send", event(contact_id="x"), 400, ONE_OF_TWO, [DEFINED]),
+    Case("an unknown address", "POST /v1/events/send", event(email="new@example.com"), 202, ACCEPTED, [DEFINED]),
+    Case("an address is one", "POST /v1/events/send", event(email="nobody"), 400, bad(), [DEFINED]),
+    Case(
+        "an unknown id",
+        "POST /v1/events/send",
+        event(email=UNSENT, contact_id="x"),
+        404,
+        gone("Contact not found"),
+        [DEFINED],
+    ),
+    Case(
+        "an event that is not defined",
+        "POST /v1/events/send",
+        event(),
+        404,
+        gone(f'No event named "{NAME}" is defined in this organization.'),
+    ),
+    Case("data are needed", "POST /v1/events/send", event(data=UNSENT), 400, bad("data is required"), [DEFINED]),
+    Case("data are an object", "POST /v1/events/send", event(data=[1]), 400, bad(), [DEFINED]),
+    Case("a required field", "POST /v1/events/send", event(data={}), 422, MISMATCH, [DEFINED]),
+    Case(
+        "a field of another type",
+        "POST /v1/events/send",
+        event(data={"order_id": "A", "total": "much"}),
+        422,
+        MISMATCH,
+        [DEFINED],
+    ),
+    Case("undeclared data", "POST /v1/events/send", event(data={**DATA, "more": [1]}), 202, ACCEPTED, [DEFINED]),
+    # Contacts
+    Case("a contact is created", *KNOWN, 201, GRACE_ANSWER),
+    Case(
+        "once",
+        *KNOWN,
+        409,
+        error(409, "conflict", 'A contact with the email "grace@example.com" already exists.'),
+        [KNOWN],
+    ),
+    Case("read", "GET /v1/contacts/{0.id}", UNSENT, 200, GRACE_ANSWER | {"id": "{0.id}"}, [KNOWN]),
+    Case(
+        "changed",
+        "PATCH /v1/contacts/{0.id}",
+        {"last_name": "Hopper", "properties": {"plan": None, "rank": 7}},
+        200,
+        GRACE_ANSWER | {"last_name": "Hopper", "properties": {"rank": 7}},
+        [KNOWN],
+    ),
+    Case("deleted", "DELETE /v1/contacts/{0.id}", UNSENT, 200, {"message": "Contact deleted"}, [KNOWN]),
+    *(
+        Case(f"nobody to {method}", f"{method} /v1/contacts/x", body, 404, gone("Contact not found"))
+        for method, body in (("GET", UNSENT), ("PATCH", {}), ("DELETE", UNSENT))
+    ),
+    Case("listed", "GET /v1/contacts?limit=1", UNSENT, 200, listing(GRACE_ANSWER, more=True), [KNOWN]),
+    Case("searched", "GET /v1/contacts?search=GRACE", UNSENT, 200, listing(GRACE_ANSWER), [KNOWN]),
+    Case("none before the newest", "GET /v1/contacts?before={0.id}", UNSENT, 200, listing(), [KNOWN]),
+    Case(
+        "deleted together",
+        "POST /v1/contacts/bulk-delete",
+        {"ids": ["{0.id}", "{0.id}", "x"]},
+        200,
+        {"message": "Contacts deleted", "deleted": 1},
+        [KNOWN],
+    ),
+    # Keys
+    Case(
+        "an unknown key",
+        "GET /v1/events",
+        UNSENT,
+        401,
+        error(401, "unauthorized", "Invalid or missing API key"),
+        sent={"authorization": "Bearer be_unknown"},
+    ),
+    Case(
+        "a path of another dialect",
+        "GET /v1/events/eventName/a",
+        UNSENT,
+        404,
+        gone("There is no GET /v1/events/eventName/a here"),
+    ),
+]
+
+
+@pytest_asyncio.fixture
+async def arsel(lasting_service: Service) -> AsyncIterator[Caller]:
+    client = await lasting_service.project()
+    await client.upsert()
+    async with calling(lasting_service, client, "arsel") as caller:
+        yield caller
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+async def test_arsel_answers(arsel: Caller, case: Case) -> None:
+    await arsel.check(case)
+
+
+async def activate(arsel: Caller, condition: str = "") -> str:
+    automation = pb.Automation(name="welcome", event_name=NAME, condition=condition, state=pb.AUTOMATION_STATE_ACTIVE)
+    request = pb.CreateAutomationRequest(automation=automation)
+    return (await arsel.client.automations.CreateAutomation(request)).automation.id
+
+
+async def test_a_definition_in_use_is_not_deleted(arsel: Caller) -> None:
+    definition = (await arsel.call(*DEFINED)).json()["id"]
+    used = [await activate(arsel), await activate(arsel)]
+    refused = await arsel.call(f"DELETE /v1/events/{definition}")
+    message = f'Event "{NAME}" is used by 2 active flow(s). Remove the trigger from those flows first.'
+    assert (refused.status_code, refused.json()) == (409, error(409, "conflict", message))
+    for automation in used:
+        await arsel.client.automations.PauseAutomation(pb.PauseAutomationRequest(id=automation))
+    assert (await arsel.call(f"DELETE /v1/events/{definition}")).status_code == 200
+
+
+async def test_a_contact_is_made_when_an_automation_matches(arsel: Caller) -> None:
+    await arsel.call(*DEFINED)
+    await activate(arsel, "properties.total > 100")
+    for total in (5, 500):
+        sent = event(email=f"new{total}@example.com", data={"order_id": "A", "total": total})
+        assert (await arsel.call("POST /v1/events/send", sent)).status_code == 202
+    people = (await arsel.call("GET /v1/contacts?search=new")).json()["data"]
+    assert [each["email"] for each in people] == ["new500@example.com"]
+
+
+async def test_the_time_of_an_event_is_kept(arsel: Caller) -> None:
+    await arsel.call(*DEFINED)
+    await arsel.call("POST /v1/events/send", event(timestamp="2026-06-01T14:00:00+02:00"))
+    (recorded,) = await arsel.client.log()
+    assert recorded.occurred_at.ToJsonString() == "2026-06-01T12:00:00Z"
