@@ -117,6 +117,14 @@ def run_counts(connection: Connection, automation_keys: Sequence[int]) -> dict[i
     return {row[0]: (row[1], row[2]) for row in connection.execute(query.group_by(_run.automation_key))}
 
 
+def newest_runs(connection: Connection, project_key: int, automation_keys: Sequence[int]) -> dict[int, Run]:
+    """Read the newest run of each automation, by their keys."""
+    numbers = select(func.max(_run.number)).where(_run.automation_key.in_(automation_keys))
+    newest = list(connection.scalars(numbers.group_by(_run.automation_key)))
+    found = connection.execute(select(run).where(_run.project_key == project_key, _run.number.in_(newest)))
+    return {row.automation_key: _to_run(row) for row in found}
+
+
 def waiting_runs(connection: Connection, project_key: int, contact_keys: Sequence[int]) -> list[Run]:
     """Read the waiting runs of contacts, oldest first."""
     found: list[Run] = []

@@ -50,11 +50,8 @@ class AutomationFilter:
 def create_automation(
     connection: Connection, project_key: int, automation_id: str, wanted: NewAutomation, head: int, now: int
 ) -> Automation:
-    """Create an automation, as a draft or active. Raises InvalidAutomation and InvalidName."""
+    """Create an automation. Raises InvalidAutomation and InvalidName."""
     _check_automation(wanted)
-    if wanted.state is AutomationState.PAUSED:
-        message = "A new automation is a draft or active; only an active one can be paused"
-        raise InvalidAutomation([Violation("state", "INVALID_STATE", message)])
     created = Automation(
         key=0,
         project_key=project_key,
@@ -183,6 +180,10 @@ def update_automation(
     """
     check_etag(etag, current.etag)
     _check_automation(changed)
+    if changed.state is AutomationState.ACTIVE and current.state is not AutomationState.ACTIVE:
+        changed = replace(changed, activated_position=head)
+    elif changed.state is AutomationState.DRAFT:
+        changed = replace(changed, activated_position=None)
     if changed == replace(current, updated_at=changed.updated_at):
         return current
     return _write(connection, current, changed, head)

@@ -68,8 +68,14 @@ _REVISION: tuple[ColumnElement[Any], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class DefinitionChanges:
-    """What an update asks for; UNSET leaves a field as it is."""
+    """What an update asks for; UNSET leaves a field as it is.
 
+    With a name, `retired_id` is the new id under which the former one is kept, deleted: the numbering of its generated
+    type is not to be used again for something else.
+    """
+
+    name: str | UnsetType = UNSET
+    retired_id: str = ""
     description: str | UnsetType = UNSET
     schema: Schema | UnsetType = UNSET
     compatibility: Compatibility | UnsetType = UNSET
@@ -161,9 +167,10 @@ def update_definition(
     """Change a live definition; another schema makes a new revision.
 
     A schema that differs in property order at most is the same one. Where nothing differs nothing is
-    written. The rule that will hold after the update judges its schema. An empty etag is not compared.
-    Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch, InvalidDescription, InvalidSchema,
-    IncompatibleSchema and TooManyRevisions.
+    written. The rule that will hold after the update judges its schema. Another name makes a new revision
+    too, whose generated type goes on from those that definitions of that name had. An empty etag is not compared.
+    Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch, InvalidName, DefinitionAlreadyExists,
+    InvalidDescription, InvalidSchema, IncompatibleSchema and TooManyRevisions.
     """
     return _change(conn, _live_definition(conn, project_id, name_or_id, etag), changes, now)
 
@@ -268,13 +275,26 @@ def _change(conn: Connection, current: EventDefinition, changes: DefinitionChang
             raise TooManyRevisions(current.name, MAX_REVISIONS)
         if found := incompatibilities(conn, current, changed.compatibility, changed.schema):
             raise IncompatibleSchema(current.name, changed.compatibility, current.revision, found)
+        if changed.name != current.name:
+            _check_free(conn, current.project_id, changed.name)
+            _retire_name(conn, current, changes.retired_id, now)
         _insert_revision(conn, changed)
     _write(conn, changed)
     return changed
 
 
+def _retire_name(conn: Connection, current: EventDefinition, retired_id: str, now: int) -> None:
+    """Leave a deleted definition behind that remembers the layout of the name."""
+    retired = replace(current, id=retired_id, revision=1, version=1, created_at=now, updated_at=now, deleted_at=now)
+    conn.execute(insert(event_definition).values(id=retired_id, **_columns(retired)))
+    _write_revision(conn, retired, get_layout(conn, current.id, current.revision))
+
+
 def _apply(current: EventDefinition, changes: DefinitionChanges) -> EventDefinition:
     changed = current
+    if changes.name is not UNSET and changes.name != current.name:
+        check_event_name(changes.name)
+        changed = replace(changed, name=changes.name, revision=current.revision + 1)
     if changes.description is not UNSET:
         _check_description(changes.description)
         changed = replace(changed, description=changes.description)
@@ -297,11 +317,16 @@ def _live_definition(conn: Connection, project_id: str, name_or_id: str, etag: s
 
 def _check_room(conn: Connection, project_id: str, name: str) -> None:
     """Check that the project may have one more live definition, of this name."""
+    _check_free(conn, project_id, name)
     live = select(func.count()).where(_definition.project_id == project_id, _live)
-    if conn.scalar(live.where(_definition.name == name)):
-        raise DefinitionAlreadyExists(name)
     if (conn.scalar(live) or 0) >= MAX_LIVE_DEFINITIONS:
         raise TooManyDefinitions(MAX_LIVE_DEFINITIONS)
+
+
+def _check_free(conn: Connection, project_id: str, name: str) -> None:
+    named = select(func.count()).where(_definition.project_id == project_id, _live, _definition.name == name)
+    if conn.scalar(named):
+        raise DefinitionAlreadyExists(name)
 
 
 def _older_than(created_at: int, definition_id: str) -> ColumnElement[bool]:
@@ -336,13 +361,17 @@ def _newest_layout(conn: Connection, project_id: str, name: str) -> MessageLayou
 
 def _insert_revision(conn: Connection, changed: EventDefinition) -> None:
     earlier = _newest_layout(conn, changed.project_id, changed.name)
+    _write_revision(conn, changed, next_layout(earlier, changed.name, changed.schema))
+
+
+def _write_revision(conn: Connection, changed: EventDefinition, layout: MessageLayout) -> None:
     conn.execute(
         insert(event_definition_revision).values(
             definition_id=changed.id,
             number=changed.revision,
             schema=schema_to_json(changed.schema),
             created_at=changed.updated_at,
-            layout=layout_to_json(next_layout(earlier, changed.name, changed.schema)),
+            layout=layout_to_json(layout),
         )
     )
 

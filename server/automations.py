@@ -12,7 +12,7 @@ from automation.automations import AutomationState
 from automation.conditions.checking import check
 from automation.conditions.parsing import parse
 from automation.matching import LiveAutomations
-from automation.run_store import cancel_runs, run_counts
+from automation.run_store import cancel_runs, newest_runs, run_counts
 from automation.store import AutomationFilter
 from registry.store import active_definitions
 from registry.timestamps import now_micros
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from automation.automations import Automation, AutomationChanges, NewAutomation
+    from automation.runs import Run
     from server.catalog import Catalog
     from server.paging import Page, PageRequest
     from server.storage.database import Database
@@ -97,6 +98,18 @@ class Automations:
 
         return await self._database.read(work)
 
+    async def behind(
+        self, project_key: int, wanted: AutomationFilter, limit: int, after_id: str
+    ) -> tuple[Sequence[tuple[Automation, Run | None]], bool]:
+        """List automations with their newest runs, newest first, from behind an id; and whether there are more."""
+
+        def work(connection: Connection) -> tuple[list[tuple[Automation, Run | None]], bool]:
+            found, more = store.list_automations(connection, project_key, wanted, limit, after_id)
+            newest = newest_runs(connection, project_key, [each.key for each in found])
+            return [(each, newest.get(each.key)) for each in found], more
+
+        return await self._database.read(work)
+
     async def counted(self, project_key: int, automation_id: str) -> CountedAutomation:
         """Read an automation with its runs. Raises AutomationNotFound."""
 
@@ -122,7 +135,8 @@ class Automations:
         def change(connection: Connection, head: int) -> Automation:
             current = store.get_automation(connection, project_key, automation_id)
             changed = changes.apply(current, now_micros())
-            if (changed.event_name, changed.condition) != (current.event_name, current.condition):
+            activated = changed.state is AutomationState.ACTIVE and changed.state is not current.state
+            if activated or (changed.event_name, changed.condition) != (current.event_name, current.condition):
                 check_condition(connection, project_key, changed.event_name, changed.condition)
             return store.update_automation(connection, current, changed, etag, head)
 

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from automation import run_store as store
+from automation.errors import RunNotFound
 from automation.run_store import RunFilter
 from automation.runs import Wait
 from automation.store import automation_ids, automation_key
 from registry.errors import Violation
+from registry.log_ids import position_of
 from registry.names import check_event_name
 from registry.timestamps import now_micros
 from server.automations import check_condition
@@ -87,16 +89,27 @@ class Runs:
         """List runs, newest first; none of an automation or contact that is not there."""
         limit, filters = request.limit(), (project_key, wanted)
         (before,) = request.cursor(filters, int) or (None,)
-
-        def work(connection: Connection) -> tuple[list[NamedRun], bool]:
-            narrowed = _filter(connection, project_key, wanted)
-            if narrowed is None:
-                return [], False
-            found, more = store.list_runs(connection, project_key, narrowed, limit, before)
-            return _named(connection, project_key, found), more
-
-        named, more = await self._database.read(work)
+        named, more = await self._database.read(
+            lambda connection: _found(connection, project_key, wanted, limit, before)
+        )
         return request.page(named, filters, lambda each: (each.run.number,), more=more)
+
+    async def behind(
+        self, project_key: int, wanted: RunQuery, limit: int, after_id: str
+    ) -> tuple[Sequence[NamedRun], bool]:
+        """List runs, newest first, from behind an id; and whether there are more. Raises InvalidArgument."""
+        before = position_of(after_id) if after_id else None
+        if after_id and before is None:
+            message = f'"{after_id[:60]}" is not the id of a run'
+            raise InvalidArgument(message, violations=[Violation("after", "INVALID_ARGUMENT", message)])
+        return await self._database.read(lambda connection: _found(connection, project_key, wanted, limit, before))
+
+    async def of_automation(self, project_key: int, automation_id: str, run_id: str) -> NamedRun:
+        """Read a run of one automation. Raises RunNotFound."""
+        found = await self.get(project_key, run_id)
+        if found.automation_id != automation_id:
+            raise RunNotFound(run_id)
+        return found
 
     async def await_event(self, project_key: int, run_id: str, awaited: Awaited, word: EngineWord) -> NamedRun:
         """Park a run until the next event of its contact, or until the time is up.
@@ -173,6 +186,16 @@ def _named(connection: Connection, project_key: int, runs: Sequence[Run]) -> lis
         )
         for run in runs
     ]
+
+
+def _found(
+    connection: Connection, project_key: int, wanted: RunQuery, limit: int, before: int | None
+) -> tuple[list[NamedRun], bool]:
+    narrowed = _filter(connection, project_key, wanted)
+    if narrowed is None:
+        return [], False
+    found, more = store.list_runs(connection, project_key, narrowed, limit, before)
+    return _named(connection, project_key, found), more
 
 
 def _filter(connection: Connection, project_key: int, wanted: RunQuery) -> RunFilter | None:

@@ -34,11 +34,11 @@ class _AutomationStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Autom
     AUTOMATION_STATE_UNSPECIFIED: _AutomationState.ValueType  # 0
     """AUTOMATION_STATE_DRAFT for a new automation; in a filter, any state."""
     AUTOMATION_STATE_DRAFT: _AutomationState.ValueType  # 1
-    """It was never active."""
+    """It is being made, and judges no events yet."""
     AUTOMATION_STATE_ACTIVE: _AutomationState.ValueType  # 2
     """It judges each event recorded behind its activated_position."""
     AUTOMATION_STATE_PAUSED: _AutomationState.ValueType  # 3
-    """It was active and judges no events now."""
+    """It is made, and judges no events now."""
 
 class AutomationState(_AutomationState, metaclass=_AutomationStateEnumTypeWrapper):
     """Whether an automation judges events."""
@@ -46,11 +46,11 @@ class AutomationState(_AutomationState, metaclass=_AutomationStateEnumTypeWrappe
 AUTOMATION_STATE_UNSPECIFIED: AutomationState.ValueType  # 0
 """AUTOMATION_STATE_DRAFT for a new automation; in a filter, any state."""
 AUTOMATION_STATE_DRAFT: AutomationState.ValueType  # 1
-"""It was never active."""
+"""It is being made, and judges no events yet."""
 AUTOMATION_STATE_ACTIVE: AutomationState.ValueType  # 2
 """It judges each event recorded behind its activated_position."""
 AUTOMATION_STATE_PAUSED: AutomationState.ValueType  # 3
-"""It was active and judges no events now."""
+"""It is made, and judges no events now."""
 Global___AutomationState: _TypeAlias = AutomationState  # noqa: Y015
 
 class _EntryRule:
