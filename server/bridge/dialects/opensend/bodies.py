@@ -10,7 +10,7 @@ from server.emails import normal_email
 from server.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from server.bridge.messages import Request
 
@@ -108,17 +108,6 @@ class Body(Faults):
         self.add(name, mistaken("record", value))
         return {}
 
-    def choice(self, name: str, options: Collection[str]) -> str | None:
-        """Read one of several words."""
-        if name not in self.values:
-            return None
-        value = self.values[name]
-        if isinstance(value, str) and value in options:
-            return value
-        listed = "|".join(f'"{each}"' for each in options)
-        self.add(name, f"Invalid option: expected one of {listed}")
-        return None
-
     def flag(self, name: str) -> bool | None:
         """Read a boolean."""
         value = self.values.get(name)
@@ -127,15 +116,13 @@ class Body(Faults):
             return None
         return value
 
-    def items(self, name: str, *, required: bool = False) -> list[Any] | None:
+    def items(self, name: str) -> list[Any] | None:
         """Read an array."""
-        if name not in self.values and not required:
-            return None
         value = self.values.get(name)
-        if isinstance(value, list):
-            return value
-        self.add(name, mistaken("array", value) if name in self.values else _undefined("array"))
-        return None
+        if name in self.values and not isinstance(value, list):
+            self.add(name, mistaken("array", value))
+            return None
+        return value
 
     def _name(self, names: Sequence[str]) -> str:
         return next((name for name in names if name in self.values), names[0])
@@ -149,7 +136,3 @@ def is_uuid(text: str) -> bool:
 def mistaken(wanted: str, value: Any) -> str:
     """Say that a value is of another kind than it should be."""
     return f"Invalid input: expected {wanted}, received {_KINDS.get(type(value), 'object')}"
-
-
-def _undefined(wanted: str) -> str:
-    return f"Invalid input: expected {wanted}, received undefined"

@@ -53,6 +53,7 @@ _BRANCHES: Final = ("condition_met", "condition_not_met")
 def read_steps(body: Body) -> list[Step] | None:
     """Read the steps of a body, in the order of their positions; None where it has none. Raises Refused."""
     given = body.items("steps")
+    body.check()
     if given is None:
         return None
     steps = [_step(each, index, body) for index, each in enumerate(given)]
@@ -63,6 +64,7 @@ def read_steps(body: Body) -> list[Step] | None:
 def read_connections(body: Body) -> list[dict[str, Any]] | None:
     """Read the connections of a body; None where it has none. Raises Refused."""
     given = body.items("connections")
+    body.check()
     if given is None:
         return None
     for each in given:
