@@ -119,7 +119,7 @@ REFUSED = [
     (steps(step("condition")), "condition_predicate_required"),
     *((steps(condition(left=left)), "condition_left_invalid") for left in ("plan", "event.", "steps.a.input", 5)),
     *((steps(condition(operator=operator)), "condition_operator_invalid") for operator in ("eq", None)),
-    *((steps(condition(right=right)), "condition_right_invalid") for right in ([], {})),
+    *((steps(condition(right=right)), "condition_right_invalid") for right in ([1], {"a": 1})),
     *((steps(step("delay", duration=text)), "delay_duration_invalid") for text in ("soon", "0 h", "1 month", 5, None)),
     *((steps(step("delay", duration=text)), "delay_duration_too_long") for text in ("31 days", "5w")),
     (steps(step("send_email")), "send_email_template_id_required"),

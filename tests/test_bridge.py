@@ -1,0 +1,478 @@
+"""What all dialects of the REST bridge have in common."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_asyncio
+
+from server.bridge.dialects import DIALECTS
+from server.bridge.rate_limits import RateLimit, RateLimiter
+from server.bridge.system import System
+from server.errors import RateLimited
+from server.metrics import Metrics
+from server.storage.database import open_database
+from signalbox.v1 import projects_pb2 as pb
+from tests.support.bridge import ID, TEXT, UNSENT, Caller, calling, http_client
+from tests.support.messages import ADA, ORDER
+from tests.support.service import ADMIN_KEY, serving
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
+
+    import httpx
+
+    from server.storage.database import Database
+    from tests.support.service import Client, Service
+
+NAMES = [door.dialect.value for door in DIALECTS]
+KEYS = {"autosend": "AS_x", "opensend": "os_x", "emailsendx": "esx_test_x", "arsel": "be_x"}
+
+
+class Shop:
+    """A project with the definition of an order, Ada, and a key of every dialect."""
+
+    def __init__(self, client: Client, contact: str, callers: Mapping[str, Caller]) -> None:
+        self.client = client
+        self.contact = contact
+        self.callers = callers
+
+    async def send(self, dialect: str, total: Any = 5, **headers: str) -> httpx.Response:
+        call, body = self.sent(dialect, total)
+        return await self.callers[dialect].call(call, body, headers)
+
+    def sent(self, dialect: str, total: Any) -> tuple[str, dict[str, Any]]:
+        """Say in the words of a dialect that Ada ordered something."""
+        properties = {"order_total": total}
+        return {
+            "autosend": (
+                "POST /v1/events/send",
+                {"eventName": ORDER, "email": ADA, "eventProperties": properties},
+            ),
+            "opensend": ("POST /events/send", {"event": ORDER, "email": ADA, "payload": properties}),
+            "emailsendx": (f"POST /api/v1/contacts/{self.contact}/events", {"name": ORDER, "data": properties}),
+            "arsel": ("POST /v1/events/send", {"event": ORDER, "email": ADA, "data": properties}),
+        }[dialect]
+
+
+@pytest_asyncio.fixture
+async def shop(lasting_service: Service) -> AsyncIterator[Shop]:
+    async with AsyncExitStack() as stack:
+        client = await lasting_service.shop()
+        contact = (await client.upsert()).id
+        callers = {name: await stack.enter_async_context(calling(lasting_service, client, name)) for name in NAMES}
+        yield Shop(client, contact, callers)
+
+
+def text_of(dialect: str, body: dict[str, Any]) -> Any:
+    """Take the text out of an error, which must have exactly the shape of the dialect."""
+    match dialect:
+        case "autosend":
+            assert body == {"success": False, "error": {"message": TEXT, "code": TEXT}}
+            return body["error"]["message"]
+        case "opensend":
+            assert body.keys() <= {"error", "code"}
+            return body["error"]
+        case "emailsendx":
+            assert body.keys() == {"error"}
+            return body["error"]
+        case _:
+            assert body.keys() == {"status_code", "name", "message"}
+            return body["message"]
+
+
+def test_every_dialect_is_looked_at() -> None:
+    assert list(KEYS) == NAMES
+
+
+# Which dialect
+
+
+async def test_one_path_speaks_the_dialect_of_the_key(shop: Shop) -> None:
+    autosend, arsel = await shop.send("autosend"), await shop.send("arsel")
+    assert (autosend.status_code, autosend.json()["success"]) == (201, True)
+    assert (arsel.status_code, arsel.json()) == (202, {"id": ID, "status": "accepted"})
+
+
+@pytest.mark.parametrize("dialect", NAMES)
+async def test_a_dialect_has_a_mount_of_its_own(shop: Shop, dialect: str) -> None:
+    call, body = shop.sent(dialect, 5)
+    caller = shop.callers[dialect]
+    assert (await caller.call(call.replace(" /", f" /{dialect}/", 1), body)).is_success
+    for other in set(NAMES) - {dialect}:
+        refused = await caller.call(f"GET /{other}/v1/events")
+        assert refused.status_code == 401
+        assert text_of(other, refused.json())
+
+
+@pytest.mark.parametrize("dialect", NAMES)
+async def test_a_path_of_another_dialect_is_unknown_in_the_own_shape(shop: Shop, dialect: str) -> None:
+    foreign = {"autosend": "/events", "opensend": "/v1/events", "emailsendx": "/v1/events", "arsel": "/automations"}
+    refused = await shop.callers[dialect].call(f"GET {foreign[dialect]}")
+    assert refused.status_code == 404
+    assert text_of(dialect, refused.json()) == f"There is no GET {foreign[dialect]} here"
+
+
+@pytest.mark.parametrize("dialect", NAMES)
+async def test_an_unknown_key_is_refused_in_the_shape_that_it_begins_with(shop: Shop, dialect: str) -> None:
+    for path in ("/v1/events", "/events", "/anywhere"):
+        sent = {"authorization": f"Bearer {KEYS[dialect]}"}
+        refused = await shop.callers[dialect].call(f"GET {path}", UNSENT, sent)
+        if path != "/anywhere":
+            assert refused.status_code == 401
+            assert text_of(dialect, refused.json())
+
+
+@pytest.mark.parametrize("said", ["", "Bearer x"])
+@pytest.mark.parametrize(
+    ("path", "dialect"),
+    [
+        ("/api/v1/contacts", "emailsendx"),
+        ("/events/send", "opensend"),
+        ("/api/events", "opensend"),
+        ("/automations", "opensend"),
+        ("/contacts/x", "opensend"),
+        ("/arsel/v1/events", "arsel"),
+        ("/autosend/v1/events", "autosend"),
+    ],
+)
+async def test_without_a_key_that_tells_the_path_does(shop: Shop, path: str, dialect: str, said: str) -> None:
+    refused = await shop.callers[dialect].call(f"GET {path}", UNSENT, {"authorization": said})
+    assert refused.status_code == 401
+    assert text_of(dialect, refused.json())
+
+
+async def test_under_v1_a_missing_key_is_refused_in_both_shapes(shop: Shop) -> None:
+    refused = await shop.callers["arsel"].call("POST /v1/events/send", {}, {"authorization": ""})
+    assert refused.status_code == 401
+    assert refused.json() == {
+        "success": False,
+        "error": {"message": "Unauthorized", "code": "UNAUTHORIZED"},
+        "status_code": 401,
+        "name": "unauthorized",
+        "message": "Invalid or missing API key",
+    }
+
+
+async def test_without_a_key_a_path_of_nobody_is_unknown(shop: Shop) -> None:
+    refused = await shop.callers["arsel"].call("GET /elsewhere", UNSENT, {"authorization": ""})
+    assert (refused.status_code, refused.json()) == (404, {"error": "There is no GET /elsewhere here"})
+
+
+async def test_native_and_admin_keys_are_for_grpc(shop: Shop) -> None:
+    for secret in (shop.client.secret, ADMIN_KEY):
+        refused = await shop.callers["opensend"].call("GET /events", UNSENT, {"authorization": f"Bearer {secret}"})
+        assert refused.status_code == 401
+
+
+async def test_a_revoked_key_ends_at_once(lasting_service: Service) -> None:
+    client = await lasting_service.project()
+    request = pb.CreateApiKeyRequest(project=client.project, dialect=pb.DIALECT_ARSEL)
+    made = await lasting_service.admin.projects.CreateApiKey(request)
+    async with http_client(lasting_service) as http:
+        headers = {"authorization": f"Bearer {made.secret}"}
+        assert (await http.get("/v1/events", headers=headers)).status_code == 200
+        await lasting_service.admin.projects.RevokeApiKey(pb.RevokeApiKeyRequest(id=made.api_key.id))
+        assert (await http.get("/v1/events", headers=headers)).status_code == 401
+
+
+async def test_an_existing_secret_goes_on_working(lasting_service: Service) -> None:
+    client = await lasting_service.shop()
+    secret = "AS_your-project-api-key"
+    request = pb.CreateApiKeyRequest(project=client.project, dialect=pb.DIALECT_AUTOSEND, secret=secret)
+    made = await lasting_service.admin.projects.CreateApiKey(request)
+    async with http_client(lasting_service) as http:
+        assert (await http.get("/v1/events", headers={"authorization": f"Bearer {secret}"})).status_code == 200
+    await lasting_service.admin.projects.RevokeApiKey(pb.RevokeApiKeyRequest(id=made.api_key.id))
+
+
+@pytest.mark.parametrize("dialect", [name for name in NAMES if name != "opensend"])
+async def test_a_key_without_the_scope_may_not(lasting_service: Service, dialect: str) -> None:
+    async with calling(lasting_service, await lasting_service.shop(), dialect, "matches:read") as caller:
+        call, body = Shop(caller.client, "x", {}).sent(dialect, 5)
+        refused = await caller.call(call, body)
+    assert refused.status_code == 403
+    assert text_of(dialect, refused.json())
+
+
+# What is odd
+
+
+@pytest.mark.parametrize("dialect", NAMES)
+async def test_what_is_odd_is_refused_in_the_own_shape(shop: Shop, dialect: str) -> None:
+    caller, (call, _) = shop.callers[dialect], shop.sent(dialect, 5)
+    path = call.removeprefix("POST ")
+    large = b'{"a": "' + b"x" * (1024 * 1024) + b'"}'
+    for method, body, headers, status in (
+        ("POST", b"{", {}, 400),
+        ("POST", b"[" * 100_000, {}, 400),
+        ("POST", b'{"a": NaN}', {}, 400),
+        ("POST", b"\xff", {}, 400),
+        ("POST", b"{}", {"content-type": "text/plain"}, 415),
+        ("POST", b"a=b", {"content-type": "application/x-www-form-urlencoded"}, 415),
+        ("POST", large, {}, 413),
+        ("PUT", b"{}", {}, 405),
+        ("OPTIONS", b"", {}, 405),
+    ):
+        refused = await caller.call(f"{method} {path}", body, headers)
+        assert refused.status_code == status, (method, body[:20])
+        if status != 400:
+            assert text_of(dialect, refused.json())
+        assert ("allow" in refused.headers) is (status == 405)
+    assert await shop.client.log() == []
+
+
+async def test_a_body_in_chunks_is_counted_too(lasting_service: Service, shop: Shop) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(20):
+            yield b" " * 100_000
+
+    caller = shop.callers["autosend"]
+    headers = {"authorization": f"Bearer {caller.secret}", "content-type": "application/json"}
+    async with http_client(lasting_service) as http:
+        refused = await http.post("/v1/events/send", content=chunks(), headers=headers)
+    assert refused.status_code == 413
+    assert refused.json()["error"]["code"] == "BODY_TOO_LARGE"
+
+
+async def test_of_a_body_that_breaks_off_nothing_is_stored(shop: Shop) -> None:
+    caller = shop.callers["autosend"]
+    host, _, port = caller.base_url.removeprefix("http://").partition(":")
+    body = b'{"eventName":"order_completed","email":"ada@example.com"}'
+    head = (
+        f"POST /v1/events/send HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {caller.secret}\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body) + 10}\r\n\r\n"
+    )
+    _, writer = await asyncio.open_connection(host, int(port))
+    writer.write(head.encode() + body)
+    await writer.drain()
+    await asyncio.sleep(0.1)
+    writer.close()
+    await writer.wait_closed()
+    assert (await shop.send("autosend")).status_code == 201
+    assert len(await shop.client.log()) == 1
+
+
+async def test_bodies_of_get_and_delete_and_unknown_headers_say_nothing(shop: Shop) -> None:
+    caller = shop.callers["arsel"]
+    assert (await caller.call("GET /v1/events", b"{}", {"x-trace": "1", "idempotency-key": "a"})).status_code == 200
+    assert (await caller.call("GET /v1/events", b"[", {"content-type": "text/plain"})).status_code == 200
+    assert (await caller.call("DELETE /v1/contacts/x", b"{}")).status_code == 404
+
+
+async def test_head_is_get_without_the_body(shop: Shop) -> None:
+    caller = shop.callers["arsel"]
+    full, head = await caller.call("GET /v1/events"), await caller.call("HEAD /v1/events")
+    assert (head.status_code, head.content) == (200, b"")
+    assert full.content
+
+
+@pytest.mark.parametrize("name", ["a/b", "a b", "a@b", "ü", "a%b", "a?b", "a..b"])
+async def test_a_segment_stays_one_whatever_it_holds(shop: Shop, name: str) -> None:
+    caller = shop.callers["opensend"]
+    await caller.call("POST /events", {"name": name})
+    escaped = "".join(f"%{each:02X}" for each in name.encode())
+    assert (await caller.call(f"GET /events/{escaped}")).json()["name"] == name
+
+
+async def test_what_is_no_utf_8_is_no_path(shop: Shop) -> None:
+    assert (await shop.callers["opensend"].call("GET /events/%FF")).status_code == 404
+    assert (await shop.callers["opensend"].call("GET /events/")).status_code == 404
+
+
+async def test_text_that_no_database_takes_is_refused(shop: Shop) -> None:
+    sent = {"eventName": ORDER, "email": "a\x00da@example.com"}
+    refused = await shop.callers["autosend"].call("POST /v1/events/send", sent)
+    assert refused.status_code in {400, 404}
+    assert await shop.client.log() == []
+
+
+@pytest.mark.parametrize("dialect", NAMES)
+async def test_payloads_have_budgets(shop: Shop, dialect: str) -> None:
+    deep: Any = 1
+    for _ in range(40):
+        deep = [deep]
+    for payload in ({"deep": deep}, {f"p{n}": [1] for n in range(5_001)}):
+        call, body = shop.sent(dialect, 5)
+        field = {"autosend": "eventProperties", "opensend": "payload"}.get(dialect, "data")
+        refused = await shop.callers[dialect].call(call, body | {field: payload})
+        assert refused.status_code in {400, 422}
+    assert await shop.client.log() == []
+
+
+# Sending twice
+
+
+@pytest.mark.parametrize("dialect", NAMES)
+async def test_an_idempotency_key_makes_a_repeated_send_harmless(shop: Shop, dialect: str) -> None:
+    first = await shop.send(dialect, 5, **{"idempotency-key": "k1"})
+    again = await shop.send(dialect, 5, **{"idempotency-key": "k1"})
+    assert first.is_success
+    assert (again.status_code, again.json()) == (first.status_code, first.json())
+    assert len(await shop.client.log()) == 1
+    other = await shop.send(dialect, 6, **{"idempotency-key": "k1"})
+    assert other.status_code == 409
+    assert text_of(dialect, other.json())
+    long = await shop.send(dialect, 6, **{"idempotency-key": "k" * 256})
+    assert long.status_code in {400, 422}
+    assert len(await shop.client.log()) == 1
+
+
+# Limits
+
+
+@pytest.fixture
+def fresh_database(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/limits.db"
+
+
+def test_a_sliding_window_gives_back_one_request_at_a_time() -> None:
+    now = 0.0
+    limiter = RateLimiter(RateLimit(2, 1.0), enforced=True, clock=lambda: now)
+    limiter.take("one", None)
+    now = 0.6
+    limiter.take("one", None)
+    limiter.take("another", None)
+    with pytest.raises(RateLimited) as refused:
+        limiter.take("one", None)
+    assert refused.value.retry_after == 1
+    now = 1.0
+    limiter.take("one", None)
+    with pytest.raises(RateLimited):
+        limiter.take("one", None)
+
+
+def test_a_fixed_window_gives_back_all_at_once() -> None:
+    now = 0.0
+    limiter = RateLimiter(RateLimit(2, 60.0, fixed=True), enforced=True, clock=lambda: now)
+    limiter.take("one", None)
+    now = 59.0
+    limiter.take("one", None)
+    with pytest.raises(RateLimited):
+        limiter.take("one", None)
+    now = 60.0
+    for _ in range(2):
+        limiter.take("one", None)
+
+
+async def test_with_rate_limits_each_key_is_held_to_its_dialects(fresh_database: str) -> None:
+    async with serving(fresh_database, rate_limits=True) as service:
+        client = await service.shop()
+        async with calling(service, client, "emailsendx") as caller:
+            answers = [await caller.call("GET /api/v1/contacts") for _ in range(121)]
+            remaining = [int(each.headers["x-ratelimit-remaining"]) for each in answers]
+            assert remaining == [*reversed(range(120)), 0]
+            seconds = answers[-1].headers["retry-after"]
+            assert answers[-1].json() == {"error": f"Rate limit exceeded. Retry after {seconds} seconds."}
+        async with calling(service, client, "arsel") as caller:
+            answers = [await caller.call("GET /v1/events") for _ in range(3)]
+            assert [each.headers["ratelimit-remaining"] for each in answers] == ["1", "0", "0"]
+            text = "Too many requests. Please retry after the period indicated in the retry-after header."
+            assert answers[-1].json() == {"status_code": 429, "name": "rate_limit_exceeded", "message": text}
+            await asyncio.sleep(1.1)
+            assert (await caller.call("GET /v1/events")).status_code == 200
+        async with calling(service, client, "opensend") as caller:
+            changes = [await caller.call("POST /events", {}) for _ in range(31)]
+            assert [each.status_code for each in changes] == [422] * 30 + [429]
+            assert changes[-1].json() == {"error": "Rate limit exceeded. Try again later."}
+            assert int(changes[-1].headers["retry-after"]) <= 60
+            assert (await caller.call("GET /events")).status_code == 200
+            assert (await caller.call("POST /contacts", {})).status_code == 422
+
+
+@pytest.mark.parametrize("dialect", NAMES)
+async def test_what_cannot_be_queued_may_come_again(fresh_database: str, dialect: str) -> None:
+    async with serving(fresh_database, queue_events=1) as service:
+        client = await service.shop()
+        contact = (await client.upsert()).id
+        async with calling(service, client, dialect) as caller:
+            call, body = Shop(client, contact, {}).sent(dialect, 5)
+            answers = await asyncio.gather(*(caller.call(call, body) for _ in range(50)))
+            refused = [each for each in answers if not each.is_success]
+            assert refused
+            for each in refused:
+                assert (each.status_code, each.headers["retry-after"]) == (503, "1")
+                assert text_of(dialect, each.json())
+            assert len(await client.log()) == len(answers) - len(refused)
+
+
+# Across dialects
+
+
+async def test_a_definition_made_in_one_dialect_is_seen_in_the_others(shop: Shop) -> None:
+    made = await shop.callers["arsel"].call(
+        "POST /v1/events",
+        {"name": "cart_left", "schema": {"fields": [{"name": "total", "type": "number", "required": True}]}},
+    )
+    autosend = await shop.callers["autosend"].call("GET /v1/events/eventName/cart_left")
+    assert autosend.json()["data"]["id"] == made.json()["id"]
+    assert [each["propertyName"] for each in autosend.json()["data"]["properties"]] == ["total"]
+    opensend = (await shop.callers["opensend"].call("GET /events/cart_left")).json()
+    assert opensend["schema"] == {"type": "object", "properties": {"total": {"type": "number"}}, "required": ["total"]}
+
+
+async def test_what_a_dialect_has_no_word_for_it_leaves_out(shop: Shop) -> None:
+    schema = {"type": "object", "properties": {"team": {"type": "object"}, "plan": {"type": "string"}}}
+    made = (await shop.callers["opensend"].call("POST /events", {"name": "joined", "schema": schema})).json()
+    autosend = (await shop.callers["autosend"].call("GET /v1/events/eventName/joined")).json()["data"]
+    assert [each["propertyName"] for each in autosend["properties"]] == ["plan"]
+    arsel = (await shop.callers["arsel"].call(f"GET /v1/events/{made['id']}")).json()
+    assert [each["name"] for each in arsel["schema"]["fields"]] == ["plan"]
+
+
+async def test_an_event_is_recorded_once_whichever_door_it_came_in_by(shop: Shop) -> None:
+    for number, dialect in enumerate(NAMES):
+        assert (await shop.send(dialect, number)).is_success
+    recorded = await shop.client.log()
+    assert [each.properties["order_total"] for each in recorded] == [0, 1, 2, 3]
+    assert {each.contact_id for each in recorded} == {shop.contact}
+
+
+# The pages beside the dialects
+
+
+async def test_the_pages_of_the_server(lasting_service: Service, shop: Shop) -> None:
+    await shop.send("arsel")
+    async with http_client(lasting_service) as http:
+        assert (await http.get("/healthz")).json() == {"status": "ok"}
+        assert (await http.get("/readyz")).json() == {"status": "ready"}
+        assert (await http.get("/")).json()["dialects"] == {name: f"/{name}" for name in NAMES}
+        document = (await http.get("/openapi.json")).json()
+        numbers = (await http.get("/metrics")).text
+    assert document["openapi"] == "3.1.0"
+    assert "/arsel/v1/events/send" in document["paths"]
+    for name in ("events_recorded_total", "matches_total", "commit_seconds_count", "queue_events"):
+        assert re.search(rf"^signalbox_{name} [0-9.e+]+$", numbers, re.MULTILINE)
+    assert 'signalbox_http_requests_total{dialect="arsel",status="202"}' in numbers
+    assert "signalbox_condition_failures_total" in numbers
+
+
+async def test_a_server_without_its_database_is_alive_and_not_ready(fresh_database: str) -> None:
+    database = await open_database(fresh_database)
+    system = System(database, Metrics(), asyncio.Event(), DIALECTS)
+    assert (await system.page("/readyz")).status == 200
+    await database.close()
+    assert (await system.page("/readyz")).status == 503
+    assert (await system.page("/healthz")).status == 200
+
+
+async def test_what_is_no_http_is_answered_with_json(lasting_service: Service) -> None:
+    host, _, port = lasting_service.http_address.partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"BREW /events HTTP/1.1\r\n\r\n")
+    answer = (await reader.read()).decode()
+    writer.close()
+    assert answer.startswith("HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n")
+    assert answer.endswith('{"error":"Invalid HTTP request received."}')
+
+
+async def test_a_server_that_stops_is_not_ready(database: Database) -> None:
+    stopping = asyncio.Event()
+    system = System(database, Metrics(), stopping, DIALECTS)
+    stopping.set()
+    assert (await system.page("/readyz")).status == 503
