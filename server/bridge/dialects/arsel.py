@@ -19,6 +19,7 @@ from registry.timestamps import format_millis, parse_date
 from server.bridge.contacts import given_properties, named_texts, other_properties
 from server.bridge.definitions import all_definitions, definition_by_id
 from server.bridge.doors import Door, Refusal
+from server.bridge.fields import Email, Limit, Uuid  # noqa: TC001 - msgspec reads them
 from server.bridge.lists import beside
 from server.bridge.messages import Reply, Request
 from server.bridge.rate_limits import Headers, RateLimit, Standing
@@ -76,7 +77,7 @@ _NAMES: Final = {
 class FieldBody(Struct):
     """A field as it is declared."""
 
-    name: str
+    name: Annotated[str, Meta(extra_json_schema={"pattern": "^[A-Za-z_][A-Za-z0-9_]{0,63}$"})]
     type: Literal["string", "number", "boolean", "date"]
     required: bool = False
 
@@ -90,8 +91,8 @@ class SchemaBody(Struct):
 class CreateEventBody(Struct):
     """Body of POST /v1/events."""
 
-    name: str
-    description: str | None = None
+    name: Annotated[str, Meta(min_length=1, extra_json_schema={"maxLength": MAX_NAME})]
+    description: Annotated[str, Meta(extra_json_schema={"maxLength": 2_000})] | None = None
     schema: SchemaBody | None = None
 
 
@@ -108,15 +109,15 @@ class SendEventBody(Struct):
 
     event: str
     data: dict[str, Any]
-    email: str | None = None
-    contact_id: str | None = None
-    timestamp: str | None = None
+    email: Email | None = None
+    contact_id: Uuid | None = None
+    timestamp: Annotated[str, Meta(extra_json_schema={"format": "date-time"})] | None = None
 
 
 class CreateContactBody(Struct):
     """Body of POST /v1/contacts."""
 
-    email: str
+    email: Email
     first_name: str | None = None
     last_name: str | None = None
     properties: dict[str, Any] | None = None
@@ -139,7 +140,7 @@ class BulkDeleteBody(Struct):
 class ListQuery(Struct):
     """The page of a list: behind one id or before another, not both."""
 
-    limit: int = DEFAULT_LIMIT
+    limit: Limit = DEFAULT_LIMIT
     after: str = ""
     before: str = ""
     search: str = ""

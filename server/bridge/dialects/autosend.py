@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from registry.errors import PayloadRejected, Violation
 from registry.names import quoted_property
@@ -20,6 +20,7 @@ from registry.timestamps import format_millis
 from server.bridge.contacts import given_properties, named_texts, other_properties
 from server.bridge.definitions import all_definitions, definition_by_name
 from server.bridge.doors import Door, Refusal
+from server.bridge.fields import Email  # noqa: TC001 - msgspec reads it
 from server.bridge.messages import Refused, Reply, Request
 from server.bridge.rate_limits import RateLimit
 from server.bridge.routes import Route
@@ -67,10 +68,13 @@ _WANTED: Final = {
 }
 
 
+Name: TypeAlias = Annotated[str, Meta(extra_json_schema={"pattern": "^[A-Za-z0-9_]{1,64}$"})]
+
+
 class PropertyBody(Struct, rename="camel"):
     """A property as it is declared."""
 
-    property_name: str
+    property_name: Name
     type: Literal["string", "number", "date", "boolean"]
     description: str | None = None
     suggested_values: list[str] | None = None
@@ -79,7 +83,7 @@ class PropertyBody(Struct, rename="camel"):
 class CreateEventBody(Struct, rename="camel"):
     """Body of POST /v1/events."""
 
-    event_name: str
+    event_name: Name
     description: str | None = None
     properties: list[PropertyBody] | None = None
 
@@ -103,7 +107,7 @@ class SendEventBody(Struct, rename="camel"):
 class ContactBody(Struct, rename="camel"):
     """Body of a contact's creation."""
 
-    email: str
+    email: Email
     first_name: str | None = None
     last_name: str | None = None
     user_id: str | None = None

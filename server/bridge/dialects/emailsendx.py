@@ -15,6 +15,7 @@ from automation.runs import MatchKind
 from registry.timestamps import format_seconds
 from server.bridge.contacts import given_properties, named_texts, other_properties
 from server.bridge.doors import Door, Refusal
+from server.bridge.fields import Email, Limit  # noqa: TC001 - msgspec reads them
 from server.bridge.messages import Reply, Request
 from server.bridge.rate_limits import Headers, RateLimit, Standing
 from server.bridge.routes import Route
@@ -50,7 +51,7 @@ class FireEventBody(Struct):
 class ContactBody(Struct, rename="camel"):
     """Body of POST /api/v1/contacts."""
 
-    email: str
+    email: Email
     first_name: str | None = None
     last_name: str | None = None
     metadata: dict[str, Any] | None = None
@@ -59,8 +60,8 @@ class ContactBody(Struct, rename="camel"):
 class ListQuery(Struct):
     """Which page of a list, from 1."""
 
-    page: int = 1
-    limit: int = DEFAULT_LIMIT
+    page: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = 1
+    limit: Limit = DEFAULT_LIMIT
 
 
 class Fired(Struct, rename="camel"):

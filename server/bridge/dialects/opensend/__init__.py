@@ -29,7 +29,7 @@ _READ, _WRITE = Scope.AUTOMATIONS_READ, Scope.AUTOMATIONS_WRITE
 
 _ROUTES = (
     Route("POST", "/events/send", e.send_event, Scope.EVENTS_WRITE, {202: e.Sent}, e.SendEventBody),
-    Route("GET", "/events", e.list_events, Scope.DEFINITIONS_READ, {200: e.EventList}, query=c.ContactsQuery),
+    Route("GET", "/events", e.list_events, Scope.DEFINITIONS_READ, {200: e.EventList}, query=e.EventsQuery),
     Route("POST", "/events", e.create_event, Scope.DEFINITIONS_WRITE, {201: e.EventData}, e.CreateEventBody),
     Route("GET", _EVENT, e.get_event, Scope.DEFINITIONS_READ, {200: e.EventData}),
     Route("PATCH", _EVENT, e.update_event, Scope.DEFINITIONS_WRITE, {200: e.EventData}, e.UpdateEventBody),

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from automation.automations import AutomationChanges, AutomationState, NewAutomation
 from automation.store import AutomationFilter
 from registry.timestamps import format_millis
 from server.bridge.dialects.opensend.bodies import Body, rule_broken
 from server.bridge.dialects.opensend.documents import (
+    TYPES,
     check_connections,
     check_steps,
     read_connections,
@@ -18,6 +19,7 @@ from server.bridge.dialects.opensend.documents import (
     trigger_event,
 )
 from server.bridge.dialects.opensend.runs import Status  # noqa: TC001 - msgspec reads it
+from server.bridge.fields import Limit  # noqa: TC001 - msgspec reads it
 from server.bridge.messages import Reply, Request
 from server.budgets import AUTOMATION_BUDGET, check_json
 
@@ -47,8 +49,8 @@ class StepBody(Struct, kw_only=True):
     """A step. Without a position it stands where it is in the list."""
 
     id: str | UnsetType = UNSET
-    key: str
-    type: str
+    key: Annotated[str, Meta(extra_json_schema={"pattern": "^[A-Za-z0-9_:-]{1,64}$"})]
+    type: Annotated[str, Meta(extra_json_schema={"enum": list(TYPES)})]
     config: dict[str, Any] | UnsetType = UNSET
     position: int | UnsetType = UNSET
 
@@ -67,7 +69,7 @@ class AutomationBody(Struct):
     name: str | UnsetType = UNSET
     status: AutomationStatus | UnsetType = UNSET
     trigger_event_name: str | UnsetType = UNSET
-    steps: list[StepBody] | UnsetType = UNSET
+    steps: Annotated[list[StepBody], Meta(min_length=1)] | UnsetType = UNSET
     connections: list[ConnectionBody] | UnsetType = UNSET
 
 
@@ -76,7 +78,7 @@ class AutomationsQuery(Struct):
 
     status: str = ""
     search: str = ""
-    limit: int = DEFAULT_LIMIT
+    limit: Limit = DEFAULT_LIMIT
     after: str = ""
 
 

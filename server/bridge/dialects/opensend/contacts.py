@@ -9,6 +9,7 @@ from msgspec import UNSET, Struct, UnsetType
 from registry.timestamps import format_millis
 from server.bridge.contacts import given_properties, named_texts, other_properties
 from server.bridge.dialects.opensend.bodies import Body, is_uuid
+from server.bridge.fields import Email, Limit  # noqa: TC001 - msgspec reads them
 from server.bridge.messages import Reply, Request
 from server.contacts import ContactName
 
@@ -24,7 +25,7 @@ _FIELDS = ("first_name", "last_name", "unsubscribed")
 class ContactBody(Struct):
     """Body of POST and PATCH; the values of `properties` are texts. `segments` and `topics` are not kept."""
 
-    email: str | UnsetType = UNSET
+    email: Email | UnsetType = UNSET
     first_name: str | UnsetType = UNSET
     last_name: str | UnsetType = UNSET
     unsubscribed: bool | UnsetType = UNSET
@@ -34,7 +35,7 @@ class ContactBody(Struct):
 class ContactsQuery(Struct):
     """Which contacts: behind an id."""
 
-    limit: int = DEFAULT_LIMIT
+    limit: Limit = DEFAULT_LIMIT
     after: str = ""
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 from uuid_utils import uuid7
 
 from automation.runs import MatchKind
@@ -18,6 +18,7 @@ from server.bridge.dialects.opensend.bodies import Body, Faults
 from server.bridge.dialects.opensend.names import check_event_name, check_prefix
 from server.bridge.dialects.opensend.runs import RunData, run_data, started_run
 from server.bridge.dialects.opensend.schemas import read_schema, write_schema
+from server.bridge.fields import Email, Limit, Uuid  # noqa: TC001 - msgspec reads them
 from server.bridge.lists import beside
 from server.bridge.messages import Reply, Request
 from server.budgets import check_json
@@ -38,28 +39,54 @@ DEFAULT_LIMIT, MAX_LIMIT = 50, 100
 _ONE_OF_TWO = "provide exactly one contact identifier: contact_id/contactId or email"
 
 
-class CreateEventBody(Struct):
-    """Body of POST /events. `schema` has `type` "object" and, at each level, `properties` and `required`."""
+Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=255)]
 
-    name: str
-    schema: dict[str, Any] | None = None
+
+class DescriptorBody(Struct):
+    """A declared property; `properties` and `required` are for objects only."""
+
+    type: Literal["string", "number", "boolean", "object", "array"]
+    properties: dict[str, DescriptorBody] | UnsetType = UNSET
+    required: list[str] | UnsetType = UNSET
+
+
+class SchemaBody(Struct):
+    """A schema: a small part of JSON Schema."""
+
+    type: Literal["object"]
+    properties: dict[str, DescriptorBody] | UnsetType = UNSET
+    required: list[str] | UnsetType = UNSET
+
+
+class CreateEventBody(Struct):
+    """Body of POST /events."""
+
+    name: Name
+    schema: SchemaBody | None = None
 
 
 class UpdateEventBody(Struct):
     """Body of PATCH: a new name, a new schema, null for none, or both."""
 
-    name: str | UnsetType = UNSET
+    name: Name | UnsetType = UNSET
     schema: dict[str, Any] | UnsetType | None = UNSET
 
 
 class SendEventBody(Struct):
     """Body of POST /events/send: exactly one of `contact_id`, or its alias `contactId`, and `email`."""
 
-    event: str
-    contact_id: str | UnsetType = UNSET
-    contactId: str | UnsetType = UNSET  # noqa: N815 - the alias as it is on the wire
-    email: str | UnsetType = UNSET
+    event: Name
+    contact_id: Uuid | UnsetType = UNSET
+    contactId: Uuid | UnsetType = UNSET  # noqa: N815 - the alias as it is on the wire
+    email: Email | UnsetType = UNSET
     payload: dict[str, Any] | UnsetType = UNSET
+
+
+class EventsQuery(Struct):
+    """Which definitions: behind an id."""
+
+    limit: Limit = DEFAULT_LIMIT
+    after: str = ""
 
 
 class IdQuery(Struct):

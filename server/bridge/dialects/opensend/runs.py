@@ -14,6 +14,7 @@ from automation.errors import RunFinished
 from automation.runs import RunStatus
 from registry.timestamps import format_millis
 from server.bridge.dialects.opensend.bodies import Body, Faults
+from server.bridge.fields import Limit  # noqa: TC001 - msgspec reads it
 from server.bridge.messages import Reply, Request
 from server.runs import RunQuery
 
@@ -74,7 +75,7 @@ class RunsQuery(Struct):
     """Which runs: with one of these statuses, several with commas between them, behind an id."""
 
     status: str = ""
-    limit: int = DEFAULT_LIMIT
+    limit: Limit = DEFAULT_LIMIT
     after: str = ""
 
 
