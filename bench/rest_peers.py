@@ -1,4 +1,4 @@
-"""What the REST bridge is compared with: `python -m bench.rest_peers echo|by_hand DATABASE`.
+"""What the REST bridge is compared with: `python -m bench.rest_peers echo | by_hand DATABASE`.
 
 `echo` is Starlette on uvicorn and uvloop, and answers with the JSON that it was sent. `by_hand` is what one would write
 without Signalbox: FastAPI, SQLAlchemy and aiosqlite, a pydantic model, one commit a request with `synchronous=FULL`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import pytest
 from server.cli.main import run
 from server.demo import SECRET
 from server.storage.migrations import head
+from tests.support import curl
 from tests.support.command_line import ENVIRONMENT, Result, command, read_line, serving
 from tests.support.messages import ADA, ORDER
 
@@ -57,8 +59,10 @@ def test_the_help_names_every_command_without_loading_grpc() -> None:
 
 def test_what_dev_prints_works_as_it_stands(signalbox: Server) -> None:
     commands = re.findall(r"^  (\S(?:.*\\\n)*.*)$", signalbox.dev_output, re.MULTILINE)
-    assert len(commands) == 3
-    for each in commands:
+    assert len(commands) == 7
+    sent = [asyncio.run(curl.run(each)) for each in commands if each.startswith("curl ")]
+    assert [each.status_code for each in sent] == [201, 202, 200, 202]
+    for each in commands[:3]:
         done = subprocess.run(each, shell=True, check=False, capture_output=True, text=True, env=ENVIRONMENT)  # noqa: S602
         assert done.returncode == 0, (each, done.stderr)
         assert "129.99" in done.stdout

@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING
 
 import httpx
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _VALUED = {"-X": "method", "--request": "method", "--url": "url", "-H": "header", "--header": "header"}
 _DATA = ("-d", "--data")
 
 
-def commands(text: str) -> Iterator[str]:
-    """Find the curl commands in a text; a command ends with the first line that no backslash continues."""
-    lines = iter(text.splitlines())
-    for line in lines:
-        if line.strip().startswith("curl "):
-            command = line.strip()
-            while command.endswith("\\"):
-                command = command[:-1] + next(lines).strip()
-            yield command
-
-
 async def run(command: str) -> httpx.Response:
     """Do what the command says."""
-    words = iter(shlex.split(command)[1:])
+    words = iter(shlex.split(command.strip().replace("\\\n", " "))[1:])
     method, url, content, headers = "", "", None, []
     for word in words:
         if word in _DATA:
