@@ -21,7 +21,8 @@ from registry.timestamps import parse_rfc3339
 if TYPE_CHECKING:
     from registry.values import JSON
 
-STRING, NUMBER, BOOLEAN, DATE, OBJECT, ARRAY = PropertyType
+STRING, NUMBER, BOOLEAN, DATE, OBJECT, ARRAY, ANY = PropertyType
+ITEM_TYPES = [each for each in PropertyType if each is not ANY]
 LENIENT, STRICT = CoercionMode
 REJECT, KEEP, DROP = UnknownProperties
 
@@ -295,7 +296,7 @@ def properties(depth: int) -> st.SearchStrategy[tuple[Property, ...]]:
 @st.composite
 def declared(draw: st.DrawFn, depth: int) -> Property:
     target = draw(st.sampled_from(PropertyType))
-    item = draw(st.none() | st.sampled_from(PropertyType)) if target is ARRAY else None
+    item = draw(st.none() | st.sampled_from(ITEM_TYPES)) if target is ARRAY else None
     found = Property(draw(NAMES), target, required=draw(st.booleans()), item_type=item)
     return replace(found, properties=draw(properties(depth - 1))) if found.may_nest and depth else found
 
@@ -321,6 +322,7 @@ def plausible(target: PropertyType, each: Property) -> st.SearchStrategy[Any]:
         DATE: st.sampled_from(["2026-06-01", "2026-06-01T12:00:00Z", "2026-06-01T12:00:00.000Z", 5]),
         OBJECT: fitting(each.properties),
         ARRAY: VALUES if each.item_type in {None, ARRAY} else st.nothing(),
+        ANY: SCALARS,
     }
     if target is ARRAY and each.item_type not in {None, ARRAY}:
         assert each.item_type is not None

@@ -24,7 +24,7 @@ from tests.support.conditions import conditions, contacts, payloads
 if TYPE_CHECKING:
     from automation.conditions.faults import Fault
 
-STRING, NUMBER, BOOLEAN, DATE, OBJECT, ARRAY = PropertyType
+STRING, NUMBER, BOOLEAN, DATE, OBJECT, ARRAY, ANY = PropertyType
 NULL, BOOL, INTEGER, DOUBLE, TEXT, LIST, MAP, TIMESTAMP, DURATION = Kind
 
 ITEM = (Property("sku", STRING), Property("price", NUMBER), Property("weight", NUMBER))

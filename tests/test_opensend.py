@@ -8,6 +8,7 @@ import pytest
 import pytest_asyncio
 
 from signalbox.v1 import automations_pb2 as pb
+from signalbox.v1 import event_definitions_pb2 as definitions_pb2
 from tests.support.bridge import ID, MILLIS, TEXT, UNSENT, Caller, Case, calling
 from tests.support.messages import ADA
 
@@ -176,6 +177,13 @@ CASES = [
         {"name": "a", "schema": {"plan": "string"}},
         422,
         failed(schema=["schema.plan is not a supported schema keyword", 'schema.type must be "object"']),
+    ),
+    Case(
+        "what is required need not be declared",
+        "POST /events",
+        {"name": NAME, "schema": {"type": "object", "required": ["id"]}},
+        201,
+        SIGNUP_ANSWER | {"schema": {"type": "object", "required": ["id"]}},
     ),
     # GET /events
     Case("nothing is defined at first", "GET /events", UNSENT, 200, listing()),
@@ -377,6 +385,22 @@ CASES = [
         [DEFINED],
     ),
     Case(
+        "required and not declared",
+        "POST /events/send",
+        sent({}),
+        422,
+        mismatch(("payload.id", "Missing required field payload.id")),
+        [("POST /events", {"name": NAME, "schema": {"type": "object", "required": ["id"]}})],
+    ),
+    Case(
+        "anything will do",
+        "POST /events/send",
+        sent({"id": [1]}),
+        202,
+        delivered({"id": [1]}),
+        [("POST /events", {"name": NAME, "schema": {"type": "object", "required": ["id"]}})],
+    ),
+    Case(
         "null is of no type",
         "POST /events/send",
         sent({"plan": None}),
@@ -503,3 +527,22 @@ async def test_a_renamed_event_leaves_automations_and_deliveries_their_name(open
     assert len(answer["automation_runs"]) == 1
     assert (await opensend.call("POST /events/send", sent({}, event="user.joined"))).status_code == 422
     assert [each.name for each in await opensend.client.log()] == [NAME, NAME]
+
+
+async def test_field_numbers_outlive_a_renaming_under_both_names(opensend: Caller) -> None:
+    async def define(name: str, prop: str) -> None:
+        schema = {"type": "object", "properties": {prop: {"type": "string"}}}
+        assert (await opensend.call("POST /events", {"name": name, "schema": schema})).status_code == 201
+
+    async def text(name: str) -> str:
+        request = definitions_pb2.GetDescriptorSetRequest(event_definitions=[name])
+        answer = await opensend.client.definitions.GetDescriptorSet(request)
+        return str(answer.proto_files[0].content)
+
+    await define("b", "old")
+    await opensend.call("DELETE /events/b")
+    await define("a", "first")
+    await opensend.call("PATCH /events/a", {"name": "b"})
+    await define("a", "second")
+    assert "string first = 2 " in await text("b")
+    assert "string second = 2 " in await text("a")

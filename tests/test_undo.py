@@ -19,7 +19,7 @@ from tests.test_coercion import CASES, verdict
 if TYPE_CHECKING:
     from registry.values import JSON
 
-STRING, NUMBER, BOOLEAN, DATE, OBJECT, ARRAY = PropertyType
+STRING, NUMBER, BOOLEAN, DATE, OBJECT, ARRAY, ANY = PropertyType
 REJECT, KEEP, DROP = UnknownProperties
 LONG = "x" * 300
 

@@ -140,7 +140,7 @@ def _typed(kind: PropertyType | None, each: Property, unknown: UnknownProperties
         return _object(each.properties, unknown) if each.properties else Type(OBJECT)
     if kind is PropertyType.ARRAY:
         return Type(LIST)
-    return _PLAIN[kind] if kind else _DYNAMIC
+    return _PLAIN.get(kind, _DYNAMIC) if kind else _DYNAMIC
 
 
 class _Checker:

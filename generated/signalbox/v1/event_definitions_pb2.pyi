@@ -43,6 +43,8 @@ class _PropertyTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Property
     """An object with properties of its own; one that declares none takes any object."""
     PROPERTY_TYPE_ARRAY: _PropertyType.ValueType  # 6
     """A list; its items are checked if an item type is declared."""
+    PROPERTY_TYPE_ANY: _PropertyType.ValueType  # 7
+    """Any value but null; what is in it is not looked at."""
 
 class PropertyType(_PropertyType, metaclass=_PropertyTypeEnumTypeWrapper):
     """Type of a property's value."""
@@ -61,6 +63,8 @@ PROPERTY_TYPE_OBJECT: PropertyType.ValueType  # 5
 """An object with properties of its own; one that declares none takes any object."""
 PROPERTY_TYPE_ARRAY: PropertyType.ValueType  # 6
 """A list; its items are checked if an item type is declared."""
+PROPERTY_TYPE_ANY: PropertyType.ValueType  # 7
+"""Any value but null; what is in it is not looked at."""
 Global___PropertyType: _TypeAlias = PropertyType  # noqa: Y015
 
 class _UnknownProperties:

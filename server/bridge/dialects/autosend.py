@@ -65,6 +65,7 @@ _WANTED: Final = {
     "boolean": "a boolean",
     "object": "an object",
     "array": "an array",
+    "any": "a value",
 }
 
 

@@ -1,6 +1,7 @@
 """Schemas between OpenSend's form, a small part of JSON Schema, and the registry's.
 
-A schema declares and demands; what it does not declare is kept, and nothing is converted.
+A schema declares and demands; what it does not declare is kept, and nothing is converted. What it demands without
+declaring it may be anything: a property of type `any`, which is shown as demanded alone.
 """
 
 from __future__ import annotations
@@ -58,11 +59,12 @@ def _members(given: dict[str, Any], path: str, depth: int, faults: list[str]) ->
     if depth > MAX_DEPTH:
         faults.append(f"{path}.properties is nested more than {MAX_DEPTH} levels deep")
         return ()
-    faults += [
-        f"{path}.required names {each}, which {path}.properties lacks" for each in required if each not in declared
-    ]
     found = (_property(name, each, path, depth, faults, required) for name, each in declared.items())
-    return tuple(each for each in found if each is not None)
+    undeclared = dict.fromkeys(each for each in required if each not in declared)
+    return (
+        *(each for each in found if each is not None),
+        *(Property(name, PropertyType.ANY, required=True) for name in undeclared),
+    )
 
 
 def _property(
@@ -91,7 +93,7 @@ def _check_keywords(given: dict[str, Any], path: str, faults: list[str]) -> None
 
 def _object(properties: Iterable[Property]) -> dict[str, Any]:
     written: dict[str, Any] = {"type": "object"}
-    if declared := {each.name: _descriptor(each) for each in properties}:
+    if declared := {each.name: _descriptor(each) for each in properties if each.type is not PropertyType.ANY}:
         written["properties"] = declared
     if required := [each.name for each in properties if each.required]:
         written["required"] = required
