@@ -134,7 +134,10 @@ def test_json_is_yaml_with_characters_beyond_the_first_plane(tmp_path: Path) -> 
         ("definitions: {a: {description: }}", "x.yaml:1:31: description must be a text; got nothing"),
         ("definitions: {a: {description: [b]}}", "x.yaml:1:32: description must be a text; got a list"),
         (SHORT.format("a", "numbr"), 'x.yaml:3:25: "numbr" is no type; did you mean "number"?'),
-        (SHORT.format("a", "money"), "a type is string, number, boolean, date, object, array, any or array<TYPE>, with !"),
+        (
+            SHORT.format("a", "money"),
+            "a type is string, number, boolean, date, object, array, any or array<TYPE>, with !",
+        ),
         (SHORT.format("a", "array<money>"), 'x.yaml:3:25: "array<money>" is no type: a type is string'),
         (SHORT.format("a", "number<string>"), "only an array has a type of items, as in array<string>"),
         (SHORT.format("a", "number!!"), 'x.yaml:3:25: "number!!" is no type'),

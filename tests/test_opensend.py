@@ -537,7 +537,8 @@ async def test_field_numbers_outlive_a_renaming_under_both_names(opensend: Calle
     async def text(name: str) -> str:
         request = definitions_pb2.GetDescriptorSetRequest(event_definitions=[name])
         answer = await opensend.client.definitions.GetDescriptorSet(request)
-        return str(answer.proto_files[0].content)
+        (found,) = answer.files.values()
+        return found
 
     await define("b", "old")
     await opensend.call("DELETE /events/b")
