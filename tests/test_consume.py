@@ -134,6 +134,7 @@ async def test_a_lease_that_ends_is_a_failed_attempt(till: Client) -> None:
 
 
 async def test_no_lease_runs_while_the_database_lets_a_step_wait(till: Client, store: Store) -> None:
+    await subscribe(till)
     await record(till, 1)
     async with store.held("subscription"):
         pulling = asyncio.create_task(pull(till))
