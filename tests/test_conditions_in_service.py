@@ -9,7 +9,16 @@ from grpc import StatusCode
 
 from signalbox.v1 import automations_pb2 as pb
 from signalbox.v1 import contacts_pb2, event_definitions_pb2, event_ingest_pb2
-from tests.support.automations import activate, automate, await_event, change, complete, matches_of, pause, started
+from tests.support.automations import (
+    activate,
+    automate,
+    await_event,
+    change,
+    complete,
+    matches_of,
+    pause,
+    started,
+)
 from tests.support.messages import BOB, ORDER, event, schema, struct
 from tests.support.refusals import refusal, verdict
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
+from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import StatusCode
 
 from registry.timestamps import now_micros
@@ -127,6 +128,11 @@ async def test_what_breaks_the_rules_of_a_subscription_is_refused(till: Client) 
     beyond = (StatusCode.OUT_OF_RANGE, "POSITION_BEYOND_HEAD")
     assert await verdict(subscribe(till, start=pb.StartPoint(after_position=1))) == beyond
     assert await verdict(subscribe(till, start=pb.StartPoint(cursor="x"))) == (INVALID, "CURSOR_INVALID")
+    never = await refusal(subscribe(till, start=pb.StartPoint(time=Timestamp(seconds=1 << 62))))
+    assert never.violations == (("start.time", "INVALID_TIMESTAMP"),)
+    order: Any = 9
+    assert (await refusal(subscribe(till, order=order))).violations == (("subscription.order", "INVALID_ENUM_VALUE"),)
+    assert list((await till.matches.ListSubscriptions(pb.ListSubscriptionsRequest())).subscriptions) == []
 
 
 async def test_names_are_taken_once(service: Service, till: Client) -> None:
