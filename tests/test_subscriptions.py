@@ -210,6 +210,19 @@ async def test_a_subscription_belongs_to_its_project(service: Service, till: Cli
     assert await verdict(subscribe(reader, name="x")) == (StatusCode.PERMISSION_DENIED, "SCOPE_MISSING")
 
 
+async def test_a_cursor_is_of_its_project(service: Service, till: Client) -> None:
+    made = await subscribe(till)
+    call = (await service.shop()).matches.WatchMatches(pb.WatchMatchesRequest())
+    answer = await call.read()
+    call.cancel()
+    assert isinstance(answer, pb.WatchMatchesResponse)
+    foreign = pb.StartPoint(cursor=answer.cursor)
+    request = pb.SeekSubscriptionRequest(subscription="engine", start=foreign)
+    assert await verdict(till.matches.SeekSubscription(request)) == (INVALID, "CURSOR_INVALID")
+    assert await verdict(subscribe(till, "other", foreign)) == (INVALID, "CURSOR_INVALID")
+    assert (await get(till)).subscription == made
+
+
 async def test_a_seek_goes_to_a_place_and_forgets_leases(till: Client) -> None:
     made = await subscribe(till)
     await record(till, 4)
