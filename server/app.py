@@ -39,6 +39,7 @@ from server.generated_types import GeneratedTypes
 from server.ingest.group_commit import GroupCommit
 from server.ingest.ingest import Ingest
 from server.match_hub import MatchHub
+from server.match_pruner import MatchPruner
 from server.matches import Matches
 from server.metrics import Metrics
 from server.projects import Projects
@@ -101,6 +102,10 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         timer = RunTimer(database, hub)
         timer.start()
         stack.push_async_callback(timer.close)
+        if settings.match_retention_seconds is not None:
+            pruner = MatchPruner(database, settings.match_retention_seconds)
+            pruner.start()
+            stack.push_async_callback(pruner.close)
         await stack.enter_async_context(_following(database, catalog, access))
 
         types = GeneratedTypes(database, catalog)

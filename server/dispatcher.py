@@ -206,10 +206,11 @@ class Dispatcher:
         settles = [each for one in settlings for each in one.settles]
 
         def work(connection: Connection) -> tuple[StepResult, list[list[str]]]:
-            now, key = now_micros(), self.current.key
-            result = step(connection, key, now, settles, wants)
+            key = self.current.key
+            result = step(connection, key, now_micros, settles, wants)
             return result, [
-                take_over(connection, key, each.consumer_id, each.held_delivery_ids, now) for each in take_overs
+                take_over(connection, key, each.consumer_id, each.held_delivery_ids, now_micros())
+                for each in take_overs
             ]
 
         try:

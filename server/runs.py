@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from automation import run_store as store
 from automation.errors import RunNotFound
+from automation.match_log import matches_at
 from automation.run_store import RunFilter
 from automation.runs import Wait
 from automation.store import automation_ids, automation_key
@@ -38,7 +39,10 @@ MAX_REASON: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class NamedRun:
-    """A run, with the ids by which what it refers to is known outside; `contact_id` is empty where there is none."""
+    """A run, with the ids by which what it refers to is known outside.
+
+    `contact_id` is empty where there is none, `match_id` where the newest match is no longer kept.
+    """
 
     run: Run
     automation_id: str
@@ -175,14 +179,14 @@ def _named(connection: Connection, project_key: int, runs: Sequence[Run]) -> lis
     automations = automation_ids(connection, {run.automation_key for run in runs})
     contacts = contact_ids(connection, {run.contact_key for run in runs})
     events = event_ids(connection, project_key, {run.event_position for run in runs})
-    matches = store.matches_at(connection, project_key, [run.match_position for run in runs])
+    matches = matches_at(connection, project_key, [run.match_position for run in runs])
     return [
         NamedRun(
             run,
             automations[run.automation_key],
             contacts.get(run.contact_key, ""),
             events[run.event_position],
-            matches[run.match_position].id,
+            matches[run.match_position].id if run.match_position in matches else "",
         )
         for run in runs
     ]

@@ -181,6 +181,8 @@ def test_a_missing_admin_key_file_is_named(tmp_path: Path) -> None:
         (("definition", "create", "x", "--property", "tags:array<thing>"), "is not NAME:TYPE"),
         (("serve", "--dev", "--grpc", "0.0.0.0:0"), "not on 0.0.0.0"),
         (("serve", "--tls-cert", __file__), "both --tls-cert and --tls-key"),
+        (("serve", "--match-retention", "a month"), "is not a time such as 90s"),
+        (("serve", "--match-retention", "0d"), "keeps nothing"),
         (("event", "send", "x", "--from", __file__, "--email", "a@b.c"), "leave out the other options"),
     ],
 )

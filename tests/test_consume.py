@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -37,6 +38,7 @@ from tests.support.refusals import refusal, verdict
 
 if TYPE_CHECKING:
     from tests.support.service import Client
+    from tests.support.stores import Store
 
 INVALID = StatusCode.INVALID_ARGUMENT
 SOON = pb.Backoff(initial_delay=seconds(0.2))
@@ -129,6 +131,16 @@ async def test_a_lease_that_ends_is_a_failed_attempt(till: Client) -> None:
         await engine.nothing(0.1)
     assert (aside[0].cause, aside[0].attempt_count) == (pb.ParkedMatch.CAUSE_ATTEMPTS_EXHAUSTED, 2)
     await engine.close()
+
+
+async def test_no_lease_runs_while_the_database_lets_a_step_wait(till: Client, store: Store) -> None:
+    await subscribe(till)
+    await record(till, 1)
+    async with store.held("subscription"):
+        pulling = asyncio.create_task(pull(till))
+        await asyncio.sleep(1)
+    (delivery,) = await pulling
+    assert delivery.lease_duration.ToMicroseconds() > 29_500_000
 
 
 async def test_an_extended_lease_lasts(till: Client) -> None:

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from automation.errors import RunWithoutContact
 from automation.run_store import park_run
 from automation.runs import Run, RunStatus, Wait
-from server import run_timer
+from server import recurring, run_timer
 from server.errors import StorageUnavailable
 from server.match_hub import MatchHub
 from server.run_timer import RunTimer
@@ -401,6 +401,7 @@ async def test_positions_of_matches_are_gapless_and_in_commit_order(till: Client
 
 async def test_an_outage_is_logged_in_a_line_and_outlived(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_timer, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(recurring, "RETRY_SECONDS", 0.02)
 
     class Away:
         """A database that is not there at first."""
@@ -424,7 +425,7 @@ async def test_an_outage_is_logged_in_a_line_and_outlived(database: Database, mo
             while away.reads < 5:  # noqa: ASYNC110 - what is waited for counts and does not tell
                 await asyncio.sleep(0.01)
         await timer.close()
-    assert [(each["event"], each["cause"]) for each in logs] == [("timeouts_delayed", "gone")]
+    assert [(each["event"], each["work"], each["cause"]) for each in logs] == [("work_delayed", "timeouts", "gone")]
 
 
 # Ending

@@ -13,8 +13,8 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import StatusCode
 
-from automation.match_log import READ_LIMIT
-from automation.run_store import read_matches
+from automation.match_log import READ_LIMIT, read_filtered
+from automation.subscriptions import MatchFilter
 from server.match_hub import MatchHub
 from server.matches import Matches, WatchAnswer, WatchQuery, load_in
 from server.model import Rules
@@ -166,7 +166,7 @@ async def test_matches_are_loaded_in_the_order_asked_for_as_many_as_fit(database
 
     def work(connection: Connection) -> tuple[list[LoadedMatch], list[LoadedMatch], list[LoadedMatch]]:
         project_key = get_project(connection, shop.project).key
-        asked = read_matches(connection, project_key, 0, 10)[::-1]
+        asked = read_filtered(connection, project_key, MatchFilter(), 0, 10)[::-1]
         loaded = load_in(connection, project_key, asked)
         return loaded, load_in(connection, project_key, asked[len(loaded) :]), load_in(connection, project_key, [])
 
@@ -258,36 +258,6 @@ async def test_what_is_no_cursor_of_the_project_is_refused(service: Service, sho
         assert await refused(shop, pb.StartPoint(cursor=bad)) == (StatusCode.INVALID_ARGUMENT, "CURSOR_INVALID")
     other = await service.project()
     assert await refused(other, pb.StartPoint(cursor=cursor)) == (StatusCode.INVALID_ARGUMENT, "CURSOR_INVALID")
-
-
-async def test_a_place_before_what_is_kept_is_expired(database_url: str, store: Store) -> None:
-    time = Timestamp()
-    async with serving(database_url) as service:
-        shop = await service.shop()
-        await automate(shop)
-        for _ in range(6):
-            await shop.send()
-            await asyncio.sleep(0.002)
-        cursors = {answer.position: answer.cursor for answer in await read_to_end(shop, EARLIEST, max_matches=1)}
-        time.FromMicroseconds((await match_log(store))[4].matched_at)
-    await store.execute("DELETE FROM automation_match WHERE position <= 3")
-    async with serving(database_url) as service:
-        shop = service.client(shop.secret, shop.project)
-        for start in (after(0), after(2), pb.StartPoint(cursor=cursors[2]), pb.StartPoint(time=Timestamp(seconds=1))):
-            expired = await refusal(begin(shop, start).read())
-            assert (expired.code, expired.reason) == (StatusCode.OUT_OF_RANGE, "CURSOR_EXPIRED")
-            assert expired.metadata == {"earliest_position": "4"}
-        for start in (EARLIEST, after(3), pb.StartPoint(cursor=cursors[3])):
-            assert positions(await read_to_end(shop, start)) == [4, 5, 6]
-        assert positions(await read_to_end(shop, pb.StartPoint(time=time))) == [5, 6]
-        assert positions(await read_to_end(shop, LATEST)) == []
-    await store.execute("DELETE FROM automation_match")
-    async with serving(database_url) as service:
-        shop = service.client(shop.secret, shop.project)
-        assert (await refusal(begin(shop, after(5)).read())).metadata == {"earliest_position": "7"}
-        for start in (EARLIEST, LATEST, after(6)):
-            (answer,) = await read_to_end(shop, start)
-            assert answer.position == 6
 
 
 # Filters

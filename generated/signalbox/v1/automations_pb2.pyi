@@ -325,7 +325,9 @@ class Run(_message.Message):
     status: Global___RunStatus.ValueType
     """Output only. Where the run stands."""
     match_id: _builtins.str
-    """Output only. Id of the newest match of the run: the one that started, resumed or timed it out."""
+    """Output only. Id of the newest match of the run: the one that started, resumed or timed it out. Empty once that
+    match is no longer kept; calls that name it are still understood.
+    """
     reason: _builtins.str
     """Output only. Why it ended as it did, in the words of whoever ended it."""
     etag: _builtins.str
@@ -623,9 +625,9 @@ class AutomationExplanation(_message.Message):
     verdict: Global___Verdict.ValueType
     """Output only. What the condition came to, whatever the outside reasons."""
     match_id: _builtins.str
-    """Output only. Id of the match that was recorded; empty where there is none."""
+    """Output only. Id of the match that was recorded; empty where there is none, or it is no longer kept."""
     run_id: _builtins.str
-    """Output only. Id of the run that the match started; empty where there is none."""
+    """Output only. Id of the run that the match started; empty where match_id is."""
     @_builtins.property
     def trace(self) -> _containers.RepeatedCompositeFieldContainer[Global___Clause]:
         """Output only. How it came to that, clause by clause; empty for an empty condition."""

@@ -32,6 +32,9 @@ class MatchStreamStub:
     WatchMatches reads the match log and leaves it to the client to remember how far. A subscription remembers it: it
     delivers each match under a lease, again and again until the match is acknowledged, skipped or parked, and any
     number of consumers share it. A lease begins when its batch is handed to the transport.
+
+    The server may be set to keep matches for a time only. It deletes the oldest ones then, but none that a subscription
+    has yet to settle or has parked; who begins to read before those that are kept is told CURSOR_EXPIRED.
     """
 
     @_typing.overload
@@ -109,6 +112,9 @@ class MatchStreamAsyncStub(MatchStreamStub):
     WatchMatches reads the match log and leaves it to the client to remember how far. A subscription remembers it: it
     delivers each match under a lease, again and again until the match is acknowledged, skipped or parked, and any
     number of consumers share it. A lease begins when its batch is handed to the transport.
+
+    The server may be set to keep matches for a time only. It deletes the oldest ones then, but none that a subscription
+    has yet to settle or has parked; who begins to read before those that are kept is told CURSOR_EXPIRED.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -182,6 +188,9 @@ class MatchStreamServicer(metaclass=_abc_1.ABCMeta):
     WatchMatches reads the match log and leaves it to the client to remember how far. A subscription remembers it: it
     delivers each match under a lease, again and again until the match is acknowledged, skipped or parked, and any
     number of consumers share it. A lease begins when its batch is handed to the transport.
+
+    The server may be set to keep matches for a time only. It deletes the oldest ones then, but none that a subscription
+    has yet to settle or has parked; who begins to read before those that are kept is told CURSOR_EXPIRED.
     """
 
     @_abc_1.abstractmethod
