@@ -248,10 +248,13 @@ def code_of(error: Exception) -> StatusCode:
     return CODES[reason_of(error)]
 
 
-def answer_of(dialect: Dialect, error: Exception, topic: str = "") -> Answer:
-    """Give what a dialect answers, at the endpoints of a topic; the text is filled in, the name may be None."""
+def answer_of(dialect: Dialect | None, error: Exception, topic: str = "") -> Answer:
+    """Give what a dialect answers, at the endpoints of a topic; the text is filled in, the name may be None.
+
+    None stands for a request of which no dialect is told.
+    """
     reason = reason_of(error)
-    answers = ANSWERS[dialect]
+    answers = ANSWERS[dialect] if dialect is not None else {}
     answer = answers.get(f"{topic}: {reason}") or answers.get(reason)
     if answer is None:
         return Answer(EVERYWHERE.get(reason) or HTTP[CODES[reason]], None, message_of(error))

@@ -160,8 +160,13 @@ async def test_under_v1_a_missing_key_is_refused_in_both_shapes(shop: Shop) -> N
 
 
 async def test_without_a_key_a_path_of_nobody_is_unknown(shop: Shop) -> None:
-    refused = await shop.callers["arsel"].call("GET /elsewhere", UNSENT, {"authorization": ""})
+    caller = shop.callers["arsel"]
+    refused = await caller.call("GET /elsewhere", UNSENT, {"authorization": ""})
     assert (refused.status_code, refused.json()) == (404, {"error": "There is no GET /elsewhere here"})
+    refused = await caller.call("GET /elsewhere", UNSENT, {"authorization": "Bearer x"})
+    assert (refused.status_code, refused.json()) == (401, {"error": "The API key is unknown or revoked"})
+    refused = await caller.call("POST /metrics", {}, {"authorization": ""})
+    assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
 
 
 async def test_native_and_admin_keys_are_for_grpc(shop: Shop) -> None:

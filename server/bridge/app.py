@@ -54,7 +54,8 @@ BODY_SECONDS = 30.0
 """A body that is not there by then is given up."""
 
 _JSON = b"application/json"
-_BODILESS = frozenset({"GET", "HEAD", "DELETE"})
+_READING = frozenset({"GET", "HEAD"})
+_BODILESS = _READING | {"DELETE"}
 """Methods whose bodies, which some clients send, say nothing."""
 
 _encode = msgspec.json.Encoder().encode
@@ -109,9 +110,9 @@ class Bridge:
         if scope["type"] != "http":
             raise ValueError(f"{scope['type']} is not served")
         call = _Call(scope)
-        if call.path in self._system.pages:
+        if call.path in self._system.pages and call.method in _READING:
             page = await self._system.page(call.path)
-            await _send(send, page.status, page.content, page.kind, ())
+            await _send(send, call, page.status, page.content, page.kind)
             return
         try:
             reply = await self._reply(call, scope["query_string"], receive)
@@ -119,8 +120,7 @@ class Bridge:
             return
         except Exception as error:
             reply = self._refusal(call, error)
-        content = b"" if call.method == "HEAD" else _encode(reply.body)
-        await _send(send, reply.status, content, _JSON, (*call.extra, *reply.headers))
+        await _send(send, call, reply.status, _encode(reply.body), _JSON, (*call.extra, *reply.headers))
         self._metrics.count_request(call.mount.door.dialect if call.mount else "", reply.status)
 
     async def _reply(self, call: _Call, query: bytes, receive: Receive) -> Reply:
@@ -138,8 +138,7 @@ class Bridge:
         named = self._named_mount(call)
         secret = _secret(call.headers)
         if not secret:
-            if named is None and _door_of_path(call.path) is None:
-                raise RouteNotFound(call.method, call.path)
+            self._check_path(call)
             raise KeyMissing
         caller = await self._access.by_secret(secret)
         mount = self._mounts.get(caller.dialect)
@@ -147,6 +146,13 @@ class Bridge:
             raise KeyInvalid
         call.mount = mount
         return caller
+
+    def _check_path(self, call: _Call) -> None:
+        """Tell who has no key what is wrong with a path that no dialect has. Raises RouteNotFound, MethodNotAllowed."""
+        if call.path in self._system.pages:
+            raise MethodNotAllowed(call.method, call.path, sorted(_READING))
+        if call.mount is None and not _doors_of_path(call.path):
+            raise RouteNotFound(call.method, call.path)
 
     def _named_mount(self, call: _Call) -> _Mount | None:
         """Find the dialect that the path names, as in `/arsel/v1/events`, and take its name off the path."""
@@ -184,7 +190,8 @@ class Bridge:
             log.error("storage_refused", exc_info=error.__cause__)
         doors = [call.mount.door] if call.mount else _likely_doors(call)
         if not doors:
-            return Reply(404, {"error": str(error)})
+            answer = answer_of(None, error)
+            return Reply(answer.status, {"error": answer.message}, _error_headers(error))
         topic = call.route.topic if call.route else ""
         bodies: dict[str, Any] = {}
         for door in reversed(doors):
@@ -228,10 +235,6 @@ def _doors_of_path(path: str) -> list[Door]:
     return [door for length, door in found if length == longest]
 
 
-def _door_of_path(path: str) -> Door | None:
-    return next(iter(_doors_of_path(path)), None)
-
-
 def _is_json(kind: bytes) -> bool:
     essence = kind.partition(b";")[0].strip().lower()
     return essence == _JSON or (essence.startswith(b"application/") and essence.endswith(b"+json"))
@@ -269,8 +272,10 @@ def _error_headers(error: Exception) -> tuple[tuple[bytes, bytes], ...]:
     return tuple(headers)
 
 
-async def _send(send: Send, status: int, content: bytes, kind: bytes, extra: Iterable[tuple[bytes, bytes]]) -> None:
+async def _send(
+    send: Send, call: _Call, status: int, content: bytes, kind: bytes, extra: Iterable[tuple[bytes, bytes]] = ()
+) -> None:
     length = str(len(content)).encode()
     headers = [(b"content-type", kind), (b"content-length", length), *extra]
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": content})
+    await send({"type": "http.response.body", "body": b"" if call.method == "HEAD" else content})

@@ -19,7 +19,7 @@ from registry.timestamps import format_millis, parse_date
 from server.bridge.contacts import given_properties, named_texts, other_properties
 from server.bridge.definitions import all_definitions, definition_by_id
 from server.bridge.doors import Door, Refusal
-from server.bridge.fields import Email, Limit, Uuid  # noqa: TC001 - msgspec reads them
+from server.bridge.fields import FLAT_TYPES, Email, FlatType, Limit, Uuid
 from server.bridge.lists import beside
 from server.bridge.messages import Reply, Request
 from server.bridge.rate_limits import Headers, RateLimit, Standing
@@ -49,14 +49,6 @@ SEND: Final = "send"
 _FIELD_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 _CONTACT_FIELDS = ("first_name", "last_name")
 
-_TYPES: Final[dict[PropertyType, Literal["string", "number", "boolean", "date"]]] = {
-    PropertyType.STRING: "string",
-    PropertyType.NUMBER: "number",
-    PropertyType.BOOLEAN: "boolean",
-    PropertyType.DATE: "date",
-}
-"""What Arsel can show of a definition: properties of other types, which it has no word for, are left out."""
-
 _NAMES: Final = {
     400: "bad_request",
     401: "unauthorized",
@@ -78,7 +70,7 @@ class FieldBody(Struct):
     """A field as it is declared."""
 
     name: Annotated[str, Meta(extra_json_schema={"pattern": "^[A-Za-z_][A-Za-z0-9_]{0,63}$"})]
-    type: Literal["string", "number", "boolean", "date"]
+    type: FlatType
     required: bool = False
 
 
@@ -150,7 +142,7 @@ class FieldData(Struct):
     """A declared field."""
 
     name: str
-    type: Literal["string", "number", "boolean", "date"]
+    type: FlatType
     required: bool
 
 
@@ -396,9 +388,9 @@ def _contact_properties(body: CreateContactBody | UpdateContactBody, request: Re
 
 def _event_def(definition: EventDefinition) -> EventDef:
     fields = [
-        FieldData(each.name, _TYPES[each.type], each.required)
+        FieldData(each.name, FLAT_TYPES[each.type], each.required)
         for each in definition.schema.properties
-        if each.type in _TYPES
+        if each.type in FLAT_TYPES
     ]
     return EventDef(
         definition.id,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -20,7 +20,7 @@ from registry.timestamps import format_millis
 from server.bridge.contacts import given_properties, named_texts, other_properties
 from server.bridge.definitions import all_definitions, definition_by_name
 from server.bridge.doors import Door, Refusal
-from server.bridge.fields import Email  # noqa: TC001 - msgspec reads it
+from server.bridge.fields import FLAT_TYPES, Email, FlatType
 from server.bridge.messages import Refused, Reply, Request
 from server.bridge.rate_limits import RateLimit
 from server.bridge.routes import Route
@@ -50,14 +50,6 @@ EVENT: Final = "/v1/events/eventName/{eventName}"
 _NAME = re.compile("[A-Za-z0-9_]+")
 _CONTACT_FIELDS = ("first_name", "last_name", "user_id")
 
-_TYPES: Final[dict[PropertyType, Literal["string", "number", "date", "boolean"]]] = {
-    PropertyType.STRING: "string",
-    PropertyType.NUMBER: "number",
-    PropertyType.DATE: "date",
-    PropertyType.BOOLEAN: "boolean",
-}
-"""What AutoSend can show of a definition: properties of other types, which it has no word for, are left out."""
-
 _WANTED: Final = {
     "string": "a string",
     "number": "a number",
@@ -76,7 +68,7 @@ class PropertyBody(Struct, rename="camel"):
     """A property as it is declared."""
 
     property_name: Name
-    type: Literal["string", "number", "date", "boolean"]
+    type: FlatType
     description: str | None = None
     suggested_values: list[str] | None = None
 
@@ -119,7 +111,7 @@ class DeclaredProperty(Struct, rename="camel", kw_only=True):
     """A property of a definition."""
 
     property_name: str
-    type: Literal["string", "number", "date", "boolean"]
+    type: FlatType
     description: str | UnsetType = UNSET
     suggested_values: list[str]
 
@@ -394,7 +386,7 @@ def _event_def(definition: EventDefinition) -> EventDef:
         id=definition.id,
         event_name=definition.name,
         description=definition.description or None,
-        properties=[_declared(each) for each in definition.schema.properties if each.type in _TYPES],
+        properties=[_declared(each) for each in definition.schema.properties if each.type in FLAT_TYPES],
         created_at=format_millis(definition.created_at),
         updated_at=format_millis(definition.updated_at),
     )
@@ -403,7 +395,7 @@ def _event_def(definition: EventDefinition) -> EventDef:
 def _declared(each: Property) -> DeclaredProperty:
     return DeclaredProperty(
         property_name=each.name,
-        type=_TYPES[each.type],
+        type=FLAT_TYPES[each.type],
         description=each.description or UNSET,
         suggested_values=list(each.suggested_values),
     )
