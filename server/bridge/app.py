@@ -129,7 +129,7 @@ class Bridge:
         assert mount is not None
         call.route, params = mount.routes.find("GET" if call.method == "HEAD" else call.method, call.path)
         caller.require(call.route.scope)
-        call.extra = mount.limiter.take(caller.key_id, call.route)
+        call.extra += mount.limiter.take(caller.key_id, call.route)
         body = await self._body(call, receive)
         return await call.route.handler(self._services, Request(caller, params, query, call.headers, body))
 
@@ -146,6 +146,7 @@ class Bridge:
         if mount is None or named not in {None, mount} or not _carried_well(mount.door, call.headers):
             raise KeyInvalid
         call.mount = mount
+        call.extra = mount.door.headers
         return caller
 
     def _named_mount(self, call: _Call) -> _Mount | None:
@@ -185,6 +186,7 @@ class Bridge:
         doors = [call.mount.door] if call.mount else _likely_doors(call)
         if not doors:
             return Reply(404, {"error": str(error)})
+        call.extra = call.extra or tuple(header for door in doors for header in door.headers)
         topic = call.route.topic if call.route else ""
         bodies: dict[str, Any] = {}
         for door in reversed(doors):
