@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from automation import run_store as store
-from automation.errors import RunNotFound
+from automation.errors import RunFinished, RunNotFound
 from automation.match_log import matches_at
 from automation.run_store import RunFilter
 from automation.runs import Wait
@@ -22,7 +22,7 @@ from server.storage.events import event_ids
 from server.storage.log import lock_heads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from sqlalchemy import Connection
 
@@ -151,19 +151,21 @@ class Runs:
 
         return await self._move(project_key, run_id, complete)
 
-    async def cancel(self, project_key: int, run_id: str, reason: str, etag: str) -> NamedRun:
-        """Cancel a run; a cancelled one stays as it is.
+    async def cancel(
+        self, project_key: int, run_id: str, reason: str, etag: str, statuses: Collection[RunStatus] = ()
+    ) -> NamedRun:
+        """Cancel a run; a cancelled one stays as it is. With `statuses` only one that has one of them.
 
-        Raises InvalidArgument, RunNotFound, RunFinished and EtagMismatch.
+        Raises InvalidArgument, RunNotFound, RunFinished, also for another status, and EtagMismatch.
         """
         _check_reason(reason)
-        return await self._move(
-            project_key,
-            run_id,
-            lambda connection, head, current: store.cancel_run(
-                connection, project_key, current, reason, etag, head.position, now_micros()
-            ),
-        )
+
+        def cancel(connection: Connection, head: Head, current: Run) -> Run:
+            if statuses and current.status not in statuses:
+                raise RunFinished(current.id, current.status)
+            return store.cancel_run(connection, project_key, current, reason, etag, head.position, now_micros())
+
+        return await self._move(project_key, run_id, cancel)
 
     async def _move(self, project_key: int, run_id: str, move: Callable[[Connection, Head, Run], Run]) -> NamedRun:
         def work(connection: Connection) -> NamedRun:

@@ -386,6 +386,7 @@ async def test_with_rate_limits_each_key_is_held_to_its_dialects(fresh_database:
             assert [each.status_code for each in changes] == [422] * 30 + [429]
             assert changes[-1].json() == {"error": "Rate limit exceeded. Try again later."}
             assert int(changes[-1].headers["retry-after"]) <= 60
+            assert changes[-1].headers["x-ratelimit-backend"] == "memory"
             assert (await caller.call("GET /events")).status_code == 200
             assert (await caller.call("POST /contacts", {})).status_code == 422
 

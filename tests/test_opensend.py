@@ -9,8 +9,8 @@ import pytest_asyncio
 
 from signalbox.v1 import automations_pb2 as pb
 from signalbox.v1 import event_definitions_pb2 as definitions_pb2
-from tests.support.bridge import ID, MILLIS, TEXT, UNSENT, Caller, Case, calling
-from tests.support.messages import ADA
+from tests.support.bridge import ID, MILLIS, TEXT, UNSENT, Caller, Case, calling, mistyped
+from tests.support.messages import ADA, schema
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -45,6 +45,9 @@ GRACE_ANSWER = {
     "created_at": MILLIS,
     "updated_at": MILLIS,
 }
+NOBODY = "01957e3a-4b5c-7d8e-9f0a-1b2c3d4e5f6a"
+B_AND_A = {"b": {"type": "string"}, "a": {"type": "number"}}
+BACKEND = {"x-ratelimit-backend": "memory"}
 EXACTLY_ONE = "provide exactly one contact identifier: contact_id/contactId or email"
 
 
@@ -146,10 +149,9 @@ CASES = [
         [DEFINED],
     ),
     *(
-        Case(f"not {schema}", "POST /events", {"name": "a", "schema": schema}, 422, failed(schema=[message]))
-        for schema, message in (
+        Case(f"not {given}", "POST /events", {"name": "a", "schema": given}, 422, failed(schema=[message]))
+        for given, message in (
             ([], "schema must be an object"),
-            ({"plan": "string"}, TEXT),
             ({"type": "array"}, 'schema.type must be "object"'),
             ({"type": "object", "properties": []}, "schema.properties must be an object"),
             ({"type": "object", "required": "plan"}, "schema.required must be an array of non-empty strings"),
@@ -169,7 +171,6 @@ CASES = [
                 "schema.properties.plan.properties is only supported for objects",
             ),
         )
-        if schema != {"plan": "string"}
     ),
     Case(
         "a flat map of types is none",
@@ -184,6 +185,27 @@ CASES = [
         {"name": NAME, "schema": {"type": "object", "required": ["id"]}},
         201,
         SIGNUP_ANSWER | {"schema": {"type": "object", "required": ["id"]}},
+    ),
+    Case(
+        "what is required is shown in the order of the properties",
+        "POST /events",
+        {"name": NAME, "schema": {"type": "object", "properties": B_AND_A, "required": ["z", "a", "b"]}},
+        201,
+        SIGNUP_ANSWER | {"schema": {"type": "object", "properties": B_AND_A, "required": ["b", "a", "z"]}},
+    ),
+    Case(
+        "an object of anything is no schema",
+        "POST /events",
+        {"name": NAME, "schema": {"type": "object"}},
+        201,
+        SIGNUP_ANSWER | {"schema": None},
+    ),
+    Case(
+        "a name is without control characters",
+        "POST /events",
+        {"name": "a\tb"},
+        422,
+        failed(name=[TEXT]),
     ),
     # GET /events
     Case("nothing is defined at first", "GET /events", UNSENT, 200, listing()),
@@ -215,7 +237,20 @@ CASES = [
         SIGNUP_ANSWER | {"name": "a/b c", "schema": None},
         [("POST /events", {"name": "a/b c"})],
     ),
+    Case(
+        "one whose name looks like an id",
+        f"GET /events/{NOBODY}",
+        UNSENT,
+        200,
+        SIGNUP_ANSWER | {"name": NOBODY, "schema": None},
+        [("POST /events", {"name": NOBODY})],
+    ),
+    Case("not in another case", "GET /events/User.Signed_Up", UNSENT, 404, NO_EVENT, [DEFINED]),
     Case("none", "GET /events/other", UNSENT, 404, NO_EVENT),
+    *(
+        Case(f"none to {method}", f"{method} /events/other", body, 404, NO_EVENT)
+        for method, body in (("PATCH", {"name": "a"}), ("DELETE", UNSENT))
+    ),
     Case(
         "a new name",
         f"PATCH /events/{NAME}",
@@ -246,6 +281,23 @@ CASES = [
         {"schema": {"type": "object", "properties": {"a": {"type": "array"}}}},
         200,
         SIGNUP_ANSWER | {"schema": {"type": "object", "properties": {"a": {"type": "array"}}}},
+        [DEFINED],
+    ),
+    *(
+        Case(f"not the name {name!r}", f"PATCH /events/{NAME}", {"name": name}, 422, refusal, [DEFINED])
+        for name, refusal in (
+            ("send", rule("event_name_reserved")),
+            (" ", rule("event_name_required")),
+            ("resend:x", rule("event_name_reserved", 'event_name "resend:x" uses reserved prefix "resend:"')),
+            ("", failed(name=["Too small: expected string to have >=1 characters"])),
+        )
+    ),
+    Case(
+        "not another kind of schema",
+        f"PATCH /events/{NAME}",
+        {"schema": {"plan": "string"}},
+        422,
+        failed(schema=["schema.plan is not a supported schema keyword", 'schema.type must be "object"']),
         [DEFINED],
     ),
     Case("something", f"PATCH /events/{NAME}", {}, 422, failed(["Provide at least one field to update"]), [DEFINED]),
@@ -301,7 +353,7 @@ CASES = [
     Case(
         "an unknown id is nobody",
         "POST /events/send",
-        sent(email=UNSENT, contact_id="01957e3a-4b5c-7d8e-9f0a-1b2c3d4e5f6a"),
+        sent(email=UNSENT, contact_id=NOBODY),
         202,
         delivered(email=None, contact_id=None),
     ),
@@ -311,14 +363,27 @@ CASES = [
     Case(
         "somebody twice",
         "POST /events/send",
-        sent(contact_id="01957e3a-4b5c-7d8e-9f0a-1b2c3d4e5f6a"),
+        sent(contact_id=NOBODY),
         422,
         failed(email=[EXACTLY_ONE]),
+    ),
+    *(
+        Case(f"the event {name!r:.20}", "POST /events/send", sent(event=name), 422, refusal)
+        for name, refusal in (
+            ("", failed(event=["Too small: expected string to have >=1 characters"])),
+            ("a" * 256, failed(event=["Too big: expected string to have <=255 characters"])),
+            ("  ", rule("event_name_required")),
+            ("a\tb", failed(event=[TEXT])),
+        )
+    ),
+    *(
+        Case(f"the body {body!r}", "POST /events/send", body, 422, failed([f"Invalid input: expected object, {seen}"]))
+        for body, seen in ((b"[]", "received array"), (b"null", "received null"), (b"5", "received number"))
     ),
     Case(
         "two ids",
         "POST /events/send",
-        sent(email=UNSENT, contact_id="{0.id}", contactId="01957e3a-4b5c-7d8e-9f0a-1b2c3d4e5f6a"),
+        sent(email=UNSENT, contact_id="{0.id}", contactId=NOBODY),
         422,
         failed(contact_id=["contactId and contact_id must match when both are provided"]),
         [KNOWN],
@@ -340,6 +405,20 @@ CASES = [
         sent(email=UNSENT, contact_id="11111111-1111-1111-1111-111111111111"),
         422,
         failed(contact_id=["Invalid UUID"]),
+    ),
+    Case(
+        "whatever its length",
+        "POST /events/send",
+        sent(email=UNSENT, contactId="x" * 600),
+        422,
+        failed(contactId=["Invalid UUID"]),
+    ),
+    Case(
+        "an address is no longer than 512 characters",
+        "POST /events/send",
+        sent(email="a" * 513),
+        422,
+        failed(email=["Too big: expected string to have <=512 characters"]),
     ),
     Case(
         "the nil UUID is one",
@@ -418,7 +497,7 @@ CASES = [
     ),
     # Contacts
     Case("a contact is created", *KNOWN, 201, {"object": "contact", "id": ID}),
-    Case("once", *KNOWN, 409, {"error": TEXT}, [KNOWN]),
+    Case("once", *KNOWN, 409, {"error": "A contact with this email already exists"}, [KNOWN]),
     Case("an address is needed", "POST /contacts", {}, 422, failed(email=[UNDEFINED])),
     Case(
         "properties are texts",
@@ -436,6 +515,22 @@ CASES = [
         {"unsubscribed": True},
         200,
         {"object": "contact", "id": "{0.id}"},
+        [KNOWN],
+    ),
+    Case(
+        "its address is repeated",
+        "PATCH /contacts/{0.id}",
+        {"id": "{0.id}", "email": "GRACE@example.com", "last_name": "Hopper"},
+        200,
+        {"object": "contact", "id": "{0.id}"},
+        [KNOWN],
+    ),
+    Case(
+        "but stays",
+        "PATCH /contacts/{0.id}",
+        {"email": "hopper@example.com"},
+        422,
+        failed(email=["The address of a contact cannot be changed"]),
         [KNOWN],
     ),
     Case(
@@ -458,6 +553,15 @@ CASES = [
         Case(f"nobody to {method}", f"{method} /contacts/nobody@example.com", body, 404, NO_CONTACT)
         for method, body in (("GET", UNSENT), ("PATCH", {}), ("DELETE", UNSENT))
     ),
+    Case("not so many contacts", "GET /contacts?limit=101", UNSENT, 422, failed(limit=[TEXT])),
+    Case(
+        "listed behind one",
+        "GET /contacts?after={1.id}",
+        UNSENT,
+        200,
+        listing(GRACE_ANSWER),
+        [KNOWN, ("POST /contacts", {"email": ADA})],
+    ),
     Case(
         "listed",
         "GET /contacts?limit=1",
@@ -475,6 +579,7 @@ CASES = [
             401,
             {"error": "Missing or invalid API key"},
             sent={"authorization": said},
+            headers=BACKEND,
         )
         for said in ("", "Bearer os_unknown", "bearer {key}", "Bearer  {key}", "{key}", "Basic {key}")
     ),
@@ -484,9 +589,21 @@ CASES = [
         UNSENT,
         200,
         listing(),
-        headers={"x-ratelimit-backend": "memory"},
+        headers=BACKEND,
     ),
-    Case("an unknown path", "GET /events/a/b", UNSENT, 404, {"error": TEXT, "code": "route_not_found"}),
+    Case(
+        "an unknown path", "GET /events/a/b", UNSENT, 404, {"error": TEXT, "code": "route_not_found"}, headers=BACKEND
+    ),
+    Case("a refused body", "POST /events", {}, 422, failed(name=[UNDEFINED]), headers=BACKEND),
+    # The order of checks
+    Case("first the body is JSON", "PATCH /events/other", b"{", 400, {"error": "Invalid JSON body"}),
+    Case(
+        "then it is valid",
+        "PATCH /events/other",
+        {"name": 5},
+        422,
+        failed(name=["Invalid input: expected string, received number"]),
+    ),
 ]
 
 
@@ -503,11 +620,21 @@ async def test_opensend_answers(opensend: Caller, case: Case) -> None:
 
 async def test_a_key_without_the_scope_is_told_so_in_another_shape(lasting_service: Service) -> None:
     async with calling(lasting_service, await lasting_service.project(), "opensend", "events:read") as caller:
-        refused = await caller.call("POST /events/send", sent())
+        refused = await caller.call("POST /events/send", b"{")
     name = "insufficient_api_key_permission"
     message = "This API key does not have permission to access this resource."
     assert refused.status_code == 403
     assert refused.json() == {"name": name, "code": name, "message": message, "statusCode": 403}
+    assert refused.headers["x-ratelimit-backend"] == "memory"
+
+
+@pytest.mark.parametrize(
+    ("call", "document"), [DEFINED, ("POST /events/send", sent({"plan": "pro"}, contactId=NOBODY)), KNOWN]
+)
+async def test_no_value_of_another_kind_is_our_fault(opensend: Caller, call: str, document: Any) -> None:
+    for wrong in mistyped(document):
+        answer = await opensend.call(call, wrong)
+        assert answer.status_code in {201, 202, 409, 422}, wrong
 
 
 async def test_nothing_is_stored_of_a_refused_event_not_even_its_contact(opensend: Caller) -> None:
@@ -515,6 +642,57 @@ async def test_nothing_is_stored_of_a_refused_event_not_even_its_contact(opensen
     assert (await opensend.call("POST /events/send", sent({}, email="new@example.com"))).status_code == 422
     assert await opensend.client.log() == []
     assert (await opensend.call("GET /contacts/new@example.com")).status_code == 404
+
+
+async def test_a_contact_of_another_project_is_nobody(lasting_service: Service, opensend: Caller) -> None:
+    other = await (await lasting_service.project()).upsert()
+    answer = await opensend.call("POST /events/send", sent(email=UNSENT, contact_id=other.id))
+    assert (answer.status_code, answer.json()) == (202, delivered(email=None, contact_id=None))
+
+
+async def test_a_contact_is_found_by_its_id_in_any_case(opensend: Caller) -> None:
+    contact = (await opensend.call(*KNOWN)).json()["id"]
+    assert (await opensend.call(f"GET /contacts/{contact.upper()}")).json()["id"] == contact
+    answer = await opensend.call("POST /events/send", sent(email=UNSENT, contact_id=contact.upper()))
+    assert answer.json()["delivery"]["contact_id"] == contact
+
+
+async def test_a_deleted_event_is_taken_as_one_without_a_schema(opensend: Caller) -> None:
+    await opensend.call(*DEFINED)
+    automation = pb.Automation(name="welcome", event_name=NAME, state=pb.AUTOMATION_STATE_ACTIVE)
+    await opensend.client.automations.CreateAutomation(pb.CreateAutomationRequest(automation=automation))
+    assert (await opensend.call("POST /events/send", sent({}))).status_code == 422
+    assert (await opensend.call(f"DELETE /events/{NAME}")).status_code == 200
+    answer = await opensend.call("POST /events/send", sent({"plan": 5}))
+    assert (answer.status_code, len(answer.json()["automation_runs"])) == (202, 1)
+
+
+async def test_a_definition_of_another_door_keeps_its_rules_until_it_has_no_schema(opensend: Caller) -> None:
+    await opensend.client.define(NAME, schema(plan="string"))
+
+    async def shown() -> Any:
+        return (await opensend.call(f"GET /events/{NAME}")).json()["schema"]
+
+    async def taken(payload: Any) -> Any:
+        answer = await opensend.call("POST /events/send", sent(payload))
+        return answer.json()["delivery"]["payload"] if answer.is_success else answer.json()
+
+    assert await taken({"plan": 5}) == {"plan": "5"}
+    assert await taken({"more": 1}) == mismatch(("payload.more", "Unexpected field payload.more"))
+    await opensend.client.redefine(schema(), NAME)
+    assert await shown() == {"type": "object"}
+    await opensend.call(f"PATCH /events/{NAME}", {"schema": None})
+    assert await shown() is None
+    assert await taken({"more": 1}) == {"more": 1}
+
+
+async def test_a_repeated_send_tells_the_same_runs(opensend: Caller) -> None:
+    automation = pb.Automation(name="welcome", event_name=NAME, state=pb.AUTOMATION_STATE_ACTIVE)
+    await opensend.client.automations.CreateAutomation(pb.CreateAutomationRequest(automation=automation))
+    first, again = [await opensend.call("POST /events/send", sent(), {"idempotency-key": "k1"}) for _ in range(2)]
+    assert len(first.json()["automation_runs"]) == 1
+    assert (again.status_code, again.json()) == (202, first.json())
+    assert len(await opensend.client.log()) == 1
 
 
 async def test_a_renamed_event_leaves_automations_and_deliveries_their_name(opensend: Caller) -> None:

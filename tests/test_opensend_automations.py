@@ -10,7 +10,8 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict
 
 from signalbox.v1 import automations_pb2 as pb
-from tests.support.bridge import ID, MILLIS, TEXT, UNSENT, Caller, Case, calling
+from tests.support.bridge import ID, MILLIS, TEXT, UNSENT, Caller, Case, calling, mistyped
+from tests.support.consumers import EARLIEST, pull, subscribe
 from tests.support.messages import ADA, struct
 
 if TYPE_CHECKING:
@@ -83,10 +84,15 @@ def condition(**changes: Any) -> dict[str, Any]:
     return step("condition", **{"left": "event.plan", "operator": "equals", "right": "pro", **changes})
 
 
+def triggered(**config: Any) -> dict[str, Any]:
+    return {"steps": [{"key": "start", "type": "trigger", "config": config}]}
+
+
 def edge(start: str = "start", end: str = "rich", **more: Any) -> dict[str, Any]:
     return {"from": start, "to": end, **more}
 
 
+NO_TYPES: tuple[Any, ...] = ("maybe", None, 5, ["x"], {})
 REFUSED = [
     ({}, "automation_steps_required"),
     ({"steps": []}, "automation_steps_required"),
@@ -99,10 +105,12 @@ REFUSED = [
     (steps({**MAIL, "key": "a" * 65}), "step_key_invalid"),
     (steps(MAIL, MAIL), "duplicate_step_key"),
     ({"steps": [{"key": "start", "type": "trigger"}]}, "trigger_event_name_required"),
+    *((triggered(event_name=name), "trigger_event_name_required") for name in ("", "  ", 5, None)),
+    (triggered(eventName="Resend:x"), "event_name_reserved"),
     (steps(trigger_event_name="other"), "trigger_event_name_mismatch"),
     ({"steps": [{"key": "start", "type": "trigger"}], "triggerEventName": "resend:x"}, "event_name_reserved"),
     (steps(IF, connections=[{"from": "start"}]), "connection_edge_invalid"),
-    (steps(IF, connections=[edge(type="maybe")]), "connection_type_invalid"),
+    *((steps(IF, connections=[edge(type=kind)]), "connection_type_invalid") for kind in NO_TYPES),
     (steps(IF, connections=[edge(end="nowhere")]), "connection_unknown_step"),
     (steps(IF, connections=[edge("rich", "rich")]), "connection_self_loop"),
     (steps(IF, connections=[edge(type="condition_met")]), "connection_branch_from_non_condition"),
@@ -136,7 +144,9 @@ TAKEN = [
     step("condition", left="contact.email", operator="exists"),
     step("condition", left="steps.wait.output.waited_event", operator="not_equals", right=None),
     step("condition", predicate={"left": "event.a.b", "operator": "contains", "right": "x"}),
-    step("wait_for_event", event_name=" user.paid "),
+    step("wait_for_event", event_name="user.paid"),
+    step("wait_for_event", eventName="user.paid", timeout_seconds=2_592_000),
+    step("wait_for_event", event_name="send"),
     step("contact_update", first_name="Ada"),
     step("contact_delete"),
     step("add_to_segment", segment_id="seg_1"),
@@ -185,6 +195,60 @@ CASES = [
     *(
         Case(f"{code} {number}", "POST /automations", body, 422, rule(code))
         for number, (body, code) in enumerate(REFUSED)
+    ),
+    *(
+        Case(
+            f"the event {name!r}",
+            "POST /automations",
+            triggered(eventName=name),
+            201,
+            WELCOME_ANSWER
+            | {
+                "name": "Untitled",
+                "status": "draft",
+                "trigger_event_name": name,
+                "connections": [],
+                "steps": [{"id": ID, **triggered(eventName=name)["steps"][0], "position": 0}],
+            },
+        )
+        for name in ("send", " just as it is ", "Ünï")
+    ),
+    Case(
+        "an awaited name is trimmed",
+        "POST /automations",
+        steps(step("wait_for_event", event_name=" user.paid ")),
+        201,
+        WELCOME_ANSWER
+        | {
+            "name": "Untitled",
+            "status": "draft",
+            "connections": [],
+            "steps": [
+                {"id": ID, **TRIGGER, "position": 0},
+                {"id": ID, **step("wait_for_event", event_name="user.paid"), "position": 1},
+            ],
+        },
+    ),
+    Case(
+        "a name that no event can have",
+        "POST /automations",
+        triggered(event_name="a\tb"),
+        422,
+        failed(trigger_event_name=[TEXT]),
+    ),
+    Case(
+        "nor can one that is awaited",
+        "POST /automations",
+        steps(step("wait_for_event", event_name="a\tb")),
+        422,
+        failed(steps=[TEXT]),
+    ),
+    Case(
+        "a name has at most 255 characters",
+        "POST /automations",
+        steps(name="a" * 256),
+        422,
+        failed(name=["Too big: expected string to have <=255 characters"]),
     ),
     Case("a name is a text", "POST /automations", steps(name=5), 422, failed(name=[TEXT])),
     Case("steps are a list", "POST /automations", {"steps": {}}, 422, failed(steps=[TEXT])),
@@ -333,6 +397,26 @@ async def test_opensend_answers(opensend: Caller, case: Case) -> None:
     await opensend.check(case)
 
 
+async def test_no_value_of_another_kind_is_our_fault(opensend: Caller) -> None:
+    predicate = {"predicate": {"left": "event.a", "operator": "equals", "right": 1}}
+    document = {
+        **WELCOME,
+        "trigger_event_name": NAME,
+        "steps": [
+            *STEPS,
+            {**IF, "id": "1", "position": 3},
+            {"key": "if", "type": "condition", "config": predicate},
+            {"key": "then", "type": "delay", "config": {"duration": "2 h"}},
+            {"key": "last", "type": "add_to_segment", "config": {"segment_id": "seg_1"}},
+        ],
+        "connections": [{"from": "if", "to": "then", "type": "condition_met"}],
+    }
+    assert (await opensend.call("POST /automations", document)).status_code == 201
+    for wrong in mistyped(document):
+        answer = await opensend.call("POST /automations", wrong)
+        assert answer.status_code in {201, 422}, wrong
+
+
 async def send(opensend: Caller, name: str = NAME) -> dict[str, Any]:
     answer = await opensend.call("POST /events/send", {"event": name, "email": ADA, "payload": {"plan": "pro"}})
     assert answer.status_code == 202
@@ -406,6 +490,29 @@ async def test_a_run_is_cancelled_while_nobody_works_on_it(opensend: Caller) -> 
     assert (again.status_code, again.json()) == (409, rule("run_not_cancellable", "Run is not cancellable"))
     for body in ({"reason": ""}, {"reason": "x" * 501}, {"reason": "a", "force": True}, {"reason": 5}):
         assert (await opensend.call(f"{path}/{runs[1]}/cancel", body)).status_code == 422
+
+
+async def test_a_run_that_an_engine_works_on_is_not_cancelled(opensend: Caller) -> None:
+    automation = (await opensend.call(*MADE)).json()["id"]
+    run = (await send(opensend))["automation_runs"][0]["id"]
+    await subscribe(opensend.client, start=EARLIEST)
+    assert len(await pull(opensend.client)) == 1
+    refused = await opensend.call(f"POST /api/automations/{automation}/runs/{run}/cancel")
+    assert (refused.status_code, refused.json()) == (409, rule("run_not_cancellable", "Run is not cancellable"))
+    shown = (await opensend.call(f"GET /automations/{automation}/runs/{run}")).json()
+    assert shown["status"] == "running"
+
+
+async def test_an_automation_judges_the_events_behind_its_enabling(opensend: Caller) -> None:
+    automation = (await opensend.call("POST /automations", {**WELCOME, "status": "disabled"})).json()["id"]
+    assert (await send(opensend))["automation_runs"] == []
+    await opensend.call(f"PATCH /automations/{automation}", {"status": "enabled"})
+    (run,) = (await send(opensend))["automation_runs"]
+    stopped = await opensend.call(f"POST /automations/{automation}/stop")
+    assert stopped.json()["status"] == "disabled"
+    assert (await send(opensend))["automation_runs"] == []
+    listed = (await opensend.call(f"GET /automations/{automation}/runs")).json()
+    assert [(each["id"], each["status"]) for each in listed["data"]] == [(run["id"], "queued")]
 
 
 async def test_runs_are_listed_newest_first_by_pages(opensend: Caller) -> None:

@@ -129,7 +129,7 @@ class Bridge:
         assert mount is not None
         call.route, params = mount.routes.find("GET" if call.method == "HEAD" else call.method, call.path)
         caller.require(call.route.scope)
-        call.extra = mount.limiter.take(caller.key_id, call.route)
+        call.extra += mount.limiter.take(caller.key_id, call.route)
         body = await self._body(call, receive)
         return await call.route.handler(self._services, Request(caller, params, query, call.headers, body))
 
@@ -145,6 +145,7 @@ class Bridge:
         if mount is None or named not in {None, mount} or not _carried_well(mount.door, call.headers):
             raise KeyInvalid
         call.mount = mount
+        call.extra = mount.door.headers
         return caller
 
     def _check_path(self, call: _Call) -> None:
@@ -192,6 +193,7 @@ class Bridge:
         if not doors:
             answer = answer_of(None, error)
             return Reply(answer.status, {"error": answer.message}, _error_headers(error))
+        call.extra = call.extra or tuple(header for door in doors for header in door.headers)
         topic = call.route.topic if call.route else ""
         bodies: dict[str, Any] = {}
         for door in reversed(doors):

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from registry.errors import Violation
-    from server.bridge.rate_limits import RateLimit
+    from server.bridge.rate_limits import Headers, RateLimit
     from server.bridge.routes import Route
     from server.model import Dialect
 
@@ -46,7 +46,7 @@ class Door:
     `key_prefix` is what its keys begin with, and `paths` what its paths do: an error has its shape where nothing else
     tells the dialect. `key_header` is another header than `authorization` that may carry the key bare, and
     `exact_scheme` says that the word `Bearer` and the one blank behind it must be just so. A description of the fields
-    of errors is `error_type`, a msgspec type.
+    of errors is `error_type`, a msgspec type. `headers` go out with every answer, those to unknown keys too.
     """
 
     dialect: Dialect
@@ -57,5 +57,6 @@ class Door:
     write_error: WriteError
     error_type: Any
     limit: RateLimit
+    headers: Headers = ()
     key_header: bytes = b""
     exact_scheme: bool = False

@@ -13,7 +13,7 @@ import httpx
 from signalbox.v1 import projects_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
     from tests.support.service import Client, Service
 
@@ -124,6 +124,20 @@ _CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 def http_client(service: Service) -> httpx.AsyncClient:
     """Make a client of the bridge without a key."""
     return httpx.AsyncClient(base_url=f"http://{service.http_address}", timeout=30, verify=_CONTEXT)
+
+
+_KINDS: tuple[Any, ...] = (None, True, -1.5, 10**400, "", [], [[]], {"x": []})
+
+
+def mistyped(document: Any) -> Iterator[Any]:
+    """Give a JSON document with each of its values in turn replaced by values of every kind."""
+    yield from _KINDS
+    if isinstance(document, dict):
+        for name, value in document.items():
+            yield from ({**document, name: other} for other in mistyped(value))
+    elif isinstance(document, list):
+        for index, value in enumerate(document):
+            yield from ([*document[:index], other, *document[index + 1 :]] for other in mistyped(value))
 
 
 _TOLD = re.compile(r"\{(\d+)\.([A-Za-z0-9_.]+)\}")

@@ -7,7 +7,6 @@ are taken, contacts of unknown addresses are made at once.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from server.bridge.dialects.opensend import automations as a
 from server.bridge.dialects.opensend import contacts as c
@@ -18,9 +17,6 @@ from server.bridge.doors import Door
 from server.bridge.rate_limits import RateLimit
 from server.bridge.routes import Route
 from server.model import Dialect, Scope
-
-if TYPE_CHECKING:
-    from server.bridge.rate_limits import Headers, Standing
 
 _EVENT, _CONTACT = "/events/{identifier}", "/contacts/{identifier}"
 _AUTOMATION = "/automations/{id}"
@@ -55,10 +51,6 @@ _UNDER_API_ALONE = (
 )
 
 
-def _rate_headers(_standing: Standing) -> Headers:
-    return ((b"x-ratelimit-backend", b"memory"),)
-
-
 OPENSEND = Door(
     dialect=Dialect.OPENSEND,
     title="OpenSend",
@@ -67,6 +59,7 @@ OPENSEND = Door(
     key_prefix="os_",
     write_error=write_error,
     error_type=ErrorAnswer,
-    limit=RateLimit(30, 60.0, _rate_headers, fixed=True, reads=100),
+    limit=RateLimit(30, 60.0, fixed=True, reads=100),
+    headers=((b"x-ratelimit-backend", b"memory"),),
     exact_scheme=True,
 )

@@ -94,10 +94,11 @@ class Body(Faults):
 
     def uuid(self, name: str) -> str | None:
         """Read a UUID, in lower case."""
-        text = self.text(name, least=0, most=512)
-        if text is None or _UUID.fullmatch(text):
-            return text.lower() if text else None
-        self.add(name, "Invalid UUID")
+        value = self.values.get(name)
+        if isinstance(value, str) and is_uuid(value):
+            return value.lower()
+        if name in self.values:
+            self.add(name, "Invalid UUID" if isinstance(value, str) else mistaken("string", value))
         return None
 
     def record(self, name: str) -> dict[str, Any]:

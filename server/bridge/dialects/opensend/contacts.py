@@ -102,12 +102,15 @@ async def get_contact(services: Services, request: Request) -> Reply:
 
 
 async def update_contact(services: Services, request: Request) -> Reply:
-    """Set fields of a contact."""
+    """Set fields of a contact; its address stays."""
     body = Body(request)
-    properties = _properties(body, request)
+    email, properties = body.email(), _properties(body, request)
     body.check()
-    updated = await services.contacts.update(request.caller.project_key, _name(request), properties)
-    return Reply(200, CreatedContact(id=updated.id))
+    key, name = request.caller.project_key, _name(request)
+    if email is not None and (await services.contacts.get(key, name)).email != email:
+        body.add("email", "The address of a contact cannot be changed")
+        body.check()
+    return Reply(200, CreatedContact(id=(await services.contacts.update(key, name, properties)).id))
 
 
 async def delete_contact(services: Services, request: Request) -> Reply:
@@ -131,7 +134,8 @@ def _properties(body: Body, request: Request) -> dict[str, Any]:
 
 def _name(request: Request) -> ContactName:
     identifier = request.params["identifier"]
-    return ContactName(identifier) if is_uuid(identifier) else ContactName(email=identifier.strip().lower())
+    named = identifier.strip().lower()
+    return ContactName(named) if is_uuid(named) else ContactName(email=named)
 
 
 def _contact_data(contact: Contact) -> ContactData:

@@ -1,7 +1,7 @@
 """The automations of OpenSend as documents: steps, the connections between them, and the rules for both.
 
 The first step is the trigger, which names the event. The others are for an engine: they are checked here and kept as
-they came.
+they came, but for blanks around the name of an awaited event.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ Step = dict[str, Any]
 """One step: `id`, `key`, `type`, `config` and `position`."""
 
 TRIGGER: Final = "trigger"
+WAIT: Final = "wait_for_event"
 MAX_WAIT_SECONDS: Final = 2_592_000
 MAX_DELAY_SECONDS: Final = 30 * 86_400
 
@@ -48,6 +49,7 @@ _OPERATORS: Final = (
     "exists",
 )
 _BRANCHES: Final = ("condition_met", "condition_not_met")
+_NAMES: Final = ("event_name", "eventName")
 
 
 def read_steps(body: Body) -> list[Step] | None:
@@ -102,7 +104,7 @@ def check_connections(connections: Sequence[Mapping[str, Any]], steps: Sequence[
     branches: set[tuple[str, str]] = set()
     for each in connections:
         start, end, kind = each["from"], each["to"], each.get("type", "default")
-        if kind not in {"default", *_BRANCHES}:
+        if kind not in ("default", *_BRANCHES):
             message = f"connection type must be one of: default, {', '.join(_BRANCHES)}"
             raise rule_broken("connection_type_invalid", message)
         for key in (start, end):
@@ -125,9 +127,9 @@ def trigger_event(steps: Sequence[Step], stated: str | None) -> str:
         message = f'trigger_event_name "{stated}" is not the "{named}" of the trigger step'
         raise rule_broken("trigger_event_name_mismatch", message)
     name = stated or named
-    if not name:
+    if not name.strip():
         raise rule_broken("trigger_event_name_required", "trigger_event_name is required")
-    check_event_name(name, "trigger_event_name")
+    check_event_name(name, "trigger_event_name", "trigger_event_name")
     return name
 
 
@@ -148,12 +150,12 @@ def _step(given: Any, index: int, body: Body) -> Step | None:
         body.add("steps", f"steps[{index}].type must be one of: {', '.join(TYPES)}")
     if body.fields:
         return None
-    step_id = given.get("id")
+    step_id, config = given.get("id"), given.get("config", {})
     return {
         "id": step_id if isinstance(step_id, str) and step_id else str(uuid7()),
         "key": given["key"],
         "type": given["type"],
-        "config": given.get("config", {}),
+        "config": _trimmed(config) if given["type"] == WAIT else config,
         "position": position,
     }
 
@@ -163,8 +165,15 @@ def _received(wanted: str, given: Mapping[str, Any], name: str) -> str:
 
 
 def _event_name(config: Mapping[str, Any]) -> str:
-    name = config.get("event_name", config.get("eventName"))
-    return name.strip() if isinstance(name, str) else ""
+    name = next((config[name] for name in _NAMES if name in config), "")
+    return name if isinstance(name, str) else ""
+
+
+def _trimmed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Take the blanks off the name of the event that a step waits for."""
+    return {
+        name: value.strip() if name in _NAMES and isinstance(value, str) else value for name, value in config.items()
+    }
 
 
 def _check_delay(config: Mapping[str, Any], what: str) -> None:
@@ -192,7 +201,7 @@ def _check_condition(config: Mapping[str, Any], what: str) -> None:
 
 
 def _check_wait(config: Mapping[str, Any], what: str) -> None:
-    check_event_name(_event_name(config), f"{what}: event_name")
+    check_event_name(_event_name(config), "steps", f"{what}: event_name")
     seconds = config.get("timeout_seconds")
     if seconds is not None and (type(seconds) is not int or not 1 <= seconds <= MAX_WAIT_SECONDS):
         message = f"{what}: timeout_seconds must be a whole number from 1 to {MAX_WAIT_SECONDS}"
@@ -227,7 +236,7 @@ _CONFIGS: Final[Mapping[str, Callable[[Mapping[str, Any], str], None]]] = {
     "delay": _check_delay,
     "send_email": _check_email,
     "condition": _check_condition,
-    "wait_for_event": _check_wait,
+    WAIT: _check_wait,
     "contact_update": _check_update,
     "contact_delete": _check_delete,
     "add_to_segment": _check_segment,

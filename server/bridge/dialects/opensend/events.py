@@ -15,9 +15,9 @@ from registry.store import DefinitionChanges
 from registry.timestamps import format_millis
 from server.bridge.definitions import all_definitions, definition_by_id
 from server.bridge.dialects.opensend.bodies import Body, Faults
-from server.bridge.dialects.opensend.names import check_event_name, check_prefix
+from server.bridge.dialects.opensend.names import check_defined_name, check_event_name
 from server.bridge.dialects.opensend.runs import RunData, run_data, started_run
-from server.bridge.dialects.opensend.schemas import read_schema, write_schema
+from server.bridge.dialects.opensend.schemas import FREE, read_schema, write_schema
 from server.bridge.fields import Email, Limit, Uuid  # noqa: TC001 - msgspec reads them
 from server.bridge.lists import beside
 from server.bridge.messages import Reply, Request
@@ -157,7 +157,7 @@ async def create_event(services: Services, request: Request) -> Reply:
     name, schema = body.text("name", required=True), _read_schema(body)
     body.check()
     assert name is not None
-    check_event_name(name)
+    check_defined_name(name)
     created = await services.definitions.create(request.caller, name, "", schema, Compatibility.NONE)
     return Reply(201, _event_data(created))
 
@@ -175,12 +175,12 @@ async def update_event(services: Services, request: Request) -> Reply:
         body.form.append("Provide at least one field to update")
     body.check()
     if name is not None:
-        check_event_name(name)
+        check_defined_name(name)
     current = await _identified(services, request)
     changes = DefinitionChanges(
         name=UNSET if name is None else name,
         retired_id=str(uuid7()),
-        schema=replace(current.schema, properties=schema.properties) if body.has("schema") else UNSET,
+        schema=_changed(current.schema, schema) if body.has("schema") else UNSET,
     )
     updated = await services.definitions.update(request.caller, current.id, changes, current.etag)
     return Reply(200, _event_data(updated))
@@ -209,7 +209,7 @@ async def send_event(services: Services, request: Request) -> Reply:
     payload = body.record("payload")
     body.check()
     assert name is not None
-    check_prefix(name)
+    check_event_name(name, "event")
     check_json(payload, len(request.body), "payload")
     draft = Draft(name, contact_id or "", email or "", payload, idempotency_key=request.idempotency_key(), rules=RULES)
     event = await services.ingest.send(request.caller.project_key, draft)
@@ -232,6 +232,11 @@ def _read_schema(body: Body) -> Schema:
     for fault in faults:
         body.add("schema", fault)
     return schema
+
+
+def _changed(current: Schema, wanted: Schema) -> Schema:
+    """Give a definition other properties; the rules of the door that made it stay, unless no schema is wanted."""
+    return replace(current, properties=wanted.properties) if wanted.properties else FREE
 
 
 def _read_contact(body: Body) -> tuple[str | None, str | None]:

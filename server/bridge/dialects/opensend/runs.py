@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
-from automation.errors import RunFinished
 from automation.runs import RunStatus
 from registry.timestamps import format_millis
 from server.bridge.dialects.opensend.bodies import Body, Faults
@@ -103,10 +102,8 @@ async def cancel_run(services: Services, request: Request) -> Reply:
         body.form.append(f"Unrecognized key{'s' if len(unknown) > 1 else ''}: {listed}")
     body.check()
     current = await _of_automation(services, request)
-    if current.run.status not in {RunStatus.QUEUED, RunStatus.WAITING}:
-        raise RunFinished(current.run.id, current.run.status)
     cancelled = await services.runs.cancel(
-        request.caller.project_key, current.run.id, reason or DEFAULT_REASON, current.run.etag
+        request.caller.project_key, current.run.id, reason or DEFAULT_REASON, "", (RunStatus.QUEUED, RunStatus.WAITING)
     )
     return Reply(200, _detailed(cancelled))
 

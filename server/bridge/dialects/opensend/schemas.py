@@ -38,8 +38,9 @@ def read_schema(given: Any, faults: list[str]) -> Schema:
 
 
 def write_schema(schema: Schema) -> dict[str, Any] | None:
-    """Write a schema; None for one that declares nothing."""
-    return _object(schema.properties) if schema.properties else None
+    """Write a schema; None for one that takes anything."""
+    free = not schema.properties and schema.unknown_properties is UnknownProperties.KEEP
+    return None if free else _object(schema.properties)
 
 
 def word(type_name: str) -> str:
