@@ -462,7 +462,7 @@ async def test_a_filtered_floor_moves_on_a_quiet_log(shop: Client) -> None:
     await subscribe(shop, filter=pb.MatchFilter(event_names=[PAID]))
     engine = await Engine.open(shop)
     await record(shop, 3)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         while (await stats(shop)).floor_position < 3:  # noqa: ASYNC110 - it must be asked
             await asyncio.sleep(0.02)
     await engine.close()
