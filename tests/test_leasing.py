@@ -649,6 +649,9 @@ class Promises(RuleBasedStateMachine):
         # What is up to the new place comes no more, what is behind it comes again.
         self.done = {each for each in self.wanted if each <= place} - self.parked
 
+    def read(self) -> Subscription:
+        return get_subscription(self.connection, PROJECT, self.subscription.id)
+
     def failed(self, delivery: Delivery) -> None:
         if delivery.attempt == self.subscription.max_attempts:
             self.parked.add(delivery.match.position)
@@ -706,7 +709,7 @@ class Promises(RuleBasedStateMachine):
     def the_floor_holds(self) -> None:
         if not hasattr(self, "subscription"):
             return
-        current = get_subscription(self.connection, PROJECT, self.subscription.id)
+        current = self.read()
         assert current.floor_position >= self.floor, "FloorMonotone"
         assert current.floor_position <= current.read_position
         self.floor = current.floor_position
@@ -724,6 +727,8 @@ class Promises(RuleBasedStateMachine):
         """Drain: what is wanted is acknowledged, parked or skipped in the end, and the floor reaches the head."""
         if hasattr(self, "subscription"):
             for _ in range(3 * self.head + 10):
+                if self.wanted <= self.done | self.parked and self.read().floor_position == self.head:
+                    break
                 self.now += 60 * SECOND
                 self.step([Ack(sorted(self.leases))] if self.leases else [], self.CONSUMERS, 3)
             assert self.wanted <= self.done | self.parked, "AtLeastOnce, NoAckedLoss"

@@ -267,7 +267,6 @@ async def test_a_pull_waits_for_a_first_match(till: Client) -> None:
     await subscribe(till)
     begun = time.monotonic()
     assert await pull(till) == []
-    assert time.monotonic() - begun < 0.5
     pulling = asyncio.create_task(pull(till, wait=10))
     await asyncio.sleep(0.1)
     await record(till, 1)
@@ -306,7 +305,7 @@ async def test_a_pull_ends_with_the_server(database_url: str) -> None:
         await asyncio.sleep(0.1)
         begun = time.monotonic()
     assert await pulling == (StatusCode.UNAVAILABLE, "SERVER_STOPPING")
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 10
 
 
 async def test_a_pull_that_nobody_waits_for_any_more_leases_nothing(till: Client) -> None:

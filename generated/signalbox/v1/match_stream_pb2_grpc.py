@@ -189,6 +189,7 @@ class MatchStreamServicer:
         breaks, the leases run on, and the consumer takes them over if it opens again under its id.
 
         Errors: SUBSCRIPTION_NOT_FOUND; INVALID_CONSUMER; CONSUMER_REPLACED, when another stream opens under the same id.
+        One that opens on another server of the same database takes the leases over, but does not end the older stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

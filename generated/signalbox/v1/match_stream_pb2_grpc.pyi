@@ -80,6 +80,7 @@ class MatchStreamStub:
     breaks, the leases run on, and the consumer takes them over if it opens again under its id.
 
     Errors: SUBSCRIPTION_NOT_FOUND; INVALID_CONSUMER; CONSUMER_REPLACED, when another stream opens under the same id.
+    One that opens on another server of the same database takes the leases over, but does not end the older stream.
     """
     PullMatches: _grpc.UnaryUnaryMultiCallable[_match_stream_pb2.PullMatchesRequest, _match_stream_pb2.PullMatchesResponse]
     """Leases matches of a subscription, without a stream.
@@ -157,6 +158,7 @@ class MatchStreamAsyncStub(MatchStreamStub):
     breaks, the leases run on, and the consumer takes them over if it opens again under its id.
 
     Errors: SUBSCRIPTION_NOT_FOUND; INVALID_CONSUMER; CONSUMER_REPLACED, when another stream opens under the same id.
+    One that opens on another server of the same database takes the leases over, but does not end the older stream.
     """
     PullMatches: _aio.UnaryUnaryMultiCallable[_match_stream_pb2.PullMatchesRequest, _match_stream_pb2.PullMatchesResponse]  # type: ignore[assignment]
     """Leases matches of a subscription, without a stream.
@@ -279,6 +281,7 @@ class MatchStreamServicer(metaclass=_abc_1.ABCMeta):
         breaks, the leases run on, and the consumer takes them over if it opens again under its id.
 
         Errors: SUBSCRIPTION_NOT_FOUND; INVALID_CONSUMER; CONSUMER_REPLACED, when another stream opens under the same id.
+        One that opens on another server of the same database takes the leases over, but does not end the older stream.
         """
 
     @_abc_1.abstractmethod
