@@ -161,7 +161,9 @@ def _line(title: str, values: Sequence[float], form: str) -> str:
 def _end(process: subprocess.Popen[str]) -> int:
     process.send_signal(signal.SIGTERM)
     try:
-        return process.wait(GRACE_SECONDS)
+        code = process.wait(GRACE_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         return process.wait()
+    # uvicorn sends itself the signal again when it has ended well.
+    return 0 if code == -signal.SIGTERM else code

@@ -11,7 +11,7 @@ import socket
 import sys
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import uvicorn
@@ -110,7 +110,9 @@ def by_hand(database: str) -> FastAPI:
 
     @app.post(PATH, status_code=201)
     async def send(
-        sent: Sent, opened: Annotated[AsyncSession, Depends(session)], authorization: Annotated[str, Header()]
+        sent: Sent,
+        opened: AsyncSession = Depends(session),  # noqa: B008 - so FastAPI has it
+        authorization: str = Header(),
     ) -> dict[str, Any]:
         if authorization != f"Bearer {SECRETS[Dialect.AUTOSEND]}":
             raise HTTPException(401)
