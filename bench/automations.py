@@ -45,7 +45,7 @@ def measure(rounds: int, seconds: float) -> Rates:
             began = perf_counter()
             _create(subjects[name], conditions(count))
             progress(f"{count:,} automations were made in {perf_counter() - began:.1f} s\n")
-            # The first event waits until the conditions are compiled.
+            subjects[name].send_one()
             subjects[name].load(unary_load(folder, subjects[name].grpc), 1, WARM_UP_SECONDS)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="signalbox-bench-")))
         for number in range(1, rounds + 1):

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING
 import grpc
 
 from bench.harness import Failed, run, server
+from bench.messages import event_input
 from server.demo import PROJECT, SECRET
 from signalbox.v1 import automations_pb2, projects_pb2
 from signalbox.v1.automations_pb2_grpc import AutomationsStub
+from signalbox.v1.event_ingest_pb2 import SendEventRequest
+from signalbox.v1.event_ingest_pb2_grpc import EventIngestStub
 from signalbox.v1.projects_pb2_grpc import ProjectsStub
 
 if TYPE_CHECKING:
@@ -93,6 +96,11 @@ class Signalbox:
         if not succeeded <= stored <= succeeded + load.in_flight * size:
             raise Failed(f"{load.url}: {succeeded:,} events were answered, but the log has {stored:,} more")
         return succeeded / seconds
+
+    def send_one(self) -> None:
+        """Send an event; the first one waits until the conditions of automations are compiled."""
+        with grpc.insecure_channel(self.grpc) as channel:
+            EventIngestStub(channel).SendEvent(SendEventRequest(event=event_input()), metadata=METADATA, timeout=60)
 
     def settled_position(self) -> int:
         """Read the position of the newest event once it stands still: cancelled calls may still be committed."""
