@@ -124,18 +124,26 @@ def single(states: Iterable[Property]) -> list[Schema]:
 
 
 SINGLE = single(places((None, *ITEM_TYPES)))
+SOME = 11
+"""One of so many pairs is enough for FORWARD, of which a law below holds that it is BACKWARD the other way round."""
 
 
 def test_the_verdict_is_that_of_enumeration_for_every_pair_of_schemas_of_one_property() -> None:
     every = [Outcomes(schema) for schema in SINGLE]
     assert len(every) == len(set(SINGLE)) > 450
-    wrong = [
-        (one.schema, other.schema)
-        for one, other in itertools.product(every, every)
-        if bool(compare(one.schema, other.schema, BACKWARD)) is one.within(other)
-        or bool(compare(other.schema, one.schema, FORWARD)) is one.within(other)
-    ]
-    assert wrong == []
+    pairs = list(itertools.product(every, every))
+    for direction, judged in ((BACKWARD, pairs), (FORWARD, pairs[::SOME])):
+        wrong = [
+            (one.schema, other.schema)
+            for one, other in judged
+            if bool(compare(*ordered(one.schema, other.schema, direction), direction)) is one.within(other)
+        ]
+        assert wrong == []
+
+
+def ordered(one: Schema, other: Schema, direction: Direction) -> tuple[Schema, Schema]:
+    """Give the old and the new schema so that the direction asks whether one is within the other."""
+    return (one, other) if direction is BACKWARD else (other, one)
 
 
 class Outcomes:
