@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from sqlalchemy import and_, bindparam, func, literal_column, select, update
+from sqlalchemy import and_, bindparam, case, func, literal_column, select, update
 
 from automation.bulk import execute_many
 from automation.errors import RunFinished, RunMovedOn, RunNotFound, RunWithoutContact
 from automation.pages import page_of
-from automation.runs import OPEN, Match, MatchKind, Run, RunStatus, Wait
+from automation.runs import OPEN, Match, MatchKind, Run, RunCounts, RunStatus, Wait
 from automation.tables import TIMED, WAITING, automation_match, run
 from registry.etags import check_etag
 from registry.log_ids import position_of
@@ -108,6 +108,18 @@ def list_runs(
         query = query.where(_run.number < before)
     page, more = page_of(connection.execute(query), limit)
     return [_to_run(row) for row in page], more
+
+
+def run_counts(connection: Connection, project_key: int, automation_keys: Collection[int]) -> dict[int, RunCounts]:
+    """Count the runs of automations, by their keys."""
+    completed = func.sum(case((_run.status == RunStatus.COMPLETED, 1), else_=0))
+    query = select(_run.automation_key, func.count().label("runs"), completed.label("completed"))
+    query = query.where(_run_project == project_key, _run.automation_key.in_(automation_keys))
+    found = {row.automation_key: row for row in connection.execute(query.group_by(_run.automation_key))}
+    return {
+        key: RunCounts(found[key].runs, found[key].completed) if key in found else RunCounts(0, 0)
+        for key in automation_keys
+    }
 
 
 def waiting_runs(connection: Connection, project_key: int, contact_keys: Sequence[int]) -> list[Run]:

@@ -108,6 +108,18 @@ def list_automations(
     return [_to_automation(row) for row in page], more
 
 
+def skip_automations(connection: Connection, project_key: int, skip: int, limit: int) -> list[Automation]:
+    """List automations, newest first, without the first ones."""
+    query = _live(project_key).order_by(_automation.id.desc()).offset(skip).limit(limit)
+    return [_to_automation(row) for row in connection.execute(query)]
+
+
+def count_automations(connection: Connection, project_key: int) -> int:
+    """Count all that are not deleted."""
+    query = select(func.count()).where(_automation.project_key == project_key, _automation.deleted_at.is_(None))
+    return connection.scalar(query) or 0
+
+
 def active_automations(connection: Connection, project_key: int, event_name: str) -> int:
     """Count the automations that judge events of a name."""
     query = select(func.count()).where(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from uuid_utils import uuid7
 
@@ -11,7 +11,7 @@ from automation.automations import AutomationState
 from automation.conditions.checking import check
 from automation.conditions.parsing import parse
 from automation.matching import LiveAutomations
-from automation.run_store import cancel_runs
+from automation.run_store import cancel_runs, run_counts
 from registry.store import active_definitions
 from registry.timestamps import now_micros
 from server.catalog import ProjectState
@@ -19,17 +19,20 @@ from server.storage.database import finished
 from server.storage.projects import advance_automations, project_by_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sqlalchemy import Connection
 
     from automation.automations import Automation, AutomationChanges, NewAutomation
+    from automation.runs import RunCounts
     from automation.store import AutomationFilter
     from server.catalog import Catalog
     from server.paging import Page, PageRequest
     from server.storage.database import Database
 
 T = TypeVar("T")
+
+CountedAutomation: TypeAlias = "tuple[Automation, RunCounts]"
 
 
 class _DryRun(Exception):
@@ -73,6 +76,29 @@ class Automations:
             lambda connection: store.list_automations(connection, project_key, wanted, limit, before)
         )
         return request.page(found, filters, lambda automation: (automation.id,), more=more)
+
+    async def counted(self, project_key: int, automation_id: str) -> CountedAutomation:
+        """Read an automation and how many runs it had. Raises AutomationNotFound."""
+
+        def work(connection: Connection) -> CountedAutomation:
+            found = store.get_automation(connection, project_key, automation_id)
+            return found, run_counts(connection, project_key, [found.key])[found.key]
+
+        return await self._database.read(work)
+
+    async def numbered(self, project_key: int, page: int, limit: int) -> tuple[Sequence[CountedAutomation], int]:
+        """List a page of automations, from page 1, newest first, each with how many runs it had; and count them all."""
+
+        def work(connection: Connection) -> tuple[list[CountedAutomation], int]:
+            total = store.count_automations(connection, project_key)
+            skip = (page - 1) * limit
+            if skip >= total:
+                return [], total
+            found = store.skip_automations(connection, project_key, skip, limit)
+            counts = run_counts(connection, project_key, [each.key for each in found])
+            return [(each, counts[each.key]) for each in found], total
+
+        return await self._database.read(work)
 
     async def update(
         self,

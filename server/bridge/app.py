@@ -35,7 +35,7 @@ from server.errors import (
 )
 from server.model import Dialect
 from server.projects import PREFIXES
-from server.status import KNOWN_ERRORS, answer_of
+from server.status import KNOWN_ERRORS, answer_of, http_status, message_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -60,6 +60,10 @@ _BODILESS = frozenset({"GET", "HEAD", "DELETE"})
 """Methods whose bodies, which some clients send, say nothing."""
 
 _encode = msgspec.json.Encoder().encode
+
+
+class _ClientGone(Exception):
+    """The client went away in the middle of its request."""
 
 
 class _Mount:
@@ -116,23 +120,19 @@ class Bridge:
             return
         try:
             reply = await self._reply(call, scope["query_string"], receive)
-        except ConnectionError:
+        except _ClientGone:
             return
         except Exception as error:
             reply = self._refusal(call, error)
-        content = b"" if call.method == "HEAD" else _encode(reply.body)
-        await _send(send, reply.status, content, _JSON, (*call.extra, *reply.headers))
+        await _send(send, reply.status, _encode(reply.body), _JSON, (*call.extra, *reply.headers))
         self._metrics.count_request(call.mount.door.dialect if call.mount else "", reply.status)
 
     async def _reply(self, call: _Call, query: bytes, receive: Receive) -> Reply:
         caller = await self._caller(call)
-        mount = call.mount
-        assert mount is not None
-        call.route, params = mount.routes.find("GET" if call.method == "HEAD" else call.method, call.path)
-        caller.require(call.route.scope)
-        call.extra = mount.limiter.take(caller.key_id, call.route)
+        route, params = self._route(call, caller)
+        caller.require(route.scope)
         body = await self._body(call, receive)
-        return await call.route.handler(self._services, Request(caller, params, query, call.headers, body))
+        return await route.handler(self._services, Request(caller, params, query, call.headers, body))
 
     async def _caller(self, call: _Call) -> Caller:
         """Tell the caller, and the dialect that is spoken. Raises KeyMissing, KeyInvalid and RouteNotFound."""
@@ -159,6 +159,19 @@ class Bridge:
         call.mount = mount
         call.path = f"/{rest}"
         return mount
+
+    def _route(self, call: _Call, caller: Caller) -> tuple[Route, dict[str, str]]:
+        """Find what is called, and count the call, whether it is served or not.
+
+        Raises RouteNotFound, MethodNotAllowed and RateLimited.
+        """
+        mount = call.mount
+        assert mount is not None
+        try:
+            call.route, params = mount.routes.find("GET" if call.method == "HEAD" else call.method, call.path)
+        finally:
+            call.extra = mount.limiter.take(caller.key_id, call.route)
+        return call.route, params
 
     async def _body(self, call: _Call, receive: Receive) -> bytes:
         """Read the body, where the method has one. Raises BodyTooLarge, BodyTooSlow and UnsupportedMediaType."""
@@ -187,7 +200,7 @@ class Bridge:
             log.error("storage_refused", exc_info=error.__cause__)
         doors = [call.mount.door] if call.mount else _likely_doors(call)
         if not doors:
-            return Reply(404, {"error": str(error)})
+            return Reply(http_status(error), {"error": message_of(error)}, _error_headers(error))
         topic = call.route.topic if call.route else ""
         bodies: dict[str, Any] = {}
         for door in reversed(doors):
@@ -221,8 +234,13 @@ def _likely_doors(call: _Call) -> list[Door]:
     Two dialects may share a path; an answer with the fields of both is read by the clients of either.
     """
     secret = _secret(call.headers)
-    by_key = [door for door in DIALECTS if secret.startswith(PREFIXES[door.dialect])]
+    by_key = [door for door in DIALECTS if secret.startswith(_own_prefix(door))]
     return by_key or _doors_of_path(call.path)
+
+
+def _own_prefix(door: Door) -> str:
+    """Give what all keys of the dialect begin with, those for tests too: `esx_` of `esx_live_`."""
+    return PREFIXES[door.dialect].partition("_")[0] + "_"
 
 
 def _doors_of_path(path: str) -> list[Door]:
@@ -241,22 +259,22 @@ def _is_json(kind: bytes) -> bool:
 
 
 async def _received(receive: Receive, limit: int) -> bytes:
-    message = await receive()
-    if not message.get("more_body"):
-        return _part(message)
-    body = bytearray(_part(message))
-    while message.get("more_body"):
+    parts: list[bytes] = []
+    size, more = 0, True
+    while more:
         message = await receive()
-        body += _part(message)
-        if len(body) > limit:
+        parts.append(_part(message))
+        size += len(parts[-1])
+        if size > limit:
             raise BodyTooLarge(limit)
-    return bytes(body)
+        more = message.get("more_body", False)
+    return b"".join(parts)
 
 
 def _part(message: Mapping[str, Any]) -> bytes:
-    """Give what came of the body. Raises ConnectionError where the client has gone in the middle of it."""
+    """Give what came of the body. Raises _ClientGone."""
     if message["type"] == "http.disconnect":
-        raise ConnectionAbortedError
+        raise _ClientGone
     part: bytes = message.get("body", b"")
     return part
 

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from registry.errors import Violation
-from server.errors import InvalidBody, MalformedJson
+from server.errors import FieldMissing, InvalidBody, MalformedJson
 from server.ingest.draft import check_idempotency_key
 
 if TYPE_CHECKING:
@@ -47,6 +47,13 @@ class Request:
     def query(self) -> dict[str, str]:
         """The query; of parameters that are repeated the last one."""
         return dict(parse_qsl(self._query.decode("latin-1"), keep_blank_values=True))
+
+    def read_query(self, kind: type[T]) -> T:
+        """Read the query as a msgspec struct; what the struct does not name is left out. Raises InvalidBody."""
+        try:
+            return msgspec.convert(self.query, kind, strict=False)
+        except msgspec.ValidationError as error:
+            raise _invalid_body(str(error)) from error
 
     def json(self) -> Any:
         """Read the body as plain JSON; an empty one counts as `{}`. Raises MalformedJson."""
@@ -98,7 +105,5 @@ def _invalid_body(text: str) -> InvalidBody:
     assert found is not None
     fault, place = found["fault"], (found["place"] or "").removeprefix("$").removeprefix(".")
     if missing := _MISSING.fullmatch(fault):
-        place = f"{place}.{missing['field']}".removeprefix(".")
-        fault = f"{place} is required"
-        return InvalidBody([Violation(place, "REQUIRED_FIELD_MISSING", fault)])
+        return FieldMissing(f"{place}.{missing['field']}".removeprefix("."))
     return InvalidBody([Violation(place, "INVALID_FIELD", fault)])

@@ -50,7 +50,8 @@ class Case:
 
     `call` is method and path, `body` JSON or raw bytes, `given` the calls that go before, each as (call, body). In
     paths and bodies of later calls `{0.data.id}` stands for what the answer of the first given call has there, and
-    `{0.data.id}` does so in the expected answer too. `answer` is compared whole; `headers` are some of the answer's.
+    `{0.data.id}` does so in the expected answer too. `answer` is compared whole; `headers` are some of the answer's. Of
+    the headers that are `sent`, an empty one is left out, and `{secret}` is the key.
     """
 
     what: str
@@ -77,7 +78,8 @@ class Caller:
     async def call(self, call: str, body: Any = UNSENT, headers: Mapping[str, str] | None = None) -> httpx.Response:
         """Make a call; the key goes along unless the headers say otherwise."""
         method, _, path = call.partition(" ")
-        sent = {"authorization": f"Bearer {self.secret}", **(headers or {})}
+        wanted = {"authorization": f"Bearer {self.secret}", **(headers or {})}
+        sent = {name: value.replace("{secret}", self.secret) for name, value in wanted.items() if value}
         content: dict[str, Any] = {}
         if isinstance(body, bytes):
             content = {"content": body}

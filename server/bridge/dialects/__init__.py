@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from server.bridge.dialects.arsel import ARSEL
 from server.bridge.dialects.autosend import AUTOSEND
+from server.bridge.dialects.emailsendx import EMAILSENDX
 
 if TYPE_CHECKING:
     from server.bridge.doors import Door
 
-DIALECTS: tuple[Door, ...] = (AUTOSEND,)
+DIALECTS: tuple[Door, ...] = (AUTOSEND, EMAILSENDX, ARSEL)
 """All of them. Where two share a path, errors without a key have the fields of both, the first one's status."""
