@@ -68,14 +68,9 @@ _REVISION: tuple[ColumnElement[Any], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class DefinitionChanges:
-    """What an update asks for; UNSET leaves a field as it is.
-
-    With a name, `retired_id` is the new id under which the former one is kept, deleted: the numbering of its generated
-    type is not to be used again for something else.
-    """
+    """What an update asks for; UNSET leaves a field as it is."""
 
     name: str | UnsetType = UNSET
-    retired_id: str = ""
     description: str | UnsetType = UNSET
     schema: Schema | UnsetType = UNSET
     compatibility: Compatibility | UnsetType = UNSET
@@ -114,8 +109,7 @@ def create_definition(
         updated_at=now,
         deleted_at=None,
     )
-    conn.execute(insert(event_definition).values(id=definition_id, **_columns(created)))
-    _insert_revision(conn, created)
+    _insert(conn, created)
     return created
 
 
@@ -162,17 +156,26 @@ def active_definitions(conn: Connection, project_id: str) -> list[EventDefinitio
 
 
 def update_definition(
-    conn: Connection, project_id: str, name_or_id: str, changes: DefinitionChanges, etag: str, now: int
+    conn: Connection,
+    project_id: str,
+    name_or_id: str,
+    changes: DefinitionChanges,
+    etag: str,
+    retired_id: str,
+    now: int,
 ) -> EventDefinition:
-    """Change a live definition; another schema makes a new revision.
+    """Change a live definition; another schema makes a new revision, and so does another name.
 
     A schema that differs in property order at most is the same one. Where nothing differs nothing is
-    written. The rule that will hold after the update judges its schema. Another name makes a new revision
-    too, whose generated type goes on from those that definitions of that name had. An empty etag is not compared.
+    written. The rule that will hold after the update judges a schema that differs. An empty etag is not compared.
+
+    The field numbers of the generated type go on from those that definitions of the new name had before. A deleted
+    definition with the new id `retired_id` keeps the former name and its numbers, for those who use that name again.
+
     Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch, InvalidName, DefinitionAlreadyExists,
     InvalidDescription, InvalidSchema, IncompatibleSchema and TooManyRevisions.
     """
-    return _change(conn, _live_definition(conn, project_id, name_or_id, etag), changes, now)
+    return _change(conn, _live_definition(conn, project_id, name_or_id, etag), changes, now, retired_id)
 
 
 def rollback_revision(
@@ -265,29 +268,37 @@ def _check_description(description: str) -> None:
         )
 
 
-def _change(conn: Connection, current: EventDefinition, changes: DefinitionChanges, now: int) -> EventDefinition:
+def _change(
+    conn: Connection, current: EventDefinition, changes: DefinitionChanges, now: int, retired_id: str = ""
+) -> EventDefinition:
     changed = _apply(current, changes)
     if changed == current:
         return current
     changed = replace(changed, version=current.version + 1, updated_at=now)
+    if changed.name != current.name:
+        _check_free(conn, current.project_id, changed.name)
+        _retire_name(conn, current, retired_id, now)
     if changed.revision != current.revision:
         if changed.revision > MAX_REVISIONS:
             raise TooManyRevisions(current.name, MAX_REVISIONS)
-        if found := incompatibilities(conn, current, changed.compatibility, changed.schema):
-            raise IncompatibleSchema(current.name, changed.compatibility, current.revision, found)
-        if changed.name != current.name:
-            _check_free(conn, current.project_id, changed.name)
-            _retire_name(conn, current, changes.retired_id, now)
+        _check_compatible(conn, current, changed)
         _insert_revision(conn, changed)
     _write(conn, changed)
     return changed
 
 
-def _retire_name(conn: Connection, current: EventDefinition, retired_id: str, now: int) -> None:
-    """Leave a deleted definition behind that remembers the layout of the name."""
-    retired = replace(current, id=retired_id, revision=1, version=1, created_at=now, updated_at=now, deleted_at=now)
-    conn.execute(insert(event_definition).values(id=retired_id, **_columns(retired)))
-    _write_revision(conn, retired, get_layout(conn, current.id, current.revision))
+def _check_compatible(conn: Connection, current: EventDefinition, changed: EventDefinition) -> None:
+    # An equal schema is no change, also where the rule was another one when the revisions before it were made.
+    if changed.schema is current.schema:
+        return
+    if found := incompatibilities(conn, current, changed.compatibility, changed.schema):
+        raise IncompatibleSchema(current.name, changed.compatibility, current.revision, found)
+
+
+def _retire_name(conn: Connection, former: EventDefinition, retired_id: str, now: int) -> None:
+    """Leave a deleted definition under a name that is about to be given up: layouts are found by name."""
+    retired = replace(former, id=retired_id, revision=1, version=1, created_at=now, updated_at=now, deleted_at=now)
+    _insert(conn, retired)
 
 
 def _apply(current: EventDefinition, changes: DefinitionChanges) -> EventDefinition:
@@ -359,19 +370,20 @@ def _newest_layout(conn: Connection, project_id: str, name: str) -> MessageLayou
     return NO_LAYOUT if newest is None else layout_from_json(newest)
 
 
+def _insert(conn: Connection, made: EventDefinition) -> None:
+    conn.execute(insert(event_definition).values(id=made.id, **_columns(made)))
+    _insert_revision(conn, made)
+
+
 def _insert_revision(conn: Connection, changed: EventDefinition) -> None:
     earlier = _newest_layout(conn, changed.project_id, changed.name)
-    _write_revision(conn, changed, next_layout(earlier, changed.name, changed.schema))
-
-
-def _write_revision(conn: Connection, changed: EventDefinition, layout: MessageLayout) -> None:
     conn.execute(
         insert(event_definition_revision).values(
             definition_id=changed.id,
             number=changed.revision,
             schema=schema_to_json(changed.schema),
             created_at=changed.updated_at,
-            layout=layout_to_json(layout),
+            layout=layout_to_json(next_layout(earlier, changed.name, changed.schema)),
         )
     )
 

@@ -179,6 +179,7 @@ def test_a_missing_admin_key_file_is_named(tmp_path: Path) -> None:
         (("nonsense",), "No such command"),
         (("definition", "create", "x", "--property", "total:money"), "is not NAME:TYPE"),
         (("definition", "create", "x", "--property", "tags:array<thing>"), "is not NAME:TYPE"),
+        (("definition", "create", "x", "--property", "total:anything"), "a TYPE is string, number, boolean, date,"),
         (("serve", "--dev", "--grpc", "0.0.0.0:0"), "not on 0.0.0.0"),
         (("serve", "--tls-cert", __file__), "both --tls-cert and --tls-key"),
         (("serve", "--match-retention", "a month"), "is not a time such as 90s"),
@@ -329,10 +330,10 @@ def test_definitions_are_created_changed_deleted_and_brought_back(signalbox: Ser
     assert (total["name"], total["type"], total["required"]) == ("total", "PROPERTY_TYPE_NUMBER", True)
     assert (tags["type"], tags["item_type"]) == ("PROPERTY_TYPE_ARRAY", "PROPERTY_TYPE_STRING")
     changed = signalbox(
-        "definition", "update", "cart", "--property", "at:date", "--remove", "tags", "--unknown", "drop"
+        "definition", "update", "cart", "--property", "at:any!", "--remove", "tags", "--unknown", "drop"
     )
     assert re.search(r"^total +number!$", changed.out, re.MULTILINE)
-    assert re.search(r"^at +date$", changed.out, re.MULTILINE)
+    assert re.search(r"^at +any!$", changed.out, re.MULTILINE)
     assert "tags" not in changed.out
     assert [each["number"] for each in signalbox("definition", "revisions", "cart", "--json").json] == [2, 1]
     assert signalbox("definition", "revisions", "cart", "--number", "1", "--json").json["schema"] == created["schema"]

@@ -109,6 +109,7 @@ _PLAIN: Final = {
     PropertyType.NUMBER: Type(DOUBLE),
     PropertyType.BOOLEAN: _BOOLEAN,
     PropertyType.DATE: Type(STRING, date=True),
+    PropertyType.ANY: _DYNAMIC,
 }
 _EVENT: Final = {"occurred_at": Type(TIMESTAMP), "received_at": Type(TIMESTAMP), "revision": Type(INTEGER)}
 
@@ -140,7 +141,7 @@ def _typed(kind: PropertyType | None, each: Property, unknown: UnknownProperties
         return _object(each.properties, unknown) if each.properties else Type(OBJECT)
     if kind is PropertyType.ARRAY:
         return Type(LIST)
-    return _PLAIN.get(kind, _DYNAMIC) if kind else _DYNAMIC
+    return _PLAIN[kind] if kind else _DYNAMIC
 
 
 class _Checker:

@@ -14,7 +14,7 @@ from server.api.descriptors import message_class
 from server.api.structs import write_struct, write_value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from google.protobuf.message import Message
 
@@ -68,6 +68,13 @@ def layouts(schemas: Iterable[Schema], event_name: str = "order_completed") -> l
     for each in schemas:
         made.append(next_layout(made[-1] if made else NO_LAYOUT, event_name, each))
     return made
+
+
+def every_field(layout: MessageLayout, path: str = "") -> Iterator[tuple[str, Field]]:
+    """Give every field with the message it is in, of the messages that are not in use too."""
+    yield from ((path, field) for field in layout.fields)
+    for nested in layout.nested.values():
+        yield from every_field(nested.layout, f"{path}.{nested.name}")
 
 
 _SCALARS: dict[PropertyType, st.SearchStrategy[Any]] = {

@@ -267,8 +267,8 @@ class EventDefinition(_message.Message):
     id: _builtins.str
     """Output only. UUIDv7."""
     name: _builtins.str
-    """Required. Unique among the project's live definitions; never changes. Not blank, at most 255 characters, no
-    control characters; the prefix `signalbox:` is reserved.
+    """Required. Unique among the project's live definitions; no call of this service changes it. Not blank, at most 255
+    characters, no control characters; the prefix `signalbox:` is reserved.
     """
     description: _builtins.str
     """Optional. What the event means, in words. At most 2,000 characters."""

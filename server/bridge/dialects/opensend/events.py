@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
 from msgspec import UNSET, Meta, Struct, UnsetType
-from uuid_utils import uuid7
 
 from automation.runs import MatchKind
 from registry.errors import DefinitionNotFound
@@ -179,7 +178,6 @@ async def update_event(services: Services, request: Request) -> Reply:
     current = await _identified(services, request)
     changes = DefinitionChanges(
         name=UNSET if name is None else name,
-        retired_id=str(uuid7()),
         schema=_changed(current.schema, schema) if body.has("schema") else UNSET,
     )
     updated = await services.definitions.update(request.caller, current.id, changes, current.etag)
