@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROTOS := $(sort $(wildcard protos/signalbox/v1/*.proto))
 
-.PHONY: help run test check check-static generate format lint types proto-lint bench-quick clean
+.PHONY: help run test check check-static generate format lint types proto-lint bench-quick bench-rest bench-automations clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,12 @@ generate: .venv/ready ## Regenerate generated/ from protos/
 
 bench-quick: .venv/ready ## Compare Signalbox with what cannot be avoided, in under two minutes
 	@$(BIN)/python -m bench.quick
+
+bench-rest: .venv/ready ## Compare the REST bridge with an echo and with a service written by hand
+	@$(BIN)/python -m bench.rest
+
+bench-automations: .venv/ready ## Compare sending among 10,000 automations with sending among 10
+	@$(BIN)/python -m bench.automations
 
 clean: ## Remove the environment and everything built
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -14,10 +14,10 @@ class AutomationState(StrEnum):
     """Whether an automation judges events."""
 
     DRAFT = "draft"
-    """It was never active."""
+    """It is being made, and judges no events yet."""
     ACTIVE = "active"
     PAUSED = "paused"
-    """It was active and judges no events now."""
+    """It is made, and judges no events now."""
 
 
 class EntryRule(StrEnum):
@@ -85,6 +85,7 @@ class AutomationChanges:
     entry_rule: EntryRule | None = None
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     attributes: Mapping[str, Any] | None = field(default=None, hash=False)
+    state: AutomationState | None = None
 
     def apply(self, current: Automation, now: int) -> Automation:
         """Give the automation as it is to be."""
@@ -94,6 +95,7 @@ class AutomationChanges:
             "condition": self.condition,
             "entry_rule": self.entry_rule,
             "attributes": self.attributes,
+            "state": self.state,
         }
         merged = {key: value for key, value in {**current.labels, **self.labels}.items() if value}
         given: dict[str, Any] = {name: value for name, value in stated.items() if value is not None}

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from functools import lru_cache
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 from sqlalchemy import BigInteger, any_, bindparam, func, select
 from sqlalchemy.dialects.postgresql import ARRAY
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from sqlalchemy import ColumnElement, Connection, Dialect, Insert, Update
+
+T = TypeVar("T")
+
+IN_LIST: Final = 10_000
+"""So many values are named in one statement; SQLite binds at most 32,766."""
 
 
 def execute_many(connection: Connection, statement: Insert | Update, rows: Sequence[dict[str, Any]]) -> None:
@@ -34,6 +39,11 @@ def _compiled(statement: Insert | Update, dialect: Dialect) -> tuple[str, list[s
     compiled: Any = statement.compile(dialect=dialect)
     fixed = {name: value for name, value in compiled.params.items() if value is not None}
     return str(compiled), compiled.positiontup, fixed
+
+
+def chunks(items: Sequence[T], size: int = IN_LIST) -> Iterator[Sequence[T]]:
+    """Divide items into as many as a statement can name."""
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def among(column: ColumnElement[int], name: str, dialect: str) -> ColumnElement[bool]:

@@ -130,12 +130,13 @@ class RunFinished(AutomationError):
 
 
 class RunMovedOn(AutomationError):
-    """The run has a newer match than the one that the caller works on."""
+    """The run has a newer match than the one that the caller works on; without an id where it is no longer kept."""
 
     reason = "RUN_MOVED_ON"
 
     def __init__(self, run_id: str, match_id: str) -> None:
-        super().__init__(f'The run has moved on: its newest match is "{match_id}"', run=run_id, match=match_id)
+        newest = f'its newest match is "{match_id}"' if match_id else "its newest match is another, no longer kept"
+        super().__init__(f"The run has moved on: {newest}", run=run_id, match=match_id)
 
 
 class RunWithoutContact(AutomationError):

@@ -13,22 +13,20 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import bindparam, delete, func, insert, literal_column, select, update
 
 from automation.bulk import execute_many
-from automation.match_log import filtered
-from automation.run_store import mark_running, matches_at
-from automation.runs import Match, MatchKind
+from automation.match_log import filtered, matches_at, to_match
+from automation.run_store import mark_running
 from automation.settling import expire, settle, to_unsettled
-from automation.store import automations_by_key
 from automation.subscription_store import HELD, LEASED, WAITING, lock_subscription
 from automation.subscription_tables import subscription, subscription_delivery, subscription_parked
 from automation.subscriptions import Delivery, DeliveryOrder, StepResult, delivery_id
 from automation.tables import automation_match
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from sqlalchemy import Connection
 
-    from automation.match_log import AutomationLookup
+    from automation.runs import Match
     from automation.settling import Unsettled
     from automation.subscriptions import Release, Settle, Subscription, Want
 
@@ -42,8 +40,6 @@ _delivery = subscription_delivery.c
 _match = automation_match.c
 _parked = subscription_parked.c
 _subscription = subscription.c
-
-_KINDS = {kind.value: kind for kind in MatchKind}
 
 
 @dataclass(slots=True)
@@ -59,24 +55,26 @@ class _Reading:
 def step(
     connection: Connection,
     subscription_key: int,
-    now: int,
+    clock: Callable[[], int],
     settles: Sequence[Settle | Release] = (),
     wants: Sequence[Want] = (),
-    automations: AutomationLookup = automations_by_key,
 ) -> StepResult:
-    """Settle, expire and lease. Leases last the subscription's ack deadline from `now`.
+    """Settle, expire and lease. Leases last the subscription's ack deadline from the time of the step.
+
+    `clock` tells that time when the row is locked: no lease runs while the step waits for another server's.
 
     Due matches go before first deliveries; first deliveries are in the order of positions, after the read position.
-    Each consumer gets a run of them; the one with the most room gets what does not divide. `automations` is asked only
-    where the filter names automations or labels. Raises SubscriptionNotFound.
+    Each consumer gets a run of them; the one with the most room gets what does not divide.
+    Raises SubscriptionNotFound.
     """
     current = lock_subscription(connection, subscription_key)
+    now = clock()
     results = settle(connection, current, settles, now)
     more = expire(connection, current, now)
     outstanding = _outstanding(connection, current, wants)
     rooms = [_room(want, outstanding[want.consumer_id]) for want in wants]
     due = _due(connection, current, sum(rooms), now)
-    reading = _read_on(connection, current, sum(rooms) - len(due), automations)
+    reading = _read_on(connection, current, sum(rooms) - len(due))
     deliveries = _lease(connection, current, due, reading, _dealt(rooms, len(due) + len(reading.leased)), wants, now)
     for batch in deliveries:
         for each in batch:
@@ -121,7 +119,7 @@ def _due(connection: Connection, current: Subscription, limit: int, now: int) ->
     return [to_unsettled(row) for row in connection.execute(query).all()]
 
 
-def _read_on(connection: Connection, current: Subscription, room: int, automations: AutomationLookup) -> _Reading:
+def _read_on(connection: Connection, current: Subscription, room: int) -> _Reading:
     """Read the log for first deliveries, over at most READ_LIMIT of its matches."""
     start = current.read_position
     if not room:
@@ -134,7 +132,7 @@ def _read_on(connection: Connection, current: Subscription, room: int, automatio
     within = behind & (_match.position <= end)
     by_contact = current.order is DeliveryOrder.CONTACT
     limit = room + _READ_AHEAD if by_contact else room
-    query = filtered(connection, select(automation_match).where(within), current.filter, automations)
+    query = filtered(connection, select(automation_match).where(within), current.filter)
     query = query.order_by(_match.position).limit(limit)
     if by_contact:
         query = query.add_columns(_has_earlier(current).label("blocked"))
@@ -144,7 +142,7 @@ def _read_on(connection: Connection, current: Subscription, room: int, automatio
     if by_contact:
         _sort_by_contact(reading, rows, room, HELD_LIMIT - _held_count(connection, current))
     else:
-        reading.leased += map(_to_match, rows)
+        reading.leased += map(to_match, rows)
     reading.more = reading.more and len(reading.leased) < room
     return reading
 
@@ -153,7 +151,7 @@ def _sort_by_contact(reading: _Reading, rows: Sequence[Any], room: int, held_roo
     """Lease the first match of each free contact, hold the others, and stop where there is no room."""
     busy = set()
     for row in rows:
-        match = _to_match(row)
+        match = to_match(row)
         behind = bool(match.contact_key) and (row.blocked or match.contact_key in busy)
         if (len(reading.held) >= held_room) if behind else (len(reading.leased) == room):
             reading.read_position, reading.more = match.position - 1, False
@@ -296,11 +294,6 @@ def _move(
             .values(read_position=read_position, floor_position=floor, last_serial=last_serial)
         )
     return moved, min((each for each in times if each is not None), default=0)
-
-
-def _to_match(row: Any) -> Match:
-    _, position, match_id, kind, *rest = row[:11]
-    return Match(position, match_id, _KINDS[kind], *rest)
 
 
 _INSERT = insert(subscription_delivery)

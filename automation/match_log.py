@@ -1,42 +1,61 @@
-"""Reading a project's match log in its order: its start, its places in time, what a filter lets through.
+"""Reading a project's match log: its ends, its places in time, single matches, and what a filter lets through.
 
 The log is gapless, and `matched_at` never falls as positions rise: a time is found by bisection, without an index.
-Only its oldest part may be missing.
+What is older than it keeps (`automation.retention`) is gone; of that, only single matches may still be read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import bindparam, false, func, select
 
-from automation.run_store import to_match
+from automation.bulk import chunks
+from automation.runs import Match, MatchKind
 from automation.store import automations_by_key, has_labels
-from automation.tables import automation_match
+from automation.tables import automation_match, hidden, match_log_start
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
     from sqlalchemy import Connection, Select
 
-    from automation.automations import Automation
-    from automation.runs import Match
     from automation.subscriptions import MatchFilter
 
 READ_LIMIT: Final = 1_000
 """So many matches of the log are looked through at once."""
 
-AutomationLookup = Callable[["Connection", list[int]], "Mapping[int, Automation]"]
-"""Gives automations, deleted ones too, by their keys."""
-
 _match = automation_match.c
+_start = match_log_start.c
+
+_KINDS = {kind.value: kind for kind in MatchKind}
 
 
-def first_kept(connection: Connection, project_key: int) -> int | None:
-    """Give the position of the oldest match that is kept, None where there is none."""
-    first: int | None = connection.scalar(select(func.min(_match.position)).where(_match.project_key == project_key))
-    return first
+class LogStart(NamedTuple):
+    """Where a match log begins: the position of the earliest match that it keeps, or of the next one if it is empty.
+
+    All that is gone was recorded before the time `gone_before`, which is 0 where nothing is.
+    """
+
+    position: int = 1
+    gone_before: int = 0
+
+
+def log_start(connection: Connection, project_key: int) -> LogStart:
+    """Read where the log of a project begins."""
+    row = connection.execute(_START, {"project": project_key}).one_or_none()
+    return LogStart() if row is None else LogStart(*row)
+
+
+def log_end(connection: Connection, project_key: int) -> int:
+    """Give the position of the newest match of a project, 0 where there never was one."""
+    newest = connection.scalar(select(func.max(_match.position)).where(_match.project_key == project_key)) or 0
+    return max(newest, log_start(connection, project_key).position - 1)
+
+
+def matched_at(connection: Connection, project_key: int, position: int) -> int:
+    """Say when the match at a position that is kept was recorded."""
+    return int(connection.execute(_MATCHED_AT, {"project": project_key, "at": position}).scalar_one())
 
 
 def first_since(connection: Connection, project_key: int, time: int, first: int, head: int) -> int:
@@ -44,7 +63,7 @@ def first_since(connection: Connection, project_key: int, time: int, first: int,
     low, high = first, head + 1
     while low < high:
         middle = (low + high) // 2
-        if connection.execute(_MATCHED_AT, {"project": project_key, "middle": middle}).scalar_one() < time:
+        if matched_at(connection, project_key, middle) < time:
             low = middle + 1
         else:
             high = middle
@@ -58,18 +77,13 @@ def read_filtered(connection: Connection, project_key: int, wanted: MatchFilter,
     return [to_match(row) for row in connection.execute(query.order_by(_match.position).limit(limit))]
 
 
-def filtered(
-    connection: Connection, query: Select[Any], wanted: MatchFilter, automations: AutomationLookup = automations_by_key
-) -> Select[Any]:
-    """Narrow a reading of the log to what a filter lets through; labels are those that automations have now.
-
-    `automations` is asked only where the filter names automations or labels.
-    """
+def filtered(connection: Connection, query: Select[Any], wanted: MatchFilter) -> Select[Any]:
+    """Narrow a reading of the log to what a filter lets through; labels are those that automations have now."""
     if wanted.event_names:
         query = query.where(_match.event_name.in_(wanted.event_names))
     if wanted.automation_ids or wanted.labels:
         seen = list(connection.scalars(query.with_only_columns(_match.automation_key).distinct()))
-        known = automations(connection, seen).values() if seen else ()
+        known = automations_by_key(connection, seen).values() if seen else ()
         keys = [
             each.key
             for each in known
@@ -79,6 +93,55 @@ def filtered(
     return query
 
 
+def matches_at(connection: Connection, project_key: int, positions: Sequence[int]) -> dict[int, Match]:
+    """Read the matches at positions, those that are kept."""
+    found: dict[int, Match] = {}
+    for chunk in chunks(positions):
+        query = select(automation_match).where(_match.project_key == project_key, _match.position.in_(chunk))
+        found.update((row.position, to_match(row)) for row in connection.execute(query))
+    return found
+
+
+def matches_of_events(
+    connection: Connection, project_key: int, event_positions: Sequence[int]
+) -> dict[int, list[Match]]:
+    """Read what events set off, as far as it is kept: by their positions, the matches in the order of the log."""
+    found: dict[int, list[Match]] = {}
+    for chunk in chunks(event_positions):
+        query = select(automation_match).where(
+            hidden(_match.project_key) == project_key,
+            _match.event_position.in_(chunk),
+            _match.kind != MatchKind.TIMED_OUT,
+        )
+        for row in connection.execute(query.order_by(_match.position)):
+            found.setdefault(row.event_position, []).append(to_match(row))
+    return found
+
+
+def to_match(row: Any) -> Match:
+    """Read a match from a row that begins with the columns of the log."""
+    _, position, match_id, kind, *rest = row[:11]
+    return Match(position, match_id, _KINDS[kind], *rest)
+
+
+def match_values(project_key: int, match: Match) -> tuple[Any, ...]:
+    """Give the columns of a match, in their order."""
+    return (
+        project_key,
+        match.position,
+        match.id,
+        match.kind,
+        match.automation_key,
+        match.run_number,
+        match.run_id,
+        match.event_position,
+        match.event_name,
+        match.contact_key,
+        match.matched_at,
+    )
+
+
+_START = select(_start.position, _start.gone_before).where(_start.project_key == bindparam("project"))
 _MATCHED_AT = select(_match.matched_at).where(
-    _match.project_key == bindparam("project"), _match.position == bindparam("middle")
+    _match.project_key == bindparam("project"), _match.position == bindparam("at")
 )

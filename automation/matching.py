@@ -239,7 +239,7 @@ class Matching:
 def timed_out(runs: Sequence[Run], started_by: Mapping[int, str], position: int, now: int) -> list[Match]:
     """Make the matches that tell of waits in vain, from behind a position of the match log.
 
-    `started_by` has the names of the events that started the runs, by the runs' numbers.
+    `started_by` has the names of the events that started the runs, by their positions.
     """
     ids = LogIds(now)
     return [
@@ -251,7 +251,7 @@ def timed_out(runs: Sequence[Run], started_by: Mapping[int, str], position: int,
             run.number,
             run.id,
             run.event_position,
-            started_by[run.number],
+            started_by[run.event_position],
             run.contact_key,
             now,
         )

@@ -1,4 +1,4 @@
-"""Reading and writing the match log and the runs: their SQL.
+"""Reading and writing runs: their SQL.
 
 Every function takes an open connection and neither begins nor ends a transaction. Writers look before they write, so
 the caller lets only one transaction at a time write the runs of a project. Times are microseconds UTC.
@@ -7,35 +7,29 @@ the caller lets only one transaction at a time write the runs of a project. Time
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from sqlalchemy import and_, bindparam, case, func, literal_column, select, update
+from sqlalchemy import and_, bindparam, case, func, select, update
 
-from automation.bulk import execute_many
+from automation.bulk import chunks, execute_many
 from automation.errors import RunFinished, RunMovedOn, RunNotFound, RunWithoutContact
+from automation.match_log import matches_at
 from automation.pages import page_of
-from automation.runs import OPEN, Match, MatchKind, Run, RunCounts, RunStatus, Wait
-from automation.tables import TIMED, WAITING, automation_match, run
+from automation.runs import OPEN, Run, RunStatus, Wait
+from automation.tables import TIMED, WAITING, hidden, run
 from registry.etags import check_etag
 from registry.log_ids import position_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from sqlalchemy import ColumnElement, Connection, Row
+    from sqlalchemy import Connection, Row
 
-# SQLite binds at most 32,766 values in a statement.
-_IN_LIST: Final = 10_000
+    from automation.runs import Match
 
-_match = automation_match.c
 _run = run.c
-
-# Whoever looks by another index hides the project from the planner: SQLite takes a project for ten rows, and would
-# rather read all of its log.
-_ZERO: ColumnElement[int] = literal_column("0")
-_match_project = _match.project_key + _ZERO
-_run_project = _run.project_key + _ZERO
+_run_project = hidden(_run.project_key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,37 +39,6 @@ class RunFilter:
     statuses: Collection[RunStatus] = ()
     automation_key: int | None = None
     contact_key: int | None = None
-
-
-def read_matches(connection: Connection, project_key: int, after: int, limit: int) -> list[Match]:
-    """Read the match log onwards from behind a position."""
-    query = select(automation_match).where(_match.project_key == project_key, _match.position > after)
-    return [to_match(row) for row in connection.execute(query.order_by(_match.position).limit(limit))]
-
-
-def matches_at(connection: Connection, project_key: int, positions: Sequence[int]) -> dict[int, Match]:
-    """Read the matches at positions."""
-    found: dict[int, Match] = {}
-    for chunk in _chunks(positions):
-        query = select(automation_match).where(_match.project_key == project_key, _match.position.in_(chunk))
-        found.update((row.position, to_match(row)) for row in connection.execute(query))
-    return found
-
-
-def matches_of_events(
-    connection: Connection, project_key: int, event_positions: Sequence[int]
-) -> dict[int, list[Match]]:
-    """Read what events set off: by their positions, the matches in the order of the log."""
-    found: dict[int, list[Match]] = {}
-    for chunk in _chunks(event_positions):
-        query = select(automation_match).where(
-            _match_project == project_key,
-            _match.event_position.in_(chunk),
-            _match.kind != MatchKind.TIMED_OUT,
-        )
-        for row in connection.execute(query.order_by(_match.position)):
-            found.setdefault(row.event_position, []).append(to_match(row))
-    return found
 
 
 def get_run(connection: Connection, project_key: int, run_id: str) -> Run:
@@ -110,22 +73,25 @@ def list_runs(
     return [_to_run(row) for row in page], more
 
 
-def run_counts(connection: Connection, project_key: int, automation_keys: Collection[int]) -> dict[int, RunCounts]:
-    """Count the runs of automations, by their keys."""
+def run_counts(connection: Connection, automation_keys: Sequence[int]) -> dict[int, tuple[int, int]]:
+    """Count the runs of automations, and those that were completed, by their keys."""
     completed = func.sum(case((_run.status == RunStatus.COMPLETED, 1), else_=0))
-    query = select(_run.automation_key, func.count().label("runs"), completed.label("completed"))
-    query = query.where(_run_project == project_key, _run.automation_key.in_(automation_keys))
-    found = {row.automation_key: row for row in connection.execute(query.group_by(_run.automation_key))}
-    return {
-        key: RunCounts(found[key].runs, found[key].completed) if key in found else RunCounts(0, 0)
-        for key in automation_keys
-    }
+    query = select(_run.automation_key, func.count(), completed).where(_run.automation_key.in_(automation_keys))
+    return {row[0]: (row[1], row[2]) for row in connection.execute(query.group_by(_run.automation_key))}
+
+
+def newest_runs(connection: Connection, project_key: int, automation_keys: Sequence[int]) -> dict[int, Run]:
+    """Read the newest run of each automation, by their keys."""
+    numbers = select(func.max(_run.number)).where(_run.automation_key.in_(automation_keys))
+    newest = list(connection.scalars(numbers.group_by(_run.automation_key)))
+    found = connection.execute(select(run).where(_run.project_key == project_key, _run.number.in_(newest)))
+    return {row.automation_key: _to_run(row) for row in found}
 
 
 def waiting_runs(connection: Connection, project_key: int, contact_keys: Sequence[int]) -> list[Run]:
     """Read the waiting runs of contacts, oldest first."""
     found: list[Run] = []
-    for chunk in _chunks(contact_keys):
+    for chunk in chunks(contact_keys):
         query = select(run).where(WAITING, _run_project == project_key, _run.contact_key.in_(chunk))
         found += map(_to_run, connection.execute(query))
     return sorted(found, key=lambda each: each.number)
@@ -136,7 +102,7 @@ def entered(
 ) -> dict[tuple[int, int], bool]:
     """Find which contacts entered which automations: by both keys, whether a run of theirs is still open."""
     found: dict[tuple[int, int], bool] = {}
-    for chunk in _chunks(contact_keys):
+    for chunk in chunks(contact_keys):
         query = select(_run.automation_key, _run.contact_key, _run.status).distinct()
         query = query.where(
             _run_project == project_key,
@@ -272,26 +238,10 @@ def check_newest(connection: Connection, project_key: int, current: Run, match_i
     """Raise RunMovedOn unless the id is empty or that of the run's newest match."""
     if not match_id:
         return
-    newest = matches_at(connection, project_key, [current.match_position])[current.match_position]
-    if match_id != newest.id:
-        raise RunMovedOn(current.id, newest.id)
-
-
-def match_values(project_key: int, match: Match) -> tuple[Any, ...]:
-    """Give the columns of a match, in their order."""
-    return (
-        project_key,
-        match.position,
-        match.id,
-        match.kind,
-        match.automation_key,
-        match.run_number,
-        match.run_id,
-        match.event_position,
-        match.event_name,
-        match.contact_key,
-        match.matched_at,
-    )
+    newest = matches_at(connection, project_key, [current.match_position]).get(current.match_position)
+    # Of a match that is no longer kept its position is still known, which its id carries.
+    if (position_of(match_id) != current.match_position) if newest is None else (match_id != newest.id):
+        raise RunMovedOn(current.id, newest.id if newest else "")
 
 
 def new_run_values(project_key: int, match: Match) -> tuple[Any, ...]:
@@ -369,26 +319,6 @@ def _wait_columns(wait: Wait | None) -> dict[str, Any]:
         "wait_from": wait.from_position if wait else 0,
         "timeout_at": wait.timeout_at if wait else 0,
     }
-
-
-def _chunks(items: Sequence[int]) -> Iterable[Sequence[int]]:
-    return (items[start : start + _IN_LIST] for start in range(0, len(items), _IN_LIST))
-
-
-def to_match(row: Row[Any]) -> Match:
-    """Read a match from a row of the log."""
-    return Match(
-        row.position,
-        row.id,
-        MatchKind(row.kind),
-        row.automation_key,
-        row.run_number,
-        row.run_id,
-        row.event_position,
-        row.event_name,
-        row.contact_key,
-        row.matched_at,
-    )
 
 
 def _to_run(row: Row[Any]) -> Run:

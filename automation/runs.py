@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -73,13 +73,6 @@ class RunOutcome(StrEnum):
 
 OPEN = (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.WAITING)
 """The statuses of runs that have not ended."""
-
-
-class RunCounts(NamedTuple):
-    """How many runs an automation has had, and how many of them were completed."""
-
-    all: int
-    completed: int
 
 
 @dataclass(frozen=True, slots=True)

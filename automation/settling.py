@@ -13,7 +13,7 @@ import msgspec
 from sqlalchemy import bindparam, case, delete, func, insert, literal_column, select, update
 
 from automation.bulk import among, execute_many, packed
-from automation.run_store import matches_at
+from automation.match_log import matches_at
 from automation.subscription_store import HELD, LEASED, WAITING, lock_subscription
 from automation.subscription_tables import subscription_delivery, subscription_parked
 from automation.subscriptions import (
@@ -198,11 +198,6 @@ def take_over(
         _fail(current, row, now, changes)
     _write(connection, current, changes, now)
     return kept
-
-
-def end_leases(connection: Connection, subscription_key: int, consumer_id: str, now: int) -> None:
-    """End all leases of a consumer, as `take_over` does. Raises SubscriptionNotFound."""
-    take_over(connection, subscription_key, consumer_id, (), now)
 
 
 def unsettled_at(connection: Connection, subscription_key: int, positions: Sequence[int]) -> dict[int, Unsettled]:

@@ -50,11 +50,8 @@ class AutomationFilter:
 def create_automation(
     connection: Connection, project_key: int, automation_id: str, wanted: NewAutomation, head: int, now: int
 ) -> Automation:
-    """Create an automation, as a draft or active. Raises InvalidAutomation and InvalidName."""
+    """Create an automation. Raises InvalidAutomation and InvalidName."""
     _check_automation(wanted)
-    if wanted.state is AutomationState.PAUSED:
-        message = "A new automation is a draft or active; only an active one can be paused"
-        raise InvalidAutomation([Violation("state", "INVALID_STATE", message)])
     created = Automation(
         key=0,
         project_key=project_key,
@@ -90,7 +87,12 @@ def get_automation(
 
 
 def list_automations(
-    connection: Connection, project_key: int, wanted: AutomationFilter, limit: int, before_id: str = ""
+    connection: Connection,
+    project_key: int,
+    wanted: AutomationFilter,
+    limit: int,
+    before_id: str = "",
+    skip: int = 0,
 ) -> tuple[list[Automation], bool]:
     """List automations, newest first, from behind an id: one page, and whether there are more."""
     query = _live(project_key).order_by(_automation.id.desc())
@@ -102,20 +104,14 @@ def list_automations(
         query = query.where(_automation.name.icontains(wanted.search, autoescape=True))
     if before_id:
         query = query.where(_automation.id < before_id)
-    rows = connection.execute(query if wanted.labels else query.limit(limit + 1))
+    rows = connection.execute(query if wanted.labels else query.limit(limit + 1).offset(skip))
     labelled = (row for row in rows if wanted.labels.items() <= msgspec.json.decode(row.labels).items())
     page, more = page_of(labelled, limit)
     return [_to_automation(row) for row in page], more
 
 
-def skip_automations(connection: Connection, project_key: int, skip: int, limit: int) -> list[Automation]:
-    """List automations, newest first, without the first ones."""
-    query = _live(project_key).order_by(_automation.id.desc()).offset(skip).limit(limit)
-    return [_to_automation(row) for row in connection.execute(query)]
-
-
 def count_automations(connection: Connection, project_key: int) -> int:
-    """Count all that are not deleted."""
+    """Count the automations that are not deleted."""
     query = select(func.count()).where(_automation.project_key == project_key, _automation.deleted_at.is_(None))
     return connection.scalar(query) or 0
 
@@ -184,6 +180,10 @@ def update_automation(
     """
     check_etag(etag, current.etag)
     _check_automation(changed)
+    if changed.state is AutomationState.ACTIVE and current.state is not AutomationState.ACTIVE:
+        changed = replace(changed, activated_position=head)
+    elif changed.state is AutomationState.DRAFT:
+        changed = replace(changed, activated_position=None)
     if changed == replace(current, updated_at=changed.updated_at):
         return current
     return _write(connection, current, changed, head)

@@ -15,7 +15,7 @@ from msgspec import UNSET, UnsetType
 from sqlalchemy import and_, delete, exists, false, func, insert, literal, or_, select, tuple_, update
 
 from automation.errors import InvalidSubscription, SubscriptionAlreadyExists, SubscriptionNotFound
-from automation.run_store import matches_at
+from automation.match_log import log_end, matches_at
 from automation.subscription_tables import subscription, subscription_delivery, subscription_parked
 from automation.subscriptions import (
     Backoff,
@@ -27,7 +27,7 @@ from automation.subscriptions import (
     Stats,
     Subscription,
 )
-from automation.tables import automation, automation_match
+from automation.tables import automation
 from registry.errors import Violation
 from registry.etags import check_etag
 from registry.log_ids import position_of
@@ -53,7 +53,6 @@ MAX_FILTER_LABELS: Final = 32
 _subscription = subscription.c
 _delivery = subscription_delivery.c
 _parked = subscription_parked.c
-_match = automation_match.c
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,17 +149,12 @@ def seek_subscription(
     return _write(connection, moved)
 
 
-def head_position(connection: Connection, project_key: int) -> int:
-    """Give the position of the newest match of a project, 0 where there is none."""
-    return connection.scalar(select(func.max(_match.position)).where(_match.project_key == project_key)) or 0
-
-
 def stats_of(connection: Connection, subscriptions: Sequence[Subscription]) -> dict[int, Stats]:
     """Say how far subscriptions of one project are, by their keys."""
     if not subscriptions:
         return {}
     project_key, keys = subscriptions[0].project_key, [each.key for each in subscriptions]
-    head = head_position(connection, project_key)
+    head = log_end(connection, project_key)
     unsettled = {row[0]: row[1:] for row in connection.execute(_unsettled_counts(keys))}
     parked = {row[0]: row[1] for row in connection.execute(_parked_counts(keys))}
     oldest = matches_at(connection, project_key, [first for _, _, first in unsettled.values()])

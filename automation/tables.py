@@ -6,7 +6,12 @@ empty. They refer to projects, contacts and automations by the small integers th
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Table, Text, literal_column
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement
 
 metadata = MetaData()
 
@@ -69,6 +74,15 @@ automation_match = Table(
 )
 Index("match_by_event", automation_match.c.event_position)
 
+# Where the log of a project begins, and before when all that is gone was recorded; no row while nothing is.
+match_log_start = Table(
+    "match_log_start",
+    metadata,
+    Column("project_key", _Key, primary_key=True, autoincrement=False),
+    Column("position", BigInteger, nullable=False),
+    Column("gone_before", BigInteger, nullable=False),
+)
+
 run = Table(
     "run",
     metadata,
@@ -102,3 +116,11 @@ Index("run_by_contact", run.c.contact_key, run.c.automation_key)
 Index("run_by_automation", run.c.automation_key, run.c.number)
 Index("run_waiting", run.c.contact_key, sqlite_where=WAITING, postgresql_where=WAITING)
 Index("run_timeout", run.c.timeout_at, sqlite_where=TIMED, postgresql_where=TIMED)
+
+
+def hidden(project_key: ColumnElement[int]) -> ColumnElement[int]:
+    """Hide the project from the planner, where another index is to be used.
+
+    SQLite takes a project for ten rows, and would rather read all of its log.
+    """
+    return project_key + literal_column("0")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import StrEnum
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -93,6 +93,16 @@ def compile_schema(schema: Schema) -> Coercer:
     return coerce
 
 
+class _Wanted(NamedTuple):
+    """What a property takes: in words, and the name of its type."""
+
+    words: str
+    type: str
+
+
+_FINITE = _Wanted("a finite number", PropertyType.NUMBER)
+
+
 class _Report(msgspec.Struct):
     """What was found in one payload; `trail` leads to the array item that is being looked at."""
 
@@ -109,11 +119,11 @@ class _Report(msgspec.Struct):
     def change(self, path: str, kind: ChangeKind, before: JSON, after: JSON) -> None:
         self.changes.append(Change(self.at(path), kind, before, after))
 
-    def refuse(self, path: str, reason: str, complaint: str) -> None:
+    def refuse(self, path: str, reason: str, complaint: str, expected: str = "") -> None:
         """Note that the property at the path `complaint`; give up when enough was noted."""
         full = self.at(path)
         message = f"Property {quoted_property(full)} {complaint}"
-        self.violations += (Violation(full, reason, message),)
+        self.violations += (Violation(full, reason, message, expected),)
         if len(self.violations) == MAX_VIOLATIONS:
             raise PayloadRejected(self.violations)
 
@@ -137,6 +147,10 @@ def _object_step(
 
     def judge(given: dict[str, JSON], report: _Report) -> dict[str, JSON]:
         taken: dict[str, JSON] = {}
+        if required and not given.keys() >= required.keys():
+            for name, place in required.items():
+                if name not in given:
+                    report.refuse(place, "REQUIRED_PROPERTY_MISSING", "is required")
         for name, value in given.items():
             if (steps := fields.get(name)) is None:
                 unknown(name, value, taken, report)
@@ -144,10 +158,6 @@ def _object_step(
                 taken[name] = value
             elif (after := step(value, report)) is not None:
                 taken[name] = after
-        if required and not given.keys() >= required.keys():
-            for name, place in required.items():
-                if name not in given:
-                    report.refuse(place, "REQUIRED_PROPERTY_MISSING", "is required")
         return taken
 
     return judge
@@ -179,7 +189,7 @@ def _field_steps(each: Property, path: str, schema: Schema) -> _Steps:
 
 def _steps(each: Property, path: str, schema: Schema) -> _Steps:
     target, mode = TABLE[each.type], schema.coercion
-    wanted = target.wanted_under(mode)
+    wanted = _Wanted(target.wanted_under(mode), each.type)
     refuse = _refusing_step(path, wanted)
     steps: _Steps = {kind: refuse for kinds in PYTHON_TYPES.values() for kind in kinds}
     for conversion in target.conversions:
@@ -194,7 +204,7 @@ def _steps(each: Property, path: str, schema: Schema) -> _Steps:
     return steps
 
 
-def _converting_step(convert: Convert, path: str, wanted: str) -> _Step | None:
+def _converting_step(convert: Convert, path: str, wanted: _Wanted) -> _Step | None:
     if convert is as_is:
         return None
     if convert is canonical_number:
@@ -212,7 +222,7 @@ def _converting_step(convert: Convert, path: str, wanted: str) -> _Step | None:
     return step
 
 
-def _number_step(path: str, wanted: str) -> _Step:
+def _number_step(path: str, wanted: _Wanted) -> _Step:
     def step(given: float, report: _Report) -> JSON:
         after = canonical_number(given)
         if not is_exact(given):
@@ -222,7 +232,7 @@ def _number_step(path: str, wanted: str) -> _Step:
     return step
 
 
-def _report_inexact_number(report: _Report, path: str, wanted: str, given: float, after: JSON) -> None:
+def _report_inexact_number(report: _Report, path: str, wanted: _Wanted, given: float, after: JSON) -> None:
     if after is None:
         _refuse_value(report, path, wanted, given)
     else:
@@ -234,12 +244,12 @@ def _conversion_kind(given: JSON, after: JSON) -> ChangeKind:
     return _ROUNDED if type(number) is float and not is_exact(number) else _CONVERTED
 
 
-def _refusing_step(path: str, wanted: str) -> _Step:
+def _refusing_step(path: str, wanted: _Wanted) -> _Step:
     return lambda given, report: _refuse_value(report, path, wanted, given)
 
 
-def _refuse_value(report: _Report, path: str, wanted: str, given: JSON) -> None:
-    report.refuse(path, "INVALID_PROPERTY_VALUE", f"must be {wanted}; got {describe(given)}")
+def _refuse_value(report: _Report, path: str, wanted: _Wanted, given: JSON) -> None:
+    report.refuse(path, "INVALID_PROPERTY_VALUE", f"must be {wanted.words}; got {describe(given)}", wanted.type)
 
 
 def _optional_null_step(path: str) -> _Step:
@@ -275,7 +285,7 @@ def _keeping_unknown(path: str, _declared: Sequence[str]) -> _Unknown:
         if type(value) is int or type(value) is float:
             after = canonical_number(value)
             if not is_exact(value):
-                _report_inexact_number(report, property_path(path, name), "a finite number", value, after)
+                _report_inexact_number(report, property_path(path, name), _FINITE, value, after)
         taken[name] = after
 
     return keep

@@ -46,7 +46,7 @@ arrives with all its digits keeps them where the property is a string. NaN and t
 |---|---|---|
 | LENIENT | optional | dropped, reported as NULL_DROPPED |
 | LENIENT | required | rejected, REQUIRED_PROPERTY_MISSING |
-| STRICT | any | rejected, INVALID_PROPERTY_VALUE |
+| STRICT | either | rejected, INVALID_PROPERTY_VALUE |
 
 null is never a typed array's item: dropping it would move the others. A required property that is absent
 is rejected with REQUIRED_PROPERTY_MISSING; a nested one only if the object that should hold it is there.
@@ -61,7 +61,8 @@ is rejected with REQUIRED_PROPERTY_MISSING; a nested one only if the object that
 | DROP | left out, reported as UNKNOWN_DROPPED |
 | KEEP | kept as sent; a number in the one form of numbers, null as null |
 
-Objects that declare no properties and arrays that declare no item type are taken as they are.
+Objects that declare no properties and arrays that declare no item type are taken as they are, and so are those that
+a property of type `any` holds.
 """
 
 

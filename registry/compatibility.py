@@ -112,6 +112,7 @@ def compare(old: Schema, new: Schema, direction: Direction, revision: int = 0) -
 
 _ABSENT: Final = "absent"
 _ITEM: Final = "item "
+_OBJECT: Final = JsonKind.OBJECT.value
 
 _Taken: TypeAlias = "dict[str, Convert | None]"
 """What becomes of nothing (_ABSENT), of each JSON kind, and of each kind of item in an array.
@@ -134,7 +135,7 @@ def _differences(
     old: Schema, new: Schema, parent: str, direction: Direction, revision: int
 ) -> Iterator[Incompatibility]:
     before, after = ({each.name: each for each in schema.properties} for schema in (old, new))
-    for name, declared in (before | after).items():
+    for name in before | after:
         was, now, path = before.get(name), after.get(name), property_path(parent, name)
         given, taker = _taken(was, old), _taken(now, new)
         if direction is Direction.FORWARD:
@@ -144,14 +145,18 @@ def _differences(
             yield Incompatibility(kind, path, _words(was, old, kind), _words(now, new, kind), direction, revision)
             if kind in _SETTLED:
                 continue
-        place, object_key = (f"{path}[]", _ITEM + "object") if declared.type is PropertyType.ARRAY else (path, "object")
-        if object_key in given:
-            yield from _differences(_inside(was, old), _inside(now, new), place, direction, revision)
+        for key, place, holder in (
+            (_OBJECT, path, PropertyType.OBJECT),
+            (_ITEM + _OBJECT, f"{path}[]", PropertyType.ARRAY),
+        ):
+            if key in given:
+                inside = _inside(was, old, holder), _inside(now, new, holder)
+                yield from _differences(*inside, place, direction, revision)
 
 
-def _inside(each: Property | None, schema: Schema) -> Schema:
+def _inside(each: Property | None, schema: Schema, holder: PropertyType) -> Schema:
     """Return the rules for what is in an object, or in an array's objects: without properties all is kept."""
-    if each and each.properties:
+    if each and each.type is holder and each.properties:
         return replace(schema, properties=each.properties)
     return Schema(unknown_properties=UnknownProperties.KEEP)
 
@@ -166,6 +171,8 @@ def _taken(each: Property | None, schema: Schema) -> _Taken:
             taken[JsonKind.NULL] = None
     if each.type is PropertyType.ARRAY:
         taken |= _of_items(_converted(each.item_type, schema.coercion) if each.item_type else _ANYTHING)
+    if each.type is PropertyType.ANY:
+        taken |= _of_items(_ANYTHING)
     return taken
 
 

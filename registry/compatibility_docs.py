@@ -62,8 +62,10 @@ _MATRIX_HEAD = """
 ## One property
 
 `yes` where every payload that the row takes is taken by the column with the same result. A change from the row
-to the column is then BACKWARD; one from the column to the row is FORWARD. Properties of two different types
-never contain one another. What neither schema declares does not count, `-`.
+to the column is then BACKWARD; one from the column to the row is FORWARD. Properties of two different types never
+contain one another, but for `any`, which contains those whose values stay as they are: in STRICT all but dates, in
+LENIENT objects and arrays, if the same holds of what is declared in them. What neither schema declares does not
+count, `-`.
 """
 
 _KINDS_HEAD = """
@@ -77,8 +79,8 @@ and the number of the earlier revision.
 |---|---|---|---|
 """
 
-_STRING, _NUMBER, _DATE, _OBJECT, _ARRAY = (
-    Property("p", PropertyType(each)) for each in ("string", "number", "date", "object", "array")
+_STRING, _NUMBER, _DATE, _OBJECT, _ARRAY, _ANY = (
+    Property("p", PropertyType(each)) for each in ("string", "number", "date", "object", "array", "any")
 )
 
 
@@ -109,6 +111,10 @@ def _changes() -> Iterator[tuple[str, Schema, Schema]]:
     yield "make a property required", optional, required
     yield "make a property optional", required, optional
     yield "change a type", _schema(_NUMBER), optional
+    yield "change a type to `any`", optional, _schema(_ANY)
+    yield "change a type to `any`, STRICT", _schema(_STRING, strict), _schema(_ANY, strict)
+    yield "change a date to `any`, STRICT", _schema(_DATE, strict), _schema(_ANY, strict)
+    yield "change an object to `any`", _schema(_OBJECT), _schema(_ANY)
     yield "LENIENT to STRICT", optional, _schema(_STRING, strict)
     yield "STRICT to LENIENT", _schema(_STRING, strict), optional
     yield "LENIENT to STRICT, an object", _schema(_OBJECT), _schema(_OBJECT, strict)

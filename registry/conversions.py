@@ -303,4 +303,23 @@ TABLE: Final[Mapping[PropertyType, Target]] = {
             Example(False),
         ),
     ),
+    PropertyType.ANY: Target(
+        wanted="a value other than null",
+        becomes="the value as it is, a number in the one form of numbers",
+        conversions=(
+            Conversion(JsonKind.BOOLEAN, "any", as_is, as_is),
+            Conversion(JsonKind.NUMBER, "any finite number", canonical_number, canonical_number),
+            Conversion(JsonKind.STRING, "any", as_is, as_is),
+            Conversion(JsonKind.OBJECT, "any", as_is, as_is),
+            Conversion(JsonKind.ARRAY, "any", as_is, as_is),
+        ),
+        examples=(
+            Example("5", "5", "5"),
+            Example(5.0, 5, 5),
+            Example(True, True, True),
+            Example({"a": None}, {"a": None}, {"a": None}),
+            Example([1, None], [1, None], [1, None]),
+            Example(10**400),
+        ),
+    ),
 }

@@ -34,7 +34,9 @@ class Violation:
     """One thing wrong at one place.
 
     `path` leads to the place (`properties.order_total`, `schema.properties[2].name`), `reason` is
-    UPPER_SNAKE for programs and `message` a sentence for people.
+    UPPER_SNAKE for programs and `message` a sentence for people. Where the value of a property was refused
+    as INVALID_PROPERTY_VALUE, `expected` is the name of its type: the declared one, or `number` for an undeclared
+    number that is not finite. It is empty elsewhere.
     """
 
     path: str

@@ -32,6 +32,7 @@ class WireType(StrEnum):
     MESSAGE = "message"
     OPEN_OBJECT = "open_object"
     OPEN_LIST = "open_list"
+    OPEN_VALUE = "open_value"
 
 
 class Field(msgspec.Struct, frozen=True):
@@ -160,4 +161,6 @@ def _single(kind: PropertyType, each: Property) -> WireType:
         return WireType.MESSAGE if each.properties else WireType.OPEN_OBJECT
     if kind is PropertyType.ARRAY:
         return WireType.OPEN_LIST
+    if kind is PropertyType.ANY:
+        return WireType.OPEN_VALUE
     return WireType(kind.value)

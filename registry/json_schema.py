@@ -16,6 +16,7 @@ _NATIVE: dict[PropertyType, dict[str, Any]] = {
     PropertyType.DATE: {"type": "string", "format": "date-time"},
     PropertyType.OBJECT: {"type": "object"},
     PropertyType.ARRAY: {"type": "array"},
+    PropertyType.ANY: {"not": {"type": "null"}},
 }
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Final
+from functools import lru_cache
+from typing import Final, TypeAlias
 
 from registry.errors import InvalidName
 
@@ -13,9 +14,13 @@ RESERVED_PREFIX: Final = "signalbox:"
 ROOT: Final = "properties"
 """The path of a payload as a whole."""
 
+PathPart: TypeAlias = str | int
+"""The name of a property, or the index of an array item."""
+
 # C0 and C1 controls, the two Unicode line breaks, and lone surrogates, which no UTF-8 can carry.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_PART = re.compile(r'(?:\A|\.)([A-Za-z_][A-Za-z0-9_]*)|\[("(?:[^"\\]|\\.)*")\]|\[([0-9]+)\]')
 _QUOTED = re.compile(r'\[("(?:[^"\\]|\\.)*")\]')
 
 
@@ -52,6 +57,26 @@ def property_path(parent: str, name: str) -> str:
     if _IDENTIFIER.fullmatch(name):
         return f"{parent}.{name}"
     return f"{parent}[{json.dumps(name, ensure_ascii=False)}]"
+
+
+# A project's events are changed in the same few places.
+@lru_cache(maxsize=1_000)
+def path_parts(path: str) -> tuple[PathPart, ...]:
+    """Take a path apart: `properties.items[2]["a.b"]` is ("properties", "items", 2, "a.b")."""
+    return tuple(_part(found) for found in _PART.finditer(path))
+
+
+@lru_cache(maxsize=1_000)
+def without_indexes(path: str) -> str:
+    """Leave the array indexes out: `properties.lines[].sku`."""
+    return _PART.sub(lambda found: "[]" if found[3] else found[0], path)
+
+
+def _part(found: re.Match[str]) -> PathPart:
+    name, quoted, index = found.groups()
+    if index:
+        return int(index)
+    return name or str(json.loads(quoted))
 
 
 def quoted_property(path: str) -> str:

@@ -21,12 +21,14 @@ _TYPES = {
     WireType.DATE: "google.protobuf.Timestamp",
     WireType.OPEN_OBJECT: "google.protobuf.Struct",
     WireType.OPEN_LIST: "google.protobuf.ListValue",
+    WireType.OPEN_VALUE: "google.protobuf.Value",
 }
 
 _IMPORTS = {
     WireType.DATE: "google/protobuf/timestamp.proto",
     WireType.OPEN_OBJECT: "google/protobuf/struct.proto",
     WireType.OPEN_LIST: "google/protobuf/struct.proto",
+    WireType.OPEN_VALUE: "google/protobuf/struct.proto",
 }
 
 # What a message cannot tell from its default unless the field is `optional`.

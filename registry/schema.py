@@ -24,7 +24,7 @@ MAX_SUGGESTED_VALUE_LENGTH: Final = 255
 
 
 class PropertyType(StrEnum):
-    """What a property holds; `date` is an instant."""
+    """What a property holds; `date` is an instant, `any` whatever but null."""
 
     STRING = "string"
     NUMBER = "number"
@@ -32,6 +32,7 @@ class PropertyType(StrEnum):
     DATE = "date"
     OBJECT = "object"
     ARRAY = "array"
+    ANY = "any"
 
 
 class UnknownProperties(StrEnum):
@@ -180,6 +181,9 @@ def _property_violations(each: Property, path: str) -> Iterator[Violation]:
         yield Violation(f"{path}.properties", "NESTED_PROPERTIES_NOT_ALLOWED", message)
     if each.item_type is not None and each.type is not PropertyType.ARRAY:
         message = f"Only an array has an item_type; this property is of type {each.type}"
+        yield Violation(f"{path}.item_type", "ITEM_TYPE_NOT_ALLOWED", message)
+    if each.item_type is PropertyType.ANY:
+        message = "An array whose items may be anything has no item_type"
         yield Violation(f"{path}.item_type", "ITEM_TYPE_NOT_ALLOWED", message)
 
 

@@ -70,6 +70,7 @@ _REVISION: tuple[ColumnElement[Any], ...] = (
 class DefinitionChanges:
     """What an update asks for; UNSET leaves a field as it is."""
 
+    name: str | UnsetType = UNSET
     description: str | UnsetType = UNSET
     schema: Schema | UnsetType = UNSET
     compatibility: Compatibility | UnsetType = UNSET
@@ -108,8 +109,7 @@ def create_definition(
         updated_at=now,
         deleted_at=None,
     )
-    conn.execute(insert(event_definition).values(id=definition_id, **_columns(created)))
-    _insert_revision(conn, created)
+    _insert(conn, created)
     return created
 
 
@@ -156,16 +156,26 @@ def active_definitions(conn: Connection, project_id: str) -> list[EventDefinitio
 
 
 def update_definition(
-    conn: Connection, project_id: str, name_or_id: str, changes: DefinitionChanges, etag: str, now: int
+    conn: Connection,
+    project_id: str,
+    name_or_id: str,
+    changes: DefinitionChanges,
+    etag: str,
+    retired_id: str,
+    now: int,
 ) -> EventDefinition:
-    """Change a live definition; another schema makes a new revision.
+    """Change a live definition; another schema makes a new revision, and so does another name.
 
     A schema that differs in property order at most is the same one. Where nothing differs nothing is
-    written. The rule that will hold after the update judges its schema. An empty etag is not compared.
-    Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch, InvalidDescription, InvalidSchema,
-    IncompatibleSchema and TooManyRevisions.
+    written. The rule that will hold after the update judges a schema that differs. An empty etag is not compared.
+
+    The field numbers of the generated type go on from those that definitions of the new name had before. A deleted
+    definition with the new id `retired_id` keeps the former name and its numbers, for those who use that name again.
+
+    Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch, InvalidName, DefinitionAlreadyExists,
+    InvalidDescription, InvalidSchema, IncompatibleSchema and TooManyRevisions.
     """
-    return _change(conn, _live_definition(conn, project_id, name_or_id, etag), changes, now)
+    return _change(conn, _live_definition(conn, project_id, name_or_id, etag), changes, now, retired_id)
 
 
 def rollback_revision(
@@ -258,23 +268,44 @@ def _check_description(description: str) -> None:
         )
 
 
-def _change(conn: Connection, current: EventDefinition, changes: DefinitionChanges, now: int) -> EventDefinition:
+def _change(
+    conn: Connection, current: EventDefinition, changes: DefinitionChanges, now: int, retired_id: str = ""
+) -> EventDefinition:
     changed = _apply(current, changes)
     if changed == current:
         return current
     changed = replace(changed, version=current.version + 1, updated_at=now)
+    if changed.name != current.name:
+        _check_free(conn, current.project_id, changed.name)
+        _retire_name(conn, current, retired_id, now)
     if changed.revision != current.revision:
         if changed.revision > MAX_REVISIONS:
             raise TooManyRevisions(current.name, MAX_REVISIONS)
-        if found := incompatibilities(conn, current, changed.compatibility, changed.schema):
-            raise IncompatibleSchema(current.name, changed.compatibility, current.revision, found)
+        _check_compatible(conn, current, changed)
         _insert_revision(conn, changed)
     _write(conn, changed)
     return changed
 
 
+def _check_compatible(conn: Connection, current: EventDefinition, changed: EventDefinition) -> None:
+    # An equal schema is no change, also where the rule was another one when the revisions before it were made.
+    if changed.schema is current.schema:
+        return
+    if found := incompatibilities(conn, current, changed.compatibility, changed.schema):
+        raise IncompatibleSchema(current.name, changed.compatibility, current.revision, found)
+
+
+def _retire_name(conn: Connection, former: EventDefinition, retired_id: str, now: int) -> None:
+    """Leave a deleted definition under a name that is about to be given up: layouts are found by name."""
+    retired = replace(former, id=retired_id, revision=1, version=1, created_at=now, updated_at=now, deleted_at=now)
+    _insert(conn, retired)
+
+
 def _apply(current: EventDefinition, changes: DefinitionChanges) -> EventDefinition:
     changed = current
+    if changes.name is not UNSET and changes.name != current.name:
+        check_event_name(changes.name)
+        changed = replace(changed, name=changes.name, revision=current.revision + 1)
     if changes.description is not UNSET:
         _check_description(changes.description)
         changed = replace(changed, description=changes.description)
@@ -297,11 +328,16 @@ def _live_definition(conn: Connection, project_id: str, name_or_id: str, etag: s
 
 def _check_room(conn: Connection, project_id: str, name: str) -> None:
     """Check that the project may have one more live definition, of this name."""
+    _check_free(conn, project_id, name)
     live = select(func.count()).where(_definition.project_id == project_id, _live)
-    if conn.scalar(live.where(_definition.name == name)):
-        raise DefinitionAlreadyExists(name)
     if (conn.scalar(live) or 0) >= MAX_LIVE_DEFINITIONS:
         raise TooManyDefinitions(MAX_LIVE_DEFINITIONS)
+
+
+def _check_free(conn: Connection, project_id: str, name: str) -> None:
+    named = select(func.count()).where(_definition.project_id == project_id, _live, _definition.name == name)
+    if conn.scalar(named):
+        raise DefinitionAlreadyExists(name)
 
 
 def _older_than(created_at: int, definition_id: str) -> ColumnElement[bool]:
@@ -332,6 +368,11 @@ def _newest_layout(conn: Connection, project_id: str, name: str) -> MessageLayou
     )
     newest = conn.scalar(query)
     return NO_LAYOUT if newest is None else layout_from_json(newest)
+
+
+def _insert(conn: Connection, made: EventDefinition) -> None:
+    conn.execute(insert(event_definition).values(id=made.id, **_columns(made)))
+    _insert_revision(conn, made)
 
 
 def _insert_revision(conn: Connection, changed: EventDefinition) -> None:

@@ -51,11 +51,11 @@ def parse_date(text: str) -> int:
     return parse_rfc3339(f"{text}T00:00:00Z" if _DATE.fullmatch(text) else text)
 
 
-def format_seconds(micros: int) -> str:
-    """Write the instant as `2026-06-01T12:00:00Z`, truncated towards the past."""
-    return (_NAIVE_EPOCH + micros * _MICROSECOND).isoformat("T", "seconds") + "Z"
-
-
 def format_millis(micros: int) -> str:
     """Write the instant as `2026-06-01T12:00:00.000Z`, truncated towards the past."""
     return (_NAIVE_EPOCH + micros * _MICROSECOND).isoformat("T", "milliseconds") + "Z"
+
+
+def format_seconds(micros: int) -> str:
+    """Write the instant as `2026-06-01T12:00:00Z`, truncated towards the past."""
+    return (_NAIVE_EPOCH + micros * _MICROSECOND).isoformat("T", "seconds") + "Z"

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from registry.coercion import ChangeKind
-from registry.names import MAX_NAME_LENGTH
-from registry.paths import path_parts
+from registry.names import MAX_NAME_LENGTH, path_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,7 +22,7 @@ def undo(properties: dict[str, JSON], changes: Iterable[Change]) -> dict[str, JS
     Of several that begin alike the last one comes back.
     """
     for change in changes:
-        *way, last = path_parts(change.path)
+        _root, *way, last = path_parts(change.path)
         # Where the name was cut, what was only rounded is there under its whole name.
         if change.kind is ChangeKind.ROUNDED and isinstance(last, str) and len(last) > MAX_NAME_LENGTH:
             continue

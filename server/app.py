@@ -39,6 +39,7 @@ from server.generated_types import GeneratedTypes
 from server.ingest.group_commit import GroupCommit
 from server.ingest.ingest import Ingest
 from server.match_hub import MatchHub
+from server.match_pruner import MatchPruner
 from server.matches import Matches
 from server.metrics import Metrics
 from server.projects import Projects
@@ -63,10 +64,11 @@ REFRESH_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server, and where it listens."""
+    """A running server, and where it listens; `demo_contact` is the id of the demo's contact, if there is a demo."""
 
     grpc_address: str
     http_address: str
+    demo_contact: str = ""
 
 
 @asynccontextmanager
@@ -88,8 +90,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         contacts = Contacts(database)
         definitions = Definitions(database, catalog)
         automations = Automations(database, catalog)
-        if settings.demo:
-            await make_demo(projects, definitions, contacts, automations)
+        demo_contact = await make_demo(projects, definitions, contacts, automations) if settings.demo else ""
 
         hub = MatchHub(database)
         hub.start()
@@ -101,6 +102,10 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         timer = RunTimer(database, hub)
         timer.start()
         stack.push_async_callback(timer.close)
+        if settings.match_retention_seconds is not None:
+            pruner = MatchPruner(database, settings.match_retention_seconds)
+            pruner.start()
+            stack.push_async_callback(pruner.close)
         await stack.enter_async_context(_following(database, catalog, access))
 
         types = GeneratedTypes(database, catalog)
@@ -137,7 +142,8 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         http_server = HttpServer(bridge, settings.grace_seconds)
         grpc_address = await grpc_server.start(settings.grpc, settings.tls)
         stack.push_async_callback(_stop_doors, grpc_server, http_server, settings.grace_seconds)
-        yield Server(grpc_address, await http_server.start(settings.http, settings.tls))
+        http_address = await http_server.start(settings.http, settings.tls)
+        yield Server(grpc_address, http_address, demo_contact)
 
 
 async def _stop_doors(grpc_server: GrpcServer, http_server: HttpServer, grace_seconds: float) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 from uuid_utils import uuid7
 
@@ -11,7 +12,8 @@ from automation.automations import AutomationState
 from automation.conditions.checking import check
 from automation.conditions.parsing import parse
 from automation.matching import LiveAutomations
-from automation.run_store import cancel_runs, run_counts
+from automation.run_store import cancel_runs, newest_runs, run_counts
+from automation.store import AutomationFilter
 from registry.store import active_definitions
 from registry.timestamps import now_micros
 from server.catalog import ProjectState
@@ -24,15 +26,12 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from automation.automations import Automation, AutomationChanges, NewAutomation
-    from automation.runs import RunCounts
-    from automation.store import AutomationFilter
+    from automation.runs import Run
     from server.catalog import Catalog
     from server.paging import Page, PageRequest
     from server.storage.database import Database
 
 T = TypeVar("T")
-
-CountedAutomation: TypeAlias = "tuple[Automation, RunCounts]"
 
 
 class _DryRun(Exception):
@@ -40,6 +39,15 @@ class _DryRun(Exception):
 
     def __init__(self, automation: Automation) -> None:
         self.automation = automation
+
+
+@dataclass(frozen=True, slots=True)
+class CountedAutomation:
+    """An automation, and how many runs it started and how many of these were completed."""
+
+    automation: Automation
+    runs: int
+    completed: int
 
 
 class Automations:
@@ -77,26 +85,36 @@ class Automations:
         )
         return request.page(found, filters, lambda automation: (automation.id,), more=more)
 
-    async def counted(self, project_key: int, automation_id: str) -> CountedAutomation:
-        """Read an automation and how many runs it had. Raises AutomationNotFound."""
-
-        def work(connection: Connection) -> CountedAutomation:
-            found = store.get_automation(connection, project_key, automation_id)
-            return found, run_counts(connection, project_key, [found.key])[found.key]
-
-        return await self._database.read(work)
-
     async def numbered(self, project_key: int, page: int, limit: int) -> tuple[Sequence[CountedAutomation], int]:
-        """List a page of automations, from page 1, newest first, each with how many runs it had; and count them all."""
+        """List a page of automations with their runs, from page 1, newest first; and how many there are in all."""
 
         def work(connection: Connection) -> tuple[list[CountedAutomation], int]:
             total = store.count_automations(connection, project_key)
             skip = (page - 1) * limit
             if skip >= total:
                 return [], total
-            found = store.skip_automations(connection, project_key, skip, limit)
-            counts = run_counts(connection, project_key, [each.key for each in found])
-            return [(each, counts[each.key]) for each in found], total
+            found, _ = store.list_automations(connection, project_key, AutomationFilter(), limit, skip=skip)
+            return _counted(connection, found), total
+
+        return await self._database.read(work)
+
+    async def behind(
+        self, project_key: int, wanted: AutomationFilter, limit: int, after_id: str
+    ) -> tuple[Sequence[tuple[Automation, Run | None]], bool]:
+        """List automations with their newest runs, newest first, from behind an id; and whether there are more."""
+
+        def work(connection: Connection) -> tuple[list[tuple[Automation, Run | None]], bool]:
+            found, more = store.list_automations(connection, project_key, wanted, limit, after_id)
+            newest = newest_runs(connection, project_key, [each.key for each in found])
+            return [(each, newest.get(each.key)) for each in found], more
+
+        return await self._database.read(work)
+
+    async def counted(self, project_key: int, automation_id: str) -> CountedAutomation:
+        """Read an automation with its runs. Raises AutomationNotFound."""
+
+        def work(connection: Connection) -> CountedAutomation:
+            return _counted(connection, [store.get_automation(connection, project_key, automation_id)])[0]
 
         return await self._database.read(work)
 
@@ -117,7 +135,8 @@ class Automations:
         def change(connection: Connection, head: int) -> Automation:
             current = store.get_automation(connection, project_key, automation_id)
             changed = changes.apply(current, now_micros())
-            if (changed.event_name, changed.condition) != (current.event_name, current.condition):
+            activated = changed.state is AutomationState.ACTIVE and changed.state is not current.state
+            if activated or (changed.event_name, changed.condition) != (current.event_name, current.condition):
                 check_condition(connection, project_key, changed.event_name, changed.condition)
             return store.update_automation(connection, current, changed, etag, head)
 
@@ -189,6 +208,11 @@ class Automations:
             return result
 
         return await finished(changed())
+
+
+def _counted(connection: Connection, automations: Sequence[Automation]) -> list[CountedAutomation]:
+    counts = run_counts(connection, [each.key for each in automations])
+    return [CountedAutomation(each, *counts.get(each.key, (0, 0))) for each in automations]
 
 
 def check_condition(connection: Connection, project_key: int, event_name: str, condition: str) -> None:

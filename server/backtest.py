@@ -14,7 +14,7 @@ import msgspec
 from registry import store as registry
 from registry.coercion import Coerced, compile_schema
 from registry.errors import PayloadRejected
-from registry.paths import without_indexes
+from registry.names import without_indexes
 from registry.schema import check_schema
 from server.errors import Stopping
 from server.storage.events import EventFilter, name_range, recorded_payloads

@@ -108,16 +108,16 @@ class Definitions:
         validate_only: bool = False,
         force: bool = False,
     ) -> EventDefinition:
-        """Change a definition.
+        """Change a definition. Events and automations keep a former name.
 
-        Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch, InvalidDescription, InvalidSchema,
-        IncompatibleSchema and, without force, ConditionsBroken.
+        Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch, InvalidName, DefinitionAlreadyExists,
+        InvalidDescription, InvalidSchema, IncompatibleSchema, TooManyRevisions and, without force, ConditionsBroken.
         """
         return await self._change_schema(
             caller,
             name_or_id,
             lambda connection: store.update_definition(
-                connection, caller.project_id, name_or_id, changes, etag, now_micros()
+                connection, caller.project_id, name_or_id, changes, etag, str(uuid7()), now_micros()
             ),
             validate_only=validate_only,
             force=force,

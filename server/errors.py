@@ -22,8 +22,7 @@ ServiceError
 │   │   ├── BodyTooSlow          the body did not come in time
 │   │   ├── UnsupportedMediaType the body says that it is no JSON
 │   │   ├── MalformedJson        the body is not JSON
-│   │   ├── InvalidBody          a field of the body or query breaks its rule; carries violations
-│   │   │   └── FieldMissing     a field that is needed is not there
+│   │   ├── InvalidBody          a field of the body breaks its rule; carries violations
 │   │   └── RateLimited          the key made as many requests as it may for now
 │   └── BatchRejected            an all-or-nothing batch holds events that are refused
 ├── ResourceError
@@ -53,10 +52,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from registry.errors import Violation
-
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from registry.errors import Violation
 
 
 MAX_SHOWN_PATH = 200
@@ -247,7 +246,7 @@ class MalformedJson(HttpError):
 
 
 class InvalidBody(HttpError):
-    """A field of the body or query breaks its rule; the paths of the violations lead to it."""
+    """A field of the body breaks its rule; the paths of the violations lead to it within the body."""
 
     reason = "INVALID_BODY"
 
@@ -255,15 +254,6 @@ class InvalidBody(HttpError):
         first = violations[0]
         place = f"{first.path}: " if first.path and not first.message.startswith(first.path) else ""
         super().__init__(f"{place}{first.message}", violations=violations)
-
-
-class FieldMissing(InvalidBody):
-    """A field that is needed is not there."""
-
-    reason = "FIELD_MISSING"
-
-    def __init__(self, path: str) -> None:
-        super().__init__([Violation(path, "REQUIRED_FIELD_MISSING", f"{path} is required")])
 
 
 class RateLimited(HttpError):

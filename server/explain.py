@@ -13,7 +13,8 @@ from automation.conditions.checking import check
 from automation.conditions.condition import Condition
 from automation.conditions.values import Verdict
 from automation.errors import ConditionInvalid
-from automation.run_store import entered_before, matches_of_events
+from automation.match_log import matches_of_events
+from automation.run_store import entered_before
 from automation.runs import MatchKind
 from automation.store import automations_by_key, automations_judging, get_automation, versions_at
 from registry.errors import PayloadRejected, Violation

@@ -6,10 +6,10 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from automation.match_log import READ_LIMIT, read_filtered
+from automation.match_log import READ_LIMIT, log_start, read_filtered
 from automation.store import automations_by_key
 from automation.subscriptions import MatchFilter
-from server.start_points import LogEnd, check_kept, log_bounds, resolve_start
+from server.start_points import LogEnd, check_kept, match_head, resolve_start
 from server.storage.events import PAGE_CHARACTERS, event_sizes, events_at
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Matches:
 
     async def _begin(self, project_key: int, start: StartPoint) -> tuple[int, int]:
         def work(connection: Connection) -> tuple[int, int]:
-            return resolve_start(connection, project_key, start), log_bounds(connection, project_key)[1]
+            return resolve_start(connection, project_key, start), match_head(connection, project_key)
 
         return await self._database.read(work)
 
@@ -111,8 +111,8 @@ class Matches:
 
 def read_on(connection: Connection, project_key: int, wanted: WatchQuery, after: int) -> WatchAnswer:
     """Read the next matches from behind a position, looking through READ_LIMIT of the log. Raises CursorExpired."""
-    earliest, head = log_bounds(connection, project_key)
-    check_kept(after, earliest)
+    head = match_head(connection, project_key)
+    check_kept(after, log_start(connection, project_key).position)
     if after == head:
         return WatchAnswer((), head, head)
     found = read_filtered(connection, project_key, wanted.filter, after, wanted.max_matches + 1)

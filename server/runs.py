@@ -6,10 +6,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from automation import run_store as store
+from automation.errors import RunFinished, RunNotFound
+from automation.match_log import matches_at
 from automation.run_store import RunFilter
 from automation.runs import Wait
 from automation.store import automation_ids, automation_key
 from registry.errors import Violation
+from registry.log_ids import position_of
 from registry.names import check_event_name
 from registry.timestamps import now_micros
 from server.automations import check_condition
@@ -19,7 +22,7 @@ from server.storage.events import event_ids
 from server.storage.log import lock_heads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from sqlalchemy import Connection
 
@@ -36,7 +39,10 @@ MAX_REASON: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class NamedRun:
-    """A run, with the ids by which what it refers to is known outside; `contact_id` is empty where there is none."""
+    """A run, with the ids by which what it refers to is known outside.
+
+    `contact_id` is empty where there is none, `match_id` where the newest match is no longer kept.
+    """
 
     run: Run
     automation_id: str
@@ -87,16 +93,27 @@ class Runs:
         """List runs, newest first; none of an automation or contact that is not there."""
         limit, filters = request.limit(), (project_key, wanted)
         (before,) = request.cursor(filters, int) or (None,)
-
-        def work(connection: Connection) -> tuple[list[NamedRun], bool]:
-            narrowed = _filter(connection, project_key, wanted)
-            if narrowed is None:
-                return [], False
-            found, more = store.list_runs(connection, project_key, narrowed, limit, before)
-            return _named(connection, project_key, found), more
-
-        named, more = await self._database.read(work)
+        named, more = await self._database.read(
+            lambda connection: _found(connection, project_key, wanted, limit, before)
+        )
         return request.page(named, filters, lambda each: (each.run.number,), more=more)
+
+    async def behind(
+        self, project_key: int, wanted: RunQuery, limit: int, after_id: str
+    ) -> tuple[Sequence[NamedRun], bool]:
+        """List runs, newest first, from behind an id; and whether there are more. Raises InvalidArgument."""
+        before = position_of(after_id) if after_id else None
+        if after_id and before is None:
+            message = f'"{after_id[:60]}" is not the id of a run'
+            raise InvalidArgument(message, violations=[Violation("after", "INVALID_ARGUMENT", message)])
+        return await self._database.read(lambda connection: _found(connection, project_key, wanted, limit, before))
+
+    async def of_automation(self, project_key: int, automation_id: str, run_id: str) -> NamedRun:
+        """Read a run of one automation. Raises RunNotFound."""
+        found = await self.get(project_key, run_id)
+        if found.automation_id != automation_id:
+            raise RunNotFound(run_id)
+        return found
 
     async def await_event(self, project_key: int, run_id: str, awaited: Awaited, word: EngineWord) -> NamedRun:
         """Park a run until the next event of its contact, or until the time is up.
@@ -134,19 +151,21 @@ class Runs:
 
         return await self._move(project_key, run_id, complete)
 
-    async def cancel(self, project_key: int, run_id: str, reason: str, etag: str) -> NamedRun:
-        """Cancel a run; a cancelled one stays as it is.
+    async def cancel(
+        self, project_key: int, run_id: str, reason: str, etag: str, statuses: Collection[RunStatus] = ()
+    ) -> NamedRun:
+        """Cancel a run; a cancelled one stays as it is. With `statuses` only one that has one of them.
 
-        Raises InvalidArgument, RunNotFound, RunFinished and EtagMismatch.
+        Raises InvalidArgument, RunNotFound, RunFinished, also for another status, and EtagMismatch.
         """
         _check_reason(reason)
-        return await self._move(
-            project_key,
-            run_id,
-            lambda connection, head, current: store.cancel_run(
-                connection, project_key, current, reason, etag, head.position, now_micros()
-            ),
-        )
+
+        def cancel(connection: Connection, head: Head, current: Run) -> Run:
+            if statuses and current.status not in statuses:
+                raise RunFinished(current.id, current.status)
+            return store.cancel_run(connection, project_key, current, reason, etag, head.position, now_micros())
+
+        return await self._move(project_key, run_id, cancel)
 
     async def _move(self, project_key: int, run_id: str, move: Callable[[Connection, Head, Run], Run]) -> NamedRun:
         def work(connection: Connection) -> NamedRun:
@@ -162,17 +181,27 @@ def _named(connection: Connection, project_key: int, runs: Sequence[Run]) -> lis
     automations = automation_ids(connection, {run.automation_key for run in runs})
     contacts = contact_ids(connection, {run.contact_key for run in runs})
     events = event_ids(connection, project_key, {run.event_position for run in runs})
-    matches = store.matches_at(connection, project_key, [run.match_position for run in runs])
+    matches = matches_at(connection, project_key, [run.match_position for run in runs])
     return [
         NamedRun(
             run,
             automations[run.automation_key],
             contacts.get(run.contact_key, ""),
             events[run.event_position],
-            matches[run.match_position].id,
+            matches[run.match_position].id if run.match_position in matches else "",
         )
         for run in runs
     ]
+
+
+def _found(
+    connection: Connection, project_key: int, wanted: RunQuery, limit: int, before: int | None
+) -> tuple[list[NamedRun], bool]:
+    narrowed = _filter(connection, project_key, wanted)
+    if narrowed is None:
+        return [], False
+    found, more = store.list_runs(connection, project_key, narrowed, limit, before)
+    return _named(connection, project_key, found), more
 
 
 def _filter(connection: Connection, project_key: int, wanted: RunQuery) -> RunFilter | None:

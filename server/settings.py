@@ -21,7 +21,10 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings of one server. An empty `admin_key` is read from, or made in, the admin key file."""
+    """The settings of one server. An empty `admin_key` is read from, or made in, the admin key file.
+
+    Matches are kept for `match_retention_seconds`, for ever if that is None.
+    """
 
     grpc: str = DEFAULT_GRPC
     http: str = DEFAULT_HTTP
@@ -30,6 +33,7 @@ class Settings:
     demo: bool = False
     grace_seconds: float = 10.0
     queue_events: int = 50_000
+    match_retention_seconds: float | None = None
     tls: Tls | None = None
     rate_limits: bool = False
     http_body_bytes: int = 1024 * 1024

@@ -9,12 +9,14 @@ from enum import StrEnum
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
-from automation.match_log import first_kept, first_since
+from automation.match_log import first_since, log_start
 from server.errors import CursorExpired, CursorInvalid, PositionBeyondHead
 from server.storage.projects import match_positions, project_by_key
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
+
+    from automation.match_log import LogStart
 
 _POSITION_BYTES: Final = 8
 _DIGEST_BYTES: Final = 7
@@ -67,29 +69,27 @@ def resolve_start(connection: Connection, project_key: int, start: StartPoint) -
 
     Raises CursorInvalid, PositionBeyondHead, and CursorExpired where matches that belong behind the place are gone.
     """
-    earliest, head = log_bounds(connection, project_key)
+    first, head = log_start(connection, project_key), match_head(connection, project_key)
     match start:
         case LogEnd.EARLIEST:
-            return earliest - 1
+            return first.position - 1
         case LogEnd.LATEST:
             return head
         case Since(time):
-            return _position_since(connection, project_key, time, earliest, head)
+            return _position_since(connection, project_key, time, first, head)
         case AfterPosition(position):
             pass
         case Cursor(text):
             position = _read_cursor(project_by_key(connection, project_key).id, text)
     if position > head:
         raise PositionBeyondHead(position, head)
-    check_kept(position, earliest)
+    check_kept(position, first.position)
     return position
 
 
-def log_bounds(connection: Connection, project_key: int) -> tuple[int, int]:
-    """Give the position of the earliest match that is kept, the one behind the head if there is none, and the head."""
-    head = match_positions(connection, [project_key])[project_key]
-    earliest = first_kept(connection, project_key)
-    return head + 1 if earliest is None else earliest, head
+def match_head(connection: Connection, project_key: int) -> int:
+    """Give the position of the newest match of a project."""
+    return match_positions(connection, [project_key])[project_key]
 
 
 def check_kept(position: int, earliest: int) -> None:
@@ -98,12 +98,10 @@ def check_kept(position: int, earliest: int) -> None:
         raise CursorExpired(earliest)
 
 
-def _position_since(connection: Connection, project_key: int, time: int, earliest: int, head: int) -> int:
-    first = first_since(connection, project_key, time, earliest, head)
-    # Where the earliest match that is kept is late enough, those that are gone may have been too.
-    if first == earliest > 1:
-        raise CursorExpired(earliest)
-    return first - 1
+def _position_since(connection: Connection, project_key: int, time: int, start: LogStart, head: int) -> int:
+    if time < start.gone_before:
+        raise CursorExpired(start.position)
+    return first_since(connection, project_key, time, start.position, head) - 1
 
 
 def _read_cursor(project_id: str, text: str) -> int:

@@ -36,7 +36,6 @@ CODES: dict[str, StatusCode] = {
     "UNSUPPORTED_MEDIA_TYPE": StatusCode.INVALID_ARGUMENT,
     "MALFORMED_JSON": StatusCode.INVALID_ARGUMENT,
     "INVALID_BODY": StatusCode.INVALID_ARGUMENT,
-    "FIELD_MISSING": StatusCode.INVALID_ARGUMENT,
     "ROUTE_NOT_FOUND": StatusCode.NOT_FOUND,
     "METHOD_NOT_ALLOWED": StatusCode.UNIMPLEMENTED,
     "BODY_TOO_LARGE": StatusCode.RESOURCE_EXHAUSTED,
@@ -148,7 +147,6 @@ _AUTOSEND: Final[dict[str, Answer]] = {
     "INVALID_SCHEMA": _FAILED,
     "INVALID_ARGUMENT": _FAILED,
     "INVALID_BODY": _FAILED,
-    "FIELD_MISSING": _FAILED,
     "RATE_LIMITED": Answer(429, "RATE_LIMIT_EXCEEDED", "Rate limit exceeded. Try again in {seconds} seconds."),
     "INTERNAL": Answer(500, "INTERNAL_SERVER_ERROR", "Internal server error"),
 }
@@ -166,7 +164,6 @@ _OPENSEND: Final[dict[str, Answer]] = {
     ),
     "MALFORMED_JSON": Answer(400, "", "Invalid JSON body"),
     "INVALID_BODY": _INVALID,
-    "FIELD_MISSING": _INVALID,
     "INVALID_ARGUMENT": _INVALID,
     "INVALID_NAME": _INVALID,
     "INVALID_SCHEMA": _INVALID,
@@ -197,17 +194,10 @@ _EMAILSENDX: Final[dict[str, Answer]] = {
 }
 
 _NO_ARSEL_KEY = Answer(401, "unauthorized", "Invalid or missing API key")
-# A body that is malformed or lacks a field is a 400, one whose fields break a rule a 422.
-_UNPROCESSABLE = Answer(422, "validation_error")
 
 _ARSEL: Final[dict[str, Answer]] = {
     "API_KEY_MISSING": _NO_ARSEL_KEY,
     "API_KEY_INVALID": _NO_ARSEL_KEY,
-    "INVALID_ARGUMENT": _UNPROCESSABLE,
-    "INVALID_BODY": _UNPROCESSABLE,
-    "INVALID_NAME": _UNPROCESSABLE,
-    "INVALID_DESCRIPTION": _UNPROCESSABLE,
-    "INVALID_SCHEMA": _UNPROCESSABLE,
     "CONTACT_REQUIRED": Answer(400, "bad_request", "Provide either email or contact_id."),
     "CONTACT_NOT_FOUND": Answer(404, "not_found", "Contact not found"),
     "CONTACT_ALREADY_EXISTS": Answer(409, "conflict", 'A contact with the email "{email}" already exists.'),
@@ -258,19 +248,16 @@ def code_of(error: Exception) -> StatusCode:
     return CODES[reason_of(error)]
 
 
-def http_status(error: Exception) -> int:
-    """Give the status over HTTP of an error that no dialect answers, or none otherwise."""
-    reason = reason_of(error)
-    return EVERYWHERE.get(reason) or HTTP[CODES[reason]]
+def answer_of(dialect: Dialect | None, error: Exception, topic: str = "") -> Answer:
+    """Give what a dialect answers, at the endpoints of a topic; the text is filled in, the name may be None.
 
-
-def answer_of(dialect: Dialect, error: Exception, topic: str = "") -> Answer:
-    """Give what a dialect answers, at the endpoints of a topic; the text is filled in, the name may be None."""
+    None stands for a request of which no dialect is told.
+    """
     reason = reason_of(error)
-    answers = ANSWERS[dialect]
+    answers = ANSWERS[dialect] if dialect is not None else {}
     answer = answers.get(f"{topic}: {reason}") or answers.get(reason)
     if answer is None:
-        return Answer(http_status(error), None, message_of(error))
+        return Answer(EVERYWHERE.get(reason) or HTTP[CODES[reason]], None, message_of(error))
     metadata = error.metadata if isinstance(error, KNOWN_ERRORS) else {}
     return Answer(answer.status, answer.code, answer.message.format_map(metadata) or message_of(error))
 

@@ -152,6 +152,8 @@ class Subscriptions:
         """
 
         def seek(connection: Connection) -> Subscription:
+            # What is behind the position cannot go before the subscription is there to hold it.
+            lock_heads(connection, [project_key])
             position = resolve_start(connection, project_key, start)
             return store.seek_subscription(connection, project_key, subscription, position, etag, now_micros())
 

@@ -99,7 +99,6 @@ REFUSED: list[tuple[pb.Automation, str, str | None]] = [
     (pb.Automation(name="x" * 256, event_name=ORDER), "INVALID_NAME", "name"),
     (pb.Automation(name="fine", event_name=""), "INVALID_NAME", "event_name"),
     (pb.Automation(name="fine", event_name="signalbox:x"), "INVALID_NAME", "event_name"),
-    (pb.Automation(name="fine", event_name=ORDER, state=PAUSED), "INVALID_AUTOMATION", "state"),
     (pb.Automation(name="fine", event_name=ORDER, state=99), "INVALID_ARGUMENT", "state"),  # type: ignore[arg-type]
     (pb.Automation(name="fine", event_name=ORDER, entry_rule=99), "INVALID_ARGUMENT", "entry_rule"),  # type: ignore[arg-type]
     (pb.Automation(name="fine", event_name=ORDER, labels={"a": ""}), "INVALID_AUTOMATION", "labels.a"),

@@ -21,7 +21,8 @@ from registry.timestamps import parse_rfc3339
 if TYPE_CHECKING:
     from registry.values import JSON
 
-STRING, NUMBER, BOOLEAN, DATE, OBJECT, ARRAY = PropertyType
+STRING, NUMBER, BOOLEAN, DATE, OBJECT, ARRAY, ANY = PropertyType
+ITEM_TYPES = [each for each in PropertyType if each is not ANY]
 LENIENT, STRICT = CoercionMode
 REJECT, KEEP, DROP = UnknownProperties
 
@@ -134,23 +135,67 @@ def test_null_for_an_optional_property_is_dropped_and_reported() -> None:
 # Violations
 
 
-def test_all_violations_are_found_at_once() -> None:
+def test_all_violations_are_found_at_once_what_is_missing_first() -> None:
     schema = Schema((Property("order_total", NUMBER, required=True), Property("id", STRING, required=True)))
     found = refused(schema, {"order_total": "abc", "foo": 1})
     assert found == (
+        Violation("properties.id", "REQUIRED_PROPERTY_MISSING", 'Property "id" is required'),
         Violation(
             "properties.order_total",
             "INVALID_PROPERTY_VALUE",
             'Property "order_total" must be a number; got the string "abc"',
+            "number",
         ),
         Violation("properties.foo", "UNKNOWN_PROPERTY", 'Property "foo" is not declared'),
-        Violation("properties.id", "REQUIRED_PROPERTY_MISSING", 'Property "id" is required'),
     )
 
 
 def test_the_message_of_one_violation_is_the_message_of_the_rejection() -> None:
     with pytest.raises(PayloadRejected, match=r'^Property "paid" must be a boolean; got null$'):
         judged(replace(ORDER, coercion=STRICT), {"paid": None})
+
+
+EVERY_TYPE = tuple(Property(each, each, required=True) for each in PropertyType if each is not ANY)
+WRONG: dict[PropertyType, Any] = {STRING: {}, NUMBER: "x", BOOLEAN: "x", DATE: "x", OBJECT: 1, ARRAY: 1}
+
+
+@pytest.mark.parametrize("mode", CoercionMode)
+def test_a_refused_value_tells_the_type_that_was_expected_at_every_level(mode: CoercionMode) -> None:
+    schema = Schema(
+        (
+            *EVERY_TYPE,
+            Property("inner", OBJECT, properties=EVERY_TYPE),
+            Property("lines", ARRAY, item_type=OBJECT, properties=EVERY_TYPE),
+            *(Property(f"{each}s", ARRAY, item_type=each) for each in ITEM_TYPES),
+        ),
+        coercion=mode,
+    )
+    wrong = {each.value: value for each, value in WRONG.items()}
+    items = {f"{each}s": [value] for each, value in wrong.items()}
+    found = refused(schema, {**wrong, "inner": wrong, "lines": [wrong], **items})
+    assert [(each.path, each.reason, each.expected) for each in found] == [
+        *((f"properties.{each}", "INVALID_PROPERTY_VALUE", each) for each in wrong),
+        *((f"properties.inner.{each}", "INVALID_PROPERTY_VALUE", each) for each in wrong),
+        *((f"properties.lines[0].{each}", "INVALID_PROPERTY_VALUE", each) for each in wrong),
+        *((f"properties.{each}s[0]", "INVALID_PROPERTY_VALUE", each) for each in wrong),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "expected"),
+    [
+        (Schema((Property("a", DATE, required=True),), coercion=STRICT), None, "date"),
+        (Schema((Property("a", DATE, required=True),)), None, ""),
+        (Schema((Property("a", ANY),), coercion=STRICT), None, "any"),
+        (Schema((Property("a", NUMBER),)), math.nan, "number"),
+        (Schema(unknown_properties=KEEP), math.nan, "number"),
+        (Schema(), 1, ""),
+    ],
+)
+def test_what_is_expected_is_told_of_refused_values_only(schema: Schema, value: JSON, expected: str) -> None:
+    (violation,) = refused(schema, {"a": value})
+    assert violation.expected == expected
+    assert bool(expected) is (violation.reason == "INVALID_PROPERTY_VALUE")
 
 
 @pytest.mark.parametrize("mode", CoercionMode)
@@ -232,8 +277,8 @@ def test_nested_violations_have_their_paths() -> None:
         {"customer": {"a.b": "soon"}, "items": [{}, 5, {"skew": 1}], "scores": [None]},
     )
     assert [(each.path, each.reason) for each in found] == [
-        ('properties.customer["a.b"]', "INVALID_PROPERTY_VALUE"),
         ("properties.customer.age", "REQUIRED_PROPERTY_MISSING"),
+        ('properties.customer["a.b"]', "INVALID_PROPERTY_VALUE"),
         ("properties.items[1]", "INVALID_PROPERTY_VALUE"),
         ("properties.items[2].skew", "UNKNOWN_PROPERTY"),
         ("properties.scores[0]", "INVALID_PROPERTY_VALUE"),
@@ -243,6 +288,28 @@ def test_nested_violations_have_their_paths() -> None:
 def test_an_object_that_declares_nothing_takes_any_object() -> None:
     payload: dict[str, JSON] = {"anything": {"deep": [{"er": None}]}}
     assert judged(BASKET, payload) == Coerced(payload, ())
+
+
+def test_what_is_missing_comes_first_at_every_level() -> None:
+    inner = (Property("x", NUMBER), Property("y", NUMBER, required=True), Property("z", NUMBER, required=True))
+    schema = Schema((Property("o", OBJECT, properties=inner), Property("r", NUMBER, required=True)))
+    assert [each.path for each in refused(schema, {"foo": 1, "o": {"x": "x", "z": "z"}})] == [
+        "properties.r",
+        "properties.foo",
+        "properties.o.y",
+        "properties.o.x",
+        "properties.o.z",
+    ]
+
+
+@pytest.mark.parametrize("mode", CoercionMode)
+def test_any_takes_its_value_as_keep_takes_one_that_is_not_declared(mode: CoercionMode) -> None:
+    declaring, keeping = Schema((Property("a", ANY),), coercion=mode), Schema(unknown_properties=KEEP, coercion=mode)
+    values: list[JSON] = [5.0, -0.0, 2.0**60, 2**53 + 1, "x", True, [5.0, None], {"b": 5.0, "c": None}]
+    for value in values:
+        declared, kept = judged(declaring, {"a": value}), judged(keeping, {"a": value})
+        assert text(declared.properties) == text(kept.properties)
+        assert declared.changes == kept.changes
 
 
 def test_a_required_nested_property_may_be_missing_with_its_object() -> None:
@@ -294,7 +361,7 @@ def properties(depth: int) -> st.SearchStrategy[tuple[Property, ...]]:
 @st.composite
 def declared(draw: st.DrawFn, depth: int) -> Property:
     target = draw(st.sampled_from(PropertyType))
-    item = draw(st.none() | st.sampled_from(PropertyType)) if target is ARRAY else None
+    item = draw(st.none() | st.sampled_from(ITEM_TYPES)) if target is ARRAY else None
     found = Property(draw(NAMES), target, required=draw(st.booleans()), item_type=item)
     return replace(found, properties=draw(properties(depth - 1))) if found.may_nest and depth else found
 
@@ -320,6 +387,7 @@ def plausible(target: PropertyType, each: Property) -> st.SearchStrategy[Any]:
         DATE: st.sampled_from(["2026-06-01", "2026-06-01T12:00:00Z", "2026-06-01T12:00:00.000Z", 5]),
         OBJECT: fitting(each.properties),
         ARRAY: VALUES if each.item_type in {None, ARRAY} else st.nothing(),
+        ANY: VALUES,
     }
     if target is ARRAY and each.item_type not in {None, ARRAY}:
         assert each.item_type is not None

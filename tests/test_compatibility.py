@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from registry.values import JSON
 
-STRING, NUMBER, BOOLEAN, DATE, OBJECT, ARRAY = PropertyType
+STRING, NUMBER, BOOLEAN, DATE, OBJECT, ARRAY, ANY = PropertyType
+ITEM_TYPES = [each for each in PropertyType if each is not ANY]
 LENIENT, STRICT = CoercionMode
 REJECT, KEEP, DROP = UnknownProperties
 BACKWARD, FORWARD = Direction
@@ -122,7 +123,7 @@ def single(states: Iterable[Property]) -> list[Schema]:
     return [Schema(*each) for each in itertools.product(levels, UnknownProperties, CoercionMode)]
 
 
-SINGLE = single(places((None, *PropertyType)))
+SINGLE = single(places((None, *ITEM_TYPES)))
 
 
 def test_the_verdict_is_that_of_enumeration_for_every_pair_of_schemas_of_one_property() -> None:
@@ -176,7 +177,7 @@ def payloads(*levels: tuple[Property, ...]) -> list[dict[str, Any]]:
 
 def values(states: list[Property]) -> list[Any]:
     inner = payloads(*(each.properties for each in states)) if any(each.may_nest for each in states) else [{}]
-    array = any(each.type is ARRAY for each in states)
+    array = any(each.type in {ARRAY, ANY} for each in states)
     return [*FEW, *inner, [], *([item] for item in (*FEW, *inner, []) if array)]
 
 
@@ -188,7 +189,7 @@ def levels(draw: st.DrawFn, names: tuple[str, ...]) -> tuple[Property, ...]:
 @st.composite
 def states(draw: st.DrawFn, name: str) -> Property:
     target = draw(st.sampled_from(PropertyType))
-    item = draw(st.none() | st.sampled_from(PropertyType)) if target is ARRAY else None
+    item = draw(st.none() | st.sampled_from(ITEM_TYPES)) if target is ARRAY else None
     found = Property(name, target, draw(st.booleans()), item_type=item)
     inner = {"a": ("x", "y"), "b": ("x",), "y": ("z",)}.get(name, ())
     return replace(found, properties=draw(levels(inner))) if found.may_nest else found

@@ -24,7 +24,7 @@ from tests.support.conditions import conditions, contacts, payloads
 if TYPE_CHECKING:
     from automation.conditions.faults import Fault
 
-STRING, NUMBER, BOOLEAN, DATE, OBJECT, ARRAY = PropertyType
+STRING, NUMBER, BOOLEAN, DATE, OBJECT, ARRAY, ANY = PropertyType
 NULL, BOOL, INTEGER, DOUBLE, TEXT, LIST, MAP, TIMESTAMP, DURATION = Kind
 
 ITEM = (Property("sku", STRING), Property("price", NUMBER), Property("weight", NUMBER))
@@ -231,6 +231,23 @@ def test_what_cannot_hold_on_the_schema_is_refused(text: str, reason: str, hint:
 )
 def test_what_may_hold_on_the_schema_is_taken(text: str) -> None:
     assert faults(text, PURCHASE) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "properties.free",
+        "!properties.free || properties.free == 1 || properties.free != 'x' || properties.free == [1]",
+        "properties.free > 5 && properties.free < 'x' && properties.free + 1.0 > 2 && -properties.free < 1",
+        "properties.free.deep[0]['name'] == true && 'x' in properties.free && properties.free in ['x', 1]",
+        "properties.free.exists(each, each > 1) && size(properties.free) == 2 && properties.free.startsWith('x')",
+        "timestamp(properties.free) < event.occurred_at",
+        "has(properties.inner.free) && properties.inner.free == 'x'",
+    ],
+)
+def test_a_property_of_type_any_may_stand_anywhere(text: str) -> None:
+    free = Property("free", ANY)
+    assert faults(text, Schema((free, Property("inner", OBJECT, properties=(free,))))) == []
 
 
 def test_all_faults_are_found_in_their_order() -> None:

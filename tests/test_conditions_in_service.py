@@ -9,7 +9,17 @@ from grpc import StatusCode
 
 from signalbox.v1 import automations_pb2 as pb
 from signalbox.v1 import contacts_pb2, event_definitions_pb2, event_ingest_pb2
-from tests.support.automations import activate, automate, await_event, change, complete, matches_of, pause, started
+from tests.support.automations import (
+    activate,
+    automate,
+    await_event,
+    change,
+    complete,
+    get_run,
+    matches_of,
+    pause,
+    started,
+)
 from tests.support.messages import BOB, ORDER, event, schema, struct
 from tests.support.refusals import refusal, verdict
 
@@ -52,6 +62,8 @@ async def test_a_bad_condition_is_refused_wherever_it_is_saved(shop: Client, con
         assert "Line 1, column" in refused.message
         assert refused.metadata is not None
         assert (refused.metadata["line"], refused.metadata["column"].isdigit()) == ("1", True)
+    left = await shop.automations.ListAutomations(pb.ListAutomationsRequest())
+    assert (list(left.automations), await get_run(shop, run.id)) == ([made], run)
     answer = await trial(shop, condition)
     assert [(each.line, each.reason) for each in answer.errors] == [(1, reason)]
     assert (answer.verdict, list(answer.trace)) == (pb.VERDICT_NOT_EVALUATED, [])

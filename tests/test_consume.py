@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -37,6 +38,7 @@ from tests.support.refusals import refusal, verdict
 
 if TYPE_CHECKING:
     from tests.support.service import Client
+    from tests.support.stores import Store
 
 INVALID = StatusCode.INVALID_ARGUMENT
 SOON = pb.Backoff(initial_delay=seconds(0.2))
@@ -131,15 +133,25 @@ async def test_a_lease_that_ends_is_a_failed_attempt(till: Client) -> None:
     await engine.close()
 
 
+async def test_no_lease_runs_while_the_database_lets_a_step_wait(till: Client, store: Store) -> None:
+    await subscribe(till)
+    await record(till, 1)
+    async with store.held("subscription"):
+        pulling = asyncio.create_task(pull(till))
+        await asyncio.sleep(1.5)
+    (delivery,) = await pulling
+    assert delivery.lease_duration.ToMicroseconds() > 28_900_000
+
+
 async def test_an_extended_lease_lasts(till: Client) -> None:
-    await subscribe(till, ack_deadline=seconds(1), backoff=AT_ONCE)
+    await subscribe(till, ack_deadline=seconds(1.5), backoff=AT_ONCE)
     await record(till, 1)
     engine = await Engine.open(till)
     taken = await engine.deliveries()
-    (result,) = await engine.extend(taken, lease_duration=seconds(5))
+    (result,) = await engine.extend(taken, lease_duration=seconds(9))
     assert result.outcome == EXTENDED
     assert result.lease_expires_at.ToNanoseconds() > taken[0].lease_expires_at.ToNanoseconds()
-    await engine.nothing(1.2)
+    await engine.nothing(1.7)
     assert outcomes(await engine.ack(taken)) == [ACKNOWLEDGED]
     await engine.close()
 

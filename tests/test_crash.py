@@ -141,7 +141,7 @@ async def test_a_log_of_a_million_events_is_ready_within_a_second(database_url: 
         WITH RECURSIVE number(n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM number WHERE n < {MILLION})
         INSERT INTO event
         SELECT project_key, n, printf('%036d', n), name, definition_id, revision, contact_key, email, properties,
-               coercions, occurred_at, received_at, match_count, idempotency_key, fingerprint
+               coercions, occurred_at, received_at, match_count, idempotency_key, fingerprint, ignore_case
         FROM event, number WHERE position = 1
         """  # noqa: S608 - a constant of our own
     )

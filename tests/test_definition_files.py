@@ -42,6 +42,7 @@ definitions:
       order_total: number!
       currency: {type: string, required: true, description: ISO 4217, suggested_values: [EUR, NO]}
       tags: array<string>
+      extra: any!
       lines:
         type: array<object>
         properties:
@@ -78,6 +79,7 @@ def test_a_file_says_all_that_a_definition_has(tmp_path: Path) -> None:
             Property("order_total", number, required=True),
             Property("currency", string, required=True, description="ISO 4217", suggested_values=("EUR", "NO")),
             Property("tags", PropertyType.ARRAY, item_type=string),
+            Property("extra", PropertyType.ANY, required=True),
             lines,
         ),
         unknown_properties=UnknownProperties.DROP,
@@ -134,8 +136,12 @@ def test_json_is_yaml_with_characters_beyond_the_first_plane(tmp_path: Path) -> 
         ("definitions: {a: {description: }}", "x.yaml:1:31: description must be a text; got nothing"),
         ("definitions: {a: {description: [b]}}", "x.yaml:1:32: description must be a text; got a list"),
         (SHORT.format("a", "numbr"), 'x.yaml:3:25: "numbr" is no type; did you mean "number"?'),
-        (SHORT.format("a", "money"), "a type is string, number, boolean, date, object, array or array<TYPE>, with !"),
+        (
+            SHORT.format("a", "money"),
+            "a type is string, number, boolean, date, object, array, any or array<TYPE>, with !",
+        ),
         (SHORT.format("a", "array<money>"), 'x.yaml:3:25: "array<money>" is no type: a type is string'),
+        (SHORT.format("a", "array<any>"), "x.yaml:3:18: An array whose items may be anything has no item_type"),
         (SHORT.format("a", "number<string>"), "only an array has a type of items, as in array<string>"),
         (SHORT.format("a", "number!!"), 'x.yaml:3:25: "number!!" is no type'),
         (SHORT.format("a", "[number]"), 'x.yaml:3:25: property "total" must be a mapping'),
@@ -368,12 +374,13 @@ async def test_a_plan_shows_what_would_change_and_changes_nothing(shop: Shop) ->
         '    + properties.currency description: "ISO 4217"',
         '    + properties.currency suggested_values: ["EUR", "NO"]',
         "    + properties.tags: array<string>",
+        "    + properties.extra: any!",
         "    + properties.lines: array<object>",
         "    + properties.lines[].sku: string!",
         "    + properties.lines[].quantity: number",
         "    - properties.gone: date",
-        "= same  (unchanged, revision 1; x.yaml:16:3)",
-        "+ new  (create; x.yaml:17:3)",
+        "= same  (unchanged, revision 1; x.yaml:17:3)",
+        "+ new  (create; x.yaml:18:3)",
         "    + compatibility: none",
         "    + unknown_properties: reject",
         "    + coercion: lenient",

@@ -16,10 +16,10 @@ from registry.proto_names import file_name, message_name
 from registry.proto_text import proto_text
 from registry.schema import Property, PropertyType, Schema
 from server.api.descriptors import file_descriptor, message_class
-from tests.support.revisions import HOSTILE, layouts, many_chains, payloads, schemas, typed
+from tests.support.revisions import HOSTILE, every_field, layouts, many_chains, payloads, schemas, typed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from registry.fields import Field, MessageLayout
 
@@ -28,13 +28,6 @@ TEXT = PropertyType.STRING
 
 chains = st.lists(schemas(), min_size=2, max_size=4)
 few_runs = settings(max_examples=3, suppress_health_check=list(HealthCheck))
-
-
-def fields(layout: MessageLayout, path: str = "") -> Iterator[tuple[str, Field]]:
-    """Give every field with the message it is in, of the messages that are not in use too."""
-    yield from ((path, field) for field in layout.fields)
-    for nested in layout.nested.values():
-        yield from fields(nested.layout, f"{path}.{nested.name}")
 
 
 def schema(**types: PropertyType) -> Schema:
@@ -46,7 +39,7 @@ def test_a_number_and_a_name_keep_their_meaning_for_ever(chain: list[Schema]) ->
     by_number: dict[tuple[str, int], Field] = {}
     by_name: dict[tuple[str, str], Field] = {}
     for layout in layouts(chain):
-        for path, field in fields(layout):
+        for path, field in every_field(layout):
             assert by_number.setdefault((path, field.number), field) == field
             assert by_name.setdefault((path, field.name), field) == field
 

@@ -54,6 +54,7 @@ RICH = Schema(
         P("grid", T.ARRAY, item_type=T.ARRAY),
         P("more", T.OBJECT),
         P("list", T.ARRAY),
+        P("free", T.ANY),
     )
 )
 PAYLOAD: dict[str, Any] = {
@@ -68,6 +69,7 @@ PAYLOAD: dict[str, Any] = {
     "grid": [[1, None], []],
     "more": {"b": {"c": [True]}, "a": 1},
     "list": [1, "a", None],
+    "free": {"b": [1, {"c": None}]},
 }
 
 
@@ -151,6 +153,9 @@ async def test_a_value_that_no_payload_has_is_refused_at_its_path(maker: Client)
     message: Any = typed("rich", layout_of(RICH), {"lines": [{}, {"n": float("nan")}]})
     refused = await refusal(maker.send(typed_event(message.SerializeToString())))
     assert refused.violations == (("properties.lines[1].n", "INVALID_PROPERTY_VALUE"),)
+    message = typed("rich", layout_of(RICH), {"lines": [], "free": [[1.0, float("inf")]]})
+    refused = await refusal(maker.send(typed_event(message.SerializeToString())))
+    assert refused.violations == (("properties.free[0][1]", "INVALID_PROPERTY_VALUE"),)
     message = typed("rich", layout_of(RICH), {})
     message.customer.since.nanos = -1
     refused = await refusal(maker.send(typed_event(message.SerializeToString())))
@@ -163,6 +168,7 @@ async def test_a_value_that_no_payload_has_is_refused_at_its_path(maker: Client)
         ({"tags": [""] * 10_001}, "properties", "TOO_MANY_VALUES"),
         ({"lines": [{}] * 10_001}, "properties", "TOO_MANY_VALUES"),
         ({"list": [None] * 10_000}, "properties", "TOO_MANY_VALUES"),
+        ({"free": [None] * 10_000}, "properties", "TOO_MANY_VALUES"),
     ],
 )
 async def test_the_budgets_of_payloads_hold(maker: Client, payload: dict[str, Any], path: str, reason: str) -> None:
@@ -178,8 +184,9 @@ async def test_what_is_nested_too_deep_is_refused(maker: Client) -> None:
         StatusCode.INVALID_ARGUMENT,
         "PAYLOAD_REJECTED",
     )
-    refused = await refusal(maker.send(typed_event(rich({"more": {"x": deep}}))))
-    assert [reason for _, reason in refused.violations] == ["TOO_DEEP"]
+    for name in ("more", "free"):
+        refused = await refusal(maker.send(typed_event(rich({name: {"x": deep}}))))
+        assert [reason for _, reason in refused.violations] == ["TOO_DEEP"]
 
 
 async def test_properties_come_in_one_way(maker: Client) -> None:
@@ -253,21 +260,21 @@ async def test_field_numbers_are_stored_with_the_revisions(maker: Client) -> Non
     numbers = {each.json_name: (each.number, each.name) for each in file.message_type[0].field}
     expected = {each.json_name: (each.number, each.name) for each in layout_of(RICH, less, RICH).fields}
     assert numbers == expected
-    assert numbers["order total"] == (12, "order_total_2")
+    assert numbers["order total"] == (13, "order_total_2")
 
 
 async def test_field_numbers_go_on_under_the_name_of_a_deleted_definition(maker: Client) -> None:
     former = await maker.undefine("rich")
     other = Schema((P("order total", T.STRING), P("currency", T.STRING)))
     await maker.define("rich", write_schema(other))
-    assert await numbers(maker) == {"currency": 1, "order total": 12}
+    assert await numbers(maker) == {"currency": 1, "order total": 13}
     refused = await refusal(maker.send(typed_event(rich(PAYLOAD))))
     assert refused.violations == (("typed_properties.message", "UNKNOWN_FIELD"),)
     await maker.undefine("rich")
     undelete = event_definitions_pb2.UndeleteEventDefinitionRequest(id=former.id)
     await maker.definitions.UndeleteEventDefinition(undelete)
     await maker.redefine(write_schema(Schema((*other.properties, P("coupon", T.STRING)))), "rich")
-    assert await numbers(maker) == {"currency": 1, "order total": 12, "coupon": 13}
+    assert await numbers(maker) == {"currency": 1, "order total": 13, "coupon": 14}
 
 
 async def numbers(maker: Client) -> dict[str, int]:
@@ -298,6 +305,7 @@ def test_a_json_schema_says_what_is_taken(unknown: UnknownProperties) -> None:
             P("d", T.DATE),
             P("o", T.OBJECT),
             P("l", T.ARRAY),
+            P("f", T.ANY),
             P("b", T.ARRAY, item_type=T.BOOLEAN),
             P("in", T.ARRAY, item_type=T.OBJECT, properties=(inner,)),
         ),
@@ -314,6 +322,7 @@ def test_a_json_schema_says_what_is_taken(unknown: UnknownProperties) -> None:
             "d": {"type": "string", "format": "date-time"},
             "o": {"type": "object"},
             "l": {"type": "array"},
+            "f": {"not": {"type": "null"}},
             "b": {"type": "array", "items": {"type": "boolean"}},
             "in": {
                 "type": "array",

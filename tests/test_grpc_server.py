@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +15,8 @@ from server.access import Access
 from server.api.grpc_server import GrpcServer
 from server.api.handlers import Streams
 from server.model import Rules
-from server.settings import Tls
 from server.storage.projects import insert_project
 from signalbox.v1 import event_ingest_pb2 as pb
-from signalbox.v1 import projects_pb2
 from tests.support.contract import METHODS, SERVICES, met
 from tests.support.messages import orders
 from tests.support.refusals import refusal, verdict
@@ -223,95 +220,3 @@ async def test_every_event_acknowledged_during_a_stop_is_there_afterwards(databa
     assert stored == list(range(1, len(stored) + 1))
     assert len(acknowledged) > 50
     assert set(acknowledged) <= set(stored)
-
-
-# TLS
-
-
-class Authority:
-    """Certificates of one name, each its own authority."""
-
-    def __init__(self, folder: Path) -> None:
-        self.certificate = folder / "cert.pem"
-        self.key = folder / "key.pem"
-        folder.mkdir()
-        self.renew()
-
-    def renew(self) -> None:
-        """Make another certificate and key in the same files."""
-        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        names = ["-days", "1", "-subj", "/CN=signalbox", "-addext", "subjectAltName=IP:127.0.0.1"]
-        files: list[str | Path] = ["-keyout", self.key, "-out", self.certificate]
-        subprocess.run([*command, *names, *files], check=True, capture_output=True)
-
-    def credentials(self, client: Authority | None = None) -> grpc.ChannelCredentials:
-        """Trust this certificate, and show a client's if there is one."""
-        shown = (client.key.read_bytes(), client.certificate.read_bytes()) if client else (None, None)
-        return grpc.ssl_channel_credentials(self.certificate.read_bytes(), *shown)
-
-
-async def reaches(address: str, credentials: grpc.ChannelCredentials | None) -> bool:
-    """Say whether a call arrives, over a connection of its own."""
-    options = [("grpc.use_local_subchannel_pool", 1)]
-    channel = (
-        grpc.aio.secure_channel(address, credentials, options)
-        if credentials
-        else grpc.aio.insecure_channel(address, options)
-    )
-    async with channel:
-        client = Service(address, channel).admin
-        outcome = client.projects.ListProjects(projects_pb2.ListProjectsRequest(), timeout=5)
-        code = await outcome.code()
-        assert code in (StatusCode.OK, StatusCode.UNAVAILABLE)
-        return code is StatusCode.OK
-
-
-@pytest.fixture
-def host(tmp_path: Path) -> Authority:
-    return Authority(tmp_path / "host")
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/signalbox.db"
-
-
-async def test_tls_keeps_out_who_speaks_plainly_or_trusts_another(host: Authority, url: str, tmp_path: Path) -> None:
-    other = Authority(tmp_path / "other")
-    async with serving(url, tls=Tls(host.certificate, host.key)) as service:
-        assert await reaches(service.address, host.credentials())
-        assert not await reaches(service.address, other.credentials())
-        assert not await reaches(service.address, None)
-
-
-async def test_mtls_keeps_out_who_shows_no_certificate_or_a_strangers(
-    host: Authority, url: str, tmp_path: Path
-) -> None:
-    friend, stranger = Authority(tmp_path / "friend"), Authority(tmp_path / "stranger")
-    async with serving(url, tls=Tls(host.certificate, host.key, friend.certificate)) as service:
-        assert await reaches(service.address, host.credentials(friend))
-        assert not await reaches(service.address, host.credentials(stranger))
-        assert not await reaches(service.address, host.credentials())
-
-
-async def test_a_renewed_certificate_is_shown_from_the_next_connection_on(host: Authority, url: str) -> None:
-    async with serving(url, tls=Tls(host.certificate, host.key)) as service:
-        old = host.credentials()
-        assert await reaches(service.address, old)
-        host.renew()
-        assert await reaches(service.address, host.credentials())
-        assert not await reaches(service.address, old)
-
-
-async def test_a_certificate_that_goes_missing_leaves_the_old_one_in_use(host: Authority, url: str) -> None:
-    async with serving(url, tls=Tls(host.certificate, host.key)) as service:
-        old = host.credentials()
-        host.certificate.unlink()
-        assert await reaches(service.address, old)
-
-
-async def test_a_server_without_its_certificate_does_not_start(url: str, tmp_path: Path) -> None:
-    nothing = tmp_path / "nothing.pem"
-    with pytest.raises(FileNotFoundError):
-        async with serving(url, tls=Tls(nothing, nothing)):
-            pass

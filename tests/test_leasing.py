@@ -18,9 +18,11 @@ from automation import subscription_tables
 from automation.automations import AutomationState, NewAutomation
 from automation.errors import InvalidSubscription, SubscriptionAlreadyExists, SubscriptionNotFound
 from automation.leasing import READ_LIMIT, step
-from automation.run_store import match_values, new_run_values
+from automation.match_log import log_end, log_start, match_values, matches_at
+from automation.retention import delete_gone, gone_matches, move_start
+from automation.run_store import new_run_values
 from automation.runs import Match, MatchKind
-from automation.settling import end_leases, take_over
+from automation.settling import take_over
 from automation.store import create_automation
 from automation.subscription_store import (
     SubscriptionChanges,
@@ -131,7 +133,7 @@ class Engine:
 
     async def step(self, *settles: Settle | Release, wants: Sequence[Want] = ()) -> StepResult:
         key, now = self.subscription.key, self.now
-        return await self.do(lambda connection: step(connection, key, now, settles, wants))
+        return await self.do(lambda connection: step(connection, key, lambda: now, settles, wants))
 
     async def lease(self, room: int = 100, consumer: str = "a", *settles: Settle) -> list[Delivery]:
         return (await self.step(*settles, wants=[Want(consumer, room, 1_000)])).deliveries[0]
@@ -350,7 +352,7 @@ async def test_a_returning_consumer_keeps_the_leases_it_names(engine: Engine) ->
 async def test_leases_of_a_consumer_that_leaves_are_delivered_again_at_once(engine: Engine) -> None:
     await engine.record(match(1))
     await engine.lease(1, "a")
-    await engine.do(lambda connection: end_leases(connection, engine.subscription.key, "a", engine.now))
+    await engine.do(lambda connection: take_over(connection, engine.subscription.key, "a", (), engine.now))
     (again,) = await engine.lease(1, "b")
     assert (again.attempt, again.last_failure) == (2, "lease expired")
 
@@ -629,14 +631,26 @@ class Promises(RuleBasedStateMachine):
         assert replay_parked(self.connection, self.subscription.key, ALL, self.now) == len(self.parked)
         self.parked.clear()
 
+    @rule(data=st.data(), limit=st.integers(1, 3))
+    def prune(self, data: st.DataObject, limit: int) -> None:
+        before = NOW + data.draw(st.integers(0, self.head)) + 1
+        move_start(self.connection, PROJECT, before, self.head)
+        after: int | None = 0
+        while after is not None:
+            gone, after = gone_matches(self.connection, PROJECT, after, limit)
+            delete_gone(self.connection, PROJECT, gone)
+
     @rule(data=st.data())
     def seek(self, data: st.DataObject) -> None:
-        place = data.draw(st.integers(0, self.head))
+        place = data.draw(st.integers(log_start(self.connection, PROJECT).position - 1, self.head))
         seek_subscription(self.connection, PROJECT, self.subscription.id, place, "", self.now)
         self.leases.clear()
         self.floor = self.newest_first = place
         # What is up to the new place comes no more, what is behind it comes again.
         self.done = {each for each in self.wanted if each <= place} - self.parked
+
+    def read(self) -> Subscription:
+        return get_subscription(self.connection, PROJECT, self.subscription.id)
 
     def failed(self, delivery: Delivery) -> None:
         if delivery.attempt == self.subscription.max_attempts:
@@ -644,7 +658,7 @@ class Promises(RuleBasedStateMachine):
 
     def step(self, settles: list[Settle], consumers: Sequence[str], room: int) -> list[Delivery]:
         wants = [Want(each, room, self.WINDOW) for each in consumers]
-        result = step(self.connection, self.subscription.key, self.now, settles, wants)
+        result = step(self.connection, self.subscription.key, lambda: self.now, settles, wants)
         for said, results in zip(settles, result.results, strict=True):
             for one in results:
                 self.check_result(said, one)
@@ -695,17 +709,26 @@ class Promises(RuleBasedStateMachine):
     def the_floor_holds(self) -> None:
         if not hasattr(self, "subscription"):
             return
-        current = get_subscription(self.connection, PROJECT, self.subscription.id)
+        current = self.read()
         assert current.floor_position >= self.floor, "FloorMonotone"
         assert current.floor_position <= current.read_position
         self.floor = current.floor_position
         found = list_parked(self.connection, current, ALL, 1_000)
         assert {each.match.position for each in found} == self.parked
 
+    @invariant()
+    def what_is_owed_is_kept(self) -> None:
+        """NoAckedLoss: whatever was pruned."""
+        owed = sorted(self.wanted - self.done)
+        assert list(matches_at(self.connection, PROJECT, owed)) == owed
+        assert log_end(self.connection, PROJECT) == self.head
+
     def teardown(self) -> None:
         """Drain: what is wanted is acknowledged, parked or skipped in the end, and the floor reaches the head."""
         if hasattr(self, "subscription"):
             for _ in range(3 * self.head + 10):
+                if self.wanted <= self.done | self.parked and self.read().floor_position == self.head:
+                    break
                 self.now += 60 * SECOND
                 self.step([Ack(sorted(self.leases))] if self.leases else [], self.CONSUMERS, 3)
             assert self.wanted <= self.done | self.parked, "AtLeastOnce, NoAckedLoss"

@@ -176,6 +176,9 @@ async def playing(world: World) -> AsyncIterator[None]:
         world.players = [tasks.create_task(player.run()) for player in players]
         try:
             yield
+        except BaseException as error:
+            error.add_note(f"SIGNALBOX_PROMISES_SEED={SEED}, matches before each subscription: {world.behind}")
+            raise
         finally:
             world.calm = world.over = True
 
@@ -459,7 +462,7 @@ async def test_a_filtered_floor_moves_on_a_quiet_log(shop: Client) -> None:
     await subscribe(shop, filter=pb.MatchFilter(event_names=[PAID]))
     engine = await Engine.open(shop)
     await record(shop, 3)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         while (await stats(shop)).floor_position < 3:  # noqa: ASYNC110 - it must be asked
             await asyncio.sleep(0.02)
     await engine.close()
@@ -469,11 +472,11 @@ async def test_a_lease_does_not_run_out_in_a_client_buffer(shop: Client) -> None
     """Who reads slowly is leased what was handed over, and leaves the rest to others."""
     await shop.define("large", ANYTHING)
     await automate(shop, "large")
-    await subscribe(shop, ack_deadline=seconds(1), backoff=pb.Backoff(initial_delay=seconds(0)))
-    slow = await Engine.open(shop, max_outstanding=1_000)
+    await subscribe(shop, ack_deadline=seconds(2), backoff=pb.Backoff(initial_delay=seconds(0)))
     for _ in range(20):
         await shop.send_all([event({"text": "x" * 100_000}, name="large") for _ in range(10)])
-    handed = (await stats(shop)).outstanding_count
+    slow = await Engine.open(shop, max_outstanding=1_000)
+    handed = await outstanding_at_last(shop)
     assert 0 < handed < 150
     quick = await Engine.open(shop, max_outstanding=1_000)
     taken: dict[int, int] = {}
@@ -487,6 +490,16 @@ async def test_a_lease_does_not_run_out_in_a_client_buffer(shop: Client) -> None
     quick_close = asyncio.create_task(quick.close())
     await slow.break_off()
     await quick_close
+
+
+async def outstanding_at_last(client: Client) -> int:
+    """Wait until matches are under lease and no more of them come."""
+    counts = [0]
+    async with asyncio.timeout(10):
+        while not counts[-1] or len(counts) < 8 or len(set(counts[-8:])) > 1:
+            await asyncio.sleep(0.05)
+            counts.append((await stats(client)).outstanding_count)
+    return counts[-1]
 
 
 async def test_a_stream_that_closes_does_not_end_the_leases_of_the_next_one(shop: Client) -> None:

@@ -3,9 +3,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from registry.errors import InvalidName, InvalidSchema
-from registry.names import check_event_name, property_path, quoted_property
+from registry.names import check_event_name, path_parts, property_path, quoted_property, without_indexes
 from registry.schema import (
     CoercionMode,
     Property,
@@ -25,6 +27,7 @@ STRING, NUMBER, ARRAY, OBJECT = (
     PropertyType.ARRAY,
     PropertyType.OBJECT,
 )
+ANY = PropertyType.ANY
 
 ORDER = Schema(
     (
@@ -74,6 +77,9 @@ def test_the_same_name_at_another_level_is_no_duplicate() -> None:
         (Property("a", STRING, properties=(nested(1),)), "properties", "NESTED_PROPERTIES_NOT_ALLOWED"),
         (Property("a", ARRAY, properties=(nested(1),)), "properties", "NESTED_PROPERTIES_NOT_ALLOWED"),
         (Property("a", STRING, item_type=OBJECT), "item_type", "ITEM_TYPE_NOT_ALLOWED"),
+        (Property("a", ARRAY, item_type=ANY), "item_type", "ITEM_TYPE_NOT_ALLOWED"),
+        (Property("a", ANY, properties=(nested(1),)), "properties", "NESTED_PROPERTIES_NOT_ALLOWED"),
+        (Property("a", ANY, suggested_values=("v",)), "suggested_values", "INVALID_SUGGESTED_VALUES"),
     ],
 )
 def test_a_rule_is_named_with_its_place(wrong: Property, path: str, reason: str) -> None:
@@ -181,3 +187,33 @@ def test_a_path_names_its_property(name: str, path: str, quoted: str) -> None:
 
 def test_a_nested_property_is_quoted_by_its_way() -> None:
     assert quoted_property('properties.items[3]["a.b"]') == '"items[3]["a.b"]"'
+
+
+PART_NAMES = st.text(max_size=9) | st.sampled_from(["a", 'a"]', "b[2]", "\\", "[]", "…", ".", "properties", "x" * 255])
+
+
+@given(st.sampled_from(["properties", "schema"]), st.lists(PART_NAMES | st.integers(0, 10_000), max_size=5))
+def test_a_path_is_taken_apart_as_it_was_put_together(root: str, parts: list[str | int]) -> None:
+    path = root
+    for part in parts:
+        path = property_path(path, part) if isinstance(part, str) else f"{path}[{part}]"
+    assert path_parts(path) == (root, *parts)
+
+
+@given(PART_NAMES, st.text(min_size=256, max_size=300))
+def test_a_name_that_was_cut_comes_back_cut(parent: str, name: str) -> None:
+    path = property_path(property_path("properties", parent), name)
+    assert path_parts(path) == ("properties", parent, name[:255] + "…")
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("properties.lines[2].sku", "properties.lines[].sku"),
+        ("properties.scores[10]", "properties.scores[]"),
+        ('properties["a[2]"][0]', 'properties["a[2]"][]'),
+        ("properties.total", "properties.total"),
+    ],
+)
+def test_a_path_without_indexes_keeps_its_names(path: str, shown: str) -> None:
+    assert without_indexes(path) == shown

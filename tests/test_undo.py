@@ -10,8 +10,6 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from registry.coercion import ChangeKind, compile_schema
-from registry.names import ROOT, property_path
-from registry.paths import path_parts, without_indexes
 from registry.schema import CoercionMode, Property, PropertyType, Schema, UnknownProperties
 from registry.undo import undo
 from tests.test_coercion import CASES, verdict
@@ -19,7 +17,7 @@ from tests.test_coercion import CASES, verdict
 if TYPE_CHECKING:
     from registry.values import JSON
 
-STRING, NUMBER, BOOLEAN, DATE, OBJECT, ARRAY = PropertyType
+STRING, NUMBER, BOOLEAN, DATE, OBJECT, ARRAY, ANY = PropertyType
 REJECT, KEEP, DROP = UnknownProperties
 LONG = "x" * 300
 
@@ -118,27 +116,3 @@ def test_every_schema_judges_the_cut_name_as_the_whole_one(mode: CoercionMode, p
 def test_a_rounded_number_that_is_kept_stays_under_its_whole_name() -> None:
     payload: dict[str, JSON] = {LONG: 2.0**60}
     assert undone(Schema(unknown_properties=KEEP), payload) == payload
-
-
-# Paths
-
-
-@given(st.lists(st.text(max_size=5) | st.sampled_from(["a", 'a"]', "b[2]", "\\", "[]", "…"]) | st.integers(0, 10_000)))
-def test_a_path_leads_where_it_was_written(parts: list[str | int]) -> None:
-    path = ROOT
-    for part in parts:
-        path = property_path(path, part) if isinstance(part, str) else f"{path}[{part}]"
-    assert path_parts(path) == tuple(parts)
-
-
-@pytest.mark.parametrize(
-    ("path", "shown"),
-    [
-        ("properties.lines[2].sku", "properties.lines[].sku"),
-        ("properties.scores[10]", "properties.scores[]"),
-        ('properties["a[2]"][0]', 'properties["a[2]"][]'),
-        ("properties.total", "properties.total"),
-    ],
-)
-def test_a_path_without_indexes_keeps_its_names(path: str, shown: str) -> None:
-    assert without_indexes(path) == shown

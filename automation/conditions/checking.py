@@ -109,6 +109,7 @@ _PLAIN: Final = {
     PropertyType.NUMBER: Type(DOUBLE),
     PropertyType.BOOLEAN: _BOOLEAN,
     PropertyType.DATE: Type(STRING, date=True),
+    PropertyType.ANY: _DYNAMIC,
 }
 _EVENT: Final = {"occurred_at": Type(TIMESTAMP), "received_at": Type(TIMESTAMP), "revision": Type(INTEGER)}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from automation.store import AutomationFilter
+from registry.errors import Violation
 from server.api.automation_messages import read_changes, read_new_automation, read_word, write_automation, write_run
 from server.api.enums import AUTOMATION_STATE, RUN_OUTCOME, RUN_STATUS
 from server.api.event_messages import read_draft
@@ -12,7 +13,7 @@ from server.api.explanation_messages import read_contact, write_explained, write
 from server.api.times import read_duration
 from server.contacts import ContactName
 from server.emails import normal_email
-from server.errors import ContactRequired
+from server.errors import ContactRequired, InvalidArgument
 from server.paging import PageRequest
 from server.runs import Awaited, RunQuery
 from signalbox.v1 import automations_pb2 as pb
@@ -96,8 +97,11 @@ class AutomationsServicer:
             readers = await self._typed.needed(key, (request.event,))
             draft = read_draft(request.event, readers)
             explained = await self._explanations.of_given(key, draft, request.automation_id, page)
-        else:
+        elif request.HasField("event_id"):
             explained = await self._explanations.of_recorded(key, request.event_id, request.automation_id, page)
+        else:
+            message = "The event is missing: give event_id of a recorded one, or event"
+            raise InvalidArgument(message, violations=[Violation("event_id", "REQUIRED", message)])
         return write_explained(explained)
 
     async def ListRuns(self, request: pb.ListRunsRequest, caller: Caller) -> pb.ListRunsResponse:

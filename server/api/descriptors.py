@@ -32,6 +32,7 @@ _MESSAGES = {
     WireType.DATE: ".google.protobuf.Timestamp",
     WireType.OPEN_OBJECT: ".google.protobuf.Struct",
     WireType.OPEN_LIST: ".google.protobuf.ListValue",
+    WireType.OPEN_VALUE: ".google.protobuf.Value",
 }
 
 

@@ -106,13 +106,14 @@ def read_pending(pending: list[Pending], count: int, root: str, budget: PayloadB
         check_count(count, root, budget)
         if isinstance(into, dict):
             for name, inner in sorted(inside.items()):
-                into[name] = _plain(inner, path, name, depth + 1, pending)
+                into[name] = read_value(inner, path, name, depth + 1, pending)
         else:
-            into.extend(_plain(inner, path, index, depth + 1, pending) for index, inner in enumerate(inside))
+            into.extend(read_value(inner, path, index, depth + 1, pending) for index, inner in enumerate(inside))
     check_count(count, root, budget)
 
 
-def _plain(value: Value, parent: str, name: str | int, depth: int, pending: list[Pending]) -> Any:
+def read_value(value: Value, parent: str, name: str | int, depth: int, pending: list[Pending]) -> Any:
+    """Read what an object or list at this depth holds under a name; what is nested is left pending."""
     kind = value.WhichOneof("kind")
     if kind == "string_value":
         return value.string_value

@@ -61,7 +61,7 @@ def read_new_subscription(message: pb.Subscription) -> Subscription:
         id="",
         name=message.name,
         filter=read_filter(message.filter, "subscription.filter"),
-        order=DELIVERY_ORDER.read(message.order, "order"),
+        order=DELIVERY_ORDER.read(message.order, "subscription.order"),
         ack_deadline=DEFAULT_ACK_DEADLINE if deadline is None else deadline,
         max_attempts=message.max_attempts or DEFAULT_MAX_ATTEMPTS,
         backoff=_read_backoff(message.backoff),
@@ -182,7 +182,10 @@ def read_selection(message: pb.ParkedSelection) -> ParkedSelection:
         fault = f"selection.match_ids names {len(message.match_ids):,}; at most {MAX_MATCH_IDS:,} are allowed"
         raise _refused("selection.match_ids", "TOO_LARGE", fault)
     selection = ParkedSelection(
-        tuple(message.match_ids), message.automation_id, read_timestamp(message, "parked_until"), message.all
+        tuple(message.match_ids),
+        message.automation_id,
+        read_timestamp(message, "parked_until", "selection.parked_until"),
+        message.all,
     )
     filtered = bool(selection.match_ids or selection.automation_id or selection.parked_until is not None)
     if filtered is selection.all:

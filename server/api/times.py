@@ -30,14 +30,18 @@ def timestamp(micros: int) -> Timestamp:
     return message
 
 
-def read_timestamp(message: Message, field: str) -> int | None:
-    """Read a Timestamp field, None where it is unset. Raises InvalidArgument outside the years 1 to 9999."""
+def read_timestamp(message: Message, field: str, path: str = "") -> int | None:
+    """Read a Timestamp field, None where it is unset; `path` is where the field is, if not in the request itself.
+
+    Raises InvalidArgument outside the years 1 to 9999.
+    """
     if not message.HasField(field):
         return None
     value: Timestamp = getattr(message, field)
     if not _FIRST <= value.seconds <= _LAST or not 0 <= value.nanos <= 999_999_999:
-        text = f"{field} is no instant between the years 1 and 9999: {value.seconds} s and {value.nanos} ns"
-        raise InvalidArgument(text, violations=[Violation(field, "INVALID_TIMESTAMP", text)])
+        path = path or field
+        text = f"{path} is no instant between the years 1 and 9999: {value.seconds} s and {value.nanos} ns"
+        raise InvalidArgument(text, violations=[Violation(path, "INVALID_TIMESTAMP", text)])
     return value.seconds * 1_000_000 + value.nanos // 1_000
 
 

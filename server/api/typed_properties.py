@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from registry.fields import WireType
 from registry.names import ROOT
 from server.api.descriptors import message_class
-from server.api.structs import read_number, read_pending, value_path
+from server.api.structs import read_number, read_pending, read_value, value_path
 from server.budgets import MAX_BYTES, MAX_VALUES, broken
 
 if TYPE_CHECKING:
@@ -170,6 +170,8 @@ def _read(
         into: Any = {} if field.type is WireType.OPEN_OBJECT else []
         walk.pending.append((into, value, value_path(parent, name), depth + 1))
         return into
+    if field.type is WireType.OPEN_VALUE:
+        return read_value(value, parent, name, depth + 1, walk.pending)
     return value
 
 

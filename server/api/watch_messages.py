@@ -45,7 +45,7 @@ def read_start(message: pb.StartPoint) -> StartPoint:
                 raise _refused("start.after_position", f"{message.after_position}; it must not be negative")
             return AfterPosition(message.after_position)
         case "time":
-            return Since(read_timestamp(message, "time") or 0)
+            return Since(read_timestamp(message, "time", "start.time") or 0)
         case "cursor":
             return Cursor(message.cursor)
         case "log_end":

@@ -33,9 +33,7 @@ from server.errors import (
     StorageRefused,
     UnsupportedMediaType,
 )
-from server.model import Dialect
-from server.projects import PREFIXES
-from server.status import KNOWN_ERRORS, answer_of, http_status, message_of
+from server.status import KNOWN_ERRORS, answer_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -56,14 +54,11 @@ BODY_SECONDS = 30.0
 """A body that is not there by then is given up."""
 
 _JSON = b"application/json"
-_BODILESS = frozenset({"GET", "HEAD", "DELETE"})
+_READING = frozenset({"GET", "HEAD"})
+_BODILESS = _READING | {"DELETE"}
 """Methods whose bodies, which some clients send, say nothing."""
 
 _encode = msgspec.json.Encoder().encode
-
-
-class _ClientGone(Exception):
-    """The client went away in the middle of its request."""
 
 
 class _Mount:
@@ -108,70 +103,66 @@ class Bridge:
         self._metrics = metrics
         self._max_body = max_body
         self._mounts = {door.dialect: _Mount(door, rate_limits=rate_limits) for door in DIALECTS}
+        self._by_name = {dialect.value: mount for dialect, mount in self._mounts.items()}
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             raise ValueError(f"{scope['type']} is not served")
         call = _Call(scope)
-        if call.path in self._system.pages:
+        if call.path in self._system.pages and call.method in _READING:
             page = await self._system.page(call.path)
-            await _send(send, page.status, page.content, page.kind, ())
+            await _send(send, call, page.status, page.content, page.kind)
             return
         try:
             reply = await self._reply(call, scope["query_string"], receive)
-        except _ClientGone:
+        except ConnectionError:
             return
         except Exception as error:
             reply = self._refusal(call, error)
-        await _send(send, reply.status, _encode(reply.body), _JSON, (*call.extra, *reply.headers))
+        await _send(send, call, reply.status, _encode(reply.body), _JSON, (*call.extra, *reply.headers))
         self._metrics.count_request(call.mount.door.dialect if call.mount else "", reply.status)
 
     async def _reply(self, call: _Call, query: bytes, receive: Receive) -> Reply:
         caller = await self._caller(call)
-        route, params = self._route(call, caller)
-        caller.require(route.scope)
+        mount = call.mount
+        assert mount is not None
+        call.route, params = mount.routes.find("GET" if call.method == "HEAD" else call.method, call.path)
+        caller.require(call.route.scope)
+        call.extra += mount.limiter.take(caller.key_id, call.route)
         body = await self._body(call, receive)
-        return await route.handler(self._services, Request(caller, params, query, call.headers, body))
+        return await call.route.handler(self._services, Request(caller, params, query, call.headers, body))
 
     async def _caller(self, call: _Call) -> Caller:
         """Tell the caller, and the dialect that is spoken. Raises KeyMissing, KeyInvalid and RouteNotFound."""
         named = self._named_mount(call)
         secret = _secret(call.headers)
         if not secret:
-            if named is None and _door_of_path(call.path) is None:
-                raise RouteNotFound(call.method, call.path)
+            self._check_path(call)
             raise KeyMissing
         caller = await self._access.by_secret(secret)
         mount = self._mounts.get(caller.dialect)
         if mount is None or named not in {None, mount} or not _carried_well(mount.door, call.headers):
             raise KeyInvalid
         call.mount = mount
+        call.extra = mount.door.headers
         return caller
+
+    def _check_path(self, call: _Call) -> None:
+        """Tell who has no key what is wrong with a path that no dialect has. Raises RouteNotFound, MethodNotAllowed."""
+        if call.path in self._system.pages:
+            raise MethodNotAllowed(call.method, call.path, sorted(_READING))
+        if call.mount is None and not _doors_of_path(call.path):
+            raise RouteNotFound(call.method, call.path)
 
     def _named_mount(self, call: _Call) -> _Mount | None:
         """Find the dialect that the path names, as in `/arsel/v1/events`, and take its name off the path."""
         first, _, rest = call.path[1:].partition("/")
-        try:
-            mount = self._mounts[Dialect(first)]
-        except (KeyError, ValueError):
-            return None
-        call.mount = mount
-        call.path = f"/{rest}"
+        mount = self._by_name.get(first)
+        if mount is not None:
+            call.mount = mount
+            call.path = f"/{rest}"
         return mount
-
-    def _route(self, call: _Call, caller: Caller) -> tuple[Route, dict[str, str]]:
-        """Find what is called, and count the call, whether it is served or not.
-
-        Raises RouteNotFound, MethodNotAllowed and RateLimited.
-        """
-        mount = call.mount
-        assert mount is not None
-        try:
-            call.route, params = mount.routes.find("GET" if call.method == "HEAD" else call.method, call.path)
-        finally:
-            call.extra = mount.limiter.take(caller.key_id, call.route)
-        return call.route, params
 
     async def _body(self, call: _Call, receive: Receive) -> bytes:
         """Read the body, where the method has one. Raises BodyTooLarge, BodyTooSlow and UnsupportedMediaType."""
@@ -200,7 +191,9 @@ class Bridge:
             log.error("storage_refused", exc_info=error.__cause__)
         doors = [call.mount.door] if call.mount else _likely_doors(call)
         if not doors:
-            return Reply(http_status(error), {"error": message_of(error)}, _error_headers(error))
+            answer = answer_of(None, error)
+            return Reply(answer.status, {"error": answer.message}, _error_headers(error))
+        call.extra = call.extra or tuple(header for door in doors for header in door.headers)
         topic = call.route.topic if call.route else ""
         bodies: dict[str, Any] = {}
         for door in reversed(doors):
@@ -234,13 +227,8 @@ def _likely_doors(call: _Call) -> list[Door]:
     Two dialects may share a path; an answer with the fields of both is read by the clients of either.
     """
     secret = _secret(call.headers)
-    by_key = [door for door in DIALECTS if secret.startswith(_own_prefix(door))]
+    by_key = [door for door in DIALECTS if secret.startswith(door.key_prefix)]
     return by_key or _doors_of_path(call.path)
-
-
-def _own_prefix(door: Door) -> str:
-    """Give what all keys of the dialect begin with, those for tests too: `esx_` of `esx_live_`."""
-    return PREFIXES[door.dialect].partition("_")[0] + "_"
 
 
 def _doors_of_path(path: str) -> list[Door]:
@@ -249,32 +237,28 @@ def _doors_of_path(path: str) -> list[Door]:
     return [door for length, door in found if length == longest]
 
 
-def _door_of_path(path: str) -> Door | None:
-    return next(iter(_doors_of_path(path)), None)
-
-
 def _is_json(kind: bytes) -> bool:
     essence = kind.partition(b";")[0].strip().lower()
     return essence == _JSON or (essence.startswith(b"application/") and essence.endswith(b"+json"))
 
 
 async def _received(receive: Receive, limit: int) -> bytes:
-    parts: list[bytes] = []
-    size, more = 0, True
-    while more:
+    message = await receive()
+    if not message.get("more_body"):
+        return _part(message)
+    body = bytearray(_part(message))
+    while message.get("more_body"):
         message = await receive()
-        parts.append(_part(message))
-        size += len(parts[-1])
-        if size > limit:
+        body += _part(message)
+        if len(body) > limit:
             raise BodyTooLarge(limit)
-        more = message.get("more_body", False)
-    return b"".join(parts)
+    return bytes(body)
 
 
 def _part(message: Mapping[str, Any]) -> bytes:
-    """Give what came of the body. Raises _ClientGone."""
+    """Give what came of the body. Raises ConnectionError where the client has gone in the middle of it."""
     if message["type"] == "http.disconnect":
-        raise _ClientGone
+        raise ConnectionAbortedError
     part: bytes = message.get("body", b"")
     return part
 
@@ -290,8 +274,10 @@ def _error_headers(error: Exception) -> tuple[tuple[bytes, bytes], ...]:
     return tuple(headers)
 
 
-async def _send(send: Send, status: int, content: bytes, kind: bytes, extra: Iterable[tuple[bytes, bytes]]) -> None:
+async def _send(
+    send: Send, call: _Call, status: int, content: bytes, kind: bytes, extra: Iterable[tuple[bytes, bytes]] = ()
+) -> None:
     length = str(len(content)).encode()
     headers = [(b"content-type", kind), (b"content-length", length), *extra]
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": content})
+    await send({"type": "http.response.body", "body": b"" if call.method == "HEAD" else content})

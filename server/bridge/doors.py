@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from registry.errors import Violation
-    from server.bridge.rate_limits import RateLimit
+    from server.bridge.rate_limits import Headers, RateLimit
     from server.bridge.routes import Route
-    from server.model import Dialect, Rules
+    from server.model import Dialect
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +43,20 @@ WriteError: TypeAlias = "Callable[[Refusal], Mapping[str, Any]]"
 class Door:
     """One dialect.
 
-    `rules` are how its calls take events in. `paths` are the beginnings of the paths whose errors have its shape where
-    no key tells the dialect. `key_header` is another header than `authorization` that may carry the key bare, and
+    `key_prefix` is what its keys begin with, and `paths` what its paths do: an error has its shape where nothing else
+    tells the dialect. `key_header` is another header than `authorization` that may carry the key bare, and
     `exact_scheme` says that the word `Bearer` and the one blank behind it must be just so. A description of the fields
-    of errors is `error_type`, a msgspec type.
+    of errors is `error_type`, a msgspec type. `headers` go out with every answer, those to unknown keys too.
     """
 
     dialect: Dialect
     title: str
-    rules: Rules
     routes: tuple[Route, ...]
     paths: tuple[str, ...]
+    key_prefix: str
     write_error: WriteError
     error_type: Any
     limit: RateLimit
+    headers: Headers = ()
     key_header: bytes = b""
     exact_scheme: bool = False

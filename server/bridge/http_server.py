@@ -7,7 +7,9 @@ import socket
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from server.bridge.tls import server_context
 
@@ -27,7 +29,7 @@ class HttpServer:
             application,
             loop="none",
             lifespan="off",
-            http="httptools",
+            http=_Protocol,
             ws="none",
             interface="asgi3",
             access_log=False,
@@ -59,6 +61,16 @@ class HttpServer:
             await self._task
 
 
+class _Protocol(HttpToolsProtocol):
+    """HTTP/1.1 whose answer to what is no HTTP is JSON too."""
+
+    def send_400_response(self, msg: str) -> None:
+        content = msgspec.json.encode({"error": msg})
+        head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n"
+        self.transport.write(f"{head}connection: close\r\n\r\n".encode() + content)
+        self.transport.close()
+
+
 class _Server(uvicorn.Server):
     """uvicorn without its signal handlers: whoever started the process says when it ends."""
 
@@ -71,7 +83,8 @@ def _listen(address: str) -> socket.socket:
     host, _, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    # Without the protocol's name asyncio leaves Nagle's algorithm on: a header and its body would be 40 ms apart.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, int(port)))

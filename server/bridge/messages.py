@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from registry.errors import Violation
-from server.errors import FieldMissing, InvalidBody, MalformedJson
+from server.errors import InvalidBody, MalformedJson
 from server.ingest.draft import check_idempotency_key
 
 if TYPE_CHECKING:
@@ -48,13 +48,6 @@ class Request:
         """The query; of parameters that are repeated the last one."""
         return dict(parse_qsl(self._query.decode("latin-1"), keep_blank_values=True))
 
-    def read_query(self, kind: type[T]) -> T:
-        """Read the query as a msgspec struct; what the struct does not name is left out. Raises InvalidBody."""
-        try:
-            return msgspec.convert(self.query, kind, strict=False)
-        except msgspec.ValidationError as error:
-            raise _invalid_body(str(error)) from error
-
     def json(self) -> Any:
         """Read the body as plain JSON; an empty one counts as `{}`. Raises MalformedJson."""
         return self._decode(Any)
@@ -63,6 +56,16 @@ class Request:
         """Read the body as a msgspec struct; an empty one counts as `{}`. Raises MalformedJson and InvalidBody."""
         decoded: T = self._decode(kind)
         return decoded
+
+    def number(self, name: str, default: int, most: int) -> int:
+        """Read a whole number from 1 out of the query. Raises InvalidBody."""
+        text = self.query.get(name, "")
+        if not text:
+            return default
+        if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= most):
+            message = f"{name} must be a whole number from 1 to {most:,}"
+            raise InvalidBody([Violation(name, "OUT_OF_RANGE", message)])
+        return int(text)
 
     def idempotency_key(self) -> str:
         """Give the header `Idempotency-Key`, empty where there is none. Raises InvalidArgument."""
@@ -74,8 +77,6 @@ class Request:
         try:
             return _decoder(kind).decode(body)
         except msgspec.ValidationError as error:
-            # What is of the wrong shape may break off further down: that is not JSON, whatever its beginning is.
-            self._decode(Any)
             raise _invalid_body(str(error)) from error
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise MalformedJson from error
@@ -107,5 +108,7 @@ def _invalid_body(text: str) -> InvalidBody:
     assert found is not None
     fault, place = found["fault"], (found["place"] or "").removeprefix("$").removeprefix(".")
     if missing := _MISSING.fullmatch(fault):
-        return FieldMissing(f"{place}.{missing['field']}".removeprefix("."))
+        place = f"{place}.{missing['field']}".removeprefix(".")
+        fault = f"{place} is required"
+        return InvalidBody([Violation(place, "REQUIRED_FIELD_MISSING", fault)])
     return InvalidBody([Violation(place, "INVALID_FIELD", fault)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -16,6 +15,7 @@ from server.api.structs import depth_of, write_struct
 from server.api.times import timestamp
 from server.budgets import MAX_DEPTH
 from server.cli.enums import PROPERTY_TYPE
+from server.cli.kinds import seconds
 from signalbox.v1 import event_definitions_pb2 as pb
 
 if TYPE_CHECKING:
@@ -25,15 +25,9 @@ if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
 
 
-_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-
-
 def duration(text: str) -> Duration:
     """Read a number of seconds, minutes, hours or days."""
-    read = re.fullmatch("([0-9]{1,9})([smhd])", text)
-    if read is None:
-        raise click.BadParameter(f'"{text}" is not a time such as 90s, 10m, 2h or 7d')
-    return Duration(seconds=int(read[1]) * _SECONDS[read[2]])
+    return Duration(seconds=seconds(text))
 
 
 def label(text: str) -> tuple[str, str]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 
 import click
 
 MAX_PORT = 65_535
+
+_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
 def address(text: str) -> str:
@@ -23,6 +26,22 @@ def secret(text: str) -> str:
     if not all("!" <= character <= "~" for character in text):
         raise click.BadParameter("a key is printable ASCII without blanks")
     return text
+
+
+def seconds(text: str) -> int:
+    """Read a number of seconds, minutes, hours or days, as seconds."""
+    read = re.fullmatch("([0-9]{1,9})([smhd])", text)
+    if read is None:
+        raise click.BadParameter(f'"{text}" is not a time such as 90s, 10m, 2h or 7d')
+    return int(read[1]) * _SECONDS[read[2]]
+
+
+def retention(text: str) -> int:
+    """Read for how long to keep something, as seconds."""
+    kept = seconds(text)
+    if not kept:
+        raise click.BadParameter(f'"{text}" keeps nothing; leave it out to keep all')
+    return kept
 
 
 def _is_port(text: str) -> bool:

@@ -15,7 +15,7 @@ import click
 import structlog
 
 from server.cli.failures import INTERRUPTED, Failure
-from server.cli.kinds import address, is_loopback, secret
+from server.cli.kinds import address, is_loopback, retention, secret
 from server.cli.logs import LEVELS, configure_logs
 from server.cli.options import database_option, option
 from server.cli.program import neighbour, program
@@ -82,6 +82,14 @@ log = structlog.get_logger()
     default=_DEFAULTS.queue_events,
     show_default=True,
     help="How many events may wait to be stored before more are refused.",
+)
+@option(
+    "--match-retention",
+    "match_retention_seconds",
+    envvar="SIGNALBOX_MATCH_RETENTION",
+    type=retention,
+    metavar="TIME",
+    help="How long the match logs keep matches that every subscription has settled: 12h or 30d; for ever by default.",
 )
 @option(
     "--rate-limits",
@@ -153,7 +161,7 @@ async def _serve(settings: Settings) -> None:
         if settings.demo:
             from server.demo import commands
 
-            click.echo(commands(program(), neighbour("buf"), server.grpc_address))
+            click.echo(commands(program(), neighbour("buf"), server))
         await stop.wait()
     log.info("stopped")
 

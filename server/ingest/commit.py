@@ -12,8 +12,9 @@ import msgspec
 from msgspec.structs import replace
 from uuid_utils import uuid7
 
+from automation.match_log import match_values, matches_of_events
 from automation.matching import Matching
-from automation.run_store import match_values, matches_of_events, new_run_values, resume_runs
+from automation.run_store import new_run_values, resume_runs
 from automation.runs import MatchKind
 from automation.store import automations_by_key
 from registry.log_ids import LogIds

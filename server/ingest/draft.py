@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -112,7 +113,7 @@ def _violations(index: int, error: Exception) -> list[Violation]:
     inner: Sequence[Violation] = getattr(error, "violations", ())
     if not inner:
         return [Violation(place, getattr(error, "reason", "INTERNAL"), str(error))]
-    return [Violation(f"{place}.{one.path}", one.reason, one.message) for one in inner]
+    return [replace(one, path=f"{place}.{one.path}") for one in inner]
 
 
 def check_idempotency_key(key: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import sqlalchemy as sa
 
+from automation.bulk import chunks
 from registry.etags import check_etag
 from server.errors import ContactNotFound
 from server.model import Contact
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from sqlalchemy.sql import ColumnElement
 
 _ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
-# SQLite binds at most 32,766 values in a statement.
-_IN_LIST = 10_000
 
 
 class ContactKey(NamedTuple):
@@ -55,7 +53,7 @@ def insert_contacts(
 ) -> dict[str, ContactKey]:
     """Create contacts without properties; the addresses must be free. Returns their keys by address."""
     made: dict[str, ContactKey] = {}
-    for chunk in _chunks(ids_and_emails, 1_000):
+    for chunk in chunks(ids_and_emails, 1_000):
         insert = _insert(project_key, chunk, now, {})
         rows = connection.execute(insert.returning(contact.c.key, contact.c.id, contact.c.email))
         made.update((row.email, ContactKey(row.key, row.id, row.email)) for row in rows)
@@ -69,7 +67,7 @@ def contact_keys(
     found: dict[str, ContactKey] = {}
     well_formed = [contact_id for contact_id in ids if _ID.fullmatch(contact_id)]
     for column, wanted in ((contact.c.id, well_formed), (contact.c.email, list(emails))):
-        for chunk in _chunks(wanted, _IN_LIST):
+        for chunk in chunks(wanted):
             query = sa.select(contact.c.key, contact.c.id, contact.c.email, column.label("asked"))
             rows = connection.execute(query.where(_live(project_key), column.in_(chunk)))
             found.update((row.asked, ContactKey(row.key, row.id, row.email)) for row in rows)
@@ -91,7 +89,7 @@ def contact_ids(connection: Connection, keys: Iterable[int]) -> dict[int, str]:
 def contact_properties(connection: Connection, keys: Iterable[int]) -> dict[int, dict[str, Any]]:
     """Read the properties of contacts, by key."""
     found: dict[int, dict[str, Any]] = {}
-    for chunk in _chunks(list(keys), _IN_LIST):
+    for chunk in chunks(list(keys)):
         query = sa.select(contact.c.key, contact.c.properties).where(contact.c.key.in_(chunk))
         found.update((row.key, msgspec.json.decode(row.properties)) for row in connection.execute(query))
     return found
@@ -169,10 +167,6 @@ def _live(project_key: int) -> ColumnElement[bool]:
 def _found(project_key: int, search: str) -> ColumnElement[bool]:
     live = _live(project_key)
     return live & contact.c.email.contains(search, autoescape=True) if search else live
-
-
-def _chunks(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def _json(properties: Mapping[str, Any]) -> str:

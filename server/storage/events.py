@@ -75,8 +75,12 @@ def get_event(connection: Connection, project_key: int, event_id: str) -> Event:
 
 def event_ids(connection: Connection, project_key: int, positions: Iterable[int]) -> dict[int, str]:
     """Read the ids of the events at positions."""
-    wanted = (event.c.project_key == project_key) & event.c.position.in_(list(positions))
-    return {row.position: row.id for row in connection.execute(sa.select(event.c.position, event.c.id).where(wanted))}
+    return _texts_at(connection, event.c.id, project_key, positions)
+
+
+def event_names(connection: Connection, project_key: int, positions: Iterable[int]) -> dict[int, str]:
+    """Read the names of the events at positions."""
+    return _texts_at(connection, event.c.name, project_key, positions)
 
 
 def event_sizes(connection: Connection, project_key: int, positions: Iterable[int]) -> dict[int, int]:
@@ -154,6 +158,13 @@ def _in_lifetime(connection: Connection, project_key: int, definition: EventDefi
     if definition.deleted_at is not None:
         within.append(event.c.position < position_at(connection, project_key, definition.deleted_at + _CLOCK_SKEW))
     return within
+
+
+def _texts_at(
+    connection: Connection, column: sa.Column[str], project_key: int, positions: Iterable[int]
+) -> dict[int, str]:
+    wanted = (event.c.project_key == project_key) & event.c.position.in_(list(positions))
+    return {row[0]: row[1] for row in connection.execute(sa.select(event.c.position, column).where(wanted))}
 
 
 def _within_page(rows: Iterable[Row[Any]], limit: int) -> tuple[list[Event], bool]:

@@ -109,10 +109,12 @@ def automations_version(connection: Connection, project_key: int) -> int:
     return int(connection.scalar(query) or 0)
 
 
-def match_positions(connection: Connection, project_keys: Sequence[int]) -> dict[int, int]:
-    """Read where the match logs of projects end."""
+def match_positions(connection: Connection, project_keys: Sequence[int] | None = None) -> dict[int, int]:
+    """Read where the match logs of projects end, of all of them if none are named."""
     query = sa.select(project_head.c.project_key, project_head.c.match_position)
-    rows = connection.execute(query.where(project_head.c.project_key.in_(project_keys)))
+    if project_keys is not None:
+        query = query.where(project_head.c.project_key.in_(project_keys))
+    rows = connection.execute(query)
     return {row.project_key: row.match_position for row in rows}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import httpx
 from signalbox.v1 import projects_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
     from tests.support.service import Client, Service
 
@@ -48,10 +49,10 @@ UNSENT: Any = object()
 class Case:
     """One call and what must come of it.
 
+    `sent` are headers beside the usual ones, or in their place; `{key}` is the key.
     `call` is method and path, `body` JSON or raw bytes, `given` the calls that go before, each as (call, body). In
     paths and bodies of later calls `{0.data.id}` stands for what the answer of the first given call has there, and
-    `{0.data.id}` does so in the expected answer too. `answer` is compared whole; `headers` are some of the answer's. Of
-    the headers that are `sent`, an empty one is left out, and `{secret}` is the key.
+    `{0.data.id}` does so in the expected answer too. `answer` is compared whole; `headers` are some of the answer's.
     """
 
     what: str
@@ -75,11 +76,16 @@ class Caller:
         self.secret = secret
         self.client = client
 
+    @property
+    def base_url(self) -> str:
+        """Where the bridge is."""
+        return str(self._http.base_url)
+
     async def call(self, call: str, body: Any = UNSENT, headers: Mapping[str, str] | None = None) -> httpx.Response:
         """Make a call; the key goes along unless the headers say otherwise."""
         method, _, path = call.partition(" ")
-        wanted = {"authorization": f"Bearer {self.secret}", **(headers or {})}
-        sent = {name: value.replace("{secret}", self.secret) for name, value in wanted.items() if value}
+        sent = {"authorization": f"Bearer {self.secret}", **(headers or {})}
+        sent = {name: value.format(key=self.secret) for name, value in sent.items() if value}
         content: dict[str, Any] = {}
         if isinstance(body, bytes):
             content = {"content": body}
@@ -107,8 +113,31 @@ class Caller:
 async def calling(service: Service, client: Client, dialect: str, *scopes: str) -> AsyncIterator[Caller]:
     """Make a key of a dialect for the client's project, and call with it."""
     secret = await service.secret(client.project, pb.Dialect.Value(f"DIALECT_{dialect.upper()}"), *scopes)
-    async with httpx.AsyncClient(base_url=f"http://{service.http_address}", timeout=30) as http:
+    async with http_client(service) as http:
         yield Caller(http, secret, client)
+
+
+_CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Not used, and otherwise made anew for every client, which takes longer than most tests."""
+
+
+def http_client(service: Service) -> httpx.AsyncClient:
+    """Make a client of the bridge without a key."""
+    return httpx.AsyncClient(base_url=f"http://{service.http_address}", timeout=30, verify=_CONTEXT)
+
+
+_KINDS: tuple[Any, ...] = (None, True, -1.5, 10**400, "", [], [[]], {"x": []})
+
+
+def mistyped(document: Any) -> Iterator[Any]:
+    """Give a JSON document with each of its values in turn replaced by values of every kind."""
+    yield from _KINDS
+    if isinstance(document, dict):
+        for name, value in document.items():
+            yield from ({**document, name: other} for other in mistyped(value))
+    elif isinstance(document, list):
+        for index, value in enumerate(document):
+            yield from ([*document[:index], other, *document[index + 1 :]] for other in mistyped(value))
 
 
 _TOLD = re.compile(r"\{(\d+)\.([A-Za-z0-9_.]+)\}")

@@ -117,6 +117,6 @@ def read_line(stream: IO[str] | None) -> str:
 
 def _paragraphs(stream: IO[str] | None) -> str:
     lines = [read_line(stream)]
-    while "SendEvent" not in lines[-1]:
+    while "be_demo_key" not in "".join(lines[-3:-1]):
         lines.append(read_line(stream))
     return "".join(lines)

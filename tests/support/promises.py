@@ -43,11 +43,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 K = TypeVar("K", bound="Hashable")
 
-LATE: Final = 750_000
+LATE: Final = 2_000_000
 """A message may be read so much later than it was due: the clients share a machine with the servers."""
 
 NOTICED: Final = 1_000_000
-"""A server has noticed that a stream is over after so long."""
+"""A server has noticed after so long that a stream is over, or what another server did."""
 
 WAITED: Final = 1_000_000
 """A server may have looked at its clock so long before it held the lock of the subscription."""
@@ -75,12 +75,17 @@ class Lease:
 
 
 class _Reading(NamedTuple):
-    """A floor that a stream showed, or the subscription itself (0): other servers may be a step behind."""
+    """A floor that a stream showed, or the subscription itself (0); `begun` is since when it may have been so."""
 
     reader: int
     begun: int
     at: int
     floor: int
+
+    @property
+    def since(self) -> int:
+        """Since when no seek went unnoticed: a stream shows what its server knows of what others did."""
+        return self.begun - (NOTICED + LATE if self.reader else 0)
 
 
 def no_acked_loss(history: History) -> None:
@@ -243,7 +248,7 @@ def floor_monotone(history: History) -> None:
         seeks = [each for each in history.of(Sought) if each.subscription == name]
         for reader in _by(readings, lambda each: each.reader).values():
             for before, after in pairwise(sorted(reader, key=lambda each: each.at)):
-                sought = any(each.begun <= after.at and each.at >= before.begun for each in seeks)
+                sought = any(each.begun <= after.at and each.at >= before.since for each in seeks)
                 assert before.floor <= after.floor or before.at > after.begun or sought, (name, before, after)
         _check_floors(history, name, readings)
 
@@ -365,7 +370,7 @@ def _check_floors(history: History, name: str, readings: Sequence[_Reading]) -> 
                 done = min((each.done for each in own[name, match.position]), default=math.inf)
                 settled.append(max(settled[-1], done))
         for reading in readings:
-            if over <= reading.begun and reading.at <= end and reading.floor >= start:
+            if over <= reading.since and reading.at <= end and reading.floor >= start:
                 below = bisect_right(positions, reading.floor) - 1
                 assert settled[below] <= reading.at, (name, reading, "not settled up to", positions[below])
 

@@ -14,7 +14,7 @@ from server.api.descriptors import message_class
 from server.api.structs import write_struct, write_value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from google.protobuf.message import Message
 
@@ -27,6 +27,7 @@ HOSTILE = [
 ]
 
 TYPES = list(PropertyType)
+ITEM_TYPES = [each for each in TYPES if each is not PropertyType.ANY]
 
 
 def schemas() -> st.SearchStrategy[Schema]:
@@ -54,7 +55,7 @@ def _properties(random: Random, depth: int) -> tuple[Property, ...]:
 
 def _property(random: Random, name: str, depth: int) -> Property:
     kind = random.choice(TYPES)
-    item = random.choice([None, *TYPES]) if kind is PropertyType.ARRAY else None
+    item = random.choice([None, *ITEM_TYPES]) if kind is PropertyType.ARRAY else None
     inner = _properties(random, depth - 1) if depth and (item or kind) is PropertyType.OBJECT else ()
     return Property(
         name, kind, random.random() < 0.5, random.choice(["", "*/ \x00\r\n\x0b // \u2028 x"]), (), inner, item
@@ -67,6 +68,13 @@ def layouts(schemas: Iterable[Schema], event_name: str = "order_completed") -> l
     for each in schemas:
         made.append(next_layout(made[-1] if made else NO_LAYOUT, event_name, each))
     return made
+
+
+def every_field(layout: MessageLayout, path: str = "") -> Iterator[tuple[str, Field]]:
+    """Give every field with the message it is in, of the messages that are not in use too."""
+    yield from ((path, field) for field in layout.fields)
+    for nested in layout.nested.values():
+        yield from every_field(nested.layout, f"{path}.{nested.name}")
 
 
 _SCALARS: dict[PropertyType, st.SearchStrategy[Any]] = {
@@ -104,6 +112,8 @@ def _values(each: Property) -> st.SearchStrategy[Any]:
 def _single(kind: PropertyType, each: Property) -> st.SearchStrategy[Any]:
     if kind is PropertyType.OBJECT:
         return payloads(each.properties) if each.properties else _OPEN_OBJECT
+    if kind is PropertyType.ANY:
+        return _ANYTHING.filter(lambda value: value is not None)
     return _OPEN_LIST if kind is PropertyType.ARRAY else _SCALARS[kind]
 
 
@@ -139,6 +149,8 @@ def _fill_message(message: Any, field: Field, layout: MessageLayout, value: Any)
         message.FromJsonString(value)
     elif field.type is WireType.OPEN_OBJECT:
         write_struct(value, message)
+    elif field.type is WireType.OPEN_VALUE:
+        write_value(value, message)
     else:
         for item in value:
             write_value(item, message.values.add())

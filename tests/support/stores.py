@@ -45,8 +45,8 @@ class Store(Protocol):
         """Read every row of a table."""
         ...
 
-    def held(self) -> AbstractAsyncContextManager[None]:
-        """Keep every commit from ending while the context is open; those begun wait."""
+    def held(self, table: str = "project_head") -> AbstractAsyncContextManager[None]:
+        """Keep everybody from writing while the context is open, on PostgreSQL only what locks rows of the table."""
         ...
 
     async def refuse_events_named(self, name: str) -> None:
@@ -94,7 +94,7 @@ class SqliteStore:
             return connection.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608 - a table of our own
 
     @asynccontextmanager
-    async def held(self) -> AsyncIterator[None]:
+    async def held(self, table: str = "project_head") -> AsyncIterator[None]:
         with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
             connection.execute("BEGIN IMMEDIATE")
             yield
@@ -139,9 +139,9 @@ class PostgresStore:
             return [tuple(row) for row in await connection.fetch(f"SELECT * FROM {table}")]  # noqa: S608 - as above
 
     @asynccontextmanager
-    async def held(self) -> AsyncIterator[None]:
+    async def held(self, table: str = "project_head") -> AsyncIterator[None]:
         async with _connected(self.url) as connection, connection.transaction():
-            await connection.execute("LOCK TABLE project_head IN EXCLUSIVE MODE")
+            await connection.execute(f"LOCK TABLE {table} IN EXCLUSIVE MODE")
             yield
 
     async def refuse_events_named(self, name: str) -> None:

@@ -34,11 +34,11 @@ class _AutomationStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Autom
     AUTOMATION_STATE_UNSPECIFIED: _AutomationState.ValueType  # 0
     """AUTOMATION_STATE_DRAFT for a new automation; in a filter, any state."""
     AUTOMATION_STATE_DRAFT: _AutomationState.ValueType  # 1
-    """It was never active."""
+    """It is being made, and judges no events yet."""
     AUTOMATION_STATE_ACTIVE: _AutomationState.ValueType  # 2
     """It judges each event recorded behind its activated_position."""
     AUTOMATION_STATE_PAUSED: _AutomationState.ValueType  # 3
-    """It was active and judges no events now."""
+    """It is made, and judges no events now."""
 
 class AutomationState(_AutomationState, metaclass=_AutomationStateEnumTypeWrapper):
     """Whether an automation judges events."""
@@ -46,11 +46,11 @@ class AutomationState(_AutomationState, metaclass=_AutomationStateEnumTypeWrappe
 AUTOMATION_STATE_UNSPECIFIED: AutomationState.ValueType  # 0
 """AUTOMATION_STATE_DRAFT for a new automation; in a filter, any state."""
 AUTOMATION_STATE_DRAFT: AutomationState.ValueType  # 1
-"""It was never active."""
+"""It is being made, and judges no events yet."""
 AUTOMATION_STATE_ACTIVE: AutomationState.ValueType  # 2
 """It judges each event recorded behind its activated_position."""
 AUTOMATION_STATE_PAUSED: AutomationState.ValueType  # 3
-"""It was active and judges no events now."""
+"""It is made, and judges no events now."""
 Global___AutomationState: _TypeAlias = AutomationState  # noqa: Y015
 
 class _EntryRule:
@@ -325,7 +325,9 @@ class Run(_message.Message):
     status: Global___RunStatus.ValueType
     """Output only. Where the run stands."""
     match_id: _builtins.str
-    """Output only. Id of the newest match of the run: the one that started, resumed or timed it out."""
+    """Output only. Id of the newest match of the run: the one that started, resumed or timed it out. Empty once that
+    match is no longer kept; calls that name it are still understood.
+    """
     reason: _builtins.str
     """Output only. Why it ended as it did, in the words of whoever ended it."""
     etag: _builtins.str
@@ -623,9 +625,9 @@ class AutomationExplanation(_message.Message):
     verdict: Global___Verdict.ValueType
     """Output only. What the condition came to, whatever the outside reasons."""
     match_id: _builtins.str
-    """Output only. Id of the match that was recorded; empty where there is none."""
+    """Output only. Id of the match that was recorded; empty where there is none, or it is no longer kept."""
     run_id: _builtins.str
-    """Output only. Id of the run that the match started; empty where there is none."""
+    """Output only. Id of the run that the match started; empty where match_id is."""
     @_builtins.property
     def trace(self) -> _containers.RepeatedCompositeFieldContainer[Global___Clause]:
         """Output only. How it came to that, clause by clause; empty for an empty condition."""

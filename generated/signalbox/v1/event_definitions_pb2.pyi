@@ -43,6 +43,8 @@ class _PropertyTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Property
     """An object with properties of its own; one that declares none takes any object."""
     PROPERTY_TYPE_ARRAY: _PropertyType.ValueType  # 6
     """A list; its items are checked if an item type is declared."""
+    PROPERTY_TYPE_ANY: _PropertyType.ValueType  # 7
+    """Any value but null; what is in it is not looked at."""
 
 class PropertyType(_PropertyType, metaclass=_PropertyTypeEnumTypeWrapper):
     """Type of a property's value."""
@@ -61,6 +63,8 @@ PROPERTY_TYPE_OBJECT: PropertyType.ValueType  # 5
 """An object with properties of its own; one that declares none takes any object."""
 PROPERTY_TYPE_ARRAY: PropertyType.ValueType  # 6
 """A list; its items are checked if an item type is declared."""
+PROPERTY_TYPE_ANY: PropertyType.ValueType  # 7
+"""Any value but null; what is in it is not looked at."""
 Global___PropertyType: _TypeAlias = PropertyType  # noqa: Y015
 
 class _UnknownProperties:
@@ -263,8 +267,8 @@ class EventDefinition(_message.Message):
     id: _builtins.str
     """Output only. UUIDv7."""
     name: _builtins.str
-    """Required. Unique among the project's live definitions; never changes. Not blank, at most 255 characters, no
-    control characters; the prefix `signalbox:` is reserved.
+    """Required. Unique among the project's live definitions; no call of this service changes it. Not blank, at most 255
+    characters, no control characters; the prefix `signalbox:` is reserved.
     """
     description: _builtins.str
     """Optional. What the event means, in words. At most 2,000 characters."""

@@ -176,14 +176,14 @@ class EventReceipt(_message.Message):
     coercion_count: _builtins.int
     """Output only. How many changes coercion made."""
     match_count: _builtins.int
-    """Output only. How many active automations the event matched."""
+    """Output only. How many active automations the event matched; of a duplicate's, those whose matches are still kept."""
     @_builtins.property
     def event(self) -> _event_pb2.Event:
         """Output only. The event, as much of it as the view asks for."""
 
     @_builtins.property
     def matches(self) -> _containers.RepeatedCompositeFieldContainer[_match_pb2.Match]:
-        """Output only. The matches; only with RESULT_VIEW_MATCHES."""
+        """Output only. The matches; only with RESULT_VIEW_MATCHES. Of a duplicate's, those that are still kept."""
 
     def __init__(
         self,

@@ -385,7 +385,7 @@ class SubscriptionStats(_message.Message):
     parked_count: _builtins.int
     """Output only. How many matches are parked."""
     consumer_count: _builtins.int
-    """Output only. How many consumers are connected by ConsumeMatches."""
+    """Output only. How many consumers are connected by ConsumeMatches to the server that answers."""
     @_builtins.property
     def oldest_unacked_age(self) -> _duration_pb2.Duration:
         """Output only. Time since the oldest match that is outstanding or retrying was recorded; unset where there is none."""
@@ -424,7 +424,7 @@ class SubscriptionConsumer(_message.Message):
     consumer_id: _builtins.str
     """Output only. Id that the consumer gave itself, or was given."""
     connected: _builtins.bool
-    """Output only. True while it is connected by ConsumeMatches."""
+    """Output only. True while it is connected by ConsumeMatches to the server that answers."""
     outstanding_count: _builtins.int
     """Output only. How many matches it has under lease."""
     max_outstanding: _builtins.int
@@ -809,7 +809,7 @@ class ConsumerHeartbeat(_message.Message):
     HEAD_POSITION_FIELD_NUMBER: _builtins.int
     OUTSTANDING_COUNT_FIELD_NUMBER: _builtins.int
     floor_position: _builtins.int
-    """Output only. The subscription's floor."""
+    """Output only. The subscription's floor, as this server knows it: a seek by way of another one shows within a second."""
     head_position: _builtins.int
     """Output only. Position of the newest match of the project."""
     outstanding_count: _builtins.int
@@ -1291,7 +1291,9 @@ class DeleteSubscriptionRequest(_message.Message):
     etag: _builtins.str
     """Optional. The subscription is deleted only if this is its etag."""
     force: _builtins.bool
-    """Optional. Deletes it even while consumers are connected; their streams end with SUBSCRIPTION_NOT_FOUND."""
+    """Optional. Deletes it even while consumers are connected to this server; all streams end with
+    SUBSCRIPTION_NOT_FOUND, those of other servers within a second.
+    """
     def __init__(
         self,
         *,

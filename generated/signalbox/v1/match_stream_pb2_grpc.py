@@ -31,6 +31,9 @@ class MatchStreamStub:
     WatchMatches reads the match log and leaves it to the client to remember how far. A subscription remembers it: it
     delivers each match under a lease, again and again until the match is acknowledged, skipped or parked, and any
     number of consumers share it. A lease begins when its batch is handed to the transport.
+
+    The server may be set to keep matches for a time only. It deletes the oldest ones then, but none that a subscription
+    has yet to settle or has parked; who begins to read before those that are kept is told CURSOR_EXPIRED.
     """
 
     def __init__(self, channel):
@@ -112,6 +115,9 @@ class MatchStreamServicer:
     WatchMatches reads the match log and leaves it to the client to remember how far. A subscription remembers it: it
     delivers each match under a lease, again and again until the match is acknowledged, skipped or parked, and any
     number of consumers share it. A lease begins when its batch is handed to the transport.
+
+    The server may be set to keep matches for a time only. It deletes the oldest ones then, but none that a subscription
+    has yet to settle or has parked; who begins to read before those that are kept is told CURSOR_EXPIRED.
     """
 
     def WatchMatches(self, request, context):
@@ -183,6 +189,7 @@ class MatchStreamServicer:
         breaks, the leases run on, and the consumer takes them over if it opens again under its id.
 
         Errors: SUBSCRIPTION_NOT_FOUND; INVALID_CONSUMER; CONSUMER_REPLACED, when another stream opens under the same id.
+        One that opens on another server of the same database takes the leases over, but does not end the older stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -314,6 +321,9 @@ class MatchStream:
     WatchMatches reads the match log and leaves it to the client to remember how far. A subscription remembers it: it
     delivers each match under a lease, again and again until the match is acknowledged, skipped or parked, and any
     number of consumers share it. A lease begins when its batch is handed to the transport.
+
+    The server may be set to keep matches for a time only. It deletes the oldest ones then, but none that a subscription
+    has yet to settle or has parked; who begins to read before those that are kept is told CURSOR_EXPIRED.
     """
 
     @staticmethod

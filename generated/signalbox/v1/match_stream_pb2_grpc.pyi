@@ -32,6 +32,9 @@ class MatchStreamStub:
     WatchMatches reads the match log and leaves it to the client to remember how far. A subscription remembers it: it
     delivers each match under a lease, again and again until the match is acknowledged, skipped or parked, and any
     number of consumers share it. A lease begins when its batch is handed to the transport.
+
+    The server may be set to keep matches for a time only. It deletes the oldest ones then, but none that a subscription
+    has yet to settle or has parked; who begins to read before those that are kept is told CURSOR_EXPIRED.
     """
 
     @_typing.overload
@@ -77,6 +80,7 @@ class MatchStreamStub:
     breaks, the leases run on, and the consumer takes them over if it opens again under its id.
 
     Errors: SUBSCRIPTION_NOT_FOUND; INVALID_CONSUMER; CONSUMER_REPLACED, when another stream opens under the same id.
+    One that opens on another server of the same database takes the leases over, but does not end the older stream.
     """
     PullMatches: _grpc.UnaryUnaryMultiCallable[_match_stream_pb2.PullMatchesRequest, _match_stream_pb2.PullMatchesResponse]
     """Leases matches of a subscription, without a stream.
@@ -109,6 +113,9 @@ class MatchStreamAsyncStub(MatchStreamStub):
     WatchMatches reads the match log and leaves it to the client to remember how far. A subscription remembers it: it
     delivers each match under a lease, again and again until the match is acknowledged, skipped or parked, and any
     number of consumers share it. A lease begins when its batch is handed to the transport.
+
+    The server may be set to keep matches for a time only. It deletes the oldest ones then, but none that a subscription
+    has yet to settle or has parked; who begins to read before those that are kept is told CURSOR_EXPIRED.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -151,6 +158,7 @@ class MatchStreamAsyncStub(MatchStreamStub):
     breaks, the leases run on, and the consumer takes them over if it opens again under its id.
 
     Errors: SUBSCRIPTION_NOT_FOUND; INVALID_CONSUMER; CONSUMER_REPLACED, when another stream opens under the same id.
+    One that opens on another server of the same database takes the leases over, but does not end the older stream.
     """
     PullMatches: _aio.UnaryUnaryMultiCallable[_match_stream_pb2.PullMatchesRequest, _match_stream_pb2.PullMatchesResponse]  # type: ignore[assignment]
     """Leases matches of a subscription, without a stream.
@@ -182,6 +190,9 @@ class MatchStreamServicer(metaclass=_abc_1.ABCMeta):
     WatchMatches reads the match log and leaves it to the client to remember how far. A subscription remembers it: it
     delivers each match under a lease, again and again until the match is acknowledged, skipped or parked, and any
     number of consumers share it. A lease begins when its batch is handed to the transport.
+
+    The server may be set to keep matches for a time only. It deletes the oldest ones then, but none that a subscription
+    has yet to settle or has parked; who begins to read before those that are kept is told CURSOR_EXPIRED.
     """
 
     @_abc_1.abstractmethod
@@ -270,6 +281,7 @@ class MatchStreamServicer(metaclass=_abc_1.ABCMeta):
         breaks, the leases run on, and the consumer takes them over if it opens again under its id.
 
         Errors: SUBSCRIPTION_NOT_FOUND; INVALID_CONSUMER; CONSUMER_REPLACED, when another stream opens under the same id.
+        One that opens on another server of the same database takes the leases over, but does not end the older stream.
         """
 
     @_abc_1.abstractmethod

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from server.bridge.dialects.arsel import ARSEL
 from server.bridge.dialects.autosend import AUTOSEND
 from server.bridge.dialects.emailsendx import EMAILSENDX
+from server.bridge.dialects.opensend import OPENSEND
 
 if TYPE_CHECKING:
     from server.bridge.doors import Door
 
-DIALECTS: tuple[Door, ...] = (AUTOSEND, EMAILSENDX, ARSEL)
+DIALECTS: tuple[Door, ...] = (AUTOSEND, OPENSEND, EMAILSENDX, ARSEL)
 """All of them. Where two share a path, errors without a key have the fields of both, the first one's status."""

@@ -1,37 +1,33 @@
-"""Arsel: `/v1/events`, `/v1/events/send` and the contacts that go with them. JSON in snake_case, nothing around it.
+"""Arsel: `/v1/events`, `/v1/events/send` and contacts. JSON in snake_case, single objects bare.
 
-A field is declared with its type, perhaps required; what is declared is coerced, what is not is kept. An address that
-is nobody's becomes a contact when its event sets an automation off.
+An event is accepted for exactly one of address and contact id; the contact of an unknown address is made when an
+automation matches.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from registry.errors import DefinitionNotFound, PayloadRejected, Violation
-from registry.schema import (
-    MAX_DESCRIPTION_LENGTH,
-    Compatibility,
-    Property,
-    PropertyType,
-    Schema,
-    UnknownProperties,
-)
+from registry.errors import Violation
+from registry.schema import Compatibility, Property, PropertyType, Schema, UnknownProperties
 from registry.store import DefinitionChanges
 from registry.timestamps import format_millis, parse_date
 from server.bridge.contacts import given_properties, named_texts, other_properties
 from server.bridge.definitions import all_definitions, definition_by_id
 from server.bridge.doors import Door, Refusal
-from server.bridge.messages import Refused, Reply, Request
+from server.bridge.fields import FLAT_TYPES, Email, FlatType, Limit, Uuid
+from server.bridge.lists import beside
+from server.bridge.messages import Reply, Request
 from server.bridge.rate_limits import Headers, RateLimit, Standing
 from server.bridge.routes import Route
-from server.budgets import CONTACT_BUDGET, check_json
+from server.budgets import check_json
 from server.contacts import ContactName
 from server.emails import normal_email
-from server.errors import ContactRequired, InvalidBody
+from server.errors import ContactNotFound, ContactRequired, InvalidBody
 from server.ingest.draft import Draft
 from server.model import Dialect, NameCase, Rules, Scope, UndefinedEvents, UnknownContacts
 
@@ -42,16 +38,18 @@ if TYPE_CHECKING:
 
 RULES: Final = Rules(UndefinedEvents.REJECT, UnknownContacts.CREATE_ON_MATCH, NameCase.SENSITIVE)
 
+MAX_NAME: Final = 80
+MAX_FIELD_NAME: Final = 64
+DEFAULT_LIMIT, MAX_LIMIT = 20, 100
+MAX_BULK: Final = 100
+
 SEND: Final = "send"
-"""Topic: where the same error has another text."""
+"""The topic where an event that is not defined has a text of its own."""
 
-EVENT: Final = "/v1/events/{id}"
-CONTACT: Final = "/v1/contacts/{id}"
+_FIELD_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
+_CONTACT_FIELDS = ("first_name", "last_name")
 
-_NAMES: Final = ("first_name", "last_name", "phone_number")
-_CONTACT_FIELDS: Final = (*_NAMES, "unsubscribed")
-
-_ERROR_NAMES: Final = {
+_NAMES: Final = {
     400: "bad_request",
     401: "unauthorized",
     403: "forbidden",
@@ -61,28 +59,18 @@ _ERROR_NAMES: Final = {
     409: "conflict",
     413: "payload_too_large",
     415: "unsupported_media_type",
+    422: "validation_error",
     429: "rate_limit_exceeded",
     500: "internal_server_error",
     503: "service_unavailable",
 }
 
-_TYPES: Final[dict[PropertyType, Literal["string", "number", "boolean", "date"]]] = {
-    PropertyType.STRING: "string",
-    PropertyType.NUMBER: "number",
-    PropertyType.BOOLEAN: "boolean",
-    PropertyType.DATE: "date",
-}
-"""What Arsel can show of a definition: fields of other types, which it has no word for, are left out."""
-
-PersonName = Annotated[str, Meta(max_length=100)]
-Description = Annotated[str, Meta(max_length=MAX_DESCRIPTION_LENGTH)]
-
 
 class FieldBody(Struct):
     """A field as it is declared."""
 
-    name: Annotated[str, Meta(pattern="^[A-Za-z_][A-Za-z0-9_]*$", max_length=64)]
-    type: Literal["string", "number", "boolean", "date"]
+    name: Annotated[str, Meta(extra_json_schema={"pattern": "^[A-Za-z_][A-Za-z0-9_]{0,63}$"})]
+    type: FlatType
     required: bool = False
 
 
@@ -95,76 +83,73 @@ class SchemaBody(Struct):
 class CreateEventBody(Struct):
     """Body of POST /v1/events."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=80)]
-    description: Description | None = None
+    name: Annotated[str, Meta(min_length=1, extra_json_schema={"maxLength": MAX_NAME})]
+    description: Annotated[str, Meta(extra_json_schema={"maxLength": 2_000})] | None = None
     schema: SchemaBody | None = None
 
 
 class UpdateEventBody(Struct):
-    """Body of PATCH; `schema` replaces all there was, `name` may only say what it is."""
+    """Body of PATCH; a schema replaces the one there was."""
 
     name: str | UnsetType = UNSET
-    description: Description | UnsetType | None = UNSET
+    description: str | UnsetType | None = UNSET
     schema: SchemaBody | UnsetType = UNSET
 
 
 class SendEventBody(Struct):
-    """Body of POST /v1/events/send: exactly one of `email` and `contact_id`."""
+    """Body of POST /v1/events/send: exactly one of `email` and `contact_id`; `timestamp` is ISO 8601."""
 
     event: str
     data: dict[str, Any]
-    email: str | None = None
-    contact_id: str | None = None
-    timestamp: str | None = None
+    email: Email | None = None
+    contact_id: Uuid | None = None
+    timestamp: Annotated[str, Meta(extra_json_schema={"format": "date-time"})] | None = None
 
 
 class CreateContactBody(Struct):
     """Body of POST /v1/contacts."""
 
-    email: str
-    phone_number: str | None = None
-    first_name: PersonName | None = None
-    last_name: PersonName | None = None
+    email: Email
+    first_name: str | None = None
+    last_name: str | None = None
     properties: dict[str, Any] | None = None
 
 
 class UpdateContactBody(Struct):
-    """Body of PATCH: null clears a field, `properties` replace all there were, `email` may only say what it is."""
+    """Body of PATCH; a property that is null is removed."""
 
-    email: str | UnsetType | None = UNSET
-    phone_number: str | UnsetType | None = UNSET
-    first_name: PersonName | UnsetType | None = UNSET
-    last_name: PersonName | UnsetType | None = UNSET
-    properties: dict[str, Any] | UnsetType = UNSET
+    first_name: str | None = None
+    last_name: str | None = None
+    properties: dict[str, Any] | None = None
 
 
 class BulkDeleteBody(Struct):
     """Body of POST /v1/contacts/bulk-delete."""
 
-    contact_ids: Annotated[list[str], Meta(min_length=1, max_length=1000)]
+    ids: Annotated[list[str], Meta(min_length=1, max_length=MAX_BULK)]
 
 
 class ListQuery(Struct):
-    """A page of a list: behind one id or before another, of what contains a text in any case."""
+    """The page of a list: behind one id or before another, not both."""
 
-    limit: Annotated[int, Meta(ge=1, le=100)] = 20
+    limit: Limit = DEFAULT_LIMIT
     after: str = ""
     before: str = ""
     search: str = ""
 
 
-class DeclaredField(Struct):
-    """A field of a definition."""
+class FieldData(Struct):
+    """A declared field."""
 
     name: str
-    type: Literal["string", "number", "boolean", "date"]
+    type: FlatType
     required: bool
 
 
-class DeclaredSchema(Struct):
-    """The fields of a definition."""
+class SchemaData(Struct):
+    """The declared fields."""
 
-    fields: list[DeclaredField]
+    fields: list[FieldData]
 
 
 class EventDef(Struct):
@@ -173,57 +158,54 @@ class EventDef(Struct):
     id: str
     name: str
     description: str | None
-    schema: DeclaredSchema
+    schema: SchemaData
     created_at: str
     updated_at: str
 
 
-class ContactData(Struct):
+class Accepted(Struct):
+    """What is said of an event that was recorded."""
+
+    id: str
+    status: Literal["accepted"] = "accepted"
+
+
+class ContactData(Struct, kw_only=True):
     """A contact."""
 
     id: str
     email: str
-    phone_number: str | None
     first_name: str | None
     last_name: str | None
-    source: Literal["api"]
     properties: dict[str, Any]
-    is_suppressed: bool
     created_at: str
     updated_at: str
 
 
-class EventList(Struct):
+class EventList(Struct, kw_only=True):
     """A page of definitions."""
 
-    object: Literal["list"]
+    object: Literal["list"] = "list"
     has_more: bool
     data: list[EventDef]
 
 
-class ContactList(Struct):
+class ContactList(Struct, kw_only=True):
     """A page of contacts."""
 
-    object: Literal["list"]
+    object: Literal["list"] = "list"
     has_more: bool
     data: list[ContactData]
 
 
-class Accepted(Struct):
-    """The receipt of an event."""
-
-    id: str
-    status: Literal["accepted"]
-
-
-class Deleted(Struct):
+class Done(Struct):
     """What is said of a deletion."""
 
     message: str
 
 
 class BulkDeleted(Struct):
-    """What is said of the deletion of several."""
+    """What is said of several deletions; ids that no contact has are not counted."""
 
     message: str
     deleted: int
@@ -237,29 +219,24 @@ class ErrorAnswer(Struct):
     message: str
 
 
+async def list_events(services: Services, request: Request) -> Reply:
+    """List definitions, newest first."""
+    limit, after, before, search = _page(request)
+    found = await all_definitions(services, request.caller, search)
+    page, more = beside(found, limit, after, before)
+    return Reply(200, EventList(has_more=more, data=[_event_def(each) for each in page]))
+
+
 async def create_event(services: Services, request: Request) -> Reply:
     """Define an event."""
     body = request.read(CreateEventBody)
+    if len(body.name) > MAX_NAME:
+        raise _invalid("name", f"name must be 1 to {MAX_NAME} characters long")
     schema = Schema(_properties(body.schema or SchemaBody()), UnknownProperties.KEEP)
     created = await services.definitions.create(
         request.caller, body.name, body.description or "", schema, Compatibility.NONE
     )
     return Reply(201, _event_def(created))
-
-
-async def list_events(services: Services, request: Request) -> Reply:
-    """List definitions, newest first."""
-    query = _list_query(request)
-    found = [
-        each
-        for each in await all_definitions(services, request.caller)
-        if query.search.casefold() in each.name.casefold()
-    ]
-    if cursor := query.after or query.before:
-        place = await _place(services, request, cursor)
-        found = [each for each in found if (_order(each) < place if query.after else _order(each) > place)]
-    page = found[-query.limit :] if query.before else found[: query.limit]
-    return Reply(200, EventList("list", len(found) > len(page), [_event_def(each) for each in page]))
 
 
 async def get_event(services: Services, request: Request) -> Reply:
@@ -271,8 +248,8 @@ async def update_event(services: Services, request: Request) -> Reply:
     """Change description or schema; the name stays."""
     body = request.read(UpdateEventBody)
     current = await definition_by_id(services, request.caller, request.params["id"])
-    if body.name not in {UNSET, current.name}:
-        raise _bad_request("The name of an event cannot be changed.")
+    if body.name is not UNSET and body.name != current.name:
+        raise _invalid("name", "name is not accepted: an event keeps its name")
     changes = DefinitionChanges(
         description=UNSET if body.description is UNSET else body.description or "",
         schema=UNSET if body.schema is UNSET else replace(current.schema, properties=_properties(body.schema)),
@@ -285,7 +262,7 @@ async def delete_event(services: Services, request: Request) -> Reply:
     """Delete a definition that no active automation uses; what was recorded stays."""
     current = await definition_by_id(services, request.caller, request.params["id"])
     await services.definitions.delete(request.caller, current.id, "", unless_used=True)
-    return Reply(200, Deleted("Event deleted"))
+    return Reply(200, Done("Event deleted"))
 
 
 async def send_event(services: Services, request: Request) -> Reply:
@@ -299,161 +276,68 @@ async def send_event(services: Services, request: Request) -> Reply:
         body.contact_id or "",
         normal_email(body.email) if body.email else "",
         body.data,
-        _instant(body.timestamp) if body.timestamp is not None else None,
+        None if body.timestamp is None else _instant(body.timestamp),
         request.idempotency_key(),
         RULES,
     )
     event = await services.ingest.send(request.caller.project_key, draft)
-    return Reply(202, Accepted(event.id, "accepted"))
+    return Reply(202, Accepted(event.id))
+
+
+async def list_contacts(services: Services, request: Request) -> Reply:
+    """List contacts, newest first."""
+    limit, after, before, search = _page(request)
+    page, more = await services.contacts.beside(
+        request.caller.project_key, limit, after_id=after, before_id=before, search=search
+    )
+    return Reply(200, ContactList(has_more=more, data=[_contact_data(each) for each in page]))
 
 
 async def create_contact(services: Services, request: Request) -> Reply:
     """Create a contact whose address is free."""
     body = request.read(CreateContactBody)
-    named = {name: getattr(body, name) for name in _NAMES}
-    properties = given_properties(named, body.properties or {}, len(request.body), "properties")
-    created = await services.contacts.create(request.caller.project_key, normal_email(body.email), properties)
-    return Reply(201, _contact_data(created))
-
-
-async def list_contacts(services: Services, request: Request) -> Reply:
-    """List contacts, newest first."""
-    for name in ("list_id", "tag_id"):
-        if name in request.query:
-            raise _bad_request(f"{name} is not supported: contacts have neither lists nor tags here.")
-    query, project_key = _list_query(request), request.caller.project_key
-    if (cursor := query.after or query.before) and not await services.contacts.existed(project_key, cursor):
-        raise _unknown_cursor(cursor)
-    found, more = await services.contacts.beside(
-        project_key, query.limit, after_id=query.after, before_id=query.before, search=query.search
-    )
-    return Reply(200, ContactList("list", more, [_contact_data(each) for each in found]))
+    email, properties = normal_email(body.email), _contact_properties(body, request)
+    return Reply(201, _contact_data(await services.contacts.create(request.caller.project_key, email, properties)))
 
 
 async def get_contact(services: Services, request: Request) -> Reply:
     """Read a contact by id."""
-    contact = await services.contacts.get(request.caller.project_key, ContactName(request.params["id"]))
-    return Reply(200, _contact_data(contact))
+    return Reply(200, _contact_data(await services.contacts.get(request.caller.project_key, _contact_name(request))))
 
 
 async def update_contact(services: Services, request: Request) -> Reply:
-    """Change what is kept of a contact; the address stays."""
-    body = request.read(UpdateContactBody)
-    current = await services.contacts.get(request.caller.project_key, ContactName(request.params["id"]))
-    if body.email is not UNSET and (body.email is None or normal_email(body.email) != current.email):
-        raise _bad_request("The email of a contact cannot be changed.")
-    changes = _contact_changes(body, current, len(request.body))
-    updated = await services.contacts.update(request.caller.project_key, ContactName(current.id), changes, current.etag)
+    """Set properties of a contact."""
+    properties = _contact_properties(request.read(UpdateContactBody), request)
+    updated = await services.contacts.update(request.caller.project_key, _contact_name(request), properties)
     return Reply(200, _contact_data(updated))
 
 
 async def delete_contact(services: Services, request: Request) -> Reply:
     """Erase a contact."""
-    await services.contacts.delete(request.caller.project_key, ContactName(request.params["id"]))
-    return Reply(200, Deleted("Contact deleted"))
+    await services.contacts.delete(request.caller.project_key, _contact_name(request))
+    return Reply(200, Done("Contact deleted"))
 
 
 async def delete_contacts(services: Services, request: Request) -> Reply:
-    """Erase several contacts; ids that are nobody's are passed over."""
-    body = request.read(BulkDeleteBody)
-    count = await services.contacts.delete_all(request.caller.project_key, body.contact_ids)
-    return Reply(200, BulkDeleted("Contacts deleted", count))
+    """Erase several contacts."""
+    deleted = 0
+    for contact_id in dict.fromkeys(request.read(BulkDeleteBody).ids):
+        try:
+            await services.contacts.delete(request.caller.project_key, ContactName(contact_id))
+        except ContactNotFound:
+            continue
+        deleted += 1
+    return Reply(200, BulkDeleted("Contacts deleted", deleted))
 
 
 def write_error(refusal: Refusal) -> dict[str, Any]:
-    """Write an error; of several faults all are named, unless it is the payload of an event that has them."""
-    message = refusal.message
-    if len(refusal.violations) > 1 and not isinstance(refusal.error, PayloadRejected):
-        message = ", ".join(each.message for each in refusal.violations)
-    return _error(refusal.status, message, refusal.code)
+    """Write an error."""
+    name = refusal.code or _NAMES.get(refusal.status, "error")
+    return {"status_code": refusal.status, "name": name, "message": refusal.message}
 
 
-def _error(status: int, message: str, name: str | None = None) -> dict[str, Any]:
-    return {"status_code": status, "name": name or _ERROR_NAMES[status], "message": message}
-
-
-def _bad_request(message: str) -> Refused:
-    return Refused(400, _error(400, message))
-
-
-def _unknown_cursor(cursor: str) -> Refused:
-    return _bad_request(f"Unknown cursor {cursor[:100]}: after and before take the id of a listed item.")
-
-
-def _list_query(request: Request) -> ListQuery:
-    query = request.read_query(ListQuery)
-    if query.after and query.before:
-        raise _bad_request("Provide either after or before, not both.")
-    return query
-
-
-async def _place(services: Services, request: Request, cursor: str) -> tuple[int, str]:
-    """Find where in the list a definition stands, or stood before it was deleted."""
-    try:
-        found = await services.definitions.get(request.caller, cursor)
-    except DefinitionNotFound:
-        raise _unknown_cursor(cursor) from None
-    if found.id != cursor:
-        raise _unknown_cursor(cursor)
-    return _order(found)
-
-
-def _order(definition: EventDefinition) -> tuple[int, str]:
-    return definition.created_at, definition.id
-
-
-def _instant(text: str) -> int:
-    try:
-        return parse_date(text)
-    except ValueError:
-        message = "timestamp must be an ISO 8601 date-time with an offset, such as 2026-06-01T12:00:00.000Z"
-        raise InvalidBody([Violation("timestamp", "INVALID_FIELD", message)]) from None
-
-
-def _properties(schema: SchemaBody) -> tuple[Property, ...]:
-    return tuple(Property(each.name, PropertyType(each.type), each.required) for each in schema.fields)
-
-
-def _event_def(definition: EventDefinition) -> EventDef:
-    fields = [
-        DeclaredField(each.name, _TYPES[each.type], each.required)
-        for each in definition.schema.properties
-        if each.type in _TYPES
-    ]
-    return EventDef(
-        id=definition.id,
-        name=definition.name,
-        description=definition.description or None,
-        schema=DeclaredSchema(fields),
-        created_at=format_millis(definition.created_at),
-        updated_at=format_millis(definition.updated_at),
-    )
-
-
-def _contact_changes(body: UpdateContactBody, current: Contact, received: int) -> dict[str, Any]:
-    """Say what becomes of each property; None takes it away."""
-    changes: dict[str, Any] = {}
-    if body.properties is not UNSET:
-        check_json(body.properties, received, "properties", CONTACT_BUDGET)
-        changes = dict.fromkeys(other_properties(current, _CONTACT_FIELDS)) | body.properties
-    named = {name: getattr(body, name) for name in _NAMES}
-    return changes | {name: value for name, value in named.items() if value is not UNSET}
-
-
-def _contact_data(contact: Contact) -> ContactData:
-    return ContactData(
-        id=contact.id,
-        email=contact.email,
-        **named_texts(contact, _NAMES),
-        source="api",
-        properties=other_properties(contact, _CONTACT_FIELDS),
-        is_suppressed=contact.properties.get("unsubscribed") is True,
-        created_at=format_millis(contact.created_at),
-        updated_at=format_millis(contact.updated_at),
-    )
-
-
-def _limit_headers(standing: Standing) -> Headers:
+def rate_headers(standing: Standing) -> Headers:
+    """Say where a key stands."""
     return (
         (b"ratelimit-limit", b"%d" % standing.limit),
         (b"ratelimit-remaining", b"%d" % standing.remaining),
@@ -461,35 +345,104 @@ def _limit_headers(standing: Standing) -> Headers:
     )
 
 
+def _page(request: Request) -> tuple[int, str, str, str]:
+    """Read which page of a list is wanted: limit, after, before, search. Raises InvalidBody."""
+    after, before = request.query.get("after", ""), request.query.get("before", "")
+    if after and before:
+        raise _invalid("before", "Provide either after or before, not both.")
+    return request.number("limit", DEFAULT_LIMIT, MAX_LIMIT), after, before, request.query.get("search", "")
+
+
+def _instant(text: str) -> int:
+    try:
+        return parse_date(text)
+    except ValueError:
+        raise _invalid("timestamp", "timestamp must be an ISO 8601 date-time with an offset") from None
+
+
+def _properties(given: SchemaBody) -> tuple[Property, ...]:
+    """Read declared fields. Raises InvalidBody for names that Arsel does not take."""
+    message = "a field's name has letters, digits and underscores, begins with no digit, and has at most 64 characters"
+    faults = [
+        Violation(f"schema.fields[{index}].name", "INVALID_FIELD", f"schema.fields[{index}].name: {message}")
+        for index, each in enumerate(given.fields)
+        if len(each.name) > MAX_FIELD_NAME or not _FIELD_NAME.fullmatch(each.name)
+    ]
+    if faults:
+        raise InvalidBody(faults)
+    return tuple(Property(each.name, PropertyType(each.type), each.required) for each in given.fields)
+
+
+def _invalid(place: str, message: str) -> InvalidBody:
+    return InvalidBody([Violation(place, "INVALID_FIELD", message)])
+
+
+def _contact_name(request: Request) -> ContactName:
+    return ContactName(request.params["id"])
+
+
+def _contact_properties(body: CreateContactBody | UpdateContactBody, request: Request) -> dict[str, Any]:
+    named = {"first_name": body.first_name, "last_name": body.last_name}
+    return given_properties(named, body.properties or {}, len(request.body), "properties")
+
+
+def _event_def(definition: EventDefinition) -> EventDef:
+    fields = [
+        FieldData(each.name, FLAT_TYPES[each.type], each.required)
+        for each in definition.schema.properties
+        if each.type in FLAT_TYPES
+    ]
+    return EventDef(
+        definition.id,
+        definition.name,
+        definition.description or None,
+        SchemaData(fields),
+        format_millis(definition.created_at),
+        format_millis(definition.updated_at),
+    )
+
+
+def _contact_data(contact: Contact) -> ContactData:
+    return ContactData(
+        id=contact.id,
+        email=contact.email,
+        **named_texts(contact, _CONTACT_FIELDS),
+        properties=other_properties(contact, _CONTACT_FIELDS),
+        created_at=format_millis(contact.created_at),
+        updated_at=format_millis(contact.updated_at),
+    )
+
+
+_EVENT, _CONTACT = "/v1/events/{id}", "/v1/contacts/{id}"
+_ACCEPTED, _EVENTS, _CONTACTS = {202: Accepted}, {200: EventList}, {200: ContactList}
+
 ARSEL = Door(
     dialect=Dialect.ARSEL,
     title="Arsel",
-    rules=RULES,
     routes=(
-        Route(
-            "POST", "/v1/events/send", send_event, Scope.EVENTS_WRITE, {202: Accepted}, body=SendEventBody, topic=SEND
-        ),
-        Route("GET", "/v1/events", list_events, Scope.DEFINITIONS_READ, {200: EventList}, query=ListQuery),
-        Route("POST", "/v1/events", create_event, Scope.DEFINITIONS_WRITE, {201: EventDef}, body=CreateEventBody),
-        Route("GET", EVENT, get_event, Scope.DEFINITIONS_READ, {200: EventDef}),
-        Route("PATCH", EVENT, update_event, Scope.DEFINITIONS_WRITE, {200: EventDef}, body=UpdateEventBody),
-        Route("DELETE", EVENT, delete_event, Scope.DEFINITIONS_WRITE, {200: Deleted}),
-        Route("GET", "/v1/contacts", list_contacts, Scope.CONTACTS_READ, {200: ContactList}, query=ListQuery),
-        Route("POST", "/v1/contacts", create_contact, Scope.CONTACTS_WRITE, {201: ContactData}, body=CreateContactBody),
+        Route("POST", "/v1/events/send", send_event, Scope.EVENTS_WRITE, _ACCEPTED, SendEventBody, topic=SEND),
+        Route("GET", "/v1/events", list_events, Scope.DEFINITIONS_READ, _EVENTS, query=ListQuery),
+        Route("POST", "/v1/events", create_event, Scope.DEFINITIONS_WRITE, {201: EventDef}, CreateEventBody),
+        Route("GET", _EVENT, get_event, Scope.DEFINITIONS_READ, {200: EventDef}),
+        Route("PATCH", _EVENT, update_event, Scope.DEFINITIONS_WRITE, {200: EventDef}, UpdateEventBody),
+        Route("DELETE", _EVENT, delete_event, Scope.DEFINITIONS_WRITE, {200: Done}),
+        Route("GET", "/v1/contacts", list_contacts, Scope.CONTACTS_READ, _CONTACTS, query=ListQuery),
+        Route("POST", "/v1/contacts", create_contact, Scope.CONTACTS_WRITE, {201: ContactData}, CreateContactBody),
         Route(
             "POST",
             "/v1/contacts/bulk-delete",
             delete_contacts,
             Scope.CONTACTS_WRITE,
             {200: BulkDeleted},
-            body=BulkDeleteBody,
+            BulkDeleteBody,
         ),
-        Route("GET", CONTACT, get_contact, Scope.CONTACTS_READ, {200: ContactData}),
-        Route("PATCH", CONTACT, update_contact, Scope.CONTACTS_WRITE, {200: ContactData}, body=UpdateContactBody),
-        Route("DELETE", CONTACT, delete_contact, Scope.CONTACTS_WRITE, {200: Deleted}),
+        Route("GET", _CONTACT, get_contact, Scope.CONTACTS_READ, {200: ContactData}),
+        Route("PATCH", _CONTACT, update_contact, Scope.CONTACTS_WRITE, {200: ContactData}, UpdateContactBody),
+        Route("DELETE", _CONTACT, delete_contact, Scope.CONTACTS_WRITE, {200: Done}),
     ),
     paths=("/v1",),
+    key_prefix="be_",
     write_error=write_error,
     error_type=ErrorAnswer,
-    limit=RateLimit(2, 1.0, _limit_headers),
+    limit=RateLimit(2, 1.0, rate_headers),
 )

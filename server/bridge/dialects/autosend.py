@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from registry.errors import PayloadRejected, Violation
 from registry.names import quoted_property
@@ -20,6 +20,7 @@ from registry.timestamps import format_millis
 from server.bridge.contacts import given_properties, named_texts, other_properties
 from server.bridge.definitions import all_definitions, definition_by_name
 from server.bridge.doors import Door, Refusal
+from server.bridge.fields import FLAT_TYPES, Email, FlatType
 from server.bridge.messages import Refused, Reply, Request
 from server.bridge.rate_limits import RateLimit
 from server.bridge.routes import Route
@@ -49,14 +50,6 @@ EVENT: Final = "/v1/events/eventName/{eventName}"
 _NAME = re.compile("[A-Za-z0-9_]+")
 _CONTACT_FIELDS = ("first_name", "last_name", "user_id")
 
-_TYPES: Final[dict[PropertyType, Literal["string", "number", "date", "boolean"]]] = {
-    PropertyType.STRING: "string",
-    PropertyType.NUMBER: "number",
-    PropertyType.DATE: "date",
-    PropertyType.BOOLEAN: "boolean",
-}
-"""What AutoSend can show of a definition: properties of other types, which it has no word for, are left out."""
-
 _WANTED: Final = {
     "string": "a string",
     "number": "a number",
@@ -64,14 +57,18 @@ _WANTED: Final = {
     "boolean": "a boolean",
     "object": "an object",
     "array": "an array",
+    "any": "a value",
 }
+
+
+Name: TypeAlias = Annotated[str, Meta(extra_json_schema={"pattern": "^[A-Za-z0-9_]{1,64}$"})]
 
 
 class PropertyBody(Struct, rename="camel"):
     """A property as it is declared."""
 
-    property_name: str
-    type: Literal["string", "number", "date", "boolean"]
+    property_name: Name
+    type: FlatType
     description: str | None = None
     suggested_values: list[str] | None = None
 
@@ -79,7 +76,7 @@ class PropertyBody(Struct, rename="camel"):
 class CreateEventBody(Struct, rename="camel"):
     """Body of POST /v1/events."""
 
-    event_name: str
+    event_name: Name
     description: str | None = None
     properties: list[PropertyBody] | None = None
 
@@ -103,7 +100,7 @@ class SendEventBody(Struct, rename="camel"):
 class ContactBody(Struct, rename="camel"):
     """Body of a contact's creation."""
 
-    email: str
+    email: Email
     first_name: str | None = None
     last_name: str | None = None
     user_id: str | None = None
@@ -114,7 +111,7 @@ class DeclaredProperty(Struct, rename="camel", kw_only=True):
     """A property of a definition."""
 
     property_name: str
-    type: Literal["string", "number", "date", "boolean"]
+    type: FlatType
     description: str | UnsetType = UNSET
     suggested_values: list[str]
 
@@ -389,7 +386,7 @@ def _event_def(definition: EventDefinition) -> EventDef:
         id=definition.id,
         event_name=definition.name,
         description=definition.description or None,
-        properties=[_declared(each) for each in definition.schema.properties if each.type in _TYPES],
+        properties=[_declared(each) for each in definition.schema.properties if each.type in FLAT_TYPES],
         created_at=format_millis(definition.created_at),
         updated_at=format_millis(definition.updated_at),
     )
@@ -398,7 +395,7 @@ def _event_def(definition: EventDefinition) -> EventDef:
 def _declared(each: Property) -> DeclaredProperty:
     return DeclaredProperty(
         property_name=each.name,
-        type=_TYPES[each.type],
+        type=FLAT_TYPES[each.type],
         description=each.description or UNSET,
         suggested_values=list(each.suggested_values),
     )
@@ -424,7 +421,6 @@ def _contact_data(request: Request, contact: Contact) -> ContactData:
 AUTOSEND = Door(
     dialect=Dialect.AUTOSEND,
     title="AutoSend",
-    rules=RULES,
     routes=(
         Route(
             "POST",
@@ -462,6 +458,7 @@ AUTOSEND = Door(
         Route("DELETE", "/v1/contacts/{id}", delete_contact, Scope.CONTACTS_WRITE, {200: DeletedAnswer}, topic=CONTACT),
     ),
     paths=("/v1",),
+    key_prefix="AS_",
     write_error=write_error,
     error_type=ErrorAnswer,
     limit=RateLimit(600, 60.0),

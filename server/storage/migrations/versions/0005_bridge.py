@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0005_bridge"
-down_revision = "0003_automations"
+down_revision = "0004_retention"
 
 
 def upgrade() -> None:

@@ -1,0 +1,96 @@
+"""What a match log keeps no longer.
+
+The log begins further on in two moves. `move_start` only says so, under the lock of the project's head: from then on
+nobody reads or seeks before it. `delete_gone` then deletes what lies before it, in as many steps as it takes and with
+no lock, for nothing there can come back into use: but a match that a subscription has parked, or delivers again, is
+passed over for as long as it has.
+
+Runs stay. They need no match: whom an automation may not take in again is known by them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import bindparam, delete, func, insert, select, union_all, update
+
+from automation.bulk import among, packed
+from automation.match_log import LogStart, first_since, log_start, matched_at
+from automation.subscription_tables import subscription, subscription_delivery, subscription_parked
+from automation.tables import automation_match, match_log_start
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Connection
+
+_match = automation_match.c
+_start = match_log_start.c
+
+
+def next_start(connection: Connection, project_key: int, before: int, head: int) -> LogStart | None:
+    """Find where the log is to begin instead; None where it begins there already.
+
+    That is behind all that was recorded before a time, and that every subscription of the project has settled or
+    parked. `head` is the position of the newest match.
+    """
+    current = log_start(connection, project_key)
+    if current.position > head or matched_at(connection, project_key, current.position) >= before:
+        return None
+    position = first_since(connection, project_key, before, current.position, head)
+    floor = connection.scalar(
+        select(func.min(subscription.c.floor_position)).where(subscription.c.project_key == project_key)
+    )
+    if floor is not None:
+        position = min(position, floor + 1)
+    if position <= current.position:
+        return None
+    return LogStart(position, matched_at(connection, project_key, position - 1) + 1)
+
+
+def move_start(connection: Connection, project_key: int, before: int, head: int) -> None:
+    """Have the log begin at its `next_start`. The caller holds the lock of the project's head, as who seeks does."""
+    start = next_start(connection, project_key, before, head)
+    if start is None:
+        return
+    own = _start.project_key == project_key
+    if not connection.execute(update(match_log_start).where(own).values(start._asdict())).rowcount:
+        connection.execute(insert(match_log_start).values(project_key=project_key, **start._asdict()))
+
+
+def gone_matches(connection: Connection, project_key: int, after: int, limit: int) -> tuple[Sequence[int], int | None]:
+    """Find matches to delete among the next ones before the start of the log, from behind a position.
+
+    At most `limit` are looked at. Gives their positions, and behind which to go on; None at the end. Reads one state of
+    the database: a match that is replayed leaves one table for the other.
+    """
+    before = _match.position < log_start(connection, project_key).position
+    looked_at = select(_match.position).where(_match.project_key == project_key, _match.position > after, before)
+    positions = list(connection.scalars(looked_at.order_by(_match.position).limit(limit)))
+    if not positions:
+        return (), None
+    own = select(subscription.c.key).where(subscription.c.project_key == project_key)
+    in_use = union_all(
+        *(
+            select(table.c.match_position).where(
+                table.c.subscription_key.in_(own), table.c.match_position.between(positions[0], positions[-1])
+            )
+            for table in (subscription_parked, subscription_delivery)
+        )
+    )
+    owed = set(connection.scalars(in_use))
+    return [each for each in positions if each not in owed], positions[-1] if len(positions) == limit else None
+
+
+def delete_gone(connection: Connection, project_key: int, positions: Sequence[int]) -> None:
+    """Delete matches that `gone_matches` has found."""
+    parameters = {"project": project_key, "positions": packed(connection, positions)}
+    connection.execute(_DELETE[connection.dialect.name], parameters)
+
+
+_DELETE = {
+    dialect: delete(automation_match).where(
+        _match.project_key == bindparam("project"), among(_match.position, "positions", dialect)
+    )
+    for dialect in ("sqlite", "postgresql")
+}

@@ -1,0 +1,91 @@
+"""The benchmark of matching, `make bench-automations`: a send among 10,000 automations beside one among 10.
+
+Each of the two servers has ten automations that match every event, and so records ten matches with it. One has 9,990
+more on the same event, whose conditions ask for other values.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import grpc
+
+from bench.harness import Rates, Ratio, main, progress
+from bench.quick import unary_load
+from bench.subjects import METADATA, Signalbox, signalbox
+from server.demo import EVENT
+from signalbox.v1 import automations_pb2 as pb
+from signalbox.v1.automations_pb2_grpc import AutomationsStub
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MATCHING, ALL = 10, 10_000
+IN_FLIGHT = 64
+WARM_UP_SECONDS = 1.0
+
+MANY = "SendEvent among 10,000 automations, 10 match"
+FEW = "  SendEvent among the 10 alone"
+
+RATIOS = (Ratio(MANY, FEW, 0.80),)
+
+
+def measure(rounds: int, seconds: float) -> Rates:
+    """Start both servers, make the automations, measure so many rounds, and end the servers."""
+    with ExitStack() as stack:
+        subjects: dict[str, Signalbox] = {}
+        rates: Rates = {MANY: [], FEW: []}
+        for name, count in ((MANY, ALL), (FEW, MATCHING)):
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="signalbox-bench-")))
+            subjects[name] = stack.enter_context(signalbox(folder))
+            began = perf_counter()
+            _create(subjects[name], conditions(count))
+            progress(f"{count:,} automations were made in {perf_counter() - began:.1f} s\n")
+            subjects[name].send_one()
+            subjects[name].load(unary_load(folder, subjects[name].grpc), 1, WARM_UP_SECONDS)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="signalbox-bench-")))
+        for number in range(1, rounds + 1):
+            progress(f"round {number} of {rounds}")
+            for name, subject in subjects.items():
+                rates[name].append(subject.load(unary_load(folder, subject.grpc), 1, seconds))
+        progress("")
+        return rates
+
+
+def conditions(count: int) -> Iterator[str]:
+    """Give so many conditions on the benchmark's event: the first ten hold, all others ask for something else."""
+    for number in range(count):
+        if number < MATCHING:
+            yield f"properties.order_total > {number}"
+        elif number % 3 == 0:
+            yield f'properties.currency == "X{number}"'
+        elif number % 3 == 1:
+            yield f"properties.order_total > {1_000 + number}"
+        else:
+            yield f'properties.currency in ["Y{number}", "Z{number}"] && properties.is_first_purchase'
+
+
+def _create(subject: Signalbox, texts: Iterator[str]) -> None:
+    with grpc.insecure_channel(subject.grpc) as channel:
+        stub = AutomationsStub(channel)
+        pending = []
+        for number, text in enumerate(texts):
+            wanted = pb.Automation(
+                name=f"a{number}", event_name=EVENT, condition=text, state=pb.AUTOMATION_STATE_ACTIVE
+            )
+            call = stub.CreateAutomation.future(pb.CreateAutomationRequest(automation=wanted), metadata=METADATA)
+            pending.append(call)
+            if len(pending) == IN_FLIGHT:
+                for each in pending:
+                    each.result()
+                pending.clear()
+        for each in pending:
+            each.result()
+
+
+if __name__ == "__main__":
+    main(__doc__, ("h2load",), measure, RATIOS)

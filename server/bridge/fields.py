@@ -1,0 +1,22 @@
+"""Types of fields that several dialects share, as the OpenAPI document describes them; who reads a field checks it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal, TypeAlias
+
+from msgspec import Meta
+
+from registry.schema import PropertyType
+
+Email: TypeAlias = Annotated[str, Meta(extra_json_schema={"format": "email", "maxLength": 254})]
+Uuid: TypeAlias = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
+FlatType: TypeAlias = Literal["string", "number", "boolean", "date"]
+Limit: TypeAlias = Annotated[int, Meta(ge=1, le=100)]
+
+FLAT_TYPES: Final[dict[PropertyType, FlatType]] = {
+    PropertyType.STRING: "string",
+    PropertyType.NUMBER: "number",
+    PropertyType.BOOLEAN: "boolean",
+    PropertyType.DATE: "date",
+}
+"""What a dialect without nesting can show of a definition: properties of other types are left out."""

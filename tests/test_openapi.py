@@ -1,0 +1,63 @@
+"""The OpenAPI document, held against what the bridge does by a tool that knows nothing but the document."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from server.bridge.dialects import DIALECTS
+from server.bridge.openapi import document
+from tests.support.bridge import calling
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.service import Service
+
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_schema_conformance",
+    "unsupported_method",
+    "ignored_auth",
+)
+EXAMPLES = int(os.environ.get("SIGNALBOX_OPENAPI_EXAMPLES", "5"))
+
+
+# The tables of the dialects run over both databases; what is tried out here is the document.
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("dialect", [door.dialect.value for door in DIALECTS])
+async def test_every_endpoint_answers_as_the_document_says(
+    lasting_service: Service, dialect: str, tmp_path: Path
+) -> None:
+    """Try many requests; SIGNALBOX_OPENAPI_EXAMPLES says how many for each endpoint."""
+    client = await lasting_service.shop()
+    address = f"http://{lasting_service.http_address}"
+    # Both mounts of OpenSend have the same handlers.
+    once = "opensend/(events|automations|contacts|api/events$)" if dialect == "opensend" else dialect
+    async with calling(lasting_service, client, dialect) as caller:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "schemathesis.cli", "run", f"{address}/openapi.json", "--url", address),
+            *("-H", f"Authorization: Bearer {caller.secret}", "--include-path-regex", f"^/{once}"),
+            *("--checks", ",".join(CHECKS), "--max-examples", str(EXAMPLES), "--phases", "coverage,fuzzing"),
+            *("--generation-deterministic", "--no-color"),
+            cwd=tmp_path,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()[-8_000:]
+
+
+def test_the_document_names_every_endpoint_once() -> None:
+    described = document(DIALECTS)["paths"]
+    operations = [operation for path in described.values() for operation in path.values()]
+    assert len(operations) == sum(len(door.routes) for door in DIALECTS)
+    assert len({each["operationId"] for each in operations}) == len(operations)
+    assert all(each["summary"] for each in operations)

@@ -1,0 +1,429 @@
+"""How long matches are kept: what the pruner deletes, what it leaves, and what is answered about what is gone."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from grpc import StatusCode
+from structlog.testing import capture_logs
+
+from automation.match_log import match_values
+from automation.retention import delete_gone
+from automation.runs import Match, MatchKind
+from server import match_pruner
+from server.match_pruner import MatchPruner
+from server.model import Rules
+from server.storage.log import Head, matches, move_heads
+from server.storage.projects import insert_project
+from signalbox.v1 import automations_pb2 as runs_pb
+from signalbox.v1 import match_stream_pb2 as pb
+from tests.support.automations import (
+    RESUMED,
+    STARTED,
+    TIMED_OUT,
+    automate,
+    await_event,
+    cancel,
+    complete,
+    get_run,
+    list_runs,
+    matches_of,
+    no_longer_waiting,
+    started,
+)
+from tests.support.consumers import EARLIEST, PARK, acknowledge, ids, parked, positions, pull, seek, stats, subscribe
+from tests.support.messages import ANYTHING, MATCHES, event, orders
+from tests.support.refusals import refusal, verdict
+from tests.support.service import serving
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from sqlalchemy import Connection
+
+    from server.storage.database import Database
+    from signalbox.v1 import match_pb2
+    from tests.support.refusals import Refusal
+    from tests.support.service import Client
+    from tests.support.stores import Store
+
+ALL = pb.ParkedSelection(all=True)
+NEVER = 3_600.0
+AT_ONCE = 0.02
+"""Seconds that matches are kept where the tests have them pruned."""
+
+on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+
+
+@asynccontextmanager
+async def keeping(database_url: str, client: Client | None, seconds: float) -> AsyncIterator[Client]:
+    """Serve a database that keeps matches so long; gives a shop, the one that the client is of if there is one."""
+    async with serving(database_url, match_retention_seconds=seconds) as service:
+        yield await service.shop() if client is None else service.client(client.secret, client.project)
+
+
+async def kept(store: Store) -> list[int]:
+    return sorted(row[1] for row in await store.rows("automation_match"))
+
+
+async def kept_are(store: Store, expected: list[int]) -> None:
+    """Wait until just these positions are kept."""
+    async with asyncio.timeout(10):
+        while await kept(store) != expected:  # noqa: ASYNC110 - rows do not tell
+            await asyncio.sleep(0.02)
+
+
+async def read_from(client: Client, start: pb.StartPoint) -> tuple[list[match_pb2.Match], pb.WatchMatchesResponse]:
+    """Read the log from a place to its end; gives the last answer too."""
+    call = client.matches.WatchMatches(pb.WatchMatchesRequest(start=start))
+    found: list[match_pb2.Match] = []
+    async for answer in call:
+        found += answer.matches
+        if answer.position == answer.head_position:
+            break
+    call.cancel()
+    return found, answer
+
+
+def after(position: int) -> pb.StartPoint:
+    return pb.StartPoint(after_position=position)
+
+
+def since(micros: int) -> pb.StartPoint:
+    time = Timestamp()
+    time.FromMicroseconds(micros)
+    return pb.StartPoint(time=time)
+
+
+async def expired(call: Any) -> Refusal:
+    refused = await refusal(call)
+    assert (refused.code, refused.reason) == (StatusCode.OUT_OF_RANGE, "CURSOR_EXPIRED")
+    return refused
+
+
+# What is deleted
+
+
+async def test_matches_are_kept_for_ever_unless_it_is_said_otherwise(database_url: str, store: Store) -> None:
+    async with serving(database_url) as service:
+        shop = await service.shop()
+        await automate(shop)
+        await shop.send_all(orders(3))
+        await store.execute("UPDATE automation_match SET matched_at = 1")
+        await asyncio.sleep(0.2)
+    assert await kept(store) == [1, 2, 3]
+
+
+async def test_what_is_old_enough_goes_and_what_is_younger_stays(database_url: str, store: Store) -> None:
+    async with keeping(database_url, None, NEVER) as shop:
+        await automate(shop)
+        await shop.send_all(orders(5))
+    await store.execute("UPDATE automation_match SET matched_at = position WHERE position <= 3")
+    async with keeping(database_url, shop, NEVER) as shop:
+        await kept_are(store, [4, 5])
+        found, last = await read_from(shop, EARLIEST)
+        assert [each.position for each in found] == [4, 5]
+        for start in (after(0), after(2), since(0), since(3)):
+            call = shop.matches.WatchMatches(pb.WatchMatchesRequest(start=start))
+            assert (await expired(call.read())).metadata == {"earliest_position": "4"}
+        for start in (after(3), since(4)):
+            assert (await read_from(shop, start))[0] == found
+        assert (await read_from(shop, pb.StartPoint(cursor=last.cursor)))[0] == []
+        (match,) = await matches_of(shop)
+        assert match.position == 6
+
+
+async def test_a_log_of_which_nothing_is_kept_goes_on_at_its_end(database_url: str, store: Store) -> None:
+    async with keeping(database_url, None, AT_ONCE) as shop:
+        await automate(shop)
+        await shop.send_all(orders(3))
+        await kept_are(store, [])
+        for start in (EARLIEST, after(3), pb.StartPoint(), since(2**52)):
+            found, last = await read_from(shop, start)
+            assert (found, last.position, last.head_position) == ([], 3, 3)
+        assert (await subscribe(shop, "late", EARLIEST)).stats == pb.SubscriptionStats(
+            floor_position=3, read_position=3, head_position=3
+        )
+        await shop.send()
+        (delivery,) = await pull(shop, name="late", wait=5)
+        assert delivery.match.position == 4
+        await acknowledge(shop, "late", ack=pb.AckDeliveries(delivery_ids=[delivery.delivery_id]))
+        await kept_are(store, [])
+
+
+async def test_a_cursor_expires_under_a_watcher_that_stays_behind(database_url: str, store: Store) -> None:
+    """One that reads on is told, not led over a gap."""
+    async with keeping(database_url, None, NEVER) as shop:
+        await shop.define("large", ANYTHING)
+        await automate(shop, "large")
+        for _ in range(20):
+            await shop.send_all([event({"text": "x" * 100_000}, name="large") for _ in range(10)])
+    async with keeping(database_url, shop, NEVER) as shop:
+        call = shop.matches.WatchMatches(pb.WatchMatchesRequest(start=EARLIEST))
+        first = await call.read()
+        assert isinstance(first, pb.WatchMatchesResponse)
+        await store.execute("UPDATE automation_match SET matched_at = 1")
+        await store.execute(
+            "INSERT INTO match_log_start (project_key, position, gone_before)"
+            " SELECT project_key, 201, 2 FROM automation_match WHERE position = 1"
+        )
+        read = [each.position for each in first.matches]
+
+        async def read_on() -> None:
+            while isinstance(answer := await call.read(), pb.WatchMatchesResponse):
+                read.extend(each.position for each in answer.matches)
+
+        assert (await expired(read_on())).metadata == {"earliest_position": "201"}
+    assert read == list(range(1, len(read) + 1))
+    assert len(read) < 200
+
+
+async def test_the_start_of_a_log_outlives_a_restart_and_the_end_of_pruning(database_url: str, store: Store) -> None:
+    async with keeping(database_url, None, AT_ONCE) as shop:
+        await automate(shop)
+        await shop.send_all(orders(4))
+        await kept_are(store, [])
+    async with serving(database_url) as service:
+        shop = service.client(shop.secret, shop.project)
+        call = shop.matches.WatchMatches(pb.WatchMatchesRequest(start=after(1)))
+        assert (await expired(call.read())).metadata == {"earliest_position": "5"}
+        assert (await subscribe(shop)).stats.head_position == 4
+
+
+async def test_logs_are_pruned_each_for_itself(database_url: str, store: Store) -> None:
+    async with serving(database_url, match_retention_seconds=AT_ONCE) as service:
+        one, other = await service.shop(), await service.shop()
+        for shop in (one, other):
+            await automate(shop)
+        await subscribe(other)
+        await one.send_all(orders(3))
+        await other.send_all(orders(2))
+        await kept_are(store, [1, 2])
+        assert (await read_from(other, after(0)))[1].position == 2
+        assert (await read_from(one, EARLIEST))[1].position == 3
+
+
+@on_postgresql
+async def test_servers_of_one_database_prune_together(database_url: str, store: Store) -> None:
+    async with (
+        serving(database_url, match_retention_seconds=AT_ONCE) as one,
+        serving(database_url, match_retention_seconds=AT_ONCE) as _,
+    ):
+        shop = await one.shop()
+        await automate(shop)
+        with capture_logs() as logs:
+            for _ in range(20):
+                await shop.send_all(orders(300))
+            await kept_are(store, [])
+        assert [each for each in logs if each["log_level"] == "error"] == []
+        assert (await read_from(shop, EARLIEST))[1].position == 6_000
+
+
+async def test_a_long_log_goes_in_small_transactions(
+    database_url: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(match_pruner, "STEP_MATCHES", 10)
+    sizes: list[int] = []
+
+    def delete(connection: Any, project_key: int, gone: Any) -> None:
+        sizes.append(len(gone))
+        delete_gone(connection, project_key, gone)
+
+    monkeypatch.setattr(match_pruner, "delete_gone", delete)
+    async with keeping(database_url, None, NEVER) as shop:
+        await automate(shop)
+        await shop.send_all(orders(95))
+    await store.execute("UPDATE automation_match SET matched_at = 1")
+    async with keeping(database_url, shop, NEVER):
+        await kept_are(store, [])
+    assert sizes == [10] * 9 + [5]
+
+
+async def test_one_project_that_cannot_be_pruned_does_not_keep_the_others_from_it(
+    database: Database, store: Store
+) -> None:
+    """A row that is missing, by somebody's own hand, is a defect of one log."""
+
+    def work(connection: Connection) -> None:
+        for name, found in (("broken", [2]), ("sound", [1, 2])):
+            key = insert_project(connection, name, name, Rules(), 1).key
+            made = [Match(each, "m", MatchKind.STARTED, 1, 1, "r", 1, "e", 0, 1) for each in found]
+            matches.append(connection, [match_values(key, each) for each in made])
+            move_heads(connection, {key: Head(2, 1, 1, 2)})
+
+    await database.write(work)
+    pruner = MatchPruner(database, 1)
+    with capture_logs() as logs:
+        pruner.start()
+        await kept_are(store, [2])
+        async with asyncio.timeout(10):
+            while not any(each["log_level"] == "error" for each in logs):  # noqa: ASYNC110 - logs do not tell
+                await asyncio.sleep(0.02)
+        await pruner.close()
+    assert {(each["event"], each["work"]) for each in logs if each["log_level"] == "error"} == {
+        ("work_failed", "pruning")
+    }
+
+
+# What a subscription has to settle yet, or has parked
+
+
+async def test_what_is_not_settled_is_kept_and_goes_when_it_is(database_url: str, store: Store) -> None:
+    """NoAckedLoss: unread, outstanding, retrying, whatever its age."""
+    async with keeping(database_url, None, AT_ONCE) as shop:
+        await automate(shop)
+        await subscribe(shop)
+        await shop.send_all(orders(6))
+        first, second, third, fourth = await pull(shop, 4)
+        await acknowledge(shop, ack=pb.AckDeliveries(delivery_ids=ids([first, third])))
+        retry = pb.NackDeliveries(delivery_ids=[second.delivery_id])
+        await acknowledge(shop, nacks=[retry])
+        await kept_are(store, [2, 3, 4, 5, 6])
+        await asyncio.sleep(0.2)
+        assert await kept(store) == [2, 3, 4, 5, 6]
+        await acknowledge(shop, ack=pb.AckDeliveries(delivery_ids=[fourth.delivery_id]))
+        settled: set[int] = set()
+        while not settled >= {2, 5, 6}:
+            found = await pull(shop, 10, wait=5)
+            await acknowledge(shop, ack=pb.AckDeliveries(delivery_ids=ids(found)))
+            settled.update(positions(found))
+        assert settled == {2, 5, 6}
+        await kept_are(store, [])
+        assert (await stats(shop)).floor_position == 6
+
+
+async def test_what_is_parked_is_kept_and_holds_nothing_else(database_url: str, store: Store) -> None:
+    async with keeping(database_url, None, AT_ONCE) as shop:
+        await automate(shop)
+        await subscribe(shop)
+        await shop.send_all(orders(5))
+        deliveries = await pull(shop, 5)
+        await acknowledge(
+            shop,
+            ack=pb.AckDeliveries(delivery_ids=ids(deliveries[2:4])),
+            nacks=[pb.NackDeliveries(delivery_ids=ids([*deliveries[:2], deliveries[4]]), action=PARK)],
+        )
+        await kept_are(store, [1, 2, 5])
+        assert [each.match for each in await parked(shop)] == [deliveries[at].match for at in (4, 1, 0)]
+        assert (await read_from(shop, EARLIEST))[0] == []
+        one = pb.ParkedSelection(match_ids=[deliveries[0].match.id])
+        await shop.matches.DiscardParkedMatches(pb.DiscardParkedMatchesRequest(subscription="engine", selection=one))
+        await kept_are(store, [2, 5])
+        await shop.matches.ReplayParkedMatches(pb.ReplayParkedMatchesRequest(subscription="engine", selection=ALL))
+        replayed = await pull(shop, 5)
+        assert [each.match for each in replayed] == [deliveries[at].match for at in (1, 4)]
+        await asyncio.sleep(0.2)
+        assert await kept(store) == [2, 5]
+        assert (await stats(shop)).floor_position == 5
+        await acknowledge(shop, ack=pb.AckDeliveries(delivery_ids=ids(replayed)))
+        await kept_are(store, [])
+
+
+async def test_a_subscription_that_is_deleted_holds_nothing(database_url: str, store: Store) -> None:
+    async with keeping(database_url, None, AT_ONCE) as shop:
+        await automate(shop)
+        await subscribe(shop, "one")
+        await subscribe(shop, "two")
+        await shop.send_all(orders(3))
+        for name, expected in (("one", [1, 2, 3]), ("two", [])):
+            await shop.matches.DeleteSubscription(pb.DeleteSubscriptionRequest(subscription=name))
+            await asyncio.sleep(0.1)
+            await kept_are(store, expected)
+
+
+async def test_a_seek_goes_back_to_the_start_of_the_log_and_no_further(database_url: str, store: Store) -> None:
+    async with keeping(database_url, None, NEVER) as shop:
+        await automate(shop)
+        await subscribe(shop)
+        await shop.send_all(orders(6))
+        await acknowledge(shop, ack=pb.AckDeliveries(delivery_ids=ids(await pull(shop))))
+    await store.execute("UPDATE automation_match SET matched_at = position WHERE position <= 3")
+    async with keeping(database_url, shop, NEVER) as shop:
+        await kept_are(store, [4, 5, 6])
+        before = (await stats(shop)).floor_position
+        assert (await expired(seek(shop, 2))).metadata == {"earliest_position": "4"}
+        assert (await expired(subscribe(shop, "late", after(0)))).metadata == {"earliest_position": "4"}
+        assert (await stats(shop)).floor_position == before == 6
+        request = pb.SeekSubscriptionRequest(subscription="engine", start=EARLIEST)
+        assert (await shop.matches.SeekSubscription(request)).subscription.stats.floor_position == 3
+        assert positions(await pull(shop)) == [4, 5, 6]
+
+
+async def test_no_seek_slips_below_a_log_that_is_being_pruned(database_url: str, store: Store) -> None:
+    """What a seek was granted is delivered, however it meets the pruner."""
+    async with keeping(database_url, None, 0.001) as shop:
+        await automate(shop)
+        await subscribe(shop)
+
+        for _ in range(15):
+            await shop.send_all(orders(3))
+            await acknowledge(shop, ack=pb.AckDeliveries(delivery_ids=ids(await pull(shop, wait=5))))
+            request = pb.SeekSubscriptionRequest(subscription="engine", start=EARLIEST)
+            place = (await shop.matches.SeekSubscription(request)).subscription.stats.floor_position
+            head = (await stats(shop)).head_position
+            again = await pull(shop, wait=1 if place < head else 0)
+            assert positions(again) == list(range(place + 1, head + 1))
+            if again:
+                await acknowledge(shop, ack=pb.AckDeliveries(delivery_ids=ids(again)))
+        await kept_are(store, [])
+
+
+# Runs, explanations and repeated sends
+
+
+async def test_runs_need_no_match(database_url: str, store: Store) -> None:
+    async with keeping(database_url, None, AT_ONCE) as shop:
+        await shop.define("paid", ANYTHING)
+        await automate(shop)
+        resumed, timed_out, ended, left = [await started(shop) for _ in range(4)]
+        match_ids = [each.match_id for each in (resumed, timed_out, ended, left)]
+        await await_event(shop, resumed)
+        await kept_are(store, [])
+        assert [each.match_id for each in await list_runs(shop)] == [""] * 4
+        assert (await get_run(shop, left.id)).status == runs_pb.RUN_STATUS_QUEUED
+        await await_event(shop, timed_out, "unheard_of", seconds=1, match_id=match_ids[1])
+        assert await verdict(complete(shop, ended, match_id=match_ids[3])) == (
+            StatusCode.FAILED_PRECONDITION,
+            "RUN_MOVED_ON",
+        )
+        assert (await complete(shop, ended, match_id=match_ids[2])).status == runs_pb.RUN_STATUS_COMPLETED
+        assert (await cancel(shop, left)).status == runs_pb.RUN_STATUS_CANCELLED
+        await subscribe(shop)
+        (match,) = await matches_of(shop, event(name="paid"))
+        assert (match.kind, match.run_id, match.position) == (RESUMED, resumed.id, 5)
+        await no_longer_waiting(shop, timed_out)
+        found = [each.match for each in await pull(shop, wait=5)]
+        assert [(each.kind, each.run_id, each.event.name) for each in found] == [
+            (RESUMED, resumed.id, "paid"),
+            (TIMED_OUT, timed_out.id, "order_completed"),
+        ]
+        assert (await get_run(shop, resumed.id)).match_id == found[0].id
+
+
+async def test_an_event_whose_match_is_gone_is_explained_and_repeated(database_url: str, store: Store) -> None:
+    async with keeping(database_url, None, AT_ONCE) as shop:
+        await automate(shop, entry_rule=runs_pb.ENTRY_RULE_ONCE_PER_CONTACT)
+        sent = event({"order_total": 5}, key="once")
+        receipt = await shop.send(sent, MATCHES)
+        assert [each.kind for each in receipt.matches] == [STARTED]
+        await kept_are(store, [])
+        again = await shop.send(sent, MATCHES)
+        assert (again.duplicate, again.event.id, again.match_count, list(again.matches)) == (
+            True,
+            receipt.event.id,
+            0,
+            [],
+        )
+        second = await shop.send()
+        assert second.match_count == 0
+        answer = await shop.automations.ExplainEvent(runs_pb.ExplainEventRequest(event_id=receipt.event.id))
+        (each,) = answer.explanations
+        assert (each.matched, each.match_id, each.run_id) == (True, "", "")
+        answer = await shop.automations.ExplainEvent(runs_pb.ExplainEventRequest(event_id=second.event.id))
+        (each,) = answer.explanations
+        (run,) = await list_runs(shop)
+        assert [reason.run_id for reason in each.outside_reasons] == [run.id]

@@ -1,0 +1,133 @@
+"""TLS, which both ports speak with the same files."""
+
+from __future__ import annotations
+
+import ssl
+import subprocess
+from typing import TYPE_CHECKING
+
+import grpc
+import httpx
+import pytest
+from grpc import StatusCode
+
+from server.settings import Tls
+from signalbox.v1 import projects_pb2
+from tests.support.service import Service, serving
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+both_doors = pytest.mark.parametrize("door", ["grpc", "http"])
+
+
+class Authority:
+    """Certificates of one name, each its own authority."""
+
+    def __init__(self, folder: Path) -> None:
+        self.certificate = folder / "cert.pem"
+        self.key = folder / "key.pem"
+        folder.mkdir()
+        self.renew()
+
+    def renew(self) -> None:
+        """Make another certificate and key in the same files."""
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        names = ["-days", "1", "-subj", "/CN=signalbox", "-addext", "subjectAltName=IP:127.0.0.1"]
+        files: list[str | Path] = ["-keyout", self.key, "-out", self.certificate]
+        subprocess.run([*command, *names, *files], check=True, capture_output=True)
+
+    def trust(self) -> str:
+        """Give what a client must trust to speak to who has this certificate now."""
+        return self.certificate.read_text()
+
+
+async def reaches(service: Service, door: str, trusted: str, shown: Authority | None = None) -> bool:
+    """Say whether a call arrives that trusts a certificate, and shows one, over a connection of its own."""
+    return await (_over_grpc if door == "grpc" else _over_http)(service, trusted, shown)
+
+
+async def _over_grpc(service: Service, trusted: str, shown: Authority | None) -> bool:
+    pair = (shown.key.read_bytes(), shown.certificate.read_bytes()) if shown else (None, None)
+    credentials = grpc.ssl_channel_credentials(trusted.encode(), *pair)
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    channel = (
+        grpc.aio.secure_channel(service.address, credentials, options)
+        if trusted
+        else grpc.aio.insecure_channel(service.address, options)
+    )
+    async with channel:
+        client = Service(service.address, channel).admin
+        outcome = client.projects.ListProjects(projects_pb2.ListProjectsRequest(), timeout=5)
+        code = await outcome.code()
+        assert code in (StatusCode.OK, StatusCode.UNAVAILABLE)
+        return code is StatusCode.OK
+
+
+async def _over_http(service: Service, trusted: str, shown: Authority | None) -> bool:
+    context = ssl.create_default_context(cadata=trusted or None)
+    if shown:
+        context.load_cert_chain(shown.certificate, shown.key)
+    scheme = "https" if trusted else "http"
+    async with httpx.AsyncClient(verify=context) as client:
+        try:
+            return (await client.get(f"{scheme}://{service.http_address}/healthz")).status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "host")
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/signalbox.db"
+
+
+@both_doors
+async def test_tls_keeps_out_who_speaks_plainly_or_trusts_another(
+    host: Authority, url: str, tmp_path: Path, door: str
+) -> None:
+    other = Authority(tmp_path / "other")
+    async with serving(url, tls=Tls(host.certificate, host.key)) as service:
+        assert await reaches(service, door, host.trust())
+        assert not await reaches(service, door, other.trust())
+        assert not await reaches(service, door, "")
+
+
+@both_doors
+async def test_mtls_keeps_out_who_shows_no_certificate_or_a_strangers(
+    host: Authority, url: str, tmp_path: Path, door: str
+) -> None:
+    friend, stranger = Authority(tmp_path / "friend"), Authority(tmp_path / "stranger")
+    async with serving(url, tls=Tls(host.certificate, host.key, friend.certificate)) as service:
+        assert await reaches(service, door, host.trust(), friend)
+        assert not await reaches(service, door, host.trust(), stranger)
+        assert not await reaches(service, door, host.trust())
+
+
+@both_doors
+async def test_a_renewed_certificate_is_shown_from_the_next_connection_on(host: Authority, url: str, door: str) -> None:
+    async with serving(url, tls=Tls(host.certificate, host.key)) as service:
+        old = host.trust()
+        assert await reaches(service, door, old)
+        host.renew()
+        assert await reaches(service, door, host.trust())
+        assert not await reaches(service, door, old)
+
+
+@both_doors
+async def test_a_certificate_that_goes_missing_leaves_the_old_one_in_use(host: Authority, url: str, door: str) -> None:
+    async with serving(url, tls=Tls(host.certificate, host.key)) as service:
+        old = host.trust()
+        host.certificate.unlink()
+        assert await reaches(service, door, old)
+
+
+async def test_a_server_without_its_certificate_does_not_start(url: str, tmp_path: Path) -> None:
+    nothing = tmp_path / "nothing.pem"
+    with pytest.raises(FileNotFoundError):
+        async with serving(url, tls=Tls(nothing, nothing)):
+            pass
