@@ -17,7 +17,7 @@ from server.storage.log import lock_heads
 from server.storage.projects import advance_catalog
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from sqlalchemy import Connection
 
@@ -75,13 +75,18 @@ class Contacts:
 
         return await self._database.write(work)
 
-    async def update(self, project_key: int, name: ContactName, properties: Mapping[str, Any]) -> Contact:
-        """Set properties of a contact; one that is None is removed. Raises ContactNotFound and InvalidArgument."""
+    async def update(
+        self, project_key: int, name: ContactName, properties: Mapping[str, Any], etag: str = ""
+    ) -> Contact:
+        """Set properties of a contact; one that is None is removed.
+
+        Raises ContactNotFound, EtagMismatch and InvalidArgument.
+        """
 
         def work(connection: Connection) -> Contact:
             lock_heads(connection, [project_key])
             current = store.find_contact(connection, project_key, contact_id=name.id, email=name.email)
-            return _updated(connection, current, properties, "")
+            return _updated(connection, current, properties, etag)
 
         return await self._database.write(work)
 
@@ -136,6 +141,20 @@ class Contacts:
             current = store.find_contact(connection, project_key, contact_id=name.id, email=name.email)
             store.erase_contact(connection, project_key, current, etag, now_micros())
             return current
+
+        return await self._database.write(work)
+
+    async def delete_all(self, project_key: int, contact_ids: Iterable[str]) -> int:
+        """Erase those of the contacts that are there, in one transaction. Returns how many there were."""
+        wanted = set(contact_ids)
+
+        def work(connection: Connection) -> int:
+            advance_catalog(connection, project_key)
+            found = store.contact_keys(connection, project_key, ids=wanted)
+            for contact_id in found:
+                current = store.find_contact(connection, project_key, contact_id=contact_id)
+                store.erase_contact(connection, project_key, current, "", now_micros())
+            return len(found)
 
         return await self._database.write(work)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
@@ -21,7 +22,7 @@ from registry.timestamps import now_micros
 from server.errors import ConsumerReplaced, ServiceError, StorageRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from sqlalchemy import Connection
 
@@ -158,8 +159,8 @@ class Dispatcher:
         self._exhausted = False
         self._wake.set()
 
-    async def run(self) -> None:
-        """Step until nobody needs it any more."""
+    async def run(self, over: Callable[[], object]) -> None:
+        """Step until nobody needs it any more; says so by `over`, in the moment in which it looks no more."""
         following = asyncio.create_task(self._follow(), name="follow-match-log")
         try:
             while self._needed():
@@ -167,6 +168,7 @@ class Dispatcher:
                 if self._needed():
                     await self._step()
         finally:
+            over()
             following.cancel()
             with suppress(asyncio.CancelledError):
                 await following
@@ -292,11 +294,15 @@ class Dispatchers:
 
     @contextmanager
     def used(self, current: Subscription) -> Iterator[Dispatcher]:
-        """Give the dispatcher of a subscription; there is none while nobody uses it."""
+        """Give the dispatcher of a subscription.
+
+        One that nobody uses stays until it has done what was submitted, so that who comes next finds it done.
+        """
         dispatcher = self._by_key.get(current.key)
         if dispatcher is None:
             dispatcher = self._by_key[current.key] = Dispatcher(self._database, self._hub, current)
-            task = asyncio.create_task(dispatcher.run(), name="dispatch-matches")
+            over = partial(self._by_key.pop, current.key)
+            task = asyncio.create_task(dispatcher.run(over), name="dispatch-matches")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         dispatcher.users += 1
@@ -305,7 +311,6 @@ class Dispatchers:
         finally:
             dispatcher.users -= 1
             if not dispatcher.users:
-                del self._by_key[current.key]
                 dispatcher.stir()
 
     def streams(self, subscription_key: int) -> list[Consumer]:

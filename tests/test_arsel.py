@@ -25,17 +25,26 @@ ORDER = {"name": NAME, "description": "An order was paid for", "schema": {"field
 ORDER_ANSWER = {"id": ID, **ORDER, "created_at": MILLIS, "updated_at": MILLIS}
 DEFINED = ("POST /v1/events", ORDER)
 DATA = {"order_id": "A-1023", "total": 149.99}
-GRACE = {"email": "Grace@Example.com", "first_name": "Grace", "properties": {"plan": "pro"}}
+GRACE = {
+    "email": "Grace@Example.com",
+    "phone_number": "+966512345678",
+    "first_name": "Grace",
+    "properties": {"plan": "pro", "age": 30},
+}
 GRACE_ANSWER = {
     "id": ID,
     "email": "grace@example.com",
+    "phone_number": "+966512345678",
     "first_name": "Grace",
     "last_name": None,
-    "properties": {"plan": "pro"},
+    "source": "api",
+    "properties": {"plan": "pro", "age": 30},
+    "is_suppressed": False,
     "created_at": MILLIS,
     "updated_at": MILLIS,
 }
 KNOWN = ("POST /v1/contacts", GRACE)
+BARE_CONTACT = GRACE_ANSWER | {"email": ADA + "x", "phone_number": None, "first_name": None, "properties": {}}
 ACCEPTED = {"id": ID, "status": "accepted"}
 
 
@@ -241,14 +250,23 @@ CASES = [
         [KNOWN],
     ),
     Case("read", "GET /v1/contacts/{0.id}", UNSENT, 200, GRACE_ANSWER | {"id": "{0.id}"}, [KNOWN]),
+    Case("an address will do", "POST /v1/contacts", {"email": ADA + "x"}, 201, BARE_CONTACT),
+    Case("an address is needed", "POST /v1/contacts", {"phone_number": "+1"}, 400, bad("email is required")),
+    Case("a name is short", "POST /v1/contacts", GRACE | {"first_name": "x" * 101}, 400, bad()),
     Case(
-        "changed",
+        "what is not sent stays, null clears, properties are replaced",
         "PATCH /v1/contacts/{0.id}",
-        {"last_name": "Hopper", "properties": {"plan": None, "rank": 7}},
+        {"id": "{0.id}", "email": "GRACE@example.com", "first_name": None, "properties": {"rank": 7}},
         200,
-        GRACE_ANSWER | {"last_name": "Hopper", "properties": {"rank": 7}},
+        GRACE_ANSWER | {"first_name": None, "properties": {"rank": 7}},
         [KNOWN],
     ),
+    Case("a PATCH may change nothing", "PATCH /v1/contacts/{0.id}", b"", 200, GRACE_ANSWER, [KNOWN]),
+    *(
+        Case(f"the address stays, not {email}", "PATCH /v1/contacts/{0.id}", {"email": email}, 400, bad(), [KNOWN])
+        for email in ("other@example.com", None)
+    ),
+    Case("there are no lists", "GET /v1/contacts?list_id=a", UNSENT, 400, bad()),
     Case("deleted", "DELETE /v1/contacts/{0.id}", UNSENT, 200, {"message": "Contact deleted"}, [KNOWN]),
     *(
         Case(f"nobody to {method}", f"{method} /v1/contacts/x", body, 404, gone("Contact not found"))
@@ -260,11 +278,14 @@ CASES = [
     Case(
         "deleted together",
         "POST /v1/contacts/bulk-delete",
-        {"ids": ["{0.id}", "{0.id}", "x"]},
+        {"contact_ids": ["{0.id}", "{1.id}", "{0.id}", "x"]},
         200,
-        {"message": "Contacts deleted", "deleted": 1},
-        [KNOWN],
+        {"message": "Contacts deleted", "deleted": 2},
+        [KNOWN, ("POST /v1/contacts", {"email": "other@example.com"})],
     ),
+    Case("ids are needed", "POST /v1/contacts/bulk-delete", {}, 400, bad("contact_ids is required")),
+    Case("one at least", "POST /v1/contacts/bulk-delete", {"contact_ids": []}, 400, bad()),
+    Case("1,000 at most", "POST /v1/contacts/bulk-delete", {"contact_ids": ["x"] * 1_001}, 400, bad()),
     # Keys
     Case(
         "an unknown key",
@@ -329,3 +350,11 @@ async def test_the_time_of_an_event_is_kept(arsel: Caller) -> None:
     await arsel.call("POST /v1/events/send", event(timestamp="2026-06-01T14:00:00+02:00"))
     (recorded,) = await arsel.client.log()
     assert recorded.occurred_at.ToJsonString() == "2026-06-01T12:00:00Z"
+
+
+async def test_a_contact_that_unsubscribed_is_suppressed(arsel: Caller) -> None:
+    await arsel.client.upsert(ADA, {"unsubscribed": True})
+    (contact,) = (await arsel.call("GET /v1/contacts")).json()["data"]
+    assert (contact["is_suppressed"], contact["properties"]) == (True, {})
+    changed = (await arsel.call(f"PATCH /v1/contacts/{contact['id']}", {"properties": {"plan": "pro"}})).json()
+    assert (changed["is_suppressed"], changed["properties"]) == (True, {"plan": "pro"})

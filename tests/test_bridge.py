@@ -69,6 +69,11 @@ async def shop(lasting_service: Service) -> AsyncIterator[Shop]:
         yield Shop(client, contact, callers)
 
 
+@pytest.fixture
+def fresh_database(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/fresh.db"
+
+
 def text_of(dialect: str, body: dict[str, Any]) -> Any:
     """Take the text out of an error, which must have exactly the shape of the dialect."""
     match dialect:
@@ -245,6 +250,28 @@ async def test_a_body_in_chunks_is_counted_too(lasting_service: Service, shop: S
     assert refused.json()["error"]["code"] == "BODY_TOO_LARGE"
 
 
+async def test_a_body_in_one_chunk_is_counted_too(fresh_database: str) -> None:
+    async def chunk() -> AsyncIterator[bytes]:
+        yield b" " * 1_001
+
+    async with serving(fresh_database, http_body_bytes=1_000) as service:
+        client = await service.shop()
+        async with calling(service, client, "arsel") as caller, http_client(service) as http:
+            headers = {"authorization": f"Bearer {caller.secret}", "content-type": "application/json"}
+            refused = await http.post("/v1/events/send", content=chunk(), headers=headers)
+    assert (refused.status_code, text_of("arsel", refused.json())) == (413, "The body is larger than 1,000 bytes")
+
+
+@pytest.mark.parametrize("dialect", NAMES)
+@pytest.mark.parametrize("body", [b"[" * 100_000, b"{} {}", b'{"data": [1}'], ids=lambda body: repr(body[:9]))
+async def test_what_breaks_off_is_no_json_whatever_it_begins_with(shop: Shop, dialect: str, body: bytes) -> None:
+    call, _ = shop.sent(dialect, 5)
+    refused = await shop.callers[dialect].call(call, body)
+    assert refused.status_code == 400
+    wanted = "Invalid JSON body" if dialect == "opensend" else "The body is not valid JSON"
+    assert text_of(dialect, refused.json()) == wanted
+
+
 async def test_of_a_body_that_breaks_off_nothing_is_stored(shop: Shop) -> None:
     caller = shop.callers["autosend"]
     host, _, port = caller.base_url.removeprefix("http://").partition(":")
@@ -331,11 +358,6 @@ async def test_an_idempotency_key_makes_a_repeated_send_harmless(shop: Shop, dia
 # Limits
 
 
-@pytest.fixture
-def fresh_database(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/limits.db"
-
-
 def test_a_sliding_window_gives_back_one_request_at_a_time() -> None:
     now = 0.0
     limiter = RateLimiter(RateLimit(2, 1.0), enforced=True, clock=lambda: now)
@@ -363,6 +385,32 @@ def test_a_fixed_window_gives_back_all_at_once() -> None:
     now = 60.0
     for _ in range(2):
         limiter.take("one", None)
+
+
+def test_headers_are_made_anew_for_each_answer() -> None:
+    told = iter((b"1", b"2"))
+    limiter = RateLimiter(RateLimit(1, 60.0, lambda _: ((b"at", next(told)),)), enforced=False)
+    assert [limiter.take("one", None) for _ in range(2)] == [((b"at", b"1"),), ((b"at", b"2"),)]
+
+
+@pytest.mark.parametrize("dialect", ["emailsendx", "arsel"])
+async def test_every_answer_to_a_key_tells_of_its_limit(lasting_service: Service, shop: Shop, dialect: str) -> None:
+    path = shop.sent(dialect, 5)[0].removeprefix("POST ")
+    answers = [
+        await shop.send(dialect),
+        await shop.callers[dialect].call(f"POST {path}", b"{"),
+        await shop.callers[dialect].call("GET /nowhere"),
+        await shop.callers[dialect].call(f"PUT {path}", {}),
+    ]
+    async with calling(lasting_service, shop.client, dialect, "matches:read") as caller:
+        answers.append(await caller.call(f"POST {path}", {}))
+    assert [each.status_code for each in answers[1:]] == [400, 404, 405, 403]
+    prefix = {"emailsendx": "x-ratelimit", "arsel": "ratelimit"}[dialect]
+    limit = {"emailsendx": "120", "arsel": "2"}[dialect]
+    assert {(each.headers[f"{prefix}-limit"], each.headers[f"{prefix}-remaining"]) for each in answers} == {
+        (limit, limit)
+    }
+    assert all(f"{prefix}-reset" in each.headers for each in answers)
 
 
 async def test_with_rate_limits_each_key_is_held_to_its_dialects(fresh_database: str) -> None:

@@ -10,13 +10,17 @@ import signal
 import stat
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from server.cli.main import run
+from server.cli.options import Connection
+from server.cli.session import Session
 from server.demo import SECRET
 from server.storage.migrations import head
+from signalbox.v1 import event_ingest_pb2 as pb
 from tests.support import curl
 from tests.support.command_line import ENVIRONMENT, Result, command, read_line, serving
 from tests.support.messages import ADA, ORDER
@@ -262,6 +266,24 @@ def test_tail_follows_a_log_over_a_clean_restart_of_the_server(tmp_path: Path) -
     assert following.returncode == 130
     assert out == ""
     assert err in ("", f"{server.address} has gone; waiting for it\n")
+
+
+async def test_an_interrupt_counts_although_the_call_under_way_succeeds() -> None:
+    """Grpcio's client gives the answer of a call that ends in the moment in which it is cancelled."""
+
+    async def answer(_request: object, **_options: object) -> str:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(10)
+        return "answer"
+
+    method: Any = answer
+    session = Session(Connection("127.0.0.1:1", "key", "", "", None, 5, json=False))
+    calling = asyncio.create_task(session.bare_call(method, pb.ListEventsRequest()))
+    await asyncio.sleep(0)
+    calling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+    await session.channel.close()
 
 
 def test_watch_follows_matches_over_a_restart_and_ends_at_its_limit(tmp_path: Path) -> None:

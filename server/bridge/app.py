@@ -61,6 +61,10 @@ _BODILESS = _READING | {"DELETE"}
 _encode = msgspec.json.Encoder().encode
 
 
+class _ClientGone(Exception):
+    """The client went away in the middle of its request."""
+
+
 class _Mount:
     """One dialect as it is served: its routes found by path, and its rate limit kept."""
 
@@ -116,7 +120,7 @@ class Bridge:
             return
         try:
             reply = await self._reply(call, scope["query_string"], receive)
-        except ConnectionError:
+        except _ClientGone:
             return
         except Exception as error:
             reply = self._refusal(call, error)
@@ -125,13 +129,10 @@ class Bridge:
 
     async def _reply(self, call: _Call, query: bytes, receive: Receive) -> Reply:
         caller = await self._caller(call)
-        mount = call.mount
-        assert mount is not None
-        call.route, params = mount.routes.find("GET" if call.method == "HEAD" else call.method, call.path)
-        caller.require(call.route.scope)
-        call.extra += mount.limiter.take(caller.key_id, call.route)
+        route, params = self._route(call, caller)
+        caller.require(route.scope)
         body = await self._body(call, receive)
-        return await call.route.handler(self._services, Request(caller, params, query, call.headers, body))
+        return await route.handler(self._services, Request(caller, params, query, call.headers, body))
 
     async def _caller(self, call: _Call) -> Caller:
         """Tell the caller, and the dialect that is spoken. Raises KeyMissing, KeyInvalid and RouteNotFound."""
@@ -163,6 +164,19 @@ class Bridge:
             call.mount = mount
             call.path = f"/{rest}"
         return mount
+
+    def _route(self, call: _Call, caller: Caller) -> tuple[Route, dict[str, str]]:
+        """Find what is called, and count the call, whether it is served or not.
+
+        Raises RouteNotFound, MethodNotAllowed and RateLimited.
+        """
+        mount = call.mount
+        assert mount is not None
+        try:
+            call.route, params = mount.routes.find("GET" if call.method == "HEAD" else call.method, call.path)
+        finally:
+            call.extra += mount.limiter.take(caller.key_id, call.route)
+        return call.route, params
 
     async def _body(self, call: _Call, receive: Receive) -> bytes:
         """Read the body, where the method has one. Raises BodyTooLarge, BodyTooSlow and UnsupportedMediaType."""
@@ -243,22 +257,22 @@ def _is_json(kind: bytes) -> bool:
 
 
 async def _received(receive: Receive, limit: int) -> bytes:
-    message = await receive()
-    if not message.get("more_body"):
-        return _part(message)
-    body = bytearray(_part(message))
-    while message.get("more_body"):
+    parts: list[bytes] = []
+    size, more = 0, True
+    while more:
         message = await receive()
-        body += _part(message)
-        if len(body) > limit:
+        parts.append(_part(message))
+        size += len(parts[-1])
+        if size > limit:
             raise BodyTooLarge(limit)
-    return bytes(body)
+        more = message.get("more_body", False)
+    return b"".join(parts)
 
 
 def _part(message: Mapping[str, Any]) -> bytes:
-    """Give what came of the body. Raises ConnectionError where the client has gone in the middle of it."""
+    """Give what came of the body. Raises _ClientGone."""
     if message["type"] == "http.disconnect":
-        raise ConnectionAbortedError
+        raise _ClientGone
     part: bytes = message.get("body", b"")
     return part
 

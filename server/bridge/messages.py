@@ -77,6 +77,8 @@ class Request:
         try:
             return _decoder(kind).decode(body)
         except msgspec.ValidationError as error:
+            # What is of the wrong shape may break off further down: that is not JSON, whatever its beginning is.
+            self._decode(Any)
             raise _invalid_body(str(error)) from error
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise MalformedJson from error

@@ -55,10 +55,6 @@ class RateLimiter:
         self._clock = clock
         self._taken: dict[tuple[str, ...], deque[float]] = {}
         self._enforced = enforced
-        self._idle = {
-            allowed: limit.headers(Standing(allowed, allowed, math.ceil(limit.seconds)))
-            for allowed in {limit.requests, limit.requests if limit.reads is None else limit.reads}
-        }
 
     def take(self, key_id: str, route: Route | None) -> Headers:
         """Count a request. Returns the headers for its answer. Raises RateLimited, with its headers."""
@@ -66,7 +62,7 @@ class RateLimiter:
         reading = limit.reads is not None and route is not None and route.method == "GET"
         allowed = limit.reads if reading and limit.reads is not None else limit.requests
         if not self._enforced:
-            return self._idle[allowed]
+            return limit.headers(Standing(allowed, allowed, math.ceil(limit.seconds)))
         place = (key_id,) if limit.reads is None or route is None else (key_id, route.method, route.path)
         now = self._clock()
         taken = self._taken.setdefault(place, deque(maxlen=max(allowed, 1)))

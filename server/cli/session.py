@@ -73,12 +73,12 @@ class Session:
     async def bare_call(self, method: grpc.aio.UnaryUnaryMultiCallable[Q, A], request: Q, metadata: Metadata = ()) -> A:
         """Make a call that carries this metadata alone."""
         try:
-            return await method(request, timeout=self.connection.timeout, metadata=metadata)
+            answer = await method(request, timeout=self.connection.timeout, metadata=metadata)
         except grpc.aio.AioRpcError as error:
-            # A Ctrl-C in the moment in which the call fails is told by the failure alone.
-            if (task := asyncio.current_task()) is not None and task.cancelling():
-                raise asyncio.CancelledError from error
+            _heed_interrupt()
             raise failure_of(error, self.connection) from error
+        _heed_interrupt()
+        return answer
 
     async def metadata(self) -> Metadata:
         """Make the metadata of a call within the project."""
@@ -135,6 +135,12 @@ def client_command(function: Callable[Concatenate[Session, P], Awaitable[None]])
             raise click.exceptions.Exit(INTERRUPTED) from None
 
     return command
+
+
+def _heed_interrupt() -> None:
+    """End the command after a Ctrl-C in the moment in which a call ends: grpcio's client passes over it."""
+    if (task := asyncio.current_task()) is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _channel(connection: Connection) -> grpc.aio.Channel:

@@ -24,10 +24,10 @@ from server.bridge.lists import beside
 from server.bridge.messages import Reply, Request
 from server.bridge.rate_limits import Headers, RateLimit, Standing
 from server.bridge.routes import Route
-from server.budgets import check_json
+from server.budgets import CONTACT_BUDGET, check_json
 from server.contacts import ContactName
 from server.emails import normal_email
-from server.errors import ContactNotFound, ContactRequired, InvalidBody
+from server.errors import ContactRequired, InvalidBody
 from server.ingest.draft import Draft
 from server.model import Dialect, NameCase, Rules, Scope, UndefinedEvents, UnknownContacts
 
@@ -41,13 +41,14 @@ RULES: Final = Rules(UndefinedEvents.REJECT, UnknownContacts.CREATE_ON_MATCH, Na
 MAX_NAME: Final = 80
 MAX_FIELD_NAME: Final = 64
 DEFAULT_LIMIT, MAX_LIMIT = 20, 100
-MAX_BULK: Final = 100
+MAX_BULK: Final = 1_000
 
 SEND: Final = "send"
 """The topic where an event that is not defined has a text of its own."""
 
 _FIELD_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
-_CONTACT_FIELDS = ("first_name", "last_name")
+_NAMED = ("phone_number", "first_name", "last_name")
+_CONTACT_FIELDS = (*_NAMED, "unsubscribed")
 
 _NAMES: Final = {
     400: "bad_request",
@@ -64,6 +65,9 @@ _NAMES: Final = {
     500: "internal_server_error",
     503: "service_unavailable",
 }
+
+
+PersonName = Annotated[str, Meta(max_length=100)]
 
 
 class FieldBody(Struct):
@@ -110,23 +114,26 @@ class CreateContactBody(Struct):
     """Body of POST /v1/contacts."""
 
     email: Email
-    first_name: str | None = None
-    last_name: str | None = None
+    phone_number: str | None = None
+    first_name: PersonName | None = None
+    last_name: PersonName | None = None
     properties: dict[str, Any] | None = None
 
 
 class UpdateContactBody(Struct):
-    """Body of PATCH; a property that is null is removed."""
+    """Body of PATCH: null clears a field, `properties` replace all there were, `email` may only say what it is."""
 
-    first_name: str | None = None
-    last_name: str | None = None
-    properties: dict[str, Any] | None = None
+    email: Email | UnsetType | None = UNSET
+    phone_number: str | UnsetType | None = UNSET
+    first_name: PersonName | UnsetType | None = UNSET
+    last_name: PersonName | UnsetType | None = UNSET
+    properties: dict[str, Any] | UnsetType = UNSET
 
 
 class BulkDeleteBody(Struct):
     """Body of POST /v1/contacts/bulk-delete."""
 
-    ids: Annotated[list[str], Meta(min_length=1, max_length=MAX_BULK)]
+    contact_ids: Annotated[list[str], Meta(min_length=1, max_length=MAX_BULK)]
 
 
 class ListQuery(Struct):
@@ -171,13 +178,16 @@ class Accepted(Struct):
 
 
 class ContactData(Struct, kw_only=True):
-    """A contact."""
+    """A contact; suppressed is one that unsubscribed."""
 
     id: str
     email: str
+    phone_number: str | None
     first_name: str | None
     last_name: str | None
+    source: Literal["api"]
     properties: dict[str, Any]
+    is_suppressed: bool
     created_at: str
     updated_at: str
 
@@ -286,6 +296,9 @@ async def send_event(services: Services, request: Request) -> Reply:
 
 async def list_contacts(services: Services, request: Request) -> Reply:
     """List contacts, newest first."""
+    for name in ("list_id", "tag_id"):
+        if name in request.query:
+            raise _invalid(name, f"{name} is not supported: contacts have neither lists nor tags here")
     limit, after, before, search = _page(request)
     page, more = await services.contacts.beside(
         request.caller.project_key, limit, after_id=after, before_id=before, search=search
@@ -296,8 +309,10 @@ async def list_contacts(services: Services, request: Request) -> Reply:
 async def create_contact(services: Services, request: Request) -> Reply:
     """Create a contact whose address is free."""
     body = request.read(CreateContactBody)
-    email, properties = normal_email(body.email), _contact_properties(body, request)
-    return Reply(201, _contact_data(await services.contacts.create(request.caller.project_key, email, properties)))
+    named = {name: getattr(body, name) for name in _NAMED}
+    properties = given_properties(named, body.properties or {}, len(request.body), "properties")
+    created = await services.contacts.create(request.caller.project_key, normal_email(body.email), properties)
+    return Reply(201, _contact_data(created))
 
 
 async def get_contact(services: Services, request: Request) -> Reply:
@@ -306,9 +321,13 @@ async def get_contact(services: Services, request: Request) -> Reply:
 
 
 async def update_contact(services: Services, request: Request) -> Reply:
-    """Set properties of a contact."""
-    properties = _contact_properties(request.read(UpdateContactBody), request)
-    updated = await services.contacts.update(request.caller.project_key, _contact_name(request), properties)
+    """Change what is kept of a contact; the address stays."""
+    body = request.read(UpdateContactBody)
+    current = await services.contacts.get(request.caller.project_key, _contact_name(request))
+    if body.email is not UNSET and (body.email is None or normal_email(body.email) != current.email):
+        raise _invalid("email", "email is not accepted: a contact keeps its address")
+    changes = _contact_changes(body, current, len(request.body))
+    updated = await services.contacts.update(request.caller.project_key, ContactName(current.id), changes, current.etag)
     return Reply(200, _contact_data(updated))
 
 
@@ -320,13 +339,8 @@ async def delete_contact(services: Services, request: Request) -> Reply:
 
 async def delete_contacts(services: Services, request: Request) -> Reply:
     """Erase several contacts."""
-    deleted = 0
-    for contact_id in dict.fromkeys(request.read(BulkDeleteBody).ids):
-        try:
-            await services.contacts.delete(request.caller.project_key, ContactName(contact_id))
-        except ContactNotFound:
-            continue
-        deleted += 1
+    body = request.read(BulkDeleteBody)
+    deleted = await services.contacts.delete_all(request.caller.project_key, body.contact_ids)
     return Reply(200, BulkDeleted("Contacts deleted", deleted))
 
 
@@ -381,9 +395,14 @@ def _contact_name(request: Request) -> ContactName:
     return ContactName(request.params["id"])
 
 
-def _contact_properties(body: CreateContactBody | UpdateContactBody, request: Request) -> dict[str, Any]:
-    named = {"first_name": body.first_name, "last_name": body.last_name}
-    return given_properties(named, body.properties or {}, len(request.body), "properties")
+def _contact_changes(body: UpdateContactBody, current: Contact, received: int) -> dict[str, Any]:
+    """Say what becomes of each property; None takes it away."""
+    changes: dict[str, Any] = {}
+    if body.properties is not UNSET:
+        check_json(body.properties, received, "properties", CONTACT_BUDGET)
+        changes = dict.fromkeys(other_properties(current, _CONTACT_FIELDS)) | body.properties
+    named = {name: getattr(body, name) for name in _NAMED}
+    return changes | {name: value for name, value in named.items() if value is not UNSET}
 
 
 def _event_def(definition: EventDefinition) -> EventDef:
@@ -406,8 +425,10 @@ def _contact_data(contact: Contact) -> ContactData:
     return ContactData(
         id=contact.id,
         email=contact.email,
-        **named_texts(contact, _CONTACT_FIELDS),
+        **named_texts(contact, _NAMED),
+        source="api",
         properties=other_properties(contact, _CONTACT_FIELDS),
+        is_suppressed=contact.properties.get("unsubscribed") is True,
         created_at=format_millis(contact.created_at),
         updated_at=format_millis(contact.updated_at),
     )
