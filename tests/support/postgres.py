@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own, run from the installed binaries on a private socket."""
+"""PostgreSQL servers of the tests' own, run from the installed binaries: primaries, standbys and their backups."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +27,140 @@ OPTIONS = ("fsync=off", "full_page_writes=off", "autovacuum=off", "shared_buffer
 
 
 class Cluster:
-    """A running PostgreSQL server."""
+    """A PostgreSQL server that listens on a private socket and a port of the loopback interface.
 
-    def __init__(self, socket: Path) -> None:
-        self.socket = socket
+    The folder holds its data, its log and its socket.
+    """
+
+    def __init__(self, binaries: Path, folder: Path) -> None:
+        self.socket = folder
+        self.port = _free_port()
+        self._binaries = binaries
+        self._data = folder / "data"
+        self._owner = _unprivileged_user()
+        self._process: subprocess.Popen[bytes] | None = None
 
     def url(self, database: str) -> str:
-        return f"postgresql://{USER}@/{database}?host={self.socket}"
+        """Return the URL of a database, by the socket."""
+        return f"postgresql://{USER}@/{database}?host={self.socket}&port={self.port}"
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT of the loopback interface."""
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start the server and wait until it takes connections."""
+        # The file of a server that was killed would look like that of a running one.
+        (self._data / "postmaster.pid").unlink(missing_ok=True)
+        options = [f"unix_socket_directories={self.socket}", "listen_addresses=127.0.0.1", f"port={self.port}"]
+        arguments = [part for option in (*OPTIONS, *options) for part in ("-c", option)]
+        with (self.socket / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._binaries / "postgres", "-D", self._data, *arguments],
+                cwd=self.socket,
+                stdout=log,
+                stderr=log,
+                **self._owner,
+            )
+        self._wait_until_ready(self._process)
+
+    def stop(self) -> None:
+        """End open sessions, then the server; a stopped one stays so."""
+        self._end(signal.SIGINT)
+
+    def crash(self) -> None:
+        """End the server as a crash does: nothing is finished, and a standby is sent nothing more."""
+        self._end(signal.SIGQUIT)
+
+    def execute(self, statement: str, database: str = "postgres") -> str:
+        """Run one statement outside of a transaction. Return its output, unaligned."""
+        return self._run("psql", "-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", statement, self.url(database)).strip()
+
+    def promote(self) -> None:
+        """Make a standby a primary; it has applied all that it received."""
+        self._run("pg_ctl", "promote", "-w", "-D", self._data)
+
+    def detach(self) -> None:
+        """Make a standby receive nothing more, as if the network between the two had gone."""
+        self.execute("ALTER SYSTEM SET primary_conninfo = ''")
+        self.execute("SELECT pg_reload_conf()")
+        self.await_true("SELECT NOT EXISTS (SELECT FROM pg_stat_wal_receiver)")
+
+    def await_copy_of(self, primary: Cluster) -> None:
+        """Wait until a standby has applied all that its primary holds now."""
+        position = primary.execute("SELECT pg_current_wal_flush_lsn()")
+        self.await_true(f"SELECT pg_last_wal_replay_lsn() >= '{position}'")
+
+    def await_true(self, query: str) -> None:
+        """Wait until a query returns true."""
+        until = time.monotonic() + START_SECONDS
+        while self.execute(query) != "t":
+            if time.monotonic() > until:
+                raise TimeoutError(query)
+            time.sleep(0.02)
+
+    def backup(self, folder: Path, *options: str) -> None:
+        """Copy the data of the running server into a folder."""
+        folder.mkdir(mode=0o700)
+        if self._owner:
+            os.chown(folder, self._owner["user"], self._owner["group"])
+        source = f"host={self.socket} port={self.port} user={USER} application_name={folder.parent.name}"
+        self._run("pg_basebackup", "-d", source, "-D", folder, "-c", "fast", "--no-sync", *options)
+
+    def restore(self, backup: Path) -> None:
+        """Replace the data by a backup, on the same address; sessions end as in a crash."""
+        self.crash()
+        shutil.rmtree(self._data)
+        shutil.copytree(backup, self._data, copy_function=_copy_owned)
+        _own(self._data, backup)
+        self.start()
+
+    def make(self) -> None:
+        """Make the data of a new, empty server."""
+        self._run("initdb", "-D", self._data, "-U", USER, *INITDB)
+
+    @contextmanager
+    def standby(self, *, synchronous: bool = False) -> Iterator[Cluster]:
+        """Run a standby of this server; a synchronous one confirms every commit of the primary."""
+        with _folder() as folder:
+            standby = Cluster(self._binaries, folder)
+            self.backup(folder / "data", "-R")
+            standby.start()
+            try:
+                if synchronous:
+                    self.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+                    self.execute("SELECT pg_reload_conf()")
+                    self.await_true("SELECT EXISTS (SELECT FROM pg_stat_replication WHERE sync_state = 'sync')")
+                yield standby
+            finally:
+                standby.stop()
+
+    def _run(self, program: str, *arguments: str | Path) -> str:
+        done: subprocess.CompletedProcess[str] = subprocess.run(
+            [self._binaries / program, *arguments],
+            check=False,
+            capture_output=True,
+            text=True,
+            cwd=self.socket,
+            **self._owner,
+        )
+        if done.returncode:
+            raise RuntimeError(f"{program} failed: {done.stderr}")
+        return done.stdout
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(how)
+            self._process.wait(START_SECONDS)
+
+    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
+        status = self._data / "postmaster.pid"
+        until = time.monotonic() + START_SECONDS
+        while not (status.exists() and status.read_text().rstrip().endswith("ready")):
+            if process.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"PostgreSQL did not start:\n{(self.socket / 'log').read_text()}")
+            time.sleep(0.02)
 
 
 def find_binaries() -> Path | None:
@@ -48,32 +176,25 @@ def find_binaries() -> Path | None:
 @contextmanager
 def running_cluster(binaries: Path) -> Iterator[Cluster]:
     """Run a server until the context is left."""
-    owner = _unprivileged_user()
+    with ExitStack() as stack:
+        cluster = Cluster(binaries, stack.enter_context(_folder()))
+        cluster.make()
+        stack.callback(cluster.stop)
+        cluster.start()
+        yield cluster
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="signalbox-pg-") as name:
         folder = Path(name)
-        if owner:
+        if owner := _unprivileged_user():
             os.chown(folder, owner["user"], owner["group"])
-        data = folder / "data"
-        choices = ["-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
-        subprocess.run(
-            [binaries / "initdb", "-D", data, *choices], check=True, capture_output=True, cwd=folder, **owner
-        )
-        options = [part for option in OPTIONS for part in ("-c", option)]
-        listen = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={folder}"]
-        with (folder / "log").open("wb") as log:
-            server = subprocess.Popen(
-                [binaries / "postgres", "-D", data, *listen, *options], cwd=folder, stdout=log, stderr=log, **owner
-            )
-        try:
-            _wait_until_ready(folder, server)
-            yield Cluster(folder)
-        finally:
-            server.send_signal(signal.SIGINT)  # ends open sessions, then the server
-            server.wait(START_SECONDS)
+        yield folder
 
 
 def _unprivileged_user() -> dict[str, Any]:
-    """Say as whom to run: PostgreSQL refuses to run as root."""
+    """Return as whom to run: PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return {}
     known = {user.pw_name: user for user in pwd.getpwall()}
@@ -81,10 +202,22 @@ def _unprivileged_user() -> dict[str, Any]:
     return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
 
 
-def _wait_until_ready(folder: Path, server: subprocess.Popen[bytes]) -> None:
-    status = folder / "data" / "postmaster.pid"
-    until = time.monotonic() + START_SECONDS
-    while not (status.exists() and status.read_text().rstrip().endswith("ready")):
-        if server.poll() is not None or time.monotonic() > until:
-            raise RuntimeError(f"PostgreSQL did not start:\n{(folder / 'log').read_text()}")
-        time.sleep(0.02)
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def _copy_owned(source: str, target: str) -> str:
+    shutil.copy2(source, target)
+    _own(Path(target), Path(source))
+    return target
+
+
+def _own(target: Path, like: Path) -> None:
+    """Give a copy and the folders in it the owner of the original."""
+    status = like.stat()
+    os.chown(target, status.st_uid, status.st_gid)
+    if target.is_dir():
+        for folder in [each for each in target.rglob("*") if each.is_dir()]:
+            os.chown(folder, status.st_uid, status.st_gid)
