@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -18,6 +17,7 @@ from server.errors import (
     StorageUnavailable,
     UnstorableText,
 )
+from server.storage.postgres_url import PostgresUrl, parse_postgres_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +28,6 @@ T = TypeVar("T")
 
 READERS, WRITERS = 8, 4
 POOL_TIMEOUT_S = 10
-CONNECT_TIMEOUT_S = 10
 COMMAND_TIMEOUT_S = 30
 
 _SERVER_SETTINGS = {
@@ -40,6 +39,10 @@ _SERVER_SETTINGS = {
     "idle_in_transaction_session_timeout": "15s",
 }
 
+_POOLER = (
+    "A pooler stands before PostgreSQL and keeps settings from it: add pgbouncer=true to the URL (?pgbouncer=true)"
+)
+
 
 class PostgresDatabase:
     """A PostgreSQL database; any number of servers may share it."""
@@ -47,21 +50,25 @@ class PostgresDatabase:
     shared = True
 
     def __init__(self, url: str) -> None:
+        parsed = parse_postgres_url(url)
         # Long reads and commits do not wait for each other's connections; brief reads share those of the commits.
-        self._engine = _engine(url, WRITERS)
-        self._reading = _engine(url, READERS)
+        self._engine = _engine(parsed, WRITERS)
+        self._reading = _engine(parsed, READERS)
+        self._transaction_settings = parsed.transaction_settings(_SERVER_SETTINGS)
         options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         self._read_engine = self._reading.execution_options(**options)
         self._brief_engine = self._engine.execution_options(**options)
 
     @classmethod
     async def open(cls, url: str) -> PostgresDatabase:
-        """Connect. Raises StorageUnavailable if no server answers there, ValueError for what is no URL."""
+        """Connect. Raises StorageUnavailable if no server answers there, ValueError for a URL that cannot be used."""
         database = cls(url)
         try:
-            await database.write(lambda connection: connection.exec_driver_sql("SELECT 1"))
-        except BaseException:
+            await database.write(_check_settings)
+        except BaseException as error:
             await database.close()
+            if "unsupported startup parameter" in str(error.__cause__):
+                raise ValueError(_POOLER) from error
             raise
         return database
 
@@ -81,6 +88,8 @@ class PostgresDatabase:
     async def _run(self, engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
         try:
             async with engine.begin() as connection:
+                if self._transaction_settings:
+                    await connection.exec_driver_sql(self._transaction_settings)
                 return await connection.run_sync(work)
         except DBAPIError as error:
             raise storage_error(error) from error
@@ -88,24 +97,26 @@ class PostgresDatabase:
             raise StorageUnavailable from error
 
 
-def _engine(url: str, connections: int) -> AsyncEngine:
+def _engine(url: PostgresUrl, connections: int) -> AsyncEngine:
+    arguments = url.connect_args(_SERVER_SETTINGS)
     try:
         return create_async_engine(
-            make_url(url).set(drivername="postgresql+asyncpg"),
+            "postgresql+asyncpg://",
             pool_size=connections,
             max_overflow=0,
             pool_timeout=POOL_TIMEOUT_S,
             hide_parameters=True,
-            connect_args={
-                "timeout": CONNECT_TIMEOUT_S,
-                "command_timeout": COMMAND_TIMEOUT_S,
-                "server_settings": _SERVER_SETTINGS,
-            },
+            connect_args={**arguments, "command_timeout": COMMAND_TIMEOUT_S},
         )
     except ModuleNotFoundError as error:
         raise ValueError("PostgreSQL needs the extra: pip install 'signalbox[postgres]'") from error
-    except (ValueError, ArgumentError) as error:
-        raise ValueError(f"It is no URL of the form postgresql://USER@HOST:PORT/NAME ({error})") from error
+
+
+def _check_settings(connection: Connection) -> None:
+    """Raise ValueError if the settings of the session do not reach it: a pooler may be told to ignore them."""
+    name, value = "lock_timeout", _SERVER_SETTINGS["lock_timeout"]
+    if connection.exec_driver_sql(f"SELECT current_setting('{name}')").scalar_one() != value:
+        raise ValueError(_POOLER)
 
 
 def storage_error(error: DBAPIError) -> ServiceError:

@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import time
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,15 @@ INITDB = ("--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
 OPTIONS = ("fsync=off", "full_page_writes=off", "autovacuum=off", "shared_buffers=64MB", "max_connections=200")
 
 
+@dataclass(frozen=True)
+class TlsFiles:
+    """The certificate and key of a server, and the authority of its clients."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path
+
+
 class Cluster:
     """A PostgreSQL server that listens on a private socket and a port of the loopback interface.
 
@@ -34,10 +44,10 @@ class Cluster:
 
     def __init__(self, binaries: Path, folder: Path) -> None:
         self.socket = folder
-        self.port = _free_port()
+        self.port = free_port()
         self._binaries = binaries
         self._data = folder / "data"
-        self._owner = _unprivileged_user()
+        self._owner = unprivileged_user()
         self._process: subprocess.Popen[bytes] | None = None
 
     def url(self, database: str) -> str:
@@ -120,6 +130,19 @@ class Cluster:
         """Make the data of a new, empty server."""
         self._run("initdb", "-D", self._data, "-U", USER, *INITDB)
 
+    def offer_tls(self, files: TlsFiles) -> None:
+        """Make a new server offer TLS, and the user `certified` show a certificate of that name."""
+        for name, file in (("server.crt", files.certificate), ("server.key", files.key), ("root.crt", files.client_ca)):
+            path = self._data / name
+            path.write_bytes(file.read_bytes())
+            path.chmod(0o600)
+            if self._owner:
+                os.chown(path, self._owner["user"], self._owner["group"])
+        with (self._data / "postgresql.conf").open("a") as configuration:
+            configuration.write("ssl = on\nssl_ca_file = 'root.crt'\n")
+        rules = self._data / "pg_hba.conf"
+        rules.write_text("hostssl all certified all cert\n" + rules.read_text())
+
     @contextmanager
     def standby(self, *, synchronous: bool = False) -> Iterator[Cluster]:
         """Run a standby of this server; a synchronous one confirms every commit of the primary."""
@@ -174,11 +197,13 @@ def find_binaries() -> Path | None:
 
 
 @contextmanager
-def running_cluster(binaries: Path) -> Iterator[Cluster]:
-    """Run a server until the context is left."""
+def running_cluster(binaries: Path, tls: TlsFiles | None = None) -> Iterator[Cluster]:
+    """Run a server until the context is left, which offers TLS with these files."""
     with ExitStack() as stack:
         cluster = Cluster(binaries, stack.enter_context(_folder()))
         cluster.make()
+        if tls is not None:
+            cluster.offer_tls(tls)
         stack.callback(cluster.stop)
         cluster.start()
         yield cluster
@@ -188,12 +213,12 @@ def running_cluster(binaries: Path) -> Iterator[Cluster]:
 def _folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="signalbox-pg-") as name:
         folder = Path(name)
-        if owner := _unprivileged_user():
+        if owner := unprivileged_user():
             os.chown(folder, owner["user"], owner["group"])
         yield folder
 
 
-def _unprivileged_user() -> dict[str, Any]:
+def unprivileged_user() -> dict[str, Any]:
     """Return as whom to run: PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return {}
@@ -202,7 +227,7 @@ def _unprivileged_user() -> dict[str, Any]:
     return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])

@@ -160,10 +160,10 @@ class PostgresBackend:
     """Hands out one database again and again, emptied: to make one takes longer than most tests."""
 
     name = "postgresql"
+    _numbers = count(1)
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._numbers = count(1)
         self._clean: PostgresStore | None = None
 
     @asynccontextmanager
