@@ -35,10 +35,13 @@ class WireType(StrEnum):
     OPEN_VALUE = "open_value"
 
 
-class Field(msgspec.Struct, frozen=True):
-    """One field: `name` is its own, `property` the exact name of what it stands for.
+_SCALARS: Final = frozenset({WireType.STRING, WireType.NUMBER, WireType.BOOLEAN})
 
-    `json_name` is the property's name too, but for a tab behind it where Protocol Buffers would refuse it.
+
+class Field(msgspec.Struct, frozen=True):
+    """One field: `name` is its own, `property` the exact name of the property that it holds.
+
+    `json_name` is the property's name too, with a tab at its end where Protocol Buffers would refuse it.
     """
 
     number: int
@@ -47,6 +50,10 @@ class Field(msgspec.Struct, frozen=True):
     json_name: str
     type: WireType
     repeated: bool = False
+
+    def oneof(self) -> str:
+        """Return the oneof by which protoc tells whether an `optional` field is set; empty if it needs none."""
+        return f"_{self.name}" if self.type in _SCALARS and not self.repeated else ""
 
 
 class MessageLayout(msgspec.Struct, frozen=True):
@@ -98,7 +105,7 @@ def layout_to_json(layout: MessageLayout) -> str:
 
 def layout_from_json(text: str) -> MessageLayout:
     """Read what `layout_to_json` wrote. Raises ValueError for other text."""
-    return _decoder.decode(text)
+    return _loadable(_decoder.decode(text))
 
 
 def next_layout(earlier: MessageLayout, event_name: str, schema: Schema) -> MessageLayout:
@@ -118,9 +125,9 @@ def _next(earlier: MessageLayout, properties: tuple[Property, ...], enclosing: t
         if each.name not in known:
             name = unique_name(snake_name(each.name), taken, refused=types.keys() - {each.name})
             taken.add(comparable(name))
-            fields.append(Field(number, name, each.name, _json_name(each.name, fields), *types[each.name]))
+            fields.append(Field(number, name, each.name, each.name, *types[each.name]))
             number = _LAST_RESERVED + 1 if number + 1 == _FIRST_RESERVED else number + 1
-    return MessageLayout(tuple(fields), number, retired, _nested(earlier.nested, properties, enclosing))
+    return MessageLayout(_unambiguous(fields), number, retired, _nested(earlier.nested, properties, enclosing))
 
 
 def _nested(
@@ -136,11 +143,29 @@ def _nested(
     return nested
 
 
-def _json_name(name: str, fields: Iterable[Field]) -> str:
-    """Give the name of a new field in JSON: not that of an extension, `[x]`, and not another field's own name."""
-    refused = (name.startswith("[") and name.endswith("]")) or any(field.name == name for field in fields)
+def _unambiguous(fields: Iterable[Field]) -> tuple[Field, ...]:
+    """Change the JSON names that keep a message from being loaded.
+
+    That of an extension, `[x]`, is no name of a field; and a descriptor pool looks up JSON names, fields and oneofs in
+    one table, so that the JSON name `_id` collides with the oneof of `optional string id`.
+    """
+    fields = tuple(fields)
+    names, oneofs = {field.name for field in fields}, {field.oneof() for field in fields}
+
+    def refused(field: Field) -> bool:
+        name = field.json_name
+        return (name.startswith("[") and name.endswith("]")) or name in oneofs or name in names - {field.name}
+
     # No property has a tab in its name.
-    return f"{name}\t" if refused else name
+    return tuple(
+        msgspec.structs.replace(field, json_name=f"{field.property}\t") if refused(field) else field for field in fields
+    )
+
+
+def _loadable(layout: MessageLayout) -> MessageLayout:
+    """Return a stored layout with JSON names that can be loaded; the first versions gave out some that could not."""
+    nested = {name: NestedLayout(each.name, _loadable(each.layout)) for name, each in layout.nested.items()}
+    return msgspec.structs.replace(layout, fields=_unambiguous(layout.fields), nested=nested)
 
 
 def _comparable(names: Iterable[str]) -> set[str]:

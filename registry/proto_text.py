@@ -31,9 +31,6 @@ _IMPORTS = {
     WireType.OPEN_VALUE: "google/protobuf/struct.proto",
 }
 
-# What a message cannot tell from its default unless the field is `optional`.
-_SCALARS = {WireType.STRING, WireType.NUMBER, WireType.BOOLEAN}
-
 
 def proto_text(event_name: str, description: str, schema: Schema, layout: MessageLayout) -> str:
     """Write the .proto file of an event's revision; it describes, and imports, what the layout says."""
@@ -79,7 +76,7 @@ def _body(layout: MessageLayout, declared: dict[str, Property]) -> Iterator[str]
 def _field(field: Field, layout: MessageLayout, each: Property) -> Iterator[str]:
     yield from _comment(" ".join(("Required." if each.required else "Optional.", each.description)))
     kind = layout.message(field).name if field.type is WireType.MESSAGE else _TYPES[field.type]
-    label = "repeated " if field.repeated else "optional " if field.type in _SCALARS else ""
+    label = "repeated " if field.repeated else "optional " if field.oneof() else ""
     yield f"{label}{kind} {field.name} = {field.number} [json_name = {_literal(field.json_name)}];"
 
 

@@ -135,6 +135,57 @@ def test_a_field_may_have_the_name_of_a_property_that_comes_later() -> None:
     assert message_class(ORDER, at_once)
 
 
+COLLIDING = ["_id", "id", "_id_2", "id_2", "__id", "_Id", "_type", "type", "id_", "_", "_1", "_class", "_id­"]
+names = st.sampled_from(COLLIDING) | st.text("_aA1- ", min_size=1, max_size=5).filter(str.strip)
+types = st.sampled_from(PropertyType)
+
+
+@given(st.lists(st.dictionaries(names, types, min_size=1, max_size=6), min_size=1, max_size=3))
+def test_the_messages_of_any_names_can_be_loaded(chain: list[dict[str, PropertyType]]) -> None:
+    inside = [Schema((Property("_id", PropertyType.OBJECT, properties=schema(**each).properties),)) for each in chain]
+    for revisions in ([schema(**each) for each in chain], inside):
+        for each, layout in zip(revisions, layouts(revisions), strict=True):
+            assert message_class(ORDER, layout)
+            assert {field.property for field in layout.fields} == {declared.name for declared in each.properties}
+            assert all(field.json_name.removesuffix("\t") == field.property for field in layout.fields)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["_id"], {"id": "_id\t"}),
+        (["_id", "id"], {"id": "id", "id_2": "_id\t"}),
+        (["_id", "_id_2"], {"id": "_id\t", "id_2": "_id_2\t"}),
+        (["_id", "ID"], {"id": "_id\t", "id_2": "ID"}),
+    ],
+)
+def test_a_json_name_is_not_that_of_a_oneof(names: list[str], expected: dict[str, str]) -> None:
+    (layout,) = layouts([schema(**dict.fromkeys(names, TEXT))])
+    assert {field.name: field.json_name for field in layout.fields} == expected
+
+
+def test_a_property_without_a_oneof_keeps_its_json_name() -> None:
+    (layout,) = layouts([schema(_at=PropertyType.DATE, _tags=PropertyType.ARRAY)])
+    assert {field.name: field.json_name for field in layout.fields} == {"at": "_at", "tags": "_tags"}
+
+
+def test_a_stored_layout_that_could_not_be_loaded_keeps_its_numbers_and_names() -> None:
+    inner = (
+        '{"fields":[{"number":1,"name":"id","property":"id","json_name":"id","type":"string","repeated":false},'
+        '{"number":2,"name":"id_2","property":"_id","json_name":"_id","type":"string","repeated":false}],'
+        '"next_number":3,"retired":[],"nested":{}}'
+    )
+    nested = f'"nested":{{"o":{{"name":"O","layout":{inner}}}}}'
+    stored = inner.replace('"nested":{}', nested)
+    layout = layout_from_json(stored)
+    assert message_class(ORDER, layout)
+    for each in (layout, layout.nested["o"].layout):
+        assert [(field.number, field.name, field.json_name) for field in each.fields] == [
+            (1, "id", "id"),
+            (2, "id_2", "_id\t"),
+        ]
+
+
 # Against the tools
 
 
@@ -153,11 +204,18 @@ def write(folder: Path, files: Mapping[str, str]) -> Path:
 def protoc(folder: Path, names: list[str]) -> FileDescriptorSet:
     out = folder / "set.binpb"
     command = [sys.executable, "-m", "grpc_tools.protoc", "--fatal_warnings", f"--proto_path={folder}"]
-    done = subprocess.run(
-        [*command, f"--descriptor_set_out={out}", *names], check=False, capture_output=True, text=True, cwd=folder
-    )
+    outputs = [f"--descriptor_set_out={out}", f"--python_out={folder}"]
+    done = subprocess.run([*command, *outputs, *names], check=False, capture_output=True, text=True, cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     return FileDescriptorSet.FromString(out.read_bytes())
+
+
+def assert_importable(folder: Path, names: list[str]) -> None:
+    """Load the generated modules in a process of their own, each over the fastest implementation there is."""
+    modules = [name.removesuffix(".proto").replace("/", ".") + "_pb2" for name in names]
+    program = f"import importlib\nfor each in {modules!r}: importlib.import_module(each)"
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def broken(before: Path, after: Path) -> str:
@@ -181,10 +239,12 @@ def test_protoc_makes_of_the_text_what_the_descriptors_say(
     everything = Schema(tuple(Property(name, TEXT, description="*/ \x00\r\n\x0b // \u2028 x") for name in HOSTILE))
     revisions["Every Name!"] = (everything, next_layout(NO_LAYOUT, "Every Name!", everything))
     made = texts(revisions)
-    compiled = protoc(write(tmp_path_factory.mktemp("protoc"), made), list(made))
+    folder = write(tmp_path_factory.mktemp("protoc"), made)
+    compiled = protoc(folder, list(made))
     expected = {file_name(name): file_descriptor(name, layout) for name, (_, layout) in revisions.items()}
     assert all(message_class(name, layout) for name, (_, layout) in revisions.items())
     assert {file.name: file for file in compiled.file} == expected
+    assert_importable(folder, list(made))
 
 
 @few_runs

@@ -102,6 +102,16 @@ async def test_a_typed_send_is_stored_like_an_untyped_one(maker: Client) -> None
     assert one.coercion_count == other.coercion_count > 0
 
 
+async def test_names_of_one_underscore_before_another_are_sent(maker: Client) -> None:
+    inner = (P("type", T.STRING), P("_type", T.STRING))
+    schema = Schema((P("_id", T.NUMBER), P("id", T.STRING), P("o", T.OBJECT, properties=inner)))
+    await maker.define("mongo", write_schema(schema))
+    payload = {"_id": 1, "id": "a", "o": {"_type": "x", "type": "y"}}
+    message = typed("mongo", layouts([schema], "mongo")[-1], payload)
+    receipt = await maker.send(typed_event(message.SerializeToString(), name="mongo"))
+    assert MessageToDict(receipt.event.properties) == payload
+
+
 async def test_a_typed_send_repeats_an_untyped_one(maker: Client) -> None:
     first = await maker.send(event(PAYLOAD, name="rich", key="k"))
     again = await maker.send(typed_event(rich(PAYLOAD), key="k"))

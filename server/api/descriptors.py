@@ -86,7 +86,7 @@ def _write_field(field: Field, layout: MessageLayout, scope: str, into: Descript
         made.type_name = f"{scope}.{layout.message(field).name}"
     elif field.type in _MESSAGES:
         made.type_name = _MESSAGES[field.type]
-    elif not field.repeated:
+    elif oneof := field.oneof():
         made.proto3_optional = True
         made.oneof_index = len(into.oneof_decl)
-        into.oneof_decl.add(name=f"_{field.name}")
+        into.oneof_decl.add(name=oneof)

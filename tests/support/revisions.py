@@ -21,7 +21,27 @@ if TYPE_CHECKING:
     from registry.fields import Field, MessageLayout
 
 HOSTILE = [
-    *("a-b", "a_b", "a b", "aB", "a", "A", "a_2", "a2", "[a]", "[a]b", "__class__", "class", "message", "optional"),
+    *(
+        "a-b",
+        "a_b",
+        "a b",
+        "aB",
+        "a",
+        "A",
+        "a_2",
+        "a2",
+        "_a",
+        "_a_b",
+        "__a",
+        "_a_2",
+        "a_",
+        "[a]",
+        "[a]b",
+        "__class__",
+        "class",
+        "message",
+        "optional",
+    ),
     *("reserved", "to", "max", "oneof", "google", "self", "None", "DESCRIPTOR", "fields", "größe", "日本", "😀", "1st"),
     *("_", "-", "'", 'q"uote', "back\\slash", "x" * 255, "x" * 254 + "y", "Order", "properties", "\ufeffbom"),
 ]
@@ -49,7 +69,7 @@ def _schema(random: Random) -> Schema:
 
 
 def _properties(random: Random, depth: int) -> tuple[Property, ...]:
-    names = random.sample(HOSTILE[:8], random.randrange(4)) + random.sample(HOSTILE[8:], random.randrange(3))
+    names = random.sample(HOSTILE[:13], random.randrange(5)) + random.sample(HOSTILE[13:], random.randrange(3))
     return tuple(_property(random, name, depth) for name in names)
 
 
