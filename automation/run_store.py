@@ -15,11 +15,11 @@ from sqlalchemy import and_, bindparam, case, func, select, update
 from automation.bulk import chunks, execute_many
 from automation.errors import RunFinished, RunMovedOn, RunNotFound, RunWithoutContact
 from automation.match_log import matches_at
-from automation.pages import page_of
 from automation.runs import OPEN, Run, RunStatus, Wait
 from automation.tables import TIMED, WAITING, hidden, run
 from registry.etags import check_etag
 from registry.log_ids import position_of
+from registry.pages import read_page
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -60,7 +60,7 @@ def list_runs(
     """List runs, newest first, from behind a number: one page, and whether there are more."""
     narrowed = wanted.automation_key is not None or wanted.contact_key is not None
     query = select(run).where((_run_project if narrowed else _run.project_key) == project_key)
-    query = query.order_by(_run.number.desc()).limit(limit + 1)
+    query = query.order_by(_run.number.desc())
     if wanted.statuses:
         query = query.where(_run.status.in_(list(wanted.statuses)))
     if wanted.automation_key is not None:
@@ -69,7 +69,7 @@ def list_runs(
         query = query.where(_run.contact_key == wanted.contact_key)
     if before is not None:
         query = query.where(_run.number < before)
-    page, more = page_of(connection.execute(query), limit)
+    page, more = read_page(connection, query, limit, lambda row: len(row.attributes))
     return [_to_run(row) for row in page], more
 
 

@@ -15,11 +15,11 @@ from sqlalchemy import func, insert, select, update
 
 from automation.automations import Automation, AutomationState, AutomationVersion, EntryRule
 from automation.errors import AutomationActive, AutomationNotActive, AutomationNotFound, InvalidAutomation
-from automation.pages import page_of
 from automation.tables import automation, automation_version
 from registry.errors import InvalidName, Violation
 from registry.etags import check_etag
 from registry.names import check_event_name, name_fault, property_path
+from registry.pages import PAGE_CHARACTERS, page_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -93,8 +93,9 @@ def list_automations(
     limit: int,
     before_id: str = "",
     skip: int = 0,
+    room: int = PAGE_CHARACTERS,
 ) -> tuple[list[Automation], bool]:
-    """List automations, newest first, from behind an id: one page, and whether there are more."""
+    """List automations, newest first, after an id: a page of at most `room` characters, and whether there are more."""
     query = _live(project_key).order_by(_automation.id.desc())
     if wanted.event_name:
         query = query.where(_automation.event_name == wanted.event_name)
@@ -106,7 +107,7 @@ def list_automations(
         query = query.where(_automation.id < before_id)
     rows = connection.execute(query if wanted.labels else query.limit(limit + 1).offset(skip))
     labelled = (row for row in rows if wanted.labels.items() <= msgspec.json.decode(row.labels).items())
-    page, more = page_of(labelled, limit)
+    page, more = page_of(labelled, limit, lambda row: len(row.attributes), room)
     return [_to_automation(row) for row in page], more
 
 

@@ -81,10 +81,11 @@ def _field(field: Field, layout: MessageLayout, each: Property) -> Iterator[str]
 
 
 def _comment(text: str) -> Iterator[str]:
-    """Write a comment, one line for each line of the text; what is not printable becomes a blank."""
+    """Write a comment, one line for each line of the text that is not blank; unprintable characters become blanks."""
     for line in text.splitlines():
-        shown = "".join(each if each.isprintable() else " " for each in line)
-        yield f"// {shown}".rstrip()
+        shown = "".join(each if each.isprintable() else " " for each in line).rstrip()
+        if shown:
+            yield f"// {shown}"
 
 
 def _indented(lines: Iterable[str]) -> Iterator[str]:

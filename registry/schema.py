@@ -21,6 +21,8 @@ MAX_DEPTH: Final = 10
 MAX_DESCRIPTION_LENGTH: Final = 2000
 MAX_SUGGESTED_VALUES: Final = 100
 MAX_SUGGESTED_VALUE_LENGTH: Final = 255
+MAX_BYTES: Final = 512 * 1024
+"""Of a schema as JSON, its descriptions and suggested values included."""
 
 
 class PropertyType(StrEnum):
@@ -141,6 +143,12 @@ def check_schema(schema: Schema) -> None:
     """
     if violations := tuple(_violations(schema)):
         raise InvalidSchema(violations)
+    size = len(msgspec.json.encode(schema))
+    if size > MAX_BYTES:
+        message = (
+            f"The schema takes {size:,} bytes as JSON; at most {MAX_BYTES:,} are allowed: shorten its descriptions"
+        )
+        raise InvalidSchema((Violation("schema", "TOO_LARGE", message),))
 
 
 def _violations(schema: Schema) -> Iterator[Violation]:

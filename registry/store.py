@@ -23,13 +23,16 @@ from registry.errors import (
     DefinitionNotFound,
     IncompatibleSchema,
     InvalidDescription,
+    InvalidSchema,
     RevisionNotFound,
     TooManyDefinitions,
     TooManyRevisions,
+    Violation,
 )
 from registry.etags import check_etag
 from registry.fields import NO_LAYOUT, layout_from_json, layout_to_json, next_layout
 from registry.names import check_event_name
+from registry.pages import read_page
 from registry.schema import (
     MAX_DESCRIPTION_LENGTH,
     Compatibility,
@@ -51,6 +54,8 @@ MAX_LIVE_DEFINITIONS: Final = 100
 """Of one project."""
 MAX_REVISIONS: Final = 1_000
 """Of one definition: a transitive rule compares a change with each, inside its transaction."""
+MAX_LAYOUT_CHARACTERS: Final = 1_000_000
+"""Of the layout of a generated type as JSON: it keeps the names of all properties that there ever were."""
 
 _definition = event_definition.c
 _revision = event_definition_revision.c
@@ -133,8 +138,8 @@ def list_definitions(
     after: tuple[int, str] | None = None,
     show_deleted: bool = False,
     search: str = "",
-) -> list[EventDefinition]:
-    """Return a page of definitions, newest first.
+) -> tuple[list[EventDefinition], bool]:
+    """Return a page of definitions, newest first, and whether there are more.
 
     `after` is the (created_at, id) of the last one of the page before. `search` keeps the names that
     contain it, in any case.
@@ -146,7 +151,8 @@ def list_definitions(
         query = query.where(_live)
     if search:
         query = query.where(_definition.name.icontains(search, autoescape=True))
-    return [_to_definition(row) for row in conn.execute(query.limit(limit))]
+    page, more = read_page(conn, query, limit, lambda row: len(row.schema))
+    return [_to_definition(row) for row in page], more
 
 
 def active_definitions(conn: Connection, project_id: str) -> list[EventDefinition]:
@@ -228,15 +234,22 @@ def undelete_definition(conn: Connection, project_id: str, definition_id: str, e
     return restored
 
 
-def list_revisions(
-    conn: Connection, definition_id: str, limit: int | None, before: int | None = None
-) -> list[Revision]:
-    """Return a page of revisions, newest first; `before` is the last number of the page before. No limit means all."""
-    query = select(*_REVISION).where(_revision.definition_id == definition_id)
+def list_revisions(conn: Connection, definition_id: str, limit: int | None) -> list[Revision]:
+    """Return the newest revisions, newest first; all of them without a limit."""
+    return [_to_revision(row) for row in conn.execute(_revisions(definition_id).limit(limit))]
+
+
+def revision_page(conn: Connection, definition_id: str, limit: int, before: int | None) -> tuple[list[Revision], bool]:
+    """Return a page of revisions with numbers below `before`, newest first, and whether there are more."""
+    query = _revisions(definition_id)
     if before is not None:
         query = query.where(_revision.number < before)
-    query = query.order_by(_revision.number.desc()).limit(limit)
-    return [_to_revision(row) for row in conn.execute(query)]
+    page, more = read_page(conn, query, limit, lambda row: len(row.schema))
+    return [_to_revision(row) for row in page], more
+
+
+def _revisions(definition_id: str) -> Select[Any]:
+    return select(*_REVISION).where(_revision.definition_id == definition_id).order_by(_revision.number.desc())
 
 
 def get_revision(conn: Connection, definition_id: str, number: int, field: str = "number") -> Revision:
@@ -377,15 +390,26 @@ def _insert(conn: Connection, made: EventDefinition) -> None:
 
 def _insert_revision(conn: Connection, changed: EventDefinition) -> None:
     earlier = _newest_layout(conn, changed.project_id, changed.name)
+    layout = layout_to_json(next_layout(earlier, changed.name, changed.schema))
+    if len(layout) > MAX_LAYOUT_CHARACTERS:
+        raise InvalidSchema((_layout_too_large(changed.name),))
     conn.execute(
         insert(event_definition_revision).values(
             definition_id=changed.id,
             number=changed.revision,
             schema=schema_to_json(changed.schema),
             created_at=changed.updated_at,
-            layout=layout_to_json(next_layout(earlier, changed.name, changed.schema)),
+            layout=layout,
         )
     )
+
+
+def _layout_too_large(name: str) -> Violation:
+    message = (
+        f'The generated type of "{name}" would reserve too many names of removed properties: '
+        f"its layout is limited to {MAX_LAYOUT_CHARACTERS:,} characters; define the event under another name"
+    )
+    return Violation("schema", "TOO_MANY_RESERVED_NAMES", message)
 
 
 def _columns(definition: EventDefinition) -> dict[str, Any]:

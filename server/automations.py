@@ -14,6 +14,7 @@ from automation.conditions.parsing import parse
 from automation.matching import LiveAutomations
 from automation.run_store import cancel_runs, newest_runs, run_counts
 from automation.store import AutomationFilter
+from registry.pages import UNBOUNDED
 from registry.store import active_definitions
 from registry.timestamps import now_micros
 from server.catalog import ProjectState
@@ -93,7 +94,9 @@ class Automations:
             skip = (page - 1) * limit
             if skip >= total:
                 return [], total
-            found, _ = store.list_automations(connection, project_key, AutomationFilter(), limit, skip=skip)
+            found, _ = store.list_automations(
+                connection, project_key, AutomationFilter(), limit, skip=skip, room=UNBOUNDED
+            )
             return _counted(connection, found), total
 
         return await self._database.read(work)

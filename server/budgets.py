@@ -18,6 +18,9 @@ MAX_BYTES: Final = 256 * 1024
 MAX_CONTACT_VALUES: Final = 1_000
 MAX_CONTACT_BYTES: Final = 64 * 1024
 
+MAX_RESPONSE_BYTES: Final = 4_000_000
+"""Of one response: clients refuse messages beyond 4 MiB unless they are told otherwise. The rest is for tokens."""
+
 # A flat object of so many bytes has fewer values than any budget allows.
 _SMALL: Final = 4_900
 

@@ -100,10 +100,10 @@ class Contacts:
         """List contacts, newest first; `search` is a part of the address, in any case."""
         limit, filters = request.limit(), (project_key, search)
         (before,) = request.cursor(filters, str) or ("",)
-        found = await self._database.read(
-            lambda connection: store.list_contacts(connection, project_key, limit + 1, before, search.lower())
+        found, more = await self._database.read(
+            lambda connection: store.contact_page(connection, project_key, limit, before, search.lower())
         )
-        return request.page(found, filters, lambda contact: (contact.id,))
+        return request.page(found, filters, lambda contact: (contact.id,), more=more)
 
     async def beside(
         self, project_key: int, limit: int, *, after_id: str = "", before_id: str = "", search: str = ""

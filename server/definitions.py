@@ -91,12 +91,12 @@ class Definitions:
         """List definitions, newest first; `search` is a part of the name, in any ASCII case."""
         limit, filters = request.limit(), (caller.project_id, search, show_deleted)
         after = request.cursor(filters, int, str)
-        found = await self._database.read(
+        found, more = await self._database.read(
             lambda connection: store.list_definitions(
-                connection, caller.project_id, limit=limit + 1, after=after, show_deleted=show_deleted, search=search
+                connection, caller.project_id, limit=limit, after=after, show_deleted=show_deleted, search=search
             )
         )
-        return request.page(found, filters, lambda definition: (definition.created_at, definition.id))
+        return request.page(found, filters, lambda definition: (definition.created_at, definition.id), more=more)
 
     async def update(
         self,
@@ -179,12 +179,12 @@ class Definitions:
         limit, filters = request.limit(), (caller.project_id, name_or_id)
         (before,) = request.cursor(filters, int) or (None,)
 
-        def work(connection: Connection) -> list[Revision]:
+        def work(connection: Connection) -> tuple[list[Revision], bool]:
             definition = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
-            return store.list_revisions(connection, definition.id, limit + 1, before)
+            return store.revision_page(connection, definition.id, limit, before)
 
-        found = await self._database.read(work)
-        return request.page(found, filters, lambda revision: (revision.number,))
+        found, more = await self._database.read(work)
+        return request.page(found, filters, lambda revision: (revision.number,), more=more)
 
     async def revision(self, caller: Caller, name_or_id: str, number: int) -> Revision:
         """Read one revision of a definition. Raises DefinitionNotFound and RevisionNotFound."""

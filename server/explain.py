@@ -19,6 +19,7 @@ from automation.runs import MatchKind
 from automation.store import automations_by_key, automations_judging, get_automation, versions_at
 from registry.errors import PayloadRejected, Violation
 from registry.names import check_event_name
+from registry.pages import PAGE_CHARACTERS
 from registry.timestamps import now_micros
 from server.errors import ContactNotFound
 from server.ingest.judge import judge
@@ -43,9 +44,6 @@ if TYPE_CHECKING:
     from server.ingest.draft import Draft
     from server.paging import Page, PageRequest
     from server.storage.database import Database
-
-PAGE_CHARACTERS: Final = 1_000_000
-"""So much text is in a page of explanations, or one explanation: clients refuse answers beyond 4 MiB by default."""
 
 _CHUNK: Final = 200
 _CLAUSE_OVERHEAD: Final = 100
@@ -101,12 +99,11 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """A page of explanations and the event as it was judged; None, with violations, for one that would be refused."""
+    """A page of explanations and the event as it was judged; neither, but violations, for one that would be refused."""
 
     event: Event | None
     violations: Sequence[Violation] = ()
-    explanations: Sequence[Explanation] = ()
-    next_token: str = ""
+    page: Page[Explanation] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +196,7 @@ class Explanations:
             return what.event, _page(connection, project_key, what, automation_id, request, event_id)
 
         event, page = await self._database.read(work)
-        return Explained(event, explanations=page.items, next_token=page.next_token)
+        return Explained(event, page=page)
 
     async def of_given(self, project_key: int, draft: Draft, automation_id: str, request: PageRequest) -> Explained:
         """Explain an event by the automations as they are, as if it were sent now. Raises AutomationNotFound."""
@@ -219,7 +216,7 @@ class Explanations:
             event, page = await self._database.read(work)
         except ContactNotFound as error:
             return Explained(None, _refusal(error))
-        return Explained(event, explanations=page.items, next_token=page.next_token)
+        return Explained(event, page=page)
 
 
 def _page(

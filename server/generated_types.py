@@ -9,6 +9,8 @@ from registry import store
 from registry.errors import DefinitionNotFound, InvalidName, RevisionNotFound
 from registry.json_schema import json_schema
 from registry.names import check_event_name
+from registry.store import MAX_LIVE_DEFINITIONS
+from server.paging import PageRequest
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from registry.schema import Schema
     from server.access import Caller
     from server.catalog import Catalog, ProjectState
+    from server.paging import Page
     from server.storage.database import Database
 
 
@@ -33,8 +36,9 @@ class RevisionKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class GeneratedType:
-    """What the message of one revision is made from."""
+    """What the message of one revision is made from; `place` orders definitions by their age."""
 
+    place: tuple[int, str]
     event_name: str
     description: str
     schema: Schema
@@ -48,22 +52,25 @@ class GeneratedTypes:
         self._database = database
         self._catalog = catalog
 
-    async def latest(self, caller: Caller, names_or_ids: Iterable[str]) -> list[GeneratedType]:
-        """Give the types of the latest revisions of live definitions, of all if none is named.
+    async def latest(self, caller: Caller, names_or_ids: Iterable[str], page_token: str = "") -> Page[GeneratedType]:
+        """Return the types of the latest revisions of live definitions, of all if none is named, oldest first.
 
-        Raises DefinitionNotFound.
+        Raises DefinitionNotFound and InvalidPageToken.
         """
         named = tuple(dict.fromkeys(names_or_ids))
+        request, filters = PageRequest(MAX_LIVE_DEFINITIONS, page_token), (caller.project_id, named)
+        after = request.cursor(filters, int, str) or (0, "")
 
         def work(connection: Connection) -> list[GeneratedType]:
             if named:
                 found = [store.get_definition(connection, caller.project_id, each) for each in named]
             else:
                 found = store.active_definitions(connection, caller.project_id)
-            # One may be named twice, by its name and by its id.
-            return [_type(connection, each) for each in {each.id: each for each in found}.values()]
+            # A definition may be named twice, by its name and by its id.
+            places = {(definition.created_at, definition.id): definition for definition in found}
+            return [_type(connection, places[place]) for place in sorted(places) if place > after]
 
-        return await self._database.read(work)
+        return request.page(await self._database.read(work), filters, lambda last: last.place, more=False)
 
     async def json_schema(self, caller: Caller, name_or_id: str, revision: int) -> dict[str, Any]:
         """Give a revision, 0 for the latest, as JSON Schema. Raises DefinitionNotFound and RevisionNotFound."""
@@ -119,4 +126,5 @@ def _identified(
 
 def _type(connection: Connection, definition: EventDefinition) -> GeneratedType:
     layout = store.get_layout(connection, definition.id, definition.revision)
-    return GeneratedType(definition.name, definition.description, definition.schema, layout)
+    place = (definition.created_at, definition.id)
+    return GeneratedType(place, definition.name, definition.description, definition.schema, layout)

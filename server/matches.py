@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from automation.match_log import READ_LIMIT, log_start, read_filtered
 from automation.store import automations_by_key
 from automation.subscriptions import MatchFilter
+from server.budgets import MAX_RESPONSE_BYTES
 from server.start_points import LogEnd, check_kept, match_head, resolve_start
-from server.storage.events import PAGE_CHARACTERS, event_sizes, events_at
+from server.storage.events import event_sizes, events_at
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 
 MAX_LOADED: Final = 1_000
 """At most so many matches are loaded at once."""
+
+# What a character of JSON becomes at most: `1,` is 11 bytes of a ListValue, and a character has up to 4 bytes of UTF-8.
+_BYTES_PER_CHARACTER = 6
+# The ids, times and numbers of a delivery and of the match and event in it, and the framing of a label.
+_MATCH_BYTES, _LABEL = 1_000, 2
 
 READS_AT_ONCE: Final = 2
 """So many watchers read at once; the others take turns, so that other reads find a connection."""
@@ -68,9 +74,11 @@ class Matches:
         self._hub = hub
         self._turns = asyncio.Semaphore(READS_AT_ONCE)
 
-    async def load(self, project_key: int, matches: Sequence[Match]) -> list[LoadedMatch]:
+    async def load(
+        self, project_key: int, matches: Sequence[Match], texts: Sequence[str] | None = None
+    ) -> list[LoadedMatch]:
         """Load the first of these matches of a project, as `load_in` does, in a transaction of its own."""
-        return await self._database.read(lambda connection: load_in(connection, project_key, matches))
+        return await self._database.read(lambda connection: load_in(connection, project_key, matches, texts))
 
     async def watch(self, project_key: int, wanted: WatchQuery) -> AsyncGenerator[WatchAnswer, None]:
         """Follow the match log of a project: the first answer comes at once, then matches and heartbeats, for ever.
@@ -122,33 +130,37 @@ def read_on(connection: Connection, project_key: int, wanted: WatchQuery, after:
     return WatchAnswer(loaded, min(after + READ_LIMIT, head), head)
 
 
-def load_in(connection: Connection, project_key: int, matches: Sequence[Match]) -> list[LoadedMatch]:
-    """Load the first of these matches of a project, in their order: MAX_LOADED or about PAGE_CHARACTERS of payload.
+def load_in(
+    connection: Connection, project_key: int, matches: Sequence[Match], texts: Sequence[str] | None = None
+) -> list[LoadedMatch]:
+    """Load the first of these matches of a project, in their order: MAX_LOADED, or as many as surely fit a response.
 
-    At least one is loaded, however large, unless there is none. Takes three queries.
+    At least one is loaded, however large, unless there is none. `texts` are what the response says beside each match.
+    Takes three queries.
     """
     if not matches:
         return []
     automations = automations_by_key(connection, {each.automation_key for each in matches})
     sizes = event_sizes(connection, project_key, {each.event_position for each in matches[:MAX_LOADED]})
-    fitting = _fitting(matches[:MAX_LOADED], automations, sizes)
+    fitting = _fitting(matches[:MAX_LOADED], automations, sizes, texts or [""] * len(matches))
     events = events_at(connection, project_key, {each.event_position for each in fitting})
     return [LoadedMatch(each, automations[each.automation_key], events[each.event_position]) for each in fitting]
 
 
 def _fitting(
-    matches: Sequence[Match], automations: Mapping[int, Automation], sizes: Mapping[int, int]
+    matches: Sequence[Match], automations: Mapping[int, Automation], sizes: Mapping[int, int], texts: Sequence[str]
 ) -> Sequence[Match]:
-    room = PAGE_CHARACTERS
+    room = MAX_RESPONSE_BYTES
     for index, match in enumerate(matches):
-        room -= sizes[match.event_position] + _size(automations[match.automation_key])
+        characters = sizes[match.event_position] + _characters(automations[match.automation_key]) + len(texts[index])
+        room -= _MATCH_BYTES + _BYTES_PER_CHARACTER * characters
         if index and room < 0:
             return matches[:index]
     return matches
 
 
-def _size(automation: Automation) -> int:
-    return len(automation.name) + sum(len(key) + len(value) for key, value in automation.labels.items())
+def _characters(automation: Automation) -> int:
+    return len(automation.name) + sum(len(key) + len(value) + _LABEL for key, value in automation.labels.items())
 
 
 def _now() -> float:

@@ -24,10 +24,20 @@ MAX_SIZE = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """A page of a list; `next_token` is empty on the last one."""
+    """A page of a list; `next_token` is empty on the last one.
+
+    `token_after` makes the token of the page that follows an item of this one.
+    """
 
     items: Sequence[T]
     next_token: str
+    token_after: Callable[[T], str]
+
+    def first(self, count: int) -> Page[T]:
+        """Return the page of the first `count` items, at least one."""
+        if count >= len(self.items):
+            return self
+        return Page(self.items[:count], self.token_after(self.items[count - 1]), self.token_after)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +77,13 @@ class PageRequest:
 
         Unless `more` says whether anything follows, one item more than the limit was asked for.
         """
+
+        def token_after(item: T) -> str:
+            return urlsafe_b64encode(msgspec.json.encode([_digest(filters), *cursor(item)])).decode()
+
         items = found[: self.limit()]
-        if not (len(found) > len(items) if more is None else more):
-            return Page(items, "")
-        token = msgspec.json.encode([_digest(filters), *cursor(items[-1])])
-        return Page(items, urlsafe_b64encode(token).decode())
+        more = len(found) > len(items) if more is None else more
+        return Page(items, token_after(items[-1]) if more else "", token_after)
 
 
 def _digest(filters: object) -> str:

@@ -202,7 +202,8 @@ class Subscriptions:
         loaded: list[LoadedMatch] = []
         try:
             matches = [each.match for each in deliveries]
-            loaded = await self._matches.load(dispatcher.current.project_key, matches)
+            failures = [each.last_failure for each in deliveries]
+            loaded = await self._matches.load(dispatcher.current.project_key, matches, failures)
         finally:
             if rest := deliveries[len(loaded) :]:
                 dispatcher.submit([Release([each.id for each in rest])])

@@ -80,7 +80,7 @@ async def test_renaming_to_the_same_name_changes_nothing(database: Database) -> 
     def work(connection: Connection) -> None:
         made = created(connection, "p", "id-1")
         assert changed(connection, ORDER, name=ORDER) == made
-        assert store.list_definitions(connection, "p", limit=9, show_deleted=True) == [made]
+        assert store.list_definitions(connection, "p", limit=9, show_deleted=True) == ([made], False)
 
     await database.write(work)
 
@@ -204,7 +204,7 @@ class History:
 
     def go_on(self, now: int) -> None:
         connection, random = self._connection, self._random
-        known = store.list_definitions(connection, "p", limit=1_000, show_deleted=True)
+        known, _ = store.list_definitions(connection, "p", limit=1_000, show_deleted=True)
         live = [each for each in known if each.deleted_at is None]
         free = sorted({"a", "b", "c"} - {each.name for each in live})
         deleted = [each for each in known if each.deleted_at is not None and each.name in free]

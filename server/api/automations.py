@@ -10,6 +10,7 @@ from server.api.automation_messages import read_changes, read_new_automation, re
 from server.api.enums import AUTOMATION_STATE, RUN_OUTCOME, RUN_STATUS
 from server.api.event_messages import read_draft
 from server.api.explanation_messages import read_contact, write_explained, write_tested
+from server.api.response_size import write_page
 from server.api.times import read_duration
 from server.contacts import ContactName
 from server.emails import normal_email
@@ -57,9 +58,9 @@ class AutomationsServicer:
         page = await self._automations.list(
             caller.project_key, wanted, PageRequest(request.page_size, request.page_token)
         )
-        return pb.ListAutomationsResponse(
-            automations=map(write_automation, page.items), next_page_token=page.next_token
-        )
+        response = pb.ListAutomationsResponse()
+        response.next_page_token = write_page(page, write_automation, response.automations)
+        return response
 
     async def UpdateAutomation(
         self, request: pb.UpdateAutomationRequest, caller: Caller
@@ -108,7 +109,9 @@ class AutomationsServicer:
         page = await self._runs.list(
             caller.project_key, _read_query(request), PageRequest(request.page_size, request.page_token)
         )
-        return pb.ListRunsResponse(runs=map(write_run, page.items), next_page_token=page.next_token)
+        response = pb.ListRunsResponse()
+        response.next_page_token = write_page(page, write_run, response.runs)
+        return response
 
     async def GetRun(self, request: pb.GetRunRequest, caller: Caller) -> pb.GetRunResponse:
         return pb.GetRunResponse(run=write_run(await self._runs.get(caller.project_key, request.id)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from server.api.response_size import write_page
 from server.api.structs import read_struct, write_struct
 from server.api.times import timestamp
 from server.budgets import CONTACT_BUDGET
@@ -42,7 +43,9 @@ class ContactsServicer:
         page = await self._contacts.list(
             caller.project_key, PageRequest(request.page_size, request.page_token), request.search
         )
-        return pb.ListContactsResponse(contacts=map(_write_contact, page.items), next_page_token=page.next_token)
+        response = pb.ListContactsResponse()
+        response.next_page_token = write_page(page, _write_contact, response.contacts)
+        return response
 
     async def DeleteContact(self, request: pb.DeleteContactRequest, caller: Caller) -> pb.DeleteContactResponse:
         contact = await self._contacts.delete(caller.project_key, _read_name(request), request.etag)

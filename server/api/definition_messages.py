@@ -9,6 +9,7 @@ from registry.errors import InvalidSchema, PayloadRejected, Violation
 from registry.schema import Property, Schema
 from server.api.enums import COERCION_MODE, COMPATIBILITY, DIRECTION, PROPERTY_TYPE, UNKNOWN_PROPERTIES
 from server.api.event_messages import write_change, write_violation
+from server.api.response_size import write_details
 from server.api.structs import read_struct, write_struct
 from server.api.times import timestamp
 from server.dependents import ReadingAutomation
@@ -84,12 +85,15 @@ def write_revision(revision: Revision) -> pb.Revision:
 
 def write_verdict(verdict: CompatibilityVerdict) -> pb.CheckCompatibilityResponse:
     """Write what a rule has against a candidate."""
-    return pb.CheckCompatibilityResponse(
+    message = pb.CheckCompatibilityResponse(
         compatible=not verdict.incompatibilities,
-        incompatibilities=map(_write_incompatibility, verdict.incompatibilities),
         compatibility=COMPATIBILITY.write(verdict.rule),
         changed=verdict.changed,
     )
+    message.omitted_incompatibility_count = write_details(
+        verdict.incompatibilities, _write_incompatibility, message.incompatibilities
+    )
+    return message
 
 
 def write_validation(schema: Schema, payload: Struct) -> pb.ValidateEventResponse:
@@ -101,8 +105,7 @@ def write_validation(schema: Schema, payload: Struct) -> pb.ValidateEventRespons
     response = pb.ValidateEventResponse(valid=True)
     response.properties.SetInParent()
     write_struct(coerced.properties, response.properties)
-    for change in coerced.changes:
-        write_change(change, response.coercions.add())
+    response.omitted_coercion_count = write_details(coerced.changes, write_change, response.coercions)
     return response
 
 
@@ -120,15 +123,13 @@ def write_dependent(dependent: Dependent) -> pb.Dependent:
     )
 
 
-def _write_incompatibility(one: Incompatibility) -> pb.Incompatibility:
-    return pb.Incompatibility(
-        kind=one.kind,
-        path=one.path,
-        old=one.old,
-        new=one.new,
-        direction=DIRECTION.write(one.direction),
-        revision=one.revision,
-    )
+def _write_incompatibility(one: Incompatibility, into: pb.Incompatibility) -> None:
+    into.kind = one.kind
+    into.path = one.path
+    into.old = one.old
+    into.new = one.new
+    into.direction = DIRECTION.write(one.direction)
+    into.revision = one.revision
 
 
 def _read_property(message: pb.Property, path: str, violations: list[Violation]) -> Property:

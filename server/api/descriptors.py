@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from google.protobuf import struct_pb2, timestamp_pb2
@@ -11,14 +12,19 @@ from google.protobuf.message_factory import GetMessageClass
 
 from registry.fields import WireType
 from registry.proto_names import PACKAGE, file_name, message_name
-from registry.proto_text import imports
+from registry.proto_text import imports, proto_text
+from server.api.response_size import size_of
+from server.budgets import MAX_RESPONSE_BYTES
+from signalbox.v1 import event_definitions_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from google.protobuf.message import Message
 
     from registry.fields import Field, MessageLayout
+    from server.generated_types import GeneratedType
+    from server.paging import Page
 
 _IMPORTED = {each.DESCRIPTOR.name: each.DESCRIPTOR for each in (struct_pb2, timestamp_pb2)}
 
@@ -36,15 +42,34 @@ _MESSAGES = {
 }
 
 
-def descriptor_set(layouts: Iterable[tuple[str, MessageLayout]]) -> FileDescriptorSet:
-    """Describe events by their names and layouts: each file behind those that it imports."""
-    files = [file_descriptor(name, layout) for name, layout in layouts]
+def descriptor_set(files: Sequence[FileDescriptorProto]) -> FileDescriptorSet:
+    """Return the set of the files, each after those that it imports."""
     needed = sorted({each for file in files for each in file.dependency})
     made = FileDescriptorSet()
     for each in needed:
         _IMPORTED[each].CopyToProto(made.file.add())
     made.file.extend(files)
     return made
+
+
+async def write_types(page: Page[GeneratedType]) -> pb.GetDescriptorSetResponse:
+    """Write the generated types of a page that fit a response, at least one."""
+    files: list[FileDescriptorProto] = []
+    texts: dict[str, str] = {}
+    room = MAX_RESPONSE_BYTES
+    for each in page.items:
+        file = file_descriptor(each.event_name, each.layout)
+        text = proto_text(each.event_name, each.description, each.schema, each.layout)
+        room -= size_of(file) + len(text.encode()) + 2 * len(file.name)
+        if files and room < 0:
+            break
+        files.append(file)
+        texts[file.name] = text
+        # Writing a large one takes as long as several calls of others.
+        await asyncio.sleep(0)
+    return pb.GetDescriptorSetResponse(
+        file_descriptor_set=descriptor_set(files), files=texts, next_page_token=page.first(len(files)).next_token
+    )
 
 
 def file_descriptor(event_name: str, layout: MessageLayout) -> FileDescriptorProto:
@@ -57,7 +82,7 @@ def file_descriptor(event_name: str, layout: MessageLayout) -> FileDescriptorPro
 def message_class(event_name: str, layout: MessageLayout) -> type[Message]:
     """Make the class of an event's messages, apart from every other: projects may use the same names."""
     pool = DescriptorPool()
-    for file in descriptor_set([(event_name, layout)]).file:
+    for file in descriptor_set([file_descriptor(event_name, layout)]).file:
         pool.AddSerializedFile(file.SerializeToString())
     return GetMessageClass(pool.FindMessageTypeByName(f"{PACKAGE}.{message_name(event_name)}"))
 

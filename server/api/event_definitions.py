@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
 from registry.errors import Violation
-from registry.proto_names import file_name
-from registry.proto_text import proto_text
 from registry.schema import check_schema
 from registry.store import DefinitionChanges
 from server.api.backtest_messages import read_scope, write_backtest
@@ -22,8 +19,9 @@ from server.api.definition_messages import (
     write_validation,
     write_verdict,
 )
-from server.api.descriptors import descriptor_set
+from server.api.descriptors import write_types
 from server.api.enums import COMPATIBILITY
+from server.api.response_size import write_page
 from server.api.structs import write_struct
 from server.errors import InvalidArgument
 from server.paging import PageRequest
@@ -79,9 +77,9 @@ class EventDefinitionsServicer:
             request.search,
             show_deleted=request.show_deleted,
         )
-        return pb.ListEventDefinitionsResponse(
-            event_definitions=map(write_definition, page.items), next_page_token=page.next_token
-        )
+        response = pb.ListEventDefinitionsResponse()
+        response.next_page_token = write_page(page, write_definition, response.event_definitions)
+        return response
 
     async def UpdateEventDefinition(
         self, request: pb.UpdateEventDefinitionRequest, caller: Caller
@@ -112,7 +110,9 @@ class EventDefinitionsServicer:
         page = await self._definitions.revisions(
             caller, request.event_definition, PageRequest(request.page_size, request.page_token)
         )
-        return pb.ListRevisionsResponse(revisions=map(write_revision, page.items), next_page_token=page.next_token)
+        response = pb.ListRevisionsResponse()
+        response.next_page_token = write_page(page, write_revision, response.revisions)
+        return response
 
     async def GetRevision(self, request: pb.GetRevisionRequest, caller: Caller) -> pb.GetRevisionResponse:
         revision = await self._definitions.revision(caller, request.event_definition, request.number)
@@ -145,7 +145,9 @@ class EventDefinitionsServicer:
         page = await self._definitions.dependents(
             caller, request.event_definition, PageRequest(request.page_size, request.page_token)
         )
-        return pb.ListDependentsResponse(dependents=map(write_dependent, page.items), next_page_token=page.next_token)
+        response = pb.ListDependentsResponse()
+        response.next_page_token = write_page(page, write_dependent, response.dependents)
+        return response
 
     async def BacktestSchema(self, request: pb.BacktestSchemaRequest, caller: Caller, send: Send) -> None:
         candidate, scope = read_candidate(request), read_scope(request)
@@ -155,15 +157,8 @@ class EventDefinitionsServicer:
     async def GetDescriptorSet(
         self, request: pb.GetDescriptorSetRequest, caller: Caller
     ) -> pb.GetDescriptorSetResponse:
-        found = await self._types.latest(caller, request.event_definitions)
-        described = descriptor_set((each.event_name, each.layout) for each in found)
-        response = pb.GetDescriptorSetResponse(file_descriptor_set=described)
-        for each in found:
-            text = proto_text(each.event_name, each.description, each.schema, each.layout)
-            response.files[file_name(each.event_name)] = text
-            # Writing a large one takes as long as several calls of others.
-            await asyncio.sleep(0)
-        return response
+        page = await self._types.latest(caller, request.event_definitions, request.page_token)
+        return await write_types(page)
 
     async def GetJsonSchema(self, request: pb.GetJsonSchemaRequest, caller: Caller) -> pb.GetJsonSchemaResponse:
         response = pb.GetJsonSchemaResponse()

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 from registry.errors import Violation
 from server.api.enums import BATCH_MODE, RESULT_VIEW, View
 from server.api.event_messages import (
+    event_message,
     read_draft,
     read_draft_or_refuse,
     write_error,
     write_event,
 )
 from server.api.receipts import write_receipt, write_results
+from server.api.response_size import write_page
 from server.api.times import read_timestamp
+from server.budgets import MAX_RESPONSE_BYTES
 from server.emails import normal_email
 from server.errors import ContactRequired, InvalidArgument, Stopping
 from server.paging import PageRequest
@@ -52,7 +55,7 @@ class EventIngestServicer:
         view = RESULT_VIEW.read_optional(request.view, "view") or View.COERCED
         await self._ingest.send(caller.project_key, draft)
         response = pb.SendEventResponse()
-        write_receipt(draft, view, response.receipt)
+        write_receipt(draft, view, response.receipt, MAX_RESPONSE_BYTES)
         return response
 
     async def SendEvents(self, request: pb.SendEventsRequest, caller: Caller) -> pb.SendEventsResponse:
@@ -81,9 +84,8 @@ class EventIngestServicer:
             PageRequest(request.page_size, request.page_token),
             after=request.after_position if request.HasField("after_position") else None,
         )
-        response = pb.ListEventsResponse(next_page_token=page.next_token)
-        for event in page.items:
-            write_event(event, response.events.add())
+        response = pb.ListEventsResponse()
+        response.next_page_token = write_page(page, event_message, response.events)
         return response
 
 

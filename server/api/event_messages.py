@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from server.api.enums import CHANGE_KIND
+from server.api.response_size import write_details
 from server.api.structs import read_struct, write_struct, write_value
 from server.api.times import read_timestamp, write_timestamp
 from server.api.typed_properties import read_typed
@@ -56,7 +57,7 @@ def read_draft_or_refuse(message: pb.EventInput, readers: Readers) -> Draft:
 
 # What is written for every event is written in place: a message given to a constructor is copied.
 def write_event(event: Event, into: event_pb2.Event) -> None:
-    """Write a whole event."""
+    """Write a whole event; of coercions beyond MAX_DETAIL_BYTES only the count."""
     into.id = event.id
     into.position = event.position
     into.name = event.name
@@ -66,10 +67,17 @@ def write_event(event: Event, into: event_pb2.Event) -> None:
     into.email = event.email
     into.properties.SetInParent()
     write_struct(event.properties, into.properties)
-    for change in event.coercions:
-        write_change(change, into.coercions.add())
+    if event.coercions:
+        into.omitted_coercion_count = write_details(event.coercions, write_change, into.coercions)
     write_timestamp(event.occurred_at, into.occurred_at)
     write_timestamp(event.received_at, into.received_at)
+
+
+def event_message(event: Event) -> event_pb2.Event:
+    """Return a whole event as a message of its own."""
+    message = event_pb2.Event()
+    write_event(event, message)
+    return message
 
 
 def write_change(change: Change, into: event_pb2.Coercion) -> None:

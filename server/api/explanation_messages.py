@@ -10,8 +10,9 @@ from uuid_utils import uuid7
 from automation.conditions.tracing import MAX_SHOWN, Shown
 from server.api.enums import REASON_KIND, VERDICT
 from server.api.event_messages import write_change, write_event, write_violation
+from server.api.response_size import write_details, write_page
 from server.api.structs import depth_of, read_struct, write_value
-from server.budgets import CONTACT_BUDGET, MAX_DEPTH
+from server.budgets import CONTACT_BUDGET, MAX_DEPTH, MAX_RESPONSE_BYTES
 from server.emails import normal_email
 from server.explain import GivenContact
 from signalbox.v1 import automations_pb2 as pb
@@ -42,38 +43,36 @@ def write_tested(tested: Tested) -> pb.TestConditionResponse:
         errors=map(_write_fault, tested.faults),
         violations=map(write_violation, tested.violations),
     )
-    for clause in tested.trace:
-        _write_clause(clause, message.trace.add())
-    for change in tested.changes:
-        write_change(change, message.coercions.add())
+    message.omitted_clause_count = write_details(tested.trace, _write_clause, message.trace)
+    message.omitted_coercion_count = write_details(tested.changes, write_change, message.coercions)
     return message
 
 
 def write_explained(explained: Explained) -> pb.ExplainEventResponse:
     """Write a page of explanations."""
-    message = pb.ExplainEventResponse(
-        violations=map(write_violation, explained.violations), next_page_token=explained.next_token
-    )
+    message = pb.ExplainEventResponse(violations=map(write_violation, explained.violations))
     if explained.event is not None:
         write_event(explained.event, message.event)
-    for each in explained.explanations:
-        _write_explanation(each, message.explanations.add())
+    if explained.page is not None:
+        room = MAX_RESPONSE_BYTES - message.ByteSize()
+        message.next_page_token = write_page(explained.page, _write_explanation, message.explanations, room)
     return message
 
 
-def _write_explanation(each: Explanation, into: pb.AutomationExplanation) -> None:
+def _write_explanation(each: Explanation) -> pb.AutomationExplanation:
+    into = pb.AutomationExplanation()
     into.automation_id = each.automation.id
     into.automation_name = each.automation.name
     into.event_name = each.event_name
     into.matched = each.matched
     into.condition = each.condition
     into.verdict = VERDICT.write(each.verdict)
-    for clause in each.trace:
-        _write_clause(clause, into.trace.add())
+    into.omitted_clause_count = write_details(each.trace, _write_clause, into.trace)
     into.outside_reasons.extend(map(_write_reason, each.reasons))
     if each.match is not None:
         into.match_id = each.match.id
         into.run_id = each.match.run_id
+    return into
 
 
 def _write_clause(clause: Clause, into: pb.Clause) -> None:

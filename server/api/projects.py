@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from server.api.enums import DIALECT, NAME_CASE, UNDEFINED_EVENTS, UNKNOWN_CONTACTS, EnumMap
+from server.api.response_size import write_page
 from server.api.times import timestamp
 from server.model import Rules
 from server.paging import PageRequest
@@ -37,7 +38,9 @@ class ProjectsServicer:
 
     async def ListProjects(self, request: pb.ListProjectsRequest, _caller: Caller) -> pb.ListProjectsResponse:
         page = await self._projects.list(PageRequest(request.page_size, request.page_token))
-        return pb.ListProjectsResponse(projects=map(_write_project, page.items), next_page_token=page.next_token)
+        response = pb.ListProjectsResponse()
+        response.next_page_token = write_page(page, _write_project, response.projects)
+        return response
 
     async def UpdateProject(self, request: pb.UpdateProjectRequest, _caller: Caller) -> pb.UpdateProjectResponse:
         project = await self._projects.update(
@@ -60,7 +63,9 @@ class ProjectsServicer:
 
     async def ListApiKeys(self, request: pb.ListApiKeysRequest, _caller: Caller) -> pb.ListApiKeysResponse:
         page = await self._projects.keys(request.project, PageRequest(request.page_size, request.page_token))
-        return pb.ListApiKeysResponse(api_keys=map(_write_key, page.items), next_page_token=page.next_token)
+        response = pb.ListApiKeysResponse()
+        response.next_page_token = write_page(page, _write_key, response.api_keys)
+        return response
 
     async def RevokeApiKey(self, request: pb.RevokeApiKeyRequest, _caller: Caller) -> pb.RevokeApiKeyResponse:
         return pb.RevokeApiKeyResponse(api_key=_write_key(await self._projects.revoke_key(request.id)))

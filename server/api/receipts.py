@@ -10,9 +10,11 @@ from automation.runs import MatchKind
 from server.api.enums import View
 from server.api.event_messages import write_error, write_event
 from server.api.match_messages import write_match
+from server.api.response_size import size_of
 from server.api.structs import depth_of
 from server.api.times import write_timestamp
-from server.budgets import MAX_DEPTH
+from server.budgets import MAX_DEPTH, MAX_RESPONSE_BYTES
+from server.status import cut
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,10 +28,14 @@ if TYPE_CHECKING:
 
 MAX_DETAILED = 100
 MAX_BRIEF_MESSAGE = 120
+"""Bytes of the message of an error beyond the first MAX_DETAILED."""
+
+BRIEF_BYTES = 256
+"""The most that a result in its brief form takes: ids and a time, or reason and MAX_BRIEF_MESSAGE."""
 
 
-def write_receipt(draft: Draft, view: View, into: pb.EventReceipt) -> None:
-    """Write what became of an accepted event, as much of it as the view asks for."""
+def write_receipt(draft: Draft, view: View, into: pb.EventReceipt, room: int) -> None:
+    """Write what became of an accepted event, as much of it as the view asks for and `room` bytes hold."""
     event = draft.event
     assert event is not None
     if view is View.RECEIPT:
@@ -44,25 +50,54 @@ def write_receipt(draft: Draft, view: View, into: pb.EventReceipt) -> None:
     if draft.matches:
         into.match_count = sum(match.kind is MatchKind.STARTED for match, _ in draft.matches)
         if view is View.MATCHES:
-            _write_matches(draft, event, into.matches)
+            into.truncated = not _write_matches(draft, event, into.matches, room - size_of(into.event))
 
 
 def write_results(drafts: Sequence[Draft], view: View, into: RepeatedCompositeFieldContainer[pb.EventResult]) -> None:
-    """Write what became of the events of a batch; violations only of the first MAX_DETAILED that were refused.
+    """Write what became of the events of a batch, each at least in its brief form.
 
-    A client that refuses answers beyond 4 MiB, as they do by default, still learns which of its events were taken.
+    What the view asks for is written as long as there is room, violations only of the first MAX_DETAILED events that
+    were refused: the response to a batch that is stored must reach its client.
     """
+    room = MAX_RESPONSE_BYTES - len(drafts) * BRIEF_BYTES
     refused = 0
     for draft in drafts:
-        if draft.error is None:
-            write_receipt(draft, view, into.add().receipt)
-        else:
+        result = into.add()
+        if draft.error is not None:
             refused += 1
-            error = write_error(draft.error)
-            if refused > MAX_DETAILED:
-                del error.violations[:]
-                error.message = error.message[:MAX_BRIEF_MESSAGE]
-            into.add().error.CopyFrom(error)
+            room = _write_refused(draft.error, result.error, room, detailed=refused <= MAX_DETAILED and room >= 0)
+        elif view is View.RECEIPT:
+            write_receipt(draft, view, result.receipt, room)
+        else:
+            room = _write_accepted(draft, view, result.receipt, room)
+
+
+def _write_accepted(draft: Draft, view: View, into: pb.EventReceipt, room: int) -> int:
+    """Write a receipt, in its brief form where the view takes more than `room` bytes; return what is left of them.
+
+    Nothing is left once one did not fit: a batch is not written twice to fill the last bytes.
+    """
+    if room >= 0:
+        write_receipt(draft, view, into, room)
+        left = room - size_of(into)
+        if left >= 0:
+            return left
+        into.Clear()
+    write_receipt(draft, View.RECEIPT, into, room)
+    into.truncated = True
+    return -1
+
+
+def _write_refused(error: Exception, into: pb.EventError, room: int, *, detailed: bool) -> int:
+    """Write why an event was refused, in a brief form where `room` bytes are too few; return what is left of them."""
+    into.CopyFrom(write_error(error))
+    if detailed:
+        room -= size_of(into)
+        if room >= 0:
+            return room
+    del into.violations[:]
+    into.message = cut(into.message, MAX_BRIEF_MESSAGE)
+    return room
 
 
 def _write_brief(event: Event, into: event_pb2.Event) -> None:
@@ -73,8 +108,10 @@ def _write_brief(event: Event, into: event_pb2.Event) -> None:
     write_timestamp(event.received_at, into.received_at)
 
 
-def _write_matches(draft: Draft, event: Event, into: RepeatedCompositeFieldContainer[match_pb2.Match]) -> None:
-    """Write the matches, each with the event.
+def _write_matches(
+    draft: Draft, event: Event, into: RepeatedCompositeFieldContainer[match_pb2.Match], room: int
+) -> bool:
+    """Write the matches, each with the event, and return whether all of them fit into `room` bytes.
 
     A message is at most 100 levels deep: properties that reach their limit have no room inside a match, and stand in
     the receipt's own event alone.
@@ -82,4 +119,10 @@ def _write_matches(draft: Draft, event: Event, into: RepeatedCompositeFieldConta
     if depth_of(event.properties) >= MAX_DEPTH:
         event = replace(event, properties={}, coercions=())
     for match, automation in draft.matches:
-        write_match(match, automation, event, into.add())
+        message = into.add()
+        write_match(match, automation, event, message)
+        room -= size_of(message)
+        if room < 0:
+            del into[-1]
+            return False
+    return True

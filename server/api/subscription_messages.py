@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 MAX_SETTLED: Final = 1_000
 MAX_NACKS: Final = 100
+MAX_ACKNOWLEDGED: Final = 10_000
+"""Deliveries in one request, whose response names each."""
+MAX_DELIVERY_ID: Final = 255
 MAX_REASON: Final = 1_000
 MAX_MATCH_IDS: Final = 1_000
 MAX_CONSUMER_ID: Final = 255
@@ -167,6 +170,10 @@ def read_settles(request: pb.AcknowledgeMatchesRequest) -> list[Settle]:
         settles.append(_read_extend(request.extend, "extend"))
     if not settles:
         raise _refused("ack", "REQUIRED", "The request names no delivery: give ack, nacks or extend")
+    count = sum(len(each.delivery_ids) for each in settles)
+    if count > MAX_ACKNOWLEDGED:
+        fault = f"The request names {count:,} deliveries; at most {MAX_ACKNOWLEDGED:,} are allowed"
+        raise _refused("delivery_ids", "OUT_OF_RANGE", fault)
     seen: set[str] = set()
     for named in (each for one in settles for each in one.delivery_ids):
         if named in seen:
@@ -237,14 +244,17 @@ def write_result(result: SettleResult, into: pb.DeliveryResult) -> None:
         write_timestamp(result.due_at, into.lease_expires_at)
 
 
-def write_parked(parked: ParkedMatch, loaded: LoadedMatch, into: pb.ParkedMatch) -> None:
+def write_parked(found: tuple[ParkedMatch, LoadedMatch]) -> pb.ParkedMatch:
     """Write a parked match."""
+    parked, loaded = found
+    into = pb.ParkedMatch()
     write_loaded(loaded, into.match)
     into.cause = PARKING_CAUSE.write(parked.cause)
     into.attempt_count = parked.attempt_count
     into.last_failure = parked.last_failure
     into.consumer_id = parked.consumer_id
     write_timestamp(parked.parked_at, into.parked_at)
+    return into
 
 
 def duration(micros: int) -> Duration:
@@ -295,6 +305,11 @@ def _read_ids(ids: Sequence[str], path: str) -> list[str]:
     if not 1 <= len(ids) <= MAX_SETTLED:
         field = f"{path}.delivery_ids"
         raise _refused(field, "OUT_OF_RANGE", f"{field} names {len(ids):,}; it names 1 to {MAX_SETTLED:,}")
+    if any(len(each.encode()) > MAX_DELIVERY_ID for each in ids):
+        field = f"{path}.delivery_ids"
+        raise _refused(
+            field, "OUT_OF_RANGE", f"{field} holds an id of more than {MAX_DELIVERY_ID} bytes: it is no delivery's"
+        )
     return list(ids)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from automation.subscriptions import ParkedSelection
 from registry.errors import Violation
 from server.api.consume import ConsumerStream, read_open
+from server.api.response_size import write_page
 from server.api.subscription_messages import (
     read_changes,
     read_consumer_id,
@@ -61,9 +62,9 @@ class SubscriptionMethods:
         self, request: pb.ListSubscriptionsRequest, caller: Caller
     ) -> pb.ListSubscriptionsResponse:
         page = await self._subscriptions.list(caller.project_key, PageRequest(request.page_size, request.page_token))
-        return pb.ListSubscriptionsResponse(
-            subscriptions=map(write_subscription, page.items), next_page_token=page.next_token
-        )
+        response = pb.ListSubscriptionsResponse()
+        response.next_page_token = write_page(page, write_subscription, response.subscriptions)
+        return response
 
     async def UpdateSubscription(
         self, request: pb.UpdateSubscriptionRequest, caller: Caller
@@ -136,9 +137,8 @@ class SubscriptionMethods:
             ParkedSelection((), request.automation_id, until, not request.automation_id and until is None),
             PageRequest(request.page_size, request.page_token),
         )
-        response = pb.ListParkedMatchesResponse(next_page_token=page.next_token)
-        for parked, loaded in page.items:
-            write_parked(parked, loaded, response.parked_matches.add())
+        response = pb.ListParkedMatchesResponse()
+        response.next_page_token = write_page(page, write_parked, response.parked_matches)
         return response
 
     async def ReplayParkedMatches(

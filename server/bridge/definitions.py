@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from registry.errors import DefinitionNotFound
@@ -18,7 +19,14 @@ if TYPE_CHECKING:
 
 async def all_definitions(services: Services, caller: Caller, search: str = "") -> Sequence[EventDefinition]:
     """List all live definitions, newest first; a project has MAX_LIVE_DEFINITIONS at most."""
-    return (await services.definitions.list(caller, PageRequest(MAX_LIVE_DEFINITIONS), search)).items
+    found: list[EventDefinition] = []
+    request = PageRequest(MAX_LIVE_DEFINITIONS)
+    while True:
+        page = await services.definitions.list(caller, request, search)
+        found += page.items
+        if not page.next_token:
+            return found
+        request = replace(request, token=page.next_token)
 
 
 async def definition_by_name(services: Services, caller: Caller, name: str) -> EventDefinition:

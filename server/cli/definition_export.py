@@ -75,7 +75,13 @@ def write_files(folder: Path, files: Mapping[str, str]) -> list[Path]:
 
 async def _protos(session: Session, names: Sequence[str]) -> dict[str, str]:
     request = pb.GetDescriptorSetRequest(event_definitions=names)
-    return dict((await session.call(session.definitions.GetDescriptorSet, request)).files)
+    files: dict[str, str] = {}
+    while True:
+        page = await session.call(session.definitions.GetDescriptorSet, request)
+        files |= page.files
+        request.page_token = page.next_page_token
+        if not page.next_page_token:
+            return files
 
 
 async def _json_schemas(session: Session, names: Sequence[str]) -> dict[str, str]:

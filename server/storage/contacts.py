@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from automation.bulk import chunks
 from registry.etags import check_etag
+from registry.pages import read_page
 from server.errors import ContactNotFound
 from server.model import Contact
 from server.storage.tables import contact, event
@@ -103,6 +104,17 @@ def list_contacts(
     if before_id:
         query = query.where(contact.c.id < before_id)
     return [_contact(row) for row in connection.execute(query.limit(limit).offset(skip))]
+
+
+def contact_page(
+    connection: Connection, project_key: int, limit: int, before_id: str = "", search: str = ""
+) -> tuple[list[Contact], bool]:
+    """List live contacts, newest first, after an id: one page, and whether there are more."""
+    query = sa.select(contact).where(_found(project_key, search)).order_by(contact.c.id.desc())
+    if before_id:
+        query = query.where(contact.c.id < before_id)
+    page, more = read_page(connection, query, limit, lambda row: len(row.properties))
+    return [_contact(row) for row in page], more
 
 
 def newer_contacts(

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from registry.coercion import Change, ChangeKind
 from registry.log_ids import position_of
+from registry.pages import PAGE_CHARACTERS, read_page
 from registry.undo import undo
 from server.errors import EventNotRecorded
 from server.model import Event
@@ -31,9 +32,6 @@ _EVENTS = sa.select(
     event, contact.c.id.label("contact_id"), sa.func.coalesce(contact.c.email, event.c.email).label("contact_email")
 ).join_from(event, contact, contact.c.key == event.c.contact_key, isouter=True)
 
-
-PAGE_CHARACTERS = 1_000_000
-"""So much payload is in a page, or one event: clients refuse answers beyond 4 MiB by default."""
 
 RECENT_EVENTS = 10_000
 """So many of a definition's newest events tell of its traffic."""
@@ -84,8 +82,9 @@ def event_names(connection: Connection, project_key: int, positions: Iterable[in
 
 
 def event_sizes(connection: Connection, project_key: int, positions: Iterable[int]) -> dict[int, int]:
-    """Say how many characters of payload the events at positions have."""
-    size = sa.func.length(event.c.properties) + sa.func.length(event.c.coercions)
+    """Return how many characters the events at positions have: payload, coercions, name and address."""
+    length = sa.func.length
+    size = length(event.c.properties) + length(event.c.coercions) + length(event.c.name) + length(event.c.email)
     wanted = (event.c.project_key == project_key) & event.c.position.in_(list(positions))
     return {row[0]: row[1] for row in connection.execute(sa.select(event.c.position, size).where(wanted))}
 
@@ -112,7 +111,7 @@ def list_events(
     Ends at the limit or at PAGE_CHARACTERS of payload; says whether there are more.
     """
     low, high = _position_range(connection, project_key, wanted)
-    query = _filtered(_EVENTS.where(event.c.project_key == project_key), wanted).limit(limit + 1)
+    query = _filtered(_EVENTS.where(event.c.project_key == project_key), wanted)
     if wanted.contact_id or wanted.email:
         query = query.where(_of_contact(connection, project_key, wanted))
     if after is not None:
@@ -123,7 +122,8 @@ def list_events(
     query = query.where(event.c.position >= low)
     if high is not None:
         query = query.where(event.c.position < high)
-    return _within_page(connection.execute(query), limit)
+    page, more = read_page(connection, query, limit, lambda row: len(row.properties) + len(row.coercions))
+    return [to_event(row) for row in page], more
 
 
 def traffic(
@@ -165,17 +165,6 @@ def _texts_at(
 ) -> dict[int, str]:
     wanted = (event.c.project_key == project_key) & event.c.position.in_(list(positions))
     return {row[0]: row[1] for row in connection.execute(sa.select(event.c.position, column).where(wanted))}
-
-
-def _within_page(rows: Iterable[Row[Any]], limit: int) -> tuple[list[Event], bool]:
-    events: list[Event] = []
-    room = PAGE_CHARACTERS
-    for row in rows:
-        room -= len(row.properties) + len(row.coercions)
-        if len(events) == limit or (events and room < 0):
-            return events, True
-        events.append(to_event(row))
-    return events, False
 
 
 def position_at(connection: Connection, project_key: int, time: int) -> int:

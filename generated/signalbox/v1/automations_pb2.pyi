@@ -608,6 +608,7 @@ class AutomationExplanation(_message.Message):
     OUTSIDE_REASONS_FIELD_NUMBER: _builtins.int
     MATCH_ID_FIELD_NUMBER: _builtins.int
     RUN_ID_FIELD_NUMBER: _builtins.int
+    OMITTED_CLAUSE_COUNT_FIELD_NUMBER: _builtins.int
     automation_id: _builtins.str
     """Output only. Id of the automation."""
     automation_name: _builtins.str
@@ -628,9 +629,11 @@ class AutomationExplanation(_message.Message):
     """Output only. Id of the match that was recorded; empty where there is none, or it is no longer kept."""
     run_id: _builtins.str
     """Output only. Id of the run that the match started; empty where match_id is."""
+    omitted_clause_count: _builtins.int
+    """Output only. How many clauses are left out at the end of `trace`."""
     @_builtins.property
     def trace(self) -> _containers.RepeatedCompositeFieldContainer[Global___Clause]:
-        """Output only. How it came to that, clause by clause; empty for an empty condition."""
+        """Output only. How it came to that, clause by clause; empty for an empty condition. At most 1 MiB of clauses."""
 
     @_builtins.property
     def outside_reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutsideReason]:
@@ -649,10 +652,11 @@ class AutomationExplanation(_message.Message):
         outside_reasons: _abc.Iterable[Global___OutsideReason] | None = ...,
         match_id: _builtins.str = ...,
         run_id: _builtins.str = ...,
+        omitted_clause_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["automation_id", b"automation_id", "automation_name", b"automation_name", "condition", b"condition", "event_name", b"event_name", "match_id", b"match_id", "matched", b"matched", "outside_reasons", b"outside_reasons", "run_id", b"run_id", "trace", b"trace", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["automation_id", b"automation_id", "automation_name", b"automation_name", "condition", b"condition", "event_name", b"event_name", "match_id", b"match_id", "matched", b"matched", "omitted_clause_count", b"omitted_clause_count", "outside_reasons", b"outside_reasons", "run_id", b"run_id", "trace", b"trace", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1162,11 +1166,17 @@ class TestConditionResponse(_message.Message):
     ERRORS_FIELD_NUMBER: _builtins.int
     VIOLATIONS_FIELD_NUMBER: _builtins.int
     COERCIONS_FIELD_NUMBER: _builtins.int
+    OMITTED_CLAUSE_COUNT_FIELD_NUMBER: _builtins.int
+    OMITTED_COERCION_COUNT_FIELD_NUMBER: _builtins.int
     verdict: Global___Verdict.ValueType
     """Output only. What the condition came to; VERDICT_NOT_EVALUATED if there are errors or violations."""
+    omitted_clause_count: _builtins.int
+    """Output only. How many clauses are left out at the end of `trace`."""
+    omitted_coercion_count: _builtins.int
+    """Output only. How many coercions are left out at the end of `coercions`."""
     @_builtins.property
     def trace(self) -> _containers.RepeatedCompositeFieldContainer[Global___Clause]:
-        """Output only. How it came to that, clause by clause."""
+        """Output only. How it came to that, clause by clause. At most 1 MiB of clauses."""
 
     @_builtins.property
     def errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConditionError]:
@@ -1178,7 +1188,7 @@ class TestConditionResponse(_message.Message):
 
     @_builtins.property
     def coercions(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Coercion]:
-        """Output only. What coercion changed before the condition saw it."""
+        """Output only. What coercion changed before the condition saw it. At most 1 MiB of coercions."""
 
     def __init__(
         self,
@@ -1188,10 +1198,12 @@ class TestConditionResponse(_message.Message):
         errors: _abc.Iterable[Global___ConditionError] | None = ...,
         violations: _abc.Iterable[_event_pb2.Violation] | None = ...,
         coercions: _abc.Iterable[_event_pb2.Coercion] | None = ...,
+        omitted_clause_count: _builtins.int = ...,
+        omitted_coercion_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coercions", b"coercions", "errors", b"errors", "trace", b"trace", "verdict", b"verdict", "violations", b"violations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coercions", b"coercions", "errors", b"errors", "omitted_clause_count", b"omitted_clause_count", "omitted_coercion_count", b"omitted_coercion_count", "trace", b"trace", "verdict", b"verdict", "violations", b"violations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

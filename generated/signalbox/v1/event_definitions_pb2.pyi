@@ -967,12 +967,15 @@ class CheckCompatibilityResponse(_message.Message):
     INCOMPATIBILITIES_FIELD_NUMBER: _builtins.int
     COMPATIBILITY_FIELD_NUMBER: _builtins.int
     CHANGED_FIELD_NUMBER: _builtins.int
+    OMITTED_INCOMPATIBILITY_COUNT_FIELD_NUMBER: _builtins.int
     compatible: _builtins.bool
     """Output only. True if the rule allows the candidate."""
     compatibility: Global___Compatibility.ValueType
     """Output only. The rule that judged."""
     changed: _builtins.bool
     """Output only. False if the candidate equals the latest revision, so that an update would make no new one."""
+    omitted_incompatibility_count: _builtins.int
+    """Output only. How many incompatibilities are left out because the response has no room for them."""
     @_builtins.property
     def incompatibilities(self) -> _containers.RepeatedCompositeFieldContainer[Global___Incompatibility]:
         """Output only. The reasons against it, those of the latest revision first; at most 1,000."""
@@ -984,10 +987,11 @@ class CheckCompatibilityResponse(_message.Message):
         incompatibilities: _abc.Iterable[Global___Incompatibility] | None = ...,
         compatibility: Global___Compatibility.ValueType = ...,
         changed: _builtins.bool = ...,
+        omitted_incompatibility_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "compatibility", b"compatibility", "compatible", b"compatible", "incompatibilities", b"incompatibilities"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "compatibility", b"compatibility", "compatible", b"compatible", "incompatibilities", b"incompatibilities", "omitted_incompatibility_count", b"omitted_incompatibility_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1043,8 +1047,11 @@ class ValidateEventResponse(_message.Message):
     PROPERTIES_FIELD_NUMBER: _builtins.int
     COERCIONS_FIELD_NUMBER: _builtins.int
     VIOLATIONS_FIELD_NUMBER: _builtins.int
+    OMITTED_COERCION_COUNT_FIELD_NUMBER: _builtins.int
     valid: _builtins.bool
     """Output only. True if an event with this payload would be accepted."""
+    omitted_coercion_count: _builtins.int
+    """Output only. How many coercions are left out of `coercions` because they take more than 1 MiB."""
     @_builtins.property
     def properties(self) -> _struct_pb2.Struct:
         """Output only. The payload after coercion; unset if it is not valid."""
@@ -1055,7 +1062,7 @@ class ValidateEventResponse(_message.Message):
 
     @_builtins.property
     def violations(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Violation]:
-        """Output only. The rules that the payload breaks."""
+        """Output only. The rules that the payload breaks; the first 100."""
 
     def __init__(
         self,
@@ -1064,10 +1071,11 @@ class ValidateEventResponse(_message.Message):
         properties: _struct_pb2.Struct | None = ...,
         coercions: _abc.Iterable[_event_pb2.Coercion] | None = ...,
         violations: _abc.Iterable[_event_pb2.Violation] | None = ...,
+        omitted_coercion_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["properties", b"properties"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coercions", b"coercions", "properties", b"properties", "valid", b"valid", "violations", b"violations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coercions", b"coercions", "omitted_coercion_count", b"omitted_coercion_count", "properties", b"properties", "valid", b"valid", "violations", b"violations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1363,6 +1371,9 @@ class GetDescriptorSetRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_DEFINITIONS_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_token: _builtins.str
+    """Optional. The next_page_token of the previous response, for the same definitions."""
     @_builtins.property
     def event_definitions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Optional. Ids or names of the definitions; all live ones if empty."""
@@ -1371,10 +1382,11 @@ class GetDescriptorSetRequest(_message.Message):
         self,
         *,
         event_definitions: _abc.Iterable[_builtins.str] | None = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_definitions", b"event_definitions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_definitions", b"event_definitions", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1408,6 +1420,9 @@ class GetDescriptorSetResponse(_message.Message):
 
     FILE_DESCRIPTOR_SET_FIELD_NUMBER: _builtins.int
     FILES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Output only. Token of the next page; empty on the last one. A page holds as many definitions as fit a response."""
     @_builtins.property
     def file_descriptor_set(self) -> _descriptor_pb2.FileDescriptorSet:
         """Output only. The messages, one file for each definition, and the files of google.protobuf that they import."""
@@ -1421,10 +1436,11 @@ class GetDescriptorSetResponse(_message.Message):
         *,
         file_descriptor_set: _descriptor_pb2.FileDescriptorSet | None = ...,
         files: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["file_descriptor_set", b"file_descriptor_set"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_descriptor_set", b"file_descriptor_set", "files", b"files"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_descriptor_set", b"file_descriptor_set", "files", b"files", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

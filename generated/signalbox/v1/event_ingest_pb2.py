@@ -29,7 +29,7 @@ from signalbox.v1 import match_pb2 as signalbox_dot_v1_dot_match__pb2
 from signalbox.v1 import options_pb2 as signalbox_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fsignalbox/v1/event_ingest.proto\x12\x0csignalbox.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18signalbox/v1/event.proto\x1a\x18signalbox/v1/match.proto\x1a\x1asignalbox/v1/options.proto\"\xfc\x01\n\nEventInput\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\ncontact_id\x18\x02 \x01(\tH\x00\x12\x0f\n\x05\x65mail\x18\x03 \x01(\tH\x00\x12+\n\nproperties\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12/\n\x0boccurred_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fidempotency_key\x18\x06 \x01(\t\x12\x37\n\x10typed_properties\x18\x07 \x01(\x0b\x32\x1d.signalbox.v1.TypedPropertiesB\t\n\x07\x63ontact\"4\n\x0fTypedProperties\x12\x10\n\x08revision\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\x0c\"\x98\x01\n\x0c\x45ventReceipt\x12\"\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x13.signalbox.v1.Event\x12\x11\n\tduplicate\x18\x02 \x01(\x08\x12\x16\n\x0e\x63oercion_count\x18\x03 \x01(\x05\x12\x13\n\x0bmatch_count\x18\x04 \x01(\x05\x12$\n\x07matches\x18\x05 \x03(\x0b\x32\x13.signalbox.v1.Match\"h\n\nEventError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12+\n\nviolations\x18\x04 \x03(\x0b\x32\x17.signalbox.v1.Violation\"r\n\x0b\x45ventResult\x12-\n\x07receipt\x18\x01 \x01(\x0b\x32\x1a.signalbox.v1.EventReceiptH\x00\x12)\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x18.signalbox.v1.EventErrorH\x00\x42\t\n\x07outcome\"c\n\x10SendEventRequest\x12\'\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x18.signalbox.v1.EventInput\x12&\n\x04view\x18\x02 \x01(\x0e\x32\x18.signalbox.v1.ResultView\"@\n\x11SendEventResponse\x12+\n\x07receipt\x18\x01 \x01(\x0b\x32\x1a.signalbox.v1.EventReceipt\"\x8c\x01\n\x11SendEventsRequest\x12(\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x18.signalbox.v1.EventInput\x12%\n\x04mode\x18\x02 \x01(\x0e\x32\x17.signalbox.v1.BatchMode\x12&\n\x04view\x18\x03 \x01(\x0e\x32\x18.signalbox.v1.ResultView\"@\n\x12SendEventsResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.signalbox.v1.EventResult\"\xa0\x01\n\x13StreamEventsRequest\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x18.signalbox.v1.EventInput\x12%\n\x04mode\x18\x03 \x01(\x0e\x32\x17.signalbox.v1.BatchMode\x12&\n\x04view\x18\x04 \x01(\x0e\x32\x18.signalbox.v1.ResultView\"}\n\x14StreamEventsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12*\n\x07results\x18\x02 \x03(\x0b\x32\x19.signalbox.v1.EventResult\x12\'\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x18.signalbox.v1.EventError\"\x1d\n\x0fGetEventRequest\x12\n\n\x02id\x18\x01 \x01(\t\"6\n\x10GetEventResponse\x12\"\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x13.signalbox.v1.Event\"\xf8\x02\n\x11ListEventsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x14\n\ncontact_id\x18\x04 \x01(\tH\x00\x12\x0f\n\x05\x65mail\x18\x05 \x01(\tH\x00\x12\x31\n\rreceived_from\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0ereceived_until\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\roccurred_from\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0eoccurred_until\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x0e\x61\x66ter_position\x18\n \x01(\x03H\x01\x88\x01\x01\x42\t\n\x07\x63ontactB\x11\n\x0f_after_position\"R\n\x12ListEventsResponse\x12#\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x13.signalbox.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*t\n\nResultView\x12\x1b\n\x17RESULT_VIEW_UNSPECIFIED\x10\x00\x12\x17\n\x13RESULT_VIEW_RECEIPT\x10\x01\x12\x17\n\x13RESULT_VIEW_COERCED\x10\x02\x12\x17\n\x13RESULT_VIEW_MATCHES\x10\x03*b\n\tBatchMode\x12\x1a\n\x16\x42\x41TCH_MODE_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x42\x41TCH_MODE_ALL_OR_NOTHING\x10\x01\x12\x1a\n\x16\x42\x41TCH_MODE_INDEPENDENT\x10\x02\x32\xfb\x03\n\x0b\x45ventIngest\x12^\n\tSendEvent\x12\x1e.signalbox.v1.SendEventRequest\x1a\x1f.signalbox.v1.SendEventResponse\"\x10\xfa\xd4\x18\x0c\x65vents:write\x12\x61\n\nSendEvents\x12\x1f.signalbox.v1.SendEventsRequest\x1a .signalbox.v1.SendEventsResponse\"\x10\xfa\xd4\x18\x0c\x65vents:write\x12k\n\x0cStreamEvents\x12!.signalbox.v1.StreamEventsRequest\x1a\".signalbox.v1.StreamEventsResponse\"\x10\xfa\xd4\x18\x0c\x65vents:write(\x01\x30\x01\x12Z\n\x08GetEvent\x12\x1d.signalbox.v1.GetEventRequest\x1a\x1e.signalbox.v1.GetEventResponse\"\x0f\xfa\xd4\x18\x0b\x65vents:read\x12`\n\nListEvents\x12\x1f.signalbox.v1.ListEventsRequest\x1a .signalbox.v1.ListEventsResponse\"\x0f\xfa\xd4\x18\x0b\x65vents:readb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fsignalbox/v1/event_ingest.proto\x12\x0csignalbox.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18signalbox/v1/event.proto\x1a\x18signalbox/v1/match.proto\x1a\x1asignalbox/v1/options.proto\"\xfc\x01\n\nEventInput\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\ncontact_id\x18\x02 \x01(\tH\x00\x12\x0f\n\x05\x65mail\x18\x03 \x01(\tH\x00\x12+\n\nproperties\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12/\n\x0boccurred_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fidempotency_key\x18\x06 \x01(\t\x12\x37\n\x10typed_properties\x18\x07 \x01(\x0b\x32\x1d.signalbox.v1.TypedPropertiesB\t\n\x07\x63ontact\"4\n\x0fTypedProperties\x12\x10\n\x08revision\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\x0c\"\xab\x01\n\x0c\x45ventReceipt\x12\"\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x13.signalbox.v1.Event\x12\x11\n\tduplicate\x18\x02 \x01(\x08\x12\x16\n\x0e\x63oercion_count\x18\x03 \x01(\x05\x12\x13\n\x0bmatch_count\x18\x04 \x01(\x05\x12$\n\x07matches\x18\x05 \x03(\x0b\x32\x13.signalbox.v1.Match\x12\x11\n\ttruncated\x18\x06 \x01(\x08\"h\n\nEventError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12+\n\nviolations\x18\x04 \x03(\x0b\x32\x17.signalbox.v1.Violation\"r\n\x0b\x45ventResult\x12-\n\x07receipt\x18\x01 \x01(\x0b\x32\x1a.signalbox.v1.EventReceiptH\x00\x12)\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x18.signalbox.v1.EventErrorH\x00\x42\t\n\x07outcome\"c\n\x10SendEventRequest\x12\'\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x18.signalbox.v1.EventInput\x12&\n\x04view\x18\x02 \x01(\x0e\x32\x18.signalbox.v1.ResultView\"@\n\x11SendEventResponse\x12+\n\x07receipt\x18\x01 \x01(\x0b\x32\x1a.signalbox.v1.EventReceipt\"\x8c\x01\n\x11SendEventsRequest\x12(\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x18.signalbox.v1.EventInput\x12%\n\x04mode\x18\x02 \x01(\x0e\x32\x17.signalbox.v1.BatchMode\x12&\n\x04view\x18\x03 \x01(\x0e\x32\x18.signalbox.v1.ResultView\"@\n\x12SendEventsResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.signalbox.v1.EventResult\"\xa0\x01\n\x13StreamEventsRequest\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x18.signalbox.v1.EventInput\x12%\n\x04mode\x18\x03 \x01(\x0e\x32\x17.signalbox.v1.BatchMode\x12&\n\x04view\x18\x04 \x01(\x0e\x32\x18.signalbox.v1.ResultView\"}\n\x14StreamEventsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12*\n\x07results\x18\x02 \x03(\x0b\x32\x19.signalbox.v1.EventResult\x12\'\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x18.signalbox.v1.EventError\"\x1d\n\x0fGetEventRequest\x12\n\n\x02id\x18\x01 \x01(\t\"6\n\x10GetEventResponse\x12\"\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x13.signalbox.v1.Event\"\xf8\x02\n\x11ListEventsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x14\n\ncontact_id\x18\x04 \x01(\tH\x00\x12\x0f\n\x05\x65mail\x18\x05 \x01(\tH\x00\x12\x31\n\rreceived_from\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0ereceived_until\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\roccurred_from\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0eoccurred_until\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x0e\x61\x66ter_position\x18\n \x01(\x03H\x01\x88\x01\x01\x42\t\n\x07\x63ontactB\x11\n\x0f_after_position\"R\n\x12ListEventsResponse\x12#\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x13.signalbox.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*t\n\nResultView\x12\x1b\n\x17RESULT_VIEW_UNSPECIFIED\x10\x00\x12\x17\n\x13RESULT_VIEW_RECEIPT\x10\x01\x12\x17\n\x13RESULT_VIEW_COERCED\x10\x02\x12\x17\n\x13RESULT_VIEW_MATCHES\x10\x03*b\n\tBatchMode\x12\x1a\n\x16\x42\x41TCH_MODE_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x42\x41TCH_MODE_ALL_OR_NOTHING\x10\x01\x12\x1a\n\x16\x42\x41TCH_MODE_INDEPENDENT\x10\x02\x32\xfb\x03\n\x0b\x45ventIngest\x12^\n\tSendEvent\x12\x1e.signalbox.v1.SendEventRequest\x1a\x1f.signalbox.v1.SendEventResponse\"\x10\xfa\xd4\x18\x0c\x65vents:write\x12\x61\n\nSendEvents\x12\x1f.signalbox.v1.SendEventsRequest\x1a .signalbox.v1.SendEventsResponse\"\x10\xfa\xd4\x18\x0c\x65vents:write\x12k\n\x0cStreamEvents\x12!.signalbox.v1.StreamEventsRequest\x1a\".signalbox.v1.StreamEventsResponse\"\x10\xfa\xd4\x18\x0c\x65vents:write(\x01\x30\x01\x12Z\n\x08GetEvent\x12\x1d.signalbox.v1.GetEventRequest\x1a\x1e.signalbox.v1.GetEventResponse\"\x0f\xfa\xd4\x18\x0b\x65vents:read\x12`\n\nListEvents\x12\x1f.signalbox.v1.ListEventsRequest\x1a .signalbox.v1.ListEventsResponse\"\x0f\xfa\xd4\x18\x0b\x65vents:readb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,40 +46,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVENTINGEST'].methods_by_name['GetEvent']._serialized_options = b'\372\324\030\013events:read'
   _globals['_EVENTINGEST'].methods_by_name['ListEvents']._loaded_options = None
   _globals['_EVENTINGEST'].methods_by_name['ListEvents']._serialized_options = b'\372\324\030\013events:read'
-  _globals['_RESULTVIEW']._serialized_start=2094
-  _globals['_RESULTVIEW']._serialized_end=2210
-  _globals['_BATCHMODE']._serialized_start=2212
-  _globals['_BATCHMODE']._serialized_end=2310
+  _globals['_RESULTVIEW']._serialized_start=2113
+  _globals['_RESULTVIEW']._serialized_end=2229
+  _globals['_BATCHMODE']._serialized_start=2231
+  _globals['_BATCHMODE']._serialized_end=2329
   _globals['_EVENTINPUT']._serialized_start=193
   _globals['_EVENTINPUT']._serialized_end=445
   _globals['_TYPEDPROPERTIES']._serialized_start=447
   _globals['_TYPEDPROPERTIES']._serialized_end=499
   _globals['_EVENTRECEIPT']._serialized_start=502
-  _globals['_EVENTRECEIPT']._serialized_end=654
-  _globals['_EVENTERROR']._serialized_start=656
-  _globals['_EVENTERROR']._serialized_end=760
-  _globals['_EVENTRESULT']._serialized_start=762
-  _globals['_EVENTRESULT']._serialized_end=876
-  _globals['_SENDEVENTREQUEST']._serialized_start=878
-  _globals['_SENDEVENTREQUEST']._serialized_end=977
-  _globals['_SENDEVENTRESPONSE']._serialized_start=979
-  _globals['_SENDEVENTRESPONSE']._serialized_end=1043
-  _globals['_SENDEVENTSREQUEST']._serialized_start=1046
-  _globals['_SENDEVENTSREQUEST']._serialized_end=1186
-  _globals['_SENDEVENTSRESPONSE']._serialized_start=1188
-  _globals['_SENDEVENTSRESPONSE']._serialized_end=1252
-  _globals['_STREAMEVENTSREQUEST']._serialized_start=1255
-  _globals['_STREAMEVENTSREQUEST']._serialized_end=1415
-  _globals['_STREAMEVENTSRESPONSE']._serialized_start=1417
-  _globals['_STREAMEVENTSRESPONSE']._serialized_end=1542
-  _globals['_GETEVENTREQUEST']._serialized_start=1544
-  _globals['_GETEVENTREQUEST']._serialized_end=1573
-  _globals['_GETEVENTRESPONSE']._serialized_start=1575
-  _globals['_GETEVENTRESPONSE']._serialized_end=1629
-  _globals['_LISTEVENTSREQUEST']._serialized_start=1632
-  _globals['_LISTEVENTSREQUEST']._serialized_end=2008
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=2010
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=2092
-  _globals['_EVENTINGEST']._serialized_start=2313
-  _globals['_EVENTINGEST']._serialized_end=2820
+  _globals['_EVENTRECEIPT']._serialized_end=673
+  _globals['_EVENTERROR']._serialized_start=675
+  _globals['_EVENTERROR']._serialized_end=779
+  _globals['_EVENTRESULT']._serialized_start=781
+  _globals['_EVENTRESULT']._serialized_end=895
+  _globals['_SENDEVENTREQUEST']._serialized_start=897
+  _globals['_SENDEVENTREQUEST']._serialized_end=996
+  _globals['_SENDEVENTRESPONSE']._serialized_start=998
+  _globals['_SENDEVENTRESPONSE']._serialized_end=1062
+  _globals['_SENDEVENTSREQUEST']._serialized_start=1065
+  _globals['_SENDEVENTSREQUEST']._serialized_end=1205
+  _globals['_SENDEVENTSRESPONSE']._serialized_start=1207
+  _globals['_SENDEVENTSRESPONSE']._serialized_end=1271
+  _globals['_STREAMEVENTSREQUEST']._serialized_start=1274
+  _globals['_STREAMEVENTSREQUEST']._serialized_end=1434
+  _globals['_STREAMEVENTSRESPONSE']._serialized_start=1436
+  _globals['_STREAMEVENTSRESPONSE']._serialized_end=1561
+  _globals['_GETEVENTREQUEST']._serialized_start=1563
+  _globals['_GETEVENTREQUEST']._serialized_end=1592
+  _globals['_GETEVENTRESPONSE']._serialized_start=1594
+  _globals['_GETEVENTRESPONSE']._serialized_end=1648
+  _globals['_LISTEVENTSREQUEST']._serialized_start=1651
+  _globals['_LISTEVENTSREQUEST']._serialized_end=2027
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=2029
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=2111
+  _globals['_EVENTINGEST']._serialized_start=2332
+  _globals['_EVENTINGEST']._serialized_end=2839
 # @@protoc_insertion_point(module_scope)

@@ -171,12 +171,18 @@ class EventReceipt(_message.Message):
     COERCION_COUNT_FIELD_NUMBER: _builtins.int
     MATCH_COUNT_FIELD_NUMBER: _builtins.int
     MATCHES_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
     duplicate: _builtins.bool
     """Output only. True if the idempotency key was seen before and this is the first result once more."""
     coercion_count: _builtins.int
     """Output only. How many changes coercion made."""
     match_count: _builtins.int
     """Output only. How many active automations the event matched; of a duplicate's, those whose matches are still kept."""
+    truncated: _builtins.bool
+    """Output only. True if the view asks for more than the response has room for: a response stays below 4 MiB. The
+    event is then as in RESULT_VIEW_RECEIPT, or only the first of its matches are here; GetEvent and WatchMatches
+    return the rest.
+    """
     @_builtins.property
     def event(self) -> _event_pb2.Event:
         """Output only. The event, as much of it as the view asks for."""
@@ -193,10 +199,11 @@ class EventReceipt(_message.Message):
         coercion_count: _builtins.int = ...,
         match_count: _builtins.int = ...,
         matches: _abc.Iterable[_match_pb2.Match] | None = ...,
+        truncated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coercion_count", b"coercion_count", "duplicate", b"duplicate", "event", b"event", "match_count", b"match_count", "matches", b"matches"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coercion_count", b"coercion_count", "duplicate", b"duplicate", "event", b"event", "match_count", b"match_count", "matches", b"matches", "truncated", b"truncated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -220,7 +227,9 @@ class EventError(_message.Message):
     """Output only. What was wrong and what would be right."""
     @_builtins.property
     def violations(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Violation]:
-        """Output only. The rules that the payload breaks, each with its path; only for the first 100 refused events of a batch."""
+        """Output only. The rules that the payload breaks, each with its path; only for the first 100 refused events of a
+        batch, and only while the response has room for them.
+        """
 
     def __init__(
         self,

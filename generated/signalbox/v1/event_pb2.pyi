@@ -38,6 +38,7 @@ class Event(_message.Message):
     COERCIONS_FIELD_NUMBER: _builtins.int
     OCCURRED_AT_FIELD_NUMBER: _builtins.int
     RECEIVED_AT_FIELD_NUMBER: _builtins.int
+    OMITTED_COERCION_COUNT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Output only. UUIDv7."""
     position: _builtins.int
@@ -52,13 +53,15 @@ class Event(_message.Message):
     """Output only. Id of the contact; empty where the project's policy recorded the event without one."""
     email: _builtins.str
     """Output only. E-mail address of the contact as it is now; the one that the sender named where there is no contact."""
+    omitted_coercion_count: _builtins.int
+    """Output only. How many coercions are left out of `coercions` because they take more than 1 MiB."""
     @_builtins.property
     def properties(self) -> _struct_pb2.Struct:
         """Output only. The properties after coercion."""
 
     @_builtins.property
     def coercions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Coercion]:
-        """Output only. What coercion changed, in the order of the names; empty when nothing was."""
+        """Output only. What coercion changed, in the order of the names; empty when nothing was. At most 1 MiB of them."""
 
     @_builtins.property
     def occurred_at(self) -> _timestamp_pb2.Timestamp:
@@ -82,10 +85,11 @@ class Event(_message.Message):
         coercions: _abc.Iterable[Global___Coercion] | None = ...,
         occurred_at: _timestamp_pb2.Timestamp | None = ...,
         received_at: _timestamp_pb2.Timestamp | None = ...,
+        omitted_coercion_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["occurred_at", b"occurred_at", "properties", b"properties", "received_at", b"received_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coercions", b"coercions", "contact_id", b"contact_id", "definition_id", b"definition_id", "email", b"email", "id", b"id", "name", b"name", "occurred_at", b"occurred_at", "position", b"position", "properties", b"properties", "received_at", b"received_at", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coercions", b"coercions", "contact_id", b"contact_id", "definition_id", b"definition_id", "email", b"email", "id", b"id", "name", b"name", "occurred_at", b"occurred_at", "omitted_coercion_count", b"omitted_coercion_count", "position", b"position", "properties", b"properties", "received_at", b"received_at", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

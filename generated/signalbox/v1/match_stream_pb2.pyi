@@ -756,7 +756,7 @@ class DeliveryBatch(_message.Message):
     DELIVERIES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def deliveries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Delivery]:
-        """Output only. At least one, and about 1 MiB at most unless a single one is larger."""
+        """Output only. At least one, and as many as surely fit a response below 4 MiB."""
 
     def __init__(
         self,
@@ -971,8 +971,8 @@ class WatchMatchesRequest(_message.Message):
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _builtins.int
     MAX_MATCHES_FIELD_NUMBER: _builtins.int
     max_matches: _builtins.int
-    """Optional. At most how many matches in one answer: 1 to 1,000; 100 if unset. An answer holds about 1 MiB at most
-    unless a single match is larger.
+    """Optional. At most how many matches in one answer: 1 to 1,000; 100 if unset. A response stays below 4 MiB and may
+    therefore hold fewer.
     """
     @_builtins.property
     def start(self) -> Global___StartPoint:
@@ -1508,8 +1508,8 @@ class PullMatchesRequest(_message.Message):
     consumer_id: _builtins.str
     """Optional. Id of the consumer, as stats show it: 1 to 255 printable ASCII characters. A pull takes over no leases."""
     max_matches: _builtins.int
-    """Optional. At most how many matches: 1 to 1,000; 100 if unset. An answer holds about 1 MiB at most unless a single
-    match is larger.
+    """Optional. At most how many matches: 1 to 1,000; 100 if unset. A response stays below 4 MiB and may therefore hold
+    fewer.
     """
     @_builtins.property
     def wait(self) -> _duration_pb2.Duration:
@@ -1573,7 +1573,7 @@ class AcknowledgeMatchesRequest(_message.Message):
 
     @_builtins.property
     def nacks(self) -> _containers.RepeatedCompositeFieldContainer[Global___NackDeliveries]:
-        """Optional. Gives deliveries back. At most 100."""
+        """Optional. Gives deliveries back. At most 100. All parts of the request name at most 10,000 deliveries together."""
 
     @_builtins.property
     def extend(self) -> Global___ExtendLeases:
@@ -1633,7 +1633,7 @@ class ListParkedMatchesRequest(_message.Message):
     subscription: _builtins.str
     """Required. Id or name of the subscription."""
     page_size: _builtins.int
-    """Optional. At most how many matches; 50 if unset, 1,000 at most. A page ends early at about 1 MiB."""
+    """Optional. At most how many matches; 50 if unset, 1,000 at most. A page stays below 4 MiB and may hold fewer."""
     page_token: _builtins.str
     """Optional. The next_page_token of the answer before, with the same filters."""
     automation_id: _builtins.str
