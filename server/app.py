@@ -47,7 +47,7 @@ from server.run_timer import RunTimer
 from server.runs import Runs
 from server.settings import admin_key_file
 from server.storage.database import open_database
-from server.storage.migrations import migrate
+from server.storage.migrations import check_migrated, migrate
 from server.subscriptions import Subscriptions
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
     async with AsyncExitStack() as stack:
         database = await open_database(settings.database)
         stack.push_async_callback(_in_time, database.close, settings.grace_seconds)
-        await database.write(migrate)
+        await (migrate(database) if settings.migrate else check_migrated(database))
 
         given = settings.admin_key
         secret = admin_key.check_strength(given) if given else admin_key.read_or_make(admin_key_file(settings.database))

@@ -23,12 +23,14 @@ class Tls:
 class Settings:
     """The settings of one server. An empty `admin_key` is read from, or made in, the admin key file.
 
-    Matches are kept for `match_retention_seconds`, for ever if that is None.
+    Matches are kept for `match_retention_seconds`, for ever if that is None. Without `migrate` a database that lacks
+    migrations is refused.
     """
 
     grpc: str = DEFAULT_GRPC
     http: str = DEFAULT_HTTP
     database: str = DEFAULT_DATABASE
+    migrate: bool = True
     admin_key: str = ""
     demo: bool = False
     grace_seconds: float = 10.0

@@ -5,8 +5,6 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from alembic import command
-from alembic.config import Config
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.json_format import MessageToDict
 from grpc import StatusCode
@@ -22,7 +20,6 @@ from server.api.structs import read_struct
 from server.api.typed_properties import TypedReader
 from server.cli.definition_export import write_files
 from server.cli.failures import Failure
-from server.storage import migrations
 from server.storage.database import open_database
 from server.storage.migrations import migrate
 from signalbox.v1 import event_definitions_pb2, event_ingest_pb2
@@ -351,10 +348,6 @@ async def test_revisions_from_before_layouts_get_theirs(backend: Backend, tmp_pa
     chain = [RICH, Schema(RICH.properties[3:]), RICH]
 
     def first_version(connection: Connection) -> None:
-        config = Config(attributes={"connection": connection})
-        config.set_main_option("script_location", str(migrations._HERE))
-        config.set_main_option("path_separator", "os")
-        command.upgrade(config, "0001_foundation")
         for name in ("rich", "other"):
             connection.execute(
                 text(f"INSERT INTO event_definition VALUES ('{name}', 'p', '{name}', '', 'none', 3, 3, 0, 0, NULL)")  # noqa: S608 - ours
@@ -374,8 +367,9 @@ async def test_revisions_from_before_layouts_get_theirs(backend: Backend, tmp_pa
     async with backend.empty(tmp_path) as store:
         database = await open_database(store.url)
         try:
+            await migrate(database, until="0001_foundation")
             await database.write(first_version)
-            assert await database.write(migrate) is True
+            assert await migrate(database, batch_rows=1) is True
             assert await database.read(stored) == [
                 (name, layout) for name in ("other", "rich") for layout in layouts(chain, name)
             ]

@@ -11,13 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
 from grpc import StatusCode
-from sqlalchemy import MetaData, select
+from sqlalchemy import select
 
-from automation import subscription_tables
-from registry import tables as registry_tables
 from server.errors import (
     StorageBusy,
     StorageFull,
@@ -25,9 +21,7 @@ from server.errors import (
     StorageRefused,
     StorageUnavailable,
 )
-from server.storage import tables as server_tables
 from server.storage.database import open_database
-from server.storage.migrations import current, head, migrate
 from tests.support.line import GatedDatabase, drafts, line_over
 from tests.support.messages import event, orders
 from tests.support.refusals import read_refusal, refusal, verdict
@@ -53,68 +47,6 @@ def pragma(text: str) -> Callable[[Connection], Any]:
         return result.fetchall() if result.returns_rows else []
 
     return work
-
-
-# Migrations
-
-
-async def test_the_migrations_make_the_tables_of_the_code(database: Database) -> None:
-    tables = MetaData()
-    for metadata in (registry_tables.metadata, subscription_tables.subscription.metadata, server_tables.metadata):
-        for table in metadata.tables.values():
-            table.to_metadata(tables)
-
-    def differences(connection: Connection) -> list[Any]:
-        return list(compare_metadata(MigrationContext.configure(connection), tables))
-
-    assert await database.read(differences) == []
-
-
-async def test_an_empty_database_is_migrated_once(backend: Backend, tmp_path: Path) -> None:
-    async with backend.empty(tmp_path) as store:
-        database = await open_database(store.url)
-        try:
-            assert await database.read(current) is None
-            assert await database.write(migrate) is True
-            assert await database.read(current) == head()
-            assert await database.write(migrate) is False
-        finally:
-            await database.close()
-
-
-async def test_a_migration_that_breaks_off_leaves_nothing(backend: Backend, tmp_path: Path) -> None:
-    def broken(connection: Connection) -> None:
-        migrate(connection)
-        raise RuntimeError("power cut")
-
-    async with backend.empty(tmp_path) as store:
-        database = await open_database(store.url)
-        try:
-            with pytest.raises(RuntimeError, match="power cut"):
-                await database.write(broken)
-            assert await database.read(current) is None
-            assert await database.write(migrate) is True
-        finally:
-            await database.close()
-
-
-async def test_the_database_of_a_newer_version_is_refused(store: Store) -> None:
-    newer = "UPDATE alembic_version SET version_num = '9999_future'"
-    await store.execute(newer)
-    with pytest.raises(ValueError, match="9999_future"):
-        async with serving(store.url):
-            pass
-    await store.execute(newer.replace("9999_future", head()))
-
-
-@on_postgresql
-async def test_servers_that_start_together_on_an_empty_database_take_turns(backend: Backend, tmp_path: Path) -> None:
-    async with backend.empty(tmp_path) as store:
-        databases = [await open_database(store.url) for _ in range(3)]
-        try:
-            assert sorted(await asyncio.gather(*(each.write(migrate) for each in databases))) == [False, False, True]
-        finally:
-            await asyncio.gather(*(each.close() for each in databases))
 
 
 # One contract over both

@@ -6,6 +6,7 @@ import asyncio
 
 import click
 
+from server.cli.logs import configure_logs
 from server.cli.options import database_option, json_option
 from server.cli.output import print_json
 from server.cli.starting import clear_start_failures, without_password
@@ -19,8 +20,13 @@ from server.storage.migrations import migrate as run_migrations
 @json_option
 @click.pass_obj
 def migrate(options: dict[str, str]) -> None:
-    """Bring a database to the schema of this version, as `serve` does at every start."""
+    """Bring a database to the schema of this version, as `serve` does at every start.
+
+    Servers of the previous version may go on working on a PostgreSQL database meanwhile. A migration that was
+    interrupted goes on where it stopped.
+    """
     database = options["database"]
+    configure_logs("info")
     with clear_start_failures(database):
         changed = asyncio.run(_migrate(database))
     if options["json"]:
@@ -32,6 +38,6 @@ def migrate(options: dict[str, str]) -> None:
 async def _migrate(url: str) -> bool:
     database = await open_database(url)
     try:
-        return await database.write(run_migrations)
+        return await run_migrations(database)
     finally:
         await database.close()

@@ -57,6 +57,13 @@ log = structlog.get_logger()
 )
 @database_option
 @option(
+    "--migrate/--no-migrate",
+    envvar="SIGNALBOX_MIGRATE",
+    default=True,
+    show_default=True,
+    help="Migrate the database at the start; otherwise refuse to start on one that lacks migrations.",
+)
+@option(
     "--admin-key",
     envvar="SIGNALBOX_ADMIN_KEY",
     type=secret,

@@ -48,9 +48,11 @@ def _cause(error: StorageError) -> str:
     cause = error.__cause__
     if isinstance(cause, DBAPIError) and cause.orig is not None:
         cause = cause.orig.__cause__ or cause.orig
-    if isinstance(cause, OSError):
+    if isinstance(cause, OSError) and not isinstance(cause, TimeoutError):
         return _os_message(cause)
-    return str(cause or error).partition("\n")[0]
+    if isinstance(cause, TimeoutError):
+        return "it did not answer in time"
+    return str(cause or error).partition("\n")[0] or type(cause).__name__
 
 
 def _os_message(error: OSError) -> str:

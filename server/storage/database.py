@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+    from contextlib import AbstractAsyncContextManager
 
     from sqlalchemy import Connection
+
+    from server.storage.maintenance import Maintenance
 
 T = TypeVar("T")
 
@@ -44,6 +47,14 @@ class Database(Protocol):
         ...
 
 
+class OpenDatabase(Database, Protocol):
+    """A database whose schema can be changed too."""
+
+    def maintenance(self) -> AbstractAsyncContextManager[Maintenance]:
+        """Wait for the right to change the schema, and hold it while the context is open."""
+        ...
+
+
 async def finished(work: Coroutine[Any, Any, T]) -> T:
     """Await work to its end even if the caller is cancelled meanwhile.
 
@@ -58,7 +69,7 @@ async def finished(work: Coroutine[Any, Any, T]) -> T:
         raise
 
 
-async def open_database(url: str) -> Database:
+async def open_database(url: str) -> OpenDatabase:
     """Open the database at a URL.
 
     `sqlite:///relative.db`, `sqlite:////absolute.db` or `postgresql://user@host/name`. Raises ValueError on another

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy.exc import DBAPIError
@@ -17,16 +18,21 @@ from server.errors import (
     StorageUnavailable,
     UnstorableText,
 )
+from server.storage.maintenance import postgres_maintenance
 from server.storage.postgres_url import PostgresUrl, parse_postgres_url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from sqlalchemy import Connection
+
+    from server.storage.maintenance import Maintenance
 
 T = TypeVar("T")
 
 READERS, WRITERS = 8, 4
+MAINTAINERS = 3
+"""One connection holds the turn, one works, one watches its progress."""
 POOL_TIMEOUT_S = 10
 COMMAND_TIMEOUT_S = 30
 
@@ -52,8 +58,9 @@ class PostgresDatabase:
     def __init__(self, url: str) -> None:
         parsed = parse_postgres_url(url)
         # Long reads and commits do not wait for each other's connections; brief reads share those of the commits.
-        self._engine = _engine(parsed, WRITERS)
-        self._reading = _engine(parsed, READERS)
+        self._url = parsed
+        self._engine = _engine(parsed, WRITERS, COMMAND_TIMEOUT_S)
+        self._reading = _engine(parsed, READERS, COMMAND_TIMEOUT_S)
         self._transaction_settings = parsed.transaction_settings(_SERVER_SETTINGS)
         options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         self._read_engine = self._reading.execution_options(**options)
@@ -80,6 +87,19 @@ class PostgresDatabase:
         """Run work in one transaction."""
         return await self._run(self._engine, work)
 
+    @asynccontextmanager
+    async def maintenance(self) -> AsyncIterator[Maintenance]:
+        """Change the schema, on connections of its own whose statements may take as long as they need."""
+        settings = _SERVER_SETTINGS | {"lock_timeout": "0"}
+        engine = _engine(self._url, MAINTAINERS, None, settings)
+        try:
+            async with postgres_maintenance(engine, self._url.transaction_settings(settings)) as maintenance:
+                yield maintenance
+        except OSError as error:
+            raise StorageUnavailable from error
+        finally:
+            await engine.dispose()
+
     async def close(self) -> None:
         """Close every connection."""
         await self._engine.dispose()
@@ -97,8 +117,13 @@ class PostgresDatabase:
             raise StorageUnavailable from error
 
 
-def _engine(url: PostgresUrl, connections: int) -> AsyncEngine:
-    arguments = url.connect_args(_SERVER_SETTINGS)
+def _engine(
+    url: PostgresUrl,
+    connections: int,
+    command_timeout: float | None,
+    settings: Mapping[str, str] = _SERVER_SETTINGS,
+) -> AsyncEngine:
+    arguments = url.connect_args(settings)
     try:
         return create_async_engine(
             "postgresql+asyncpg://",
@@ -106,7 +131,7 @@ def _engine(url: PostgresUrl, connections: int) -> AsyncEngine:
             max_overflow=0,
             pool_timeout=POOL_TIMEOUT_S,
             hide_parameters=True,
-            connect_args={**arguments, "command_timeout": COMMAND_TIMEOUT_S},
+            connect_args={**arguments, "command_timeout": command_timeout},
         )
     except ModuleNotFoundError as error:
         raise ValueError("PostgreSQL needs the extra: pip install 'signalbox[postgres]'") from error

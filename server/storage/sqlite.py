@@ -12,6 +12,7 @@ import os
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
 from time import monotonic
 from typing import IO, TYPE_CHECKING, Any, TypeVar
@@ -21,11 +22,14 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
 from server.errors import StorageBusy, StorageError, StorageFull, StorageReadOnly, StorageRefused, StorageUnavailable
+from server.storage.maintenance import SqliteMaintenance
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from sqlalchemy import Connection, Engine
+
+    from server.storage.maintenance import Maintenance
 
 T = TypeVar("T")
 
@@ -85,6 +89,11 @@ class SqliteDatabase:
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run work on the writer thread, after all that was asked before."""
         return await asyncio.get_running_loop().run_in_executor(self._writer, self._run, self._write_engine, work)
+
+    @asynccontextmanager
+    async def maintenance(self) -> AsyncIterator[Maintenance]:
+        """Change the schema; the lock file keeps others away."""
+        yield SqliteMaintenance(self)
 
     async def close(self) -> None:
         """Finish what runs, close every connection and let go of the file."""

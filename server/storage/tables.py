@@ -7,7 +7,19 @@ against 2.9 ms).
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, MetaData, SmallInteger, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    literal_column,
+)
 
 metadata = MetaData()
 
@@ -108,4 +120,14 @@ Index(
     unique=True,
     sqlite_where=event.c.idempotency_key != "",
     postgresql_where=event.c.idempotency_key != "",
+)
+# Written as a literal, here and in the queries: SQLite takes a partial index for no bound value.
+WITHOUT_CONTACT = event.c.contact_key == literal_column("0")
+Index(
+    "event_without_contact",
+    event.c.project_key,
+    event.c.email,
+    event.c.position,
+    sqlite_where=WITHOUT_CONTACT,
+    postgresql_where=WITHOUT_CONTACT,
 )

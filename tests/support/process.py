@@ -42,8 +42,13 @@ class Process:
 
 
 @asynccontextmanager
-async def server_process(database_url: str, folder: Path, *arguments: str) -> AsyncIterator[Process]:
-    """Start a server and wait until it is ready; what still runs at the end is killed."""
+async def server_process(
+    database_url: str, folder: Path, *arguments: str, source: Path | None = None
+) -> AsyncIterator[Process]:
+    """Start a server and wait until it is ready; what still runs at the end is killed.
+
+    `source` is the checkout of another release, to run its code.
+    """
     command = [
         sys.executable,
         "-m",
@@ -57,6 +62,8 @@ async def server_process(database_url: str, folder: Path, *arguments: str) -> As
         database_url,
     ]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SIGNALBOX_")}
+    if source is not None:
+        environment["PYTHONPATH"] = f"{source}:{source / 'generated'}"
     with (folder / "server.log").open("ab") as log:
         process = await asyncio.create_subprocess_exec(
             *command,

@@ -75,7 +75,7 @@ class Backend(Protocol):
 async def migrated(url: str) -> None:
     database = await open_database(url)
     try:
-        await database.write(migrate)
+        await migrate(database)
     finally:
         await database.close()
 
@@ -129,6 +129,9 @@ class PostgresStore:
     def __init__(self, url: str) -> None:
         self.url = url
         self.altered = False
+
+    def connected(self) -> AbstractAsyncContextManager[asyncpg.Connection]:
+        return _connected(self.url)
 
     async def execute(self, statement: str) -> None:
         async with _connected(self.url) as connection:

@@ -7,6 +7,7 @@ from alembic import op
 
 revision = "0001_foundation"
 down_revision = None
+CONTRACTS = True
 
 _KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 

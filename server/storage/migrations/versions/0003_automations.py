@@ -7,6 +7,7 @@ from alembic import op
 
 revision = "0003_automations"
 down_revision = "0002_layouts"
+CONTRACTS = True
 
 _KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 _WAITING = sa.text("status = 'waiting'")

@@ -7,6 +7,7 @@ from alembic import op
 
 revision = "0004_retention"
 down_revision = "0003_automations"
+CONTRACTS = True
 
 _KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
