@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROTOS := $(sort $(wildcard protos/signalbox/v1/*.proto))
 
-.PHONY: help run test check check-static generate format lint types proto-lint bench-quick bench-rest bench-automations clean
+.PHONY: help run test check check-static generate format lint types proto-lint bench-quick bench-rest bench-automations mutants clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ bench-rest: .venv/ready ## Compare the REST bridge with an echo and with a servi
 
 bench-automations: .venv/ready ## Compare sending among 10,000 automations with sending among 10
 	@$(BIN)/python -m bench.automations
+
+mutants: .venv/ready ## Put small faults into a sample of the code and name those that no focused test notices
+	@$(BIN)/python -m tests.mutants
 
 clean: ## Remove the environment and everything built
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from functools import cache
+from itertools import pairwise
+from math import inf, nextafter
 from typing import Any
 
 import pytest
@@ -43,6 +46,91 @@ def test_what_the_index_leaves_out_does_not_hold(
         assert candidates == sorted(set(candidates))
         indexed = [number for number in candidates if (each := all_of_them[number]) is None or each.matches(given_to)]
         assert indexed == naive
+
+
+BOUNDS: dict[str, float] = {
+    **{str(number): number for number in (0, 1, 2, 3, 5, 10, 2**53 - 1, 2**53, 2**53 + 1, 2**63 - 1)},
+    **{str(number): number for number in (0.0, 0.1, 1.0, 2.5, 5.0, 10.0, 2.0**53, 2.0**63, 1.7976931348623157e308)},
+    "-1": -1,
+    "-5.0": -5.0,
+    "-9223372036854775808": -(2**63),
+    "5e-324": 5e-324,
+}
+ABOUT = ("properties.a", "properties.b.c", "event.revision", "contact.properties.tier")
+
+
+def around(bound: float) -> list[float]:
+    """Name the values at a bound: itself as an int and as a double, the doubles beside it and the ints beside it."""
+    twins = {"int": int(bound), "double": float(bound), "above": int(bound) + 1, "below": int(bound) - 1}
+    return [bound, *twins.values(), *(nextafter(bound, end) for end in (inf, -inf) if abs(nextafter(bound, end)) < inf)]
+
+
+@st.composite
+def comparisons(draw: st.DrawFn) -> str:
+    path, bound = draw(st.sampled_from(ABOUT)), draw(st.sampled_from(sorted(BOUNDS)))
+    symbol = draw(st.sampled_from(("<", "<=", ">", ">=", "==")))
+    return draw(st.sampled_from((f"{path} {symbol} {bound}", f"{bound} {symbol} {path}")))
+
+
+@st.composite
+def between(draw: st.DrawFn) -> str:
+    """Bound one path from both sides, or join two comparisons in another way."""
+    path, low, high = draw(st.sampled_from(ABOUT)), *draw(st.tuples(*[st.sampled_from(sorted(BOUNDS))] * 2))
+    below, above = draw(st.sampled_from(("<", "<="))), draw(st.sampled_from((">", ">=")))
+    joined = draw(st.sampled_from((" && ", " || "))).join(draw(st.tuples(comparisons(), comparisons())))
+    return draw(st.sampled_from((f"{path} {above} {low} && {path} {below} {high}", joined)))
+
+
+condition = cache(Condition)
+at_a_bound = st.sampled_from(sorted(BOUNDS)).flatmap(lambda text: st.sampled_from(around(BOUNDS[text])))
+
+
+@settings(max_examples=150)
+@given(st.lists(comparisons() | between(), min_size=1, max_size=12), st.lists(st.tuples(*[at_a_bound] * 4), max_size=6))
+def test_no_value_at_a_bound_is_lost(texts: list[str], values: list[tuple[float, ...]]) -> None:
+    all_of_them = [condition(text) for text in texts]
+    index = ConditionIndex(all_of_them)
+    for a, b, revision, tier in values:
+        properties, tiers = {"a": a, "b": {"c": b}}, {"tier": tier}
+        given_to = Subject(properties, "abc", "e", int(revision), 0, 0, "c", "ada@example.com", tiers)
+        naive = [number for number, each in enumerate(all_of_them) if each.matches(given_to)]
+        assert set(naive) <= set(index.candidates(given_to))
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+def test_an_interval_contains_its_ends_and_nothing_beside_them(bound: str) -> None:
+    texts = [
+        f"properties.a >= {bound} && properties.a <= {bound}",
+        f"properties.a >= {bound}",
+        f"properties.a <= {bound}",
+    ]
+    for value in around(BOUNDS[bound]):
+        holds = (value == BOUNDS[bound], value >= BOUNDS[bound], value <= BOUNDS[bound])
+        assert candidates(texts, {"a": value}) == [number for number in range(3) if holds[number]], value
+
+
+def test_the_revision_at_its_bound_is_a_candidate() -> None:
+    texts = ["event.revision >= 3", "event.revision <= 3", "event.revision >= 4", "event.revision <= 2"]
+    assert ConditionIndex([Condition(text) for text in texts]).candidates(subject({})) == [0, 1]
+
+
+def test_candidates_are_the_intervals_that_contain_the_value() -> None:
+    ends = [(low, low + width) for low in range(-40, 40, 3) for width in (0, 1, 4, 15, 200)]
+    texts = [f"properties.a >= {low} && properties.a <= {high}" for low, high in ends]
+    index = ConditionIndex([Condition(text) for text in texts])
+    values = sorted({value for end in ends for number in end for value in around(number)})
+    for value in [*values, *((low + high) / 2 for low, high in pairwise(values))]:
+        inside = [number for number, (low, high) in enumerate(ends) if low <= value <= high]
+        assert index.candidates(subject({"a": value})) == inside, value
+
+
+def test_of_alternatives_the_narrowest_tests_are_kept() -> None:
+    either = "properties.b > 0 && properties.a == 1 || properties.a == 2"
+    assert candidates([either], {"a": 3, "b": 5}) == []
+    ranges = "properties.b > 0 && properties.a > 1 && properties.a < 3 || properties.a == 9"
+    assert candidates([ranges], {"a": 4, "b": 5}) == []
+    assert candidates([ranges], {"a": 2, "b": 0}) == [0]
+    assert candidates(["properties.b > 0 && properties.a < 3 && properties.a > 1 || false"], {"a": 4, "b": 5}) == []
 
 
 def candidates(texts: list[str], properties: dict[str, Any]) -> list[int]:

@@ -1,0 +1,96 @@
+"""Which tests hold which modules, and the mutations that change nothing.
+
+A module's tests are those that run in this process and are about it; tests of the command line, of crashes and of the
+long promises start processes that no mutation reaches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from tests.mutants.trial import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+EQUIVALENT_FILE = ROOT / "tests" / "mutants" / "equivalent.txt"
+
+
+@dataclass(frozen=True)
+class Focus:
+    """Modules, by patterns of their paths, and the test files that hold them."""
+
+    package: str
+    paths: tuple[str, ...]
+    tests: tuple[str, ...]
+    postgresql: bool = False
+
+    def modules(self) -> Iterator[str]:
+        """Return the paths of the modules."""
+        for pattern in self.paths:
+            found = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
+            if not found:
+                raise SystemExit(f'No module matches "{pattern}"')
+            yield from (path for path in found if not path.endswith("__init__.py"))
+
+    def files(self) -> list[str]:
+        """Return the paths of the test files."""
+        return [f"tests/test_{name}.py" for name in self.tests]
+
+
+FOCUSES: Final = (
+    Focus(
+        "conditions",
+        ("automation/conditions/*.py",),
+        ("conditions", "conditions_index", "conditions_oracle", "conditions_tracing"),
+    ),
+    Focus(
+        "automation",
+        ("automation/*.py",),
+        ("automations", "conditions_in_service", "consume", "leasing", "opensend_automations", "renaming", "retention",
+         "runs", "subscriptions", "watch"),
+    ),
+    Focus(
+        "registry",
+        ("registry/*.py",),
+        ("coercion", "compatibility", "definitions", "errors", "fields", "generated_types", "log_ids", "revisions",
+         "schema", "suggestions", "timestamps", "undo"),
+    ),
+    Focus(
+        "server",
+        ("server/*.py",),
+        ("access", "admin_key", "automations", "backtest", "consume", "contacts", "definitions", "errors", "explain",
+         "generated_types", "grpc_server", "paging", "projects", "retention", "runs", "subscriptions", "undo", "watch"),
+    ),
+    Focus(
+        "server/ingest",
+        ("server/ingest/*.py",),
+        ("contacts", "drafts", "ingest", "queue", "renaming"),
+    ),
+    Focus(
+        "server/api",
+        ("server/api/*.py",),
+        ("access", "automations", "backtest", "consume", "contacts", "definitions", "errors", "explain",
+         "generated_types", "grpc_server", "ingest", "paging", "projects", "retention", "revisions", "runs", "structs",
+         "subscriptions", "tls", "undo", "watch"),
+    ),
+    Focus(
+        "server/bridge",
+        ("server/bridge/**/*.py",),
+        ("arsel", "autosend", "bridge", "emailsendx", "openapi", "opensend", "opensend_automations"),
+    ),
+    Focus(
+        "server/storage",
+        ("server/storage/*.py",),
+        ("contacts", "ingest", "projects", "queue", "storage", "undo"),
+        postgresql=True,
+    ),
+)  # fmt: skip
+
+
+def equivalent() -> dict[str, str]:
+    """Return the mutations that no test can notice, by name, each with the reason."""
+    lines = EQUIVALENT_FILE.read_text().splitlines()
+    kept = [line for line in lines if line and not line.startswith("#")]
+    return dict(line.split("  # ", 1) for line in kept)

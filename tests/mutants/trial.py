@@ -1,0 +1,242 @@
+"""Run tests in a forked child of a process that has imported everything but this project.
+
+A mutated or instrumented module is compiled from its tree when the child imports it; nothing is written to the source.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import gc
+import os
+import pickle
+import resource
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    import ast
+    from collections.abc import Callable, Generator, Mapping, Sequence
+    from types import CodeType
+
+ROOT = Path(__file__).parent.parent.parent
+RECORD = "__record_line__"
+MEMORY_BYTES = 6 << 30
+THIRD_PARTY = (
+    "alembic.command", "asyncpg", "google.protobuf.json_format", "grpc.aio", "grpc_health.v1", "httptools", "httpx",
+    "grpc_reflection.v1alpha", "lark", "msgspec", "prometheus_client", "re2", "rich.console", "sqlalchemy.ext.asyncio",
+    "sqlalchemy.dialects.postgresql", "sqlalchemy.dialects.sqlite", "structlog", "uvicorn", "uvloop", "yaml",
+)  # fmt: skip
+ALL_PASSED = 0
+
+
+@dataclass
+class Survey:
+    """The lines that each test reached, and its seconds; lines of fixtures that outlive a test belong to their node."""
+
+    tests: dict[str, set[tuple[str, int]]] = field(default_factory=dict)
+    shared: dict[str, set[tuple[str, int]]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
+
+    def reaching(self, module: str, line: int) -> list[str]:
+        """Return the tests that reached a line of a module, the quickest first."""
+        at = (module, line)
+        everywhere = tuple(prefix for prefix, lines in self.shared.items() if at in lines)
+        found = [name for name, lines in self.tests.items() if at in lines or name.startswith(everywhere)]
+        return sorted(found, key=self.seconds.__getitem__)
+
+
+class Surveying:
+    """A plugin that fills a survey."""
+
+    def __init__(self, survey: Survey) -> None:
+        self.survey = survey
+        # What runs while tests are collected, at the import of their modules, all of them reach.
+        self._lines = survey.shared.setdefault("", set())
+        setattr(builtins, RECORD, lambda module, line: self._lines.add((module, line)))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        self._lines = self.survey.tests[item.nodeid] = set()
+        begun = time.monotonic()
+        try:
+            return (yield)
+        finally:
+            self.survey.seconds[item.nodeid] = time.monotonic() - begun
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, request: pytest.FixtureRequest) -> Generator[None, Any, Any]:
+        if request.scope == "function":
+            return (yield)
+        outside = self._lines
+        self._lines = self.survey.shared.setdefault(request.node.nodeid, set())
+        try:
+            return (yield)
+        finally:
+            self._lines = outside
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.survey.failed.append(report.nodeid)
+
+
+class Choosing:
+    """A plugin that runs the chosen tests, in the given order."""
+
+    def __init__(self, chosen: Sequence[str]) -> None:
+        self._rank = {name: rank for rank, name in enumerate(chosen)}
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        kept = [item for item in items if item.nodeid in self._rank]
+        items[:] = sorted(kept, key=lambda item: self._rank[item.nodeid])
+
+
+class WithoutPostgres:
+    """A plugin that leaves out what runs on PostgreSQL."""
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items[:] = [item for item in items if "[postgresql" not in item.nodeid]
+
+
+class Reproducible:
+    """A plugin by which Hypothesis draws the same examples each time and keeps none."""
+
+    def pytest_configure(self) -> None:
+        from hypothesis import Phase, settings
+
+        settings.register_profile(
+            "mutants", parent=settings.default, database=None, derandomize=True, phases=(Phase.explicit, Phase.generate)
+        )
+        settings.load_profile("mutants")
+
+
+class _Loader(SourceFileLoader):
+    def __init__(self, spec: ModuleSpec, code: CodeType) -> None:
+        assert spec.origin is not None
+        super().__init__(spec.name, spec.origin)
+        self._code = code
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self._code
+
+
+class _Finder(PathFinder):
+    """Import some modules from code that was compiled here."""
+
+    def __init__(self, codes: Mapping[str, CodeType]) -> None:
+        self._codes = codes
+
+    def find_spec(  # type: ignore[override]  # a method of an instance in place of one of the class
+        self, name: str, path: Sequence[str] | None = None, target: Any = None
+    ) -> ModuleSpec | None:
+        if name not in self._codes:
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        assert spec is not None
+        spec.loader = _Loader(spec, self._codes[name])
+        return spec
+
+
+def preload() -> None:
+    """Import what every child needs and no mutation changes."""
+    for plugin in entry_points(group="pytest11"):
+        plugin.load()
+    for name in THIRD_PARTY:
+        with contextlib.suppress(ModuleNotFoundError):
+            __import__(name)
+    import signalbox.v1.contacts_pb2_grpc
+    import signalbox.v1.event_definitions_pb2_grpc
+    import signalbox.v1.event_ingest_pb2_grpc
+    import signalbox.v1.match_stream_pb2_grpc
+    import signalbox.v1.projects_pb2_grpc  # noqa: F401
+
+    loaded = [name for name in sys.modules if name.partition(".")[0] in {"server", "registry", "automation"}]
+    assert not loaded, f"{loaded} would not be mutated"
+    gc.collect()
+    gc.freeze()
+
+
+def run_pytest(files: Sequence[str], trees: Mapping[str, ast.Module], folder: Path, plugins: Sequence[object]) -> int:
+    """Run tests of some files with some modules compiled from their trees. In a child: it imports the project."""
+    codes = {name: compile(tree, str(ROOT / f"{name.replace('.', '/')}.py"), "exec") for name, tree in trees.items()}
+    sys.meta_path.insert(0, _Finder(codes))
+    options = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "--assert=plain", "--tb=short", "--no-header"]
+    options += [f"--rootdir={ROOT}", f"--basetemp={folder / 'tmp'}", "-o", "tmp_path_retention_policy=none"]
+    return int(pytest.main([*options, *files], plugins=[Reproducible(), *plugins]))
+
+
+class Child:
+    """A forked process that runs one function, its output in a file."""
+
+    def __init__(self, folder: Path, seconds: float, work: Callable[[], int]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.latest = time.monotonic() + seconds
+        sys.stdout.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os._exit(_in_child(folder, work))
+
+    def poll(self) -> int | None:
+        """Return the exit code, None while it runs; what takes too long is killed, and has failed."""
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        if pid == 0 and time.monotonic() < self.latest:
+            return None
+        # The whole group: what a test has started must not outlive it.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        if pid == 0:
+            os.waitpid(self.pid, 0)
+            return -signal.SIGKILL
+        return os.waitstatus_to_exitcode(status)
+
+    def wait(self) -> int:
+        """Return the exit code when it has ended."""
+        while (code := self.poll()) is None:
+            time.sleep(0.01)
+        return code
+
+
+def _in_child(folder: Path, work: Callable[[], int]) -> int:
+    os.setsid()
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    output = os.open(folder / "output", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    try:
+        code = work()
+        sys.stdout.flush()
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        sys.stderr.flush()
+        return 70
+    return code
+
+
+def survey_in_child(files: Sequence[str], trees: Mapping[str, ast.Module], folder: Path, *, postgresql: bool) -> Survey:
+    """Run all tests of some files with instrumented modules, and return what each reached."""
+
+    def work() -> int:
+        survey = Survey()
+        plugins: list[object] = [Surveying(survey)]
+        code = run_pytest(files, trees, folder, plugins if postgresql else [*plugins, WithoutPostgres()])
+        (folder / "survey").write_bytes(pickle.dumps(survey))
+        return code
+
+    code = Child(folder, 900, work).wait()
+    if code != ALL_PASSED:
+        raise SystemExit(f"The tests fail without a mutation:\n{(folder / 'output').read_text()[-6000:]}")
+    survey: Survey = pickle.loads((folder / "survey").read_bytes())  # noqa: S301 - written by the child
+    return survey
