@@ -347,9 +347,12 @@ async def test_a_contact_is_made_when_an_automation_matches(arsel: Caller) -> No
 
 async def test_the_time_of_an_event_is_kept(arsel: Caller) -> None:
     await arsel.call(*DEFINED)
-    await arsel.call("POST /v1/events/send", event(timestamp="2026-06-01T14:00:00+02:00"))
-    (recorded,) = await arsel.client.log()
-    assert recorded.occurred_at.ToJsonString() == "2026-06-01T12:00:00Z"
+    texts = ("2026-06-01T14:00:00+02:00", "2026-06-01T12:00Z", "2026-06-01T14:00+02", "20260601T120000+0000")
+    for text in texts:
+        assert (await arsel.call("POST /v1/events/send", event(timestamp=text))).status_code == 202
+    assert {each.occurred_at.ToJsonString() for each in await arsel.client.log()} == {"2026-06-01T12:00:00Z"}
+    refused = (await arsel.call("POST /v1/events/send", event(timestamp="2026-06-01T12:00"))).json()
+    assert "with an offset, such as 2026-06-01T12:00:00Z" in refused["message"]
 
 
 async def test_a_contact_that_unsubscribed_is_suppressed(arsel: Caller) -> None:

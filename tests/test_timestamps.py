@@ -13,6 +13,7 @@ from registry.timestamps import (
     format_millis,
     now_micros,
     parse_date,
+    parse_iso8601,
     parse_rfc3339,
 )
 
@@ -108,6 +109,95 @@ def test_any_offset_names_the_same_instant(local: datetime, minutes: int) -> Non
     moment = local.replace(tzinfo=timezone(timedelta(minutes=minutes)))
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
     assert parse_rfc3339(moment.isoformat()) == (moment - epoch) // timedelta(microseconds=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "micros"),
+    [
+        ("2026-06-01T12:00Z", NOON),
+        ("2026-06-01T12Z", NOON),
+        ("2026-06-01T12:00:00+0000", NOON),
+        ("2026-06-01T14:00:00+02", NOON),
+        ("2026-06-01T14:00:00+0200", NOON),
+        ("2026-06-01T14:00+02:00", NOON),
+        ("2026-06-01T12:00:00,5Z", NOON + 500_000),
+        ("2026-06-01T12:00,5Z", NOON + 30_000_000),
+        ("2026-06-01T11.5Z", NOON - 1_800_000_000),
+        ("20260601T120000Z", NOON),
+        ("20260601T1200Z", NOON),
+        ("20260601T12Z", NOON),
+        ("20260601T120000.25+0000", NOON + 250_000),
+        ("20260601T063000-05:30", NOON),
+        ("20260601t120000z", NOON),
+        ("2026-06-01T12:00:00." + "1" * 5_000 + "Z", NOON + 111_111),
+        ("2026-05-31T24:00Z", NOON - 43_200_000_000),
+        ("2026-06-01", NOON - 43_200_000_000),
+        ("20260601", NOON - 43_200_000_000),
+        ("0001-01-01T00:00Z", MIN_MICROS),
+        ("9999-12-31T23:59:59,999999Z", MAX_MICROS),
+    ],
+)
+def test_iso_8601_names_an_instant(text: str, micros: int) -> None:
+    assert parse_iso8601(text) == micros
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "noon", "2026", "2026-06", "202606", "2026-152", "2026-W23-1", "2026W231T12Z", "+002026-06-01T12:00Z"),
+        *("2026-06-01T12:00", "2026-06-01T12:00:00", "20260601T120000", "2026-06-01T", "2026-06-01Z", "2026-06-01TZ"),
+        *("2026-06-01 12:00Z", "20260601T12:00Z", "2026-06-01T1200Z", "2026-0601T12:00Z", "2026-06-01T12:0000Z"),
+        *("2026-06-01T12:00:00.Z", "2026-06-01T12:00:00,Z", "2026-06-01T12:00:00.5,5Z", "2026-06-01T12.5:00Z"),
+        *("2026-06-01T12:00+2", "2026-06-01T12:00+24", "2026-06-01T12:00+02:60", "2026-06-01T12:00+02:00:00"),
+        *(
+            "2026-06-01T24:01Z",
+            "2026-06-01T24:00:00.000001Z",
+            "2026-06-01T25Z",
+            "2026-06-01T12:60Z",
+            "2026-06-01T23:59:60Z",
+        ),
+        *("2026-02-30T12:00Z", "2026-13-01T12:00Z", "0000-01-01T00:00Z", "0001-01-01T00:00+00:01", "9999-12-31T24:00Z"),
+        *("2026-06-01T12:00Z\n", " 2026-06-01T12:00Z", "\uff12026-06-01T12:00Z", "2026-06-01T12:00\u221202"),
+    ],
+)
+def test_anything_else_is_no_instant_in_iso_8601(text: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        parse_iso8601(text)
+
+
+@st.composite
+def iso_8601(draw: st.DrawFn) -> tuple[str, int]:
+    """Make an instant and one of its texts."""
+    dash, colon = draw(st.sampled_from([("-", ":"), ("", "")]))
+    minutes = draw(st.integers(-1439, 1439))
+    local = draw(st.datetimes(datetime(2, 1, 1), datetime(9998, 1, 1)))  # noqa: DTZ001 - the offset is drawn apart
+    form = draw(st.sampled_from(["%H", f"%H{colon}%M", f"%H{colon}%M{colon}%S", f"%H{colon}%M{colon}%S,%f"]))
+    clock = local.strftime(form)
+    local = local.replace(
+        minute=local.minute if "%M" in form else 0,
+        second=local.second if "%S" in form else 0,
+        microsecond=local.microsecond if "%f" in form else 0,
+    )
+    hours, rest = divmod(abs(minutes), 60)
+    offsets = [f"{hours:02}:{rest:02}", f"{hours:02}{rest:02}", *([f"{hours:02}"] if rest == 0 else [])]
+    written = draw(
+        st.sampled_from(["Z"] if minutes == 0 else [("-" if minutes < 0 else "+") + each for each in offsets])
+    )
+    epoch = datetime(1970, 1, 1)  # noqa: DTZ001 - as above
+    micros = (local - timedelta(minutes=minutes) - epoch) // timedelta(microseconds=1)
+    return f"{local.year:04}{dash}{local.month:02}{dash}{local.day:02}T{clock}{written}", micros
+
+
+@given(iso_8601())
+def test_any_form_of_iso_8601_names_the_same_instant(drawn: tuple[str, int]) -> None:
+    text, micros = drawn
+    assert parse_iso8601(text) == micros
+
+
+@given(st.integers(MIN_MICROS, MAX_MICROS))
+def test_iso_8601_takes_what_is_written(micros: int) -> None:
+    for text in (format_millis(micros), format_millis(micros)[:10]):
+        assert parse_iso8601(text) == parse_date(text)
 
 
 def test_now_is_the_system_clock() -> None:

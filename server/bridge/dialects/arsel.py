@@ -15,7 +15,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from registry.errors import Violation
 from registry.schema import Compatibility, Property, PropertyType, Schema, UnknownProperties
 from registry.store import DefinitionChanges
-from registry.timestamps import format_millis, parse_date
+from registry.timestamps import format_millis, parse_iso8601
 from server.bridge.contacts import given_properties, named_texts, other_properties
 from server.bridge.definitions import all_definitions, definition_by_id
 from server.bridge.doors import Door, Refusal
@@ -101,7 +101,7 @@ class UpdateEventBody(Struct):
 
 
 class SendEventBody(Struct):
-    """Body of POST /v1/events/send: exactly one of `email` and `contact_id`; `timestamp` is ISO 8601."""
+    """Body of POST /v1/events/send: exactly one of `email` and `contact_id`; `timestamp` is an instant in ISO 8601."""
 
     event: str
     data: dict[str, Any]
@@ -369,9 +369,10 @@ def _page(request: Request) -> tuple[int, str, str, str]:
 
 def _instant(text: str) -> int:
     try:
-        return parse_date(text)
+        return parse_iso8601(text)
     except ValueError:
-        raise _invalid("timestamp", "timestamp must be an ISO 8601 date-time with an offset") from None
+        message = "timestamp must be an ISO 8601 date, or date and time with an offset, such as 2026-06-01T12:00:00Z"
+        raise _invalid("timestamp", message) from None
 
 
 def _properties(given: SchemaBody) -> tuple[Property, ...]:
