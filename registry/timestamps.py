@@ -88,9 +88,9 @@ def _time_of_day(match: re.Match[str]) -> int:
     """Return the microseconds since midnight; digits beyond the microsecond are cut off."""
     hours, minutes, seconds = (int(match[part] or 0) for part in ("hours", "minutes", "seconds"))
     last = _SECOND_MICROS if match["seconds"] else _MINUTE_MICROS if match["minutes"] else _HOUR_MICROS
-    digits = (match["fraction"] or "0")[:_FRACTION_DIGITS]
+    digits: str = (match["fraction"] or "0")[:_FRACTION_DIGITS]
     micros = hours * _HOUR_MICROS + minutes * _MINUTE_MICROS + seconds * _SECOND_MICROS
-    micros += last * int(digits) // 10 ** len(digits)
+    micros += last * int(digits) // int(10 ** len(digits))
     # 24:00 is the end of the day.
     if minutes > 59 or seconds > 59 or micros > _DAY_MICROS or (micros == _DAY_MICROS and hours != 24):
         raise ValueError("not a time of day")

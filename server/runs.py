@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from automation.runs import Run, RunOutcome, RunStatus
+    from automation.runs import MatchKind, Run, RunOutcome, RunStatus
     from server.contacts import ContactName
     from server.paging import Page, PageRequest
     from server.storage.database import Database
@@ -41,7 +41,8 @@ MAX_REASON: Final = 1_000
 class NamedRun:
     """A run, with the ids by which what it refers to is known outside.
 
-    `contact_id` is empty where there is none, `match_id` where the newest match is no longer kept.
+    `contact_id` is empty where there is none. Of a newest match that is no longer kept, `match_id` is empty and
+    `match_kind` None.
     """
 
     run: Run
@@ -49,6 +50,7 @@ class NamedRun:
     contact_id: str
     event_id: str
     match_id: str
+    match_kind: MatchKind | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +190,11 @@ def _named(connection: Connection, project_key: int, runs: Sequence[Run]) -> lis
             automations[run.automation_key],
             contacts.get(run.contact_key, ""),
             events[run.event_position],
-            matches[run.match_position].id if run.match_position in matches else "",
+            match.id if match else "",
+            match.kind if match else None,
         )
         for run in runs
+        for match in (matches.get(run.match_position),)
     ]
 
 

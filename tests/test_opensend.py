@@ -131,7 +131,14 @@ CASES = [
         failed(name=["Too big: expected string to have <=255 characters"]),
     ),
     Case("a name is not blank", "POST /events", {"name": "  "}, 422, rule("event_name_required")),
-    Case("send is reserved", "POST /events", {"name": " Send "}, 422, rule("event_name_reserved")),
+    Case("send is reserved", "POST /events", {"name": " Send "}, 422, failed(name=['" Send " is a reserved name'])),
+    Case(
+        "and told with the other faults",
+        "POST /events",
+        {"name": "send", "schema": []},
+        422,
+        failed(name=['"send" is a reserved name'], schema=["schema must be an object"]),
+    ),
     Case(
         "and so is a prefix",
         "POST /events",
@@ -286,7 +293,7 @@ CASES = [
     *(
         Case(f"not the name {name!r}", f"PATCH /events/{NAME}", {"name": name}, 422, refusal, [DEFINED])
         for name, refusal in (
-            ("send", rule("event_name_reserved")),
+            ("send", failed(name=['"send" is a reserved name'])),
             (" ", rule("event_name_required")),
             ("resend:x", rule("event_name_reserved", 'event_name "resend:x" uses reserved prefix "resend:"')),
             ("", failed(name=["Too small: expected string to have >=1 characters"])),

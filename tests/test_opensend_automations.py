@@ -9,7 +9,9 @@ import pytest_asyncio
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict
 
+from server.bridge.dialects.opensend.documents import step_after_wait
 from signalbox.v1 import automations_pb2 as pb
+from tests.support.automations import TIMED_OUT
 from tests.support.bridge import ID, MILLIS, TEXT, UNSENT, Caller, Case, calling, mistyped
 from tests.support.consumers import EARLIEST, pull, subscribe
 from tests.support.messages import ADA, struct
@@ -456,9 +458,50 @@ async def test_an_engine_parks_a_run_at_a_step_and_an_event_resumes_it(opensend:
     assert (parked["status"], parked["current_step_key"], parked["next_step_at"]) == ("waiting", "wait", MILLIS)
     told = await send(opensend, "user.paid")
     assert told["automation_runs"] == []
-    assert told["resumed_runs"] == [QUEUED | {"id": run, "automation_id": automation, "current_step_key": "wait"}]
+    assert told["resumed_runs"] == [QUEUED | {"id": run, "automation_id": automation, "current_step_key": "mail"}]
     detailed = (await opensend.call(f"GET /automations/{automation}/runs/{run}")).json()
-    assert detailed["step_states"] == {"wait": {"status": "waiting"}}
+    assert (detailed["current_step_key"], detailed["step_states"]) == ("mail", {"wait": {"status": "waiting"}})
+    assert (await opensend.call(f"GET /automations/{automation}/runs")).json() == listing(*told["resumed_runs"])
+
+
+WAITED = [TRIGGER, WAIT, MAIL, {"key": "last", "type": "end", "config": {}}]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "key", "after"),
+    [
+        ({"steps": WAITED, "connections": [{"from": "wait", "to": "last"}]}, "wait", "last"),
+        ({"steps": WAITED, "connections": [{"from": "start", "to": "wait"}]}, "wait", "mail"),
+        ({"steps": WAITED}, "wait", "mail"),
+        ({"steps": STEPS[:2], "connections": []}, "wait", None),
+        ({"steps": WAITED}, "mail", "mail"),
+        ({"steps": WAITED}, "gone", "gone"),
+        ({}, "wait", "wait"),
+        ({"steps": [5, {"key": []}, WAIT, {"key": 5}], "connections": ["x", {"from": "wait", "to": 5}]}, "wait", None),
+        ({"steps": "x", "connections": "x"}, "wait", "wait"),
+    ],
+)
+def test_the_step_after_a_wait_is_connected_or_the_next(
+    attributes: dict[str, Any], key: str, after: str | None
+) -> None:
+    assert step_after_wait(attributes, key) == after
+
+
+async def test_a_run_that_waited_in_vain_stays_at_its_step(opensend: Caller) -> None:
+    automation = (await opensend.call(*MADE)).json()["id"]
+    run = (await send(opensend))["automation_runs"][0]["id"]
+    request = pb.AwaitEventRequest(
+        run_id=run,
+        event_name="user.paid",
+        timeout=Duration(seconds=1),
+        attributes=struct({"current_step_key": "wait"}),
+    )
+    await opensend.client.automations.AwaitEvent(request)
+    await subscribe(opensend.client)
+    (delivery,) = await pull(opensend.client, wait=10)
+    assert delivery.match.kind == TIMED_OUT
+    shown = (await opensend.call(f"GET /automations/{automation}/runs/{run}")).json()
+    assert (shown["status"], shown["current_step_key"]) == ("running", "wait")
 
 
 async def test_a_run_that_an_engine_ended_says_how(opensend: Caller) -> None:

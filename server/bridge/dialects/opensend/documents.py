@@ -133,6 +133,25 @@ def trigger_event(steps: Sequence[Step], stated: str | None) -> str:
     return name
 
 
+def step_after_wait(attributes: Mapping[str, Any], key: str) -> str | None:
+    """Return the key of the step after a `wait_for_event` step: where its connection leads, or the next by position.
+
+    None where the automation ends there. The key of any other step is returned as it is. The attributes may have come
+    over gRPC, where nobody checks that they are a document.
+    """
+    steps = [(step.get("key"), step.get("type")) for step in _objects(attributes, "steps")]
+    if (key, WAIT) not in steps:
+        return key
+    connected = [each.get("to") for each in _objects(attributes, "connections") if each.get("from") == key]
+    following = [name for name, _ in steps[steps.index((key, WAIT)) + 1 :]]
+    return next((name for name in (*connected, *following) if isinstance(name, str)), None)
+
+
+def _objects(attributes: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    kept = attributes.get(name)
+    return [each for each in kept if isinstance(each, dict)] if isinstance(kept, list) else []
+
+
 def _step(given: Any, index: int, body: Body) -> Step | None:
     """Read one step, or note what is wrong with its shape."""
     if not isinstance(given, dict):

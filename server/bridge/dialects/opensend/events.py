@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from automation.errors import AutomationNotFound
 from automation.runs import MatchKind
 from registry.errors import DefinitionNotFound
 from registry.schema import Compatibility
@@ -14,7 +16,7 @@ from registry.store import DefinitionChanges
 from registry.timestamps import format_millis
 from server.bridge.definitions import all_definitions, definition_by_id
 from server.bridge.dialects.opensend.bodies import Body, Faults
-from server.bridge.dialects.opensend.names import check_defined_name, check_event_name
+from server.bridge.dialects.opensend.names import check_event_name, is_reserved
 from server.bridge.dialects.opensend.runs import RunData, run_data, started_run
 from server.bridge.dialects.opensend.schemas import FREE, read_schema, write_schema
 from server.bridge.fields import Email, Limit, Uuid  # noqa: TC001 - msgspec reads them
@@ -25,6 +27,8 @@ from server.ingest.draft import Draft
 from server.model import NameCase, Rules, UndefinedEvents, UnknownContacts, UnknownIds
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from automation.automations import Automation
     from automation.runs import Match
     from registry.definitions import EventDefinition
@@ -153,10 +157,10 @@ async def list_events(services: Services, request: Request) -> Reply:
 async def create_event(services: Services, request: Request) -> Reply:
     """Define an event."""
     body = Body(request)
-    name, schema = body.text("name", required=True), _read_schema(body)
+    name, schema = _read_name(body, required=True), _read_schema(body)
     body.check()
     assert name is not None
-    check_defined_name(name)
+    check_event_name(name, "name")
     created = await services.definitions.create(request.caller, name, "", schema, Compatibility.NONE)
     return Reply(201, _event_data(created))
 
@@ -169,12 +173,12 @@ async def get_event(services: Services, request: Request) -> Reply:
 async def update_event(services: Services, request: Request) -> Reply:
     """Change name or schema; what was recorded keeps the old name."""
     body = Body(request)
-    name, schema = body.text("name"), _read_schema(body)
+    name, schema = _read_name(body), _read_schema(body)
     if not body.has("name", "schema"):
         body.form.append("Provide at least one field to update")
     body.check()
     if name is not None:
-        check_defined_name(name)
+        check_event_name(name, "name")
     current = await _identified(services, request)
     changes = DefinitionChanges(
         name=UNSET if name is None else name,
@@ -220,8 +224,15 @@ async def send_event(services: Services, request: Request) -> Reply:
         received_at=format_millis(event.received_at),
     )
     started = [started_run(match, automation) for match, automation in _of_kind(draft, MatchKind.STARTED)]
-    resumed = [await _resumed(services, request, match) for match, _ in _of_kind(draft, MatchKind.RESUMED)]
+    resumed = await _resumed(services, request.caller.project_key, _of_kind(draft, MatchKind.RESUMED))
     return Reply(202, Sent(delivery=delivery, resumed_runs=resumed, automation_runs=started))
+
+
+def _read_name(body: Body, *, required: bool = False) -> str | None:
+    name = body.text("name", required=required)
+    if name is not None and is_reserved(name):
+        body.add("name", f'"{name}" is a reserved name')
+    return name
 
 
 def _read_schema(body: Body) -> Schema:
@@ -255,8 +266,16 @@ def _of_kind(draft: Draft, kind: MatchKind) -> list[tuple[Match, Automation]]:
     return [each for each in draft.matches if each[0].kind is kind]
 
 
-async def _resumed(services: Services, request: Request, match: Match) -> RunData:
-    return run_data(await services.runs.get(request.caller.project_key, match.run_id))
+async def _resumed(services: Services, project_key: int, matches: Sequence[tuple[Match, Automation]]) -> list[RunData]:
+    # Those that came with the matches have no attributes, and may have been deleted since.
+    automations = {automation.id: automation for _, automation in matches}
+    for each in list(automations):
+        with suppress(AutomationNotFound):
+            automations[each] = await services.automations.get(project_key, each)
+    return [
+        run_data(await services.runs.get(project_key, match.run_id), automations[automation.id])
+        for match, automation in matches
+    ]
 
 
 async def _identified(services: Services, request: Request) -> EventDefinition:

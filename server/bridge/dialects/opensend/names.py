@@ -10,11 +10,9 @@ from server.bridge.dialects.opensend.bodies import rule_broken
 RESERVED_PREFIX: Final = "resend:"
 
 
-def check_defined_name(name: str) -> None:
-    """Raise Refused or InvalidName for a name that cannot be defined; `send` is a path of its own."""
-    if name.strip().lower() == "send":
-        raise rule_broken("event_name_reserved", f'event_name "{name}" is reserved')
-    check_event_name(name, "name")
+def is_reserved(name: str) -> bool:
+    """Return whether a name cannot be defined, although events may have it: `/events/send` is a path of its own."""
+    return name.strip().lower() == "send"
 
 
 def check_event_name(name: str, field: str, what: str = "event_name") -> None:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
-from automation.runs import RunStatus
+from automation.runs import MatchKind, RunStatus
 from registry.timestamps import format_millis
 from server.bridge.dialects.opensend.bodies import Body, Faults
+from server.bridge.dialects.opensend.documents import step_after_wait
 from server.bridge.fields import Limit  # noqa: TC001 - msgspec reads it
 from server.bridge.messages import Reply, Request
 from server.runs import RunQuery
@@ -83,14 +84,14 @@ async def list_runs(services: Services, request: Request) -> Reply:
     key, automation_id = request.caller.project_key, request.params["id"]
     limit = request.number("limit", DEFAULT_LIMIT, MAX_LIMIT)
     query = RunQuery(_statuses(request.query.get("status", "")), automation_id)
-    await services.automations.get(key, automation_id)
+    automation = await services.automations.get(key, automation_id)
     page, more = await services.runs.behind(key, query, limit, request.query.get("after", ""))
-    return Reply(200, RunList(data=[run_data(each) for each in page], has_more=more))
+    return Reply(200, RunList(data=[run_data(each, automation) for each in page], has_more=more))
 
 
 async def get_run(services: Services, request: Request) -> Reply:
     """Read a run of an automation."""
-    return Reply(200, _detailed(await _of_automation(services, request)))
+    return Reply(200, _detailed(*await _of_automation(services, request)))
 
 
 async def cancel_run(services: Services, request: Request) -> Reply:
@@ -101,11 +102,11 @@ async def cancel_run(services: Services, request: Request) -> Reply:
         listed = ", ".join(f'"{name}"' for name in unknown)
         body.form.append(f"Unrecognized key{'s' if len(unknown) > 1 else ''}: {listed}")
     body.check()
-    current = await _of_automation(services, request)
+    current, automation = await _of_automation(services, request)
     cancelled = await services.runs.cancel(
         request.caller.project_key, current.run.id, reason or DEFAULT_REASON, "", (RunStatus.QUEUED, RunStatus.WAITING)
     )
-    return Reply(200, _detailed(cancelled))
+    return Reply(200, _detailed(cancelled, automation))
 
 
 def started_run(match: Match, automation: Automation) -> RunData:
@@ -127,22 +128,22 @@ def started_run(match: Match, automation: Automation) -> RunData:
     )
 
 
-def run_data(named: NamedRun) -> RunData:
-    """Tell of a run."""
-    return RunData(**_fields(named))
+def run_data(named: NamedRun, automation: Automation) -> RunData:
+    """Return a run of an automation as it is shown."""
+    return RunData(**_fields(named, automation))
 
 
-def _detailed(named: NamedRun) -> DetailedRun:
+def _detailed(named: NamedRun, automation: Automation) -> DetailedRun:
     states = named.run.attributes.get("step_states")
     return DetailedRun(
-        **_fields(named),
+        **_fields(named, automation),
         trigger_event_id=named.event_id,
         contact_id=named.contact_id or None,
         step_states=states if isinstance(states, dict) else {},
     )
 
 
-def _fields(named: NamedRun) -> dict[str, Any]:
+def _fields(named: NamedRun, automation: Automation) -> dict[str, Any]:
     run = named.run
     finished = run.finished_at or None
     failed = run.status is not RunStatus.COMPLETED
@@ -153,7 +154,7 @@ def _fields(named: NamedRun) -> dict[str, Any]:
         "started_at": format_millis(run.created_at),
         "completed_at": None if finished is None else format_millis(finished),
         "duration_ms": None if finished is None else (finished - run.created_at) // 1_000,
-        "current_step_key": _text(run.attributes.get("current_step_key", TRIGGER)),
+        "current_step_key": _current_step(named, automation),
         "failed_step_key": _text(run.attributes.get("failed_step_key")),
         "failure_reason": run.reason or None if failed else None,
         "next_step_at": format_millis(run.wait.timeout_at) if run.wait and run.wait.timeout_at else None,
@@ -162,15 +163,28 @@ def _fields(named: NamedRun) -> dict[str, Any]:
     }
 
 
+def _current_step(named: NamedRun, automation: Automation) -> str | None:
+    """Return the key of the step where a run stands.
+
+    The engine records it when it parks the run. An event that resumes the run moves it to the next step before the
+    engine has acted; a timeout leaves it where it is.
+    """
+    key = _text(named.run.attributes.get("current_step_key", TRIGGER))
+    under_way = named.run.status in (RunStatus.QUEUED, RunStatus.RUNNING)
+    if key is None or not under_way or named.match_kind is MatchKind.TIMED_OUT:
+        return key
+    return step_after_wait(automation.attributes, key)
+
+
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-async def _of_automation(services: Services, request: Request) -> NamedRun:
-    """Read the run that the path names. Raises AutomationNotFound and RunNotFound."""
+async def _of_automation(services: Services, request: Request) -> tuple[NamedRun, Automation]:
+    """Read the run and the automation that the path names. Raises AutomationNotFound and RunNotFound."""
     key, automation_id = request.caller.project_key, request.params["id"]
-    await services.automations.get(key, automation_id)
-    return await services.runs.of_automation(key, automation_id, request.params["run_id"])
+    automation = await services.automations.get(key, automation_id)
+    return await services.runs.of_automation(key, automation_id, request.params["run_id"]), automation
 
 
 def _statuses(text: str) -> tuple[RunStatus, ...]:
