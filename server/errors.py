@@ -21,6 +21,10 @@ ServiceError
 │   │   ├── BodyTooLarge         the body is larger than the server takes
 │   │   ├── BodyTooSlow          the body did not come in time
 │   │   ├── UnsupportedMediaType the body says that it is no JSON
+│   │   ├── UnsupportedCharset   the body says that it is not UTF-8, and is not ASCII
+│   │   ├── UnsupportedEncoding  the body is encoded in a way that is not decoded
+│   │   ├── MalformedBody        the body is not encoded as it says
+│   │   ├── RepeatedHeader       a header that there may be one of has two values
 │   │   ├── MalformedJson        the body is not JSON
 │   │   ├── InvalidBody          a field of the body breaks its rule; carries violations
 │   │   └── RateLimited          the key made as many requests as it may for now
@@ -234,6 +238,41 @@ class UnsupportedMediaType(HttpError):
 
     def __init__(self, given: str) -> None:
         super().__init__(f'The body must be JSON: send "Content-Type: application/json", not "{given[:100]}"')
+
+
+class UnsupportedCharset(HttpError):
+    """The body is declared to be in another character set than UTF-8, and is not ASCII."""
+
+    reason = "UNSUPPORTED_CHARSET"
+
+    def __init__(self, charset: str) -> None:
+        super().__init__(f'The body must be UTF-8, not "{charset[:100]}"')
+
+
+class UnsupportedEncoding(HttpError):
+    """The body is compressed in a way that the server does not decode; `supported` names those that it does."""
+
+    reason = "UNSUPPORTED_ENCODING"
+
+    def __init__(self, given: str, supported: Sequence[str]) -> None:
+        known = " or ".join(f'"Content-Encoding: {encoding}"' for encoding in supported)
+        super().__init__(f'The body must be sent with {known}, not "{given[:100]}"')
+        self.supported = tuple(supported)
+
+
+class MalformedBody(HttpError):
+    """The body is not encoded as its header says."""
+
+    reason = "MALFORMED_BODY"
+
+
+class RepeatedHeader(HttpError):
+    """A header of which a request has at most one was sent with two values."""
+
+    reason = "REPEATED_HEADER"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"The header {name} was sent twice, with different values")
 
 
 class MalformedJson(HttpError):

@@ -522,7 +522,7 @@ async def test_what_is_no_http_is_answered_with_json(lasting_service: Service) -
     answer = (await reader.read()).decode()
     writer.close()
     assert answer.startswith("HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n")
-    assert answer.endswith('{"error":"Invalid HTTP request received."}')
+    assert answer.endswith('{"error":"The request is not valid HTTP/1.1: Invalid method encountered"}')
 
 
 async def test_a_server_that_stops_is_not_ready(database: Database) -> None:

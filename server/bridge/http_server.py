@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn, in the loop that gRPC runs in."""
+"""The HTTP server: uvicorn's, in the loop that gRPC runs in; its connections are ours (`http_connection`)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import socket
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from server.bridge.http_connection import HttpConnection
 from server.bridge.tls import server_context
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ class HttpServer:
             application,
             loop="none",
             lifespan="off",
-            http=_Protocol,
+            http=HttpConnection,
             ws="none",
             interface="asgi3",
             access_log=False,
@@ -59,16 +58,6 @@ class HttpServer:
         self._server.should_exit = True
         if self._task is not None:
             await self._task
-
-
-class _Protocol(HttpToolsProtocol):
-    """HTTP/1.1 whose answer to what is no HTTP is JSON too."""
-
-    def send_400_response(self, msg: str) -> None:
-        content = msgspec.json.encode({"error": msg})
-        head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n"
-        self.transport.write(f"{head}connection: close\r\n\r\n".encode() + content)
-        self.transport.close()
 
 
 class _Server(uvicorn.Server):

@@ -77,6 +77,11 @@ class Caller:
         self.client = client
 
     @property
+    def http(self) -> httpx.AsyncClient:
+        """The client of the calls."""
+        return self._http
+
+    @property
     def base_url(self) -> str:
         """Where the bridge is."""
         return str(self._http.base_url)

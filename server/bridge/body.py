@@ -1,0 +1,127 @@
+"""The body of a request: read, decoded, and checked to be JSON, each within the limit of bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from codecs import BOM_UTF8
+from typing import TYPE_CHECKING, Any, Final
+
+from server.errors import (
+    BodyTooLarge,
+    BodyTooSlow,
+    MalformedBody,
+    UnsupportedCharset,
+    UnsupportedEncoding,
+    UnsupportedMediaType,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    Receive = Callable[[], Awaitable[dict[str, Any]]]
+    Headers = Mapping[bytes, bytes]
+
+BODY_SECONDS: Final = 30.0
+"""A body that has not arrived by then is given up."""
+
+ENCODINGS: Final = ("gzip", "identity")
+"""The content encodings that are decoded."""
+
+_JSON: Final = b"application/json"
+_GZIP: Final = frozenset({b"gzip", b"x-gzip"})
+_PLAIN: Final = frozenset({b"", b"identity"})
+_UTF_8: Final = frozenset({b"utf-8", b"utf8"})
+_GZIP_HEADER: Final = 16 + zlib.MAX_WBITS
+
+
+class ClientGone(Exception):
+    """The client went away in the middle of its request."""
+
+
+async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes:
+    """Read the body as it was sent. Raise BodyTooLarge, BodyTooSlow and ClientGone."""
+    length = headers.get(b"content-length", b"")
+    if length.isdigit() and int(length) > limit:
+        raise BodyTooLarge(limit)
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await _received(receive, limit)
+    except TimeoutError:
+        raise BodyTooSlow(BODY_SECONDS) from None
+
+
+def decode_body(headers: Headers, body: bytes, limit: int) -> bytes:
+    """Return the JSON text of a body, without a byte order mark; an empty body says nothing about its kind.
+
+    Raise UnsupportedEncoding, UnsupportedMediaType, UnsupportedCharset, BodyTooLarge and MalformedBody.
+    """
+    if not body:
+        return body
+    kind = headers.get(b"content-type", _JSON)
+    if not kind.startswith(_JSON) and not _is_json(kind):
+        raise UnsupportedMediaType(kind.decode("latin-1"))
+    encoding = headers.get(b"content-encoding")
+    if encoding is not None:
+        body = _decoded(encoding, body, limit)
+    if kind != _JSON:
+        _check_charset(kind, body)
+    return body.removeprefix(BOM_UTF8)
+
+
+async def _received(receive: Receive, limit: int) -> bytes:
+    parts: list[bytes] = []
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        parts.append(message["body"])
+        size += len(parts[-1])
+        if size > limit:
+            raise BodyTooLarge(limit)
+        more = message["more_body"]
+    return b"".join(parts)
+
+
+def _is_json(kind: bytes) -> bool:
+    essence = kind.partition(b";")[0].strip().lower()
+    return essence == _JSON or (essence.startswith(b"application/") and essence.endswith(b"+json"))
+
+
+def _decoded(encoding: bytes, body: bytes, limit: int) -> bytes:
+    wanted = encoding.strip().lower()
+    if wanted in _PLAIN:
+        return body
+    if wanted not in _GZIP:
+        raise UnsupportedEncoding(encoding.decode("latin-1"), ENCODINGS)
+    return _gunzipped(body, limit)
+
+
+def _gunzipped(body: bytes, limit: int) -> bytes:
+    """Decompress one gzip member, never beyond the limit.
+
+    A second member is refused like any other data after the end: no HTTP client sends one, and each costs as much as a
+    request.
+    """
+    gzip = zlib.decompressobj(_GZIP_HEADER)
+    try:
+        content = gzip.decompress(body, limit + 1)
+    except zlib.error:
+        raise MalformedBody("The body is not valid gzip, as its Content-Encoding says") from None
+    if len(content) > limit:
+        raise BodyTooLarge(limit)
+    if not gzip.eof:
+        raise MalformedBody("The body's gzip data breaks off before its end")
+    if gzip.unused_data:
+        raise MalformedBody("The body goes on after the end of its gzip data")
+    return content
+
+
+def _check_charset(kind: bytes, body: bytes) -> None:
+    """Raise UnsupportedCharset if the body is declared to be anything but UTF-8, and that makes a difference."""
+    for parameter in kind.split(b";")[1:]:
+        name, _, value = parameter.partition(b"=")
+        charset = value.strip().strip(b'"').lower()
+        if name.strip().lower() == b"charset" and charset not in _UTF_8 and not body.isascii():
+            raise UnsupportedCharset(charset.decode("latin-1"))

@@ -1,0 +1,178 @@
+"""One request over HTTP/1.1 and its answer, as ASGI has them."""
+
+from __future__ import annotations
+
+import asyncio
+import http
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    Application = Callable[..., Awaitable[None]]
+    Header = tuple[bytes, bytes]
+
+log = structlog.get_logger()
+
+_STATUS_LINES: Final = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in http.HTTPStatus}
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_FAILED: Final = b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
+class Connection(Protocol):
+    """The connection of an exchange."""
+
+    transport: asyncio.Transport
+
+    async def writable(self) -> None:
+        """Wait until the client takes what was written."""
+        ...
+
+    def wants_body(self) -> None:
+        """Read on: the body that has arrived was taken."""
+        ...
+
+    def is_last(self, exchange: HttpExchange) -> bool:
+        """Return whether the answer must say that the connection ends."""
+        ...
+
+
+class HttpExchange:
+    """A request, whose body may still be arriving, and its answer.
+
+    `expected` is what is still to come of the body in bytes, -1 if its length is unknown, as it is of one in chunks and
+    of one that the client sends only when told to.
+    """
+
+    def __init__(self, connection: Connection, scope: dict[str, Any], length: int, *, keep_alive: bool) -> None:
+        self.keep_alive = keep_alive
+        self.complete = False
+        self.expected = length
+        self.closes = False  # the answer said that the connection ends
+        self._connection = connection
+        self._scope = scope
+        self._default_headers: Iterable[Header] = ()
+        self._body = bytearray()
+        self._news = asyncio.Event()
+        self._disconnected = False
+        self._asks_first = _expects_continue(scope)
+        self._started = False
+        self._answered = False
+        self._unsent: int | None = None  # of the answer's body in bytes; None if it goes out in chunks
+
+    @property
+    def buffered(self) -> int:
+        """How many bytes of the body wait to be taken."""
+        return len(self._body)
+
+    # The request
+
+    def feed(self, part: bytes) -> None:
+        """Take a part of the body; once answered, drop it."""
+        self._asks_first = False
+        if self.expected > 0:
+            self.expected -= len(part)
+        if not self._answered:
+            self._body += part
+            self._news.set()
+
+    def feed_end(self) -> None:
+        """Take note that the body is complete."""
+        self.complete = True
+        self._news.set()
+
+    def disconnect(self) -> None:
+        """Take note that the rest of the body will not come, or that nobody waits for the answer."""
+        self._disconnected = True
+        self._body.clear()
+        self._news.set()
+
+    async def receive(self) -> dict[str, Any]:
+        """Wait for the next part of the body."""
+        if self._asks_first and not self.complete and not self._disconnected:
+            self._asks_first = False
+            self._connection.transport.write(_CONTINUE)
+        while not (self._body or self.complete or self._disconnected):
+            self._news.clear()
+            await self._news.wait()
+        if self._disconnected or self._answered:
+            return {"type": "http.disconnect"}
+        body = bytes(self._body)
+        self._body.clear()
+        self._connection.wants_body()
+        return {"type": "http.request", "body": body, "more_body": not self.complete}
+
+    # The answer
+
+    async def run(self, application: Application, default_headers: Iterable[Header]) -> None:
+        """Have the application answer; an answer that breaks off closes the connection."""
+        self._default_headers = default_headers
+        try:
+            await application(self._scope, self.receive, self.send)
+        except Exception as error:
+            log.exception("request_failed", method=self._scope["method"], exc_info=error)
+        finally:
+            self._close_unless_answered()
+
+    async def send(self, message: dict[str, Any]) -> None:
+        """Send a part of the answer; to a client that is gone, nothing."""
+        await self._connection.writable()
+        if self._disconnected:
+            return
+        if self._started:
+            self._send_body(message.get("body", b""), more=message.get("more_body", False))
+        else:
+            self._send_head(message["status"], message.get("headers", ()))
+
+    def _close_unless_answered(self) -> None:
+        if self._answered or (self._disconnected and not self._started):
+            return
+        if not self._started:
+            self._connection.transport.write(_FAILED)
+        self._connection.transport.close()
+
+    def _send_head(self, status: int, headers: Iterable[Header]) -> None:
+        parts = [_STATUS_LINES[status]]
+        chunked = True
+        for name, value in (*self._default_headers, *headers):
+            if b"\n" in value or b"\r" in value:
+                raise ValueError(f"The header {name!r} holds the end of a line")
+            if name == b"content-length":
+                chunked, self._unsent = False, int(value)
+            parts += name, b": ", value, b"\r\n"
+        if chunked:
+            parts.append(b"transfer-encoding: chunked\r\n")
+        self.closes = self._asks_first_still() or self._connection.is_last(self)
+        if self.closes:
+            parts.append(b"connection: close\r\n")
+        parts.append(b"\r\n")
+        self._started = True
+        self._connection.transport.write(b"".join(parts))
+
+    def _asks_first_still(self) -> bool:
+        """Return whether the client holds the body back; what it sends next may be the body or not."""
+        return self._asks_first and not self.complete
+
+    def _send_body(self, part: bytes, *, more: bool) -> None:
+        if self._answered:
+            raise RuntimeError("The answer is complete already")
+        if self._scope["method"] == "HEAD":
+            part = b""
+        elif self._unsent is None:
+            part = (b"%x\r\n%b\r\n" % (len(part), part) if part else b"") + (b"" if more else b"0\r\n\r\n")
+        else:
+            self._unsent -= len(part)
+            if self._unsent < 0 or (self._unsent and not more):
+                raise RuntimeError("The answer is not as long as its content-length")
+        self._connection.transport.write(part)
+        self._answered = not more
+        if self._answered:
+            self._body.clear()
+
+
+def _expects_continue(scope: dict[str, Any]) -> bool:
+    if scope["http_version"] != "1.1":
+        return False
+    return any(name == b"expect" and value.lower() == b"100-continue" for name, value in scope["headers"])
