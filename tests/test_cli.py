@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from server.admin_key import read_or_make
 from server.cli.main import run
 from server.cli.options import Connection
 from server.cli.session import Session
@@ -150,11 +151,12 @@ def test_a_failure_is_oneread_line(signalbox: Server, arguments: tuple[str, ...]
     assert signalbox(*arguments) == Result(1, "", line)
 
 
-def test_a_missing_admin_key_file_is_named(tmp_path: Path) -> None:
-    refused = command("event", "list", "--database", f"sqlite:///{tmp_path}/x.db")
-    assert refused.code == 1
-    assert refused.err.startswith("error: no key: give --key")
-    assert f"{tmp_path}/x.db.admin-key" in refused.err
+def test_the_admin_key_of_another_database_is_told_from_a_revoked_key(signalbox: Server, tmp_path: Path) -> None:
+    read_or_make(tmp_path / "x.db.admin-key")
+    refused = signalbox("project", "list", "--database", f"sqlite:///{tmp_path}/x.db")
+    assert f"does not know the admin key in {tmp_path}/x.db.admin-key" in refused.err
+    refused = signalbox("event", "list", "--key", "sb_nobody")
+    assert refused.err == "error: the server does not know the key, or it is revoked\n"
 
 
 @pytest.mark.parametrize(

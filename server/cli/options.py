@@ -21,7 +21,10 @@ F = TypeVar("F", bound="Callable[..., Any]")
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Which server a command talks to, how, and about which project. Without a key the admin key's file is read."""
+    """Which server a command talks to, how, and about which project.
+
+    Without a key the admin key of this machine is used.
+    """
 
     server: str
     key: str
@@ -75,11 +78,12 @@ _CONNECTION_OPTIONS = (
     ),
     _anywhere(
         "--key",
-        envvar=["SIGNALBOX_KEY", "SIGNALBOX_ADMIN_KEY"],
+        envvar="SIGNALBOX_KEY",
         type=secret,
         metavar="SECRET",
         default="",
-        help="API key, or the admin key; by default the admin key beside the database.",
+        help="API key, or the admin key; by default the admin key of this machine: SIGNALBOX_ADMIN_KEY, or the file "
+        "beside the database. That one is sent in clear to a loopback address alone.",
     ),
     _anywhere(
         "--project",

@@ -10,6 +10,7 @@ from grpc import StatusCode
 
 from registry.errors import Violation
 from server.cli.failures import Failure, ServerAway
+from server.cli.local_admin_key import local_admin_key_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,13 +31,29 @@ def failure_of(error: AioRpcError, connection: Connection) -> Failure:
     """Say why a call failed, with a line for each field at fault."""
     status = _status(error)
     reason = _reason(status)
-    message = _IN_WORDS_OF_THE_COMMAND_LINE.get(reason) or error.details() or f"the server says {error.code().name}"
+    message = (
+        _unknown_admin_key(reason, connection)
+        or _IN_WORDS_OF_THE_COMMAND_LINE.get(reason)
+        or error.details()
+        or f"the server says {error.code().name}"
+    )
     if not reason:
         message = _transport_message(error, message, connection)
     kind = ServerAway if error.code() is StatusCode.UNAVAILABLE else Failure
     violations = list(_violations(status))
     details = [one.path if one.message == message else f"{one.path}: {one.message}" for one in violations]
     return kind(message, details, reason, violations)
+
+
+def _unknown_admin_key(reason: str, connection: Connection) -> str:
+    """Explain why a server may refuse the admin key of this machine; empty for any other refusal."""
+    if reason != "API_KEY_INVALID" or connection.key:
+        return ""
+    source = local_admin_key_source(connection)
+    return (
+        f"{connection.server} does not know the admin key in {source}: it serves another database (name its database "
+        "with --database), or was given another key (give it with --key)"
+    )
 
 
 def _transport_message(error: AioRpcError, message: str, connection: Connection) -> str:

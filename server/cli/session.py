@@ -11,9 +11,9 @@ import grpc
 
 from server.cli.failures import INTERRUPTED, Failure
 from server.cli.kinds import is_loopback
+from server.cli.local_admin_key import local_admin_key
 from server.cli.options import Connection, connection_options
 from server.cli.refusals import failure_of
-from server.settings import admin_key_file
 from signalbox.v1 import projects_pb2
 from signalbox.v1.automations_pb2_grpc import AutomationsStub
 from signalbox.v1.contacts_pb2_grpc import ContactsStub
@@ -93,7 +93,7 @@ class Session:
         return self._project
 
     def _authorization(self) -> Metadata:
-        return (("authorization", f"Bearer {self.connection.key or _kept_admin_key(self.connection)}"),)
+        return (("authorization", f"Bearer {self.connection.key or local_admin_key(self.connection)}"),)
 
     async def _sendable(self, project: str) -> str:
         """Give a project's id in place of a name that cannot travel in a header."""
@@ -145,24 +145,11 @@ def _heed_interrupt() -> None:
 
 def _channel(connection: Connection) -> grpc.aio.Channel:
     if connection.tls_ca is None:
-        return grpc.aio.insecure_channel(connection.server, _OPTIONS)
+        # A proxy would be shown the key, and knows another loopback interface.
+        direct = (("grpc.enable_http_proxy", 0),) if is_loopback(connection.server) else ()
+        return grpc.aio.insecure_channel(connection.server, (*_OPTIONS, *direct))
     credentials = grpc.ssl_channel_credentials(connection.tls_ca.read_bytes())
     return grpc.aio.secure_channel(connection.server, credentials, _OPTIONS)
-
-
-def _kept_admin_key(connection: Connection) -> str:
-    """Read the admin key of a server of this machine; it is not sent elsewhere in the clear."""
-    if not is_loopback(connection.server) and connection.tls_ca is None:
-        raise Failure(f"give --key: the admin key kept here is not sent to {connection.server} without TLS (--tls-ca)")
-    path = admin_key_file(connection.database)
-    try:
-        return path.read_text().strip()
-    except FileNotFoundError:
-        raise Failure(
-            f"no key: give --key, set SIGNALBOX_KEY, or say with --database whose admin key to use; there is no {path}"
-        ) from None
-    except OSError as error:
-        raise Failure(f"the admin key cannot be read: {path}: {error.strerror}") from error
 
 
 def _named(projects: Any) -> str:
