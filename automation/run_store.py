@@ -18,6 +18,7 @@ from automation.match_log import matches_at
 from automation.runs import OPEN, Run, RunStatus, Wait
 from automation.tables import TIMED, WAITING, hidden, run
 from registry.etags import check_etag
+from registry.json_values import load_stored
 from registry.log_ids import position_of
 from registry.pages import read_page
 
@@ -334,7 +335,7 @@ def _to_run(row: Row[Any]) -> Run:
         match_position=row.match_position,
         wait=Wait(row.wait_event, row.wait_condition, row.wait_from, row.timeout_at) if waiting else None,
         reason=row.reason,
-        attributes=msgspec.json.decode(row.attributes),
+        attributes=load_stored(row.attributes),
         version=row.version,
         created_at=row.created_at,
         updated_at=row.updated_at,

@@ -18,6 +18,7 @@ from automation.errors import AutomationActive, AutomationNotActive, AutomationN
 from automation.tables import automation, automation_version
 from registry.errors import InvalidName, Violation
 from registry.etags import check_etag
+from registry.json_values import load_stored
 from registry.names import check_event_name, name_fault, property_path
 from registry.pages import PAGE_CHARACTERS, page_of
 
@@ -287,7 +288,7 @@ def _columns(each: Automation) -> dict[str, Any]:
 
 def _to_automation(row: Row[Any]) -> Automation:
     values = {"attributes": "{}", **row._asdict()}
-    values |= {name: msgspec.json.decode(values[name]) for name in _JSON_COLUMNS}
+    values |= {name: load_stored(values[name]) for name in _JSON_COLUMNS}
     return Automation(**values | {"state": AutomationState(row.state), "entry_rule": EntryRule(row.entry_rule)})
 
 

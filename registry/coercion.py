@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
-from registry.conversions import PYTHON_TYPES, TABLE, as_is
+from registry.conversions import PYTHON_TYPES, TABLE, JsonKind, as_is
 from registry.errors import PayloadRejected, Violation
+from registry.json_values import is_exact as is_exact_inside
+from registry.json_values import with_numbers
 from registry.names import ROOT, property_path, quoted_property
-from registry.schema import CoercionMode, Property, PropertyType, UnknownProperties
+from registry.schema import CoercionMode, Property, PropertyType, Schema, UnknownProperties
 from registry.suggestions import Suggestions
 from registry.values import JSON, canonical_number, describe, is_exact
 
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from registry.conversions import Convert
-    from registry.schema import Schema
 
 MAX_VIOLATIONS: Final = 100
 """A payload is given up at this many."""
@@ -72,10 +73,9 @@ class Coerced(msgspec.Struct, frozen=True):
 Coercer: TypeAlias = Callable[[dict[str, JSON]], Coerced]
 """Coerces one payload or raises PayloadRejected with every violation, up to MAX_VIOLATIONS.
 
-The payload is made of the types a JSON decoder makes and is never mutated; subtrees that no schema looks
-into are shared with the result. NaN and infinities are refused wherever a number is looked at, which is
-in declared properties and directly in undeclared ones that are kept; deeper ones are for the caller to
-refuse. Coercing what was coerced changes nothing.
+The payload is made of the types a JSON decoder makes and is never mutated; subtrees that no schema looks into and in
+which no number changes are shared with the result. NaN, infinities and integers beyond the range of a double are
+refused at any depth in what is kept. Coercing what was coerced changes nothing.
 """
 
 
@@ -101,6 +101,8 @@ class _Wanted(NamedTuple):
 
 
 _FINITE = _Wanted("a finite number", PropertyType.NUMBER)
+
+_CONTAINERS: Final = (JsonKind.OBJECT, JsonKind.ARRAY)
 
 
 class _Report(msgspec.Struct):
@@ -187,6 +189,26 @@ def _field_steps(each: Property, path: str, schema: Schema) -> _Steps:
     return steps
 
 
+def _open_step(path: str) -> _Step:
+    """Make the step of an object or array that no schema looks into: its numbers become doubles as all others do."""
+
+    def step(given: Any, report: _Report) -> Any:
+        if is_exact_inside(given):
+            return given
+        return _with_doubles(given, path, report)
+
+    return step
+
+
+def _with_doubles(given: Any, path: str, report: _Report) -> Any:
+    def convert(place: str, number: float) -> JSON:
+        after = canonical_number(number)
+        _report_inexact_number(report, place, _FINITE, number, after)
+        return after
+
+    return with_numbers(given, path, convert)
+
+
 def _steps(each: Property, path: str, schema: Schema) -> _Steps:
     target, mode = TABLE[each.type], schema.coercion
     wanted = _Wanted(target.wanted_under(mode), each.type)
@@ -195,6 +217,8 @@ def _steps(each: Property, path: str, schema: Schema) -> _Steps:
     for conversion in target.conversions:
         if convert := conversion.under(mode):
             step = _converting_step(convert, path, wanted)
+            if conversion.given in _CONTAINERS:
+                step = _open_step(path)
             steps.update(dict.fromkeys(PYTHON_TYPES[conversion.given], step))
     if each.type is PropertyType.OBJECT and each.properties:
         steps[dict] = _object_step(each.properties, path, schema)
@@ -282,10 +306,14 @@ def _dropping_unknown(path: str, _declared: Sequence[str]) -> _Unknown:
 def _keeping_unknown(path: str, _declared: Sequence[str]) -> _Unknown:
     def keep(name: str, value: JSON, taken: dict[str, JSON], report: _Report) -> None:
         after = value
-        if type(value) is int or type(value) is float:
-            after = canonical_number(value)
-            if not is_exact(value):
-                _report_inexact_number(report, property_path(path, name), _FINITE, value, after)
+        kind = type(value)
+        if kind is int or kind is float:
+            number: Any = value
+            after = canonical_number(number)
+            if not is_exact(number):
+                _report_inexact_number(report, property_path(path, name), _FINITE, number, after)
+        elif (kind is dict or kind is list) and not is_exact_inside(value):
+            after = _with_doubles(value, property_path(path, name), report)
         taken[name] = after
 
     return keep
@@ -296,3 +324,6 @@ _UNKNOWN: Final[Mapping[UnknownProperties, Callable[[str, Sequence[str]], _Unkno
     UnknownProperties.DROP: _dropping_unknown,
     UnknownProperties.KEEP: _keeping_unknown,
 }
+
+coerce_undefined: Final[Coercer] = compile_schema(Schema((), UnknownProperties.KEEP, CoercionMode.STRICT))
+"""Coerces the payload of an event that no definition covers: it is kept as it is, its numbers in their one form."""

@@ -19,6 +19,7 @@ PathPart: TypeAlias = str | int
 
 # C0 and C1 controls, the two Unicode line breaks, and lone surrogates, which no UTF-8 can carry.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PART = re.compile(r'(?:\A|\.)([A-Za-z_][A-Za-z0-9_]*)|\[("(?:[^"\\]|\\.)*")\]|\[([0-9]+)\]')
 _QUOTED = re.compile(r'\[("(?:[^"\\]|\\.)*")\]')
@@ -56,7 +57,8 @@ def property_path(parent: str, name: str) -> str:
         name = name[:MAX_NAME_LENGTH] + "…"
     if _IDENTIFIER.fullmatch(name):
         return f"{parent}.{name}"
-    return f"{parent}[{json.dumps(name, ensure_ascii=False)}]"
+    # A name with half a surrogate pair is refused, and its path must still be text that UTF-8 can carry.
+    return f"{parent}[{json.dumps(name, ensure_ascii=not name.isascii() and bool(_SURROGATE.search(name)))}]"
 
 
 # A project's events are changed in the same few places.

@@ -23,8 +23,10 @@ def undo(properties: dict[str, JSON], changes: Iterable[Change]) -> dict[str, JS
     """
     for change in changes:
         _root, *way, last = path_parts(change.path)
-        # Where the name was cut, what was only rounded is there under its whole name.
-        if change.kind is ChangeKind.ROUNDED and isinstance(last, str) and len(last) > MAX_NAME_LENGTH:
+        # Where a name was cut, what was only rounded is there under its whole name.
+        if change.kind is ChangeKind.ROUNDED and any(
+            isinstance(part, str) and len(part) > MAX_NAME_LENGTH for part in (*way, last)
+        ):
             continue
         place: Any = properties
         for part in way:

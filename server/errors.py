@@ -56,10 +56,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from registry.errors import Violation
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from registry.errors import Violation
 
 
 MAX_SHOWN_PATH = 200
@@ -149,8 +149,9 @@ class UnstorableText(RequestError):
 
     reason = "UNSTORABLE_TEXT"
 
-    def __init__(self) -> None:
-        super().__init__("A text in the request holds the character U+0000, which cannot be stored")
+    def __init__(self, path: str = "") -> None:
+        message = f"{path or 'A text in the request'} holds the character U+0000, which cannot be stored"
+        super().__init__(message, violations=[Violation(path, self.reason, message)] if path else ())
 
 
 class InvalidArgument(RequestError):

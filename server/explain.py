@@ -17,6 +17,7 @@ from automation.match_log import matches_of_events
 from automation.run_store import entered_before
 from automation.runs import MatchKind
 from automation.store import automations_by_key, automations_judging, get_automation, versions_at
+from registry.coercion import coerce_undefined
 from registry.errors import PayloadRejected, Violation
 from registry.names import check_event_name
 from registry.pages import PAGE_CHARACTERS
@@ -159,14 +160,13 @@ class Explanations:
             check(compiled.expression, definition.schema if definition else None)
         except ConditionInvalid as error:
             faults = error.faults
-        properties = draft.given
+        properties: dict[str, Any] = {}
         changes: tuple[Change, ...] = ()
-        if definition is not None:
-            try:
-                coerced = definition.coerce(draft.given)
-                properties, changes = coerced.properties, coerced.changes
-            except PayloadRejected as error:
-                violations = error.violations
+        try:
+            coerced = (definition.coerce if definition else coerce_undefined)(draft.given)
+            properties, changes = coerced.properties, coerced.changes
+        except PayloadRejected as error:
+            violations = error.violations
         if faults or violations:
             return Tested(faults=faults, violations=violations, changes=changes)
         if contact is None:

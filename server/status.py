@@ -153,6 +153,7 @@ _AUTOSEND: Final[dict[str, Answer]] = {
     "INVALID_SCHEMA": _FAILED,
     "INVALID_ARGUMENT": _FAILED,
     "INVALID_BODY": _FAILED,
+    "UNSTORABLE_TEXT": _FAILED,
     "RATE_LIMITED": Answer(429, "RATE_LIMIT_EXCEEDED", "Rate limit exceeded. Try again in {seconds} seconds."),
     "INTERNAL": Answer(500, "INTERNAL_SERVER_ERROR", "Internal server error"),
 }
@@ -170,6 +171,7 @@ _OPENSEND: Final[dict[str, Answer]] = {
     ),
     "MALFORMED_JSON": Answer(400, "", "Invalid JSON body"),
     "INVALID_BODY": _INVALID,
+    "UNSTORABLE_TEXT": _INVALID,
     "INVALID_ARGUMENT": _INVALID,
     "INVALID_NAME": _INVALID,
     "INVALID_SCHEMA": _INVALID,

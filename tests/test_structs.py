@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from typing import Any
 
 import pytest
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
-from google.protobuf.struct_pb2 import Struct, Value
+from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -70,8 +71,26 @@ def test_an_integral_number_that_a_double_holds_exactly_is_an_int(given_number: 
     assert (number, type(number)) == (kept, kind)
 
 
-def test_a_value_without_a_kind_is_null() -> None:
-    assert read_struct(Struct(fields={"x": Value()})) == {"x": None}
+@pytest.mark.parametrize(
+    ("data", "path"),
+    [
+        (Struct(fields={"x": Value()}), "properties.x"),
+        (Struct(fields={"x": Value(struct_value=Struct(fields={"a.b": Value()}))}), 'properties.x["a.b"]'),
+        (Struct(fields={"x": Value(list_value=ListValue(values=[Value(number_value=1), Value()]))}), "properties.x[1]"),
+    ],
+)
+def test_a_value_without_a_kind_is_refused_with_its_path(data: Struct, path: str) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        read_struct(data)
+    assert [(each.path, each.reason) for each in refused.value.violations] == [(path, "INVALID_PROPERTY_VALUE")]
+    assert str(refused.value) == f"{path} is a google.protobuf.Value without a kind; set null_value for null"
+
+
+def test_a_stored_integer_beyond_the_range_of_a_double_is_written_as_the_largest_one() -> None:
+    assert read_struct(written({"n": 10**309, "list": [-(10**400)]})) == {
+        "n": sys.float_info.max,
+        "list": [-sys.float_info.max],
+    }
 
 
 @given(payloads, st.integers(1, 4))

@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
 from server.api.rich_status import rich_status
+from server.api.texts import text_check
 from server.errors import (
     KeyInvalid,
     MalformedRequest,
@@ -44,7 +45,7 @@ log = structlog.get_logger()
 Context = grpc.aio.ServicerContext[Any, Any]
 
 Parse: TypeAlias = "Callable[[bytes], Message]"
-"""Reads the bytes of a request. Raises MalformedRequest."""
+"""Reads the bytes of a request. Raises MalformedRequest and UnstorableText."""
 
 STATUS_KEY = "grpc-status-details-bin"
 
@@ -206,15 +207,18 @@ async def _abort(context: Context, error: Exception) -> None:
 
 
 def _parser(method: MethodDescriptor) -> Parse:
-    parse = GetMessageClass(method.input_type).FromString
+    parse, check_texts = GetMessageClass(method.input_type).FromString, text_check(method.input_type)
 
     def parse_or_refuse(data: bytes) -> Message:
         try:
-            return parse(data)
+            message = parse(data)
         except DecodeError as error:
             name = method.input_type.full_name
             text = f"The bytes are not a {name}, or it is nested more than 100 messages deep"
             raise MalformedRequest(text) from error
+        if check_texts is not None:
+            check_texts(message)
+        return message
 
     return parse_or_refuse
 

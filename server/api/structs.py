@@ -5,18 +5,21 @@ A number arrives as a double; an integral one that a double holds exactly become
 
 from __future__ import annotations
 
-from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.struct_pb2 import NullValue, Struct, Value
 
+from registry.json_values import clamped, number_fault, refusal, too_deep, too_large, value_path
 from registry.names import property_path
-from server.budgets import EVENT_BUDGET, broken, check_count
+from server.budgets import EVENT_BUDGET, check_count, refused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from server.budgets import PayloadBudget
+
+NO_KIND: Final = "is a google.protobuf.Value without a kind; set null_value for null"
+"""What is wrong with a Value that a client left empty, often by a misspelled field, in words that follow its path."""
 
 _EXACT = 2.0**53
 
@@ -27,7 +30,7 @@ _SMALL, _SMALL_TEXT = 100, 8_000
 def read_struct(struct: Struct, root: str = "properties", budget: PayloadBudget = EVENT_BUDGET) -> dict[str, Any]:
     """Read a Struct, the properties in the order of their names: on the wire they have none.
 
-    Raises InvalidArgument with the path of a number that is not finite or of a broken budget.
+    Raises InvalidArgument with the path of a value without a kind, a number that is not finite, or a broken budget.
     """
     values: dict[str, Any] = {}
     pending: list[Pending] = []
@@ -76,8 +79,10 @@ def write_value(value: Any, into: Value) -> None:
     kind = value.__class__
     if kind is str:
         into.string_value = value
-    elif kind is float or kind is int:
+    elif kind is float:
         into.number_value = value
+    elif kind is int:
+        _write_integer(value, into)
     elif kind is bool:
         into.bool_value = value
     elif value is None:
@@ -91,6 +96,13 @@ def write_value(value: Any, into: Value) -> None:
             write_value(item, into.list_value.values.add())
 
 
+def _write_integer(value: int, into: Value) -> None:
+    try:
+        into.number_value = value
+    except OverflowError:
+        into.number_value = clamped(value)
+
+
 Pending = tuple[Any, Any, str, int]
 """A list or object to be filled, the ListValue or Struct it comes from, its path and its depth."""
 
@@ -100,7 +112,7 @@ def read_pending(pending: list[Pending], count: int, root: str, budget: PayloadB
     while pending:
         into, container, path, depth = pending.pop()
         if depth > budget.depth:
-            raise broken(path, "TOO_DEEP", f"{root} may be nested {budget.depth} levels deep, not more")
+            raise refused(too_deep(path, root, budget))
         inside = container.fields if isinstance(into, dict) else container.values
         count += len(inside)
         check_count(count, root, budget)
@@ -125,9 +137,11 @@ def read_value(value: Value, parent: str, name: str | int, depth: int, pending: 
 
 
 def _branch(value: Value, kind: str | None, path: str, depth: int, pending: list[Pending]) -> Any:
-    """Give null, or an empty list or object that is filled later."""
-    if kind in (None, "null_value"):
+    """Return null, or an empty list or object that is filled later. Raises InvalidArgument for a value of no kind."""
+    if kind == "null_value":
         return None
+    if kind is None:
+        raise refused(refusal(path, "INVALID_PROPERTY_VALUE", NO_KIND))
     into: Any = {} if kind == "struct_value" else []
     pending.append((into, getattr(value, kind), path, depth))
     return into
@@ -143,19 +157,12 @@ def read_number(number: float, parent: str, name: str | int) -> float:
     """Read a number as JSON has it. Raises InvalidArgument with its path for one that is not finite."""
     if number.is_integer():
         return int(number) if -_EXACT <= number <= _EXACT else number
-    if not isfinite(number):
-        shown = "NaN" if number != number else "infinite"  # noqa: PLR0124 - only NaN differs from itself
-        path = value_path(parent, name)
-        raise broken(path, "INVALID_PROPERTY_VALUE", f"{path} is {shown}; a number must be finite")
+    if fault := number_fault(number):
+        raise refused(refusal(value_path(parent, name), "INVALID_PROPERTY_VALUE", fault))
     return number
-
-
-def value_path(parent: str, name: str | int) -> str:
-    """Give the path of what an object or a list holds."""
-    return property_path(parent, name) if isinstance(name, str) else f"{parent}[{name}]"
 
 
 def _check_size(struct: Struct, root: str, budget: PayloadBudget) -> None:
     size = struct.ByteSize()
     if size > budget.size:
-        raise broken(root, "TOO_LARGE", f"{root} takes {size:,} bytes; at most {budget.size:,} are allowed")
+        raise refused(too_large(root, size, budget))

@@ -31,7 +31,7 @@ from server.api.structs import depth_of
 from server.api.times import read_duration, read_timestamp, timestamp, write_timestamp
 from server.api.watch_messages import read_filter
 from server.budgets import MAX_DEPTH
-from server.errors import InvalidArgument, InvalidConsumer, UnstorableText
+from server.errors import InvalidArgument, InvalidConsumer
 from signalbox.v1 import match_stream_pb2 as pb
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def read_consumer_id(text: str) -> str:
 
 
 def read_settle(request: pb.ConsumeMatchesRequest) -> Settle:
-    """Read what a consumer says of its deliveries. Raises InvalidArgument and UnstorableText."""
+    """Read what a consumer says of its deliveries. Raises InvalidArgument."""
     match request.WhichOneof("message"):
         case "ack":
             return _read_ack(request.ack, "ack")
@@ -159,7 +159,7 @@ def read_settle(request: pb.ConsumeMatchesRequest) -> Settle:
 
 
 def read_settles(request: pb.AcknowledgeMatchesRequest) -> list[Settle]:
-    """Read what is to be settled together. Raises InvalidArgument and UnstorableText."""
+    """Read what is to be settled together. Raises InvalidArgument."""
     settles: list[Settle] = []
     if len(request.nacks) > MAX_NACKS:
         raise _refused("nacks", "TOO_LARGE", f"nacks holds {len(request.nacks):,}; at most {MAX_NACKS} are allowed")
@@ -283,8 +283,6 @@ def _read_nack(message: pb.NackDeliveries, path: str) -> Nack:
     if len(message.reason) > MAX_REASON:
         fault = f"{path}.reason has {len(message.reason):,} characters; at most {MAX_REASON:,} are allowed"
         raise _refused(f"{path}.reason", "TOO_LARGE", fault)
-    if "\0" in message.reason:
-        raise UnstorableText
     delay = read_duration(message, "delay")
     if delay is not None and not 0 <= delay <= 24 * _HOUR:
         raise _refused(f"{path}.delay", "OUT_OF_RANGE", f"{path}.delay is {delay / _SECOND:g} s; it is 0 to 24 hours")

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.message import DecodeError
 
 from registry.fields import WireType
+from registry.json_values import too_large, too_many, value_path
 from registry.names import ROOT
 from server.api.descriptors import message_class
-from server.api.structs import read_number, read_pending, read_value, value_path
-from server.budgets import MAX_BYTES, MAX_VALUES, broken
+from server.api.structs import read_number, read_pending, read_value
+from server.budgets import EVENT_BUDGET, broken, refused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,10 +41,8 @@ class TypedReader:
 
         An empty array is read only where it is required. Raises InvalidArgument.
         """
-        if len(data) > MAX_BYTES:
-            raise broken(
-                _MESSAGE, "TOO_LARGE", f"{_MESSAGE} takes {len(data):,} bytes; at most {MAX_BYTES:,} are allowed"
-            )
+        if len(data) > EVENT_BUDGET.size:
+            raise refused(too_large(_MESSAGE, len(data), EVENT_BUDGET))
         try:
             message = self._class.FromString(data)
         except DecodeError:
@@ -116,8 +115,8 @@ class _Walk:
 
     def add(self, count: int) -> None:
         self.count += count
-        if self.count > MAX_VALUES:
-            raise broken(ROOT, "TOO_MANY_VALUES", f"{ROOT} may hold {MAX_VALUES:,} values, not more")
+        if self.count > EVENT_BUDGET.values:
+            raise refused(too_many(ROOT, EVENT_BUDGET))
 
 
 class _MessageFields:

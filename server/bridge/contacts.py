@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from server.budgets import CONTACT_BUDGET, check_json
+from server.budgets import CONTACT_BUDGET, hold_json
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from server.model import Contact
 
 
-def given_properties(named: Mapping[str, Any], others: Mapping[str, Any], received: int, root: str) -> dict[str, Any]:
+def given_properties(named: Mapping[str, Any], others: dict[str, Any], received: int, root: str) -> dict[str, Any]:
     """Put together what a body of so many bytes says; a named field that is None is not said.
 
     `root` is where the body has the others. Raises InvalidArgument if they are too many or too deep.
     """
-    check_json(others, received, root, CONTACT_BUDGET)
-    return {**others, **{name: value for name, value in named.items() if value is not None}}
+    held = hold_json(others, received, root, CONTACT_BUDGET)
+    return {**held, **{name: value for name, value in named.items() if value is not None}}
 
 
 def named_texts(contact: Contact, names: Collection[str]) -> dict[str, str | None]:

@@ -10,8 +10,10 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from registry.errors import Violation
-from server.errors import InvalidBody, MalformedJson
+from registry.json_values import json_fault
+from server.errors import InvalidBody, MalformedJson, UnstorableText
 from server.ingest.draft import check_idempotency_key
+from server.status import cut
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +26,11 @@ _EMPTY = b"{}"
 
 _PLACE = re.compile(r"(?P<fault>.*?)(?: - at `(?P<place>.*)`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<field>.*)`")
+
+_UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
+
+_MAX_FAULT = 200
+"""Bytes that are shown of a decoder's complaint, which quotes what it complains about."""
 
 _decoder = lru_cache(msgspec.json.Decoder)
 
@@ -45,16 +52,30 @@ class Request:
 
     @cached_property
     def query(self) -> dict[str, str]:
-        """The query; of parameters that are repeated the last one."""
-        return dict(parse_qsl(self._query.decode("latin-1"), keep_blank_values=True))
+        """The query; of parameters that are repeated the last one. Raises UnstorableText."""
+        found = dict(parse_qsl(self._query.decode("latin-1"), keep_blank_values=True))
+        for name, value in found.items():
+            if "\0" in value:
+                raise UnstorableText(cut(name, _MAX_FAULT))
+        return found
+
+    @property
+    def holds_nul(self) -> bool:
+        """Whether a text of the body may hold U+0000, which only an escape can write."""
+        return b"\\u0000" in self.body
 
     def json(self) -> Any:
         """Read the body as plain JSON; an empty one counts as `{}`. Raises MalformedJson."""
         return self._decode(Any)
 
     def read(self, kind: type[T]) -> T:
-        """Read the body as a msgspec struct; an empty one counts as `{}`. Raises MalformedJson and InvalidBody."""
+        """Read the body as a msgspec struct; an empty one counts as `{}`.
+
+        Raises MalformedJson, InvalidBody and UnstorableText.
+        """
         decoded: T = self._decode(kind)
+        if self.holds_nul:
+            _check_texts(decoded, "")
         return decoded
 
     def number(self, name: str, default: int, most: int) -> int:
@@ -76,12 +97,8 @@ class Request:
         body = self.body if self.body and not self.body.isspace() else _EMPTY
         try:
             return _decoder(kind).decode(body)
-        except msgspec.ValidationError as error:
-            # What is of the wrong shape may break off further down: that is not JSON, whatever its beginning is.
-            self._decode(Any)
-            raise _invalid_body(str(error)) from error
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-            raise MalformedJson from error
+        except _UNREADABLE as error:
+            raise _refusal_of(body, error) from error
 
 
 class Reply:
@@ -104,11 +121,38 @@ class Refused(Exception):
         self.body = body
 
 
+def _check_texts(value: Any, path: str) -> None:
+    """Raise UnstorableText for a text with U+0000 in a field of a body; free-form objects may hold it."""
+    if isinstance(value, str):
+        if "\0" in value:
+            raise UnstorableText(path)
+    elif isinstance(value, msgspec.Struct):
+        for field in msgspec.structs.fields(value):
+            _check_texts(getattr(value, field.name), f"{path}.{field.encode_name}".removeprefix("."))
+    elif isinstance(value, list):
+        for index, each in enumerate(value):
+            _check_texts(each, f"{path}[{index}]")
+
+
+def _refusal_of(body: bytes, error: Exception) -> InvalidBody | MalformedJson:
+    """Return why a decoder refused a body: a value that cannot be held, a field of the wrong form, or no JSON."""
+    if fault := json_fault(body):
+        return InvalidBody([fault])
+    if not isinstance(error, msgspec.ValidationError):
+        return MalformedJson()
+    # What is of the wrong form may break off further down: that is not JSON, whatever its beginning is.
+    try:
+        _decoder(Any).decode(body)
+    except _UNREADABLE:
+        return MalformedJson()
+    return _invalid_body(str(error))
+
+
 def _invalid_body(text: str) -> InvalidBody:
     """Say of a decoder's complaint which field it is about: `email`, `properties[2].type`; empty for the whole body."""
     found = _PLACE.fullmatch(text)
     assert found is not None
-    fault, place = found["fault"], (found["place"] or "").removeprefix("$").removeprefix(".")
+    fault, place = cut(found["fault"], _MAX_FAULT), (found["place"] or "").removeprefix("$").removeprefix(".")
     if missing := _MISSING.fullmatch(fault):
         place = f"{place}.{missing['field']}".removeprefix(".")
         fault = f"{place} is required"

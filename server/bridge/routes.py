@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote
 
-from server.errors import MethodNotAllowed, RouteNotFound
+from server.errors import MethodNotAllowed, RouteNotFound, UnstorableText
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -90,7 +90,10 @@ def _same(one: list[str], other: list[str]) -> bool:
 
 
 def _params(method: str, path: str, pattern: list[str], given: list[str]) -> dict[str, str]:
-    """Decode the segments that have names: one segment stays one, whatever its percent signs hide."""
+    """Decode the segments that have names: one segment stays one, whatever its percent signs hide.
+
+    Raises RouteNotFound and UnstorableText.
+    """
     try:
         params = {
             part[1:-1]: unquote(own, errors="strict")
@@ -101,4 +104,7 @@ def _params(method: str, path: str, pattern: list[str], given: list[str]) -> dic
         raise RouteNotFound(method, path) from None
     if not all(params.values()):
         raise RouteNotFound(method, path)
+    for name, value in params.items():
+        if "\0" in value:
+            raise UnstorableText(name)
     return params

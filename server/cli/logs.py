@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
 if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
     from structlog.typing import Processor
+
+MAX_ENTRY_BYTES: Final = 2_000
+
+_SHORTEST: Final = 40
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -43,6 +49,38 @@ def configure_logs(level: str) -> None:
 
 
 def _rendering() -> list[Processor]:
+    renderer: Processor = structlog.processors.JSONRenderer()
     if sys.stderr.isatty():
-        return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
-    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    return [structlog.processors.format_exc_info, BoundedRenderer(renderer)]
+
+
+class BoundedRenderer:
+    """Renders an entry in at most MAX_ENTRY_BYTES, whatever a caller sent and however deep a traceback is.
+
+    The longest text is shortened in its middle until the entry fits: a traceback keeps where it began and what was
+    raised.
+    """
+
+    def __init__(self, renderer: Processor) -> None:
+        self._renderer = renderer
+
+    def __call__(self, logger: Any, method: str, entry: MutableMapping[str, Any]) -> str:
+        """Render one entry."""
+        while True:
+            # A renderer takes the entry apart.
+            line = str(self._renderer(logger, method, dict(entry)))
+            if len(line.encode(errors="replace")) <= MAX_ENTRY_BYTES or not _shorten(entry):
+                return line
+
+
+def _shorten(entry: MutableMapping[str, Any]) -> bool:
+    """Halve the longest value of an entry. Returns whether there was one to halve."""
+    texts = {name: value if isinstance(value, str) else repr(value) for name, value in entry.items()}
+    longest = max(texts, key=lambda name: len(texts[name]), default="")
+    text = texts.get(longest, "")
+    if len(text) < _SHORTEST:
+        return False
+    kept = len(text) // 4
+    entry[longest] = f"{text[:kept]} […] {text[-kept:]}"
+    return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from registry.coercion import coerce_undefined
 from registry.errors import DefinitionNotFound, InvalidName, PayloadRejected
 from registry.names import check_event_name
 from server.model import UndefinedEvents
@@ -49,5 +50,5 @@ def _judge_undefined(rules: Rules, draft: Draft) -> None:
         return
     if rules.undefined_events is UndefinedEvents.REJECT:
         draft.error = DefinitionNotFound(draft.name)
-    draft.properties = draft.given
-    draft.changes = ()
+    coerced = coerce_undefined(draft.given)
+    draft.properties, draft.changes = coerced.properties, coerced.changes

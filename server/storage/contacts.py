@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from automation.bulk import chunks
 from registry.etags import check_etag
+from registry.json_values import load_stored
 from registry.pages import read_page
 from server.errors import ContactNotFound
 from server.model import Contact
@@ -92,7 +93,7 @@ def contact_properties(connection: Connection, keys: Iterable[int]) -> dict[int,
     found: dict[int, dict[str, Any]] = {}
     for chunk in chunks(list(keys)):
         query = sa.select(contact.c.key, contact.c.properties).where(contact.c.key.in_(chunk))
-        found.update((row.key, msgspec.json.decode(row.properties)) for row in connection.execute(query))
+        found.update((row.key, load_stored(row.properties)) for row in connection.execute(query))
     return found
 
 
@@ -186,6 +187,4 @@ def _json(properties: Mapping[str, Any]) -> str:
 
 
 def _contact(row: Row[Any]) -> Contact:
-    return Contact(
-        row.key, row.id, row.email, msgspec.json.decode(row.properties), row.version, row.created_at, row.updated_at
-    )
+    return Contact(row.key, row.id, row.email, load_stored(row.properties), row.version, row.created_at, row.updated_at)

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
+from msgspec.structs import replace
 
 from registry.coercion import Change, ChangeKind
+from registry.json_values import load_stored
 from registry.log_ids import position_of
 from registry.pages import PAGE_CHARACTERS, read_page
 from registry.undo import undo
@@ -68,7 +70,7 @@ def get_event(connection: Connection, project_key: int, event_id: str) -> Event:
     row = connection.execute(_EVENTS.where(at, event.c.id == event_id)).one_or_none()
     if row is None:
         raise EventNotRecorded(event_id)
-    return to_event(row)
+    return replace(to_event(row), properties=load_stored(row.properties))
 
 
 def event_ids(connection: Connection, project_key: int, positions: Iterable[int]) -> dict[int, str]:

@@ -24,7 +24,7 @@ from server.bridge.lists import beside
 from server.bridge.messages import Reply, Request
 from server.bridge.rate_limits import Headers, RateLimit, Standing
 from server.bridge.routes import Route
-from server.budgets import CONTACT_BUDGET, check_json
+from server.budgets import CONTACT_BUDGET, check_json, hold_json
 from server.contacts import ContactName
 from server.emails import normal_email
 from server.errors import ContactRequired, InvalidBody
@@ -400,8 +400,8 @@ def _contact_changes(body: UpdateContactBody, current: Contact, received: int) -
     """Say what becomes of each property; None takes it away."""
     changes: dict[str, Any] = {}
     if body.properties is not UNSET:
-        check_json(body.properties, received, "properties", CONTACT_BUDGET)
-        changes = dict.fromkeys(other_properties(current, _CONTACT_FIELDS)) | body.properties
+        held = hold_json(body.properties, received, "properties", CONTACT_BUDGET)
+        changes = dict.fromkeys(other_properties(current, _CONTACT_FIELDS)) | held
     named = {name: getattr(body, name) for name in _NAMED}
     return changes | {name: value for name, value in named.items() if value is not UNSET}
 

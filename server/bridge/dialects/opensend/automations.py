@@ -8,6 +8,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from automation.automations import AutomationChanges, AutomationState, NewAutomation
 from automation.store import AutomationFilter
+from registry.json_values import held
 from registry.timestamps import format_millis
 from server.bridge.dialects.opensend.bodies import Body, rule_broken
 from server.bridge.dialects.opensend.documents import (
@@ -153,12 +154,12 @@ async def create_automation(services: Services, request: Request) -> Reply:
     steps, connections = read_steps(body) or [], read_connections(body) or []
     check_steps(steps)
     check_connections(connections, steps)
-    check_json(body.values, len(request.body), "automation", AUTOMATION_BUDGET)
+    check_json(body.values, len(request.body), "", AUTOMATION_BUDGET)
     wanted = NewAutomation(
         name=UNTITLED if name is None else name,
         event_name=trigger_event(steps, stated),
         state=state,
-        attributes={"steps": steps, "connections": connections},
+        attributes=held({"steps": steps, "connections": connections}),
     )
     return Reply(201, _automation(await services.automations.create(request.caller.project_key, wanted)))
 
@@ -182,8 +183,8 @@ async def update_automation(services: Services, request: Request) -> Reply:
     if given_steps is not None or given_connections is not None:
         check_steps(steps)
         check_connections(connections, steps)
-        check_json(body.values, len(request.body), "automation", AUTOMATION_BUDGET)
-        attributes = {**current.attributes, "steps": steps, "connections": connections}
+        check_json(body.values, len(request.body), "", AUTOMATION_BUDGET)
+        attributes = held({**current.attributes, "steps": steps, "connections": connections})
     if given_steps is not None or stated is not None:
         event_name = trigger_event(steps, stated) if steps else stated
     changes = AutomationChanges(name=name, event_name=event_name, attributes=attributes, state=state)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from server.bridge.messages import Refused
 from server.emails import normal_email
-from server.errors import InvalidArgument
+from server.errors import InvalidArgument, UnstorableText
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -77,6 +77,8 @@ class Body(Faults):
             self.add(name, f"Too small: expected string to have >={least} characters")
         elif len(value) > most:
             self.add(name, f"Too big: expected string to have <={most} characters")
+        elif "\0" in value:
+            self.add(name, UnstorableText(name).message)
         else:
             return value
         return None

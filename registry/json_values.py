@@ -1,0 +1,308 @@
+"""The values that Signalbox holds: one definition, which every front door applies before anything is stored.
+
+A value is JSON. A number is a finite double: an integer beyond ±2^53 is the double nearest to it, one beyond the range
+of a double is refused. A text holds no half of a surrogate pair. A payload is bounded in depth, values and bytes.
+What is found wrong is a `Violation`, whose words are the same at every door; each door raises it in its own way.
+
+Nothing here recurses: what is checked may be nested as deeply as a decoder reads it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from dataclasses import dataclass
+from functools import cache
+from math import copysign, inf, isfinite
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import msgspec
+
+from registry.errors import Violation
+from registry.names import property_path
+from registry.values import canonical_number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from registry.values import JSON
+
+MAX_DEPTH: Final = 32
+MAX_VALUES: Final = 10_000
+MAX_BYTES: Final = 256 * 1024
+MAX_CONTACT_VALUES: Final = 1_000
+MAX_CONTACT_BYTES: Final = 64 * 1024
+
+MAX_PATH: Final = 400
+"""Characters of a path in a report: names may be long, and there may be MAX_DEPTH of them."""
+
+LARGEST: Final = sys.float_info.max
+
+_EXACT: Final = 2.0**53
+_INTEGER_DIGITS: Final = 309
+"""An integer of more digits than this is beyond the range of a double; so is one of as many that is large enough."""
+
+# Written again, a number takes at most four times the characters it was sent with: 1e15 is 1000000000000000.0.
+_GROWTH: Final = 4
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+_log = logging.getLogger("signalbox.values")
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+OUT_OF_RANGE: Final = "is beyond the range of a double; a number must be finite"
+"""What is wrong with a number such as 1e400, in the words that follow its path."""
+NOT_A_NUMBER: Final = "is NaN; a number must be finite"
+HALF_A_PAIR: Final = "holds half a surrogate pair, which is no character"
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadBudget:
+    """What one payload may hold: levels of nesting, values in all, bytes as it is sent."""
+
+    depth: int = MAX_DEPTH
+    values: int = MAX_VALUES
+    size: int = MAX_BYTES
+
+
+EVENT_BUDGET: Final = PayloadBudget()
+CONTACT_BUDGET: Final = PayloadBudget(values=MAX_CONTACT_VALUES, size=MAX_CONTACT_BYTES)
+AUTOMATION_BUDGET: Final = PayloadBudget()
+RUN_BUDGET: Final = PayloadBudget(values=1_000, size=64 * 1024)
+
+
+def payload_fault(
+    values: Mapping[str, Any], root: str, budget: PayloadBudget, received: int | None = None
+) -> Violation | None:
+    """Return the first thing wrong with a payload, whose path is `root`; None if Signalbox can hold it.
+
+    `received` is the number of bytes of the JSON text it came in, where there was one.
+    """
+    level: list[Any] = [values]
+    count = depth = 0
+    while level:
+        depth += 1
+        if depth > budget.depth:
+            return too_deep(_first_container(values, root, depth), root, budget)
+        count += sum(map(len, level))
+        if count > budget.values:
+            return too_many(root, budget)
+        below: list[Any] = []
+        for container in level:
+            if not _holds_plain(container, below):
+                return value_fault(values, root)
+        level = below
+    if received is None or received * _GROWTH > budget.size:
+        size = len(_encode(values))
+        if size > budget.size:
+            return too_large(root, size, budget)
+    return None
+
+
+def value_fault(value: Any, path: str) -> Violation | None:
+    """Return the first number or text in a JSON value that cannot be held; None if there is none."""
+    for place, each in _walk(value, path):
+        fault = ""
+        if type(each) is str:
+            fault = text_fault(each)
+        elif type(each) is int or type(each) is float:
+            fault = number_fault(each)
+        if fault:
+            return refusal(place, "INVALID_PROPERTY_VALUE", fault)
+    return None
+
+
+def number_fault(number: float) -> str:
+    """Return what is wrong with a number, in words that follow its path; empty if nothing is."""
+    if type(number) is float:
+        if isfinite(number):
+            return ""
+        return NOT_A_NUMBER if number != number else OUT_OF_RANGE  # noqa: PLR0124 - only NaN differs from itself
+    try:
+        float(number)
+    except OverflowError:
+        return OUT_OF_RANGE
+    return ""
+
+
+def text_fault(text: str) -> str:
+    """Return what is wrong with a text, in words that follow its path; empty if nothing is."""
+    return HALF_A_PAIR if not text.isascii() and _SURROGATE.search(text) else ""
+
+
+def refusal(path: str, reason: str, fault: str) -> Violation:
+    """Return the violation of a value at a path, empty for a body; its message is the path and the fault."""
+    if len(path) > MAX_PATH:
+        path = path[:MAX_PATH] + "…"
+    return Violation(path, reason, f"{path or 'The body'} {fault}")
+
+
+def too_deep(path: str, root: str, budget: PayloadBudget) -> Violation:
+    """Return the violation of a container that is nested too deep."""
+    message = f"{root or 'The body'} may be nested {budget.depth} levels deep, not more"
+    return Violation(path if len(path) <= MAX_PATH else path[:MAX_PATH] + "…", "TOO_DEEP", message)
+
+
+def too_many(root: str, budget: PayloadBudget) -> Violation:
+    """Return the violation of a payload of too many values."""
+    return refusal(root, "TOO_MANY_VALUES", f"may hold {budget.values:,} values, not more")
+
+
+def too_large(root: str, size: int, budget: PayloadBudget) -> Violation:
+    """Return the violation of a payload of too many bytes."""
+    return refusal(root, "TOO_LARGE", f"takes {size:,} bytes; at most {budget.size:,} are allowed")
+
+
+def is_exact(container: Any) -> bool:
+    """Whether every number inside an object or array is within ±2^53, where doubles tell integers apart."""
+    level = [container]
+    while level:
+        below: list[Any] = []
+        for each in level:
+            for value in each.values() if type(each) is dict else each:
+                kind = type(value)
+                if kind is dict or kind is list:
+                    below.append(value)
+                elif (kind is int or kind is float) and not -_EXACT < value < _EXACT:
+                    return False
+        level = below
+    return True
+
+
+def with_numbers(container: Any, path: str, convert: Callable[[str, float], JSON]) -> Any:
+    """Return a copy of an object or array in which each number not within ±2^53 is `convert(path, number)`."""
+    copy = container.copy()
+    pending = [(copy, path)]
+    while pending:
+        into, parent = pending.pop()
+        for name, value in into.items() if type(into) is dict else enumerate(into):
+            kind = type(value)
+            if kind is dict or kind is list:
+                into[name] = value.copy()
+                pending.append((into[name], value_path(parent, name)))
+            elif (kind is int or kind is float) and not -_EXACT < value < _EXACT:
+                into[name] = convert(value_path(parent, name), value)
+    return copy
+
+
+def held(container: Any) -> Any:
+    """Return a checked object or array as it is held: each integer beyond ±2^53 as the double nearest to it."""
+    if is_exact(container):
+        return container
+    return with_numbers(container, "", lambda _, number: canonical_number(number))
+
+
+def value_path(parent: str, name: str | int) -> str:
+    """Return the path of what an object or an array holds."""
+    if isinstance(name, int):
+        return f"{parent}[{name}]"
+    return property_path(parent, name) if parent else property_path("", name).removeprefix(".")
+
+
+def read_json(text: str) -> JSON:
+    """Read a JSON text to find out what is wrong with it: a number beyond every range becomes infinite.
+
+    Slower than msgspec, which reads what is right, but it takes the halves of surrogate pairs and huge numbers, so that
+    `value_fault` can tell where they are. Raises ValueError for what is not JSON, RecursionError for what is nested
+    too deep to be read.
+    """
+    value: JSON = json.loads(text, parse_constant=_no_constant, parse_int=_read_integer)
+    return value
+
+
+def json_fault(content: bytes) -> Violation | None:
+    """Return why a decoder refused a JSON text: the first value in it that cannot be held.
+
+    None if there is none, so that the text is not JSON or not of the form expected.
+    """
+    try:
+        return value_fault(read_json(content.decode("utf-8", "surrogatepass")), "")
+    except (ValueError, RecursionError):
+        return None
+
+
+def load_stored(text: str) -> Any:
+    """Read a stored object or array. A number beyond the range of a double, which earlier releases took, is clamped."""
+    value = _decode(text)
+    if len(text) < _INTEGER_DIGITS or is_exact(value):
+        return value
+    return with_numbers(value, "", lambda _, number: clamped(number) if number_fault(number) else number)
+
+
+def clamped(number: float) -> float:
+    """Return the largest double of the sign of a stored number that is beyond the range of doubles, and log that."""
+    _warn_of_clamping()
+    return copysign(LARGEST, -1 if number < 0 else 1)
+
+
+@cache
+def _warn_of_clamping() -> None:
+    """Log once in the life of the process: a page of old rows would fill the log."""
+    _log.warning(
+        "a stored number is beyond the range of a double and is read as the largest one: an earlier release took it"
+    )
+
+
+def _holds_plain(container: Any, below: list[Any]) -> bool:
+    """Whether all numbers and texts of one object or array can be held; its containers are added to `below`."""
+    if type(container) is dict:
+        for name in container:
+            if not name.isascii() and _SURROGATE.search(name):
+                return False
+        members = container.values()
+    else:
+        members = container
+    for value in members:
+        kind = type(value)
+        if kind is str:
+            if not value.isascii() and _SURROGATE.search(value):
+                return False
+        elif kind is int or kind is float:
+            if not -_EXACT < value < _EXACT and number_fault(value):
+                return False
+        elif kind is dict or kind is list:
+            below.append(value)
+    return True
+
+
+def _walk(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yield the values that are no containers and the names of properties, each with its path, as they are written."""
+    pending = [(path, value)]
+    while pending:
+        place, each = pending.pop()
+        if type(each) is dict:
+            for name in each:
+                if text_fault(name):
+                    yield value_path(place, name), name
+            pending += [(value_path(place, name), inner) for name, inner in reversed(each.items())]
+        elif type(each) is list:
+            pending += [(f"{place}[{index}]", each[index]) for index in reversed(range(len(each)))]
+        else:
+            yield place, each
+
+
+def _first_container(values: Any, root: str, depth: int) -> str:
+    """Return the path of the first object or array at a depth, the payload being at 1."""
+    pending = [(root, values, 1)]
+    while pending:
+        place, each, level = pending.pop()
+        if level == depth:
+            return place
+        members = list(each.items() if type(each) is dict else enumerate(each))
+        pending += [
+            (value_path(place, name), inner, level + 1)
+            for name, inner in reversed(members)
+            if type(inner) is dict or type(inner) is list
+        ]
+    return root
+
+
+def _read_integer(text: str) -> float:
+    return int(text) if len(text) <= _INTEGER_DIGITS + 1 else copysign(inf, -1 if text[0] == "-" else 1)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON value")

@@ -1,0 +1,102 @@
+"""The texts of requests that are stored or looked for as they are: none may hold U+0000, which PostgreSQL refuses.
+
+Payloads are left out: they are stored as JSON, which writes that character as an escape.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.struct_pb2 import Struct, Value
+
+from server.errors import UnstorableText
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from google.protobuf.descriptor import Descriptor
+    from google.protobuf.message import Message
+
+_FREE_FORM: Final = {Struct.DESCRIPTOR.full_name, Value.DESCRIPTOR.full_name}
+
+# Ingest checks each text of an event by rules of their own, none of which lets U+0000 through, and is called so often.
+_CHECKED_ELSEWHERE: Final = {"signalbox.v1.EventInput"}
+
+_Check: TypeAlias = "Callable[[Any, str], None]"
+"""Checks the value of one field of a message, whose path ends with the prefix. Raises UnstorableText."""
+
+
+def text_check(descriptor: Descriptor) -> Callable[[Message], None] | None:
+    """Make the check of a request's texts, which raises UnstorableText; None for a request without texts."""
+    checks = _checks(descriptor)
+
+    def check_texts(message: Message) -> None:
+        for check in checks:
+            check(message, "")
+
+    return check_texts if checks else None
+
+
+@cache
+def _checks(descriptor: Descriptor) -> tuple[_Check, ...]:
+    if not _holds_text(descriptor, set()):
+        return ()
+    return tuple(_check_of(field) for field in descriptor.fields if _is_checked(field, set()))
+
+
+def _holds_text(descriptor: Descriptor, seen: set[str]) -> bool:
+    if descriptor.full_name in _FREE_FORM | _CHECKED_ELSEWHERE | seen:
+        return False
+    seen = seen | {descriptor.full_name}
+    return any(_is_checked(field, seen) for field in descriptor.fields)
+
+
+def _is_checked(field: FieldDescriptor, seen: set[str]) -> bool:
+    if field.message_type is not None:
+        return _holds_text(field.message_type, seen)
+    return bool(field.type == FieldDescriptor.TYPE_STRING)
+
+
+def _check_of(field: FieldDescriptor) -> _Check:
+    name, repeated = field.name, field.is_repeated
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        return lambda message, prefix: _check_all(getattr(message, name).items(), prefix + name)
+    if field.message_type is None:
+        if repeated:
+            return lambda message, prefix: _check_each(getattr(message, name), prefix + name)
+        return lambda message, prefix: _check_text(getattr(message, name), prefix + name)
+    inner = field.message_type
+
+    def check(message: Any, prefix: str) -> None:
+        if repeated:
+            found: Iterator[tuple[str, Any]] = (
+                (f"{prefix}{name}[{index}].", each) for index, each in enumerate(getattr(message, name))
+            )
+        elif message.HasField(name):
+            found = iter([(f"{prefix}{name}.", getattr(message, name))])
+        else:
+            return
+        for place, each in found:
+            for check_field in _checks(inner):
+                check_field(each, place)
+
+    return check
+
+
+def _check_all(items: Any, path: str) -> None:
+    for key, value in items:
+        _check_text(key, path)
+        if isinstance(value, str):
+            _check_text(value, path)
+
+
+def _check_each(texts: Any, path: str) -> None:
+    for index, text in enumerate(texts):
+        _check_text(text, f"{path}[{index}]")
+
+
+def _check_text(text: str, path: str) -> None:
+    if "\0" in text:
+        raise UnstorableText(path)

@@ -1,0 +1,185 @@
+"""The definition of the values that Signalbox holds: numbers, texts, budgets, and the words of refusals."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from registry.coercion import ChangeKind, coerce_undefined, compile_schema
+from registry.json_values import (
+    CONTACT_BUDGET,
+    EVENT_BUDGET,
+    MAX_PATH,
+    PayloadBudget,
+    held,
+    json_fault,
+    load_stored,
+    payload_fault,
+    value_fault,
+)
+from registry.schema import Property, PropertyType, Schema
+from registry.undo import undo
+
+LARGEST = int(sys.float_info.max)
+RANGE = "is beyond the range of a double; a number must be finite"
+HALF = "holds half a surrogate pair, which is no character"
+
+
+def found(values: dict[str, Any], budget: PayloadBudget = EVENT_BUDGET, received: int | None = None) -> Any:
+    fault = payload_fault(values, "data", budget, received)
+    return fault and (fault.path, fault.reason, fault.message)
+
+
+@pytest.mark.parametrize(
+    ("value", "path", "fault"),
+    [
+        (10**309, "data.v", RANGE),
+        (-(10**309), "data.v", RANGE),
+        (float("inf"), "data.v", RANGE),
+        (float("nan"), "data.v", "is NaN; a number must be finite"),
+        ([0, {"a.b": [10**400]}], 'data.v[1]["a.b"][0]', RANGE),
+        ("\ud800", "data.v", HALF),
+        ({"x": "a\udfffb"}, "data.v.x", HALF),
+        ({"\udc00": 1}, r'data.v["\udc00"]', HALF),
+    ],
+)
+def test_a_value_that_cannot_be_held_is_refused_with_path_and_reason(value: Any, path: str, fault: str) -> None:
+    assert found({"v": value}) == (path, "INVALID_PROPERTY_VALUE", f"{path} {fault}")
+
+
+@pytest.mark.parametrize("value", [LARGEST, -LARGEST, sys.float_info.max, 5e-324, 2**53 + 1, "\0", "\U0001f600", None])
+def test_a_value_at_its_bound_is_held(value: Any) -> None:
+    assert found({"v": value, "list": [value], "object": {"v": value}}) is None
+
+
+@pytest.mark.parametrize("flat", [True, False])
+@pytest.mark.parametrize("budget", [EVENT_BUDGET, CONTACT_BUDGET])
+def test_a_payload_may_hold_as_many_values_as_its_budget(budget: PayloadBudget, flat: bool) -> None:
+    def payload(count: int) -> dict[str, Any]:
+        return {str(number): 0 for number in range(count)} if flat else {"list": [0] * (count - 1)}
+
+    assert found(payload(budget.values), budget) is None
+    message = f"data may hold {budget.values:,} values, not more"
+    assert found(payload(budget.values + 1), budget) == ("data", "TOO_MANY_VALUES", message)
+
+
+@pytest.mark.parametrize("budget", [EVENT_BUDGET, CONTACT_BUDGET])
+def test_a_payload_may_take_as_many_bytes_as_its_budget(budget: PayloadBudget) -> None:
+    room = budget.size - len('{"v":""}')
+    for more in (0, 1):
+        text = json.dumps({"v": "x" * (room + more)}, separators=(",", ":"))
+        message = f"data takes {budget.size + 1:,} bytes; at most {budget.size:,} are allowed"
+        assert found(json.loads(text), budget, len(text)) == (("data", "TOO_LARGE", message) if more else None)
+
+
+def test_numbers_that_take_more_bytes_than_they_were_sent_with_are_counted_as_they_are_stored() -> None:
+    text = '{"v":[' + ",".join(["1e15"] * 5_000) + "]}"
+    assert found(json.loads(text), PayloadBudget(size=len(text)), len(text)) is not None
+
+
+@pytest.mark.parametrize("depth", [1, 2, 32])
+def test_a_payload_may_be_nested_as_deep_as_its_budget(depth: int) -> None:
+    value: Any = {}
+    for _ in range(depth - 1):
+        value = {"v": value}
+    budget = PayloadBudget(depth=depth)
+    assert found(value, budget) is None
+    path = "data" + ".v" * depth
+    assert found({"v": value}, budget) == (path, "TOO_DEEP", f"data may be nested {depth} levels deep, not more")
+
+
+def test_a_path_in_a_refusal_is_bounded() -> None:
+    value: Any = 10**400
+    for _ in range(30):
+        value = {"\x01" * 300: value}
+    fault = payload_fault(value, "data", EVENT_BUDGET)
+    assert fault is not None
+    assert len(fault.path) <= MAX_PATH + 1
+    assert len(fault.message) < MAX_PATH + 100
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "fault"),
+    [
+        ("1e400", "n", RANGE),
+        ("-1.8e308", "n", RANGE),
+        ("9" * 309, "n", RANGE),
+        ("-" + "9" * 5_000, "n", RANGE),
+        (r'"\ud800"', "n", HALF),
+        (r'{"\udfff":1}', r'n["\udfff"]', HALF),
+    ],
+)
+def test_a_text_that_a_decoder_refuses_is_looked_through_for_the_place(text: str, path: str, fault: str) -> None:
+    refused = json_fault(f'{{"first": [1, {{}}], "n": {text}}}'.encode())
+    assert refused is not None
+    assert (refused.path, refused.message) == (path, f"{path} {fault}")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000, b'{"n": NaN}', b'{"n": 1}', b"\xff", b"[1,]"])
+def test_no_place_is_found_in_a_text_that_is_not_json_or_is_right(content: bytes) -> None:
+    assert json_fault(content) is None
+
+
+# Numbers in what no schema looks into
+
+
+@pytest.mark.parametrize("wrap", [lambda n: {"v": n}, lambda n: {"v": [n]}, lambda n: {"v": {"a": [[n]]}}])
+@pytest.mark.parametrize("coerce", [coerce_undefined, compile_schema(Schema((Property("v", PropertyType.ANY),)))])
+@pytest.mark.parametrize(
+    ("number", "kept"),
+    [
+        (2**53 + 1, 2**53),
+        (2**53 + 3, 2.0**53 + 4),
+        (2**64, 2.0**64),
+        (-(2**60) - 1, -(2.0**60)),
+        (LARGEST, sys.float_info.max),
+    ],
+)
+def test_an_integer_beyond_the_exact_ones_is_kept_as_the_nearest_double_and_reported(
+    number: int, kept: float, coerce: Any, wrap: Any
+) -> None:
+    sent = wrap(number)
+    coerced = coerce(sent)
+    assert coerced.properties == wrap(kept)
+    assert json.dumps(coerced.properties) == json.dumps(wrap(kept))
+    (change,) = coerced.changes
+    assert (change.kind, change.before, change.after) == (ChangeKind.ROUNDED, number, kept)
+    assert undo(coerced.properties, coerced.changes) == sent
+    assert held(sent) == wrap(kept)
+
+
+def test_an_undeclared_object_under_a_long_name_is_left_by_undo() -> None:
+    sent: dict[str, Any] = {"n" * 300: {"a": [2**53 + 1]}}
+    coerced = coerce_undefined(sent)
+    assert undo(coerced.properties, coerced.changes) == {"n" * 300: {"a": [2**53]}}
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.text(max_size=3) | st.floats(allow_nan=False, allow_infinity=False) | st.integers(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(st.text(max_size=3), values, max_size=3))
+def test_what_is_held_is_held_again_unchanged(payload: dict[str, Any]) -> None:
+    once = held(payload)
+    assert held(once) is once or held(once) == once
+    coerced = coerce_undefined(payload)
+    assert coerced.properties == once
+    assert coerce_undefined(coerced.properties).properties == once
+    assert value_fault(once, "") is None
+
+
+def test_a_stored_number_beyond_the_range_is_read_as_the_largest_double() -> None:
+    stored = json.dumps({"n": 10**309, "list": [-(10**400), 2**60 + 1], "text": "x" * 400})
+    assert load_stored(stored) == {
+        "n": sys.float_info.max,
+        "list": [-sys.float_info.max, 2**60 + 1],
+        "text": "x" * 400,
+    }
