@@ -37,8 +37,29 @@ _TAIL = """
 
 Numbers are doubles. An integral one of magnitude up to 2^53 is kept as an integer (`5.0` is `5`, `-0.0` is
 `0`), which is not reported. Beyond 2^53 a double cannot tell neighbouring integers apart, so such a number
-is reported as ROUNDED even if it did not change here: it may have been rounded on its way. An integer that
-arrives with all its digits keeps them where the property is a string. NaN and the infinities are rejected.
+is reported as ROUNDED even if it did not change here: it may have been rounded on its way. That holds at any
+depth, also where nothing is declared. An integer that arrives with all its digits keeps them where the property
+is a string. NaN and the infinities are rejected.
+
+## Values
+
+What Signalbox holds, in events, contacts, automations and runs, whichever way it comes: REST, gRPC, generated types,
+the command line, JSON lines and YAML files. `registry/json_values.py` is the one definition.
+
+| value | held | refused |
+|---|---|---|
+| number | a finite double; for an integer beyond 2^53 the nearest one | NaN; beyond the range of a double, as `1e400` |
+| text, name of a property | any Unicode text, U+0000 included | half a surrogate pair |
+| `google.protobuf.Value` | one with a kind; `null_value` is null | one without a kind |
+| payload of an event, attributes of an automation | 32 levels, 10,000 values, 262,144 bytes | more |
+| properties of a contact, attributes of a run | 32 levels, 1,000 values, 65,536 bytes | more |
+
+A refusal names the path and says what is wrong with it, in the same words everywhere. Texts that are no payload
+(names, descriptions, reasons, ids, addresses) hold no U+0000 either: UNSTORABLE_TEXT. Rounding is reported for events
+only; contacts, automations and runs have no place for reports.
+
+Earlier releases stored integers beyond the range of a double. They are read as the largest double of their sign,
+about 1.8e308, and the log says so once.
 
 ## null
 
@@ -61,8 +82,8 @@ is rejected with REQUIRED_PROPERTY_MISSING; a nested one only if the object that
 | DROP | left out, reported as UNKNOWN_DROPPED |
 | KEEP | kept as sent; a number in the one form of numbers, null as null |
 
-Objects that declare no properties and arrays that declare no item type are taken as they are, and so are those that
-a property of type `any` holds.
+Objects that declare no properties and arrays that declare no item type are taken as they are but for their numbers,
+and so are those that a property of type `any` holds.
 """
 
 
