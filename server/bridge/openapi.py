@@ -5,10 +5,11 @@ Every dialect stands under its own mount, where no two share a path; a client of
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+from server.version import version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -33,7 +34,7 @@ def document(doors: Iterable[Door]) -> dict[str, Any]:
             path[route.method.lower()] = _operation(door, route, describe)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Signalbox: the REST bridge", "version": version("signalbox")},
+        "info": {"title": "Signalbox: the REST bridge", "version": version()},
         "security": [{"key": []}],
         "tags": tags,
         "paths": paths,

@@ -10,6 +10,7 @@ import click
 
 from server.cli.failures import INTERRUPTED, Failure
 from server.cli.options import connection_options
+from server.version import version
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +53,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"auto_envvar_prefix": "SIGNALBOX", "max_content_width": 100})
-@click.version_option(package_name="signalbox", message="%(prog)s %(version)s")
+@click.version_option(version(), message="%(prog)s %(version)s")
 @connection_options
 def cli() -> None:
     """Signalbox takes in custom product events, checks them against a schema and keeps them.

@@ -20,6 +20,7 @@ from server.errors import (
 )
 from server.storage.maintenance import postgres_maintenance
 from server.storage.postgres_url import PostgresUrl, parse_postgres_url
+from server.version import POSTGRES_EXTRA
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -134,7 +135,7 @@ def _engine(
             connect_args={**arguments, "command_timeout": command_timeout},
         )
     except ModuleNotFoundError as error:
-        raise ValueError("PostgreSQL needs the extra: pip install 'signalbox[postgres]'") from error
+        raise ValueError(f"PostgreSQL needs the extra: pip install '{POSTGRES_EXTRA}'") from error
 
 
 def _check_settings(connection: Connection) -> None:
