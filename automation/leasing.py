@@ -15,7 +15,7 @@ from sqlalchemy import bindparam, delete, func, insert, literal_column, select, 
 from automation.bulk import execute_many
 from automation.match_log import filtered, matches_at, to_match
 from automation.run_store import mark_running
-from automation.settling import expire, settle, to_unsettled
+from automation.settling import expire, settle, take_over, to_unsettled
 from automation.subscription_store import HELD, LEASED, WAITING, lock_subscription
 from automation.subscription_tables import subscription, subscription_delivery, subscription_parked
 from automation.subscriptions import Delivery, DeliveryOrder, StepResult, delivery_id
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from automation.runs import Match
     from automation.settling import Unsettled
-    from automation.subscriptions import Release, Settle, Subscription, Want
+    from automation.subscriptions import Release, Settle, Subscription, TakeOver, Want
 
 READ_LIMIT: Final = 1_000
 """Over how many matches of the log one step reads at most."""
@@ -58,8 +58,9 @@ def step(
     clock: Callable[[], int],
     settles: Sequence[Settle | Release] = (),
     wants: Sequence[Want] = (),
+    take_overs: Sequence[TakeOver] = (),
 ) -> StepResult:
-    """Settle, expire and lease. Leases last the subscription's ack deadline from the time of the step.
+    """Settle, take over, expire and lease. Leases last the subscription's ack deadline from the time of the step.
 
     `clock` tells that time when the row is locked: no lease runs while the step waits for another server's.
 
@@ -70,6 +71,7 @@ def step(
     current = lock_subscription(connection, subscription_key)
     now = clock()
     results = settle(connection, current, settles, now)
+    kept = [take_over(connection, current, each, now) for each in take_overs]
     more = expire(connection, current, now)
     outstanding = _outstanding(connection, current, wants)
     rooms = [_room(want, outstanding[want.consumer_id]) for want in wants]
@@ -81,7 +83,9 @@ def step(
             outstanding[each.consumer_id] += 1
     leases = current.last_serial + sum(map(len, deliveries))
     moved, next_due = _move(connection, current, reading.read_position, leases, now)
-    return StepResult(moved, results, deliveries, outstanding, more or reading.more, next_due)
+    more = more or reading.more
+    exhausted = not more and sum(map(len, deliveries)) < sum(rooms)
+    return StepResult(moved, results, kept, deliveries, outstanding, more, exhausted, next_due)
 
 
 def _room(want: Want, outstanding: int) -> int:

@@ -14,7 +14,7 @@ from sqlalchemy import bindparam, case, delete, func, insert, literal_column, se
 
 from automation.bulk import among, execute_many, packed
 from automation.match_log import matches_at
-from automation.subscription_store import HELD, LEASED, WAITING, lock_subscription
+from automation.subscription_store import HELD, LEASED, WAITING
 from automation.subscription_tables import subscription_delivery, subscription_parked
 from automation.subscriptions import (
     LEASE_EXPIRED,
@@ -30,11 +30,11 @@ from automation.subscriptions import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from sqlalchemy import ColumnElement, Connection, Table
 
-    from automation.subscriptions import Settle, Subscription
+    from automation.subscriptions import Settle, Subscription, TakeOver
 
 EXPIRE_LIMIT: Final = 1_000
 """At most so many leases end in one step."""
@@ -172,22 +172,16 @@ def expire(connection: Connection, current: Subscription, now: int) -> bool:
     return len(rows) == EXPIRE_LIMIT
 
 
-def take_over(
-    connection: Connection, subscription_key: int, consumer_id: str, held_delivery_ids: Collection[str], now: int
-) -> list[str]:
-    """End the leases of a consumer but those named. Returns the names of those that it keeps.
-
-    An ended lease is a failed attempt, as if its time were over: how often a match is delivered stays bounded even
-    where it makes its consumers crash. Its match is due at once, or parked after its last attempt. Raises
-    SubscriptionNotFound.
-    """
-    current = lock_subscription(connection, subscription_key)
+def take_over(connection: Connection, current: Subscription, wanted: TakeOver, now: int) -> list[str]:
+    """End the leases of a consumer, except those that it holds. Return the ids of the deliveries that it keeps."""
     query = select(subscription_delivery).where(
-        _delivery.subscription_key == current.key, _delivery.consumer_id == consumer_id, _delivery.state == LEASED
+        _delivery.subscription_key == current.key,
+        _delivery.consumer_id == wanted.consumer_id,
+        _delivery.state == LEASED,
     )
     rows = {row.match_position: to_unsettled(row) for row in connection.execute(query)}
     kept = []
-    for each in dict.fromkeys(held_delivery_ids):
+    for each in dict.fromkeys(wanted.held_delivery_ids):
         position, serial = parse_delivery_id(current, each) or (0, 0)
         if position in rows and rows[position].serial == serial:
             del rows[position]

@@ -192,6 +192,18 @@ class Release:
     delivery_ids: Sequence[str]
 
 
+@dataclass(frozen=True, slots=True)
+class TakeOver:
+    """Ends the leases of a consumer, except those of the deliveries that it still holds.
+
+    An ended lease is a failed attempt, as if it had expired, so that the number of deliveries stays bounded even for a
+    match that crashes its consumers. Its match is due at once, or parked after its last attempt.
+    """
+
+    consumer_id: str
+    held_delivery_ids: Sequence[str] = ()
+
+
 class SettleResult(msgspec.Struct, frozen=True):
     """What became of one delivery. `due_at`: when a RETRYING match is due, or an EXTENDED lease ends; else 0."""
 
@@ -217,16 +229,23 @@ class Want:
 class StepResult:
     """What one step did.
 
-    `subscription` is as the step left it. `results` has a list for each settle, `deliveries` one for each want, and
-    `outstanding` the number of leases of each consumer that wanted. With `more` another step would do more at once;
-    otherwise there is nothing to do before `next_due` (0: never) unless a match is recorded, or one is settled.
+    `subscription` is as the step left it. `results` has a list for each settle, `kept` the ids of the deliveries that
+    each takeover kept, `deliveries` a list for each want, and `outstanding` the number of leases of each consumer that
+    wanted.
+
+    With `more`, another step at once would do more. `exhausted` means that the step had capacity left over and leased
+    every match that was available: before `next_due` (0: never) there is nothing to lease, for any consumer, unless a
+    match is recorded or settled, or the subscription is changed. A step without capacity has not looked, and claims
+    nothing.
     """
 
     subscription: Subscription
     results: list[list[SettleResult]]
+    kept: list[list[str]]
     deliveries: list[list[Delivery]]
     outstanding: Mapping[str, int]
     more: bool
+    exhausted: bool
     next_due: int
 
 

@@ -1,7 +1,25 @@
-"""Moves the subscriptions that are in use on this server.
+"""Decides and grants the leases of the subscriptions that are in use on this server.
 
-Each has one task, which gathers what waits and takes one step for all of it: so the acknowledgements of many consumers
-share a commit. The tables decide what is leased, so other servers on the same database do the same beside it.
+A subscription in use has one dispatcher with one task. It collects settlements and requests, and takes one step for
+all of them, so that the acknowledgements of many consumers share a commit. The tables decide what is leased, so other
+servers on the same database can do the same at the same time.
+
+The task takes a step whenever one is due, and rests otherwise. Whether a step is due is computed from state alone:
+
+    state                                                                    a step is due
+    work: settlements, takeovers, a wake, a step that could not do it all    at once
+    log may hold more: the initial state                                     as soon as a consumer has capacity
+    log exhausted: nothing is available, whoever asks                        not for capacity
+    next due time: a lease ends or a retry becomes due                       at that time, while consumers are attached
+    shared database: other servers settle, seek, delete                      POLL_SECONDS after the last step, likewise
+
+Only a step knows that the log is exhausted: it looked with capacity to spare, and leased all there was. That statement
+is about the log as of the beginning of the step. Whatever adds to the log (a commit, a seek, a replay) raises
+`_log_version`, also while a step runs, and so refutes what an older step found; a step that did not look, or failed,
+leaves no statement at all. A request changes the capacity of its consumer and nothing else, so it does not matter when
+it arrives: before, during or after a step, it is served from the log unless the log is known to be exhausted.
+
+Every change of state sets `_changed`. The task clears it, and computes anew, before each rest: no wake-up is lost.
 """
 
 from __future__ import annotations
@@ -10,14 +28,13 @@ import asyncio
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import structlog
 
+from automation import leasing
 from automation.errors import AutomationError
-from automation.leasing import step
-from automation.settling import take_over
-from automation.subscriptions import Release, Want
+from automation.subscriptions import Release, TakeOver, Want
 from registry.timestamps import now_micros
 from server.errors import ConsumerReplaced, ServiceError, StorageRefused
 
@@ -35,19 +52,23 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 GROUP_DELIVERIES: Final = 5_000
-"""A step settles no further request once it holds so many deliveries."""
+"""A step takes no further settlement once it holds this many deliveries."""
 
 POLL_SECONDS: Final = 1.0
-"""How long what another server settles, seeks or deletes may go unnoticed."""
+"""The longest time for which settlements, seeks and deletions by another server go unnoticed."""
 
+MAX_REST_SECONDS: Final = 60.0
+"""The longest rest with consumers attached: a due time is a time of the wall clock, which may be set forward."""
+
+_MIN_REST_SECONDS: Final = 0.001
 _HOUR: Final = 3_600.0
 
 
 class Consumer:
-    """Who waits for deliveries of a subscription: a stream, or a single pull, whose `max_outstanding` is None.
+    """A reader of a subscription: a stream, or a single pull, whose `max_outstanding` is None.
 
-    `changed` is set when there is something to look at: `deliveries`, `failure`, or the count of `outstanding` leases
-    as a step found it.
+    `changed` is set when there is news: deliveries, a failure, another number of `outstanding` leases, or, for a pull,
+    the end of a step that looked for matches. `capacity` is the number of matches requested and not yet delivered.
     """
 
     def __init__(self, consumer_id: str, max_outstanding: int | None = None) -> None:
@@ -57,208 +78,282 @@ class Consumer:
         self.changed = asyncio.Event()
         self.deliveries: list[Delivery] = []
         self.outstanding = 0
-        self.room = 0
-        self.refusing = False
+        self.capacity = 0
+        self.stopped = False
         self._failure: Exception | None = None
 
     @property
-    def waiting(self) -> bool:
-        """Whether a match would be delivered if there were one."""
-        return self.room > 0 and (self.max_outstanding is None or self.outstanding < self.max_outstanding)
+    def is_pull(self) -> bool:
+        """Whether the consumer is a single pull."""
+        return self.max_outstanding is None
+
+    @property
+    def has_capacity(self) -> bool:
+        """Whether an available match would be delivered, as far as the last step knows."""
+        return self.capacity > 0 and (self.max_outstanding is None or self.outstanding < self.max_outstanding)
 
     def take(self) -> list[Delivery]:
-        """Take what was delivered."""
+        """Return what was delivered, and forget it."""
         taken, self.deliveries = self.deliveries, []
         return taken
 
     def fail(self, failure: Exception) -> None:
-        """Have `check` raise."""
+        """Make `check` raise the failure."""
         self._failure = failure
         self.changed.set()
 
     def check(self) -> None:
-        """Raise what ended the consumer, if something did."""
+        """Raise the failure that ended the consumer, if any."""
         if self._failure is not None:
             raise self._failure
 
 
+class Step(Protocol):
+    """The type of `automation.leasing.step`."""
+
+    def __call__(
+        self,
+        connection: Connection,
+        subscription_key: int,
+        clock: Callable[[], int],
+        settles: Sequence[Settle | Release],
+        wants: Sequence[Want],
+        take_overs: Sequence[TakeOver],
+    ) -> StepResult:
+        """Settle, take over, expire and lease."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
-class _Settling:
+class _Settlement:
     settles: Sequence[Settle | Release]
     done: asyncio.Future[list[list[SettleResult]]]
 
 
 @dataclass(frozen=True, slots=True)
-class _TakeOver:
-    consumer_id: str
-    held_delivery_ids: Sequence[str]
+class _PendingTakeOver:
+    wanted: TakeOver
     done: asyncio.Future[list[str]]
 
 
 class Dispatcher:
-    """One subscription in use. Its task runs while somebody has joined or something is submitted."""
+    """One subscription in use. Its task runs as long as it has users or work.
 
-    def __init__(self, database: Database, hub: MatchHub, current: Subscription) -> None:
+    `step` and `clock`, the time in microseconds UTC, are given in tests only.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        hub: MatchHub,
+        current: Subscription,
+        *,
+        step: Step = leasing.step,
+        clock: Callable[[], int] = now_micros,
+    ) -> None:
         self.current = current
         self.consumers: list[Consumer] = []
         self.users = 0
         self._database = database
         self._hub = hub
-        self._settlings: list[_Settling] = []
-        self._take_overs: list[_TakeOver] = []
-        self._exhausted = False
+        self._take_step = step
+        self._clock = clock
+        self._settlements: list[_Settlement] = []
+        self._take_overs: list[_PendingTakeOver] = []
+        self._step_wanted = False
+        self._log_version = 0
+        self._exhausted_version: int | None = None
         self._next_due = 0
-        self._wake = asyncio.Event()
+        self._poll_at = 0.0
+        self._changed = asyncio.Event()
 
     @contextmanager
-    def joined(self, consumer: Consumer) -> Iterator[None]:
-        """Have a consumer take part. A stream ends an older one of its id; what nobody took is given back."""
+    def attached(self, consumer: Consumer) -> Iterator[None]:
+        """Attach a consumer until the context is left; deliveries that it has not taken are then given back.
+
+        A stream replaces an older stream with the same id.
+        """
         for other in list(self.consumers):
-            if consumer.max_outstanding is not None and other.max_outstanding is not None and other.id == consumer.id:
-                self._leave(other)
+            if not consumer.is_pull and not other.is_pull and other.id == consumer.id:
+                self._detach(other)
                 other.fail(ConsumerReplaced(other.id))
         self.consumers.append(consumer)
+        self._changed.set()
         try:
             yield
         finally:
-            self._leave(consumer)
+            self._detach(consumer)
 
-    def ask(self, consumer: Consumer, room: int) -> None:
-        """Have a consumer delivered at most so many matches, once, as soon as there are some."""
-        consumer.room = room
-        if consumer.waiting and not self._exhausted:
-            self._wake.set()
+    def request(self, consumer: Consumer, capacity: int) -> None:
+        """Request up to `capacity` matches for a consumer, 0 to withdraw the request.
 
-    def refuse(self, consumer: Consumer) -> None:
-        """Deliver nothing more to a consumer; what it has not taken goes back."""
-        consumer.refusing, consumer.room = True, 0
+        They are delivered in one batch as soon as any are available.
+        """
+        consumer.capacity = capacity
+        if consumer.is_pull:
+            # A pull that does not wait is answered after a step that looked for it, whatever is known.
+            self._log_version += 1
+        if consumer.has_capacity and not self._exhausted:
+            self._changed.set()
+
+    def stop_delivering(self, consumer: Consumer) -> None:
+        """Deliver nothing more to a consumer; deliveries that it has not taken are given back."""
+        consumer.stopped, consumer.capacity = True, 0
         self._give_back(consumer.take())
 
     async def head_position(self) -> int:
-        """Give the position of the newest match of the project."""
+        """Return the position of the newest match of the project."""
         return await self._hub.position(self.current.project_key)
 
     def submit(self, settles: Sequence[Settle | Release]) -> asyncio.Future[list[list[SettleResult]]]:
-        """Settle deliveries with the next step; the results come when they are durable."""
+        """Settle deliveries in the next step; the future has the results once they are durable."""
         done: asyncio.Future[list[list[SettleResult]]] = asyncio.get_running_loop().create_future()
-        done.add_done_callback(_note_failure)
-        self._settlings.append(_Settling(settles, done))
-        self._wake.set()
+        done.add_done_callback(_mark_retrieved)
+        self._settlements.append(_Settlement(settles, done))
+        self._changed.set()
         return done
 
     async def take_over(self, consumer_id: str, held_delivery_ids: Sequence[str] = ()) -> list[str]:
-        """End the leases of a consumer but those named, behind all that was submitted; gives those that it keeps."""
+        """End the leases of a consumer, except those that it holds, after all settlements submitted before.
+
+        Return the ids of the deliveries that it keeps.
+        """
         done: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
-        done.add_done_callback(_note_failure)
-        self._take_overs.append(_TakeOver(consumer_id, held_delivery_ids, done))
-        self._wake.set()
+        done.add_done_callback(_mark_retrieved)
+        self._take_overs.append(_PendingTakeOver(TakeOver(consumer_id, held_delivery_ids), done))
+        self._changed.set()
         return await done
 
-    def stir(self) -> None:
-        """Look again: something else than a step has changed the subscription, or the log goes on."""
-        self._exhausted = False
-        self._wake.set()
+    def wake(self) -> None:
+        """Take a step: the subscription was changed by something other than a step."""
+        self._log_version += 1
+        self._step_wanted = True
+        self._changed.set()
+
+    def leave(self) -> None:
+        """Count one user less; the task ends after the last one, once its work is done."""
+        self.users -= 1
+        self._changed.set()
 
     async def run(self, over: Callable[[], object]) -> None:
-        """Step until nobody needs it any more; says so by `over`, in the moment in which it looks no more."""
-        following = asyncio.create_task(self._follow(), name="follow-match-log")
+        """Take steps until there are neither users nor work; `over` is called in the moment in which that is seen."""
+        following = asyncio.create_task(self._follow_log(), name="follow-match-log")
         try:
-            while self._needed():
-                await self._rest()
-                if self._needed():
+            while self.users or self._has_work:
+                if self._step_due():
                     await self._step()
+                else:
+                    await self._rest()
         finally:
             over()
             following.cancel()
             with suppress(asyncio.CancelledError):
                 await following
 
-    def _needed(self) -> bool:
-        return bool(self.users or self._settlings or self._take_overs)
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._settlements or self._take_overs)
+
+    @property
+    def _exhausted(self) -> bool:
+        return self._exhausted_version == self._log_version
+
+    def _step_due(self) -> bool:
+        if self._has_work or self._step_wanted:
+            return True
+        if not self.consumers:
+            return False
+        if not self._exhausted and any(consumer.has_capacity for consumer in self.consumers):
+            return True
+        polled = self._database.shared and asyncio.get_running_loop().time() >= self._poll_at
+        return polled or 0 < self._next_due <= self._clock()
 
     async def _rest(self) -> None:
-        """Wait for something to do: a word of a consumer, a match, or the time of a lease or retry."""
-        seconds = None
-        if self.consumers:
-            seconds = (self._next_due - now_micros()) / 1_000_000 if self._next_due else None
-            if self._database.shared:
-                seconds = POLL_SECONDS if seconds is None else min(seconds, POLL_SECONDS)
+        """Wait until the state changes, or a step is due by time."""
+        # Nothing was awaited since `_step_due` looked, so no change is cleared unseen.
+        self._changed.clear()
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds if seconds is None else max(seconds, 0)):
-                await self._wake.wait()
-        self._wake.clear()
+            async with asyncio.timeout(self._rest_seconds()):
+                await self._changed.wait()
 
-    async def _follow(self) -> None:
-        """Look again whenever the match log goes on."""
+    def _rest_seconds(self) -> float | None:
+        if not self.consumers:
+            return None
+        seconds = MAX_REST_SECONDS
+        if self._next_due:
+            seconds = min(seconds, (self._next_due - self._clock()) / 1_000_000)
+        if self._database.shared:
+            seconds = min(seconds, self._poll_at - asyncio.get_running_loop().time())
+        return max(seconds, _MIN_REST_SECONDS)
+
+    async def _follow_log(self) -> None:
+        """Note every growth of the match log."""
         project_key, position = self.current.project_key, 0
         while True:
             try:
                 position = await self._hub.beyond(project_key, position, _HOUR)
             except Exception as error:
-                self._fail(self.consumers, error)
+                # The steps report it to the consumers if it lasts.
+                log.warning("match_log_not_followed", cause=repr(error))
                 await asyncio.sleep(POLL_SECONDS)
-            self._exhausted = False
-            if any(each.waiting for each in self.consumers):
-                self._wake.set()
+                continue
+            self._log_version += 1
+            self._changed.set()
 
     async def _step(self) -> None:
-        settlings, take_overs, consumers = self._take_group(), self._take_overs, list(self.consumers)
-        self._take_overs = []
-        wants = [Want(each.id, each.room, each.max_outstanding) for each in consumers]
-        settles = [each for one in settlings for each in one.settles]
-
-        def work(connection: Connection) -> tuple[StepResult, list[list[str]]]:
-            key = self.current.key
-            result = step(connection, key, now_micros, settles, wants)
-            return result, [
-                take_over(connection, key, each.consumer_id, each.held_delivery_ids, now_micros())
-                for each in take_overs
-            ]
-
+        settlements, take_overs, consumers = self._take_settlements(), self._take_overs, list(self.consumers)
+        self._take_overs, self._step_wanted = [], False
+        self._poll_at = asyncio.get_running_loop().time() + POLL_SECONDS
+        log_version, self._exhausted_version = self._log_version, None
+        work = partial(
+            self._take_step,
+            subscription_key=self.current.key,
+            clock=self._clock,
+            settles=[each for settlement in settlements for each in settlement.settles],
+            wants=[Want(each.id, each.capacity, each.max_outstanding) for each in consumers],
+            take_overs=[each.wanted for each in take_overs],
+        )
         try:
-            result, kept = await self._database.write(work)
+            result = await self._database.write(work)
+            self.current, self._next_due = result.subscription, result.next_due
+            self._step_wanted = self._step_wanted or result.more
+            if result.exhausted:
+                self._exhausted_version = log_version
+            results = iter(result.results)
+            for settlement in settlements:
+                _resolve(settlement.done, [next(results) for _ in settlement.settles])
+            for taken, kept in zip(take_overs, result.kept, strict=True):
+                _resolve(taken.done, kept)
+            self._deliver(consumers, result)
         except Exception as error:
-            self._fail(consumers, error, [*settlings, *take_overs])
-            return
-        self.current, self._next_due = result.subscription, result.next_due
-        results = iter(result.results)
-        for one in settlings:
-            _resolve(one.done, [next(results) for _ in one.settles])
-        for taken, held in zip(take_overs, kept, strict=True):
-            _resolve(taken.done, held)
-        self._deliver(consumers, result)
-        if result.more or take_overs:
-            self.stir()
+            self._fail(consumers, [*settlements, *take_overs], error)
 
-    def _take_group(self) -> list[_Settling]:
-        """Take what was submitted, in its order; the rest is for the next step."""
+    def _take_settlements(self) -> list[_Settlement]:
+        """Take the settlements of one step, in their order; the rest is left for the next step."""
         count = 0
-        for index, one in enumerate(self._settlings):
+        for index, settlement in enumerate(self._settlements):
             if count >= GROUP_DELIVERIES:
-                group, self._settlings = self._settlings[:index], self._settlings[index:]
-                self._wake.set()
-                return group
-            count += sum(len(each.delivery_ids) for each in one.settles)
-        group, self._settlings = self._settlings, []
-        return group
+                taken, self._settlements = self._settlements[:index], self._settlements[index:]
+                return taken
+            count += sum(len(each.delivery_ids) for each in settlement.settles)
+        taken, self._settlements = self._settlements, []
+        return taken
 
     def _deliver(self, consumers: Sequence[Consumer], result: StepResult) -> None:
-        """Hand out what was leased; what is for somebody who has left goes back."""
-        self._exhausted = False
+        """Hand out the leases; those of consumers that have stopped or left meanwhile are given back."""
         for consumer, deliveries in zip(consumers, result.deliveries, strict=True):
-            consumer.outstanding = result.outstanding[consumer.id]
-            if consumer not in self.consumers or consumer.refusing:
+            outstanding = result.outstanding[consumer.id]
+            changed = outstanding != consumer.outstanding or (consumer.is_pull and not result.more)
+            consumer.outstanding = outstanding
+            if consumer not in self.consumers or consumer.stopped:
                 self._give_back(deliveries)
             elif deliveries:
                 consumer.deliveries += deliveries
-                consumer.room = 0
-            elif consumer.waiting:
-                # It got nothing, so there is nothing for anybody.
-                self._exhausted = not result.more
-            if deliveries or not result.more:
+                consumer.capacity = 0
+            if deliveries or changed:
                 consumer.changed.set()
 
-    def _leave(self, consumer: Consumer) -> None:
+    def _detach(self, consumer: Consumer) -> None:
         if consumer in self.consumers:
             self.consumers.remove(consumer)
             self._give_back(consumer.take())
@@ -268,39 +363,45 @@ class Dispatcher:
             self.submit([Release([each.id for each in deliveries])])
 
     def _fail(
-        self, consumers: Sequence[Consumer], error: Exception, waiting: Sequence[_Settling | _TakeOver] = ()
+        self, consumers: Sequence[Consumer], work: Sequence[_Settlement | _PendingTakeOver], error: Exception
     ) -> None:
-        """Tell everybody who waited what went wrong; a defect is logged and not told."""
+        """End everything that a step was taken for; the cause of an internal error is logged, not returned."""
         if not isinstance(error, (AutomationError, ServiceError)):
             log.error("dispatch_failed", exc_info=error)
             error = StorageRefused()
-        for each in waiting:
+        for each in work:
             if not each.done.done():
                 each.done.set_exception(error)
-        for consumer in list(consumers):
+        for consumer in consumers:
             if consumer in self.consumers:
-                self._leave(consumer)
+                self._detach(consumer)
                 consumer.fail(error)
 
 
 class Dispatchers:
-    """The subscriptions in use."""
+    """The dispatchers of the subscriptions in use."""
 
-    def __init__(self, database: Database, hub: MatchHub) -> None:
+    def __init__(
+        self,
+        database: Database,
+        hub: MatchHub,
+        make: Callable[[Database, MatchHub, Subscription], Dispatcher] = Dispatcher,
+    ) -> None:
         self._database = database
         self._hub = hub
+        self._make = make
         self._by_key: dict[int, Dispatcher] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     @contextmanager
     def used(self, current: Subscription) -> Iterator[Dispatcher]:
-        """Give the dispatcher of a subscription.
+        """Use the dispatcher of a subscription until the context is left.
 
-        One that nobody uses stays until it has done what was submitted, so that who comes next finds it done.
+        One without users goes on until its work is done, so that the next user finds it done.
         """
         dispatcher = self._by_key.get(current.key)
         if dispatcher is None:
-            dispatcher = self._by_key[current.key] = Dispatcher(self._database, self._hub, current)
+            dispatcher = self._by_key[current.key] = self._make(self._database, self._hub, current)
             over = partial(self._by_key.pop, current.key)
             task = asyncio.create_task(dispatcher.run(over), name="dispatch-matches")
             self._tasks.add(task)
@@ -309,23 +410,20 @@ class Dispatchers:
         try:
             yield dispatcher
         finally:
-            dispatcher.users -= 1
-            if not dispatcher.users:
-                dispatcher.stir()
+            dispatcher.leave()
 
     def streams(self, subscription_key: int) -> list[Consumer]:
-        """Name the consumers that are connected to this server."""
+        """Return the streams that are connected to this server."""
         dispatcher = self._by_key.get(subscription_key)
-        consumers = dispatcher.consumers if dispatcher else []
-        return [each for each in consumers if each.max_outstanding is not None]
+        return [each for each in dispatcher.consumers if not each.is_pull] if dispatcher else []
 
-    def stir(self, subscription_key: int) -> None:
-        """Have a subscription looked at again that was changed otherwise than by a step."""
+    def wake(self, subscription_key: int) -> None:
+        """Have the dispatcher of a subscription take a step, after something other than a step has changed it."""
         if dispatcher := self._by_key.get(subscription_key):
-            dispatcher.stir()
+            dispatcher.wake()
 
     async def close(self) -> None:
-        """Finish the steps under way."""
+        """Wait until the steps that are in progress have ended."""
         if self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -335,7 +433,7 @@ def _resolve(done: asyncio.Future[list[T]], result: list[T]) -> None:
         done.set_result(result)
 
 
-def _note_failure(done: asyncio.Future[list[T]]) -> None:
-    """Take note of a failure that nobody may be left to hear."""
+def _mark_retrieved(done: asyncio.Future[list[T]]) -> None:
+    """Mark a failure as seen: whoever waited for it may have gone."""
     if not done.cancelled():
         done.exception()

@@ -142,7 +142,7 @@ class Subscriptions:
             return described
 
         described = await self._database.write(delete)
-        self._dispatchers.stir(described.subscription.key)
+        self._dispatchers.wake(described.subscription.key)
         return described
 
     async def seek(self, project_key: int, subscription: str, start: StartPoint, etag: str) -> Described:
@@ -186,8 +186,8 @@ class Subscriptions:
         stopping = asyncio.create_task(self._stopping.wait())
         stopping.add_done_callback(lambda _: consumer.fail(Stopping()))
         try:
-            with self.used(current, subscription) as dispatcher, dispatcher.joined(consumer):
-                dispatcher.ask(consumer, limit)
+            with self.used(current, subscription) as dispatcher, dispatcher.attached(consumer):
+                dispatcher.request(consumer, limit)
                 await _first_delivery(consumer, wait_seconds)
                 return await self.load(dispatcher, consumer.take()), dispatcher.current.max_attempts
         finally:
@@ -272,12 +272,12 @@ class Subscriptions:
             count = await self._database.write(lambda connection: move(connection, current))
         except SubscriptionNotFound:
             raise SubscriptionNotFound(subscription) from None
-        self._dispatchers.stir(current.key)
+        self._dispatchers.wake(current.key)
         return count
 
     async def _change(self, change: Callable[[Connection], Subscription]) -> Described:
         described = await self._database.write(lambda connection: self._described(connection, [change(connection)])[0])
-        self._dispatchers.stir(described.subscription.key)
+        self._dispatchers.wake(described.subscription.key)
         return described
 
     def _described(self, connection: Connection, subscriptions: Sequence[Subscription]) -> Sequence[Described]:

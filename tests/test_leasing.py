@@ -22,7 +22,6 @@ from automation.match_log import log_end, log_start, match_values, matches_at
 from automation.retention import delete_gone, gone_matches, move_start
 from automation.run_store import new_run_values
 from automation.runs import Match, MatchKind
-from automation.settling import take_over
 from automation.store import create_automation
 from automation.subscription_store import (
     SubscriptionChanges,
@@ -54,6 +53,7 @@ from automation.subscriptions import (
     Release,
     SettleResult,
     Subscription,
+    TakeOver,
     Want,
 )
 from automation.tables import automation_match, metadata, run
@@ -131,9 +131,11 @@ class Engine:
     async def record(self, *matches: Match) -> None:
         await self.do(lambda connection: record(connection, matches))
 
-    async def step(self, *settles: Settle | Release, wants: Sequence[Want] = ()) -> StepResult:
+    async def step(
+        self, *settles: Settle | Release, wants: Sequence[Want] = (), take_overs: Sequence[TakeOver] = ()
+    ) -> StepResult:
         key, now = self.subscription.key, self.now
-        return await self.do(lambda connection: step(connection, key, lambda: now, settles, wants))
+        return await self.do(lambda connection: step(connection, key, lambda: now, settles, wants, take_overs))
 
     async def lease(self, room: int = 100, consumer: str = "a", *settles: Settle) -> list[Delivery]:
         return (await self.step(*settles, wants=[Want(consumer, room, 1_000)])).deliveries[0]
@@ -341,10 +343,10 @@ async def test_a_returning_consumer_keeps_the_leases_it_names(engine: Engine) ->
     await engine.record(match(1), match(2), match(3))
     first, second = await engine.lease(2, "a")
     (other,) = await engine.lease(1, "b")
-    key, now = engine.subscription.key, engine.now
     named = [second.id, other.id, "nonsense"]
-    assert await engine.do(lambda connection: take_over(connection, key, "a", named, now)) == [second.id]
+    assert (await engine.step(take_overs=[TakeOver("a", named)])).kept == [[second.id]]
     assert positions(await engine.lease()) == [first.match.position]
+    key = engine.subscription.key
     counts = await engine.do(lambda connection: outstanding_counts(connection, key, 10))
     assert counts == {"a": 2, "b": 1}
 
@@ -352,7 +354,7 @@ async def test_a_returning_consumer_keeps_the_leases_it_names(engine: Engine) ->
 async def test_leases_of_a_consumer_that_leaves_are_delivered_again_at_once(engine: Engine) -> None:
     await engine.record(match(1))
     await engine.lease(1, "a")
-    await engine.do(lambda connection: take_over(connection, engine.subscription.key, "a", (), engine.now))
+    await engine.step(take_overs=[TakeOver("a")])
     (again,) = await engine.lease(1, "b")
     assert (again.attempt, again.last_failure) == (2, "lease expired")
 
@@ -620,10 +622,7 @@ class Promises(RuleBasedStateMachine):
     def reopen(self, consumer: str, data: st.DataObject) -> None:
         own = sorted(key for key, each in self.leases.items() if each.consumer_id == consumer)
         held = data.draw(st.lists(st.sampled_from(own), unique=True)) if own else []
-        kept = take_over(self.connection, self.subscription.key, consumer, held, self.now)
-        assert kept == held
-        for key in set(own) - set(held):
-            self.failed(self.leases.pop(key))
+        self.step([], (), 0, TakeOver(consumer, held))
 
     @precondition(lambda self: self.parked)
     @rule()
@@ -656,12 +655,14 @@ class Promises(RuleBasedStateMachine):
         if delivery.attempt == self.subscription.max_attempts:
             self.parked.add(delivery.match.position)
 
-    def step(self, settles: list[Settle], consumers: Sequence[str], room: int) -> list[Delivery]:
+    def step(self, settles: list[Settle], consumers: Sequence[str], room: int, *take_overs: TakeOver) -> list[Delivery]:
         wants = [Want(each, room, self.WINDOW) for each in consumers]
-        result = step(self.connection, self.subscription.key, lambda: self.now, settles, wants)
+        result = step(self.connection, self.subscription.key, lambda: self.now, settles, wants, take_overs)
         for said, results in zip(settles, result.results, strict=True):
             for one in results:
                 self.check_result(said, one)
+        for taken, kept in zip(take_overs, result.kept, strict=True):
+            self.check_taken_over(taken, kept)
         for key in [key for key, each in self.leases.items() if each.lease_expires_at <= self.now]:
             self.failed(self.leases.pop(key))
         first = [each for batch in result.deliveries for each in batch]
@@ -671,7 +672,27 @@ class Promises(RuleBasedStateMachine):
         assert result.outstanding == {
             each: sum(lease.consumer_id == each for lease in self.leases.values()) for each in consumers
         }
+        self.check_exhausted(result, room * len(consumers))
         return first
+
+    def check_exhausted(self, result: StepResult, capacity: int) -> None:
+        """Only a step with capacity left over claims that nothing is available, and then nothing is."""
+        leased = sum(map(len, result.deliveries))
+        assert not (result.exhausted and (result.more or leased >= capacity))
+        if result.exhausted:
+            probe = self.connection.begin_nested()
+            again = step(self.connection, self.subscription.key, lambda: self.now, (), [Want("probe", 10)])
+            assert again.deliveries == [[]]
+            probe.rollback()
+        elif not result.more:
+            full = [each == self.WINDOW for each in result.outstanding.values()]
+            assert not capacity or all(each or full[at] for at, each in enumerate(result.deliveries))
+
+    def check_taken_over(self, taken: TakeOver, kept: list[str]) -> None:
+        assert kept == taken.held_delivery_ids
+        for key in [key for key, each in self.leases.items() if each.consumer_id == taken.consumer_id]:
+            if key not in kept:
+                self.failed(self.leases.pop(key))
 
     def check_result(self, said: Settle, result: SettleResult) -> None:
         lease = self.leases[result.delivery_id]

@@ -140,7 +140,7 @@ class ConsumerStream:
         """
         name = self._opening.subscription
         current = await self._subscriptions.find(project_key, name)
-        with self._subscriptions.used(current, name) as dispatcher, dispatcher.joined(self._consumer):
+        with self._subscriptions.used(current, name) as dispatcher, dispatcher.attached(self._consumer):
             held = await dispatcher.take_over(self._consumer.id, self._opening.held_delivery_ids)
             described, _ = await self._subscriptions.get(project_key, current.id)
             opened = pb.ConsumerOpened(
@@ -222,7 +222,7 @@ class ConsumerStream:
     def _stop(self, dispatcher: Dispatcher) -> None:
         """Ask for no more; what a step under way still delivers goes back."""
         if self._stopped is None:
-            dispatcher.refuse(self._consumer)
+            dispatcher.stop_delivering(self._consumer)
             # The next step is the first one that cannot deliver.
             self._stopped = dispatcher.submit([])
             self._stopped.add_done_callback(lambda _: self._consumer.changed.set())
@@ -266,14 +266,14 @@ class ConsumerStream:
         """Ask for deliveries and wait for news; False when a heartbeat is due."""
         latest = self._sent_at + self._opening.heartbeat_seconds
         if self._stopped is None:
-            dispatcher.ask(self._consumer, self._room)
+            dispatcher.request(self._consumer, self._room)
         try:
             async with asyncio.timeout_at(latest if self._close_at is None else min(latest, self._close_at)):
                 await self._consumer.changed.wait()
         except TimeoutError:
             return self._close_at is not None and asyncio.get_running_loop().time() < latest
         finally:
-            dispatcher.ask(self._consumer, 0)
+            dispatcher.request(self._consumer, 0)
         return True
 
     async def _heartbeat(self, dispatcher: Dispatcher) -> pb.ConsumeMatchesResponse:
