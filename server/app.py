@@ -99,7 +99,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         queue = GroupCommit(database, catalog, hub, metrics, settings.queue_events)
         queue.start()
         stack.push_async_callback(_in_time, queue.close, settings.grace_seconds)
-        timer = RunTimer(database, hub)
+        timer = RunTimer(database, hub, metrics)
         timer.start()
         stack.push_async_callback(timer.close)
         if settings.match_retention_seconds is not None:

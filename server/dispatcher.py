@@ -14,9 +14,9 @@ The task takes a step whenever one is due, and rests otherwise. Whether a step i
     shared database: other servers settle, seek, delete                      POLL_SECONDS after the last step, likewise
 
 Only a step knows that the log is exhausted: it looked with capacity to spare, and leased all there was. That statement
-is about the log as of the beginning of the step. Whatever adds to the log (a commit, a seek, a replay) raises
-`_log_version`, also while a step runs, and so refutes what an older step found; a step that did not look, or failed,
-leaves no statement at all. A request changes the capacity of its consumer and nothing else, so it does not matter when
+is about the log as of the beginning of the step. A commit raises `_log_version`, also while a step runs, and so refutes
+what an older step found; a seek or a replay asks for a step by `wake`; a step that did not look, or failed, leaves no
+statement at all. A request changes the capacity of its consumer and nothing else, so it does not matter when
 it arrives: before, during or after a step, it is served from the log unless the log is known to be exhausted.
 
 Every change of state sets `_changed`. The task clears it, and computes anew, before each rest: no wake-up is lost.
@@ -226,7 +226,6 @@ class Dispatcher:
 
     def wake(self) -> None:
         """Take a step: the subscription was changed by something other than a step."""
-        self._log_version += 1
         self._step_wanted = True
         self._changed.set()
 

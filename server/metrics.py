@@ -59,6 +59,10 @@ class Metrics:
         """Add a request over HTTP."""
         self._request(dialect, status)()
 
+    def count_matches(self, count: int) -> None:
+        """Add matches that were recorded without an event, as those of timeouts are."""
+        self._matches.inc(count)
+
     def count_commit(self, events: int, matches: int, seconds: float) -> None:
         """Add a group commit."""
         self._events.inc(events)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from server.match_hub import MatchHub
+    from server.metrics import Metrics
     from server.storage.database import Database
 
 POLL_SECONDS = 1.0
@@ -32,9 +33,10 @@ BATCH_RUNS = 500
 class RunTimer:
     """The task that looks for waits whose time ran out."""
 
-    def __init__(self, database: Database, hub: MatchHub) -> None:
+    def __init__(self, database: Database, hub: MatchHub, metrics: Metrics) -> None:
         self._database = database
         self._hub = hub
+        self._metrics = metrics
         self._task = Recurring("timeouts", self._time_out_due)
 
     def start(self) -> None:
@@ -55,17 +57,21 @@ class RunTimer:
         return POLL_SECONDS if due_at is None else min(max(due_at - now_micros(), 0) / 1_000_000, POLL_SECONDS)
 
     async def _time_out(self, project_key: int) -> None:
-        position = await self._database.write(lambda connection: time_out(connection, project_key))
+        position, count = await self._database.write(lambda connection: time_out(connection, project_key))
+        self._metrics.count_matches(count)
         self._hub.advance(project_key, position)
 
 
-def time_out(connection: Connection, project_key: int) -> int:
-    """Queue again up to BATCH_RUNS runs of a project that waited in vain. Returns where its match log ends."""
+def time_out(connection: Connection, project_key: int) -> tuple[int, int]:
+    """Time out up to BATCH_RUNS waits of a project whose time is over, and queue their runs again.
+
+    Return the position of the project's newest match, and the number of timeouts.
+    """
     head = lock_heads(connection, [project_key])[project_key]
     now = now_micros()
     due = due_runs(connection, project_key, now, BATCH_RUNS)
     if not due:
-        return head.match_position
+        return head.match_position, 0
     matched_at = max(now, head.received_at)
     names = event_names(connection, project_key, {run.event_position for run in due})
     found = timed_out(due, names, head.match_position, matched_at)
@@ -73,4 +79,4 @@ def time_out(connection: Connection, project_key: int) -> int:
     resume_runs(connection, project_key, {match.run_number: match.position for match in found}, matched_at)
     end = found[-1].position
     move_heads(connection, {project_key: head._replace(received_at=matched_at, match_position=end)})
-    return end
+    return end, len(found)

@@ -15,15 +15,17 @@ from structlog.testing import capture_logs
 from automation.errors import RunWithoutContact
 from automation.run_store import park_run
 from automation.runs import Run, RunStatus, Wait
-from server import recurring, run_timer
+from server import recurring, run_timer, runs
 from server.errors import StorageUnavailable
 from server.match_hub import MatchHub
+from server.metrics import Metrics
 from server.run_timer import RunTimer
 from signalbox.v1 import automations_pb2 as pb
 from signalbox.v1 import event_ingest_pb2, projects_pb2
 from tests.support.automations import (
     RESUMED,
     STARTED,
+    TIMED_OUT,
     automate,
     await_event,
     cancel,
@@ -36,6 +38,8 @@ from tests.support.automations import (
     pause,
     started,
 )
+from tests.support.bridge import http_client
+from tests.support.consumers import Engine, subscribe
 from tests.support.messages import ADA, ANYTHING, BOB, INDEPENDENT, MATCHES, ORDER, event, orders, struct
 from tests.support.refusals import refusal, verdict
 from tests.support.service import serving
@@ -320,6 +324,36 @@ async def test_a_wait_in_vain_times_out(till: Client, store: Store) -> None:
     assert (await till.send()).event.received_at.ToMicroseconds() >= end.matched_at
 
 
+async def test_a_timeout_reaches_a_waiting_consumer_and_is_counted(
+    service: Service, till: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "MIN_TIMEOUT", 10_000)
+    await subscribe(till)
+    engine = await Engine.open(till, heartbeat_interval=Duration(seconds=60))
+    run = await started(till)
+    await engine.ack(await engine.deliveries())
+    await await_event(till, run, seconds=0.01)
+    (late,) = await engine.deliveries()
+    assert (late.match.kind, late.match.run_id) == (TIMED_OUT, run.id)
+    async with http_client(service) as http:
+        assert "signalbox_matches_total 2.0" in (await http.get("/metrics")).text.splitlines()
+    await engine.close()
+
+
+async def test_a_short_wait_is_not_held_up_by_an_earlier_long_one(
+    till: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "MIN_TIMEOUT", 10_000)
+    monkeypatch.setattr(run_timer, "POLL_SECONDS", 0.05)
+    long, short = await started(till), await started(till)
+    await await_event(till, long, seconds=3_600)
+    # By now the timer has seen the long wait, and rests.
+    await asyncio.sleep(1.2)
+    await await_event(till, short, seconds=0.01)
+    assert (await no_longer_waiting(till, short)).status == QUEUED
+    assert (await get_run(till, long.id)).status == WAITING
+
+
 async def test_a_wait_times_out_although_the_server_was_away(database_url: str, store: Store) -> None:
     async with serving(database_url) as service:
         shop = await service.shop()
@@ -418,7 +452,7 @@ async def test_an_outage_is_logged_in_a_line_and_outlived(database: Database, mo
             return await database.read(work, brief=brief)
 
     away: Any = Away()
-    timer = RunTimer(away, MatchHub(database))
+    timer = RunTimer(away, MatchHub(database), Metrics())
     with capture_logs() as logs:
         timer.start()
         async with asyncio.timeout(10):

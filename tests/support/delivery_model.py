@@ -1,0 +1,297 @@
+"""A subscription in memory, and the parts of a server that stand around the dispatcher, in virtual time.
+
+`ModelSubscription.step` does what `automation.leasing.step` does in the tables, with limits so small that a step often
+leaves something to the next one. `tests/test_leasing.py` holds the real step to the same statements.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from automation.automations import Automation, AutomationState, EntryRule
+from automation.errors import SubscriptionNotFound
+from automation.runs import Match, MatchKind
+from automation.subscription_store import LEASED, WAITING
+from automation.subscriptions import (
+    Ack,
+    Backoff,
+    Delivery,
+    DeliveryOrder,
+    Extend,
+    MatchFilter,
+    NackAction,
+    Outcome,
+    Release,
+    SettleResult,
+    StepResult,
+    Subscription,
+    delivery_id,
+    parse_delivery_id,
+)
+from server.errors import StorageBusy, StorageUnavailable
+from server.matches import LoadedMatch
+from server.model import Event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from random import Random
+
+    from automation.subscriptions import Settle, TakeOver, Want
+
+T = TypeVar("T")
+
+SECOND: Final = 1_000_000
+PROJECT: Final = 7
+READ_LIMIT: Final = 6
+EXPIRE_LIMIT: Final = 3
+FILTERED: Final = 5
+"""Every fifth match is kept back by the filter."""
+
+SUBSCRIPTION = Subscription(
+    key=1,
+    project_key=PROJECT,
+    id="01980000-0000-7000-8000-00000000abcd",
+    name="engine",
+    filter=MatchFilter(),
+    order=DeliveryOrder.POSITION,
+    ack_deadline=SECOND,
+    max_attempts=4,
+    backoff=Backoff(SECOND // 10, SECOND // 2),
+    read_position=0,
+    floor_position=0,
+    last_serial=0,
+    seek_serial=0,
+    version=1,
+    created_at=1,
+    updated_at=1,
+)
+_AUTOMATION = Automation(
+    1, PROJECT, "a", "a", "ordered", "", AutomationState.ACTIVE, EntryRule.EVERY_TIME, {}, {}, 0, 1, 1, 1
+)
+_EVENT = Event("e", 1, "ordered", "d", 1, "c", "ada@example.com", {}, (), 1, 1, 1)
+
+
+@dataclass(slots=True)
+class _Row:
+    state: str
+    serial: int
+    attempt: int
+    consumer_id: str
+    due_at: int
+
+
+class ModelSubscription:
+    """What a subscription owes, lease by lease."""
+
+    def __init__(self) -> None:
+        self.current = SUBSCRIPTION
+        self.head = 0
+        self.read_position = 0
+        self.serial = 0
+        self.seek_serial = 0
+        self.rows: dict[int, _Row] = {}
+        self.parked: set[int] = set()
+        self.deleted = False
+        self.steps = 0
+
+    def step(
+        self,
+        connection: Any,
+        subscription_key: int,
+        clock: Callable[[], int],
+        settles: Sequence[Settle | Release],
+        wants: Sequence[Want],
+        take_overs: Sequence[TakeOver],
+    ) -> StepResult:
+        """Settle, take over, expire and lease."""
+        self.steps += 1
+        if self.deleted:
+            raise SubscriptionNotFound(str(subscription_key))
+        now = clock()
+        results = [[self._settle(each, settle, now) for each in settle.delivery_ids] for settle in settles]
+        kept = [self._take_over(each, now) for each in take_overs]
+        more = self._expire(now)
+        rooms = [self._room(want) for want in wants]
+        again = sorted((row.due_at, at) for at, row in self.rows.items() if row.state == WAITING and row.due_at <= now)[
+            : sum(rooms)
+        ]
+        first, read_more = self._read_on(sum(rooms) - len(again))
+        places = iter([at for _, at in again] + first)
+        deliveries = [
+            [self._lease(at, want.consumer_id, now) for at in islice(places, room)]
+            for want, room in zip(wants, rooms, strict=True)
+        ]
+        outstanding = {want.consumer_id: self.outstanding(want.consumer_id) for want in wants}
+        more = more or read_more
+        self.current = replace(self.current, last_serial=self.serial)
+        exhausted = not more and sum(map(len, deliveries)) < sum(rooms)
+        due = [row.due_at for row in self.rows.values() if row.due_at > now]
+        return StepResult(self.current, results, kept, deliveries, outstanding, more, exhausted, min(due, default=0))
+
+    def outstanding(self, consumer_id: str) -> int:
+        """Count the leases of a consumer."""
+        return sum(row.state == LEASED and row.consumer_id == consumer_id for row in self.rows.values())
+
+    def available(self, now: int) -> int:
+        """Count the matches that a step could lease now."""
+        due = sum(row.state == WAITING and row.due_at <= now for row in self.rows.values())
+        return due + sum(map(_passes, range(self.read_position + 1, self.head + 1)))
+
+    def drained(self) -> bool:
+        """Return whether nothing is owed."""
+        return not self.rows and not self.available(0)
+
+    def seek(self, position: int) -> None:
+        """Go on after a position."""
+        self.rows.clear()
+        self.read_position, self.seek_serial = position, self.serial
+
+    def replay(self, now: int) -> None:
+        """Deliver the parked matches again."""
+        for at in self.parked:
+            if at <= self.read_position:
+                self.rows[at] = _Row(WAITING, 0, 0, "", now)
+        self.parked.clear()
+
+    def _settle(self, name: str, settle: Settle | Release, now: int) -> SettleResult:
+        position, serial = parse_delivery_id(self.current, name) or (0, 0)
+        row = self.rows.get(position)
+        if row is None or row.serial != serial or row.state != LEASED:
+            return SettleResult(name, Outcome.STALE)
+        if isinstance(settle, Extend):
+            row.due_at = now + (self.current.ack_deadline if settle.duration is None else settle.duration)
+            return SettleResult(name, Outcome.EXTENDED, row.due_at)
+        if isinstance(settle, Release):
+            row.state, row.due_at, row.attempt = WAITING, 0, row.attempt - 1
+            return SettleResult(name, Outcome.RETRYING)
+        if isinstance(settle, Ack) or settle.action is NackAction.SKIP:
+            del self.rows[position]
+            return SettleResult(name, Outcome.ACKNOWLEDGED)
+        if settle.action is NackAction.PARK:
+            self._park(position)
+            return SettleResult(name, Outcome.PARKED)
+        self._fail(position, now + (settle.delay or 0))
+        return SettleResult(name, Outcome.RETRYING)
+
+    def _take_over(self, wanted: TakeOver, now: int) -> list[str]:
+        own = {
+            delivery_id(self.current, at, row.serial): at
+            for at, row in self.rows.items()
+            if row.state == LEASED and row.consumer_id == wanted.consumer_id
+        }
+        for name, at in own.items():
+            if name not in wanted.held_delivery_ids:
+                self._fail(at, now)
+        return [each for each in wanted.held_delivery_ids if each in own]
+
+    def _expire(self, now: int) -> bool:
+        ended = [at for at, row in self.rows.items() if row.state == LEASED and row.due_at <= now][:EXPIRE_LIMIT]
+        for at in ended:
+            self._fail(at, now + self.current.backoff.delay(self.rows[at].attempt))
+        return len(ended) == EXPIRE_LIMIT
+
+    def _fail(self, position: int, due_at: int) -> None:
+        row = self.rows[position]
+        if row.attempt >= self.current.max_attempts:
+            self._park(position)
+        else:
+            row.state, row.due_at = WAITING, due_at
+
+    def _park(self, position: int) -> None:
+        del self.rows[position]
+        self.parked.add(position)
+
+    def _room(self, want: Want) -> int:
+        if want.max_outstanding is None:
+            return want.max_deliveries
+        return max(0, min(want.max_deliveries, want.max_outstanding - self.outstanding(want.consumer_id)))
+
+    def _read_on(self, room: int) -> tuple[list[int], bool]:
+        end = min(self.head, self.read_position + READ_LIMIT)
+        if not room or end == self.read_position:
+            return [], False
+        full = end == self.read_position + READ_LIMIT
+        found = [at for at in range(self.read_position + 1, end + 1) if _passes(at)][:room]
+        self.read_position = found[-1] if len(found) == room else end
+        return found, full and len(found) < room
+
+    def _lease(self, position: int, consumer_id: str, now: int) -> Delivery:
+        self.serial += 1
+        row = self.rows.setdefault(position, _Row(LEASED, 0, 0, "", 0))
+        row.state, row.serial, row.consumer_id = LEASED, self.serial, consumer_id
+        row.attempt, row.due_at = row.attempt + 1, now + self.current.ack_deadline
+        self.parked.discard(position)
+        name = delivery_id(self.current, position, self.serial)
+        return Delivery(name, consumer_id, row.attempt, _match(position), row.due_at, False, "")
+
+
+class ModelDatabase:
+    """One writer in virtual time; some of its transactions fail, before or after their commit."""
+
+    def __init__(self, model: ModelSubscription, random: Random, *, shared: bool) -> None:
+        self.shared = shared
+        self.failing = 0.0
+        self._model = model
+        self._random = random
+        self._writer = asyncio.Lock()
+
+    async def write(self, work: Callable[[Any], T]) -> T:
+        """Run work after a while, and return a while after it took effect."""
+        async with self._writer:
+            await self.delay()
+            if self._random.random() < self.failing:
+                raise StorageBusy
+            result = work(None)
+            await self.delay()
+            if self._random.random() < self.failing:
+                raise StorageUnavailable
+        return result
+
+    async def read(self, work: Callable[[Any], T], *, brief: bool = False) -> Any:
+        """Return the ends of the match logs: nothing else is read."""
+        await self.delay()
+        if self._random.random() < self.failing:
+            raise StorageBusy
+        return {PROJECT: self._model.head}
+
+    async def close(self) -> None:
+        """Do nothing."""
+
+    async def delay(self, seconds: float = 0.02) -> None:
+        """Let others run: for one turn of the loop, or for up to some time."""
+        await asyncio.sleep(self._random.choice((0, self._random.random() * seconds)))
+
+
+class ModelMatches:
+    """Loads a part of what was delivered, as one that holds large events does."""
+
+    def __init__(self, database: ModelDatabase, random: Random) -> None:
+        self._database = database
+        self._random = random
+
+    async def load(self, project_key: int, matches: Sequence[Match]) -> list[LoadedMatch]:
+        """Load the first of these matches."""
+        await self._database.delay()
+        if self._random.random() < self._database.failing:
+            raise StorageBusy
+        count = len(matches) if self._random.random() < 0.8 else self._random.randint(1, len(matches))
+        return [LoadedMatch(match, _AUTOMATION, _EVENT) for match in matches[:count]]
+
+
+async def cancelled(task: asyncio.Task[Any]) -> None:
+    """Cancel a task and wait for its end."""
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+def _passes(position: int) -> bool:
+    return position % FILTERED != 0
+
+
+def _match(position: int) -> Match:
+    return Match(position, f"m{position}", MatchKind.STARTED, 1, position, "r", 1, "ordered", 0, 1)

@@ -1,0 +1,383 @@
+"""Live: whatever is owed to a consumer with capacity is on its way after finitely many steps.
+
+The real dispatcher, consumer streams, pulls and match hub run in virtual time over a subscription in memory, under
+schedules drawn from a seed. A failure names its seed. SIGNALBOX_SCHEDULES=100000 is the long form.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import aclosing, suppress
+from functools import partial
+from random import Random
+from typing import TYPE_CHECKING, Any, Final
+
+from google.protobuf.duration_pb2 import Duration
+from structlog.testing import capture_logs
+
+from automation.errors import AutomationError
+from automation.subscriptions import Ack, Extend, Nack, NackAction, Stats
+from server.api.consume import ConsumerStream, Opening, Shutdown
+from server.dispatcher import Dispatcher, Dispatchers
+from server.errors import ServiceError
+from server.match_hub import MatchHub
+from server.subscriptions import Described, Subscriptions
+from signalbox.v1 import match_stream_pb2 as pb
+from tests.support.delivery_model import (
+    PROJECT,
+    SECOND,
+    SUBSCRIPTION,
+    ModelDatabase,
+    ModelMatches,
+    ModelSubscription,
+    cancelled,
+)
+from tests.support.virtual_time import VirtualTimeLoop
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from automation.subscriptions import Settle, Subscription
+    from server.dispatcher import Consumer
+
+SCHEDULES = int(os.environ.get("SIGNALBOX_SCHEDULES", "200"))
+START: Final = 4_000_000_000 * SECOND
+"""Ahead of the real clock: a stream compares leases with that one, and none is late."""
+HEARTBEAT: Final = 1.0
+LOCAL_SECONDS, SHARED_SECONDS = 0.6, 1.8
+"""The longest time for which something owed may be left with a consumer that has capacity; steps take up to 40 ms."""
+
+
+class Server:
+    """The parts of one server that deliver, in virtual time."""
+
+    def __init__(self, random: Random, *, shared: bool) -> None:
+        self.random = random
+        self.model = ModelSubscription()
+        self.database = ModelDatabase(self.model, random, shared=shared)
+        self.hub = MatchHub(self.database)
+        self.stopping = asyncio.Event()
+        make = partial(Dispatcher, step=self.model.step, clock=self.clock)
+        self.dispatchers = Dispatchers(self.database, self.hub, make)
+        matches: Any = ModelMatches(self.database, random)
+        self.subscriptions = ModelSubscriptions(self.database, self.dispatchers, matches, self.stopping)
+
+    def clock(self) -> int:
+        return START + round(asyncio.get_running_loop().time() * SECOND)
+
+    def consumers(self) -> list[Consumer]:
+        by_key = self.dispatchers._by_key
+        return list(by_key[SUBSCRIPTION.key].consumers) if by_key else []
+
+    def owed(self) -> int:
+        """Count the matches that are available to a consumer that has capacity."""
+        if any(self.has_capacity(each) for each in self.consumers()):
+            return self.model.available(self.clock())
+        return 0
+
+    def has_capacity(self, consumer: Consumer) -> bool:
+        window = consumer.max_outstanding
+        return consumer.capacity > 0 and (window is None or self.model.outstanding(consumer.id) < window)
+
+
+class ModelSubscriptions(Subscriptions):
+    """Knows one subscription without reading it."""
+
+    async def find(self, project_key: int, subscription: str) -> Subscription:
+        return SUBSCRIPTION
+
+    async def get(self, project_key: int, subscription: str) -> tuple[Described, list[Any]]:
+        return Described(SUBSCRIPTION, Stats(0, 0, 0, 0, 0), 1), []
+
+
+class Stream:
+    """An engine on a stream. It settles in any way at any time, or acknowledges at once if it is `diligent`."""
+
+    def __init__(self, server: Server, consumer_id: str, window: int, *, diligent: bool = False) -> None:
+        self.id = consumer_id
+        self._server = server
+        self._window = window
+        self._diligent = diligent
+        self._requests: asyncio.Queue[pb.ConsumeMatchesRequest | None] = asyncio.Queue()
+        self._sequence = 0
+        self._heard_at = 0.0
+        self._slow = False
+        self.failure: Exception | None = None
+        self.unanswered: dict[int, float] = {}
+        self.held: list[str] = []
+        self.task: asyncio.Task[None] | None = None
+
+    def open(self) -> None:
+        self._heard_at = now()
+        self.task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        shutdown = Shutdown(self._server.stopping, 5)
+        opening = Opening("engine", self.id, self._window, self.held, HEARTBEAT)
+        stream = ConsumerStream(self._server.subscriptions, shutdown, opening)
+        try:
+            async with aclosing(stream.answers(self._outgoing(), PROJECT)) as responses:
+                async for response in responses:
+                    self._heard_at = now()
+                    await self._handle(response)
+                    # The client has the message before the server goes on.
+                    await self._server.database.delay(0.002)
+        except (ServiceError, AutomationError) as error:
+            self.failure = error
+
+    async def _outgoing(self) -> AsyncIterator[pb.ConsumeMatchesRequest]:
+        while (request := await self._requests.get()) is not None:
+            yield request
+
+    async def _handle(self, response: pb.ConsumeMatchesResponse) -> None:
+        if response.HasField("results"):
+            del self.unanswered[response.results.sequence]
+        random = self._server.random
+        delivered = [each.delivery_id for each in response.deliveries.deliveries]
+        self.held += delivered
+        if self._diligent and delivered:
+            self.say(ack=pb.AckDeliveries(delivery_ids=delivered))
+        for name in [] if self._diligent else delivered:
+            if random.random() < 0.9:
+                later(random.random() / 4, self._settle, name)
+        if not self._diligent and random.random() < 0.1:
+            self._slow = True
+            await asyncio.sleep(random.random() / 2)
+            self._slow = False
+
+    def _settle(self, name: str) -> None:
+        random = self._server.random
+        settle = random.choice(("ack", "ack", "ack", "retry", "retry later", "park", "extend"))
+        if settle == "ack":
+            self.say(ack=pb.AckDeliveries(delivery_ids=[name]))
+        elif settle == "extend":
+            self.say(extend=pb.ExtendLeases(delivery_ids=[name], lease_duration=Duration(seconds=2)))
+        else:
+            action = pb.NACK_ACTION_PARK if settle == "park" else pb.NACK_ACTION_RETRY
+            delay = Duration(nanos=random.randint(1, 800) * 1_000_000 if settle == "retry later" else 0)
+            nack = pb.NackDeliveries(delivery_ids=[name], action=action, delay=delay)
+            self.say(nack=nack)
+
+    def say(self, **message: Any) -> None:
+        self._sequence += 1
+        self.unanswered[self._sequence] = now()
+        self._requests.put_nowait(pb.ConsumeMatchesRequest(sequence=self._sequence, **message))
+
+    def stop(self) -> None:
+        self._requests.put_nowait(pb.ConsumeMatchesRequest(stop=pb.StopDeliveries()))
+
+    def close(self) -> None:
+        self._requests.put_nowait(None)
+
+    def check(self) -> None:
+        """Live: something is heard within each interval, and every message is answered."""
+        if self.task is None or self.task.done() or self._slow:
+            return
+        assert now() - self._heard_at < HEARTBEAT + LOCAL_SECONDS, f"{self.id} hears nothing"
+        waited = now() - min(self.unanswered.values(), default=now())
+        assert waited < HEARTBEAT + LOCAL_SECONDS, f"{self.id} waits for results"
+
+
+class Schedule:
+    """What happens to one subscription, drawn from a seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = Random(seed)  # noqa: S311 - it draws schedules
+        self.shared = self.random.random() < 0.4
+        self.server = Server(self.random, shared=self.shared)
+        self.server.database.failing = self.random.choice((0, 0, 0.02, 0.1))
+        self.streams: list[Stream] = []
+        self.calls: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> int:
+        """Run the schedule; return how many steps it took."""
+        server, random = self.server, self.random
+        server.hub.start()
+        watching = asyncio.create_task(self._watch())
+        try:
+            for _ in range(random.randint(5, 40)):
+                random.choices(*zip(*self._actions(), strict=True))[0]()
+                await asyncio.sleep(random.choice((0, 0, random.expovariate(40))))
+                self._raise_from(watching)
+            server.database.failing = 0
+            await (self._delete() if random.random() < 0.2 else self._drain(watching))
+            self._raise_from(watching)
+        finally:
+            await cancelled(watching)
+            for stream in self.streams:
+                if stream.task is not None:
+                    await cancelled(stream.task)
+            await server.dispatchers.close()
+            await server.hub.close()
+        return server.model.steps
+
+    def _raise_from(self, watching: asyncio.Task[None]) -> None:
+        if watching.done():
+            watching.result()
+        for call in [call for call in self.calls if call.done()]:
+            self.calls.remove(call)
+            call.result()
+
+    def _actions(self) -> list[tuple[Callable[[], None], int]]:
+        actions = [
+            (self._commit, 8),
+            (self._open_stream, 6),
+            (self._pull, 6),
+            (self._end_stream, 3),
+            (self._seek, 1),
+            (self._replay, 1),
+        ]
+        return [*actions, (self._elsewhere, 6)] if self.shared else actions
+
+    def _commit(self) -> None:
+        """Record matches; the hub hears of them a little later."""
+        self._record()
+        later(self.random.random() / 50, self.server.hub.advance, PROJECT, self.server.model.head)
+
+    def _record(self) -> None:
+        self.server.model.head += self.random.choice((1, 1, 2, 15))
+
+    def _elsewhere(self) -> None:
+        """Do what another server does on the same database."""
+        model, now_there = self.server.model, self.server.clock()
+        action = self.random.choice(("record", "record", "lease", "acknowledge", "release", "seek", "replay"))
+        if action == "record":
+            self._record()
+        elif action == "seek":
+            model.seek(self.random.randint(0, model.head))
+        elif action == "replay":
+            model.replay(now_there)
+        elif action == "lease":
+            for position in [at for at, row in model.rows.items() if row.state == "waiting"][:2]:
+                model._lease(position, "elsewhere", now_there)
+        else:
+            for position in [at for at, row in model.rows.items() if row.state == "leased"][:2]:
+                if action == "release":
+                    model._fail(position, now_there)
+                else:
+                    del model.rows[position]
+
+    def _open_stream(self) -> None:
+        """Open a stream, or open one again that keeps some of its deliveries."""
+        ended = [each for each in self.streams if each.task is not None and each.task.done()]
+        consumer_id = self.random.choice(("a", "b", "c", ended[0].id if ended else "d"))
+        stream = Stream(self.server, consumer_id, self.random.choice((1, 1, 2, 5)))
+        stream.held = [name for each in ended if each.id == consumer_id for name in each.held[-2:]]
+        self.streams.append(stream)
+        stream.open()
+
+    def _end_stream(self) -> None:
+        running = [each for each in self.streams if each.task is not None and not each.task.done()]
+        if running:
+            stream = self.random.choice(running)
+            end = self.random.choice((stream.stop, stream.close, stream.task.cancel if stream.task else stream.close))
+            end()
+
+    def _pull(self) -> None:
+        self.calls.add(asyncio.create_task(self._pull_and_settle()))
+
+    async def _pull_and_settle(self) -> None:
+        random = self.random
+        wait = random.choice((0, 0, random.random()))
+        with suppress(ServiceError, AutomationError):
+            async with asyncio.timeout(wait + LOCAL_SECONDS):
+                pulled, _ = await self.server.subscriptions.pull(
+                    PROJECT, "engine", "puller", random.randint(1, 5), wait
+                )
+            await asyncio.sleep(random.random() / 4)
+            names = [delivery.id for delivery, _ in pulled]
+            settles: tuple[Settle, ...] = Ack(names), Nack(names, NackAction.RETRY, 0), Extend(names)
+            if names:
+                async with asyncio.timeout(LOCAL_SECONDS):
+                    await self.server.subscriptions.settle(PROJECT, "engine", [random.choice(settles)])
+
+    def _seek(self) -> None:
+        self.server.model.seek(self.random.randint(0, self.server.model.head))
+        later(self.random.random() / 50, self.server.dispatchers.wake, SUBSCRIPTION.key)
+
+    def _replay(self) -> None:
+        self.server.model.replay(self.server.clock())
+        later(self.random.random() / 50, self.server.dispatchers.wake, SUBSCRIPTION.key)
+
+    async def _watch(self) -> None:
+        """Hold that nothing owed stands still, looking in between all that happens."""
+        bound = SHARED_SECONDS if self.shared else LOCAL_SECONDS
+        still_since = now()
+        delivered = 0
+        while True:
+            await asyncio.sleep(0.05)
+            if not self.server.owed() or self.server.model.serial != delivered:
+                still_since, delivered = now(), self.server.model.serial
+            assert now() - still_since < bound, f"{self.server.owed()} owed matches stand still"
+            for stream in self.streams:
+                stream.check()
+
+    async def _drain(self, watching: asyncio.Task[None]) -> None:
+        """Replace the consumers by diligent ones: they get all that is owed, and then no step is taken for nothing."""
+        for stream in self.streams:
+            if stream.task is not None:
+                stream.task.cancel()
+        self.server.model.head += 30
+        self._commit()
+        for consumer_id in ("last", "last but one")[: self.random.randint(1, 2)]:
+            self.streams.append(Stream(self.server, consumer_id, self.random.choice((1, 2, 5)), diligent=True))
+            self.streams[-1].open()
+        deadline = now() + 60
+        while not self.server.model.drained():
+            await asyncio.sleep(0.1)
+            self._raise_from(watching)
+            assert now() < deadline, "AtLeastOnce: not all that is owed is delivered"
+        await asyncio.sleep(SHARED_SECONDS)
+        taken = self.server.model.steps
+        await asyncio.sleep(self.random.uniform(1, 2))
+        # A poll that meets a stream writing its heartbeat does not look, and is followed by a step that does.
+        assert self.server.model.steps - taken <= (8 if self.shared else 0), "steps without work"
+        await self._pull_and_settle()
+        self._commit()
+        await asyncio.sleep(LOCAL_SECONDS)
+        assert self.server.model.drained()
+        self.server.model.seek(self.server.model.head - 1)
+        if not self.shared:
+            self.server.dispatchers.wake(SUBSCRIPTION.key)
+        await asyncio.sleep(SHARED_SECONDS)
+        assert self.server.model.drained()
+
+    async def _delete(self) -> None:
+        """Delete the subscription: every consumer is told."""
+        self.server.model.deleted = True
+        if not self.shared:
+            self.server.dispatchers.wake(SUBSCRIPTION.key)
+        await asyncio.sleep(SHARED_SECONDS if self.shared else LOCAL_SECONDS)
+        assert not self.server.consumers()
+        # A slow reader hears of it when it reads.
+        await asyncio.sleep(LOCAL_SECONDS)
+        assert all(stream.task is None or stream.task.done() for stream in self.streams)
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def later(seconds: float, call: Callable[..., object], *arguments: object) -> None:
+    asyncio.get_running_loop().call_later(seconds, call, *arguments)
+
+
+def run_schedule(seed: int) -> int:
+    """Run a schedule in a loop of its own; return how many steps it took."""
+    loop = VirtualTimeLoop()
+    try:
+        with capture_logs() as logs:
+            steps = loop.run_until_complete(Schedule(seed).run())
+        assert "dispatch_failed" not in [each["event"] for each in logs]
+    except BaseException as error:
+        error.add_note(f"seed {seed}")
+        raise
+    else:
+        return steps
+    finally:
+        loop.close()
+
+
+def test_whatever_is_owed_to_a_consumer_with_capacity_is_on_its_way() -> None:
+    assert sum(map(run_schedule, range(SCHEDULES))) > SCHEDULES
