@@ -273,7 +273,7 @@ class ModelMatches:
         self._database = database
         self._random = random
 
-    async def load(self, project_key: int, matches: Sequence[Match]) -> list[LoadedMatch]:
+    async def load(self, project_key: int, matches: Sequence[Match], texts: Sequence[str]) -> list[LoadedMatch]:
         """Load the first of these matches."""
         await self._database.delay()
         if self._random.random() < self._database.failing:
