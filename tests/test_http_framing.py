@@ -32,19 +32,17 @@ from tests.support.framing import (
     request,
     sized,
 )
+from tests.support.process import server_process
 from tests.support.raw_http import connection, parsed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
-    from tests.support.service import Client, Service
+    from tests.support.service import Client
 
 NOBODY = b"nobody".ljust(len(KEY), b"x")
 
 _numbers = count(1)
-
-# What is tried out here is the connection; the tables of the dialects run over both databases.
-on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 
 class Caller:
@@ -68,18 +66,21 @@ class Caller:
 
 
 @pytest_asyncio.fixture(scope="module")
-async def caller(lasting_service: Service) -> Caller:
-    client = await lasting_service.shop()
-    secret = f"be_{next(_numbers):0>{len(KEY) - 3}}"
-    key = pb.CreateApiKeyRequest(project=client.project, dialect=pb.DIALECT_ARSEL, secret=secret)
-    await lasting_service.admin.projects.CreateApiKey(key)
-    return Caller(lasting_service.http_address, secret, client)
+async def caller(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Caller]:
+    """Send to a server in a process of its own, which runs on uvloop where that is installed."""
+    folder = tmp_path_factory.mktemp("framing")
+    async with server_process(f"sqlite:///{folder}/signalbox.db", folder) as process:
+        client = await process.service.shop()
+        secret = f"be_{next(_numbers):0>{len(KEY) - 3}}"
+        key = pb.CreateApiKeyRequest(project=client.project, dialect=pb.DIALECT_ARSEL, secret=secret)
+        await process.service.admin.projects.CreateApiKey(key)
+        yield Caller(process.service.http_address, secret, client)
+        assert "error" not in process.log()
 
 
 # The table, over a real socket
 
 
-@on_sqlite
 @pytest.mark.parametrize("framing", [*CLEAR, *REFUSED], ids=str)
 async def test_a_request_is_served_or_refused_whole(caller: Caller, framing: Framing) -> None:
     async with connection(caller.address) as raw:
@@ -226,7 +227,6 @@ async def test_segments_of_tcp_change_nothing(framing: Framing) -> None:
 # Answers before the body
 
 
-@on_sqlite
 @pytest.mark.parametrize("upgrade", [(), UPGRADE], ids=["plain", "upgrade"])
 async def test_a_body_that_comes_after_its_answer_is_never_a_request(caller: Caller, upgrade: tuple[bytes]) -> None:
     nobody = sized(sized(SECOND), *upgrade).replace(KEY, NOBODY)
@@ -240,7 +240,6 @@ async def test_a_body_that_comes_after_its_answer_is_never_a_request(caller: Cal
     assert await caller.totals() == (1,)
 
 
-@on_sqlite
 @pytest.mark.parametrize(
     ("status", "headers"),
     [
@@ -265,7 +264,6 @@ async def test_an_early_answer_ends_the_connection_unless_a_short_rest_is_known(
     assert await caller.totals() == ()
 
 
-@on_sqlite
 async def test_a_client_that_still_sends_can_read_why_it_was_refused(caller: Caller) -> None:
     size = 20 * 1024 * 1024
     async with connection(caller.address) as raw:
@@ -274,7 +272,6 @@ async def test_a_client_that_still_sends_can_read_why_it_was_refused(caller: Cal
         assert [answer.status for answer in await raw.answers()] == [413]
 
 
-@on_sqlite
 async def test_a_body_that_is_held_back_is_asked_for(caller: Caller) -> None:
     async with connection(caller.address) as raw:
         head, _, body = caller.own(sized(FIRST, b"Expect: 100-continue")).partition(b"\r\n\r\n")
@@ -288,7 +285,6 @@ async def test_a_body_that_is_held_back_is_asked_for(caller: Caller) -> None:
 # Connections that end
 
 
-@on_sqlite
 async def test_a_client_that_has_sent_all_gets_all_answers(caller: Caller) -> None:
     async with connection(caller.address) as raw:
         await raw.send(caller.own(sized(FIRST) + HEALTH + chunked(SECOND)))
@@ -297,7 +293,6 @@ async def test_a_client_that_has_sent_all_gets_all_answers(caller: Caller) -> No
     assert await caller.totals() == (1, 2)
 
 
-@on_sqlite
 @pytest.mark.parametrize("whole", [sized(FIRST), chunked(FIRST), sized(FIRST, *UPGRADE), chunked(FIRST, *UPGRADE)])
 async def test_a_request_that_breaks_off_is_not_executed(caller: Caller, whole: bytes) -> None:
     for size in (len(whole) - 1, len(whole) - len(FIRST), 20):

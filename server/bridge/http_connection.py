@@ -79,8 +79,7 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection."""
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = transport  # type: ignore[assignment]  # uvloop's are of no class of asyncio
         self._server_state.connections.add(self)  # type: ignore[arg-type]  # a protocol of our own
 
     def connection_lost(self, exc: Exception | None) -> None:
