@@ -11,7 +11,7 @@ import click
 
 from server.cli.definition_cases import judge, read_cases
 from server.cli.definition_files import files_option
-from server.cli.options import json_option, option
+from server.cli.options import debug_option, json_option, option
 from server.cli.output import print_json, printable, to_json
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     help="Write JUnit XML too; - for stdout, and the report goes to stderr.",
 )
 @json_option
+@debug_option
 @click.pass_obj
 def test(
     shared: dict[str, Any], paths: tuple[Path, ...], definitions: tuple[Path, ...], junit: IO[bytes] | None

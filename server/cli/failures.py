@@ -1,15 +1,19 @@
 """What stops a command.
 
 Failure
-└── ServerAway    no server answers, or it is about to stop; trying again later may help
+├── ServerAway       no server answers, or it is about to stop; trying again later may help
+└── InternalError    an exception that no command expects
 """
 
 from __future__ import annotations
 
+import traceback
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from server.cli.urls import without_password
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -18,6 +22,11 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
+
+INTERNAL = 70
+"""Exit code after an internal error."""
+
+MAX_SHOWN_ERROR = 500
 
 
 class Failure(click.ClickException):
@@ -38,6 +47,23 @@ class Failure(click.ClickException):
 
 class ServerAway(Failure):
     """No server answers, or it is about to stop."""
+
+
+class InternalError(Failure):
+    """An exception that no command expects: a fault of the program. Its exit code is EX_SOFTWARE of sysexits.h."""
+
+    exit_code = INTERNAL
+
+    def __init__(self, error: Exception, *, debug: bool) -> None:
+        text = " ".join(str(error).split())
+        shown = text if len(text) <= MAX_SHOWN_ERROR else text[:MAX_SHOWN_ERROR] + "…"
+        what = ": ".join(part for part in (type(error).__name__, without_password(shown)) if part)
+        # The lines of a traceback show no values of variables, but the text of each exception.
+        lines = without_password("".join(traceback.format_exception(error))).splitlines()
+        super().__init__(
+            f"internal error: {what} (please report this)",
+            lines if debug else ["--debug shows where it happened"],
+        )
 
 
 class JudgingCommand(click.Command):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from server.cli.failures import INTERRUPTED, Failure
+from server.cli.failures import INTERRUPTED, Failure, InternalError
 from server.cli.options import connection_options
 from server.version import version
 
@@ -66,13 +66,14 @@ def cli() -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
-    Returns the exit code: 0, 1 after a failure, 2 after a wrong command, or of a JudgingCommand whose answer is no, 130
-    after Ctrl-C. Raises SystemExit where whoever read the output has gone.
+    Return the exit code: 0, 1 after a failure, 2 after a wrong command, or of a JudgingCommand whose answer is no, 70
+    after an internal error, 130 after Ctrl-C. Raise SystemExit where whoever read the output has gone.
     """
     # What gRPC has to say about a connection, the command says in a sentence of its own.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    options: dict[str, Any] = {}
     try:
-        code = cli.main(arguments, standalone_mode=False)
+        code = cli.main(arguments, standalone_mode=False, obj=options)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
@@ -82,8 +83,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.Abort:
         return INTERRUPTED
     except Exception as error:
-        _report(Failure(f"this should not have happened: {type(error).__name__}: {error}"))
-        return 1
+        failure = InternalError(error, debug=options.get("debug", False))
+        _report(failure)
+        return failure.exit_code
     return code if isinstance(code, int) else 0
 
 

@@ -7,9 +7,10 @@ import asyncio
 import click
 
 from server.cli.logs import configure_logs
-from server.cli.options import database_option, json_option
+from server.cli.options import database_option, debug_option, json_option
 from server.cli.output import print_json
-from server.cli.starting import clear_start_failures, without_password
+from server.cli.starting import clear_start_failures
+from server.cli.urls import without_password
 from server.storage.database import open_database
 from server.storage.migrations import head
 from server.storage.migrations import migrate as run_migrations
@@ -18,6 +19,7 @@ from server.storage.migrations import migrate as run_migrations
 @click.command()
 @database_option
 @json_option
+@debug_option
 @click.pass_obj
 def migrate(options: dict[str, str]) -> None:
     """Bring a database to the schema of this version, as `serve` does at every start.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,7 +14,7 @@ from server.cli.kinds import address, secret
 from server.settings import DEFAULT_DATABASE, DEFAULT_GRPC
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -33,6 +33,11 @@ class Connection:
     tls_ca: Path | None
     timeout: float
     json: bool
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Connection:
+        """Take what belongs to a connection out of the options of a command line."""
+        return cls(**{each.name: options[each.name] for each in fields(cls)})
 
 
 def option(*names: str, **settings: Any) -> Callable[[F], F]:
@@ -65,6 +70,10 @@ database_option = _anywhere(
 )
 
 json_option = _anywhere("--json", envvar="SIGNALBOX_JSON", is_flag=True, help="Print JSON.")
+
+debug_option = _anywhere(
+    "--debug", envvar="SIGNALBOX_DEBUG", is_flag=True, help="Show the traceback of an internal error."
+)
 
 _CONNECTION_OPTIONS = (
     _anywhere(
@@ -109,6 +118,7 @@ _CONNECTION_OPTIONS = (
         help="How long one call may take.",
     ),
     json_option,
+    debug_option,
 )
 
 

@@ -17,7 +17,7 @@ import structlog
 from server.cli.failures import INTERRUPTED, Failure
 from server.cli.kinds import address, is_loopback, retention, secret
 from server.cli.logs import LEVELS, configure_logs
-from server.cli.options import database_option, option
+from server.cli.options import database_option, debug_option, option
 from server.cli.program import neighbour, program
 from server.settings import DEFAULT_GRPC, DEFAULT_HTTP, Settings, Tls
 
@@ -56,6 +56,7 @@ log = structlog.get_logger()
     help="Where the REST bridge listens; port 0 for any that is free.",
 )
 @database_option
+@debug_option
 @option(
     "--migrate/--no-migrate",
     envvar="SIGNALBOX_MIGRATE",

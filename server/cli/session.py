@@ -125,7 +125,7 @@ def client_command(function: Callable[Concatenate[Session, P], Awaitable[None]])
     @wraps(function)
     def command(context: click.Context, /, *args: Any, **kwargs: Any) -> None:
         async def talk() -> None:
-            session = Session(Connection(**context.obj))
+            session = Session(Connection.of(context.obj))
             async with session.channel:
                 await function(session, *args, **kwargs)
 

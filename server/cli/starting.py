@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from server.cli.failures import Failure
+from server.cli.urls import without_password
 from server.errors import StorageBusy, StorageError, StorageReadOnly
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-_PASSWORD = re.compile(r"(://[^:/@\s]*:)\S*(?=@)|(password=)[^&\s]*")
-
-
-def without_password(text: str) -> str:
-    """Blot out the password of each database URL in a text."""
-    return _PASSWORD.sub(r"\1\2***", text)
 
 
 @contextmanager
