@@ -207,7 +207,8 @@ def finish_run(
         return current
     if current.status not in OPEN:
         raise RunFinished(current.id, current.status)
-    ended = {"status": status, "reason": reason, "wait": None, "finished_at": now, "finished_position": head}
+    at = max(now, current.updated_at)
+    ended = {"status": status, "reason": reason, "wait": None, "finished_at": at, "finished_position": head}
     kept = current.attributes if attributes is None else attributes
     return _write(connection, project_key, current, now, attributes=kept, **ended)
 
@@ -223,11 +224,12 @@ def cancel_run(
 def cancel_runs(connection: Connection, project_key: int, automation_key: int, reason: str, head: int, now: int) -> int:
     """Cancel the open runs of an automation. Returns how many there were."""
     wanted = and_(_run_project == project_key, _run.automation_key == automation_key, _run.status.in_([*OPEN]))
+    at = case((_run.updated_at > now, _run.updated_at), else_=now)
     ended = {
         "status": RunStatus.CANCELLED,
         "reason": reason,
-        "updated_at": now,
-        "finished_at": now,
+        "updated_at": at,
+        "finished_at": at,
         "finished_position": head,
         "version": _run.version + 1,
         **_wait_columns(None),
@@ -297,13 +299,14 @@ _MARK_RUNNING = (
 
 
 def _write(connection: Connection, project_key: int, current: Run, now: int, **changes: Any) -> Run:
-    changed = replace(current, version=current.version + 1, updated_at=now, **changes)
+    # The clock may step back; the times of a run do not.
+    changed = replace(current, version=current.version + 1, updated_at=max(now, current.updated_at), **changes)
     columns = {
         "status": changed.status,
         "reason": changed.reason,
         "attributes": msgspec.json.encode(changed.attributes).decode(),
         "version": changed.version,
-        "updated_at": now,
+        "updated_at": changed.updated_at,
         "finished_at": changed.finished_at,
         "finished_position": changed.finished_position,
         **_wait_columns(changed.wait),

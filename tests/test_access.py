@@ -5,13 +5,15 @@ from __future__ import annotations
 from itertools import product
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 import pytest_asyncio
 from grpc import StatusCode
 
 from server.access import ADMIN
-from server.model import Scope
-from signalbox.v1 import projects_pb2
+from server.demo import SECRETS
+from server.model import Dialect, Scope
+from signalbox.v1 import event_ingest_pb2, projects_pb2
 from tests.support.contract import METHODS, met
 from tests.support.refusals import Refusal
 from tests.support.service import ADMIN_KEY, serving
@@ -81,6 +83,14 @@ REQUIRED_SCOPE = {
     "Projects.RevokeApiKey": "admin",
     "Projects.UpdateProject": "admin",
 }
+
+LISTS = {
+    Dialect.AUTOSEND: "/v1/events",
+    Dialect.OPENSEND: "/events",
+    Dialect.EMAILSENDX: "/api/v1/automations",
+    Dialect.ARSEL: "/v1/events",
+}
+"""What every key of a dialect may read over REST."""
 
 NO_KEY = Refusal(StatusCode.UNAUTHENTICATED, "", "API_KEY_MISSING")
 BAD_KEY = Refusal(StatusCode.UNAUTHENTICATED, "", "API_KEY_INVALID")
@@ -201,3 +211,30 @@ async def test_two_credentials_are_none(callers: Callers) -> None:
 async def test_the_scheme_is_read_in_any_case(callers: Callers) -> None:
     metadata = [("authorization", f"bearer {ADMIN_KEY}")]
     assert await met(callers.channel, METHODS["Projects.ListProjects"], metadata) is None
+
+
+# The keys of the demo, which everybody knows
+
+
+async def test_the_keys_of_the_demo_work_on_a_server_for_the_demo_alone(database_url: str) -> None:
+    """One database under a server with the demo, without it, and with it again."""
+    for demo in (True, False, True):
+        async with serving(database_url, demo=demo) as service, httpx.AsyncClient() as http:
+            for dialect, secret in SECRETS.items():
+                call = service.client(secret).ingest.ListEvents(event_ingest_pb2.ListEventsRequest())
+                code = StatusCode.OK if demo else StatusCode.UNAUTHENTICATED
+                assert await call.code() is code, dialect
+                if dialect is not Dialect.NATIVE:
+                    headers = {"authorization": f"Bearer {secret}"}
+                    answer = await http.get(f"http://{service.http_address}{LISTS[dialect]}", headers=headers)
+                    assert answer.status_code == (200 if demo else 401), dialect
+
+
+async def test_other_keys_of_the_demo_project_work_everywhere(database_url: str) -> None:
+    async with serving(database_url, demo=True) as service:
+        project = await service.admin.projects.GetProject(projects_pb2.GetProjectRequest(project="demo"))
+        secret = (await service.key(project.project.id)).secret
+    async with serving(database_url) as service:
+        assert (
+            await service.client(secret).ingest.ListEvents(event_ingest_pb2.ListEventsRequest()).code() is StatusCode.OK
+        )
