@@ -58,6 +58,14 @@ def matched_at(connection: Connection, project_key: int, position: int) -> int:
     return int(connection.execute(_MATCHED_AT, {"project": project_key, "at": position}).scalar_one())
 
 
+def match_id_at(connection: Connection, project_key: int, position: int) -> str:
+    """Return the id of the match at a position, empty where none is kept.
+
+    The id has random bits of its own, so it also identifies the history that led to it.
+    """
+    return connection.scalar(_ID_AT, {"project": project_key, "at": position}) or ""
+
+
 def first_since(connection: Connection, project_key: int, time: int, first: int, head: int) -> int:
     """Find the first of the matches from `first` to `head` that was recorded at a time or later, else `head` + 1."""
     low, high = first, head + 1
@@ -145,3 +153,4 @@ _START = select(_start.position, _start.gone_before).where(_start.project_key ==
 _MATCHED_AT = select(_match.matched_at).where(
     _match.project_key == bindparam("project"), _match.position == bindparam("at")
 )
+_ID_AT = select(_match.id).where(_match.project_key == bindparam("project"), _match.position == bindparam("at"))

@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING
 
 from server.errors import AdminRequired, KeyInvalid, KeyMissing, ProjectNotFound, ProjectRequired, ScopeMissing
 from server.model import Dialect, Scope
-from server.storage.projects import get_project, key_by_digest
+from server.storage.projects import catalog_version, get_project, key_by_digest
 
 if TYPE_CHECKING:
-    from server.model import Project
+    from collections.abc import Callable, Mapping
+
+    from sqlalchemy import Connection
+
+    from server.model import ApiKey, Project
     from server.storage.database import Database
 
 ADMIN = "admin"
@@ -56,7 +60,8 @@ class Access:
 
     Only hashes of secrets are held; looking up a hash tells an attacker nothing by its timing, and the stored hash is
     compared in constant time all the same. Revoked keys are forgotten at once here, and with the next catalogue
-    refresh on other servers.
+    refresh on other servers. A key is remembered with the catalogue version under which it was read, so that one which
+    a failover took back is forgotten too.
     """
 
     LIMIT = 10_000
@@ -65,7 +70,7 @@ class Access:
         self._database = database
         self._admin_digest = digest_of(admin_secret)
         self._demo = demo
-        self._callers: dict[bytes, Caller] = {}
+        self._callers: dict[bytes, tuple[Caller, int]] = {}
         self._forgotten = 0
 
     async def caller(self, authorization: str, project: str) -> Caller:
@@ -78,8 +83,10 @@ class Access:
     async def by_secret(self, secret: str, project: str = "") -> Caller:
         """Tell the caller by a bare secret. Raises KeyInvalid and ProjectNotFound."""
         digest = digest_of(secret)
-        caller = self._callers.get(digest)
-        if caller is None:
+        known = self._callers.get(digest)
+        if known is not None:
+            caller = known[0]
+        else:
             if hmac.compare_digest(digest, self._admin_digest):
                 return await self._admin(project)
             caller = await self._by_key(digest)
@@ -90,9 +97,15 @@ class Access:
     def forget(self, project_key: int) -> None:
         """Have the keys of a project read again at their next use."""
         self._forgotten += 1
-        self._callers = {
-            digest: caller for digest, caller in self._callers.items() if caller.project_key != project_key
-        }
+        self._forget_where(lambda caller, _: caller.project_key == project_key)
+
+    def forget_outdated(self, versions: Mapping[int, int]) -> None:
+        """Forget the keys that were read under other catalogue versions than these, which are by project key."""
+        self._forget_where(lambda caller, version: versions.get(caller.project_key) != version)
+
+    def _forget_where(self, outdated: Callable[[Caller, int], bool]) -> None:
+        for digest in [digest for digest, known in self._callers.items() if outdated(*known)]:
+            del self._callers[digest]
 
     async def _admin(self, project: str) -> Caller:
         if not project:
@@ -105,7 +118,7 @@ class Access:
 
     async def _by_key(self, digest: bytes) -> Caller:
         forgotten = self._forgotten
-        key = await self._database.read(lambda connection: key_by_digest(connection, digest), brief=True)
+        key, version = await self._database.read(lambda connection: _key_and_version(connection, digest), brief=True)
         if key is None or key.revoked_at is not None or (key.demo and not self._demo):
             raise KeyInvalid
         caller = Caller(key.project_key, key.project_id, frozenset(key.scopes), key.dialect, key.id)
@@ -113,8 +126,13 @@ class Access:
             self._callers.clear()
         # A key that was revoked while it was read must not be remembered.
         if forgotten == self._forgotten:
-            self._callers[digest] = caller
+            self._callers[digest] = caller, version
         return caller
+
+
+def _key_and_version(connection: Connection, digest: bytes) -> tuple[ApiKey | None, int]:
+    key = key_by_digest(connection, digest)
+    return key, catalog_version(connection, key.project_key) if key is not None else 0
 
 
 def bearer_secret(authorization: str) -> str:

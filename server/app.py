@@ -178,7 +178,6 @@ async def _follow(catalog: Catalog, access: Access) -> None:
     while True:
         await asyncio.sleep(REFRESH_SECONDS)
         try:
-            for project_key in await catalog.refresh():
-                access.forget(project_key)
+            access.forget_outdated(await catalog.refresh())
         except Exception:
             log.exception("catalogue_refresh_failed")

@@ -3,6 +3,9 @@
 A state is immutable and numbered by the project's catalogue version. The commit compares that number with the
 database's, so an event is never recorded by the word of a stale state, whichever server changed the catalogue. What did
 not change from one state to the next is compiled once.
+
+A version is drawn, not only counted: no two histories of a database share one. So versions are compared for equality,
+and a state that was read before a failover or restore took its changes back is noticed like any other stale one.
 """
 
 from __future__ import annotations
@@ -85,7 +88,6 @@ class Catalog:
         self._database = database
         self._states: dict[int, ProjectState] = {}
         self._before: dict[int, ProjectState] = {}
-        self._versions: dict[int, int] = {}
         self._loading: dict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.forgotten = 0
 
@@ -130,10 +132,15 @@ class Catalog:
         self.forgotten += 1
         self._states.pop(project_key, None)
 
-    async def refresh(self) -> list[int]:
-        """Forget the states that were changed since the last refresh. Returns the keys of their projects."""
-        before, self._versions = self._versions, await self._database.read(catalog_versions, brief=True)
-        changed = [key for key, version in self._versions.items() if before.get(key) != version]
-        for key in changed:
+    async def refresh(self) -> dict[int, int]:
+        """Forget the states that the database no longer holds. Return the versions that it does hold, by project key.
+
+        What was remembered is compared, not what an earlier refresh saw: in between, a state may have been read that a
+        failover has taken back since.
+        """
+        versions = await self._database.read(catalog_versions, brief=True)
+        for key in [key for key, state in self._states.items() if state.version != versions.get(key)]:
             self.forget(key)
-        return changed
+        for key in self._before.keys() - versions.keys():
+            del self._before[key]
+        return versions

@@ -34,6 +34,7 @@ ServiceError
 │   ├── ProjectAlreadyExists, ContactAlreadyExists, SecretInUse
 │   ├── DefinitionInUse          active automations judge events of the definition's name
 │   ├── CursorExpired            matches behind the place to begin at are no longer kept
+│   ├── CursorRewound            the log was taken back to before the place to begin at
 │   ├── SubscriptionInUse        consumers are connected to the subscription
 │   ├── ConsumerReplaced         another stream of the same consumer has opened
 │   ├── PositionBeyondHead       the place to begin at is behind the newest match
@@ -415,6 +416,19 @@ class CursorExpired(ResourceError):
         super().__init__(
             f"Matches behind this place are no longer kept; the earliest one kept has position {earliest:,}",
             metadata={"earliest_position": str(earliest)},
+        )
+
+
+class CursorRewound(ResourceError):
+    """The log was taken back, by a failover or a restore, to before the place where a cursor stands."""
+
+    reason = "CURSOR_REWOUND"
+
+    def __init__(self, position: int, head: int) -> None:
+        super().__init__(
+            f"The log was restored to an earlier state after this cursor was returned at position {position:,}; it now"
+            f" ends at position {head:,}. Start again from a position or time before the restore",
+            metadata={"position": str(position), "head_position": str(head)},
         )
 
 

@@ -34,10 +34,25 @@ class _Head:
         self.moved = asyncio.Event()
 
     def move(self, position: int) -> None:
+        """Take note of an end that a commit made or a read found; one that was passed meanwhile changes nothing."""
         if position > self.position:
-            self.position = position
-            self.moved.set()
-            self.moved = asyncio.Event()
+            self._set(position)
+
+    def check(self, known: int, found: int) -> None:
+        """Take note of a read that found the log to end at a position, begun when it was known to end at another.
+
+        What was known then was durable, so a log that ends before it has been taken back: by a failover that lost its
+        tail, or by a restore.
+        """
+        if found < known:
+            self._set(found)
+        else:
+            self.move(found)
+
+    def _set(self, position: int) -> None:
+        self.position = position
+        self.moved.set()
+        self.moved = asyncio.Event()
 
 
 class MatchHub:
@@ -73,14 +88,17 @@ class MatchHub:
         return head.position
 
     async def beyond(self, project_key: int, position: int, seconds: float) -> int:
-        """Wait until the log ends beyond a position, or so long. Returns where it ends."""
+        """Wait until the log ends beyond a position, or for `seconds`. Return where it ends.
+
+        A log that ends before the position was taken back by a failover or a restore; that is returned at once, too.
+        """
         head = self._head(project_key)
         head.followers += 1
         try:
             async with asyncio.timeout(seconds):
-                if not head.known:
+                if not head.known or head.position < position:
                     await self._refresh([project_key])
-                while head.position <= position:
+                while head.position == position:
                     await head.moved.wait()
         except TimeoutError:
             pass
@@ -102,8 +120,9 @@ class MatchHub:
                     await asyncio.sleep(1)
 
     async def _refresh(self, project_keys: Iterable[int]) -> None:
-        keys = list(project_keys)
-        found = await self._database.read(lambda connection: match_positions(connection, keys), brief=True)
-        for key, position in found.items():
-            self._heads[key].move(position)
+        known = {key: self._heads[key].position for key in project_keys}
+        found = await self._database.read(lambda connection: match_positions(connection, list(known)), brief=True)
+        for key, position in known.items():
+            # A project that is gone was taken back with its log.
+            self._heads[key].check(position, found.get(key, 0))
             self._heads[key].known = True

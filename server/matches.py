@@ -6,11 +6,11 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from automation.match_log import READ_LIMIT, log_start, read_filtered
+from automation.match_log import READ_LIMIT, log_start, match_id_at, read_filtered
 from automation.store import automations_by_key
 from automation.subscriptions import MatchFilter
 from server.budgets import MAX_RESPONSE_BYTES
-from server.start_points import LogEnd, check_kept, match_head, resolve_start
+from server.start_points import LogEnd, Place, check_kept, check_place, match_head, resolve_start
 from server.storage.events import event_sizes, events_at
 
 if TYPE_CHECKING:
@@ -59,10 +59,10 @@ class WatchQuery:
 
 
 class WatchAnswer(NamedTuple):
-    """The next matches, none for a heartbeat; all that the filter lets through up to `position` are answered."""
+    """The next matches, none for a heartbeat; all that the filter lets through up to `place` are answered."""
 
     matches: Sequence[LoadedMatch]
-    position: int
+    place: Place
     head_position: int
 
 
@@ -83,51 +83,61 @@ class Matches:
     async def watch(self, project_key: int, wanted: WatchQuery) -> AsyncGenerator[WatchAnswer, None]:
         """Follow the match log of a project: the first answer comes at once, then matches and heartbeats, for ever.
 
-        Raises CursorInvalid, PositionBeyondHead and CursorExpired.
+        Raises CursorInvalid, PositionBeyondHead, CursorExpired and CursorRewound.
         """
-        position, head = await self._begin(project_key, wanted.start)
+        place, head = await self._begin(project_key, wanted.start)
         interval = wanted.heartbeat_seconds
         due = _now()
         reading: asyncio.Task[WatchAnswer] | None = None
         try:
             while True:
-                reading = reading or asyncio.create_task(self._read(project_key, wanted, position))
+                reading = reading or asyncio.create_task(self._read(project_key, wanted, place))
                 await asyncio.wait({reading}, timeout=max(due - _now(), 0) + interval * _READ_SHARE)
-                answer = WatchAnswer((), position, head)
+                answer = WatchAnswer((), place, head)
                 if reading.done():
                     answer, reading = await reading, None
-                    position, head = answer.position, answer.head_position
+                    place, head = answer.place, answer.head_position
                 if answer.matches or _now() >= due:
                     yield answer
                     due = _now() + interval * _DUE_SHARE
-                if reading is None and position == head:
+                if reading is None and place.position == head:
                     await self._hub.beyond(project_key, head, due - _now())
         finally:
             if reading is not None:
                 reading.cancel()
 
-    async def _begin(self, project_key: int, start: StartPoint) -> tuple[int, int]:
-        def work(connection: Connection) -> tuple[int, int]:
-            return resolve_start(connection, project_key, start), match_head(connection, project_key)
+    async def _begin(self, project_key: int, start: StartPoint) -> tuple[Place, int]:
+        def work(connection: Connection) -> tuple[Place, int]:
+            position = resolve_start(connection, project_key, start)
+            return _place(connection, project_key, position), match_head(connection, project_key)
 
         return await self._database.read(work)
 
-    async def _read(self, project_key: int, wanted: WatchQuery, after: int) -> WatchAnswer:
+    async def _read(self, project_key: int, wanted: WatchQuery, after: Place) -> WatchAnswer:
         async with self._turns:
             return await self._database.read(lambda connection: read_on(connection, project_key, wanted, after))
 
 
-def read_on(connection: Connection, project_key: int, wanted: WatchQuery, after: int) -> WatchAnswer:
-    """Read the next matches from behind a position, looking through READ_LIMIT of the log. Raises CursorExpired."""
+def read_on(connection: Connection, project_key: int, wanted: WatchQuery, after: Place) -> WatchAnswer:
+    """Read the next matches after a place, looking through READ_LIMIT of the log.
+
+    Raise CursorExpired and CursorRewound.
+    """
     head = match_head(connection, project_key)
-    check_kept(after, log_start(connection, project_key).position)
-    if after == head:
-        return WatchAnswer((), head, head)
-    found = read_filtered(connection, project_key, wanted.filter, after, wanted.max_matches + 1)
+    check_place(connection, project_key, after, head)
+    check_kept(after.position, log_start(connection, project_key).position)
+    if after.position == head:
+        return WatchAnswer((), after, head)
+    found = read_filtered(connection, project_key, wanted.filter, after.position, wanted.max_matches + 1)
     loaded = load_in(connection, project_key, found[: wanted.max_matches])
     if len(loaded) < len(found):
-        return WatchAnswer(loaded, loaded[-1].match.position, head)
-    return WatchAnswer(loaded, min(after + READ_LIMIT, head), head)
+        newest = loaded[-1].match
+        return WatchAnswer(loaded, Place(newest.position, newest.id), head)
+    return WatchAnswer(loaded, _place(connection, project_key, min(after.position + READ_LIMIT, head)), head)
+
+
+def _place(connection: Connection, project_key: int, position: int) -> Place:
+    return Place(position, match_id_at(connection, project_key, position))
 
 
 def load_in(

@@ -7,10 +7,10 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from automation.match_log import first_since, log_start
-from server.errors import CursorExpired, CursorInvalid, PositionBeyondHead
+from automation.match_log import first_since, log_start, match_id_at
+from server.errors import CursorExpired, CursorInvalid, CursorRewound, KeyInvalid, PositionBeyondHead
 from server.storage.projects import match_positions, project_by_key
 
 if TYPE_CHECKING:
@@ -19,9 +19,16 @@ if TYPE_CHECKING:
     from automation.match_log import LogStart
 
 _POSITION_BYTES: Final = 8
-_DIGEST_BYTES: Final = 7
-# 15 bytes are 20 characters of base64, without padding.
-_CURSOR_CHARACTERS: Final = 20
+_MARK_BYTES: Final = 5
+_DIGEST_BYTES: Final = 8
+# 21 bytes are 28 characters of base64, without padding.
+_CURSOR_CHARACTERS: Final = 28
+
+# Earlier versions gave out cursors without the mark of a match, with a digest of 7 bytes; they are still accepted.
+_UNMARKED_DIGEST_BYTES: Final = 7
+_UNMARKED_CHARACTERS: Final = 20
+
+_NO_MARK: Final = bytes(_MARK_BYTES)
 
 
 class LogEnd(StrEnum):
@@ -58,16 +65,27 @@ StartPoint = LogEnd | AfterPosition | Since | Cursor
 """A place in the match log from which to read."""
 
 
-def make_cursor(project_id: str, position: int) -> str:
-    """Write the cursor of a position in the match log of a project."""
-    place = position.to_bytes(_POSITION_BYTES, "big")
-    return urlsafe_b64encode(place + _digest(project_id, place)).decode()
+class Place(NamedTuple):
+    """A place in a match log: after the match at `position`, which has `match_id`; that is empty if it is not kept."""
+
+    position: int
+    match_id: str
+
+
+def make_cursor(project_id: str, place: Place) -> str:
+    """Write the cursor of a place in the match log of a project.
+
+    It carries the random bits of the match's id: a log that was taken back by a failover or a restore, and has grown
+    again since, has another match there.
+    """
+    content = place.position.to_bytes(_POSITION_BYTES, "big") + _mark(place.match_id)
+    return urlsafe_b64encode(content + _digest(project_id, content, _DIGEST_BYTES)).decode()
 
 
 def resolve_start(connection: Connection, project_key: int, start: StartPoint) -> int:
-    """Give the position behind which to read.
+    """Return the position after which to read.
 
-    Raises CursorInvalid, PositionBeyondHead, and CursorExpired where matches that belong behind the place are gone.
+    Raise CursorInvalid, PositionBeyondHead, CursorRewound, and CursorExpired where matches after the place are gone.
     """
     first, head = log_start(connection, project_key), match_head(connection, project_key)
     match start:
@@ -78,18 +96,37 @@ def resolve_start(connection: Connection, project_key: int, start: StartPoint) -
         case Since(time):
             return _position_since(connection, project_key, time, first, head)
         case AfterPosition(position):
-            pass
+            if position > head:
+                raise PositionBeyondHead(position, head)
         case Cursor(text):
-            position = _read_cursor(project_by_key(connection, project_key).id, text)
-    if position > head:
-        raise PositionBeyondHead(position, head)
+            position, mark = _read_cursor(project_by_key(connection, project_key).id, text)
+            check_history(connection, project_key, position, mark, head)
     check_kept(position, first.position)
     return position
 
 
+def check_place(connection: Connection, project_key: int, place: Place, head: int) -> None:
+    """Raise CursorRewound unless the log still has the history that led to a place."""
+    check_history(connection, project_key, place.position, _mark(place.match_id), head)
+
+
+def check_history(connection: Connection, project_key: int, position: int, mark: bytes, head: int) -> None:
+    """Raise CursorRewound if the log ends before a position that it once reached, or has another match there."""
+    if position > head:
+        raise CursorRewound(position, head)
+    if mark != _NO_MARK:
+        # A match that retention has deleted can no longer be compared.
+        kept = _mark(match_id_at(connection, project_key, position))
+        if kept not in (mark, _NO_MARK):
+            raise CursorRewound(position, head)
+
+
 def match_head(connection: Connection, project_key: int) -> int:
-    """Give the position of the newest match of a project."""
-    return match_positions(connection, [project_key])[project_key]
+    """Return the position of the newest match of a project. Raise KeyInvalid if a failover took the project back."""
+    position = match_positions(connection, [project_key]).get(project_key)
+    if position is None:
+        raise KeyInvalid
+    return position
 
 
 def check_kept(position: int, earliest: int) -> None:
@@ -104,16 +141,27 @@ def _position_since(connection: Connection, project_key: int, time: int, start: 
     return first_since(connection, project_key, time, start.position, head) - 1
 
 
-def _read_cursor(project_id: str, text: str) -> int:
+def _read_cursor(project_id: str, text: str) -> tuple[int, bytes]:
+    """Return the position of a cursor and the mark of the match there."""
+    if len(text) not in (_CURSOR_CHARACTERS, _UNMARKED_CHARACTERS):
+        raise CursorInvalid
+    marked = len(text) == _CURSOR_CHARACTERS
+    digest_bytes = _DIGEST_BYTES if marked else _UNMARKED_DIGEST_BYTES
     try:
-        cursor = urlsafe_b64decode(text) if len(text) == _CURSOR_CHARACTERS else b""
+        cursor = urlsafe_b64decode(text)
     except (ValueError, binascii.Error) as error:
         raise CursorInvalid from error
-    place, digest = cursor[:_POSITION_BYTES], cursor[_POSITION_BYTES:]
-    if digest != _digest(project_id, place):
+    content, digest = cursor[:-digest_bytes], cursor[-digest_bytes:]
+    if digest != _digest(project_id, content, digest_bytes):
         raise CursorInvalid
-    return int.from_bytes(place, "big")
+    mark = content[_POSITION_BYTES:] if marked else _NO_MARK
+    return int.from_bytes(content[:_POSITION_BYTES], "big"), mark
 
 
-def _digest(project_id: str, place: bytes) -> bytes:
-    return sha256(b"match cursor " + project_id.encode() + place).digest()[:_DIGEST_BYTES]
+def _mark(match_id: str) -> bytes:
+    """Return the last 40 bits of an id, 34 of which are random."""
+    return bytes.fromhex(match_id[-2 * _MARK_BYTES :]) if match_id else _NO_MARK
+
+
+def _digest(project_id: str, content: bytes, size: int) -> bytes:
+    return sha256(b"match cursor " + project_id.encode() + content).digest()[:size]

@@ -74,7 +74,8 @@ class Subscriptions:
     async def create(self, project_key: int, wanted: Subscription, start: StartPoint) -> Described:
         """Create a subscription that begins at a place of the log.
 
-        Raises InvalidSubscription, SubscriptionAlreadyExists, CursorExpired, CursorInvalid and PositionBeyondHead.
+        Raise InvalidSubscription, SubscriptionAlreadyExists, CursorExpired, CursorInvalid, CursorRewound and
+        PositionBeyondHead.
         """
         subscription_id = str(uuid7())
 
@@ -148,7 +149,7 @@ class Subscriptions:
     async def seek(self, project_key: int, subscription: str, start: StartPoint, etag: str) -> Described:
         """Move a subscription to another place of the log.
 
-        Raises SubscriptionNotFound, EtagMismatch, CursorExpired, CursorInvalid and PositionBeyondHead.
+        Raises SubscriptionNotFound, EtagMismatch, CursorExpired, CursorInvalid, CursorRewound and PositionBeyondHead.
         """
 
         def seek(connection: Connection) -> Subscription:

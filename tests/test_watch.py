@@ -18,6 +18,7 @@ from automation.subscriptions import MatchFilter
 from server.match_hub import MatchHub
 from server.matches import Matches, WatchAnswer, WatchQuery, load_in
 from server.model import Rules
+from server.start_points import Place
 from server.storage.database import open_database
 from server.storage.projects import get_project, insert_project
 from signalbox.v1 import match_stream_pb2 as pb
@@ -353,9 +354,9 @@ async def test_heartbeats_come_while_a_reading_takes_longer(database: Database) 
         slow.gate.clear()
         for _ in range(2):
             async with asyncio.timeout(LATEST_BEAT):
-                assert await anext(answers) == WatchAnswer((), 0, 0)
+                assert await anext(answers) == WatchAnswer((), Place(0, ""), 0)
         slow.gate.set()
-        assert await anext(answers) == WatchAnswer((), 0, 0)
+        assert await anext(answers) == WatchAnswer((), Place(0, ""), 0)
 
 
 class SlowDatabase:

@@ -82,7 +82,9 @@ def read_max_matches(number: int) -> int:
 def write_answer(answer: WatchAnswer, project_id: str) -> pb.WatchMatchesResponse:
     """Write one answer of a watch."""
     response = pb.WatchMatchesResponse(
-        cursor=make_cursor(project_id, answer.position), position=answer.position, head_position=answer.head_position
+        cursor=make_cursor(project_id, answer.place),
+        position=answer.place.position,
+        head_position=answer.head_position,
     )
     for match, automation, event in answer.matches:
         write_match(match, automation, event, response.matches.add())

@@ -20,7 +20,7 @@ from automation.store import automations_by_key
 from registry.log_ids import LogIds
 from registry.timestamps import now_micros
 from server.catalog import load_state
-from server.errors import ContactNotFound, IdempotencyKeyReused
+from server.errors import ContactNotFound, IdempotencyKeyReused, KeyInvalid
 from server.ingest.draft import Draft
 from server.ingest.judge import judge_all
 from server.ingest.subjects import subject_of
@@ -49,19 +49,31 @@ _NOBODY = ContactKey(0, "", "")
 
 
 class KnownContacts:
-    """Contacts of one project that were seen under one state of its catalogue, by id and by address."""
+    """Contacts of one project, by id and by address.
+
+    They hold while the catalogue has the version under which they were read (a deletion advances it), and while the
+    log holds the event that was stored in the transaction that read them last. Where that event is gone, a failover
+    or a restore has taken it back: contacts made then are unmade, and their keys may by now stand for others.
+    """
 
     LIMIT = 50_000
 
     def __init__(self, version: int) -> None:
         self.version = version
+        self.position = 0
         self.keys: dict[str, ContactKey] = {}
+        self._event_id = ""
 
-    def learn(self, keys: dict[str, ContactKey]) -> None:
-        """Remember contacts; at the limit everything else is forgotten."""
+    def hold(self, head: Head, *, witnessed: bool) -> bool:
+        """Return whether the contacts may be trusted under a locked head."""
+        return self.version == head.catalog_version and (not witnessed or head.witness_id == self._event_id)
+
+    def learn(self, keys: dict[str, ContactKey], position: int, event_id: str) -> None:
+        """Remember contacts, and the event stored with them; at the limit everything else is forgotten."""
         if len(self.keys) + len(keys) > self.LIMIT:
             self.keys.clear()
         self.keys.update(keys)
+        self.position, self._event_id = position, event_id
 
 
 class ProjectCommit:
@@ -76,7 +88,9 @@ class ProjectCommit:
         self.head = head
         self.contacts: dict[str, ContactKey] = {}
         self.rows: list[LogRow] = []
-        self._known = known.keys if known is not None and known.version == head.catalog_version else {}
+        witnessed = connection.dialect.name == "postgresql"
+        self.knew_contacts = known is not None and known.hold(head, witnessed=witnessed)
+        self._known = known.keys if known is not None and self.knew_contacts else {}
         self._received_at = max(now, head.received_at)
         self._position = head.position
         self._ids = LogIds(self._received_at)
@@ -84,6 +98,7 @@ class ProjectCommit:
         self._recorded: dict[int, tuple[tuple[Match, Automation], ...]] = {}
         self._stored: dict[str, Draft] = {}
         self.matching: Matching | None = None
+        self.last_id = ""
 
     def run(self) -> None:
         """Decide every unit and gather the rows to store."""
@@ -259,6 +274,7 @@ class ProjectCommit:
         if self.matching is not None and self.matching.interested((event.name, event.ignore_case), contact.key):
             event = self._matched(self.matching, draft, contact.key, event)
         draft.event = event
+        self.last_id = event.id
         fingerprint = ""
         if draft.idempotency_key:
             fingerprint = draft.fingerprint()
@@ -290,14 +306,19 @@ class ProjectCommit:
 def commit(connection: Connection, units: Sequence[Unit], known: dict[int, KnownContacts]) -> list[ProjectCommit]:
     """Decide units of any projects and store what stands, in the caller's transaction.
 
-    Each draft gets its event or its error. What the result teaches holds once the transaction is committed.
+    Each draft gets its event or its error. What the result teaches holds once the transaction is committed. Raise
+    KeyInvalid if a failover or a restore took a project back.
     """
     by_project: dict[int, list[Unit]] = {}
     for unit in units:
         by_project.setdefault(unit.state.key, []).append(unit)
     now = now_micros()
     commits = []
-    for key, head in lock_heads(connection, by_project).items():
+    witnesses = {key: known[key].position for key in by_project if key in known}
+    heads = lock_heads(connection, by_project, witnesses)
+    if len(heads) < len(by_project):
+        raise KeyInvalid
+    for key, head in heads.items():
         project = ProjectCommit(connection, by_project[key], head, known.get(key), now)
         project.run()
         commits.append(project)
@@ -309,10 +330,14 @@ def commit(connection: Connection, units: Sequence[Unit], known: dict[int, Known
 
 
 def _current_state(connection: Connection, units: Sequence[Unit], head: Head) -> ProjectState:
-    """Give the catalogue that holds now, and judge again what was judged by another."""
+    """Return the catalogue that holds now, and judge again what was judged by another."""
     state = max((unit.state for unit in units), key=lambda state: state.version)
     if state.version != head.catalog_version:
+        project_id = state.id
         state = load_state(connection, state.key, state)
+        if state.id != project_id:
+            # The integer key of a project that was taken back stands for another project by now.
+            raise KeyInvalid
     for unit in units:
         if unit.state.version != state.version:
             unit.state = state

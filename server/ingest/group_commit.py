@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from server.errors import QueueFull, RequestError, ServiceError, Stopping, StorageError, StorageRefused
+from server.errors import AccessError, QueueFull, RequestError, ServiceError, Stopping, StorageError, StorageRefused
 from server.ingest.commit import KnownContacts, commit
 from server.ingest.judge import judge_all
 
@@ -172,22 +172,28 @@ class GroupCommit:
 
     def _learn(self, commits: Sequence[ProjectCommit], forgotten: int) -> None:
         for project in commits:
-            key, version = project.state.key, project.state.version
-            known = self._known.get(key)
-            if known is None or known.version != version:
-                known = self._known[key] = KnownContacts(version)
-            known.learn(project.contacts)
+            key = project.state.key
+            self._learn_contacts(project)
             self._catalog.learn(project.state, forgotten)
             self._hub.advance(key, project.head.match_position)
             if project.matching is not None:
                 self._metrics.count_failures(project.state.id, project.matching.failures)
+
+    def _learn_contacts(self, project: ProjectCommit) -> None:
+        """Remember the contacts of a commit; one that stored nothing leaves no witness that they were there."""
+        key, version = project.state.key, project.state.version
+        known = self._known.get(key)
+        if known is None or not project.knew_contacts:
+            known = self._known[key] = KnownContacts(version)
+        if project.rows:
+            known.learn(project.contacts, project.head.position, project.last_id)
 
 
 def _log_failure(error: Exception, events: int) -> None:
     """Log a failed commit: an outage in a line, since it comes back with every commit, a defect with its traceback."""
     if _concerns_all(error):
         log.error("commit_failed", events=events, reason=type(error).__name__, cause=str(error.__cause__))
-    elif not isinstance(error, RequestError):
+    elif not isinstance(error, (AccessError, RequestError)):
         log.error("commit_failed", events=events, exc_info=error)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from itertools import chain
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy.dialects import postgresql
@@ -28,7 +29,12 @@ _HEADS = (
     "SELECT project_key, position, received_at, catalog_version, match_position FROM project_head WHERE project_key"
 )
 _HEAD_SQLITE = f"{_HEADS} = ?"
-_HEADS_POSTGRESQL = f"{_HEADS} = ANY ($1::bigint[]) ORDER BY project_key FOR UPDATE"
+_HEADS_POSTGRESQL = """
+SELECT project_key, head.position, received_at, catalog_version, match_position,
+       (SELECT id FROM event WHERE event.project_key = head.project_key AND event.position = wanted.witness)
+FROM project_head AS head JOIN unnest($1::bigint[], $2::bigint[]) AS wanted (project_key, witness) USING (project_key)
+ORDER BY project_key FOR UPDATE OF head
+"""
 
 _MOVE_SQLITE = "UPDATE project_head SET position = ?, received_at = ?, match_position = ? WHERE project_key = ?"
 _MOVE_POSTGRESQL = "UPDATE project_head SET position = $1, received_at = $2, match_position = $3 WHERE project_key = $4"
@@ -41,19 +47,31 @@ _POSTGRESQL = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
 class Head(NamedTuple):
-    """Where a project's log ends, and the state of its catalogue."""
+    """Where a project's log ends, and the state of its catalogue.
+
+    `witness_id` is the id of the event that the caller named as a witness, None where no such event is recorded.
+    """
 
     position: int
     received_at: int
     catalog_version: int
     match_position: int
+    witness_id: str | None = None
 
 
-def lock_heads(connection: Connection, project_keys: Iterable[int]) -> dict[int, Head]:
-    """Read the heads of projects and keep everybody else from moving them until the transaction ends."""
+def lock_heads(
+    connection: Connection, project_keys: Iterable[int], witnesses: Mapping[int, int] = MappingProxyType({})
+) -> dict[int, Head]:
+    """Read the heads of projects and keep everybody else from moving them until the transaction ends.
+
+    `witnesses` are positions by project key. The ids of the events there show whether what was read beside them is
+    still part of the log's history, also after a failover; a SQLite file loses nothing while it is open, so they are
+    read on PostgreSQL only.
+    """
     keys = sorted(project_keys)
     if connection.dialect.name == "postgresql":
-        rows = [tuple(row) for row in connection.exec_driver_sql(_HEADS_POSTGRESQL, (keys,))]
+        named = [witnesses.get(key, 0) for key in keys]
+        rows = [tuple(row) for row in connection.exec_driver_sql(_HEADS_POSTGRESQL, (keys, named))]
     else:
         # The transaction began as the only writer.
         execute = sqlite_driver(connection).execute

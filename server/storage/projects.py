@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from random import getrandbits
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from registry.etags import check_etag
-from server.errors import KeyNotFound, ProjectAlreadyExists, ProjectNotFound, SecretInUse
+from server.errors import KeyInvalid, KeyNotFound, ProjectAlreadyExists, ProjectNotFound, SecretInUse
 from server.model import ApiKey, Dialect, NameCase, Project, Rules, Scope, UndefinedEvents, UnknownContacts
 from server.storage.tables import api_key, project, project_head
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 _PROJECTS = sa.select(project, project_head.c.position).join(project_head, project_head.c.project_key == project.c.key)
 _KEYS = sa.select(api_key, project.c.id.label("project_id")).join(project, project.c.key == api_key.c.project_key)
+
+
+_VERSION_RANDOM_BITS = 32
+_VERSION_STEP = 1 << _VERSION_RANDOM_BITS
 
 
 def lock_names(connection: Connection) -> None:
@@ -39,7 +44,8 @@ def insert_project(connection: Connection, project_id: str, name: str, rules: Ru
         id=project_id, name=name, **_rule_columns(rules), version=1, created_at=now, updated_at=now
     )
     key = connection.scalar(insert.returning(project.c.key))
-    connection.execute(project_head.insert().values(project_key=key, catalog_version=1, position=0, received_at=0))
+    first = _VERSION_STEP + getrandbits(_VERSION_RANDOM_BITS)
+    connection.execute(project_head.insert().values(project_key=key, catalog_version=first, position=0, received_at=0))
     return get_project(connection, project_id)
 
 
@@ -53,8 +59,14 @@ def get_project(connection: Connection, id_or_name: str) -> Project:
 
 
 def project_by_key(connection: Connection, key: int) -> Project:
-    """Read the project of a key that the database gave out."""
-    return _project(connection.execute(_PROJECTS.where(project.c.key == key)).one())
+    """Read the project of an integer key that the database gave out.
+
+    Raise KeyInvalid if there is none: a failover or a restore took the project back, and its API keys with it.
+    """
+    row = connection.execute(_PROJECTS.where(project.c.key == key)).one_or_none()
+    if row is None:
+        raise KeyInvalid
+    return _project(row)
 
 
 def list_projects(connection: Connection, limit: int, before_id: str = "") -> list[Project]:
@@ -91,7 +103,7 @@ def advance_catalog(connection: Connection, project_key: int) -> None:
     connection.execute(
         project_head.update()
         .where(project_head.c.project_key == project_key)
-        .values(catalog_version=project_head.c.catalog_version + 1)
+        .values(catalog_version=_next_version(project_head.c.catalog_version))
     )
 
 
@@ -99,8 +111,19 @@ def advance_automations(connection: Connection, project_key: int) -> int:
     """Count a change of automations. Returns the position of the newest event, behind which the change holds."""
     advance_catalog(connection, project_key)
     own = project_head.c.project_key == project_key
-    changed = project_head.update().where(own).values(automations_version=project_head.c.automations_version + 1)
+    changed = (
+        project_head.update().where(own).values(automations_version=_next_version(project_head.c.automations_version))
+    )
     return int(connection.scalar(changed.returning(project_head.c.position)) or 0)
+
+
+def _next_version(version: sa.Column[int]) -> sa.ColumnElement[int]:
+    """Return a version after this one that no other history has: a count, and 32 random bits below it.
+
+    A database that lost its newest changes, in a failover or by a restore, counts over the same numbers again. By the
+    random bits a state that was read before is told from one that is stored under the same count.
+    """
+    return (version // _VERSION_STEP + 1) * _VERSION_STEP + getrandbits(_VERSION_RANDOM_BITS)
 
 
 def automations_version(connection: Connection, project_key: int) -> int:
