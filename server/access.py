@@ -60,8 +60,8 @@ class Access:
 
     Only hashes of secrets are held; looking up a hash tells an attacker nothing by its timing, and the stored hash is
     compared in constant time all the same. Revoked keys are forgotten at once here, and with the next catalogue
-    refresh on other servers. A key is remembered with the catalogue version under which it was read, so that one which
-    a failover took back is forgotten too.
+    refresh on other servers. A key is remembered with the catalogue version under which it was read, and for one epoch
+    of the database, so that one which a failover took back is forgotten too.
     """
 
     LIMIT = 10_000
@@ -71,6 +71,7 @@ class Access:
         self._admin_digest = digest_of(admin_secret)
         self._demo = demo
         self._callers: dict[bytes, tuple[Caller, int]] = {}
+        self._epoch = database.epoch
         self._forgotten = 0
 
     async def caller(self, authorization: str, project: str) -> Caller:
@@ -83,6 +84,9 @@ class Access:
     async def by_secret(self, secret: str, project: str = "") -> Caller:
         """Tell the caller by a bare secret. Raises KeyInvalid and ProjectNotFound."""
         digest = digest_of(secret)
+        if self._epoch != self._database.epoch:
+            self._epoch = self._database.epoch
+            self._callers.clear()
         known = self._callers.get(digest)
         if known is not None:
             caller = known[0]

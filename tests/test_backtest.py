@@ -323,7 +323,7 @@ class CountedReads:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self.shared = database.shared
+        self.shared, self.epoch = database.shared, database.epoch
         self.reads = 0
         self.third = asyncio.Event()
 
@@ -335,6 +335,9 @@ class CountedReads:
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         return await self._database.write(work)
+
+    async def check(self) -> None:
+        await self._database.check()
 
     async def close(self) -> None:
         await self._database.close()

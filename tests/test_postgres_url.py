@@ -76,16 +76,17 @@ def test_a_url_names_hosts_a_user_and_a_database_as_libpq_reads_it(
             "options=-csearch_path=a,b --statement-timeout=5s -c 'DateStyle=ISO, MDY'",
             {"server_settings": {"search_path": "a,b", "statement_timeout": "5s", "DateStyle": "ISO, MDY"}},
         ),
-        ("sslmode=require", {"dsn": "postgresql://?sslmode=require"}),
-        ("ssl=true", {"dsn": "postgresql://?sslmode=require"}),
-        ("target_session_attrs=read-write", {"dsn": "postgresql://?target_session_attrs=read-write"}),
+        ("sslmode=require", {"dsn": "postgresql://?sslmode=require&target_session_attrs=read-write"}),
+        ("ssl=true", {"dsn": "postgresql://?sslmode=require&target_session_attrs=read-write"}),
+        ("target_session_attrs=any", {"dsn": "postgresql://?target_session_attrs=any"}),
         ("channel_binding=prefer&gssencmode=disable&client_encoding=UTF8", {}),
         ("pgbouncer=false", {}),
     ],
 )
 def test_words_of_libpq_become_arguments_of_the_driver(query: str, expected: dict[str, Any]) -> None:
     plain: dict[str, Any] = {"timeout": 10.0, "host": ["host"], "port": [5432], "database": "name"}
-    assert arguments(query) == plain | {"server_settings": {}} | expected
+    plain |= {"server_settings": {}, "dsn": "postgresql://?target_session_attrs=read-write"}
+    assert arguments(query) == plain | expected
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,7 @@ def test_what_cannot_be_translated_is_refused_by_its_name(url: str, why: str) ->
 
 def test_the_authorities_of_the_system_may_be_trusted() -> None:
     trusting = arguments("sslrootcert=system")
-    assert "dsn" not in trusting
+    assert "ssl" not in trusting["dsn"]
     assert (trusting["ssl"].verify_mode, trusting["ssl"].check_hostname) == (ssl.CERT_REQUIRED, True)
 
 

@@ -364,8 +364,8 @@ class SlowDatabase:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self.shared = database.shared
-        self.write, self.close = database.write, database.close
+        self.shared, self.epoch = database.shared, database.epoch
+        self.write, self.check, self.close = database.write, database.check, database.close
         self.gate = asyncio.Event()
         self.gate.set()
 

@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from sqlalchemy import text
 
 from server.bridge.openapi import document
+from server.errors import StorageReadOnly
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
-
-    from sqlalchemy import Connection
 
     from server.bridge.doors import Door
     from server.metrics import Metrics
@@ -67,12 +65,14 @@ class System:
         return _json(200, {"status": "ok"})
 
     async def _readiness(self) -> Page:
-        """Say whether events can be taken in: the database answers, and no shutdown has begun."""
+        """Report whether events can be taken in: the database can be written, and no shutdown has begun."""
         if self._stopping.is_set():
             return _json(503, {"status": "stopping"})
         try:
             async with asyncio.timeout(READY_SECONDS):
-                await self._database.read(_ping, brief=True)
+                await self._database.check()
+        except StorageReadOnly:
+            return _json(503, {"status": "database read-only"})
         except Exception:
             return _json(503, {"status": "database unavailable"})
         return _json(200, {"status": "ready"})
@@ -88,10 +88,6 @@ class System:
     @cached_property
     def _document(self) -> Page:
         return _json(200, document(self._doors))
-
-
-def _ping(connection: Connection) -> None:
-    connection.execute(text("SELECT 1"))
 
 
 def _json(status: int, body: Any) -> Page:

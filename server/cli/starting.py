@@ -33,6 +33,8 @@ def _storage_message(error: StorageError, database: str) -> str:
     if isinstance(error, StorageBusy):
         return f"another server or process holds {database}: stop it, or name another database with --database"
     if isinstance(error, StorageReadOnly):
+        if not database.startswith("sqlite:"):
+            return f"{database} cannot be written: its servers are standbys or read-only; name the primary or all hosts"
         return f"{database} cannot be written: check who may write the file and its folder"
     return f"{database} cannot be used: {_cause(error)}"
 

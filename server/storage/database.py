@@ -31,6 +31,9 @@ class Database(Protocol):
     shared: bool
     """Whether other servers may work on the same database."""
 
+    epoch: int
+    """Changes when connections were lost: what was read before may have been taken back, by a failover or a restore."""
+
     async def read(self, work: Callable[[Connection], T], *, brief: bool = False) -> T:
         """Run work in one read-only transaction that sees one state of the database.
 
@@ -40,6 +43,10 @@ class Database(Protocol):
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run work in one transaction, durable when this returns."""
+        ...
+
+    async def check(self) -> None:
+        """Raise StorageError unless the database answers and can be written."""
         ...
 
     async def close(self) -> None:

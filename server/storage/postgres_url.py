@@ -8,6 +8,7 @@ a server that drops `channel_binding=require` in silence is less safe than its c
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import ssl
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 CONNECT_TIMEOUT_S = 10.0
+HOST_TIMEOUT_S = 3.0
+"""How long each of several hosts is tried: one that has lost its power does not refuse, it is silent."""
 
 _DEFAULT_PORT = 5432
 _FORM = "postgresql://USER:PASSWORD@HOST:PORT/NAME"
@@ -94,7 +97,7 @@ class PostgresUrl:
     """A parsed URL. `hosts` is empty where it names none; what is None falls to libpq's variables and defaults.
 
     `driver` holds the words that asyncpg reads itself, `settings` the settings of a session that the URL asks for.
-    With `pooled`, a pooler may give every transaction another session.
+    `connect_timeout` is that of one host. With `pooled`, a pooler may give every transaction another session.
     """
 
     hosts: tuple[Host, ...]
@@ -110,6 +113,8 @@ class PostgresUrl:
         """Return the arguments with which SQLAlchemy's asyncpg dialect connects, given the server's own settings."""
         driver = dict(self.driver)
         arguments: dict[str, Any] = {"timeout": self.connect_timeout}
+        if "target_session_attrs" not in driver and "PGTARGETSESSIONATTRS" not in os.environ:
+            driver["target_session_attrs"] = "read-write"
         if driver.get("sslrootcert") == "system":
             arguments["ssl"] = _system_trust(driver)
         if self.hosts:
@@ -121,8 +126,7 @@ class PostgresUrl:
             for name, value in (("user", self.user), ("password", self.password), ("database", self.database))
             if value is not None
         }
-        if driver:
-            arguments["dsn"] = f"postgresql://?{urlencode(driver, quote_via=quote)}"
+        arguments["dsn"] = f"postgresql://?{urlencode(driver, quote_via=quote)}"
         every = self.session_settings(settings)
         if not self.pooled:
             return arguments | {"server_settings": every}
@@ -164,14 +168,16 @@ def parse_postgres_url(url: str) -> PostgresUrl:
         _check_word(word, value)
     parts = (("user", "user"), ("password", "password"), ("dbname", "database"))
     user, password, database = (words.get(word) or unquote(match[group] or "") or None for word, group in parts)
+    hosts = _hosts(words.get("host") or match["hosts"], words.get("port", ""))
+    patience = HOST_TIMEOUT_S if len(hosts) > 1 else CONNECT_TIMEOUT_S
     return PostgresUrl(
-        hosts=_hosts(words.get("host") or match["hosts"], words.get("port", "")),
+        hosts=hosts,
         user=user,
         password=password,
         database=database,
         driver=_driver_words(words),
         settings=_settings(words),
-        connect_timeout=_seconds(words["connect_timeout"]) if "connect_timeout" in words else CONNECT_TIMEOUT_S,
+        connect_timeout=_seconds(words["connect_timeout"]) if "connect_timeout" in words else patience,
         pooled=words.get("pgbouncer") == "true",
     )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
+import sqlalchemy as sa
+import structlog
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -19,7 +21,8 @@ from server.errors import (
     UnstorableText,
 )
 from server.storage.maintenance import postgres_maintenance
-from server.storage.postgres_url import PostgresUrl, parse_postgres_url
+from server.storage.postgres_connections import Connector
+from server.storage.postgres_url import parse_postgres_url
 from server.version import POSTGRES_EXTRA
 
 if TYPE_CHECKING:
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from server.storage.maintenance import Maintenance
+    from server.storage.postgres_url import PostgresUrl
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -37,14 +43,21 @@ MAINTAINERS = 3
 POOL_TIMEOUT_S = 10
 COMMAND_TIMEOUT_S = 30
 
-_SERVER_SETTINGS = {
+_SETTINGS = {
     "application_name": "signalbox",
     "synchronous_commit": "on",
     "jit": "off",
-    # A server that froze in the middle of a commit must not hold up the others for good.
     "lock_timeout": "5s",
-    "idle_in_transaction_session_timeout": "15s",
 }
+
+# A server that freezes between two statements of a transaction holds its locks, the heads of projects first of all:
+# everybody else waits for this long, and no longer. When it goes on, it tells its callers to try again.
+_WRITER_SETTINGS = _SETTINGS | {"idle_in_transaction_session_timeout": "2s", "tcp_user_timeout": "3s"}
+# Nobody waits for a reader.
+_READER_SETTINGS = _SETTINGS | {"idle_in_transaction_session_timeout": "15s", "tcp_user_timeout": "15s"}
+_MAINTAINER_SETTINGS = _SETTINGS | {"lock_timeout": "0", "idle_in_transaction_session_timeout": "15s"}
+
+OLDEST_VERSION = 130_000
 
 _POOLER = (
     "A pooler stands before PostgreSQL and keeps settings from it: add pgbouncer=true to the URL (?pgbouncer=true)"
@@ -58,21 +71,20 @@ class PostgresDatabase:
 
     def __init__(self, url: str) -> None:
         parsed = parse_postgres_url(url)
+        connector = Connector()
         # Long reads and commits do not wait for each other's connections; brief reads share those of the commits.
         self._url = parsed
-        self._engine = _engine(parsed, WRITERS, COMMAND_TIMEOUT_S)
-        self._reading = _engine(parsed, READERS, COMMAND_TIMEOUT_S)
-        self._transaction_settings = parsed.transaction_settings(_SERVER_SETTINGS)
-        options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
-        self._read_engine = self._reading.execution_options(**options)
-        self._brief_engine = self._engine.execution_options(**options)
+        self._connector = connector
+        self._writers = _Pool(parsed, connector, WRITERS, _WRITER_SETTINGS)
+        self._readers = _Pool(parsed, connector, READERS, _READER_SETTINGS)
+        self.epoch = 0
 
     @classmethod
     async def open(cls, url: str) -> PostgresDatabase:
-        """Connect. Raises StorageUnavailable if no server answers there, ValueError for a URL that cannot be used."""
+        """Connect. Raises StorageUnavailable if no server answers there, ValueError for one that cannot be used."""
         database = cls(url)
         try:
-            await database.write(_check_settings)
+            await database.write(_check_server)
         except BaseException as error:
             await database.close()
             if "unsupported startup parameter" in str(error.__cause__):
@@ -82,19 +94,28 @@ class PostgresDatabase:
 
     async def read(self, work: Callable[[Connection], T], *, brief: bool = False) -> T:
         """Run work in one snapshot."""
-        return await self._run(self._brief_engine if brief else self._read_engine, work)
+        pool = self._writers if brief else self._readers
+        return await self._run(pool, pool.snapshots, work)
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run work in one transaction."""
-        return await self._run(self._engine, work)
+        return await self._run(self._writers, self._writers.transactions, work)
+
+    async def check(self) -> None:
+        """Raise StorageError unless the database can be written now."""
+        standby = await self.read(_read_only, brief=True)
+        if standby:
+            await self._leave()
+            raise StorageReadOnly
 
     @asynccontextmanager
     async def maintenance(self) -> AsyncIterator[Maintenance]:
         """Change the schema, on connections of its own whose statements may take as long as they need."""
-        settings = _SERVER_SETTINGS | {"lock_timeout": "0"}
-        engine = _engine(self._url, MAINTAINERS, None, settings)
+        engine = _engine(self._url, self._connector, MAINTAINERS, _MAINTAINER_SETTINGS, None)
         try:
-            async with postgres_maintenance(engine, self._url.transaction_settings(settings)) as maintenance:
+            async with postgres_maintenance(
+                engine, self._url.transaction_settings(_MAINTAINER_SETTINGS)
+            ) as maintenance:
                 yield maintenance
         except OSError as error:
             raise StorageUnavailable from error
@@ -103,26 +124,55 @@ class PostgresDatabase:
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._engine.dispose()
-        await self._reading.dispose()
+        await self._writers.engine.dispose()
+        await self._readers.engine.dispose()
 
-    async def _run(self, engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
+    async def _run(self, pool: _Pool, engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
         try:
             async with engine.begin() as connection:
-                if self._transaction_settings:
-                    await connection.exec_driver_sql(self._transaction_settings)
+                if pool.begin:
+                    await connection.exec_driver_sql(pool.begin)
                 return await connection.run_sync(work)
         except DBAPIError as error:
-            raise storage_error(error) from error
+            failure = storage_error(error)
+            if isinstance(failure, StorageUnavailable):
+                self.epoch += 1
+            elif isinstance(failure, StorageReadOnly):
+                await self._leave()
+            raise failure from error
+        except StorageUnavailable:
+            self.epoch += 1
+            raise
         except (OSError, PoolTimeoutError) as error:
+            self.epoch += 1
             raise StorageUnavailable from error
+
+    async def _leave(self) -> None:
+        """Leave a server that has become a standby; the next connections look for the primary."""
+        self.epoch += 1
+        await self.close()
+
+
+class _Pool:
+    """Connections of one kind, as engines for transactions that write and for snapshots.
+
+    `begin` is the statement with which each transaction begins, empty where there is none.
+    """
+
+    def __init__(self, url: PostgresUrl, connector: Connector, connections: int, settings: Mapping[str, str]) -> None:
+        self.engine = _engine(url, connector, connections, settings)
+        self.begin = url.transaction_settings(settings)
+        # The database may have another default.
+        self.transactions = self.engine.execution_options(isolation_level="READ COMMITTED")
+        self.snapshots = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
 
 def _engine(
     url: PostgresUrl,
+    connector: Connector,
     connections: int,
-    command_timeout: float | None,
-    settings: Mapping[str, str] = _SERVER_SETTINGS,
+    settings: Mapping[str, str],
+    command_timeout: float | None = COMMAND_TIMEOUT_S,
 ) -> AsyncEngine:
     arguments = url.connect_args(settings)
     try:
@@ -132,17 +182,34 @@ def _engine(
             max_overflow=0,
             pool_timeout=POOL_TIMEOUT_S,
             hide_parameters=True,
-            connect_args={**arguments, "command_timeout": command_timeout},
+            connect_args={**arguments, "command_timeout": command_timeout, "async_creator_fn": connector},
         )
     except ModuleNotFoundError as error:
         raise ValueError(f"PostgreSQL needs the extra: pip install '{POSTGRES_EXTRA}'") from error
 
 
-def _check_settings(connection: Connection) -> None:
-    """Raise ValueError if the settings of the session do not reach it: a pooler may be told to ignore them."""
-    name, value = "lock_timeout", _SERVER_SETTINGS["lock_timeout"]
-    if connection.exec_driver_sql(f"SELECT current_setting('{name}')").scalar_one() != value:
+def _check_server(connection: Connection) -> None:
+    """Raise ValueError if the server or its settings cannot keep what Signalbox promises."""
+    names = ("server_version_num", "server_encoding", "lock_timeout", "synchronous_commit", "fsync", "full_page_writes")
+    values = connection.execute(sa.select(*(sa.func.current_setting(name) for name in names))).one()
+    version, encoding, lock_timeout, synchronous_commit, *crash_safe = values
+    # A pooler may be told to ignore the settings of a session.
+    if (lock_timeout, synchronous_commit) != (_SETTINGS["lock_timeout"], _SETTINGS["synchronous_commit"]):
         raise ValueError(_POOLER)
+    if int(version) < OLDEST_VERSION:
+        raise ValueError(f"PostgreSQL {int(version) // 10_000} is too old: Signalbox needs {OLDEST_VERSION // 10_000}")
+    if encoding != "UTF8":
+        raise ValueError(f"The database has the encoding {encoding}: Signalbox needs one that was created with UTF8")
+    if _read_only(connection):
+        raise ValueError("The server is a standby or read-only: name the primary, or all hosts as HOST:PORT,HOST:PORT")
+    if "off" in crash_safe:
+        log.warning("database_not_crash_safe", fsync=crash_safe[0], full_page_writes=crash_safe[1])
+
+
+def _read_only(connection: Connection) -> bool:
+    """Return whether writes are refused, by a standby or by the settings of the database."""
+    query = "SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean"
+    return bool(connection.exec_driver_sql(query).scalar_one())
 
 
 def storage_error(error: DBAPIError) -> ServiceError:
@@ -156,6 +223,7 @@ def storage_error(error: DBAPIError) -> ServiceError:
         return StorageReadOnly()
     if code in ("40001", "40P01", "55P03", "57014"):
         return StorageBusy()
-    if error.connection_invalidated or not code or code.startswith(("08", "53", "57")):
+    # 25P03 and 25P04: the server froze for longer than a transaction may rest, and its session was ended.
+    if error.connection_invalidated or not code or code.startswith(("08", "25P", "53", "57")):
         return StorageUnavailable()
     return StorageRefused()

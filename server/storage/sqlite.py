@@ -49,6 +49,7 @@ class SqliteDatabase:
     """A database file that this process alone writes."""
 
     shared = False
+    epoch = 0
 
     def __init__(self, path: Path) -> None:
         _create(path)
@@ -89,6 +90,10 @@ class SqliteDatabase:
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run work on the writer thread, after all that was asked before."""
         return await asyncio.get_running_loop().run_in_executor(self._writer, self._run, self._write_engine, work)
+
+    async def check(self) -> None:
+        """Raise StorageError unless the file can be read; that it can be written was seen when it was opened."""
+        await self.read(lambda connection: connection.exec_driver_sql("SELECT 1"), brief=True)
 
     @asynccontextmanager
     async def maintenance(self) -> AsyncIterator[Maintenance]:

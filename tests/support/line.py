@@ -32,7 +32,7 @@ class GatedDatabase:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self.shared = database.shared
+        self.shared, self.epoch = database.shared, database.epoch
         self.gate = asyncio.Event()
         self.gate.set()
         self.writes = 0
@@ -44,6 +44,9 @@ class GatedDatabase:
         self.writes += 1
         await self.gate.wait()
         return await self._database.write(work)
+
+    async def check(self) -> None:
+        await self._database.check()
 
     async def close(self) -> None:
         await self._database.close()

@@ -1,0 +1,79 @@
+"""Connections to PostgreSQL: the first of several hosts that may be written, and peers that are gone noticed."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any, Final
+
+from server.errors import StorageReadOnly, StorageUnavailable
+
+if TYPE_CHECKING:
+    import asyncpg
+
+KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT = 3, 2, 3
+"""A peer that has lost its power or its network closes nothing: it is asked, and given up after nine seconds."""
+
+_SOCKET_OPTIONS: Final = {
+    (socket.SOL_SOCKET, "SO_KEEPALIVE"): 1,
+    (socket.IPPROTO_TCP, "TCP_KEEPIDLE"): KEEPALIVE_IDLE_S,
+    (socket.IPPROTO_TCP, "TCP_KEEPINTVL"): KEEPALIVE_INTERVAL_S,
+    (socket.IPPROTO_TCP, "TCP_KEEPCNT"): KEEPALIVE_COUNT,
+    (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT"): 1_000 * (KEEPALIVE_IDLE_S + KEEPALIVE_INTERVAL_S * KEEPALIVE_COUNT),
+}
+
+
+class Connector:
+    """Connects to the first host that serves, beginning with the one that did so last.
+
+    A failed primary that is silent so costs its timeout once, not with every connection.
+    """
+
+    def __init__(self) -> None:
+        self._latest = 0
+
+    async def __call__(
+        self, *, host: list[str] | None = None, port: list[int] | None = None, **arguments: Any
+    ) -> asyncpg.Connection:
+        """Connect as `asyncpg.connect` does, `timeout` being that of each host.
+
+        Raise StorageReadOnly if a server answers but none may be written, StorageUnavailable if none answers.
+        """
+        if host is None or port is None:
+            return await _connected(arguments | {"host": host, "port": port})
+        failures: list[Exception] = []
+        for offset in range(len(host)):
+            index = (self._latest + offset) % len(host)
+            try:
+                connection = await _connected(arguments | {"host": host[index], "port": port[index]})
+            except (StorageReadOnly, StorageUnavailable) as error:
+                failures.append(error)
+            else:
+                self._latest = index
+                return connection
+        # That a standby answers says more than that another host does not.
+        raise next((each for each in failures if isinstance(each, StorageReadOnly)), failures[0])
+
+
+async def _connected(arguments: dict[str, Any]) -> asyncpg.Connection:
+    import asyncpg
+
+    try:
+        connection: asyncpg.Connection = await asyncpg.connect(**arguments)
+    except asyncpg.exceptions.TargetServerAttributeNotMatched as error:
+        raise StorageReadOnly from error
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise StorageUnavailable from error
+    _watch_peer(connection)
+    return connection
+
+
+def _watch_peer(connection: asyncpg.Connection) -> None:
+    """Have the kernel notice a peer that is gone without a word. The driver has no public name for its socket."""
+    transport: Any = getattr(connection, "_transport", None)
+    peer = transport.get_extra_info("socket") if transport is not None else None
+    if peer is None or peer.family == socket.AF_UNIX:
+        return
+    for (level, name), value in _SOCKET_OPTIONS.items():
+        # Some systems lack some of them.
+        if (option := getattr(socket, name, None)) is not None:
+            peer.setsockopt(level, option, value)
