@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,6 +43,7 @@ from server.match_pruner import MatchPruner
 from server.matches import Matches
 from server.metrics import Metrics
 from server.projects import Projects
+from server.recurring import Recurring
 from server.run_timer import RunTimer
 from server.runs import Runs
 from server.settings import admin_key_file
@@ -165,19 +166,14 @@ async def _following(database: Database, catalog: Catalog, access: Access) -> As
     if not database.shared:
         yield
         return
-    task = asyncio.create_task(_follow(catalog, access), name="follow-catalogue")
+
+    async def refresh() -> float:
+        access.forget_outdated(await catalog.refresh())
+        return REFRESH_SECONDS
+
+    task = Recurring("catalogue", refresh)
+    task.start()
     try:
         yield
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-
-
-async def _follow(catalog: Catalog, access: Access) -> None:
-    while True:
-        await asyncio.sleep(REFRESH_SECONDS)
-        try:
-            access.forget_outdated(await catalog.refresh())
-        except Exception:
-            log.exception("catalogue_refresh_failed")
+        await task.close()

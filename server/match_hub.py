@@ -7,19 +7,15 @@ somebody follows are read several times a second.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
-import structlog
-
+from server.recurring import Recurring
 from server.storage.projects import match_positions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from server.storage.database import Database
-
-log = structlog.get_logger()
 
 POLL_SECONDS = 0.1
 
@@ -61,19 +57,16 @@ class MatchHub:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._heads: dict[int, _Head] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._task = Recurring("following", self._poll)
 
     def start(self) -> None:
         """Follow what other servers write, where there may be any."""
         if self._database.shared:
-            self._task = asyncio.create_task(self._poll(), name="follow-match-logs")
+            self._task.start()
 
     async def close(self) -> None:
         """Stop following."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        await self._task.close()
 
     def advance(self, project_key: int, position: int) -> None:
         """Note that a commit moved the end of a log."""
@@ -109,15 +102,11 @@ class MatchHub:
     def _head(self, project_key: int) -> _Head:
         return self._heads.setdefault(project_key, _Head())
 
-    async def _poll(self) -> None:
-        while True:
-            await asyncio.sleep(POLL_SECONDS)
-            if followed := [key for key, head in self._heads.items() if head.followers]:
-                try:
-                    await self._refresh(followed)
-                except Exception:
-                    log.exception("match_heads_unread")
-                    await asyncio.sleep(1)
+    async def _poll(self) -> float:
+        """Read the ends of the logs that are followed. Return the seconds after which to do so again."""
+        if followed := [key for key, head in self._heads.items() if head.followers]:
+            await self._refresh(followed)
+        return POLL_SECONDS
 
     async def _refresh(self, project_keys: Iterable[int]) -> None:
         known = {key: self._heads[key].position for key in project_keys}

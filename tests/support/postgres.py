@@ -67,11 +67,10 @@ class Cluster:
         arguments = [part for option in (*OPTIONS, *options) for part in ("-c", option)]
         with (self.socket / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self._binaries / "postgres", "-D", self._data, *arguments],
+                [*_as(self._owner), self._binaries / "postgres", "-D", self._data, *arguments],
                 cwd=self.socket,
                 stdout=log,
                 stderr=log,
-                **self._owner,
             )
         self._wait_until_ready(self._process)
 
@@ -161,12 +160,11 @@ class Cluster:
 
     def _run(self, program: str, *arguments: str | Path) -> str:
         done: subprocess.CompletedProcess[str] = subprocess.run(
-            [self._binaries / program, *arguments],
+            [*_as(self._owner), self._binaries / program, *arguments],
             check=False,
             capture_output=True,
             text=True,
             cwd=self.socket,
-            **self._owner,
         )
         if done.returncode:
             raise RuntimeError(f"{program} failed: {done.stderr}")
@@ -225,6 +223,16 @@ def unprivileged_user() -> dict[str, Any]:
     known = {user.pw_name: user for user in pwd.getpwall()}
     user = known.get("postgres") or known["nobody"]
     return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+
+
+def _as(owner: dict[str, Any]) -> list[str]:
+    """Return how to run a program as a user.
+
+    A program starts it: Python would have to fork for that, which kills the child now and then where gRPC has threads.
+    """
+    if not owner:
+        return []
+    return ["setpriv", f"--reuid={owner['user']}", f"--regid={owner['group']}", "--clear-groups", "--"]
 
 
 def free_port() -> int:

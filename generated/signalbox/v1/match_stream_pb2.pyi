@@ -161,7 +161,9 @@ class StartPoint(_message.Message):
     after_position: _builtins.int
     """Behind the match of this position: 0 for the whole log. At most the position of the newest match."""
     cursor: _builtins.str
-    """Behind what a WatchMatches call has answered: a cursor of the same project."""
+    """After what a WatchMatches call has answered: a cursor of the same project. It identifies the match on which it
+    stands; CURSOR_REWOUND if the log has another one there, or ends before.
+    """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """The first match recorded at this time or later."""

@@ -33,7 +33,9 @@ class MatchStreamStub:
     number of consumers share it. A lease begins when its batch is handed to the transport.
 
     The server may be set to keep matches for a time only. It deletes the oldest ones then, but none that a subscription
-    has yet to settle or has parked; who begins to read before those that are kept is told CURSOR_EXPIRED.
+    has yet to settle or has parked; who begins to read before those that are kept is told CURSOR_EXPIRED. A failover or a
+    restore of the database may take the log back to an earlier state: cursors of what was lost, and watches that stand
+    there, end with CURSOR_REWOUND, and no position is skipped.
     """
 
     def __init__(self, channel):
@@ -117,14 +119,17 @@ class MatchStreamServicer:
     number of consumers share it. A lease begins when its batch is handed to the transport.
 
     The server may be set to keep matches for a time only. It deletes the oldest ones then, but none that a subscription
-    has yet to settle or has parked; who begins to read before those that are kept is told CURSOR_EXPIRED.
+    has yet to settle or has parked; who begins to read before those that are kept is told CURSOR_EXPIRED. A failover or a
+    restore of the database may take the log back to an earlier state: cursors of what was lost, and watches that stand
+    there, end with CURSOR_REWOUND, and no position is skipped.
     """
 
     def WatchMatches(self, request, context):
         """Streams matches in the order of their positions, from where the client says. The first answer comes at once, each
         later one when there are matches or a heartbeat is due. A client that reads too slowly is not waited for.
 
-        Errors: CURSOR_EXPIRED, with the earliest position kept; CURSOR_INVALID; POSITION_BEYOND_HEAD; WATCHER_TOO_SLOW.
+        Errors: CURSOR_EXPIRED, with the earliest position kept; CURSOR_INVALID; CURSOR_REWOUND;
+        POSITION_BEYOND_HEAD; WATCHER_TOO_SLOW.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -133,7 +138,7 @@ class MatchStreamServicer:
     def CreateSubscription(self, request, context):
         """Creates a subscription.
 
-        Errors: SUBSCRIPTION_ALREADY_EXISTS, CURSOR_EXPIRED, CURSOR_INVALID, POSITION_BEYOND_HEAD.
+        Errors: SUBSCRIPTION_ALREADY_EXISTS, CURSOR_EXPIRED, CURSOR_INVALID, CURSOR_REWOUND, POSITION_BEYOND_HEAD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -177,7 +182,8 @@ class MatchStreamServicer:
         or not; those up to it no more. All leases end and all retries are dropped; parked matches stay parked and
         consumers stay connected.
 
-        Errors: SUBSCRIPTION_NOT_FOUND, CURSOR_EXPIRED, CURSOR_INVALID, POSITION_BEYOND_HEAD, ETAG_MISMATCH.
+        Errors: SUBSCRIPTION_NOT_FOUND, CURSOR_EXPIRED, CURSOR_INVALID, CURSOR_REWOUND, POSITION_BEYOND_HEAD,
+        ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -323,7 +329,9 @@ class MatchStream:
     number of consumers share it. A lease begins when its batch is handed to the transport.
 
     The server may be set to keep matches for a time only. It deletes the oldest ones then, but none that a subscription
-    has yet to settle or has parked; who begins to read before those that are kept is told CURSOR_EXPIRED.
+    has yet to settle or has parked; who begins to read before those that are kept is told CURSOR_EXPIRED. A failover or a
+    restore of the database may take the log back to an earlier state: cursors of what was lost, and watches that stand
+    there, end with CURSOR_REWOUND, and no position is skipped.
     """
 
     @staticmethod

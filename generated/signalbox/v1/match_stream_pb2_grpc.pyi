@@ -34,7 +34,9 @@ class MatchStreamStub:
     number of consumers share it. A lease begins when its batch is handed to the transport.
 
     The server may be set to keep matches for a time only. It deletes the oldest ones then, but none that a subscription
-    has yet to settle or has parked; who begins to read before those that are kept is told CURSOR_EXPIRED.
+    has yet to settle or has parked; who begins to read before those that are kept is told CURSOR_EXPIRED. A failover or a
+    restore of the database may take the log back to an earlier state: cursors of what was lost, and watches that stand
+    there, end with CURSOR_REWOUND, and no position is skipped.
     """
 
     @_typing.overload
@@ -45,12 +47,13 @@ class MatchStreamStub:
     """Streams matches in the order of their positions, from where the client says. The first answer comes at once, each
     later one when there are matches or a heartbeat is due. A client that reads too slowly is not waited for.
 
-    Errors: CURSOR_EXPIRED, with the earliest position kept; CURSOR_INVALID; POSITION_BEYOND_HEAD; WATCHER_TOO_SLOW.
+    Errors: CURSOR_EXPIRED, with the earliest position kept; CURSOR_INVALID; CURSOR_REWOUND;
+    POSITION_BEYOND_HEAD; WATCHER_TOO_SLOW.
     """
     CreateSubscription: _grpc.UnaryUnaryMultiCallable[_match_stream_pb2.CreateSubscriptionRequest, _match_stream_pb2.CreateSubscriptionResponse]
     """Creates a subscription.
 
-    Errors: SUBSCRIPTION_ALREADY_EXISTS, CURSOR_EXPIRED, CURSOR_INVALID, POSITION_BEYOND_HEAD.
+    Errors: SUBSCRIPTION_ALREADY_EXISTS, CURSOR_EXPIRED, CURSOR_INVALID, CURSOR_REWOUND, POSITION_BEYOND_HEAD.
     """
     GetSubscription: _grpc.UnaryUnaryMultiCallable[_match_stream_pb2.GetSubscriptionRequest, _match_stream_pb2.GetSubscriptionResponse]
     """Reads one subscription by id or name, with its stats and its consumers."""
@@ -72,7 +75,8 @@ class MatchStreamStub:
     or not; those up to it no more. All leases end and all retries are dropped; parked matches stay parked and
     consumers stay connected.
 
-    Errors: SUBSCRIPTION_NOT_FOUND, CURSOR_EXPIRED, CURSOR_INVALID, POSITION_BEYOND_HEAD, ETAG_MISMATCH.
+    Errors: SUBSCRIPTION_NOT_FOUND, CURSOR_EXPIRED, CURSOR_INVALID, CURSOR_REWOUND, POSITION_BEYOND_HEAD,
+    ETAG_MISMATCH.
     """
     ConsumeMatches: _grpc.StreamStreamMultiCallable[_match_stream_pb2.ConsumeMatchesRequest, _match_stream_pb2.ConsumeMatchesResponse]
     """Consumes a subscription over one stream. The client opens, then settles and extends what it is delivered. When it
@@ -115,7 +119,9 @@ class MatchStreamAsyncStub(MatchStreamStub):
     number of consumers share it. A lease begins when its batch is handed to the transport.
 
     The server may be set to keep matches for a time only. It deletes the oldest ones then, but none that a subscription
-    has yet to settle or has parked; who begins to read before those that are kept is told CURSOR_EXPIRED.
+    has yet to settle or has parked; who begins to read before those that are kept is told CURSOR_EXPIRED. A failover or a
+    restore of the database may take the log back to an earlier state: cursors of what was lost, and watches that stand
+    there, end with CURSOR_REWOUND, and no position is skipped.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -123,12 +129,13 @@ class MatchStreamAsyncStub(MatchStreamStub):
     """Streams matches in the order of their positions, from where the client says. The first answer comes at once, each
     later one when there are matches or a heartbeat is due. A client that reads too slowly is not waited for.
 
-    Errors: CURSOR_EXPIRED, with the earliest position kept; CURSOR_INVALID; POSITION_BEYOND_HEAD; WATCHER_TOO_SLOW.
+    Errors: CURSOR_EXPIRED, with the earliest position kept; CURSOR_INVALID; CURSOR_REWOUND;
+    POSITION_BEYOND_HEAD; WATCHER_TOO_SLOW.
     """
     CreateSubscription: _aio.UnaryUnaryMultiCallable[_match_stream_pb2.CreateSubscriptionRequest, _match_stream_pb2.CreateSubscriptionResponse]  # type: ignore[assignment]
     """Creates a subscription.
 
-    Errors: SUBSCRIPTION_ALREADY_EXISTS, CURSOR_EXPIRED, CURSOR_INVALID, POSITION_BEYOND_HEAD.
+    Errors: SUBSCRIPTION_ALREADY_EXISTS, CURSOR_EXPIRED, CURSOR_INVALID, CURSOR_REWOUND, POSITION_BEYOND_HEAD.
     """
     GetSubscription: _aio.UnaryUnaryMultiCallable[_match_stream_pb2.GetSubscriptionRequest, _match_stream_pb2.GetSubscriptionResponse]  # type: ignore[assignment]
     """Reads one subscription by id or name, with its stats and its consumers."""
@@ -150,7 +157,8 @@ class MatchStreamAsyncStub(MatchStreamStub):
     or not; those up to it no more. All leases end and all retries are dropped; parked matches stay parked and
     consumers stay connected.
 
-    Errors: SUBSCRIPTION_NOT_FOUND, CURSOR_EXPIRED, CURSOR_INVALID, POSITION_BEYOND_HEAD, ETAG_MISMATCH.
+    Errors: SUBSCRIPTION_NOT_FOUND, CURSOR_EXPIRED, CURSOR_INVALID, CURSOR_REWOUND, POSITION_BEYOND_HEAD,
+    ETAG_MISMATCH.
     """
     ConsumeMatches: _aio.StreamStreamMultiCallable[_match_stream_pb2.ConsumeMatchesRequest, _match_stream_pb2.ConsumeMatchesResponse]  # type: ignore[assignment]
     """Consumes a subscription over one stream. The client opens, then settles and extends what it is delivered. When it
@@ -192,7 +200,9 @@ class MatchStreamServicer(metaclass=_abc_1.ABCMeta):
     number of consumers share it. A lease begins when its batch is handed to the transport.
 
     The server may be set to keep matches for a time only. It deletes the oldest ones then, but none that a subscription
-    has yet to settle or has parked; who begins to read before those that are kept is told CURSOR_EXPIRED.
+    has yet to settle or has parked; who begins to read before those that are kept is told CURSOR_EXPIRED. A failover or a
+    restore of the database may take the log back to an earlier state: cursors of what was lost, and watches that stand
+    there, end with CURSOR_REWOUND, and no position is skipped.
     """
 
     @_abc_1.abstractmethod
@@ -204,7 +214,8 @@ class MatchStreamServicer(metaclass=_abc_1.ABCMeta):
         """Streams matches in the order of their positions, from where the client says. The first answer comes at once, each
         later one when there are matches or a heartbeat is due. A client that reads too slowly is not waited for.
 
-        Errors: CURSOR_EXPIRED, with the earliest position kept; CURSOR_INVALID; POSITION_BEYOND_HEAD; WATCHER_TOO_SLOW.
+        Errors: CURSOR_EXPIRED, with the earliest position kept; CURSOR_INVALID; CURSOR_REWOUND;
+        POSITION_BEYOND_HEAD; WATCHER_TOO_SLOW.
         """
 
     @_abc_1.abstractmethod
@@ -215,7 +226,7 @@ class MatchStreamServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_match_stream_pb2.CreateSubscriptionResponse, _abc.Awaitable[_match_stream_pb2.CreateSubscriptionResponse]]:
         """Creates a subscription.
 
-        Errors: SUBSCRIPTION_ALREADY_EXISTS, CURSOR_EXPIRED, CURSOR_INVALID, POSITION_BEYOND_HEAD.
+        Errors: SUBSCRIPTION_ALREADY_EXISTS, CURSOR_EXPIRED, CURSOR_INVALID, CURSOR_REWOUND, POSITION_BEYOND_HEAD.
         """
 
     @_abc_1.abstractmethod
@@ -267,7 +278,8 @@ class MatchStreamServicer(metaclass=_abc_1.ABCMeta):
         or not; those up to it no more. All leases end and all retries are dropped; parked matches stay parked and
         consumers stay connected.
 
-        Errors: SUBSCRIPTION_NOT_FOUND, CURSOR_EXPIRED, CURSOR_INVALID, POSITION_BEYOND_HEAD, ETAG_MISMATCH.
+        Errors: SUBSCRIPTION_NOT_FOUND, CURSOR_EXPIRED, CURSOR_INVALID, CURSOR_REWOUND, POSITION_BEYOND_HEAD,
+        ETAG_MISMATCH.
         """
 
     @_abc_1.abstractmethod
