@@ -171,8 +171,8 @@ class KilledDatabase:
 
     def __init__(self, database: OpenDatabase) -> None:
         self._database = database
-        self.shared = database.shared
-        self.read, self.write, self.close = database.read, database.write, database.close
+        self.shared, self.epoch = database.shared, database.epoch
+        self.read, self.write, self.check, self.close = database.read, database.write, database.check, database.close
         self.states: list[str] = []
 
     @asynccontextmanager

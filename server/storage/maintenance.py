@@ -40,7 +40,7 @@ TURN_POLL_SECONDS: Final = 0.5
 PROGRESS_SECONDS: Final = 5.0
 """How often a long change logs a line."""
 
-_TURN: Final = 7446255
+_TURN: Final = 7446256
 _OLDER_TURN: Final = 7446254
 """Taken by the migrations of releases up to 0.1."""
 _LOCK_NOT_AVAILABLE, _DEADLOCK = "55P03", "40P01"
