@@ -112,6 +112,7 @@ class Projects:
 
         def work(connection: Connection) -> ApiKey:
             project = store.get_project(connection, id_or_name)
+            store.advance_catalog(connection, project.key)
             key = ApiKey(
                 str(uuid7()),
                 project.key,
@@ -127,7 +128,12 @@ class Projects:
             store.insert_key(connection, key, digest_of(shown))
             return key
 
-        return await self._database.write(work), shown
+        async def created() -> ApiKey:
+            key = await self._database.write(work)
+            self._catalog.forget(key.project_key)
+            return key
+
+        return await finished(created()), shown
 
     async def keys(self, id_or_name: str, request: PageRequest) -> Page[ApiKey]:
         """List the keys of a project, newest first. Raises ProjectNotFound."""

@@ -21,6 +21,8 @@ from server.ingest.judge import judge_all
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sqlalchemy import Connection
+
     from server.catalog import Catalog
     from server.ingest.commit import ProjectCommit
     from server.ingest.draft import Unit
@@ -140,7 +142,7 @@ class GroupCommit:
         forgotten = self._catalog.forgotten
         began = perf_counter()
         try:
-            commits = await self._database.write(lambda connection: commit(connection, units, self._known))
+            commits = await self._database.write(_Attempts(units, self._known))
         except Exception as error:
             if len(units) > 1 and not _concerns_all(error):
                 await self._commit_apart(units)
@@ -187,6 +189,22 @@ class GroupCommit:
             known = self._known[key] = KnownContacts(version)
         if project.rows:
             known.learn(project.contacts, project.head.position, project.last_id)
+
+
+class _Attempts:
+    """The work of a group commit. An attempt that broke off has left its decisions in the drafts."""
+
+    def __init__(self, units: Sequence[Unit], known: dict[int, KnownContacts]) -> None:
+        self._units = units
+        self._known = known
+        self._begun = False
+
+    def __call__(self, connection: Connection) -> list[ProjectCommit]:
+        if self._begun:
+            for unit in self._units:
+                judge_all(unit)
+        self._begun = True
+        return commit(connection, self._units, self._known)
 
 
 def _log_failure(error: Exception, events: int) -> None:

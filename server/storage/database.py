@@ -24,6 +24,9 @@ T = TypeVar("T")
 class Database(Protocol):
     """A database that runs work in transactions.
 
+    Work may run twice, if the first time its connection was lost before the commit began; it changes nothing else than
+    the database.
+
     Both methods raise what the work raises, after rolling back; an error of the driver becomes a
     `server.errors.StorageError` with the driver's error as its cause.
     """

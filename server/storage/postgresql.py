@@ -128,16 +128,33 @@ class PostgresDatabase:
         await self._readers.engine.dispose()
 
     async def _run(self, pool: _Pool, engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
+        """Run work in a transaction, once more if the connection is lost before its commit began.
+
+        Then nothing was changed. So a failover that ended idle connections, or a pause that ended a transaction, fails
+        no call. Where the commit itself got no answer, only the caller can tell whether to repeat it.
+        """
+        try:
+            return await self._run_once(pool, engine, work)
+        except _ConnectionLost:
+            try:
+                return await self._run_once(pool, engine, work)
+            except _ConnectionLost as lost:
+                raise StorageUnavailable from lost.__cause__
+
+    async def _run_once(self, pool: _Pool, engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
+        committing = False
         try:
             async with engine.begin() as connection:
                 if pool.begin:
                     await connection.exec_driver_sql(pool.begin)
-                return await connection.run_sync(work)
+                result = await connection.run_sync(work)
+                committing = True
         except DBAPIError as error:
             failure = storage_error(error)
             if isinstance(failure, StorageUnavailable):
                 self.epoch += 1
-            elif isinstance(failure, StorageReadOnly):
+                raise (failure if committing else _ConnectionLost()) from error
+            if isinstance(failure, StorageReadOnly):
                 await self._leave()
             raise failure from error
         except StorageUnavailable:
@@ -146,11 +163,16 @@ class PostgresDatabase:
         except (OSError, PoolTimeoutError) as error:
             self.epoch += 1
             raise StorageUnavailable from error
+        return result
 
     async def _leave(self) -> None:
         """Leave a server that has become a standby; the next connections look for the primary."""
         self.epoch += 1
         await self.close()
+
+
+class _ConnectionLost(Exception):
+    """The connection was lost before the commit of its transaction began, so nothing was changed."""
 
 
 class _Pool:
