@@ -232,6 +232,8 @@ class ModelSubscription:
 class ModelDatabase:
     """One writer in virtual time; some of its transactions fail, before or after their commit."""
 
+    epoch = 0
+
     def __init__(self, model: ModelSubscription, random: Random, *, shared: bool) -> None:
         self.shared = shared
         self.failing = 0.0
@@ -250,6 +252,9 @@ class ModelDatabase:
             if self._random.random() < self.failing:
                 raise StorageUnavailable
         return result
+
+    async def check(self) -> None:
+        """Accept that it can be written."""
 
     async def read(self, work: Callable[[Any], T], *, brief: bool = False) -> Any:
         """Return the ends of the match logs: nothing else is read."""
