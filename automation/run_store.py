@@ -25,7 +25,7 @@ from registry.pages import read_page
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from sqlalchemy import Connection, Row
+    from sqlalchemy import ColumnElement, Connection, Row
 
     from automation.runs import Match
 
@@ -223,7 +223,23 @@ def cancel_run(
 
 def cancel_runs(connection: Connection, project_key: int, automation_key: int, reason: str, head: int, now: int) -> int:
     """Cancel the open runs of an automation. Returns how many there were."""
-    wanted = and_(_run_project == project_key, _run.automation_key == automation_key, _run.status.in_([*OPEN]))
+    return _cancel(connection, project_key, _run.automation_key == automation_key, reason, head, now)
+
+
+def cancel_runs_of_contacts(
+    connection: Connection, project_key: int, contact_keys: Sequence[int], reason: str, head: int, now: int
+) -> int:
+    """Cancel the open runs of contacts; `head` is the position of the newest event. Return how many there were."""
+    return sum(
+        _cancel(connection, project_key, _run.contact_key.in_(chunk), reason, head, now)
+        for chunk in chunks(contact_keys)
+    )
+
+
+def _cancel(
+    connection: Connection, project_key: int, narrowed: ColumnElement[bool], reason: str, head: int, now: int
+) -> int:
+    wanted = and_(_run_project == project_key, narrowed, _run.status.in_([*OPEN]))
     at = case((_run.updated_at > now, _run.updated_at), else_=now)
     ended = {
         "status": RunStatus.CANCELLED,

@@ -37,7 +37,8 @@ async def consume(matches: MatchStreamStub, stop: asyncio.Event) -> None:
     draining = asyncio.create_task(drain())
     async for answer in call:
         for delivery in answer.deliveries.deliveries:
-            print(f"would mail {delivery.match.event.email}", flush=True)
+            if not delivery.match.contact_deleted:  # else there is no address, and the run has ended
+                print(f"would mail {delivery.match.event.email}", flush=True)
             done = pb.AckDeliveries(delivery_ids=[delivery.delivery_id])
             await call.write(pb.ConsumeMatchesRequest(ack=done))
     draining.cancel()

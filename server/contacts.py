@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from uuid_utils import uuid7
 
+from automation.run_store import cancel_runs_of_contacts
 from registry.errors import Violation
 from registry.timestamps import now_micros
 from server.budgets import MAX_CONTACT_BYTES, MAX_CONTACT_VALUES
@@ -134,29 +135,42 @@ class Contacts:
         return await self._database.read(work)
 
     async def delete(self, project_key: int, name: ContactName, etag: str = "") -> Contact:
-        """Erase a contact; its events keep its id. Returns it as it was. Raises ContactNotFound and EtagMismatch."""
+        """Erase a contact and cancel its open runs; its events keep its id. Return it as it was.
+
+        Raises ContactNotFound and EtagMismatch.
+        """
 
         def work(connection: Connection) -> Contact:
             advance_catalog(connection, project_key)
             current = store.find_contact(connection, project_key, contact_id=name.id, email=name.email)
-            store.erase_contact(connection, project_key, current, etag, now_micros())
+            _erase(connection, project_key, [current], etag)
             return current
 
         return await self._database.write(work)
 
     async def delete_all(self, project_key: int, contact_ids: Iterable[str]) -> int:
-        """Erase those of the contacts that are there, in one transaction. Returns how many there were."""
+        """Erase those of the contacts that exist, as `delete` does, in one transaction. Return their number."""
         wanted = set(contact_ids)
 
         def work(connection: Connection) -> int:
             advance_catalog(connection, project_key)
-            found = store.contact_keys(connection, project_key, ids=wanted)
-            for contact_id in found:
-                current = store.find_contact(connection, project_key, contact_id=contact_id)
-                store.erase_contact(connection, project_key, current, "", now_micros())
+            found = [
+                store.find_contact(connection, project_key, contact_id=contact_id)
+                for contact_id in store.contact_keys(connection, project_key, ids=wanted)
+            ]
+            _erase(connection, project_key, found)
             return len(found)
 
         return await self._database.write(work)
+
+
+def _erase(connection: Connection, project_key: int, contacts: Sequence[Contact], etag: str = "") -> None:
+    """Erase contacts and end what was going on with them. Raises EtagMismatch."""
+    head, now = lock_heads(connection, [project_key])[project_key].position, now_micros()
+    for contact in contacts:
+        store.erase_contact(connection, project_key, contact, etag, now)
+    keys = [contact.key for contact in contacts]
+    cancel_runs_of_contacts(connection, project_key, keys, "The contact was deleted", head, now)
 
 
 def _updated(connection: Connection, current: Contact, properties: Mapping[str, Any], etag: str) -> Contact:

@@ -139,7 +139,8 @@ class Contact:
 class Event(msgspec.Struct, frozen=True):
     """One recorded occurrence. `revision` is 0 and `definition_id` empty where no definition covered it.
 
-    `ignore_case` says that its name is compared with those of automations and waits without regard to case.
+    `ignore_case` says that its name is compared with those of automations and waits without regard to case. A deleted
+    contact has no address: `email` is empty then.
     """
 
     id: str
@@ -155,3 +156,4 @@ class Event(msgspec.Struct, frozen=True):
     received_at: int
     match_count: int
     ignore_case: bool = False
+    contact_deleted: bool = False

@@ -25,5 +25,6 @@ def write_match(match: Match, automation: Automation, event: Event, into: match_
     into.labels.update(automation.labels)
     into.run_id = match.run_id
     into.contact_id = event.contact_id
+    into.contact_deleted = event.contact_deleted
     write_event(event, into.event)
     write_timestamp(match.matched_at, into.matched_at)

@@ -20,6 +20,6 @@ def match_cells(each: match_pb2.Match) -> tuple[str, ...]:
         MATCH_KIND.name(each.kind).replace("_", "-"),
         each.automation_name,
         each.event.name,
-        each.event.email or each.contact_id,
+        f"{each.contact_id} (deleted)" if each.contact_deleted else each.event.email or each.contact_id,
         to_json(to_plain(each.event)["properties"]),
     )

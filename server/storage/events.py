@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     from registry.definitions import EventDefinition
 
 _EVENTS = sa.select(
-    event, contact.c.id.label("contact_id"), sa.func.coalesce(contact.c.email, event.c.email).label("contact_email")
+    event,
+    contact.c.id.label("contact_id"),
+    sa.func.coalesce(contact.c.email, event.c.email).label("contact_email"),
+    contact.c.deleted_at.is_not(None).label("contact_deleted"),
 ).join_from(event, contact, contact.c.key == event.c.contact_key, isouter=True)
 
 
@@ -204,6 +207,7 @@ def to_event(row: Row[Any]) -> Event:
         received_at=row.received_at,
         match_count=row.match_count,
         ignore_case=bool(row.ignore_case),
+        contact_deleted=bool(row.contact_deleted),
     )
 
 

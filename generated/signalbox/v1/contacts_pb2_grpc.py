@@ -83,7 +83,8 @@ class ContactsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteContact(self, request, context):
-        """Deletes a contact: its address and properties are erased; recorded events keep its id.
+        """Deletes a contact: its address and properties are erased; recorded events keep its id. Its open runs are cancelled,
+        and matches that are delivered from then on say `contact_deleted`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,7 +40,9 @@ class ContactsStub:
     ListContacts: _grpc.UnaryUnaryMultiCallable[_contacts_pb2.ListContactsRequest, _contacts_pb2.ListContactsResponse]
     """Lists contacts, newest first."""
     DeleteContact: _grpc.UnaryUnaryMultiCallable[_contacts_pb2.DeleteContactRequest, _contacts_pb2.DeleteContactResponse]
-    """Deletes a contact: its address and properties are erased; recorded events keep its id."""
+    """Deletes a contact: its address and properties are erased; recorded events keep its id. Its open runs are cancelled,
+    and matches that are delivered from then on say `contact_deleted`.
+    """
 
 @_typing.type_check_only
 class ContactsAsyncStub(ContactsStub):
@@ -54,7 +56,9 @@ class ContactsAsyncStub(ContactsStub):
     ListContacts: _aio.UnaryUnaryMultiCallable[_contacts_pb2.ListContactsRequest, _contacts_pb2.ListContactsResponse]  # type: ignore[assignment]
     """Lists contacts, newest first."""
     DeleteContact: _aio.UnaryUnaryMultiCallable[_contacts_pb2.DeleteContactRequest, _contacts_pb2.DeleteContactResponse]  # type: ignore[assignment]
-    """Deletes a contact: its address and properties are erased; recorded events keep its id."""
+    """Deletes a contact: its address and properties are erased; recorded events keep its id. Its open runs are cancelled,
+    and matches that are delivered from then on say `contact_deleted`.
+    """
 
 class ContactsServicer(metaclass=_abc_1.ABCMeta):
     """Keeps the people that events are about."""
@@ -89,6 +93,8 @@ class ContactsServicer(metaclass=_abc_1.ABCMeta):
         request: _contacts_pb2.DeleteContactRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_contacts_pb2.DeleteContactResponse, _abc.Awaitable[_contacts_pb2.DeleteContactResponse]]:
-        """Deletes a contact: its address and properties are erased; recorded events keep its id."""
+        """Deletes a contact: its address and properties are erased; recorded events keep its id. Its open runs are cancelled,
+        and matches that are delivered from then on say `contact_deleted`.
+        """
 
 def add_ContactsServicer_to_server(servicer: ContactsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -52,7 +52,9 @@ class Event(_message.Message):
     contact_id: _builtins.str
     """Output only. Id of the contact; empty where the project's policy recorded the event without one."""
     email: _builtins.str
-    """Output only. E-mail address of the contact as it is now; the one that the sender named where there is no contact."""
+    """Output only. E-mail address of the contact as it is now; the one that the sender named where there is no contact.
+    Empty once the contact is deleted.
+    """
     omitted_coercion_count: _builtins.int
     """Output only. How many coercions are left out of `coercions` because they take more than 1 MiB."""
     @_builtins.property

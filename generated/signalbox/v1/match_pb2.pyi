@@ -84,6 +84,7 @@ class Match(_message.Message):
     CONTACT_ID_FIELD_NUMBER: _builtins.int
     EVENT_FIELD_NUMBER: _builtins.int
     MATCHED_AT_FIELD_NUMBER: _builtins.int
+    CONTACT_DELETED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Output only. UUIDv7."""
     position: _builtins.int
@@ -98,6 +99,11 @@ class Match(_message.Message):
     """Output only. Id of the run that was started, resumed or timed out."""
     contact_id: _builtins.str
     """Output only. Id of the contact; empty where the event was recorded without one."""
+    contact_deleted: _builtins.bool
+    """Output only. True if the contact has been deleted since. The event has no e-mail address then, and the run is
+    cancelled unless it had ended before: there is nobody to act on, so acknowledge or skip the match. CompleteRun and
+    AwaitEvent answer RUN_FINISHED.
+    """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Output only. Labels of the automation."""
@@ -123,10 +129,11 @@ class Match(_message.Message):
         contact_id: _builtins.str = ...,
         event: _event_pb2.Event | None = ...,
         matched_at: _timestamp_pb2.Timestamp | None = ...,
+        contact_deleted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "matched_at", b"matched_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["automation_id", b"automation_id", "automation_name", b"automation_name", "contact_id", b"contact_id", "event", b"event", "id", b"id", "kind", b"kind", "labels", b"labels", "matched_at", b"matched_at", "position", b"position", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["automation_id", b"automation_id", "automation_name", b"automation_name", "contact_deleted", b"contact_deleted", "contact_id", b"contact_id", "event", b"event", "id", b"id", "kind", b"kind", "labels", b"labels", "matched_at", b"matched_at", "position", b"position", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
