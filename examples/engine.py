@@ -39,8 +39,7 @@ async def consume(matches: MatchStreamStub, stop: asyncio.Event) -> None:
         for delivery in answer.deliveries.deliveries:
             if not delivery.match.contact_deleted:  # else there is no address, and the run has ended
                 print(f"would mail {delivery.match.event.email}", flush=True)
-            done = pb.AckDeliveries(delivery_ids=[delivery.delivery_id])
-            await call.write(pb.ConsumeMatchesRequest(ack=done))
+            await call.write(pb.ConsumeMatchesRequest(ack=pb.AckDeliveries(delivery_ids=[delivery.delivery_id])))
     draining.cancel()
 
 
