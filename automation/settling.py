@@ -147,7 +147,7 @@ class _Settling:
             return self._end(row, delivery_id, Outcome.SKIPPED)
         row.last_failure = settle.reason
         if settle.action is NackAction.PARK:
-            self.changes.parked.append((row, ParkingCause.NACKED))
+            self.changes.parked.append((row, settle.cause))
         else:
             delay = self._current.backoff.delay(row.attempt) if settle.delay is None else settle.delay
             _fail(self._current, row, self._now + delay, self.changes)

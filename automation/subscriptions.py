@@ -67,6 +67,8 @@ class ParkingCause(StrEnum):
 
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
     NACKED = "nacked"
+    UNREADABLE = "unreadable"
+    """What is stored of it could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +167,16 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class Nack:
-    """Gives deliveries back. `delay` is until the retry; by the subscription's backoff where it is None."""
+    """Gives deliveries back. `delay` is until the retry; by the subscription's backoff where it is None.
+
+    `cause` is why matches are parked by the action PARK.
+    """
 
     delivery_ids: Sequence[str]
     action: NackAction = NackAction.RETRY
     delay: int | None = None
     reason: str = ""
+    cause: ParkingCause = ParkingCause.NACKED
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+
+import msgspec
+import structlog
 
 from automation.match_log import READ_LIMIT, log_start, match_id_at, read_filtered
 from automation.store import automations_by_key
 from automation.subscriptions import MatchFilter
 from server.budgets import MAX_RESPONSE_BYTES
 from server.start_points import LogEnd, Place, check_kept, check_place, match_head, resolve_start
+from server.status import cut
 from server.storage.events import event_sizes, events_at
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from sqlalchemy import Connection
 
@@ -24,6 +28,16 @@ if TYPE_CHECKING:
     from server.model import Event
     from server.start_points import StartPoint
     from server.storage.database import Database
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+UNREADABLE: Final = (msgspec.MsgspecError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
+"""What reading or writing a stored value raises where it is not of the form that the code expects. Errors of the
+database are none of these: they fail the whole read."""
+
+_MAX_REASON: Final = 300
 
 MAX_LOADED: Final = 1_000
 """At most so many matches are loaded at once."""
@@ -46,6 +60,13 @@ class LoadedMatch(NamedTuple):
     match: Match
     automation: Automation
     event: Event
+
+
+class UnreadableMatch(NamedTuple):
+    """A match of which something stored cannot be read, and what that is."""
+
+    match: Match
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +97,7 @@ class Matches:
 
     async def load(
         self, project_key: int, matches: Sequence[Match], texts: Sequence[str] | None = None
-    ) -> list[LoadedMatch]:
+    ) -> list[LoadedMatch | UnreadableMatch]:
         """Load the first of these matches of a project, as `load_in` does, in a transaction of its own."""
         return await self._database.read(lambda connection: load_in(connection, project_key, matches, texts))
 
@@ -130,10 +151,11 @@ def read_on(connection: Connection, project_key: int, wanted: WatchQuery, after:
         return WatchAnswer((), after, head)
     found = read_filtered(connection, project_key, wanted.filter, after.position, wanted.max_matches + 1)
     loaded = load_in(connection, project_key, found[: wanted.max_matches])
+    readable = list(_readable(loaded))
     if len(loaded) < len(found):
         newest = loaded[-1].match
-        return WatchAnswer(loaded, Place(newest.position, newest.id), head)
-    return WatchAnswer(loaded, _place(connection, project_key, min(after.position + READ_LIMIT, head)), head)
+        return WatchAnswer(readable, Place(newest.position, newest.id), head)
+    return WatchAnswer(readable, _place(connection, project_key, min(after.position + READ_LIMIT, head)), head)
 
 
 def _place(connection: Connection, project_key: int, position: int) -> Place:
@@ -142,19 +164,71 @@ def _place(connection: Connection, project_key: int, position: int) -> Place:
 
 def load_in(
     connection: Connection, project_key: int, matches: Sequence[Match], texts: Sequence[str] | None = None
-) -> list[LoadedMatch]:
+) -> list[LoadedMatch | UnreadableMatch]:
     """Load the first of these matches of a project, in their order: MAX_LOADED, or as many as surely fit a response.
 
     At least one is loaded, however large, unless there is none. `texts` are what the response says beside each match.
-    Takes three queries.
+    Takes three queries. A match whose automation or event cannot be read is an UnreadableMatch; the others are read.
     """
     if not matches:
         return []
-    automations = automations_by_key(connection, {each.automation_key for each in matches})
+    automations, broken_automations = _read_each(
+        lambda keys: automations_by_key(connection, keys), {each.automation_key for each in matches}
+    )
     sizes = event_sizes(connection, project_key, {each.event_position for each in matches[:MAX_LOADED]})
     fitting = _fitting(matches[:MAX_LOADED], automations, sizes, texts or [""] * len(matches))
-    events = events_at(connection, project_key, {each.event_position for each in fitting})
-    return [LoadedMatch(each, automations[each.automation_key], events[each.event_position]) for each in fitting]
+    events, broken_events = _read_each(
+        lambda positions: events_at(connection, project_key, positions), {each.event_position for each in fitting}
+    )
+    loaded: list[LoadedMatch | UnreadableMatch] = []
+    for match in fitting:
+        automation, event = automations.get(match.automation_key), events.get(match.event_position)
+        if automation is None:
+            reason = broken_automations.get(match.automation_key, "it is missing")
+            loaded.append(UnreadableMatch(match, f"Its automation cannot be read: {reason}"))
+        elif event is None:
+            reason = broken_events.get(match.event_position, "it is missing")
+            loaded.append(UnreadableMatch(match, f"Its event cannot be read: {reason}"))
+        else:
+            loaded.append(LoadedMatch(match, automation, event))
+    return loaded
+
+
+def _read_each(
+    read: Callable[[Collection[int]], dict[int, T]], keys: Collection[int]
+) -> tuple[dict[int, T], dict[int, str]]:
+    """Read rows by key, all at once; where that fails, one by one. Returns them, and why others cannot be read."""
+    try:
+        return read(keys), {}
+    except UNREADABLE:
+        found: dict[int, T] = {}
+        broken: dict[int, str] = {}
+    for key in keys:
+        try:
+            found.update(read([key]))
+        except UNREADABLE as error:
+            broken[key] = describe_error(error)
+    return found, broken
+
+
+def _readable(loaded: Iterable[LoadedMatch | UnreadableMatch]) -> Iterator[LoadedMatch]:
+    """Yield the matches that could be read; the others are logged."""
+    for each in loaded:
+        if isinstance(each, LoadedMatch):
+            yield each
+        else:
+            log_unreadable(each.match, each.reason)
+
+
+def describe_error(error: Exception) -> str:
+    """Return the kind and the text of an error, cut: the text may quote what is stored."""
+    text = f"{type(error).__name__}: {error}".replace("\0", "")
+    return cut(text.encode(errors="replace").decode(), _MAX_REASON)
+
+
+def log_unreadable(match: Match, reason: str) -> None:
+    """Log that a match is passed over, or parked, since it cannot be read."""
+    log.error("match_unreadable", match=match.id, position=match.position, reason=reason)
 
 
 def _fitting(
@@ -162,7 +236,9 @@ def _fitting(
 ) -> Sequence[Match]:
     room = MAX_RESPONSE_BYTES
     for index, match in enumerate(matches):
-        characters = sizes[match.event_position] + _characters(automations[match.automation_key]) + len(texts[index])
+        automation = automations.get(match.automation_key)
+        characters = sizes.get(match.event_position, 0) + len(texts[index])
+        characters += _characters(automation) if automation else 0
         room -= _MATCH_BYTES + _BYTES_PER_CHARACTER * characters
         if index and room < 0:
             return matches[:index]

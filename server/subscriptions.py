@@ -11,10 +11,11 @@ from uuid_utils import uuid7
 
 from automation import subscription_store as store
 from automation.errors import SubscriptionNotFound
-from automation.subscriptions import Release
+from automation.subscriptions import Nack, NackAction, ParkingCause, Release
 from registry.timestamps import now_micros
 from server.dispatcher import Consumer
 from server.errors import Stopping, SubscriptionInUse
+from server.matches import LoadedMatch, UnreadableMatch, log_unreadable
 from server.start_points import resolve_start
 from server.storage.log import lock_heads
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
         Subscription,
     )
     from server.dispatcher import Dispatcher, Dispatchers
-    from server.matches import LoadedMatch, Matches
+    from server.matches import Matches
     from server.paging import Page, PageRequest
     from server.start_points import StartPoint
     from server.storage.database import Database
@@ -188,19 +189,29 @@ class Subscriptions:
         stopping.add_done_callback(lambda _: consumer.fail(Stopping()))
         try:
             with self.used(current, subscription) as dispatcher, dispatcher.attached(consumer):
-                dispatcher.request(consumer, limit)
-                await _first_delivery(consumer, wait_seconds)
-                return await self.load(dispatcher, consumer.take()), dispatcher.current.max_attempts
+                latest = asyncio.get_running_loop().time() + wait_seconds
+                while True:
+                    consumer.changed.clear()
+                    dispatcher.request(consumer, limit)
+                    await _first_delivery(consumer, latest)
+                    taken = consumer.take()
+                    loaded = await self.load(dispatcher, taken)
+                    # Where all that was delivered is unreadable, what comes after it may be readable.
+                    if loaded or not taken:
+                        return loaded, dispatcher.current.max_attempts
         finally:
             stopping.cancel()
 
     async def load(
         self, dispatcher: Dispatcher, deliveries: Sequence[Delivery]
     ) -> Sequence[tuple[Delivery, LoadedMatch]]:
-        """Load the first of what was delivered, as much as fits a message; the rest is given back uncounted."""
+        """Load the first of what was delivered, as much as fits a message; the rest is given back uncounted.
+
+        What cannot be read is parked, alone.
+        """
         if not deliveries:
             return []
-        loaded: list[LoadedMatch] = []
+        loaded: list[LoadedMatch | UnreadableMatch] = []
         try:
             matches = [each.match for each in deliveries]
             failures = [each.last_failure for each in deliveries]
@@ -208,7 +219,22 @@ class Subscriptions:
         finally:
             if rest := deliveries[len(loaded) :]:
                 dispatcher.submit([Release([each.id for each in rest])])
-        return list(zip(deliveries, loaded, strict=False))
+        pairs = list(zip(deliveries, loaded, strict=False))
+        if unreadable := [(each, found.reason) for each, found in pairs if isinstance(found, UnreadableMatch)]:
+            await dispatcher.submit(_parking(unreadable))
+        return [(each, found) for each, found in pairs if isinstance(found, LoadedMatch)]
+
+    def park(self, dispatcher: Dispatcher, unreadable: Sequence[tuple[Delivery, str]]) -> None:
+        """Park deliveries that no consumer can get, each with the reason."""
+        if unreadable:
+            dispatcher.submit(_parking(unreadable))
+
+    async def park_pulled(
+        self, project_key: int, subscription: str, unreadable: Sequence[tuple[Delivery, str]]
+    ) -> None:
+        """Park pulled deliveries that no consumer can get. Raises SubscriptionNotFound."""
+        if unreadable:
+            await self.settle(project_key, subscription, _parking(unreadable))
 
     async def settle(self, project_key: int, subscription: str, settles: Sequence[Settle]) -> Sequence[SettleResult]:
         """Settle and extend deliveries in one transaction. Raises SubscriptionNotFound."""
@@ -218,7 +244,7 @@ class Subscriptions:
 
     async def list_parked(
         self, project_key: int, subscription: str, selection: ParkedSelection, request: PageRequest
-    ) -> Page[tuple[ParkedMatch, LoadedMatch]]:
+    ) -> Page[tuple[ParkedMatch, LoadedMatch | UnreadableMatch]]:
         """List parked matches, those parked last first. Raises SubscriptionNotFound."""
         limit, filters = request.limit(), (project_key, subscription, selection)
         before = request.cursor(filters, int, int)
@@ -286,9 +312,17 @@ class Subscriptions:
         return [Described(each, stats[each.key], len(self._dispatchers.streams(each.key))) for each in subscriptions]
 
 
-async def _first_delivery(consumer: Consumer, wait_seconds: float) -> None:
-    """Wait until a step has looked for the consumer once, and then so long in all for a delivery."""
-    latest = asyncio.get_running_loop().time() + wait_seconds
+def _parking(unreadable: Sequence[tuple[Delivery, str]]) -> list[Settle]:
+    for delivery, reason in unreadable:
+        log_unreadable(delivery.match, reason)
+    return [
+        Nack([delivery.id], NackAction.PARK, reason=reason, cause=ParkingCause.UNREADABLE)
+        for delivery, reason in unreadable
+    ]
+
+
+async def _first_delivery(consumer: Consumer, latest: float) -> None:
+    """Wait until a step has looked for the consumer once, and then for a delivery until the loop's time `latest`."""
     await consumer.changed.wait()
     try:
         async with asyncio.timeout_at(latest):

@@ -16,7 +16,7 @@ from grpc import StatusCode
 from automation.match_log import READ_LIMIT, read_filtered
 from automation.subscriptions import MatchFilter
 from server.match_hub import MatchHub
-from server.matches import Matches, WatchAnswer, WatchQuery, load_in
+from server.matches import LoadedMatch, Matches, WatchAnswer, WatchQuery, load_in
 from server.model import Rules
 from server.start_points import Place
 from server.storage.database import open_database
@@ -46,7 +46,9 @@ if TYPE_CHECKING:
     from grpc.aio import UnaryStreamCall
     from sqlalchemy import Connection
 
-    from server.matches import LoadedMatch
+    from server.matches import UnreadableMatch
+
+    Loaded = LoadedMatch | UnreadableMatch
     from server.storage.database import Database
     from signalbox.v1.match_pb2 import Match
     from tests.support.service import Client, Service
@@ -167,7 +169,7 @@ async def test_matches_are_loaded_in_the_order_asked_for_as_many_as_fit(database
         await shop.send_all([event({"text": "x" * 240_000}, name=PAID) for _ in range(3)])
     database = await open_database(database_url)
 
-    def work(connection: Connection) -> tuple[list[LoadedMatch], list[LoadedMatch], list[LoadedMatch]]:
+    def work(connection: Connection) -> tuple[list[Loaded], list[Loaded], list[Loaded]]:
         project_key = get_project(connection, shop.project).key
         asked = read_filtered(connection, project_key, MatchFilter(), 0, 10)[::-1]
         loaded = load_in(connection, project_key, asked)
@@ -179,6 +181,7 @@ async def test_matches_are_loaded_in_the_order_asked_for_as_many_as_fit(database
     assert [each.match.position for each in rest] == [2, 1]
     assert none == []
     for each in loaded + rest:
+        assert isinstance(each, LoadedMatch)
         assert each.event.position == each.match.event_position
         assert each.automation.name == ("Second", "First")[each.match.position % 2]
 

@@ -185,7 +185,10 @@ class ConsumerStream:
                 return
             elif self._consumer.deliveries:
                 handed = await self._load(dispatcher)
-                yield self._write_deliveries(dispatcher, handed)
+                response = self._write_deliveries(dispatcher, handed)
+                if not response.deliveries.deliveries:
+                    continue
+                yield response
                 self._renew_late(dispatcher, handed)
             elif await self._wait(dispatcher):
                 continue
@@ -245,14 +248,15 @@ class ConsumerStream:
         """Load what was delivered and fits a message, and see to it that as much is delivered next time."""
         deliveries = self._consumer.take()
         loaded = await self._subscriptions.load(dispatcher, deliveries)
-        self._room = min(MAX_LOADED, 2 * self._room) if len(loaded) == len(deliveries) else len(loaded)
+        self._room = min(MAX_LOADED, 2 * self._room) if len(loaded) == len(deliveries) else max(1, len(loaded))
         return loaded
 
     def _write_deliveries(
         self, dispatcher: Dispatcher, handed: Sequence[tuple[Delivery, LoadedMatch]]
     ) -> pb.ConsumeMatchesResponse:
         response = pb.ConsumeMatchesResponse()
-        write_deliveries(handed, dispatcher.current.max_attempts, response.deliveries)
+        unreadable = write_deliveries(handed, dispatcher.current.max_attempts, response.deliveries)
+        self._subscriptions.park(dispatcher, unreadable)
         return response
 
     def _renew_late(self, dispatcher: Dispatcher, handed: Sequence[tuple[Delivery, LoadedMatch]]) -> None:

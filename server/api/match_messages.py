@@ -28,3 +28,14 @@ def write_match(match: Match, automation: Automation, event: Event, into: match_
     into.contact_deleted = event.contact_deleted
     write_event(event, into.event)
     write_timestamp(match.matched_at, into.matched_at)
+
+
+def write_log_entry(match: Match, into: match_pb2.Match) -> None:
+    """Write what the match log itself says of a match, without its automation and what its event holds."""
+    into.id = match.id
+    into.position = match.position
+    into.kind = MATCH_KIND.write(match.kind)
+    into.run_id = match.run_id
+    into.event.position = match.event_position
+    into.event.name = match.event_name
+    write_timestamp(match.matched_at, into.matched_at)

@@ -26,19 +26,19 @@ from automation.subscriptions import (
 from registry.errors import Violation
 from registry.timestamps import now_micros
 from server.api.enums import DELIVERY_ORDER, DELIVERY_OUTCOME, NACK_ACTION, PARKING_CAUSE
-from server.api.match_messages import write_match
+from server.api.match_messages import write_log_entry, write_match
 from server.api.structs import depth_of
 from server.api.times import read_duration, read_timestamp, timestamp, write_timestamp
 from server.api.watch_messages import read_filter
 from server.budgets import MAX_DEPTH
 from server.errors import InvalidArgument, InvalidConsumer
+from server.matches import UNREADABLE, LoadedMatch, UnreadableMatch, describe_error
 from signalbox.v1 import match_stream_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from automation.subscriptions import Delivery, ParkedMatch, Settle, SettleResult
-    from server.matches import LoadedMatch
     from server.subscriptions import ConsumerState, Described
     from signalbox.v1 import match_pb2
 
@@ -205,21 +205,28 @@ def write_deliveries(
     deliveries: Sequence[tuple[Delivery, LoadedMatch]],
     max_attempts: int,
     into: pb.DeliveryBatch | pb.PullMatchesResponse,
-) -> None:
-    """Write deliveries that are about to be handed over."""
+) -> list[tuple[Delivery, str]]:
+    """Write deliveries that are about to be handed over. Returns those that cannot be written, each with the reason."""
     now = now_micros()
+    unreadable: list[tuple[Delivery, str]] = []
     for delivery, loaded in deliveries:
         message = into.deliveries.add()
+        try:
+            write_loaded(loaded, message.match)
+        except UNREADABLE as error:
+            del into.deliveries[-1]
+            unreadable.append((delivery, f"It cannot be written: {describe_error(error)}"))
+            continue
         message.delivery_id = delivery.id
         message.attempt = delivery.attempt
         message.max_attempts = max_attempts
-        write_loaded(loaded, message.match)
         message.lease_duration.FromMicroseconds(max(0, delivery.lease_expires_at - now))
         write_timestamp(delivery.lease_expires_at, message.lease_expires_at)
         if delivery.replayed:
             message.replayed = True
         if delivery.last_failure:
             message.last_failure = delivery.last_failure
+    return unreadable
 
 
 def write_loaded(loaded: LoadedMatch, into: match_pb2.Match) -> None:
@@ -244,11 +251,18 @@ def write_result(result: SettleResult, into: pb.DeliveryResult) -> None:
         write_timestamp(result.due_at, into.lease_expires_at)
 
 
-def write_parked(found: tuple[ParkedMatch, LoadedMatch]) -> pb.ParkedMatch:
-    """Write a parked match."""
+def write_parked(found: tuple[ParkedMatch, LoadedMatch | UnreadableMatch]) -> pb.ParkedMatch:
+    """Write a parked match; of one that cannot be read, what the match log itself says."""
     parked, loaded = found
     into = pb.ParkedMatch()
-    write_loaded(loaded, into.match)
+    try:
+        if isinstance(loaded, LoadedMatch):
+            write_loaded(loaded, into.match)
+        else:
+            write_log_entry(loaded.match, into.match)
+    except UNREADABLE:
+        into.match.Clear()
+        write_log_entry(loaded.match, into.match)
     into.cause = PARKING_CAUSE.write(parked.cause)
     into.attempt_count = parked.attempt_count
     into.last_failure = parked.last_failure

@@ -115,7 +115,8 @@ class SubscriptionMethods:
             wait / _SECOND,
         )
         response = pb.PullMatchesResponse()
-        write_deliveries(deliveries, max_attempts, response)
+        unreadable = write_deliveries(deliveries, max_attempts, response)
+        await self._subscriptions.park_pulled(caller.project_key, request.subscription, unreadable)
         return response
 
     async def AcknowledgeMatches(

@@ -11,7 +11,7 @@ from server.api.enums import LOG_END
 from server.api.match_messages import write_match
 from server.api.times import read_duration, read_timestamp
 from server.errors import InvalidArgument
-from server.matches import WatchQuery
+from server.matches import UNREADABLE, WatchQuery, describe_error, log_unreadable
 from server.start_points import AfterPosition, Cursor, LogEnd, Since, make_cursor
 from signalbox.v1 import match_stream_pb2 as pb
 
@@ -80,14 +80,18 @@ def read_max_matches(number: int) -> int:
 
 
 def write_answer(answer: WatchAnswer, project_id: str) -> pb.WatchMatchesResponse:
-    """Write one answer of a watch."""
+    """Write one answer of a watch. A match that cannot be written is passed over and logged: the watch goes on."""
     response = pb.WatchMatchesResponse(
         cursor=make_cursor(project_id, answer.place),
         position=answer.place.position,
         head_position=answer.head_position,
     )
     for match, automation, event in answer.matches:
-        write_match(match, automation, event, response.matches.add())
+        try:
+            write_match(match, automation, event, response.matches.add())
+        except UNREADABLE as error:
+            del response.matches[-1]
+            log_unreadable(match, f"It cannot be written: {describe_error(error)}")
     return response
 
 

@@ -873,6 +873,10 @@ class ParkedMatch(_message.Message):
         """It failed its last attempt."""
         CAUSE_NACKED: ParkedMatch._Cause.ValueType  # 2
         """A consumer parked it."""
+        CAUSE_UNREADABLE: ParkedMatch._Cause.ValueType  # 3
+        """The server could not read what is stored of it, so that no consumer got it; last_failure says why. A match that is
+        replayed is read again.
+        """
 
     class Cause(_Cause, metaclass=_CauseEnumTypeWrapper):
         """Causes of parking."""
@@ -883,6 +887,10 @@ class ParkedMatch(_message.Message):
     """It failed its last attempt."""
     CAUSE_NACKED: ParkedMatch.Cause.ValueType  # 2
     """A consumer parked it."""
+    CAUSE_UNREADABLE: ParkedMatch.Cause.ValueType  # 3
+    """The server could not read what is stored of it, so that no consumer got it; last_failure says why. A match that is
+    replayed is read again.
+    """
 
     MATCH_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
