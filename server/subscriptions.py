@@ -192,6 +192,7 @@ class Subscriptions:
                 latest = asyncio.get_running_loop().time() + wait_seconds
                 while True:
                     consumer.changed.clear()
+                    consumer.check()
                     dispatcher.request(consumer, limit)
                     await _first_delivery(consumer, latest)
                     taken = consumer.take()
