@@ -177,7 +177,7 @@ class Definitions:
     async def revisions(self, caller: Caller, name_or_id: str, request: PageRequest) -> Page[Revision]:
         """List the revisions of a definition, newest first. Raises DefinitionNotFound."""
         limit, filters = request.limit(), (caller.project_id, name_or_id)
-        (before,) = request.cursor(filters, int) or (None,)
+        (before,) = request.cursor(filters, int, most=store.MAX_REVISIONS) or (None,)
 
         def work(connection: Connection) -> tuple[list[Revision], bool]:
             definition = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
@@ -244,7 +244,7 @@ class Definitions:
         Raises DefinitionNotFound.
         """
         limit, filters = request.limit(), (caller.project_id, name_or_id)
-        after_id, before = request.cursor(filters, str, int) or ("", 0)
+        after_id, before = request.cursor(filters, str, int, most=store.MAX_REVISIONS) or ("", 0)
 
         def work(connection: Connection) -> list[Dependent]:
             definition = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)

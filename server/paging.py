@@ -54,10 +54,11 @@ class PageRequest:
             raise InvalidArgument(message, violations=[Violation("page_size", "OUT_OF_RANGE", message)])
         return min(self.size or DEFAULT_SIZE, MAX_SIZE)
 
-    def cursor(self, filters: object, *kinds: type) -> tuple[Any, ...] | None:
+    def cursor(self, filters: object, *kinds: type, most: int = 2**63 - 1) -> tuple[Any, ...] | None:
         """Read where the page begins; None for the first one.
 
-        Raises InvalidPageToken unless the token was made by `page` with equal filters and a cursor of these types.
+        Raises InvalidPageToken unless the token was made by `page` with equal filters and a cursor of these types, with
+        whole numbers up to `most`. Anybody can write a token, and a database refuses numbers that no column holds.
         """
         if not self.token:
             return None
@@ -65,7 +66,7 @@ class PageRequest:
             digest, *cursor = msgspec.json.decode(urlsafe_b64decode(self.token.encode("ascii")))
         except (ValueError, TypeError, RecursionError, binascii.Error) as error:
             raise InvalidPageToken from error
-        whole = all(abs(value) < 2**63 for value in cursor if type(value) is int)
+        whole = all(abs(value) <= most for value in cursor if type(value) is int)
         if digest != _digest(filters) or [type(value) for value in cursor] != list(kinds) or not whole:
             raise InvalidPageToken
         return tuple(cursor)

@@ -42,6 +42,9 @@ PURCHASE = Schema(
 )
 
 
+CONDITION_SEEDS = (Path(__file__).parent / "fuzz_seeds" / "conditions.txt").read_text().splitlines()
+
+
 def faults(text: str, schema: Schema | None = None) -> list[Fault]:
     try:
         check(parse(text), schema)
@@ -142,6 +145,13 @@ def test_hostile_nesting_is_refused_quickly(text: str) -> None:
     (fault,) = faults(text)
     assert fault.reason in {"TOO_DEEP", "SYNTAX_ERROR"}
     assert time.perf_counter() - began < 5
+
+
+@pytest.mark.parametrize("text", [line for line in CONDITION_SEEDS if "[][" in line])
+def test_nothing_is_known_of_the_items_of_an_empty_list(text: str) -> None:
+    assert {each.reason for each in faults(text)} <= {"TYPE_MISMATCH"}
+    if not faults(text):
+        assert isinstance(outcome(text, {}), Failure)
 
 
 def test_a_path_has_at_most_32_names() -> None:

@@ -68,6 +68,16 @@ def test_a_token_serves_its_own_filters_and_kinds_alone() -> None:
             PageRequest(token=token).cursor(filters, *kinds)
 
 
+def test_a_token_holds_no_number_that_its_list_cannot_have() -> None:
+    for number, most in ((1_000, 1_000), (2**63 - 1, 2**63 - 1), (0, 0)):
+        token = PageRequest(1).page([number, number], FILTERS, lambda item: (item,)).next_token
+        assert PageRequest(token=token).cursor(FILTERS, int, most=most) == (number,)
+        for beyond in (most + 1, -most - 1):
+            forged = PageRequest(1).page([beyond, beyond], FILTERS, lambda item: (item,)).next_token
+            with pytest.raises(InvalidPageToken):
+                PageRequest(token=forged).cursor(FILTERS, int, most=most)
+
+
 def test_a_page_holds_fifty_unless_told_and_a_thousand_at_most() -> None:
     assert [PageRequest(size).limit() for size in (0, 1, 1_000, 1_001)] == [50, 1, 1_000, 1_000]
     with pytest.raises(InvalidArgument):

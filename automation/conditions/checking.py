@@ -233,7 +233,7 @@ class _Checker:
             return self._field(node, operand, node.key.value, self._named(node.operand))
         if not ((operand.kinds & LIST and key.kinds & NUMBER) or (operand.kinds & OBJECT and key.kinds & STRING)):
             self._mismatch(node, f"{self._named(node.operand)} has no items to pick by {_words(key)}")
-        return operand.items or Type(ANY) if operand.kinds is LIST else Type(ANY)
+        return _item(operand) if operand.kinds is LIST else Type(ANY)
 
     def _binary(self, node: Binary, scope: Mapping[str, Type]) -> Type:
         left, right = self.type_of(node.left, scope), self.type_of(node.right, scope)
@@ -284,11 +284,8 @@ class _Checker:
         operand = self.type_of(node.operand, scope)
         if not operand.kinds & (LIST | OBJECT):
             self._mismatch(node, f"{node.function} needs a list; {self._named(node.operand)} is {_words(operand)}")
-        item = (
-            Type(STRING) if operand.kinds is OBJECT else (operand.items if operand.kinds is LIST else None) or Type(ANY)
-        )
-        # Nothing is known of the items of an empty list, and nothing is asked of them.
-        self.boolean(node.body, {**scope, node.variable: item if item.kinds else Type(ANY)})
+        item = Type(STRING) if operand.kinds is OBJECT else _item(operand) if operand.kinds is LIST else Type(ANY)
+        self.boolean(node.body, {**scope, node.variable: item})
         return _BOOLEAN
 
     def _call(self, node: Call, scope: Mapping[str, Type]) -> Type:
@@ -322,6 +319,11 @@ class _Checker:
 
     def _fault(self, node: Node, reason: str, message: str) -> None:
         self.faults.append(Fault.at(self._text, node.start, reason, message))
+
+
+def _item(found: Type) -> Type:
+    """Return the type of a list's items. Nothing is known of those of an empty list: anything may be done with them."""
+    return found.items if found.items is not None and found.items.kinds else Type(ANY)
 
 
 def _either(types: list[Type]) -> Type:
