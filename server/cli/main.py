@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +12,15 @@ import click
 
 from server.cli.failures import INTERRUPTED, Failure, InternalError
 from server.cli.options import connection_options
+from server.cli.streams import prepare_streams
 from server.version import version
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+MAX_MESSAGE = 1_000
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 _COMMANDS = {
     "serve": ("server.cli.serve", "Run a server."),
@@ -71,26 +78,48 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """
     # What gRPC has to say about a connection, the command says in a sentence of its own.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    prepare_streams()
     options: dict[str, Any] = {}
     try:
         code = cli.main(arguments, standalone_mode=False, obj=options)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
-    except click.ClickException as error:
-        _report(error)
-        return error.exit_code
     except click.Abort:
         return INTERRUPTED
     except Exception as error:
-        failure = InternalError(error, debug=options.get("debug", False))
+        failure = _failure_of(error, arguments, debug=options.get("debug", False))
         _report(failure)
         return failure.exit_code
     return code if isinstance(code, int) else 0
 
 
+def _failure_of(error: Exception, arguments: Sequence[str] | None, *, debug: bool) -> click.ClickException:
+    """Return what is to be reported of an exception."""
+    if isinstance(error, click.ClickException):
+        return error
+    if isinstance(error, OSError):
+        # A full disk, a file that went away: not the program's fault.
+        return Failure(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error))
+    if isinstance(error, UnicodeEncodeError) and (named := _not_text(arguments)):
+        # Exit code 2 would be a verdict of some commands.
+        return Failure(f"{named} is not text in UTF-8")
+    return InternalError(error, debug=debug)
+
+
+def _not_text(arguments: Sequence[str] | None) -> str:
+    """Name an argument or variable whose bytes are no text, as only a path may be; empty if there is none."""
+    texts = sys.argv[1:] if arguments is None else arguments
+    given = {f"argument {number}": text for number, text in enumerate(texts, 1)}
+    given |= {name: value for name, value in os.environ.items() if name.startswith("SIGNALBOX_")}
+    return next((name for name, text in given.items() if _SURROGATE.search(text)), "")
+
+
 def _report(error: click.ClickException) -> None:
     message = " ".join(error.format_message().split())
+    if len(message) > MAX_MESSAGE:
+        # What a message quotes is long; what it says of that stands at both ends.
+        message = f"{message[: MAX_MESSAGE // 2]} … {message[-MAX_MESSAGE // 2 :]}"
     if isinstance(error, click.UsageError) and error.ctx is not None:
         message += f" (see: {error.ctx.command_path} --help)"
     click.echo(f"error: {message}", err=True)

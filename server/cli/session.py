@@ -148,7 +148,10 @@ def _channel(connection: Connection) -> grpc.aio.Channel:
         # A proxy would be shown the key, and knows another loopback interface.
         direct = (("grpc.enable_http_proxy", 0),) if is_loopback(connection.server) else ()
         return grpc.aio.insecure_channel(connection.server, (*_OPTIONS, *direct))
-    credentials = grpc.ssl_channel_credentials(connection.tls_ca.read_bytes())
+    authorities = connection.tls_ca.read_bytes()
+    if b"-----BEGIN CERTIFICATE-----" not in authorities:
+        raise Failure(f"{connection.tls_ca} holds no certificate in PEM (--tls-ca)")
+    credentials = grpc.ssl_channel_credentials(authorities)
     return grpc.aio.secure_channel(connection.server, credentials, _OPTIONS)
 
 

@@ -1,0 +1,100 @@
+"""The command line with bytes that are no text, and standard streams that are closed, full or of another encoding."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from server.cli.main import MAX_MESSAGE, run
+from tests.support.command_line import ENVIRONMENT, PROGRAM
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KEY = ("--key", "sb_nobody", "--server", "127.0.0.1:1")
+NO_TEXT = os.fsdecode(b"\xff")
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("SIGNALBOX_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("event", "show", NO_TEXT),
+        ("event", "send", NO_TEXT, "--email", "a@b.c"),
+        ("event", "send", "x", "--email", NO_TEXT),
+        ("contact", "upsert", NO_TEXT),
+        ("automation", "create", NO_TEXT, "--event", "x"),
+        ("project", "create", NO_TEXT),
+        ("definition", "create", NO_TEXT),
+        ("run", "cancel", "x", "--reason", NO_TEXT),
+    ],
+)
+def test_an_argument_that_is_no_text_is_named(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
+    assert run((*arguments, "--project", "p", *KEY)) == 1
+    place = arguments.index(NO_TEXT) + 1
+    assert capsys.readouterr().err == f"error: argument {place} is not text in UTF-8\n"
+
+
+def test_a_variable_that_is_no_text_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGNALBOX_PROJECT", NO_TEXT)
+    assert run(("event", "list", *KEY)) == 1
+    assert capsys.readouterr().err == "error: SIGNALBOX_PROJECT is not text in UTF-8\n"
+
+
+def test_a_path_may_be_no_text(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / NO_TEXT).write_text("{")
+    assert run(("definition", "create", "x", "--schema", str(tmp_path / NO_TEXT), *KEY)) != 70
+
+
+@pytest.mark.parametrize("option", ["--limit", "--received-from", "--server", "--tls-ca"])
+def test_a_long_value_is_not_quoted_whole(capsys: pytest.CaptureFixture[str], option: str) -> None:
+    assert run(("event", "list", option, "x" * 100_000)) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: Invalid value for '{option}'")
+    assert err.endswith("event list --help)\n")
+    assert len(err) < MAX_MESSAGE + 100
+
+
+def test_a_file_without_a_certificate_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(("event", "list", "--tls-ca", __file__, *KEY)) == 1
+    assert capsys.readouterr().err == f"error: {__file__} holds no certificate in PEM (--tls-ca)\n"
+
+
+def shell(command: str, **variables: str) -> tuple[int, str, str]:
+    """Run a command of the shell, in which $signalbox starts the program."""
+    done = subprocess.run(
+        ["sh", "-c", command],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT | {"signalbox": " ".join(PROGRAM)} | variables,
+        timeout=60,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_a_closed_standard_input_is_told() -> None:
+    told = shell(f"$signalbox definition create x --schema - --project p {' '.join(KEY)} <&-")
+    assert told == (1, "", "error: standard input is closed\n")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")  # noqa: PTH110 - no path of ours
+def test_a_full_disk_is_told() -> None:
+    assert shell("$signalbox --help > /dev/full") == (1, "", "error: No space left on device\n")
+
+
+def test_what_a_terminal_cannot_show_is_escaped(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/\U0001f4a5.db"
+    code, out, _ = shell(f"$signalbox migrate --database {url}", PYTHONIOENCODING="latin-1")
+    assert code == 0
+    assert out.startswith(f"sqlite:///{tmp_path}/\\U0001f4a5.db is now at")
