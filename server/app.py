@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -27,12 +28,13 @@ from server.bridge.app import Bridge
 from server.bridge.dialects import DIALECTS
 from server.bridge.http_server import HttpServer
 from server.bridge.services import Services
-from server.bridge.system import System
+from server.bridge.system import READY_SECONDS, System
 from server.catalog import Catalog
 from server.contacts import Contacts
 from server.definitions import Definitions
 from server.demo import make_demo
 from server.dispatcher import Dispatchers
+from server.errors import StorageError
 from server.events import Events
 from server.explain import Explanations
 from server.generated_types import GeneratedTypes
@@ -143,8 +145,24 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         http_server = HttpServer(bridge, settings.grace_seconds)
         grpc_address = await grpc_server.start(settings.grpc, settings.tls)
         stack.push_async_callback(_stop_doors, grpc_server, http_server, settings.grace_seconds)
+        if database.shared:
+            readiness = Recurring("readiness", partial(_report_ready, database, grpc_server))
+            readiness.start()
+            stack.push_async_callback(readiness.close)
         http_address = await http_server.start(settings.http, settings.tls)
         yield Server(grpc_address, http_address, demo_contact)
+
+
+async def _report_ready(database: Database, grpc_server: GrpcServer) -> float:
+    """Report whether the database can be written. Return the seconds after which to do so again."""
+    ready = True
+    try:
+        async with asyncio.timeout(READY_SECONDS):
+            await database.check()
+    except (StorageError, TimeoutError):
+        ready = False
+    await grpc_server.report_ready(ready=ready)
+    return REFRESH_SECONDS
 
 
 async def _stop_doors(grpc_server: GrpcServer, http_server: HttpServer, grace_seconds: float) -> None:

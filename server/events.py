@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from server.errors import CursorRewound, EventNotRecorded
 from server.storage import events as store
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from server.model import Event
     from server.paging import Page, PageRequest
     from server.storage.database import Database
@@ -26,17 +29,26 @@ class Events:
     async def list(
         self, project_key: int, wanted: EventFilter, request: PageRequest, after: int | None = None
     ) -> Page[Event]:
-        """List events, newest first, or oldest first from behind the position `after`."""
+        """List events, newest first, or oldest first after the position `after`.
+
+        Raise CursorRewound if a page goes on, oldest first, from an event that a failover or a restore took back.
+        """
         limit, filters = request.limit(), (project_key, wanted, after)
-        (last,) = request.cursor(filters, int) or (None,)
-        found, more = await self._database.read(
-            lambda connection: store.list_events(
-                connection,
-                project_key,
-                wanted,
-                limit,
-                before=last if after is None else None,
-                after=after if after is None or last is None else last,
-            )
-        )
-        return request.page(found, filters, lambda event: (event.position,), more=more)
+        last, last_id = request.cursor(filters, int, str) or (None, "")
+
+        def read(connection: Connection) -> tuple[list[Event], bool]:
+            if after is None:
+                return store.list_events(connection, project_key, wanted, limit, before=last, after=None)
+            if last_id:
+                _check_kept(connection, project_key, last, last_id)
+            return store.list_events(connection, project_key, wanted, limit, before=None, after=last or after)
+
+        found, more = await self._database.read(read)
+        return request.page(found, filters, lambda event: (event.position, event.id), more=more)
+
+
+def _check_kept(connection: Connection, project_key: int, position: int, event_id: str) -> None:
+    try:
+        store.get_event(connection, project_key, event_id)
+    except EventNotRecorded:
+        raise CursorRewound(position, store.log_head(connection, project_key)) from None

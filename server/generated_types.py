@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class RevisionKey(NamedTuple):
-    """Names a revision that exists; what it names never changes."""
+    """Names a revision that exists; what it names never changes within one epoch of the database."""
 
     definition_id: str
     number: int
@@ -51,6 +51,11 @@ class GeneratedTypes:
     def __init__(self, database: Database, catalog: Catalog) -> None:
         self._database = database
         self._catalog = catalog
+
+    @property
+    def epoch(self) -> int:
+        """For how long what is read may be remembered: until this changes."""
+        return self._database.epoch
 
     async def latest(self, caller: Caller, names_or_ids: Iterable[str], page_token: str = "") -> Page[GeneratedType]:
         """Return the types of the latest revisions of live definitions, of all if none is named, oldest first.

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from itertools import count
+from itertools import count, cycle
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+import asyncpg
 import grpc
+import httpx
 import pytest
 from grpc import StatusCode
+from grpc_health.v1 import health_pb2
 
-from signalbox.v1 import match_stream_pb2, projects_pb2
+from server.errors import StorageReadOnly
+from server.storage.database import open_database
+from signalbox.v1 import event_ingest_pb2, match_stream_pb2, projects_pb2
 from tests.support.automations import automate
 from tests.support.messages import ADA, INDEPENDENT, event, schema
 from tests.support.postgres import USER, find_binaries, running_cluster
+from tests.support.process import server_process
 from tests.support.refusals import read_refusal, verdict
 from tests.support.service import serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from pathlib import Path
 
-    from signalbox.v1 import event_ingest_pb2
     from tests.support.postgres import Cluster
+    from tests.support.process import Process
     from tests.support.service import Client, Service
 
 T = TypeVar("T")
@@ -32,6 +41,9 @@ _numbers = count(1)
 
 RECONNECT_SECONDS = 10.0
 """Servers have found the new primary by then, on a busy machine too; on a quiet one it takes one."""
+
+FROZEN_SECONDS = 4.0
+"""A frozen server holds up the others for two seconds; a busy machine takes longer to answer."""
 
 LOST = [f"lost{number}@example.com" for number in range(60)]
 NEW = [f"new{number}@example.com" for number in range(60)]
@@ -147,9 +159,13 @@ async def cursor_of(client: Client) -> tuple[str, int]:
 
 
 class Rewind:
-    """A tail of the log that is made, used on two servers, and lost under them."""
+    """A tail of the log that is made, used on two servers, and lost under them.
 
-    def __init__(self, nodes: Nodes) -> None:
+    Without `changes` the catalogue stays as it is: nothing but the events shows that the log is another one.
+    """
+
+    def __init__(self, nodes: Nodes, *, changes: bool) -> None:
+        self._changes = changes
         self._nodes = nodes
         self._shop, self._other = nodes.clients
         self._watchers: list[Watcher] = []
@@ -161,19 +177,25 @@ class Rewind:
         self._standing = [Watcher(client, self._kept) for client in self._nodes.clients]
 
     async def make_tail(self) -> None:
-        """Make contacts, a key, definitions and matches, and use them all on both servers."""
+        """Make contacts and matches, perhaps a key and definitions, and use them all on both servers."""
         for client in self._nodes.clients:
             await send_about(client, LOST)
+        if self._changes:
+            await self._change()
+        self._lost, self._lost_at = await cursor_of(self._other)
+        self._page = event_ingest_pb2.ListEventsRequest(after_position=0, page_size=100)
+        self._page.page_token = (await self._shop.ingest.ListEvents(self._page)).next_page_token
+        assert self._lost_at == self._kept_at + 2 * len(LOST)
+        for watcher in self._standing:
+            await watcher.read_to(self._lost_at)
+
+    async def _change(self) -> None:
         projects = await self._nodes.first.admin.projects.ListProjects(projects_pb2.ListProjectsRequest())
         lost_key = await self._nodes.first.key(projects.projects[0].id)
         self._lost_secret = lost_key.secret
         await self._nodes.second.client(self._lost_secret).log()
         await lost_key.define("lost_event", schema(number="number"))
         await self._shop.redefine(schema(order_total="number", currency="number"))
-        self._lost, self._lost_at = await cursor_of(self._other)
-        assert self._lost_at == self._kept_at + 2 * len(LOST)
-        for watcher in self._standing:
-            await watcher.read_to(self._lost_at)
 
     async def check_nothing_counts(self) -> None:
         """Check that nothing of the tail is honoured, by the server that made it or by the other one."""
@@ -182,14 +204,17 @@ class Rewind:
             await until_answered(partial(client.send, about(ADA)))
         for watcher in [*self._standing, *following]:
             assert await watcher.ended() == "CURSOR_REWOUND"
+        if not self._changes:
+            return
         assert await verdict(self._shop.send(event(name="lost_event"))) == (StatusCode.NOT_FOUND, "EVENT_NOT_FOUND")
         for node in self._nodes[:2]:
             assert await until_refused(node.client(self._lost_secret)) == "API_KEY_INVALID"
 
     async def check_the_same_numbers_again(self) -> None:
         """Make as much as was lost, and more, so that numbers and keys come back with another meaning."""
-        await self._shop.define("new_event", schema(number="number"))
-        await self._shop.redefine(schema(order_total="number", currency="string", note="string"))
+        if self._changes:
+            await self._shop.define("new_event", schema(number="number"))
+            await self._shop.redefine(schema(order_total="number", currency="string", note="string"))
         for number in range(0, len(NEW), 20):
             for client, addresses in zip(self._nodes.clients, (NEW, LOST), strict=True):
                 await send_about(client, addresses[number : number + 20])
@@ -199,6 +224,8 @@ class Rewind:
         # The log is longer than it was: the lost cursor would skip what is there now.
         assert (await cursor_of(self._shop))[1] > self._lost_at
         for client in self._nodes.clients:
+            refused = await verdict(client.ingest.ListEvents(self._page))
+            assert refused == (StatusCode.OUT_OF_RANGE, "CURSOR_REWOUND")
             assert await Watcher(client, self._lost).ended() == "CURSOR_REWOUND"
             resumed = Watcher(client, self._kept)
             await resumed.read_to(self._lost_at)
@@ -231,7 +258,7 @@ async def test_nothing_remembered_of_a_tail_that_a_failover_lost_is_used(primary
     database = await created(primary)
     with primary.standby() as standby:
         async with two_nodes(url_of(primary, standby, database=database)) as nodes:
-            rewind = Rewind(nodes)
+            rewind = Rewind(nodes, changes=True)
             await rewind.prepare()
             await asyncio.to_thread(standby.await_copy_of, primary)
             await asyncio.to_thread(standby.detach)
@@ -244,7 +271,7 @@ async def test_nothing_remembered_of_a_tail_that_a_failover_lost_is_used(primary
 
 async def test_nothing_remembered_of_a_tail_that_a_restore_lost_is_used(primary: Cluster) -> None:
     async with two_nodes(url_of(primary, database=await created(primary))) as nodes:
-        rewind = Rewind(nodes)
+        rewind = Rewind(nodes, changes=False)
         await rewind.prepare()
         backup = primary.socket / "backup"
         await asyncio.to_thread(primary.backup, backup)
@@ -252,3 +279,159 @@ async def test_nothing_remembered_of_a_tail_that_a_restore_lost_is_used(primary:
         await asyncio.to_thread(primary.restore, backup)
         await rewind.check_nothing_counts()
         await rewind.check_the_same_numbers_again()
+
+
+class Senders:
+    """Callers of two servers who send each event until it is acknowledged, with the same idempotency key."""
+
+    def __init__(self, clients: tuple[Client, ...]) -> None:
+        self._clients = clients
+        self._numbers = count(1)
+        self._stopping = asyncio.Event()
+        self.acknowledged: dict[int, int] = {}
+
+    async def run(self) -> None:
+        """Send until the senders are stopped."""
+        await asyncio.gather(*(self._send(index) for index in range(4 * len(self._clients))))
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    async def more(self, events: int) -> None:
+        """Wait until more events are acknowledged."""
+        wanted = len(self.acknowledged) + events
+        async with asyncio.timeout(2 * RECONNECT_SECONDS):
+            while len(self.acknowledged) < wanted:  # noqa: ASYNC110 - the senders have better to do than to tell
+                await asyncio.sleep(0.02)
+
+    async def check(self, client: Client) -> None:
+        """Check that what was acknowledged is there, at its position, once, and nothing else."""
+        log = await client.log()
+        stored = {int(each.properties.fields["order_total"].number_value): each.position for each in log}
+        assert stored == self.acknowledged
+        assert [each.position for each in log] == list(range(1, len(log) + 1))
+
+    async def _send(self, index: int) -> None:
+        while not self._stopping.is_set():
+            number = next(self._numbers)
+            # Whoever takes the call: behind a balancer the next try is another server's.
+            clients = cycle(self._clients[index % 2 :] + self._clients[: index % 2])
+            receipt = await until_answered(
+                partial(_send_by_next, clients, event({"order_total": number}, key=str(number)))
+            )
+            self.acknowledged[number] = receipt.event.position
+
+
+async def _send_by_next(clients: Iterator[Client], sent: event_ingest_pb2.EventInput) -> event_ingest_pb2.EventReceipt:
+    return await next(clients).send(sent)
+
+
+async def states_of(node: Service) -> tuple[str, bool]:
+    """Return what a server says of its readiness over HTTP, and whether its health over gRPC is that it serves."""
+    async with httpx.AsyncClient(base_url=f"http://{node.http_address}") as http:
+        page = (await http.get("/readyz")).json()["status"]
+    answer = await health(node, "signalbox.v1.EventIngest")
+    assert await health(node, "")
+    return page, answer
+
+
+async def health(node: Service, name: str) -> bool:
+    call: Any = node.channel.unary_unary(
+        "/grpc.health.v1.Health/Check",
+        health_pb2.HealthCheckRequest.SerializeToString,
+        health_pb2.HealthCheckResponse.FromString,
+    )
+    answer = await call(health_pb2.HealthCheckRequest(service=name))
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+async def until_states(node: Service, states: tuple[str, bool]) -> None:
+    async with asyncio.timeout(RECONNECT_SECONDS):
+        while await states_of(node) != states:  # noqa: ASYNC110 - a page has no event
+            await asyncio.sleep(0.05)
+
+
+async def test_a_synchronous_failover_loses_and_repeats_nothing(primary: Cluster) -> None:
+    database = await created(primary)
+    with primary.standby(synchronous=True) as standby:
+        async with two_nodes(url_of(standby, primary, database=database)) as nodes:
+            senders = Senders(nodes.clients)
+            sending = asyncio.create_task(senders.run())
+            await senders.more(50)
+            assert await states_of(nodes.first) == ("ready", True)
+            await asyncio.to_thread(primary.crash)
+            await until_states(nodes.first, ("database read-only", False))
+            with pytest.raises(StorageReadOnly):
+                await open_database(url_of(standby, database=database))
+            with pytest.raises(ValueError, match="standby"):
+                await open_database(f"{url_of(standby, database=database)}?target_session_attrs=any")
+            await asyncio.to_thread(standby.promote)
+            await senders.more(50)
+            senders.stop()
+            await sending
+            await until_states(nodes.first, ("ready", True))
+            await senders.check(nodes.clients[1])
+
+
+async def test_a_server_leaves_a_primary_that_may_no_longer_be_written(primary: Cluster) -> None:
+    async with two_nodes(url_of(primary, database=await created(primary))) as nodes:
+        await nodes.clients[0].send(about(ADA))
+        await asyncio.to_thread(primary.execute, "ALTER SYSTEM SET default_transaction_read_only = on")
+        await asyncio.to_thread(primary.execute, "SELECT pg_reload_conf()")
+        await until_states(nodes.first, ("database read-only", False))
+        refused = await verdict(nodes.clients[0].send(about(ADA)))
+        assert refused == (StatusCode.UNAVAILABLE, "STORAGE_READ_ONLY")
+        await asyncio.to_thread(primary.execute, "ALTER SYSTEM RESET default_transaction_read_only")
+        await asyncio.to_thread(primary.execute, "SELECT pg_reload_conf()")
+        await until_answered(lambda: nodes.clients[0].send(about(ADA)))
+        await until_states(nodes.second, ("ready", True))
+
+
+async def test_a_frozen_server_holds_up_the_others_for_two_seconds_at_most(
+    primary: Cluster, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    url = url_of(primary, database=await created(primary))
+    (tmp_path / "frozen").mkdir()
+    frozen_url = f"{url}?application_name=frozen"
+    async with server_process(url, tmp_path) as other, server_process(frozen_url, tmp_path / "frozen") as frozen:
+        shop = await other.service.shop()
+        senders = Senders((frozen.service.client(shop.secret),))
+        sending = asyncio.create_task(senders.run())
+        await senders.more(50)
+        await freeze_in_transaction(frozen, url)
+        begun = time.monotonic()
+        await shop.send(event({"order_total": 0}))
+        waited = time.monotonic() - begun
+        record_property("waited_seconds", waited)
+        # Two seconds, and what a busy machine takes to answer.
+        assert waited < FROZEN_SECONDS
+        frozen.thaw()
+        await senders.more(50)
+        senders.stop()
+        await sending
+        senders.acknowledged[0] = await position_of(shop, 0)
+        await senders.check(shop)
+
+
+async def position_of(client: Client, number: int) -> int:
+    [found] = [each for each in await client.log() if each.properties.fields["order_total"].number_value == number]
+    return found.position
+
+
+async def freeze_in_transaction(process: Process, url: str) -> None:
+    """Stop a server while it holds the head of a project."""
+    query = """
+        SELECT count(*) FROM pg_stat_activity JOIN pg_locks USING (pid)
+        WHERE application_name = 'frozen' AND state = 'idle in transaction' AND mode = 'RowShareLock'
+    """
+    connection = await asyncpg.connect(url)
+    try:
+        async with asyncio.timeout(RECONNECT_SECONDS):
+            while True:
+                process.freeze()
+                if await connection.fetchval(query):
+                    return
+                process.thaw()
+                await asyncio.sleep(random.uniform(0, 0.02))  # noqa: S311 - any moment will do
+    finally:
+        await connection.close()

@@ -60,9 +60,18 @@ class GrpcServer:
             tls_files = "" if tls is None else ", or the TLS files do not fit"
             raise OSError(f"Cannot listen on {address}: it is in use or not of this machine{tls_files}") from error
         await self._server.start()
-        for name in ("", *SERVICE_NAMES):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        await self.report_ready(ready=True)
         return f"{address.rpartition(':')[0]}:{port}"
+
+    async def report_ready(self, *, ready: bool) -> None:
+        """Report the health of the services: NOT_SERVING while the database cannot be written.
+
+        The health of the server as a whole, the empty name, says that the process serves; restarting it would not help.
+        """
+        status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in SERVICE_NAMES:
+            await self._health.set(name, status)
 
     async def stop(self, grace_seconds: float) -> None:
         """Say NOT_SERVING, tell the streams to end, and give calls so many seconds to finish."""

@@ -67,6 +67,7 @@ class TypedReaders:
     def __init__(self, types: GeneratedTypes) -> None:
         self._types = types
         self._kept: dict[RevisionKey, TypedReader] = {}
+        self._epoch = types.epoch
 
     async def needed(self, project_key: int, events: Sequence[pb.EventInput]) -> Readers:
         """Give the readers that these events need; nothing for events without typed properties."""
@@ -81,6 +82,9 @@ class TypedReaders:
         return {each: found if isinstance(found, Exception) else readers[found] for each, found in identified.items()}
 
     async def _readers(self, keys: set[RevisionKey]) -> dict[RevisionKey, TypedReader]:
+        if self._epoch != self._types.epoch:
+            self._epoch = self._types.epoch
+            self._kept.clear()
         # Those that were used last are at the end.
         readers = {key: self._kept.pop(key) for key in keys if key in self._kept}
         self._kept |= readers

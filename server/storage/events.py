@@ -81,6 +81,11 @@ def event_ids(connection: Connection, project_key: int, positions: Iterable[int]
     return _texts_at(connection, event.c.id, project_key, positions)
 
 
+def log_head(connection: Connection, project_key: int) -> int:
+    """Return the position of the newest event of a project."""
+    return connection.scalar(sa.select(project_head.c.position).where(project_head.c.project_key == project_key)) or 0
+
+
 def event_names(connection: Connection, project_key: int, positions: Iterable[int]) -> dict[int, str]:
     """Read the names of the events at positions."""
     return _texts_at(connection, event.c.name, project_key, positions)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -30,6 +31,14 @@ class Process:
 
     def kill(self) -> None:
         self._process.kill()
+
+    def freeze(self) -> None:
+        """Stop the process in the middle of whatever it does."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let the process go on."""
+        self._process.send_signal(signal.SIGCONT)
 
     def terminate(self) -> None:
         self._process.terminate()

@@ -51,7 +51,10 @@ class EventIngestStub:
     GetEvent: _grpc.UnaryUnaryMultiCallable[_event_ingest_pb2.GetEventRequest, _event_ingest_pb2.GetEventResponse]
     """Reads one event by id."""
     ListEvents: _grpc.UnaryUnaryMultiCallable[_event_ingest_pb2.ListEventsRequest, _event_ingest_pb2.ListEventsResponse]
-    """Lists events, newest first, or onwards from a position."""
+    """Lists events, newest first, or onwards from a position.
+    Errors: INVALID_PAGE_TOKEN; CURSOR_REWOUND if a page goes on from an event that a failover or a restore of the database
+    took back.
+    """
 
 @_typing.type_check_only
 class EventIngestAsyncStub(EventIngestStub):
@@ -76,7 +79,10 @@ class EventIngestAsyncStub(EventIngestStub):
     GetEvent: _aio.UnaryUnaryMultiCallable[_event_ingest_pb2.GetEventRequest, _event_ingest_pb2.GetEventResponse]  # type: ignore[assignment]
     """Reads one event by id."""
     ListEvents: _aio.UnaryUnaryMultiCallable[_event_ingest_pb2.ListEventsRequest, _event_ingest_pb2.ListEventsResponse]  # type: ignore[assignment]
-    """Lists events, newest first, or onwards from a position."""
+    """Lists events, newest first, or onwards from a position.
+    Errors: INVALID_PAGE_TOKEN; CURSOR_REWOUND if a page goes on from an event that a failover or a restore of the database
+    took back.
+    """
 
 class EventIngestServicer(metaclass=_abc_1.ABCMeta):
     """Takes events in, and reads them back.
@@ -128,6 +134,9 @@ class EventIngestServicer(metaclass=_abc_1.ABCMeta):
         request: _event_ingest_pb2.ListEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_ingest_pb2.ListEventsResponse, _abc.Awaitable[_event_ingest_pb2.ListEventsResponse]]:
-        """Lists events, newest first, or onwards from a position."""
+        """Lists events, newest first, or onwards from a position.
+        Errors: INVALID_PAGE_TOKEN; CURSOR_REWOUND if a page goes on from an event that a failover or a restore of the database
+        took back.
+        """
 
 def add_EventIngestServicer_to_server(servicer: EventIngestServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
