@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROTOS := $(sort $(wildcard protos/signalbox/v1/*.proto))
 
-.PHONY: help run test check check-static generate format lint types proto-lint bench-quick bench-rest bench-automations mutants clean
+.PHONY: help run test check check-static generate format lint types proto-lint torture bench-quick bench-rest bench-automations mutants clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ proto-lint: .venv/ready
 generate: .venv/ready ## Regenerate generated/ from protos/
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc --proto_path=protos --python_out=generated --mypy_out=quiet:generated \
 	    --grpc_python_out=generated --mypy_grpc_out=quiet:generated $(PROTOS)
+
+torture: .venv/ready ## Kill servers and databases under load, and check every promise (ARGS="--kills 500")
+	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m tests.torture $(ARGS)
 
 bench-quick: .venv/ready ## Compare Signalbox with what cannot be avoided, in under two minutes
 	@$(BIN)/python -m bench.quick

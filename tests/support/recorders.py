@@ -50,7 +50,7 @@ HEARTBEAT = seconds(1)
 MOST_BEHIND = 300
 """With so many matches of the log before a subscription, nothing is sent: what has to drain in the end is bounded."""
 
-AWAY = {"SERVER_STOPPING", "UNAVAILABLE", "CANCELLED"}
+AWAY = frozenset({"SERVER_STOPPING", "UNAVAILABLE", "CANCELLED"})
 """Why a call may fail whose server went away; CANCELLED where it outlasts the grace."""
 
 _streams = count(1)
@@ -58,7 +58,7 @@ _streams = count(1)
 
 @dataclass
 class World:
-    """Where the clients of a history find their servers."""
+    """Where the clients of a history find their servers; calls may also fail for the reasons that are `tolerated`."""
 
     history: History
     random: Random
@@ -66,6 +66,7 @@ class World:
     clients: list[Client] = field(default_factory=list)
     players: list[asyncio.Task[None]] = field(default_factory=list)
     behind: dict[str, int] = field(default_factory=dict)
+    tolerated: frozenset[str] = frozenset()
     calm: bool = False
     over: bool = False
 
@@ -89,9 +90,9 @@ def reason_of(error: grpc.aio.AioRpcError) -> str:
     return read_refusal(error).reason or error.code().name
 
 
-def raise_unless_away(error: grpc.aio.AioRpcError) -> None:
+def raise_unless_away(world: World, error: grpc.aio.AioRpcError) -> None:
     """Pass over that a server went away, which grpcio's client tells so while it sends a message."""
-    if reason_of(error) not in AWAY and error.details() != "Internal error from Core":
+    if reason_of(error) not in AWAY | world.tolerated and error.details() != "Internal error from Core":
         raise error
 
 
@@ -108,7 +109,7 @@ async def insist(world: World, call: Any) -> Any:
         try:
             return await call(await world.client())
         except grpc.aio.AioRpcError as error:
-            raise_unless_away(error)
+            raise_unless_away(world, error)
         except asyncio.CancelledError:
             raise_if_cancelled()
         await world.pause(0.05)
@@ -174,7 +175,7 @@ class Watcher:
                     return
         except grpc.aio.AioRpcError as error:
             note(Ended(stream, reason_of(error)))
-            raise_unless_away(error)
+            raise_unless_away(self._world, error)
         except asyncio.CancelledError:
             raise_if_cancelled()
             note(Ended(stream, "left"))
@@ -219,7 +220,7 @@ class Consumer:
             self._note(Ended(self._stream, "closed"))
         except grpc.aio.AioRpcError as error:
             self._note(Ended(self._stream, reason_of(error)))
-            raise_unless_away(error)
+            raise_unless_away(self._world, error)
         except asyncio.CancelledError:
             raise_if_cancelled()
         finally:

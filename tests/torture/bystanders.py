@@ -1,0 +1,108 @@
+"""Clients that behave badly: one that reads slowly, and one that stops reading for good."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import grpc
+
+from signalbox.v1 import match_stream_pb2 as pb
+from tests.support.consumers import EARLIEST
+from tests.support.recorders import HEARTBEAT, raise_if_cancelled, raise_unless_away
+from tests.support.service import connected
+from tests.torture.nodes import FORKS
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from multiprocessing.connection import Connection
+
+    from tests.support.service import Client
+    from tests.torture.senders import TortureWorld
+
+WINDOW = 20
+
+
+class SlowReader:
+    """Watches the log, pausing so long between two answers that the server may end the stream; misses no match."""
+
+    def __init__(self, world: TortureWorld) -> None:
+        self._world = world
+        self._cursor = ""
+        self._position = 0
+        self.ended = 0
+
+    async def run(self) -> None:
+        while not self._world.over:
+            client = await self._world.client()
+            try:
+                await self._watch(client)
+            except grpc.aio.AioRpcError as error:
+                raise_unless_away(self._world, error)
+                self.ended += 1
+            except asyncio.CancelledError:
+                raise_if_cancelled()
+            await self._world.pause(0.1)
+
+    async def _watch(self, client: Client) -> None:
+        start = pb.StartPoint(cursor=self._cursor) if self._cursor else EARLIEST
+        call = client.matches.WatchMatches(
+            pb.WatchMatchesRequest(start=start, max_matches=20, heartbeat_interval=HEARTBEAT)
+        )
+        async for answer in call:
+            for match in answer.matches:
+                assert match.position == self._position + 1, ("a slow reader missed a match", self._position, match)
+                self._position = match.position
+            self._cursor = answer.cursor
+            if self._world.over:
+                call.cancel()
+                return
+            await self._world.pause(0.05 if self._world.calm else 2)
+
+
+@asynccontextmanager
+async def frozen_consumer(address: str, secret: str, subscription: str) -> AsyncIterator[None]:
+    """Have a process consume a subscription, and freeze it when it has been served; it ends with the context."""
+    reader, writer = FORKS.Pipe(duplex=False)
+    process = FORKS.Process(target=run_holder, args=(address, secret, subscription, writer))
+    await asyncio.to_thread(process.start)
+    try:
+        assert await asyncio.to_thread(reader.poll, 30), "the consumer that is to be frozen was not served"
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGSTOP)
+        yield
+    finally:
+        process.kill()
+        await asyncio.to_thread(process.join)
+        reader.close()
+        writer.close()
+
+
+def run_holder(address: str, secret: str, subscription: str, served: Connection) -> None:
+    """Hold deliveries until the process is killed."""
+    asyncio.run(hold(address, secret, subscription, served))
+
+
+async def hold(address: str, secret: str, subscription: str, served: Connection) -> None:
+    """Take deliveries, settle none, and send word when there were some, or none were due."""
+
+    async def requests() -> AsyncIterator[pb.ConsumeMatchesRequest]:
+        opening = pb.OpenConsumer(
+            subscription=subscription,
+            consumer_id="frozen",
+            max_outstanding=WINDOW,
+            heartbeat_interval=HEARTBEAT,
+        )
+        yield pb.ConsumeMatchesRequest(open=opening)
+        await asyncio.Event().wait()
+
+    async with connected(address) as service:
+        client = service.client(secret)
+        watching = client.matches.WatchMatches(pb.WatchMatchesRequest(start=EARLIEST))
+        async for message in client.matches.ConsumeMatches(requests()):
+            if message.WhichOneof("message") in ("deliveries", "heartbeat"):
+                served.send(True)
+        watching.cancel()

@@ -1,0 +1,142 @@
+"""Run `signalbox` with failpoints and a clock that can be moved.
+
+    python -m tests.torture.launcher [--kill-at NAME:COUNT] [--clock FILE] [--checkpoint-pages N] -- serve ...
+
+The product has no code for tests. This wraps two of its seams before its main function is called: the one method
+through which every transaction goes (`write` of a database), and the one function that reads the clock.
+
+A failpoint kills the process with SIGKILL at the COUNTth time that it is reached:
+
+| part | `before-commit` | `after-commit` | `answering` |
+|---|---|---|---|
+| `ingest` | events are written, not committed | committed, no answer has left | some answers have left |
+| `settle` | acknowledgements are written, not committed | committed, not confirmed | some are confirmed |
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final
+
+from registry import timestamps
+from tests.support.service import ADMIN_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+PARTS: Final = {"server.ingest": "ingest", "server.dispatcher": "settle", "server.delivery": "settle"}
+MOMENTS: Final = ("before-commit", "after-commit", "answering")
+FAILPOINTS: Final = tuple(f"{part}.{moment}" for part in ("ingest", "settle") for moment in MOMENTS)
+
+ANSWERING_SECONDS: Final = 0.003
+CLOCK_READS: Final = 0.02
+"""The file of the clock is read again after so many seconds."""
+
+
+class Failpoint:
+    """The place at which this process dies."""
+
+    def __init__(self, name: str, count: int) -> None:
+        if name and name not in FAILPOINTS:
+            raise ValueError(f"{name} is not a failpoint: use one of {', '.join(FAILPOINTS)}")
+        self._name, self._count = name, count
+        self._reached: Counter[str] = Counter()
+
+    def reach(self, name: str) -> None:
+        """Kill the process if this is the failpoint, and its time has come."""
+        self._reached[name] += 1
+        if name == self._name and self._reached[name] >= self._count:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def part_of(work: Any) -> str:
+    """Return which part of the server a transaction belongs to; empty for all others."""
+    module = getattr(getattr(work, "func", work), "__module__", "") or ""
+    return next((part for prefix, part in PARTS.items() if module.startswith(prefix)), "")
+
+
+def add_failpoints(database: type[Any], failpoint: Failpoint) -> None:
+    """Wrap `write` of a kind of database."""
+    write = database.write
+
+    async def failing_write(self: Any, work: Callable[[Any], Any], **options: Any) -> Any:
+        part = part_of(work)
+
+        def failing_work(connection: Any) -> Any:
+            result = work(connection)
+            failpoint.reach(f"{part}.before-commit")
+            return result
+
+        result = await write(self, failing_work if part else work, **options)
+        failpoint.reach(f"{part}.after-commit")
+        delay = random.random() * ANSWERING_SECONDS  # noqa: S311 - any moment will do
+        asyncio.get_running_loop().call_later(delay, failpoint.reach, f"{part}.answering")
+        return result
+
+    database.write = failing_write
+
+
+def move_clock(file: Path) -> None:
+    """Have the product's clock go wrong by as many seconds as a file says, whatever the system's does."""
+    read_at, offset = 0.0, 0
+
+    def time_ns() -> int:
+        nonlocal read_at, offset
+        if time.monotonic() - read_at > CLOCK_READS:
+            offset = round(float(file.read_text()) * 1_000_000_000)
+            read_at = time.monotonic()
+        return time.time_ns() + offset
+
+    vars(timestamps)["time"] = SimpleNamespace(time_ns=time_ns)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the product's main function with what was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m tests.torture.launcher", description=__doc__)
+    parser.add_argument("--kill-at", metavar="NAME:COUNT", default="")
+    parser.add_argument("--clock", type=Path, metavar="FILE")
+    parser.add_argument("--checkpoint-pages", type=int, metavar="N")
+    parser.add_argument("command", nargs="+", metavar="COMMAND")
+    options = parser.parse_args(arguments)
+    if options.clock:
+        move_clock(options.clock)
+    from server.storage.postgresql import PostgresDatabase
+    from server.storage.sqlite import SqliteDatabase
+
+    if options.checkpoint_pages:
+        from server.storage import sqlite
+
+        vars(sqlite)["CHECKPOINT_PAGES"] = options.checkpoint_pages
+    name, _, count = options.kill_at.partition(":")
+    failpoint = Failpoint(name, int(count or 1))
+    for database in (SqliteDatabase, PostgresDatabase):
+        add_failpoints(database, failpoint)
+    from server.__main__ import main as product
+
+    sys.argv = ["signalbox", *options.command]
+    product()
+
+
+def run_forked(arguments: Sequence[str], out: str, err: str) -> None:
+    """Run in a process that was forked for it: as `main`, with the standard streams led to files."""
+    for name in [name for name in os.environ if name.startswith("SIGNALBOX_")]:
+        del os.environ[name]
+    os.environ["SIGNALBOX_ADMIN_KEY"] = ADMIN_KEY
+    for path, stream in ((out, sys.stdout), (err, sys.stderr)):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(descriptor, stream.fileno())
+        os.close(descriptor)
+    main(arguments)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

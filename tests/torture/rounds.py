@@ -1,0 +1,281 @@
+"""One round of torture: clients of every kind on servers that are killed again and again; then the checks."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from google.protobuf.json_format import MessageToDict
+
+from signalbox.v1 import match_stream_pb2 as pb
+from signalbox.v1 import projects_pb2
+from tests.support import promises
+from tests.support.automations import automate
+from tests.support.consumers import EARLIEST, parked, seconds, subscribe
+from tests.support.history import Answered, Delivered, History, Restarted, Rules, SeenEvent, Watching, seen
+from tests.support.recorders import Consumer, Operator, Watcher
+from tests.torture.bystanders import SlowReader, frozen_consumer
+from tests.torture.checks import CHECKS, Evidence
+from tests.torture.databases import fresh_database
+from tests.torture.journal import StoredEvent
+from tests.torture.launcher import FAILPOINTS
+from tests.torture.nodes import Membership, Node
+from tests.torture.scenario import EMAILS, EXPECTATIONS, PAID, SCHEMAS
+from tests.torture.senders import UNKNOWN_OUTCOME, GrpcSender, RestSender, StreamSender, TortureWorld
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from tests.support.history import SeenMatch
+    from tests.support.service import Client
+    from tests.torture.databases import TorturedDatabase
+
+DIALECTS: Final = ("autosend", "opensend", "emailsendx", "arsel")
+DRAIN_SECONDS: Final = 150.0
+ROUND_SECONDS: Final = 240.0
+KILL_SECONDS: Final = 20.0
+FAILPOINT_COUNT: Final = 5
+FAILPOINT_SECONDS: Final = 5.0
+"""A failpoint that is not reached in this time is given up, and the server is killed from outside."""
+
+
+@dataclass
+class Outcome:
+    """The figures of a round."""
+
+    seed: int
+    kills: Counter[str] = field(default_factory=Counter)
+    acknowledged: int = 0
+    stored: int = 0
+    matches: int = 0
+    deliveries: int = 0
+
+    def __str__(self) -> str:
+        kills = ", ".join(f"{name} {count}" for name, count in sorted(self.kills.items()))
+        return (
+            f"{self.kills.total()} kills ({kills}); {self.acknowledged} events acknowledged, {self.stored} stored; "
+            f"{self.matches} matches, {self.deliveries} deliveries"
+        )
+
+
+async def play(kind: str, seed: int, kills: int, folder: Path) -> Outcome:
+    """Play a round on a fresh database of a kind and check it. Raise AssertionError if a promise was broken."""
+    async with fresh_database(kind, folder) as database:
+        outcome = Outcome(seed)
+        world = await set_up(database, folder, seed)
+        nodes = [Node(database, folder) for _ in range(database.nodes)]
+        try:
+            async with asyncio.timeout(ROUND_SECONDS + kills * KILL_SECONDS), playing(world):
+                await torment(world, database, nodes, outcome, kills)
+                await drain(world, nodes)
+        finally:
+            for node in nodes:
+                await node.kill()
+        await check(world, database, folder, outcome)
+    return outcome
+
+
+async def set_up(database: TorturedDatabase, folder: Path, seed: int) -> TortureWorld:
+    """Create everything that a round plays with, on a server that is killed then."""
+    history, node = History(), Node(database, folder)
+    client = await (await node.start()).project()
+    for name, schema in SCHEMAS.items():
+        await client.define(name, schema)
+    contacts = {email: (await client.upsert(email)).id for email in EMAILS}
+    steady = {}
+    for each in EXPECTATIONS:
+        automation = await automate(
+            client,
+            each.event_name,
+            name=each.name,
+            condition=each.condition,
+            entry_rule=each.entry_rule,
+            labels={"team": each.team},
+        )
+        if not each.condition and not each.once:
+            steady[automation.id] = each.event_name
+    history.steady = steady
+    for name, chosen, by_contact in (
+        ("all", pb.MatchFilter(), False),
+        ("paid", pb.MatchFilter(event_names=[PAID]), False),
+        ("contacts", pb.MatchFilter(labels={"team": "growth"}), True),
+    ):
+        history.subscriptions[name] = Rules(chosen, by_contact, ack_deadline=2_000_000)
+        await subscribe(
+            client,
+            name,
+            EARLIEST,
+            filter=chosen,
+            order=pb.DELIVERY_ORDER_CONTACT if by_contact else pb.DELIVERY_ORDER_POSITION,
+            ack_deadline=seconds(2),
+            max_attempts=100,
+            backoff=pb.Backoff(initial_delay=seconds(0.05), max_delay=seconds(0.3)),
+        )
+    assert node.service is not None
+    secrets = {
+        dialect: await node.service.secret(client.project, projects_pb2.Dialect.Value(f"DIALECT_{dialect.upper()}"))
+        for dialect in DIALECTS
+    }
+    await node.kill()
+    return TortureWorld(
+        history,
+        random.Random(seed),  # noqa: S311 - to be repeated
+        client.secret,
+        tolerated=UNKNOWN_OUTCOME | {"WATCHER_TOO_SLOW", "CONSUMER_REPLACED"},
+        secrets=secrets,
+        contacts=contacts,
+    )
+
+
+@asynccontextmanager
+async def playing(world: TortureWorld) -> AsyncIterator[None]:
+    """Have every client at work until the context is left."""
+    filters = {
+        "everything": pb.MatchFilter(),
+        "paid": pb.MatchFilter(event_names=[PAID]),
+        "growth": pb.MatchFilter(labels={"team": "growth"}),
+    }
+    players: list[Any] = [GrpcSender(world, size) for size in (1, 1, 5, 10)]
+    players += [StreamSender(world), StreamSender(world), *(RestSender(world, dialect) for dialect in DIALECTS)]
+    players += [Watcher(world, name, chosen, 5 + 20 * number) for number, (name, chosen) in enumerate(filters.items())]
+    players += [
+        Consumer(world, f"{name}-{number}", name, window)
+        for name in world.history.subscriptions
+        for number, window in enumerate((5, 50))
+    ]
+    players += [Operator(world), SlowReader(world)]
+    async with asyncio.TaskGroup() as tasks:
+        world.players = [tasks.create_task(player.run(), name=type(player).__name__) for player in players]
+        try:
+            yield
+        except TimeoutError as error:
+            busy = [task.get_name() for task in world.players if not task.done()]
+            error.add_note(f"Still at work: {busy}; matches before each subscription: {world.behind}")
+            raise
+        finally:
+            world.calm = world.over = True
+            if not world.clients:
+                for player in world.players:
+                    player.cancel()
+
+
+async def torment(
+    world: TortureWorld, database: TorturedDatabase, nodes: list[Node], outcome: Outcome, kills: int
+) -> None:
+    """Kill servers until there were enough kills."""
+
+    async def crash() -> None:
+        while database.crashes and outcome.kills.total() < kills:
+            await asyncio.sleep(world.random.uniform(1, 6))
+            how = world.random.choice(database.crashes)
+            await database.crash(how)
+            outcome.kills[f"database {how}"] += 1
+
+    async def live(node: Node) -> None:
+        while outcome.kills.total() < kills:
+            outcome.kills[await one_life(world, Membership(world, node))] += 1
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(crash())
+        for node in nodes:
+            tasks.create_task(live(node))
+
+
+async def one_life(world: TortureWorld, membership: Membership) -> str:
+    """Run a node until it is killed, by a failpoint or at any moment; return which."""
+    failpoint = world.random.choice((*FAILPOINTS, "", ""))
+    launching = ["--kill-at", f"{failpoint}:{world.random.randint(1, FAILPOINT_COUNT)}"] if failpoint else []
+    await membership.begin(*launching)
+    by_itself = await membership.died(FAILPOINT_SECONDS if failpoint else world.random.uniform(0, 1.5))
+    world.history.note(Restarted())
+    await membership.end()
+    return failpoint if by_itself else "random moment"
+
+
+async def drain(world: TortureWorld, nodes: list[Node]) -> None:
+    """Start every node for good, send nothing more, and wait until every reader is at the end of the log.
+
+    One consumer is frozen meanwhile, while it holds leases.
+    """
+    for node in nodes:
+        await Membership(world, node).begin()
+    service = nodes[0].service
+    assert service is not None
+    async with frozen_consumer(service.address, world.secret, "all"), asyncio.timeout(DRAIN_SECONDS):
+        world.calm = True
+        operator = Operator(world)
+        await asyncio.sleep(0.3)
+        await asyncio.wait(world.players[:SENDERS])
+        for name in world.history.subscriptions:
+            while (reading := await operator.observe(name)).floor < reading.head:  # noqa: ASYNC110 - it must be asked
+                await asyncio.sleep(0.05)
+        while {each.position for each in last_answers(world.history)} != {reading.head}:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.05)
+        world.over = True
+        await asyncio.wait(world.players)
+
+
+SENDERS: Final = 10
+
+
+def last_answers(history: History) -> list[Answered]:
+    """Return the last answer that each watcher has read."""
+    watchers = {each.stream: each.watcher for each in history.of(Watching)}
+    return list({watchers[each.stream]: each for each in history.of(Answered)}.values())
+
+
+async def check(world: TortureWorld, database: TorturedDatabase, folder: Path, outcome: Outcome) -> None:
+    """Read what is stored from a server that knows nothing else, and check every promise."""
+    node, history = Node(database, folder), world.history
+    client = (await node.start()).client(world.secret)
+    try:
+        events = await stored_events(client)
+        history.events = [SeenEvent(each.position, each.id, each.name) for each in events]
+        history.log, names = await whole_log(client)
+        for name in history.subscriptions:
+            history.parked[name] = {each.match.position for each in await parked(client, name, page_size=1_000)}
+    finally:
+        code = await node.stop()
+    outcome.acknowledged, outcome.stored = world.journal.acknowledged, len(events)
+    outcome.matches, outcome.deliveries = len(history.log), len(history.of(Delivered))
+    assert code == 0, "the server did not stop well"
+    await database.check()
+    evidence = Evidence(world.journal, events, history.log, names)
+    for rule in CHECKS:
+        rule(evidence)
+    for promise in promises.PROMISES:
+        promise(history)
+
+
+async def stored_events(client: Client) -> list[StoredEvent]:
+    """Read the log of events."""
+    return [
+        StoredEvent(
+            event.position,
+            event.id,
+            event.name,
+            event.email,
+            MessageToDict(event.properties),
+            event.received_at.ToMicroseconds(),
+        )
+        for event in await client.log()
+    ]
+
+
+async def whole_log(client: Client) -> tuple[list[SeenMatch], dict[str, str]]:
+    """Read the log of matches, and the names of their automations by id."""
+    log: list[SeenMatch] = []
+    names: dict[str, str] = {}
+    call = client.matches.WatchMatches(pb.WatchMatchesRequest(start=EARLIEST, max_matches=1_000))
+    async for answer in call:
+        log += map(seen, answer.matches)
+        names |= {match.automation_id: match.automation_name for match in answer.matches}
+        if answer.position == answer.head_position:
+            break
+    call.cancel()
+    return log, names
