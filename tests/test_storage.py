@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
 import grpc
 import pytest
 from grpc import StatusCode
@@ -307,3 +308,26 @@ async def test_a_new_database_file_is_its_owners_alone(tmp_path: Path, backend: 
     database = await open_database(f"sqlite:///{tmp_path}/new.db")
     await database.close()
     assert (tmp_path / "new.db").stat().st_mode & 0o077 == 0
+
+
+@on_postgresql
+@pytest.mark.parametrize("failures", [1, 2])
+async def test_a_connection_that_ends_while_it_is_prepared_is_a_lost_one(
+    database: Database, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    prepare, left = asyncpg.Connection.set_type_codec, [failures]
+
+    async def fail(connection: asyncpg.Connection, *arguments: Any, **options: Any) -> None:
+        if left[0]:
+            left[0] -= 1
+            await connection.close()
+        await prepare(connection, *arguments, **options)
+
+    monkeypatch.setattr(asyncpg.Connection, "set_type_codec", fail)
+    reads = [database.read(lambda connection: connection.scalar(select(1))) for _ in range(2)]
+    if failures == 1:
+        assert await reads[0] == 1
+    else:
+        with pytest.raises(StorageUnavailable):
+            await reads[0]
+    assert await reads[1] == 1

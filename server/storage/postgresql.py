@@ -163,6 +163,10 @@ class PostgresDatabase:
         except (OSError, PoolTimeoutError) as error:
             self.epoch += 1
             raise StorageUnavailable from error
+        except _driver_errors() as error:
+            # SQLAlchemy does not wrap an error that ends a connection while it prepares it for its first transaction.
+            self.epoch += 1
+            raise (StorageUnavailable() if committing else _ConnectionLost()) from error
         return result
 
     async def _leave(self) -> None:
@@ -232,6 +236,13 @@ def _read_only(connection: Connection) -> bool:
     """Return whether writes are refused, by a standby or by the settings of the database."""
     query = "SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean"
     return bool(connection.exec_driver_sql(query).scalar_one())
+
+
+def _driver_errors() -> tuple[type[Exception], ...]:
+    """Return the errors of the driver itself, which is installed where a database was opened."""
+    import asyncpg
+
+    return asyncpg.InterfaceError, asyncpg.PostgresError
 
 
 def storage_error(error: DBAPIError) -> ServiceError:
