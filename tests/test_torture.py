@@ -80,8 +80,8 @@ def sound_evidence() -> Evidence:
                 SeenMatch(number, f"match-{number}", automation, (), f"event-{position}", position, ORDER, "ada")
             )
     for event in events:
-        names = tuple(automations[each.automation_id] for each in matches if each.event_id == event.id)
-        journal.acknowledge(Receipt(event.position, event.id, event.position, len(names), names, at=1))
+        told = tuple(automations[each.automation_id] for each in matches if each.event_id == event.id)
+        journal.acknowledge(Receipt(event.position, event.id, event.position, len(told), told, at=1))
     return Evidence(journal, events, matches, automations)
 
 

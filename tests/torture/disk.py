@@ -138,6 +138,6 @@ def compile_log(folder: Path) -> Path | None:
         return None
     library = folder / "disk_log.so"
     source = Path(__file__).with_name("disk_log.c")
-    command = [compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl", "-lpthread"]
+    command = [compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl", "-lpthread"]
     subprocess.run(command, check=True)
     return library
