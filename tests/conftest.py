@@ -14,6 +14,7 @@ import structlog
 from hypothesis import settings
 
 from server.storage.database import open_database
+from tests.support.neighbour import assert_untouched, plant
 from tests.support.postgres import Cluster, find_binaries, running_cluster
 from tests.support.service import serving
 from tests.support.stores import PostgresBackend, SqliteBackend, migrated
@@ -89,6 +90,20 @@ async def lasting_service(backend: Backend, tmp_path_factory: pytest.TempPathFac
     """One server for all tests of a module that keep to projects of their own."""
     async with backend.fresh(tmp_path_factory.mktemp("lasting")) as fresh, serving(fresh.url) as running:
         yield running
+
+
+@pytest_asyncio.fixture
+async def planted_neighbour(service: Service, store: Store) -> AsyncIterator[None]:
+    planted = await plant(service, store)
+    yield
+    await assert_untouched(store, planted)
+
+
+@pytest.fixture
+def neighbour(request: pytest.FixtureRequest) -> None:
+    """Put a second project beside that of a test of `service`; the test must leave all its rows as they are."""
+    if "service" in request.fixturenames:
+        request.getfixturevalue("planted_neighbour")
 
 
 @pytest_asyncio.fixture

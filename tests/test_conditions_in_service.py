@@ -26,6 +26,8 @@ from tests.support.refusals import refusal, verdict
 if TYPE_CHECKING:
     from tests.support.service import Client
 
+pytestmark = pytest.mark.usefixtures("neighbour")
+
 INVALID = StatusCode.INVALID_ARGUMENT
 FIRST = "properties.is_first_purchase"
 WITHOUT_FIRST = schema(order_total="number", currency="string")

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tests.support.service import Client, Service
     from tests.support.stores import Store
 
+pytestmark = pytest.mark.usefixtures("neighbour")
+
 NOT_FOUND = (StatusCode.NOT_FOUND, "CONTACT_NOT_FOUND")
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from server.storage.database import Database
     from tests.support.service import Client, Service
 
+pytestmark = pytest.mark.usefixtures("neighbour")
+
 NOT_FOUND = (StatusCode.NOT_FOUND, "EVENT_NOT_FOUND")
 TOTAL_ONLY = schema(order_total="number")
 

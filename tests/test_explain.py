@@ -19,6 +19,8 @@ from tests.support.refusals import verdict
 if TYPE_CHECKING:
     from tests.support.service import Client, Service
 
+pytestmark = pytest.mark.usefixtures("neighbour")
+
 Kind = pb.OutsideReason
 ONCE, ALONE = pb.ENTRY_RULE_ONCE_PER_CONTACT, pb.ENTRY_RULE_ONCE_WHILE_RUNNING
 FIRST = "properties.is_first_purchase"

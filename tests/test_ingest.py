@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from tests.support.service import Client, Service
 
+pytestmark = pytest.mark.usefixtures("neighbour")
+
 PAYLOAD_REJECTED = (StatusCode.INVALID_ARGUMENT, "PAYLOAD_REJECTED")
 EVENT_NOT_FOUND = (StatusCode.NOT_FOUND, "EVENT_NOT_FOUND")
 CONTACT_NOT_FOUND = (StatusCode.NOT_FOUND, "CONTACT_NOT_FOUND")

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from tests.support.service import Client, Service
     from tests.support.stores import Store
 
+pytestmark = pytest.mark.usefixtures("neighbour")
+
 INVALID = StatusCode.INVALID_ARGUMENT
 NOT_FOUND = (StatusCode.NOT_FOUND, "RUN_NOT_FOUND")
 FINISHED = (StatusCode.FAILED_PRECONDITION, "RUN_FINISHED")
@@ -129,11 +131,11 @@ async def test_properties_as_deep_as_allowed_come_back_beside_their_matches(till
 async def test_a_refused_batch_sets_nothing_off(till: Client, store: Store) -> None:
     assert await verdict(till.send_all([event(), event({"order_total": "abc"})])) == (INVALID, "BATCH_REJECTED")
     assert await match_log(store) == []
-    assert await store.rows("run") == []
+    assert await list_runs(till) == []
     results = await till.send_all([event({"order_total": "abc"}), event()], INDEPENDENT)
     assert [each.receipt.match_count for each in results] == [0, 1]
     assert [each.event_position for each in await match_log(store)] == [1]
-    assert len(await store.rows("run")) == 1
+    assert len(await list_runs(till)) == 1
 
 
 async def test_a_duplicate_sets_nothing_off_and_answers_the_first_matches(till: Client, store: Store) -> None:

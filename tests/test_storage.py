@@ -24,7 +24,7 @@ from server.errors import (
 )
 from server.storage.database import open_database
 from tests.support.line import GatedDatabase, drafts, line_over
-from tests.support.messages import event, orders
+from tests.support.messages import BOB, event, orders
 from tests.support.refusals import read_refusal, refusal, verdict
 from tests.support.service import serving
 from tests.support.stores import migrated
@@ -132,6 +132,42 @@ async def test_an_event_the_database_refuses_is_an_internal_error_and_leaves_no_
     assert await verdict(shop.send_all([*orders(3), event(name="poison")])) == (StatusCode.INTERNAL, "INTERNAL")
     assert (await shop.send()).event.position == 2
     assert await shop.positions() == [1, 2]
+
+
+async def test_what_follows_a_failed_commit_is_stored_and_leaves_no_gap(shop: Client, store: Store) -> None:
+    await shop.define("poison")
+    await shop.send()
+    await store.refuse_commits_of("poison")
+    for _ in range(2):
+        refused = await refusal(shop.send(event(name="poison")))
+        assert (refused.code, refused.reason, refused.message) == (StatusCode.INTERNAL, "INTERNAL", "Internal error")
+    assert (await shop.send()).event.position == 2
+    assert await verdict(shop.send_all([*orders(3), event(name="poison")])) == (StatusCode.INTERNAL, "INTERNAL")
+    await shop.upsert(BOB)
+    assert (await shop.send(event(email=BOB))).event.position == 3
+    assert await shop.positions() == [1, 2, 3]
+
+
+async def test_a_transaction_whose_commit_fails_leaves_none_open(database: Database, store: Store) -> None:
+    head = "INSERT INTO project_head (project_key, position, received_at, catalog_version) VALUES (%d, 0, 0, 1)"
+    rows = "SELECT project_key FROM project_head ORDER BY project_key"
+    await store.execute("CREATE TABLE parent (key INTEGER PRIMARY KEY)")
+    await store.execute("CREATE TABLE child (key INTEGER REFERENCES parent DEFERRABLE INITIALLY DEFERRED)")
+
+    def orphan(connection: Connection) -> None:
+        connection.exec_driver_sql(head % 1)
+        connection.exec_driver_sql("INSERT INTO child VALUES (1)")
+
+    try:
+        for key in (2, 3):
+            with pytest.raises(StorageRefused):
+                await database.write(orphan)
+            await database.write(lambda connection, key=key: connection.exec_driver_sql(head % key))  # type: ignore[misc]
+        kept = await database.read(lambda connection: connection.exec_driver_sql(rows).fetchall())
+        assert [key for (key,) in kept] == [2, 3]
+    finally:
+        await store.execute("DROP TABLE child")
+        await store.execute("DROP TABLE parent")
 
 
 @on_postgresql

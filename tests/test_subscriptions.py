@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
     from tests.support.service import Client, Service
 
+pytestmark = pytest.mark.usefixtures("neighbour")
+
 INVALID = StatusCode.INVALID_ARGUMENT
 NOT_FOUND = (StatusCode.NOT_FOUND, "SUBSCRIPTION_NOT_FOUND")
 EXISTS = (StatusCode.ALREADY_EXISTS, "SUBSCRIPTION_ALREADY_EXISTS")

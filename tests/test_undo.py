@@ -17,6 +17,8 @@ from tests.test_coercion import CASES, verdict
 if TYPE_CHECKING:
     from registry.values import JSON
 
+pytestmark = pytest.mark.usefixtures("neighbour")
+
 STRING, NUMBER, BOOLEAN, DATE, OBJECT, ARRAY, ANY = PropertyType
 REJECT, KEEP, DROP = UnknownProperties
 LONG = "x" * 300

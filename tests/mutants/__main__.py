@@ -2,8 +2,8 @@
 
     python -m tests.mutants [--package NAME] [--path PATH] [--sample N | --all] [--seed N] [--jobs N]
 
-A fault is tried only where the focused tests come by, with the tests that come by there, until one fails. Failing to
-import and taking four times as long count as noticed.
+A fault is tried only where the focused tests come by, with the tests that come nearest to it, until one fails.
+Failing to import and taking four times as long count as noticed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import shutil
 import sys
 import tempfile
 import time
+from bisect import bisect_right
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 
 SAMPLE = 40
 SEED = 20_26
+TRIAL_SECONDS = 30.0
+"""A mutation is tried with the tests that come nearest to it, as many as take this long."""
+
 PATIENCE = 4.0
 GRACE_SECONDS = 20.0
 
@@ -110,14 +115,22 @@ def _reached(focus: Focus, arguments: argparse.Namespace, scratch: Path, figures
     parsed = {path: ast.parse((trial.ROOT / path).read_text()) for path in paths}
     instrumented = {names[path]: Instrumented(names[path], trial.RECORD).visit(_copy(path)) for path in paths}
     survey = trial.survey_in_child(focus.files(), instrumented, scratch / "survey", postgresql=focus.postgresql)
-    everything = sorted(survey.tests, key=survey.seconds.__getitem__)
+    if survey.failed:
+        _note(f"  left out, because they fail without a mutation: {', '.join(survey.failed)}")
     for path in paths:
         for mutation in mutations(parsed[path], path):
             reached_by = mutation.reached_by
-            tests = everything if reached_by == AT_IMPORT else survey.reaching(names[path], reached_by)
+            tests = survey.all_of(names[path]) if reached_by == AT_IMPORT else survey.reaching(names[path], reached_by)
+            tests = _within(tests, survey.seconds)
             figures.unreached += not tests
             if tests:
                 yield Trial(mutation, names[path], parsed[path], tests, sum(survey.seconds[each] for each in tests))
+
+
+def _within(tests: list[str], seconds: dict[str, float]) -> list[str]:
+    """Return the first tests, as many as take no longer than TRIAL_SECONDS, at least one."""
+    ends = list(accumulate(seconds[name] for name in tests))
+    return tests[: max(1, bisect_right(ends, TRIAL_SECONDS))] if tests else tests
 
 
 def _copy(path: str) -> ast.Module:

@@ -43,7 +43,7 @@ FOCUSES: Final = (
     Focus(
         "conditions",
         ("automation/conditions/*.py",),
-        ("conditions", "conditions_index", "conditions_oracle", "conditions_tracing"),
+        ("conditions_index", "conditions", "conditions_oracle", "conditions_tracing"),
     ),
     Focus(
         "automation",
@@ -83,7 +83,7 @@ FOCUSES: Final = (
     Focus(
         "server/storage",
         ("server/storage/*.py",),
-        ("contacts", "ingest", "projects", "queue", "storage", "undo"),
+        ("storage", "contacts", "ingest", "projects", "queue", "undo"),
         postgresql=True,
     ),
 )  # fmt: skip

@@ -1,7 +1,8 @@
 """Mutate a module's syntax tree: one small fault at a time, of the kinds that people make.
 
 A mutation replaces one node in place. Annotations, decorators, asserts, log calls and the text of messages are left
-alone: no behaviour that is promised depends on them.
+alone: no behaviour that is promised depends on them. So are times and sizes that were chosen by measurement: numbers in
+constants that are not named as a limit.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ AT_IMPORT = 0
 
 LOGS = ("log.", "logger.", "_log.")
 SKIPPED_FIELDS = {"annotation", "returns", "decorator_list", "type_comment", "bases", "keywords_of_class"}
+
+LIMITS = ("MAX", "MIN", "LIMIT")
+"""What the names of limits contain that are promised."""
 
 COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE,
@@ -88,32 +92,37 @@ def _inside(node: ast.AST, place: _Place) -> Iterator[Mutation]:
             continue
         inner = _place_of_field(node, field, place)
         if isinstance(value, ast.AST):
-            yield from _at(value, inner, partial(setattr, node, field))
+            yield from _at(value, inner, node, partial(setattr, node, field))
         elif isinstance(value, list):
             for index, item in enumerate(value):
                 if isinstance(item, ast.AST):
-                    yield from _at(item, inner, partial(value.__setitem__, index))
+                    yield from _at(item, inner, node, partial(value.__setitem__, index))
 
 
-def _at(node: ast.AST, place: _Place, put: Callable[[ast.AST], None]) -> Iterator[Mutation]:
+def _at(node: ast.AST, place: _Place, parent: ast.AST, put: Callable[[ast.AST], None]) -> Iterator[Mutation]:
     if _is_skipped(node):
         return
     place = _place_of_node(node, place)
     if isinstance(node, ast.expr | ast.stmt):
         changes = _of_expression(node) if isinstance(node, ast.expr) else _of_statement(node, place)
         for new, reached_by in changes:
-            yield _mutation(node, new, reached_by or place.reached_by, place, put)
+            yield _mutation(node, new, reached_by or place.reached_by, place, parent, put)
     yield from _inside(node, place)
 
 
 def _mutation(
-    node: ast.expr | ast.stmt, new: ast.AST, reached_by: int, place: _Place, put: Callable[[ast.AST], None]
+    node: ast.expr | ast.stmt,
+    new: ast.AST,
+    reached_by: int,
+    place: _Place,
+    parent: ast.AST,
+    put: Callable[[ast.AST], None],
 ) -> Mutation:
     def apply() -> None:
         ast.copy_location(new, node)
         put(ast.fix_missing_locations(new))
 
-    before, after = _texts(node, new)
+    before, after = _around(parent, node, new, put) if isinstance(node, ast.Constant) else _texts(node, new)
     return Mutation(place.path, node.lineno, reached_by, place.scope, before, after, apply)
 
 
@@ -130,6 +139,19 @@ def _texts(node: ast.AST, new: ast.AST) -> tuple[str, str]:
     return _short(before), _short(after)
 
 
+def _around(
+    parent: ast.AST, node: ast.expr | ast.stmt, new: ast.AST, put: Callable[[ast.AST], None]
+) -> tuple[str, str]:
+    """Show a constant with what it stands in, which a number alone would not tell."""
+    if not isinstance(parent, ast.expr | ast.keyword | ast.Assign | ast.AnnAssign | ast.AugAssign | ast.Return):
+        return _texts(node, new)
+    before = ast.unparse(parent)
+    put(new)
+    after = ast.unparse(parent)
+    put(node)
+    return _short(before), _short(after)
+
+
 def _short(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= 110 else f"{line[:107]}..."
@@ -141,9 +163,17 @@ def _is_skipped(node: ast.AST) -> bool:
             return True
         case ast.If(test=ast.Name(id="TYPE_CHECKING")):
             return True
+        case ast.Assign(targets=[ast.Name(name)], value=value) if name.isupper() and _is_number(value):
+            return not any(word in name for word in LIMITS)
         case ast.Expr(value=value):
             return ast.unparse(value).removeprefix("await ").startswith(LOGS)
     return False
+
+
+def _is_number(node: ast.expr) -> bool:
+    if isinstance(node, ast.BinOp):
+        return _is_number(node.left) and _is_number(node.right)
+    return isinstance(node, ast.Constant) and isinstance(node.value, int | float)
 
 
 def _place_of_node(node: ast.AST, place: _Place) -> _Place:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from collections import Counter
 from contextlib import asynccontextmanager, closing
 from io import BytesIO
 from itertools import count
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import asyncpg
 
@@ -32,10 +33,15 @@ TABLES = [
 """Every table, those that refer to others first."""
 
 
+Row: TypeAlias = tuple[str, tuple[Any, ...]]
+
+
 class Store(Protocol):
     """One database, seen from outside the server."""
 
     url: str
+    neighbour: int | None
+    """The key of the project beside the test's own, if there is one."""
 
     async def execute(self, statement: str) -> None:
         """Run one statement."""
@@ -49,8 +55,16 @@ class Store(Protocol):
         """Keep everybody from writing while the context is open, on PostgreSQL only what locks rows of the table."""
         ...
 
+    async def all_rows(self) -> Counter[Row]:
+        """Read every row of every table, each with the name of its table."""
+        ...
+
     async def refuse_events_named(self, name: str) -> None:
         """Have the database refuse every statement that stores an event of this name."""
+        ...
+
+    async def refuse_commits_of(self, name: str) -> None:
+        """Have the database take an event of this name, and then refuse the COMMIT."""
         ...
 
     async def contents(self) -> bytes:
@@ -84,6 +98,7 @@ class SqliteStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.url = f"sqlite:///{path}"
+        self.neighbour: int | None = None
 
     async def execute(self, statement: str) -> None:
         with closing(sqlite3.connect(self.path)) as connection, connection:
@@ -92,6 +107,11 @@ class SqliteStore:
     async def rows(self, table: str) -> list[tuple[Any, ...]]:
         with closing(sqlite3.connect(self.path)) as connection:
             return connection.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608 - a table of our own
+
+    async def all_rows(self) -> Counter[Row]:
+        with closing(sqlite3.connect(self.path)) as connection:
+            tables = {table: connection.execute(f"SELECT * FROM {table}").fetchall() for table in TABLES}  # noqa: S608 - as above
+        return Counter((table, row) for table, rows in tables.items() for row in rows)
 
     @asynccontextmanager
     async def held(self, table: str = "project_head") -> AsyncIterator[None]:
@@ -103,6 +123,12 @@ class SqliteStore:
     async def refuse_events_named(self, name: str) -> None:
         when = f"BEFORE INSERT ON event WHEN NEW.name = '{name}'"
         await self.execute(f"CREATE TRIGGER refuse {when} BEGIN SELECT RAISE(ABORT, 'not this one'); END")
+
+    async def refuse_commits_of(self, name: str) -> None:
+        await self.execute("CREATE TABLE allowed (position INTEGER PRIMARY KEY)")
+        await self.execute("CREATE TABLE late (position INTEGER REFERENCES allowed DEFERRABLE INITIALLY DEFERRED)")
+        when = f"AFTER INSERT ON event WHEN NEW.name = '{name}'"
+        await self.execute(f"CREATE TRIGGER refuse {when} BEGIN INSERT INTO late VALUES (NEW.position); END")  # noqa: S608 - our own
 
     async def contents(self) -> bytes:
         return b"".join(file.read_bytes() for file in self.path.parent.glob(f"{self.path.name}*"))
@@ -129,6 +155,7 @@ class PostgresStore:
     def __init__(self, url: str) -> None:
         self.url = url
         self.altered = False
+        self.neighbour: int | None = None
 
     def connected(self) -> AbstractAsyncContextManager[asyncpg.Connection]:
         return _connected(self.url)
@@ -141,6 +168,11 @@ class PostgresStore:
         async with _connected(self.url) as connection:
             return [tuple(row) for row in await connection.fetch(f"SELECT * FROM {table}")]  # noqa: S608 - as above
 
+    async def all_rows(self) -> Counter[Row]:
+        async with _connected(self.url) as connection:
+            tables = {table: await connection.fetch(f"SELECT * FROM {table}") for table in TABLES}  # noqa: S608 - as above
+        return Counter((table, tuple(row)) for table, rows in tables.items() for row in rows)
+
     @asynccontextmanager
     async def held(self, table: str = "project_head") -> AsyncIterator[None]:
         async with _connected(self.url) as connection, connection.transaction():
@@ -150,6 +182,13 @@ class PostgresStore:
     async def refuse_events_named(self, name: str) -> None:
         self.altered = True
         await self.execute(f"ALTER TABLE event ADD CHECK (name <> '{name}')")
+
+    async def refuse_commits_of(self, name: str) -> None:
+        self.altered = True
+        body = "BEGIN RAISE EXCEPTION 'not this one' USING ERRCODE = 'check_violation'; END"
+        await self.execute(f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ {body} $$")
+        when = f"AFTER INSERT ON event DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.name = '{name}')"
+        await self.execute(f"CREATE CONSTRAINT TRIGGER refuse {when} EXECUTE FUNCTION refuse()")
 
     async def contents(self) -> bytes:
         stored = BytesIO()
@@ -182,6 +221,7 @@ class PostgresBackend:
             await migrated(store.url)
         yield store
         if not store.altered:
+            store.neighbour = None
             await store.execute("; ".join(f"DELETE FROM {table}" for table in TABLES))  # noqa: S608 - ours
             self._clean = store
 
