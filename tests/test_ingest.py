@@ -231,7 +231,8 @@ async def test_the_case_of_a_name_matters_unless_the_project_says_otherwise(serv
     await folding.define("ORDER_completed")
     assert (await folding.send(event(name="ORDER_completed"))).event.name == "ORDER_completed"
     assert (await folding.send(event(name=ORDER))).event.name == ORDER
-    assert (await folding.send(event(name="Order_Completed"))).event.name in (ORDER, "ORDER_completed")
+    # Of names that differ in case only, the definition made first answers to every other spelling.
+    assert (await folding.send(event(name="Order_Completed"))).event.name == ORDER
 
 
 async def test_a_deleted_contact_takes_no_more_events(shop: Client) -> None:

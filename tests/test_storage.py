@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pwd
+import sqlite3
 import tempfile
 import threading
 from contextlib import contextmanager
@@ -14,14 +15,18 @@ import grpc
 import pytest
 from grpc import StatusCode
 from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError
 
 from server.errors import (
+    ServiceError,
     StorageBusy,
     StorageFull,
     StorageReadOnly,
     StorageRefused,
     StorageUnavailable,
+    UnstorableText,
 )
+from server.storage import postgresql, sqlite
 from server.storage.database import open_database
 from tests.support.line import GatedDatabase, drafts, line_over
 from tests.support.messages import BOB, event, orders
@@ -201,6 +206,43 @@ async def test_a_database_held_by_another_process_is_busy(shop: Client, store: S
         assert await verdict(shop.send()) == (StatusCode.UNAVAILABLE, "STORAGE_BUSY")
     assert (await shop.send()).event.position == 2
     assert await shop.positions() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("code", "meaning"),
+    [
+        *(("22021", UnstorableText), ("22P05", UnstorableText), ("53100", StorageFull), ("25006", StorageReadOnly)),
+        *((code, StorageBusy) for code in ("40001", "40P01", "55P03", "57014")),
+        *((code, StorageUnavailable) for code in ("", "08006", "25P03", "25P04", "53300", "57P01", "57P03")),
+        *((code, StorageRefused) for code in ("22003", "23505", "25001", "42P01", "XX000")),
+    ],
+)
+def test_a_code_of_postgresql_has_one_meaning(code: str, meaning: type[ServiceError]) -> None:
+    error = DriverError(code)
+    assert type(postgresql.storage_error(DBAPIError("SELECT 1", {}, error))) is meaning
+    lost = DBAPIError("SELECT 1", {}, DriverError("XX000"), connection_invalidated=True)
+    assert type(postgresql.storage_error(lost)) is StorageUnavailable
+
+
+class DriverError(Exception):
+    """An error as a driver raises it, with its code."""
+
+    def __init__(self, code: str | int) -> None:
+        super().__init__("not this one")
+        self.sqlstate = self.sqlite_errorcode = code
+
+
+@pytest.mark.parametrize(
+    ("name", "meaning"),
+    [
+        *(("FULL", StorageFull), ("READONLY_DBMOVED", StorageReadOnly), ("PERM", StorageReadOnly)),
+        *((name, StorageBusy) for name in ("BUSY", "BUSY_SNAPSHOT", "LOCKED", "INTERRUPT")),
+        *((name, StorageUnavailable) for name in ("IOERR_FSYNC", "CANTOPEN", "CORRUPT", "NOTADB")),
+        *((name, StorageRefused) for name in ("ERROR", "CONSTRAINT_UNIQUE", "TOOBIG")),
+    ],
+)
+def test_a_code_of_sqlite_has_one_meaning(name: str, meaning: type[ServiceError]) -> None:
+    assert type(sqlite.storage_error(DriverError(getattr(sqlite3, f"SQLITE_{name}")))) is meaning
 
 
 # Faults of an SQLite file. They are put into the writing connection, where a full disk or a read-only file would show.

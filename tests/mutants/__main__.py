@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SAMPLE = 40
 SEED = 20_26
-TRIAL_SECONDS = 30.0
+TRIAL_SECONDS = 20.0
 """A mutation is tried with the tests that come nearest to it, as many as take this long."""
 
 PATIENCE = 4.0
