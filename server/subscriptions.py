@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from uuid_utils import uuid7
 
@@ -17,6 +17,7 @@ from server.dispatcher import Consumer
 from server.errors import Stopping, SubscriptionInUse
 from server.matches import LoadedMatch, UnreadableMatch, log_unreadable
 from server.start_points import resolve_start
+from server.storage.database import finished
 from server.storage.log import lock_heads
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from server.paging import Page, PageRequest
     from server.start_points import StartPoint
     from server.storage.database import Database
+
+T = TypeVar("T")
 
 MAX_CONSUMERS: Final = 1_000
 """So many consumers of a subscription are listed."""
@@ -143,9 +146,7 @@ class Subscriptions:
             store.delete_subscription(connection, project_key, current.id, etag)
             return described
 
-        described = await self._database.write(delete)
-        self._dispatchers.wake(described.subscription.key)
-        return described
+        return await self._write_and_wake(delete, lambda described: described.subscription.key)
 
     async def seek(self, project_key: int, subscription: str, start: StartPoint, etag: str) -> Described:
         """Move a subscription to another place of the log.
@@ -297,16 +298,28 @@ class Subscriptions:
         if dry_run:
             return await self._database.read(lambda connection: store.count_parked(connection, current, selection))
         try:
-            count = await self._database.write(lambda connection: move(connection, current))
+            return await self._write_and_wake(lambda connection: move(connection, current), lambda _: current.key)
         except SubscriptionNotFound:
             raise SubscriptionNotFound(subscription) from None
-        self._dispatchers.wake(current.key)
-        return count
 
     async def _change(self, change: Callable[[Connection], Subscription]) -> Described:
-        described = await self._database.write(lambda connection: self._described(connection, [change(connection)])[0])
-        self._dispatchers.wake(described.subscription.key)
-        return described
+        return await self._write_and_wake(
+            lambda connection: self._described(connection, [change(connection)])[0],
+            lambda described: described.subscription.key,
+        )
+
+    async def _write_and_wake(self, work: Callable[[Connection], T], key_of: Callable[[T], int]) -> T:
+        """Change a subscription and wake its dispatcher, even if the caller is cancelled while the change is written.
+
+        Without the wake, what the change makes available would wait for the next match.
+        """
+
+        async def changed() -> T:
+            result = await self._database.write(work)
+            self._dispatchers.wake(key_of(result))
+            return result
+
+        return await finished(changed())
 
     def _described(self, connection: Connection, subscriptions: Sequence[Subscription]) -> Sequence[Described]:
         stats = store.stats_of(connection, subscriptions)

@@ -11,13 +11,14 @@ import os
 from contextlib import aclosing, suppress
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 from structlog.testing import capture_logs
 
+from automation import subscription_store
 from automation.errors import AutomationError
-from automation.subscriptions import Ack, Extend, Nack, NackAction, Stats
+from automation.subscriptions import Ack, Extend, Nack, NackAction, ParkedSelection, Stats
 from server.api.consume import ConsumerStream, Opening, Shutdown
 from server.dispatcher import Dispatcher, Dispatchers
 from server.errors import ServiceError
@@ -36,10 +37,14 @@ from tests.support.delivery_model import (
 from tests.support.virtual_time import VirtualTimeLoop
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Coroutine
+
+    import pytest
 
     from automation.subscriptions import Settle, Subscription
     from server.dispatcher import Consumer
+
+T = TypeVar("T")
 
 SCHEDULES = int(os.environ.get("SIGNALBOX_SCHEDULES", "200"))
 START: Final = 4_000_000_000 * SECOND
@@ -208,7 +213,9 @@ class Schedule:
             for stream in self.streams:
                 if stream.task is not None:
                     await cancelled(stream.task)
+            ended_at = now()
             await server.dispatchers.close()
+            assert now() - ended_at < LOCAL_SECONDS, "a dispatcher outlives its users"
             await server.hub.close()
         return server.model.steps
 
@@ -363,21 +370,55 @@ def later(seconds: float, call: Callable[..., object], *arguments: object) -> No
     asyncio.get_running_loop().call_later(seconds, call, *arguments)
 
 
-def run_schedule(seed: int) -> int:
-    """Run a schedule in a loop of its own; return how many steps it took."""
+def run_virtually(work: Coroutine[Any, Any, T]) -> T:
+    """Run work in a loop of its own, in virtual time."""
     loop = VirtualTimeLoop()
     try:
         with capture_logs() as logs:
-            steps = loop.run_until_complete(Schedule(seed).run())
+            result = loop.run_until_complete(work)
         assert "dispatch_failed" not in [each["event"] for each in logs]
-    except BaseException as error:
-        error.add_note(f"seed {seed}")
-        raise
-    else:
-        return steps
+        return result
     finally:
         loop.close()
 
 
+def run_schedule(seed: int) -> int:
+    """Run a schedule; return how many steps it took."""
+    try:
+        return run_virtually(Schedule(seed).run())
+    except BaseException as error:
+        error.add_note(f"seed {seed}")
+        raise
+
+
 def test_whatever_is_owed_to_a_consumer_with_capacity_is_on_its_way() -> None:
     assert sum(map(run_schedule, range(SCHEDULES))) > SCHEDULES
+
+
+async def replayed_by_a_caller_that_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server(Random(0), shared=False)  # noqa: S311 - as above
+    server.model.head = server.model.read_position = 1
+    server.model.parked = {1}
+
+    def replay(*_: object) -> int:
+        server.model.replay(server.clock())
+        return 1
+
+    monkeypatch.setattr(subscription_store, "replay_parked", replay)
+    stream = Stream(server, "idle", 1, diligent=True)
+    stream.open()
+    await asyncio.sleep(HEARTBEAT / 2)
+    chosen = ParkedSelection(all=True)
+    caller = asyncio.create_task(server.subscriptions.replay_parked(PROJECT, "engine", chosen, dry_run=False))
+    while not server.database.writing:  # noqa: ASYNC110 - it does not tell
+        await asyncio.sleep(0)
+    await cancelled(caller)
+    await asyncio.sleep(LOCAL_SECONDS)
+    assert (server.model.parked, server.model.drained()) == (set(), True)
+    assert stream.task is not None
+    await cancelled(stream.task)
+    await server.dispatchers.close()
+
+
+def test_a_replay_is_delivered_although_its_caller_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_virtually(replayed_by_a_caller_that_gives_up(monkeypatch))

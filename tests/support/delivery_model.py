@@ -242,7 +242,10 @@ class ModelDatabase:
         self._writer = asyncio.Lock()
 
     async def write(self, work: Callable[[Any], T]) -> T:
-        """Run work after a while, and return a while after it took effect."""
+        """Run work after a while, and return a while after it took effect. A caller that gives up does not stop it."""
+        return await asyncio.shield(asyncio.ensure_future(self._write(work)))
+
+    async def _write(self, work: Callable[[Any], T]) -> T:
         async with self._writer:
             await self.delay()
             if self._random.random() < self.failing:
@@ -255,6 +258,11 @@ class ModelDatabase:
 
     async def check(self) -> None:
         """Accept that it can be written."""
+
+    @property
+    def writing(self) -> bool:
+        """Whether a transaction is under way."""
+        return self._writer.locked()
 
     async def read(self, work: Callable[[Any], T], *, brief: bool = False) -> Any:
         """Return the ends of the match logs: nothing else is read."""
