@@ -130,6 +130,44 @@ def test_a_fault_has_its_line_and_column(text: str, line: int, column: int, reas
 
 
 @pytest.mark.parametrize(
+    ("longest", "longer", "reason"),
+    [
+        ("!" * 31 + "true", "!" * 32 + "true", "TOO_DEEP"),
+        ("(" * 31 + "true" + ")" * 31, "(" * 32 + "true" + ")" * 32, "TOO_DEEP"),
+        ("properties" + ".a" * 31, "properties" + ".a" * 32, "TOO_DEEP"),
+        ("'" + "x" * 8184 + "' == ''", "'" + "x" * 8185 + "' == ''", "TOO_LONG"),
+        ("1 in [" + ",".join("1" * 1000) + "]", "1 in [" + ",".join("1" * 1001) + "]", "TOO_MANY_ELEMENTS"),
+        ("1 < 9223372036854775807", "1 < 9223372036854775808", "SYNTAX_ERROR"),
+        ("1 > -9223372036854775808", "1 > -9223372036854775809", "SYNTAX_ERROR"),
+    ],
+)
+def test_each_limit_is_the_last_that_is_taken(longest: str, longer: str, reason: str) -> None:
+    assert faults(longest) == []
+    assert [each.reason for each in faults(longer)] == [reason]
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome"),
+    [
+        ("9223372036854775806 + size('a') == 9223372036854775807", True),
+        ("9223372036854775807 + size('a') > 0", Verdict.ERROR),
+        ("-9223372036854775807 - size('a') == -9223372036854775808", True),
+        ("-9223372036854775808 - size('a') < 0", Verdict.ERROR),
+        ("-(-9223372036854775808 + size('')) > 0", Verdict.ERROR),
+        ("4611686018427387904 * size('ab') > 0", Verdict.ERROR),
+        ("4611686018427387904 * -size('ab') == -9223372036854775808", True),
+        ("contact.properties.tier == 'gold'", True),
+        ("contact.properties.of.city == 'Riga'", True),
+        ("contact.properties.properties.tier == 'gold'", Verdict.MISSING),
+    ],
+)
+def test_integers_end_at_64_bits_and_paths_where_they_say(text: str, outcome: Any) -> None:
+    contact = {"tier": "gold", "of": {"city": "Riga"}}
+    came_to = Condition(text).evaluate(Subject({}, contact_id="c", email="ada@example.com", contact_properties=contact))
+    assert (came_to.verdict if isinstance(came_to, Failure) else came_to) == outcome
+
+
+@pytest.mark.parametrize(
     "pattern", ["({})", "[{}]", "!({})", "({} + 1)", "(true ? {} : 1)", "size({})", "a.exists(x, {})"]
 )
 def test_what_nests_a_hundred_deep_is_refused(pattern: str) -> None:

@@ -40,6 +40,10 @@ def test_what_comes_behind_the_decision_is_not_evaluated() -> None:
     text = "properties.a == 1 && (properties.b || properties.c)"
     (_, _, either, *inside) = trace(text, {"a": 2, "b": True})
     assert [each.verdict for each in (either, *inside)] == [NOT_EVALUATED] * 3
+    assert [each.depth for each in (either, *inside)] == [1, 2, 2]
+    nested = "properties.a ? !properties.b : (properties.b && properties.c)"
+    for chosen in (True, False, None):
+        assert [depth for depth, *_ in verdicts(nested, {"a": chosen, "b": True, "c": True})] == [0, 1, 1, 2, 1, 2, 2]
     assert {each.actual for each in inside} == {None}
     assert [
         verdict for *_, verdict in verdicts("properties.a ? properties.b : properties.c", {"a": True, "b": False})

@@ -15,9 +15,7 @@ import shutil
 import sys
 import tempfile
 import time
-from bisect import bisect_right
 from dataclasses import dataclass, field
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
 SAMPLE = 40
 SEED = 20_26
 TRIAL_SECONDS = 20.0
-"""A mutation is tried with the tests that come nearest to it, as many as take this long."""
+"""A mutation is tried with the tests that come nearest to it, as many as take this long, and with the longest one."""
 
 PATIENCE = 4.0
 GRACE_SECONDS = 20.0
@@ -124,13 +122,19 @@ def _reached(focus: Focus, arguments: argparse.Namespace, scratch: Path, figures
             tests = _within(tests, survey.seconds)
             figures.unreached += not tests
             if tests:
-                yield Trial(mutation, names[path], parsed[path], tests, sum(survey.seconds[each] for each in tests))
+                yield Trial(mutation, names[path], parsed[path], tests, sum(survey.seconds[name] for name in tests))
 
 
 def _within(tests: list[str], seconds: dict[str, float]) -> list[str]:
-    """Return the first tests, as many as take no longer than TRIAL_SECONDS, at least one."""
-    ends = list(accumulate(seconds[name] for name in tests))
-    return tests[: max(1, bisect_right(ends, TRIAL_SECONDS))] if tests else tests
+    """Return the first tests that fit into TRIAL_SECONDS together, and last of all the longest of the others."""
+    kept: list[str] = []
+    room = TRIAL_SECONDS
+    for name in tests:
+        if seconds[name] <= room:
+            kept.append(name)
+            room -= seconds[name]
+    left_out = [name for name in tests if name not in kept]
+    return kept + sorted(left_out, key=seconds.__getitem__)[-1:]
 
 
 def _copy(path: str) -> ast.Module:
