@@ -34,4 +34,5 @@ def test_a_key_file_behind_a_link_is_refused(tmp_path: Path) -> None:
 
 def test_a_short_admin_key_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 16"):
-        check_strength("x")
+        check_strength("x" * 15)
+    assert check_strength("x" * 16) == "x" * 16

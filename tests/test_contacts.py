@@ -96,6 +96,13 @@ async def test_what_is_no_address_is_refused(shop: Client, email: str) -> None:
     assert refused.violations == (("email", "INVALID_EMAIL"),)
 
 
+async def test_an_address_has_at_most_254_characters(shop: Client) -> None:
+    longest = f"{'a' * 249}@b.de"
+    assert len(longest) == 254
+    assert (await upsert(shop, longest)).contact.email == longest
+    assert (await refusal(upsert(shop, f"a{longest}"))).violations == (("email", "INVALID_EMAIL"),)
+
+
 async def test_contacts_are_listed_newest_first_page_by_page(service: Service) -> None:
     client = await service.project()
     for number in range(5):

@@ -60,7 +60,7 @@ FOCUSES: Final = (
     Focus(
         "server",
         ("server/*.py",),
-        ("access", "admin_key", "automations", "backtest", "consume", "contacts", "definitions", "errors", "explain",
+        ("match_hub", "recurring", "access", "admin_key", "automations", "backtest", "consume", "contacts", "definitions", "errors", "explain",
          "generated_types", "grpc_server", "paging", "projects", "retention", "runs", "subscriptions", "undo", "watch"),
     ),
     Focus(

@@ -1,0 +1,100 @@
+"""The ends of match logs, over a database that counts its reads."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from server.errors import CursorExpired
+from server.match_hub import MatchHub
+from server.start_points import check_kept
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MINE, OTHERS = 1, 2
+
+
+class Heads:
+    """Stands for the database: reads give the ends that a test has set."""
+
+    def __init__(self, *, shared: bool) -> None:
+        self.shared = shared
+        self.ends = {MINE: 3, OTHERS: 7}
+        self.reads = 0
+
+    async def read(self, work: Callable[[Any], Any], *, brief: bool = False) -> dict[int, int]:
+        assert brief
+        self.reads += 1
+        return dict(self.ends)
+
+    async def write(self, work: Callable[[Any], Any]) -> Any:
+        raise AssertionError
+
+    async def close(self) -> None: ...
+
+
+def hub_over(database: Heads) -> MatchHub:
+    return MatchHub(database)  # type: ignore[arg-type]  # of a database, a hub uses these
+
+
+async def test_the_end_of_a_log_is_read_once_where_no_other_server_writes() -> None:
+    database = Heads(shared=False)
+    hub = hub_over(database)
+    assert [await hub.position(MINE) for _ in range(3)] == [3, 3, 3]
+    hub.advance(MINE, 4)
+    assert (await hub.position(MINE), database.reads) == (4, 1)
+    assert (await hub.position(OTHERS), database.reads) == (7, 2)
+
+
+async def test_the_end_of_a_log_is_read_anew_where_other_servers_write_and_nobody_follows() -> None:
+    database = Heads(shared=True)
+    hub = hub_over(database)
+    assert await hub.position(MINE) == 3
+    database.ends[MINE] = 5
+    assert (await hub.position(MINE), database.reads) == (5, 2)
+
+
+async def test_an_earlier_end_moves_none_back() -> None:
+    hub = hub_over(Heads(shared=False))
+    await hub.position(MINE)
+    hub.advance(MINE, 5)
+    for earlier in (4, 5):
+        hub.advance(MINE, earlier)
+        assert await hub.position(MINE) == 5
+
+
+async def test_a_follower_is_woken_by_its_own_log_alone() -> None:
+    hub = hub_over(Heads(shared=False))
+    assert await hub.beyond(MINE, 2, 60) == 3
+    following = asyncio.create_task(hub.beyond(MINE, 3, 60))
+    await asyncio.sleep(0)
+    hub.advance(OTHERS, 9)
+    hub.advance(MINE, 3)
+    await asyncio.sleep(0.01)
+    assert not following.done()
+    hub.advance(MINE, 4)
+    async with asyncio.timeout(10):
+        assert await following == 4
+
+
+async def test_who_waits_in_vain_is_given_the_end_as_it_is() -> None:
+    hub = hub_over(Heads(shared=False))
+    assert await hub.beyond(MINE, 3, 0.001) == 3
+    hub.advance(MINE, 4)
+    assert await hub.beyond(MINE, 3, 60) == 4
+
+
+async def test_a_log_that_ends_before_the_position_is_told_at_once() -> None:
+    hub = hub_over(Heads(shared=False))
+    async with asyncio.timeout(10):
+        assert await hub.beyond(MINE, 8, 60) == 3
+
+
+def test_a_place_is_kept_as_long_as_the_match_after_it() -> None:
+    check_kept(4, 5)
+    check_kept(5, 5)
+    with pytest.raises(CursorExpired):
+        check_kept(3, 5)

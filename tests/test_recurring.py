@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from server import recurring
+from server.errors import StorageBusy, StorageRefused, StorageUnavailable
+from server.recurring import Recurring, try_each
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+async def outcomes_logged(outcomes: Sequence[Exception | None], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Let recurring work end in each of these ways, in turn, and return what was logged."""
+    monkeypatch.setattr(recurring, "RETRY_SECONDS", 0.0)
+    done = asyncio.Event()
+    waiting = list(outcomes)
+
+    async def work() -> float:
+        if not waiting:
+            done.set()
+            return 60.0
+        if (outcome := waiting.pop(0)) is not None:
+            raise outcome
+        return 0.0
+
+    task = Recurring("sweeping", work)
+    with capture_logs() as logged:
+        task.start()
+        async with asyncio.timeout(10):
+            await done.wait()
+        await task.close()
+    return [(entry["event"], entry["work"], "exc_info" in entry) for entry in logged]
+
+
+async def test_an_outage_is_logged_once_and_the_next_one_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    away = [StorageUnavailable(), StorageBusy(), StorageUnavailable()]
+    assert await outcomes_logged([*away, None, None, *away], monkeypatch) == [("work_delayed", "sweeping", False)] * 2
+
+
+async def test_a_defect_is_logged_each_time_with_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    defects = [StorageRefused(), ValueError("7 is no length"), StorageRefused()]
+    assert await outcomes_logged(defects, monkeypatch) == [("work_failed", "sweeping", True)] * 3
+
+
+async def test_work_that_never_began_is_closed() -> None:
+    async def work() -> float:
+        raise AssertionError
+
+    await Recurring("sweeping", work).close()
+
+
+async def test_every_item_is_tried_and_the_last_failure_raised() -> None:
+    tried: list[int] = []
+
+    async def work(number: int) -> None:
+        tried.append(number)
+        if number % 2:
+            raise ValueError(f"{number} is odd")
+
+    with pytest.raises(ValueError, match="3 is odd"):
+        await try_each(range(5), work)
+    assert tried == [0, 1, 2, 3, 4]
+    await try_each([0, 2], work)
+    assert tried[5:] == [0, 2]
