@@ -60,8 +60,9 @@ FOCUSES: Final = (
     Focus(
         "server",
         ("server/*.py",),
-        ("match_hub", "recurring", "access", "admin_key", "automations", "backtest", "consume", "contacts", "definitions", "errors", "explain",
-         "generated_types", "grpc_server", "paging", "projects", "retention", "runs", "subscriptions", "undo", "watch"),
+        ("match_hub", "recurring", "access", "admin_key", "automations", "backtest", "consume", "contacts",
+         "definitions", "errors", "explain", "generated_types", "grpc_server", "paging", "projects", "retention",
+         "runs", "subscriptions", "undo", "watch"),
     ),
     Focus(
         "server/ingest",
