@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -19,6 +20,8 @@ from grpc_health.v1 import health_pb2
 
 from server.errors import StorageReadOnly
 from server.storage.database import open_database
+from server.storage.postgres_connections import KEEPALIVE_IDLE_S, Connector
+from server.storage.postgres_url import parse_postgres_url
 from signalbox.v1 import event_ingest_pb2, match_stream_pb2, projects_pb2
 from tests.support.automations import automate
 from tests.support.messages import ADA, INDEPENDENT, event, schema
@@ -435,3 +438,45 @@ async def freeze_in_transaction(process: Process, url: str) -> None:
                 await asyncio.sleep(random.uniform(0, 0.02))  # noqa: S311 - any moment will do
     finally:
         await connection.close()
+
+
+async def test_a_silent_host_is_waited_for_once(primary: Cluster) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        hosts = f"127.0.0.1:{silent.getsockname()[1]},{primary.address}"
+        connect = Connector()
+        arguments = parse_postgres_url(f"postgresql://{USER}@{hosts}/postgres?connect_timeout=1").connect_args({})
+        begun = time.monotonic()
+        first = await connect(**arguments)
+        waited = time.monotonic() - begun
+        begun = time.monotonic()
+        second = await connect(**arguments)
+        assert waited >= 1 > time.monotonic() - begun
+    for connection in (first, second):
+        peer = socket_of(connection)
+        assert peer.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == KEEPALIVE_IDLE_S
+        await connection.close()
+
+
+def socket_of(connection: Any) -> Any:
+    return connection._transport.get_extra_info("socket")
+
+
+async def test_a_database_without_utf8_is_refused(primary: Cluster) -> None:
+    options = "ENCODING SQL_ASCII TEMPLATE template0"
+    await asyncio.to_thread(primary.execute, f"CREATE DATABASE ascii {options}")
+    with pytest.raises(ValueError, match="encoding SQL_ASCII: Signalbox needs one that was created with UTF8"):
+        await open_database(url_of(primary, database="ascii"))
+
+
+async def test_settings_that_promises_need_hold_whatever_the_defaults_are(primary: Cluster) -> None:
+    name = await created(primary)
+    for setting in ("synchronous_commit = off", "default_transaction_isolation = 'serializable'"):
+        await asyncio.to_thread(primary.execute, f"ALTER DATABASE {name} SET {setting}")
+    database = await open_database(url_of(primary, database=name))
+    query = "SELECT current_setting('synchronous_commit'), current_setting('transaction_isolation')"
+    settings = await database.write(lambda connection: tuple(connection.exec_driver_sql(query).one()))
+    await database.close()
+    assert settings == ("on", "read committed")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+from base64 import urlsafe_b64encode
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from hashlib import sha256
 from statistics import median
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -42,6 +45,7 @@ from tests.support.service import serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
+    from pathlib import Path
 
     from grpc.aio import UnaryStreamCall
     from sqlalchemy import Connection
@@ -532,3 +536,41 @@ async def test_the_bounds_themselves_are_taken(shop: Client) -> None:
     )
     for stated in ({"max_matches": 1_000, "seconds": 1}, {"max_matches": 1, "seconds": 60}, {"filter": many}):
         assert positions(await read_to_end(shop, EARLIEST, **stated)) == []
+
+
+# Cursors of another history
+
+
+@on_sqlite
+async def test_a_cursor_of_a_file_that_was_replaced_by_an_older_copy_is_refused(
+    database_url: str, tmp_path: Path
+) -> None:
+    path = database_url.removeprefix("sqlite:///")
+    async with serving(database_url) as service:
+        shop = await service.shop()
+        await automate(shop)
+        await shop.send()
+        [kept] = await read_to_end(shop, EARLIEST)
+    copy = shutil.copy(path, tmp_path / "copy.db")
+    async with serving(database_url) as service:
+        shop = service.client(shop.secret)
+        await shop.send()
+        lost = (await read_to_end(shop, EARLIEST))[-1]
+    shutil.copy(copy, path)
+    async with serving(database_url) as service:
+        shop = service.client(shop.secret)
+        assert await refused(shop, pb.StartPoint(cursor=lost.cursor)) == (StatusCode.OUT_OF_RANGE, "CURSOR_REWOUND")
+        await shop.send_all(orders(2))
+        assert await refused(shop, pb.StartPoint(cursor=lost.cursor)) == (StatusCode.OUT_OF_RANGE, "CURSOR_REWOUND")
+        assert positions(await read_to_end(shop, pb.StartPoint(cursor=kept.cursor))) == [2, 3]
+
+
+@on_sqlite
+async def test_cursors_of_earlier_versions_are_accepted(shop: Client) -> None:
+    await automate(shop)
+    await shop.send_all(orders(3))
+    for position, after in ((0, [1, 2, 3]), (2, [3]), (3, [])):
+        place = position.to_bytes(8, "big")
+        digest = sha256(b"match cursor " + shop.project.encode() + place).digest()[:7]
+        cursor = urlsafe_b64encode(place + digest).decode()
+        assert positions(await read_to_end(shop, pb.StartPoint(cursor=cursor))) == after

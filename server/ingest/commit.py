@@ -279,7 +279,7 @@ class ProjectCommit:
         if draft.idempotency_key:
             fingerprint = draft.fingerprint()
             self._stored[draft.idempotency_key] = draft
-        self.rows.append(_row(self.state.key, event, contact, draft.idempotency_key, fingerprint))
+        self.rows.append(_row(self.state.key, event, contact, draft, fingerprint))
 
     def _matched(self, matching: Matching, draft: Draft, contact_key: int, event: Event) -> Event:
         """Find what the event sets off."""
@@ -315,6 +315,11 @@ def commit(connection: Connection, units: Sequence[Unit], known: dict[int, Known
     now = now_micros()
     commits = []
     witnesses = {key: known[key].position for key in by_project if key in known}
+    # Before the lock: everybody else who sends to these projects waits for what is done under it.
+    for unit in units:
+        for draft in unit.drafts:
+            if draft.error is None:
+                _encoded(draft)
     heads = lock_heads(connection, by_project, witnesses)
     if len(heads) < len(by_project):
         raise KeyInvalid
@@ -354,7 +359,15 @@ def _recorded_matches(
     return {at: tuple((match, automations[match.automation_key]) for match in each) for at, each in found.items()}
 
 
-def _row(project_key: int, event: Event, contact: ContactKey, idempotency_key: str, fingerprint: str) -> LogRow:
+def _encoded(draft: Draft) -> tuple[str, str]:
+    """Return the texts of the properties and the coercions, encoded once for each judgement."""
+    if draft.encoded is None:
+        changes = _encode(draft.changes).decode() if draft.changes else ""
+        draft.encoded = _encode(draft.properties).decode(), changes
+    return draft.encoded
+
+
+def _row(project_key: int, event: Event, contact: ContactKey, draft: Draft, fingerprint: str) -> LogRow:
     return (
         project_key,
         event.position,
@@ -364,12 +377,11 @@ def _row(project_key: int, event: Event, contact: ContactKey, idempotency_key: s
         event.revision,
         contact.key,
         "" if contact.key else event.email,
-        _encode(event.properties).decode(),
-        _encode(event.coercions).decode() if event.coercions else "",
+        *_encoded(draft),
         event.occurred_at,
         event.received_at,
         event.match_count,
-        idempotency_key,
+        draft.idempotency_key,
         fingerprint,
         int(event.ignore_case),
     )

@@ -41,7 +41,8 @@ class Draft(msgspec.Struct):
 
     `email` is lower-cased; either it or `contact_id` is filled. Times in microseconds. `invalid` says that the front
     door could not read the sender's words; such a draft is refused without being judged. `rules` are those of the
-    sender's dialect, in place of the project's.
+    sender's dialect, in place of the project's. `encoded` are the texts of the properties and coercions, once they were
+    needed.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Draft(msgspec.Struct):
     event: Event | None = None
     matches: tuple[tuple[Match, Automation], ...] = ()
     duplicate: bool = False
+    encoded: tuple[str, str] | None = None
 
     def fingerprint(self) -> str:
         """Digest of what the sender said, to tell a repeated send from a reused key."""

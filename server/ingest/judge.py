@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 def judge(state: ProjectState, draft: Draft) -> None:
     """Coerce the draft by its definition, or set its error. What was decided before is forgotten."""
     draft.event, draft.matches, draft.duplicate = None, (), False
+    draft.encoded = None
     draft.error = draft.invalid
     if draft.invalid is not None:
         return
