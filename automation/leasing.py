@@ -10,15 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import bindparam, delete, func, insert, literal_column, select, update
+from sqlalchemy import bindparam, delete, func, insert, literal_column, select, union_all, update
 
 from automation.bulk import execute_many
 from automation.match_log import filtered, matches_at, to_match
 from automation.run_store import mark_running
 from automation.settling import expire, settle, take_over, to_unsettled
 from automation.subscription_store import HELD, LEASED, WAITING, lock_subscription
-from automation.subscription_tables import subscription, subscription_delivery, subscription_parked
-from automation.subscriptions import Delivery, DeliveryOrder, StepResult, delivery_id
+from automation.subscription_tables import REPLAYED, subscription, subscription_delivery, subscription_parked
+from automation.subscriptions import Delivery, DeliveryOrder, DueBounds, StepResult, delivery_id
 from automation.tables import automation_match
 
 if TYPE_CHECKING:
@@ -30,11 +30,17 @@ if TYPE_CHECKING:
     from automation.settling import Unsettled
     from automation.subscriptions import Release, Settle, Subscription, TakeOver, Want
 
+BOUNDS_MARGIN: Final = 2_000_000
+"""How far, in microseconds, the clocks of nodes may differ before a due match has to wait for a full search."""
+FULL_SEARCH_PERIOD: Final = 10_000_000
+
 READ_LIMIT: Final = 1_000
 """Over how many matches of the log one step reads at most."""
 HELD_LIMIT: Final = 10_000
 """With so many matches held behind earlier ones of their contacts, a subscription reads no further."""
 _READ_AHEAD: Final = 100
+NEVER: Final = 2**62
+NO_BOUNDS: Final = DueBounds()
 
 _delivery = subscription_delivery.c
 _match = automation_match.c
@@ -59,10 +65,12 @@ def step(
     settles: Sequence[Settle | Release] = (),
     wants: Sequence[Want] = (),
     take_overs: Sequence[TakeOver] = (),
+    bounds: DueBounds = NO_BOUNDS,
 ) -> StepResult:
     """Settle, take over, expire and lease. Leases last the subscription's ack deadline from the time of the step.
 
-    `clock` tells that time when the row is locked: no lease runs while the step waits for another server's.
+    `clock` tells that time when the row is locked: no lease runs while the step waits for another server's. `bounds`
+    are those of the last step on this node, if it succeeded.
 
     Due matches go before first deliveries; first deliveries are in the order of positions, after the read position.
     Each consumer gets a run of them; the one with the most room gets what does not divide.
@@ -70,22 +78,79 @@ def step(
     """
     current = lock_subscription(connection, subscription_key)
     now = clock()
+    search = _Search.begin(current, bounds, now)
     results = settle(connection, current, settles, now)
     kept = [take_over(connection, current, each, now) for each in take_overs]
-    more = expire(connection, current, now)
+    more, retry_due = expire(connection, current, now, search.leases_from)
     outstanding = _outstanding(connection, current, wants)
     rooms = [_room(want, outstanding[want.consumer_id]) for want in wants]
-    due = _due(connection, current, sum(rooms), now)
+    due = _due(connection, current, sum(rooms), now, search.retries_from)
     reading = _read_on(connection, current, sum(rooms) - len(due))
     deliveries = _lease(connection, current, due, reading, _dealt(rooms, len(due) + len(reading.leased)), wants, now)
     for batch in deliveries:
         for each in batch:
             outstanding[each.consumer_id] += 1
     leases = current.last_serial + sum(map(len, deliveries))
-    moved, next_due = _move(connection, current, reading.read_position, leases, now)
+    written = [each.due_at for one in results for each in one] + [retry_due, now + current.ack_deadline]
+    search.narrow(min(each for each in written if each), all_due=len(due) < sum(rooms), all_expired=not more)
+    moved = _move(connection, current, reading.read_position, leases)
+    search.find_next(connection, current)
     more = more or reading.more
     exhausted = not more and sum(map(len, deliveries)) < sum(rooms)
-    return StepResult(moved, results, kept, deliveries, outstanding, more, exhausted, next_due)
+    bounds = search.bounds()
+    return StepResult(moved, results, kept, deliveries, outstanding, more, exhausted, search.next_due, bounds)
+
+
+@dataclass(slots=True)
+class _Search:
+    """Where a step searches for due leases and retries, and for the next ones. See DueBounds."""
+
+    now: int
+    leases_from: int
+    retries_from: int
+    next_lease: int
+    next_retry: int
+    full_at: int
+
+    @classmethod
+    def begin(cls, current: Subscription, bounds: DueBounds, now: int) -> _Search:
+        """Begin where the last step ended, or at the beginning of time."""
+        if now >= bounds.full_at or now < max(bounds.leases_from, bounds.retries_from):
+            return cls(now, 0, 0, now + 1, now + 1, now + FULL_SEARCH_PERIOD)
+        next_lease, next_retry = max(bounds.next_lease, now + 1), max(bounds.next_retry, now + 1)
+        if current.order is DeliveryOrder.CONTACT:
+            # A match that an earlier one of its contact sets free may be due at any time.
+            next_retry = now + 1
+        return cls(now, bounds.leases_from, bounds.retries_from, next_lease, next_retry, bounds.full_at)
+
+    def narrow(self, earliest_written: int, *, all_due: bool, all_expired: bool) -> None:
+        """Take note of what this step has found and written."""
+        self.next_lease = max(min(self.next_lease, earliest_written), self.now + 1)
+        self.next_retry = max(min(self.next_retry, earliest_written), self.now + 1)
+        if all_expired:
+            self.leases_from = max(0, self.now - BOUNDS_MARGIN)
+        if all_due:
+            self.retries_from = max(0, self.now - BOUNDS_MARGIN)
+
+    def find_next(self, connection: Connection, current: Subscription) -> None:
+        """Find when a lease ends and a match is due next, 0 where none is."""
+        own = _delivery.subscription_key == current.key
+        queries = [
+            select(func.min(_delivery.due_at)).where(own, _delivery.state == state, _delivery.due_at >= first)
+            for state, first in ((LEASED, self.next_lease), (WAITING, self.next_retry))
+        ]
+        times = connection.execute(select(*(each.scalar_subquery() for each in queries))).one()
+        self.next_lease, self.next_retry = (each or 0 for each in times)
+
+    @property
+    def next_due(self) -> int:
+        """When the first of both is, 0 if there is neither."""
+        return min((each for each in (self.next_lease, self.next_retry) if each), default=0)
+
+    def bounds(self) -> DueBounds:
+        """Return the bounds for the next step. Where nothing is due, what comes next was not written yet."""
+        next_lease, next_retry = self.next_lease or NEVER, self.next_retry or NEVER
+        return DueBounds(self.leases_from, self.retries_from, next_lease, next_retry, self.full_at)
 
 
 def _room(want: Want, outstanding: int) -> int:
@@ -106,21 +171,40 @@ def _dealt(rooms: Sequence[int], count: int) -> list[int]:
 def _outstanding(connection: Connection, current: Subscription, wants: Sequence[Want]) -> dict[str, int]:
     counts = dict.fromkeys((want.consumer_id for want in wants), 0)
     if counts:
-        query = select(_delivery.consumer_id, func.count()).group_by(_delivery.consumer_id)
-        own = _delivery.subscription_key == current.key
-        query = query.where(own, _delivery.consumer_id.in_(list(counts)), _delivery.state == LEASED)
+        # The state is hidden: PostgreSQL would read all rows that ever had it, having no idea of those that are dead.
+        state = _delivery.state + literal_column("''")
+        own = [_delivery.subscription_key == current.key, state == LEASED]
+        own.append(_delivery.consumer_id.in_(list(counts)))
+        # Only replayed matches are at or below the floor.
+        first = select(_delivery.consumer_id).where(*own, _delivery.match_position > current.floor_position)
+        again = select(_delivery.consumer_id).where(*own, REPLAYED, _delivery.match_position <= current.floor_position)
+        leases = union_all(first, again).subquery()
+        query = select(leases.c.consumer_id, func.count()).group_by(leases.c.consumer_id)
         counts.update((row[0], row[1]) for row in connection.execute(query))
     return counts
 
 
-def _due(connection: Connection, current: Subscription, limit: int, now: int) -> list[Unsettled]:
+def _due(connection: Connection, current: Subscription, limit: int, now: int, since: int) -> list[Unsettled]:
+    """Read retries that are due: those that were given back, which are due at 0, and then those due from `since` on."""
     if not limit:
         return []
-    query = select(subscription_delivery).where(
-        _delivery.subscription_key == current.key, _delivery.state == WAITING, _delivery.due_at <= now
-    )
-    query = query.order_by(_delivery.due_at, _delivery.match_position).limit(limit)
-    return [to_unsettled(row) for row in connection.execute(query).all()]
+    ranges = ((0, now),) if not since else ((0, 0), (since, now))
+    parts = [
+        select(subscription_delivery)
+        .where(
+            _delivery.subscription_key == current.key,
+            _delivery.state == WAITING,
+            _delivery.due_at >= first,
+            _delivery.due_at <= last,
+        )
+        .order_by(_delivery.due_at, _delivery.match_position)
+        .limit(limit)
+        for first, last in ranges
+    ]
+    if len(parts) > 1:
+        rows = union_all(*(select(part.subquery()) for part in parts)).subquery()
+        parts = [select(rows).order_by(rows.c.due_at, rows.c.match_position).limit(limit)]
+    return [to_unsettled(row) for row in connection.execute(parts[0]).all()]
 
 
 def _read_on(connection: Connection, current: Subscription, room: int) -> _Reading:
@@ -274,21 +358,15 @@ def _unpark(connection: Connection, current: Subscription, positions: Sequence[i
         connection.execute(delete(subscription_parked).where(own, _parked.match_position.in_(found)))
 
 
-def _move(
-    connection: Connection, current: Subscription, read_position: int, last_serial: int, now: int
-) -> tuple[Subscription, int]:
-    """Write how far the subscription is; give it, and when a lease ends or a match is due next."""
+def _move(connection: Connection, current: Subscription, read_position: int, last_serial: int) -> Subscription:
+    """Write how far the subscription is, and return it."""
     own = _delivery.subscription_key == current.key
-    dues = [
-        select(func.min(_delivery.due_at)).where(own, _delivery.state == state, _delivery.due_at > now)
-        for state in (LEASED, WAITING)
+    # Only replayed matches are at or below the floor.
+    rest = [
+        select(func.min(_delivery.match_position)).where(own, condition).scalar_subquery()
+        for condition in (_delivery.match_position > current.floor_position, REPLAYED)
     ]
-    first, *times = connection.execute(
-        select(
-            select(func.min(_delivery.match_position)).where(own).scalar_subquery(),
-            *(each.scalar_subquery() for each in dues),
-        )
-    ).one()
+    first = min((each for each in connection.execute(select(*rest)).one() if each is not None), default=None)
     floor = max(current.floor_position, read_position if first is None else first - 1)
     moved = replace(current, read_position=read_position, floor_position=floor, last_serial=last_serial)
     if moved != current:
@@ -297,7 +375,7 @@ def _move(
             .where(_subscription.key == current.key)
             .values(read_position=read_position, floor_position=floor, last_serial=last_serial)
         )
-    return moved, min((each for each in times if each is not None), default=0)
+    return moved
 
 
 _INSERT = insert(subscription_delivery)

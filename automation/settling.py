@@ -158,10 +158,16 @@ class _Settling:
         return SettleResult(delivery_id, Outcome.PARKED)
 
 
-def expire(connection: Connection, current: Subscription, now: int) -> bool:
-    """End the leases whose time is over. Returns whether there may be more of them."""
+def expire(connection: Connection, current: Subscription, now: int, since: int = 0) -> tuple[bool, int]:
+    """End the leases whose time is over, but not before `since`.
+
+    Returns whether there may be more of them, and when the first of their matches is due again (0: none).
+    """
     query = select(subscription_delivery).where(
-        _delivery.subscription_key == current.key, _delivery.state == LEASED, _delivery.due_at <= now
+        _delivery.subscription_key == current.key,
+        _delivery.state == LEASED,
+        _delivery.due_at >= since,
+        _delivery.due_at <= now,
     )
     rows = [to_unsettled(row) for row in connection.execute(query.order_by(_delivery.due_at).limit(EXPIRE_LIMIT))]
     changes = _Changes()
@@ -169,7 +175,7 @@ def expire(connection: Connection, current: Subscription, now: int) -> bool:
         row.last_failure = LEASE_EXPIRED
         _fail(current, row, now + current.backoff.delay(row.attempt), changes)
     _write(connection, current, changes, now)
-    return len(rows) == EXPIRE_LIMIT
+    return len(rows) == EXPIRE_LIMIT, min((row.due_at for row in changes.changed.values()), default=0)
 
 
 def take_over(connection: Connection, current: Subscription, wanted: TakeOver, now: int) -> list[str]:

@@ -6,9 +6,14 @@ before the subscription's read position, and the first one holds the floor.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, Table, Text, literal_column
 
 from automation.tables import metadata
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement
 
 # SQLite numbers rows by itself only where the column is exactly INTEGER.
 _Key = BigInteger().with_variant(Integer(), "sqlite")
@@ -59,7 +64,20 @@ _delivery = subscription_delivery.c
 # Written as a literal, here and in the queries: SQLite takes a partial index for no bound value.
 _with_contact = _delivery.contact_key != literal_column("0")
 Index("delivery_by_due", _delivery.subscription_key, _delivery.state, _delivery.due_at)
-Index("delivery_by_consumer", _delivery.subscription_key, _delivery.consumer_id, _delivery.state)
+Index(
+    "delivery_of_consumer",
+    _delivery.subscription_key,
+    _delivery.consumer_id,
+    _delivery.match_position,
+)
+REPLAYED: ColumnElement[bool] = literal_column("replayed", Boolean)
+Index(
+    "delivery_replayed",
+    _delivery.subscription_key,
+    _delivery.match_position,
+    sqlite_where=REPLAYED,
+    postgresql_where=REPLAYED,
+)
 Index(
     "delivery_by_contact",
     _delivery.subscription_key,

@@ -232,6 +232,22 @@ class Want:
 
 
 @dataclass(frozen=True, slots=True)
+class DueBounds:
+    """Where the next step on this node may begin to search for due leases and retries: hints, never needed.
+
+    PostgreSQL keeps the index entries of settled matches as long as any transaction might still see them. A search that
+    begins where the last one ended does not visit them again. Other nodes write due times by their own clocks, so
+    it begins MARGIN earlier, and at the very beginning at `full_at` or when the clock has stepped back.
+    """
+
+    leases_from: int = 0
+    retries_from: int = 0
+    next_lease: int = 0
+    next_retry: int = 0
+    full_at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class StepResult:
     """What one step did.
 
@@ -243,6 +259,8 @@ class StepResult:
     every match that was available: before `next_due` (0: never) there is nothing to lease, for any consumer, unless a
     match is recorded or settled, or the subscription is changed. A step without capacity has not looked, and claims
     nothing.
+
+    `bounds` are for the next step of this node.
     """
 
     subscription: Subscription
@@ -253,6 +271,7 @@ class StepResult:
     more: bool
     exhausted: bool
     next_due: int
+    bounds: DueBounds = DueBounds()
 
 
 @dataclass(frozen=True, slots=True)

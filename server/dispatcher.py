@@ -34,7 +34,7 @@ import structlog
 
 from automation import leasing
 from automation.errors import AutomationError
-from automation.subscriptions import Release, TakeOver, Want
+from automation.subscriptions import DueBounds, Release, TakeOver, Want
 from registry.timestamps import now_micros
 from server.errors import ConsumerReplaced, ServiceError, StorageRefused
 
@@ -164,6 +164,7 @@ class Dispatcher:
         self._log_version = 0
         self._exhausted_version: int | None = None
         self._next_due = 0
+        self._bounds = DueBounds()
         self._poll_at = 0.0
         self._changed = asyncio.Event()
 
@@ -311,10 +312,11 @@ class Dispatcher:
             settles=[each for settlement in settlements for each in settlement.settles],
             wants=[Want(each.id, each.capacity, each.max_outstanding) for each in consumers],
             take_overs=[each.wanted for each in take_overs],
+            bounds=self._bounds,
         )
         try:
             result = await self._database.write(work)
-            self.current, self._next_due = result.subscription, result.next_due
+            self.current, self._next_due, self._bounds = result.subscription, result.next_due, result.bounds
             self._step_wanted = self._step_wanted or result.more
             if result.exhausted:
                 self._exhausted_version = log_version

@@ -24,6 +24,7 @@ from automation.run_store import new_run_values
 from automation.runs import Match, MatchKind
 from automation.store import create_automation
 from automation.subscription_store import (
+    HELD,
     SubscriptionChanges,
     count_parked,
     create_subscription,
@@ -38,11 +39,13 @@ from automation.subscription_store import (
     stats_of,
     update_subscription,
 )
+from automation.subscription_tables import subscription_delivery
 from automation.subscriptions import (
     Ack,
     Backoff,
     Delivery,
     DeliveryOrder,
+    DueBounds,
     Extend,
     MatchFilter,
     Nack,
@@ -580,6 +583,7 @@ class Promises(RuleBasedStateMachine):
         self.parked: set[int] = set()
         self.leases: dict[str, Delivery] = {}
         self.newest_first = 0
+        self.bounds = DueBounds()
 
     @initialize(order=st.sampled_from(DeliveryOrder), filtered=st.booleans())
     def subscribe(self, order: DeliveryOrder, filtered: bool) -> None:
@@ -614,7 +618,7 @@ class Promises(RuleBasedStateMachine):
     def extend(self, data: st.DataObject) -> None:
         self.step([Extend([data.draw(st.sampled_from(sorted(self.leases)))])], (), 0)
 
-    @rule(seconds=st.sampled_from([1, 10, 31]))
+    @rule(seconds=st.sampled_from([0, 1, 10, 30, 31]))
     def wait(self, seconds: int) -> None:
         self.now += seconds * SECOND
 
@@ -657,7 +661,11 @@ class Promises(RuleBasedStateMachine):
 
     def step(self, settles: list[Settle], consumers: Sequence[str], room: int, *take_overs: TakeOver) -> list[Delivery]:
         wants = [Want(each, room, self.WINDOW) for each in consumers]
-        result = step(self.connection, self.subscription.key, lambda: self.now, settles, wants, take_overs)
+        key, clock = self.subscription.key, lambda: self.now
+        result = step(self.connection, key, clock, settles, wants, take_overs, self.bounds)
+        # No full search mends what the bounds may miss.
+        self.bounds = replace(result.bounds, full_at=2**62)
+        assert result.next_due == self.next_due()
         for said, results in zip(settles, result.results, strict=True):
             for one in results:
                 self.check_result(said, one)
@@ -693,6 +701,11 @@ class Promises(RuleBasedStateMachine):
         for key in [key for key, each in self.leases.items() if each.consumer_id == taken.consumer_id]:
             if key not in kept:
                 self.failed(self.leases.pop(key))
+
+    def next_due(self) -> int:
+        """Find when something is due next by a look at every row."""
+        rows = self.connection.execute(select(subscription_delivery.c.due_at, subscription_delivery.c.state)).all()
+        return min((row.due_at for row in rows if row.state != HELD and row.due_at > self.now), default=0)
 
     def check_result(self, said: Settle, result: SettleResult) -> None:
         lease = self.leases[result.delivery_id]

@@ -21,12 +21,12 @@ from registry.undo import undo
 from server.errors import EventNotRecorded
 from server.model import Event
 from server.storage.contacts import contact_key
-from server.storage.tables import contact, event, project_head
+from server.storage.tables import WITHOUT_CONTACT, contact, event, project_head
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from sqlalchemy import Connection, Row, Select
+    from sqlalchemy import Connection, Row
 
     from registry.definitions import EventDefinition
 
@@ -121,18 +121,22 @@ def list_events(
     Ends at the limit or at PAGE_CHARACTERS of payload; says whether there are more.
     """
     low, high = _position_range(connection, project_key, wanted)
-    query = _filtered(_EVENTS.where(event.c.project_key == project_key), wanted)
-    if wanted.contact_id or wanted.email:
-        query = query.where(_of_contact(connection, project_key, wanted))
+    place = event.c.position
+    within = [event.c.project_key == project_key, place >= low, *_filters(wanted)]
     if after is not None:
-        query = query.where(event.c.position > after).order_by(event.c.position)
+        within.append(place > after)
     else:
         high = high if before is None else min(high or before, before)
-        query = query.order_by(event.c.position.desc())
-    query = query.where(event.c.position >= low)
     if high is not None:
-        query = query.where(event.c.position < high)
-    page, more = read_page(connection, query, limit, lambda row: len(row.properties) + len(row.coercions))
+        within.append(place < high)
+    order = place if after is not None else place.desc()
+    query = _EVENTS.where(*within)
+    if wanted.contact_id or wanted.email:
+        query = _EVENTS.where(event.c.project_key == project_key)
+        query = query.where(place.in_(_places_of_contact(connection, project_key, wanted, within, order, limit + 1)))
+    page, more = read_page(
+        connection, query.order_by(order), limit, lambda row: len(row.properties) + len(row.coercions)
+    )
     return [to_event(row) for row in page], more
 
 
@@ -229,23 +233,38 @@ def _position_range(connection: Connection, project_key: int, wanted: EventFilte
     return low, high
 
 
-def _filtered(query: Select[Any], wanted: EventFilter) -> Select[Any]:
+def _filters(wanted: EventFilter) -> list[sa.ColumnElement[bool]]:
+    filters: list[sa.ColumnElement[bool]] = []
     if wanted.name:
-        query = query.where(event.c.name == wanted.name)
+        filters.append(event.c.name == wanted.name)
     if wanted.occurred_from is not None:
-        query = query.where(event.c.occurred_at >= wanted.occurred_from)
+        filters.append(event.c.occurred_at >= wanted.occurred_from)
     if wanted.occurred_until is not None:
-        query = query.where(event.c.occurred_at < wanted.occurred_until)
-    return query
+        filters.append(event.c.occurred_at < wanted.occurred_until)
+    return filters
 
 
-def _of_contact(connection: Connection, project_key: int, wanted: EventFilter) -> sa.ColumnElement[bool]:
-    """Say that an event is of the contact; one that was recorded without a contact is of its address."""
+def _places_of_contact(
+    connection: Connection,
+    project_key: int,
+    wanted: EventFilter,
+    within: Sequence[sa.ColumnElement[bool]],
+    order: sa.ColumnElement[Any],
+    limit: int,
+) -> sa.Select[tuple[int]]:
+    """Select the first positions of a contact's events; one that was recorded without a contact is of its address.
+
+    Each kind is read from its own index. One query with OR would read the log from its end until it has found enough.
+    """
     key = contact_key(connection, project_key, contact_id=wanted.contact_id, email=wanted.email)
-    of_contact = event.c.contact_key == key if key is not None else sa.false()
-    if wanted.contact_id:
-        return of_contact
-    return of_contact | ((event.c.contact_key == 0) & (event.c.email == wanted.email))
+    kinds = [] if key is None else [event.c.contact_key == key]
+    if not wanted.contact_id:
+        kinds.append(WITHOUT_CONTACT & (event.c.email == wanted.email))
+    parts = [sa.select(event.c.position).where(*within, kind).order_by(order).limit(limit).subquery() for kind in kinds]
+    if not parts:
+        return sa.select(event.c.position).where(sa.false())
+    places = sa.union_all(*(sa.select(part.c.position) for part in parts)).subquery()
+    return sa.select(places.c.position)
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,8 +121,9 @@ Index(
     sqlite_where=event.c.idempotency_key != "",
     postgresql_where=event.c.idempotency_key != "",
 )
-# Written as a literal, here and in the queries: SQLite takes a partial index for no bound value.
-WITHOUT_CONTACT = event.c.contact_key == literal_column("0")
+# Written as a literal, here and in the queries: SQLite takes a partial index for no bound value. Of `contact_key` the
+# query says nothing: SQLite would rather read all events without a contact by the index of contacts.
+WITHOUT_CONTACT = event.c.email != literal_column("''")
 Index(
     "event_without_contact",
     event.c.project_key,

@@ -7,4 +7,4 @@ from server.storage.maintenance import NewIndex
 revision = "0006_event_without_contact"
 down_revision = "0005_bridge"
 
-INDEXES = (NewIndex("event_without_contact", "event", ("project_key", "email", "position"), where="contact_key = 0"),)
+INDEXES = (NewIndex("event_without_contact", "event", ("project_key", "email", "position"), where="email <> ''"),)

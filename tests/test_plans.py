@@ -1,0 +1,182 @@
+"""What reads of large tables cost: each finds its rows by an index, however many others there are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_asyncio
+from sqlalchemy.dialects.postgresql import asyncpg
+
+from automation.leasing import step
+from automation.settling import _READ
+from automation.subscription_store import create_subscription
+from automation.subscriptions import Ack, Delivery, DueBounds, Want
+from signalbox.v1 import automations_pb2, contacts_pb2, event_definitions_pb2, event_ingest_pb2, match_stream_pb2
+from tests.support.automations import automate
+from tests.support.messages import ADA, ORDER
+from tests.support.plans import plans
+from tests.support.service import serving
+from tests.support.stores import PostgresStore
+from tests.test_leasing import NOW, SECOND, SUBSCRIPTION, match, record
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from sqlalchemy import Connection
+
+    from server.storage.database import Database
+    from tests.support.service import Client
+    from tests.support.stores import Backend, Store
+
+# ruff: noqa: S608 - the statements are our own
+ROWS = 20_000
+LARGE = ("event", "contact", "automation_match", "run", "subscription_delivery", "subscription_parked")
+NOBODY = "nobody@example.com"
+
+on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+
+
+@pytest_asyncio.fixture(scope="module")
+async def crowded(backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
+    """A shop whose large tables are large; one event in a hundred was recorded without a contact."""
+    async with backend.empty(tmp_path_factory.mktemp("crowded")) as store, serving(store.url) as service:
+        shop = await service.shop(unknown_contacts="UNKNOWN_CONTACTS_CREATE_ON_MATCH")
+        await automate(shop)
+        wanted = match_stream_pb2.Subscription(name="engine")
+        await shop.matches.CreateSubscription(match_stream_pb2.CreateSubscriptionRequest(subscription=wanted))
+        await shop.send()
+        for statement in seeds():
+            await store.execute(statement)
+        yield shop
+
+
+def seeds() -> list[str]:
+    numbers = f"WITH RECURSIVE number(n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM number WHERE n < {ROWS})"
+    email = f"CASE WHEN n = 1000 THEN '{NOBODY}' WHEN n % 100 = 0 THEN 'x@y.z' ELSE '' END"
+    return [
+        f"""{numbers} INSERT INTO contact SELECT key + n, 'c' || n, project_key, n || '@example.com', properties,
+            version, created_at, updated_at, deleted_at FROM contact, number""",
+        f"""{numbers} INSERT INTO event SELECT project_key, n, id, name, definition_id, revision,
+            CASE WHEN n % 100 = 0 THEN 0 ELSE contact_key + 2 + n % 1000 END, {email}, properties, coercions,
+            occurred_at, received_at + n, match_count, '', '', ignore_case FROM event, number""",
+        f"""{numbers} INSERT INTO automation_match SELECT project_key, n, id, kind, automation_key, n, run_id, n,
+            event_name, contact_key, matched_at FROM automation_match, number""",
+        f"""{numbers} INSERT INTO run SELECT project_key, n, id, automation_key, contact_key + n % 1000, n, status, n,
+            wait_event, wait_condition, wait_from, timeout_at, reason, attributes, version, created_at, updated_at,
+            finished_at, finished_position FROM run, number""",
+        f"UPDATE project_head SET position = {ROWS}, match_position = {ROWS}",
+        "ANALYZE",
+    ]  # fmt: skip
+
+
+EVENTS: dict[str, dict[str, Any]] = {
+    "all": {},
+    "by address, with a contact": {"email": ADA},
+    "by address, without a contact": {"email": NOBODY},
+    "by an address never seen": {"email": "never@example.com"},
+    "by name": {"name": ORDER},
+    "by name and address": {"name": ORDER, "email": NOBODY},
+}
+
+
+@pytest.mark.parametrize("filters", EVENTS.values(), ids=EVENTS)
+@pytest.mark.parametrize("order", [{}, {"after_position": 0}], ids=["newest first", "oldest first"])
+async def test_events_are_listed_by_an_index(
+    crowded: Client, backend: Backend, filters: dict[str, Any], order: dict[str, Any]
+) -> None:
+    request = event_ingest_pb2.ListEventsRequest(page_size=10, **filters, **order)
+    with plans(*LARGE) as noted:
+        page = await crowded.ingest.ListEvents(request)
+    assert noted.scans == []
+    assert noted.blocks < 200
+    if filters.get("email") == NOBODY:
+        assert [each.position for each in page.events] == [1_000]
+        assert "event_without_contact" in noted.used
+
+
+async def test_other_lists_are_read_by_an_index(crowded: Client) -> None:
+    with plans(*LARGE) as noted:
+        await crowded.contacts.ListContacts(contacts_pb2.ListContactsRequest(page_size=10))
+        await crowded.automations.ListRuns(automations_pb2.ListRunsRequest(page_size=10))
+        await crowded.matches.ListSubscriptions(match_stream_pb2.ListSubscriptionsRequest())
+        parked = match_stream_pb2.ListParkedMatchesRequest(subscription="engine")
+        await crowded.matches.ListParkedMatches(parked)
+        await crowded.definitions.ListEventDefinitions(event_definitions_pb2.ListEventDefinitionsRequest())
+    assert len(noted.statements) > 5
+    assert noted.scans == []
+
+
+async def test_events_are_sent_and_matches_consumed_by_an_index(crowded: Client) -> None:
+    pull = match_stream_pb2.PullMatchesRequest(subscription="engine", max_matches=100)
+    await crowded.matches.PullMatches(pull)
+    with plans(*LARGE) as noted:
+        await crowded.send()
+        deliveries = (await crowded.matches.PullMatches(pull)).deliveries
+        ack = match_stream_pb2.AckDeliveries(delivery_ids=[each.delivery_id for each in deliveries])
+        settle = match_stream_pb2.AcknowledgeMatchesRequest(subscription="engine", ack=ack)
+        await crowded.matches.AcknowledgeMatches(settle)
+    assert len(deliveries) == 100
+    assert noted.scans == []
+
+
+# A step while somebody holds a snapshot
+
+
+@on_postgresql
+async def test_what_a_step_reads_does_not_grow_with_what_was_settled(database: Database, store: Store) -> None:
+    assert isinstance(store, PostgresStore)
+    subscription = await database.write(lambda connection: create_subscription(connection, SUBSCRIPTION))
+    engine = SteadyEngine(database, subscription.key)
+    async with store.connected() as other, other.transaction(isolation="repeatable_read"):
+        await other.fetch("SELECT count(*) FROM subscription_delivery")
+        await engine.settle(4)
+        await store.execute("ANALYZE subscription_delivery")
+        early = await engine.settle(1)
+        await engine.settle(40)
+        await store.execute("ANALYZE subscription_delivery")
+        late = await engine.settle(1)
+    # Blocks that hold the dead entries of some seconds are visited, those of all earlier ones are not.
+    # Settled matches are looked up by position, at the cost of a descent each at most.
+    assert late.pop(LOOKED_UP) < 4 * SteadyEngine.BATCH
+    assert sum(late.values()) < 1.2 * sum(early.values()) + 20, f"{[*early.values()]} {[*late.values()]}"
+
+
+_dialect: Any = asyncpg.dialect
+LOOKED_UP = str(_READ["postgresql"].compile(dialect=_dialect()))
+
+
+class SteadyEngine:
+    """Settles what it leased with each step, a second later than the step before."""
+
+    BATCH = 200
+
+    def __init__(self, database: Database, key: int) -> None:
+        self._database, self._key = database, key
+        self._leased: Sequence[Delivery] = ()
+        self._now, self._head = NOW, 0
+        self._bounds = DueBounds()
+
+    async def settle(self, steps: int) -> dict[str, int]:
+        """Take steps; return how many blocks each read of the last one visited."""
+        blocks: dict[str, int] = {}
+        for number in range(steps):
+            blocks = await self._database.write(self._step)
+            assert number or len(self._leased) == self.BATCH
+        return blocks
+
+    def _step(self, connection: Connection) -> dict[str, int]:
+        record(connection, [match(self._head + each) for each in range(1, self.BATCH + 1)])
+        # As it is once the table is so large that reading it as a whole costs more than by an index.
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        self._head += self.BATCH
+        self._now += SECOND
+        ids = [each.id for each in self._leased]
+        settles = [Ack(ids)] if ids else []
+        wants = [Want("a", self.BATCH, 10_000)]
+        bounds = replace(self._bounds, full_at=2**62)
+        with plans() as noted:
+            result = step(connection, self._key, lambda: self._now, settles, wants, bounds=bounds)
+        self._leased, self._bounds = result.deliveries[0], result.bounds
+        return noted.costs
