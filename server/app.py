@@ -67,10 +67,14 @@ REFRESH_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server, and where it listens; `demo_contact` is the id of the demo's contact, if there is a demo."""
+    """A running server, and where it listens; `demo_contact` is the id of the demo's contact, if there is a demo.
+
+    `leave` makes health and readiness say that the server is about to stop, and keeps it serving.
+    """
 
     grpc_address: str
     http_address: str
+    leave: Callable[[], Awaitable[None]]
     demo_contact: str = ""
 
 
@@ -137,8 +141,9 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         bridge = Bridge(
             access,
             Services(ingest, definitions, contacts, automations, runs),
-            System(database, metrics, streams.stopping, DIALECTS),
+            System(database, metrics, streams.leaving, DIALECTS),
             metrics,
+            leaving=streams.leaving,
             rate_limits=settings.rate_limits,
             max_body=settings.http_body_bytes,
         )
@@ -150,7 +155,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
             readiness.start()
             stack.push_async_callback(readiness.close)
         http_address = await http_server.start(settings.http, settings.tls)
-        yield Server(grpc_address, http_address, demo_contact)
+        yield Server(grpc_address, http_address, grpc_server.leave, demo_contact)
 
 
 async def _report_ready(database: Database, grpc_server: GrpcServer) -> float:

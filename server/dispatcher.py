@@ -119,6 +119,7 @@ class Step(Protocol):
         settles: Sequence[Settle | Release],
         wants: Sequence[Want],
         take_overs: Sequence[TakeOver],
+        bounds: DueBounds,
     ) -> StepResult:
         """Settle, take over, expire and lease."""
         ...

@@ -488,12 +488,17 @@ class WatcherTooSlow(ServiceError):
 
 
 class Stopping(ServiceError):
-    """The server is shutting down; nothing of this request was stored."""
+    """The server is shutting down; nothing of this request was stored, unless it was cut off before its end."""
 
     reason = "SERVER_STOPPING"
+    retry_after = 1.0
 
-    def __init__(self) -> None:
-        super().__init__("The server is shutting down; what it has not answered is not stored")
+    def __init__(self, *, cut_off: bool = False) -> None:
+        super().__init__(
+            "The server stopped before it had finished; send again with the same idempotency key"
+            if cut_off
+            else "The server is shutting down; what it has not answered is not stored"
+        )
 
 
 class NotImplementedYet(ServiceError):

@@ -33,6 +33,7 @@ class Settings:
     migrate: bool = True
     admin_key: str = ""
     demo: bool = False
+    drain_seconds: float = 5.0
     grace_seconds: float = 10.0
     queue_events: int = 50_000
     match_retention_seconds: float | None = None

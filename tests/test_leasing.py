@@ -661,8 +661,8 @@ class Promises(RuleBasedStateMachine):
 
     def step(self, settles: list[Settle], consumers: Sequence[str], room: int, *take_overs: TakeOver) -> list[Delivery]:
         wants = [Want(each, room, self.WINDOW) for each in consumers]
-        key, clock = self.subscription.key, lambda: self.now
-        result = step(self.connection, key, clock, settles, wants, take_overs, self.bounds)
+        clock = lambda: self.now  # noqa: E731
+        result = step(self.connection, self.subscription.key, clock, settles, wants, take_overs, self.bounds)
         # No full search mends what the bounds may miss.
         self.bounds = replace(result.bounds, full_at=2**62)
         assert result.next_due == self.next_due()

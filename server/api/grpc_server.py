@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from server.api.handlers import Guard, service_handler
+from server.api.handlers import LAST_WORD_SECONDS, Guard, service_handler
 from server.api.tls import server_credentials
 from server.contract import SERVICE_NAMES, SERVICES
+from server.errors import Stopping
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
 
     from server.access import Access
     from server.api.handlers import Streams
@@ -47,7 +48,7 @@ class GrpcServer:
             [service_handler(service, servicers.get(service.name), guard) for service in SERVICES]
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        _add_reflection(self._server)
+        _add_reflection(self._server, streams)
 
     async def start(self, address: str, tls: Tls | None) -> str:
         """Listen, and say where: HOST:PORT, the port chosen if it was 0. Raises OSError."""
@@ -73,10 +74,20 @@ class GrpcServer:
         for name in SERVICE_NAMES:
             await self._health.set(name, status)
 
-    async def stop(self, grace_seconds: float) -> None:
-        """Say NOT_SERVING, tell the streams to end, and give calls so many seconds to finish."""
+    async def leave(self) -> None:
+        """Say NOT_SERVING, and go on serving: balancers need time to notice."""
+        self._streams.leaving.set()
         await self._health.enter_graceful_shutdown()
-        await asyncio.gather(self._streams.drain(grace_seconds), self._server.stop(grace_seconds))
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Tell clients and streams that the server stops, and give calls `grace_seconds` to finish.
+
+        Those that do not finish are answered UNAVAILABLE before the library would cancel them.
+        """
+        await self.leave()
+        stopped = asyncio.create_task(self._server.stop(grace_seconds + 2 * LAST_WORD_SECONDS))
+        await self._streams.drain(grace_seconds)
+        await stopped
 
 
 class _Health(health.aio.HealthServicer):
@@ -98,16 +109,34 @@ class _Health(health.aio.HealthServicer):
             stopping.cancel()
 
 
-def _add_reflection(server: grpc.aio.Server) -> None:
+def _add_reflection(server: grpc.aio.Server, streams: Streams) -> None:
     """Serve reflection as v1alpha and as v1: the messages of both are the same on the wire."""
     names = (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME)
     servicer = reflection.aio.ReflectionServicer(service_names=names)
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+
+    async def info(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        task = streams.enter(idle=True)
+        try:
+            answers: Any = servicer.ServerReflectionInfo(requests, context)
+            async for answer in answers:
+                yield answer
+        except asyncio.CancelledError:
+            if not streams.was_ended(task):
+                raise
+            await context.abort(grpc.StatusCode.UNAVAILABLE, Stopping().message)
+        finally:
+            streams.leave(task)
+
     handler: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
+        info,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
     server.add_generic_rpc_handlers(
-        [grpc.method_handlers_generic_handler("grpc.reflection.v1.ServerReflection", {"ServerReflectionInfo": handler})]
+        [
+            grpc.method_handlers_generic_handler(
+                f"grpc.reflection.{version}.ServerReflection", {"ServerReflectionInfo": handler}
+            )
+            for version in ("v1alpha", "v1")
+        ]
     )

@@ -52,33 +52,62 @@ STATUS_KEY = "grpc-status-details-bin"
 Send = Callable[[Any, float], Awaitable[None]]
 """Hands an answer of a stream to the transport within so many seconds. Raises WatcherTooSlow."""
 
-_LAST_WORD_SECONDS = 1.0
-"""So long a client that takes no answers has to take the status."""
+LAST_WORD_SECONDS = 1.0
+"""How long a client that takes no answers has to take the status."""
 
 
 class Streams:
-    """The streams that are open, so that a shutdown can tell them and wait for them."""
+    """The calls under way, so that a shutdown can announce itself to the streams and wait for all of them.
+
+    First `leaving` is set: the server wants no new clients, and serves those that come. Then `stopping`: streams end.
+    Calls that are not over in time are cancelled, which their handlers turn into Stopping.
+    """
 
     def __init__(self) -> None:
+        self.leaving = asyncio.Event()
         self.stopping = asyncio.Event()
-        self._open: set[asyncio.Task[Any]] = set()
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._idle: set[asyncio.Task[Any]] = set()
+        self._ended: set[asyncio.Task[Any]] = set()
 
-    def enter(self) -> asyncio.Task[Any]:
-        """Note that the current task serves a stream."""
+    def enter(self, *, idle: bool = False) -> asyncio.Task[Any]:
+        """Note that the current task serves a call. An idle one has nothing to finish when the server stops."""
         task = asyncio.current_task()
         assert task is not None
-        self._open.add(task)
+        (self._idle if idle else self._calls).add(task)
         return task
 
     def leave(self, task: asyncio.Task[Any]) -> None:
-        """Note that the stream has ended."""
-        self._open.discard(task)
+        """Note that the call has ended."""
+        self._calls.discard(task)
+        self._idle.discard(task)
+        self._ended.discard(task)
+
+    def was_ended(self, task: asyncio.Task[Any]) -> bool:
+        """Return whether the cancellation of a task is the shutdown's, and take it back."""
+        if task not in self._ended:
+            return False
+        task.uncancel()
+        return True
 
     async def drain(self, seconds: float) -> None:
-        """Tell the streams to end and wait for them, so many seconds at most."""
+        """Tell the streams to end, and wait for all calls for `seconds`; end those that are left."""
+        self.leaving.set()
         self.stopping.set()
-        if self._open:
-            await asyncio.wait(self._open, timeout=seconds)
+        self._end(self._idle)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                # Calls that clients sent before they heard of the shutdown may still come in.
+                while self._calls:
+                    await asyncio.wait(self._calls)
+        self._end(self._calls)
+        if self._ended:
+            await asyncio.wait(self._ended, timeout=LAST_WORD_SECONDS)
+
+    def _end(self, tasks: set[asyncio.Task[Any]]) -> None:
+        for task in tasks:
+            self._ended.add(task)
+            task.cancel()
 
 
 class Guard:
@@ -105,11 +134,16 @@ class Guard:
 
     def _unary(self, call: Callable[[Any, Caller], Awaitable[Any]], scope: str, parse: Parse) -> Any:
         async def handle(data: bytes, context: Context) -> Any:
+            task = self._streams.enter()
             try:
                 caller = await self._caller(context, scope)
                 return await call(parse(data), caller)
+            except asyncio.CancelledError:
+                await self._abort_ended(context, task)
             except Exception as error:
                 await _abort(context, error)
+            finally:
+                self._streams.leave(task)
 
         return handle
 
@@ -120,6 +154,8 @@ class Guard:
                 caller = await self._caller(context, scope)
                 async for response in call(self._checked(requests, context, scope, parse), caller):
                     yield response
+            except asyncio.CancelledError:
+                await self._abort_ended(context, task)
             except Exception as error:
                 await _abort(context, error)
             finally:
@@ -142,15 +178,23 @@ class Guard:
             try:
                 caller = await self._caller(context, scope)
                 await self._until_stopping(call(parse(data), caller, send))
+            except asyncio.CancelledError:
+                await self._abort_ended(context, task)
             except Exception as error:
                 # The status stands behind the answers, which the client may never read.
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(_LAST_WORD_SECONDS):
+                    async with asyncio.timeout(LAST_WORD_SECONDS):
                         await _abort(context, error)
             finally:
                 self._streams.leave(task)
 
         return handle
+
+    async def _abort_ended(self, context: Context, task: asyncio.Task[Any]) -> None:
+        """Turn a cancellation by the shutdown into Stopping: retry policies do not retry CANCELLED."""
+        if not self._streams.was_ended(task):
+            raise asyncio.CancelledError
+        await _abort(context, Stopping(cut_off=True))
 
     async def _until_stopping(self, serving: Coroutine[Any, Any, None]) -> None:
         """Serve until a shutdown begins, which is Stopping."""

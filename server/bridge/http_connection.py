@@ -180,6 +180,10 @@ class HttpConnection(asyncio.Protocol):
         """Read on: the body that has arrived was taken."""
         self._pause_or_resume()
 
+    def end_after_answers(self) -> None:
+        """End the connection once all that was asked is answered."""
+        self._stopping = True
+
     def is_last(self, exchange: HttpExchange) -> bool:
         """Return whether the answer to an exchange must say that the connection ends."""
         if not exchange.keep_alive or (self._stopping and exchange is self._exchanges[-1]):

@@ -34,6 +34,10 @@ class Connection(Protocol):
         """Read on: the body that has arrived was taken."""
         ...
 
+    def end_after_answers(self) -> None:
+        """End the connection once all that was asked is answered."""
+        ...
+
     def is_last(self, exchange: HttpExchange) -> bool:
         """Return whether the answer must say that the connection ends."""
         ...
@@ -139,6 +143,9 @@ class HttpExchange:
         for name, value in (*self._default_headers, *headers):
             if b"\n" in value or b"\r" in value:
                 raise ValueError(f"The header {name!r} holds the end of a line")
+            if name == b"connection":
+                self._connection.end_after_answers()
+                continue
             if name == b"content-length":
                 chunked, self._unsent = False, int(value)
             parts += name, b": ", value, b"\r\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -13,17 +13,20 @@ from server.bridge.http_connection import HttpConnection
 from server.bridge.tls import server_context
 
 if TYPE_CHECKING:
+    from server.bridge.app import Bridge
     from server.settings import Tls
 
-
+LAST_WORD_SECONDS = 1.0
+"""How long a client may take to read the last answer."""
 BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 75
 
 
 class HttpServer:
-    """Serves an ASGI application."""
+    """Serves the bridge."""
 
-    def __init__(self, application: Any, grace_seconds: float) -> None:
+    def __init__(self, application: Bridge, grace_seconds: float) -> None:
+        self._bridge, self._grace_seconds = application, grace_seconds
         self._config = uvicorn.Config(
             application,
             loop="none",
@@ -36,7 +39,7 @@ class HttpServer:
             server_header=False,
             proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=max(1, round(grace_seconds)),
+            timeout_graceful_shutdown=round(grace_seconds + 2 * LAST_WORD_SECONDS),
         )
         self._server = _Server(self._config)
         self._task: asyncio.Task[None] | None = None
@@ -54,9 +57,11 @@ class HttpServer:
         return f"{address.rpartition(':')[0]}:{listening.getsockname()[1]}"
 
     async def stop(self) -> None:
-        """Take no more connections, and give requests under way their time to finish."""
+        """Take no more connections, and give requests under way their time to finish; then they are answered 503."""
         self._server.should_exit = True
         if self._task is not None:
+            await asyncio.wait({self._task}, timeout=self._grace_seconds)
+            self._bridge.end_calls()
             await self._task
 
 

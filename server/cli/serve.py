@@ -73,6 +73,17 @@ log = structlog.get_logger()
     help="The admin key; by default one is made, and kept beside the database with mode 0600.",
 )
 @option(
+    "--drain",
+    "drain_seconds",
+    envvar="SIGNALBOX_DRAIN",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    default=_DEFAULTS.drain_seconds,
+    show_default=True,
+    help="How long the server goes on serving after SIGTERM, with its health saying that it is about to stop, so that "
+    "balancers send no more calls; not after Ctrl-C or with --dev.",
+)
+@option(
     "--grace",
     "grace_seconds",
     envvar="SIGNALBOX_GRACE",
@@ -160,7 +171,7 @@ async def _serve(settings: Settings) -> None:
     from server.app import running
     from server.cli.starting import clear_start_failures
 
-    stop = _stop_on_signals()
+    stop = _first_signal()
     async with AsyncExitStack() as stack:
         with clear_start_failures(settings.database):
             server = await stack.enter_async_context(running(settings))
@@ -170,7 +181,9 @@ async def _serve(settings: Settings) -> None:
             from server.demo import commands
 
             click.echo(commands(program(), neighbour("buf"), server))
-        await stop.wait()
+        if await stop is signal.SIGTERM and not settings.demo:
+            await server.leave()
+            await asyncio.sleep(settings.drain_seconds)
     log.info("stopped")
 
 
@@ -184,15 +197,15 @@ def _spare_collector() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
-def _stop_on_signals() -> asyncio.Event:
-    """Give an event that the first SIGTERM or SIGINT sets; the second ends the process."""
-    stop = asyncio.Event()
+def _first_signal() -> asyncio.Future[signal.Signals]:
+    """Return a future of the first SIGTERM or SIGINT; the second one ends the process at once."""
+    stop: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
 
     def on_signal(number: signal.Signals) -> None:
-        if stop.is_set():
+        if stop.done():
             os._exit(INTERRUPTED)
         log.info("stopping", signal=number.name)
-        stop.set()
+        stop.set_result(number)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, on_signal, number)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from random import Random
 
-    from automation.subscriptions import Settle, TakeOver, Want
+    from automation.subscriptions import DueBounds, Settle, TakeOver, Want
 
 T = TypeVar("T")
 
@@ -106,6 +106,7 @@ class ModelSubscription:
         settles: Sequence[Settle | Release],
         wants: Sequence[Want],
         take_overs: Sequence[TakeOver],
+        bounds: DueBounds,
     ) -> StepResult:
         """Settle, take over, expire and lease."""
         self.steps += 1

@@ -78,13 +78,13 @@ async def server_process(
             *command,
             *arguments,
             cwd=folder,
-            env=environment | {"SIGNALBOX_ADMIN_KEY": ADMIN_KEY},
+            env={"SIGNALBOX_DRAIN": "0"} | environment | {"SIGNALBOX_ADMIN_KEY": ADMIN_KEY},
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
         )
     try:
         assert process.stdout is not None
-        line = (await asyncio.wait_for(process.stdout.readline(), 30)).decode()
+        line = (await asyncio.wait_for(process.stdout.readline(), 90)).decode()
         ready = READY.match(line)
         assert ready, f"instead of being ready: {line}{(folder / 'server.log').read_text()}"
         async with connected(ready[1], ready[2]) as service:
