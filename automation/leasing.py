@@ -171,15 +171,9 @@ def _dealt(rooms: Sequence[int], count: int) -> list[int]:
 def _outstanding(connection: Connection, current: Subscription, wants: Sequence[Want]) -> dict[str, int]:
     counts = dict.fromkeys((want.consumer_id for want in wants), 0)
     if counts:
-        # The state is hidden: PostgreSQL would read all rows that ever had it, having no idea of those that are dead.
-        state = _delivery.state + literal_column("''")
-        own = [_delivery.subscription_key == current.key, state == LEASED]
-        own.append(_delivery.consumer_id.in_(list(counts)))
-        # Only replayed matches are at or below the floor.
-        first = select(_delivery.consumer_id).where(*own, _delivery.match_position > current.floor_position)
-        again = select(_delivery.consumer_id).where(*own, REPLAYED, _delivery.match_position <= current.floor_position)
-        leases = union_all(first, again).subquery()
-        query = select(leases.c.consumer_id, func.count()).group_by(leases.c.consumer_id)
+        query = select(_delivery.consumer_id, func.count()).group_by(_delivery.consumer_id)
+        own = _delivery.subscription_key == current.key
+        query = query.where(own, _delivery.consumer_id.in_(list(counts)), _delivery.state == LEASED)
         counts.update((row[0], row[1]) for row in connection.execute(query))
     return counts
 
