@@ -123,7 +123,13 @@ class Target:
         for rpc in self.lists():
             await self.call(rpc)
         self.things.expect(
-            email=ADA, event=ORDER, event_name=ORDER, eventName=ORDER, event_definition=ORDER, subscription="engine"
+            key="order_total",
+            email=ADA,
+            event=ORDER,
+            event_name=ORDER,
+            eventName=ORDER,
+            event_definition=ORDER,
+            subscription="engine",
         )
 
     def lists(self) -> list[Rpc]:

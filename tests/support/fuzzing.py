@@ -40,6 +40,14 @@ TEXTS = [
     *["a" * 255, "a" * 256, "🙂" * 300, "x" * 70_000, "signalbox:x", "send", "_id", "__proto__"],
 ]
 NUMBERS = ["1e400", "-1.8e308", "9" * 309, "9" * 5_000, "-0", "1E5", "0.1e-400", "1e-7", "9007199254740993"]
+_NUMBERS = (*NUMBERS, *map(str, WHOLE), "1.5", "0.0")
+_USUAL_TEXTS = {
+    "integer": _NUMBERS,
+    "number": _NUMBERS,
+    "boolean": ("true", "false"),
+    "null": ("null",),
+    "object": ('{"order_total":2.5,"currency":"EUR"}', '{"order_total":"7"}', "{}"),
+}
 TOKENS = {"page_token", "cursor", "start_cursor", "pageToken", "after", "before", "limit", "page", "offset"}
 
 
@@ -57,8 +65,10 @@ class Things:
 
     def learn(self, name: str, value: str) -> None:
         """Note a value; of each name the newest ones are kept."""
+        if not value:
+            return
         values = self._known.setdefault(name, [])
-        if value and value not in values:
+        if value not in values:
             values.append(value)
             del values[:-40]
 
@@ -334,16 +344,15 @@ def json_text(
 def _plain_text(random: Random, schema: dict[str, Any], things: Things, name: str, depth: int) -> str:
     if "enum" in schema:
         return json.dumps(random.choice(schema["enum"]))
-    match schema.get("type"):
-        case "string":
-            return json.dumps(things.text(random, name))
-        case "integer" | "number":
-            return random.choice((*NUMBERS, *map(str, WHOLE), "1.5", "0.0"))
-        case "boolean":
-            return random.choice(("true", "false"))
-        case "null":
-            return "null"
-    return any_json(random, things, depth)
+    kind = schema.get("type")
+    if kind == "string":
+        return json.dumps(things.text(random, name))
+    usual = _USUAL_TEXTS.get(str(kind), ())
+    return (
+        random.choice(usual)
+        if usual and (kind != "object" or random.random() < 0.5)
+        else any_json(random, things, depth)
+    )
 
 
 def _object_text(random: Random, schema: dict[str, Any], parts: dict[str, Any], things: Things, depth: int) -> str:
