@@ -166,7 +166,7 @@ def test_the_admin_key_of_another_database_is_told_from_a_revoked_key(signalbox:
         (("event", "send", "x", "--email", "a@b.c", "--properties", '{"a": NaN}'), "NaN is not a JSON value"),
         (("event", "send", "x", "--email", "a@b.c", "--properties", "[1]"), "not a JSON object"),
         (("event", "send", "x", "--email", "a@b.c", "--properties", '{"a":' * 2000), "not JSON"),
-        (("event", "send", "x", "--email", "a@b.c", "--properties", '{"a": 1%s}' % ("0" * 400)), "too large"),
+        (("event", "send", "x", "--email", "a@b.c", "--properties", '{"a": 1%s}' % ("0" * 400)), "beyond the range"),
         (("event", "send", "x", "--email", "a@b.c", "--properties", '{"a": "\\ud800"}'), "surrogate"),
         (("event", "send", "x"), "Give --email or --contact-id"),
         (("event", "send"), "Missing argument 'NAME'"),

@@ -9,8 +9,8 @@ import click
 
 from server.cli.enums import AUTOMATION_STATE, ENTRY_RULE, enum_option
 from server.cli.explaining import explain, test_condition
+from server.cli.inputs import attributes as json_object
 from server.cli.inputs import label
-from server.cli.inputs import properties as json_object
 from server.cli.listing import listed
 from server.cli.options import etag_option, limit_option, option
 from server.cli.output import moment, print_fields, print_json, print_table, to_json, to_plain

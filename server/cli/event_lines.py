@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+from codecs import BOM_UTF8
 from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
+from registry.json_values import json_fault
 from registry.timestamps import parse_rfc3339
 from server.api.times import timestamp
 from server.cli.inputs import to_struct
@@ -46,6 +48,9 @@ def read_event(line: bytes, default_name: str) -> pb.EventInput:
         stated = _decode(line)
     except RecursionError:
         raise ValueError("the JSON is nested too deep") from None
+    except ValueError as error:
+        fault = json_fault(line)
+        raise ValueError(fault.message if fault else str(error)) from None
     name = stated.name or default_name
     if not name:
         raise ValueError('the line names no event: add "name", or give NAME to the command')
@@ -82,7 +87,10 @@ async def batches(file: IO[bytes], size: int) -> AsyncIterator[list[Line]]:
 
 
 class _Lines:
-    """Cuts chunks into numbered lines; keeps no more of an unfinished line than its limit."""
+    """Cuts chunks into numbered lines, keeping no more of an unfinished line than its limit.
+
+    A byte order mark at the beginning is skipped.
+    """
 
     def __init__(self) -> None:
         self._number = 0
@@ -96,6 +104,8 @@ class _Lines:
             return []
         self._keep(whole[0])
         whole[0], self._rest = self._rest, b""
+        if not self._number:
+            whole[0] = whole[0].removeprefix(BOM_UTF8)
         self._keep(last)
         numbered = list(enumerate(whole, self._number + 1))
         self._number += len(whole)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import Parse, ParseError
 from google.protobuf.struct_pb2 import Struct
 
+from registry.json_values import EVENT_BUDGET, payload_fault, read_json
 from registry.timestamps import parse_rfc3339
-from server.api.structs import depth_of, write_struct
+from server.api.structs import write_struct
 from server.api.times import timestamp
-from server.budgets import MAX_DEPTH
 from server.cli.enums import PROPERTY_TYPE
 from server.cli.kinds import seconds
 from signalbox.v1 import event_definitions_pb2 as pb
@@ -47,9 +47,18 @@ def instant(text: str) -> Timestamp:
 
 
 def properties(text: str) -> Struct:
-    """Read a JSON object."""
+    """Read the properties of an event or a contact, a JSON object."""
+    return _json_object(text, "properties")
+
+
+def attributes(text: str) -> Struct:
+    """Read the attributes of an automation or a run, a JSON object."""
+    return _json_object(text, "attributes")
+
+
+def _json_object(text: str, root: str) -> Struct:
     try:
-        value = json.loads(text, parse_constant=_no_constant)
+        value = read_json(text)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise click.BadParameter(f"not JSON: {error.msg} at {place}") from None
@@ -58,23 +67,19 @@ def properties(text: str) -> Struct:
     if not isinstance(value, dict):
         raise click.BadParameter('not a JSON object, such as {"order_total": 129.99}')
     try:
-        return to_struct(value)
+        return to_struct(value, root)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
 
 
-def to_struct(values: Mapping[str, Any]) -> Struct:
-    """Write plain JSON values as a Struct. Raises ValueError for what no message can carry."""
+def to_struct(values: Mapping[str, Any], root: str = "properties") -> Struct:
+    """Write a payload as a Struct. Raises ValueError for one that Signalbox does not hold, in the server's words."""
     # A message nested deeper is refused as a whole, with all the events beside it.
-    if depth_of(values) > MAX_DEPTH:
-        raise ValueError(f"properties may be nested {MAX_DEPTH} levels deep, not more")
+    # The server counts the bytes of the Struct.
+    if fault := payload_fault(values, root, EVENT_BUDGET, received=0):
+        raise ValueError(fault.message)
     struct = Struct()
-    try:
-        write_struct(values, struct)
-    except OverflowError:
-        raise ValueError("properties hold a number too large for a double") from None
-    except UnicodeEncodeError:
-        raise ValueError("properties hold half a surrogate pair, which is no character") from None
+    write_struct(values, struct)
     return struct
 
 
@@ -101,10 +106,6 @@ def property_text(each: pb.Property) -> str:
 def read_schema(file: IO[str]) -> pb.Schema:
     """Read the proto3 JSON form of a schema."""
     try:
-        return Parse(file.read(), pb.Schema())
+        return Parse(file.read().removeprefix("\ufeff"), pb.Schema())
     except (ParseError, UnicodeDecodeError, RecursionError) as error:
         raise click.BadParameter(f"{file.name} is not a schema: {error}") from None
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON value")

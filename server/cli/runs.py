@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from server.cli.enums import RUN_OUTCOME, RUN_STATUS, enum_option, enums_option
+from server.cli.inputs import attributes as json_object
 from server.cli.inputs import duration
-from server.cli.inputs import properties as json_object
 from server.cli.listing import listed
 from server.cli.options import etag_option, limit_option, option
 from server.cli.output import moment, print_fields, print_json, print_table, to_json, to_plain

@@ -16,6 +16,7 @@ from yaml import MappingNode, MarkedYAMLError, Node, SafeLoader, ScalarNode, Seq
 from yaml.events import AliasEvent
 from yaml.reader import ReaderError
 
+from registry.json_values import HALF_A_PAIR, OUT_OF_RANGE
 from registry.suggestions import Suggestions
 from registry.values import describe
 from server.cli.failures import Failure
@@ -232,7 +233,7 @@ def _number(node: Node, text: str, convert: Callable[[str], JSON]) -> JSON:
         if isinstance(value, int | float) and not isfinite(value):
             raise OverflowError
     except (OverflowError, ValueError):
-        raise fault(node, "the number is too large for a double") from None
+        raise fault(node, f"the number {OUT_OF_RANGE}") from None
     return value
 
 
@@ -268,8 +269,7 @@ def _joined(node: Node) -> str:
     try:
         joined: str = node.value.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
     except UnicodeDecodeError:
-        problem = "half a surrogate pair is no character"
-        raise MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
+        raise MarkedYAMLError(problem=f"the text {HALF_A_PAIR}", problem_mark=node.start_mark) from None
     return joined
 
 
