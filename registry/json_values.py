@@ -209,7 +209,7 @@ def read_json(text: str) -> JSON:
     `value_fault` can tell where they are. Raises ValueError for what is not JSON, RecursionError for what is nested
     too deep to be read.
     """
-    value: JSON = json.loads(text, parse_constant=_no_constant, parse_int=_read_integer)
+    value: JSON = json.loads(text, parse_constant=_no_constant, parse_int=_read_integer, object_pairs_hook=_read_object)
     return value
 
 
@@ -298,6 +298,15 @@ def _first_container(values: Any, root: str, depth: int) -> str:
             if type(inner) is dict or type(inner) is list
         ]
     return root
+
+
+def _read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object. Of values under one name the last counts, unless an earlier one cannot be held."""
+    made: dict[str, Any] = {}
+    for name, value in pairs:
+        if name not in made or value_fault(made[name], "") is None:
+            made[name] = value
+    return made
 
 
 def _read_integer(text: str) -> float:
