@@ -11,6 +11,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
+import pytest_asyncio
 
 from tests.support.automations import automate
 from tests.support.messages import event, orders
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
 
     from tests.support.service import Client
 
-CUTS = int(os.environ.get("SIGNALBOX_POWER_CUTS", "6"))
+CUTS = int(os.environ.get("SIGNALBOX_POWER_CUTS", "4"))
 SEED = int(os.environ.get("SIGNALBOX_POWER_SEED", "0")) or random.randrange(1, 1 << 32)  # noqa: S311 - any will do
 CHECKPOINT_PAGES = 40
-EVENTS = 120
+EVENTS = 60
 
 
 class Recorded:
@@ -46,6 +47,11 @@ class Recorded:
 
     def owed(self, cut: int) -> set[int]:
         return {position for position, size in self.acknowledged.items() if size <= cut}
+
+
+@pytest_asyncio.fixture(scope="module")
+async def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    return await record_run(tmp_path_factory.mktemp("power"))
 
 
 async def record_run(folder: Path) -> Recorded:
@@ -110,8 +116,7 @@ async def lost_after(recorded: Recorded, records: Iterable[Record], cut: int, fo
 
 
 @pytest.mark.timeout(600)
-async def test_every_acknowledged_event_outlives_a_power_cut(tmp_path: Path) -> None:
-    recorded = await record_run(tmp_path)
+async def test_every_acknowledged_event_outlives_a_power_cut(recorded: Recorded, tmp_path: Path) -> None:
     records = list(read_log(recorded.log, recorded.size()))
     kinds = {record.operation for record in records}
     assert {Operation.WRITE, Operation.SYNC, Operation.LINK, Operation.SYNC_FOLDER} <= kinds, "the log is not complete"
@@ -124,9 +129,8 @@ async def test_every_acknowledged_event_outlives_a_power_cut(tmp_path: Path) -> 
 
 
 @pytest.mark.timeout(600)
-async def test_a_disk_that_does_not_sync_is_found_out(tmp_path: Path) -> None:
+async def test_a_disk_that_does_not_sync_is_found_out(recorded: Recorded, tmp_path: Path) -> None:
     """The same check over the same run fails once the log lacks what was synced after the first event."""
-    recorded = await record_run(tmp_path)
     cut = recorded.size()
     lying = [
         record
