@@ -17,6 +17,7 @@ from registry.conversions import TABLE, Example
 from registry.errors import PayloadRejected, Violation
 from registry.schema import CoercionMode, Property, PropertyType, Schema, UnknownProperties, check_schema
 from registry.timestamps import parse_rfc3339
+from tests.support import boundaries
 
 if TYPE_CHECKING:
     from registry.values import JSON
@@ -336,7 +337,8 @@ def test_keep_keeps_what_is_not_declared_at_every_level() -> None:
 
 NAMES = st.sampled_from(["a", "b", "c", "order_total", "a.b", "größe"])
 NUMBERS = (
-    st.integers()
+    boundaries.doubles
+    | st.integers()
     | st.floats(allow_nan=True, allow_infinity=True)
     | st.sampled_from([0, 1, -0.0, 2**53 + 1, 10**400, 1780315200000])
 )

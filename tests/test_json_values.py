@@ -24,6 +24,7 @@ from registry.json_values import (
 )
 from registry.schema import Property, PropertyType, Schema
 from registry.undo import undo
+from tests.support import boundaries
 
 LARGEST = int(sys.float_info.max)
 RANGE = "is beyond the range of a double; a number must be finite"
@@ -160,7 +161,13 @@ def test_an_undeclared_object_under_a_long_name_is_left_by_undo() -> None:
 
 
 values = st.recursive(
-    st.none() | st.booleans() | st.text(max_size=3) | st.floats(allow_nan=False, allow_infinity=False) | st.integers(),
+    st.none()
+    | st.booleans()
+    | boundaries.texts
+    | st.text(max_size=3)
+    | boundaries.doubles
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.integers(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=10,
 )

@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from server.api.structs import read_struct, write_struct, write_value
 from server.budgets import PayloadBudget
 from server.errors import InvalidArgument
+from tests.support import boundaries
 from tests.support.messages import struct
 
 # The sign of zero does not survive: JSON writes 0.
-numbers = (st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**53), 2**53)).map(lambda n: n or 0)
-texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+anywhere = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**53), 2**53)
+numbers = (boundaries.doubles | anywhere).map(lambda n: n or 0)
+texts = boundaries.texts | st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 scalars = st.none() | st.booleans() | numbers | texts
 values = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3), max_leaves=10

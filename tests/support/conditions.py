@@ -8,6 +8,8 @@ from random import Random
 
 from hypothesis import strategies as st
 
+from tests.support import boundaries
+
 # Expressions, by the type that they are likely to have. Composite ones stand in parentheses.
 
 NAMES = ["n", "i", "s", "t", "b", "z", "list", "numbers", "o", "items", "at", "missing"]
@@ -124,7 +126,12 @@ def conditions(draw: st.DrawFn, kinds: tuple[str, ...] = ("bool", "bool", "any")
 
 # Data
 
-numbers = st.sampled_from([0, 1, 2, -1, 3.5, 1e300, 2**53, -0.5]) | st.integers(-5, 5) | st.floats(-1e6, 1e6)
+numbers = (
+    st.sampled_from([0, 1, 2, -1, 3.5, 1e300, 2**53, -0.5])
+    | boundaries.doubles
+    | st.integers(-5, 5)
+    | st.floats(-1e6, 1e6)
+)
 texts = st.sampled_from(TEXTS) | st.sampled_from(MOMENTS)
 scalars = st.none() | st.booleans() | numbers | texts
 values = st.recursive(
