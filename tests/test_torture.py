@@ -5,23 +5,29 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
 
+from tests.support.automations import automate
+from tests.support.consumers import EARLIEST, pull, subscribe
 from tests.support.history import SeenMatch
 from tests.support.messages import ADA, ORDER
 from tests.support.postgres import find_binaries
 from tests.torture import checks
 from tests.torture.checks import CHECKS, Evidence
+from tests.torture.databases import SqliteFile
 from tests.torture.journal import Intent, Journal, Receipt, StoredEvent
 from tests.torture.launcher import FAILPOINTS, Failpoint
-from tests.torture.nodes import ROOT
+from tests.torture.nodes import ROOT, Node
 from tests.torture.scenario import EXPECTATIONS, expected_matches
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     Check = Callable[[Evidence], None]
     Fault = Callable[[Evidence], None]
@@ -206,6 +212,22 @@ def test_a_check_finds_its_fault(check: Check, fault: Fault) -> None:
 
 def test_every_check_has_a_fault_that_it_finds() -> None:
     assert {check for check, _ in FAULTS} == set(CHECKS)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", FAILPOINTS)
+async def test_a_server_dies_at_each_failpoint(name: str, tmp_path: Path) -> None:
+    node = Node(SqliteFile(tmp_path), tmp_path)
+    try:
+        shop = await (await node.start("--kill-at", f"{name}:1")).shop()
+        await automate(shop)
+        await subscribe(shop, start=EARLIEST)
+        with suppress(grpc.aio.AioRpcError):
+            await shop.send()
+            await pull(shop, wait=5)
+        assert await node.died(30)
+    finally:
+        await node.kill()
 
 
 def test_a_failpoint_dies_when_its_time_has_come(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,9 @@ from tests.support.service import ADMIN_KEY
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-PARTS: Final = {"server.ingest": "ingest", "server.dispatcher": "settle", "server.delivery": "settle"}
+PARTS: Final = {"server.ingest": "ingest", "server.dispatcher": "settle", "automation": "settle"}
+"""The parts by the modules of their transactions: the dispatcher hands over a function of the package `automation`."""
+
 MOMENTS: Final = ("before-commit", "after-commit", "answering")
 FAILPOINTS: Final = tuple(f"{part}.{moment}" for part in ("ingest", "settle") for moment in MOMENTS)
 
