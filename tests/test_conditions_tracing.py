@@ -6,7 +6,7 @@ from hypothesis import given, settings
 
 from automation.conditions.condition import Condition
 from automation.conditions.subject import Subject
-from automation.conditions.tracing import MAX_SHOWN, Clause, Shown
+from automation.conditions.tracing import Clause, Shown
 from automation.conditions.values import Failure, Verdict
 from automation.errors import ConditionInvalid
 from tests.support.conditions import conditions, contacts, payloads
@@ -86,8 +86,11 @@ def test_a_clause_shows_what_it_read_and_compared() -> None:
 
 def test_a_large_value_is_cut() -> None:
     (clause,) = trace("properties.a == 'x'", {"a": ["y" * 2000]})
-    assert clause.actual == Shown('["' + "y" * (MAX_SHOWN - 2), truncated=True)
+    assert clause.actual == Shown('["' + "y" * 1022, truncated=True)
     assert clause.operand == Shown("x")
+    (whole,), (cut,) = (trace("properties.a == 'x'", {"a": ["y" * length]}) for length in (1020, 1021))
+    assert whole.actual == Shown(["y" * 1020])
+    assert cut.actual == Shown('["' + "y" * 1021 + '"', truncated=True)
 
 
 @settings(max_examples=400)
