@@ -9,6 +9,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from server.api.connections import close_connections
 from server.api.handlers import LAST_WORD_SECONDS, Guard, service_handler
 from server.api.tls import server_credentials
 from server.contract import SERVICE_NAMES, SERVICES
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 _LAST_WORD_SECONDS = 0.1
 """So long a health watch stays open to say NOT_SERVING."""
+
+_FLUSH_SECONDS = 0.1
+"""How long the last answers have to reach the connections: a handler that returned has not sent its answer yet."""
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
@@ -42,6 +46,7 @@ class GrpcServer:
     def __init__(self, access: Access, streams: Streams, servicers: Mapping[str, object]) -> None:
         self._streams = streams
         self._server = grpc.aio.server(options=_OPTIONS)
+        self._port = 0
         self._health = _Health(streams)
         guard = Guard(access, streams)
         self._server.add_generic_rpc_handlers(
@@ -60,6 +65,7 @@ class GrpcServer:
         except RuntimeError as error:
             tls_files = "" if tls is None else ", or the TLS files do not fit"
             raise OSError(f"Cannot listen on {address}: it is in use or not of this machine{tls_files}") from error
+        self._port = port
         await self._server.start()
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         await self.report_ready(ready=True)
@@ -82,12 +88,15 @@ class GrpcServer:
     async def stop(self, grace_seconds: float) -> None:
         """Tell clients and streams that the server stops, and give calls `grace_seconds` to finish.
 
-        Those that do not finish are answered UNAVAILABLE before the library would cancel them.
+        Those that do not finish are answered UNAVAILABLE. The connections are closed before the library stops: it
+        cancels calls that arrive between its stop and its word to the clients, and retry policies do not retry
+        CANCELLED. On a closed connection such a call is UNAVAILABLE.
         """
         await self.leave()
-        stopped = asyncio.create_task(self._server.stop(grace_seconds + 2 * LAST_WORD_SECONDS))
         await self._streams.drain(grace_seconds)
-        await stopped
+        await asyncio.sleep(_FLUSH_SECONDS)
+        close_connections(self._port)
+        await self._server.stop(LAST_WORD_SECONDS)
 
 
 class _Health(health.aio.HealthServicer):

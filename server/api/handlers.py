@@ -59,26 +59,35 @@ LAST_WORD_SECONDS = 1.0
 class Streams:
     """The calls under way, so that a shutdown can announce itself to the streams and wait for all of them.
 
-    First `leaving` is set: the server wants no new clients, and serves those that come. Then `stopping`: streams end.
-    Calls that are not over in time are cancelled, which their handlers turn into Stopping.
+    A shutdown goes through three states. `leaving`: the server wants no new clients, and serves those that come.
+    `stopping`: streams end, single calls are served. `closed`: no further call is served. Calls that are not over in
+    time are cancelled, which their handlers turn into Stopping.
     """
 
     def __init__(self) -> None:
         self.leaving = asyncio.Event()
         self.stopping = asyncio.Event()
+        self.closed = False
+        self._streams: set[asyncio.Task[Any]] = set()
         self._calls: set[asyncio.Task[Any]] = set()
         self._idle: set[asyncio.Task[Any]] = set()
         self._ended: set[asyncio.Task[Any]] = set()
 
-    def enter(self, *, idle: bool = False) -> asyncio.Task[Any]:
+    def enter(self, *, stream: bool = False, idle: bool = False) -> asyncio.Task[Any]:
         """Note that the current task serves a call. An idle one has nothing to finish when the server stops."""
         task = asyncio.current_task()
         assert task is not None
-        (self._idle if idle else self._calls).add(task)
+        (self._idle if idle else self._streams if stream else self._calls).add(task)
         return task
+
+    def check_open(self) -> None:
+        """Raise Stopping if no further call is served: the caller finds another server."""
+        if self.closed:
+            raise Stopping
 
     def leave(self, task: asyncio.Task[Any]) -> None:
         """Note that the call has ended."""
+        self._streams.discard(task)
         self._calls.discard(task)
         self._idle.discard(task)
         self._ended.discard(task)
@@ -91,16 +100,23 @@ class Streams:
         return True
 
     async def drain(self, seconds: float) -> None:
-        """Tell the streams to end, and wait for all calls for `seconds`; end those that are left."""
+        """Tell the streams to end, and wait for all calls for `seconds`; end those that are left.
+
+        Streams may take long to end. Single calls are served until they have: a client that is refused tries again
+        a few times within a second, and may reach this server each time.
+        """
         self.leaving.set()
         self.stopping.set()
         self._end(self._idle)
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                # Calls that clients sent before they heard of the shutdown may still come in.
+                while self._streams:
+                    await asyncio.wait(self._streams)
+                self.closed = True
                 while self._calls:
                     await asyncio.wait(self._calls)
-        self._end(self._calls)
+        self.closed = True
+        self._end(self._streams | self._calls)
         if self._ended:
             await asyncio.wait(self._ended, timeout=LAST_WORD_SECONDS)
 
@@ -136,6 +152,7 @@ class Guard:
         async def handle(data: bytes, context: Context) -> Any:
             task = self._streams.enter()
             try:
+                self._streams.check_open()
                 caller = await self._caller(context, scope)
                 return await call(parse(data), caller)
             except asyncio.CancelledError:
@@ -149,8 +166,9 @@ class Guard:
 
     def _stream(self, call: Callable[[Any, Caller], AsyncIterator[Any]], scope: str, parse: Parse) -> Any:
         async def handle(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
-            task = self._streams.enter()
+            task = self._streams.enter(stream=True)
             try:
+                self._streams.check_open()
                 caller = await self._caller(context, scope)
                 async for response in call(self._checked(requests, context, scope, parse), caller):
                     yield response
@@ -174,8 +192,9 @@ class Guard:
                 except TimeoutError:
                     raise WatcherTooSlow(seconds) from None
 
-            task = self._streams.enter()
+            task = self._streams.enter(stream=True)
             try:
+                self._streams.check_open()
                 caller = await self._caller(context, scope)
                 await self._until_stopping(call(parse(data), caller, send))
             except asyncio.CancelledError:
