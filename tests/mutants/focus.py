@@ -67,7 +67,7 @@ FOCUSES: Final = (
     Focus(
         "server/ingest",
         ("server/ingest/*.py",),
-        ("contacts", "drafts", "ingest", "queue", "renaming"),
+        ("contacts", "drafts", "ingest", "queue", "renaming", "runs"),
     ),
     Focus(
         "server/api",
