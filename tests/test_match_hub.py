@@ -57,6 +57,21 @@ async def test_the_end_of_a_log_is_read_anew_where_other_servers_write_and_nobod
     assert (await hub.position(MINE), database.reads) == (5, 2)
 
 
+async def test_the_end_of_a_log_that_is_followed_is_not_read_for_each_question() -> None:
+    database = Heads(shared=True)
+    hub = hub_over(database)
+    following = asyncio.create_task(hub.beyond(MINE, 3, 60))
+    await asyncio.sleep(0)
+    while (reads := database.reads) == 0:  # noqa: ASYNC110 - a read wakes nobody
+        await asyncio.sleep(0)
+    assert [await hub.position(MINE) for _ in range(3)] == [3, 3, 3]
+    assert database.reads == reads
+    hub.advance(MINE, 4)
+    assert await following == 4
+    await hub.position(MINE)
+    assert database.reads == reads + 1
+
+
 async def test_an_earlier_end_moves_none_back() -> None:
     hub = hub_over(Heads(shared=False))
     await hub.position(MINE)

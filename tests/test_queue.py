@@ -70,6 +70,19 @@ async def test_a_full_queue_refuses_what_comes_and_stores_nothing_of_it(line: Li
     assert await line.stored() == ["first", *["page_viewed"] * 10, "later"]
 
 
+async def test_the_events_that_wait_are_counted(line: Line) -> None:
+    waiting = line.metrics.registry.get_sample_value
+    assert waiting("signalbox_queue_events") == 0
+    line.gate.clear()
+    sends = [line.begin(drafts(2)), line.begin(drafts(3))]
+    async with asyncio.timeout(10):
+        while waiting("signalbox_queue_events") != 5:  # noqa: ASYNC110 - a gauge wakes nobody
+            await asyncio.sleep(0.001)
+    line.gate.set()
+    await asyncio.gather(*sends)
+    assert waiting("signalbox_queue_events") == 0
+
+
 async def test_a_unit_larger_than_the_queue_is_taken_when_the_queue_is_empty(line: Line) -> None:
     large = line.begin(drafts(50))
     await asyncio.sleep(0.01)

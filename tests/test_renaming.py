@@ -179,6 +179,18 @@ async def test_field_numbers_of_a_name_that_was_given_up_are_those_made_last(dat
     await database.write(work)
 
 
+async def test_another_projects_name_has_numbers_of_its_own(database: Database) -> None:
+    def work(connection: Connection) -> None:
+        theirs = Schema(tuple(P(each, T.STRING) for each in ("first", "second", "third")))
+        store.create_definition(connection, "theirs", "1", "a", "", theirs, Compatibility.NONE, 1)
+        mine = store.create_definition(
+            connection, "mine", "2", "a", "", Schema((P("third", T.STRING),)), Compatibility.NONE, 2
+        )
+        assert made_under(connection, mine) == {"third": 1}
+
+    await database.write(work)
+
+
 @pytest.mark.parametrize("seed", range(5))
 async def test_a_number_keeps_its_meaning_under_its_name_whoever_has_the_name(database: Database, seed: int) -> None:
     def work(connection: Connection) -> None:

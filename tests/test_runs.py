@@ -537,6 +537,15 @@ async def test_what_an_engine_says_has_limits(till: Client) -> None:
     assert (await complete(till, run, reason="x" * 1_000, attributes=kept)).attributes == kept
 
 
+async def test_a_wait_takes_from_a_second_to_a_year_and_a_day(till: Client) -> None:
+    run = await started(till)
+    for seconds in (0, 0.999999, 366 * 86_400 + 1):
+        refused = await refusal(await_event(till, run, seconds=seconds))
+        assert (refused.code, [place for place, _ in refused.violations]) == (INVALID, ["timeout"])
+    for seconds in (366 * 86_400, 1):
+        assert (await await_event(till, run, seconds=seconds)).status == WAITING
+
+
 async def test_another_projects_run_is_not_found(service: Service, till: Client) -> None:
     run = await started(till)
     other = await service.shop()

@@ -67,7 +67,7 @@ FOCUSES: Final = (
     Focus(
         "server/ingest",
         ("server/ingest/*.py",),
-        ("contacts", "drafts", "ingest", "queue", "renaming", "runs"),
+        ("ingest", "queue", "contacts", "definitions", "drafts", "renaming", "runs", "watch"),
     ),
     Focus(
         "server/api",
