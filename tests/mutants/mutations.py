@@ -163,7 +163,10 @@ def _is_skipped(node: ast.AST) -> bool:
             return True
         case ast.If(test=ast.Name(id="TYPE_CHECKING")):
             return True
-        case ast.Assign(targets=[ast.Name(name)], value=value) if name.isupper() and _is_number(value):
+        case (
+            ast.Assign(targets=[ast.Name(name)], value=ast.expr() as value)
+            | ast.AnnAssign(target=ast.Name(name), value=ast.expr() as value)
+        ) if name.isupper() and _is_number(value):
             return not any(word in name for word in LIMITS)
         case ast.Expr(value=value):
             return ast.unparse(value).removeprefix("await ").startswith(LOGS)
