@@ -630,10 +630,10 @@ class AutomationExplanation(_message.Message):
     run_id: _builtins.str
     """Output only. Id of the run that the match started; empty where match_id is."""
     omitted_clause_count: _builtins.int
-    """Output only. How many clauses are left out at the end of `trace`."""
+    """Output only. Number of clauses left out at the end of `trace`."""
     @_builtins.property
     def trace(self) -> _containers.RepeatedCompositeFieldContainer[Global___Clause]:
-        """Output only. How it came to that, clause by clause; empty for an empty condition. At most 1 MiB of clauses."""
+        """Output only. How it came to that, clause by clause; empty for an empty condition. At most 1 MiB."""
 
     @_builtins.property
     def outside_reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutsideReason]:
@@ -1171,12 +1171,12 @@ class TestConditionResponse(_message.Message):
     verdict: Global___Verdict.ValueType
     """Output only. What the condition came to; VERDICT_NOT_EVALUATED if there are errors or violations."""
     omitted_clause_count: _builtins.int
-    """Output only. How many clauses are left out at the end of `trace`."""
+    """Output only. Number of clauses left out at the end of `trace`."""
     omitted_coercion_count: _builtins.int
-    """Output only. How many coercions are left out at the end of `coercions`."""
+    """Output only. Number of coercions left out at the end of `coercions`."""
     @_builtins.property
     def trace(self) -> _containers.RepeatedCompositeFieldContainer[Global___Clause]:
-        """Output only. How it came to that, clause by clause. At most 1 MiB of clauses."""
+        """Output only. How it came to that, clause by clause. At most 1 MiB."""
 
     @_builtins.property
     def errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConditionError]:
@@ -1188,7 +1188,7 @@ class TestConditionResponse(_message.Message):
 
     @_builtins.property
     def coercions(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Coercion]:
-        """Output only. What coercion changed before the condition saw it. At most 1 MiB of coercions."""
+        """Output only. What coercion changed before the condition saw it. At most 1 MiB."""
 
     def __init__(
         self,

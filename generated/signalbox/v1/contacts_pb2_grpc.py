@@ -84,7 +84,7 @@ class ContactsServicer:
 
     def DeleteContact(self, request, context):
         """Deletes a contact: its address and properties are erased; recorded events keep its id. Its open runs are cancelled,
-        and matches that are delivered from then on say `contact_deleted`.
+        and matches delivered from then on have `contact_deleted` set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

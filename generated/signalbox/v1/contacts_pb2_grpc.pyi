@@ -41,7 +41,7 @@ class ContactsStub:
     """Lists contacts, newest first."""
     DeleteContact: _grpc.UnaryUnaryMultiCallable[_contacts_pb2.DeleteContactRequest, _contacts_pb2.DeleteContactResponse]
     """Deletes a contact: its address and properties are erased; recorded events keep its id. Its open runs are cancelled,
-    and matches that are delivered from then on say `contact_deleted`.
+    and matches delivered from then on have `contact_deleted` set.
     """
 
 @_typing.type_check_only
@@ -57,7 +57,7 @@ class ContactsAsyncStub(ContactsStub):
     """Lists contacts, newest first."""
     DeleteContact: _aio.UnaryUnaryMultiCallable[_contacts_pb2.DeleteContactRequest, _contacts_pb2.DeleteContactResponse]  # type: ignore[assignment]
     """Deletes a contact: its address and properties are erased; recorded events keep its id. Its open runs are cancelled,
-    and matches that are delivered from then on say `contact_deleted`.
+    and matches delivered from then on have `contact_deleted` set.
     """
 
 class ContactsServicer(metaclass=_abc_1.ABCMeta):
@@ -94,7 +94,7 @@ class ContactsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_contacts_pb2.DeleteContactResponse, _abc.Awaitable[_contacts_pb2.DeleteContactResponse]]:
         """Deletes a contact: its address and properties are erased; recorded events keep its id. Its open runs are cancelled,
-        and matches that are delivered from then on say `contact_deleted`.
+        and matches delivered from then on have `contact_deleted` set.
         """
 
 def add_ContactsServicer_to_server(servicer: ContactsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

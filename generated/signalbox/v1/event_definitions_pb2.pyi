@@ -975,7 +975,7 @@ class CheckCompatibilityResponse(_message.Message):
     changed: _builtins.bool
     """Output only. False if the candidate equals the latest revision, so that an update would make no new one."""
     omitted_incompatibility_count: _builtins.int
-    """Output only. How many incompatibilities are left out because the response has no room for them."""
+    """Output only. Number of incompatibilities left out because they take more than 1 MiB."""
     @_builtins.property
     def incompatibilities(self) -> _containers.RepeatedCompositeFieldContainer[Global___Incompatibility]:
         """Output only. The reasons against it, those of the latest revision first; at most 1,000."""
@@ -1051,7 +1051,7 @@ class ValidateEventResponse(_message.Message):
     valid: _builtins.bool
     """Output only. True if an event with this payload would be accepted."""
     omitted_coercion_count: _builtins.int
-    """Output only. How many coercions are left out of `coercions` because they take more than 1 MiB."""
+    """Output only. Number of coercions left out of `coercions` because they take more than 1 MiB."""
     @_builtins.property
     def properties(self) -> _struct_pb2.Struct:
         """Output only. The payload after coercion; unset if it is not valid."""
@@ -1062,7 +1062,7 @@ class ValidateEventResponse(_message.Message):
 
     @_builtins.property
     def violations(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Violation]:
-        """Output only. The rules that the payload breaks; the first 100."""
+        """Output only. The rules that the payload breaks, at most 100."""
 
     def __init__(
         self,
@@ -1422,7 +1422,9 @@ class GetDescriptorSetResponse(_message.Message):
     FILES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Output only. Token of the next page; empty on the last one. A page holds as many definitions as fit a response."""
+    """Output only. Token of the next page; empty on the last one. A page has as many definitions as fit into a response
+    below 4 MiB.
+    """
     @_builtins.property
     def file_descriptor_set(self) -> _descriptor_pb2.FileDescriptorSet:
         """Output only. The messages, one file for each definition, and the files of google.protobuf that they import."""

@@ -179,9 +179,8 @@ class EventReceipt(_message.Message):
     match_count: _builtins.int
     """Output only. How many active automations the event matched; of a duplicate's, those whose matches are still kept."""
     truncated: _builtins.bool
-    """Output only. True if the view asks for more than the response has room for: a response stays below 4 MiB. The
-    event is then as in RESULT_VIEW_RECEIPT, or only the first of its matches are here; GetEvent and WatchMatches
-    return the rest.
+    """Output only. True if the response, which stays below 4 MiB, has no room for the whole view. The event is then
+    as in RESULT_VIEW_RECEIPT, or `matches` has only the first matches; GetEvent and WatchMatches return the rest.
     """
     @_builtins.property
     def event(self) -> _event_pb2.Event:
@@ -228,7 +227,7 @@ class EventError(_message.Message):
     @_builtins.property
     def violations(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Violation]:
         """Output only. The rules that the payload breaks, each with its path; only for the first 100 refused events of a
-        batch, and only while the response has room for them.
+        batch, and only while the response has room.
         """
 
     def __init__(

@@ -105,8 +105,8 @@ class EventIngestServicer:
 
     def ListEvents(self, request, context):
         """Lists events, newest first, or onwards from a position.
-        Errors: INVALID_PAGE_TOKEN; CURSOR_REWOUND if a page goes on from an event that a failover or a restore of the database
-        took back.
+        Errors: INVALID_PAGE_TOKEN; CURSOR_REWOUND if the page continues from an event that was lost in a failover or a
+        restore of the database.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

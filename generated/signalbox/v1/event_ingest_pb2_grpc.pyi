@@ -52,8 +52,8 @@ class EventIngestStub:
     """Reads one event by id."""
     ListEvents: _grpc.UnaryUnaryMultiCallable[_event_ingest_pb2.ListEventsRequest, _event_ingest_pb2.ListEventsResponse]
     """Lists events, newest first, or onwards from a position.
-    Errors: INVALID_PAGE_TOKEN; CURSOR_REWOUND if a page goes on from an event that a failover or a restore of the database
-    took back.
+    Errors: INVALID_PAGE_TOKEN; CURSOR_REWOUND if the page continues from an event that was lost in a failover or a
+    restore of the database.
     """
 
 @_typing.type_check_only
@@ -80,8 +80,8 @@ class EventIngestAsyncStub(EventIngestStub):
     """Reads one event by id."""
     ListEvents: _aio.UnaryUnaryMultiCallable[_event_ingest_pb2.ListEventsRequest, _event_ingest_pb2.ListEventsResponse]  # type: ignore[assignment]
     """Lists events, newest first, or onwards from a position.
-    Errors: INVALID_PAGE_TOKEN; CURSOR_REWOUND if a page goes on from an event that a failover or a restore of the database
-    took back.
+    Errors: INVALID_PAGE_TOKEN; CURSOR_REWOUND if the page continues from an event that was lost in a failover or a
+    restore of the database.
     """
 
 class EventIngestServicer(metaclass=_abc_1.ABCMeta):
@@ -135,8 +135,8 @@ class EventIngestServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_event_ingest_pb2.ListEventsResponse, _abc.Awaitable[_event_ingest_pb2.ListEventsResponse]]:
         """Lists events, newest first, or onwards from a position.
-        Errors: INVALID_PAGE_TOKEN; CURSOR_REWOUND if a page goes on from an event that a failover or a restore of the database
-        took back.
+        Errors: INVALID_PAGE_TOKEN; CURSOR_REWOUND if the page continues from an event that was lost in a failover or a
+        restore of the database.
         """
 
 def add_EventIngestServicer_to_server(servicer: EventIngestServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -56,14 +56,14 @@ class Event(_message.Message):
     Empty once the contact is deleted.
     """
     omitted_coercion_count: _builtins.int
-    """Output only. How many coercions are left out of `coercions` because they take more than 1 MiB."""
+    """Output only. Number of coercions left out of `coercions` because they take more than 1 MiB."""
     @_builtins.property
     def properties(self) -> _struct_pb2.Struct:
         """Output only. The properties after coercion."""
 
     @_builtins.property
     def coercions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Coercion]:
-        """Output only. What coercion changed, in the order of the names; empty when nothing was. At most 1 MiB of them."""
+        """Output only. What coercion changed, in the order of the names; empty when nothing was. At most 1 MiB."""
 
     @_builtins.property
     def occurred_at(self) -> _timestamp_pb2.Timestamp:

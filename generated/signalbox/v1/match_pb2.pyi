@@ -100,9 +100,9 @@ class Match(_message.Message):
     contact_id: _builtins.str
     """Output only. Id of the contact; empty where the event was recorded without one."""
     contact_deleted: _builtins.bool
-    """Output only. True if the contact has been deleted since. The event has no e-mail address then, and the run is
-    cancelled unless it had ended before: there is nobody to act on, so acknowledge or skip the match. CompleteRun and
-    AwaitEvent answer RUN_FINISHED.
+    """Output only. True if the contact has been deleted. The event then has no e-mail address, and the run is
+    cancelled unless it had ended before: acknowledge or skip the match without acting on it. CompleteRun and
+    AwaitEvent fail with RUN_FINISHED.
     """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:

@@ -161,8 +161,8 @@ class StartPoint(_message.Message):
     after_position: _builtins.int
     """Behind the match of this position: 0 for the whole log. At most the position of the newest match."""
     cursor: _builtins.str
-    """After what a WatchMatches call has answered: a cursor of the same project. It identifies the match on which it
-    stands; CURSOR_REWOUND if the log has another one there, or ends before.
+    """After the matches that a WatchMatches call has returned: a cursor of the same project. It identifies the last of
+    them; CURSOR_REWOUND if the log has another match at its position, or ends before.
     """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
@@ -758,7 +758,7 @@ class DeliveryBatch(_message.Message):
     DELIVERIES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def deliveries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Delivery]:
-        """Output only. At least one, and as many as surely fit a response below 4 MiB."""
+        """Output only. At least one, and as many as fit into a response below 4 MiB."""
 
     def __init__(
         self,
@@ -874,9 +874,7 @@ class ParkedMatch(_message.Message):
         CAUSE_NACKED: ParkedMatch._Cause.ValueType  # 2
         """A consumer parked it."""
         CAUSE_UNREADABLE: ParkedMatch._Cause.ValueType  # 3
-        """The server could not read what is stored of it, so that no consumer got it; last_failure says why. A match that is
-        replayed is read again.
-        """
+        """Its stored data could not be read, so it was not delivered; last_failure has the reason. A replay reads it again."""
 
     class Cause(_Cause, metaclass=_CauseEnumTypeWrapper):
         """Causes of parking."""
@@ -888,9 +886,7 @@ class ParkedMatch(_message.Message):
     CAUSE_NACKED: ParkedMatch.Cause.ValueType  # 2
     """A consumer parked it."""
     CAUSE_UNREADABLE: ParkedMatch.Cause.ValueType  # 3
-    """The server could not read what is stored of it, so that no consumer got it; last_failure says why. A match that is
-    replayed is read again.
-    """
+    """Its stored data could not be read, so it was not delivered; last_failure has the reason. A replay reads it again."""
 
     MATCH_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
@@ -1583,7 +1579,7 @@ class AcknowledgeMatchesRequest(_message.Message):
 
     @_builtins.property
     def nacks(self) -> _containers.RepeatedCompositeFieldContainer[Global___NackDeliveries]:
-        """Optional. Gives deliveries back. At most 100. All parts of the request name at most 10,000 deliveries together."""
+        """Optional. Gives deliveries back. At most 100. A request names at most 10,000 deliveries in all its parts."""
 
     @_builtins.property
     def extend(self) -> Global___ExtendLeases:

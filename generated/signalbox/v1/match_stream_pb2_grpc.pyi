@@ -34,9 +34,9 @@ class MatchStreamStub:
     number of consumers share it. A lease begins when its batch is handed to the transport.
 
     The server may be set to keep matches for a time only. It deletes the oldest ones then, but none that a subscription
-    has yet to settle or has parked; who begins to read before those that are kept is told CURSOR_EXPIRED. A failover or a
-    restore of the database may take the log back to an earlier state: cursors of what was lost, and watches that stand
-    there, end with CURSOR_REWOUND, and no position is skipped.
+    has yet to settle or has parked; reads that begin before the earliest available match fail with
+    CURSOR_EXPIRED. A failover or a restore of the database may return the log to an earlier state: cursors and watches
+    at a lost match then fail with CURSOR_REWOUND, so that no position is skipped.
     """
 
     @_typing.overload
@@ -119,9 +119,9 @@ class MatchStreamAsyncStub(MatchStreamStub):
     number of consumers share it. A lease begins when its batch is handed to the transport.
 
     The server may be set to keep matches for a time only. It deletes the oldest ones then, but none that a subscription
-    has yet to settle or has parked; who begins to read before those that are kept is told CURSOR_EXPIRED. A failover or a
-    restore of the database may take the log back to an earlier state: cursors of what was lost, and watches that stand
-    there, end with CURSOR_REWOUND, and no position is skipped.
+    has yet to settle or has parked; reads that begin before the earliest available match fail with
+    CURSOR_EXPIRED. A failover or a restore of the database may return the log to an earlier state: cursors and watches
+    at a lost match then fail with CURSOR_REWOUND, so that no position is skipped.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -200,9 +200,9 @@ class MatchStreamServicer(metaclass=_abc_1.ABCMeta):
     number of consumers share it. A lease begins when its batch is handed to the transport.
 
     The server may be set to keep matches for a time only. It deletes the oldest ones then, but none that a subscription
-    has yet to settle or has parked; who begins to read before those that are kept is told CURSOR_EXPIRED. A failover or a
-    restore of the database may take the log back to an earlier state: cursors of what was lost, and watches that stand
-    there, end with CURSOR_REWOUND, and no position is skipped.
+    has yet to settle or has parked; reads that begin before the earliest available match fail with
+    CURSOR_EXPIRED. A failover or a restore of the database may return the log to an earlier state: cursors and watches
+    at a lost match then fail with CURSOR_REWOUND, so that no position is skipped.
     """
 
     @_abc_1.abstractmethod
