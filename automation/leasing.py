@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from automation.subscriptions import Release, Settle, Subscription, TakeOver, Want
 
 BOUNDS_MARGIN: Final = 2_000_000
-"""How far, in microseconds, the clocks of nodes may differ before a due match has to wait for a full search."""
+"""The difference between the clocks of nodes, in microseconds, up to which no due match waits for a full search."""
 FULL_SEARCH_PERIOD: Final = 10_000_000
 
 READ_LIMIT: Final = 1_000
@@ -69,7 +69,7 @@ def step(
 ) -> StepResult:
     """Settle, take over, expire and lease. Leases last the subscription's ack deadline from the time of the step.
 
-    `clock` tells that time when the row is locked: no lease runs while the step waits for another server's. `bounds`
+    `clock` is read once the row is locked: no lease runs while the step waits for the step of another server. `bounds`
     are those of the last step on this node, if it succeeded.
 
     Due matches go before first deliveries; first deliveries are in the order of positions, after the read position.
@@ -124,7 +124,7 @@ class _Search:
         return cls(now, bounds.leases_from, bounds.retries_from, next_lease, next_retry, bounds.full_at)
 
     def narrow(self, earliest_written: int, *, all_due: bool, all_expired: bool) -> None:
-        """Take note of what this step has found and written."""
+        """Update the bounds after this step's searches and writes."""
         self.next_lease = max(min(self.next_lease, earliest_written), self.now + 1)
         self.next_retry = max(min(self.next_retry, earliest_written), self.now + 1)
         if all_expired:
@@ -144,7 +144,7 @@ class _Search:
 
     @property
     def next_due(self) -> int:
-        """When the first of both is, 0 if there is neither."""
+        """The earlier of both times, 0 if there is neither."""
         return min((each for each in (self.next_lease, self.next_retry) if each), default=0)
 
     def bounds(self) -> DueBounds:
@@ -179,7 +179,7 @@ def _outstanding(connection: Connection, current: Subscription, wants: Sequence[
 
 
 def _due(connection: Connection, current: Subscription, limit: int, now: int, since: int) -> list[Unsettled]:
-    """Read retries that are due: those that were given back, which are due at 0, and then those due from `since` on."""
+    """Read due retries: released deliveries, which are due at 0, and then those due from `since` on."""
     if not limit:
         return []
     ranges = ((0, now),) if not since else ((0, 0), (since, now))

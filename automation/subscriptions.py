@@ -68,7 +68,7 @@ class ParkingCause(StrEnum):
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
     NACKED = "nacked"
     UNREADABLE = "unreadable"
-    """What is stored of it could not be read."""
+    """Its stored data could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +167,9 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class Nack:
-    """Gives deliveries back. `delay` is until the retry; by the subscription's backoff where it is None.
+    """Gives deliveries back. `delay` is the time until the retry; None means the subscription's backoff.
 
-    `cause` is why matches are parked by the action PARK.
+    `cause` is recorded with matches that the action PARK parks.
     """
 
     delivery_ids: Sequence[str]
@@ -237,7 +237,7 @@ class DueBounds:
 
     PostgreSQL keeps the index entries of settled matches as long as any transaction might still see them. A search that
     begins where the last one ended does not visit them again. Other nodes write due times by their own clocks, so
-    it begins MARGIN earlier, and at the very beginning at `full_at` or when the clock has stepped back.
+    it begins BOUNDS_MARGIN earlier, and at the very beginning at `full_at` or when the clock has stepped back.
     """
 
     leases_from: int = 0
@@ -257,8 +257,8 @@ class StepResult:
 
     With `more`, another step at once would do more. `exhausted` means that the step had capacity left over and leased
     every match that was available: before `next_due` (0: never) there is nothing to lease, for any consumer, unless a
-    match is recorded or settled, or the subscription is changed. A step without capacity has not looked, and claims
-    nothing.
+    match is recorded or settled, or the subscription is changed. A step without capacity has not looked: it
+    is never exhausted.
 
     `bounds` are for the next step of this node.
     """

@@ -73,7 +73,7 @@ class Coerced(msgspec.Struct, frozen=True):
 Coercer: TypeAlias = Callable[[dict[str, JSON]], Coerced]
 """Coerces one payload or raises PayloadRejected with every violation, up to MAX_VIOLATIONS.
 
-The payload is made of the types a JSON decoder makes and is never mutated; subtrees that no schema looks into and in
+The payload is made of the types a JSON decoder makes and is never mutated; subtrees that no schema covers and in
 which no number changes are shared with the result. NaN, infinities and integers beyond the range of a double are
 refused at any depth in what is kept. Coercing what was coerced changes nothing.
 """
@@ -190,7 +190,7 @@ def _field_steps(each: Property, path: str, schema: Schema) -> _Steps:
 
 
 def _open_step(path: str) -> _Step:
-    """Make the step of an object or array that no schema looks into: its numbers become doubles as all others do."""
+    """Return the step of an object or array that no schema covers: its numbers become doubles like all others."""
 
     def step(given: Any, report: _Report) -> Any:
         if is_exact_inside(given):

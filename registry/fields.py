@@ -52,7 +52,7 @@ class Field(msgspec.Struct, frozen=True):
     repeated: bool = False
 
     def oneof(self) -> str:
-        """Return the oneof by which protoc tells whether an `optional` field is set; empty if it needs none."""
+        """Return the oneof in which protoc records that an `optional` field is set; empty if it needs none."""
         return f"_{self.name}" if self.type in _SCALARS and not self.repeated else ""
 
 
@@ -144,9 +144,9 @@ def _nested(
 
 
 def _unambiguous(fields: Iterable[Field]) -> tuple[Field, ...]:
-    """Change the JSON names that keep a message from being loaded.
+    """Return the fields with JSON names that descriptor pools accept.
 
-    That of an extension, `[x]`, is no name of a field; and a descriptor pool looks up JSON names, fields and oneofs in
+    A name in brackets, `[x]`, is that of an extension; and a descriptor pool looks up JSON names, fields and oneofs in
     one table, so that the JSON name `_id` collides with the oneof of `optional string id`.
     """
     fields = tuple(fields)
@@ -163,7 +163,7 @@ def _unambiguous(fields: Iterable[Field]) -> tuple[Field, ...]:
 
 
 def _loadable(layout: MessageLayout) -> MessageLayout:
-    """Return a stored layout with JSON names that can be loaded; the first versions gave out some that could not."""
+    """Return a stored layout with JSON names that can be loaded; the first versions assigned some that could not."""
     nested = {name: NestedLayout(each.name, _loadable(each.layout)) for name, each in layout.nested.items()}
     return msgspec.structs.replace(layout, fields=_unambiguous(layout.fields), nested=nested)
 

@@ -1,10 +1,10 @@
 """The values that Signalbox holds: one definition, which every front door applies before anything is stored.
 
 A value is JSON. A number is a finite double: an integer beyond ±2^53 is the double nearest to it, one beyond the range
-of a double is refused. A text holds no half of a surrogate pair. A payload is bounded in depth, values and bytes.
-What is found wrong is a `Violation`, whose words are the same at every door; each door raises it in its own way.
+of a double is refused. A text contains no half of a surrogate pair. A payload is bounded in depth, values and bytes.
+A fault is a `Violation` with the same message at every front door; each front door raises its own exception.
 
-Nothing here recurses: what is checked may be nested as deeply as a decoder reads it.
+Nothing here recurses: a value may be nested as deeply as a decoder reads.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MAX_CONTACT_VALUES: Final = 1_000
 MAX_CONTACT_BYTES: Final = 64 * 1024
 
 MAX_PATH: Final = 400
-"""Characters of a path in a report: names may be long, and there may be MAX_DEPTH of them."""
+"""The longest path in a report, in characters: names may be long, and there may be MAX_DEPTH of them."""
 
 LARGEST: Final = sys.float_info.max
 
@@ -54,14 +54,14 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
 OUT_OF_RANGE: Final = "is beyond the range of a double; a number must be finite"
-"""What is wrong with a number such as 1e400, in the words that follow its path."""
+"""The fault of a number such as 1e400, to follow its path."""
 NOT_A_NUMBER: Final = "is NaN; a number must be finite"
-HALF_A_PAIR: Final = "holds half a surrogate pair, which is no character"
+HALF_A_PAIR: Final = "contains half a surrogate pair, which is not a character"
 
 
 @dataclass(frozen=True, slots=True)
 class PayloadBudget:
-    """What one payload may hold: levels of nesting, values in all, bytes as it is sent."""
+    """Limits of one payload: levels of nesting, number of values, and bytes as sent."""
 
     depth: int = MAX_DEPTH
     values: int = MAX_VALUES
@@ -79,7 +79,7 @@ def payload_fault(
 ) -> Violation | None:
     """Return the first thing wrong with a payload, whose path is `root`; None if Signalbox can hold it.
 
-    `received` is the number of bytes of the JSON text it came in, where there was one.
+    `received` is the size in bytes of the JSON text, if the payload came as one.
     """
     level: list[Any] = [values]
     count = depth = 0
@@ -116,7 +116,7 @@ def value_fault(value: Any, path: str) -> Violation | None:
 
 
 def number_fault(number: float) -> str:
-    """Return what is wrong with a number, in words that follow its path; empty if nothing is."""
+    """Return the fault of a number, to follow its path; empty if there is none."""
     if type(number) is float:
         if isfinite(number):
             return ""
@@ -129,7 +129,7 @@ def number_fault(number: float) -> str:
 
 
 def text_fault(text: str) -> str:
-    """Return what is wrong with a text, in words that follow its path; empty if nothing is."""
+    """Return the fault of a text, to follow its path; empty if there is none."""
     return HALF_A_PAIR if not text.isascii() and _SURROGATE.search(text) else ""
 
 
@@ -157,7 +157,7 @@ def too_large(root: str, size: int, budget: PayloadBudget) -> Violation:
 
 
 def is_exact(container: Any) -> bool:
-    """Whether every number inside an object or array is within ±2^53, where doubles tell integers apart."""
+    """Return whether every number inside an object or array is within ±2^53, where doubles are exact."""
     level = [container]
     while level:
         below: list[Any] = []
@@ -196,27 +196,26 @@ def held(container: Any) -> Any:
 
 
 def value_path(parent: str, name: str | int) -> str:
-    """Return the path of what an object or an array holds."""
+    """Return the path of a member of an object or an array."""
     if isinstance(name, int):
         return f"{parent}[{name}]"
     return property_path(parent, name) if parent else property_path("", name).removeprefix(".")
 
 
 def read_json(text: str) -> JSON:
-    """Read a JSON text to find out what is wrong with it: a number beyond every range becomes infinite.
+    """Read a JSON text in order to find its faults: a number beyond the range of a double becomes infinite.
 
-    Slower than msgspec, which reads what is right, but it takes the halves of surrogate pairs and huge numbers, so that
-    `value_fault` can tell where they are. Raises ValueError for what is not JSON, RecursionError for what is nested
-    too deep to be read.
+    Slower than msgspec, but it accepts halves of surrogate pairs and huge numbers, so that `value_fault` can locate
+    them. Raises ValueError for text that is not JSON, RecursionError for text that is nested too deep.
     """
     value: JSON = json.loads(text, parse_constant=_no_constant, parse_int=_read_integer, object_pairs_hook=_read_object)
     return value
 
 
 def json_fault(content: bytes) -> Violation | None:
-    """Return why a decoder refused a JSON text: the first value in it that cannot be held.
+    """Return the first value in a JSON text that cannot be held, for which a decoder refused it.
 
-    None if there is none, so that the text is not JSON or not of the form expected.
+    None if there is none: then the text is not JSON or does not have the expected form.
     """
     try:
         return value_fault(read_json(content.decode("utf-8", "surrogatepass")), "")
@@ -225,7 +224,7 @@ def json_fault(content: bytes) -> Violation | None:
 
 
 def load_stored(text: str) -> Any:
-    """Read a stored object or array. A number beyond the range of a double, which earlier releases took, is clamped."""
+    """Read a stored object or array. Earlier releases stored numbers beyond the range of a double: they are clamped."""
     value = _decode(text)
     if len(text) < _INTEGER_DIGITS or is_exact(value):
         return value
@@ -242,12 +241,12 @@ def clamped(number: float) -> float:
 def _warn_of_clamping() -> None:
     """Log once in the life of the process: a page of old rows would fill the log."""
     _log.warning(
-        "a stored number is beyond the range of a double and is read as the largest one: an earlier release took it"
+        "a stored number is beyond the range of a double and is read as the largest one: an earlier release stored it"
     )
 
 
 def _holds_plain(container: Any, below: list[Any]) -> bool:
-    """Whether all numbers and texts of one object or array can be held; its containers are added to `below`."""
+    """Return whether all numbers and texts of an object or array can be held; append its containers to `below`."""
     if type(container) is dict:
         for name in container:
             if not name.isascii() and _SURROGATE.search(name):
@@ -301,7 +300,7 @@ def _first_container(values: Any, root: str, depth: int) -> str:
 
 
 def _read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object. Of values under one name the last counts, unless an earlier one cannot be held."""
+    """Return an object. The last value of a name counts, unless an earlier one cannot be held."""
     made: dict[str, Any] = {}
     for name, value in pairs:
         if name not in made or value_fault(made[name], "") is None:

@@ -1,4 +1,4 @@
-"""Pages of rows whose size callers decide."""
+"""Pages of rows whose sizes callers determine."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Row, Select
 
 PAGE_CHARACTERS: Final = 1_000_000
-"""The text of the items of one page, or one larger item: so much is read, decoded and written for one request."""
+"""The most text that one request reads, decodes and writes for a page, unless a single item is larger."""
 
 UNBOUNDED: Final = sys.maxsize
-"""For pages that are addressed by number: they hold as many items as their readers count on."""
+"""For pages addressed by number, which must have exactly the number of items asked for."""
 
 _ROWS_AT_ONCE: Final = 100
 
@@ -35,7 +35,7 @@ def page_of(
 def read_page(
     connection: Connection, query: Select[Any], limit: int, size: Callable[[Row[Any]], int]
 ) -> tuple[list[Row[Any]], bool]:
-    """Read the rows of a page, as `page_of` does; of a long one not more at once than need be."""
+    """Read the rows of a page, as `page_of` does; a long page is read in chunks."""
     options = {"yield_per": _ROWS_AT_ONCE} if limit > _ROWS_AT_ONCE else {}
     with connection.execute(query.limit(limit + 1), execution_options=options) as rows:
         return page_of(rows, limit, size)

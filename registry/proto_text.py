@@ -81,7 +81,7 @@ def _field(field: Field, layout: MessageLayout, each: Property) -> Iterator[str]
 
 
 def _comment(text: str) -> Iterator[str]:
-    """Write a comment, one line for each line of the text that is not blank; unprintable characters become blanks."""
+    """Write a comment, one line for each line of the text that is not blank; unprintable characters become spaces."""
     for line in text.splitlines():
         shown = "".join(each if each.isprintable() else " " for each in line).rstrip()
         if shown:

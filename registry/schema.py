@@ -22,7 +22,7 @@ MAX_DESCRIPTION_LENGTH: Final = 2000
 MAX_SUGGESTED_VALUES: Final = 100
 MAX_SUGGESTED_VALUE_LENGTH: Final = 255
 MAX_BYTES: Final = 512 * 1024
-"""Of a schema as JSON, its descriptions and suggested values included."""
+"""The largest schema as JSON, with its descriptions and suggested values."""
 
 
 class PropertyType(StrEnum):

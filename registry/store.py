@@ -55,7 +55,7 @@ MAX_LIVE_DEFINITIONS: Final = 100
 MAX_REVISIONS: Final = 1_000
 """Of one definition: a transitive rule compares a change with each, inside its transaction."""
 MAX_LAYOUT_CHARACTERS: Final = 1_000_000
-"""Of the layout of a generated type as JSON: it keeps the names of all properties that there ever were."""
+"""The largest layout of a generated type as JSON: it has the names of all properties that ever existed."""
 
 _definition = event_definition.c
 _revision = event_definition_revision.c

@@ -23,7 +23,7 @@ _DATE_TIME = re.compile(
 )
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
-# ISO 8601 writes date and time both with separators or both without; offsets are found in either form beside both.
+# ISO 8601 writes date and time both with separators or both without; offsets occur in either form with both.
 _FRACTION = r"(?:[.,](?P<fraction>[0-9]+))?"
 _OFFSET = r"(?:[Zz]|(?P<sign>[+-])(?P<offset_hours>[01][0-9]|2[0-3])(?::?(?P<offset_minutes>[0-5][0-9]))?)"
 _ISO_8601 = tuple(

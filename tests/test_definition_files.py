@@ -156,7 +156,10 @@ def test_json_is_yaml_with_characters_beyond_the_first_plane(tmp_path: Path) -> 
         (SHORT.format("a", "&x date"), "x.yaml:3:25: anchors and aliases are not taken"),
         (SHORT.format("a", "*x"), "x.yaml:3:25: anchors and aliases are not taken"),
         (SHORT.format("a", "!!python/object:os.system date"), "x.yaml:3:25: tags are not taken"),
-        (SHORT.format("a", '"\\ud800"'), "x.yaml:3:25: the text holds half a surrogate pair, which is no character"),
+        (
+            SHORT.format("a", '"\\ud800"'),
+            "x.yaml:3:25: the text contains half a surrogate pair, which is not a character",
+        ),
         ("definitions:\n\ta: {}", "x.yaml:2:1: not YAML: found character '\\t' that cannot start any token"),
         ("definitions: {a: {}", "x.yaml:1:20: not YAML: expected ',' or '}', but got '<stream end>'"),
         ("a:\n b\x07", "x.yaml:2:3: not YAML: U+0007 is not allowed"),

@@ -28,7 +28,7 @@ from tests.support import boundaries
 
 LARGEST = int(sys.float_info.max)
 RANGE = "is beyond the range of a double; a number must be finite"
-HALF = "holds half a surrogate pair, which is no character"
+HALF = "contains half a surrogate pair, which is not a character"
 
 
 def found(values: dict[str, Any], budget: PayloadBudget = EVENT_BUDGET, received: int | None = None) -> Any:

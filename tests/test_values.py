@@ -39,7 +39,7 @@ EXAMPLES = int(os.environ.get("SIGNALBOX_VALUES_EXAMPLES", "8"))
 DIALECTS = ("autosend", "opensend", "emailsendx", "arsel")
 OPEN = "open"
 RANGE = "is beyond the range of a double; a number must be finite"
-HALF = "holds half a surrogate pair, which is no character"
+HALF = "contains half a surrogate pair, which is not a character"
 NUL = "holds the character U+0000, which cannot be stored"
 
 

@@ -322,7 +322,7 @@ class _Checker:
 
 
 def _item(found: Type) -> Type:
-    """Return the type of a list's items. Nothing is known of those of an empty list: anything may be done with them."""
+    """Return the type of a list's items. Those of an empty list have an unknown type, which every operation accepts."""
     return found.items if found.items is not None and found.items.kinds else Type(ANY)
 
 
