@@ -24,8 +24,7 @@ T = TypeVar("T")
 class Database(Protocol):
     """A database that runs work in transactions.
 
-    Work may run twice, if the first time its connection was lost before the commit began; it changes nothing else than
-    the database.
+    Work may run twice, if its connection was lost before the commit began, so it must change nothing but the database.
 
     Both methods raise what the work raises, after rolling back; an error of the driver becomes a
     `server.errors.StorageError` with the driver's error as its cause.
@@ -35,7 +34,7 @@ class Database(Protocol):
     """Whether other servers may work on the same database."""
 
     epoch: int
-    """Changes when connections were lost: what was read before may have been taken back, by a failover or a restore."""
+    """Changes when connections were lost: a failover or a restore may have undone what was read before."""
 
     async def read(self, work: Callable[[Connection], T], *, brief: bool = False) -> T:
         """Run work in one read-only transaction that sees one state of the database.
@@ -49,7 +48,7 @@ class Database(Protocol):
         ...
 
     async def check(self) -> None:
-        """Raise StorageError unless the database answers and can be written."""
+        """Raise StorageError unless the database answers and accepts writes."""
         ...
 
     async def close(self) -> None:
@@ -58,7 +57,7 @@ class Database(Protocol):
 
 
 class OpenDatabase(Database, Protocol):
-    """A database whose schema can be changed too."""
+    """A database whose schema can also be changed."""
 
     def maintenance(self) -> AbstractAsyncContextManager[Maintenance]:
         """Wait for the right to change the schema, and hold it while the context is open."""

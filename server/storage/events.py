@@ -92,7 +92,7 @@ def event_names(connection: Connection, project_key: int, positions: Iterable[in
 
 
 def event_sizes(connection: Connection, project_key: int, positions: Iterable[int]) -> dict[int, int]:
-    """Return how many characters the events at positions have: payload, coercions, name and address."""
+    """Return the number of characters of the events at positions: payload, coercions, name and address."""
     length = sa.func.length
     size = length(event.c.properties) + length(event.c.coercions) + length(event.c.name) + length(event.c.email)
     wanted = (event.c.project_key == project_key) & event.c.position.in_(list(positions))
@@ -252,9 +252,9 @@ def _places_of_contact(
     order: sa.ColumnElement[Any],
     limit: int,
 ) -> sa.Select[tuple[int]]:
-    """Select the first positions of a contact's events; one that was recorded without a contact is of its address.
+    """Select the first positions of a contact's events; those recorded without a contact are found by their address.
 
-    Each kind is read from its own index. One query with OR would read the log from its end until it has found enough.
+    Each kind is read from its own index. One query with OR would read the log until it has found enough.
     """
     key = contact_key(connection, project_key, contact_id=wanted.contact_id, email=wanted.email)
     kinds = [] if key is None else [event.c.contact_key == key]

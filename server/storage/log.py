@@ -47,7 +47,7 @@ _POSTGRESQL = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
 class Head(NamedTuple):
-    """Where a project's log ends, and the state of its catalogue.
+    """The end of a project's log, and its catalog version.
 
     `witness_id` is the id of the event that the caller named as a witness, None where no such event is recorded.
     """
@@ -62,10 +62,10 @@ class Head(NamedTuple):
 def lock_heads(
     connection: Connection, project_keys: Iterable[int], witnesses: Mapping[int, int] = MappingProxyType({})
 ) -> dict[int, Head]:
-    """Read the heads of projects and keep everybody else from moving them until the transaction ends.
+    """Read the heads of projects and lock them until the transaction ends.
 
-    `witnesses` are positions by project key. The ids of the events there show whether what was read beside them is
-    still part of the log's history, also after a failover; a SQLite file loses nothing while it is open, so they are
+    `witnesses` are positions by project key. The ids of the events there show whether data read together with them is
+    still valid after a failover; a SQLite file loses nothing while it is open, so they are
     read on PostgreSQL only.
     """
     keys = sorted(project_keys)

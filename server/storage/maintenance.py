@@ -1,8 +1,8 @@
 """Changing a database's schema while other servers work on it.
 
 Only one server changes the schema at a time, and its statements have no client-side time limit. On PostgreSQL a
-statement that needs a strong lock waits for it only `LOCK_SECONDS`: everything else that wants the table queues behind
-that wait. Then it lets go and tries again later.
+statement that needs a strong lock waits for it only `LOCK_SECONDS`: all other statements on the table have to
+queue meanwhile. Then it gives up and tries again later.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 LOCK_SECONDS: Final = 1.0
-"""How long the writes of others may queue behind one attempt to change a table."""
+"""The longest time for which one attempt to change a table may block the writes of others."""
 PATIENCE_SECONDS: Final = 600.0
-"""How long a lock is tried for before the change is given up."""
+"""The time after which a change fails if it could not get its lock."""
 FIRST_PAUSE_SECONDS: Final = 0.5
 LONGEST_PAUSE_SECONDS: Final = 10.0
 TURN_POLL_SECONDS: Final = 0.5
 PROGRESS_SECONDS: Final = 5.0
-"""How often a long change logs a line."""
+"""The interval between log lines of a long change."""
 
 _TURN: Final = 7446256
 _OLDER_TURN: Final = 7446254
@@ -47,12 +47,12 @@ _LOCK_NOT_AVAILABLE, _DEADLOCK = "55P03", "40P01"
 
 
 class SchemaChangeFailed(ValueError):
-    """A change of the schema failed; the message says why. Completed steps are kept, and the next attempt goes on."""
+    """A change of the schema failed; the message says why. Completed steps are kept, and the next attempt continues."""
 
 
 @dataclass(frozen=True, slots=True)
 class NewIndex:
-    """An index to build. Names and the condition go into the statement as they are."""
+    """An index to build. Names and the condition are not quoted."""
 
     name: str
     table: str
@@ -78,7 +78,7 @@ class Maintenance(Protocol):
         ...
 
     async def build_index(self, index: NewIndex) -> None:
-        """Build an index unless it exists; on PostgreSQL writes go on meanwhile."""
+        """Build an index unless it exists; on PostgreSQL writes continue meanwhile."""
         ...
 
 
@@ -119,7 +119,7 @@ class PostgresMaintenance:
         return await self._patiently(lambda: self.write(locking))
 
     async def write(self, work: Callable[[Connection], T]) -> T:
-        """Run work in one transaction without a limit of time."""
+        """Run work in one transaction without a time limit."""
         try:
             async with self._engine.begin() as connection:
                 if self._settings:
@@ -129,7 +129,7 @@ class PostgresMaintenance:
             raise StorageUnavailable from error
 
     async def build_index(self, index: NewIndex) -> None:
-        """Build an index beside the writes of others; one that an earlier attempt left invalid is built anew."""
+        """Build an index while writes continue; one that an earlier attempt left invalid is rebuilt."""
         watching = asyncio.create_task(self._log_progress(index), name="log-index-progress")
         try:
             await self._patiently(lambda: self._build(index))
@@ -141,7 +141,7 @@ class PostgresMaintenance:
     async def _build(self, index: NewIndex) -> None:
         async with self._engine.connect() as plain:
             connection = await plain.execution_options(isolation_level="AUTOCOMMIT")
-            # A server process goes on building after the client that asked for it was killed.
+            # A backend keeps building after its client was killed.
             while await _scalar(connection, _BUILDING.format(index.name)):  # noqa: ASYNC110 - only the database knows
                 await asyncio.sleep(TURN_POLL_SECONDS)
             if await _scalar(connection, _IS_VALID.format(index.name)) is False:
@@ -173,7 +173,7 @@ class PostgresMaintenance:
         return f'the transaction of process {row.pid} ("{row.application_name}"), open for {row.seconds} s'
 
     async def _log_progress(self, index: NewIndex) -> None:
-        """Log how far the index is; an old transaction of somebody else may be all that it waits for."""
+        """Log the progress of the index, and the transaction for which it waits."""
         while True:
             await asyncio.sleep(PROGRESS_SECONDS)
             async with self._engine.connect() as connection:
@@ -184,17 +184,17 @@ class PostgresMaintenance:
 
 @asynccontextmanager
 async def postgres_maintenance(engine: AsyncEngine, settings: str) -> AsyncIterator[PostgresMaintenance]:
-    """Wait until no other server changes the schema, and keep others from it until the context is left.
+    """Wait until no other server changes the schema, and keep others from changing it until the context is left.
 
-    The lock belongs to a transaction, which holds no snapshot: a pooler may stand between, and CREATE INDEX
-    CONCURRENTLY waits for every snapshot but not for this one. For the same reason nobody waits inside a statement.
+    The lock belongs to a transaction, which holds no snapshot: it works through a pooler, and CREATE INDEX
+    CONCURRENTLY, which waits for every older snapshot, does not wait for it. For the same reason the lock is polled.
     """
     waiting = False
     while True:
         async with engine.connect() as plain:
             connection = await plain.execution_options(isolation_level="READ COMMITTED")
             if await _scalar(connection, f"SELECT pg_try_advisory_xact_lock({_TURN})"):
-                # A statement that takes no snapshot also ends the one of the statement before it.
+                # A statement that takes no snapshot also ends that of the statement before.
                 await connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
                 yield PostgresMaintenance(engine, settings)
                 return

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: the first of several hosts that may be written, and peers that are gone noticed."""
+"""Connections to PostgreSQL: choose the writable one of several hosts, and detect lost peers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import asyncpg
 
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT = 3, 2, 3
-"""A peer that has lost its power or its network closes nothing: it is asked, and given up after nine seconds."""
+"""A peer without power or network closes no connection: it is probed, and its connections end after nine seconds."""
 
 _SOCKET_OPTIONS: Final = {
     (socket.SOL_SOCKET, "SO_KEEPALIVE"): 1,
@@ -23,9 +23,9 @@ _SOCKET_OPTIONS: Final = {
 
 
 class Connector:
-    """Connects to the first host that serves, beginning with the one that did so last.
+    """Connects to the first usable host, beginning with the one used last.
 
-    A failed primary that is silent so costs its timeout once, not with every connection.
+    So a failed primary that does not respond costs its timeout once, not with every connection.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Connector:
     ) -> asyncpg.Connection:
         """Connect as `asyncpg.connect` does, `timeout` being that of each host.
 
-        Raise StorageReadOnly if a server answers but none may be written, StorageUnavailable if none answers.
+        Raise StorageReadOnly if a server answers but none accepts writes, StorageUnavailable if none answers.
         """
         if host is None or port is None:
             return await _connected(arguments | {"host": host, "port": port})
@@ -50,7 +50,7 @@ class Connector:
             else:
                 self._latest = index
                 return connection
-        # That a standby answers says more than that another host does not.
+        # A standby that answers explains more than a host that does not.
         raise next((each for each in failures if isinstance(each, StorageReadOnly)), failures[0])
 
 
@@ -68,7 +68,7 @@ async def _connected(arguments: dict[str, Any]) -> asyncpg.Connection:
 
 
 def _watch_peer(connection: asyncpg.Connection) -> None:
-    """Have the kernel notice a peer that is gone without a word. The driver has no public name for its socket."""
+    """Let the kernel detect a peer that vanished. The driver has no public name for its socket."""
     transport: Any = getattr(connection, "_transport", None)
     peer = transport.get_extra_info("socket") if transport is not None else None
     if peer is None or peer.family == socket.AF_UNIX:

@@ -1,9 +1,9 @@
 """Database URLs of PostgreSQL in libpq's form, translated to arguments of asyncpg.
 
-    postgresql://USER:PASSWORD@HOST:PORT,HOST:PORT/NAME?WORD=VALUE&...
+    postgresql://USER:PASSWORD@HOST:PORT,HOST:PORT/NAME?PARAMETER=VALUE&...
 
-A word is one of libpq's, or `pgbouncer=true`. One that would be ignored or mean something else is refused by its name:
-a server that drops `channel_binding=require` in silence is less safe than its configuration says.
+A parameter is one of libpq's, or `pgbouncer`. One that would be ignored or mean something else is refused by name: a
+server that silently drops `channel_binding=require` is less safe than its configuration says.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S = 10.0
 HOST_TIMEOUT_S = 3.0
-"""How long each of several hosts is tried: one that has lost its power does not refuse, it is silent."""
+"""The timeout for each of several hosts: one without power does not refuse a connection, it does not respond."""
 
 _DEFAULT_PORT = 5432
 _FORM = "postgresql://USER:PASSWORD@HOST:PORT/NAME"
@@ -36,7 +36,7 @@ _HOST = re.compile(r"(?P<host>\[[^\]]*\]|[^:]*)(?::(?P<port>.*))?", re.DOTALL)
 _SETTING = re.compile(r"(?P<name>[A-Za-z_][\w.-]*)=(?P<value>.*)", re.DOTALL)
 
 _PLACE = ("host", "port", "dbname", "user", "password")
-"""Words for the parts of the URL before the question mark, over which they have precedence."""
+"""Parameters for the parts of the URL before the question mark, which they override."""
 
 _FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile")
 
@@ -51,20 +51,20 @@ _DRIVER = (
     "krbsrvname",
     "gsslib",
 )
-"""Words that asyncpg reads from a URL as libpq does."""
+"""Parameters that asyncpg reads from a URL as libpq does."""
 
 _OWN = ("connect_timeout", "application_name", "fallback_application_name", "options", "pgbouncer")
-"""Words that are translated here."""
+"""Parameters that are translated here."""
 
 _VALUES: Final[dict[str, tuple[str, ...]]] = {
     "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
     "sslnegotiation": ("postgres", "direct"),
     "ssl_min_protocol_version": ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"),
     "ssl_max_protocol_version": ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"),
-    # A server of Signalbox writes.
+    # Signalbox needs a server that accepts writes.
     "target_session_attrs": ("any", "read-write", "primary"),
     "pgbouncer": ("true", "false"),
-    # What follows is how asyncpg connects in any case.
+    # The following values are how asyncpg connects in any case.
     "channel_binding": ("disable", "prefer"),
     "client_encoding": ("utf8", "UTF8", "UTF-8", "utf-8", "auto"),
     "gssencmode": ("disable", "prefer"),
@@ -74,8 +74,8 @@ _VALUES: Final[dict[str, tuple[str, ...]]] = {
 }
 
 _ADVICE = {
-    "channel_binding": "the driver has no channel binding; leave the word out, and have sslmode=verify-full and "
-    "sslrootcert prove who the server is",
+    "channel_binding": "the driver does not support channel binding; leave it out, and verify the server with "
+    "sslmode=verify-full and sslrootcert",
     "target_session_attrs": "Signalbox writes, so a standby cannot serve it",
 }
 
@@ -85,7 +85,7 @@ _KNOWN = (*_PLACE, *_DRIVER, *_OWN, *(word for word in _VALUES if word not in _D
 class Host(NamedTuple):
     """Where one server listens: a host name, an address or the folder of a socket, and a port.
 
-    A URL may name the port alone; then the name is empty, and falls to libpq's variables and defaults.
+    A URL may name the port alone; then the name is empty, and libpq's variables and defaults apply.
     """
 
     name: str
@@ -94,9 +94,9 @@ class Host(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PostgresUrl:
-    """A parsed URL. `hosts` is empty where it names none; what is None falls to libpq's variables and defaults.
+    """A parsed URL. `hosts` is empty if it names none; for None, libpq's variables and defaults apply.
 
-    `driver` holds the words that asyncpg reads itself, `settings` the settings of a session that the URL asks for.
+    `driver` has the parameters that asyncpg reads itself, `settings` the settings of a session that the URL asks for.
     `connect_timeout` is that of one host. With `pooled`, a pooler may give every transaction another session.
     """
 
@@ -130,7 +130,7 @@ class PostgresUrl:
         every = self.session_settings(settings)
         if not self.pooled:
             return arguments | {"server_settings": every}
-        # A pooler passes on the application's name alone, and a prepared statement may meet another session.
+        # A pooler passes on the application name only, and a prepared statement may reach another session.
         return arguments | {
             "server_settings": {"application_name": every["application_name"]} if "application_name" in every else {},
             "statement_cache_size": 0,
@@ -188,19 +188,21 @@ def _words(query: str) -> dict[str, str]:
         name, equals, value = pair.partition("=")
         word = unquote(name)
         if not equals or not word:
-            raise ValueError(f"What follows the question mark of the URL is WORD=VALUE, joined by &; {_ENCODED}")
+            raise ValueError(
+                f"The part of the URL after the question mark must be PARAMETER=VALUE, joined by &; {_ENCODED}"
+            )
         if word == "ssl" and value == "true":
             # As JDBC writes it; libpq takes it too.
             word, value = "sslmode", "require"
         if word in words:
-            raise ValueError(f"The URL says {word} twice")
+            raise ValueError(f"The URL has {word} twice")
         words[word] = unquote(value)
     return words
 
 
 def _check_word(word: str, value: str) -> None:
     if word not in _KNOWN:
-        raise ValueError(f"{word} is not understood in a database URL; understood are {', '.join(sorted(_KNOWN))}")
+        raise ValueError(f"{word} is not supported in a database URL; supported are {', '.join(sorted(_KNOWN))}")
     if word in _VALUES and value not in _VALUES[word]:
         advice = f"; {_ADVICE[word]}" if word in _ADVICE else ""
         raise ValueError(f'{word} is {" or ".join(_VALUES[word])}, not "{value}"{advice}')
@@ -268,7 +270,7 @@ def _options(text: str) -> dict[str, str]:
         setting = next(words, "") if word == "-c" else word.removeprefix("--" if word.startswith("--") else "-c")
         match = _SETTING.fullmatch(setting)
         if match is None or not word.startswith(("-c", "--")):
-            raise ValueError(f'options holds "{word}"; understood are -c NAME=VALUE and --NAME=VALUE')
+            raise ValueError(f'options holds "{word}"; supported are -c NAME=VALUE and --NAME=VALUE')
         settings[match["name"].replace("-", "_")] = match["value"]
     return settings
 
@@ -280,7 +282,7 @@ def _seconds(text: str) -> float:
 
 
 def _system_trust(driver: dict[str, str]) -> ssl.SSLContext:
-    """Trust the authorities of the system, and take the words that say so out of the driver's."""
+    """Return a context that trusts the system's authorities, and remove the parameters for it from the driver's."""
     del driver["sslrootcert"], driver["sslmode"]
     context = ssl.create_default_context()
     certificate, key = driver.pop("sslcert", None), driver.pop("sslkey", None)

@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 READERS, WRITERS = 8, 4
 MAINTAINERS = 3
-"""One connection holds the turn, one works, one watches its progress."""
+"""One connection holds the lock, one works, one watches its progress."""
 POOL_TIMEOUT_S = 10
 COMMAND_TIMEOUT_S = 30
 
@@ -50,18 +50,16 @@ _SETTINGS = {
     "lock_timeout": "5s",
 }
 
-# A server that freezes between two statements of a transaction holds its locks, the heads of projects first of all:
-# everybody else waits for this long, and no longer. When it goes on, it tells its callers to try again.
+# A server that freezes between two statements of a transaction holds its locks, those of project heads above all: other
+# servers wait for this long, and no longer. When it goes on, it repeats the transaction.
 _WRITER_SETTINGS = _SETTINGS | {"idle_in_transaction_session_timeout": "2s", "tcp_user_timeout": "3s"}
-# Nobody waits for a reader.
+# A reader holds no locks for which others wait.
 _READER_SETTINGS = _SETTINGS | {"idle_in_transaction_session_timeout": "15s", "tcp_user_timeout": "15s"}
 _MAINTAINER_SETTINGS = _SETTINGS | {"lock_timeout": "0", "idle_in_transaction_session_timeout": "15s"}
 
 OLDEST_VERSION = 130_000
 
-_POOLER = (
-    "A pooler stands before PostgreSQL and keeps settings from it: add pgbouncer=true to the URL (?pgbouncer=true)"
-)
+_POOLER = "A pooler in front of PostgreSQL does not pass settings on: add pgbouncer=true to the URL (?pgbouncer=true)"
 
 
 class PostgresDatabase:
@@ -102,7 +100,7 @@ class PostgresDatabase:
         return await self._run(self._writers, self._writers.transactions, work)
 
     async def check(self) -> None:
-        """Raise StorageError unless the database can be written now."""
+        """Raise StorageError unless the database accepts writes now."""
         standby = await self.read(_read_only, brief=True)
         if standby:
             await self._leave()
@@ -131,7 +129,7 @@ class PostgresDatabase:
         """Run work in a transaction, once more if the connection is lost before its commit began.
 
         Then nothing was changed. So a failover that ended idle connections, or a pause that ended a transaction, fails
-        no call. Where the commit itself got no answer, only the caller can tell whether to repeat it.
+        no call. If the commit itself got no answer, only the caller can decide whether to repeat it.
         """
         try:
             return await self._run_once(pool, engine, work)
@@ -219,7 +217,7 @@ def _check_server(connection: Connection) -> None:
     names = ("server_version_num", "server_encoding", "lock_timeout", "synchronous_commit", "fsync", "full_page_writes")
     values = connection.execute(sa.select(*(sa.func.current_setting(name) for name in names))).one()
     version, encoding, lock_timeout, synchronous_commit, *crash_safe = values
-    # A pooler may be told to ignore the settings of a session.
+    # A pooler may be configured to ignore the settings of a session.
     if (lock_timeout, synchronous_commit) != (_SETTINGS["lock_timeout"], _SETTINGS["synchronous_commit"]):
         raise ValueError(_POOLER)
     if int(version) < OLDEST_VERSION:

@@ -1,13 +1,13 @@
-"""Brings a database to the schema of this version, while servers of the previous one go on working on it.
+"""Brings a database to the schema of this version, while servers of the previous version keep using it.
 
 A migration is a file in `versions`, numbered in the order in which they run. It has up to three steps:
 
     upgrade()                        changes tables, briefly, in one transaction; touches no rows of large tables
     move(connection, cursor, limit)  moves about `limit` rows; returns the next cursor, None at the end
-    INDEXES                          are built beside the writes of others
+    INDEXES                          are built while writes continue
 
-Every step is recorded, so that a migration that was killed goes on where it stopped. `schema_migration` records which
-are finished. `alembic_version` names the newest migration that older releases cannot run without knowing it
+Every step is recorded, so that a migration that was killed continues where it stopped. `schema_migration` records which
+are finished. `alembic_version` names the newest migration that older releases must know
 (`CONTRACTS = True`): a release starts on any schema whose `alembic_version` it knows.
 """
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 BATCH_ROWS: Final = 10_000
-"""About how many rows one transaction moves."""
+"""The approximate number of rows that one transaction moves."""
 
 _HERE = Path(__file__).parent
 
@@ -177,7 +177,7 @@ def _finished(connection: Connection, known: Sequence[str]) -> set[str]:
 
 
 def _reason(error: Exception) -> str:
-    """Return what the database said, of which a storage error is only the kind."""
+    """Return the database's message, which a storage error only wraps."""
     cause = error.__cause__ if isinstance(error, StorageError) else error
     if isinstance(cause, DBAPIError) and cause.orig is not None:
         cause = cause.orig.__cause__ or cause.orig
