@@ -54,10 +54,10 @@ log = structlog.get_logger()
 _JSON = b"application/json"
 _READING = frozenset({"GET", "HEAD"})
 _BODILESS = _READING | {"DELETE"}
-"""Methods whose bodies are read, since some clients send one, and ignored."""
+"""Methods whose bodies are read, because some clients send one, and ignored."""
 
 _SINGLE = frozenset({b"authorization", b"content-encoding", b"content-type", b"idempotency-key", b"x-api-key"})
-"""Headers that say one thing only: of two values, a proxy in front may have read the other one."""
+"""Headers with a single value: of two values, a proxy in front may have used the other one."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -144,7 +144,7 @@ class Bridge:
         self._metrics.count_request(call.mount.door.dialect if call.mount else "", reply.status)
 
     def end_calls(self) -> None:
-        """Answer the requests under way with 503."""
+        """Answer the requests in progress with 503."""
         for task in self._calls:
             self._ended.add(task)
             task.cancel()
@@ -225,7 +225,7 @@ class Bridge:
 
 
 def _repeated(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Return the name of a header that may have one value and has two, empty if there is none."""
+    """Return the name of a single-valued header with two values, empty if there is none."""
     found: dict[bytes, bytes] = {}
     for name, value in headers:
         if name in _SINGLE and found.setdefault(name, value) != value:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Headers = Mapping[bytes, bytes]
 
 BODY_SECONDS: Final = 30.0
-"""A body that has not arrived by then is given up."""
+"""The time within which a body must arrive."""
 
 ENCODINGS: Final = ("gzip", "identity")
 """The content encodings that are decoded."""
@@ -52,7 +52,7 @@ async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes:
 
 
 def decode_body(headers: Headers, body: bytes, limit: int) -> bytes:
-    """Return the JSON text of a body, without a byte order mark; an empty body says nothing about its kind.
+    """Return the JSON text of a body, without a byte order mark; the headers of an empty body are not checked.
 
     Raise UnsupportedEncoding, UnsupportedMediaType, UnsupportedCharset, BodyTooLarge and MalformedBody.
     """
@@ -112,14 +112,14 @@ def _gunzipped(body: bytes, limit: int) -> bytes:
     if len(content) > limit:
         raise BodyTooLarge(limit)
     if not gzip.eof:
-        raise MalformedBody("The body's gzip data breaks off before its end")
+        raise MalformedBody("The body's gzip data is truncated")
     if gzip.unused_data:
-        raise MalformedBody("The body goes on after the end of its gzip data")
+        raise MalformedBody("The body has other data after the end of its gzip data")
     return content
 
 
 def _check_charset(kind: bytes, body: bytes) -> None:
-    """Raise UnsupportedCharset if the body is declared to be anything but UTF-8, and that makes a difference."""
+    """Raise UnsupportedCharset if the body is declared as other than UTF-8, and is not ASCII."""
     for parameter in kind.split(b";")[1:]:
         name, _, value = parameter.partition(b"=")
         charset = value.strip().strip(b'"').lower()

@@ -1,7 +1,7 @@
-"""One HTTP/1.1 connection: which bytes are a request, in which order answers go out, and when the connection ends.
+"""One HTTP/1.1 connection: where requests begin and end, the order of answers, and the end of the connection.
 
-The framing of a request is never guessed. What the parser or `_check_head` refuses is answered with 400, after all
-requests before it have been answered, and nothing after it is read as a request:
+The framing of a request is never guessed. A head that the parser or `_check_head` refuses is answered with 400, after
+all earlier requests, and nothing after it is read as a request:
 
     reading heads ── head complete ──> reading a body ── body complete ──> reading heads
          │                                   │                                  │
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
     from uvicorn.server import ServerState
 
 DROPPED_BYTES: Final = 1024 * 1024
-"""How much of a body may still arrive after an early answer; if more is announced, the connection is closed."""
+"""The most bytes of a body that are dropped after an early answer; if more are announced, the connection is closed."""
 
 LINGER_SECONDS: Final = 2.0
-"""For how long a connection that ended early is still read, so that the last answer is not lost by a reset."""
+"""The time for which a connection that ended early is still read, so that no reset loses the last answer."""
 
 BODY_BUFFER: Final = 64 * 1024
-"""While more of a body waits to be taken, the socket is not read."""
+"""While more bytes of a body than this are buffered, the socket is not read."""
 
 Headers = list[tuple[bytes, bytes]]
 
 
 class _Malformed(Exception):
-    """The head does not say for certain where the request ends, or whom it is for."""
+    """The head leaves in doubt where the request ends, or for which host it is."""
 
 
 class HttpConnection(asyncio.Protocol):
@@ -83,7 +83,7 @@ class HttpConnection(asyncio.Protocol):
         self._server_state.connections.add(self)  # type: ignore[arg-type]  # a protocol of our own
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell every exchange that nobody waits for its answer; those not yet served never will be."""
+        """Disconnect every exchange; those not yet served are dropped."""
         self._server_state.connections.discard(self)
         self._ended = True
         self._set_timer(None)
@@ -102,24 +102,24 @@ class HttpConnection(asyncio.Protocol):
         self._pause_or_resume()
 
     def eof_received(self) -> bool:
-        """Keep the connection for the answers still due to a client that has sent all it will; not over TLS."""
+        """Keep the connection for answers still due to a client that has half-closed it; not over TLS."""
         self._ended = self._at_eof = True
         if self._reading is not None or not self._exchanges:
             return False
         return self.transport.get_extra_info("sslcontext") is None
 
     def pause_writing(self) -> None:
-        """Make answers wait: the client does not take them."""
+        """Pause answers: the client does not read them."""
         self._writable.clear()
 
     def resume_writing(self) -> None:
-        """Let answers go on."""
+        """Resume answers."""
         self._writable.set()
 
     # What uvicorn calls
 
     def shutdown(self) -> None:
-        """End the connection after the requests that it has sent."""
+        """End the connection once its requests are answered."""
         self._stopping = True
         if not self._exchanges:
             self.transport.close()
@@ -138,7 +138,7 @@ class HttpConnection(asyncio.Protocol):
         self._url += part
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header. A trailer comes here too, after the body, and is never one."""
+        """Take a header. The parser also reports trailers here, after the body; they are dropped."""
         if self._reading is None:
             self._headers.append((name.lower(), value.rstrip(b" \t")))
 
@@ -173,15 +173,15 @@ class HttpConnection(asyncio.Protocol):
     # What exchanges call
 
     async def writable(self) -> None:
-        """Wait until the client takes what was written."""
+        """Wait until the client reads what was written."""
         await self._writable.wait()
 
     def wants_body(self) -> None:
-        """Read on: the body that has arrived was taken."""
+        """Resume reading: the buffered body was taken."""
         self._pause_or_resume()
 
     def end_after_answers(self) -> None:
-        """End the connection once all that was asked is answered."""
+        """End the connection once its requests are answered."""
         self._stopping = True
 
     def is_last(self, exchange: HttpExchange) -> bool:
@@ -204,7 +204,7 @@ class HttpConnection(asyncio.Protocol):
             self._read_head_again()
 
     def _read_head_again(self) -> None:
-        """Read the last head without its `Upgrade` field, in a parser that knows nothing of the first reading."""
+        """Read the last head without its `Upgrade` field, in a new parser."""
         method, version = self._parser.get_method(), self._parser.get_http_version().encode()
         lines = [b"%b %b HTTP/%b" % (method, self._url, version)]
         lines += [b"%b: %b" % header for header in self._headers if header[0] != b"upgrade"]
@@ -268,7 +268,7 @@ class HttpConnection(asyncio.Protocol):
             self._answered(exchange)
 
     def _answered(self, exchange: HttpExchange) -> None:
-        """Go on to the next request, or end the connection, or wait for more."""
+        """Serve the next request, end the connection, or wait for more."""
         self._exchanges.popleft()
         if self.transport.is_closing():
             return
@@ -285,8 +285,8 @@ class HttpConnection(asyncio.Protocol):
     def _end(self) -> None:
         """Close the connection, after the answer to broken framing if there is one.
 
-        What is unread when a socket is closed makes the kernel send a reset, which can take the last answer from the
-        client. So where more may arrive, it is read and dropped until the client closes too, for LINGER_SECONDS.
+        If a socket is closed with unread data, the kernel sends a reset, which can destroy the last answer. So where
+        more may arrive, it is read and dropped until the client closes too, for LINGER_SECONDS.
         """
         unread = self._reading is not None or self._refusal != ""
         self._ended = True
@@ -300,7 +300,7 @@ class HttpConnection(asyncio.Protocol):
         self._set_timer(LINGER_SECONDS)
 
     def _set_timer(self, seconds: float | None) -> None:
-        """Close the connection in some seconds, or not."""
+        """Close the connection after some seconds; None cancels that."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None if seconds is None else self._loop.call_later(seconds, self.transport.close)

@@ -1,4 +1,4 @@
-"""One request over HTTP/1.1 and its answer, as ASGI has them."""
+"""One request over HTTP/1.1 and its answer, as ASGI messages."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class Connection(Protocol):
     transport: asyncio.Transport
 
     async def writable(self) -> None:
-        """Wait until the client takes what was written."""
+        """Wait until the client reads what was written."""
         ...
 
     def wants_body(self) -> None:
-        """Read on: the body that has arrived was taken."""
+        """Resume reading: the buffered body was taken."""
         ...
 
     def end_after_answers(self) -> None:
-        """End the connection once all that was asked is answered."""
+        """End the connection once its requests are answered."""
         ...
 
     def is_last(self, exchange: HttpExchange) -> bool:
@@ -46,8 +46,7 @@ class Connection(Protocol):
 class HttpExchange:
     """A request, whose body may still be arriving, and its answer.
 
-    `expected` is what is still to come of the body in bytes, -1 if its length is unknown, as it is of one in chunks and
-    of one that the client sends only when told to.
+    `expected` is the number of bytes of the body still to come, -1 if unknown because the body is chunked.
     """
 
     def __init__(self, connection: Connection, scope: dict[str, Any], length: int, *, keep_alive: bool) -> None:
@@ -68,7 +67,7 @@ class HttpExchange:
 
     @property
     def buffered(self) -> int:
-        """How many bytes of the body wait to be taken."""
+        """The number of buffered bytes of the body."""
         return len(self._body)
 
     # The request
@@ -83,12 +82,12 @@ class HttpExchange:
             self._news.set()
 
     def feed_end(self) -> None:
-        """Take note that the body is complete."""
+        """Mark the body as complete."""
         self.complete = True
         self._news.set()
 
     def disconnect(self) -> None:
-        """Take note that the rest of the body will not come, or that nobody waits for the answer."""
+        """Mark the client as gone: the rest of the body will not come, and nobody waits for the answer."""
         self._disconnected = True
         self._body.clear()
         self._news.set()
@@ -111,7 +110,7 @@ class HttpExchange:
     # The answer
 
     async def run(self, application: Application, default_headers: Iterable[Header]) -> None:
-        """Have the application answer; an answer that breaks off closes the connection."""
+        """Call the application; an incomplete answer closes the connection."""
         self._default_headers = default_headers
         try:
             await application(self._scope, self.receive, self.send)
@@ -142,7 +141,7 @@ class HttpExchange:
         chunked = True
         for name, value in (*self._default_headers, *headers):
             if b"\n" in value or b"\r" in value:
-                raise ValueError(f"The header {name!r} holds the end of a line")
+                raise ValueError(f"The header {name!r} contains a line break")
             if name == b"connection":
                 self._connection.end_after_answers()
                 continue
@@ -159,7 +158,7 @@ class HttpExchange:
         self._connection.transport.write(b"".join(parts))
 
     def _asks_first_still(self) -> bool:
-        """Return whether the client holds the body back; what it sends next may be the body or not."""
+        """Return whether the client still holds the body back; then its next bytes may be the body or a new request."""
         return self._asks_first and not self.complete
 
     def _send_body(self, part: bytes, *, more: bool) -> None:

@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn's, in the loop that gRPC runs in; its connections are ours (`http_connection`)."""
+"""The HTTP server: uvicorn's, in the event loop of the gRPC server, with connections of our own (`http_connection`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from server.settings import Tls
 
 LAST_WORD_SECONDS = 1.0
-"""How long a client may take to read the last answer."""
+"""Time for a client to read the last answer."""
 BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 75
 
@@ -57,7 +57,7 @@ class HttpServer:
         return f"{address.rpartition(':')[0]}:{listening.getsockname()[1]}"
 
     async def stop(self) -> None:
-        """Take no more connections, and give requests under way their time to finish; then they are answered 503."""
+        """Accept no more connections; answer 503 to requests that do not finish within `grace_seconds`."""
         self._server.should_exit = True
         if self._task is not None:
             await asyncio.wait({self._task}, timeout=self._grace_seconds)

@@ -30,7 +30,7 @@ _MISSING = re.compile(r"Object missing required field `(?P<field>.*)`")
 _UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 
 _MAX_FAULT = 200
-"""Bytes that are shown of a decoder's complaint, which quotes what it complains about."""
+"""The most bytes shown of a decoder's message, which quotes its input."""
 
 _decoder = lru_cache(msgspec.json.Decoder)
 
@@ -61,7 +61,7 @@ class Request:
 
     @property
     def holds_nul(self) -> bool:
-        """Whether a text of the body may hold U+0000, which only an escape can write."""
+        """True if a text of the body may contain U+0000, which JSON can only write as an escape."""
         return b"\\u0000" in self.body
 
     def json(self) -> Any:
@@ -135,12 +135,12 @@ def _check_texts(value: Any, path: str) -> None:
 
 
 def _refusal_of(body: bytes, error: Exception) -> InvalidBody | MalformedJson:
-    """Return why a decoder refused a body: a value that cannot be held, a field of the wrong form, or no JSON."""
+    """Return the error of a refused body: a value that cannot be held, a field of the wrong form, or invalid JSON."""
     if fault := json_fault(body):
         return InvalidBody([fault])
     if not isinstance(error, msgspec.ValidationError):
         return MalformedJson()
-    # What is of the wrong form may break off further down: that is not JSON, whatever its beginning is.
+    # A body with a field of the wrong form may be invalid JSON further on.
     try:
         _decoder(Any).decode(body)
     except _UNREADABLE:

@@ -90,7 +90,7 @@ def _same(one: list[str], other: list[str]) -> bool:
 
 
 def _params(method: str, path: str, pattern: list[str], given: list[str]) -> dict[str, str]:
-    """Decode the segments that have names: one segment stays one, whatever its percent signs hide.
+    """Decode the segments that have names; an escaped slash does not split a segment.
 
     Raises RouteNotFound and UnstorableText.
     """

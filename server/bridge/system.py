@@ -65,7 +65,7 @@ class System:
         return _json(200, {"status": "ok"})
 
     async def _readiness(self) -> Page:
-        """Report whether events can be taken in: the database can be written, and no shutdown has begun."""
+        """Report whether events can be accepted: the database accepts writes, and no shutdown has begun."""
         if self._stopping.is_set():
             return _json(503, {"status": "stopping"})
         try:
