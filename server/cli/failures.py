@@ -50,7 +50,7 @@ class ServerAway(Failure):
 
 
 class InternalError(Failure):
-    """An exception that no command expects: a fault of the program. Its exit code is EX_SOFTWARE of sysexits.h."""
+    """An exception that no command expects: a bug. Its exit code is EX_SOFTWARE of sysexits.h."""
 
     exit_code = INTERNAL
 
@@ -58,7 +58,7 @@ class InternalError(Failure):
         text = " ".join(str(error).split())
         shown = text if len(text) <= MAX_SHOWN_ERROR else text[:MAX_SHOWN_ERROR] + "…"
         what = ": ".join(part for part in (type(error).__name__, without_password(shown)) if part)
-        # The lines of a traceback show no values of variables, but the text of each exception.
+        # A traceback shows no values of variables, but the message of each exception.
         lines = without_password("".join(traceback.format_exception(error))).splitlines()
         super().__init__(
             f"internal error: {what} (please report this)",

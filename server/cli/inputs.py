@@ -73,7 +73,7 @@ def _json_object(text: str, root: str) -> Struct:
 
 
 def to_struct(values: Mapping[str, Any], root: str = "properties") -> Struct:
-    """Write a payload as a Struct. Raises ValueError for one that Signalbox does not hold, in the server's words."""
+    """Write a payload as a Struct. Raises ValueError with the server's message for one that Signalbox refuses."""
     # A message nested deeper is refused as a whole, with all the events beside it.
     # The server counts the bytes of the Struct.
     if fault := payload_fault(values, root, EVENT_BUDGET, received=0):

@@ -1,6 +1,6 @@
-"""The admin key of a server of this machine, with which commands call it unless they are given a key.
+"""The admin key of this machine, which commands use unless they are given a key.
 
-It opens every project, so it goes to its own server alone: over the loopback interface, past any proxy, or by TLS.
+It gives access to every project, so it is sent only to a loopback address, without a proxy, or over TLS.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ VARIABLE = "SIGNALBOX_ADMIN_KEY"
 
 
 def local_admin_key(connection: Connection) -> str:
-    """Return the admin key that the variable holds, or the file beside the database. Raise Failure if there is none.
+    """Return the admin key in the environment variable, or in the file beside the database.
 
-    Raise Failure too if the call would carry it to another machine in clear.
+    Raise Failure if there is none, or if it would be sent to another machine in clear.
     """
     if not is_loopback(connection.server) and connection.tls_ca is None:
         raise Failure(
             f"the admin key of this machine is not sent to {connection.server} in clear: give --key for that server, "
-            "talk TLS with --tls-ca, or name a server of this machine by its loopback address (127.0.0.1, [::1])"
+            "use TLS with --tls-ca, or name a server of this machine by its loopback address (127.0.0.1, [::1])"
         )
     return _checked(os.environ[VARIABLE], VARIABLE) if os.environ.get(VARIABLE) else _read(connection)
 
 
 def local_admin_key_source(connection: Connection) -> str:
-    """Return where the admin key comes from, as a user would find it."""
+    """Return the variable or the file that the admin key comes from."""
     return VARIABLE if os.environ.get(VARIABLE) else str(admin_key_file(connection.database))
 
 
@@ -44,7 +44,8 @@ def _read(connection: Connection) -> str:
         return _checked(path.read_text().strip(), str(path))
     except FileNotFoundError:
         raise Failure(
-            f"no key: give --key, set SIGNALBOX_KEY, or say with --database whose admin key to use; there is no {path}"
+            "no key: give --key, set SIGNALBOX_KEY, or name the database whose admin key to use with --database; "
+            f"{path} does not exist"
         ) from None
     except OSError as error:
         raise Failure(f"the admin key cannot be read: {path}: {error.strerror}") from error
@@ -58,5 +59,5 @@ def _checked(key: str, source: str) -> str:
     except click.BadParameter as error:
         raise Failure(f"{source} is not an admin key: {error.message}") from None
     if not checked:
-        raise Failure(f"{source} is empty: delete it and start the server to have a new admin key made, or give --key")
+        raise Failure(f"{source} is empty: delete it and start the server, which makes a new admin key, or give --key")
     return checked

@@ -73,8 +73,8 @@ def cli() -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
-    Return the exit code: 0, 1 after a failure, 2 after a wrong command, or of a JudgingCommand whose answer is no, 70
-    after an internal error, 130 after Ctrl-C. Raise SystemExit where whoever read the output has gone.
+    Return the exit code: 0, 1 after a failure, 2 after a wrong command line or a negative verdict of a
+    JudgingCommand, 70 after an internal error, 130 after Ctrl-C. Raise SystemExit if the reader of the output is gone.
     """
     # What gRPC has to say about a connection, the command says in a sentence of its own.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -95,11 +95,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _failure_of(error: Exception, arguments: Sequence[str] | None, *, debug: bool) -> click.ClickException:
-    """Return what is to be reported of an exception."""
+    """Return the failure to report for an exception."""
     if isinstance(error, click.ClickException):
         return error
     if isinstance(error, OSError):
-        # A full disk, a file that went away: not the program's fault.
+        # A full disk or a missing file is not a bug.
         return Failure(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error))
     if isinstance(error, UnicodeEncodeError) and (named := _not_text(arguments)):
         # Exit code 2 would be a verdict of some commands.
@@ -108,7 +108,7 @@ def _failure_of(error: Exception, arguments: Sequence[str] | None, *, debug: boo
 
 
 def _not_text(arguments: Sequence[str] | None) -> str:
-    """Name an argument or variable whose bytes are no text, as only a path may be; empty if there is none."""
+    """Return the name of an argument or variable that is not valid text; empty if there is none."""
     texts = sys.argv[1:] if arguments is None else arguments
     given = {f"argument {number}": text for number, text in enumerate(texts, 1)}
     given |= {name: value for name, value in os.environ.items() if name.startswith("SIGNALBOX_")}
@@ -118,7 +118,7 @@ def _not_text(arguments: Sequence[str] | None) -> str:
 def _report(error: click.ClickException) -> None:
     message = " ".join(error.format_message().split())
     if len(message) > MAX_MESSAGE:
-        # What a message quotes is long; what it says of that stands at both ends.
+        # The long part of a message is a quotation in its middle.
         message = f"{message[: MAX_MESSAGE // 2]} … {message[-MAX_MESSAGE // 2 :]}"
     if isinstance(error, click.UsageError) and error.ctx is not None:
         message += f" (see: {error.ctx.command_path} --help)"

@@ -24,8 +24,8 @@ from server.storage.migrations import migrate as run_migrations
 def migrate(options: dict[str, str]) -> None:
     """Bring a database to the schema of this version, as `serve` does at every start.
 
-    Servers of the previous version may go on working on a PostgreSQL database meanwhile. A migration that was
-    interrupted goes on where it stopped.
+    Servers of the previous version can keep using a PostgreSQL database meanwhile. A migration that was interrupted
+    continues where it stopped.
     """
     database = options["database"]
     configure_logs("info")

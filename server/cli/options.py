@@ -21,7 +21,7 @@ F = TypeVar("F", bound="Callable[..., Any]")
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Which server a command talks to, how, and about which project.
+    """The server that a command calls, how it connects, and the project.
 
     Without a key the admin key of this machine is used.
     """
@@ -36,7 +36,7 @@ class Connection:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Connection:
-        """Take what belongs to a connection out of the options of a command line."""
+        """Return the connection that the options of a command line describe."""
         return cls(**{each.name: options[each.name] for each in fields(cls)})
 
 
@@ -92,7 +92,7 @@ _CONNECTION_OPTIONS = (
         metavar="SECRET",
         default="",
         help="API key, or the admin key; by default the admin key of this machine: SIGNALBOX_ADMIN_KEY, or the file "
-        "beside the database. That one is sent in clear to a loopback address alone.",
+        "beside the database. That key is sent in clear only to a loopback address.",
     ),
     _anywhere(
         "--project",

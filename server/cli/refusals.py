@@ -46,7 +46,7 @@ def failure_of(error: AioRpcError, connection: Connection) -> Failure:
 
 
 def _unknown_admin_key(reason: str, connection: Connection) -> str:
-    """Explain why a server may refuse the admin key of this machine; empty for any other refusal."""
+    """Return why a server may refuse the admin key of this machine; empty for any other error."""
     if reason != "API_KEY_INVALID" or connection.key:
         return ""
     source = local_admin_key_source(connection)

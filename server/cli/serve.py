@@ -80,8 +80,8 @@ log = structlog.get_logger()
     metavar="SECONDS",
     default=_DEFAULTS.drain_seconds,
     show_default=True,
-    help="How long the server goes on serving after SIGTERM, with its health saying that it is about to stop, so that "
-    "balancers send no more calls; not after Ctrl-C or with --dev.",
+    help="How long the server keeps serving after SIGTERM while it reports unready, so that load balancers "
+    "send no more calls; not after Ctrl-C or with --dev.",
 )
 @option(
     "--grace",

@@ -145,7 +145,7 @@ def _heed_interrupt() -> None:
 
 def _channel(connection: Connection) -> grpc.aio.Channel:
     if connection.tls_ca is None:
-        # A proxy would be shown the key, and knows another loopback interface.
+        # A proxy would see the key, and has a loopback interface of its own.
         direct = (("grpc.enable_http_proxy", 0),) if is_loopback(connection.server) else ()
         return grpc.aio.insecure_channel(connection.server, (*_OPTIONS, *direct))
     authorities = connection.tls_ca.read_bytes()

@@ -1,4 +1,4 @@
-"""The standard streams, made fit for whatever a shell does with them."""
+"""The standard streams, prepared for closed input and terminals of any encoding."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def prepare_streams() -> None:
-    """Write characters that a terminal lacks as escapes; make a closed standard input say that it is closed."""
+    """Escape characters that a terminal cannot show; make reads of a closed standard input fail with a plain error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -23,14 +23,14 @@ def prepare_streams() -> None:
 
 
 class _ClosedInput(io.RawIOBase):
-    """Standard input that is closed: an empty one would look as if there were nothing to do."""
+    """A closed standard input: reads fail, where an empty input would look like no work."""
 
     name = "<stdin>"
 
     def readable(self) -> bool:
-        """Let it be read, to find out."""
+        """Return True, so that reads reach `readinto`."""
         return True
 
     def readinto(self, buffer: object) -> NoReturn:
-        """Refuse."""
+        """Raise OSError."""
         raise OSError(errno.EBADF, "standard input is closed")
