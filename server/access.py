@@ -61,7 +61,7 @@ class Access:
     Only hashes of secrets are held; looking up a hash tells an attacker nothing by its timing, and the stored hash is
     compared in constant time all the same. Revoked keys are forgotten at once here, and with the next catalogue
     refresh on other servers. A key is remembered with the catalogue version under which it was read, and for one epoch
-    of the database, so that one which a failover took back is forgotten too.
+    of the database, so that a key lost in a failover is forgotten too.
     """
 
     LIMIT = 10_000
@@ -104,7 +104,7 @@ class Access:
         self._forget_where(lambda caller, _: caller.project_key == project_key)
 
     def forget_outdated(self, versions: Mapping[int, int]) -> None:
-        """Forget the keys that were read under other catalogue versions than these, which are by project key."""
+        """Forget the keys that were read under other catalog versions than `versions`, by project key."""
         self._forget_where(lambda caller, version: versions.get(caller.project_key) != version)
 
     def _forget_where(self, outdated: Callable[[Caller, int], bool]) -> None:

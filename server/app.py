@@ -69,7 +69,7 @@ REFRESH_SECONDS = 1.0
 class Server:
     """A running server, and where it listens; `demo_contact` is the id of the demo's contact, if there is a demo.
 
-    `leave` makes health and readiness say that the server is about to stop, and keeps it serving.
+    `leave` makes health and readiness report that the server is about to stop, and keeps it serving.
     """
 
     grpc_address: str

@@ -1,4 +1,4 @@
-"""The gate for values (`registry.json_values`) for front doors: what it finds is raised as InvalidArgument."""
+"""Checks of values (`registry.json_values`) for the front doors, which raise faults as InvalidArgument."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 MAX_RESPONSE_BYTES: Final = 4_000_000
-"""Of one response: clients refuse messages beyond 4 MiB unless they are told otherwise. The rest is for tokens."""
+"""The largest response: by default, clients refuse messages larger than 4 MiB. The rest is for tokens."""
 
 
 def check_json(
@@ -69,7 +69,7 @@ def broken(path: str, reason: str, message: str) -> InvalidArgument:
 
 
 def refused(fault: Violation) -> InvalidArgument:
-    """Make the error of a payload with a fault."""
+    """Return the error of a payload with a fault."""
     return InvalidArgument(fault.message, violations=[fault])
 
 

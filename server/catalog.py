@@ -4,8 +4,8 @@ A state is immutable and numbered by the project's catalogue version. The commit
 database's, so an event is never recorded by the word of a stale state, whichever server changed the catalogue. What did
 not change from one state to the next is compiled once.
 
-A version is drawn, not only counted: no two histories of a database share one. So versions are compared for equality,
-and a state that was read before a failover or restore took its changes back is noticed like any other stale one.
+A version has random bits beside its count: no two histories of a database share one. Versions are compared for
+equality, so a state whose changes were lost in a failover or a restore is noticed like any other stale state.
 """
 
 from __future__ import annotations
@@ -133,10 +133,10 @@ class Catalog:
         self._states.pop(project_key, None)
 
     async def refresh(self) -> dict[int, int]:
-        """Forget the states that the database no longer holds. Return the versions that it does hold, by project key.
+        """Forget the states whose versions are no longer current. Return the current versions by project key.
 
-        What was remembered is compared, not what an earlier refresh saw: in between, a state may have been read that a
-        failover has taken back since.
+        The cached states are compared, not the versions of the last refresh: a state may have been read in between, and
+        lost in a failover since.
         """
         versions = await self._database.read(catalog_versions, brief=True)
         for key in [key for key, state in self._states.items() if state.version != versions.get(key)]:

@@ -165,7 +165,7 @@ class Contacts:
 
 
 def _erase(connection: Connection, project_key: int, contacts: Sequence[Contact], etag: str = "") -> None:
-    """Erase contacts and end what was going on with them. Raises EtagMismatch."""
+    """Erase contacts and cancel their open runs. Raises EtagMismatch."""
     head, now = lock_heads(connection, [project_key])[project_key].position, now_micros()
     for contact in contacts:
         store.erase_contact(connection, project_key, contact, etag, now)

@@ -9,15 +9,15 @@ The task takes a step whenever one is due, and rests otherwise. Whether a step i
     state                                                                    a step is due
     work: settlements, takeovers, a wake, a step that could not do it all    at once
     log may hold more: the initial state                                     as soon as a consumer has capacity
-    log exhausted: nothing is available, whoever asks                        not for capacity
+    log exhausted: no match is available for any consumer                    not for capacity
     next due time: a lease ends or a retry becomes due                       at that time, while consumers are attached
     shared database: other servers settle, seek, delete                      POLL_SECONDS after the last step, likewise
 
-Only a step knows that the log is exhausted: it looked with capacity to spare, and leased all there was. That statement
-is about the log as of the beginning of the step. A commit raises `_log_version`, also while a step runs, and so refutes
-what an older step found; a seek or a replay asks for a step by `wake`; a step that did not look, or failed, leaves no
-statement at all. A request changes the capacity of its consumer and nothing else, so it does not matter when
-it arrives: before, during or after a step, it is served from the log unless the log is known to be exhausted.
+Only a step finds that the log is exhausted: it had capacity left over after it leased every available match. This holds
+for the log as of the beginning of the step. A commit raises `_log_version`, also while a step runs, which invalidates
+the finding of an older step; a seek or a replay requests a step by `wake`; a step that did not look, or failed, leaves
+no finding. A request changes only the capacity of its consumer, so it does not matter whether it arrives before, during
+or after a step: it is served from the log unless the log is known to be exhausted.
 
 Every change of state sets `_changed`. The task clears it, and computes anew, before each rest: no wake-up is lost.
 """
@@ -55,7 +55,7 @@ GROUP_DELIVERIES: Final = 5_000
 """A step takes no further settlement once it holds this many deliveries."""
 
 POLL_SECONDS: Final = 1.0
-"""The longest time for which settlements, seeks and deletions by another server go unnoticed."""
+"""The longest time until settlements, seeks and deletions by another server are noticed."""
 
 MAX_REST_SECONDS: Final = 60.0
 """The longest rest with consumers attached: a due time is a time of the wall clock, which may be set forward."""
@@ -67,8 +67,8 @@ _HOUR: Final = 3_600.0
 class Consumer:
     """A reader of a subscription: a stream, or a single pull, whose `max_outstanding` is None.
 
-    `changed` is set when there is news: deliveries, a failure, another number of `outstanding` leases, or, for a pull,
-    the end of a step that looked for matches. `capacity` is the number of matches requested and not yet delivered.
+    `changed` is set on deliveries, a failure, another number of `outstanding` leases, or, for a pull, the end of a step
+    that looked for matches. `capacity` is the number of matches requested and not yet delivered.
     """
 
     def __init__(self, consumer_id: str, max_outstanding: int | None = None) -> None:
@@ -84,16 +84,16 @@ class Consumer:
 
     @property
     def is_pull(self) -> bool:
-        """Whether the consumer is a single pull."""
+        """True if the consumer is a single pull."""
         return self.max_outstanding is None
 
     @property
     def has_capacity(self) -> bool:
-        """Whether an available match would be delivered, as far as the last step knows."""
+        """True if an available match would be delivered, by the number of leases after the last step."""
         return self.capacity > 0 and (self.max_outstanding is None or self.outstanding < self.max_outstanding)
 
     def take(self) -> list[Delivery]:
-        """Return what was delivered, and forget it."""
+        """Remove and return the deliveries."""
         taken, self.deliveries = self.deliveries, []
         return taken
 
@@ -193,7 +193,7 @@ class Dispatcher:
         """
         consumer.capacity = capacity
         if consumer.is_pull:
-            # A pull that does not wait is answered after a step that looked for it, whatever is known.
+            # A pull that does not wait is answered only after a step has looked for it, even if the log is exhausted.
             self._log_version += 1
         if consumer.has_capacity and not self._exhausted:
             self._changed.set()
@@ -237,7 +237,7 @@ class Dispatcher:
         self._changed.set()
 
     async def run(self, over: Callable[[], object]) -> None:
-        """Take steps until there are neither users nor work; `over` is called in the moment in which that is seen."""
+        """Take steps until there are neither users nor work; `over` is called at that moment."""
         following = asyncio.create_task(self._follow_log(), name="follow-match-log")
         try:
             while self.users or self._has_work:
@@ -271,7 +271,7 @@ class Dispatcher:
 
     async def _rest(self) -> None:
         """Wait until the state changes, or a step is due by time."""
-        # Nothing was awaited since `_step_due` looked, so no change is cleared unseen.
+        # Nothing was awaited since `_step_due` was computed, so no change is cleared unseen.
         self._changed.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._rest_seconds()):
@@ -294,7 +294,7 @@ class Dispatcher:
             try:
                 position = await self._hub.beyond(project_key, position, _HOUR)
             except Exception as error:
-                # The steps report it to the consumers if it lasts.
+                # If it persists, the steps report it to the consumers.
                 log.warning("match_log_not_followed", cause=repr(error))
                 await asyncio.sleep(POLL_SECONDS)
                 continue
@@ -399,7 +399,7 @@ class Dispatchers:
     def used(self, current: Subscription) -> Iterator[Dispatcher]:
         """Use the dispatcher of a subscription until the context is left.
 
-        One without users goes on until its work is done, so that the next user finds it done.
+        A dispatcher without users finishes its work first, so that the next user finds it done.
         """
         dispatcher = self._by_key.get(current.key)
         if dispatcher is None:
@@ -420,7 +420,7 @@ class Dispatchers:
         return [each for each in dispatcher.consumers if not each.is_pull] if dispatcher else []
 
     def wake(self, subscription_key: int) -> None:
-        """Have the dispatcher of a subscription take a step, after something other than a step has changed it."""
+        """Wake the dispatcher of a subscription that something other than a step has changed."""
         if dispatcher := self._by_key.get(subscription_key):
             dispatcher.wake()
 

@@ -21,10 +21,10 @@ ServiceError
 │   │   ├── BodyTooLarge         the body is larger than the server takes
 │   │   ├── BodyTooSlow          the body did not come in time
 │   │   ├── UnsupportedMediaType the body says that it is no JSON
-│   │   ├── UnsupportedCharset   the body says that it is not UTF-8, and is not ASCII
-│   │   ├── UnsupportedEncoding  the body is encoded in a way that is not decoded
-│   │   ├── MalformedBody        the body is not encoded as it says
-│   │   ├── RepeatedHeader       a header that there may be one of has two values
+│   │   ├── UnsupportedCharset   the body is declared as other than UTF-8, and is not ASCII
+│   │   ├── UnsupportedEncoding  the content encoding of the body is not supported
+│   │   ├── MalformedBody        the body does not match its content encoding
+│   │   ├── RepeatedHeader       a single-valued header has two values
 │   │   ├── MalformedJson        the body is not JSON
 │   │   ├── InvalidBody          a field of the body breaks its rule; carries violations
 │   │   └── RateLimited          the key made as many requests as it may for now
@@ -34,7 +34,7 @@ ServiceError
 │   ├── ProjectAlreadyExists, ContactAlreadyExists, SecretInUse
 │   ├── DefinitionInUse          active automations judge events of the definition's name
 │   ├── CursorExpired            matches behind the place to begin at are no longer kept
-│   ├── CursorRewound            the log was taken back to before the place to begin at
+│   ├── CursorRewound            a failover or a restore lost the place to begin at
 │   ├── SubscriptionInUse        consumers are connected to the subscription
 │   ├── ConsumerReplaced         another stream of the same consumer has opened
 │   ├── PositionBeyondHead       the place to begin at is behind the newest match
@@ -252,7 +252,7 @@ class UnsupportedCharset(HttpError):
 
 
 class UnsupportedEncoding(HttpError):
-    """The body is compressed in a way that the server does not decode; `supported` names those that it does."""
+    """The content encoding of the body is not supported; `supported` names those that are."""
 
     reason = "UNSUPPORTED_ENCODING"
 
@@ -263,13 +263,13 @@ class UnsupportedEncoding(HttpError):
 
 
 class MalformedBody(HttpError):
-    """The body is not encoded as its header says."""
+    """The body does not match its content encoding."""
 
     reason = "MALFORMED_BODY"
 
 
 class RepeatedHeader(HttpError):
-    """A header of which a request has at most one was sent with two values."""
+    """A single-valued header was sent with two values."""
 
     reason = "REPEATED_HEADER"
 
@@ -420,7 +420,7 @@ class CursorExpired(ResourceError):
 
 
 class CursorRewound(ResourceError):
-    """The log was taken back, by a failover or a restore, to before the place where a cursor stands."""
+    """A failover or a restore lost the match or event that a cursor identifies."""
 
     reason = "CURSOR_REWOUND"
 
@@ -488,7 +488,7 @@ class WatcherTooSlow(ServiceError):
 
 
 class Stopping(ServiceError):
-    """The server is shutting down; nothing of this request was stored, unless it was cut off before its end."""
+    """The server is shutting down; the request was not stored, unless it was cut off while it was processed."""
 
     reason = "SERVER_STOPPING"
     retry_after = 1.0

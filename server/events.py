@@ -31,7 +31,7 @@ class Events:
     ) -> Page[Event]:
         """List events, newest first, or oldest first after the position `after`.
 
-        Raise CursorRewound if a page goes on, oldest first, from an event that a failover or a restore took back.
+        Raise CursorRewound if a page, oldest first, continues from an event that was lost in a failover or a restore.
         """
         limit, filters = request.limit(), (project_key, wanted, after)
         last, last_id = request.cursor(filters, int, str) or (None, "")

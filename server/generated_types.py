@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class RevisionKey(NamedTuple):
-    """Names a revision that exists; what it names never changes within one epoch of the database."""
+    """Identifies a revision, whose content never changes within one epoch of the database."""
 
     definition_id: str
     number: int
@@ -36,7 +36,7 @@ class RevisionKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class GeneratedType:
-    """What the message of one revision is made from; `place` orders definitions by their age."""
+    """The source of the message of one revision; `place` orders definitions by age."""
 
     place: tuple[int, str]
     event_name: str
@@ -54,7 +54,7 @@ class GeneratedTypes:
 
     @property
     def epoch(self) -> int:
-        """For how long what is read may be remembered: until this changes."""
+        """Results may be cached until this changes."""
         return self._database.epoch
 
     async def latest(self, caller: Caller, names_or_ids: Iterable[str], page_token: str = "") -> Page[GeneratedType]:

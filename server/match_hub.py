@@ -30,15 +30,14 @@ class _Head:
         self.moved = asyncio.Event()
 
     def move(self, position: int) -> None:
-        """Take note of an end that a commit made or a read found; one that was passed meanwhile changes nothing."""
+        """Move the end of the log to the position of a commit or a read; an earlier position changes nothing."""
         if position > self.position:
             self._set(position)
 
     def check(self, known: int, found: int) -> None:
-        """Take note of a read that found the log to end at a position, begun when it was known to end at another.
+        """Set the end of the log to the position that a read found; `known` was the end when the read began.
 
-        What was known then was durable, so a log that ends before it has been taken back: by a failover that lost its
-        tail, or by a restore.
+        The known end was durable, so a log that ends before it has lost its tail in a failover or a restore.
         """
         if found < known:
             self._set(found)
@@ -83,7 +82,7 @@ class MatchHub:
     async def beyond(self, project_key: int, position: int, seconds: float) -> int:
         """Wait until the log ends beyond a position, or for `seconds`. Return where it ends.
 
-        A log that ends before the position was taken back by a failover or a restore; that is returned at once, too.
+        A log that ends before the position, after a failover or a restore, is returned at once too.
         """
         head = self._head(project_key)
         head.followers += 1
@@ -112,6 +111,6 @@ class MatchHub:
         known = {key: self._heads[key].position for key in project_keys}
         found = await self._database.read(lambda connection: match_positions(connection, list(known)), brief=True)
         for key, position in known.items():
-            # A project that is gone was taken back with its log.
+            # A missing project was lost with its log.
             self._heads[key].check(position, found.get(key, 0))
             self._heads[key].known = True

@@ -34,15 +34,15 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 UNREADABLE: Final = (msgspec.MsgspecError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
-"""What reading or writing a stored value raises where it is not of the form that the code expects. Errors of the
-database are none of these: they fail the whole read."""
+"""Raised by reading or writing a stored value that does not have the expected form. Database errors are not among them:
+they fail the whole read."""
 
 _MAX_REASON: Final = 300
 
 MAX_LOADED: Final = 1_000
 """At most so many matches are loaded at once."""
 
-# What a character of JSON becomes at most: `1,` is 11 bytes of a ListValue, and a character has up to 4 bytes of UTF-8.
+# The most bytes of a character of JSON: `1,` is 11 bytes of a ListValue, and a character has up to 4 bytes of UTF-8.
 _BYTES_PER_CHARACTER = 6
 # The ids, times and numbers of a delivery and of the match and event in it, and the framing of a label.
 _MATCH_BYTES, _LABEL = 1_000, 2
@@ -63,7 +63,7 @@ class LoadedMatch(NamedTuple):
 
 
 class UnreadableMatch(NamedTuple):
-    """A match of which something stored cannot be read, and what that is."""
+    """A match whose stored data cannot be read, and the reason."""
 
     match: Match
     reason: str
@@ -165,9 +165,9 @@ def _place(connection: Connection, project_key: int, position: int) -> Place:
 def load_in(
     connection: Connection, project_key: int, matches: Sequence[Match], texts: Sequence[str] | None = None
 ) -> list[LoadedMatch | UnreadableMatch]:
-    """Load the first of these matches of a project, in their order: MAX_LOADED, or as many as surely fit a response.
+    """Load the first of these matches of a project, in their order: MAX_LOADED, or as many as fit into a response.
 
-    At least one is loaded, however large, unless there is none. `texts` are what the response says beside each match.
+    At least one is loaded, however large, unless there is none. `texts` are sent with each match in the response.
     Takes three queries. A match whose automation or event cannot be read is an UnreadableMatch; the others are read.
     """
     if not matches:
@@ -197,7 +197,7 @@ def load_in(
 def _read_each(
     read: Callable[[Collection[int]], dict[int, T]], keys: Collection[int]
 ) -> tuple[dict[int, T], dict[int, str]]:
-    """Read rows by key, all at once; where that fails, one by one. Returns them, and why others cannot be read."""
+    """Read rows by key, one by one if that fails for all. Return them, and the reasons of unreadable rows, by key."""
     try:
         return read(keys), {}
     except UNREADABLE:
@@ -221,13 +221,13 @@ def _readable(loaded: Iterable[LoadedMatch | UnreadableMatch]) -> Iterator[Loade
 
 
 def describe_error(error: Exception) -> str:
-    """Return the kind and the text of an error, cut: the text may quote what is stored."""
+    """Return the type and the message of an error, cut because the message may quote stored data."""
     text = f"{type(error).__name__}: {error}".replace("\0", "")
     return cut(text.encode(errors="replace").decode(), _MAX_REASON)
 
 
 def log_unreadable(match: Match, reason: str) -> None:
-    """Log that a match is passed over, or parked, since it cannot be read."""
+    """Log that an unreadable match is skipped or parked."""
     log.error("match_unreadable", match=match.id, position=match.position, reason=reason)
 
 

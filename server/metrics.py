@@ -60,7 +60,7 @@ class Metrics:
         self._request(dialect, status)()
 
     def count_matches(self, count: int) -> None:
-        """Add matches that were recorded without an event, as those of timeouts are."""
+        """Add matches that were recorded without an event, such as those of timeouts."""
         self._matches.inc(count)
 
     def count_commit(self, events: int, matches: int, seconds: float) -> None:

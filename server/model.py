@@ -139,8 +139,8 @@ class Contact:
 class Event(msgspec.Struct, frozen=True):
     """One recorded occurrence. `revision` is 0 and `definition_id` empty where no definition covered it.
 
-    `ignore_case` says that its name is compared with those of automations and waits without regard to case. A deleted
-    contact has no address: `email` is empty then.
+    With `ignore_case` its name is compared with those of automations and waits without regard to case. `email` is empty
+    if the contact is deleted.
     """
 
     id: str

@@ -58,7 +58,7 @@ class PageRequest:
         """Read where the page begins; None for the first one.
 
         Raises InvalidPageToken unless the token was made by `page` with equal filters and a cursor of these types, with
-        whole numbers up to `most`. Anybody can write a token, and a database refuses numbers that no column holds.
+        whole numbers up to `most`. Tokens can be forged, and a database refuses numbers that fit no column.
         """
         if not self.token:
             return None

@@ -24,7 +24,7 @@ _DIGEST_BYTES: Final = 8
 # 21 bytes are 28 characters of base64, without padding.
 _CURSOR_CHARACTERS: Final = 28
 
-# Earlier versions gave out cursors without the mark of a match, with a digest of 7 bytes; they are still accepted.
+# Earlier versions made cursors without the mark of a match, with a digest of 7 bytes; they are still accepted.
 _UNMARKED_DIGEST_BYTES: Final = 7
 _UNMARKED_CHARACTERS: Final = 20
 
@@ -75,8 +75,8 @@ class Place(NamedTuple):
 def make_cursor(project_id: str, place: Place) -> str:
     """Write the cursor of a place in the match log of a project.
 
-    It carries the random bits of the match's id: a log that was taken back by a failover or a restore, and has grown
-    again since, has another match there.
+    It carries the random bits of the match's id: a log that was cut by a failover or a restore, and has grown again
+    since, has another match there.
     """
     content = place.position.to_bytes(_POSITION_BYTES, "big") + _mark(place.match_id)
     return urlsafe_b64encode(content + _digest(project_id, content, _DIGEST_BYTES)).decode()
@@ -115,14 +115,14 @@ def check_history(connection: Connection, project_key: int, position: int, mark:
     if position > head:
         raise CursorRewound(position, head)
     if mark != _NO_MARK:
-        # A match that retention has deleted can no longer be compared.
+        # The mark of a match that retention has deleted cannot be compared.
         kept = _mark(match_id_at(connection, project_key, position))
         if kept not in (mark, _NO_MARK):
             raise CursorRewound(position, head)
 
 
 def match_head(connection: Connection, project_key: int) -> int:
-    """Return the position of the newest match of a project. Raise KeyInvalid if a failover took the project back."""
+    """Return the position of the newest match of a project. Raise KeyInvalid if the project was lost in a failover."""
     position = match_positions(connection, [project_key]).get(project_key)
     if position is None:
         raise KeyInvalid

@@ -198,7 +198,7 @@ class Subscriptions:
                     await _first_delivery(consumer, latest)
                     taken = consumer.take()
                     loaded = await self.load(dispatcher, taken)
-                    # Where all that was delivered is unreadable, what comes after it may be readable.
+                    # If all deliveries are unreadable, later ones may be readable.
                     if loaded or not taken:
                         return loaded, dispatcher.current.max_attempts
         finally:
@@ -207,9 +207,9 @@ class Subscriptions:
     async def load(
         self, dispatcher: Dispatcher, deliveries: Sequence[Delivery]
     ) -> Sequence[tuple[Delivery, LoadedMatch]]:
-        """Load the first of what was delivered, as much as fits a message; the rest is given back uncounted.
+        """Load the first deliveries, as many as fit into a response; the rest is released, without counting an attempt.
 
-        What cannot be read is parked, alone.
+        An unreadable match is parked.
         """
         if not deliveries:
             return []
@@ -227,14 +227,14 @@ class Subscriptions:
         return [(each, found) for each, found in pairs if isinstance(found, LoadedMatch)]
 
     def park(self, dispatcher: Dispatcher, unreadable: Sequence[tuple[Delivery, str]]) -> None:
-        """Park deliveries that no consumer can get, each with the reason."""
+        """Park unreadable deliveries, each with the reason."""
         if unreadable:
             dispatcher.submit(_parking(unreadable))
 
     async def park_pulled(
         self, project_key: int, subscription: str, unreadable: Sequence[tuple[Delivery, str]]
     ) -> None:
-        """Park pulled deliveries that no consumer can get. Raises SubscriptionNotFound."""
+        """Park unreadable pulled deliveries, each with the reason. Raises SubscriptionNotFound."""
         if unreadable:
             await self.settle(project_key, subscription, _parking(unreadable))
 
@@ -311,7 +311,7 @@ class Subscriptions:
     async def _write_and_wake(self, work: Callable[[Connection], T], key_of: Callable[[T], int]) -> T:
         """Change a subscription and wake its dispatcher, even if the caller is cancelled while the change is written.
 
-        Without the wake, what the change makes available would wait for the next match.
+        Without the wake, matches that the change makes available would wait for the next match.
         """
 
         async def changed() -> T:
@@ -336,7 +336,7 @@ def _parking(unreadable: Sequence[tuple[Delivery, str]]) -> list[Settle]:
 
 
 async def _first_delivery(consumer: Consumer, latest: float) -> None:
-    """Wait until a step has looked for the consumer once, and then for a delivery until the loop's time `latest`."""
+    """Wait until one step has looked for matches, and then for a delivery until the loop's time `latest`."""
     await consumer.changed.wait()
     try:
         async with asyncio.timeout_at(latest):

@@ -1,4 +1,4 @@
-"""The distribution that this program is installed from."""
+"""The distribution of this program."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from importlib import metadata
 from typing import Final
 
 DISTRIBUTION: Final = "signalbox-events"
-"""Its name in package registries, where `signalbox` is another project's."""
+"""Its name in package registries, where `signalbox` is another project."""
 
 POSTGRES_EXTRA: Final = f"{DISTRIBUTION}[postgres]"
 
 
 def version() -> str:
-    """Return the installed version, `unknown` for a program that runs from its sources without being installed."""
+    """Return the installed version, `unknown` for a program that is not installed."""
     try:
         return metadata.version(DISTRIBUTION)
     except metadata.PackageNotFoundError:

@@ -26,7 +26,7 @@ _LAST_WORD_SECONDS = 0.1
 """So long a health watch stays open to say NOT_SERVING."""
 
 _FLUSH_SECONDS = 0.1
-"""How long the last answers have to reach the connections: a handler that returned has not sent its answer yet."""
+"""Time for the last answers to reach the connections: a handler that has returned has not sent its answer yet."""
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
@@ -74,22 +74,22 @@ class GrpcServer:
     async def report_ready(self, *, ready: bool) -> None:
         """Report the health of the services: NOT_SERVING while the database cannot be written.
 
-        The health of the server as a whole, the empty name, says that the process serves; restarting it would not help.
+        The health of the server as a whole, the empty name, stays SERVING: a restart would not help.
         """
         status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in SERVICE_NAMES:
             await self._health.set(name, status)
 
     async def leave(self) -> None:
-        """Say NOT_SERVING, and go on serving: balancers need time to notice."""
+        """Report NOT_SERVING and keep serving, because load balancers need time to notice."""
         self._streams.leaving.set()
         await self._health.enter_graceful_shutdown()
 
     async def stop(self, grace_seconds: float) -> None:
-        """Tell clients and streams that the server stops, and give calls `grace_seconds` to finish.
+        """End streams, and give calls `grace_seconds` to finish.
 
         Those that do not finish are answered UNAVAILABLE. The connections are closed before the library stops: it
-        cancels calls that arrive between its stop and its word to the clients, and retry policies do not retry
+        cancels calls that arrive between its stop and the GOAWAY to the clients, and retry policies do not retry
         CANCELLED. On a closed connection such a call is UNAVAILABLE.
         """
         await self.leave()

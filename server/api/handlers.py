@@ -53,14 +53,14 @@ Send = Callable[[Any, float], Awaitable[None]]
 """Hands an answer of a stream to the transport within so many seconds. Raises WatcherTooSlow."""
 
 LAST_WORD_SECONDS = 1.0
-"""How long a client that takes no answers has to take the status."""
+"""Time for a client that reads no answers to read the status."""
 
 
 class Streams:
-    """The calls under way, so that a shutdown can announce itself to the streams and wait for all of them.
+    """The calls in progress, so that a shutdown can announce itself to the streams and wait for all of them.
 
-    A shutdown goes through three states. `leaving`: the server wants no new clients, and serves those that come.
-    `stopping`: streams end, single calls are served. `closed`: no further call is served. Calls that are not over in
+    A shutdown has three states. `leaving`: the server reports that it stops, and serves all calls.
+    `stopping`: streams end, single calls are served. `closed`: no further call is served. Calls that do not end in
     time are cancelled, which their handlers turn into Stopping.
     """
 
@@ -74,35 +74,35 @@ class Streams:
         self._ended: set[asyncio.Task[Any]] = set()
 
     def enter(self, *, stream: bool = False, idle: bool = False) -> asyncio.Task[Any]:
-        """Note that the current task serves a call. An idle one has nothing to finish when the server stops."""
+        """Register the current task as serving a call. An idle one has nothing to finish when the server stops."""
         task = asyncio.current_task()
         assert task is not None
         (self._idle if idle else self._streams if stream else self._calls).add(task)
         return task
 
     def check_open(self) -> None:
-        """Raise Stopping if no further call is served: the caller finds another server."""
+        """Raise Stopping if no further call is served."""
         if self.closed:
             raise Stopping
 
     def leave(self, task: asyncio.Task[Any]) -> None:
-        """Note that the call has ended."""
+        """Remove the task of a call that has ended."""
         self._streams.discard(task)
         self._calls.discard(task)
         self._idle.discard(task)
         self._ended.discard(task)
 
     def was_ended(self, task: asyncio.Task[Any]) -> bool:
-        """Return whether the cancellation of a task is the shutdown's, and take it back."""
+        """Return whether the shutdown cancelled a task, and undo the cancellation if so."""
         if task not in self._ended:
             return False
         task.uncancel()
         return True
 
     async def drain(self, seconds: float) -> None:
-        """Tell the streams to end, and wait for all calls for `seconds`; end those that are left.
+        """Ask the streams to end, wait for all calls for `seconds`, then cancel the rest.
 
-        Streams may take long to end. Single calls are served until they have: a client that is refused tries again
+        Streams may take long to end. Single calls are served until all have ended: a client that is refused retries
         a few times within a second, and may reach this server each time.
         """
         self.leaving.set()

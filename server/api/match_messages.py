@@ -31,7 +31,7 @@ def write_match(match: Match, automation: Automation, event: Event, into: match_
 
 
 def write_log_entry(match: Match, into: match_pb2.Match) -> None:
-    """Write what the match log itself says of a match, without its automation and what its event holds."""
+    """Write a match from the match log alone, without its automation and the content of its event."""
     into.id = match.id
     into.position = match.position
     into.kind = MATCH_KIND.write(match.kind)

@@ -31,11 +31,11 @@ MAX_BRIEF_MESSAGE = 120
 """Bytes of the message of an error beyond the first MAX_DETAILED."""
 
 BRIEF_BYTES = 256
-"""The most that a result in its brief form takes: ids and a time, or reason and MAX_BRIEF_MESSAGE."""
+"""The largest brief form of a result: ids and a time, or reason and MAX_BRIEF_MESSAGE."""
 
 
 def write_receipt(draft: Draft, view: View, into: pb.EventReceipt, room: int) -> None:
-    """Write what became of an accepted event, as much of it as the view asks for and `room` bytes hold."""
+    """Write the receipt of an accepted event: as much of the view as fits into `room` bytes."""
     event = draft.event
     assert event is not None
     if view is View.RECEIPT:
@@ -54,10 +54,10 @@ def write_receipt(draft: Draft, view: View, into: pb.EventReceipt, room: int) ->
 
 
 def write_results(drafts: Sequence[Draft], view: View, into: RepeatedCompositeFieldContainer[pb.EventResult]) -> None:
-    """Write what became of the events of a batch, each at least in its brief form.
+    """Write the results of a batch, each at least in its brief form.
 
-    What the view asks for is written as long as there is room, violations only of the first MAX_DETAILED events that
-    were refused: the response to a batch that is stored must reach its client.
+    Views are written while there is room, violations only of the first MAX_DETAILED refused events: the response to a
+    stored batch must reach its client.
     """
     room = MAX_RESPONSE_BYTES - len(drafts) * BRIEF_BYTES
     refused = 0
@@ -73,7 +73,7 @@ def write_results(drafts: Sequence[Draft], view: View, into: RepeatedCompositeFi
 
 
 def _write_accepted(draft: Draft, view: View, into: pb.EventReceipt, room: int) -> int:
-    """Write a receipt, in its brief form where the view takes more than `room` bytes; return what is left of them.
+    """Write a receipt, in its brief form if the view takes more than `room` bytes; return the rest of `room`.
 
     Nothing is left once one did not fit: a batch is not written twice to fill the last bytes.
     """
@@ -89,7 +89,7 @@ def _write_accepted(draft: Draft, view: View, into: pb.EventReceipt, room: int) 
 
 
 def _write_refused(error: Exception, into: pb.EventError, room: int, *, detailed: bool) -> int:
-    """Write why an event was refused, in a brief form where `room` bytes are too few; return what is left of them."""
+    """Write the error of a refused event, in brief if `room` bytes are too few; return the rest of `room`."""
     into.CopyFrom(write_error(error))
     if detailed:
         room -= size_of(into)

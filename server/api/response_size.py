@@ -1,7 +1,7 @@
-"""How large a response may be: clients refuse messages beyond 4 MiB unless they are told otherwise.
+"""Limits of responses: by default, clients refuse messages larger than 4 MiB.
 
-Every response that a caller can make large is written within these bounds. What does not fit goes to the next page, or
-is left out with a count or a flag that says so.
+Every response that a caller can make large is written within these bounds. The rest goes to the next page, or
+is left out and reported by a count or a flag.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ T = TypeVar("T")
 M = TypeVar("M", bound="Message")
 
 MAX_DETAIL_BYTES: Final = 1024 * 1024
-"""The coercions of one event, or the clauses of one trace, in bytes."""
+"""The most bytes of the coercions of one event, or of the clauses of one trace."""
 
 _FRAMING: Final = 6
-"""Bytes that tag and length of an item take at most."""
+"""The most bytes of the tag and the length of an item."""
 
 _SMALL: Final = 16
-"""So few details are never too large: a path takes at most 32 KiB, and values no more than a payload."""
+"""Up to this number, details are never too large: a path takes at most 32 KiB, and values no more than a payload."""
 
 
 def write_page(

@@ -144,7 +144,7 @@ def read_consumer_id(text: str) -> str:
 
 
 def read_settle(request: pb.ConsumeMatchesRequest) -> Settle:
-    """Read what a consumer says of its deliveries. Raises InvalidArgument."""
+    """Read the settlements that a consumer sends. Raises InvalidArgument."""
     match request.WhichOneof("message"):
         case "ack":
             return _read_ack(request.ack, "ack")
@@ -252,7 +252,7 @@ def write_result(result: SettleResult, into: pb.DeliveryResult) -> None:
 
 
 def write_parked(found: tuple[ParkedMatch, LoadedMatch | UnreadableMatch]) -> pb.ParkedMatch:
-    """Write a parked match; of one that cannot be read, what the match log itself says."""
+    """Write a parked match; an unreadable one from the match log alone."""
     parked, loaded = found
     into = pb.ParkedMatch()
     try:

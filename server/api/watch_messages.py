@@ -80,7 +80,7 @@ def read_max_matches(number: int) -> int:
 
 
 def write_answer(answer: WatchAnswer, project_id: str) -> pb.WatchMatchesResponse:
-    """Write one answer of a watch. A match that cannot be written is passed over and logged: the watch goes on."""
+    """Write one answer of a watch. A match that cannot be written is skipped and logged."""
     response = pb.WatchMatchesResponse(
         cursor=make_cursor(project_id, answer.place),
         position=answer.place.position,

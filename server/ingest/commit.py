@@ -51,9 +51,9 @@ _NOBODY = ContactKey(0, "", "")
 class KnownContacts:
     """Contacts of one project, by id and by address.
 
-    They hold while the catalogue has the version under which they were read (a deletion advances it), and while the
-    log holds the event that was stored in the transaction that read them last. Where that event is gone, a failover
-    or a restore has taken it back: contacts made then are unmade, and their keys may by now stand for others.
+    They are valid while the catalog has the version under which they were read (a deletion advances it), and while the
+    log has the event that was stored in the transaction that read them last. If that event was lost in a failover or a
+    restore, contacts created with it are lost too, and their keys may belong to other contacts by now.
     """
 
     LIMIT = 50_000
@@ -306,8 +306,8 @@ class ProjectCommit:
 def commit(connection: Connection, units: Sequence[Unit], known: dict[int, KnownContacts]) -> list[ProjectCommit]:
     """Decide units of any projects and store what stands, in the caller's transaction.
 
-    Each draft gets its event or its error. What the result teaches holds once the transaction is committed. Raise
-    KeyInvalid if a failover or a restore took a project back.
+    Each draft gets its event or its error. The result may be cached once the transaction is committed. Raise KeyInvalid
+    if a project was lost in a failover or a restore.
     """
     by_project: dict[int, list[Unit]] = {}
     for unit in units:
@@ -315,7 +315,7 @@ def commit(connection: Connection, units: Sequence[Unit], known: dict[int, Known
     now = now_micros()
     commits = []
     witnesses = {key: known[key].position for key in by_project if key in known}
-    # Before the lock: everybody else who sends to these projects waits for what is done under it.
+    # Before the lock: all other sends to these projects wait for the work done under it.
     for unit in units:
         for draft in unit.drafts:
             if draft.error is None:
@@ -335,13 +335,13 @@ def commit(connection: Connection, units: Sequence[Unit], known: dict[int, Known
 
 
 def _current_state(connection: Connection, units: Sequence[Unit], head: Head) -> ProjectState:
-    """Return the catalogue that holds now, and judge again what was judged by another."""
+    """Return the current catalog snapshot, and judge again the drafts that were judged by another."""
     state = max((unit.state for unit in units), key=lambda state: state.version)
     if state.version != head.catalog_version:
         project_id = state.id
         state = load_state(connection, state.key, state)
         if state.id != project_id:
-            # The integer key of a project that was taken back stands for another project by now.
+            # The project was lost, and its integer key belongs to another one by now.
             raise KeyInvalid
     for unit in units:
         if unit.state.version != state.version:

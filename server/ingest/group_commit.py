@@ -182,7 +182,7 @@ class GroupCommit:
                 self._metrics.count_failures(project.state.id, project.matching.failures)
 
     def _learn_contacts(self, project: ProjectCommit) -> None:
-        """Remember the contacts of a commit; one that stored nothing leaves no witness that they were there."""
+        """Remember the contacts of a commit; a commit that stored nothing leaves no event to check them by."""
         key, version = project.state.key, project.state.version
         known = self._known.get(key)
         if known is None or not project.knew_contacts:
@@ -192,7 +192,7 @@ class GroupCommit:
 
 
 class _Attempts:
-    """The work of a group commit. An attempt that broke off has left its decisions in the drafts."""
+    """The work of a group commit. A failed attempt leaves its decisions in the drafts, so the next one judges again."""
 
     def __init__(self, units: Sequence[Unit], known: dict[int, KnownContacts]) -> None:
         self._units = units
