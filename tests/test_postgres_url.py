@@ -97,14 +97,14 @@ def test_words_of_libpq_become_arguments_of_the_driver(query: str, expected: dic
         ("postgresql://host:0/name", "A port in the URL is a number"),
         ("postgresql://a,,b/name", "a host without a name"),
         ("postgresql:///name?host=a,b,c&port=1,2", "3 hosts and 2 ports"),
-        ("postgresql://host/name?sslmode", "WORD=VALUE"),
+        ("postgresql://host/name?sslmode", "PARAMETER=VALUE"),
         ("postgresql://host/name?sslmode=on", "sslmode is disable or allow or prefer or require or verify-ca or"),
         ("postgresql://host/name?sslmode=require&sslmode=disable", "sslmode twice"),
         ("postgresql://host/name?sslrotcert=x", "sslrotcert is not supported in a database URL; supported are"),
         ("postgresql://host/name?sslrootcert=/no/file", "sslrootcert: /no/file: No such file"),
         ("postgresql://host/name?sslkey=/", "sslkey: /: Is a directory"),
         ("postgresql://host/name?sslmode=require&sslrootcert=system", "sslrootcert=system needs sslmode=verify-full"),
-        ("postgresql://host/name?channel_binding=require", "the driver has no channel binding"),
+        ("postgresql://host/name?channel_binding=require", "the driver does not support channel binding"),
         ("postgresql://host/name?connect_timeout=soon", "connect_timeout is a whole number of seconds"),
         ("postgresql://host/name?connect_timeout=0", "connect_timeout is a whole number of seconds, at least 1"),
         ("postgresql://host/name?target_session_attrs=standby", "a standby cannot serve it"),
@@ -116,10 +116,10 @@ def test_words_of_libpq_become_arguments_of_the_driver(query: str, expected: dic
         ("postgresql://host/name?pgbouncer=yes", "pgbouncer is true or false"),
         ("postgresql://u:hunter/2@host/name", "in a password is written %2F"),
         ("postgresql://u:hunter?2@host/name", "in a password is written"),
-        ("postgresql://host/a?application_name=b#c&d", "WORD=VALUE"),
+        ("postgresql://host/a?application_name=b#c&d", "PARAMETER=VALUE"),
     ],
 )
-def test_what_cannot_be_translated_is_refused_by_its_name(url: str, why: str) -> None:
+def test_unsupported_parameters_are_refused_by_name(url: str, why: str) -> None:
     with pytest.raises(ValueError, match=why) as refused:
         parse_postgres_url(url).connect_args(OWN)
     assert "hunter" not in str(refused.value)
