@@ -151,7 +151,9 @@ def test_a_failure_is_oneread_line(signalbox: Server, arguments: tuple[str, ...]
     assert signalbox(*arguments) == Result(1, "", line)
 
 
-def test_the_admin_key_of_another_database_is_told_from_a_revoked_key(signalbox: Server, tmp_path: Path) -> None:
+def test_the_admin_key_of_another_database_is_distinguished_from_a_revoked_key(
+    signalbox: Server, tmp_path: Path
+) -> None:
     read_or_make(tmp_path / "x.db.admin-key")
     refused = signalbox("project", "list", "--database", f"sqlite:///{tmp_path}/x.db")
     assert f"does not know the admin key in {tmp_path}/x.db.admin-key" in refused.err

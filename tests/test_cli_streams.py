@@ -83,17 +83,17 @@ def shell(command: str, **variables: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def test_a_closed_standard_input_is_told() -> None:
+def test_a_closed_standard_input_is_reported() -> None:
     told = shell(f"$signalbox definition create x --schema - --project p {' '.join(KEY)} <&-")
     assert told == (1, "", "error: standard input is closed\n")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")  # noqa: PTH110 - no path of ours
-def test_a_full_disk_is_told() -> None:
+def test_a_full_disk_is_reported() -> None:
     assert shell("$signalbox --help > /dev/full") == (1, "", "error: No space left on device\n")
 
 
-def test_what_a_terminal_cannot_show_is_escaped(tmp_path: Path) -> None:
+def test_characters_that_a_terminal_cannot_show_are_escaped(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/\U0001f4a5.db"
     code, out, _ = shell(f"$signalbox migrate --database {url}", PYTHONIOENCODING="latin-1")
     assert code == 0

@@ -83,7 +83,7 @@ async def test_contacts_deleted_together_end_their_runs_and_take_no_further_even
         assert await verdict(till.send(event(contact_id=run.contact_id))) == CONTACT_NOT_FOUND
 
 
-async def test_a_match_of_a_deleted_contact_says_so_wherever_it_is_read(till: Client) -> None:
+async def test_a_match_of_a_deleted_contact_is_marked_wherever_it_is_read(till: Client) -> None:
     run, bobs = await started(till), await started(till, event(email=BOB))
     for name in ("streamed", "pulled", "put aside"):
         await subscribe(till, name, EARLIEST)

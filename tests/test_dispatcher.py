@@ -391,7 +391,7 @@ def run_schedule(seed: int) -> int:
         raise
 
 
-def test_whatever_is_owed_to_a_consumer_with_capacity_is_on_its_way() -> None:
+def test_a_due_match_is_delivered_while_a_consumer_has_capacity() -> None:
     assert sum(map(run_schedule, range(SCHEDULES))) > SCHEDULES
 
 

@@ -32,7 +32,7 @@ def test_the_command_keeps_its_name(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.checkout
-def test_the_project_is_named_as_the_code_says() -> None:
+def test_the_project_has_the_name_of_its_distribution() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert (project["name"], project["version"]) == (DISTRIBUTION, version())
     assert set(project["scripts"]) == {"signalbox"}

@@ -91,7 +91,7 @@ def drawn_rpcs(random: Random, target: Target, count: int) -> Iterator[Rpc]:
         yield Rpc(name, tuple(requests))
 
 
-async def test_no_request_of_the_contract_makes_a_fault(target: Target) -> None:
+async def test_no_request_of_the_contract_causes_an_internal_error(target: Target) -> None:
     refused: list[Rpc] = []
 
     async def send(rpc: Rpc) -> None:
@@ -119,7 +119,7 @@ async def check_nothing_is_left(target: Target, refused: list[Rpc]) -> None:
 # Tokens
 
 
-async def test_no_token_makes_a_fault(target: Target) -> None:
+async def test_no_token_causes_an_internal_error(target: Target) -> None:
     lists = target.lists()
 
     async def send(rpc: Rpc) -> None:
@@ -142,7 +142,7 @@ async def test_no_token_makes_a_fault(target: Target) -> None:
 # Conditions
 
 
-async def test_no_condition_makes_a_fault(target: Target) -> None:
+async def test_no_condition_causes_an_internal_error(target: Target) -> None:
     async def send(text: str) -> None:
         judged = automations_pb2.TestConditionRequest(
             condition=text, event=event({"order_total": 2, "currency": "EUR"})
@@ -170,7 +170,7 @@ async def keys(target: Target) -> dict[str, str]:
     return made
 
 
-async def test_no_request_of_a_dialect_makes_a_fault(target: Target, keys: dict[str, str]) -> None:
+async def test_no_request_of_a_dialect_causes_an_internal_error(target: Target, keys: dict[str, str]) -> None:
     drawers = [(key, JsonRequests(door, key, target.things)) for door, key in zip(DIALECTS, keys.values(), strict=True)]
 
     def drawn(random: Random) -> Iterator[HttpRequest]:

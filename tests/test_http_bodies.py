@@ -90,7 +90,7 @@ async def test_gzip_is_decoded(arsel: Caller, encoding: str, body: bytes) -> Non
         *("and more", "two members", "another checksum", "not compressed", "without its header", "no JSON within"),
     ],
 )
-async def test_what_is_no_gzip_within_the_limit_is_refused(arsel: Caller, status: int, body: bytes) -> None:
+async def test_invalid_or_oversized_gzip_is_refused(arsel: Caller, status: int, body: bytes) -> None:
     refused = await arsel.call(SEND, body, {"content-encoding": "gzip"})
     assert (refused.status_code, refused.json()["status_code"]) == (status, status)
     assert await arsel.client.log() == []
@@ -99,7 +99,7 @@ async def test_what_is_no_gzip_within_the_limit_is_refused(arsel: Caller, status
 @on_sqlite
 @pytest.mark.parametrize("dialect", [door.dialect.value for door in DIALECTS])
 @pytest.mark.parametrize("encoding", ["br", "deflate", "zstd", "gzip, gzip", "gzip, identity"])
-async def test_another_encoding_is_refused_with_those_that_are_decoded(
+async def test_an_unsupported_encoding_is_refused_with_the_supported_ones(
     lasting_service: Service, dialect: str, encoding: str
 ) -> None:
     async with calling(lasting_service, await lasting_service.project(), dialect) as caller:
@@ -234,7 +234,7 @@ async def test_fetch_is_served(arsel: Caller, tmp_path: Path) -> None:
     assert len(await arsel.client.log()) == 2
 
 
-def test_what_a_body_decodes_to_is_bounded_before_it_is_made() -> None:
+def test_decoded_bodies_are_bounded_while_they_are_decoded() -> None:
     bomb = gzip.compress(bytes(20 * LIMIT), 1)
     tracemalloc.start()
     try:

@@ -31,7 +31,7 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
-def test_an_internal_error_is_to_be_reported(
+def test_an_internal_error_asks_for_a_report(
     broken: None, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
 ) -> None:
     assert run(arguments) == 70

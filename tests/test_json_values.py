@@ -174,7 +174,7 @@ values = st.recursive(
 
 
 @given(st.dictionaries(st.text(max_size=3), values, max_size=3))
-def test_what_is_held_is_held_again_unchanged(payload: dict[str, Any]) -> None:
+def test_stored_values_are_stored_again_unchanged(payload: dict[str, Any]) -> None:
     once = held(payload)
     assert held(once) is once or held(once) == once
     coerced = coerce_undefined(payload)

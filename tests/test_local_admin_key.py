@@ -48,7 +48,7 @@ def test_it_is_sent_to_a_loopback_address(capsys: pytest.CaptureFixture[str], se
     assert capsys.readouterr().err.startswith(f"error: no Signalbox server answers at {server}")
 
 
-def test_a_key_that_is_given_goes_where_the_user_says(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_explicit_key_is_sent_to_any_server(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(("project", "list", "--server", "0.0.0.0:1", "--key", "sb_given")) == 1
     assert capsys.readouterr().err.startswith("error: no Signalbox server answers at 0.0.0.0:1")
 

@@ -95,14 +95,14 @@ async def test_a_follower_is_woken_by_its_own_log_alone() -> None:
         assert await following == 4
 
 
-async def test_who_waits_in_vain_is_given_the_end_as_it_is() -> None:
+async def test_a_wait_that_times_out_returns_the_current_end() -> None:
     hub = hub_over(Heads(shared=False))
     assert await hub.beyond(MINE, 3, 0.001) == 3
     hub.advance(MINE, 4)
     assert await hub.beyond(MINE, 3, 60) == 4
 
 
-async def test_a_log_that_ends_before_the_position_is_told_at_once() -> None:
+async def test_a_log_that_ends_before_the_position_is_reported_at_once() -> None:
     hub = hub_over(Heads(shared=False))
     async with asyncio.timeout(10):
         assert await hub.beyond(MINE, 8, 60) == 3

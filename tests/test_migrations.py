@@ -150,7 +150,7 @@ async def test_rows_are_moved_in_batches(old: OldDatabase, monkeypatch: pytest.M
     await old.check()
 
 
-async def test_a_migration_killed_after_any_step_goes_on_where_it_stopped(old: OldDatabase) -> None:
+async def test_a_migration_killed_after_any_step_continues_where_it_stopped(old: OldDatabase) -> None:
     killed = KilledDatabase(old.database)
     while True:
         with suppress(KilledError):
@@ -208,7 +208,7 @@ class KilledMaintenance:
         await self._inner.build_index(index)
 
 
-async def test_a_migration_that_fails_says_why_and_goes_on_once_that_is_mended(old: OldDatabase) -> None:
+async def test_a_failed_migration_reports_the_reason_and_continues_once_it_is_fixed(old: OldDatabase) -> None:
     await old.store.execute("ALTER TABLE event ADD COLUMN ignore_case SMALLINT")
     with pytest.raises(SchemaChangeFailed, match=r"Migration 0005_bridge failed: .*ignore_case"):
         await migrate(old.database)

@@ -125,7 +125,7 @@ async def test_events_are_sent_and_matches_consumed_by_an_index(crowded: Client)
 
 
 @on_postgresql
-async def test_what_a_step_reads_does_not_grow_with_what_was_settled(database: Database, store: Store) -> None:
+async def test_reads_of_a_step_do_not_grow_with_settled_matches(database: Database, store: Store) -> None:
     assert isinstance(store, PostgresStore)
     subscription = await database.write(lambda connection: create_subscription(connection, SUBSCRIPTION))
     engine = SteadyEngine(database, subscription.key)

@@ -83,7 +83,7 @@ def test_a_url_names_hosts_a_user_and_a_database_as_libpq_reads_it(
         ("pgbouncer=false", {}),
     ],
 )
-def test_words_of_libpq_become_arguments_of_the_driver(query: str, expected: dict[str, Any]) -> None:
+def test_parameters_of_libpq_become_arguments_of_the_driver(query: str, expected: dict[str, Any]) -> None:
     plain: dict[str, Any] = {"timeout": 10.0, "host": ["host"], "port": [5432], "database": "name"}
     plain |= {"server_settings": {}, "dsn": "postgresql://?target_session_attrs=read-write"}
     assert arguments(query) == plain | expected
@@ -279,7 +279,7 @@ async def test_settings_reach_each_transaction_over_a_pooler(
 
 
 @pytest.mark.parametrize("ignored", ["", "jit,lock_timeout,synchronous_commit,idle_in_transaction_session_timeout"])
-async def test_a_pooler_that_was_not_announced_is_told_of(
+async def test_a_start_through_an_undeclared_pooler_is_refused(
     pgbouncer: str, postgres: Cluster, pooled: Callable[[str, str], str], ignored: str
 ) -> None:
     with (

@@ -144,7 +144,7 @@ async def test_a_disk_that_does_not_sync_is_found_out(recorded: Recorded, tmp_pa
     assert lost
 
 
-def test_what_was_synced_stays_and_the_rest_may_go(tmp_path: Path) -> None:
+def test_synced_data_survives_and_the_rest_may_be_lost(tmp_path: Path) -> None:
     path = b"/disk/file"
     synced = [
         Record(Operation.LINK, 1, 0, path, 1),

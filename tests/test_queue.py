@@ -70,7 +70,7 @@ async def test_a_full_queue_refuses_what_comes_and_stores_nothing_of_it(line: Li
     assert await line.stored() == ["first", *["page_viewed"] * 10, "later"]
 
 
-async def test_the_events_that_wait_are_counted(line: Line) -> None:
+async def test_queued_events_are_counted(line: Line) -> None:
     waiting = line.metrics.registry.get_sample_value
     assert waiting("signalbox_queue_events") == 0
     line.gate.clear()

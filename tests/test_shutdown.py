@@ -54,7 +54,7 @@ async def test_a_call_that_cannot_finish_in_time_is_unavailable_and_not_cancelle
 
 
 @on_sqlite
-async def test_a_server_told_to_stop_is_unready_and_serves_on_until_a_second_signal(
+async def test_a_stopping_server_is_unready_and_keeps_serving_until_a_second_signal(
     database_url: str, tmp_path: Path
 ) -> None:
     async with server_process(database_url, tmp_path, "--drain", "100") as server:

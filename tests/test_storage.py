@@ -139,7 +139,7 @@ async def test_an_event_the_database_refuses_is_an_internal_error_and_leaves_no_
     assert await shop.positions() == [1, 2]
 
 
-async def test_what_follows_a_failed_commit_is_stored_and_leaves_no_gap(shop: Client, store: Store) -> None:
+async def test_events_after_a_failed_commit_are_stored_without_a_gap(shop: Client, store: Store) -> None:
     await shop.define("poison")
     await shop.send()
     await store.refuse_commits_of("poison")

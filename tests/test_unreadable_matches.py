@@ -75,7 +75,7 @@ async def test_a_consumer_gets_the_others(till: Client, store: Store, damage: st
 
 
 @bad_row
-async def test_a_consumer_with_a_window_of_one_goes_on_to_the_next(till: Client, store: Store, damage: str) -> None:
+async def test_a_consumer_with_a_window_of_one_receives_the_next_match(till: Client, store: Store, damage: str) -> None:
     await record(till, 5)
     await store.execute(damage)
     engine = await Engine.open(till, max_outstanding=1)
@@ -89,7 +89,7 @@ async def test_a_consumer_with_a_window_of_one_goes_on_to_the_next(till: Client,
     await check_parked(till)
 
 
-async def test_a_pull_of_one_goes_on_to_the_next_that_can_be_read(till: Client, store: Store) -> None:
+async def test_a_pull_of_one_skips_to_the_next_readable_match(till: Client, store: Store) -> None:
     await record(till, 5)
     await store.execute("UPDATE event SET properties = '{' WHERE position < 4")
     assert positions(await pull(till, 1)) == [4]
@@ -97,7 +97,7 @@ async def test_a_pull_of_one_goes_on_to_the_next_that_can_be_read(till: Client, 
 
 
 @bad_row
-async def test_a_watch_goes_on_without_it(till: Client, store: Store, damage: str) -> None:
+async def test_a_watch_skips_an_unreadable_match(till: Client, store: Store, damage: str) -> None:
     await record(till, 5)
     await store.execute(damage)
     seen: list[int] = []

@@ -376,7 +376,7 @@ async def check_matches(house: House, events: dict[str, Any]) -> None:
 
 @settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(texts=st.lists(objects, min_size=1, max_size=4))
-async def test_whatever_a_door_accepts_every_reader_gives_back_equal(house: House, texts: list[str]) -> None:
+async def test_accepted_values_are_returned_equal_by_every_reader(house: House, texts: list[str]) -> None:
     await house.open()
     wanted = []
     for text in texts:
