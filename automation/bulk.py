@@ -56,6 +56,16 @@ def among(column: ColumnElement[int], name: str, dialect: str) -> ColumnElement[
     return column == any_(bindparam(name, type_=ARRAY(BigInteger)))
 
 
+def between(column: ColumnElement[int], first: ColumnElement[int], last: ColumnElement[int]) -> ColumnElement[bool]:
+    """Return the condition `first <= column <= last` in a form for which PostgreSQL assumes that few rows meet it.
+
+    With bounds that it knows, PostgreSQL compares them with the live rows of the last ANALYZE. Where these are few and
+    all within the bounds it takes the smallest index without them, and visits the dead entries of that index. Values
+    of subqueries are not known while a statement is planned, so the plan begins at the bounds.
+    """
+    return column.between(select(first).scalar_subquery(), select(last).scalar_subquery())
+
+
 def packed(connection: Connection, integers: Sequence[int]) -> str | Sequence[int]:
     """Give integers as the parameter of `among`."""
     return msgspec.json.encode(integers).decode() if connection.dialect.name == "sqlite" else integers

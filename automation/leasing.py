@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import bindparam, delete, func, insert, literal_column, select, union_all, update
+from sqlalchemy import BigInteger, bindparam, delete, func, insert, literal, literal_column, select, union_all, update
 
-from automation.bulk import execute_many
+from automation.bulk import between, execute_many
 from automation.match_log import filtered, matches_at, to_match
 from automation.run_store import mark_running
 from automation.settling import expire, settle, take_over, to_unsettled
@@ -169,12 +169,23 @@ def _dealt(rooms: Sequence[int], count: int) -> list[int]:
 
 
 def _outstanding(connection: Connection, current: Subscription, wants: Sequence[Want]) -> dict[str, int]:
+    """Count the leases of the consumers: above the floor, and of replayed matches at or below it.
+
+    Settled rows that a snapshot still holds are visited only above the floor.
+    """
     counts = dict.fromkeys((want.consumer_id for want in wants), 0)
-    if counts:
-        query = select(_delivery.consumer_id, func.count()).group_by(_delivery.consumer_id)
-        own = _delivery.subscription_key == current.key
-        query = query.where(own, _delivery.consumer_id.in_(list(counts)), _delivery.state == LEASED)
-        counts.update((row[0], row[1]) for row in connection.execute(query))
+    if not counts:
+        return counts
+    leased = select(_delivery.consumer_id, func.count().label("leases")).where(
+        _delivery.subscription_key == current.key,
+        _delivery.consumer_id.in_(list(counts)),
+        _delivery.state == LEASED,
+    )
+    first, last = literal(current.floor_position + 1, BigInteger), literal(current.read_position, BigInteger)
+    parts = (between(_delivery.match_position, first, last), REPLAYED & (_delivery.match_position < first))
+    query = union_all(*(leased.where(part).group_by(_delivery.consumer_id) for part in parts))
+    for consumer, leases in connection.execute(query):
+        counts[consumer] += leases
     return counts
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from sqlalchemy import bindparam, case, delete, func, insert, literal_column, select, update
+from sqlalchemy import BigInteger, bindparam, case, delete, func, insert, literal_column, select, update
 
-from automation.bulk import among, execute_many, packed
+from automation.bulk import among, between, execute_many, packed
 from automation.match_log import matches_at
 from automation.subscription_store import HELD, LEASED, WAITING
 from automation.subscription_tables import subscription_delivery, subscription_parked
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 EXPIRE_LIMIT: Final = 1_000
 """At most so many leases end in one step."""
+
+_DENSE: Final = 4
 
 _delivery = subscription_delivery.c
 _parked = subscription_parked.c
@@ -202,8 +204,10 @@ def take_over(connection: Connection, current: Subscription, wanted: TakeOver, n
 
 def unsettled_at(connection: Connection, subscription_key: int, positions: Sequence[int]) -> dict[int, Unsettled]:
     """Read the rows at positions."""
-    parameters = {"own": subscription_key, "positions": packed(connection, positions)}
-    rows = connection.execute(_READ[connection.dialect.name], parameters).all()
+    if not positions:
+        return {}
+    statements = _READ_DENSE if _dense(positions) else _READ
+    rows = connection.execute(statements[connection.dialect.name], _among(connection, subscription_key, positions))
     return {row[1]: to_unsettled(row) for row in rows}
 
 
@@ -211,7 +215,7 @@ def parked_among(connection: Connection, subscription_key: int, positions: Seque
     """Find which positions are those of parked matches."""
     if not positions:
         return set()
-    parameters = {"own": subscription_key, "positions": packed(connection, positions)}
+    parameters = _among(connection, subscription_key, positions)
     return set(connection.scalars(_READ_PARKED[connection.dialect.name], parameters))
 
 
@@ -232,8 +236,9 @@ def _fail(current: Subscription, row: Unsettled, due_at: int, changes: _Changes)
 def _write(connection: Connection, current: Subscription, changes: _Changes, now: int) -> None:
     gone = [*changes.settled, *(row for row, _ in changes.parked)]
     if gone:
-        positions = packed(connection, [row.match_position for row in gone])
-        connection.execute(_DELETE[connection.dialect.name], {"own": current.key, "positions": positions})
+        positions = [row.match_position for row in gone]
+        statements = _DELETE_DENSE if _dense(positions) else _DELETE
+        connection.execute(statements[connection.dialect.name], _among(connection, current.key, positions))
     if changes.parked:
         _insert_parked(connection, current, changes.parked, now)
     if changes.changed:
@@ -281,15 +286,30 @@ def _insert_parked(
     execute_many(connection, _PARK, rows)
 
 
+def _among(connection: Connection, subscription_key: int, positions: Sequence[int]) -> dict[str, Any]:
+    """Return the parameters of the statements about rows at positions."""
+    bounds = {"first": min(positions), "last": max(positions)}
+    return {"own": subscription_key, "positions": packed(connection, positions), **bounds}
+
+
+def _dense(positions: Sequence[int]) -> bool:
+    """Return whether reading the range of the positions costs less than looking up each of them."""
+    return max(positions) - min(positions) <= _DENSE * len(positions)
+
+
 def _at(table: Table, dialect: str) -> ColumnElement[bool]:
     own: ColumnElement[bool] = table.c.subscription_key == bindparam("own")
     return own & among(table.c.match_position, "positions", dialect)
 
 
 _DIALECTS = ("sqlite", "postgresql")
+_first, _last = bindparam("first", type_=BigInteger), bindparam("last", type_=BigInteger)
+_within = between(_delivery.match_position, _first, _last)
 _READ = {each: select(subscription_delivery).where(_at(subscription_delivery, each)) for each in _DIALECTS}
+_READ_DENSE = {each: _READ[each].where(_within) for each in _DIALECTS}
 _READ_PARKED = {each: select(_parked.match_position).where(_at(subscription_parked, each)) for each in _DIALECTS}
 _DELETE = {each: delete(subscription_delivery).where(_at(subscription_delivery, each)) for each in _DIALECTS}
+_DELETE_DENSE = {each: _DELETE[each].where(_within) for each in _DIALECTS}
 _PARK = insert(subscription_parked)
 _other = subscription_delivery.alias("other")
 _FIRST_OF_CONTACT = (

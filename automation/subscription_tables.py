@@ -64,7 +64,13 @@ _delivery = subscription_delivery.c
 # Written as a literal, here and in the queries: SQLite takes a partial index for no bound value.
 _with_contact = _delivery.contact_key != literal_column("0")
 Index("delivery_by_due", _delivery.subscription_key, _delivery.state, _delivery.due_at)
-Index("delivery_by_consumer", _delivery.subscription_key, _delivery.consumer_id, _delivery.state)
+Index(
+    "delivery_of_consumer",
+    _delivery.subscription_key,
+    _delivery.consumer_id,
+    _delivery.state,
+    _delivery.match_position,
+)
 REPLAYED: ColumnElement[bool] = literal_column("replayed", Boolean)
 Index(
     "delivery_replayed",

@@ -449,6 +449,18 @@ async def test_replayed_matches_begin_again_and_leave_the_floor(engine: Engine) 
     assert await engine.parked() == [2]
 
 
+async def test_a_window_counts_leases_of_replayed_matches_below_the_floor(engine: Engine) -> None:
+    await park(engine, 2)
+    await engine.record(match(3), match(4))
+    (fourth,) = (await engine.lease(2))[1:]
+    assert await engine.replay() == 2
+    result = await engine.step(wants=[Want("a", 100, 3), Want("b", 100, 1)])
+    assert ([*map(positions, result.deliveries)], result.outstanding) == ([[1], [2]], {"a": 3, "b": 1})
+    assert (await engine.read()).floor_position == 2
+    result = await engine.step(Ack([fourth.id]), wants=[Want("a", 0), Want("b", 0), Want("c", 0)])
+    assert result.outstanding == {"a": 2, "b": 1, "c": 0}
+
+
 async def test_a_selection_narrows_and_an_empty_one_selects_nothing(engine: Engine) -> None:
     await park(engine, 2)
 

@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
-from sqlalchemy.dialects.postgresql import asyncpg
 
 from automation.leasing import step
-from automation.settling import _READ
 from automation.subscription_store import create_subscription
 from automation.subscriptions import Ack, Delivery, DueBounds, Want
 from signalbox.v1 import automations_pb2, contacts_pb2, event_definitions_pb2, event_ingest_pb2, match_stream_pb2
@@ -137,18 +135,11 @@ async def test_reads_of_a_step_do_not_grow_with_settled_matches(database: Databa
         await engine.settle(30)
         await store.execute("ANALYZE subscription_delivery")
         late = await engine.settle(1)
-    # Settled matches are looked up by position, at the cost of a descent each at most.
-    assert late.pop(LOOKED_UP) < 4 * SteadyEngine.BATCH
-    # The leases of a consumer are counted by the smallest index: the planner knows nothing of dead entries.
-    counted = [statement for statement in late if "count(" in statement]
-    assert len(counted) == 1
-    late.pop(counted[0])
+    # One of them counts the leases of the consumer, another one looks up the settled matches.
+    assert len([statement for statement in late if "GROUP BY" in statement]) == 1
+    assert len([statement for statement in late if "ANY" in statement and statement.startswith("SELECT")]) == 1
     # The searches for due matches visit the dead entries of the last seconds, and none of all earlier ones.
     assert sum(late.values()) < sum(early.values()) + 30, f"{[*early.values()]} {[*late.values()]}"
-
-
-_dialect: Any = asyncpg.dialect
-LOOKED_UP = str(_READ["postgresql"].compile(dialect=_dialect()))
 
 
 class SteadyEngine:
