@@ -90,7 +90,7 @@ LISTS = {
     Dialect.EMAILSENDX: "/api/v1/automations",
     Dialect.ARSEL: "/v1/events",
 }
-"""What every key of a dialect may read over REST."""
+"""Paths that every key of a dialect may read over REST."""
 
 NO_KEY = Refusal(StatusCode.UNAUTHENTICATED, "", "API_KEY_MISSING")
 BAD_KEY = Refusal(StatusCode.UNAUTHENTICATED, "", "API_KEY_INVALID")

@@ -1,4 +1,4 @@
-"""What a deleted contact leaves: runs that have ended, matches that say so, and events without an address."""
+"""Deleted contacts: their runs have ended, their matches are marked, and their events have no address."""
 
 from __future__ import annotations
 

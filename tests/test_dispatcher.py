@@ -185,7 +185,7 @@ class Stream:
 
 
 class Schedule:
-    """What happens to one subscription, drawn from a seed."""
+    """A random history of one subscription, drawn from a seed."""
 
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)  # noqa: S311 - it draws schedules

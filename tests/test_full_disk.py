@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 DISK = 12 << 20
 LEFT = 2 << 20
-"""How many bytes the database may still take."""
+"""The number of bytes left for the database."""
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 ROUNDS = int(os.environ.get("SIGNALBOX_FUZZ_ROUNDS", "1"))
 HEALTH_SECONDS = float(os.environ.get("SIGNALBOX_FUZZ_HEALTH_SECONDS", "10"))
-"""How long a health check may take: 0.2 s on a quiet machine; other tests may keep this one busy."""
+"""The longest time of a health check: 0.2 s on a quiet machine, longer while other tests run."""
 SEEDS = Path(__file__).parent / "fuzz_seeds"
 WORKERS = 4
 
@@ -60,7 +60,7 @@ def seeds(name: str) -> list[str]:
 
 
 def randoms() -> Iterator[Random]:
-    """Give the source of each round."""
+    """Yield the random source of each round."""
     return (Random(number) for number in range(ROUNDS))  # noqa: S311 - the same requests again are the point
 
 

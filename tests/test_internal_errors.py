@@ -1,4 +1,4 @@
-"""What the command line says of an exception that no command expects."""
+"""Reports of exceptions that no command expects."""
 
 from __future__ import annotations
 

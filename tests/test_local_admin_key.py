@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Have an admin key beside a database, and no other variables than its URL."""
+    """Create an admin key beside a database; its URL is the only environment variable."""
     for name in [name for name in os.environ if name.startswith("SIGNALBOX_")]:
         monkeypatch.delenv(name)
     read_or_make(tmp_path / "x.db.admin-key")

@@ -1,4 +1,4 @@
-"""What reads of large tables cost: each finds its rows by an index, however many others there are."""
+"""Costs of reads of large tables: each finds its rows by an index."""
 
 from __future__ import annotations
 

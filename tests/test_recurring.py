@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 async def outcomes_logged(outcomes: Sequence[Exception | None], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Let recurring work end in each of these ways, in turn, and return what was logged."""
+    """End recurring work in each of these ways, in turn, and return the log."""
     monkeypatch.setattr(recurring, "RETRY_SECONDS", 0.0)
     done = asyncio.Event()
     waiting = list(outcomes)

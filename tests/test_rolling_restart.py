@@ -1,4 +1,4 @@
-"""Servers that are replaced one by one behind a balancer."""
+"""Servers that are replaced one by one under a load balancer."""
 
 from __future__ import annotations
 

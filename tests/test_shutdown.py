@@ -1,4 +1,4 @@
-"""How a server goes: unready first, then it ends, and calls under way are answered."""
+"""Shutdown: the server is unready first, then ends, and calls in progress are answered."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
     python -m tests.mutants [--package NAME] [--path PATH] [--sample N | --all] [--seed N] [--jobs N]
 
-A fault is tried only where the focused tests come by, with the tests that come nearest to it, until one fails.
-Failing to import and taking four times as long count as noticed.
+A fault is tried only on lines that the focused tests run, with the tests that reach it most directly, until one fails.
+A failed import and a run that takes four times as long count as noticed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SAMPLE = 40
 SEED = 20_26
 TRIAL_SECONDS = 20.0
-"""A mutation is tried with the tests that come nearest to it, as many as take this long, and with the longest one."""
+"""A mutation is tried with the tests that reach it most directly, up to this total time, and with the longest one."""
 
 PATIENCE = 4.0
 GRACE_SECONDS = 20.0
@@ -48,7 +48,7 @@ class Trial:
 
 @dataclass
 class Figures:
-    """What was found for one package."""
+    """The results of one package."""
 
     package: str
     tried: int = 0

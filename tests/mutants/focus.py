@@ -1,4 +1,4 @@
-"""Which tests hold which modules, and the mutations that change nothing.
+"""The tests of each module, and the mutations without effect.
 
 A module's tests are those that run in this process and are about it; tests of the command line, of crashes and of the
 long promises start processes that no mutation reaches.
@@ -19,7 +19,7 @@ EQUIVALENT_FILE = ROOT / "tests" / "mutants" / "equivalent.txt"
 
 @dataclass(frozen=True)
 class Focus:
-    """Modules, by patterns of their paths, and the test files that hold them."""
+    """Modules, by patterns of their paths, and their test files."""
 
     package: str
     paths: tuple[str, ...]

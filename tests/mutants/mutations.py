@@ -22,7 +22,7 @@ LOGS = ("log.", "logger.", "_log.")
 SKIPPED_FIELDS = {"annotation", "returns", "decorator_list", "type_comment", "bases", "keywords_of_class"}
 
 LIMITS = ("MAX", "MIN", "LIMIT")
-"""What the names of limits contain that are promised."""
+"""Parts of the names of promised limits."""
 
 COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE,
@@ -63,12 +63,12 @@ class Mutation:
 
     @property
     def name(self) -> str:
-        """Identify the mutation whatever line it moves to."""
+        """Return a name that does not depend on the line."""
         return f"{self.path} {self.scope}: {self.before} -> {self.after}"
 
     @property
     def place(self) -> str:
-        """Return file, line and what was changed there."""
+        """Return the file, the line and the change."""
         return f"{self.path}:{self.line} in {self.scope}: {self.before} -> {self.after}"
 
 

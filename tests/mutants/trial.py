@@ -75,7 +75,7 @@ class Surveying:
 
     def __init__(self, survey: Survey) -> None:
         self.survey = survey
-        # What runs while tests are collected, at the import of their modules, all of them reach.
+        # Lines that run while tests are collected, at the import of their modules, count for all tests.
         self._lines = survey.shared.setdefault("", set())
         setattr(builtins, RECORD, lambda module, line: self._lines.add((module, line)))
 
@@ -207,7 +207,7 @@ class Child:
             os._exit(_in_child(folder, work))
 
     def poll(self) -> int | None:
-        """Return the exit code, None while it runs; what takes too long is killed, and has failed."""
+        """Return the exit code, None while it runs; a process that takes too long is killed and counts as failed."""
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         if pid == 0 and time.monotonic() < self.latest:
             return None

@@ -1,4 +1,4 @@
-"""Values at which rules change, for strategies that would draw them once in a blue moon."""
+"""Values at which rules change, for strategies that would rarely draw them."""
 
 from __future__ import annotations
 

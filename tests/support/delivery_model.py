@@ -1,4 +1,4 @@
-"""A subscription in memory, and the parts of a server that stand around the dispatcher, in virtual time.
+"""A subscription in memory, and the neighbours of the dispatcher in a server, in virtual time.
 
 `ModelSubscription.step` does what `automation.leasing.step` does in the tables, with limits so small that a step often
 leaves something to the next one. `tests/test_leasing.py` holds the real step to the same statements.
@@ -49,7 +49,7 @@ PROJECT: Final = 7
 READ_LIMIT: Final = 6
 EXPIRE_LIMIT: Final = 3
 FILTERED: Final = 5
-"""Every fifth match is kept back by the filter."""
+"""The filter excludes every fifth match."""
 
 SUBSCRIPTION = Subscription(
     key=1,
@@ -85,7 +85,7 @@ class _Row:
 
 
 class ModelSubscription:
-    """What a subscription owes, lease by lease."""
+    """The state of a subscription, lease by lease."""
 
     def __init__(self) -> None:
         self.current = SUBSCRIPTION
@@ -143,11 +143,11 @@ class ModelSubscription:
         return due + sum(map(_passes, range(self.read_position + 1, self.head + 1)))
 
     def drained(self) -> bool:
-        """Return whether nothing is owed."""
+        """Return whether every match is settled."""
         return not self.rows and not self.available(0)
 
     def seek(self, position: int) -> None:
-        """Go on after a position."""
+        """Continue after a position."""
         self.rows.clear()
         self.read_position, self.seek_serial = position, self.serial
 
@@ -258,11 +258,11 @@ class ModelDatabase:
         return result
 
     async def check(self) -> None:
-        """Accept that it can be written."""
+        """Return: the database always accepts writes."""
 
     @property
     def writing(self) -> bool:
-        """Whether a transaction is under way."""
+        """True while a transaction runs."""
         return self._writer.locked()
 
     async def read(self, work: Callable[[Any], T], *, brief: bool = False) -> Any:
@@ -276,12 +276,12 @@ class ModelDatabase:
         """Do nothing."""
 
     async def delay(self, seconds: float = 0.02) -> None:
-        """Let others run: for one turn of the loop, or for up to some time."""
+        """Yield to other tasks for one turn of the loop, or for up to some time."""
         await asyncio.sleep(self._random.choice((0, self._random.random() * seconds)))
 
 
 class ModelMatches:
-    """Loads a part of what was delivered, as one that holds large events does."""
+    """Loads a part of the deliveries, as if their events were large."""
 
     def __init__(self, database: ModelDatabase, random: Random) -> None:
         self._database = database

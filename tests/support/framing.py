@@ -235,7 +235,7 @@ BROKEN = {
     "CONNECT with a body": sized(FIRST, method=b"CONNECT", target=b"signalbox:80"),
     "CONNECT with an upgrade": sized(FIRST, *UPGRADE, method=b"CONNECT", target=b"signalbox:80"),
 }
-"""Requests of which nothing is executed, nor of what follows them."""
+"""Requests that are not executed, and neither are those after them."""
 
 REFUSED = [Framing(name, sent + _second, (), (400,), stays_open=False) for name, sent in BROKEN.items()]
 ANOTHER = sized(FIRST)

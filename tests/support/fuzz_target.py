@@ -1,4 +1,4 @@
-"""A real server that is fuzzed: what it answers, what it logs, whether it stays responsive, what it leaves behind."""
+"""A real server that is fuzzed: its answers, its log, its response times and its rows."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ BROKEN_CODES = {
 }
 UNARY_SECONDS = 30.0
 STREAM_SECONDS = 0.1
-"""A stream that goes on is left after that time."""
+"""A stream that does not end is cancelled after this time."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class HttpRequest:
 
 
 class Target:
-    """The server, a project in it with one of everything, and what is known of both."""
+    """The server, a project with one resource of each kind, and the known values of both."""
 
     def __init__(self, process: Process, client: Client, store: Store) -> None:
         self.client = client
@@ -105,7 +105,7 @@ class Target:
         return self._http_address
 
     async def fill(self) -> None:
-        """Make one of everything, and learn its names."""
+        """Create one resource of each kind, and note its names."""
         await self.client.define()
         await self.client.define("anything", schema(list="array", object="object", at="date", n="number"))
         ada = await self.client.upsert(ADA, {"tier": "gold"})
@@ -152,12 +152,12 @@ class Target:
         return found
 
     async def call(self, rpc: Rpc) -> grpc.StatusCode:
-        """Make a call with the admin key, learn from the answers, and return the code, which must not be a fault."""
+        """Make a call with the admin key, note values of the answers, and return the code. Fail on internal errors."""
         method = METHODS[rpc.method]
         try:
             answers = await asyncio.wait_for(self._answers(method, rpc.requests), UNARY_SECONDS)
         except grpc.aio.AioRpcError as error:
-            # grpcio says INTERNAL of a stream that is refused while it sends; a true one is in the log.
+            # grpcio reports INTERNAL for a stream that is refused while it sends; a real internal error is in the log.
             if error.code() in BROKEN_CODES and not method.client_streaming:
                 raise AssertionError(f"{error.code()} {error.details()}: {rpc.line()[:4_000]}") from None
             return error.code()
@@ -220,7 +220,7 @@ class Target:
 
     @contextmanager
     def watched(self, health_seconds: float) -> Iterator[None]:
-        """Ask after the server's health all the time; at the end check how long that took, and what was logged."""
+        """Check the server's health continuously; at the end check the response times and the log."""
         logged = len(self._process.log().splitlines())
         health = Health(self._http_address)
         health.start()
@@ -256,7 +256,7 @@ class Health(threading.Thread):
         self._over = threading.Event()
 
     def run(self) -> None:
-        """Ask until told to stop."""
+        """Check until stopped."""
         try:
             self._ask()
         except (OSError, http.client.HTTPException) as fault:
@@ -275,7 +275,7 @@ class Health(threading.Thread):
         client.close()
 
     def stop(self) -> None:
-        """Stop asking."""
+        """Stop checking."""
         self._over.set()
         self.join()
 

@@ -1,4 +1,4 @@
-"""Random requests for every door, made from the descriptors of the contract and the tables of the dialects.
+"""Random requests for every API, made from the descriptors of the contract and the tables of the dialects.
 
 Everything is drawn from one `random.Random`, so a seed gives the same requests again, but for ids and tokens that the
 server makes. What the server answered is learned: later requests name things that exist.
@@ -52,7 +52,7 @@ TOKENS = {"page_token", "cursor", "start_cursor", "pageToken", "after", "before"
 
 
 class Things:
-    """What the server is known to have: values by the name of the field that takes them."""
+    """Values that exist in the server, by the name of the field that takes them."""
 
     def __init__(self, project_id: str = "") -> None:
         self._project_id = project_id

@@ -1,4 +1,4 @@
-"""A project that holds the largest of everything, and one call of each method of the contract that shows it.
+"""A project with resources of the largest size, and one call of each method of the contract that returns them.
 
 The methods of `Largest` are named after those of the contract. Each calls with a client of default limits, which
 refuses responses beyond 4 MiB, reads lists to their end, and asserts what it must have found.
@@ -71,7 +71,7 @@ class Largest:
         self.runs: list[str] = []
 
     async def fill(self) -> None:
-        """Store more of everything than fits a response."""
+        """Store more resources of each kind than fit into a response."""
         self.definitions = [await self.maker.define(f"type_{number}", large_schema(number)) for number in range(11)]
         await self.maker.define("coerced", coerced_schema())
         for number in range(10):

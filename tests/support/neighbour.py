@@ -39,7 +39,7 @@ async def plant(service: Service, store: Store) -> Counter[Row]:
 
 
 async def _automate(client: Client) -> None:
-    """Leave a run waiting, two queued, and of their matches one leased, one parked and one to come."""
+    """Create a waiting run and two queued ones; of their matches one is leased, one parked and one not delivered."""
     await automate(client)
     waiting, _, _ = [await started(client, event(name=ORDER, email=email)) for email in (ADA, BOB, ADA)]
     await await_event(client, waiting, seconds=86_400)

@@ -1,4 +1,4 @@
-"""How the database finds what the server asks for: the plans of all statements of this process."""
+"""Query plans of all statements of this process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WASTED_ROWS = 500
 
 @dataclass
 class Plans:
-    """What was asked while the context was open."""
+    """The statements that ran while the context was open."""
 
     tables: frozenset[str]
     statements: list[str] = field(default_factory=list)
@@ -31,7 +31,7 @@ class Plans:
 
     @property
     def blocks(self) -> int:
-        """How many pages reads looked at, on PostgreSQL."""
+        """The number of pages that reads visited, on PostgreSQL."""
         return sum(self.costs.values())
 
     def explain(self, connection: Connection, statement: str, parameters: Any) -> None:

@@ -79,7 +79,7 @@ class Cluster:
         self._end(signal.SIGINT)
 
     def crash(self) -> None:
-        """End the server as a crash does: nothing is finished, and a standby is sent nothing more."""
+        """End the server as in a crash: nothing is finished, and a standby receives nothing more."""
         self._end(signal.SIGQUIT)
 
     def execute(self, statement: str, database: str = "postgres") -> str:
@@ -248,7 +248,7 @@ def _copy_owned(source: str, target: str) -> str:
 
 
 def _own(target: Path, like: Path) -> None:
-    """Give a copy and the folders in it the owner of the original."""
+    """Set the owner of a copy and of the folders in it to that of the original."""
     status = like.stat()
     os.chown(target, status.st_uid, status.st_gid)
     if target.is_dir():

@@ -37,7 +37,7 @@ class Process:
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let the process go on."""
+        """Resume the process."""
         self._process.send_signal(signal.SIGCONT)
 
     def terminate(self) -> None:

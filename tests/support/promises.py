@@ -398,6 +398,6 @@ def _by(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
 
 
 def _none(offending: Iterable[object]) -> None:
-    """Fail with the first ones there are."""
+    """Fail with the first faults."""
     found = list(islice(offending, 3))
     assert not found, found

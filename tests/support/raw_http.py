@@ -28,7 +28,7 @@ class RawConnection:
         self._writer = writer
 
     async def send(self, *segments: bytes) -> None:
-        """Send segments, each on its own if the kernel has it so."""
+        """Send segments, each on its own if the kernel does so."""
         for segment in segments:
             self._writer.write(segment)
             with suppress(ConnectionError):

@@ -64,7 +64,7 @@ class Store(Protocol):
         ...
 
     async def refuse_commits_of(self, name: str) -> None:
-        """Have the database take an event of this name, and then refuse the COMMIT."""
+        """Make the database accept an event of this name, and then refuse the COMMIT."""
         ...
 
     async def contents(self) -> bytes:

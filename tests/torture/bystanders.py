@@ -65,7 +65,7 @@ class SlowReader:
 
 @asynccontextmanager
 async def frozen_consumer(address: str, secret: str, subscription: str) -> AsyncIterator[None]:
-    """Have a process consume a subscription, and freeze it when it has been served; it ends with the context."""
+    """Run a process that consumes a subscription, and freeze it once it has deliveries; it ends with the context."""
     reader, writer = FORKS.Pipe(duplex=False)
     process = FORKS.Process(target=run_holder, args=(address, secret, subscription, writer))
     await asyncio.to_thread(process.start)
@@ -87,7 +87,7 @@ def run_holder(address: str, secret: str, subscription: str, served: Connection)
 
 
 async def hold(address: str, secret: str, subscription: str, served: Connection) -> None:
-    """Take deliveries, settle none, and send word when there were some, or none were due."""
+    """Take deliveries, settle none, and report when there were some, or none were due."""
 
     async def requests() -> AsyncIterator[pb.ConsumeMatchesRequest]:
         opening = pb.OpenConsumer(

@@ -1,4 +1,4 @@
-"""What must hold between the journal of the senders and the logs in the end; AssertionError names what does not.
+"""Checks of the senders' journal against the final logs; an AssertionError names each difference.
 
 The twelve promises of `tests/support/promises.py` are checked beside these, over what watchers and consumers saw.
 """
@@ -37,7 +37,7 @@ class Evidence:
 
 
 def no_acknowledged_event_is_missing(evidence: Evidence) -> None:
-    """Every acknowledged event is in the log: under the id and position that its sender was told."""
+    """Every acknowledged event is in the log: under the id and position returned to its sender."""
     stored = evidence.by_number()
     for number, receipts in evidence.journal.receipts.items():
         assert number in stored, ("acknowledged, but not stored", receipts, evidence.journal.intents[number])
@@ -53,7 +53,7 @@ def positions_are_gapless(evidence: Evidence) -> None:
 
 
 def every_event_was_sent(evidence: Evidence) -> None:
-    """The log holds no event that nobody sent, and each as it was meant."""
+    """The log has only events that were sent, each with its content."""
     for event in evidence.events:
         intent = evidence.journal.intents.get(event.number)
         assert intent is not None, ("nobody sent", event)
@@ -68,7 +68,7 @@ def nothing_is_stored_twice(evidence: Evidence) -> None:
 
 
 def nothing_refused_is_stored(evidence: Evidence) -> None:
-    """What was answered with a refusal is not stored, nor is an invalid event; and no valid one is refused.
+    """Neither a refused nor an invalid event is stored, and no valid event is refused.
 
     An event of a batch of which all or nothing is stored may be refused for the fault of another one.
     """
@@ -82,7 +82,7 @@ def nothing_refused_is_stored(evidence: Evidence) -> None:
 
 
 def batches_are_whole(evidence: Evidence) -> None:
-    """All or nothing of an ALL_OR_NOTHING batch is stored, its events side by side and in its order."""
+    """An ALL_OR_NOTHING batch is stored whole or not at all, its events side by side and in its order."""
     stored = evidence.by_number()
     batches: dict[int, list[int]] = defaultdict(list)
     for number, intent in sorted(evidence.journal.intents.items()):
@@ -141,6 +141,6 @@ CHECKS: Sequence[Callable[[Evidence], None]] = (
 
 
 def _none(offending: Iterable[Any]) -> None:
-    """Fail with the first ones there are."""
+    """Fail with the first faults."""
     found = list(islice(offending, 3))
     assert not found, found

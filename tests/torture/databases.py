@@ -42,7 +42,7 @@ class TorturedDatabase(Protocol):
         ...
 
     async def check(self) -> None:
-        """Raise AssertionError if the database finds itself inconsistent."""
+        """Raise AssertionError if the database reports an inconsistency."""
         ...
 
 
@@ -64,7 +64,7 @@ class SqliteFile:
         raise NotImplementedError(how)
 
     async def check(self) -> None:
-        """Have SQLite check pages, indexes and references."""
+        """Run SQLite's checks of pages, indexes and references."""
         with closing(sqlite3.connect(self.path)) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
             assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
@@ -83,7 +83,7 @@ class PostgresServer:
 
     @property
     def crashes(self) -> tuple[str, ...]:
-        """`failover` is there as long as the standby is."""
+        """Return the ways; `failover` is one of them while the standby exists."""
         return ("immediate", "postmaster", "backend", *(["failover"] if self._standby else []))
 
     async def crash(self, how: str) -> None:
@@ -92,7 +92,7 @@ class PostgresServer:
         await asyncio.to_thread(kill.get(how, self._fail_over))
 
     async def check(self) -> None:
-        """Have PostgreSQL compare every index with its table, where amcheck is installed."""
+        """Compare every index with its table, where amcheck is installed."""
         await asyncio.to_thread(self._check)
 
     def _end(self) -> None:

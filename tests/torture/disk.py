@@ -24,7 +24,7 @@ _HEADER: Final = struct.Struct("=BQQQ")
 
 
 class Operation(IntEnum):
-    """What was done to a file or a name."""
+    """An operation on a file or a name."""
 
     WRITE = 1
     TRUNCATE = 2
@@ -48,14 +48,14 @@ class Record:
 
 @dataclass
 class _File:
-    """A file: what is certainly on the disk, and what was done since it was synced."""
+    """A file: its content on the disk, and the operations since it was synced."""
 
     durable: bytearray = field(default_factory=bytearray)
     pending: list[Record] = field(default_factory=list)
 
 
 class Disk:
-    """The files of one folder after everything that a log holds."""
+    """The files of one folder after all operations of a log."""
 
     def __init__(self, records: Iterable[Record]) -> None:
         self._files: dict[int, _File] = defaultdict(_File)
@@ -65,7 +65,7 @@ class Disk:
             self._apply(record)
 
     def lose_power(self, random: Random, folder: Path) -> None:
-        """Write what is left after a power cut into a new folder."""
+        """Write the files as a power cut leaves them into a new folder."""
         folder.mkdir()
         names = dict(self._names)
         for record in self._pending[: random.randint(0, len(self._pending))]:
@@ -95,7 +95,7 @@ class Disk:
 
 
 def _change_contents(contents: bytearray, record: Record, sectors: int | None) -> None:
-    """Do a write or truncation, of a write only so many sectors if it is torn."""
+    """Apply a write or truncation; of a torn write only some sectors."""
     if record.operation is Operation.TRUNCATE:
         del contents[record.offset :]
         contents.extend(bytes(record.offset - len(contents)))

@@ -1,6 +1,6 @@
-"""What the senders meant to do and what they were told, written down before each call and after it.
+"""The journal of the senders: each event before its call, and the answer after it.
 
-Every event carries a number of its own in the property `number`, so that it is known again whatever door it came in by.
+Every event carries a number of its own in the property `number`, which identifies it whichever API it was sent to.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Intent:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """An answer that acknowledges an event; what a door does not tell is None. `automations` are those it matched."""
+    """An answer that acknowledges an event; None for values that an API does not return. `automations` are its matches'."""
 
     number: int
     event_id: str
@@ -52,7 +52,7 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class StoredEvent:
-    """An event as the log holds it in the end."""
+    """An event as it is in the final log."""
 
     position: int
     id: str
@@ -68,7 +68,7 @@ class StoredEvent:
 
 @dataclass
 class Journal:
-    """What all senders wrote down."""
+    """The entries of all senders."""
 
     intents: dict[int, Intent] = field(default_factory=dict)
     receipts: dict[int, list[Receipt]] = field(default_factory=lambda: defaultdict(list))
@@ -103,5 +103,5 @@ class Journal:
 
     @property
     def acknowledged(self) -> int:
-        """How many events were acknowledged."""
+        """The number of acknowledged events."""
         return len(self.receipts)

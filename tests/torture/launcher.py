@@ -41,7 +41,7 @@ FAILPOINTS: Final = tuple(f"{part}.{moment}" for part in ("ingest", "settle") fo
 
 ANSWERING_SECONDS: Final = 0.003
 CLOCK_READS: Final = 0.02
-"""The file of the clock is read again after so many seconds."""
+"""The interval in seconds at which the file of the clock is read."""
 
 
 class Failpoint:
@@ -88,7 +88,7 @@ def add_failpoints(database: type[Any], failpoint: Failpoint) -> None:
 
 
 def move_clock(file: Path) -> None:
-    """Have the product's clock go wrong by as many seconds as a file says, whatever the system's does."""
+    """Shift the product's clock by the number of seconds in a file."""
     read_at, offset = 0.0, 0
 
     def time_ns() -> int:
@@ -102,7 +102,7 @@ def move_clock(file: Path) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the product's main function with what was asked for."""
+    """Run the product's main function with failpoints and clock."""
     parser = argparse.ArgumentParser(prog="python -m tests.torture.launcher", description=__doc__)
     parser.add_argument("--kill-at", metavar="NAME:COUNT", default="")
     parser.add_argument("--clock", type=Path, metavar="FILE")

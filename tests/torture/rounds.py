@@ -135,7 +135,7 @@ async def set_up(database: TorturedDatabase, folder: Path, seed: int) -> Torture
 
 @asynccontextmanager
 async def playing(world: TortureWorld) -> AsyncIterator[None]:
-    """Have every client at work until the context is left."""
+    """Run every client until the context is left."""
     filters = {
         "everything": pb.MatchFilter(),
         "paid": pb.MatchFilter(event_names=[PAID]),
@@ -255,7 +255,7 @@ async def check(world: TortureWorld, database: TorturedDatabase, folder: Path, o
 
 
 def allow_for_outages(history: History) -> None:
-    """Let streams be silent for as long as a database takes to recover, beside a machine's worth of other processes."""
+    """Allow streams to be silent for as long as a database takes to recover on a busy machine."""
     for number, entry in enumerate(history.entries):
         if isinstance(entry, Opening | Watching):
             history.entries[number] = replace(entry, interval=entry.interval + OUTAGE)
