@@ -40,7 +40,7 @@ class Intent:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """An answer that acknowledges an event; None for values that an API does not return. `automations` are its matches'."""
+    """An answer that acknowledges an event; None for values that an API does not return. `automations` matched it."""
 
     number: int
     event_id: str
