@@ -52,6 +52,8 @@ class Automation:
     created_at: int
     updated_at: int
     deleted_at: int | None = None
+    unreadable: str = ""
+    """Why labels or attributes cannot be read; those that cannot are empty."""
 
     @property
     def etag(self) -> str:

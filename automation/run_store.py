@@ -18,9 +18,9 @@ from automation.match_log import matches_at
 from automation.runs import OPEN, Run, RunStatus, Wait
 from automation.tables import TIMED, WAITING, hidden, run
 from registry.etags import check_etag
-from registry.json_values import load_stored
 from registry.log_ids import position_of
 from registry.pages import read_page
+from registry.unreadable_rows import load_reported
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -327,6 +327,12 @@ def _write(connection: Connection, project_key: int, current: Run, now: int, **c
         "finished_position": changed.finished_position,
         **_wait_columns(changed.wait),
     }
+    if current.unreadable:
+        # What cannot be read stays as it is, unless it is replaced.
+        if changed.attributes == current.attributes:
+            del columns["attributes"]
+        else:
+            changed = replace(changed, unreadable="")
     own = and_(_run.project_key == project_key, _run.number == current.number)
     connection.execute(update(run).where(own).values(columns))
     return changed
@@ -344,6 +350,7 @@ def _wait_columns(wait: Wait | None) -> dict[str, Any]:
 def _to_run(row: Row[Any]) -> Run:
     status = RunStatus(row.status)
     waiting = status is RunStatus.WAITING
+    attributes, unreadable = load_reported("run", row.id, row.attributes)
     return Run(
         number=row.number,
         id=row.id,
@@ -354,10 +361,11 @@ def _to_run(row: Row[Any]) -> Run:
         match_position=row.match_position,
         wait=Wait(row.wait_event, row.wait_condition, row.wait_from, row.timeout_at) if waiting else None,
         reason=row.reason,
-        attributes=load_stored(row.attributes),
+        attributes=attributes,
         version=row.version,
         created_at=row.created_at,
         updated_at=row.updated_at,
         finished_at=row.finished_at,
         finished_position=row.finished_position,
+        unreadable=unreadable,
     )

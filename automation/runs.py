@@ -109,6 +109,8 @@ class Run:
     updated_at: int
     finished_at: int
     finished_position: int
+    unreadable: str = ""
+    """Why the attributes cannot be read, which are empty then."""
 
     @property
     def etag(self) -> str:

@@ -18,9 +18,9 @@ from automation.errors import AutomationActive, AutomationNotActive, AutomationN
 from automation.tables import automation, automation_version
 from registry.errors import InvalidName, Violation
 from registry.etags import check_etag
-from registry.json_values import load_stored
 from registry.names import check_event_name, name_fault, property_path
 from registry.pages import PAGE_CHARACTERS, page_of
+from registry.unreadable_rows import load_reported
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -107,7 +107,7 @@ def list_automations(
     if before_id:
         query = query.where(_automation.id < before_id)
     rows = connection.execute(query if wanted.labels else query.limit(limit + 1).offset(skip))
-    labelled = (row for row in rows if wanted.labels.items() <= msgspec.json.decode(row.labels).items())
+    labelled = (row for row in rows if not wanted.labels or has_labels(_to_automation(row), wanted.labels))
     page, more = page_of(labelled, limit, lambda row: len(row.attributes), room)
     return [_to_automation(row) for row in page], more
 
@@ -248,7 +248,12 @@ def _label_violations(labels: Mapping[str, str]) -> Iterator[Violation]:
 
 def _write(connection: Connection, current: Automation, changed: Automation, head: int) -> Automation:
     changed = replace(changed, version=current.version + 1)
-    connection.execute(update(automation).where(_automation.key == current.key).values(_columns(changed)))
+    # What cannot be read stays as it is, unless it is replaced.
+    kept = [name for name in _JSON_COLUMNS if current.unreadable and getattr(changed, name) == getattr(current, name)]
+    columns = {name: value for name, value in _columns(changed).items() if name not in kept}
+    connection.execute(update(automation).where(_automation.key == current.key).values(columns))
+    if current.unreadable and len(kept) < len(_JSON_COLUMNS):
+        changed = get_automation(connection, current.project_key, current.id)
     if _judges(changed) != _judges(current):
         _insert_version(connection, changed, head)
     return changed
@@ -288,7 +293,9 @@ def _columns(each: Automation) -> dict[str, Any]:
 
 def _to_automation(row: Row[Any]) -> Automation:
     values = {"attributes": "{}", **row._asdict()}
-    values |= {name: load_stored(values[name]) for name in _JSON_COLUMNS}
+    loaded = {name: load_reported("automation", row.id, values[name]) for name in _JSON_COLUMNS}
+    values |= {name: value for name, (value, _) in loaded.items()}
+    values["unreadable"] = "; ".join(f"{name}: {fault}" for name, (_, fault) in loaded.items() if fault)
     return Automation(**values | {"state": AutomationState(row.state), "entry_rule": EntryRule(row.entry_rule)})
 
 

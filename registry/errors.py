@@ -14,6 +14,7 @@
     ├── TooManyDefinitions
     ├── TooManyRevisions
     ├── RevisionNotFound
+    ├── RowUnreadable            what is stored of a resource cannot be read
     └── EtagMismatch
 
 A front door translates `reason`; the message is for people and may be shown to the caller as it is.
@@ -207,6 +208,15 @@ class RevisionNotFound(RegistryError):
 
     def __init__(self, definition_id: str, number: int, field: str) -> None:
         super().__init__(f"Revision {number} does not exist", field=field, event=definition_id, revision=str(number))
+
+
+class RowUnreadable(RegistryError):
+    """What is stored of a resource cannot be read, so that a change would lose it or rest on nothing."""
+
+    reason = "ROW_UNREADABLE"
+
+    def __init__(self, kind: str, resource_id: str, fault: str) -> None:
+        super().__init__(f"What is stored of the {kind} {resource_id} cannot be read: {fault}", **{kind: resource_id})
 
 
 class EtagMismatch(RegistryError):

@@ -18,7 +18,7 @@ from automation.run_store import entered_before
 from automation.runs import MatchKind
 from automation.store import automations_by_key, automations_judging, get_automation, versions_at
 from registry.coercion import coerce_undefined
-from registry.errors import PayloadRejected, Violation
+from registry.errors import PayloadRejected, RowUnreadable, Violation
 from registry.names import check_event_name
 from registry.pages import PAGE_CHARACTERS
 from registry.timestamps import now_micros
@@ -184,6 +184,8 @@ class Explanations:
 
         def judged(connection: Connection) -> _Judged:
             event = get_event(connection, project_key, event_id)
+            if event.unreadable:
+                raise RowUnreadable("event", event_id, event.unreadable)
             key = (contact_key(connection, project_key, contact_id=event.contact_id) if event.contact_id else 0) or 0
             properties = contact_properties(connection, [key]).get(key, {})
             found = matches_of_events(connection, project_key, [event.position]).get(event.position, ())

@@ -6,15 +6,14 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
-import msgspec
 import structlog
 
 from automation.match_log import READ_LIMIT, log_start, match_id_at, read_filtered
 from automation.store import automations_by_key
 from automation.subscriptions import MatchFilter
+from registry.unreadable_rows import UNREADABLE, describe_error
 from server.budgets import MAX_RESPONSE_BYTES
 from server.start_points import LogEnd, Place, check_kept, check_place, match_head, resolve_start
-from server.status import cut
 from server.storage.events import event_sizes, events_at
 
 if TYPE_CHECKING:
@@ -32,12 +31,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 log = structlog.get_logger()
-
-UNREADABLE: Final = (msgspec.MsgspecError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
-"""Raised by reading or writing a stored value that does not have the expected form. Database errors are not among them:
-they fail the whole read."""
-
-_MAX_REASON: Final = 300
 
 MAX_LOADED: Final = 1_000
 """At most so many matches are loaded at once."""
@@ -186,9 +179,13 @@ def load_in(
         if automation is None:
             reason = broken_automations.get(match.automation_key, "it is missing")
             loaded.append(UnreadableMatch(match, f"Its automation cannot be read: {reason}"))
+        elif automation.unreadable:
+            loaded.append(UnreadableMatch(match, f"Its automation cannot be read: {automation.unreadable}"))
         elif event is None:
             reason = broken_events.get(match.event_position, "it is missing")
             loaded.append(UnreadableMatch(match, f"Its event cannot be read: {reason}"))
+        elif event.unreadable:
+            loaded.append(UnreadableMatch(match, f"Its event cannot be read: {event.unreadable}"))
         else:
             loaded.append(LoadedMatch(match, automation, event))
     return loaded
@@ -218,12 +215,6 @@ def _readable(loaded: Iterable[LoadedMatch | UnreadableMatch]) -> Iterator[Loade
             yield each
         else:
             log_unreadable(each.match, each.reason)
-
-
-def describe_error(error: Exception) -> str:
-    """Return the type and the message of an error, cut because the message may quote stored data."""
-    text = f"{type(error).__name__}: {error}".replace("\0", "")
-    return cut(text.encode(errors="replace").decode(), _MAX_REASON)
 
 
 def log_unreadable(match: Match, reason: str) -> None:

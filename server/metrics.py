@@ -6,9 +6,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from registry.unreadable_rows import UNREADABLE_ROWS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from automation.conditions.values import Verdict
 
@@ -47,6 +51,7 @@ class Metrics:
             buckets=_COMMIT_EVENTS,
             registry=self.registry,
         )
+        self.registry.register(_UnreadableRowsCollector())
         # Looking a child up by its labels takes a microsecond.
         self._request = lru_cache(1_000)(lambda dialect, status: self._requests.labels(dialect, status).inc)
 
@@ -74,3 +79,15 @@ class Metrics:
         """Have the number of events that wait to be stored asked for when it is wanted."""
         gauge = Gauge("signalbox_queue_events", "Events that wait to be stored.", registry=self.registry)
         gauge.set_function(waiting)
+
+
+class _UnreadableRowsCollector(Collector):
+    """Collects what the process counts of rows that could not be read."""
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """Yield the counter, with a sample for each table that has such rows."""
+        text = "Reads of stored rows of which something could not be read, by table."
+        family = CounterMetricFamily("signalbox_unreadable_rows", text, labels=["table"])
+        for table, count in sorted(UNREADABLE_ROWS.counts().items()):
+            family.add_metric([table], count)
+        yield family

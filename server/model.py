@@ -128,6 +128,8 @@ class Contact:
     version: int
     created_at: int
     updated_at: int
+    unreadable: str = ""
+    """Why the properties cannot be read, which are empty then."""
 
     @property
     def etag(self) -> str:
@@ -157,3 +159,5 @@ class Event(msgspec.Struct, frozen=True):
     match_count: int
     ignore_case: bool = False
     contact_deleted: bool = False
+    unreadable: str = ""
+    """Why properties or coercions cannot be read, both of which are empty then."""

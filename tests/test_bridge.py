@@ -224,7 +224,7 @@ async def test_what_is_odd_is_refused_in_the_own_shape(shop: Shop, dialect: str)
     large = b'{"a": "' + b"x" * (1024 * 1024) + b'"}'
     for method, body, headers, status in (
         ("POST", b"{", {}, 400),
-        ("POST", b"[" * 100_000, {}, 400),
+        ("POST", b"[" * 900, {}, 400),
         ("POST", b'{"a": NaN}', {}, 400),
         ("POST", b"\xff", {}, 400),
         ("POST", b"{}", {"content-type": "text/plain"}, 415),
@@ -267,13 +267,25 @@ async def test_a_body_in_one_chunk_is_counted_too(fresh_database: str) -> None:
 
 
 @pytest.mark.parametrize("dialect", NAMES)
-@pytest.mark.parametrize("body", [b"[" * 100_000, b"{} {}", b'{"data": [1}'], ids=lambda body: repr(body[:9]))
+@pytest.mark.parametrize("body", [b"[" * 900, b"{} {}", b'{"data": [1}'], ids=lambda body: repr(body[:9]))
 async def test_what_breaks_off_is_no_json_whatever_it_begins_with(shop: Shop, dialect: str, body: bytes) -> None:
     call, _ = shop.sent(dialect, 5)
     refused = await shop.callers[dialect].call(call, body)
     assert refused.status_code == 400
     wanted = "Invalid JSON body" if dialect == "opensend" else "The body is not valid JSON"
     assert text_of(dialect, refused.json()) == wanted
+
+
+@pytest.mark.parametrize("dialect", NAMES)
+@pytest.mark.parametrize("form", ["%s", '{"extra":%s}', '{"eventName":%s}', '{"payload":%s}', '{"data":%s}'])
+@pytest.mark.parametrize("depth", [1_100, 100_000])
+async def test_a_body_that_is_nested_deeper_than_can_be_read_is_refused_as_such(
+    shop: Shop, dialect: str, form: str, depth: int
+) -> None:
+    call, _ = shop.sent(dialect, 5)
+    refused = await shop.callers[dialect].call(call, (form % ("[" * depth + "]" * depth)).encode())
+    assert refused.status_code in (400, 422)
+    assert "The body is nested too deeply to be read" in refused.text
 
 
 async def test_of_a_body_that_breaks_off_nothing_is_stored(shop: Shop) -> None:

@@ -68,6 +68,7 @@ def write_automation(automation: Automation) -> pb.Automation:
         created_at=timestamp(automation.created_at),
         updated_at=timestamp(automation.updated_at),
         etag=automation.etag,
+        unreadable_reason=automation.unreadable,
     )
     message.attributes.SetInParent()
     write_struct(automation.attributes, message.attributes)
@@ -90,6 +91,7 @@ def write_run(named: NamedRun) -> pb.Run:
         updated_at=timestamp(run.updated_at),
         finished_at=timestamp(run.finished_at) if run.finished_at else None,
         etag=run.etag,
+        unreadable_reason=run.unreadable,
     )
     message.attributes.SetInParent()
     write_struct(run.attributes, message.attributes)

@@ -67,6 +67,7 @@ def _write_contact(contact: Contact) -> pb.Contact:
         created_at=timestamp(contact.created_at),
         updated_at=timestamp(contact.updated_at),
         etag=contact.etag,
+        unreadable_reason=contact.unreadable,
     )
     message.properties.SetInParent()
     write_struct(contact.properties, message.properties)

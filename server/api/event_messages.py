@@ -71,6 +71,8 @@ def write_event(event: Event, into: event_pb2.Event) -> None:
         into.omitted_coercion_count = write_details(event.coercions, write_change, into.coercions)
     write_timestamp(event.occurred_at, into.occurred_at)
     write_timestamp(event.received_at, into.received_at)
+    if event.unreadable:
+        into.unreadable_reason = event.unreadable
 
 
 def event_message(event: Event) -> event_pb2.Event:

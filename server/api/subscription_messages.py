@@ -25,6 +25,7 @@ from automation.subscriptions import (
 )
 from registry.errors import Violation
 from registry.timestamps import now_micros
+from registry.unreadable_rows import UNREADABLE, describe_error
 from server.api.enums import DELIVERY_ORDER, DELIVERY_OUTCOME, NACK_ACTION, PARKING_CAUSE
 from server.api.match_messages import write_log_entry, write_match
 from server.api.structs import depth_of
@@ -32,7 +33,7 @@ from server.api.times import read_duration, read_timestamp, timestamp, write_tim
 from server.api.watch_messages import read_filter
 from server.budgets import MAX_DEPTH
 from server.errors import InvalidArgument, InvalidConsumer
-from server.matches import UNREADABLE, LoadedMatch, UnreadableMatch, describe_error
+from server.matches import LoadedMatch, UnreadableMatch
 from signalbox.v1 import match_stream_pb2 as pb
 
 if TYPE_CHECKING:

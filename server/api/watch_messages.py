@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Final
 from automation.subscription_store import MAX_FILTER_LABELS, MAX_FILTER_NAMES
 from automation.subscriptions import MatchFilter
 from registry.errors import Violation
+from registry.unreadable_rows import UNREADABLE, describe_error
 from server.api.enums import LOG_END
 from server.api.match_messages import write_match
 from server.api.times import read_duration, read_timestamp
 from server.errors import InvalidArgument
-from server.matches import UNREADABLE, WatchQuery, describe_error, log_unreadable
+from server.matches import WatchQuery, log_unreadable
 from server.start_points import AfterPosition, Cursor, LogEnd, Since, make_cursor
 from signalbox.v1 import match_stream_pb2 as pb
 

@@ -32,6 +32,8 @@ _UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 _MAX_FAULT = 200
 """The most bytes shown of a decoder's message, which quotes its input."""
 
+_TOO_DEEP = Violation("", "TOO_DEEP", "The body is nested too deeply to be read")
+
 _decoder = lru_cache(msgspec.json.Decoder)
 
 
@@ -138,11 +140,15 @@ def _refusal_of(body: bytes, error: Exception) -> InvalidBody | MalformedJson:
     """Return the error of a refused body: a value that cannot be held, a field of the wrong form, or invalid JSON."""
     if fault := json_fault(body):
         return InvalidBody([fault])
+    if isinstance(error, RecursionError):
+        return InvalidBody([_TOO_DEEP])
     if not isinstance(error, msgspec.ValidationError):
         return MalformedJson()
     # A body with a field of the wrong form may be invalid JSON further on.
     try:
         _decoder(Any).decode(body)
+    except RecursionError:
+        return InvalidBody([_TOO_DEEP])
     except _UNREADABLE:
         return MalformedJson()
     return _invalid_body(str(error))

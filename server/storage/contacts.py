@@ -9,9 +9,10 @@ import msgspec
 import sqlalchemy as sa
 
 from automation.bulk import chunks
+from registry.errors import RowUnreadable
 from registry.etags import check_etag
-from registry.json_values import load_stored
 from registry.pages import read_page
+from registry.unreadable_rows import load_reported
 from server.errors import ContactNotFound
 from server.model import Contact
 from server.storage.tables import contact, event
@@ -89,11 +90,12 @@ def contact_ids(connection: Connection, keys: Iterable[int]) -> dict[int, str]:
 
 
 def contact_properties(connection: Connection, keys: Iterable[int]) -> dict[int, dict[str, Any]]:
-    """Read the properties of contacts, by key."""
+    """Read the properties of contacts, by key; none of a contact whose properties cannot be read."""
     found: dict[int, dict[str, Any]] = {}
     for chunk in chunks(list(keys)):
-        query = sa.select(contact.c.key, contact.c.properties).where(contact.c.key.in_(chunk))
-        found.update((row.key, load_stored(row.properties)) for row in connection.execute(query))
+        query = sa.select(contact.c.key, contact.c.id, contact.c.properties).where(contact.c.key.in_(chunk))
+        rows = connection.execute(query)
+        found.update((row.key, load_reported("contact", row.id, row.properties)[0]) for row in rows)
     return found
 
 
@@ -134,8 +136,10 @@ def count_contacts(connection: Connection, project_key: int, search: str = "") -
 def update_contact(
     connection: Connection, current: Contact, properties: Mapping[str, Any], etag: str, now: int
 ) -> Contact:
-    """Replace the properties. Raises EtagMismatch; an equal state changes nothing."""
+    """Replace the properties; an equal state changes nothing. Raise EtagMismatch and RowUnreadable."""
     check_etag(etag, current.etag)
+    if current.unreadable:
+        raise RowUnreadable("contact", current.id, current.unreadable)
     if properties == current.properties:
         return current
     connection.execute(
@@ -187,4 +191,5 @@ def _json(properties: Mapping[str, Any]) -> str:
 
 
 def _contact(row: Row[Any]) -> Contact:
-    return Contact(row.key, row.id, row.email, load_stored(row.properties), row.version, row.created_at, row.updated_at)
+    properties, unreadable = load_reported("contact", row.id, row.properties)
+    return Contact(row.key, row.id, row.email, properties, row.version, row.created_at, row.updated_at, unreadable)

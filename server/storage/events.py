@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
-from msgspec.structs import replace
 
 from registry.coercion import Change, ChangeKind
-from registry.json_values import load_stored
 from registry.log_ids import position_of
 from registry.pages import PAGE_CHARACTERS, read_page
 from registry.undo import undo
+from registry.unreadable_rows import UNREADABLE, UNREADABLE_ROWS, load_object
 from server.errors import EventNotRecorded
 from server.model import Event
 from server.storage.contacts import contact_key
@@ -73,7 +72,7 @@ def get_event(connection: Connection, project_key: int, event_id: str) -> Event:
     row = connection.execute(_EVENTS.where(at, event.c.id == event_id)).one_or_none()
     if row is None:
         raise EventNotRecorded(event_id)
-    return replace(to_event(row), properties=load_stored(row.properties))
+    return to_event(row)
 
 
 def event_ids(connection: Connection, project_key: int, positions: Iterable[int]) -> dict[int, str]:
@@ -201,7 +200,15 @@ _RECEIVED_AT = sa.select(event.c.received_at).where(
 
 
 def to_event(row: Row[Any]) -> Event:
-    """Read an event from a row of the log joined with its contact."""
+    """Read an event from a row of the log joined with its contact; one that cannot be read is reported."""
+    unreadable = ""
+    properties: dict[str, Any]
+    coercions: tuple[Change, ...]
+    try:
+        properties, coercions = load_object(row.properties), _changes(row.coercions) if row.coercions else ()
+    except UNREADABLE as error:
+        properties, coercions = {}, ()
+        unreadable = UNREADABLE_ROWS.report("event", row.id, error)
     return Event(
         id=row.id,
         position=row.position,
@@ -210,13 +217,14 @@ def to_event(row: Row[Any]) -> Event:
         revision=row.revision,
         contact_id=row.contact_id or "",
         email=row.contact_email,
-        properties=msgspec.json.decode(row.properties),
-        coercions=_changes(row.coercions) if row.coercions else (),
+        properties=properties,
+        coercions=coercions,
         occurred_at=row.occurred_at,
         received_at=row.received_at,
         match_count=row.match_count,
         ignore_case=bool(row.ignore_case),
         contact_deleted=bool(row.contact_deleted),
+        unreadable=unreadable,
     )
 
 

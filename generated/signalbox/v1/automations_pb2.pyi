@@ -227,6 +227,7 @@ class Automation(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    UNREADABLE_REASON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Output only. UUIDv7."""
     name: _builtins.str
@@ -249,6 +250,10 @@ class Automation(_message.Message):
     """
     etag: _builtins.str
     """Output only. Names the state of the automation; changes with every change."""
+    unreadable_reason: _builtins.str
+    """Output only. Why labels or attributes cannot be read as they are stored, so that these are empty; empty for every sound
+    automation. An update of labels or attributes replaces what cannot be read.
+    """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Optional. Words to sort and filter automations and matches by. At most 32; keys of 1 to 63 characters, values of
@@ -284,10 +289,11 @@ class Automation(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        unreadable_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_activated_position", b"_activated_position", "activated_position", b"activated_position", "attributes", b"attributes", "created_at", b"created_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_activated_position", b"_activated_position", "activated_position", b"activated_position", "attributes", b"attributes", "condition", b"condition", "created_at", b"created_at", "entry_rule", b"entry_rule", "etag", b"etag", "event_name", b"event_name", "id", b"id", "labels", b"labels", "name", b"name", "state", b"state", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_activated_position", b"_activated_position", "activated_position", b"activated_position", "attributes", b"attributes", "condition", b"condition", "created_at", b"created_at", "entry_rule", b"entry_rule", "etag", b"etag", "event_name", b"event_name", "id", b"id", "labels", b"labels", "name", b"name", "state", b"state", "unreadable_reason", b"unreadable_reason", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__activated_position: _TypeAlias = _typing.Literal["activated_position"]  # noqa: Y015
     _WhichOneofArgType__activated_position: _TypeAlias = _typing.Literal["_activated_position", b"_activated_position"]  # noqa: Y015
@@ -314,6 +320,7 @@ class Run(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     FINISHED_AT_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    UNREADABLE_REASON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Output only. UUIDv7."""
     automation_id: _builtins.str
@@ -332,6 +339,8 @@ class Run(_message.Message):
     """Output only. Why it ended as it did, in the words of whoever ended it."""
     etag: _builtins.str
     """Output only. Names the state of the run; changes with every change."""
+    unreadable_reason: _builtins.str
+    """Output only. Why the attributes cannot be read as they are stored, so that they are empty; empty for every sound run."""
     @_builtins.property
     def wait(self) -> Global___RunWait:
         """Output only. What the run waits for; only with RUN_STATUS_WAITING."""
@@ -368,10 +377,11 @@ class Run(_message.Message):
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         finished_at: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        unreadable_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "created_at", b"created_at", "finished_at", b"finished_at", "updated_at", b"updated_at", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "automation_id", b"automation_id", "contact_id", b"contact_id", "created_at", b"created_at", "etag", b"etag", "event_id", b"event_id", "finished_at", b"finished_at", "id", b"id", "match_id", b"match_id", "reason", b"reason", "status", b"status", "updated_at", b"updated_at", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "automation_id", b"automation_id", "contact_id", b"contact_id", "created_at", b"created_at", "etag", b"etag", "event_id", b"event_id", "finished_at", b"finished_at", "id", b"id", "match_id", b"match_id", "reason", b"reason", "status", b"status", "unreadable_reason", b"unreadable_reason", "updated_at", b"updated_at", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

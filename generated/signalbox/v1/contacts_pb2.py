@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from signalbox.v1 import options_pb2 as signalbox_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsignalbox/v1/contacts.proto\x12\x0csignalbox.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1asignalbox/v1/options.proto\"\xbf\x01\n\x07\x43ontact\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x65mail\x18\x02 \x01(\t\x12+\n\nproperties\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\"`\n\x14UpsertContactRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\x12+\n\nproperties\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\"P\n\x15UpsertContactResponse\x12&\n\x07\x63ontact\x18\x01 \x01(\x0b\x32\x15.signalbox.v1.Contact\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"9\n\x11GetContactRequest\x12\x0c\n\x02id\x18\x01 \x01(\tH\x00\x12\x0f\n\x05\x65mail\x18\x02 \x01(\tH\x00\x42\x05\n\x03key\"<\n\x12GetContactResponse\x12&\n\x07\x63ontact\x18\x01 \x01(\x0b\x32\x15.signalbox.v1.Contact\"L\n\x13ListContactsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06search\x18\x03 \x01(\t\"X\n\x14ListContactsResponse\x12\'\n\x08\x63ontacts\x18\x01 \x03(\x0b\x32\x15.signalbox.v1.Contact\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"J\n\x14\x44\x65leteContactRequest\x12\x0c\n\x02id\x18\x01 \x01(\tH\x00\x12\x0f\n\x05\x65mail\x18\x02 \x01(\tH\x00\x12\x0c\n\x04\x65tag\x18\x03 \x01(\tB\x05\n\x03key\"?\n\x15\x44\x65leteContactResponse\x12&\n\x07\x63ontact\x18\x01 \x01(\x0b\x32\x15.signalbox.v1.Contact2\xb4\x03\n\x08\x43ontacts\x12l\n\rUpsertContact\x12\".signalbox.v1.UpsertContactRequest\x1a#.signalbox.v1.UpsertContactResponse\"\x12\xfa\xd4\x18\x0e\x63ontacts:write\x12\x62\n\nGetContact\x12\x1f.signalbox.v1.GetContactRequest\x1a .signalbox.v1.GetContactResponse\"\x11\xfa\xd4\x18\rcontacts:read\x12h\n\x0cListContacts\x12!.signalbox.v1.ListContactsRequest\x1a\".signalbox.v1.ListContactsResponse\"\x11\xfa\xd4\x18\rcontacts:read\x12l\n\rDeleteContact\x12\".signalbox.v1.DeleteContactRequest\x1a#.signalbox.v1.DeleteContactResponse\"\x12\xfa\xd4\x18\x0e\x63ontacts:writeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsignalbox/v1/contacts.proto\x12\x0csignalbox.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1asignalbox/v1/options.proto\"\xda\x01\n\x07\x43ontact\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x65mail\x18\x02 \x01(\t\x12+\n\nproperties\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\x12\x19\n\x11unreadable_reason\x18\x07 \x01(\t\"`\n\x14UpsertContactRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\x12+\n\nproperties\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\"P\n\x15UpsertContactResponse\x12&\n\x07\x63ontact\x18\x01 \x01(\x0b\x32\x15.signalbox.v1.Contact\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"9\n\x11GetContactRequest\x12\x0c\n\x02id\x18\x01 \x01(\tH\x00\x12\x0f\n\x05\x65mail\x18\x02 \x01(\tH\x00\x42\x05\n\x03key\"<\n\x12GetContactResponse\x12&\n\x07\x63ontact\x18\x01 \x01(\x0b\x32\x15.signalbox.v1.Contact\"L\n\x13ListContactsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06search\x18\x03 \x01(\t\"X\n\x14ListContactsResponse\x12\'\n\x08\x63ontacts\x18\x01 \x03(\x0b\x32\x15.signalbox.v1.Contact\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"J\n\x14\x44\x65leteContactRequest\x12\x0c\n\x02id\x18\x01 \x01(\tH\x00\x12\x0f\n\x05\x65mail\x18\x02 \x01(\tH\x00\x12\x0c\n\x04\x65tag\x18\x03 \x01(\tB\x05\n\x03key\"?\n\x15\x44\x65leteContactResponse\x12&\n\x07\x63ontact\x18\x01 \x01(\x0b\x32\x15.signalbox.v1.Contact2\xb4\x03\n\x08\x43ontacts\x12l\n\rUpsertContact\x12\".signalbox.v1.UpsertContactRequest\x1a#.signalbox.v1.UpsertContactResponse\"\x12\xfa\xd4\x18\x0e\x63ontacts:write\x12\x62\n\nGetContact\x12\x1f.signalbox.v1.GetContactRequest\x1a .signalbox.v1.GetContactResponse\"\x11\xfa\xd4\x18\rcontacts:read\x12h\n\x0cListContacts\x12!.signalbox.v1.ListContactsRequest\x1a\".signalbox.v1.ListContactsResponse\"\x11\xfa\xd4\x18\rcontacts:read\x12l\n\rDeleteContact\x12\".signalbox.v1.DeleteContactRequest\x1a#.signalbox.v1.DeleteContactResponse\"\x12\xfa\xd4\x18\x0e\x63ontacts:writeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,23 +43,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONTACTS'].methods_by_name['DeleteContact']._loaded_options = None
   _globals['_CONTACTS'].methods_by_name['DeleteContact']._serialized_options = b'\372\324\030\016contacts:write'
   _globals['_CONTACT']._serialized_start=137
-  _globals['_CONTACT']._serialized_end=328
-  _globals['_UPSERTCONTACTREQUEST']._serialized_start=330
-  _globals['_UPSERTCONTACTREQUEST']._serialized_end=426
-  _globals['_UPSERTCONTACTRESPONSE']._serialized_start=428
-  _globals['_UPSERTCONTACTRESPONSE']._serialized_end=508
-  _globals['_GETCONTACTREQUEST']._serialized_start=510
-  _globals['_GETCONTACTREQUEST']._serialized_end=567
-  _globals['_GETCONTACTRESPONSE']._serialized_start=569
-  _globals['_GETCONTACTRESPONSE']._serialized_end=629
-  _globals['_LISTCONTACTSREQUEST']._serialized_start=631
-  _globals['_LISTCONTACTSREQUEST']._serialized_end=707
-  _globals['_LISTCONTACTSRESPONSE']._serialized_start=709
-  _globals['_LISTCONTACTSRESPONSE']._serialized_end=797
-  _globals['_DELETECONTACTREQUEST']._serialized_start=799
-  _globals['_DELETECONTACTREQUEST']._serialized_end=873
-  _globals['_DELETECONTACTRESPONSE']._serialized_start=875
-  _globals['_DELETECONTACTRESPONSE']._serialized_end=938
-  _globals['_CONTACTS']._serialized_start=941
-  _globals['_CONTACTS']._serialized_end=1377
+  _globals['_CONTACT']._serialized_end=355
+  _globals['_UPSERTCONTACTREQUEST']._serialized_start=357
+  _globals['_UPSERTCONTACTREQUEST']._serialized_end=453
+  _globals['_UPSERTCONTACTRESPONSE']._serialized_start=455
+  _globals['_UPSERTCONTACTRESPONSE']._serialized_end=535
+  _globals['_GETCONTACTREQUEST']._serialized_start=537
+  _globals['_GETCONTACTREQUEST']._serialized_end=594
+  _globals['_GETCONTACTRESPONSE']._serialized_start=596
+  _globals['_GETCONTACTRESPONSE']._serialized_end=656
+  _globals['_LISTCONTACTSREQUEST']._serialized_start=658
+  _globals['_LISTCONTACTSREQUEST']._serialized_end=734
+  _globals['_LISTCONTACTSRESPONSE']._serialized_start=736
+  _globals['_LISTCONTACTSRESPONSE']._serialized_end=824
+  _globals['_DELETECONTACTREQUEST']._serialized_start=826
+  _globals['_DELETECONTACTREQUEST']._serialized_end=900
+  _globals['_DELETECONTACTRESPONSE']._serialized_start=902
+  _globals['_DELETECONTACTRESPONSE']._serialized_end=965
+  _globals['_CONTACTS']._serialized_start=968
+  _globals['_CONTACTS']._serialized_end=1404
 # @@protoc_insertion_point(module_scope)

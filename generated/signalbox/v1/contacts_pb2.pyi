@@ -32,12 +32,17 @@ class Contact(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    UNREADABLE_REASON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Output only. UUIDv7."""
     email: _builtins.str
     """Required. E-mail address, unique in the project; kept lower-cased, without blanks around it. At most 254 characters."""
     etag: _builtins.str
     """Output only. Names the state of the contact; changes with every change."""
+    unreadable_reason: _builtins.str
+    """Output only. Why the properties cannot be read as they are stored, so that they are empty; empty for every sound contact.
+    The contact cannot be changed, but deleted.
+    """
     @_builtins.property
     def properties(self) -> _struct_pb2.Struct:
         """Optional. Whatever callers know of the contact. At most 64 KiB, 32 levels deep and 1,000 values."""
@@ -59,10 +64,11 @@ class Contact(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        unreadable_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "properties", b"properties", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "email", b"email", "etag", b"etag", "id", b"id", "properties", b"properties", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "email", b"email", "etag", b"etag", "id", b"id", "properties", b"properties", "unreadable_reason", b"unreadable_reason", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -39,6 +39,7 @@ class Event(_message.Message):
     OCCURRED_AT_FIELD_NUMBER: _builtins.int
     RECEIVED_AT_FIELD_NUMBER: _builtins.int
     OMITTED_COERCION_COUNT_FIELD_NUMBER: _builtins.int
+    UNREADABLE_REASON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Output only. UUIDv7."""
     position: _builtins.int
@@ -57,6 +58,10 @@ class Event(_message.Message):
     """
     omitted_coercion_count: _builtins.int
     """Output only. Number of coercions left out of `coercions` because they take more than 1 MiB."""
+    unreadable_reason: _builtins.str
+    """Output only. Why the properties or coercions cannot be read as they are stored, so that both are empty; empty for every sound
+    event. A server counts what it could not read in signalbox_unreadable_rows_total.
+    """
     @_builtins.property
     def properties(self) -> _struct_pb2.Struct:
         """Output only. The properties after coercion."""
@@ -88,10 +93,11 @@ class Event(_message.Message):
         occurred_at: _timestamp_pb2.Timestamp | None = ...,
         received_at: _timestamp_pb2.Timestamp | None = ...,
         omitted_coercion_count: _builtins.int = ...,
+        unreadable_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["occurred_at", b"occurred_at", "properties", b"properties", "received_at", b"received_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coercions", b"coercions", "contact_id", b"contact_id", "definition_id", b"definition_id", "email", b"email", "id", b"id", "name", b"name", "occurred_at", b"occurred_at", "omitted_coercion_count", b"omitted_coercion_count", "position", b"position", "properties", b"properties", "received_at", b"received_at", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coercions", b"coercions", "contact_id", b"contact_id", "definition_id", b"definition_id", "email", b"email", "id", b"id", "name", b"name", "occurred_at", b"occurred_at", "omitted_coercion_count", b"omitted_coercion_count", "position", b"position", "properties", b"properties", "received_at", b"received_at", "revision", b"revision", "unreadable_reason", b"unreadable_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
