@@ -226,6 +226,19 @@ async def test_the_reasons_of_declared_properties_are_found_behind_any_number_of
     assert (report.reasons[0].path, report.reasons[0].event_count) == ("properties.order_total", 2)
 
 
+@on_sqlite
+async def test_a_thousand_undeclared_properties_are_told_apart(shop: Client) -> None:
+    await shop.define("basket", ANYTHING)
+    strange = [{f"p{part}_{name}": 1 for name in range(90)} for part in range(11)]
+    strange.append({f"q{name}": 1 for name in range(9)})
+    await sent(shop, *strange, *[{"last": 1}] * 3, *[{"beyond": 1}] * 4, *strange[:1], name="basket")
+    report = await backtested(shop, ORDER_SCHEMA, "basket")
+    found = [(each.path.removeprefix("properties."), each.event_count) for each in report.reasons]
+    assert found[0] == ("last", 3)
+    assert dict(found[1:91]) == dict.fromkeys(strange[0], 2)
+    assert [count for _, count in found[91:]] == [1] * 9
+
+
 # Samples
 
 

@@ -527,8 +527,9 @@ async def test_a_run_is_cancelled_while_nobody_works_on_it(opensend: Caller) -> 
     first = await opensend.call(f"{path}/{runs[0]}/cancel")
     assert (first.status_code, first.json()["status"]) == (200, "cancelled")
     assert first.json()["failure_reason"] == "cancelled_by_api"
-    second = await opensend.call(f"{path}/{runs[1]}/cancel", {"reason": "test"})
-    assert second.json()["failure_reason"] == "test"
+    longest = "x" * 500
+    second = await opensend.call(f"{path}/{runs[1]}/cancel", {"reason": longest})
+    assert second.json()["failure_reason"] == longest
     again = await opensend.call(f"{path}/{runs[0]}/cancel", {})
     assert (again.status_code, again.json()) == (409, rule("run_not_cancellable", "Run is not cancellable"))
     for body in ({"reason": ""}, {"reason": "x" * 501}, {"reason": "a", "force": True}, {"reason": 5}):

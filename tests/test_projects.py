@@ -7,6 +7,9 @@ import grpc
 import pytest
 from grpc import StatusCode
 
+from server.errors import ProjectNotFound
+from server.model import Rules
+from server.storage.projects import get_project, insert_project
 from signalbox.v1 import contacts_pb2, event_ingest_pb2
 from signalbox.v1 import projects_pb2 as pb
 from tests.support.messages import event, orders
@@ -16,6 +19,9 @@ from tests.support.service import ADMIN_KEY
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
+    from sqlalchemy import Connection
+
+    from server.storage.database import Database
     from tests.support.service import Client, Service
     from tests.support.stores import Store
 
@@ -282,3 +288,20 @@ async def test_a_key_is_revoked_though_its_revoker_hangs_up(service: Service) ->
         assert (await refusal(doomed.send())).reason == "API_KEY_INVALID"
     else:
         await doomed.send()
+
+
+async def test_a_project_is_read_by_its_id_or_name_alone(database: Database) -> None:
+    def work(connection: Connection) -> None:
+        for number in range(1, 3):
+            made = insert_project(connection, f"id{number}", f"name{number}", Rules(), number)
+            assert get_project(connection, made.id) == get_project(connection, made.name) == made
+            assert (made.id, made.name, made.created_at) == (f"id{number}", f"name{number}", number)
+            for unknown in ("id", "name", "id3", "ID1", ""):
+                with pytest.raises(ProjectNotFound):
+                    get_project(connection, unknown)
+        # An id comes before a name.
+        named = insert_project(connection, "id3", "id1", Rules(), 3)
+        assert get_project(connection, "id1").name == "name1"
+        assert get_project(connection, named.id) == named
+
+    await database.write(work)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
+from time import perf_counter
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 import pytest_asyncio
@@ -12,7 +14,13 @@ from grpc import StatusCode
 from structlog.testing import capture_logs
 
 from automation.automations import AutomationState, NewAutomation
-from server.errors import QueueFull, Stopping
+from registry.schema import Compatibility, Property, PropertyType, Schema
+from server.access import Caller
+from server.catalog import Catalog
+from server.definitions import Definitions
+from server.errors import BatchRejected, IdempotencyKeyReused, KeyInvalid, QueueFull, Stopping
+from server.ingest.draft import BatchMode
+from server.metrics import Metrics
 from signalbox.v1 import event_ingest_pb2 as pb
 from tests.support.line import GatedDatabase, drafts, line_over
 from tests.support.messages import orders
@@ -22,10 +30,16 @@ from tests.support.service import serving
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from sqlalchemy import Connection
+
+    from server.ingest.draft import Draft
     from server.storage.database import Database
     from tests.support.line import Line
     from tests.support.service import Client
     from tests.support.stores import Store
+
+
+T = TypeVar("T")
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -133,6 +147,156 @@ async def test_a_unit_the_database_refuses_does_not_take_its_group_along(line: L
     assert [type(outcome).__name__ for outcome in outcomes] == ["NoneType", "StorageRefused", "NoneType"]
     assert await line.stored() == ["first", *["good"] * 3, *["also_good"] * 3]
     assert [entry["event"] for entry in logs] == ["commit_failed"]
+
+
+# What a commit decides
+
+
+ALWAYS = NewAutomation("Always", "page_viewed", "", AutomationState.ACTIVE)
+
+
+def keyed(key: str, text: str = "", name: str = "page_viewed") -> Draft:
+    (draft,) = drafts(name=name, text=text)
+    draft.idempotency_key = key
+    return draft
+
+
+def repeats(again: Draft, first: Draft) -> bool:
+    """Return whether a draft was answered with what an earlier one set off, which is one match."""
+    assert (len(first.matches), first.duplicate) == (1, False)
+    return again.duplicate and again.event == first.event and again.matches == first.matches
+
+
+async def test_a_key_is_stored_once_in_a_unit_a_group_and_the_log(line: Line) -> None:
+    line.gate.set()
+    await line.automate(ALWAYS)
+    await line.send(drafts(name="other"))
+    line.gate.clear()
+    under_way = line.begin(drafts(name="other"))
+    within, beside, other = [keyed("a"), keyed("b"), keyed("a")], [keyed("a"), keyed("b")], [keyed("b", "changed")]
+    sends = [line.begin(within), line.begin(beside), asyncio.create_task(line.send(other, BatchMode.INDEPENDENT))]
+    await asyncio.sleep(0.01)
+    line.gate.set()
+    await asyncio.gather(under_way, *sends)
+    later = [keyed("a"), keyed("c"), keyed("b", "changed")]
+    await line.send(later, BatchMode.INDEPENDENT)
+    assert repeats(within[2], within[0])
+    assert repeats(beside[0], within[0])
+    assert repeats(beside[1], within[1])
+    assert repeats(later[0], within[0])
+    assert [type(each.error) for each in (*other, *later)] == [
+        IdempotencyKeyReused,
+        type(None),
+        type(None),
+        IdempotencyKeyReused,
+    ]
+    assert await line.stored() == ["first", "other", "other", *["page_viewed"] * 3]
+
+
+async def test_a_refused_unit_leaves_its_keys_free(line: Line) -> None:
+    line.gate.set()
+    with pytest.raises(BatchRejected):
+        await line.send([keyed("k"), keyed("k", "changed")])
+    again = keyed("k")
+    await line.send([again])
+    assert not again.duplicate
+    assert await line.stored() == ["first", "page_viewed"]
+
+
+async def test_a_unit_judged_by_an_outdated_catalogue_is_judged_again(line: Line, database: Database) -> None:
+    waiting = drafts(text="5")
+    sends = [line.begin(waiting), line.begin(drafts(name="other"))]
+    await asyncio.sleep(0.01)
+    caller = Caller(line.project_key, "id", frozenset())
+    schema = Schema((Property("text", PropertyType.NUMBER),))
+    elsewhere = Definitions(database, Catalog(database))
+    defined = await elsewhere.create(caller, "page_viewed", "", schema, Compatibility.NONE)
+    line.gate.set()
+    await asyncio.gather(*sends)
+    later = drafts(text="6")
+    await line.send(later)
+    for draft, number in ((waiting[0], 5), (later[0], 6)):
+        assert draft.event is not None
+        assert (draft.event.definition_id, draft.event.revision) == (defined.id, 1)
+        assert draft.event.properties == {"text": number}
+
+
+async def test_nothing_is_stored_for_a_project_whose_row_stands_for_another(line: Line, store: Store) -> None:
+    waiting = line.begin(drafts(name="lost"))
+    await asyncio.sleep(0.01)
+    line.gate.set()
+    await until(lambda: line.writes == 2)
+    await waiting
+    await store.execute("UPDATE project SET id = 'another'")
+    await store.execute("UPDATE project_head SET catalog_version = catalog_version + 1")
+    with pytest.raises(KeyInvalid):
+        await line.send(drafts(name="misplaced"))
+    assert await line.stored() == ["first", "lost"]
+
+
+async def test_a_commit_is_counted_and_wakes_those_who_follow_the_match_log(line: Line) -> None:
+    line.gate.set()
+    await line.automate(ALWAYS)
+    await line.send(drafts(name="other"))
+    assert await line.hub.position(line.project_key) == 0
+    following = asyncio.create_task(line.hub.beyond(line.project_key, 0, 5))
+    await asyncio.sleep(0)
+    began = perf_counter()
+    await line.send(drafts(2))
+    assert await following == 2
+    count = line.metrics.registry.get_sample_value
+    assert count("signalbox_events_recorded_total") == 4
+    assert count("signalbox_matches_total") == 2
+    assert count("signalbox_commit_events_sum") == 4
+    assert count("signalbox_commit_seconds_count") == count("signalbox_commit_events_count") == 3
+    assert 0 < (count("signalbox_commit_seconds_sum") or 0) < began
+
+
+def test_the_largest_commits_have_a_bucket_of_their_own() -> None:
+    metrics = Metrics()
+    for events, seconds in ((10_000, 2.5), (10_001, 2.51)):
+        metrics.count_commit(events, 0, seconds)
+    count = metrics.registry.get_sample_value
+    for name, bound in (("events", "10000.0"), ("seconds", "2.5")):
+        assert count(f"signalbox_commit_{name}_bucket", {"le": bound}) == 1
+        assert count(f"signalbox_commit_{name}_bucket", {"le": "+Inf"}) == 2
+
+
+class BrokenOffError(Exception):
+    """What ends the first attempt."""
+
+
+class BreakingOff(GatedDatabase):
+    """A database whose next transaction breaks off before its commit and is begun anew, if it is told to."""
+
+    breaks_off = False
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        if self.breaks_off:
+            self.breaks_off = False
+            with suppress(BrokenOffError):
+                await super().write(partial(self._break_off, work))
+        return await super().write(work)
+
+    @staticmethod
+    def _break_off(work: Callable[[Connection], T], connection: Connection) -> T:
+        work(connection)
+        raise BrokenOffError
+
+
+async def test_a_commit_that_is_begun_anew_keeps_nothing_of_the_attempt_before(database: Database) -> None:
+    breaking = BreakingOff(database)
+    async with line_over(breaking) as line:
+        await line.automate(ALWAYS)
+        breaking.breaks_off = True
+        first, again, other = sent = [keyed("k"), keyed("k"), keyed("k", "changed")]
+        await line.send(sent, BatchMode.INDEPENDENT)
+        assert not breaking.breaks_off
+        assert repeats(again, first)
+        assert isinstance(other.error, IdempotencyKeyReused)
+        stored = await database.read(lambda connection: connection.exec_driver_sql("SELECT id FROM event").fetchall())
+        assert first.event is not None
+        assert [row.id for row in stored] == [first.event.id]
 
 
 # Over the wire

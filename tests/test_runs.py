@@ -12,9 +12,10 @@ from google.protobuf.struct_pb2 import Struct
 from grpc import StatusCode
 from structlog.testing import capture_logs
 
+from automation.automations import AutomationState, NewAutomation
 from automation.errors import RunWithoutContact
 from automation.run_store import park_run
-from automation.runs import Run, RunStatus, Wait
+from automation.runs import MatchKind, Run, RunStatus, Wait
 from server import recurring, run_timer, runs
 from server.errors import StorageUnavailable
 from server.match_hub import MatchHub
@@ -40,6 +41,7 @@ from tests.support.automations import (
 )
 from tests.support.bridge import http_client
 from tests.support.consumers import Engine, subscribe
+from tests.support.line import GatedDatabase, drafts, line_over
 from tests.support.messages import ADA, ANYTHING, BOB, INDEPENDENT, MATCHES, ORDER, event, orders, struct
 from tests.support.refusals import refusal, verdict
 from tests.support.service import serving
@@ -604,3 +606,17 @@ async def test_runs_are_read_page_by_page(till: Client) -> None:
     first = await till.automations.ListRuns(pb.ListRunsRequest(page_size=2, email=ADA))
     other = pb.ListRunsRequest(page_size=2, email=BOB, page_token=first.next_page_token)
     assert await verdict(till.automations.ListRuns(other)) == (INVALID, "INVALID_PAGE_TOKEN")
+
+
+async def test_a_run_whose_match_is_no_longer_kept_names_none(database: Database, store: Store) -> None:
+    async with line_over(GatedDatabase(database)) as line:
+        await line.automate(NewAutomation("x", "page_viewed", "", AutomationState.ACTIVE))
+        sent = drafts(2)
+        await line.send(sent)
+        (gone, _), (kept, _) = [draft.matches[0] for draft in sent]
+        await store.execute(f"DELETE FROM automation_match WHERE position = {gone.position}")  # noqa: S608 - a number
+        named = [await runs.Runs(database).get(line.project_key, match.run_id) for match in (gone, kept)]
+        assert [(each.run.id, each.match_id, each.match_kind) for each in named] == [
+            (gone.run_id, "", None),
+            (kept.run_id, kept.id, MatchKind.STARTED),
+        ]

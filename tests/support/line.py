@@ -58,22 +58,23 @@ class Line:
     def __init__(self, database: GatedDatabase, project_key: int, limit: int) -> None:
         catalog = Catalog(database)
         self.metrics = Metrics()
-        self.queue = GroupCommit(database, catalog, MatchHub(database), self.metrics, limit)
+        self.hub = MatchHub(database)
+        self.queue = GroupCommit(database, catalog, self.hub, self.metrics, limit)
         self.gate = database.gate
+        self.project_key = project_key
         self._database = database
         self._automations = Automations(database, catalog)
         self._ingest = Ingest(catalog, self.queue)
-        self._project_key = project_key
 
     @property
     def writes(self) -> int:
         return self._database.writes
 
-    async def send(self, drafts: Sequence[Draft]) -> None:
-        await self._ingest.send_batch(self._project_key, drafts, BatchMode.ALL_OR_NOTHING)
+    async def send(self, drafts: Sequence[Draft], mode: BatchMode = BatchMode.ALL_OR_NOTHING) -> None:
+        await self._ingest.send_batch(self.project_key, drafts, mode)
 
     async def automate(self, wanted: NewAutomation) -> None:
-        await self._automations.create(self._project_key, wanted)
+        await self._automations.create(self.project_key, wanted)
 
     def begin(self, drafts: Sequence[Draft]) -> asyncio.Task[None]:
         return asyncio.create_task(self.send(drafts))
