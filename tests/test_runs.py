@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -329,7 +330,7 @@ async def test_a_wait_in_vain_times_out(till: Client, store: Store) -> None:
 
 
 async def test_a_timeout_reaches_a_waiting_consumer_and_is_counted(
-    service: Service, till: Client, monkeypatch: pytest.MonkeyPatch
+    service: Service, till: Client, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runs, "MIN_TIMEOUT", 10_000)
     await subscribe(till)
@@ -340,7 +341,10 @@ async def test_a_timeout_reaches_a_waiting_consumer_and_is_counted(
     (late,) = await engine.deliveries()
     assert (late.match.kind, late.match.run_id) == (TIMED_OUT, run.id)
     async with http_client(service) as http:
-        assert "signalbox_matches_total 2.0" in (await http.get("/metrics")).text.splitlines()
+        counted = re.search(r"^signalbox_matches_total ([0-9.]+)$", (await http.get("/metrics")).text, re.MULTILINE)
+    assert counted is not None
+    # Those of the neighbour, too.
+    assert float(counted[1]) == len(await store.rows("automation_match"))
     await engine.close()
 
 
