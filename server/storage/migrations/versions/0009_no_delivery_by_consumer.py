@@ -1,4 +1,4 @@
-"""Drop an index whose columns another one begins with, which serves older releases as well."""
+"""Drop an index whose columns are the first ones of another index, which serves older releases too."""
 
 from __future__ import annotations
 
