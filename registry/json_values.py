@@ -135,15 +135,14 @@ def text_fault(text: str) -> str:
 
 def refusal(path: str, reason: str, fault: str) -> Violation:
     """Return the violation of a value at a path, empty for a body; its message is the path and the fault."""
-    if len(path) > MAX_PATH:
-        path = path[:MAX_PATH] + "…"
+    path = _bounded(path)
     return Violation(path, reason, f"{path or 'The body'} {fault}")
 
 
 def too_deep(path: str, root: str, budget: PayloadBudget) -> Violation:
     """Return the violation of a container that is nested too deep."""
     message = f"{root or 'The body'} may be nested {budget.depth} levels deep, not more"
-    return Violation(path if len(path) <= MAX_PATH else path[:MAX_PATH] + "…", "TOO_DEEP", message)
+    return Violation(_bounded(path), "TOO_DEEP", message)
 
 
 def too_many(root: str, budget: PayloadBudget) -> Violation:
@@ -243,6 +242,10 @@ def _warn_of_clamping() -> None:
     _log.warning(
         "a stored number is beyond the range of a double and is read as the largest one: an earlier release stored it"
     )
+
+
+def _bounded(path: str) -> str:
+    return path if len(path) <= MAX_PATH else path[:MAX_PATH] + "…"
 
 
 def _holds_plain(container: Any, below: list[Any]) -> bool:

@@ -120,17 +120,15 @@ class Contacts:
         found = await self._database.read(work)
         return found[-limit:] if before_id else found[:limit], len(found) > limit
 
-    async def numbered(
-        self, project_key: int, page: int, limit: int, search: str = ""
-    ) -> tuple[Sequence[Contact], int]:
+    async def numbered(self, project_key: int, page: int, limit: int) -> tuple[Sequence[Contact], int]:
         """List a page of contacts, from page 1, newest first; and how many contacts there are in all."""
 
         def work(connection: Connection) -> tuple[list[Contact], int]:
-            total = store.count_contacts(connection, project_key, search.lower())
+            total = store.count_contacts(connection, project_key)
             skip = (page - 1) * limit
             if skip >= total:
                 return [], total
-            return store.list_contacts(connection, project_key, limit, search=search.lower(), skip=skip), total
+            return store.list_contacts(connection, project_key, limit, skip=skip), total
 
         return await self._database.read(work)
 

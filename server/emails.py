@@ -14,7 +14,7 @@ _ADDRESS = re.compile(r"[^@\s\x00-\x1f\x7f-\x9f]+@[^@\s\x00-\x1f\x7f-\x9f]+")
 
 
 @lru_cache(4_096)
-def normal_email(text: str, path: str = "email") -> str:
+def normal_email(text: str) -> str:
     """Trim and lower-case an address. Raises InvalidArgument if it is none.
 
     Whether it can receive mail is not checked; it has one @ with something on both sides and no blanks.
@@ -23,5 +23,5 @@ def normal_email(text: str, path: str = "email") -> str:
     if len(email) > MAX_LENGTH or not _ADDRESS.fullmatch(email):
         shown = text if len(text) <= 60 else text[:60] + "…"
         message = f'"{shown}" is not an e-mail address of at most {MAX_LENGTH} characters, such as ada@example.com'
-        raise InvalidArgument(message, violations=[Violation(path, "INVALID_EMAIL", message)])
+        raise InvalidArgument(message, violations=[Violation("email", "INVALID_EMAIL", message)])
     return email

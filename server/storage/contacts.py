@@ -128,9 +128,9 @@ def newer_contacts(
     return [_contact(row) for row in connection.execute(query.limit(limit))]
 
 
-def count_contacts(connection: Connection, project_key: int, search: str = "") -> int:
+def count_contacts(connection: Connection, project_key: int) -> int:
     """Count live contacts."""
-    return connection.scalar(sa.select(sa.func.count()).where(_found(project_key, search))) or 0
+    return connection.scalar(sa.select(sa.func.count()).where(_live(project_key))) or 0
 
 
 def update_contact(
