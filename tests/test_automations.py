@@ -217,6 +217,13 @@ async def test_a_list_is_newest_first_and_narrowed_by_its_filters(shop: Client) 
     assert await listed(shop, search="_") == []
 
 
+async def test_labels_are_found_on_the_first_page_however_many_automations_are_newer(shop: Client) -> None:
+    for number in range(5):
+        await automate(shop, name=str(number), labels={"team": "a" if number < 2 else "b"})
+    assert await listed(shop, labels={"team": "a"}, page_size=1) == ["1"]
+    assert await listed(shop, labels={"team": "a"}, page_size=2) == ["1", "0"]
+
+
 @pytest.mark.parametrize("filters", [{}, {"labels": {"team": "a"}}])
 async def test_pages_follow_each_other(shop: Client, filters: dict[str, Any]) -> None:
     for number in range(5):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,9 @@ import pytest_asyncio
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import StatusCode
 
+from automation.errors import InvalidSubscription
+from automation.subscription_store import check_subscription
+from automation.subscriptions import Backoff, DeliveryOrder, MatchFilter, Subscription
 from registry.timestamps import now_micros
 from server.api.times import timestamp
 from signalbox.v1 import match_stream_pb2 as pb
@@ -135,6 +139,45 @@ async def test_what_breaks_the_rules_of_a_subscription_is_refused(till: Client) 
     order: Any = 9
     assert (await refusal(subscribe(till, order=order))).violations == (("subscription.order", "INVALID_ENUM_VALUE"),)
     assert list((await till.matches.ListSubscriptions(pb.ListSubscriptionsRequest())).subscriptions) == []
+
+
+HOUR = 3_600 * 1_000_000
+PLAIN = Subscription(
+    *(1, 1, "id", "engine", MatchFilter(), DeliveryOrder.POSITION, HOUR, 10, Backoff()), *(0, 0, 0, 0, 1, 0, 0)
+)
+
+
+@pytest.mark.parametrize(
+    ("field", "within", "outside"),
+    [
+        ("ack_deadline", (1_000_000, HOUR), (999_999, HOUR + 1)),
+        ("max_attempts", (1, 1_000), (0, 1_001)),
+        ("backoff.initial_delay", (Backoff(0), Backoff(HOUR, HOUR)), (Backoff(-1), Backoff(HOUR + 1, HOUR + 1))),
+        ("backoff.max_delay", (Backoff(5, 5), Backoff(5, 24 * HOUR)), (Backoff(5, 4), Backoff(5, 24 * HOUR + 1))),
+        (
+            "backoff.multiplier",
+            (Backoff(multiplier=1), Backoff(multiplier=10)),
+            (Backoff(multiplier=0.999), Backoff(multiplier=10.001)),
+        ),
+        ("filter.automation_ids", (MatchFilter(("x",) * 100),), (MatchFilter(("x",) * 101),)),
+        ("filter.event_names", (MatchFilter((), {}, ("x",) * 100),), (MatchFilter((), {}, ("x",) * 101),)),
+        (
+            "filter.labels",
+            (MatchFilter((), {str(number): "" for number in range(32)}),),
+            (MatchFilter((), {str(number): "" for number in range(33)}),),
+        ),
+    ],
+)
+def test_the_settings_of_a_subscription_have_bounds(
+    field: str, within: tuple[Any, ...], outside: tuple[Any, ...]
+) -> None:
+    (name, *_) = field.split(".")
+    for value in within:
+        check_subscription(replace(PLAIN, **{name: value}))
+    for value in outside:
+        with pytest.raises(InvalidSubscription) as refused:
+            check_subscription(replace(PLAIN, **{name: value}))
+        assert [each.path for each in refused.value.violations] == [f"subscription.{field}"]
 
 
 async def test_names_are_taken_once(service: Service, till: Client) -> None:

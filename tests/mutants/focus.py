@@ -84,7 +84,7 @@ FOCUSES: Final = (
     Focus(
         "server/storage",
         ("server/storage/*.py",),
-        ("storage", "contacts", "ingest", "projects", "queue", "undo"),
+        ("migrations", "postgres_url", "storage", "contacts", "ingest", "projects", "queue", "undo"),
         postgresql=True,
     ),
 )  # fmt: skip
