@@ -43,23 +43,23 @@ is a string. NaN and the infinities are rejected.
 
 ## Values
 
-What Signalbox holds, in events, contacts, automations and runs, whichever way it comes: REST, gRPC, generated types,
-the command line, JSON lines and YAML files. `registry/json_values.py` is the one definition.
+The values of events, contacts, automations and runs, whether they are sent by REST, gRPC, generated types, the command
+line, JSON lines or YAML files. `registry/json_values.py` is the one definition.
 
-| value | held | refused |
+| value | accepted | refused |
 |---|---|---|
-| number | a finite double; for an integer beyond 2^53 the nearest one | NaN; beyond the range of a double, as `1e400` |
-| text, name of a property | any Unicode text, U+0000 included | half a surrogate pair |
+| number | a finite double; for an integer beyond 2^53 the nearest one | NaN; out of the range of a double: `1e400` |
+| text, name of a property | any Unicode text, including U+0000 | half a surrogate pair |
 | `google.protobuf.Value` | one with a kind; `null_value` is null | one without a kind |
 | payload of an event, attributes of an automation | 32 levels, 10,000 values, 262,144 bytes | more |
 | properties of a contact, attributes of a run | 32 levels, 1,000 values, 65,536 bytes | more |
 
-A refusal names the path and says what is wrong with it, in the same words everywhere. Texts that are no payload
-(names, descriptions, reasons, ids, addresses) hold no U+0000 either: UNSTORABLE_TEXT. Rounding is reported for events
-only; contacts, automations and runs have no place for reports.
+An error has the path and the reason, in the same words everywhere. Texts outside payloads (names, descriptions,
+reasons, ids, addresses) must not contain U+0000: UNSTORABLE_TEXT. Rounding is reported for events only; contacts,
+automations and runs have no place for reports.
 
 Earlier releases stored integers beyond the range of a double. They are read as the largest double of their sign,
-about 1.8e308, and the log says so once.
+about 1.8e308, which is logged once.
 
 ## null
 
@@ -82,8 +82,8 @@ is rejected with REQUIRED_PROPERTY_MISSING; a nested one only if the object that
 | DROP | left out, reported as UNKNOWN_DROPPED |
 | KEEP | kept as sent; a number in the one form of numbers, null as null |
 
-Objects that declare no properties and arrays that declare no item type are taken as they are but for their numbers,
-and so are those that a property of type `any` holds.
+Objects that declare no properties, arrays that declare no item type, and the values of properties of type `any` are
+kept as sent, except for their numbers.
 """
 
 

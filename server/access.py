@@ -60,7 +60,7 @@ class Access:
 
     Only hashes of secrets are held; looking up a hash tells an attacker nothing by its timing, and the stored hash is
     compared in constant time all the same. Revoked keys are forgotten at once here, and with the next catalogue
-    refresh on other servers. A key is remembered with the catalogue version under which it was read, and for one epoch
+    refresh on other servers. A key is cached with the catalog version under which it was read, and for one epoch
     of the database, so that a key lost in a failover is forgotten too.
     """
 

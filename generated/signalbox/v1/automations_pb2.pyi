@@ -251,8 +251,8 @@ class Automation(_message.Message):
     etag: _builtins.str
     """Output only. Names the state of the automation; changes with every change."""
     unreadable_reason: _builtins.str
-    """Output only. Why labels or attributes cannot be read as they are stored, so that these are empty; empty for every sound
-    automation. An update of labels or attributes replaces what cannot be read.
+    """Output only. Why the stored labels or attributes could not be read, so that they are empty here; otherwise empty. An
+    update of labels or attributes replaces unreadable ones.
     """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -340,7 +340,7 @@ class Run(_message.Message):
     etag: _builtins.str
     """Output only. Names the state of the run; changes with every change."""
     unreadable_reason: _builtins.str
-    """Output only. Why the attributes cannot be read as they are stored, so that they are empty; empty for every sound run."""
+    """Output only. Why the stored attributes could not be read, so that they are empty here; otherwise empty."""
     @_builtins.property
     def wait(self) -> Global___RunWait:
         """Output only. What the run waits for; only with RUN_STATUS_WAITING."""
