@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
+from server.bridge.dialects.arsel import write_error
+from server.bridge.doors import Refusal
 from signalbox.v1 import automations_pb2 as pb
 from tests.support.bridge import ID, MILLIS, TEXT, UNSENT, Caller, Case, calling
 from tests.support.messages import ADA
@@ -322,6 +324,30 @@ async def activate(arsel: Caller, condition: str = "") -> str:
     automation = pb.Automation(name="welcome", event_name=NAME, condition=condition, state=pb.AUTOMATION_STATE_ACTIVE)
     request = pb.CreateAutomationRequest(automation=automation)
     return (await arsel.client.automations.CreateAutomation(request)).automation.id
+
+
+@pytest.mark.parametrize(
+    ("status", "name"),
+    [
+        (400, "bad_request"),
+        (401, "unauthorized"),
+        (403, "forbidden"),
+        (404, "not_found"),
+        (405, "method_not_allowed"),
+        (408, "request_timeout"),
+        (409, "conflict"),
+        (413, "payload_too_large"),
+        (415, "unsupported_media_type"),
+        (422, "validation_error"),
+        (429, "rate_limit_exceeded"),
+        (500, "internal_server_error"),
+        (503, "service_unavailable"),
+        (418, "error"),
+    ],
+)
+def test_an_error_is_named_by_its_status_unless_it_has_a_name(status: int, name: str) -> None:
+    assert write_error(Refusal(status, None, "why", ValueError())) == error(status, name, "why")
+    assert write_error(Refusal(status, "other", "why", ValueError())) == error(status, "other", "why")
 
 
 async def test_a_definition_in_use_is_not_deleted(arsel: Caller) -> None:

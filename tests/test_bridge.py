@@ -15,6 +15,7 @@ from server.bridge.rate_limits import RateLimit, RateLimiter
 from server.bridge.system import System
 from server.errors import RateLimited
 from server.metrics import Metrics
+from server.model import Dialect
 from server.storage.database import open_database
 from signalbox.v1 import projects_pb2 as pb
 from tests.support.bridge import ID, TEXT, UNSENT, Caller, calling, http_client
@@ -372,6 +373,17 @@ async def test_an_idempotency_key_makes_a_repeated_send_harmless(shop: Shop, dia
 
 
 # Limits
+
+
+def test_each_dialect_has_the_limit_of_its_model() -> None:
+    found = {door.dialect: (door.limit.requests, door.limit.seconds, door.limit.reads) for door in DIALECTS}
+    assert found == {
+        Dialect.AUTOSEND: (600, 60, None),
+        Dialect.OPENSEND: (30, 60, 100),
+        Dialect.EMAILSENDX: (120, 60, None),
+        Dialect.ARSEL: (2, 1, None),
+    }
+    assert {door.dialect for door in DIALECTS if door.limit.fixed} == {Dialect.OPENSEND}
 
 
 def test_a_sliding_window_gives_back_one_request_at_a_time() -> None:

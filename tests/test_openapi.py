@@ -16,6 +16,7 @@ from tests.support.bridge import calling
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from server.bridge.doors import Door
     from tests.support.service import Service
 
 CHECKS = (
@@ -61,3 +62,23 @@ def test_the_document_names_every_endpoint_once() -> None:
     assert len(operations) == sum(len(door.routes) for door in DIALECTS)
     assert len({each["operationId"] for each in operations}) == len(operations)
     assert all(each["summary"] for each in operations)
+
+
+CREATED = {
+    *(("autosend", f"/v1/{path}") for path in ("events/send", "events", "contacts")),
+    *(("opensend", f"{mount}/{path}") for mount in ("", "/api") for path in ("events", "automations", "contacts")),
+    *(("arsel", f"/v1/{path}") for path in ("events", "contacts")),
+}
+ACCEPTED = {("opensend", "/events/send"), ("opensend", "/api/events/send"), ("arsel", "/v1/events/send")}
+
+
+@pytest.mark.parametrize("door", DIALECTS, ids=lambda door: door.dialect.value)
+def test_a_success_has_the_status_of_its_model(door: Door) -> None:
+    for route in door.routes:
+        at = (door.dialect.value, route.path)
+        expected = {200}
+        if route.method == "POST":
+            expected = {201} if at in CREATED else {202} if at in ACCEPTED else {200}
+        if at == ("emailsendx", "/api/v1/contacts") and route.method == "POST":
+            expected = {200, 201}
+        assert set(route.answers) == expected, (route.method, route.path)
