@@ -40,8 +40,8 @@ class Contact(_message.Message):
     etag: _builtins.str
     """Output only. Names the state of the contact; changes with every change."""
     unreadable_reason: _builtins.str
-    """Output only. Why the stored properties could not be read, so that they are empty here; otherwise empty. Such a contact
-    can be deleted, but not updated.
+    """Output only. Why the stored properties could not be read, so that they are empty here; otherwise empty. Such a
+    contact can be deleted, but not updated.
     """
     @_builtins.property
     def properties(self) -> _struct_pb2.Struct:

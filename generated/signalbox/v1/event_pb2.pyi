@@ -59,8 +59,8 @@ class Event(_message.Message):
     omitted_coercion_count: _builtins.int
     """Output only. Number of coercions left out of `coercions` because they take more than 1 MiB."""
     unreadable_reason: _builtins.str
-    """Output only. Why the stored properties or coercions could not be read, so that both are empty here; otherwise empty. Such
-    reads are counted in the metric signalbox_unreadable_rows_total.
+    """Output only. Why the stored properties or coercions could not be read, so that both are empty here; otherwise empty.
+    Such reads are counted in the metric signalbox_unreadable_rows_total.
     """
     @_builtins.property
     def properties(self) -> _struct_pb2.Struct:
