@@ -19,8 +19,9 @@ from server.access import Caller
 from server.catalog import Catalog
 from server.definitions import Definitions
 from server.errors import BatchRejected, IdempotencyKeyReused, KeyInvalid, QueueFull, Stopping
-from server.ingest.draft import BatchMode
+from server.ingest.draft import BatchMode, Draft
 from server.metrics import Metrics
+from server.model import NameCase, Rules, UndefinedEvents, UnknownContacts
 from signalbox.v1 import event_ingest_pb2 as pb
 from tests.support.line import GatedDatabase, drafts, line_over
 from tests.support.messages import orders
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from server.ingest.draft import Draft
     from server.storage.database import Database
     from tests.support.line import Line
     from tests.support.service import Client
@@ -213,12 +213,30 @@ async def test_a_unit_judged_by_an_outdated_catalogue_is_judged_again(line: Line
     defined = await elsewhere.create(caller, "page_viewed", "", schema, Compatibility.NONE)
     line.gate.set()
     await asyncio.gather(*sends)
-    later = drafts(text="6")
+    later = drafts(name="Page_Viewed", text="6")
+    later[0].rules = Rules(UndefinedEvents.REJECT, UnknownContacts.CREATE, NameCase.INSENSITIVE)
     await line.send(later)
     for draft, number in ((waiting[0], 5), (later[0], 6)):
         assert draft.event is not None
         assert (draft.event.definition_id, draft.event.revision) == (defined.id, 1)
-        assert draft.event.properties == {"text": number}
+        assert (draft.event.name, draft.event.properties) == ("page_viewed", {"text": number})
+
+
+async def test_an_event_holds_what_its_draft_says(line: Line) -> None:
+    line.gate.set()
+    plain, dated = drafts(2)
+    dated.occurred_at = 5
+    await line.send([plain, dated])
+    assert plain.event is not None
+    assert dated.event is not None
+    by_id = Draft("page_viewed", plain.event.contact_id, "", {})
+    await line.send([by_id])
+    assert by_id.event is not None
+    for event in (plain.event, dated.event, by_id.event):
+        assert (event.name, event.definition_id, event.revision, event.match_count) == ("page_viewed", "", 0, 0)
+        assert (event.email, event.contact_id) == ("ada@example.com", plain.event.contact_id)
+    assert (plain.event.occurred_at, dated.event.occurred_at) == (plain.event.received_at, 5)
+    assert [each.event.position for each in (plain, dated, by_id) if each.event] == [2, 3, 4]
 
 
 async def test_nothing_is_stored_for_a_project_whose_row_stands_for_another(line: Line, store: Store) -> None:

@@ -61,6 +61,7 @@ FINISHED = (StatusCode.FAILED_PRECONDITION, "RUN_FINISHED")
 MOVED_ON = (StatusCode.FAILED_PRECONDITION, "RUN_MOVED_ON")
 QUEUED, WAITING = pb.RUN_STATUS_QUEUED, pb.RUN_STATUS_WAITING
 ONCE, WHILE_RUNNING = pb.ENTRY_RULE_ONCE_PER_CONTACT, pb.ENTRY_RULE_ONCE_WHILE_RUNNING
+HOUR = 3_600_000_000
 PAID = event(name="paid")
 
 
@@ -624,3 +625,23 @@ async def test_a_run_whose_match_is_no_longer_kept_names_none(database: Database
             (gone.run_id, "", None),
             (kept.run_id, kept.id, MatchKind.STARTED),
         ]
+
+
+@pytest.mark.parametrize(("later", "resumed"), [(-1, True), (0, False), (1, False)])
+async def test_an_event_received_when_the_time_is_up_resumes_nothing(
+    database: Database, monkeypatch: pytest.MonkeyPatch, later: int, *, resumed: bool
+) -> None:
+    async with line_over(GatedDatabase(database)) as line:
+        await line.automate(NewAutomation("x", "page_viewed", "", AutomationState.ACTIVE))
+        (start,) = drafts()
+        await line.send([start])
+        ((match, _),) = start.matches
+        awaited = runs.Awaited("paid", timeout=HOUR)
+        waiting = await runs.Runs(database).await_event(line.project_key, match.run_id, awaited, runs.EngineWord())
+        assert waiting.run.wait is not None
+        received_at = waiting.run.wait.timeout_at + later
+        monkeypatch.setattr("server.ingest.commit.now_micros", lambda: received_at)
+        (paid,) = drafts(name="paid")
+        await line.send([paid])
+        kinds = [found.kind for found, _ in paid.matches]
+        assert kinds == ([MatchKind.RESUMED] if resumed else [])

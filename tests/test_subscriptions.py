@@ -14,7 +14,14 @@ from grpc import StatusCode
 
 from automation.errors import InvalidSubscription
 from automation.subscription_store import check_subscription
-from automation.subscriptions import Backoff, DeliveryOrder, MatchFilter, Subscription
+from automation.subscriptions import (
+    Backoff,
+    DeliveryOrder,
+    MatchFilter,
+    Subscription,
+    delivery_id,
+    parse_delivery_id,
+)
 from registry.timestamps import now_micros
 from server.api.times import timestamp
 from signalbox.v1 import match_stream_pb2 as pb
@@ -178,6 +185,23 @@ def test_the_settings_of_a_subscription_have_bounds(
         with pytest.raises(InvalidSubscription) as refused:
             check_subscription(replace(PLAIN, **{name: value}))
         assert [each.path for each in refused.value.violations] == [f"subscription.{field}"]
+
+
+def test_the_delay_grows_from_attempt_to_attempt_up_to_the_longest() -> None:
+    delays = [Backoff(1_000, 60_000, 3).delay(attempt) for attempt in (1, 2, 3, 4, 5, 1_000)]
+    assert delays == [1_000, 3_000, 9_000, 27_000, 60_000, 60_000]
+    assert [Backoff(1_000, 60_000, 1).delay(attempt) for attempt in (1, 2, 1_000)] == [1_000] * 3
+    assert Backoff(0, 60_000, 10).delay(1_000) == 0
+
+
+def test_the_id_of_a_delivery_belongs_to_its_subscription_and_to_leases_that_were_granted() -> None:
+    own = replace(PLAIN, id="0123-456789abcdef", last_serial=31)
+    other = replace(own, id="0123-456789abcdee")
+    written = delivery_id(own, 43, 31)
+    assert (written, parse_delivery_id(own, written)) == ("2b-1f-89abcdef", (43, 31))
+    assert parse_delivery_id(own, delivery_id(own, 1, 1)) == (1, 1)
+    for text in (delivery_id(own, 43, 32), delivery_id(other, 43, 31), written + "0", "x" + written, "2b-1f", ""):
+        assert parse_delivery_id(own, text) is None
 
 
 async def test_names_are_taken_once(service: Service, till: Client) -> None:

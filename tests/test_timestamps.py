@@ -4,6 +4,8 @@ import time
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +18,9 @@ from registry.timestamps import (
     parse_iso8601,
     parse_rfc3339,
 )
+from server.api.times import read_duration, read_timestamp, timestamp
+from server.errors import InvalidArgument
+from signalbox.v1 import match_stream_pb2 as pb
 
 NOON = 1_780_315_200_000_000
 
@@ -203,3 +208,56 @@ def test_formatted_timestamps_are_read_as_iso_8601(micros: int) -> None:
 def test_now_is_the_system_clock() -> None:
     before = time.time_ns() // 1000
     assert before <= now_micros() <= time.time_ns() // 1000
+
+
+SECONDS = (-62_135_596_800, 253_402_300_799)
+"""The first and last whole second of a Timestamp."""
+
+
+@pytest.mark.parametrize("seconds", [*SECONDS, -1, 0, 1, 1_800_000_000])
+@pytest.mark.parametrize("nanos", [0, 1, 999, 1_000, 1_999, 999_999_000, 999_999_999])
+def test_a_timestamp_is_read_in_whole_microseconds_and_written_back(seconds: int, nanos: int) -> None:
+    micros = read_timestamp(pb.StartPoint(time=Timestamp(seconds=seconds, nanos=nanos)), "time")
+    assert micros is not None
+    assert micros == seconds * 1_000_000 + nanos // 1_000
+    assert timestamp(micros) == Timestamp(seconds=seconds, nanos=nanos // 1_000 * 1_000)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "nanos"), [(SECONDS[0] - 1, 0), (SECONDS[1] + 1, 0), (0, -1), (0, 1_000_000_000), (5, -1)]
+)
+def test_a_timestamp_outside_the_years_1_to_9999_is_refused(seconds: int, nanos: int) -> None:
+    message = pb.StartPoint(time=Timestamp(seconds=seconds, nanos=nanos))
+    for path in ("", "start.time"):
+        with pytest.raises(InvalidArgument) as refused:
+            read_timestamp(message, "time", path)
+        assert [each.path for each in refused.value.violations] == [path or "time"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "nanos", "micros"),
+    [
+        (0, 0, 0),
+        (1, 0, 1_000_000),
+        (-1, 0, -1_000_000),
+        (0, 999_999_999, 999_999),
+        (0, -999_999_999, -999_999),
+        (2, 1_999, 2_000_001),
+        (-2, -1_999, -2_000_001),
+        (1, 1, 1_000_000),
+    ],
+)
+def test_a_duration_is_read_in_whole_microseconds_towards_zero(seconds: int, nanos: int, micros: int) -> None:
+    assert read_duration(pb.PullMatchesRequest(wait=Duration(seconds=seconds, nanos=nanos)), "wait") == micros
+
+
+@pytest.mark.parametrize(("seconds", "nanos"), [(0, 1_000_000_000), (0, -1_000_000_000), (1, -1), (-1, 1)])
+def test_a_duration_whose_parts_disagree_is_refused(seconds: int, nanos: int) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        read_duration(pb.PullMatchesRequest(wait=Duration(seconds=seconds, nanos=nanos)), "wait")
+    assert [(each.path, each.reason) for each in refused.value.violations] == [("wait", "INVALID_DURATION")]
+
+
+def test_an_unset_time_or_duration_is_none() -> None:
+    assert read_timestamp(pb.StartPoint(), "time") is None
+    assert read_duration(pb.PullMatchesRequest(), "wait") is None

@@ -74,7 +74,7 @@ FOCUSES: Final = (
         ("server/api/*.py",),
         ("access", "automations", "backtest", "consume", "contacts", "definitions", "errors", "explain",
          "generated_types", "grpc_server", "ingest", "paging", "projects", "retention", "revisions", "runs", "structs",
-         "subscriptions", "tls", "undo", "watch"),
+         "subscriptions", "timestamps", "tls", "undo", "watch"),
     ),
     Focus(
         "server/bridge",
