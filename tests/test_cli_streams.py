@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from server.cli.definition_cases import judge, read_cases
+from server.cli.event_lines import batches, read_event
+from server.cli.inputs import read_schema
 from server.cli.main import MAX_MESSAGE, run
 from tests.support.command_line import ENVIRONMENT, PROGRAM
 
@@ -98,3 +101,38 @@ def test_characters_that_a_terminal_cannot_show_are_escaped(tmp_path: Path) -> N
     code, out, _ = shell(f"$signalbox migrate --database {url}", PYTHONIOENCODING="latin-1")
     assert code == 0
     assert out.startswith(f"sqlite:///{tmp_path}/\\U0001f4a5.db is now at")
+
+
+# A byte order mark, which editors of Windows put before a text
+
+
+async def test_a_byte_order_mark_before_json_lines_is_skipped_and_one_in_a_later_line_is_refused(
+    tmp_path: Path,
+) -> None:
+    line = '{"name":"order_completed","email":"ada@example.com"}'
+    file = tmp_path / "events.jsonl"
+    file.write_text(f"\ufeff{line}\n\ufeff{line}\n")
+    with file.open("rb") as opened:
+        ((first, second),) = [batch async for batch in batches(opened, 10)]
+    assert read_event(first[1], "").name == "order_completed"
+    with pytest.raises(ValueError, match="JSON"):
+        read_event(second[1], "")
+
+
+def test_a_byte_order_mark_before_a_schema_in_json_is_skipped(tmp_path: Path) -> None:
+    file = tmp_path / "schema.json"
+    written = '{"properties":[{"name":"n","type":"PROPERTY_TYPE_NUMBER"}]}'
+    file.write_text(f"\ufeff{written}")
+    with file.open() as marked:
+        found = read_schema(marked)
+    file.write_text(written)
+    with file.open() as plain:
+        assert found == read_schema(plain)
+
+
+def test_a_byte_order_mark_before_yaml_is_skipped(tmp_path: Path) -> None:
+    (tmp_path / "definitions.yaml").write_text("\ufeffdefinitions:\n  free: {unknown_properties: keep}\n")
+    cases = tmp_path / "cases.yaml"
+    cases.write_text("\ufeffdefinitions: definitions.yaml\ncases:\n  - event: free\n    properties: {v: 1}\n")
+    ((case,),) = (file.cases for file in read_cases([cases], []))
+    assert judge(case).properties == {"v": 1}

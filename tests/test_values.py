@@ -12,22 +12,28 @@ from typing import TYPE_CHECKING, Any
 import click
 import pytest
 import pytest_asyncio
+from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server.api.structs import read_struct
+from server.api.structs import NO_KIND, read_struct, write_struct
+from server.cli.definition_cases import judge, read_cases
 from server.cli.event_lines import read_event
+from server.cli.failures import Failure
 from server.cli.inputs import properties as flag
 from server.cli.output import to_plain
+from server.cli.yaml_files import Fault
 from signalbox.v1 import automations_pb2, contacts_pb2, event_definitions_pb2, event_ingest_pb2, projects_pb2
 from signalbox.v1 import match_stream_pb2 as pb
 from tests.support.automations import automate
 from tests.support.bridge import Caller, calling
 from tests.support.consumers import EARLIEST, Engine, acknowledge, ids, pull, subscribe
 from tests.support.messages import ADA
+from tests.support.refusals import refusal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
 
     import httpx
 
@@ -77,6 +83,15 @@ CONTACT_DOORS = (
     Door("arsel", "PATCH /v1/contacts/CONTACT", '{"properties":OBJECT}', "properties"),
 )
 STEP = '{"key":"end","type":"end","config":OBJECT}'
+CONTACT_READERS = (
+    ("autosend", "GET /v1/contacts/CONTACT", "customFields"),
+    ("emailsendx", "GET /api/v1/contacts/CONTACT", "metadata"),
+    ("emailsendx", "GET /api/v1/contacts", "metadata"),
+    ("arsel", "GET /v1/contacts/CONTACT", "properties"),
+    ("arsel", "GET /v1/contacts", "properties"),
+)
+"""Routes that show the properties of contacts: dialect, call, and the field that holds them."""
+
 AUTOMATION_DOORS = (
     Door(
         "opensend",
@@ -295,6 +310,67 @@ async def send_by_the_command_line(house: House, text: str) -> None:
         await house.client.send(event)
 
 
+async def call_natively(house: House, text: str) -> int:
+    """Send what a text means through every call that takes a Struct. Return how many such events were recorded."""
+    wanted = meant(text)
+    if wanted is NotImplemented:
+        return 0
+    client, sent = house.client, Struct()
+    write_struct(wanted, sent)
+    for name in ("free", OPEN):
+        receipt = await client.send(event_ingest_pb2.EventInput(name=name, email=ADA, properties=sent))
+        assert equal(read_struct(receipt.event.properties), wanted), text
+    contact = await upsert_natively(house, sent)
+    stored = without_nulls(wanted)
+    assert equal(read_struct(contact.properties), stored), text
+    await check_contact_readers(house, contact.id, stored)
+    await client.forget(contact.email)
+    await check_attributes(house, sent, wanted)
+    return 2
+
+
+async def upsert_natively(house: House, sent: Struct) -> contacts_pb2.Contact:
+    request = contacts_pb2.UpsertContactRequest(email="carol@example.com", properties=sent)
+    return (await house.client.contacts.UpsertContact(request)).contact
+
+
+async def check_contact_readers(house: House, contact_id: str, stored: dict[str, Any]) -> None:
+    """Expect every route of the dialects that reads a contact to show its properties whole."""
+    for dialect, call, place in CONTACT_READERS:
+        answer = await house.callers[dialect].call(call.replace("CONTACT", contact_id))
+        assert answer.status_code == 200, (dialect, call, answer.text)
+        document = answer.json()
+        shown = document.get("data", document)
+        if isinstance(shown, list):
+            (shown,) = [each for each in shown if each["id"] == contact_id]
+        assert equal(shown[place], stored), (dialect, call)
+
+
+async def check_attributes(house: House, sent: Struct, wanted: dict[str, Any]) -> None:
+    """Keep attributes with an automation and with a run, and read them by every call."""
+    calls = house.client.automations
+    made = await automate(house.client, "kept", name="Kept", attributes=sent)
+    listing = (await calls.ListAutomations(automations_pb2.ListAutomationsRequest(event_name="kept"))).automations
+    assert list(listing) == [made]
+    assert equal(read_struct(made.attributes), wanted)
+    await house.client.send(event_ingest_pb2.EventInput(name="kept", email=ADA))
+    (run,) = (await calls.ListRuns(automations_pb2.ListRunsRequest(automation_id=made.id))).runs
+    waiting = automations_pb2.AwaitEventRequest(run_id=run.id, event_name="never", attributes=sent)
+    waiting.timeout.seconds = 3_600
+    await calls.AwaitEvent(waiting)
+    for _ in range(2):
+        (listed,) = (await calls.ListRuns(automations_pb2.ListRunsRequest(automation_id=made.id))).runs
+        assert (await calls.GetRun(automations_pb2.GetRunRequest(id=run.id))).run == listed
+        assert equal(read_struct(listed.attributes), wanted)
+        await calls.CompleteRun(
+            automations_pb2.CompleteRunRequest(
+                run_id=run.id, outcome=automations_pb2.RUN_OUTCOME_COMPLETED, attributes=sent
+            )
+        )
+    await calls.PauseAutomation(automations_pb2.PauseAutomationRequest(id=made.id))
+    await calls.DeleteAutomation(automations_pb2.DeleteAutomationRequest(id=made.id))
+
+
 async def check_contacts(house: House, text: str) -> None:
     """Write a contact by every dialect, and read it by all and over gRPC."""
     wanted = meant(text)
@@ -378,15 +454,16 @@ async def check_matches(house: House, events: dict[str, Any]) -> None:
 @given(texts=st.lists(objects, min_size=1, max_size=4))
 async def test_accepted_values_are_returned_equal_by_every_reader(house: House, texts: list[str]) -> None:
     await house.open()
-    wanted = []
+    wanted: list[Any] = []
     for text in texts:
         for read in await send_by_rest(house, text):
             assert equal(read, meant(text)), text
         await send_by_the_command_line(house, text)
         await check_contacts(house, text)
         await check_automations(house, text)
+        recorded = await call_natively(house, text)
         if meant(text) is not NotImplemented:
-            wanted += [meant(text)] * (len(EVENT_DOORS) + 2)
+            wanted += [meant(text)] * (len(EVENT_DOORS) + 2 + recorded) + [{}]
     events = (await house.client.log())[house.events :]
     house.events += len(events)
     assert len(events) == len(wanted)
@@ -395,3 +472,58 @@ async def test_accepted_values_are_returned_equal_by_every_reader(house: House, 
         assert equal(to_plain(event)["properties"], value)
         assert (await house.client.get(event.id)) == event
     await check_matches(house, {event.id: value for event, value in zip(events, wanted, strict=True)})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("yaml")
+    (made / "definitions.yaml").write_text("definitions:\n  free: {unknown_properties: keep}\n")
+    return made
+
+
+@settings(max_examples=EXAMPLES * 10)
+@given(text=objects)
+def test_whatever_a_yaml_file_takes_is_held_and_equal_to_what_json_means(folder: Path, text: str) -> None:
+    """JSON is YAML with few exceptions, which are refused; what YAML takes beyond JSON must be a value as well."""
+    content = f"definitions: definitions.yaml\ncases:\n  - event: free\n    properties: {text}\n"
+    (folder / "cases.yaml").write_bytes(content.encode("utf-8", "surrogatepass"))
+    try:
+        ((case,),) = (each.cases for each in read_cases([folder / "cases.yaml"], []))
+    except (Failure, Fault):
+        return
+    found = judge(case).properties
+    wanted = meant(text)
+    if wanted is not NotImplemented:
+        assert found is not None
+        assert equal(found, wanted)
+    elif found is not None:
+        check_dumps(found)
+        assert depth_of(found) <= 32
+
+
+@pytest.mark.parametrize(
+    ("sent", "place"),
+    [
+        (Struct(fields={"plan": Value()}), "properties.plan"),
+        (
+            Struct(fields={"a": Value(list_value=ListValue(values=[Value(bool_value=True), Value()]))}),
+            "properties.a[1]",
+        ),
+        (Struct(fields={"a.b": Value(struct_value=Struct(fields={"c": Value()}))}), 'properties["a.b"].c'),
+    ],
+)
+async def test_a_value_without_a_kind_is_refused_and_a_contact_keeps_its_properties(
+    house: House, sent: Struct, place: str
+) -> None:
+    client = house.client
+    before = await client.upsert("bob@example.com", {"plan": "pro", "a": 1})
+    for call in (
+        client.contacts.UpsertContact(contacts_pb2.UpsertContactRequest(email="bob@example.com", properties=sent)),
+        client.send(event_ingest_pb2.EventInput(name=OPEN, email=ADA, properties=sent)),
+    ):
+        refused = await refusal(call)
+        assert refused.violations == ((place, "INVALID_PROPERTY_VALUE"),)
+        assert refused.message == f"{place} {NO_KIND}"
+    request = contacts_pb2.GetContactRequest(id=before.id)
+    assert (await client.contacts.GetContact(request)).contact == before
+    await client.forget("bob@example.com")
