@@ -34,10 +34,10 @@ def configure_logs(level: str) -> None:
     structlog.configure(
         processors=[*shared, *_rendering()],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(_Stderr()),  # type: ignore[arg-type]  # needs no more of a file
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler()
+    handler = logging.StreamHandler(_Stderr())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
@@ -46,6 +46,18 @@ def configure_logs(level: str) -> None:
     )
     logging.basicConfig(handlers=[handler], level=max(number, logging.WARNING))
     logging.captureWarnings(capture=True)
+
+
+class _Stderr:
+    """Writes to what stderr is at the time: whoever redirects it for a while may close it afterwards."""
+
+    def write(self, text: str) -> int:
+        """Write a text."""
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        """Write out what is buffered."""
+        sys.stderr.flush()
 
 
 def _rendering() -> list[Processor]:

@@ -13,6 +13,7 @@ are finished. `alembic_version` names the newest migration that older releases m
 
 from __future__ import annotations
 
+import logging
 import time
 from functools import partial
 from importlib import import_module
@@ -94,8 +95,10 @@ async def migrate(database: OpenDatabase, until: str | None = None, *, batch_row
     async with database.maintenance() as maintenance:
         # Another server may have done it while this one waited.
         found = await database.read(missing, brief=True)
+        # A new database is complete at once, and nobody waits for it.
+        level = logging.DEBUG if await database.read(current, brief=True) is None else logging.INFO
         for name in found:
-            await _run(maintenance, name, batch_rows)
+            await _run(maintenance, name, batch_rows, level)
     return bool(found)
 
 
@@ -105,8 +108,8 @@ async def check_migrated(database: Database) -> None:
         raise ValueError(f"The database lacks {', '.join(missing)}: run `signalbox migrate` before this version")
 
 
-async def _run(maintenance: Maintenance, name: str, batch_rows: int) -> None:
-    log.info("migration_started", migration=name)
+async def _run(maintenance: Maintenance, name: str, batch_rows: int, level: int) -> None:
+    log.log(level, "migration_started", migration=name)
     begun = time.monotonic()
     try:
         migration: Any = import_module(f"{__name__}.versions.{name}")
@@ -118,7 +121,7 @@ async def _run(maintenance: Maintenance, name: str, batch_rows: int) -> None:
         await maintenance.write(partial(_note, name, finished_at=now_micros()))
     except (DBAPIError, StorageError, SchemaChangeFailed) as error:
         raise SchemaChangeFailed(f"Migration {name} failed: {_reason(error)}") from error
-    log.info("migration_finished", migration=name, seconds=round(time.monotonic() - begun, 1))
+    log.log(level, "migration_finished", migration=name, seconds=round(time.monotonic() - begun, 1))
 
 
 def _upgrade(migration: Any, name: str, connection: Connection) -> str:
