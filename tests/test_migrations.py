@@ -16,6 +16,9 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import MetaData
+from sqlalchemy.dialects.postgresql import dialect as postgresql_dialect
+from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
+from sqlalchemy.schema import CreateIndex
 
 from automation import subscription_tables
 from registry import tables as registry_tables
@@ -127,6 +130,19 @@ async def test_the_migrations_make_the_tables_of_the_code(database: Database) ->
         return list(compare_metadata(MigrationContext.configure(connection), tables))
 
     assert await database.read(differences) == []
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+async def test_partial_indexes_have_the_conditions_of_the_code(database: Database) -> None:
+    def conditions(connection: Connection) -> dict[str, str]:
+        rows = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE sql LIKE '%INDEX%WHERE%'")
+        return {row.name: row.sql.partition(" WHERE ")[2].replace("<>", "!=") for row in rows}
+
+    made = await database.read(conditions)
+    for index in server_tables.event.indexes:
+        for dialect in (sqlite_dialect(), postgresql_dialect()):  # type: ignore[no-untyped-call]
+            condition = str(CreateIndex(index).compile(dialect=dialect)).partition(" WHERE ")[2]
+            assert made.get(str(index.name), "") == condition
 
 
 # Running them
