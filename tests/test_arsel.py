@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
-from server.bridge.dialects.arsel import write_error
-from server.bridge.doors import Refusal
+from server.bridge.dialect import Refusal
+from server.bridge.dialects.arsel.endpoints import write_error
 from signalbox.v1 import automations_pb2 as pb
 from tests.support.bridge import ID, MILLIS, TEXT, UNSENT, Caller, Case, calling
 from tests.support.messages import ADA

@@ -16,7 +16,7 @@ from tests.support.bridge import calling
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from server.bridge.doors import Door
+    from server.bridge.dialect import Door
     from tests.support.service import Service
 
 CHECKS = (

@@ -17,8 +17,8 @@ import structlog
 
 from server.access import bearer_secret
 from server.bridge.body import ClientGone, decode_body, read_body
+from server.bridge.dialect import Refusal
 from server.bridge.dialects import DIALECTS
-from server.bridge.doors import Refusal
 from server.bridge.messages import Refused, Reply, Request
 from server.bridge.rate_limits import RateLimiter
 from server.bridge.routes import RouteTable
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from server.access import Access, Caller
-    from server.bridge.doors import Door
+    from server.bridge.dialect import Door
     from server.bridge.routes import Route
     from server.bridge.services import Services
     from server.bridge.system import System

@@ -14,7 +14,7 @@ from server.version import version
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from server.bridge.doors import Door
+    from server.bridge.dialect import Door
     from server.bridge.routes import Route
 
     Describe = Callable[[Any], dict[str, Any]]

@@ -17,7 +17,7 @@ from server.errors import StorageReadOnly
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from server.bridge.doors import Door
+    from server.bridge.dialect import Door
     from server.metrics import Metrics
     from server.storage.database import Database
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor
     from google.protobuf.message import Message
 
-    from server.bridge.doors import Door
+    from server.bridge.dialect import Door
     from server.bridge.routes import Route
 
 WHOLE = [0, 1, -1, 2, 50, 1_000, 2**31 - 1, 2**31, -(2**31), 2**32, 2**53 + 1, 2**63 - 1, -(2**63), 2**63, 2**64 - 1]

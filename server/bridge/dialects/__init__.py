@@ -10,7 +10,7 @@ from server.bridge.dialects.emailsendx import EMAILSENDX
 from server.bridge.dialects.opensend import OPENSEND
 
 if TYPE_CHECKING:
-    from server.bridge.doors import Door
+    from server.bridge.dialect import Door
 
 DIALECTS: tuple[Door, ...] = (AUTOSEND, OPENSEND, EMAILSENDX, ARSEL)
 """All of them. Where two share a path, errors without a key have the fields of both, the first one's status."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from server.bridge.dialect import Door
 from server.bridge.dialects.opensend import automations as a
 from server.bridge.dialects.opensend import contacts as c
 from server.bridge.dialects.opensend import events as e
 from server.bridge.dialects.opensend import runs as r
 from server.bridge.dialects.opensend.errors import ErrorAnswer, write_error
-from server.bridge.doors import Door
 from server.bridge.rate_limits import RateLimit
 from server.bridge.routes import Route
 from server.model import Dialect, Scope

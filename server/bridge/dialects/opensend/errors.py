@@ -15,7 +15,7 @@ from server.status import reason_of
 
 if TYPE_CHECKING:
     from registry.errors import Violation
-    from server.bridge.doors import Refusal
+    from server.bridge.dialect import Refusal
 
 
 class ErrorAnswer(Struct):

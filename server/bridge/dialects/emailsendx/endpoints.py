@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 from automation.runs import MatchKind
 from registry.timestamps import format_seconds
 from server.bridge.contacts import given_properties, named_texts, other_properties
-from server.bridge.doors import Door, Refusal
+from server.bridge.dialect import Door, Refusal
 from server.bridge.fields import Email, Limit  # noqa: TC001 - msgspec reads them
 from server.bridge.messages import Reply, Request
 from server.bridge.rate_limits import Headers, RateLimit, Standing

@@ -18,7 +18,7 @@ from registry.store import DefinitionChanges
 from registry.timestamps import format_millis, parse_iso8601
 from server.bridge.contacts import given_properties, named_texts, other_properties
 from server.bridge.definitions import all_definitions, definition_by_id
-from server.bridge.doors import Door, Refusal
+from server.bridge.dialect import Door, Refusal
 from server.bridge.fields import FLAT_TYPES, Email, FlatType, Limit, Uuid
 from server.bridge.lists import beside
 from server.bridge.messages import Reply, Request

@@ -19,7 +19,7 @@ from registry.store import DefinitionChanges
 from registry.timestamps import format_millis
 from server.bridge.contacts import given_properties, named_texts, other_properties
 from server.bridge.definitions import all_definitions, definition_by_name
-from server.bridge.doors import Door, Refusal
+from server.bridge.dialect import Door, Refusal
 from server.bridge.fields import FLAT_TYPES, Email, FlatType
 from server.bridge.messages import Refused, Reply, Request
 from server.bridge.rate_limits import RateLimit
