@@ -21,7 +21,7 @@ from tests.torture import checks
 from tests.torture.checks import CHECKS, Evidence
 from tests.torture.databases import SqliteFile
 from tests.torture.journal import Intent, Journal, Receipt, StoredEvent
-from tests.torture.launcher import FAILPOINTS, Failpoint
+from tests.torture.launcher import CLOCK_READS, FAILPOINTS, Failpoint
 from tests.torture.nodes import ROOT, Node
 from tests.torture.scenario import EXPECTATIONS, expected_matches
 
@@ -239,6 +239,22 @@ def test_a_failpoint_dies_when_its_time_has_come(monkeypatch: pytest.MonkeyPatch
     assert killed == []
     failpoint.reach(FAILPOINTS[0])
     assert len(killed) == 1
+
+
+async def test_the_clock_of_a_server_is_stepped_while_it_runs(tmp_path: Path) -> None:
+    node = Node(SqliteFile(tmp_path), tmp_path)
+    try:
+        shop = await (await node.start()).shop()
+        await shop.send()
+        for hours in (2, -2):
+            node.set_clock(hours * 3_600)
+            await asyncio.sleep(2 * CLOCK_READS)
+            await shop.send()
+        first, later, last = [each.received_at.ToSeconds() for each in await shop.log()]
+    finally:
+        await node.kill()
+    assert 7_200 <= later - first < 7_260
+    assert last == later
 
 
 def test_an_unknown_failpoint_is_refused() -> None:

@@ -198,6 +198,11 @@ class Restarted(Entry):
 
 
 @dataclass(frozen=True, slots=True)
+class ClockStepped(Entry):
+    """The clock of a server was set to another time; clients keep the time of this process."""
+
+
+@dataclass(frozen=True, slots=True)
 class Rules:
     """What a subscription was made with; `ack_deadline` in microseconds."""
 

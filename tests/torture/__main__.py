@@ -61,6 +61,7 @@ def main() -> int:
     for kind, (outcomes, failures) in zip(kinds, asyncio.run(all_kinds()), strict=True):
         total = Outcome(options.seed, sum((each.kills for each in outcomes), Counter()))
         for each in outcomes:
+            total.clock_steps += each.clock_steps
             total.acknowledged += each.acknowledged
             total.stored += each.stored
             total.matches += each.matches

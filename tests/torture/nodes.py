@@ -1,4 +1,4 @@
-"""Servers that are started as users start them, killed, and started again."""
+"""Servers that are started as users start them, killed, and started again; each has a clock that can be stepped."""
 
 from __future__ import annotations
 
@@ -39,6 +39,15 @@ class Node:
         self._stack = AsyncExitStack()
         self.service: Service | None = None
         self.log = folder / f"node-{id(self)}.log"
+        self._clock = folder / f"node-{id(self)}.clock"
+        self.set_clock(0)
+
+    def set_clock(self, seconds: float) -> None:
+        """Set the server's clock to a number of seconds after the true time."""
+        written = self._clock.with_suffix(".new")
+        written.write_text(str(seconds))
+        # The server may read the file at any moment.
+        written.replace(self._clock)
 
     async def start(self, *launching: str) -> Service:
         """Start the server and wait until it is ready, again and again while its database is away."""
@@ -50,10 +59,11 @@ class Node:
 
     async def _start_once(self, launching: Sequence[str]) -> tuple[str, str] | None:
         listen = ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"]
+        launch = ["--clock", str(self._clock), *launching]
         serve = ["serve", *listen, "--database", self._database.url, *self._options]
         self._lives += 1
         out = self._folder / f"node-{id(self)}-{self._lives}.out"
-        self._process = FORKS.Process(target=run_forked, args=([*launching, "--", *serve], str(out), str(self.log)))
+        self._process = FORKS.Process(target=run_forked, args=([*launch, "--", *serve], str(out), str(self.log)))
         await asyncio.to_thread(self._process.start)
         while self._process.is_alive():
             if out.exists() and (ready := READY.match(out.read_text())):

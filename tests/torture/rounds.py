@@ -1,4 +1,7 @@
-"""One round of torture: clients of every kind on servers that are killed again and again; then the checks."""
+"""One round of torture: clients of every kind on servers that are killed again and again; then the checks.
+
+In rounds with an odd seed, the servers' clocks are stepped forwards and back meanwhile, each server's for itself.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,18 @@ from signalbox.v1 import projects_pb2
 from tests.support import promises
 from tests.support.automations import automate
 from tests.support.consumers import EARLIEST, parked, seconds, subscribe
-from tests.support.history import Answered, Delivered, History, Opening, Restarted, Rules, SeenEvent, Watching, seen
+from tests.support.history import (
+    Answered,
+    ClockStepped,
+    Delivered,
+    History,
+    Opening,
+    Restarted,
+    Rules,
+    SeenEvent,
+    Watching,
+    seen,
+)
 from tests.support.recorders import Consumer, Operator, Watcher
 from tests.torture.bystanders import SlowReader, frozen_consumer
 from tests.torture.checks import CHECKS, Evidence
@@ -44,6 +58,9 @@ FAILPOINT_COUNT: Final = 5
 FAILPOINT_SECONDS: Final = 5.0
 """A failpoint that is not reached in this time is given up, and the server is killed from outside."""
 
+CLOCK_SECONDS: Final = 10.0
+"""Clocks are wrong by at most this much: once they are right again, a lease or a retry ends that much too late."""
+
 
 @dataclass
 class Outcome:
@@ -51,6 +68,7 @@ class Outcome:
 
     seed: int
     kills: Counter[str] = field(default_factory=Counter)
+    clock_steps: int = 0
     acknowledged: int = 0
     stored: int = 0
     matches: int = 0
@@ -59,7 +77,8 @@ class Outcome:
     def __str__(self) -> str:
         kills = ", ".join(f"{name} {count}" for name, count in sorted(self.kills.items()))
         return (
-            f"{self.kills.total()} kills ({kills}); {self.acknowledged} events acknowledged, {self.stored} stored; "
+            f"{self.kills.total()} kills ({kills}), {self.clock_steps} clock steps; "
+            f"{self.acknowledged} events acknowledged, {self.stored} stored; "
             f"{self.matches} matches, {self.deliveries} deliveries"
         )
 
@@ -181,10 +200,19 @@ async def torment(
         while outcome.kills.total() < kills:
             outcome.kills[await one_life(world, Membership(world, node))] += 1
 
+    async def step_clock(node: Node) -> None:
+        while outcome.seed % 2 and outcome.kills.total() < kills:
+            await world.pause(3)
+            world.history.note(ClockStepped())
+            node.set_clock(world.random.uniform(-CLOCK_SECONDS, CLOCK_SECONDS))
+            outcome.clock_steps += 1
+        node.set_clock(0)
+
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(crash())
         for node in nodes:
             tasks.create_task(live(node))
+            tasks.create_task(step_clock(node))
 
 
 async def one_life(world: TortureWorld, membership: Membership) -> str:
