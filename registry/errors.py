@@ -142,7 +142,7 @@ def _sentence(one: Incompatibility) -> str:
 class DefinitionNotFound(RegistryError):
     """No definition of this name or id is in the project, or only a deleted one."""
 
-    reason = "EVENT_NOT_FOUND"
+    reason = "DEFINITION_NOT_FOUND"
 
     def __init__(self, name: str) -> None:
         super().__init__(f'Event "{name}" is not defined in this project', event=name)
@@ -151,7 +151,7 @@ class DefinitionNotFound(RegistryError):
 class DefinitionAlreadyExists(RegistryError):
     """A live definition of the project already has this name."""
 
-    reason = "EVENT_ALREADY_EXISTS"
+    reason = "DEFINITION_ALREADY_EXISTS"
 
     def __init__(self, name: str) -> None:
         super().__init__(f'Event "{name}" already exists in this project', event=name)
@@ -160,7 +160,7 @@ class DefinitionAlreadyExists(RegistryError):
 class DefinitionDeleted(RegistryError):
     """The definition is deleted; only undeleting it is possible."""
 
-    reason = "EVENT_DELETED"
+    reason = "DEFINITION_DELETED"
 
     def __init__(self, name: str) -> None:
         super().__init__(f'Event "{name}" is deleted; undelete it first', field="event_definition", event=name)
@@ -169,7 +169,7 @@ class DefinitionDeleted(RegistryError):
 class DefinitionNotDeleted(RegistryError):
     """The definition to be undeleted is live."""
 
-    reason = "EVENT_NOT_DELETED"
+    reason = "DEFINITION_NOT_DELETED"
 
     def __init__(self, name: str) -> None:
         super().__init__(f'Event "{name}" is not deleted', event=name)
@@ -178,7 +178,7 @@ class DefinitionNotDeleted(RegistryError):
 class TooManyDefinitions(RegistryError):
     """The project has as many live definitions as a project may have."""
 
-    reason = "MAX_EVENTS_REACHED"
+    reason = "TOO_MANY_DEFINITIONS"
 
     def __init__(self, limit: int) -> None:
         super().__init__(

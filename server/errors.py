@@ -30,7 +30,7 @@ ServiceError
 │   │   └── RateLimited          the key made as many requests as it may for now
 │   └── BatchRejected            an all-or-nothing batch holds events that are refused
 ├── ResourceError
-│   ├── ProjectNotFound, ContactNotFound, EventNotRecorded, KeyNotFound
+│   ├── ProjectNotFound, ContactNotFound, EventNotFound, KeyNotFound
 │   ├── ProjectAlreadyExists, ContactAlreadyExists, SecretInUse
 │   ├── DefinitionInUse          active automations judge events of the definition's name
 │   ├── CursorExpired            matches behind the place to begin at are no longer kept
@@ -351,7 +351,7 @@ class ContactAlreadyExists(ResourceError):
 class DefinitionInUse(ResourceError):
     """Active automations judge events of the definition's name."""
 
-    reason = "EVENT_IN_USE"
+    reason = "DEFINITION_IN_USE"
 
     def __init__(self, name: str, count: int) -> None:
         super().__init__(
@@ -369,10 +369,10 @@ class ContactRequired(RequestError):
         super().__init__("The contact is missing: give its id or e-mail address")
 
 
-class EventNotRecorded(ResourceError):
+class EventNotFound(ResourceError):
     """No recorded event of the project has this id."""
 
-    reason = "EVENT_NOT_RECORDED"
+    reason = "EVENT_NOT_FOUND"
 
     def __init__(self, event_id: str) -> None:
         super().__init__(f'No event with the id "{event_id}" is recorded in this project', metadata={"id": event_id})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from server.errors import CursorRewound, EventNotRecorded
+from server.errors import CursorRewound, EventNotFound
 from server.storage import events as store
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Events:
         self._database = database
 
     async def get(self, project_key: int, event_id: str) -> Event:
-        """Read one event. Raises EventNotRecorded."""
+        """Read one event. Raises EventNotFound."""
         return await self._database.read(lambda connection: store.get_event(connection, project_key, event_id))
 
     async def list(
@@ -50,5 +50,5 @@ class Events:
 def _check_kept(connection: Connection, project_key: int, position: int, event_id: str) -> None:
     try:
         store.get_event(connection, project_key, event_id)
-    except EventNotRecorded:
+    except EventNotFound:
         raise CursorRewound(position, store.log_head(connection, project_key)) from None

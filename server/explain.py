@@ -178,7 +178,7 @@ class Explanations:
     async def of_recorded(self, project_key: int, event_id: str, automation_id: str, request: PageRequest) -> Explained:
         """Explain a recorded event by the automations as they were at its position.
 
-        The contact's properties are as they are now. Raises EventNotRecorded and AutomationNotFound.
+        The contact's properties are as they are now. Raises EventNotFound and AutomationNotFound.
         """
         await self._catalog.state(project_key)
 

@@ -187,7 +187,7 @@ async def test_events_taken_undefined_are_judged_once_they_are_defined(service: 
 async def test_a_deleted_definition_is_backtested_by_its_id(shop: Client) -> None:
     await sent(shop, {"order_total": 1})
     deleted = await shop.undefine()
-    assert (await refused(shop)).reason == "EVENT_NOT_FOUND"
+    assert (await refused(shop)).reason == "DEFINITION_NOT_FOUND"
     assert counts(await backtested(shop, TOTAL_AS_TEXT, deleted.id)) == (0, 0, 0, 1)
 
 
@@ -415,7 +415,7 @@ async def test_what_cannot_be_backtested_is_refused(shop: Client) -> None:
     untyped = pb.Schema(properties=[pb.Property(name="a")])
     assert (await refused(shop, untyped)).violations == (("schema.properties[0].type", "INVALID_ENUM_VALUE"),)
     assert (await refused(shop, None)).violations == (("schema", "INVALID_ARGUMENT"),)
-    assert (await refused(shop, name="nothing")).reason == "EVENT_NOT_FOUND"
+    assert (await refused(shop, name="nothing")).reason == "DEFINITION_NOT_FOUND"
     assert (await refused(shop, revision=2)).reason == "REVISION_NOT_FOUND"
     for field, value in (("revision", -1), ("max_events", -1), ("max_samples", -1), ("max_samples", 101)):
         wrong: dict[str, Any] = {field: value}

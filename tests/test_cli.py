@@ -236,7 +236,7 @@ def test_a_pipe_is_sent_with_one_json_line_for_each_event(signalbox: Server) -> 
     assert sent.code == 1
     results = {each["line"]: each for each in sent.json_lines}
     assert results[1]["receipt"]["event"]["properties"] == {"order_total": 5}
-    assert results[2]["error"]["reason"] == "EVENT_NOT_FOUND"
+    assert results[2]["error"]["reason"] == "DEFINITION_NOT_FOUND"
     assert "1 accepted, 1 refused" in sent.err
 
 

@@ -492,7 +492,7 @@ async def test_one_definition_too_many_is_refused_before_anything_is_applied(sho
         await shop.client.define(f"d{number}", pb.Schema())
     planned = await shop.planned("definitions: {d0: {}, x: {}, y: {}}")
     assert [step.verdict for step in planned.steps] == [Verdict.OK, Verdict.OK, Verdict.INVALID]
-    assert planned.steps[2].refusal.reason == "MAX_EVENTS_REACHED"
+    assert planned.steps[2].refusal.reason == "TOO_MANY_DEFINITIONS"
     assert planned.exit_code == 1
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("neighbour")
 
-NOT_FOUND = (StatusCode.NOT_FOUND, "EVENT_NOT_FOUND")
+NOT_FOUND = (StatusCode.NOT_FOUND, "DEFINITION_NOT_FOUND")
 TOTAL_ONLY = schema(order_total="number")
 
 
@@ -90,7 +90,7 @@ async def test_every_part_of_a_schema_survives(service: Service) -> None:
 
 
 async def test_a_name_is_taken_while_its_definition_lives(shop: Client) -> None:
-    assert await verdict(shop.define()) == (StatusCode.ALREADY_EXISTS, "EVENT_ALREADY_EXISTS")
+    assert await verdict(shop.define()) == (StatusCode.ALREADY_EXISTS, "DEFINITION_ALREADY_EXISTS")
 
 
 async def test_of_two_that_define_one_name_at_once_one_is_told(service: Service) -> None:
@@ -248,10 +248,10 @@ async def test_a_deleted_definition_is_reached_by_its_id_alone(shop: Client) -> 
     assert (await get(shop, deleted.id)).event_definition == deleted
     assert await names(shop) == []
     assert await names(shop, show_deleted=True) == [ORDER]
-    deleted_code = (StatusCode.FAILED_PRECONDITION, "EVENT_DELETED")
+    deleted_code = (StatusCode.FAILED_PRECONDITION, "DEFINITION_DELETED")
     refused = await refusal(shop.redefine(TOTAL_ONLY, deleted.id))
     assert (refused.code, refused.reason) == deleted_code
-    assert refused.violations == (("event_definition", "EVENT_DELETED"),)
+    assert refused.violations == (("event_definition", "DEFINITION_DELETED"),)
     assert await verdict(shop.undefine(deleted.id)) == deleted_code
 
 
@@ -262,7 +262,7 @@ async def test_an_undeleted_definition_comes_back_with_its_revisions(shop: Clien
     assert not restored.HasField("deleted_at")
     assert restored.revision == 2
     assert [each.number for each in await revisions(shop)] == [2, 1]
-    assert await verdict(undelete(shop, deleted.id)) == (StatusCode.FAILED_PRECONDITION, "EVENT_NOT_DELETED")
+    assert await verdict(undelete(shop, deleted.id)) == (StatusCode.FAILED_PRECONDITION, "DEFINITION_NOT_DELETED")
 
 
 async def test_the_name_of_a_deleted_definition_is_free(shop: Client) -> None:
@@ -270,7 +270,7 @@ async def test_the_name_of_a_deleted_definition_is_free(shop: Client) -> None:
     successor = await shop.define(schema=TOTAL_ONLY)
     assert (successor.revision, successor.id == deleted.id) == (1, False)
     assert (await get(shop, ORDER)).event_definition == successor
-    assert await verdict(undelete(shop, deleted.id)) == (StatusCode.ALREADY_EXISTS, "EVENT_ALREADY_EXISTS")
+    assert await verdict(undelete(shop, deleted.id)) == (StatusCode.ALREADY_EXISTS, "DEFINITION_ALREADY_EXISTS")
     await shop.undefine()
     assert (await undelete(shop, deleted.id)).event_definition.id == deleted.id
 
@@ -281,10 +281,10 @@ async def test_a_project_has_at_most_a_hundred_live_definitions(service: Service
     first = await client.undefine("event_0")
     await client.define("event_99")
     last = await client.define("event_100")
-    full = (StatusCode.FAILED_PRECONDITION, "MAX_EVENTS_REACHED")
+    full = (StatusCode.FAILED_PRECONDITION, "TOO_MANY_DEFINITIONS")
     refused = await refusal(client.define("one_too_many"))
     assert (refused.code, refused.reason) == full
-    assert refused.violations == (("event_definition", "MAX_EVENTS_REACHED"),)
+    assert refused.violations == (("event_definition", "TOO_MANY_DEFINITIONS"),)
     assert await verdict(undelete(client, first.id)) == full
     await client.undefine(last.id)
     await client.define("one_more")
@@ -308,7 +308,7 @@ async def test_a_change_that_is_only_validated_is_refused_like_any_other(shop: C
     create = pb.CreateEventDefinitionRequest(event_definition=candidate, validate_only=True)
     assert await verdict(shop.definitions.CreateEventDefinition(create)) == (
         StatusCode.ALREADY_EXISTS,
-        "EVENT_ALREADY_EXISTS",
+        "DEFINITION_ALREADY_EXISTS",
     )
 
 

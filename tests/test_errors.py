@@ -15,14 +15,14 @@ import automation.errors
 import registry.errors
 import server.errors
 from automation.errors import AutomationError
-from registry.errors import RegistryError
+from registry.errors import RegistryError, TooManyDefinitions
 from server.access import Access
 from server.api.grpc_server import GrpcServer
 from server.api.handlers import Streams
 from server.api.rich_status import DOMAIN, rich_status
-from server.errors import QueueFull, ServiceError, StorageFull
-from server.model import Rules
-from server.status import CODES
+from server.errors import DefinitionInUse, QueueFull, ServiceError, StorageFull
+from server.model import Dialect, Rules
+from server.status import ANSWERS, CODES, answer_of
 from server.storage.projects import insert_project
 from signalbox.v1 import automations_pb2, contacts_pb2, event_definitions_pb2, event_ingest_pb2, projects_pb2
 from tests.support.messages import ADA, ALL_OR_NOTHING, ANYTHING, BOB, COERCED, INDEPENDENT, event, struct
@@ -63,6 +63,36 @@ def test_every_reason_is_of_some_error() -> None:
     assert {error.reason for error in ERRORS} == set(CODES)  # type: ignore[attr-defined]  # as above
 
 
+def test_dialects_answer_existing_reasons() -> None:
+    answered = {key.rpartition(": ")[2] for answers in ANSWERS.values() for key in answers}
+    assert answered <= set(CODES)
+
+
+def test_a_missing_event_is_the_only_reason_about_events() -> None:
+    assert [reason for reason in CODES if "EVENT" in reason] == ["EVENT_NOT_FOUND"]
+
+
+def test_codes_about_events_are_those_of_autosend_alone() -> None:
+    named = {
+        dialect for dialect, answers in ANSWERS.items() for each in answers.values() if "EVENT_" in (each.code or "")
+    }
+    assert named == {Dialect.AUTOSEND}
+
+
+@pytest.mark.parametrize(
+    ("dialect", "in_use", "too_many"),
+    [
+        (Dialect.AUTOSEND, (409, "EVENT_IN_USE"), (400, "MAX_EVENTS_REACHED")),
+        (Dialect.OPENSEND, (409, "event_in_use"), (422, "max_events_reached")),
+    ],
+)
+def test_dialects_keep_their_codes_about_definitions(
+    dialect: Dialect, in_use: tuple[int, str], too_many: tuple[int, str]
+) -> None:
+    answers = [answer_of(dialect, DefinitionInUse("ordered", 2)), answer_of(dialect, TooManyDefinitions(100))]
+    assert [(each.status, each.code) for each in answers] == [in_use, too_many]
+
+
 MODULES = [automation.errors, registry.errors, server.errors]
 
 
@@ -83,7 +113,7 @@ def test_what_is_exhausted_says_when_to_try_again(error: ServiceError) -> None:
 
 async def test_a_refusal_carries_reason_domain_metadata_and_paths(shop: Client) -> None:
     refused = await refusal(shop.send(event(name="nothing")))
-    assert (refused.code, refused.reason, refused.domain) == (StatusCode.NOT_FOUND, "EVENT_NOT_FOUND", DOMAIN)
+    assert (refused.code, refused.reason, refused.domain) == (StatusCode.NOT_FOUND, "DEFINITION_NOT_FOUND", DOMAIN)
     assert refused.metadata == {"event": "nothing"}
     assert "nothing" in refused.message
     refused = await refusal(shop.send(event({"order_total": "abc"})))
@@ -113,10 +143,10 @@ async def test_a_long_name_is_refused_like_a_short_one(shop: Client) -> None:
     get_definition = event_definitions_pb2.GetEventDefinitionRequest(event_definition=long)
     assert await verdict(shop.definitions.GetEventDefinition(get_definition)) == (
         StatusCode.NOT_FOUND,
-        "EVENT_NOT_FOUND",
+        "DEFINITION_NOT_FOUND",
     )
     get_event = event_ingest_pb2.GetEventRequest(id=long)
-    assert await verdict(shop.ingest.GetEvent(get_event)) == (StatusCode.NOT_FOUND, "EVENT_NOT_RECORDED")
+    assert await verdict(shop.ingest.GetEvent(get_event)) == (StatusCode.NOT_FOUND, "EVENT_NOT_FOUND")
     get_contact = contacts_pb2.GetContactRequest(id=long)
     assert await verdict(shop.contacts.GetContact(get_contact)) == (StatusCode.NOT_FOUND, "CONTACT_NOT_FOUND")
     assert await verdict(shop.send(event(contact_id=long))) == (StatusCode.NOT_FOUND, "CONTACT_NOT_FOUND")
@@ -165,7 +195,7 @@ async def drained(client: Client) -> None:
 @pytest.mark.parametrize(
     ("sent", "code", "reason"),
     [
-        (event(name="nothing"), StatusCode.NOT_FOUND, "EVENT_NOT_FOUND"),
+        (event(name="nothing"), StatusCode.NOT_FOUND, "DEFINITION_NOT_FOUND"),
         (event(name=""), INVALID, "INVALID_NAME"),
         (event(name=" \t"), INVALID, "INVALID_NAME"),
         (event(name="a\x00b"), INVALID, "INVALID_NAME"),

@@ -135,7 +135,7 @@ async def test_a_given_event_is_explained_as_if_it_were_sent_now(shop: Client) -
     ("refused", "path", "reason"),
     [
         (event({"colour": 1}), "properties.colour", "UNKNOWN_PROPERTY"),
-        (event(name="nothing"), "event", "EVENT_NOT_FOUND"),
+        (event(name="nothing"), "event", "DEFINITION_NOT_FOUND"),
         (event(email=BOB), "event", "CONTACT_NOT_FOUND"),
     ],
 )
@@ -171,7 +171,7 @@ async def test_a_page_ends_early_at_a_megabyte(shop: Client) -> None:
 
 async def test_what_is_not_there_is_not_explained(shop: Client) -> None:
     missing = "01900000-0000-7000-8000-000000000000"
-    assert await verdict(explain(shop, event_id=missing)) == (StatusCode.NOT_FOUND, "EVENT_NOT_RECORDED")
+    assert await verdict(explain(shop, event_id=missing)) == (StatusCode.NOT_FOUND, "EVENT_NOT_FOUND")
     assert await verdict(explain(shop)) == (StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
     sent = (await shop.send()).event
     asked = explain(shop, event_id=sent.id, automation_id=missing)

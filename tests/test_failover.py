@@ -209,7 +209,10 @@ class Rewind:
             assert await watcher.ended() == "CURSOR_REWOUND"
         if not self._changes:
             return
-        assert await verdict(self._shop.send(event(name="lost_event"))) == (StatusCode.NOT_FOUND, "EVENT_NOT_FOUND")
+        assert await verdict(self._shop.send(event(name="lost_event"))) == (
+            StatusCode.NOT_FOUND,
+            "DEFINITION_NOT_FOUND",
+        )
         for node in self._nodes[:2]:
             assert await until_refused(node.client(self._lost_secret)) == "API_KEY_INVALID"
 

@@ -118,7 +118,7 @@ async def test_a_typed_send_repeats_an_untyped_one(maker: Client) -> None:
 async def test_batches_and_streams_take_typed_properties(maker: Client) -> None:
     events = [typed_event(rich(PAYLOAD)), event(PAYLOAD, name="rich"), typed_event(b"", 7), typed_event(b"", name="no")]
     results = await maker.send_all(events, INDEPENDENT)
-    assert [each.error.reason for each in results] == ["", "", "REVISION_NOT_FOUND", "EVENT_NOT_FOUND"]
+    assert [each.error.reason for each in results] == ["", "", "REVISION_NOT_FOUND", "DEFINITION_NOT_FOUND"]
 
     async def requests() -> Any:
         yield event_ingest_pb2.StreamEventsRequest(sequence=1, events=events, mode=INDEPENDENT)
@@ -255,7 +255,7 @@ async def test_a_descriptor_set_holds_each_named_definition_once(maker: Client) 
     answer = await maker.definitions.GetDescriptorSet(request)
     assert [file.name for file in answer.file_descriptor_set.file] == ["signalbox/events/v1/third.proto"]
     request = event_definitions_pb2.GetDescriptorSetRequest(event_definitions=["absent"])
-    assert await verdict(maker.definitions.GetDescriptorSet(request)) == (StatusCode.NOT_FOUND, "EVENT_NOT_FOUND")
+    assert await verdict(maker.definitions.GetDescriptorSet(request)) == (StatusCode.NOT_FOUND, "DEFINITION_NOT_FOUND")
 
 
 async def test_field_numbers_are_stored_with_the_revisions(maker: Client) -> None:

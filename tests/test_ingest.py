@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("neighbour")
 
 PAYLOAD_REJECTED = (StatusCode.INVALID_ARGUMENT, "PAYLOAD_REJECTED")
-EVENT_NOT_FOUND = (StatusCode.NOT_FOUND, "EVENT_NOT_FOUND")
+DEFINITION_NOT_FOUND = (StatusCode.NOT_FOUND, "DEFINITION_NOT_FOUND")
 CONTACT_NOT_FOUND = (StatusCode.NOT_FOUND, "CONTACT_NOT_FOUND")
 KEY_REUSED = (StatusCode.ALREADY_EXISTS, "IDEMPOTENCY_KEY_REUSED")
 NAME_IS_NUMBER = schema(order_total="number", currency="number")
@@ -126,7 +126,7 @@ async def test_the_receipt_view_names_the_event_and_no_more(shop: Client) -> Non
 
 
 async def test_what_is_refused_is_not_stored(shop: Client) -> None:
-    assert await verdict(shop.send(event(name="nothing"))) == EVENT_NOT_FOUND
+    assert await verdict(shop.send(event(name="nothing"))) == DEFINITION_NOT_FOUND
     assert await verdict(shop.send(event(email="nobody@example.com"))) == CONTACT_NOT_FOUND
     assert await verdict(shop.send(event(contact_id="0"))) == CONTACT_NOT_FOUND
     assert await verdict(shop.send(event({"order_total": "abc"}))) == PAYLOAD_REJECTED
@@ -145,7 +145,7 @@ async def test_every_violation_of_a_payload_is_told_with_its_path(shop: Client) 
 async def test_a_deleted_definition_takes_no_more_events_and_keeps_the_old(shop: Client) -> None:
     kept = (await shop.send()).event
     await shop.undefine()
-    assert await verdict(shop.send()) == EVENT_NOT_FOUND
+    assert await verdict(shop.send()) == DEFINITION_NOT_FOUND
     assert await shop.log() == [kept]
 
 
@@ -158,7 +158,7 @@ async def test_another_projects_things_are_not_found(service: Service) -> None:
     theirs, mine = await service.shop(), await service.shop()
     recorded = (await theirs.send()).event
     missing = mine.ingest.GetEvent(pb.GetEventRequest(id=recorded.id))
-    assert await verdict(missing) == (StatusCode.NOT_FOUND, "EVENT_NOT_RECORDED")
+    assert await verdict(missing) == (StatusCode.NOT_FOUND, "EVENT_NOT_FOUND")
     assert await verdict(mine.send(event(contact_id=recorded.contact_id))) == CONTACT_NOT_FOUND
     assert await mine.log(contact_id=recorded.contact_id) == []
     assert await mine.log() == []
@@ -226,7 +226,7 @@ async def test_the_address_of_a_deleted_contact_is_erased_from_events_recorded_w
 
 async def test_the_case_of_a_name_matters_unless_the_project_says_otherwise(service: Service) -> None:
     exact = await service.shop()
-    assert await verdict(exact.send(event(name="Order_Completed"))) == EVENT_NOT_FOUND
+    assert await verdict(exact.send(event(name="Order_Completed"))) == DEFINITION_NOT_FOUND
     folding = await service.shop(name_case=projects_pb2.NAME_CASE_INSENSITIVE)
     await folding.define("ORDER_completed")
     assert (await folding.send(event(name="ORDER_completed"))).event.name == "ORDER_completed"
@@ -267,7 +267,7 @@ async def test_a_refused_event_refuses_its_batch_and_is_named(shop: Client) -> N
     assert (refused.code, refused.reason) == (StatusCode.INVALID_ARGUMENT, "BATCH_REJECTED")
     assert refused.violations == (
         ("events[3].properties.order_total", "INVALID_PROPERTY_VALUE"),
-        ("events[4]", "EVENT_NOT_FOUND"),
+        ("events[4]", "DEFINITION_NOT_FOUND"),
         ("events[5].email", "INVALID_EMAIL"),
     )
     assert await shop.log() == []
@@ -293,7 +293,7 @@ async def test_events_of_an_independent_batch_stand_for_themselves(shop: Client)
     assert [result.WhichOneof("outcome") for result in results] == ["receipt", *["error"] * 4, "receipt"]
     assert [(result.error.code, result.error.reason) for result in results[1:5]] == [
         (StatusCode.INVALID_ARGUMENT.value[0], "PAYLOAD_REJECTED"),
-        (StatusCode.NOT_FOUND.value[0], "EVENT_NOT_FOUND"),
+        (StatusCode.NOT_FOUND.value[0], "DEFINITION_NOT_FOUND"),
         (StatusCode.NOT_FOUND.value[0], "CONTACT_NOT_FOUND"),
         (StatusCode.INVALID_ARGUMENT.value[0], "INVALID_ARGUMENT"),
     ]
@@ -627,7 +627,7 @@ async def test_a_new_definition_takes_the_very_next_event_everywhere(two_servers
 async def test_a_deleted_definition_refuses_the_very_next_event_everywhere(two_servers: tuple[Client, Client]) -> None:
     here, there = two_servers
     await here.undefine()
-    assert await verdict(there.send()) == EVENT_NOT_FOUND
+    assert await verdict(there.send()) == DEFINITION_NOT_FOUND
 
 
 @on_postgresql

@@ -249,11 +249,11 @@ async def test_keys_are_listed_newest_first_page_by_page(service: Service) -> No
 
 async def test_rules_hold_from_the_next_event_on(service: Service) -> None:
     client = await service.shop()
-    assert await verdict(client.send(event(name="never_defined"))) == (StatusCode.NOT_FOUND, "EVENT_NOT_FOUND")
+    assert await verdict(client.send(event(name="never_defined"))) == (StatusCode.NOT_FOUND, "DEFINITION_NOT_FOUND")
     await update(service, client.project, undefined_events=pb.UNDEFINED_EVENTS_ACCEPT)
     assert (await client.send(event(name="never_defined"))).event.revision == 0
     await update(service, client.project, undefined_events=pb.UNDEFINED_EVENTS_REJECT)
-    assert await verdict(client.send(event(name="never_defined"))) == (StatusCode.NOT_FOUND, "EVENT_NOT_FOUND")
+    assert await verdict(client.send(event(name="never_defined"))) == (StatusCode.NOT_FOUND, "DEFINITION_NOT_FOUND")
 
 
 async def test_a_stream_ends_when_its_key_is_revoked(service: Service) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.support.stores import Store
 
 INVALID = StatusCode.INVALID_ARGUMENT
-EVENT_NOT_FOUND = (StatusCode.NOT_FOUND, "EVENT_NOT_FOUND")
+DEFINITION_NOT_FOUND = (StatusCode.NOT_FOUND, "DEFINITION_NOT_FOUND")
 INCOMPATIBLE = (StatusCode.FAILED_PRECONDITION, "INCOMPATIBLE_SCHEMA")
 
 RULES = {name.removeprefix("COMPATIBILITY_"): number for name, number in pb.Compatibility.items() if number}
@@ -147,10 +147,10 @@ async def test_every_change_changes_the_etag(shop: Client) -> None:
 async def test_a_deleted_definition_is_not_rolled_back_until_it_is_undeleted(shop: Client) -> None:
     schemas = [(await get(shop)).schema, (await shop.redefine(NUMBER)).schema]
     deleted = await shop.undefine()
-    assert await verdict(rollback(shop, 1)) == EVENT_NOT_FOUND
+    assert await verdict(rollback(shop, 1)) == DEFINITION_NOT_FOUND
     refused = await refusal(rollback(shop, 1, deleted.id))
-    assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "EVENT_DELETED")
-    assert refused.violations == (("event_definition", "EVENT_DELETED"),)
+    assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "DEFINITION_DELETED")
+    assert refused.violations == (("event_definition", "DEFINITION_DELETED"),)
     await shop.definitions.UndeleteEventDefinition(pb.UndeleteEventDefinitionRequest(id=deleted.id))
     assert [await get_schema(shop, number) for number in (1, 2)] == schemas
     assert (await rollback(shop, 1)).revision == 3
@@ -307,7 +307,7 @@ async def test_a_candidate_is_checked_by_the_definitions_own_rule_and_for_a_dele
     assert (await check(client, STRING)).compatibility == pb.COMPATIBILITY_NONE
     await update(client, compatibility=pb.COMPATIBILITY_BACKWARD)
     deleted = await client.undefine()
-    assert await verdict(check(client, STRING)) == EVENT_NOT_FOUND
+    assert await verdict(check(client, STRING)) == DEFINITION_NOT_FOUND
     answer = await check(client, STRING, deleted.id)
     assert (answer.compatible, answer.compatibility) == (False, pb.COMPATIBILITY_BACKWARD)
 
@@ -440,7 +440,7 @@ async def test_a_definition_that_is_not_there_checks_and_judges_nothing(service:
     await service.shop()
     other = await service.project()
     for call in (rollback(other, 1), check(other, NUMBER), validate(other), dependents(other)):
-        assert await verdict(call) == EVENT_NOT_FOUND
+        assert await verdict(call) == DEFINITION_NOT_FOUND
 
 
 # What reads a definition

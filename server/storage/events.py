@@ -17,7 +17,7 @@ from registry.log_ids import position_of
 from registry.pages import PAGE_CHARACTERS, read_page
 from registry.undo import undo
 from registry.unreadable_rows import UNREADABLE, UNREADABLE_ROWS, load_object
-from server.errors import EventNotRecorded
+from server.errors import EventNotFound
 from server.model import Event
 from server.storage.contacts import contact_key
 from server.storage.tables import WITHOUT_CONTACT, contact, event, project_head
@@ -67,11 +67,11 @@ class Traffic:
 
 
 def get_event(connection: Connection, project_key: int, event_id: str) -> Event:
-    """Read one event. Raises EventNotRecorded."""
+    """Read one event. Raises EventNotFound."""
     at = (event.c.project_key == project_key) & (event.c.position == position_of(event_id))
     row = connection.execute(_EVENTS.where(at, event.c.id == event_id)).one_or_none()
     if row is None:
-        raise EventNotRecorded(event_id)
+        raise EventNotFound(event_id)
     return to_event(row)
 
 

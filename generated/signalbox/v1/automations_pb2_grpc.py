@@ -190,7 +190,7 @@ class AutomationsServicer:
         """Says for each automation of an event's name why the event matched it or did not. Stores nothing. The properties of
         the contact and the project's rule for the case of names are as they are now, also for a recorded event.
 
-        Errors: EVENT_NOT_RECORDED, AUTOMATION_NOT_FOUND; INVALID_ARGUMENT where no event is given.
+        Errors: EVENT_NOT_FOUND, AUTOMATION_NOT_FOUND; INVALID_ARGUMENT where no event is given.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

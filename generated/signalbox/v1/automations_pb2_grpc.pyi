@@ -77,7 +77,7 @@ class AutomationsStub:
     """Says for each automation of an event's name why the event matched it or did not. Stores nothing. The properties of
     the contact and the project's rule for the case of names are as they are now, also for a recorded event.
 
-    Errors: EVENT_NOT_RECORDED, AUTOMATION_NOT_FOUND; INVALID_ARGUMENT where no event is given.
+    Errors: EVENT_NOT_FOUND, AUTOMATION_NOT_FOUND; INVALID_ARGUMENT where no event is given.
     """
     ListRuns: _grpc.UnaryUnaryMultiCallable[_automations_pb2.ListRunsRequest, _automations_pb2.ListRunsResponse]
     """Lists runs, newest first."""
@@ -151,7 +151,7 @@ class AutomationsAsyncStub(AutomationsStub):
     """Says for each automation of an event's name why the event matched it or did not. Stores nothing. The properties of
     the contact and the project's rule for the case of names are as they are now, also for a recorded event.
 
-    Errors: EVENT_NOT_RECORDED, AUTOMATION_NOT_FOUND; INVALID_ARGUMENT where no event is given.
+    Errors: EVENT_NOT_FOUND, AUTOMATION_NOT_FOUND; INVALID_ARGUMENT where no event is given.
     """
     ListRuns: _aio.UnaryUnaryMultiCallable[_automations_pb2.ListRunsRequest, _automations_pb2.ListRunsResponse]  # type: ignore[assignment]
     """Lists runs, newest first."""
@@ -276,7 +276,7 @@ class AutomationsServicer(metaclass=_abc_1.ABCMeta):
         """Says for each automation of an event's name why the event matched it or did not. Stores nothing. The properties of
         the contact and the project's rule for the case of names are as they are now, also for a recorded event.
 
-        Errors: EVENT_NOT_RECORDED, AUTOMATION_NOT_FOUND; INVALID_ARGUMENT where no event is given.
+        Errors: EVENT_NOT_FOUND, AUTOMATION_NOT_FOUND; INVALID_ARGUMENT where no event is given.
         """
 
     @_abc_1.abstractmethod

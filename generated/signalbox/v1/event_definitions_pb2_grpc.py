@@ -119,7 +119,7 @@ class EventDefinitionsServicer:
     def CreateEventDefinition(self, request, context):
         """Defines an event; its schema becomes revision 1.
 
-        Errors: EVENT_ALREADY_EXISTS, INVALID_NAME, INVALID_SCHEMA, MAX_EVENTS_REACHED.
+        Errors: DEFINITION_ALREADY_EXISTS, INVALID_NAME, INVALID_SCHEMA, TOO_MANY_DEFINITIONS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,7 +142,7 @@ class EventDefinitionsServicer:
     def UpdateEventDefinition(self, request, context):
         """Changes a definition. A schema that differs from the latest becomes a new revision; an equal one does not.
 
-        Errors: EVENT_NOT_FOUND, EVENT_DELETED, ETAG_MISMATCH, INVALID_SCHEMA, INCOMPATIBLE_SCHEMA, CONDITIONS_BROKEN,
+        Errors: DEFINITION_NOT_FOUND, DEFINITION_DELETED, ETAG_MISMATCH, INVALID_SCHEMA, INCOMPATIBLE_SCHEMA, CONDITIONS_BROKEN,
         MAX_REVISIONS_REACHED beyond 1,000 revisions.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -180,7 +180,7 @@ class EventDefinitionsServicer:
     def RollbackRevision(self, request, context):
         """Makes a new revision that equals an old one; none where the latest one equals it already.
 
-        Errors: EVENT_NOT_FOUND, EVENT_DELETED, REVISION_NOT_FOUND, ETAG_MISMATCH, INCOMPATIBLE_SCHEMA,
+        Errors: DEFINITION_NOT_FOUND, DEFINITION_DELETED, REVISION_NOT_FOUND, ETAG_MISMATCH, INCOMPATIBLE_SCHEMA,
         CONDITIONS_BROKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

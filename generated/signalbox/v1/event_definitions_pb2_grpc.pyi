@@ -36,7 +36,7 @@ class EventDefinitionsStub:
     CreateEventDefinition: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.CreateEventDefinitionRequest, _event_definitions_pb2.CreateEventDefinitionResponse]
     """Defines an event; its schema becomes revision 1.
 
-    Errors: EVENT_ALREADY_EXISTS, INVALID_NAME, INVALID_SCHEMA, MAX_EVENTS_REACHED.
+    Errors: DEFINITION_ALREADY_EXISTS, INVALID_NAME, INVALID_SCHEMA, TOO_MANY_DEFINITIONS.
     """
     GetEventDefinition: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.GetEventDefinitionRequest, _event_definitions_pb2.GetEventDefinitionResponse]
     """Reads one definition by id or name; a deleted one by id alone."""
@@ -45,7 +45,7 @@ class EventDefinitionsStub:
     UpdateEventDefinition: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.UpdateEventDefinitionRequest, _event_definitions_pb2.UpdateEventDefinitionResponse]
     """Changes a definition. A schema that differs from the latest becomes a new revision; an equal one does not.
 
-    Errors: EVENT_NOT_FOUND, EVENT_DELETED, ETAG_MISMATCH, INVALID_SCHEMA, INCOMPATIBLE_SCHEMA, CONDITIONS_BROKEN,
+    Errors: DEFINITION_NOT_FOUND, DEFINITION_DELETED, ETAG_MISMATCH, INVALID_SCHEMA, INCOMPATIBLE_SCHEMA, CONDITIONS_BROKEN,
     MAX_REVISIONS_REACHED beyond 1,000 revisions.
     """
     DeleteEventDefinition: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.DeleteEventDefinitionRequest, _event_definitions_pb2.DeleteEventDefinitionResponse]
@@ -59,7 +59,7 @@ class EventDefinitionsStub:
     RollbackRevision: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.RollbackRevisionRequest, _event_definitions_pb2.RollbackRevisionResponse]
     """Makes a new revision that equals an old one; none where the latest one equals it already.
 
-    Errors: EVENT_NOT_FOUND, EVENT_DELETED, REVISION_NOT_FOUND, ETAG_MISMATCH, INCOMPATIBLE_SCHEMA,
+    Errors: DEFINITION_NOT_FOUND, DEFINITION_DELETED, REVISION_NOT_FOUND, ETAG_MISMATCH, INCOMPATIBLE_SCHEMA,
     CONDITIONS_BROKEN.
     """
     CheckCompatibility: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.CheckCompatibilityRequest, _event_definitions_pb2.CheckCompatibilityResponse]
@@ -86,7 +86,7 @@ class EventDefinitionsAsyncStub(EventDefinitionsStub):
     CreateEventDefinition: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.CreateEventDefinitionRequest, _event_definitions_pb2.CreateEventDefinitionResponse]  # type: ignore[assignment]
     """Defines an event; its schema becomes revision 1.
 
-    Errors: EVENT_ALREADY_EXISTS, INVALID_NAME, INVALID_SCHEMA, MAX_EVENTS_REACHED.
+    Errors: DEFINITION_ALREADY_EXISTS, INVALID_NAME, INVALID_SCHEMA, TOO_MANY_DEFINITIONS.
     """
     GetEventDefinition: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.GetEventDefinitionRequest, _event_definitions_pb2.GetEventDefinitionResponse]  # type: ignore[assignment]
     """Reads one definition by id or name; a deleted one by id alone."""
@@ -95,7 +95,7 @@ class EventDefinitionsAsyncStub(EventDefinitionsStub):
     UpdateEventDefinition: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.UpdateEventDefinitionRequest, _event_definitions_pb2.UpdateEventDefinitionResponse]  # type: ignore[assignment]
     """Changes a definition. A schema that differs from the latest becomes a new revision; an equal one does not.
 
-    Errors: EVENT_NOT_FOUND, EVENT_DELETED, ETAG_MISMATCH, INVALID_SCHEMA, INCOMPATIBLE_SCHEMA, CONDITIONS_BROKEN,
+    Errors: DEFINITION_NOT_FOUND, DEFINITION_DELETED, ETAG_MISMATCH, INVALID_SCHEMA, INCOMPATIBLE_SCHEMA, CONDITIONS_BROKEN,
     MAX_REVISIONS_REACHED beyond 1,000 revisions.
     """
     DeleteEventDefinition: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.DeleteEventDefinitionRequest, _event_definitions_pb2.DeleteEventDefinitionResponse]  # type: ignore[assignment]
@@ -109,7 +109,7 @@ class EventDefinitionsAsyncStub(EventDefinitionsStub):
     RollbackRevision: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.RollbackRevisionRequest, _event_definitions_pb2.RollbackRevisionResponse]  # type: ignore[assignment]
     """Makes a new revision that equals an old one; none where the latest one equals it already.
 
-    Errors: EVENT_NOT_FOUND, EVENT_DELETED, REVISION_NOT_FOUND, ETAG_MISMATCH, INCOMPATIBLE_SCHEMA,
+    Errors: DEFINITION_NOT_FOUND, DEFINITION_DELETED, REVISION_NOT_FOUND, ETAG_MISMATCH, INCOMPATIBLE_SCHEMA,
     CONDITIONS_BROKEN.
     """
     CheckCompatibility: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.CheckCompatibilityRequest, _event_definitions_pb2.CheckCompatibilityResponse]  # type: ignore[assignment]
@@ -139,7 +139,7 @@ class EventDefinitionsServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_event_definitions_pb2.CreateEventDefinitionResponse, _abc.Awaitable[_event_definitions_pb2.CreateEventDefinitionResponse]]:
         """Defines an event; its schema becomes revision 1.
 
-        Errors: EVENT_ALREADY_EXISTS, INVALID_NAME, INVALID_SCHEMA, MAX_EVENTS_REACHED.
+        Errors: DEFINITION_ALREADY_EXISTS, INVALID_NAME, INVALID_SCHEMA, TOO_MANY_DEFINITIONS.
         """
 
     @_abc_1.abstractmethod
@@ -166,7 +166,7 @@ class EventDefinitionsServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_event_definitions_pb2.UpdateEventDefinitionResponse, _abc.Awaitable[_event_definitions_pb2.UpdateEventDefinitionResponse]]:
         """Changes a definition. A schema that differs from the latest becomes a new revision; an equal one does not.
 
-        Errors: EVENT_NOT_FOUND, EVENT_DELETED, ETAG_MISMATCH, INVALID_SCHEMA, INCOMPATIBLE_SCHEMA, CONDITIONS_BROKEN,
+        Errors: DEFINITION_NOT_FOUND, DEFINITION_DELETED, ETAG_MISMATCH, INVALID_SCHEMA, INCOMPATIBLE_SCHEMA, CONDITIONS_BROKEN,
         MAX_REVISIONS_REACHED beyond 1,000 revisions.
         """
 
@@ -210,7 +210,7 @@ class EventDefinitionsServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_event_definitions_pb2.RollbackRevisionResponse, _abc.Awaitable[_event_definitions_pb2.RollbackRevisionResponse]]:
         """Makes a new revision that equals an old one; none where the latest one equals it already.
 
-        Errors: EVENT_NOT_FOUND, EVENT_DELETED, REVISION_NOT_FOUND, ETAG_MISMATCH, INCOMPATIBLE_SCHEMA,
+        Errors: DEFINITION_NOT_FOUND, DEFINITION_DELETED, REVISION_NOT_FOUND, ETAG_MISMATCH, INCOMPATIBLE_SCHEMA,
         CONDITIONS_BROKEN.
         """
 

@@ -221,7 +221,7 @@ class EventError(_message.Message):
     code: _builtins.int
     """Output only. Code of google.rpc.Code, such as 3 for INVALID_ARGUMENT."""
     reason: _builtins.str
-    """Output only. Machine-readable reason, such as `EVENT_NOT_FOUND`."""
+    """Output only. Machine-readable reason, such as `DEFINITION_NOT_FOUND`."""
     message: _builtins.str
     """Output only. What was wrong and what would be right."""
     @_builtins.property

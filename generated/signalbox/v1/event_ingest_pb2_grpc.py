@@ -75,7 +75,8 @@ class EventIngestServicer:
     def SendEvent(self, request, context):
         """Records one event.
 
-        Errors: EVENT_NOT_FOUND, CONTACT_NOT_FOUND, CONTACT_REQUIRED, PAYLOAD_REJECTED, IDEMPOTENCY_KEY_REUSED, QUEUE_FULL.
+        Errors: DEFINITION_NOT_FOUND, CONTACT_NOT_FOUND, CONTACT_REQUIRED, PAYLOAD_REJECTED, IDEMPOTENCY_KEY_REUSED,
+        QUEUE_FULL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

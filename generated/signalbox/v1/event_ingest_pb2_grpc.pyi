@@ -40,7 +40,8 @@ class EventIngestStub:
     SendEvent: _grpc.UnaryUnaryMultiCallable[_event_ingest_pb2.SendEventRequest, _event_ingest_pb2.SendEventResponse]
     """Records one event.
 
-    Errors: EVENT_NOT_FOUND, CONTACT_NOT_FOUND, CONTACT_REQUIRED, PAYLOAD_REJECTED, IDEMPOTENCY_KEY_REUSED, QUEUE_FULL.
+    Errors: DEFINITION_NOT_FOUND, CONTACT_NOT_FOUND, CONTACT_REQUIRED, PAYLOAD_REJECTED, IDEMPOTENCY_KEY_REUSED,
+    QUEUE_FULL.
     """
     SendEvents: _grpc.UnaryUnaryMultiCallable[_event_ingest_pb2.SendEventsRequest, _event_ingest_pb2.SendEventsResponse]
     """Records up to 10,000 events in one transaction, with a result for each in the order of the request."""
@@ -68,7 +69,8 @@ class EventIngestAsyncStub(EventIngestStub):
     SendEvent: _aio.UnaryUnaryMultiCallable[_event_ingest_pb2.SendEventRequest, _event_ingest_pb2.SendEventResponse]  # type: ignore[assignment]
     """Records one event.
 
-    Errors: EVENT_NOT_FOUND, CONTACT_NOT_FOUND, CONTACT_REQUIRED, PAYLOAD_REJECTED, IDEMPOTENCY_KEY_REUSED, QUEUE_FULL.
+    Errors: DEFINITION_NOT_FOUND, CONTACT_NOT_FOUND, CONTACT_REQUIRED, PAYLOAD_REJECTED, IDEMPOTENCY_KEY_REUSED,
+    QUEUE_FULL.
     """
     SendEvents: _aio.UnaryUnaryMultiCallable[_event_ingest_pb2.SendEventsRequest, _event_ingest_pb2.SendEventsResponse]  # type: ignore[assignment]
     """Records up to 10,000 events in one transaction, with a result for each in the order of the request."""
@@ -99,7 +101,8 @@ class EventIngestServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_event_ingest_pb2.SendEventResponse, _abc.Awaitable[_event_ingest_pb2.SendEventResponse]]:
         """Records one event.
 
-        Errors: EVENT_NOT_FOUND, CONTACT_NOT_FOUND, CONTACT_REQUIRED, PAYLOAD_REJECTED, IDEMPOTENCY_KEY_REUSED, QUEUE_FULL.
+        Errors: DEFINITION_NOT_FOUND, CONTACT_NOT_FOUND, CONTACT_REQUIRED, PAYLOAD_REJECTED, IDEMPOTENCY_KEY_REUSED,
+        QUEUE_FULL.
         """
 
     @_abc_1.abstractmethod

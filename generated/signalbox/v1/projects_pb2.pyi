@@ -29,7 +29,7 @@ class _UndefinedEventsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Undef
     UNDEFINED_EVENTS_UNSPECIFIED: _UndefinedEvents.ValueType  # 0
     """As it was; UNDEFINED_EVENTS_REJECT for a new project."""
     UNDEFINED_EVENTS_REJECT: _UndefinedEvents.ValueType  # 1
-    """It is refused with NOT_FOUND (EVENT_NOT_FOUND)."""
+    """It is refused with NOT_FOUND (DEFINITION_NOT_FOUND)."""
     UNDEFINED_EVENTS_ACCEPT: _UndefinedEvents.ValueType  # 2
     """It is recorded with its properties unchecked and revision 0."""
 
@@ -39,7 +39,7 @@ class UndefinedEvents(_UndefinedEvents, metaclass=_UndefinedEventsEnumTypeWrappe
 UNDEFINED_EVENTS_UNSPECIFIED: UndefinedEvents.ValueType  # 0
 """As it was; UNDEFINED_EVENTS_REJECT for a new project."""
 UNDEFINED_EVENTS_REJECT: UndefinedEvents.ValueType  # 1
-"""It is refused with NOT_FOUND (EVENT_NOT_FOUND)."""
+"""It is refused with NOT_FOUND (DEFINITION_NOT_FOUND)."""
 UNDEFINED_EVENTS_ACCEPT: UndefinedEvents.ValueType  # 2
 """It is recorded with its properties unchecked and revision 0."""
 Global___UndefinedEvents: _TypeAlias = UndefinedEvents  # noqa: Y015
