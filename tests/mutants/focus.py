@@ -90,6 +90,11 @@ FOCUSES: Final = (
 )  # fmt: skip
 
 
+def on_postgres(test: str) -> str:
+    """Return the name of the same test on PostgreSQL."""
+    return test.replace("[sqlite", "[postgresql")
+
+
 def equivalent() -> dict[str, str]:
     """Return the mutations that no test can notice, by name, each with the reason."""
     lines = EQUIVALENT_FILE.read_text().splitlines()

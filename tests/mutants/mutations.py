@@ -51,7 +51,10 @@ CLAUSES = {"where", "limit", "offset", "order_by", "distinct", "with_for_update"
 
 @dataclass(frozen=True)
 class Mutation:
-    """One fault in one module; `apply` puts it into the tree that it was found in."""
+    """One fault in one module; `apply` puts it into the tree that it was found in.
+
+    `binds` are the names that the statement gives a value when the module is imported.
+    """
 
     path: str
     line: int
@@ -59,6 +62,7 @@ class Mutation:
     scope: str
     before: str
     after: str
+    binds: tuple[str, ...]
     apply: Callable[[], None]
 
     @property
@@ -79,6 +83,7 @@ class _Place:
     reached_by: int = AT_IMPORT
     returns_bool: bool = False
     initializes: bool = False
+    binds: tuple[str, ...] = ()
 
 
 def mutations(tree: ast.Module, path: str) -> list[Mutation]:
@@ -123,7 +128,7 @@ def _mutation(
         put(ast.fix_missing_locations(new))
 
     before, after = _around(parent, node, new, put) if isinstance(node, ast.Constant) else _texts(node, new)
-    return Mutation(place.path, node.lineno, reached_by, place.scope, before, after, apply)
+    return Mutation(place.path, node.lineno, reached_by, place.scope, before, after, place.binds, apply)
 
 
 def _texts(node: ast.AST, new: ast.AST) -> tuple[str, str]:
@@ -188,7 +193,11 @@ def _place_of_node(node: ast.AST, place: _Place) -> _Place:
             return _Place(place.path, scope, first, is_bool, node.name in {"__init__", "__new__"})
         case ast.ClassDef():
             scope = node.name if place.scope == "module" else f"{place.scope}.{node.name}"
-            return _Place(place.path, scope, place.reached_by)
+            return _Place(place.path, scope, place.reached_by, binds=(node.name,))
+        case ast.Assign(targets=[ast.Name(name)]) | ast.AnnAssign(target=ast.Name(name)) if (
+            place.reached_by == AT_IMPORT
+        ):
+            return _Place(place.path, place.scope, binds=(*place.binds, name))
         case ast.stmt() if place.reached_by != AT_IMPORT:
             return _Place(place.path, place.scope, node.lineno, place.returns_bool, place.initializes)
     return place
@@ -299,6 +308,24 @@ def _of_try(node: ast.Try) -> Iterator[tuple[ast.stmt, int]]:
             yield ast.Try(node.body, node.handlers, node.orelse, []), reached_by
         else:
             yield ast.If(ast.Constant(value=True), node.body, []), reached_by
+
+
+def uses(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Return the names that the functions of a module use, each with the line of its statement."""
+    for node in tree.body:
+        yield from _uses(node, AT_IMPORT)
+
+
+def _uses(node: ast.AST, line: int) -> Iterator[tuple[str, int]]:
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        line = _first_line(node.body)
+    elif isinstance(node, ast.stmt) and line != AT_IMPORT:
+        line = node.lineno
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name) | ast.keyword(arg=str(name)) if line != AT_IMPORT:
+            yield name, line
+    for child in ast.iter_child_nodes(node):
+        yield from _uses(child, line)
 
 
 class Instrumented(ast.NodeTransformer):

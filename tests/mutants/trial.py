@@ -18,13 +18,13 @@ from dataclasses import dataclass, field
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
 if TYPE_CHECKING:
     import ast
-    from collections.abc import Callable, Generator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Generator, Mapping, Sequence
     from types import CodeType
 
 ROOT = Path(__file__).parent.parent.parent
@@ -36,36 +36,46 @@ THIRD_PARTY = (
     "sqlalchemy.dialects.postgresql", "sqlalchemy.dialects.sqlite", "structlog", "uvicorn", "uvloop", "yaml",
 )  # fmt: skip
 ALL_PASSED, SOME_FAILED = 0, 1
+TOOK_TOO_LONG = -signal.SIGKILL
 SURVEY_SECONDS = 1_800
+
+Line: TypeAlias = tuple[str, int]
+"""A module and the number of a line in it."""
 
 
 @dataclass
 class Survey:
-    """The lines that each test reached, and its seconds; lines of fixtures that outlive a test belong to their node."""
+    """The lines that each test reached itself and by its fixtures, and its seconds.
 
-    tests: dict[str, set[tuple[str, int]]] = field(default_factory=dict)
-    shared: dict[str, set[tuple[str, int]]] = field(default_factory=dict)
+    Lines of a fixture that outlives a test belong to the node of its scope; those of imports belong to all tests.
+    """
+
+    called: dict[str, set[Line]] = field(default_factory=dict)
+    prepared: dict[str, set[Line]] = field(default_factory=dict)
+    shared: dict[str, set[Line]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
 
-    def reaching(self, module: str, line: int) -> list[str]:
-        """Return the tests that reached a line of a module, the nearest to the module first."""
-        at = (module, line)
-        everywhere = tuple(prefix for prefix, lines in self.shared.items() if at in lines)
-        found = [name for name, lines in self.tests.items() if at in lines or name.startswith(everywhere)]
-        return self._nearest(module, found)
+    def reaching(self, lines: Collection[Line]) -> list[str]:
+        """Return the tests that reach one of the lines, first those that do so themselves, the most specific first."""
+        wanted = set(lines)
+        everywhere = tuple(node for node, reached in self.shared.items() if reached & wanted)
+        near = {name for name, reached in self.called.items() if reached & wanted}
+        far = {name for name, reached in self.prepared.items() if reached & wanted or name.startswith(everywhere)}
+        modules = {module for module, _ in wanted}
+        return self._ranked(near, modules) + self._ranked(far - near, modules)
 
     def all_of(self, module: str) -> list[str]:
-        """Return every test, the nearest to the module first."""
-        return self._nearest(module, list(self.tests))
+        """Return every test, the most specific of those that reach the module first."""
+        near = {name for name, reached in self.called.items() if any(where == module for where, _ in reached)}
+        return self._ranked(near, {module}) + self._ranked(self.called.keys() - near, {module})
 
-    def _nearest(self, module: str, names: list[str]) -> list[str]:
-        """Sort tests by how much of the module they reach in how little time; the files' order breaks ties."""
-        reached = {name: sum(where == module for where, _ in self.tests[name]) for name in names}
-        files = list(dict.fromkeys(name.partition("::")[0] for name in self.tests))
+    def _ranked(self, names: Collection[str], modules: Collection[str]) -> list[str]:
+        """Sort tests: those that reach few lines of the modules in little time come first."""
 
-        def rank(name: str) -> tuple[float, int]:
-            return -reached[name] / (0.2 + self.seconds[name]), files.index(name.partition("::")[0])
+        def rank(name: str) -> tuple[float, str]:
+            reached = sum(module in modules for module, _ in self.called[name])
+            return (1 + reached) * (0.1 + self.seconds[name]), name
 
         return sorted(names, key=rank)
 
@@ -81,12 +91,21 @@ class Surveying:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        self._lines = self.survey.tests[item.nodeid] = set()
+        self.survey.called[item.nodeid] = set()
+        self._lines = self.survey.prepared[item.nodeid] = set()
         begun = time.monotonic()
         try:
             return (yield)
         finally:
             self.survey.seconds[item.nodeid] = time.monotonic() - begun
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        self._lines = self.survey.called[item.nodeid]
+        try:
+            return (yield)
+        finally:
+            self._lines = self.survey.prepared[item.nodeid]
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, request: pytest.FixtureRequest) -> Generator[None, Any, Any]:
@@ -102,7 +121,11 @@ class Surveying:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
             self.survey.failed.append(report.nodeid)
-            self.survey.tests.pop(report.nodeid, None)
+
+    def pytest_sessionfinish(self) -> None:
+        for name in self.survey.failed:
+            self.survey.called.pop(name, None)
+            self.survey.prepared.pop(name, None)
 
 
 class Choosing:
@@ -216,7 +239,7 @@ class Child:
             os.killpg(self.pid, signal.SIGKILL)
         if pid == 0:
             os.waitpid(self.pid, 0)
-            return -signal.SIGKILL
+            return TOOK_TOO_LONG
         return os.waitstatus_to_exitcode(status)
 
     def wait(self) -> int:
