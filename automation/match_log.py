@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import bindparam, false, func, select
 
+from automation.automation_store import automations_by_key, has_labels
 from automation.bulk import chunks
 from automation.runs import Match, MatchKind
-from automation.store import automations_by_key, has_labels
 from automation.tables import automation_match, hidden, match_log_start
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Select
 
-    from automation.subscriptions import MatchFilter
+    from automation.subscriptions.values import MatchFilter
 
 READ_LIMIT: Final = 1_000
 """So many matches of the log are looked through at once."""

@@ -16,7 +16,7 @@ from sqlalchemy import bindparam, delete, func, insert, select, union_all, updat
 
 from automation.bulk import among, packed
 from automation.match_log import LogStart, first_since, log_start, matched_at
-from automation.subscription_tables import subscription, subscription_delivery, subscription_parked
+from automation.subscriptions.tables import subscription, subscription_delivery, subscription_parked
 from automation.tables import automation_match, match_log_start
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
-from registry.conversions import PYTHON_TYPES, TABLE, JsonKind, as_is
+from registry.coercion_table import PYTHON_TYPES, TABLE, JsonKind, as_is
 from registry.errors import PayloadRejected, Violation
 from registry.json_values import is_exact as is_exact_inside
 from registry.json_values import with_numbers
@@ -25,7 +25,7 @@ from registry.values import JSON, canonical_number, describe, is_exact
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from registry.conversions import Convert
+    from registry.coercion_table import Convert
 
 MAX_VIOLATIONS: Final = 100
 """A payload is given up at this many."""

@@ -10,19 +10,19 @@ import sys
 from typing import TYPE_CHECKING
 
 from registry.coercion import compile_schema
-from registry.conversions import TABLE
+from registry.coercion_table import TABLE
 from registry.errors import PayloadRejected
 from registry.schema import CoercionMode, Property, PropertyType, Schema
 
 if TYPE_CHECKING:
-    from registry.conversions import Conversion, Target
+    from registry.coercion_table import Conversion, Target
     from registry.values import JSON
 
 _HEAD = """\
 # Coercion
 
 What becomes of a value that is sent for a declared property. This page is written from the table in
-`registry/conversions.py` by running its examples: `python -m registry.coercion_docs > docs/coercion.md`.
+`registry/coercion_table.py` by running its examples: `python -m registry.coercion_docs > docs/coercion.md`.
 
 A schema's `coercion` is LENIENT or STRICT. LENIENT converts what can be converted without doubt. STRICT
 takes only the JSON kind of the type itself, and for a date only an RFC 3339 date-time. In both:

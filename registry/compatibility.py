@@ -14,7 +14,7 @@ from enum import StrEnum
 from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from registry.conversions import TABLE, Convert, JsonKind, as_is
+from registry.coercion_table import TABLE, Convert, JsonKind, as_is
 from registry.names import ROOT, property_path
 from registry.schema import (
     CoercionMode,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import UNSET, UnsetType
 from sqlalchemy import and_, func, insert, or_, select, update
 
+from registry.codegen.field_numbers import NO_LAYOUT, layout_from_json, layout_to_json, next_layout
 from registry.compatibility import check_compatibility
 from registry.definitions import EventDefinition, Revision
 from registry.errors import (
@@ -30,7 +31,6 @@ from registry.errors import (
     Violation,
 )
 from registry.etags import check_etag
-from registry.fields import NO_LAYOUT, layout_from_json, layout_to_json, next_layout
 from registry.names import check_event_name
 from registry.pages import read_page
 from registry.schema import (
@@ -46,8 +46,8 @@ from registry.tables import event_definition, event_definition_revision
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Row, Select
 
+    from registry.codegen.field_numbers import MessageLayout
     from registry.compatibility import Incompatibility
-    from registry.fields import MessageLayout
     from registry.schema import Schema
 
 MAX_LIVE_DEFINITIONS: Final = 100

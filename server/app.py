@@ -10,48 +10,48 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from server import admin_key
-from server.access import Access
-from server.api.automations import AutomationsServicer
-from server.api.consume import Shutdown
-from server.api.contacts import ContactsServicer
-from server.api.event_definitions import EventDefinitionsServicer
-from server.api.event_ingest import EventIngestServicer
-from server.api.grpc_server import GrpcServer
-from server.api.handlers import Streams
-from server.api.match_stream import MatchStreamServicer
-from server.api.projects import ProjectsServicer
-from server.api.typed_properties import TypedReaders
-from server.automations import Automations
-from server.backtest import Backtests
+from server.api.interceptor import Streams
+from server.api.messages.typed_properties import TypedReaders
+from server.api.server import GrpcServer
+from server.api.servicers.automations import AutomationsServicer
+from server.api.servicers.consume import Shutdown
+from server.api.servicers.contacts import ContactsServicer
+from server.api.servicers.event_definitions import EventDefinitionsServicer
+from server.api.servicers.event_ingest import EventIngestServicer
+from server.api.servicers.match_stream import MatchStreamServicer
+from server.api.servicers.projects import ProjectsServicer
+from server.auth import admin_key
+from server.auth.access import Access
+from server.background.match_retention import MatchPruner
+from server.background.recurring import Recurring
+from server.background.run_timeouts import RunTimer
 from server.bridge.app import Bridge
 from server.bridge.dialects import DIALECTS
 from server.bridge.http_server import HttpServer
 from server.bridge.services import Services
 from server.bridge.system import READY_SECONDS, System
-from server.catalog import Catalog
-from server.contacts import Contacts
-from server.definitions import Definitions
+from server.delivery.dispatcher import Dispatchers
+from server.delivery.match_notifier import MatchHub
+from server.delivery.match_reader import Matches
+from server.delivery.subscriptions import Subscriptions
 from server.demo import make_demo
-from server.dispatcher import Dispatchers
 from server.errors import StorageError
-from server.events import Events
-from server.explain import Explanations
-from server.generated_types import GeneratedTypes
+from server.ingest.catalog import Catalog
 from server.ingest.group_commit import GroupCommit
 from server.ingest.ingest import Ingest
-from server.match_hub import MatchHub
-from server.match_pruner import MatchPruner
-from server.matches import Matches
 from server.metrics import Metrics
-from server.projects import Projects
-from server.recurring import Recurring
-from server.run_timer import RunTimer
-from server.runs import Runs
+from server.services.automations import Automations
+from server.services.backtests import Backtests
+from server.services.contacts import Contacts
+from server.services.definitions import Definitions
+from server.services.events import Events
+from server.services.explanations import Explanations
+from server.services.generated_types import GeneratedTypes
+from server.services.projects import Projects
+from server.services.runs import Runs
 from server.settings import admin_key_file
 from server.storage.database import open_database
 from server.storage.migrations import check_migrated, migrate
-from server.subscriptions import Subscriptions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING
 
 from automation.automations import AutomationState, NewAutomation
 from registry.schema import Compatibility, Property, PropertyType, Schema
-from server.access import Caller
-from server.contacts import ContactName
+from server.auth.access import Caller
 from server.errors import ContactNotFound, ProjectNotFound
 from server.model import Dialect, Rules, Scope
 from server.paging import PageRequest
+from server.services.contacts import ContactName
 from server.settings import DEFAULT_GRPC
 
 if TYPE_CHECKING:
     from server.app import Server
-    from server.automations import Automations
-    from server.contacts import Contacts
-    from server.definitions import Definitions
-    from server.projects import Projects
+    from server.services.automations import Automations
+    from server.services.contacts import Contacts
+    from server.services.definitions import Definitions
+    from server.services.projects import Projects
 
 PROJECT = "demo"
 EVENT = "order_completed"

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from grpc import StatusCode
 
-from server.access import ADMIN
+from server.auth.access import ADMIN
 from server.demo import SECRETS
 from server.model import Dialect, Scope
 from signalbox.v1 import event_ingest_pb2, projects_pb2

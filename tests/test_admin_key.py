@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from server.admin_key import check_strength, read_or_make
+from server.auth.admin_key import check_strength, read_or_make
 
 if TYPE_CHECKING:
     from pathlib import Path

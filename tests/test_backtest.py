@@ -13,8 +13,8 @@ from google.protobuf.json_format import MessageToDict
 from grpc import StatusCode
 
 from registry.schema import Property, PropertyType, Schema
-from server.access import Caller
-from server.backtest import CHUNK_EVENTS, Backtests, BacktestScope
+from server.auth.access import Caller
+from server.services.backtests import CHUNK_EVENTS, Backtests, BacktestScope
 from server.storage.database import open_database
 from signalbox.v1 import event_definitions_pb2 as pb
 from signalbox.v1 import projects_pb2

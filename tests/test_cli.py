@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from server.admin_key import read_or_make
+from server.auth.admin_key import read_or_make
+from server.cli.arguments.options import Connection
+from server.cli.client.session import Session
 from server.cli.main import run
-from server.cli.options import Connection
-from server.cli.session import Session
 from server.demo import SECRET
 from server.storage.migrations import head
 from signalbox.v1 import event_ingest_pb2 as pb

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from server.cli.definition_cases import judge, read_cases
-from server.cli.event_lines import batches, read_event
-from server.cli.inputs import read_schema
+from server.cli.arguments.inputs import read_schema
+from server.cli.client.event_lines import batches, read_event
+from server.cli.definitions.cases import judge, read_cases
 from server.cli.main import MAX_MESSAGE, run
 from tests.support.command_line import ENVIRONMENT, PROGRAM
 

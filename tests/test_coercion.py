@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from registry.coercion import MAX_VIOLATIONS, Change, ChangeKind, Coerced, compile_schema
 from registry.coercion_docs import coercion_page
-from registry.conversions import TABLE, Example
+from registry.coercion_table import TABLE, Example
 from registry.errors import PayloadRejected, Violation
 from registry.schema import CoercionMode, Property, PropertyType, Schema, UnknownProperties, check_schema
 from registry.timestamps import parse_rfc3339

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.coercion import compile_schema
-from registry.conversions import TABLE
+from registry.coercion_table import TABLE
 from registry.schema import Property, PropertyType, Schema, UnknownProperties
-from server.api.structs import read_struct
-from server.cli.definition_cases import Case, Expectation, judge, read_cases
-from server.cli.failures import Failure
-from server.cli.inputs import to_struct
+from server.api.messages.structs import read_struct
+from server.cli.arguments.inputs import to_struct
+from server.cli.client.errors import Failure
+from server.cli.definitions.cases import Case, Expectation, judge, read_cases
 from server.cli.main import run
 from tests.support.messages import event
 from tests.support.refusals import refusal

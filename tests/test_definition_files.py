@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.schema import CoercionMode, Compatibility, Property, PropertyType, Schema, UnknownProperties, same_schema
-from server.cli.definition_documents import DefinitionDocument, read_definitions
-from server.cli.definition_files import make_changes
-from server.cli.definition_plan import Action, Verdict, differences, make_plan, message_of
-from server.cli.failures import Failure
+from server.cli.arguments.options import Connection
+from server.cli.client.errors import Failure
+from server.cli.client.session import Session
+from server.cli.definitions.documents import DefinitionDocument, read_definitions
+from server.cli.definitions.files import make_changes
+from server.cli.definitions.plan import Action, Verdict, differences, make_plan, message_of
 from server.cli.main import run
-from server.cli.options import Connection
-from server.cli.session import Session
 from signalbox.v1 import event_definitions_pb2 as pb
 from tests.support.process import server_process
 

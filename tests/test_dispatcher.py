@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from google.protobuf.duration_pb2 import Duration
 from structlog.testing import capture_logs
 
-from automation import subscription_store
 from automation.errors import AutomationError
-from automation.subscriptions import Ack, Extend, Nack, NackAction, ParkedSelection, Stats
-from server.api.consume import ConsumerStream, Opening, Shutdown
-from server.dispatcher import Dispatcher, Dispatchers
+from automation.subscriptions import store as subscription_store
+from automation.subscriptions.values import Ack, Extend, Nack, NackAction, ParkedSelection, Stats
+from server.api.servicers.consume import ConsumerStream, Opening, Shutdown
+from server.delivery.dispatcher import Dispatcher, Dispatchers
+from server.delivery.match_notifier import MatchHub
+from server.delivery.subscriptions import Described, Subscriptions
 from server.errors import ServiceError
-from server.match_hub import MatchHub
-from server.subscriptions import Described, Subscriptions
 from signalbox.v1 import match_stream_pb2 as pb
 from tests.support.delivery_model import (
     PROJECT,
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from automation.subscriptions import Settle, Subscription
-    from server.dispatcher import Consumer
+    from automation.subscriptions.values import Settle, Subscription
+    from server.delivery.dispatcher import Consumer
 
 T = TypeVar("T")
 

@@ -16,10 +16,10 @@ import registry.errors
 import server.errors
 from automation.errors import AutomationError
 from registry.errors import RegistryError, TooManyDefinitions
-from server.access import Access
-from server.api.grpc_server import GrpcServer
-from server.api.handlers import Streams
+from server.api.interceptor import Streams
 from server.api.rich_status import DOMAIN, rich_status
+from server.api.server import GrpcServer
+from server.auth.access import Access
 from server.errors import DefinitionInUse, QueueFull, ServiceError, StorageFull
 from server.model import Dialect, Rules
 from server.status import ANSWERS, CODES, answer_of

@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Connection, text
 
-from registry.fields import NO_LAYOUT, layout_from_json, next_layout
-from registry.json_schema import json_schema
+from registry.codegen.field_numbers import NO_LAYOUT, layout_from_json, next_layout
+from registry.codegen.json_schema import json_schema
 from registry.schema import Property, PropertyType, Schema, UnknownProperties, schema_to_json
-from server.api.definition_messages import write_schema
-from server.api.structs import read_struct
-from server.api.typed_properties import TypedReader
-from server.cli.definition_export import write_files
-from server.cli.failures import Failure
+from server.api.messages.definitions import write_schema
+from server.api.messages.structs import read_struct
+from server.api.messages.typed_properties import TypedReader
+from server.cli.client.errors import Failure
+from server.cli.definitions.export import write_files
 from server.storage.database import open_database
 from server.storage.migrations import migrate
 from signalbox.v1 import event_definitions_pb2, event_ingest_pb2
@@ -32,7 +32,7 @@ from tests.support.wire import field
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from registry.fields import MessageLayout
+    from registry.codegen.field_numbers import MessageLayout
     from tests.support.service import Client, Service
     from tests.support.stores import Backend
 
@@ -204,7 +204,7 @@ async def test_properties_come_in_one_way(maker: Client) -> None:
 
 
 async def test_more_revisions_are_read_than_readers_are_kept(maker: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.api.typed_properties.MAX_READERS", 1)
+    monkeypatch.setattr("server.api.messages.typed_properties.MAX_READERS", 1)
     less = Schema(RICH.properties[:-1])
     await maker.redefine(write_schema(less), "rich")
     data = rich({"order total": 1, "lines": []})

@@ -11,9 +11,9 @@ from grpc import StatusCode
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from server.access import Access
-from server.api.grpc_server import GrpcServer
-from server.api.handlers import Streams
+from server.api.interceptor import Streams
+from server.api.server import GrpcServer
+from server.auth.access import Access
 from server.model import Rules
 from server.storage.projects import insert_project
 from signalbox.v1 import event_ingest_pb2 as pb

@@ -16,10 +16,10 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object, **settings: object) -> None:
         raise KeyError(f"no such thing\nin {URL}")
 
-    monkeypatch.setattr("server.cli.session._channel", fail)
-    monkeypatch.setattr("server.cli.migrate.open_database", fail)
+    monkeypatch.setattr("server.cli.client.session._channel", fail)
+    monkeypatch.setattr("server.cli.commands.migrate.open_database", fail)
     monkeypatch.setattr("server.app.open_database", fail)
-    monkeypatch.setattr("server.cli.serve.configure_logs", lambda level: None)
+    monkeypatch.setattr("server.cli.commands.serve.configure_logs", lambda level: None)
 
 
 COMMANDS = [

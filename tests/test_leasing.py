@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlalchemy import create_engine, insert, select
 
-from automation import subscription_tables
+from automation.automation_store import create_automation
 from automation.automations import AutomationState, NewAutomation
 from automation.errors import InvalidSubscription, SubscriptionAlreadyExists, SubscriptionNotFound
-from automation.leasing import READ_LIMIT, step
 from automation.match_log import log_end, log_start, match_values, matches_at
 from automation.retention import delete_gone, gone_matches, move_start
 from automation.run_store import new_run_values
 from automation.runs import Match, MatchKind
-from automation.store import create_automation
-from automation.subscription_store import (
+from automation.subscriptions import tables as subscription_tables
+from automation.subscriptions.leasing import READ_LIMIT, step
+from automation.subscriptions.store import (
     HELD,
     SubscriptionChanges,
     count_parked,
@@ -39,8 +39,8 @@ from automation.subscription_store import (
     stats_of,
     update_subscription,
 )
-from automation.subscription_tables import subscription_delivery
-from automation.subscriptions import (
+from automation.subscriptions.tables import subscription_delivery
+from automation.subscriptions.values import (
     Ack,
     Backoff,
     Delivery,
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from automation.subscriptions import Settle, StepResult
+    from automation.subscriptions.values import Settle, StepResult
     from server.storage.database import Database
     from tests.support.stores import Store
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from server.admin_key import read_or_make
+from server.auth.admin_key import read_or_make
 from server.cli.main import run
 from tests.support.command_line import command
 

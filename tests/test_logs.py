@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
-from server.cli.logs import BoundedRenderer, configure_logs
+from server.logs import BoundedRenderer, configure_logs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from server.delivery.match_notifier import MatchHub
+from server.delivery.start_points import check_kept
 from server.errors import CursorExpired
-from server.match_hub import MatchHub
-from server.start_points import check_kept
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,7 +20,7 @@ from sqlalchemy.dialects.postgresql import dialect as postgresql_dialect
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 from sqlalchemy.schema import CreateIndex
 
-from automation import subscription_tables
+from automation.subscriptions import tables as subscription_tables
 from registry import tables as registry_tables
 from server.storage import maintenance, migrations, postgresql
 from server.storage import tables as server_tables

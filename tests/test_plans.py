@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
-from automation.leasing import step
-from automation.subscription_store import create_subscription
-from automation.subscriptions import Ack, Delivery, DueBounds, Want
+from automation.subscriptions.leasing import step
+from automation.subscriptions.store import create_subscription
+from automation.subscriptions.values import Ack, Delivery, DueBounds, Want
 from signalbox.v1 import automations_pb2, contacts_pb2, event_definitions_pb2, event_ingest_pb2, match_stream_pb2
 from tests.support.automations import automate
 from tests.support.messages import ADA, ORDER

@@ -15,13 +15,13 @@ from structlog.testing import capture_logs
 
 from automation.automations import AutomationState, NewAutomation
 from registry.schema import Compatibility, Property, PropertyType, Schema
-from server.access import Caller
-from server.catalog import Catalog
-from server.definitions import Definitions
+from server.auth.access import Caller
 from server.errors import BatchRejected, IdempotencyKeyReused, KeyInvalid, QueueFull, Stopping
+from server.ingest.catalog import Catalog
 from server.ingest.draft import BatchMode, Draft
 from server.metrics import Metrics
 from server.model import NameCase, Rules, UndefinedEvents, UnknownContacts
+from server.services.definitions import Definitions
 from signalbox.v1 import event_ingest_pb2 as pb
 from tests.support.line import GatedDatabase, drafts, line_over
 from tests.support.messages import orders

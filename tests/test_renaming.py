@@ -26,8 +26,8 @@ from tests.support.revisions import every_field
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from registry.codegen.field_numbers import Field
     from registry.definitions import EventDefinition
-    from registry.fields import Field
     from server.storage.database import Database
 
 P, T = Property, PropertyType

@@ -14,8 +14,8 @@ from structlog.testing import capture_logs
 from automation.match_log import match_values
 from automation.retention import delete_gone
 from automation.runs import Match, MatchKind
-from server import match_pruner
-from server.match_pruner import MatchPruner
+from server.background import match_retention as match_pruner
+from server.background.match_retention import MatchPruner
 from server.model import Rules
 from server.storage.log import Head, matches, move_heads
 from server.storage.projects import insert_project

@@ -17,11 +17,13 @@ from automation.automations import AutomationState, NewAutomation
 from automation.errors import RunWithoutContact
 from automation.run_store import park_run
 from automation.runs import MatchKind, Run, RunStatus, Wait
-from server import recurring, run_timer, runs
+from server.background import recurring
+from server.background import run_timeouts as run_timer
+from server.background.run_timeouts import RunTimer
+from server.delivery.match_notifier import MatchHub
 from server.errors import StorageUnavailable
-from server.match_hub import MatchHub
 from server.metrics import Metrics
-from server.run_timer import RunTimer
+from server.services import runs
 from signalbox.v1 import automations_pb2 as pb
 from signalbox.v1 import event_ingest_pb2, projects_pb2
 from tests.support.automations import (

@@ -11,7 +11,7 @@ from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.api.structs import read_struct, write_struct, write_value
+from server.api.messages.structs import read_struct, write_struct, write_value
 from server.budgets import PayloadBudget
 from server.errors import InvalidArgument
 from tests.support import boundaries

@@ -13,8 +13,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import StatusCode
 
 from automation.errors import InvalidSubscription
-from automation.subscription_store import check_subscription
-from automation.subscriptions import (
+from automation.subscriptions.store import check_subscription
+from automation.subscriptions.values import (
     Backoff,
     DeliveryOrder,
     MatchFilter,
@@ -23,7 +23,7 @@ from automation.subscriptions import (
     parse_delivery_id,
 )
 from registry.timestamps import now_micros
-from server.api.times import timestamp
+from server.api.messages.times import timestamp
 from signalbox.v1 import match_stream_pb2 as pb
 from tests.support.automations import automate
 from tests.support.consumers import (

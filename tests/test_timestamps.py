@@ -18,7 +18,7 @@ from registry.timestamps import (
     parse_iso8601,
     parse_rfc3339,
 )
-from server.api.times import read_duration, read_timestamp, timestamp
+from server.api.messages.times import read_duration, read_timestamp, timestamp
 from server.errors import InvalidArgument
 from signalbox.v1 import match_stream_pb2 as pb
 

@@ -17,11 +17,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import StatusCode
 
 from automation.match_log import READ_LIMIT, read_filtered
-from automation.subscriptions import MatchFilter
-from server.match_hub import MatchHub
-from server.matches import LoadedMatch, Matches, WatchAnswer, WatchQuery, load_in
+from automation.subscriptions.values import MatchFilter
+from server.delivery.match_notifier import MatchHub
+from server.delivery.match_reader import LoadedMatch, Matches, WatchAnswer, WatchQuery, load_in
+from server.delivery.start_points import Place
 from server.model import Rules
-from server.start_points import Place
 from server.storage.database import open_database
 from server.storage.projects import get_project, insert_project
 from signalbox.v1 import match_stream_pb2 as pb
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from grpc.aio import UnaryStreamCall
     from sqlalchemy import Connection
 
-    from server.matches import UnreadableMatch
+    from server.delivery.match_reader import UnreadableMatch
 
     Loaded = LoadedMatch | UnreadableMatch
     from server.storage.database import Database

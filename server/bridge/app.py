@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
-from server.access import bearer_secret
+from server.auth.access import bearer_secret
 from server.bridge.body import ClientGone, decode_body, read_body
 from server.bridge.dialect import Refusal
 from server.bridge.dialects import DIALECTS
@@ -39,7 +39,7 @@ from server.status import KNOWN_ERRORS, answer_of
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-    from server.access import Access, Caller
+    from server.auth.access import Access, Caller
     from server.bridge.dialect import Door
     from server.bridge.routes import Route
     from server.bridge.services import Services

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from registry.definitions import EventDefinition
-    from server.access import Caller
+    from server.auth.access import Caller
     from server.bridge.services import Services
 
 

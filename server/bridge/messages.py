@@ -18,7 +18,7 @@ from server.status import cut
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from server.access import Caller
+    from server.auth.access import Caller
 
 T = TypeVar("T")
 

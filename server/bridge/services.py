@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from server.automations import Automations
-    from server.contacts import Contacts
-    from server.definitions import Definitions
     from server.ingest.ingest import Ingest
-    from server.runs import Runs
+    from server.services.automations import Automations
+    from server.services.contacts import Contacts
+    from server.services.definitions import Definitions
+    from server.services.runs import Runs
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from server.cli.failures import INTERRUPTED, Failure, InternalError
-from server.cli.options import connection_options
-from server.cli.streams import prepare_streams
+from server.cli.arguments.options import connection_options
+from server.cli.client.errors import INTERRUPTED, Failure, InternalError
+from server.cli.output.streams import prepare_streams
 from server.version import version
 
 if TYPE_CHECKING:
@@ -23,18 +23,18 @@ MAX_MESSAGE = 1_000
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 _COMMANDS = {
-    "serve": ("server.cli.serve", "Run a server."),
-    "check": ("server.cli.check", "Ask a server how its services are."),
-    "project": ("server.cli.projects", "Keep projects."),
-    "key": ("server.cli.keys", "Keep API keys."),
-    "definition": ("server.cli.definitions", "Define events."),
-    "event": ("server.cli.events", "Send, list and follow events."),
-    "contact": ("server.cli.contacts", "Keep contacts."),
-    "automation": ("server.cli.automations", "Say which events set off runs."),
-    "run": ("server.cli.runs", "Look at runs, and move them."),
-    "match": ("server.cli.matches", "Look at what events set off, and consume it."),
-    "subscription": ("server.cli.subscriptions", "Keep subscriptions to matches."),
-    "migrate": ("server.cli.migrate", "Bring a database to the schema of this version."),
+    "serve": ("server.cli.commands.serve", "Run a server."),
+    "check": ("server.cli.commands.check", "Ask a server how its services are."),
+    "project": ("server.cli.commands.projects", "Keep projects."),
+    "key": ("server.cli.commands.keys", "Keep API keys."),
+    "definition": ("server.cli.commands.definitions", "Define events."),
+    "event": ("server.cli.commands.events", "Send, list and follow events."),
+    "contact": ("server.cli.commands.contacts", "Keep contacts."),
+    "automation": ("server.cli.commands.automations", "Say which events set off runs."),
+    "run": ("server.cli.commands.runs", "Look at runs, and move them."),
+    "match": ("server.cli.commands.matches", "Look at what events set off, and consume it."),
+    "subscription": ("server.cli.commands.subscriptions", "Keep subscriptions to matches."),
+    "migrate": ("server.cli.commands.migrate", "Bring a database to the schema of this version."),
 }
 """Each command's module, where it goes by the same name, and what it does."""
 

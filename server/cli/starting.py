@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from server.cli.failures import Failure
+from server.cli.client.errors import Failure
 from server.cli.urls import without_password
 from server.errors import StorageBusy, StorageError, StorageReadOnly
 

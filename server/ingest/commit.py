@@ -12,18 +12,18 @@ import msgspec
 from msgspec.structs import replace
 from uuid_utils import uuid7
 
+from automation.automation_store import automations_by_key
 from automation.match_log import match_values, matches_of_events
 from automation.matching import Matching
 from automation.run_store import new_run_values, resume_runs
 from automation.runs import MatchKind
-from automation.store import automations_by_key
 from registry.log_ids import LogIds
 from registry.timestamps import now_micros
-from server.catalog import load_state
 from server.errors import ContactNotFound, IdempotencyKeyReused, KeyInvalid
+from server.ingest.catalog import load_state
 from server.ingest.draft import Draft
-from server.ingest.judge import judge_all
 from server.ingest.subjects import subject_of
+from server.ingest.validate import judge_all
 from server.model import Event, UnknownContacts, UnknownIds
 from server.storage.contacts import ContactKey, contact_keys, contact_properties, insert_contacts
 from server.storage.events import events_by_idempotency_key
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from automation.automations import Automation
     from automation.runs import Match
-    from server.catalog import ProjectState
+    from server.ingest.catalog import ProjectState
     from server.ingest.draft import Unit
     from server.model import Rules
     from server.storage.log import LogRow

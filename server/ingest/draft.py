@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from automation.automations import Automation
     from automation.runs import Match
     from registry.coercion import Change
-    from server.catalog import LiveDefinition, ProjectState
+    from server.ingest.catalog import LiveDefinition, ProjectState
     from server.model import Event, Rules
 
 MAX_IDEMPOTENCY_KEY = 255

@@ -16,17 +16,17 @@ import structlog
 
 from server.errors import AccessError, QueueFull, RequestError, ServiceError, Stopping, StorageError, StorageRefused
 from server.ingest.commit import KnownContacts, commit
-from server.ingest.judge import judge_all
+from server.ingest.validate import judge_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sqlalchemy import Connection
 
-    from server.catalog import Catalog
+    from server.delivery.match_notifier import MatchHub
+    from server.ingest.catalog import Catalog
     from server.ingest.commit import ProjectCommit
     from server.ingest.draft import Unit
-    from server.match_hub import MatchHub
     from server.metrics import Metrics
     from server.storage.database import Database
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from server.errors import QueueFull, StorageRefused
 from server.ingest.draft import BatchMode, Unit
-from server.ingest.judge import judge_all
+from server.ingest.validate import judge_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from server.catalog import Catalog
+    from server.ingest.catalog import Catalog
     from server.ingest.draft import Draft
     from server.ingest.group_commit import GroupCommit
     from server.model import Event

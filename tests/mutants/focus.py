@@ -47,19 +47,19 @@ FOCUSES: Final = (
     ),
     Focus(
         "automation",
-        ("automation/*.py",),
+        ("automation/*.py", "automation/subscriptions/*.py"),
         ("automations", "conditions_in_service", "consume", "leasing", "opensend_automations", "renaming", "retention",
          "runs", "subscriptions", "watch"),
     ),
     Focus(
         "registry",
-        ("registry/*.py",),
+        ("registry/*.py", "registry/codegen/*.py"),
         ("coercion", "compatibility", "definitions", "errors", "fields", "generated_types", "log_ids", "revisions",
          "schema", "suggestions", "timestamps", "undo"),
     ),
     Focus(
         "server",
-        ("server/*.py",),
+        ("server/*.py", "server/auth/*.py", "server/background/*.py", "server/delivery/*.py", "server/services/*.py"),
         ("match_hub", "recurring", "access", "admin_key", "automations", "backtest", "consume", "contacts",
          "definitions", "errors", "explain", "generated_types", "grpc_server", "paging", "projects", "retention",
          "runs", "subscriptions", "undo", "watch"),
@@ -71,7 +71,7 @@ FOCUSES: Final = (
     ),
     Focus(
         "server/api",
-        ("server/api/*.py",),
+        ("server/api/**/*.py",),
         ("access", "automations", "backtest", "consume", "contacts", "definitions", "errors", "explain",
          "generated_types", "grpc_server", "ingest", "paging", "projects", "retention", "revisions", "runs", "structs",
          "subscriptions", "timestamps", "tls", "undo", "watch"),

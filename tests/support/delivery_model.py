@@ -1,7 +1,7 @@
 """A subscription in memory, and the neighbours of the dispatcher in a server, in virtual time.
 
-`ModelSubscription.step` does what `automation.leasing.step` does in the tables, with limits so small that a step often
-leaves something to the next one. `tests/test_leasing.py` holds the real step to the same statements.
+`ModelSubscription.step` does what `automation.subscriptions.leasing.step` does in the tables, with limits so small that
+a step often leaves something to the next one. `tests/test_leasing.py` holds the real step to the same statements.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from automation.automations import Automation, AutomationState, EntryRule
 from automation.errors import SubscriptionNotFound
 from automation.runs import Match, MatchKind
-from automation.subscription_store import LEASED, WAITING
-from automation.subscriptions import (
+from automation.subscriptions.store import LEASED, WAITING
+from automation.subscriptions.values import (
     Ack,
     Backoff,
     Delivery,
@@ -32,15 +32,15 @@ from automation.subscriptions import (
     delivery_id,
     parse_delivery_id,
 )
+from server.delivery.match_reader import LoadedMatch
 from server.errors import StorageBusy, StorageUnavailable
-from server.matches import LoadedMatch
 from server.model import Event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from random import Random
 
-    from automation.subscriptions import DueBounds, Settle, TakeOver, Want
+    from automation.subscriptions.values import DueBounds, Settle, TakeOver, Want
 
 T = TypeVar("T")
 

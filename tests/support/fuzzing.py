@@ -18,7 +18,7 @@ import msgspec
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
-from server.start_points import Place, make_cursor
+from server.delivery.start_points import Place, make_cursor
 from tests.support.conditions import written
 
 if TYPE_CHECKING:

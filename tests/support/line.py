@@ -6,14 +6,14 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from server.automations import Automations
-from server.catalog import Catalog
+from server.delivery.match_notifier import MatchHub
+from server.ingest.catalog import Catalog
 from server.ingest.draft import BatchMode, Draft
 from server.ingest.group_commit import GroupCommit
 from server.ingest.ingest import Ingest
-from server.match_hub import MatchHub
 from server.metrics import Metrics
 from server.model import Rules, UndefinedEvents, UnknownContacts
+from server.services.automations import Automations
 from server.storage.projects import insert_project
 
 if TYPE_CHECKING:

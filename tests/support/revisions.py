@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import strategies as st
 
-from registry.fields import NO_LAYOUT, WireType, next_layout
+from registry.codegen.field_numbers import NO_LAYOUT, WireType, next_layout
 from registry.schema import Property, PropertyType, Schema
-from server.api.descriptors import message_class
-from server.api.structs import write_struct, write_value
+from server.api.messages.descriptors import message_class
+from server.api.messages.structs import write_struct, write_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from google.protobuf.message import Message
 
-    from registry.fields import Field, MessageLayout
+    from registry.codegen.field_numbers import Field, MessageLayout
 
 HOSTILE = [
     *(

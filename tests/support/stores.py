@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import asyncpg
 
-from automation import subscription_tables
+from automation.subscriptions import tables as subscription_tables
 from registry import tables as registry_tables
 from server.storage import tables as server_tables
 from server.storage.database import open_database

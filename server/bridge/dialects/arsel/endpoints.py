@@ -25,11 +25,11 @@ from server.bridge.messages import Reply, Request
 from server.bridge.rate_limits import Headers, RateLimit, Standing
 from server.bridge.routes import Route
 from server.budgets import CONTACT_BUDGET, check_json, hold_json
-from server.contacts import ContactName
 from server.emails import normal_email
 from server.errors import ContactRequired, InvalidBody
 from server.ingest.draft import Draft
 from server.model import Dialect, NameCase, Rules, Scope, UndefinedEvents, UnknownContacts
+from server.services.contacts import ContactName
 
 if TYPE_CHECKING:
     from registry.definitions import EventDefinition

@@ -25,11 +25,11 @@ from server.bridge.messages import Refused, Reply, Request
 from server.bridge.rate_limits import RateLimit
 from server.bridge.routes import Route
 from server.budgets import check_json
-from server.contacts import ContactName
 from server.emails import normal_email
 from server.errors import ContactRequired, InvalidBody
 from server.ingest.draft import Draft
 from server.model import Dialect, NameCase, Rules, Scope, UndefinedEvents, UnknownContacts
+from server.services.contacts import ContactName
 from server.status import reason_of
 
 if TYPE_CHECKING:

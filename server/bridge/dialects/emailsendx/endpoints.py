@@ -20,17 +20,17 @@ from server.bridge.messages import Reply, Request
 from server.bridge.rate_limits import Headers, RateLimit, Standing
 from server.bridge.routes import Route
 from server.budgets import PayloadBudget, check_json
-from server.contacts import ContactName
 from server.emails import normal_email
 from server.ingest.draft import Draft
 from server.model import Dialect, NameCase, Rules, Scope, UndefinedEvents, UnknownContacts
+from server.services.contacts import ContactName
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from server.automations import CountedAutomation
     from server.bridge.services import Services
     from server.model import Contact
+    from server.services.automations import CountedAutomation
 
 RULES: Final = Rules(UndefinedEvents.ACCEPT, UnknownContacts.REJECT, NameCase.INSENSITIVE)
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from automation.automation_store import AutomationFilter
 from automation.automations import AutomationChanges, AutomationState, NewAutomation
-from automation.store import AutomationFilter
 from registry.json_values import held
 from registry.timestamps import format_millis
 from server.bridge.dialects.opensend.bodies import Body, rule_broken

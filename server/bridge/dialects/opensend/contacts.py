@@ -11,7 +11,7 @@ from server.bridge.contacts import given_properties, named_texts, other_properti
 from server.bridge.dialects.opensend.bodies import Body, is_uuid
 from server.bridge.fields import Email, Limit  # noqa: TC001 - msgspec reads them
 from server.bridge.messages import Reply, Request
-from server.contacts import ContactName
+from server.services.contacts import ContactName
 
 if TYPE_CHECKING:
     from server.bridge.services import Services

@@ -16,13 +16,13 @@ from server.bridge.dialects.opensend.bodies import Body, Faults
 from server.bridge.dialects.opensend.documents import step_after_wait
 from server.bridge.fields import Limit  # noqa: TC001 - msgspec reads it
 from server.bridge.messages import Reply, Request
-from server.runs import RunQuery
+from server.services.runs import RunQuery
 
 if TYPE_CHECKING:
     from automation.automations import Automation
     from automation.runs import Match
     from server.bridge.services import Services
-    from server.runs import NamedRun
+    from server.services.runs import NamedRun
 
 DEFAULT_LIMIT, MAX_LIMIT = 50, 100
 TRIGGER: Final = "trigger"

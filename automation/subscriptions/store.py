@@ -1,0 +1,364 @@
+"""Reading and writing subscriptions, and what they put aside: their SQL.
+
+Every function takes an open connection and neither begins nor ends a transaction. A writer locks the subscription's
+row, as every step of `automation.subscriptions.leasing` does; names are looked up before they are written, so the
+caller lets only one transaction at a time create or rename the subscriptions of a project. Times are microseconds UTC.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from sqlalchemy import and_, delete, exists, false, func, insert, literal, or_, select, tuple_, update
+
+from automation.errors import InvalidSubscription, SubscriptionAlreadyExists, SubscriptionNotFound
+from automation.match_log import log_end, matches_at
+from automation.subscriptions.tables import subscription, subscription_delivery, subscription_parked
+from automation.subscriptions.values import (
+    Backoff,
+    DeliveryOrder,
+    MatchFilter,
+    ParkedMatch,
+    ParkedSelection,
+    ParkingCause,
+    Stats,
+    Subscription,
+)
+from automation.tables import automation
+from registry.errors import Violation
+from registry.etags import check_etag
+from registry.log_ids import position_of
+from registry.names import name_fault
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sqlalchemy import ColumnElement, Connection, Row, Select
+
+LEASED: Final = "leased"
+WAITING: Final = "waiting"
+"""It is delivered when it is due."""
+HELD: Final = "held"
+"""It waits for an earlier one of its contact."""
+
+_SECOND: Final = 1_000_000
+_HOUR: Final = 3_600 * _SECOND
+MAX_ATTEMPTS: Final = 1_000
+MAX_FILTER_NAMES: Final = 100
+MAX_FILTER_LABELS: Final = 32
+
+_subscription = subscription.c
+_delivery = subscription_delivery.c
+_parked = subscription_parked.c
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionChanges:
+    """What an update asks for; UNSET leaves a field as it is."""
+
+    name: str | UnsetType = UNSET
+    ack_deadline: int | UnsetType = UNSET
+    max_attempts: int | UnsetType = UNSET
+    backoff: Backoff | UnsetType = UNSET
+
+
+def create_subscription(connection: Connection, wanted: Subscription) -> Subscription:
+    """Create a subscription that begins behind its `read_position`; the database gives its key.
+
+    Raises InvalidSubscription and SubscriptionAlreadyExists.
+    """
+    check_subscription(wanted)
+    _check_name_free(connection, wanted)
+    created = replace(wanted, floor_position=wanted.read_position, last_serial=0, seek_serial=0, version=1)
+    result = connection.execute(insert(subscription).values(_columns(created)).returning(_subscription.key))
+    return replace(created, key=result.scalar_one())
+
+
+def get_subscription(connection: Connection, project_key: int, id_or_name: str) -> Subscription:
+    """Read one subscription; an id goes before a name. Raises SubscriptionNotFound."""
+    return _one(connection, select(subscription), project_key, id_or_name)
+
+
+def list_subscriptions(
+    connection: Connection, project_key: int, limit: int, before_id: str | None = None
+) -> list[Subscription]:
+    """List subscriptions, newest first, from behind an id."""
+    query = select(subscription).where(_subscription.project_key == project_key)
+    if before_id is not None:
+        query = query.where(_subscription.id < before_id)
+    return [_to_subscription(row) for row in connection.execute(query.order_by(_subscription.id.desc()).limit(limit))]
+
+
+def lock_subscription(connection: Connection, key: int) -> Subscription:
+    """Read a subscription by its key; nobody else changes it or its deliveries until the transaction ends.
+
+    Raises SubscriptionNotFound.
+    """
+    row = connection.execute(select(subscription).where(_subscription.key == key).with_for_update()).one_or_none()
+    if row is None:
+        raise SubscriptionNotFound(str(key))
+    return _to_subscription(row)
+
+
+def update_subscription(
+    connection: Connection, project_key: int, id_or_name: str, changes: SubscriptionChanges, etag: str, now: int
+) -> Subscription:
+    """Change a subscription; leases and retries keep their times. Where nothing differs nothing is written.
+
+    Raises SubscriptionNotFound, EtagMismatch, InvalidSubscription and SubscriptionAlreadyExists.
+    """
+    current = _locked(connection, project_key, id_or_name, etag)
+    wanted = {name: value for name in changes.__slots__ if (value := getattr(changes, name)) is not UNSET}
+    changed = replace(current, **wanted)
+    if changed == current:
+        return current
+    check_subscription(changed)
+    _check_name_free(connection, changed)
+    return _write(connection, replace(changed, version=current.version + 1, updated_at=now))
+
+
+def delete_subscription(connection: Connection, project_key: int, id_or_name: str, etag: str) -> Subscription:
+    """Delete a subscription and what it remembers. Raises SubscriptionNotFound and EtagMismatch."""
+    current = _locked(connection, project_key, id_or_name, etag)
+    connection.execute(delete(subscription_delivery).where(_delivery.subscription_key == current.key))
+    connection.execute(delete(subscription_parked).where(_parked.subscription_key == current.key))
+    connection.execute(delete(subscription).where(_subscription.key == current.key))
+    return current
+
+
+def seek_subscription(
+    connection: Connection, project_key: int, id_or_name: str, position: int, etag: str, now: int
+) -> Subscription:
+    """Go on behind a position: leases end and retries are dropped, parked matches stay until they are read again.
+
+    Raises SubscriptionNotFound and EtagMismatch.
+    """
+    current = _locked(connection, project_key, id_or_name, etag)
+    connection.execute(delete(subscription_delivery).where(_delivery.subscription_key == current.key))
+    moved = replace(
+        current,
+        read_position=position,
+        floor_position=position,
+        seek_serial=current.last_serial,
+        version=current.version + 1,
+        updated_at=now,
+    )
+    return _write(connection, moved)
+
+
+def stats_of(connection: Connection, subscriptions: Sequence[Subscription]) -> dict[int, Stats]:
+    """Say how far subscriptions of one project are, by their keys."""
+    if not subscriptions:
+        return {}
+    project_key, keys = subscriptions[0].project_key, [each.key for each in subscriptions]
+    head = log_end(connection, project_key)
+    unsettled = {row[0]: row[1:] for row in connection.execute(_unsettled_counts(keys))}
+    parked = {row[0]: row[1] for row in connection.execute(_parked_counts(keys))}
+    oldest = matches_at(connection, project_key, [first for _, _, first in unsettled.values()])
+    found = {}
+    for key in keys:
+        outstanding, retrying, first = unsettled.get(key, (0, 0, 0))
+        matched_at = oldest[first].matched_at if first else 0
+        found[key] = Stats(head, outstanding, retrying, parked.get(key, 0), matched_at)
+    return found
+
+
+def outstanding_counts(connection: Connection, subscription_key: int, limit: int) -> dict[str, int]:
+    """Count the leases of consumers, by their ids, in that order."""
+    query = select(_delivery.consumer_id, func.count()).group_by(_delivery.consumer_id).order_by(_delivery.consumer_id)
+    query = query.where(_delivery.subscription_key == subscription_key, _delivery.state == LEASED)
+    return {row[0]: row[1] for row in connection.execute(query.limit(limit))}
+
+
+def list_parked(
+    connection: Connection,
+    current: Subscription,
+    selection: ParkedSelection,
+    limit: int,
+    before: tuple[int, int] | None = None,
+) -> list[ParkedMatch]:
+    """List parked matches, those parked last first, from behind a (parked_at, position)."""
+    query = select(subscription_parked).where(_selected(connection, current, selection))
+    if before is not None:
+        query = query.where(tuple_(_parked.parked_at, _parked.match_position) < before)
+    query = query.order_by(_parked.parked_at.desc(), _parked.match_position.desc()).limit(limit)
+    rows = connection.execute(query).all()
+    matches = matches_at(connection, current.project_key, [row.match_position for row in rows])
+    return [
+        ParkedMatch(
+            matches[row.match_position],
+            ParkingCause(row.cause),
+            row.attempt_count,
+            row.last_failure,
+            row.consumer_id,
+            row.parked_at,
+        )
+        for row in rows
+    ]
+
+
+def count_parked(connection: Connection, current: Subscription, selection: ParkedSelection) -> int:
+    """Count the parked matches that a selection means."""
+    query = select(func.count()).select_from(subscription_parked)
+    return connection.scalar(query.where(_selected(connection, current, selection))) or 0
+
+
+def replay_parked(connection: Connection, subscription_key: int, selection: ParkedSelection, now: int) -> int:
+    """Deliver parked matches again; returns how many. Raises SubscriptionNotFound.
+
+    One that a seek has put ahead of the subscription is delivered when it is read.
+    """
+    current = lock_subscription(connection, subscription_key)
+    selected = _selected(connection, current, selection)
+    again = {
+        "subscription_key": _parked.subscription_key,
+        "match_position": _parked.match_position,
+        "state": literal(WAITING),
+        "serial": literal(0),
+        "attempt": literal(0),
+        "consumer_id": literal(""),
+        "due_at": literal(now, _delivery.due_at.type),
+        "contact_key": _parked.contact_key,
+        "replayed": literal(True),
+        "last_failure": literal(""),
+    }
+    query = select(*again.values()).where(selected, _parked.match_position <= current.read_position)
+    connection.execute(insert(subscription_delivery).from_select(list(again), query))
+    if current.order is DeliveryOrder.CONTACT:
+        _hold_all(connection, current.key)
+    return connection.execute(delete(subscription_parked).where(selected)).rowcount
+
+
+def discard_parked(connection: Connection, subscription_key: int, selection: ParkedSelection) -> int:
+    """Give up parked matches for good; returns how many. Raises SubscriptionNotFound."""
+    current = lock_subscription(connection, subscription_key)
+    return connection.execute(delete(subscription_parked).where(_selected(connection, current, selection))).rowcount
+
+
+def check_subscription(wanted: Subscription) -> None:
+    """Raise InvalidSubscription for what breaks the rules."""
+    if violations := list(_violations(wanted)):
+        raise InvalidSubscription(violations)
+
+
+def _violations(wanted: Subscription) -> Iterator[Violation]:
+    if fault := name_fault(wanted.name):
+        yield Violation("subscription.name", "INVALID_NAME", f"The name of the subscription {fault}")
+    if not _SECOND <= wanted.ack_deadline <= _HOUR:
+        yield _out_of_range("ack_deadline", "The time to settle a delivery is 1 second to 1 hour")
+    if not 1 <= wanted.max_attempts <= MAX_ATTEMPTS:
+        yield _out_of_range("max_attempts", f"A match is delivered 1 to {MAX_ATTEMPTS} times")
+    backoff = wanted.backoff
+    if not 0 <= backoff.initial_delay <= _HOUR:
+        yield _out_of_range("backoff.initial_delay", "The delay after the first attempt is 0 to 1 hour")
+    if not backoff.initial_delay <= backoff.max_delay <= 24 * _HOUR:
+        yield _out_of_range("backoff.max_delay", "The longest delay is initial_delay to 24 hours")
+    if not 1 <= backoff.multiplier <= 10:
+        yield _out_of_range("backoff.multiplier", "The factor from one delay to the next is 1 to 10")
+    for field, most in (
+        ("automation_ids", MAX_FILTER_NAMES),
+        ("labels", MAX_FILTER_LABELS),
+        ("event_names", MAX_FILTER_NAMES),
+    ):
+        if len(getattr(wanted.filter, field)) > most:
+            yield Violation(f"subscription.filter.{field}", "TOO_LARGE", f"A filter has at most {most} {field}")
+
+
+def _out_of_range(field: str, message: str) -> Violation:
+    return Violation(f"subscription.{field}", "OUT_OF_RANGE", message)
+
+
+def _check_name_free(connection: Connection, wanted: Subscription) -> None:
+    query = select(_subscription.id).where(_subscription.project_key == wanted.project_key)
+    if connection.scalar(query.where(_subscription.name == wanted.name, _subscription.id != wanted.id)):
+        raise SubscriptionAlreadyExists(wanted.name)
+
+
+def _one(connection: Connection, query: Select[Any], project_key: int, id_or_name: str) -> Subscription:
+    own = query.where(_subscription.project_key == project_key)
+    rows = connection.execute(own.where(or_(_subscription.id == id_or_name, _subscription.name == id_or_name))).all()
+    if not rows:
+        raise SubscriptionNotFound(id_or_name)
+    return _to_subscription(min(rows, key=lambda row: row.id != id_or_name))
+
+
+def _locked(connection: Connection, project_key: int, id_or_name: str, etag: str) -> Subscription:
+    current = _one(connection, select(subscription).with_for_update(), project_key, id_or_name)
+    check_etag(etag, current.etag)
+    return current
+
+
+def _unsettled_counts(keys: list[int]) -> Select[Any]:
+    """By subscription: how many are leased, how many wait to be delivered again, and the first position."""
+    retrying = and_(_delivery.state != LEASED, or_(_delivery.attempt > 0, _delivery.replayed))
+    return (
+        select(
+            _delivery.subscription_key,
+            func.count().filter(_delivery.state == LEASED),
+            func.count().filter(retrying),
+            func.min(_delivery.match_position),
+        )
+        .where(_delivery.subscription_key.in_(keys))
+        .group_by(_delivery.subscription_key)
+    )
+
+
+def _parked_counts(keys: list[int]) -> Select[Any]:
+    by_subscription = select(_parked.subscription_key, func.count()).group_by(_parked.subscription_key)
+    return by_subscription.where(_parked.subscription_key.in_(keys))
+
+
+def _selected(connection: Connection, current: Subscription, selection: ParkedSelection) -> ColumnElement[bool]:
+    """Write what a selection means; nothing where no filter is set, but with `all`."""
+    filters: list[ColumnElement[bool]] = []
+    if selection.match_ids:
+        positions = [position for each in selection.match_ids if (position := position_of(each)) is not None]
+        found = matches_at(connection, current.project_key, positions)
+        wanted = {each.position for each in found.values() if each.id in set(selection.match_ids)}
+        filters.append(_parked.match_position.in_(wanted))
+    if selection.automation_id:
+        named = select(automation.c.key).where(
+            automation.c.project_key == current.project_key, automation.c.id == selection.automation_id
+        )
+        filters.append(_parked.automation_key.in_(named))
+    if selection.parked_until is not None:
+        filters.append(_parked.parked_at < selection.parked_until)
+    if not filters and not selection.all:
+        return false()
+    return and_(_parked.subscription_key == current.key, *filters)
+
+
+def _hold_all(connection: Connection, subscription_key: int) -> None:
+    """Hold what waits behind an earlier one of its contact."""
+    earlier = subscription_delivery.alias()
+    behind = exists().where(
+        earlier.c.subscription_key == subscription_key,
+        earlier.c.contact_key == _delivery.contact_key,
+        earlier.c.match_position < _delivery.match_position,
+    )
+    waiting = and_(_delivery.subscription_key == subscription_key, _delivery.state == WAITING)
+    connection.execute(
+        update(subscription_delivery).where(waiting, _delivery.contact_key > 0, behind).values(state=HELD)
+    )
+
+
+def _write(connection: Connection, changed: Subscription) -> Subscription:
+    connection.execute(update(subscription).where(_subscription.key == changed.key).values(_columns(changed)))
+    return changed
+
+
+def _columns(each: Subscription) -> dict[str, Any]:
+    """Every column but the key."""
+    names = [column.name for column in subscription.columns if column.name not in ("key", "filter")]
+    values = {name: getattr(each.backoff if hasattr(each.backoff, name) else each, name) for name in names}
+    return values | {"filter": msgspec.json.encode(each.filter).decode()}
+
+
+def _to_subscription(row: Row[Any]) -> Subscription:
+    values = row._asdict()
+    backoff = Backoff(values.pop("initial_delay"), values.pop("max_delay"), values.pop("multiplier"))
+    wanted = msgspec.json.decode(row.filter, type=MatchFilter)
+    return Subscription(**values | {"filter": wanted, "order": DeliveryOrder(row.order), "backoff": backoff})

@@ -1,0 +1,107 @@
+"""Automations and runs between their messages and the values that the service works with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from automation.automations import AutomationChanges, NewAutomation
+from server.api.messages.enums import AUTOMATION_STATE, ENTRY_RULE, RUN_STATUS
+from server.api.messages.structs import read_struct, write_struct
+from server.api.messages.times import timestamp
+from server.budgets import AUTOMATION_BUDGET, RUN_BUDGET
+from server.services.runs import EngineWord
+from signalbox.v1 import automations_pb2 as pb
+
+if TYPE_CHECKING:
+    from automation.automations import Automation
+    from automation.runs import Wait
+    from server.services.runs import NamedRun
+
+
+def read_new_automation(message: pb.Automation) -> NewAutomation:
+    """Read an automation that is to be created. Raises InvalidArgument."""
+    return NewAutomation(
+        message.name,
+        message.event_name,
+        message.condition,
+        AUTOMATION_STATE.read(message.state, "state"),
+        ENTRY_RULE.read(message.entry_rule, "entry_rule"),
+        dict(message.labels),
+        read_struct(message.attributes, "attributes", AUTOMATION_BUDGET),
+    )
+
+
+def read_changes(request: pb.UpdateAutomationRequest) -> AutomationChanges:
+    """Read what an update asks for. Raises InvalidArgument."""
+    attributes = None
+    if request.HasField("attributes"):
+        attributes = read_struct(request.attributes, "attributes", AUTOMATION_BUDGET)
+    return AutomationChanges(
+        name=request.name if request.HasField("name") else None,
+        event_name=request.event_name if request.HasField("event_name") else None,
+        condition=request.condition if request.HasField("condition") else None,
+        entry_rule=ENTRY_RULE.read_optional(request.entry_rule, "entry_rule"),
+        labels=dict(request.labels),
+        attributes=attributes,
+    )
+
+
+def read_word(request: pb.AwaitEventRequest | pb.CompleteRunRequest) -> EngineWord:
+    """Read what an engine says beside its request. Raises InvalidArgument."""
+    attributes: dict[str, Any] | None = None
+    if request.HasField("attributes"):
+        attributes = read_struct(request.attributes, "attributes", RUN_BUDGET)
+    return EngineWord(request.match_id, attributes)
+
+
+def write_automation(automation: Automation) -> pb.Automation:
+    """Write an automation."""
+    message = pb.Automation(
+        id=automation.id,
+        name=automation.name,
+        event_name=automation.event_name,
+        condition=automation.condition,
+        state=AUTOMATION_STATE.write(automation.state),
+        entry_rule=ENTRY_RULE.write(automation.entry_rule),
+        labels=automation.labels,
+        activated_position=automation.activated_position,
+        created_at=timestamp(automation.created_at),
+        updated_at=timestamp(automation.updated_at),
+        etag=automation.etag,
+        unreadable_reason=automation.unreadable,
+    )
+    message.attributes.SetInParent()
+    write_struct(automation.attributes, message.attributes)
+    return message
+
+
+def write_run(named: NamedRun) -> pb.Run:
+    """Write a run."""
+    run = named.run
+    message = pb.Run(
+        id=run.id,
+        automation_id=named.automation_id,
+        contact_id=named.contact_id,
+        event_id=named.event_id,
+        status=RUN_STATUS.write(run.status),
+        match_id=named.match_id,
+        wait=None if run.wait is None else _write_wait(run.wait),
+        reason=run.reason,
+        created_at=timestamp(run.created_at),
+        updated_at=timestamp(run.updated_at),
+        finished_at=timestamp(run.finished_at) if run.finished_at else None,
+        etag=run.etag,
+        unreadable_reason=run.unreadable,
+    )
+    message.attributes.SetInParent()
+    write_struct(run.attributes, message.attributes)
+    return message
+
+
+def _write_wait(wait: Wait) -> pb.RunWait:
+    return pb.RunWait(
+        event_name=wait.event_name,
+        condition=wait.condition,
+        from_position=wait.from_position,
+        timeout_at=timestamp(wait.timeout_at) if wait.timeout_at else None,
+    )

@@ -1,0 +1,106 @@
+"""Enums of the contract to and from the registry's and the server's own."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from automation.automations import AutomationState, EntryRule
+from automation.conditions.values import Verdict
+from automation.runs import MatchKind, RunOutcome, RunStatus
+from automation.subscriptions.values import DeliveryOrder, NackAction, Outcome, ParkingCause
+from registry.coercion import ChangeKind
+from registry.compatibility import Direction
+from registry.errors import Violation
+from registry.schema import CoercionMode, Compatibility, PropertyType, UnknownProperties
+from server.delivery.start_points import LogEnd
+from server.errors import InvalidArgument
+from server.ingest.draft import BatchMode
+from server.model import Dialect, NameCase, UndefinedEvents, UnknownContacts
+from server.services.explanations import ReasonKind
+from signalbox.v1 import (
+    automations_pb2,
+    event_definitions_pb2,
+    event_ingest_pb2,
+    event_pb2,
+    match_pb2,
+    match_stream_pb2,
+    projects_pb2,
+)
+
+if TYPE_CHECKING:
+    from enum import Enum
+
+E = TypeVar("E", bound="Enum")
+
+
+class EnumMap(Generic[E]):
+    """The members of one enum and the numbers they have on the wire, found by name: PREFIX_MEMBER.
+
+    `default` stands for the unspecified number; without one that number is refused.
+    """
+
+    def __init__(self, wire: Any, prefix: str, members: type[E], default: E | None = None) -> None:
+        self._names = [name.removeprefix(prefix).lower() for name in wire.keys()[1:]]
+        self._members = {wire.Value(f"{prefix}{member.name}"): member for member in members}
+        self._numbers = {member: number for number, member in self._members.items()}
+        self._default = default
+
+    def read(self, number: int, path: str) -> E:
+        """Give the member of a number. Raises InvalidArgument."""
+        member = self._members.get(number, self._default if number == 0 else None)
+        if member is None:
+            shown = "is missing" if number == 0 else f"has the unknown value {number}"
+            message = f"{path} {shown}; it is one of {', '.join(self._names)}"
+            raise InvalidArgument(message, violations=[Violation(path, "INVALID_ENUM_VALUE", message)])
+        return member
+
+    def read_optional(self, number: int, path: str) -> E | None:
+        """Give the member of a number, None for the unspecified one. Raises InvalidArgument."""
+        return None if number == 0 else self.read(number, path)
+
+    def members(self) -> list[E]:
+        """Give the members in the order of their numbers."""
+        return [self._members[number] for number in sorted(self._members)]
+
+    def write(self, member: E) -> Any:
+        """Give the number of a member; typed so that it fits the enum field it is for."""
+        return self._numbers[member]
+
+
+PROPERTY_TYPE = EnumMap(event_definitions_pb2.PropertyType, "PROPERTY_TYPE_", PropertyType)
+UNKNOWN_PROPERTIES = EnumMap(
+    event_definitions_pb2.UnknownProperties, "UNKNOWN_PROPERTIES_", UnknownProperties, UnknownProperties.REJECT
+)
+COERCION_MODE = EnumMap(event_definitions_pb2.CoercionMode, "COERCION_MODE_", CoercionMode, CoercionMode.LENIENT)
+COMPATIBILITY = EnumMap(event_definitions_pb2.Compatibility, "COMPATIBILITY_", Compatibility, Compatibility.NONE)
+DIRECTION = EnumMap(event_definitions_pb2.Incompatibility.Direction, "DIRECTION_", Direction)
+CHANGE_KIND = EnumMap(event_pb2.Coercion.Kind, "KIND_", ChangeKind)
+UNDEFINED_EVENTS = EnumMap(projects_pb2.UndefinedEvents, "UNDEFINED_EVENTS_", UndefinedEvents, UndefinedEvents.REJECT)
+UNKNOWN_CONTACTS = EnumMap(projects_pb2.UnknownContacts, "UNKNOWN_CONTACTS_", UnknownContacts, UnknownContacts.REJECT)
+NAME_CASE = EnumMap(projects_pb2.NameCase, "NAME_CASE_", NameCase, NameCase.SENSITIVE)
+DIALECT = EnumMap(projects_pb2.Dialect, "DIALECT_", Dialect, Dialect.NATIVE)
+AUTOMATION_STATE = EnumMap(automations_pb2.AutomationState, "AUTOMATION_STATE_", AutomationState, AutomationState.DRAFT)
+ENTRY_RULE = EnumMap(automations_pb2.EntryRule, "ENTRY_RULE_", EntryRule, EntryRule.EVERY_TIME)
+MATCH_KIND = EnumMap(match_pb2.Match.Kind, "KIND_", MatchKind)
+LOG_END = EnumMap(match_stream_pb2.LogEnd, "LOG_END_", LogEnd, LogEnd.LATEST)
+DELIVERY_ORDER = EnumMap(match_stream_pb2.DeliveryOrder, "DELIVERY_ORDER_", DeliveryOrder, DeliveryOrder.POSITION)
+DELIVERY_OUTCOME = EnumMap(match_stream_pb2.DeliveryOutcome, "DELIVERY_OUTCOME_", Outcome)
+NACK_ACTION = EnumMap(match_stream_pb2.NackAction, "NACK_ACTION_", NackAction, NackAction.RETRY)
+PARKING_CAUSE = EnumMap(match_stream_pb2.ParkedMatch.Cause, "CAUSE_", ParkingCause)
+RUN_STATUS = EnumMap(automations_pb2.RunStatus, "RUN_STATUS_", RunStatus)
+RUN_OUTCOME = EnumMap(automations_pb2.RunOutcome, "RUN_OUTCOME_", RunOutcome, RunOutcome.COMPLETED)
+VERDICT = EnumMap(automations_pb2.Verdict, "VERDICT_", Verdict)
+REASON_KIND = EnumMap(automations_pb2.OutsideReason.Kind, "KIND_", ReasonKind)
+BATCH_MODE = EnumMap(event_ingest_pb2.BatchMode, "BATCH_MODE_", BatchMode, BatchMode.ALL_OR_NOTHING)
+
+
+class View(StrEnum):
+    """How much of an event a result repeats."""
+
+    RECEIPT = "receipt"
+    COERCED = "coerced"
+    MATCHES = "matches"
+
+
+RESULT_VIEW = EnumMap(event_ingest_pb2.ResultView, "RESULT_VIEW_", View)

@@ -1,0 +1,112 @@
+"""Events between their messages and the values that ingest works with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from server.api.messages.enums import CHANGE_KIND
+from server.api.messages.structs import read_struct, write_struct, write_value
+from server.api.messages.times import read_timestamp, write_timestamp
+from server.api.messages.typed_properties import read_typed
+from server.api.response_size import write_details
+from server.emails import normal_email
+from server.errors import ContactRequired
+from server.ingest.draft import Draft, check_idempotency_key
+from server.status import KNOWN_ERRORS, code_of, message_of, reason_of
+from signalbox.v1 import event_ingest_pb2 as pb
+from signalbox.v1 import event_pb2
+
+if TYPE_CHECKING:
+    from registry.coercion import Change
+    from registry.errors import Violation
+    from server.api.messages.typed_properties import Readers
+    from server.model import Event
+
+
+def read_draft(message: pb.EventInput, readers: Readers, *, contact_optional: bool = False) -> Draft:
+    """Read an event, with the readers that its typed properties need.
+
+    Raises InvalidArgument, ContactRequired unless it may be about nobody, and what `identify` finds wrong with the
+    typed properties.
+    """
+    contact_id = email = ""
+    if message.HasField("email"):
+        email = normal_email(message.email)
+    else:
+        contact_id = message.contact_id
+        if not contact_id and not contact_optional:
+            raise ContactRequired
+    typed = readers and message.HasField("typed_properties")
+    return Draft(
+        message.name,
+        contact_id,
+        email,
+        read_typed(message, readers) if typed else read_struct(message.properties),
+        read_timestamp(message, "occurred_at") if message.HasField("occurred_at") else None,
+        check_idempotency_key(message.idempotency_key) if message.idempotency_key else "",
+    )
+
+
+def read_draft_or_refuse(message: pb.EventInput, readers: Readers) -> Draft:
+    """Read an event of a batch; one that cannot be read becomes a draft that is refused."""
+    try:
+        return read_draft(message, readers)
+    except KNOWN_ERRORS as error:
+        return _unreadable(message.name, error)
+
+
+# What is written for every event is written in place: a message given to a constructor is copied.
+def write_event(event: Event, into: event_pb2.Event) -> None:
+    """Write a whole event; of coercions beyond MAX_DETAIL_BYTES only the count."""
+    into.id = event.id
+    into.position = event.position
+    into.name = event.name
+    into.definition_id = event.definition_id
+    into.revision = event.revision
+    into.contact_id = event.contact_id
+    into.email = event.email
+    into.properties.SetInParent()
+    write_struct(event.properties, into.properties)
+    if event.coercions:
+        into.omitted_coercion_count = write_details(event.coercions, write_change, into.coercions)
+    write_timestamp(event.occurred_at, into.occurred_at)
+    write_timestamp(event.received_at, into.received_at)
+    if event.unreadable:
+        into.unreadable_reason = event.unreadable
+
+
+def event_message(event: Event) -> event_pb2.Event:
+    """Return a whole event as a message of its own."""
+    message = event_pb2.Event()
+    write_event(event, message)
+    return message
+
+
+def write_change(change: Change, into: event_pb2.Coercion) -> None:
+    """Write one change that coercion made."""
+    into.path = change.path
+    into.kind = CHANGE_KIND.write(change.kind)
+    write_value(change.before, getattr(into, "from"))
+    if change.after is not None:
+        write_value(change.after, into.to)
+
+
+def write_error(error: Exception) -> pb.EventError:
+    """Write why an event or a batch was refused."""
+    violations: tuple[Violation, ...] = getattr(error, "violations", ())
+    code: int = code_of(error).value[0]
+    return pb.EventError(
+        code=code,
+        reason=reason_of(error),
+        message=message_of(error),
+        violations=[write_violation(one) for one in violations],
+    )
+
+
+def write_violation(violation: Violation) -> event_pb2.Violation:
+    """Write a violation."""
+    return event_pb2.Violation(path=violation.path, reason=violation.reason, message=violation.message)
+
+
+def _unreadable(name: str, error: Exception) -> Draft:
+    return Draft(name, "", "", {}, invalid=error)

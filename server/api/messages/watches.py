@@ -1,0 +1,107 @@
+"""Where and what to read of the match log, from its messages, and the answers of WatchMatches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from automation.subscriptions.store import MAX_FILTER_LABELS, MAX_FILTER_NAMES
+from automation.subscriptions.values import MatchFilter
+from registry.errors import Violation
+from registry.unreadable_rows import UNREADABLE, describe_error
+from server.api.messages.enums import LOG_END
+from server.api.messages.matches import write_match
+from server.api.messages.times import read_duration, read_timestamp
+from server.delivery.match_reader import WatchQuery, log_unreadable
+from server.delivery.start_points import AfterPosition, Cursor, LogEnd, Since, make_cursor
+from server.errors import InvalidArgument
+from signalbox.v1 import match_stream_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Sized
+
+    from server.delivery.match_reader import WatchAnswer
+    from server.delivery.start_points import StartPoint
+
+MAX_MATCHES: Final = 1_000
+DEFAULT_MATCHES: Final = 100
+_SECOND: Final = 1_000_000
+_DEFAULT_HEARTBEAT: Final = 10 * _SECOND
+
+
+def read_watch(request: pb.WatchMatchesRequest) -> WatchQuery:
+    """Read what to watch. Raises InvalidArgument."""
+    return WatchQuery(
+        read_start(request.start),
+        read_filter(request.filter),
+        read_heartbeat_seconds(request),
+        read_max_matches(request.max_matches),
+    )
+
+
+def read_start(message: pb.StartPoint) -> StartPoint:
+    """Read a place in the match log; LATEST where none is set. Raises InvalidArgument."""
+    match message.WhichOneof("place"):
+        case "after_position":
+            if message.after_position < 0:
+                raise _refused("start.after_position", f"{message.after_position}; it must not be negative")
+            return AfterPosition(message.after_position)
+        case "time":
+            return Since(read_timestamp(message, "time", "start.time") or 0)
+        case "cursor":
+            return Cursor(message.cursor)
+        case "log_end":
+            return LOG_END.read(message.log_end, "start.log_end")
+        case _:
+            return LogEnd.LATEST
+
+
+def read_filter(message: pb.MatchFilter, path: str = "filter") -> MatchFilter:
+    """Read which matches are wanted. Raises InvalidArgument where it names too many."""
+    _check_size(f"{path}.automation_ids", message.automation_ids, MAX_FILTER_NAMES)
+    _check_size(f"{path}.labels", message.labels, MAX_FILTER_LABELS)
+    _check_size(f"{path}.event_names", message.event_names, MAX_FILTER_NAMES)
+    return MatchFilter(tuple(message.automation_ids), dict(message.labels), tuple(message.event_names))
+
+
+def read_heartbeat_seconds(message: pb.WatchMatchesRequest | pb.OpenConsumer) -> float:
+    """Read the longest time between two answers. Raises InvalidArgument."""
+    interval = read_duration(message, "heartbeat_interval")
+    if interval is None:
+        interval = _DEFAULT_HEARTBEAT
+    if not _SECOND <= interval <= 60 * _SECOND:
+        raise _refused("heartbeat_interval", f"{interval / _SECOND:g} s; it must be 1 to 60 seconds")
+    return interval / _SECOND
+
+
+def read_max_matches(number: int) -> int:
+    """Read how many matches an answer holds at most. Raises InvalidArgument."""
+    if not 0 <= number <= MAX_MATCHES:
+        raise _refused("max_matches", f"{number:,}; it must be 1 to {MAX_MATCHES:,}, or unset")
+    return number or DEFAULT_MATCHES
+
+
+def write_answer(answer: WatchAnswer, project_id: str) -> pb.WatchMatchesResponse:
+    """Write one answer of a watch. A match that cannot be written is skipped and logged."""
+    response = pb.WatchMatchesResponse(
+        cursor=make_cursor(project_id, answer.place),
+        position=answer.place.position,
+        head_position=answer.head_position,
+    )
+    for match, automation, event in answer.matches:
+        try:
+            write_match(match, automation, event, response.matches.add())
+        except UNREADABLE as error:
+            del response.matches[-1]
+            log_unreadable(match, f"It cannot be written: {describe_error(error)}")
+    return response
+
+
+def _check_size(path: str, items: Sized, most: int) -> None:
+    if len(items) > most:
+        message = f"{path} names {len(items):,}; at most {most} are allowed"
+        raise InvalidArgument(message, violations=[Violation(path, "TOO_LARGE", message)])
+
+
+def _refused(path: str, fault: str) -> InvalidArgument:
+    message = f"{path} is {fault}"
+    return InvalidArgument(message, violations=[Violation(path, "OUT_OF_RANGE", message)])

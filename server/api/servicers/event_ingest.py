@@ -1,0 +1,191 @@
+"""The service EventIngest."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from registry.errors import Violation
+from server.api.messages.enums import BATCH_MODE, RESULT_VIEW, View
+from server.api.messages.events import (
+    event_message,
+    read_draft,
+    read_draft_or_refuse,
+    write_error,
+    write_event,
+)
+from server.api.messages.receipts import write_receipt, write_results
+from server.api.messages.times import read_timestamp
+from server.api.response_size import write_page
+from server.budgets import MAX_RESPONSE_BYTES
+from server.emails import normal_email
+from server.errors import ContactRequired, InvalidArgument, Stopping
+from server.paging import PageRequest
+from server.status import KNOWN_ERRORS
+from server.storage.events import EventFilter
+from signalbox.v1 import event_ingest_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from server.api.messages.typed_properties import TypedReaders
+    from server.auth.access import Caller
+    from server.ingest.draft import BatchMode, Draft, Unit
+    from server.ingest.ingest import Ingest
+    from server.services.events import Events
+
+MAX_BATCH = 10_000
+
+STREAM_WINDOW = 8
+"""So many messages of one stream are on their way to the log at once."""
+
+
+class EventIngestServicer:
+    """Sends and reads events."""
+
+    def __init__(self, ingest: Ingest, events: Events, typed: TypedReaders, stopping: asyncio.Event) -> None:
+        self._ingest = ingest
+        self._events = events
+        self._typed = typed
+        self._stopping = stopping
+
+    async def SendEvent(self, request: pb.SendEventRequest, caller: Caller) -> pb.SendEventResponse:
+        readers = await self._typed.needed(caller.project_key, (request.event,))
+        draft = read_draft(request.event, readers)
+        view = RESULT_VIEW.read_optional(request.view, "view") or View.COERCED
+        await self._ingest.send(caller.project_key, draft)
+        response = pb.SendEventResponse()
+        write_receipt(draft, view, response.receipt, MAX_RESPONSE_BYTES)
+        return response
+
+    async def SendEvents(self, request: pb.SendEventsRequest, caller: Caller) -> pb.SendEventsResponse:
+        drafts, mode, view = await _read_batch(request, caller.project_key, self._typed)
+        await self._ingest.send_batch(caller.project_key, drafts, mode)
+        response = pb.SendEventsResponse()
+        write_results(drafts, view, response.results)
+        return response
+
+    async def StreamEvents(
+        self, requests: AsyncIterator[pb.StreamEventsRequest], caller: Caller
+    ) -> AsyncIterator[pb.StreamEventsResponse]:
+        stream = _EventStream(self._ingest, caller.project_key, self._typed, self._stopping)
+        async for response in stream.answers(requests):
+            yield response
+
+    async def GetEvent(self, request: pb.GetEventRequest, caller: Caller) -> pb.GetEventResponse:
+        response = pb.GetEventResponse()
+        write_event(await self._events.get(caller.project_key, request.id), response.event)
+        return response
+
+    async def ListEvents(self, request: pb.ListEventsRequest, caller: Caller) -> pb.ListEventsResponse:
+        page = await self._events.list(
+            caller.project_key,
+            _read_filter(request),
+            PageRequest(request.page_size, request.page_token),
+            after=request.after_position if request.HasField("after_position") else None,
+        )
+        response = pb.ListEventsResponse()
+        response.next_page_token = write_page(page, event_message, response.events)
+        return response
+
+
+class _EventStream:
+    """One StreamEvents call: reads ahead of its answers by a window, so that commits and the network overlap."""
+
+    def __init__(self, ingest: Ingest, project_key: int, typed: TypedReaders, stopping: asyncio.Event) -> None:
+        self._ingest = ingest
+        self._project_key = project_key
+        self._typed = typed
+        self._stopping = stopping
+        self._window = asyncio.Semaphore(STREAM_WINDOW)
+        self._pending: asyncio.Queue[_Pending | None] = asyncio.Queue()
+
+    async def answers(self, requests: AsyncIterator[pb.StreamEventsRequest]) -> AsyncIterator[pb.StreamEventsResponse]:
+        """Answer each message in its turn; at a shutdown answer what was read, then raise Stopping."""
+        reading = asyncio.create_task(self._read(requests))
+        stopping = asyncio.create_task(self._stopping.wait())
+        stopping.add_done_callback(lambda _: reading.cancel())
+        try:
+            while (pending := await self._pending.get()) is not None:
+                yield await pending.answer()
+                self._window.release()
+            if self._stopping.is_set():
+                raise Stopping
+            await reading
+        finally:
+            stopping.cancel()
+            reading.cancel()
+            await asyncio.gather(stopping, reading, return_exceptions=True)
+
+    async def _read(self, requests: AsyncIterator[pb.StreamEventsRequest]) -> None:
+        try:
+            async for request in requests:
+                await self._window.acquire()
+                self._pending.put_nowait(await self._enqueue(request))
+        finally:
+            self._pending.put_nowait(None)
+
+    async def _enqueue(self, request: pb.StreamEventsRequest) -> _Pending:
+        try:
+            drafts, mode, view = await _read_batch(request, self._project_key, self._typed)
+            unit = await self._ingest.enqueue(self._project_key, drafts, mode)
+        except KNOWN_ERRORS as error:
+            return _Pending(request.sequence, View.RECEIPT, error=error)
+        return _Pending(request.sequence, view, unit=unit)
+
+
+class _Pending:
+    """A message of a stream that was read and is yet to be answered."""
+
+    def __init__(self, sequence: int, view: View, *, unit: Unit | None = None, error: Exception | None = None) -> None:
+        self._sequence = sequence
+        self._view = view
+        self._unit = unit
+        self._error = error
+
+    async def answer(self) -> pb.StreamEventsResponse:
+        """Give the answer once the message is decided and durable."""
+        if self._unit is None:
+            assert self._error is not None
+            return pb.StreamEventsResponse(sequence=self._sequence, error=write_error(self._error))
+        try:
+            await self._unit.done
+            self._unit.check()
+        except KNOWN_ERRORS as error:
+            return pb.StreamEventsResponse(sequence=self._sequence, error=write_error(error))
+        response = pb.StreamEventsResponse(sequence=self._sequence)
+        write_results(self._unit.drafts, self._view, response.results)
+        return response
+
+
+async def _read_batch(
+    request: pb.SendEventsRequest | pb.StreamEventsRequest, project_key: int, typed: TypedReaders
+) -> tuple[Sequence[Draft], BatchMode, View]:
+    """Read a batch; an event that cannot be read becomes a draft that is refused. Raises InvalidArgument."""
+    if not 1 <= len(request.events) <= MAX_BATCH:
+        message = f"events holds {len(request.events):,} events; it must hold 1 to {MAX_BATCH:,}"
+        raise InvalidArgument(message, violations=[Violation("events", "OUT_OF_RANGE", message)])
+    mode = BATCH_MODE.read(request.mode, "mode")
+    view = RESULT_VIEW.read_optional(request.view, "view") or View.RECEIPT
+    # Each pass over the repeated field wraps every event anew.
+    events = list(request.events)
+    readers = await typed.needed(project_key, events)
+    return [read_draft_or_refuse(event, readers) for event in events], mode, view
+
+
+def _read_filter(request: pb.ListEventsRequest) -> EventFilter:
+    if request.HasField("contact_id") and not request.contact_id:
+        raise ContactRequired
+    if request.after_position < 0:
+        message = f"after_position is {request.after_position}; it must not be negative"
+        raise InvalidArgument(message, violations=[Violation("after_position", "OUT_OF_RANGE", message)])
+    times: dict[str, Any] = {
+        field: read_timestamp(request, field)
+        for field in ("received_from", "received_until", "occurred_from", "occurred_until")
+    }
+    return EventFilter(
+        name=request.name,
+        contact_id=request.contact_id,
+        email=normal_email(request.email) if request.HasField("email") else "",
+        **times,
+    )

@@ -1,0 +1,103 @@
+"""The service Projects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from server.api.messages.enums import DIALECT, NAME_CASE, UNDEFINED_EVENTS, UNKNOWN_CONTACTS, EnumMap
+from server.api.messages.times import timestamp
+from server.api.response_size import write_page
+from server.model import Rules
+from server.paging import PageRequest
+from signalbox.v1 import projects_pb2 as pb
+
+if TYPE_CHECKING:
+    from server.auth.access import Caller
+    from server.model import ApiKey, Project
+    from server.services.projects import Projects
+
+_RULES: dict[str, EnumMap[Any]] = {
+    "undefined_events": UNDEFINED_EVENTS,
+    "unknown_contacts": UNKNOWN_CONTACTS,
+    "name_case": NAME_CASE,
+}
+
+
+class ProjectsServicer:
+    """Keeps projects and their keys."""
+
+    def __init__(self, projects: Projects) -> None:
+        self._projects = projects
+
+    async def CreateProject(self, request: pb.CreateProjectRequest, _caller: Caller) -> pb.CreateProjectResponse:
+        project = await self._projects.create(request.project.name, Rules(**_read_rules(request.project)))
+        return pb.CreateProjectResponse(project=_write_project(project))
+
+    async def GetProject(self, request: pb.GetProjectRequest, _caller: Caller) -> pb.GetProjectResponse:
+        return pb.GetProjectResponse(project=_write_project(await self._projects.get(request.project)))
+
+    async def ListProjects(self, request: pb.ListProjectsRequest, _caller: Caller) -> pb.ListProjectsResponse:
+        page = await self._projects.list(PageRequest(request.page_size, request.page_token))
+        response = pb.ListProjectsResponse()
+        response.next_page_token = write_page(page, _write_project, response.projects)
+        return response
+
+    async def UpdateProject(self, request: pb.UpdateProjectRequest, _caller: Caller) -> pb.UpdateProjectResponse:
+        project = await self._projects.update(
+            request.project,
+            name=request.name if request.HasField("name") else None,
+            rules=_read_rules(request),
+            etag=request.etag,
+        )
+        return pb.UpdateProjectResponse(project=_write_project(project))
+
+    async def CreateApiKey(self, request: pb.CreateApiKeyRequest, _caller: Caller) -> pb.CreateApiKeyResponse:
+        key, secret = await self._projects.create_key(
+            request.project,
+            DIALECT.read(request.dialect, "dialect"),
+            request.scopes,
+            request.description,
+            request.secret,
+        )
+        return pb.CreateApiKeyResponse(api_key=_write_key(key), secret=secret)
+
+    async def ListApiKeys(self, request: pb.ListApiKeysRequest, _caller: Caller) -> pb.ListApiKeysResponse:
+        page = await self._projects.keys(request.project, PageRequest(request.page_size, request.page_token))
+        response = pb.ListApiKeysResponse()
+        response.next_page_token = write_page(page, _write_key, response.api_keys)
+        return response
+
+    async def RevokeApiKey(self, request: pb.RevokeApiKeyRequest, _caller: Caller) -> pb.RevokeApiKeyResponse:
+        return pb.RevokeApiKeyResponse(api_key=_write_key(await self._projects.revoke_key(request.id)))
+
+
+def _read_rules(message: pb.Project | pb.UpdateProjectRequest) -> dict[str, Any]:
+    """Read the rules that are set."""
+    rules = {name: numbers.read_optional(getattr(message, name), name) for name, numbers in _RULES.items()}
+    return {name: rule for name, rule in rules.items() if rule is not None}
+
+
+def _write_project(project: Project) -> pb.Project:
+    rules: dict[str, Any] = {name: numbers.write(getattr(project.rules, name)) for name, numbers in _RULES.items()}
+    return pb.Project(
+        id=project.id,
+        name=project.name,
+        head_position=project.head_position,
+        created_at=timestamp(project.created_at),
+        updated_at=timestamp(project.updated_at),
+        etag=project.etag,
+        **rules,
+    )
+
+
+def _write_key(key: ApiKey) -> pb.ApiKey:
+    return pb.ApiKey(
+        id=key.id,
+        project_id=key.project_id,
+        description=key.description,
+        dialect=DIALECT.write(key.dialect),
+        scopes=sorted(key.scopes),
+        hint=key.hint,
+        created_at=timestamp(key.created_at),
+        revoked_at=None if key.revoked_at is None else timestamp(key.revoked_at),
+    )

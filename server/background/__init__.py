@@ -1,0 +1,3 @@
+"""Periodic work of a server."""
+
+from __future__ import annotations

@@ -1,0 +1,93 @@
+"""Deletes from the match logs what they are not to keep.
+
+Nothing is deleted that a subscription has yet to settle, or has parked: see `automation.retention`. A project is gone
+through in small transactions with rests between them, so that no send waits longer than for another's commit. Servers
+that share a database may all do it; what one has deleted the others do not find.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import structlog
+
+from automation.retention import delete_gone, gone_matches, move_start, next_start
+from registry.timestamps import now_micros
+from server.background.recurring import Recurring, try_each
+from server.storage.log import lock_heads
+from server.storage.projects import match_positions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sqlalchemy import Connection
+
+    from server.storage.database import Database
+
+log = structlog.get_logger()
+
+LOOK_SECONDS = 60.0
+"""All projects are looked through so often, and more often where less is kept."""
+
+STEP_MATCHES = 500
+"""So many matches are deleted in one transaction, in a few milliseconds."""
+
+REST_FACTOR = 4
+"""Behind each transaction the pruner rests so many times as long as it took."""
+
+
+class MatchPruner:
+    """The task that deletes matches which were recorded longer ago than `retention_seconds`."""
+
+    def __init__(self, database: Database, retention_seconds: float) -> None:
+        self._database = database
+        self._retention_seconds = retention_seconds
+        self._deleted = 0
+        self._task = Recurring("pruning", self._prune_all)
+
+    def start(self) -> None:
+        """Begin."""
+        self._task.start()
+
+    async def close(self) -> None:
+        """Stop, be it in the middle: the next server goes on from there."""
+        await self._task.close()
+
+    async def _prune_all(self) -> float:
+        """Look through all projects. Returns the seconds after which to do so again."""
+        heads = await self._database.read(match_positions, brief=True)
+        self._deleted = 0
+        await try_each(heads.items(), self._prune)
+        if self._deleted:
+            log.info("matches_pruned", count=self._deleted)
+        return min(LOOK_SECONDS, self._retention_seconds)
+
+    async def _prune(self, project: tuple[int, int]) -> None:
+        key, head = project
+        before = now_micros() - round(self._retention_seconds * 1_000_000)
+        if await self._database.read(lambda connection: next_start(connection, key, before, head)) is not None:
+            await self._write(lambda connection: _move_start(connection, key, before))
+        after: int | None = 0
+        while after is not None:
+            gone, after = await self._gone(key, after)
+            if gone:
+                await self._delete(key, gone)
+
+    async def _gone(self, project_key: int, after: int) -> tuple[Sequence[int], int | None]:
+        return await self._database.read(lambda connection: gone_matches(connection, project_key, after, STEP_MATCHES))
+
+    async def _delete(self, project_key: int, positions: Sequence[int]) -> None:
+        await self._write(lambda connection: delete_gone(connection, project_key, positions))
+        self._deleted += len(positions)
+
+    async def _write(self, work: Callable[[Connection], None]) -> None:
+        begun = monotonic()
+        await self._database.write(work)
+        await asyncio.sleep(REST_FACTOR * (monotonic() - begun))
+
+
+def _move_start(connection: Connection, project_key: int, before: int) -> None:
+    head = lock_heads(connection, [project_key])[project_key]
+    move_start(connection, project_key, before, head.match_position)

@@ -1,0 +1,82 @@
+"""Times out the runs that wait in vain.
+
+The waits are rows, so they outlive a restart, and any server of a shared database may time them out: which runs are
+due is read again under the lock of their project's head, so no wait ends twice.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from automation.match_log import match_values
+from automation.matching import timed_out
+from automation.run_store import due_projects, due_runs, next_timeout, resume_runs
+from registry.timestamps import now_micros
+from server.background.recurring import Recurring, try_each
+from server.storage.events import event_names
+from server.storage.log import lock_heads, matches, move_heads
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from server.delivery.match_notifier import MatchHub
+    from server.metrics import Metrics
+    from server.storage.database import Database
+
+POLL_SECONDS = 1.0
+"""The next timeout is looked up so often. No wait is shorter, so a new one is known before its time is up."""
+
+BATCH_RUNS = 500
+"""So many runs are timed out in one transaction, which events of the project wait for."""
+
+
+class RunTimer:
+    """The task that looks for waits whose time ran out."""
+
+    def __init__(self, database: Database, hub: MatchHub, metrics: Metrics) -> None:
+        self._database = database
+        self._hub = hub
+        self._metrics = metrics
+        self._task = Recurring("timeouts", self._time_out_due)
+
+    def start(self) -> None:
+        """Begin with what ran out while no server was there."""
+        self._task.start()
+
+    async def close(self) -> None:
+        """Stop."""
+        await self._task.close()
+
+    async def _time_out_due(self) -> float:
+        """Time out a batch of each project. Returns the seconds after which to look again."""
+        now = now_micros()
+        projects, due_at = await self._database.read(
+            lambda connection: (due_projects(connection, now), next_timeout(connection)), brief=True
+        )
+        await try_each(projects, self._time_out)
+        return POLL_SECONDS if due_at is None else min(max(due_at - now_micros(), 0) / 1_000_000, POLL_SECONDS)
+
+    async def _time_out(self, project_key: int) -> None:
+        position, count = await self._database.write(lambda connection: time_out(connection, project_key))
+        self._metrics.count_matches(count)
+        self._hub.advance(project_key, position)
+
+
+def time_out(connection: Connection, project_key: int) -> tuple[int, int]:
+    """Time out up to BATCH_RUNS waits of a project whose time is over, and queue their runs again.
+
+    Return the position of the project's newest match, and the number of timeouts.
+    """
+    head = lock_heads(connection, [project_key])[project_key]
+    now = now_micros()
+    due = due_runs(connection, project_key, now, BATCH_RUNS)
+    if not due:
+        return head.match_position, 0
+    matched_at = max(now, head.received_at)
+    names = event_names(connection, project_key, {run.event_position for run in due})
+    found = timed_out(due, names, head.match_position, matched_at)
+    matches.append(connection, [match_values(project_key, match) for match in found])
+    resume_runs(connection, project_key, {match.run_number: match.position for match in found}, matched_at)
+    end = found[-1].position
+    move_heads(connection, {project_key: head._replace(received_at=matched_at, match_position=end)})
+    return end, len(found)

@@ -1,0 +1,3 @@
+"""Command-line options and their values."""
+
+from __future__ import annotations

@@ -1,0 +1,111 @@
+"""Command-line values that become messages. Each function raises click.BadParameter."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.json_format import Parse, ParseError
+from google.protobuf.struct_pb2 import Struct
+
+from registry.json_values import EVENT_BUDGET, payload_fault, read_json
+from registry.timestamps import parse_rfc3339
+from server.api.messages.structs import write_struct
+from server.api.messages.times import timestamp
+from server.cli.arguments.enums import PROPERTY_TYPE
+from server.cli.arguments.kinds import seconds
+from signalbox.v1 import event_definitions_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import IO
+
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+
+def duration(text: str) -> Duration:
+    """Read a number of seconds, minutes, hours or days."""
+    return Duration(seconds=seconds(text))
+
+
+def label(text: str) -> tuple[str, str]:
+    """Read KEY=VALUE."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise click.BadParameter(f'"{text}" is not KEY=VALUE')
+    return key, value
+
+
+def instant(text: str) -> Timestamp:
+    """Read an RFC 3339 date-time."""
+    try:
+        return timestamp(parse_rfc3339(text))
+    except ValueError as error:
+        raise click.BadParameter(f'"{text}" is {error}, such as 2026-06-01T12:00:00Z') from None
+
+
+def properties(text: str) -> Struct:
+    """Read the properties of an event or a contact, a JSON object."""
+    return _json_object(text, "properties")
+
+
+def attributes(text: str) -> Struct:
+    """Read the attributes of an automation or a run, a JSON object."""
+    return _json_object(text, "attributes")
+
+
+def _json_object(text: str, root: str) -> Struct:
+    try:
+        value = read_json(text)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise click.BadParameter(f"not JSON: {error.msg} at {place}") from None
+    except (ValueError, RecursionError) as error:
+        raise click.BadParameter(f"not JSON that Signalbox takes: {error}") from None
+    if not isinstance(value, dict):
+        raise click.BadParameter('not a JSON object, such as {"order_total": 129.99}')
+    try:
+        return to_struct(value, root)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def to_struct(values: Mapping[str, Any], root: str = "properties") -> Struct:
+    """Write a payload as a Struct. Raises ValueError with the server's message for one that Signalbox refuses."""
+    # A message nested deeper is refused as a whole, with all the events beside it.
+    # The server counts the bytes of the Struct.
+    if fault := payload_fault(values, root, EVENT_BUDGET, received=0):
+        raise ValueError(fault.message)
+    struct = Struct()
+    write_struct(values, struct)
+    return struct
+
+
+def property_of(text: str) -> pb.Property:
+    """Read a property as NAME:TYPE; a `!` behind it says that it is required."""
+    name, _, kind = text.removesuffix("!").rpartition(":")
+    outer, bracket, inner = kind.partition("<")
+    if bracket and (outer != "array" or not inner.endswith(">")):
+        outer = ""
+    type_, item = (PROPERTY_TYPE.numbers.get(one.lower(), 0) for one in (outer, inner.removesuffix(">")))
+    if not name or not type_ or (bracket and not item):
+        known = ", ".join(PROPERTY_TYPE.numbers)
+        raise click.BadParameter(f'"{text}" is not NAME:TYPE, NAME:TYPE! or NAME:array<TYPE>; a TYPE is {known}')
+    return pb.Property(name=name, type=type_, item_type=item, required=text.endswith("!"))
+
+
+def property_text(each: pb.Property) -> str:
+    """Write the type of a property as `property_of` reads it."""
+    kind = PROPERTY_TYPE.name(each.type)
+    item = f"<{PROPERTY_TYPE.name(each.item_type)}>" if each.item_type else ""
+    return f"{kind}{item}{'!' if each.required else ''}"
+
+
+def read_schema(file: IO[str]) -> pb.Schema:
+    """Read the proto3 JSON form of a schema."""
+    try:
+        return Parse(file.read().removeprefix("\ufeff"), pb.Schema())
+    except (ParseError, UnicodeDecodeError, RecursionError) as error:
+        raise click.BadParameter(f"{file.name} is not a schema: {error}") from None

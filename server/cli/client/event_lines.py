@@ -1,0 +1,137 @@
+"""Events as lines of JSON: reading them from a file or a pipe, in batches, with bounded memory."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from codecs import BOM_UTF8
+from typing import IO, TYPE_CHECKING, Any
+
+import msgspec
+
+from registry.json_values import json_fault
+from registry.timestamps import parse_rfc3339
+from server.api.messages.times import timestamp
+from server.cli.arguments.inputs import to_struct
+from signalbox.v1 import event_ingest_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+CHUNK_BYTES = 512 * 1024
+MAX_LINE_BYTES = 1024 * 1024
+
+Line = tuple[int, bytes]
+"""A line's number, from 1, and its text."""
+
+
+class EventLine(msgspec.Struct, forbid_unknown_fields=True):
+    """What one line may say."""
+
+    name: str = ""
+    email: str = ""
+    contact_id: str = ""
+    properties: dict[str, Any] = {}
+    occurred_at: str | None = None
+    idempotency_key: str = ""
+
+
+_decode = msgspec.json.Decoder(EventLine).decode
+
+
+def read_event(line: bytes, default_name: str) -> pb.EventInput:
+    """Read one line. Raises ValueError that says what is wrong with it."""
+    if len(line) > MAX_LINE_BYTES:
+        raise ValueError(f"the line is longer than {MAX_LINE_BYTES:,} bytes")
+    try:
+        stated = _decode(line)
+    except RecursionError:
+        raise ValueError("the JSON is nested too deep") from None
+    except ValueError as error:
+        fault = json_fault(line)
+        raise ValueError(fault.message if fault else str(error)) from None
+    name = stated.name or default_name
+    if not name:
+        raise ValueError('the line names no event: add "name", or give NAME to the command')
+    if bool(stated.email) == bool(stated.contact_id):
+        raise ValueError('the line must have either "email" or "contact_id"')
+    try:
+        occurred_at = None if stated.occurred_at is None else timestamp(parse_rfc3339(stated.occurred_at))
+    except ValueError as error:
+        raise ValueError(f'occurred_at "{stated.occurred_at}" is {error}') from None
+    event = pb.EventInput(
+        name=name,
+        email=stated.email,
+        properties=to_struct(stated.properties),
+        occurred_at=occurred_at,
+        idempotency_key=stated.idempotency_key,
+    )
+    if stated.contact_id:
+        event.contact_id = stated.contact_id
+    return event
+
+
+async def batches(file: IO[bytes], size: int) -> AsyncIterator[list[Line]]:
+    """Give the lines that are not blank in batches of at most `size`.
+
+    What a pipe delivers is given at once, in a smaller batch. A line that is too long is cut right behind the limit.
+    """
+    lines = _Lines()
+    async for chunk in _chunks(file):
+        found = lines.feed(chunk)
+        for start in range(0, len(found), size):
+            yield found[start : start + size]
+    if rest := lines.feed(b"\n"):
+        yield rest
+
+
+class _Lines:
+    """Cuts chunks into numbered lines, keeping no more of an unfinished line than its limit.
+
+    A byte order mark at the beginning is skipped.
+    """
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._rest = b""
+
+    def feed(self, chunk: bytes) -> list[Line]:
+        """Give the lines that the chunk completes, without blank ones."""
+        *whole, last = chunk.split(b"\n")
+        if not whole:
+            self._keep(last)
+            return []
+        self._keep(whole[0])
+        whole[0], self._rest = self._rest, b""
+        if not self._number:
+            whole[0] = whole[0].removeprefix(BOM_UTF8)
+        self._keep(last)
+        numbered = list(enumerate(whole, self._number + 1))
+        self._number += len(whole)
+        return [(number, line) for number, line in numbered if line.strip()]
+
+    def _keep(self, part: bytes) -> None:
+        self._rest += part[: MAX_LINE_BYTES + 1 - len(self._rest)]
+
+
+async def _chunks(file: IO[bytes]) -> AsyncIterator[bytes]:
+    if not _keeps_one_waiting(file):
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+        return
+    reader = asyncio.StreamReader(limit=CHUNK_BYTES)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), file
+    )
+    try:
+        while chunk := await reader.read(CHUNK_BYTES):
+            yield chunk
+    finally:
+        transport.close()
+
+
+def _keeps_one_waiting(file: IO[bytes]) -> bool:
+    """Say whether this is a pipe, a socket or a terminal, which may deliver nothing for a while."""
+    mode = os.fstat(file.fileno()).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or file.isatty()

@@ -1,0 +1,88 @@
+"""Failures made from what gRPC reports."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
+from google.rpc.status_pb2 import Status
+from grpc import StatusCode
+
+from registry.errors import Violation
+from server.cli.client.errors import Failure, ServerAway
+from server.cli.client.local_admin_key import local_admin_key_source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from grpc.aio import AioRpcError
+
+    from server.cli.arguments.options import Connection
+
+_STATUS_KEY = "grpc-status-details-bin"
+
+_IN_WORDS_OF_THE_COMMAND_LINE = {
+    "PROJECT_REQUIRED": "name the project with --project",
+    "API_KEY_INVALID": "the server does not know the key, or it is revoked",
+}
+
+
+def failure_of(error: AioRpcError, connection: Connection) -> Failure:
+    """Say why a call failed, with a line for each field at fault."""
+    status = _status(error)
+    reason = _reason(status)
+    message = (
+        _unknown_admin_key(reason, connection)
+        or _IN_WORDS_OF_THE_COMMAND_LINE.get(reason)
+        or error.details()
+        or f"the server says {error.code().name}"
+    )
+    if not reason:
+        message = _transport_message(error, message, connection)
+    kind = ServerAway if error.code() is StatusCode.UNAVAILABLE else Failure
+    violations = list(_violations(status))
+    details = [one.path if one.message == message else f"{one.path}: {one.message}" for one in violations]
+    return kind(message, details, reason, violations)
+
+
+def _unknown_admin_key(reason: str, connection: Connection) -> str:
+    """Return why a server may refuse the admin key of this machine; empty for any other error."""
+    if reason != "API_KEY_INVALID" or connection.key:
+        return ""
+    source = local_admin_key_source(connection)
+    return (
+        f"{connection.server} does not know the admin key in {source}: it serves another database (name its database "
+        "with --database), or was given another key (give it with --key)"
+    )
+
+
+def _transport_message(error: AioRpcError, message: str, connection: Connection) -> str:
+    """Say what gRPC itself reports, in words that tell what to do."""
+    server = connection.server
+    if error.code() is StatusCode.DEADLINE_EXCEEDED:
+        return f"{server} did not answer within {connection.timeout:g} s (give it more with --timeout)"
+    if error.code() is not StatusCode.UNAVAILABLE:
+        return message
+    if connection.tls_ca is not None and "refused" not in message:
+        return f"no TLS connection to {server}: no server there, or {connection.tls_ca} did not sign its certificate"
+    return f"no Signalbox server answers at {server} (start one with: signalbox serve)"
+
+
+def _status(error: AioRpcError) -> Status:
+    for name, value in error.trailing_metadata() or ():
+        if name == _STATUS_KEY:
+            return Status.FromString(value)
+    return Status()
+
+
+def _reason(status: Status) -> str:
+    info = ErrorInfo()
+    return next((info.reason for detail in status.details if detail.Unpack(info)), "")
+
+
+def _violations(status: Status) -> Iterator[Violation]:
+    bad = BadRequest()
+    for detail in status.details:
+        if detail.Unpack(bad):
+            for one in bad.field_violations:
+                yield Violation(one.field, one.reason, one.description)

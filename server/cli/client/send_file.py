@@ -1,0 +1,185 @@
+"""`event send --from`: sends many events over one stream, and reports each that is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING
+
+import click
+import grpc
+
+from server.cli.client.errors import Failure, ServerAway
+from server.cli.client.event_lines import Line, batches, read_event
+from server.cli.client.refusals import failure_of
+from server.cli.output.progress import Progress, progress
+from server.cli.output.tables import print_json_line, to_plain
+from signalbox.v1 import event_ingest_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from server.cli.client.session import Session
+
+BATCH_EVENTS = 500
+WINDOW = 16
+"""So many batches are on their way at once; the server itself works on fewer."""
+
+
+@dataclass(slots=True)
+class _Batch:
+    """A batch that was sent: the numbers of its lines, and how many bytes of the file end with it."""
+
+    lines: list[int]
+    size: int
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What became of the lines so far."""
+
+    accepted: int = 0
+    duplicates: int = 0
+    refused: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    def summary(self) -> str:
+        """Say it in one line."""
+        seconds = time.monotonic() - self.started
+        again = f" ({self.duplicates:,} of them sent before)" if self.duplicates else ""
+        sent = self.accepted + self.refused
+        return f"sent {sent:,} events in {seconds:.1f} s: {self.accepted:,} accepted{again}, {self.refused:,} refused"
+
+
+async def send_file(session: Session, file: IO[bytes], default_name: str) -> None:
+    """Send the events of a file; a line that is refused does not stop the others.
+
+    Leaves with exit code 1 if any was refused. Raises Failure if the stream breaks.
+    """
+    call = session.ingest.StreamEvents(metadata=await session.metadata())
+    with progress(file) as shown:
+        sender = _Sender(session, call, shown)
+        try:
+            await call.wait_for_connection()
+            await sender.run(file, default_name)
+        except grpc.aio.AioRpcError as error:
+            raise sender.broken(failure_of(error, session.connection)) from error
+        finally:
+            call.cancel()
+    click.echo(sender.tally.summary(), err=session.json)
+    if sender.tally.refused:
+        raise click.exceptions.Exit(1)
+
+
+class _Sender:
+    """Writes batches and reads their answers, a window of batches apart."""
+
+    def __init__(
+        self,
+        session: Session,
+        call: grpc.aio.StreamStreamCall[pb.StreamEventsRequest, pb.StreamEventsResponse],
+        shown: Progress,
+    ) -> None:
+        self.tally = _Tally()
+        self._session = session
+        self._call = call
+        self._shown = shown
+        self._window = asyncio.Semaphore(WINDOW)
+        self._sequence = 0
+        self._unanswered: dict[int, _Batch] = {}
+        self._view = pb.RESULT_VIEW_COERCED if session.json else pb.RESULT_VIEW_RECEIPT
+
+    async def run(self, file: IO[bytes], default_name: str) -> None:
+        """Send everything and take every answer."""
+        writing = asyncio.create_task(self._write(file, default_name))
+        try:
+            while (response := await self._read()) is not None:
+                self._take(response)
+            await writing
+        finally:
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
+
+    def broken(self, failure: Failure) -> Failure:
+        """Say what is known of the lines when the stream breaks."""
+        if not isinstance(failure, ServerAway) and not self.tally.accepted:
+            return failure
+        details = [*failure.details, self.tally.summary()]
+        if self._unanswered:
+            first, last = next(iter(self._unanswered.values())), next(reversed(self._unanswered.values()))
+            details.append(f"lines {first.lines[0]:,} to {last.lines[-1]:,} were sent and not answered")
+        return Failure(failure.message, details, failure.reason)
+
+    async def _write(self, file: IO[bytes], default_name: str) -> None:
+        try:
+            async for lines in batches(file, BATCH_EVENTS):
+                await self._send(lines, default_name)
+        finally:
+            await self._call.done_writing()
+
+    async def _send(self, lines: Sequence[Line], default_name: str) -> None:
+        """Send what can be read of some lines, once the window has room."""
+        events = {number: each for number, line in lines if (each := self._event(number, line, default_name))}
+        size = sum(len(line) + 1 for _, line in lines)
+        if not events:
+            self._shown.advance(size)
+            return
+        await self._window.acquire()
+        self._sequence += 1
+        self._unanswered[self._sequence] = _Batch(list(events), size)
+        await self._call.write(
+            pb.StreamEventsRequest(
+                sequence=self._sequence, events=events.values(), mode=pb.BATCH_MODE_INDEPENDENT, view=self._view
+            )
+        )
+
+    def _event(self, number: int, line: bytes, default_name: str) -> pb.EventInput | None:
+        try:
+            return read_event(line, default_name)
+        except ValueError as error:
+            self._refuse([number], pb.EventError(code=3, reason="MALFORMED_LINE", message=str(error)))
+            return None
+
+    async def _read(self) -> pb.StreamEventsResponse | None:
+        """Read the next answer; None at the end. A server that owes one has the time of a call to give it."""
+        reading = asyncio.ensure_future(self._call.read())
+        while not (await asyncio.wait({reading}, timeout=self._session.connection.timeout))[0]:
+            if self._unanswered:
+                reading.cancel()
+                seconds = self._session.connection.timeout
+                raise self.broken(ServerAway(f"{self._session.connection.server} did not answer within {seconds:g} s"))
+        response = reading.result()
+        return response if isinstance(response, pb.StreamEventsResponse) else None
+
+    def _take(self, response: pb.StreamEventsResponse) -> None:
+        batch = self._unanswered.pop(response.sequence)
+        self._window.release()
+        if response.HasField("error"):
+            self._refuse(batch.lines, response.error)
+        for number, result in zip(batch.lines, response.results, strict=False):
+            if result.HasField("error"):
+                self._refuse([number], result.error)
+            else:
+                self._accept(number, result)
+        self._shown.advance(batch.size)
+
+    def _accept(self, number: int, result: pb.EventResult) -> None:
+        self.tally.accepted += 1
+        self.tally.duplicates += result.receipt.duplicate
+        self._print(number, result)
+
+    def _refuse(self, lines: list[int], error: pb.EventError) -> None:
+        self.tally.refused += len(lines)
+        place = f"line {lines[0]:,}" if len(lines) == 1 else f"lines {lines[0]:,} to {lines[-1]:,}"
+        self._shown.note(f"{place}: {_reasons(error)}")
+        for number in lines:
+            self._print(number, pb.EventResult(error=error))
+
+    def _print(self, number: int, result: pb.EventResult) -> None:
+        if self._session.json:
+            print_json_line({"line": number, **to_plain(result)})
+
+
+def _reasons(error: pb.EventError) -> str:
+    return "; ".join(f"{one.path}: {one.message}" for one in error.violations) or error.message

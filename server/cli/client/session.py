@@ -1,0 +1,161 @@
+"""One command's conversation with a server."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+import click
+import grpc
+
+from server.cli.arguments.kinds import is_loopback
+from server.cli.arguments.options import Connection, connection_options
+from server.cli.client.errors import INTERRUPTED, Failure
+from server.cli.client.local_admin_key import local_admin_key
+from server.cli.client.refusals import failure_of
+from signalbox.v1 import projects_pb2
+from signalbox.v1.automations_pb2_grpc import AutomationsStub
+from signalbox.v1.contacts_pb2_grpc import ContactsStub
+from signalbox.v1.event_definitions_pb2_grpc import EventDefinitionsStub
+from signalbox.v1.event_ingest_pb2_grpc import EventIngestStub
+from signalbox.v1.match_stream_pb2_grpc import MatchStreamStub
+from signalbox.v1.projects_pb2_grpc import ProjectsStub
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+P = ParamSpec("P")
+
+Metadata = tuple[tuple[str, str], ...]
+
+MAX_PROJECTS_NAMED = 10
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # `event tail` finds a restarted server again within a second.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+)
+
+
+class Session:
+    """A channel to a server. Every unary call has a deadline and carries the key; what goes wrong is a Failure."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.channel = _channel(connection)
+        self.automations = AutomationsStub(self.channel)
+        self.contacts = ContactsStub(self.channel)
+        self.definitions = EventDefinitionsStub(self.channel)
+        self.ingest = EventIngestStub(self.channel)
+        self.matches = MatchStreamStub(self.channel)
+        self.projects = ProjectsStub(self.channel)
+        self._project: str | None = None
+
+    @property
+    def json(self) -> bool:
+        """Whether the user wants JSON."""
+        return self.connection.json
+
+    async def call(self, method: grpc.aio.UnaryUnaryMultiCallable[Q, A], request: Q) -> A:
+        """Make a call within the project."""
+        return await self.bare_call(method, request, await self.metadata())
+
+    async def admin_call(self, method: grpc.aio.UnaryUnaryMultiCallable[Q, A], request: Q) -> A:
+        """Make a call that belongs to no project."""
+        return await self.bare_call(method, request, self._authorization())
+
+    async def bare_call(self, method: grpc.aio.UnaryUnaryMultiCallable[Q, A], request: Q, metadata: Metadata = ()) -> A:
+        """Make a call that carries this metadata alone."""
+        try:
+            answer = await method(request, timeout=self.connection.timeout, metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            _heed_interrupt()
+            raise failure_of(error, self.connection) from error
+        _heed_interrupt()
+        return answer
+
+    async def metadata(self) -> Metadata:
+        """Make the metadata of a call within the project."""
+        project = await self.project()
+        return (*self._authorization(), *((("signalbox-project", project),) if project else ()))
+
+    async def project(self) -> str:
+        """Give the project's name or id: the one that was named, or the only one; empty for a key that has its own."""
+        if self._project is None:
+            named = self.connection.project
+            self._project = await (self._sendable(named) if named else self._only_project())
+        return self._project
+
+    def _authorization(self) -> Metadata:
+        return (("authorization", f"Bearer {self.connection.key or local_admin_key(self.connection)}"),)
+
+    async def _sendable(self, project: str) -> str:
+        """Give a project's id in place of a name that cannot travel in a header."""
+        if project.isascii() and project.isprintable():
+            return project
+        request = projects_pb2.GetProjectRequest(project=project)
+        return (await self.admin_call(self.projects.GetProject, request)).project.id
+
+    async def _only_project(self) -> str:
+        # Whether the key is the admin key, the server alone knows: a project's key may not list projects.
+        try:
+            answer = await self.admin_call(self.projects.ListProjects, projects_pb2.ListProjectsRequest())
+        except Failure as failure:
+            if failure.reason == "ADMIN_REQUIRED":
+                return ""
+            raise
+        if not answer.projects:
+            raise Failure("there is no project yet (make one with: signalbox project create NAME)")
+        if len(answer.projects) > 1:
+            raise Failure(f"there are several projects; name one with --project: {_named(answer.projects)}")
+        return answer.projects[0].id
+
+
+def client_command(function: Callable[Concatenate[Session, P], Awaitable[None]]) -> Callable[P, None]:
+    """Make a command of a coroutine function: it takes the options of a connection, and gets a session."""
+
+    @connection_options
+    @click.pass_context
+    @wraps(function)
+    def command(context: click.Context, /, *args: Any, **kwargs: Any) -> None:
+        async def talk() -> None:
+            session = Session(Connection.of(context.obj))
+            async with session.channel:
+                await function(session, *args, **kwargs)
+
+        try:
+            asyncio.run(talk())
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(INTERRUPTED) from None
+
+    return command
+
+
+def _heed_interrupt() -> None:
+    """End the command after a Ctrl-C in the moment in which a call ends: grpcio's client passes over it."""
+    if (task := asyncio.current_task()) is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+def _channel(connection: Connection) -> grpc.aio.Channel:
+    if connection.tls_ca is None:
+        # A proxy would see the key, and has a loopback interface of its own.
+        direct = (("grpc.enable_http_proxy", 0),) if is_loopback(connection.server) else ()
+        return grpc.aio.insecure_channel(connection.server, (*_OPTIONS, *direct))
+    authorities = connection.tls_ca.read_bytes()
+    if b"-----BEGIN CERTIFICATE-----" not in authorities:
+        raise Failure(f"{connection.tls_ca} holds no certificate in PEM (--tls-ca)")
+    credentials = grpc.ssl_channel_credentials(authorities)
+    return grpc.aio.secure_channel(connection.server, credentials, _OPTIONS)
+
+
+def _named(projects: Any) -> str:
+    names = [project.name for project in projects]
+    rest = len(names) - MAX_PROJECTS_NAMED
+    return ", ".join(names[:MAX_PROJECTS_NAMED]) + (f" and {rest} more" if rest > 0 else "")

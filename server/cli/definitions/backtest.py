@@ -1,0 +1,144 @@
+"""The command `definition backtest`: runs a backtest, shows how far it is, then what came out."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import click
+import grpc
+
+from server.cli.arguments.enums import Names
+from server.cli.arguments.inputs import instant
+from server.cli.arguments.options import option
+from server.cli.arguments.schema_options import StatedSchema, remove_option, schema_options
+from server.cli.client.errors import Failure, JudgingCommand, ServerAway
+from server.cli.client.refusals import failure_of
+from server.cli.client.session import client_command
+from server.cli.output.progress import counting
+from server.cli.output.tables import print_fields, print_json, print_table, to_json, to_plain
+from signalbox.v1 import event_definitions_pb2 as pb
+
+if TYPE_CHECKING:
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+    from server.cli.client.session import Session
+
+BROKEN = 2
+"""Exit code where an event would be newly rejected or differently coerced."""
+
+OUTCOME = Names(pb.BacktestSample.Outcome, "OUTCOME_")
+
+_Call = grpc.aio.UnaryStreamCall[pb.BacktestSchemaRequest, pb.BacktestSchemaResponse]
+
+
+@click.command(cls=JudgingCommand)
+@click.argument("name_or_id")
+@schema_options
+@remove_option
+@option("--revision", type=click.IntRange(min=1, max=2**31 - 1), metavar="N", help="Compare with it, not the latest.")
+@option("--since", type=instant, metavar="RFC3339", help="Only events received then or later.")
+@option("--until", type=instant, metavar="RFC3339", help="Only events received before.")
+@option("--max-events", type=click.IntRange(min=1, max=2**63 - 1), metavar="N", help="Only the newest N of them.")
+@option(
+    "--samples",
+    type=click.IntRange(1, 100),
+    metavar="N",
+    default=10,
+    show_default=True,
+    help="At most so many of each outcome.",
+)
+@client_command
+async def backtest(
+    session: Session,
+    /,
+    name_or_id: str,
+    removed: tuple[str, ...],
+    since: Timestamp | None,
+    until: Timestamp | None,
+    samples: int,
+    revision: int | None,
+    max_events: int | None,
+    **options: Any,
+) -> None:
+    """Say what a schema would make of the recorded events, as they were sent. The options are those of `update`.
+
+    Nothing is changed. Exits with 2 if an event would be newly rejected or differently coerced.
+    """
+    candidate, _ = await StatedSchema(**options).next_of(session, name_or_id, removed)
+    if candidate is None:
+        raise click.UsageError("State the candidate with --schema, --property, --remove, --unknown or --coercion.")
+    request = pb.BacktestSchemaRequest(
+        event_definition=name_or_id,
+        schema=candidate,
+        revision=revision or 0,
+        received_from=since,
+        received_until=until,
+        max_events=max_events or 0,
+        max_samples=samples,
+    )
+    call = session.definitions.BacktestSchema(request, metadata=await session.metadata())
+    try:
+        report = await _report(session, call)
+    except grpc.aio.AioRpcError as error:
+        raise failure_of(error, session.connection) from error
+    finally:
+        call.cancel()
+    if session.json:
+        print_json(to_plain(report))
+    else:
+        _show(report)
+    if report.newly_rejected_count or report.differently_coerced_count:
+        raise click.exceptions.Exit(BROKEN)
+
+
+async def _report(session: Session, call: _Call) -> pb.BacktestReport:
+    """Show progress until the report comes; the server has the time of a call for each of its answers."""
+    seconds = session.connection.timeout
+    with counting("judging events") as shown:
+        while True:
+            try:
+                answer = await asyncio.wait_for(call.read(), seconds)
+            except TimeoutError:
+                message = (
+                    f"{session.connection.server} did not answer within {seconds:g} s (give it more with --timeout)"
+                )
+                raise ServerAway(message) from None
+            if not isinstance(answer, pb.BacktestSchemaResponse):
+                raise Failure(f"{session.connection.server} ended the backtest without a report")
+            if answer.HasField("report"):
+                return answer.report
+            shown(answer.progress.judged_count, answer.progress.event_count)
+
+
+def _show(report: pb.BacktestReport) -> None:
+    print_fields(
+        (
+            ("compared with", f"revision {report.revision}"),
+            ("events", f"{report.event_count:,}"),
+            ("unchanged", f"{report.unchanged_count:,}"),
+            ("newly rejected", f"{report.newly_rejected_count:,}"),
+            ("newly accepted", f"{report.newly_accepted_count:,}"),
+            ("differently coerced", f"{report.differently_coerced_count:,}"),
+        )
+    )
+    if report.reasons:
+        click.echo()
+        print_table(
+            ("REJECTED FOR", "REASON", "EVENTS"),
+            [(each.path, each.reason, f"{each.event_count:,}") for each in report.reasons],
+        )
+    if report.samples:
+        click.echo()
+        print_table(
+            ("OUTCOME", "EVENT", "REVISION", "SENT", "WHAT DIFFERS"),
+            [_sample_row(each) for each in report.samples],
+        )
+
+
+def _sample_row(sample: pb.BacktestSample) -> tuple[str, ...]:
+    plain = to_plain(sample)
+    difference = "; ".join(f"{each.path}: {each.message}" for each in sample.violations)
+    if not difference:
+        difference = f"{to_json(plain['before'])} becomes {to_json(plain['after'])}"
+    return OUTCOME.name(sample.outcome), sample.event_id, str(sample.revision), to_json(plain["sent"]), difference

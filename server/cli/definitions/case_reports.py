@@ -1,0 +1,145 @@
+"""The command `definition test`: judges cases and reports on them, as lines, JSON or JUnit XML."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
+
+import click
+
+from server.cli.arguments.options import debug_option, json_option, option
+from server.cli.definitions.cases import judge, read_cases
+from server.cli.definitions.files import files_option
+from server.cli.output.tables import print_json, printable, to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from registry.errors import Violation
+    from server.cli.definitions.cases import Mismatch, Result
+
+    Judged = Sequence[tuple[Path, Sequence[Result]]]
+
+
+@click.command()
+@files_option
+@option(
+    "-d",
+    "--definitions",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    multiple=True,
+    help="The definitions, a file or a folder, instead of those that the files name. Again for each.",
+)
+@option(
+    "--junit",
+    type=click.File("wb", lazy=True),
+    metavar="FILE",
+    help="Write JUnit XML too; - for stdout, and the report goes to stderr.",
+)
+@json_option
+@debug_option
+@click.pass_obj
+def test(
+    shared: dict[str, Any], paths: tuple[Path, ...], definitions: tuple[Path, ...], junit: IO[bytes] | None
+) -> None:
+    """Judge example payloads by the definitions of files, as a server would; needs none.
+
+    Leaves with 1 if a case fails or a file is faulty.
+    """
+    on_stdout = junit is not None and junit.name == "-"
+    if on_stdout and shared["json"]:
+        raise click.UsageError("--json and --junit - both write to stdout: give --junit a file")
+    judged = [(each.path, [judge(case) for case in each.cases]) for each in read_cases(paths, definitions)]
+    results = [result for _, some in judged for result in some]
+    failed = sum(bool(result.mismatches()) for result in results)
+    if shared["json"]:
+        cases = [_plain(result) for result in results]
+        print_json({"cases": cases, "passed": len(results) - failed, "failed": failed})
+    else:
+        _show(results, failed, err=on_stdout)
+    if junit is not None:
+        junit.write(junit_xml(judged))
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+def junit_xml(judged: Judged) -> bytes:
+    """Write JUnit XML: a suite for each file, a test case for each case, a failure with all that was not expected."""
+    root = ET.Element("testsuites", _totals("definition test", [each for _, some in judged for each in some]))
+    for path, results in judged:
+        suite = ET.SubElement(root, "testsuite", _totals(printable(str(path)), results))
+        for result in results:
+            _add_case(suite, result)
+    ET.indent(root)
+    document: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    return document + b"\n"
+
+
+def _totals(name: str, results: Sequence[Result]) -> dict[str, str]:
+    return {
+        "name": name,
+        "tests": str(len(results)),
+        "failures": str(sum(bool(each.mismatches()) for each in results)),
+        "errors": "0",
+        "time": f"{sum(each.seconds for each in results):.3f}",
+    }
+
+
+def _add_case(suite: ET.Element, result: Result) -> None:
+    case = result.case
+    facts = {"name": printable(case.name), "classname": printable(case.event), "time": f"{result.seconds:.3f}"}
+    element = ET.SubElement(suite, "testcase", facts)
+    if mismatches := result.mismatches():
+        message = printable(_told(mismatches[0]))
+        failure = ET.SubElement(element, "failure", {"type": "Mismatch", "message": message})
+        failure.text = "\n".join([printable(case.place), *_details(result)])
+
+
+def _show(results: Sequence[Result], failed: int, *, err: bool) -> None:
+    echo = partial(click.secho, err=err)
+    for result in results:
+        case = result.case
+        passed = not result.mismatches()
+        told = printable(f"{case.event}: {case.name}")
+        if passed:
+            echo(f"ok      {told}", fg="green")
+        else:
+            echo(f"FAILED  {told}  ({printable(case.place)})", fg="red")
+            for line in _details(result):
+                echo(f"        {line}")
+    count = "1 case" if len(results) == 1 else f"{len(results)} cases"
+    echo(f"{count}: {len(results) - failed} ok, {failed} failed")
+
+
+def _details(result: Result) -> list[str]:
+    """Say what was not as expected, and why a payload was refused."""
+    return [printable(line) for line in (*map(_told, result.mismatches()), *map(_reason, result.violations))]
+
+
+def _told(mismatch: Mismatch) -> str:
+    return f"{mismatch.what}: expected {to_json(mismatch.expected)}, got {to_json(mismatch.got)}"
+
+
+def _reason(violation: Violation) -> str:
+    return f"{violation.path}: {violation.reason}: {violation.message}"
+
+
+def _plain(result: Result) -> dict[str, Any]:
+    return {
+        "name": result.case.name,
+        "event": result.case.event,
+        "place": result.case.place,
+        "passed": not result.mismatches(),
+        "mismatches": [each._asdict() for each in result.mismatches()],
+        "valid": result.valid,
+        "properties": result.properties,
+        "coercions": [
+            {"path": each.path, "kind": each.kind, "from": each.before, "to": each.after} for each in result.changes
+        ],
+        "violations": [
+            {"path": each.path, "reason": each.reason, "message": each.message} for each in result.violations
+        ],
+    }

@@ -1,0 +1,241 @@
+"""Example payloads in YAML files, judged offline by the registry itself; docs/definitions.md describes the files.
+
+A payload goes through everything that the one of an event goes through at the server: it becomes a Struct, is read back
+within the budgets of an event, and is coerced by the compiled schema.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from registry.coercion import compile_schema
+from registry.errors import PayloadRejected
+from server.api.messages.structs import read_struct
+from server.cli.arguments.inputs import to_struct
+from server.cli.definitions.documents import read_definitions
+from server.cli.definitions.yaml_files import (
+    Entry,
+    Faults,
+    did_you_mean,
+    fault,
+    files_in,
+    flag_of,
+    json_of,
+    load,
+    mapping,
+    members,
+    place_of,
+    quoted,
+    sequence,
+    text_of,
+)
+from server.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from google.protobuf.struct_pb2 import Struct
+    from yaml import Node
+
+    from registry.coercion import Change, Coercer
+    from registry.errors import Violation
+
+_FILE: Final = ("definitions", "cases")
+_CASE: Final = ("name", "event", "properties", "expect")
+_EXPECT: Final = ("valid", "properties", "coercions", "reasons")
+_OF_THE_OTHER_VERDICT: Final = {True: ("reasons",), False: ("properties", "coercions")}
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What a case expects: a verdict, and what is not None exactly so."""
+
+    valid: bool = True
+    properties: dict[str, Any] | None = None
+    coercions: tuple[str, ...] | None = None
+    reasons: dict[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A payload, the engine that is to judge it, and what is expected; `place` is FILE:LINE:COLUMN."""
+
+    name: str
+    event: str
+    place: str
+    coerce: Coercer
+    payload: Struct
+    expect: Expectation
+
+
+@dataclass(frozen=True, slots=True)
+class CaseFile:
+    """The cases of one file, in order."""
+
+    path: Path
+    cases: tuple[Case, ...]
+
+
+class Mismatch(NamedTuple):
+    """Something that is not as expected."""
+
+    what: str
+    expected: Any
+    got: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of a case. `properties` is None where the payload was refused; `seconds` is how long it took."""
+
+    case: Case
+    properties: dict[str, Any] | None
+    changes: tuple[Change, ...]
+    violations: tuple[Violation, ...]
+    seconds: float
+
+    @property
+    def valid(self) -> bool:
+        """Whether the payload was accepted."""
+        return self.properties is not None
+
+    def mismatches(self) -> list[Mismatch]:
+        """Everything that is not as expected; nothing where the case passes."""
+        expect = self.case.expect
+        found = [
+            ("valid", expect.valid, self.valid),
+            ("properties", expect.properties, self.properties),
+            ("coercions", _sorted(expect.coercions), _sorted(change.path for change in self.changes)),
+            ("reasons", expect.reasons, {one.path: one.reason for one in self.violations}),
+        ]
+        return [
+            Mismatch(what, expected, got)
+            for what, expected, got in found
+            if expected is not None and _canonical(expected) != _canonical(got)
+        ]
+
+
+def judge(case: Case) -> Result:
+    """Judge one case as the server would."""
+    started = perf_counter()
+    try:
+        coerced = case.coerce(read_struct(case.payload))
+    except (InvalidArgument, PayloadRejected) as error:
+        return Result(case, None, (), error.violations, perf_counter() - started)
+    return Result(case, coerced.properties, coerced.changes, (), perf_counter() - started)
+
+
+def read_cases(paths: Iterable[Path], definitions: Sequence[Path]) -> list[CaseFile]:
+    """Read files and folders of cases, with the definitions of the command line or, without, those that a file names.
+
+    Raises Failure with every fault that was found.
+    """
+    faults = Faults()
+    files = []
+    engines = cache(_engines)
+    with faults.gathered():
+        for path in files_in(paths):
+            with faults.gathered():
+                files.append(_read_file(path, tuple(definitions), engines, faults))
+    faults.stop()
+    return files
+
+
+def _read_file(
+    path: Path,
+    definitions: tuple[Path, ...],
+    engines_of: Callable[[tuple[Path, ...]], Mapping[str, Coercer]],
+    faults: Faults,
+) -> CaseFile:
+    root = load(path)
+    fields = members(root, "a file of cases", _FILE)
+    if "cases" not in fields:
+        raise fault(root, "cases are missing; a file lists them under cases:")
+    engines = engines_of(definitions or _named(path, root, fields))
+    cases: list[Case] = []
+    nodes = sequence(fields["cases"], "cases")
+    if not nodes:
+        raise fault(fields["cases"], "cases list nothing")
+    for number, node in enumerate(nodes, 1):
+        with faults.gathered():
+            cases.append(_read_case(node, number, engines))
+    return CaseFile(path, tuple(cases))
+
+
+def _named(path: Path, root: Node, fields: Mapping[str, Node]) -> tuple[Path, ...]:
+    """Give the path of the definitions that a file of cases names, relative to it."""
+    if "definitions" not in fields:
+        raise fault(root, "names no definitions; add definitions: PATH, or give them with --definitions")
+    found = path.parent / text_of(fields["definitions"], "definitions")
+    if not found.exists():
+        raise fault(fields["definitions"], f"there is no {found}")
+    return (found,)
+
+
+def _engines(paths: tuple[Path, ...]) -> dict[str, Coercer]:
+    """Compile definitions. Raises Failure with every fault that was found."""
+    return {each.name: compile_schema(each.schema) for each in read_definitions(paths)}
+
+
+def _read_case(node: Node, number: int, engines: Mapping[str, Coercer]) -> Case:
+    fields = members(node, "a case", _CASE)
+    if "event" not in fields:
+        raise fault(node, "the case names no event, such as event: order_completed")
+    event = text_of(fields["event"], "event")
+    if event not in engines:
+        meant = did_you_mean(event, tuple(engines))
+        raise fault(fields["event"], f"the definitions have no event {quoted(event)}{meant}")
+    return Case(
+        name=text_of(fields["name"], "name") if "name" in fields else f"case {number}",
+        event=event,
+        place=place_of(node),
+        coerce=engines[event],
+        payload=_payload(fields["properties"]) if "properties" in fields else to_struct({}),
+        expect=_expectation(fields["expect"]) if "expect" in fields else Expectation(),
+    )
+
+
+def _expectation(node: Node) -> Expectation:
+    fields = members(node, "expect", _EXPECT)
+    valid = flag_of(fields["valid"], "valid") if "valid" in fields else True
+    for name in _OF_THE_OTHER_VERDICT[valid]:
+        if name in fields:
+            right = "an accepted payload has no reasons: say valid: false" if valid else "a refused payload has none"
+            raise fault(fields[name], f"{name} cannot be expected where valid is {str(valid).lower()}; {right}")
+    return Expectation(
+        valid=valid,
+        properties=read_struct(_payload(fields["properties"])) if "properties" in fields else None,
+        coercions=_texts(fields["coercions"]) if "coercions" in fields else None,
+        reasons=_reasons(fields["reasons"]) if "reasons" in fields else None,
+    )
+
+
+def _payload(node: Node) -> Struct:
+    values = {each.name: json_of(each.value) for each in mapping(node, "properties")}
+    try:
+        return to_struct(values)
+    except ValueError as error:
+        raise fault(node, str(error)) from None
+
+
+def _texts(node: Node) -> tuple[str, ...]:
+    return tuple(text_of(each, "the path of a property") for each in sequence(node, "coercions"))
+
+
+def _reasons(node: Node) -> dict[str, str]:
+    entries: list[Entry] = mapping(node, "reasons")
+    return {each.name: text_of(each.value, "a reason") for each in entries}
+
+
+def _sorted(paths: Iterable[str] | None) -> list[str] | None:
+    return None if paths is None else sorted(paths)
+
+
+def _canonical(value: Any) -> str:
+    """Write a value so that equal texts are equal JSON: 1 is not true, and the order of names does not matter."""
+    return json.dumps(value, sort_keys=True)

@@ -1,0 +1,177 @@
+"""Definitions written in YAML files, as docs/definitions.md describes them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from yaml import ScalarNode
+
+from registry.errors import InvalidName, InvalidSchema
+from registry.names import check_event_name
+from registry.schema import (
+    CoercionMode,
+    Compatibility,
+    Property,
+    PropertyType,
+    Schema,
+    UnknownProperties,
+    check_schema,
+)
+from server.cli.definitions.yaml_files import (
+    Entry,
+    Fault,
+    Faults,
+    did_you_mean,
+    fault,
+    files_in,
+    flag_of,
+    load,
+    mapping,
+    members,
+    place_of,
+    quoted,
+    sequence,
+    text_of,
+    word_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from yaml import Node
+
+_DEFINITION: Final = ("description", "compatibility", "unknown_properties", "coercion", "properties")
+_PROPERTY: Final = ("type", "required", "description", "suggested_values", "properties")
+_TYPES: Final = tuple(PropertyType)
+_TYPE = re.compile(r"([^<>!]*)(?:<([^<>!]*)>)?")
+_FORMS: Final = f"{', '.join(_TYPES)} or array<TYPE>"
+
+
+@dataclass(frozen=True, slots=True)
+class DefinitionDocument:
+    """A definition as a file wants it; `place` is FILE:LINE:COLUMN of its name."""
+
+    name: str
+    description: str
+    schema: Schema
+    compatibility: Compatibility
+    place: str
+
+
+def read_definitions(paths: Iterable[Path]) -> list[DefinitionDocument]:
+    """Read the definitions of files and folders, in order. Raises Failure with every fault that was found."""
+    found: dict[str, DefinitionDocument] = {}
+    faults = Faults()
+    with faults.gathered():
+        for path in files_in(paths):
+            with faults.gathered():
+                for entry in _entries(path):
+                    with faults.gathered():
+                        _add(_read_definition(entry), found)
+    faults.stop()
+    return list(found.values())
+
+
+def _add(document: DefinitionDocument, found: dict[str, DefinitionDocument]) -> None:
+    if first := found.get(document.name):
+        raise Fault(f"{document.place}: {quoted(document.name)} is defined already, at {first.place}")
+    found[document.name] = document
+
+
+def _entries(path: Path) -> list[Entry]:
+    root = load(path)
+    fields = members(root, "a file of definitions", ("definitions",))
+    if "definitions" not in fields:
+        raise fault(root, "definitions are missing; a file begins with definitions:")
+    entries = mapping(fields["definitions"], "definitions")
+    if not entries:
+        raise fault(fields["definitions"], "definitions name no event")
+    return entries
+
+
+def _read_definition(entry: Entry) -> DefinitionDocument:
+    try:
+        check_event_name(entry.name)
+    except InvalidName as error:
+        raise fault(entry.key, error.message) from None
+    fields = members(entry.value, f"definition {quoted(entry.name)}", _DEFINITION)
+    places: dict[str, str] = {}
+    schema = Schema(
+        properties=_properties(fields["properties"], "schema", places) if "properties" in fields else (),
+        unknown_properties=UnknownProperties(_word(fields, "unknown_properties", tuple(UnknownProperties), "reject")),
+        coercion=CoercionMode(_word(fields, "coercion", tuple(CoercionMode), "lenient")),
+    )
+    _check(schema, places)
+    return DefinitionDocument(
+        name=entry.name,
+        description=_description(fields),
+        schema=schema,
+        compatibility=Compatibility(_word(fields, "compatibility", tuple(Compatibility), "none")),
+        place=place_of(entry.key),
+    )
+
+
+def _check(schema: Schema, places: dict[str, str]) -> None:
+    """Let the registry judge the schema; its paths become places. Raises Fault."""
+    try:
+        check_schema(schema)
+    except InvalidSchema as error:
+        lines = (
+            f"{places.get(one.path) or places[one.path.rpartition('.')[0]]}: {one.message}" for one in error.violations
+        )
+        raise Fault(*lines) from None
+
+
+def _properties(node: Node, parent: str, places: dict[str, str]) -> tuple[Property, ...]:
+    return tuple(
+        _property(entry, f"{parent}.properties[{index}]", places)
+        for index, entry in enumerate(mapping(node, "properties"))
+    )
+
+
+def _property(entry: Entry, path: str, places: dict[str, str]) -> Property:
+    """Read a property in its short form, a type, or its long one; `places` learns where its parts stand."""
+    places[path] = place_of(entry.key)
+    if isinstance(entry.value, ScalarNode):
+        short = text_of(entry.value, f"property {quoted(entry.name)}")
+        kind, item_type = _type(entry.value, short.removesuffix("!"), ", with ! behind it if it is required")
+        return Property(entry.name, kind, required=short.endswith("!"), item_type=item_type)
+    fields = members(entry.value, f"property {quoted(entry.name)}", _PROPERTY)
+    places |= {f"{path}.{name}": place_of(value) for name, value in fields.items()}
+    if "type" not in fields:
+        raise fault(entry.key, f"property {quoted(entry.name)} has no type, such as type: number")
+    kind, item_type = _type(fields["type"], text_of(fields["type"], "type"), "; required is an entry of its own")
+    suggested = sequence(fields["suggested_values"], "suggested_values") if "suggested_values" in fields else ()
+    return Property(
+        name=entry.name,
+        type=kind,
+        required="required" in fields and flag_of(fields["required"], "required"),
+        description=_description(fields),
+        suggested_values=tuple(text_of(each, "a suggested value") for each in suggested),
+        properties=_properties(fields["properties"], path, places) if "properties" in fields else (),
+        item_type=item_type,
+    )
+
+
+def _type(node: Node, text: str, more: str) -> tuple[PropertyType, PropertyType | None]:
+    """Read TYPE or array<TYPE>; `more` completes the message of a fault."""
+    match = _TYPE.fullmatch(text)
+    outer, inner = match.groups() if match else (text, None)
+    wrong = next((each for each in (outer, inner) if each is not None and each not in _TYPES), None)
+    if wrong is not None:
+        meant = did_you_mean(wrong, _TYPES) if match else ""
+        raise fault(node, f"{quoted(node.value)} is no type{meant or f': a type is {_FORMS}{more}'}")
+    if inner is not None and outer != PropertyType.ARRAY:
+        raise fault(node, f"{quoted(node.value)} is no type: only an array has a type of items, as in array<{inner}>")
+    return PropertyType(outer), PropertyType(inner) if inner else None
+
+
+def _word(fields: dict[str, Node], name: str, words: tuple[str, ...], default: str) -> str:
+    return word_of(fields[name], name, words) if name in fields else default
+
+
+def _description(fields: dict[str, Node]) -> str:
+    return text_of(fields["description"], "description") if "description" in fields else ""

@@ -1,0 +1,212 @@
+"""What files of definitions would change on a server, and what the server says to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from grpc import StatusCode
+
+from registry.errors import TooManyDefinitions
+from registry.names import ROOT, property_path
+from server.api.messages.definitions import write_schema
+from server.cli.arguments.enums import COERCION_MODE, COMPATIBILITY, UNKNOWN_PROPERTIES
+from server.cli.arguments.inputs import property_text
+from server.cli.client.errors import Failure
+from server.cli.client.pagination import listed
+from server.status import CODES
+from signalbox.v1 import event_definitions_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from server.cli.client.session import Session
+    from server.cli.definitions.documents import DefinitionDocument
+
+_ABOUT_THE_DEFINITION: Final = {
+    StatusCode.INVALID_ARGUMENT,
+    StatusCode.FAILED_PRECONDITION,
+    StatusCode.ALREADY_EXISTS,
+    StatusCode.NOT_FOUND,
+    StatusCode.ABORTED,
+    StatusCode.UNIMPLEMENTED,
+}
+"""What a server answers to one definition; after any other code the next one would fare no better."""
+
+
+class Action(StrEnum):
+    """What is to be done with a definition."""
+
+    CREATE = "create"
+    UPDATE = "update"
+    UNCHANGED = "unchanged"
+
+
+class Verdict(StrEnum):
+    """What the server says to it."""
+
+    OK = "ok"
+    INCOMPATIBLE = "incompatible"
+    INVALID = "invalid"
+
+
+class Difference(NamedTuple):
+    """One thing that changes: `field` of the property at `path`, or of the definition where there is no path.
+
+    `before` is None for what is added, `after` for what is removed.
+    """
+
+    path: str
+    field: str
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What becomes of one definition of the files; `current` is None where it is created."""
+
+    document: DefinitionDocument
+    current: pb.EventDefinition | None
+    action: Action
+    differences: tuple[Difference, ...] = ()
+    refusal: Failure | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the server says to it."""
+        if self.refusal is None:
+            return Verdict.OK
+        return Verdict.INCOMPATIBLE if self.refusal.reason == "INCOMPATIBLE_SCHEMA" else Verdict.INVALID
+
+    async def send(self, session: Session, *, validate_only: bool = False) -> pb.EventDefinition:
+        """Make the change, if the definition is still as it was when it was planned. Raises Failure."""
+        wanted = message_of(self.document)
+        if self.current is None:
+            create = pb.CreateEventDefinitionRequest(event_definition=wanted, validate_only=validate_only)
+            return (await session.call(session.definitions.CreateEventDefinition, create)).event_definition
+        update = pb.UpdateEventDefinitionRequest(
+            event_definition=self.current.id,
+            description=wanted.description,
+            schema=wanted.schema,
+            compatibility=wanted.compatibility,
+            etag=self.current.etag,
+            validate_only=validate_only,
+        )
+        return (await session.call(session.definitions.UpdateEventDefinition, update)).event_definition
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The steps, in the order of the files, and the names of the definitions that no file names."""
+
+    steps: tuple[Step, ...]
+    not_in_files: tuple[str, ...]
+
+    @property
+    def changes(self) -> list[Step]:
+        """The steps that change something."""
+        return [step for step in self.steps if step.action is not Action.UNCHANGED]
+
+    def counts(self) -> dict[str, int]:
+        """Count the steps; one that is refused counts as such alone."""
+        accepted = [step.action for step in self.steps if step.verdict is Verdict.OK]
+        verdicts = [step.verdict for step in self.steps]
+        return {
+            "create": accepted.count(Action.CREATE),
+            "update": accepted.count(Action.UPDATE),
+            "incompatible": verdicts.count(Verdict.INCOMPATIBLE),
+            "invalid": verdicts.count(Verdict.INVALID),
+            "unchanged": accepted.count(Action.UNCHANGED),
+        }
+
+    @property
+    def exit_code(self) -> int:
+        """0 where nothing is refused, 2 where changes are incompatible and nothing else is wrong, else 1."""
+        counts = self.counts()
+        return 1 if counts["invalid"] else 2 if counts["incompatible"] else 0
+
+
+def message_of(document: DefinitionDocument) -> pb.EventDefinition:
+    """Write the definition that a document wants."""
+    return pb.EventDefinition(
+        name=document.name,
+        description=document.description,
+        schema=write_schema(document.schema),
+        compatibility=COMPATIBILITY.numbers[document.compatibility],
+    )
+
+
+async def make_plan(session: Session, documents: Sequence[DefinitionDocument]) -> Plan:
+    """Compare the documents with the live definitions, and let the server judge every change. Raises Failure."""
+    found = await listed(
+        partial(session.call, session.definitions.ListEventDefinitions),
+        pb.ListEventDefinitionsRequest(),
+        lambda answer: answer.event_definitions,
+    )
+    live = {each.name: each for each in found}
+    steps, size = [], len(live)
+    for document in documents:
+        current = live.pop(document.name, None)
+        size += current is None
+        steps.append(await _step(session, document, current, size))
+    return Plan(tuple(steps), tuple(sorted(live)))
+
+
+def differences(wanted: pb.EventDefinition, current: pb.EventDefinition | None) -> Iterator[Difference]:
+    """Give every difference; the order of properties is none."""
+    facts = _facts(wanted)
+    had = {} if current is None else _facts(current)
+    for key in facts | had:
+        before, after = had.get(key), facts.get(key)
+        if before != after:
+            yield Difference(*key, before, after)
+
+
+async def _step(session: Session, document: DefinitionDocument, current: pb.EventDefinition | None, size: int) -> Step:
+    differing = tuple(differences(message_of(document), current))
+    if current is not None and not differing:
+        return Step(document, current, Action.UNCHANGED)
+    action = Action.CREATE if current is None else Action.UPDATE
+    step = Step(document, current, action, differing)
+    try:
+        _check_room(current, size)
+        await step.send(session, validate_only=True)
+    except Failure as refusal:
+        if CODES.get(refusal.reason) not in _ABOUT_THE_DEFINITION:
+            raise
+        return Step(document, current, action, differing, refusal)
+    return step
+
+
+def _check_room(current: pb.EventDefinition | None, size: int) -> None:
+    """Refuse what would be one definition too many: the server, asked for each alone, cannot see that."""
+    from registry.store import MAX_LIVE_DEFINITIONS  # SQLAlchemy is slow to import
+
+    if current is None and size > MAX_LIVE_DEFINITIONS:
+        error = TooManyDefinitions(MAX_LIVE_DEFINITIONS)
+        raise Failure(error.message, reason=error.reason)
+
+
+def _facts(definition: pb.EventDefinition) -> dict[tuple[str, str], Any]:
+    """Everything that a definition says, by path and field; what is empty is left out."""
+    schema = definition.schema
+    facts = {
+        ("", "description"): definition.description,
+        ("", "compatibility"): COMPATIBILITY.name(definition.compatibility),
+        ("", "unknown_properties"): UNKNOWN_PROPERTIES.name(schema.unknown_properties),
+        ("", "coercion"): COERCION_MODE.name(schema.coercion),
+        **dict(_property_facts(schema.properties, ROOT)),
+    }
+    return {key: fact for key, fact in facts.items() if fact}
+
+
+def _property_facts(properties: Iterable[pb.Property], parent: str) -> Iterator[tuple[tuple[str, str], Any]]:
+    for each in properties:
+        path = property_path(parent, each.name)
+        yield (path, "type"), property_text(each)
+        yield (path, "description"), each.description
+        yield (path, "suggested_values"), list(each.suggested_values)
+        yield from _property_facts(each.properties, f"{path}[]" if each.item_type else path)

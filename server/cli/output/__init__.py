@@ -1,0 +1,3 @@
+"""What commands print."""
+
+from __future__ import annotations

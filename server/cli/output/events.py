@@ -1,0 +1,85 @@
+"""How events are printed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from server.cli.arguments.enums import COERCION_KIND, MATCH_KIND
+from server.cli.output.tables import moment, print_fields, print_json, printable, to_json, to_plain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from server.cli.client.session import Session
+    from signalbox.v1 import event_ingest_pb2 as pb
+    from signalbox.v1 import event_pb2, match_pb2
+
+EVENT_COLUMNS = ("POSITION", "ID", "RECEIVED", "NAME", "CONTACT", "PROPERTIES")
+
+
+def event_row(event: event_pb2.Event) -> tuple[str, ...]:
+    """Give the cells of one event."""
+    return (
+        str(event.position),
+        event.id,
+        moment(event.received_at),
+        printable(event.name),
+        event.email or event.contact_id,
+        to_json(to_plain(event)["properties"]),
+    )
+
+
+def show_receipt(session: Session, receipt: pb.EventReceipt) -> None:
+    """Print what became of an event that was sent."""
+    if session.json:
+        print_json(to_plain(receipt))
+        return
+    if receipt.duplicate:
+        click.echo("duplicate: this idempotency key was sent before, and this is the event of then")
+    show_event(receipt.event)
+    if receipt.match_count:
+        click.echo(f"matches {receipt.match_count:,} automation{'s' if receipt.match_count > 1 else ''}")
+    for each in receipt.matches:
+        click.echo(printable(_match(each)))
+
+
+def show_event(event: event_pb2.Event) -> None:
+    """Print one event, with a line for each change that coercion made."""
+    plain = to_plain(event)
+    print_fields(
+        (
+            ("id", event.id),
+            ("name", event.name),
+            ("position", str(event.position)),
+            ("revision", str(event.revision) if event.revision else "none: no definition covers the event"),
+            ("contact", " ".join(part for part in (event.email, event.contact_id) if part)),
+            ("occurred", moment(event.occurred_at)),
+            ("received", moment(event.received_at)),
+            ("properties", to_json(plain["properties"])),
+        )
+    )
+    show_coercions(event.coercions, plain["coercions"])
+
+
+def show_coercions(coercions: Iterable[event_pb2.Coercion], plain: Iterable[dict[str, Any]]) -> None:
+    """Print changes that coercion made, one a line; `plain` is their plain form."""
+    for coercion, change in zip(coercions, plain, strict=True):
+        click.echo(printable(_coercion(coercion, change)))
+
+
+def show_violations(violations: Iterable[event_pb2.Violation]) -> None:
+    """Print the rules that a payload breaks, one a line."""
+    for each in violations:
+        click.echo(printable(f"{each.path}  {each.reason}  {each.message}"))
+
+
+def _match(match: match_pb2.Match) -> str:
+    return f"match {match.position}  {MATCH_KIND.name(match.kind)} run {match.run_id} of {match.automation_name}"
+
+
+def _coercion(coercion: event_pb2.Coercion, change: dict[str, Any]) -> str:
+    before = to_json(change.get("from"))
+    after = f" -> {to_json(change['to'])}" if "to" in change else ""
+    return f"{coercion.path}  {before}{after} ({COERCION_KIND.name(coercion.kind).replace('_', ' ')})"

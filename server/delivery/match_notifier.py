@@ -1,0 +1,116 @@
+"""Wakes those who follow the match log of a project.
+
+A commit of this server wakes them at once; on a database that is shared with other servers, the heads of the logs that
+somebody follows are read several times a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from server.background.recurring import Recurring
+from server.storage.projects import match_positions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from server.storage.database import Database
+
+POLL_SECONDS = 0.1
+
+
+class _Head:
+    """Where one log ends, and who waits for more of it."""
+
+    def __init__(self) -> None:
+        self.position = 0
+        self.known = False
+        self.followers = 0
+        self.moved = asyncio.Event()
+
+    def move(self, position: int) -> None:
+        """Move the end of the log to the position of a commit or a read; an earlier position changes nothing."""
+        if position > self.position:
+            self._set(position)
+
+    def check(self, known: int, found: int) -> None:
+        """Set the end of the log to the position that a read found; `known` was the end when the read began.
+
+        The known end was durable, so a log that ends before it has lost its tail in a failover or a restore.
+        """
+        if found < known:
+            self._set(found)
+        else:
+            self.move(found)
+
+    def _set(self, position: int) -> None:
+        self.position = position
+        self.moved.set()
+        self.moved = asyncio.Event()
+
+
+class MatchHub:
+    """The ends of the match logs that are followed."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._heads: dict[int, _Head] = {}
+        self._task = Recurring("following", self._poll)
+
+    def start(self) -> None:
+        """Follow what other servers write, where there may be any."""
+        if self._database.shared:
+            self._task.start()
+
+    async def close(self) -> None:
+        """Stop following."""
+        await self._task.close()
+
+    def advance(self, project_key: int, position: int) -> None:
+        """Note that a commit moved the end of a log."""
+        if head := self._heads.get(project_key):
+            head.move(position)
+
+    async def position(self, project_key: int) -> int:
+        """Give the position of the newest match of a project, 0 where there is none."""
+        head = self._head(project_key)
+        if not head.known or (self._database.shared and not head.followers):
+            await self._refresh([project_key])
+        return head.position
+
+    async def beyond(self, project_key: int, position: int, seconds: float) -> int:
+        """Wait until the log ends beyond a position, or for `seconds`. Return where it ends.
+
+        A log that ends before the position, after a failover or a restore, is returned at once too.
+        """
+        head = self._head(project_key)
+        head.followers += 1
+        try:
+            async with asyncio.timeout(seconds):
+                if not head.known or head.position < position:
+                    await self._refresh([project_key])
+                while head.position == position:
+                    await head.moved.wait()
+        except TimeoutError:
+            pass
+        finally:
+            head.followers -= 1
+        return head.position
+
+    def _head(self, project_key: int) -> _Head:
+        return self._heads.setdefault(project_key, _Head())
+
+    async def _poll(self) -> float:
+        """Read the ends of the logs that are followed. Return the seconds after which to do so again."""
+        if followed := [key for key, head in self._heads.items() if head.followers]:
+            await self._refresh(followed)
+        return POLL_SECONDS
+
+    async def _refresh(self, project_keys: Iterable[int]) -> None:
+        known = {key: self._heads[key].position for key in project_keys}
+        found = await self._database.read(lambda connection: match_positions(connection, list(known)), brief=True)
+        for key, position in known.items():
+            # A missing project was lost with its log.
+            self._heads[key].check(position, found.get(key, 0))
+            self._heads[key].known = True

@@ -1,0 +1,244 @@
+"""Reading matches whole, and following the match log."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+
+import structlog
+
+from automation.automation_store import automations_by_key
+from automation.match_log import READ_LIMIT, log_start, match_id_at, read_filtered
+from automation.subscriptions.values import MatchFilter
+from registry.unreadable_rows import UNREADABLE, describe_error
+from server.budgets import MAX_RESPONSE_BYTES
+from server.delivery.start_points import LogEnd, Place, check_kept, check_place, match_head, resolve_start
+from server.storage.events import event_sizes, events_at
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+
+    from sqlalchemy import Connection
+
+    from automation.automations import Automation
+    from automation.runs import Match
+    from server.delivery.match_notifier import MatchHub
+    from server.delivery.start_points import StartPoint
+    from server.model import Event
+    from server.storage.database import Database
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+MAX_LOADED: Final = 1_000
+"""At most so many matches are loaded at once."""
+
+# The most bytes of a character of JSON: `1,` is 11 bytes of a ListValue, and a character has up to 4 bytes of UTF-8.
+_BYTES_PER_CHARACTER = 6
+# The ids, times and numbers of a delivery and of the match and event in it, and the framing of a label.
+_MATCH_BYTES, _LABEL = 1_000, 2
+
+READS_AT_ONCE: Final = 2
+"""So many watchers read at once; the others take turns, so that other reads find a connection."""
+
+# A heartbeat is due early enough to be there within its interval, also where the log is read for it first.
+_DUE_SHARE, _READ_SHARE = 0.75, 0.125
+
+
+class LoadedMatch(NamedTuple):
+    """A match with what it refers to; the automation has no attributes, and may be deleted."""
+
+    match: Match
+    automation: Automation
+    event: Event
+
+
+class UnreadableMatch(NamedTuple):
+    """A match whose stored data cannot be read, and the reason."""
+
+    match: Match
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WatchQuery:
+    """What to watch. `heartbeat_seconds` is the longest time between two answers."""
+
+    start: StartPoint = LogEnd.LATEST
+    filter: MatchFilter = field(default_factory=MatchFilter)
+    heartbeat_seconds: float = 10.0
+    max_matches: int = 100
+
+
+class WatchAnswer(NamedTuple):
+    """The next matches, none for a heartbeat; all that the filter lets through up to `place` are answered."""
+
+    matches: Sequence[LoadedMatch]
+    place: Place
+    head_position: int
+
+
+class Matches:
+    """Reads matches whole."""
+
+    def __init__(self, database: Database, hub: MatchHub) -> None:
+        self._database = database
+        self._hub = hub
+        self._turns = asyncio.Semaphore(READS_AT_ONCE)
+
+    async def load(
+        self, project_key: int, matches: Sequence[Match], texts: Sequence[str] | None = None
+    ) -> list[LoadedMatch | UnreadableMatch]:
+        """Load the first of these matches of a project, as `load_in` does, in a transaction of its own."""
+        return await self._database.read(lambda connection: load_in(connection, project_key, matches, texts))
+
+    async def watch(self, project_key: int, wanted: WatchQuery) -> AsyncGenerator[WatchAnswer, None]:
+        """Follow the match log of a project: the first answer comes at once, then matches and heartbeats, for ever.
+
+        Raises CursorInvalid, PositionBeyondHead, CursorExpired and CursorRewound.
+        """
+        place, head = await self._begin(project_key, wanted.start)
+        interval = wanted.heartbeat_seconds
+        due = _now()
+        reading: asyncio.Task[WatchAnswer] | None = None
+        try:
+            while True:
+                reading = reading or asyncio.create_task(self._read(project_key, wanted, place))
+                await asyncio.wait({reading}, timeout=max(due - _now(), 0) + interval * _READ_SHARE)
+                answer = WatchAnswer((), place, head)
+                if reading.done():
+                    answer, reading = await reading, None
+                    place, head = answer.place, answer.head_position
+                if answer.matches or _now() >= due:
+                    yield answer
+                    due = _now() + interval * _DUE_SHARE
+                if reading is None and place.position == head:
+                    await self._hub.beyond(project_key, head, due - _now())
+        finally:
+            if reading is not None:
+                reading.cancel()
+
+    async def _begin(self, project_key: int, start: StartPoint) -> tuple[Place, int]:
+        def work(connection: Connection) -> tuple[Place, int]:
+            position = resolve_start(connection, project_key, start)
+            return _place(connection, project_key, position), match_head(connection, project_key)
+
+        return await self._database.read(work)
+
+    async def _read(self, project_key: int, wanted: WatchQuery, after: Place) -> WatchAnswer:
+        async with self._turns:
+            return await self._database.read(lambda connection: read_on(connection, project_key, wanted, after))
+
+
+def read_on(connection: Connection, project_key: int, wanted: WatchQuery, after: Place) -> WatchAnswer:
+    """Read the next matches after a place, looking through READ_LIMIT of the log.
+
+    Raise CursorExpired and CursorRewound.
+    """
+    head = match_head(connection, project_key)
+    check_place(connection, project_key, after, head)
+    check_kept(after.position, log_start(connection, project_key).position)
+    if after.position == head:
+        return WatchAnswer((), after, head)
+    found = read_filtered(connection, project_key, wanted.filter, after.position, wanted.max_matches + 1)
+    loaded = load_in(connection, project_key, found[: wanted.max_matches])
+    readable = list(_readable(loaded))
+    if len(loaded) < len(found):
+        newest = loaded[-1].match
+        return WatchAnswer(readable, Place(newest.position, newest.id), head)
+    return WatchAnswer(readable, _place(connection, project_key, min(after.position + READ_LIMIT, head)), head)
+
+
+def _place(connection: Connection, project_key: int, position: int) -> Place:
+    return Place(position, match_id_at(connection, project_key, position))
+
+
+def load_in(
+    connection: Connection, project_key: int, matches: Sequence[Match], texts: Sequence[str] | None = None
+) -> list[LoadedMatch | UnreadableMatch]:
+    """Load the first of these matches of a project, in their order: MAX_LOADED, or as many as fit into a response.
+
+    At least one is loaded, however large, unless there is none. `texts` are sent with each match in the response.
+    Takes three queries. A match whose automation or event cannot be read is an UnreadableMatch; the others are read.
+    """
+    if not matches:
+        return []
+    automations, broken_automations = _read_each(
+        lambda keys: automations_by_key(connection, keys), {each.automation_key for each in matches}
+    )
+    sizes = event_sizes(connection, project_key, {each.event_position for each in matches[:MAX_LOADED]})
+    fitting = _fitting(matches[:MAX_LOADED], automations, sizes, texts or [""] * len(matches))
+    events, broken_events = _read_each(
+        lambda positions: events_at(connection, project_key, positions), {each.event_position for each in fitting}
+    )
+    loaded: list[LoadedMatch | UnreadableMatch] = []
+    for match in fitting:
+        automation, event = automations.get(match.automation_key), events.get(match.event_position)
+        if automation is None:
+            reason = broken_automations.get(match.automation_key, "it is missing")
+            loaded.append(UnreadableMatch(match, f"Its automation cannot be read: {reason}"))
+        elif automation.unreadable:
+            loaded.append(UnreadableMatch(match, f"Its automation cannot be read: {automation.unreadable}"))
+        elif event is None:
+            reason = broken_events.get(match.event_position, "it is missing")
+            loaded.append(UnreadableMatch(match, f"Its event cannot be read: {reason}"))
+        elif event.unreadable:
+            loaded.append(UnreadableMatch(match, f"Its event cannot be read: {event.unreadable}"))
+        else:
+            loaded.append(LoadedMatch(match, automation, event))
+    return loaded
+
+
+def _read_each(
+    read: Callable[[Collection[int]], dict[int, T]], keys: Collection[int]
+) -> tuple[dict[int, T], dict[int, str]]:
+    """Read rows by key, one by one if that fails for all. Return them, and the reasons of unreadable rows, by key."""
+    try:
+        return read(keys), {}
+    except UNREADABLE:
+        found: dict[int, T] = {}
+        broken: dict[int, str] = {}
+    for key in keys:
+        try:
+            found.update(read([key]))
+        except UNREADABLE as error:
+            broken[key] = describe_error(error)
+    return found, broken
+
+
+def _readable(loaded: Iterable[LoadedMatch | UnreadableMatch]) -> Iterator[LoadedMatch]:
+    """Yield the matches that could be read; the others are logged."""
+    for each in loaded:
+        if isinstance(each, LoadedMatch):
+            yield each
+        else:
+            log_unreadable(each.match, each.reason)
+
+
+def log_unreadable(match: Match, reason: str) -> None:
+    """Log that an unreadable match is skipped or parked."""
+    log.error("match_unreadable", match=match.id, position=match.position, reason=reason)
+
+
+def _fitting(
+    matches: Sequence[Match], automations: Mapping[int, Automation], sizes: Mapping[int, int], texts: Sequence[str]
+) -> Sequence[Match]:
+    room = MAX_RESPONSE_BYTES
+    for index, match in enumerate(matches):
+        automation = automations.get(match.automation_key)
+        characters = sizes.get(match.event_position, 0) + len(texts[index])
+        characters += _characters(automation) if automation else 0
+        room -= _MATCH_BYTES + _BYTES_PER_CHARACTER * characters
+        if index and room < 0:
+            return matches[:index]
+    return matches
+
+
+def _characters(automation: Automation) -> int:
+    return len(automation.name) + sum(len(key) + len(value) + _LABEL for key, value in automation.labels.items())
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,3 @@
+"""The operations behind every front door, on plain values."""
+
+from __future__ import annotations

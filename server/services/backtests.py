@@ -1,0 +1,241 @@
+"""What a candidate schema would have made of recorded events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+from enum import StrEnum
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from registry import store as registry
+from registry.coercion import Coerced, compile_schema
+from registry.errors import PayloadRejected
+from registry.names import without_indexes
+from registry.schema import check_schema
+from server.errors import Stopping
+from server.storage.events import EventFilter, name_range, recorded_payloads
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+    from sqlalchemy import Connection
+
+    from registry.coercion import Coercer
+    from registry.definitions import Revision
+    from registry.errors import Violation
+    from registry.schema import Schema
+    from server.auth.access import Caller
+    from server.storage.database import Database
+    from server.storage.events import NameRange, Recorded
+
+CHUNK_EVENTS: Final = 1_000
+PROGRESS_SECONDS: Final = 0.25
+SLICE_SECONDS: Final = 0.001
+"""So long events are judged before the event loop is left to others, for at least as long again."""
+DEFAULT_SAMPLES: Final = 10
+MAX_REASONS: Final = 100
+MAX_UNKNOWN: Final = 1_000
+"""So many different undeclared properties are told apart; those that turn up later are not among the reasons."""
+SAMPLE_CHARACTERS: Final = 300_000
+"""When the samples of one outcome hold so much payload, no more are kept."""
+
+
+class Outcome(StrEnum):
+    """How a candidate treats an event otherwise than the compared revision."""
+
+    NEWLY_REJECTED = "newly_rejected"
+    NEWLY_ACCEPTED = "newly_accepted"
+    DIFFERENTLY_COERCED = "differently_coerced"
+
+
+@dataclass(frozen=True, slots=True)
+class BacktestScope:
+    """Which revision to compare with, and which events: 0 is the latest, and all of them. Times in microseconds."""
+
+    revision: int = 0
+    received_from: int | None = None
+    received_until: int | None = None
+    max_events: int = 0
+    max_samples: int = DEFAULT_SAMPLES
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How many events were judged, of how many."""
+
+    judged: int
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One event that is treated otherwise; None where a side refuses it, with the violations that it finds."""
+
+    outcome: Outcome
+    event_id: str
+    position: int
+    revision: int
+    sent: dict[str, Any]
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+    violations: tuple[Violation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came out; `reasons` counts newly rejected events by path, without array indexes, and reason."""
+
+    revision: int
+    events: int
+    outcomes: Counter[Outcome]
+    reasons: list[tuple[tuple[str, str], int]]
+    samples: list[Sample]
+    head: int
+
+
+class Backtests:
+    """Runs schemas over what is recorded; changes nothing."""
+
+    def __init__(self, database: Database, stopping: asyncio.Event) -> None:
+        self._database = database
+        self._stopping = stopping
+
+    async def run(
+        self, caller: Caller, name_or_id: str, candidate: Schema, scope: BacktestScope
+    ) -> AsyncIterator[Progress | Report]:
+        """Judge the events of the definition's name that are recorded now, whatever judged them when they came.
+
+        Gives a progress first and now and then, and the report last. Raises InvalidSchema, DefinitionNotFound and
+        RevisionNotFound, and Stopping at a shutdown.
+        """
+        check_schema(candidate)
+        compared, within = await self._database.read(lambda connection: _begin(connection, caller, name_or_id, scope))
+        tally = _Tally(compile_schema(compared.schema), compile_schema(candidate), scope.max_samples)
+        yield Progress(0, within.count)
+        told, position = monotonic(), within.low - 1
+        while chunk := await self._read(caller.project_key, within, position):
+            await self._judge(chunk, tally)
+            position = chunk[-1].position
+            if monotonic() - told >= PROGRESS_SECONDS:
+                yield Progress(tally.judged, within.count)
+                told = monotonic()
+        reasons = tally.reasons.most_common(MAX_REASONS)
+        yield Report(compared.number, tally.judged, tally.outcomes, reasons, tally.samples, within.head)
+
+    async def _read(self, project_key: int, within: NameRange, after: int) -> list[Recorded]:
+        return await self._database.read(
+            lambda connection: recorded_payloads(connection, project_key, within, after, CHUNK_EVENTS)
+        )
+
+    async def _judge(self, events: Iterable[Recorded], tally: _Tally) -> None:
+        """Judge events in slices.
+
+        The pauses leave the interpreter to the event loop and to the commits, which would wait for it otherwise.
+        """
+        began = monotonic()
+        for event in events:
+            tally.take(event)
+            if (spent := monotonic() - began) > SLICE_SECONDS:
+                if self._stopping.is_set():
+                    raise Stopping
+                await asyncio.sleep(spent)
+                began = monotonic()
+
+
+def _begin(connection: Connection, caller: Caller, name_or_id: str, scope: BacktestScope) -> tuple[Revision, NameRange]:
+    definition = registry.get_definition(connection, caller.project_id, name_or_id, deleted=True)
+    compared = registry.get_revision(connection, definition.id, scope.revision or definition.revision, "revision")
+    wanted = EventFilter(definition.name, received_from=scope.received_from, received_until=scope.received_until)
+    return compared, name_range(connection, caller.project_key, wanted, scope.max_events)
+
+
+class _Tally:
+    """What both sides made of the events so far, in bounded memory."""
+
+    def __init__(self, compared: Coercer, candidate: Coercer, max_samples: int) -> None:
+        self.judged = 0
+        self.outcomes: Counter[Outcome] = Counter()
+        self.reasons: Counter[tuple[str, str]] = Counter()
+        self.samples: list[Sample] = []
+        self._compared = compared
+        self._candidate = candidate
+        self._unknown = 0
+        self._places = dict.fromkeys(Outcome, max_samples)
+        self._room = dict.fromkeys(Outcome, SAMPLE_CHARACTERS)
+
+    def take(self, event: Recorded) -> None:
+        """Judge an event by both sides."""
+        sent = event.sent()
+        before, after = _judged(self._compared, sent), _judged(self._candidate, sent)
+        self.judged += 1
+        outcome = _outcome(before, after)
+        if outcome is None:
+            return
+        self.outcomes[outcome] += 1
+        if outcome is Outcome.NEWLY_REJECTED:
+            self._count_reasons(_violations(after))
+        if self._places[outcome] and self._room[outcome] > 0:
+            self._keep(outcome, event, sent, before, after)
+
+    def _count_reasons(self, violations: Iterable[Violation]) -> None:
+        for reason in {(without_indexes(one.path), one.reason) for one in violations}:
+            if reason not in self.reasons and reason[1] == "UNKNOWN_PROPERTY":
+                if self._unknown == MAX_UNKNOWN:
+                    continue
+                self._unknown += 1
+            self.reasons[reason] += 1
+
+    def _keep(self, outcome: Outcome, event: Recorded, sent: dict[str, Any], before: _Side, after: _Side) -> None:
+        self._places[outcome] -= 1
+        self._room[outcome] -= len(event.properties) + len(event.coercions)
+        self.samples.append(
+            Sample(
+                outcome,
+                event.id,
+                event.position,
+                event.revision,
+                sent,
+                _properties(before),
+                _properties(after),
+                _violations(before) or _violations(after),
+            )
+        )
+
+
+_Side = Coerced | PayloadRejected
+"""What one side makes of a payload."""
+
+
+def _judged(coerce: Coercer, sent: dict[str, Any]) -> _Side:
+    try:
+        return coerce(sent)
+    except PayloadRejected as rejection:
+        return rejection
+
+
+def _outcome(before: _Side, after: _Side) -> Outcome | None:
+    """Name the difference; None where both accept with equal properties, or both refuse."""
+    if type(before) is Coerced:
+        if type(after) is not Coerced:
+            return Outcome.NEWLY_REJECTED
+        return None if _equal(before, after) else Outcome.DIFFERENTLY_COERCED
+    return Outcome.NEWLY_ACCEPTED if type(after) is Coerced else None
+
+
+def _equal(one: Coerced, other: Coerced) -> bool:
+    """Whether two results have the same JSON text: to Python, 1 and True are equal."""
+    if not one.changes and not other.changes:
+        return True
+    return msgspec.json.encode(one.properties) == msgspec.json.encode(other.properties)
+
+
+def _properties(side: _Side) -> dict[str, Any] | None:
+    return side.properties if isinstance(side, Coerced) else None
+
+
+def _violations(side: _Side) -> tuple[Violation, ...]:
+    return side.violations if isinstance(side, PayloadRejected) else ()

@@ -1,0 +1,283 @@
+"""The event definitions of a project."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from uuid_utils import uuid7
+
+from automation.automation_store import active_automations
+from registry import store
+from registry.schema import check_schema, same_schema
+from registry.timestamps import now_micros
+from server.errors import DefinitionInUse
+from server.services.dependents import ReadingAutomation, check_conditions, reading_automations
+from server.storage import events as log
+from server.storage.database import finished
+from server.storage.projects import advance_catalog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Connection
+
+    from registry.compatibility import Incompatibility
+    from registry.definitions import EventDefinition, Revision
+    from registry.schema import Compatibility, Schema
+    from registry.store import DefinitionChanges
+    from server.auth.access import Caller
+    from server.ingest.catalog import Catalog
+    from server.paging import Page, PageRequest
+    from server.storage.database import Database
+
+Dependent: TypeAlias = "ReadingAutomation | log.Traffic"
+
+
+@dataclass(frozen=True, slots=True)
+class CompatibilityVerdict:
+    """What a rule has against a candidate schema; `changed` says whether it differs from the latest revision."""
+
+    rule: Compatibility
+    incompatibilities: tuple[Incompatibility, ...]
+    changed: bool
+
+
+class _DryRun(Exception):
+    """Rolls a change back that was only to be checked, keeping what it would have given."""
+
+    def __init__(self, definition: EventDefinition) -> None:
+        self.definition = definition
+
+
+class Definitions:
+    """Keeps definitions; every change is seen by the next event that is judged."""
+
+    def __init__(self, database: Database, catalog: Catalog) -> None:
+        self._database = database
+        self._catalog = catalog
+
+    async def create(
+        self,
+        caller: Caller,
+        name: str,
+        description: str,
+        schema: Schema,
+        compatibility: Compatibility,
+        *,
+        validate_only: bool = False,
+    ) -> EventDefinition:
+        """Define an event.
+
+        Raises InvalidName, InvalidDescription, InvalidSchema, DefinitionAlreadyExists and TooManyDefinitions.
+        """
+        return await self._change(
+            caller,
+            lambda connection: store.create_definition(
+                connection, caller.project_id, str(uuid7()), name, description, schema, compatibility, now_micros()
+            ),
+            validate_only=validate_only,
+        )
+
+    async def get(self, caller: Caller, name_or_id: str) -> EventDefinition:
+        """Read a definition; a deleted one by id alone. Raises DefinitionNotFound."""
+        return await self._database.read(
+            lambda connection: store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
+        )
+
+    async def list(
+        self, caller: Caller, request: PageRequest, search: str = "", *, show_deleted: bool = False
+    ) -> Page[EventDefinition]:
+        """List definitions, newest first; `search` is a part of the name, in any ASCII case."""
+        limit, filters = request.limit(), (caller.project_id, search, show_deleted)
+        after = request.cursor(filters, int, str)
+        found, more = await self._database.read(
+            lambda connection: store.list_definitions(
+                connection, caller.project_id, limit=limit, after=after, show_deleted=show_deleted, search=search
+            )
+        )
+        return request.page(found, filters, lambda definition: (definition.created_at, definition.id), more=more)
+
+    async def update(
+        self,
+        caller: Caller,
+        name_or_id: str,
+        changes: DefinitionChanges,
+        etag: str,
+        *,
+        validate_only: bool = False,
+        force: bool = False,
+    ) -> EventDefinition:
+        """Change a definition. Events and automations keep a former name.
+
+        Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch, InvalidName, DefinitionAlreadyExists,
+        InvalidDescription, InvalidSchema, IncompatibleSchema, TooManyRevisions and, without force, ConditionsBroken.
+        """
+        return await self._change_schema(
+            caller,
+            name_or_id,
+            lambda connection: store.update_definition(
+                connection, caller.project_id, name_or_id, changes, etag, str(uuid7()), now_micros()
+            ),
+            validate_only=validate_only,
+            force=force,
+        )
+
+    async def rollback(
+        self,
+        caller: Caller,
+        name_or_id: str,
+        number: int,
+        etag: str,
+        *,
+        validate_only: bool = False,
+        force: bool = False,
+    ) -> EventDefinition:
+        """Make a new revision that equals an old one, unless the latest does.
+
+        Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch, RevisionNotFound, IncompatibleSchema and, without
+        force, ConditionsBroken.
+        """
+        return await self._change_schema(
+            caller,
+            name_or_id,
+            lambda connection: store.rollback_revision(
+                connection, caller.project_id, name_or_id, number, etag, now_micros()
+            ),
+            validate_only=validate_only,
+            force=force,
+        )
+
+    async def delete(self, caller: Caller, name_or_id: str, etag: str, *, unless_used: bool = False) -> EventDefinition:
+        """Delete a definition, softly; with `unless_used` only one of which no automation is active.
+
+        Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch and DefinitionInUse.
+        """
+
+        def delete(connection: Connection) -> EventDefinition:
+            deleted = store.delete_definition(connection, caller.project_id, name_or_id, etag, now_micros())
+            if unless_used and (count := active_automations(connection, caller.project_key, deleted.name)):
+                raise DefinitionInUse(deleted.name, count)
+            return deleted
+
+        return await self._change(caller, delete)
+
+    async def undelete(self, caller: Caller, definition_id: str, etag: str) -> EventDefinition:
+        """Bring a deleted definition back.
+
+        Raises DefinitionNotFound, DefinitionNotDeleted, DefinitionAlreadyExists, TooManyDefinitions and EtagMismatch.
+        """
+        return await self._change(
+            caller,
+            lambda connection: store.undelete_definition(
+                connection, caller.project_id, definition_id, etag, now_micros()
+            ),
+        )
+
+    async def revisions(self, caller: Caller, name_or_id: str, request: PageRequest) -> Page[Revision]:
+        """List the revisions of a definition, newest first. Raises DefinitionNotFound."""
+        limit, filters = request.limit(), (caller.project_id, name_or_id)
+        (before,) = request.cursor(filters, int, most=store.MAX_REVISIONS) or (None,)
+
+        def work(connection: Connection) -> tuple[list[Revision], bool]:
+            definition = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
+            return store.revision_page(connection, definition.id, limit, before)
+
+        found, more = await self._database.read(work)
+        return request.page(found, filters, lambda revision: (revision.number,), more=more)
+
+    async def revision(self, caller: Caller, name_or_id: str, number: int) -> Revision:
+        """Read one revision of a definition. Raises DefinitionNotFound and RevisionNotFound."""
+
+        def work(connection: Connection) -> Revision:
+            definition = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
+            return store.get_revision(connection, definition.id, number)
+
+        return await self._database.read(work)
+
+    async def _change_schema(
+        self,
+        caller: Caller,
+        name_or_id: str,
+        work: Callable[[Connection], EventDefinition],
+        *,
+        validate_only: bool,
+        force: bool,
+    ) -> EventDefinition:
+        """Change a definition; without force only if no condition in use breaks by it."""
+
+        def change(connection: Connection) -> EventDefinition:
+            before = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
+            after = work(connection)
+            if not force:
+                check_conditions(connection, caller.project_key, before, after)
+            return after
+
+        return await self._change(caller, change, validate_only=validate_only)
+
+    async def check(
+        self, caller: Caller, name_or_id: str, candidate: Schema, rule: Compatibility | None
+    ) -> CompatibilityVerdict:
+        """Judge a candidate by a rule, the definition's own if None. Raises DefinitionNotFound and InvalidSchema."""
+        check_schema(candidate)
+
+        def work(connection: Connection) -> CompatibilityVerdict:
+            definition = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
+            judging = rule or definition.compatibility
+            found = store.incompatibilities(connection, definition, judging, candidate)
+            return CompatibilityVerdict(judging, found, not same_schema(candidate, definition.schema))
+
+        return await self._database.read(work)
+
+    async def schema(self, caller: Caller, name_or_id: str, revision: int) -> Schema:
+        """Read the schema of a revision, 0 for the latest. Raises DefinitionNotFound and RevisionNotFound."""
+
+        def work(connection: Connection) -> Schema:
+            definition = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
+            return store.get_schema(connection, definition, revision)
+
+        return await self._database.read(work)
+
+    async def dependents(self, caller: Caller, name_or_id: str, request: PageRequest) -> Page[Dependent]:
+        """List what reads a definition: automations, oldest first, then the revisions seen on its newest events.
+
+        Raises DefinitionNotFound.
+        """
+        limit, filters = request.limit(), (caller.project_id, name_or_id)
+        after_id, before = request.cursor(filters, str, int, most=store.MAX_REVISIONS) or ("", 0)
+
+        def work(connection: Connection) -> list[Dependent]:
+            definition = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
+            key, found = caller.project_key, list[Dependent]()
+            if not before:
+                found += reading_automations(connection, key, definition, limit + 1, after_id)
+            if len(found) <= limit:
+                found += log.traffic(connection, key, definition, limit + 1 - len(found), before or None)
+            return found
+
+        found = await self._database.read(work)
+        return request.page(found, filters, _cursor)
+
+    async def _change(
+        self, caller: Caller, work: Callable[[Connection], EventDefinition], *, validate_only: bool = False
+    ) -> EventDefinition:
+        def change(connection: Connection) -> EventDefinition:
+            advance_catalog(connection, caller.project_key)
+            definition = work(connection)
+            if validate_only:
+                raise _DryRun(definition)
+            return definition
+
+        async def changed() -> EventDefinition:
+            definition = await self._database.write(change)
+            self._catalog.forget(caller.project_key)
+            return definition
+
+        try:
+            return await finished(changed())
+        except _DryRun as dry:
+            return dry.definition
+
+
+def _cursor(dependent: Dependent) -> tuple[str, int]:
+    return (dependent.automation.id, 0) if isinstance(dependent, ReadingAutomation) else ("", dependent.revision)

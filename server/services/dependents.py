@@ -1,0 +1,105 @@
+"""What reads a definition: the conditions of automations and of waiting runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from automation.automation_store import automations_by_key, live_automations
+from automation.automations import AutomationState
+from automation.conditions.checking import check
+from automation.conditions.condition import Condition
+from automation.errors import ConditionInvalid, ConditionsBroken
+from automation.matching import LiveAutomations
+from automation.run_store import awaited_conditions
+from registry.errors import Violation
+from registry.names import property_path
+from registry.schema import same_schema
+from registry.store import active_definitions
+from server.ingest.catalog import ProjectState
+from server.storage.projects import project_by_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Connection
+
+    from automation.automations import Automation
+    from registry.definitions import EventDefinition
+    from registry.schema import Schema
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingAutomation:
+    """An automation that judges the events of a definition, and the properties that its condition reads."""
+
+    automation: Automation
+    paths: tuple[str, ...]
+
+
+def reading_automations(
+    connection: Connection, project_key: int, definition: EventDefinition, limit: int, after: str = ""
+) -> list[ReadingAutomation]:
+    """List the automations whose events a definition judges, oldest first, from behind an id."""
+    state = _catalogue(connection, project_key)
+    found = [
+        each
+        for each in live_automations(connection, project_key)
+        if each.id > after and _judged_by(state, each.event_name) == definition.id
+    ]
+    return [ReadingAutomation(each, tuple(sorted(Condition(each.condition).properties_read))) for each in found[:limit]]
+
+
+def check_conditions(connection: Connection, project_key: int, before: EventDefinition, after: EventDefinition) -> None:
+    """Raise ConditionsBroken if a new schema breaks conditions that are in use, more than the old one did."""
+    if same_schema(before.schema, after.schema):
+        return
+    violations: list[Violation] = []
+    broken: dict[str, str] = {}
+    for automation, what, condition in _in_use(connection, project_key, after):
+        known = _faults(condition, before.schema)
+        path = property_path("automations", automation.id)
+        for key, message in _faults(condition, after.schema).items():
+            if key not in known:
+                violations.append(Violation(path, key[2], f'{what} of "{automation.name}": {message}'))
+                broken[automation.id] = automation.name
+    if broken:
+        raise ConditionsBroken(violations, list(broken.values()), list(broken))
+
+
+def _in_use(
+    connection: Connection, project_key: int, definition: EventDefinition
+) -> Iterator[tuple[Automation, str, str]]:
+    """Give the conditions that judge events of a definition: of which automation, in what, and the text."""
+    state = _catalogue(connection, project_key)
+    for each in live_automations(connection, project_key):
+        used = each.state is AutomationState.ACTIVE and each.condition != ""
+        if used and _judged_by(state, each.event_name) == definition.id:
+            yield each, "Condition", each.condition
+    awaited = [
+        (key, condition)
+        for key, event_name, condition in awaited_conditions(connection, project_key)
+        if _judged_by(state, event_name) == definition.id
+    ]
+    automations = automations_by_key(connection, {key for key, _ in awaited})
+    for key, condition in awaited:
+        yield automations[key], "Condition awaited by a run", condition
+
+
+def _catalogue(connection: Connection, project_key: int) -> ProjectState:
+    project = project_by_key(connection, project_key)
+    return ProjectState(project, 0, active_definitions(connection, project.id), LiveAutomations(0, ()))
+
+
+def _judged_by(state: ProjectState, event_name: str) -> str:
+    definition = state.definition(event_name)
+    return definition.id if definition else ""
+
+
+def _faults(condition: str, schema: Schema) -> dict[tuple[int, int, str], str]:
+    """Find what is wrong with a condition, by place and reason."""
+    try:
+        check(Condition(condition).expression, schema)
+    except ConditionInvalid as error:
+        return {(each.line, each.column, each.reason): str(each) for each in error.faults}
+    return {}

@@ -1,0 +1,197 @@
+"""Projects and their API keys."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from uuid_utils import uuid7
+
+from registry.errors import Violation
+from registry.names import name_fault
+from registry.timestamps import now_micros
+from server.auth.access import digest_of
+from server.errors import InvalidArgument
+from server.model import ApiKey, Dialect, Project, Rules, Scope
+from server.storage import projects as store
+from server.storage.database import finished
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from sqlalchemy import Connection
+
+    from server.auth.access import Access
+    from server.ingest.catalog import Catalog
+    from server.paging import Page, PageRequest
+    from server.storage.database import Database
+
+PREFIXES = {
+    Dialect.NATIVE: "sb_",
+    Dialect.AUTOSEND: "AS_",
+    Dialect.OPENSEND: "os_",
+    Dialect.EMAILSENDX: "esx_live_",
+    Dialect.ARSEL: "be_",
+}
+"""What new secrets of each dialect begin with."""
+
+SECRET_BYTES = 32
+MIN_SECRET, MAX_SECRET = 16, 255
+MAX_DESCRIPTION = 255
+
+
+class Projects:
+    """Keeps projects and keys."""
+
+    def __init__(self, database: Database, catalog: Catalog, access: Access) -> None:
+        self._database = database
+        self._catalog = catalog
+        self._access = access
+
+    async def create(self, name: str, rules: Rules) -> Project:
+        """Create a project. Raises InvalidArgument and ProjectAlreadyExists."""
+        _check_name(name)
+        return await self._database.write(
+            lambda connection: store.insert_project(connection, str(uuid7()), name, rules, now_micros())
+        )
+
+    async def get(self, id_or_name: str) -> Project:
+        """Read a project. Raises ProjectNotFound."""
+        return await self._database.read(lambda connection: store.get_project(connection, id_or_name))
+
+    async def list(self, request: PageRequest) -> Page[Project]:
+        """List projects, newest first."""
+        limit = request.limit()
+        (before,) = request.cursor("projects", str) or ("",)
+        found = await self._database.read(lambda connection: store.list_projects(connection, limit + 1, before))
+        return request.page(found, "projects", lambda project: (project.id,))
+
+    async def update(self, id_or_name: str, *, name: str | None, rules: Mapping[str, Any], etag: str = "") -> Project:
+        """Change the name, if not None, and the rules that are named.
+
+        Raises InvalidArgument, ProjectNotFound, ProjectAlreadyExists and EtagMismatch.
+        """
+        if name is not None:
+            _check_name(name)
+
+        def work(connection: Connection) -> Project:
+            found = store.get_project(connection, id_or_name)
+            store.advance_catalog(connection, found.key)
+            current = store.get_project(connection, found.id)
+            changed = replace(current.rules, **rules)
+            new_name = current.name if name is None else name
+            return store.update_project(connection, current, new_name, changed, etag, now_micros())
+
+        async def changed() -> Project:
+            project = await self._database.write(work)
+            self._catalog.forget(project.key)
+            return project
+
+        return await finished(changed())
+
+    async def create_key(
+        self,
+        id_or_name: str,
+        dialect: Dialect = Dialect.NATIVE,
+        scopes: Collection[str] = (),
+        description: str = "",
+        secret: str = "",
+        *,
+        demo: bool = False,
+    ) -> tuple[ApiKey, str]:
+        """Create a key; `*` if no scopes are named, a new secret if none is to be taken over. Returns key and secret.
+
+        Raises InvalidArgument, ProjectNotFound and SecretInUse.
+        """
+        if secret:
+            _check_secret(secret)
+        wanted = _scopes(scopes or (Scope.ALL,))
+        _check_description(description)
+        shown = secret or PREFIXES[dialect] + secrets.token_urlsafe(SECRET_BYTES)
+
+        def work(connection: Connection) -> ApiKey:
+            project = store.get_project(connection, id_or_name)
+            store.advance_catalog(connection, project.key)
+            key = ApiKey(
+                str(uuid7()),
+                project.key,
+                project.id,
+                dialect,
+                wanted,
+                description,
+                _hint(shown),
+                demo,
+                now_micros(),
+                None,
+            )
+            store.insert_key(connection, key, digest_of(shown))
+            return key
+
+        async def created() -> ApiKey:
+            key = await self._database.write(work)
+            self._catalog.forget(key.project_key)
+            return key
+
+        return await finished(created()), shown
+
+    async def keys(self, id_or_name: str, request: PageRequest) -> Page[ApiKey]:
+        """List the keys of a project, newest first. Raises ProjectNotFound."""
+        limit = request.limit()
+        (before,) = request.cursor(id_or_name, str) or ("",)
+
+        def work(connection: Connection) -> list[ApiKey]:
+            project = store.get_project(connection, id_or_name)
+            return store.list_keys(connection, project.key, limit + 1, before)
+
+        return request.page(await self._database.read(work), id_or_name, lambda key: (key.id,))
+
+    async def revoke_key(self, key_id: str) -> ApiKey:
+        """Revoke a key for good. Raises KeyNotFound."""
+
+        def work(connection: Connection) -> ApiKey:
+            store.advance_catalog(connection, store.key_by_id(connection, key_id).project_key)
+            return store.revoke_key(connection, key_id, now_micros())
+
+        async def revoked() -> ApiKey:
+            key = await self._database.write(work)
+            self._access.forget(key.project_key)
+            self._catalog.forget(key.project_key)
+            return key
+
+        return await finished(revoked())
+
+
+def _check_name(name: str) -> None:
+    if fault := name_fault(name):
+        raise _invalid("name", f"The project name {fault}")
+
+
+def _check_description(description: str) -> None:
+    if len(description) > MAX_DESCRIPTION:
+        raise _invalid("description", f"The description must be at most {MAX_DESCRIPTION} characters long")
+
+
+def _check_secret(secret: str) -> None:
+    printable = all("!" <= character <= "~" for character in secret)
+    if not printable or not MIN_SECRET <= len(secret) <= MAX_SECRET:
+        raise _invalid("secret", f"A secret is {MIN_SECRET} to {MAX_SECRET} printable ASCII characters without blanks")
+
+
+def _scopes(names: Collection[str]) -> frozenset[Scope]:
+    try:
+        return frozenset(map(Scope, names))
+    except ValueError:
+        known = ", ".join(Scope)
+        unknown = next(name for name in names if name not in list(Scope))
+        raise _invalid("scopes", f'"{unknown}" is not a scope; there are {known}') from None
+
+
+def _hint(secret: str) -> str:
+    """Show enough of a secret to tell keys apart, and too little to guess it."""
+    prefix = next((prefix for prefix in PREFIXES.values() if secret.startswith(prefix)), "")
+    return f"{prefix}…{secret[-4:]}" if len(secret) - len(prefix) >= MIN_SECRET else f"{prefix}…"
+
+
+def _invalid(path: str, message: str) -> InvalidArgument:
+    return InvalidArgument(message, violations=[Violation(path, "INVALID_ARGUMENT", message)])

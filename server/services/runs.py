@@ -1,0 +1,235 @@
+"""The runs of automations, as engines move them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from automation import run_store as store
+from automation.automation_store import automation_ids, automation_key
+from automation.errors import RunFinished, RunNotFound
+from automation.match_log import matches_at
+from automation.run_store import RunFilter
+from automation.runs import Wait
+from registry.errors import Violation
+from registry.log_ids import position_of
+from registry.names import check_event_name
+from registry.timestamps import now_micros
+from server.errors import InvalidArgument
+from server.services.automations import check_condition
+from server.storage.contacts import contact_ids, contact_key
+from server.storage.events import event_ids
+from server.storage.log import lock_heads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from sqlalchemy import Connection
+
+    from automation.runs import MatchKind, Run, RunOutcome, RunStatus
+    from server.paging import Page, PageRequest
+    from server.services.contacts import ContactName
+    from server.storage.database import Database
+    from server.storage.log import Head
+
+MIN_TIMEOUT: Final = 1_000_000
+MAX_TIMEOUT: Final = 366 * 86_400 * 1_000_000
+MAX_REASON: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class NamedRun:
+    """A run, with the ids by which what it refers to is known outside.
+
+    `contact_id` is empty where there is none. Of a newest match that is no longer kept, `match_id` is empty and
+    `match_kind` None.
+    """
+
+    run: Run
+    automation_id: str
+    contact_id: str
+    event_id: str
+    match_id: str
+    match_kind: MatchKind | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunQuery:
+    """Which runs are wanted; what is empty narrows nothing."""
+
+    statuses: Sequence[RunStatus] = ()
+    automation_id: str = ""
+    contact: ContactName | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """What a run is to wait for; `timeout` in microseconds, None to wait for ever."""
+
+    event_name: str
+    condition: str = ""
+    timeout: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineWord:
+    """What an engine says beside its request: the match it works on, empty if it does not say, and new attributes."""
+
+    match_id: str = ""
+    attributes: Mapping[str, Any] | None = field(default=None, hash=False)
+
+
+class Runs:
+    """Reads and moves runs. Each is moved under the lock of its project's head, in line with the events."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, project_key: int, run_id: str) -> NamedRun:
+        """Read a run. Raises RunNotFound."""
+        return await self._database.read(
+            lambda connection: _named(connection, project_key, [store.get_run(connection, project_key, run_id)])[0]
+        )
+
+    async def list(self, project_key: int, wanted: RunQuery, request: PageRequest) -> Page[NamedRun]:
+        """List runs, newest first; none of an automation or contact that is not there."""
+        limit, filters = request.limit(), (project_key, wanted)
+        (before,) = request.cursor(filters, int) or (None,)
+        named, more = await self._database.read(
+            lambda connection: _found(connection, project_key, wanted, limit, before)
+        )
+        return request.page(named, filters, lambda each: (each.run.number,), more=more)
+
+    async def behind(
+        self, project_key: int, wanted: RunQuery, limit: int, after_id: str
+    ) -> tuple[Sequence[NamedRun], bool]:
+        """List runs, newest first, from behind an id; and whether there are more. Raises InvalidArgument."""
+        before = position_of(after_id) if after_id else None
+        if after_id and before is None:
+            message = f'"{after_id[:60]}" is not the id of a run'
+            raise InvalidArgument(message, violations=[Violation("after", "INVALID_ARGUMENT", message)])
+        return await self._database.read(lambda connection: _found(connection, project_key, wanted, limit, before))
+
+    async def of_automation(self, project_key: int, automation_id: str, run_id: str) -> NamedRun:
+        """Read a run of one automation. Raises RunNotFound."""
+        found = await self.get(project_key, run_id)
+        if found.automation_id != automation_id:
+            raise RunNotFound(run_id)
+        return found
+
+    async def await_event(self, project_key: int, run_id: str, awaited: Awaited, word: EngineWord) -> NamedRun:
+        """Park a run until the next event of its contact, or until the time is up.
+
+        Raises InvalidName, InvalidArgument, ConditionInvalid, RunNotFound, RunFinished, RunMovedOn and
+        RunWithoutContact.
+        """
+        check_event_name(awaited.event_name, "event_name")
+        _check_timeout(awaited.timeout)
+
+        def park(connection: Connection, head: Head, current: Run) -> Run:
+            store.check_newest(connection, project_key, current, word.match_id)
+            check_condition(connection, project_key, awaited.event_name, awaited.condition)
+            now = now_micros()
+            timeout_at = 0 if awaited.timeout is None else now + awaited.timeout
+            wait = Wait(awaited.event_name, awaited.condition, head.position, timeout_at)
+            return store.park_run(connection, project_key, current, wait, word.attributes, now)
+
+        return await self._move(project_key, run_id, park)
+
+    async def complete(
+        self, project_key: int, run_id: str, outcome: RunOutcome, reason: str, word: EngineWord
+    ) -> NamedRun:
+        """End a run; one that ended so before stays as it is.
+
+        Raises InvalidArgument, RunNotFound, RunFinished and RunMovedOn.
+        """
+        _check_reason(reason)
+
+        def complete(connection: Connection, head: Head, current: Run) -> Run:
+            store.check_newest(connection, project_key, current, word.match_id)
+            return store.finish_run(
+                connection, project_key, current, outcome.status, reason, head.position, now_micros(), word.attributes
+            )
+
+        return await self._move(project_key, run_id, complete)
+
+    async def cancel(
+        self, project_key: int, run_id: str, reason: str, etag: str, statuses: Collection[RunStatus] = ()
+    ) -> NamedRun:
+        """Cancel a run; a cancelled one stays as it is. With `statuses` only one that has one of them.
+
+        Raises InvalidArgument, RunNotFound, RunFinished, also for another status, and EtagMismatch.
+        """
+        _check_reason(reason)
+
+        def cancel(connection: Connection, head: Head, current: Run) -> Run:
+            if statuses and current.status not in statuses:
+                raise RunFinished(current.id, current.status)
+            return store.cancel_run(connection, project_key, current, reason, etag, head.position, now_micros())
+
+        return await self._move(project_key, run_id, cancel)
+
+    async def _move(self, project_key: int, run_id: str, move: Callable[[Connection, Head, Run], Run]) -> NamedRun:
+        def work(connection: Connection) -> NamedRun:
+            head = lock_heads(connection, [project_key])[project_key]
+            moved = move(connection, head, store.get_run(connection, project_key, run_id))
+            return _named(connection, project_key, [moved])[0]
+
+        return await self._database.write(work)
+
+
+def _named(connection: Connection, project_key: int, runs: Sequence[Run]) -> list[NamedRun]:
+    """Look up the ids of what runs refer to, in one query for each kind."""
+    automations = automation_ids(connection, {run.automation_key for run in runs})
+    contacts = contact_ids(connection, {run.contact_key for run in runs})
+    events = event_ids(connection, project_key, {run.event_position for run in runs})
+    matches = matches_at(connection, project_key, [run.match_position for run in runs])
+    return [
+        NamedRun(
+            run,
+            automations[run.automation_key],
+            contacts.get(run.contact_key, ""),
+            events[run.event_position],
+            match.id if match else "",
+            match.kind if match else None,
+        )
+        for run in runs
+        for match in (matches.get(run.match_position),)
+    ]
+
+
+def _found(
+    connection: Connection, project_key: int, wanted: RunQuery, limit: int, before: int | None
+) -> tuple[list[NamedRun], bool]:
+    narrowed = _filter(connection, project_key, wanted)
+    if narrowed is None:
+        return [], False
+    found, more = store.list_runs(connection, project_key, narrowed, limit, before)
+    return _named(connection, project_key, found), more
+
+
+def _filter(connection: Connection, project_key: int, wanted: RunQuery) -> RunFilter | None:
+    """Find the keys of what runs are narrowed to; None where that is not there."""
+    automation = contact = None
+    if wanted.automation_id:
+        automation = automation_key(connection, project_key, wanted.automation_id)
+        if automation is None:
+            return None
+    if wanted.contact is not None:
+        name = wanted.contact
+        contact = contact_key(connection, project_key, contact_id=name.id, email=name.email)
+        if contact is None:
+            return None
+    return RunFilter(wanted.statuses, automation, contact)
+
+
+def _check_timeout(timeout: int | None) -> None:
+    if timeout is not None and not MIN_TIMEOUT <= timeout <= MAX_TIMEOUT:
+        message = f"timeout is {timeout / 1_000_000:g} s; a run waits 1 second to 366 days, or for ever without it"
+        raise InvalidArgument(message, violations=[Violation("timeout", "OUT_OF_RANGE", message)])
+
+
+def _check_reason(reason: str) -> None:
+    if len(reason) > MAX_REASON:
+        message = f"reason has {len(reason):,} characters; at most {MAX_REASON:,} are allowed"
+        raise InvalidArgument(message, violations=[Violation("reason", "TOO_LARGE", message)])
