@@ -32,25 +32,25 @@ class _AutomationState:
 class _AutomationStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AutomationState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     AUTOMATION_STATE_UNSPECIFIED: _AutomationState.ValueType  # 0
-    """AUTOMATION_STATE_DRAFT for a new automation; in a filter, any state."""
+    """In a new automation, the same as AUTOMATION_STATE_DRAFT. In a filter, any state."""
     AUTOMATION_STATE_DRAFT: _AutomationState.ValueType  # 1
-    """It is being made, and judges no events yet."""
+    """Never activated. The automation evaluates no events."""
     AUTOMATION_STATE_ACTIVE: _AutomationState.ValueType  # 2
-    """It judges each event recorded behind its activated_position."""
+    """The automation evaluates events after its `activated_position`."""
     AUTOMATION_STATE_PAUSED: _AutomationState.ValueType  # 3
-    """It is made, and judges no events now."""
+    """The automation evaluates no events until it is activated again."""
 
 class AutomationState(_AutomationState, metaclass=_AutomationStateEnumTypeWrapper):
-    """Whether an automation judges events."""
+    """State of an automation."""
 
 AUTOMATION_STATE_UNSPECIFIED: AutomationState.ValueType  # 0
-"""AUTOMATION_STATE_DRAFT for a new automation; in a filter, any state."""
+"""In a new automation, the same as AUTOMATION_STATE_DRAFT. In a filter, any state."""
 AUTOMATION_STATE_DRAFT: AutomationState.ValueType  # 1
-"""It is being made, and judges no events yet."""
+"""Never activated. The automation evaluates no events."""
 AUTOMATION_STATE_ACTIVE: AutomationState.ValueType  # 2
-"""It judges each event recorded behind its activated_position."""
+"""The automation evaluates events after its `activated_position`."""
 AUTOMATION_STATE_PAUSED: AutomationState.ValueType  # 3
-"""It is made, and judges no events now."""
+"""The automation evaluates no events until it is activated again."""
 Global___AutomationState: _TypeAlias = AutomationState  # noqa: Y015
 
 class _EntryRule:
@@ -60,25 +60,25 @@ class _EntryRule:
 class _EntryRuleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EntryRule.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ENTRY_RULE_UNSPECIFIED: _EntryRule.ValueType  # 0
-    """As it was; ENTRY_RULE_EVERY_TIME for a new automation."""
+    """In a new automation, the same as ENTRY_RULE_EVERY_TIME. In an update, the rule does not change."""
     ENTRY_RULE_EVERY_TIME: _EntryRule.ValueType  # 1
-    """Each event that satisfies the condition starts a run."""
+    """Every event that satisfies the condition starts a run."""
     ENTRY_RULE_ONCE_PER_CONTACT: _EntryRule.ValueType  # 2
-    """The first such event of a contact starts a run, later ones do not."""
+    """Only the first event of a contact that satisfies the condition starts a run."""
     ENTRY_RULE_ONCE_WHILE_RUNNING: _EntryRule.ValueType  # 3
-    """Such an event starts a run unless one of the contact is queued, running or waiting."""
+    """An event that satisfies the condition starts a run unless the contact has a run that is queued, running or waiting."""
 
 class EntryRule(_EntryRule, metaclass=_EntryRuleEnumTypeWrapper):
-    """How often a contact may enter an automation. An event without a contact enters every time."""
+    """How often a contact may enter an automation. An event without a contact always starts a run."""
 
 ENTRY_RULE_UNSPECIFIED: EntryRule.ValueType  # 0
-"""As it was; ENTRY_RULE_EVERY_TIME for a new automation."""
+"""In a new automation, the same as ENTRY_RULE_EVERY_TIME. In an update, the rule does not change."""
 ENTRY_RULE_EVERY_TIME: EntryRule.ValueType  # 1
-"""Each event that satisfies the condition starts a run."""
+"""Every event that satisfies the condition starts a run."""
 ENTRY_RULE_ONCE_PER_CONTACT: EntryRule.ValueType  # 2
-"""The first such event of a contact starts a run, later ones do not."""
+"""Only the first event of a contact that satisfies the condition starts a run."""
 ENTRY_RULE_ONCE_WHILE_RUNNING: EntryRule.ValueType  # 3
-"""Such an event starts a run unless one of the contact is queued, running or waiting."""
+"""An event that satisfies the condition starts a run unless the contact has a run that is queued, running or waiting."""
 Global___EntryRule: _TypeAlias = EntryRule  # noqa: Y015
 
 class _RunStatus:
@@ -88,41 +88,41 @@ class _RunStatus:
 class _RunStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunStatus.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     RUN_STATUS_UNSPECIFIED: _RunStatus.ValueType  # 0
-    """Not used."""
+    """Default value. Not used."""
     RUN_STATUS_QUEUED: _RunStatus.ValueType  # 1
-    """Started, resumed or timed out, and its newest match not yet delivered through a subscription."""
+    """The run was started, resumed or timed out, and its newest match has not been delivered by a subscription yet."""
     RUN_STATUS_RUNNING: _RunStatus.ValueType  # 2
-    """A subscription has delivered its newest match."""
+    """A subscription has delivered the newest match of the run."""
     RUN_STATUS_WAITING: _RunStatus.ValueType  # 3
-    """It waits for an event of its contact."""
+    """The run waits for an event of its contact."""
     RUN_STATUS_COMPLETED: _RunStatus.ValueType  # 4
-    """An engine ended it with success."""
+    """An engine completed the run."""
     RUN_STATUS_FAILED: _RunStatus.ValueType  # 5
-    """An engine ended it with a failure."""
+    """An engine reported that the run failed."""
     RUN_STATUS_CANCELLED: _RunStatus.ValueType  # 6
-    """It was cancelled, or its automation was deleted."""
+    """The run was cancelled, or its automation or its contact was deleted."""
     RUN_STATUS_SKIPPED: _RunStatus.ValueType  # 7
-    """An engine ended it without doing its work, as for an unsubscribed contact."""
+    """An engine ended the run without doing its work; for example, because the contact has unsubscribed."""
 
 class RunStatus(_RunStatus, metaclass=_RunStatusEnumTypeWrapper):
-    """Where a run stands."""
+    """Status of a run."""
 
 RUN_STATUS_UNSPECIFIED: RunStatus.ValueType  # 0
-"""Not used."""
+"""Default value. Not used."""
 RUN_STATUS_QUEUED: RunStatus.ValueType  # 1
-"""Started, resumed or timed out, and its newest match not yet delivered through a subscription."""
+"""The run was started, resumed or timed out, and its newest match has not been delivered by a subscription yet."""
 RUN_STATUS_RUNNING: RunStatus.ValueType  # 2
-"""A subscription has delivered its newest match."""
+"""A subscription has delivered the newest match of the run."""
 RUN_STATUS_WAITING: RunStatus.ValueType  # 3
-"""It waits for an event of its contact."""
+"""The run waits for an event of its contact."""
 RUN_STATUS_COMPLETED: RunStatus.ValueType  # 4
-"""An engine ended it with success."""
+"""An engine completed the run."""
 RUN_STATUS_FAILED: RunStatus.ValueType  # 5
-"""An engine ended it with a failure."""
+"""An engine reported that the run failed."""
 RUN_STATUS_CANCELLED: RunStatus.ValueType  # 6
-"""It was cancelled, or its automation was deleted."""
+"""The run was cancelled, or its automation or its contact was deleted."""
 RUN_STATUS_SKIPPED: RunStatus.ValueType  # 7
-"""An engine ended it without doing its work, as for an unsubscribed contact."""
+"""An engine ended the run without doing its work; for example, because the contact has unsubscribed."""
 Global___RunStatus: _TypeAlias = RunStatus  # noqa: Y015
 
 class _RunOutcome:
@@ -132,25 +132,25 @@ class _RunOutcome:
 class _RunOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunOutcome.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     RUN_OUTCOME_UNSPECIFIED: _RunOutcome.ValueType  # 0
-    """RUN_OUTCOME_COMPLETED."""
+    """Same as RUN_OUTCOME_COMPLETED."""
     RUN_OUTCOME_COMPLETED: _RunOutcome.ValueType  # 1
-    """The work is done: RUN_STATUS_COMPLETED."""
+    """The work is done. The status becomes RUN_STATUS_COMPLETED."""
     RUN_OUTCOME_FAILED: _RunOutcome.ValueType  # 2
-    """The work cannot be done: RUN_STATUS_FAILED."""
+    """The work cannot be done. The status becomes RUN_STATUS_FAILED."""
     RUN_OUTCOME_SKIPPED: _RunOutcome.ValueType  # 3
-    """The work was not to be done: RUN_STATUS_SKIPPED."""
+    """The work was intentionally not done. The status becomes RUN_STATUS_SKIPPED."""
 
 class RunOutcome(_RunOutcome, metaclass=_RunOutcomeEnumTypeWrapper):
-    """How an engine ends a run."""
+    """How a run ends."""
 
 RUN_OUTCOME_UNSPECIFIED: RunOutcome.ValueType  # 0
-"""RUN_OUTCOME_COMPLETED."""
+"""Same as RUN_OUTCOME_COMPLETED."""
 RUN_OUTCOME_COMPLETED: RunOutcome.ValueType  # 1
-"""The work is done: RUN_STATUS_COMPLETED."""
+"""The work is done. The status becomes RUN_STATUS_COMPLETED."""
 RUN_OUTCOME_FAILED: RunOutcome.ValueType  # 2
-"""The work cannot be done: RUN_STATUS_FAILED."""
+"""The work cannot be done. The status becomes RUN_STATUS_FAILED."""
 RUN_OUTCOME_SKIPPED: RunOutcome.ValueType  # 3
-"""The work was not to be done: RUN_STATUS_SKIPPED."""
+"""The work was intentionally not done. The status becomes RUN_STATUS_SKIPPED."""
 Global___RunOutcome: _TypeAlias = RunOutcome  # noqa: Y015
 
 class _Verdict:
@@ -160,38 +160,42 @@ class _Verdict:
 class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     VERDICT_UNSPECIFIED: _Verdict.ValueType  # 0
-    """Not used."""
+    """Default value. Not used."""
     VERDICT_TRUE: _Verdict.ValueType  # 1
-    """It holds."""
+    """It is true."""
     VERDICT_FALSE: _Verdict.ValueType  # 2
-    """It does not hold."""
+    """It is false."""
     VERDICT_MISSING: _Verdict.ValueType  # 3
-    """It reads a property that is not there: an error in CEL, and so no match unless && or || absorbs it."""
+    """It reads a property that does not exist. This is an error in CEL, so the event does not match unless && or ||
+    absorbs the error.
+    """
     VERDICT_ERROR: _Verdict.ValueType  # 4
-    """It failed for another reason, such as a division by zero or two types that cannot be compared."""
+    """It failed for another reason, such as a division by zero or a comparison of incompatible types."""
     VERDICT_NOT_EVALUATED: _Verdict.ValueType  # 5
-    """The verdict was settled before it was reached."""
+    """It was not evaluated, because the result was already known."""
 
 class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
-    """What a condition, or one clause of it, came to."""
+    """Result of a condition, or of one of its clauses."""
 
 VERDICT_UNSPECIFIED: Verdict.ValueType  # 0
-"""Not used."""
+"""Default value. Not used."""
 VERDICT_TRUE: Verdict.ValueType  # 1
-"""It holds."""
+"""It is true."""
 VERDICT_FALSE: Verdict.ValueType  # 2
-"""It does not hold."""
+"""It is false."""
 VERDICT_MISSING: Verdict.ValueType  # 3
-"""It reads a property that is not there: an error in CEL, and so no match unless && or || absorbs it."""
+"""It reads a property that does not exist. This is an error in CEL, so the event does not match unless && or ||
+absorbs the error.
+"""
 VERDICT_ERROR: Verdict.ValueType  # 4
-"""It failed for another reason, such as a division by zero or two types that cannot be compared."""
+"""It failed for another reason, such as a division by zero or a comparison of incompatible types."""
 VERDICT_NOT_EVALUATED: Verdict.ValueType  # 5
-"""The verdict was settled before it was reached."""
+"""It was not evaluated, because the result was already known."""
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
 @_typing.final
 class Automation(_message.Message):
-    """What sets off runs: events of one name that satisfy a condition."""
+    """A rule that starts a run for each event of one name that satisfies a condition."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -229,41 +233,40 @@ class Automation(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     UNREADABLE_REASON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Output only. UUIDv7."""
+    """Output only. Unique ID, a UUIDv7."""
     name: _builtins.str
-    """Required. What people call it; need not be unique. Not blank, at most 255 characters."""
+    """Required. Display name. Need not be unique. Not blank; at most 255 characters."""
     event_name: _builtins.str
-    """Required. Name of the events it judges, defined or not. Not blank, at most 255 characters."""
+    """Required. Name of the events to evaluate. It need not have a definition. Not blank; at most 255 characters."""
     condition: _builtins.str
-    """Optional. Which of those events match, in Signalbox's subset of CEL, such as `properties.order_total > 100.0`;
-    all of them if empty. At most 8,192 characters, 32 levels deep, 1,000 elements in a list.
+    """Optional. Condition that the events must satisfy, in Signalbox's subset of CEL, such as `properties.order_total >
+    100.0`. If empty, all events of the name match. At most 8,192 characters, 32 levels deep, and 1,000 elements in a
+    list.
     """
     state: Global___AutomationState.ValueType
-    """Optional. Whether it judges events. A new one is DRAFT or ACTIVE; later only ActivateAutomation and
-    PauseAutomation change it.
+    """Optional. State of the automation. A new automation may be DRAFT or ACTIVE; afterwards, only ActivateAutomation and
+    PauseAutomation change the state.
     """
     entry_rule: Global___EntryRule.ValueType
-    """Optional. How often a contact may enter it."""
+    """Optional. How often a contact may enter. Defaults to ENTRY_RULE_EVERY_TIME."""
     activated_position: _builtins.int
-    """Output only. Position of the newest event when it was last activated: it judges the events behind that one. 0 if
-    there was no event; unset while it was never active.
+    """Output only. Position of the newest event when the automation was last activated: it evaluates events after this
+    position. 0 if there was no event. Not set if the automation was never active.
     """
     etag: _builtins.str
-    """Output only. Names the state of the automation; changes with every change."""
+    """Output only. Version of the automation. Changes with every update."""
     unreadable_reason: _builtins.str
-    """Output only. Why the stored labels or attributes could not be read, so that they are empty here; otherwise empty. An
-    update of labels or attributes replaces unreadable ones.
+    """Output only. Why the stored labels or attributes could not be read; they are empty then. Empty if they could be
+    read. An update of the labels or attributes replaces unreadable ones.
     """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Optional. Words to sort and filter automations and matches by. At most 32; keys of 1 to 63 characters, values of
-        1 to 255.
-        """
+        """Optional. Labels for filtering automations and matches. At most 32. Keys have 1 to 63 characters, values 1 to 255."""
 
     @_builtins.property
     def attributes(self) -> _struct_pb2.Struct:
-        """Optional. Whatever an engine or a dialect keeps with it, such as steps. Signalbox does not read it. At most
-        256 KiB, 32 levels deep and 10,000 values.
+        """Optional. Data of an engine or a dialect, such as steps. Signalbox does not interpret it. At most 256 KiB, 32
+        levels deep and 10,000 values.
         """
 
     @_builtins.property
@@ -272,7 +275,7 @@ class Automation(_message.Message):
 
     @_builtins.property
     def updated_at(self) -> _timestamp_pb2.Timestamp:
-        """Output only. When the automation was last changed."""
+        """Output only. When the automation was last updated."""
 
     def __init__(
         self,
@@ -303,7 +306,7 @@ Global___Automation: _TypeAlias = Automation  # noqa: Y015
 
 @_typing.final
 class Run(_message.Message):
-    """One passage of a contact through an automation."""
+    """One pass of a contact through an automation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -322,32 +325,32 @@ class Run(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     UNREADABLE_REASON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Output only. UUIDv7."""
+    """Output only. Unique ID, a UUIDv7."""
     automation_id: _builtins.str
-    """Output only. Id of the automation."""
+    """Output only. ID of the automation."""
     contact_id: _builtins.str
-    """Output only. Id of the contact; empty where the event was recorded without one."""
+    """Output only. ID of the contact. Empty if the event was recorded without one."""
     event_id: _builtins.str
-    """Output only. Id of the event that started the run."""
+    """Output only. ID of the event that started the run."""
     status: Global___RunStatus.ValueType
-    """Output only. Where the run stands."""
+    """Output only. Status of the run."""
     match_id: _builtins.str
-    """Output only. Id of the newest match of the run: the one that started, resumed or timed it out. Empty once that
-    match is no longer kept; calls that name it are still understood.
+    """Output only. ID of the newest match of the run: the one that started, resumed or timed it out. Empty after that
+    match was deleted by retention; requests may still name it.
     """
     reason: _builtins.str
-    """Output only. Why it ended as it did, in the words of whoever ended it."""
+    """Output only. Why the run ended, as given by whoever ended it."""
     etag: _builtins.str
-    """Output only. Names the state of the run; changes with every change."""
+    """Output only. Version of the run. Changes with every update."""
     unreadable_reason: _builtins.str
-    """Output only. Why the stored attributes could not be read, so that they are empty here; otherwise empty."""
+    """Output only. Why the stored attributes could not be read; they are empty then. Empty if they could be read."""
     @_builtins.property
     def wait(self) -> Global___RunWait:
-        """Output only. What the run waits for; only with RUN_STATUS_WAITING."""
+        """Output only. What the run waits for. Set only with RUN_STATUS_WAITING."""
 
     @_builtins.property
     def attributes(self) -> _struct_pb2.Struct:
-        """Output only. Whatever the engine keeps with the run, such as the step it is at."""
+        """Output only. Data of the engine, such as the current step."""
 
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
@@ -355,11 +358,11 @@ class Run(_message.Message):
 
     @_builtins.property
     def updated_at(self) -> _timestamp_pb2.Timestamp:
-        """Output only. When the run was last changed."""
+        """Output only. When the run was last updated."""
 
     @_builtins.property
     def finished_at(self) -> _timestamp_pb2.Timestamp:
-        """Output only. When the run ended; unset while it is queued, running or waiting."""
+        """Output only. When the run ended. Not set while it is queued, running or waiting."""
 
     def __init__(
         self,
@@ -389,7 +392,7 @@ Global___Run: _TypeAlias = Run  # noqa: Y015
 
 @_typing.final
 class RunWait(_message.Message):
-    """What a waiting run waits for."""
+    """The event that a waiting run waits for."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -400,14 +403,14 @@ class RunWait(_message.Message):
     event_name: _builtins.str
     """Output only. Name of the event."""
     condition: _builtins.str
-    """Output only. Condition that the event must satisfy; empty for any event of the name."""
+    """Output only. Condition that the event must satisfy. If empty, any event of the name resumes the run."""
     from_position: _builtins.int
-    """Output only. Position of the newest event when the wait began: only events behind it resume the run. ListEvents
-    up to this position shows one that came before the wait.
+    """Output only. Position of the newest event when the wait began: only events after this position resume the run. To
+    find an event that came before the wait, list the events up to and including this position.
     """
     @_builtins.property
     def timeout_at(self) -> _timestamp_pb2.Timestamp:
-        """Output only. When the wait times out; unset if it never does."""
+        """Output only. When the wait times out. Not set if it never does."""
 
     def __init__(
         self,
@@ -427,7 +430,7 @@ Global___RunWait: _TypeAlias = RunWait  # noqa: Y015
 
 @_typing.final
 class ConditionError(_message.Message):
-    """What is wrong with the text of a condition."""
+    """An error in a condition."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -436,9 +439,9 @@ class ConditionError(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     line: _builtins.int
-    """Output only. Line, from 1."""
+    """Output only. Line number, starting at 1."""
     column: _builtins.int
-    """Output only. Column in characters, from 1."""
+    """Output only. Column number in characters, starting at 1."""
     reason: _builtins.str
     """Output only. Machine-readable reason, such as `SYNTAX_ERROR`, `UNKNOWN_PROPERTY`, `TYPE_MISMATCH` or `TOO_DEEP`."""
     message: _builtins.str
@@ -461,8 +464,8 @@ Global___ConditionError: _TypeAlias = ConditionError  # noqa: Y015
 
 @_typing.final
 class Clause(_message.Message):
-    """One clause of a condition and what it came to. A trace is a list of them: the whole condition first, and behind
-    each clause its parts, from left to right.
+    """A clause of a condition and its result. In a trace, the whole condition comes first, and each clause is followed by
+    its parts, from left to right.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -480,34 +483,36 @@ class Clause(_message.Message):
     OPERAND_TRUNCATED_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     depth: _builtins.int
-    """Output only. Depth in the tree: 0 for the whole condition, one more than the clause it is a part of otherwise."""
+    """Output only. Depth in the tree: 0 for the whole condition, 1 for its parts, and so on."""
     expression: _builtins.str
-    """Output only. Text of the clause, as it stands in the condition."""
+    """Output only. Text of the clause in the condition."""
     line: _builtins.int
-    """Output only. Line at which it begins, from 1."""
+    """Output only. Line at which the clause begins, starting at 1."""
     column: _builtins.int
-    """Output only. Column at which it begins, in characters, from 1."""
+    """Output only. Column at which the clause begins, in characters, starting at 1."""
     verdict: Global___Verdict.ValueType
-    """Output only. What it came to."""
+    """Output only. Result of the clause."""
     operator: _builtins.str
-    """Output only. Operator or function that decides it, such as `>`, `in`, `&&` or `startsWith`."""
+    """Output only. Operator or function of the clause, such as `>`, `in`, `&&` or `startsWith`."""
     path: _builtins.str
-    """Output only. What it reads, such as `properties.order_total`; empty for a clause that joins others."""
+    """Output only. Path of the property that the clause reads, such as `properties.order_total`. Empty for a clause that
+    combines others.
+    """
     actual_truncated: _builtins.bool
-    """Output only. True if actual was cut."""
+    """Output only. True if `actual` was truncated."""
     operand_truncated: _builtins.bool
-    """Output only. True if operand was cut."""
+    """Output only. True if `operand` was truncated."""
     message: _builtins.str
-    """Output only. What went wrong, for VERDICT_MISSING and VERDICT_ERROR."""
+    """Output only. What went wrong, with VERDICT_MISSING and VERDICT_ERROR."""
     @_builtins.property
     def actual(self) -> _struct_pb2.Value:
-        """Output only. The value found at the path; unset where there is none or the clause was not evaluated. Times are
-        RFC 3339 text. A value beyond 1,024 characters of JSON is given as a string of the first 1,024.
+        """Output only. Value of the property. Not set if it does not exist or the clause was not evaluated. Times are RFC
+        3339 text. A value of more than 1,024 characters of JSON is replaced by a string with the first 1,024.
         """
 
     @_builtins.property
     def operand(self) -> _struct_pb2.Value:
-        """Output only. What it compares with, in the form of actual; unset where it compares with nothing."""
+        """Output only. Value that the property is compared with, in the same form as `actual`. Not set if there is none."""
 
     def __init__(
         self,
@@ -535,7 +540,7 @@ Global___Clause: _TypeAlias = Clause  # noqa: Y015
 
 @_typing.final
 class OutsideReason(_message.Message):
-    """A reason outside the condition that keeps an event from starting a run."""
+    """A reason, other than the condition, why an event does not start a run."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -546,37 +551,37 @@ class OutsideReason(_message.Message):
     class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[OutsideReason._Kind.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         KIND_UNSPECIFIED: OutsideReason._Kind.ValueType  # 0
-        """Not used."""
+        """Default value. Not used."""
         KIND_DRAFT: OutsideReason._Kind.ValueType  # 1
         """The automation was a draft at the event's position."""
         KIND_PAUSED: OutsideReason._Kind.ValueType  # 2
         """The automation was paused at the event's position."""
         KIND_ACTIVATED_LATER: OutsideReason._Kind.ValueType  # 3
-        """The automation was activated at the event's position or behind it."""
+        """The automation was activated at or after the event's position."""
         KIND_ONCE_PER_CONTACT: OutsideReason._Kind.ValueType  # 4
-        """The contact had entered before, and may enter once."""
+        """The contact had already entered, and may enter only once."""
         KIND_ONCE_WHILE_RUNNING: OutsideReason._Kind.ValueType  # 5
-        """A run of the contact was still open, and one at a time is allowed."""
+        """The contact had an open run, and may have only one at a time."""
         KIND_OTHER_CASE: OutsideReason._Kind.ValueType  # 6
-        """The names differ in case only, and the project compares names exactly."""
+        """The names differ in letter case, and the project compares names exactly."""
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
-        """Kinds of reason."""
+        """Kind of reason."""
 
     KIND_UNSPECIFIED: OutsideReason.Kind.ValueType  # 0
-    """Not used."""
+    """Default value. Not used."""
     KIND_DRAFT: OutsideReason.Kind.ValueType  # 1
     """The automation was a draft at the event's position."""
     KIND_PAUSED: OutsideReason.Kind.ValueType  # 2
     """The automation was paused at the event's position."""
     KIND_ACTIVATED_LATER: OutsideReason.Kind.ValueType  # 3
-    """The automation was activated at the event's position or behind it."""
+    """The automation was activated at or after the event's position."""
     KIND_ONCE_PER_CONTACT: OutsideReason.Kind.ValueType  # 4
-    """The contact had entered before, and may enter once."""
+    """The contact had already entered, and may enter only once."""
     KIND_ONCE_WHILE_RUNNING: OutsideReason.Kind.ValueType  # 5
-    """A run of the contact was still open, and one at a time is allowed."""
+    """The contact had an open run, and may have only one at a time."""
     KIND_OTHER_CASE: OutsideReason.Kind.ValueType  # 6
-    """The names differ in case only, and the project compares names exactly."""
+    """The names differ in letter case, and the project compares names exactly."""
 
     KIND_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
@@ -584,9 +589,11 @@ class OutsideReason(_message.Message):
     kind: Global___OutsideReason.Kind.ValueType
     """Output only. Kind of reason."""
     message: _builtins.str
-    """Output only. The reason in words, with the times and positions it rests on."""
+    """Output only. The reason in words, with the relevant times and positions."""
     run_id: _builtins.str
-    """Output only. Id of the run that stood in the way; only for the two ONCE kinds."""
+    """Output only. ID of the run that prevented another one. Set only with KIND_ONCE_PER_CONTACT and
+    KIND_ONCE_WHILE_RUNNING.
+    """
     def __init__(
         self,
         *,
@@ -604,7 +611,7 @@ Global___OutsideReason: _TypeAlias = OutsideReason  # noqa: Y015
 
 @_typing.final
 class AutomationExplanation(_message.Message):
-    """Why one event did or did not match one automation."""
+    """Why an event matched an automation or not."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -620,34 +627,34 @@ class AutomationExplanation(_message.Message):
     RUN_ID_FIELD_NUMBER: _builtins.int
     OMITTED_CLAUSE_COUNT_FIELD_NUMBER: _builtins.int
     automation_id: _builtins.str
-    """Output only. Id of the automation."""
+    """Output only. ID of the automation."""
     automation_name: _builtins.str
     """Output only. Name of the automation."""
     event_name: _builtins.str
-    """Output only. Event name that the automation judges; differs in case from the event's for KIND_OTHER_CASE."""
-    matched: _builtins.bool
-    """Output only. True if the event matched, or would match if it was given: the condition holds and nothing outside
-    it stands in the way.
+    """Output only. Event name of the automation. With KIND_OTHER_CASE, it differs in letter case from the name of the
+    event.
     """
+    matched: _builtins.bool
+    """Output only. True if the event matched; or, for an event that is not recorded, if it would match."""
     condition: _builtins.str
-    """Output only. The condition as it was at the event's position; as it is now for a draft, one activated later, and
-    a given event.
+    """Output only. The condition at the event's position. For an automation that is a draft or was activated later, and
+    for an event that is not recorded, the current condition.
     """
     verdict: Global___Verdict.ValueType
-    """Output only. What the condition came to, whatever the outside reasons."""
+    """Output only. Result of the condition, regardless of the outside reasons."""
     match_id: _builtins.str
-    """Output only. Id of the match that was recorded; empty where there is none, or it is no longer kept."""
+    """Output only. ID of the recorded match. Empty if there is none or it has been deleted by retention."""
     run_id: _builtins.str
-    """Output only. Id of the run that the match started; empty where match_id is."""
+    """Output only. ID of the run that the match started. Empty if `match_id` is empty."""
     omitted_clause_count: _builtins.int
     """Output only. Number of clauses left out at the end of `trace`."""
     @_builtins.property
     def trace(self) -> _containers.RepeatedCompositeFieldContainer[Global___Clause]:
-        """Output only. How it came to that, clause by clause; empty for an empty condition. At most 1 MiB."""
+        """Output only. Result of each clause. Empty if the condition is empty. At most 1 MiB."""
 
     @_builtins.property
     def outside_reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutsideReason]:
-        """Output only. What keeps the event from starting a run although the condition may hold."""
+        """Output only. Reasons, other than the condition, why the event does not start a run."""
 
     def __init__(
         self,
@@ -674,14 +681,14 @@ Global___AutomationExplanation: _TypeAlias = AutomationExplanation  # noqa: Y015
 
 @_typing.final
 class CreateAutomationRequest(_message.Message):
-    """Request of CreateAutomation."""
+    """Request message for CreateAutomation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     AUTOMATION_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     validate_only: _builtins.bool
-    """Optional. Checks everything and answers as if, but stores nothing."""
+    """Optional. If true, the request is validated in full and the response is the same, but nothing is stored."""
     @_builtins.property
     def automation(self) -> Global___Automation:
         """Required. The automation."""
@@ -702,14 +709,14 @@ Global___CreateAutomationRequest: _TypeAlias = CreateAutomationRequest  # noqa: 
 
 @_typing.final
 class CreateAutomationResponse(_message.Message):
-    """Answer of CreateAutomation."""
+    """Response message for CreateAutomation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     AUTOMATION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def automation(self) -> Global___Automation:
-        """Output only. The automation; without an id if nothing was stored."""
+        """Output only. The automation. It has no ID if `validate_only` was set."""
 
     def __init__(
         self,
@@ -726,13 +733,13 @@ Global___CreateAutomationResponse: _TypeAlias = CreateAutomationResponse  # noqa
 
 @_typing.final
 class GetAutomationRequest(_message.Message):
-    """Request of GetAutomation."""
+    """Request message for GetAutomation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Required. Id of the automation."""
+    """Required. ID of the automation."""
     def __init__(
         self,
         *,
@@ -748,7 +755,7 @@ Global___GetAutomationRequest: _TypeAlias = GetAutomationRequest  # noqa: Y015
 
 @_typing.final
 class GetAutomationResponse(_message.Message):
-    """Answer of GetAutomation."""
+    """Response message for GetAutomation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -772,7 +779,7 @@ Global___GetAutomationResponse: _TypeAlias = GetAutomationResponse  # noqa: Y015
 
 @_typing.final
 class ListAutomationsRequest(_message.Message):
-    """Request of ListAutomations. The filters narrow together."""
+    """Request message for ListAutomations. Filters are combined with AND."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -803,18 +810,18 @@ class ListAutomationsRequest(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     SEARCH_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Optional. At most how many automations; 50 if unset, 1,000 at most."""
+    """Optional. Maximum number of automations to return. Defaults to 50; values above 1,000 are treated as 1,000."""
     page_token: _builtins.str
-    """Optional. The next_page_token of the answer before, with the same filters."""
+    """Optional. The `next_page_token` of the previous response. The filters must be the same as in that request."""
     event_name: _builtins.str
-    """Optional. Only automations of this event name."""
+    """Optional. Only automations with this event name."""
     state: Global___AutomationState.ValueType
     """Optional. Only automations in this state."""
     search: _builtins.str
-    """Optional. Only automations whose name contains this, in any case."""
+    """Optional. Only automations whose name contains this text, in any letter case."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Optional. Only automations that have all these labels with these values."""
+        """Optional. Only automations that have all these labels, with these values."""
 
     def __init__(
         self,
@@ -836,17 +843,17 @@ Global___ListAutomationsRequest: _TypeAlias = ListAutomationsRequest  # noqa: Y0
 
 @_typing.final
 class ListAutomationsResponse(_message.Message):
-    """Answer of ListAutomations."""
+    """Response message for ListAutomations."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     AUTOMATIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Output only. Token of the next page; empty on the last one."""
+    """Output only. Token for the next page. Empty on the last page."""
     @_builtins.property
     def automations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Automation]:
-        """Output only. The automations of this page."""
+        """Output only. The automations on this page."""
 
     def __init__(
         self,
@@ -864,7 +871,7 @@ Global___ListAutomationsResponse: _TypeAlias = ListAutomationsResponse  # noqa: 
 
 @_typing.final
 class UpdateAutomationRequest(_message.Message):
-    """Request of UpdateAutomation. What is unset stays as it is."""
+    """Request message for UpdateAutomation. Fields that are not set keep their values."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -898,26 +905,26 @@ class UpdateAutomationRequest(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Required. Id of the automation."""
+    """Required. ID of the automation."""
     name: _builtins.str
-    """Optional. New name."""
+    """Optional. The new name."""
     event_name: _builtins.str
-    """Optional. New event name."""
+    """Optional. The new event name."""
     condition: _builtins.str
-    """Optional. New condition; empty for none."""
+    """Optional. The new condition. An empty one removes the condition."""
     entry_rule: Global___EntryRule.ValueType
-    """Optional. New entry rule."""
+    """Optional. The new entry rule."""
     etag: _builtins.str
-    """Optional. The change is made only if this is the automation's etag."""
+    """Optional. Etag of the automation as last read. If it is not the current one, the request fails with ETAG_MISMATCH."""
     validate_only: _builtins.bool
-    """Optional. Checks everything and answers as if, but stores nothing."""
+    """Optional. If true, the request is validated in full and the response is the same, but nothing is stored."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Optional. Labels to set; those not named stay as they are, one with an empty value is removed."""
+        """Optional. Labels to set. A label with an empty value is removed; labels not named here keep their values."""
 
     @_builtins.property
     def attributes(self) -> _struct_pb2.Struct:
-        """Optional. New attributes, in place of all the old ones."""
+        """Optional. The new attributes, which replace the old ones completely."""
 
     def __init__(
         self,
@@ -953,14 +960,14 @@ Global___UpdateAutomationRequest: _TypeAlias = UpdateAutomationRequest  # noqa: 
 
 @_typing.final
 class UpdateAutomationResponse(_message.Message):
-    """Answer of UpdateAutomation."""
+    """Response message for UpdateAutomation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     AUTOMATION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def automation(self) -> Global___Automation:
-        """Output only. The automation as it is now, or would be."""
+        """Output only. The automation after the change, also with `validate_only`."""
 
     def __init__(
         self,
@@ -977,16 +984,16 @@ Global___UpdateAutomationResponse: _TypeAlias = UpdateAutomationResponse  # noqa
 
 @_typing.final
 class DeleteAutomationRequest(_message.Message):
-    """Request of DeleteAutomation."""
+    """Request message for DeleteAutomation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Required. Id of the automation."""
+    """Required. ID of the automation."""
     etag: _builtins.str
-    """Optional. The automation is deleted only if this is its etag."""
+    """Optional. Etag as last read. If it is not the current one, the request fails with ETAG_MISMATCH."""
     def __init__(
         self,
         *,
@@ -1003,17 +1010,17 @@ Global___DeleteAutomationRequest: _TypeAlias = DeleteAutomationRequest  # noqa: 
 
 @_typing.final
 class DeleteAutomationResponse(_message.Message):
-    """Answer of DeleteAutomation."""
+    """Response message for DeleteAutomation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     AUTOMATION_FIELD_NUMBER: _builtins.int
     CANCELLED_RUN_COUNT_FIELD_NUMBER: _builtins.int
     cancelled_run_count: _builtins.int
-    """Output only. How many open runs were cancelled."""
+    """Output only. Number of open runs that were cancelled."""
     @_builtins.property
     def automation(self) -> Global___Automation:
-        """Output only. The automation as it was."""
+        """Output only. The automation before it was deleted."""
 
     def __init__(
         self,
@@ -1031,16 +1038,16 @@ Global___DeleteAutomationResponse: _TypeAlias = DeleteAutomationResponse  # noqa
 
 @_typing.final
 class ActivateAutomationRequest(_message.Message):
-    """Request of ActivateAutomation."""
+    """Request message for ActivateAutomation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Required. Id of the automation."""
+    """Required. ID of the automation."""
     etag: _builtins.str
-    """Optional. The automation is activated only if this is its etag."""
+    """Optional. Etag as last read. If it is not the current one, the request fails with ETAG_MISMATCH."""
     def __init__(
         self,
         *,
@@ -1057,14 +1064,14 @@ Global___ActivateAutomationRequest: _TypeAlias = ActivateAutomationRequest  # no
 
 @_typing.final
 class ActivateAutomationResponse(_message.Message):
-    """Answer of ActivateAutomation."""
+    """Response message for ActivateAutomation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     AUTOMATION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def automation(self) -> Global___Automation:
-        """Output only. The automation as it is now."""
+        """Output only. The automation after the change."""
 
     def __init__(
         self,
@@ -1081,16 +1088,16 @@ Global___ActivateAutomationResponse: _TypeAlias = ActivateAutomationResponse  # 
 
 @_typing.final
 class PauseAutomationRequest(_message.Message):
-    """Request of PauseAutomation."""
+    """Request message for PauseAutomation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Required. Id of the automation."""
+    """Required. ID of the automation."""
     etag: _builtins.str
-    """Optional. The automation is paused only if this is its etag."""
+    """Optional. Etag as last read. If it is not the current one, the request fails with ETAG_MISMATCH."""
     def __init__(
         self,
         *,
@@ -1107,14 +1114,14 @@ Global___PauseAutomationRequest: _TypeAlias = PauseAutomationRequest  # noqa: Y0
 
 @_typing.final
 class PauseAutomationResponse(_message.Message):
-    """Answer of PauseAutomation."""
+    """Response message for PauseAutomation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     AUTOMATION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def automation(self) -> Global___Automation:
-        """Output only. The automation as it is now."""
+        """Output only. The automation after the change."""
 
     def __init__(
         self,
@@ -1131,7 +1138,7 @@ Global___PauseAutomationResponse: _TypeAlias = PauseAutomationResponse  # noqa: 
 
 @_typing.final
 class TestConditionRequest(_message.Message):
-    """Request of TestCondition."""
+    """Request message for TestCondition."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1142,13 +1149,13 @@ class TestConditionRequest(_message.Message):
     """Required. The condition."""
     @_builtins.property
     def event(self) -> _event_ingest_pb2.EventInput:
-        """Required. The event to judge. The definition of its name checks the condition and coerces the properties; a name
-        without a definition leaves both unchecked. Its contact may be left out.
+        """Required. The event. If its name has a definition, the condition is checked against the schema and the properties
+        are coerced; otherwise neither is checked. The event's contact is optional.
         """
 
     @_builtins.property
     def contact(self) -> _contacts_pb2.Contact:
-        """Optional. The contact to judge it with, which need not exist; in place of the one that the event names."""
+        """Optional. A contact to use instead of the event's contact. It need not exist."""
 
     def __init__(
         self,
@@ -1167,7 +1174,7 @@ Global___TestConditionRequest: _TypeAlias = TestConditionRequest  # noqa: Y015
 
 @_typing.final
 class TestConditionResponse(_message.Message):
-    """Answer of TestCondition."""
+    """Response message for TestCondition."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1179,26 +1186,26 @@ class TestConditionResponse(_message.Message):
     OMITTED_CLAUSE_COUNT_FIELD_NUMBER: _builtins.int
     OMITTED_COERCION_COUNT_FIELD_NUMBER: _builtins.int
     verdict: Global___Verdict.ValueType
-    """Output only. What the condition came to; VERDICT_NOT_EVALUATED if there are errors or violations."""
+    """Output only. Result of the condition. VERDICT_NOT_EVALUATED if there are errors or violations."""
     omitted_clause_count: _builtins.int
     """Output only. Number of clauses left out at the end of `trace`."""
     omitted_coercion_count: _builtins.int
     """Output only. Number of coercions left out at the end of `coercions`."""
     @_builtins.property
     def trace(self) -> _containers.RepeatedCompositeFieldContainer[Global___Clause]:
-        """Output only. How it came to that, clause by clause. At most 1 MiB."""
+        """Output only. Result of each clause. At most 1 MiB."""
 
     @_builtins.property
     def errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConditionError]:
-        """Output only. Why the condition cannot be saved; empty if it can."""
+        """Output only. Errors in the condition. Empty if it can be saved."""
 
     @_builtins.property
     def violations(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Violation]:
-        """Output only. The rules that the payload breaks, each with its path; empty if it breaks none."""
+        """Output only. What is wrong with the payload. Empty if it is valid."""
 
     @_builtins.property
     def coercions(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Coercion]:
-        """Output only. What coercion changed before the condition saw it. At most 1 MiB."""
+        """Output only. The values that were coerced before the evaluation. At most 1 MiB."""
 
     def __init__(
         self,
@@ -1221,7 +1228,7 @@ Global___TestConditionResponse: _TypeAlias = TestConditionResponse  # noqa: Y015
 
 @_typing.final
 class ExplainEventRequest(_message.Message):
-    """Request of ExplainEvent."""
+    """Request message for ExplainEvent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1231,16 +1238,18 @@ class ExplainEventRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
-    """Id of a recorded event: judged by the automations as they were at its position."""
+    """ID of a recorded event. It is explained by the automations as they were at its position."""
     automation_id: _builtins.str
     """Optional. Only this automation."""
     page_size: _builtins.int
-    """Optional. At most how many explanations; 50 if unset, 1,000 at most. A page ends early at about 1 MiB."""
+    """Optional. Maximum number of explanations to return. Defaults to 50; values above 1,000 are treated as 1,000. A page
+    ends early at about 1 MiB.
+    """
     page_token: _builtins.str
-    """Optional. The next_page_token of the answer before, for the same event."""
+    """Optional. The `next_page_token` of the previous response, which must be about the same event."""
     @_builtins.property
     def event(self) -> _event_ingest_pb2.EventInput:
-        """An event that is not recorded: judged by the automations as they are now, as if it were sent now."""
+        """An event that is not recorded. It is explained by the current automations, as if it were sent now."""
 
     def __init__(
         self,
@@ -1263,7 +1272,7 @@ Global___ExplainEventRequest: _TypeAlias = ExplainEventRequest  # noqa: Y015
 
 @_typing.final
 class ExplainEventResponse(_message.Message):
-    """Answer of ExplainEvent."""
+    """Response message for ExplainEvent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1272,18 +1281,20 @@ class ExplainEventResponse(_message.Message):
     EXPLANATIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Output only. Token of the next page; empty on the last one."""
+    """Output only. Token for the next page. Empty on the last page."""
     @_builtins.property
     def event(self) -> _event_pb2.Event:
-        """Output only. The event as it was judged; without id and position if it is not recorded, unset if it is refused."""
+        """Output only. The event after coercion. It has no ID and no position if it is not recorded. Not set if it would be
+        rejected.
+        """
 
     @_builtins.property
     def violations(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Violation]:
-        """Output only. Why the given event would be refused, each with its path; then nothing is explained."""
+        """Output only. Why the given event would be rejected. There are no explanations then."""
 
     @_builtins.property
     def explanations(self) -> _containers.RepeatedCompositeFieldContainer[Global___AutomationExplanation]:
-        """Output only. The explanations of this page, those of the newest automations first."""
+        """Output only. The explanations on this page, newest automations first."""
 
     def __init__(
         self,
@@ -1303,7 +1314,7 @@ Global___ExplainEventResponse: _TypeAlias = ExplainEventResponse  # noqa: Y015
 
 @_typing.final
 class ListRunsRequest(_message.Message):
-    """Request of ListRuns. The filters narrow together."""
+    """Request message for ListRuns. Filters are combined with AND."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1314,15 +1325,15 @@ class ListRunsRequest(_message.Message):
     CONTACT_ID_FIELD_NUMBER: _builtins.int
     EMAIL_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Optional. At most how many runs; 50 if unset, 1,000 at most."""
+    """Optional. Maximum number of runs to return. Defaults to 50; values above 1,000 are treated as 1,000."""
     page_token: _builtins.str
-    """Optional. The next_page_token of the answer before, with the same filters."""
+    """Optional. The `next_page_token` of the previous response. The filters must be the same as in that request."""
     automation_id: _builtins.str
     """Optional. Only runs of this automation."""
     contact_id: _builtins.str
-    """Id of the contact."""
+    """ID of the contact."""
     email: _builtins.str
-    """E-mail address of the contact."""
+    """Email address of the contact."""
     @_builtins.property
     def statuses(self) -> _containers.RepeatedScalarFieldContainer[Global___RunStatus.ValueType]:
         """Optional. Only runs with one of these statuses."""
@@ -1349,17 +1360,17 @@ Global___ListRunsRequest: _TypeAlias = ListRunsRequest  # noqa: Y015
 
 @_typing.final
 class ListRunsResponse(_message.Message):
-    """Answer of ListRuns."""
+    """Response message for ListRuns."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RUNS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Output only. Token of the next page; empty on the last one."""
+    """Output only. Token for the next page. Empty on the last page."""
     @_builtins.property
     def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Run]:
-        """Output only. The runs of this page."""
+        """Output only. The runs on this page."""
 
     def __init__(
         self,
@@ -1377,13 +1388,13 @@ Global___ListRunsResponse: _TypeAlias = ListRunsResponse  # noqa: Y015
 
 @_typing.final
 class GetRunRequest(_message.Message):
-    """Request of GetRun."""
+    """Request message for GetRun."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Required. Id of the run."""
+    """Required. ID of the run."""
     def __init__(
         self,
         *,
@@ -1399,7 +1410,7 @@ Global___GetRunRequest: _TypeAlias = GetRunRequest  # noqa: Y015
 
 @_typing.final
 class GetRunResponse(_message.Message):
-    """Answer of GetRun."""
+    """Response message for GetRun."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1423,7 +1434,7 @@ Global___GetRunResponse: _TypeAlias = GetRunResponse  # noqa: Y015
 
 @_typing.final
 class AwaitEventRequest(_message.Message):
-    """Request of AwaitEvent."""
+    """Request message for AwaitEvent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1434,25 +1445,25 @@ class AwaitEventRequest(_message.Message):
     MATCH_ID_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
-    """Required. Id of the run."""
+    """Required. ID of the run."""
     event_name: _builtins.str
-    """Required. Name of the event to wait for. Not blank, at most 255 characters."""
+    """Required. Name of the event to wait for. Not blank; at most 255 characters."""
     condition: _builtins.str
-    """Optional. Condition that the event must satisfy, with the limits of an automation's; any event of the name if
-    empty.
+    """Optional. Condition that the event must satisfy, with the same limits as that of an automation. If empty, any event
+    of the name resumes the run.
     """
     match_id: _builtins.str
-    """Optional. The run is parked only if this is its newest match. An engine that gives the match it works on can
-    repeat the call without parking a run that was resumed meanwhile.
+    """Optional. The match that the engine is working on. If it is not the newest match of the run, the request fails with
+    RUN_MOVED_ON. This makes it safe to repeat the call: a run that was resumed in the meantime does not wait again.
     """
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """Optional. How long to wait: 1 second to 366 days; for ever if unset."""
+        """Optional. How long to wait: 1 second to 366 days. If not set, the wait does not time out."""
 
     @_builtins.property
     def attributes(self) -> _struct_pb2.Struct:
-        """Optional. New attributes of the run, in place of all the old ones. At most 64 KiB, 32 levels deep and 1,000
-        values.
+        """Optional. The new attributes of the run, which replace the old ones completely. At most 64 KiB, 32 levels deep and
+        1,000 values.
         """
 
     def __init__(
@@ -1475,14 +1486,14 @@ Global___AwaitEventRequest: _TypeAlias = AwaitEventRequest  # noqa: Y015
 
 @_typing.final
 class AwaitEventResponse(_message.Message):
-    """Answer of AwaitEvent."""
+    """Response message for AwaitEvent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RUN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def run(self) -> Global___Run:
-        """Output only. The run as it is now."""
+        """Output only. The run after the change."""
 
     def __init__(
         self,
@@ -1499,7 +1510,7 @@ Global___AwaitEventResponse: _TypeAlias = AwaitEventResponse  # noqa: Y015
 
 @_typing.final
 class CompleteRunRequest(_message.Message):
-    """Request of CompleteRun."""
+    """Request message for CompleteRun."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1509,17 +1520,19 @@ class CompleteRunRequest(_message.Message):
     MATCH_ID_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
-    """Required. Id of the run."""
+    """Required. ID of the run."""
     outcome: Global___RunOutcome.ValueType
-    """Optional. How the run ends; RUN_OUTCOME_COMPLETED if unset."""
+    """Optional. How the run ends. Defaults to RUN_OUTCOME_COMPLETED."""
     reason: _builtins.str
-    """Optional. Why, in words. At most 1,000 characters."""
+    """Optional. Why the run ends. At most 1,000 characters."""
     match_id: _builtins.str
-    """Optional. The run ends only if this is its newest match."""
+    """Optional. The match that the engine is working on. If it is not the newest match of the run, the request fails with
+    RUN_MOVED_ON.
+    """
     @_builtins.property
     def attributes(self) -> _struct_pb2.Struct:
-        """Optional. New attributes of the run, in place of all the old ones. At most 64 KiB, 32 levels deep and 1,000
-        values.
+        """Optional. The new attributes of the run, which replace the old ones completely. At most 64 KiB, 32 levels deep and
+        1,000 values.
         """
 
     def __init__(
@@ -1541,14 +1554,14 @@ Global___CompleteRunRequest: _TypeAlias = CompleteRunRequest  # noqa: Y015
 
 @_typing.final
 class CompleteRunResponse(_message.Message):
-    """Answer of CompleteRun."""
+    """Response message for CompleteRun."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RUN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def run(self) -> Global___Run:
-        """Output only. The run as it is now."""
+        """Output only. The run after the change."""
 
     def __init__(
         self,
@@ -1565,7 +1578,7 @@ Global___CompleteRunResponse: _TypeAlias = CompleteRunResponse  # noqa: Y015
 
 @_typing.final
 class CancelRunRequest(_message.Message):
-    """Request of CancelRun."""
+    """Request message for CancelRun."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1573,11 +1586,11 @@ class CancelRunRequest(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
-    """Required. Id of the run."""
+    """Required. ID of the run."""
     reason: _builtins.str
-    """Optional. Why, in words. At most 1,000 characters."""
+    """Optional. Why the run is cancelled. At most 1,000 characters."""
     etag: _builtins.str
-    """Optional. The run is cancelled only if this is its etag."""
+    """Optional. Etag as last read. If it is not the current one, the request fails with ETAG_MISMATCH."""
     def __init__(
         self,
         *,
@@ -1595,14 +1608,14 @@ Global___CancelRunRequest: _TypeAlias = CancelRunRequest  # noqa: Y015
 
 @_typing.final
 class CancelRunResponse(_message.Message):
-    """Answer of CancelRun."""
+    """Response message for CancelRun."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RUN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def run(self) -> Global___Run:
-        """Output only. The run as it is now."""
+        """Output only. The run after the change."""
 
     def __init__(
         self,

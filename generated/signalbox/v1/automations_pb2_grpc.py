@@ -26,9 +26,10 @@ if _version_not_supported:
 
 
 class AutomationsStub:
-    """Keeps the automations, says why an event did or did not set them off, and moves their runs.
+    """Manages automations and their runs, and explains why an event matched an automation or not.
 
-    Signalbox decides which events match and starts the runs; an engine does the work of a run and reports it here.
+    Signalbox decides which events match and starts the runs. An engine carries out the work of a run and reports the
+    result here.
     """
 
     def __init__(self, channel):
@@ -110,22 +111,25 @@ class AutomationsStub:
 
 
 class AutomationsServicer:
-    """Keeps the automations, says why an event did or did not set them off, and moves their runs.
+    """Manages automations and their runs, and explains why an event matched an automation or not.
 
-    Signalbox decides which events match and starts the runs; an engine does the work of a run and reports it here.
+    Signalbox decides which events match and starts the runs. An engine carries out the work of a run and reports the
+    result here.
     """
 
     def CreateAutomation(self, request, context):
         """Creates an automation, as a draft or already active.
 
-        Errors: CONDITION_INVALID, with line and column; INVALID_NAME.
+        Errors: INVALID_NAME, INVALID_AUTOMATION; CONDITION_INVALID, with line and column.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetAutomation(self, request, context):
-        """Reads one automation by id.
+        """Returns an automation.
+
+        Errors: AUTOMATION_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -139,17 +143,17 @@ class AutomationsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateAutomation(self, request, context):
-        """Changes an automation. A new event name, condition or entry rule of an active one holds for the events recorded
-        after the change; earlier ones stay judged as they were.
+        """Updates an automation. If it is active, a new event name, condition or entry rule applies to events recorded after
+        the update.
 
-        Errors: AUTOMATION_NOT_FOUND, CONDITION_INVALID, ETAG_MISMATCH.
+        Errors: AUTOMATION_NOT_FOUND, ETAG_MISMATCH, INVALID_NAME, INVALID_AUTOMATION, CONDITION_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteAutomation(self, request, context):
-        """Deletes an automation that is not active. Its open runs are cancelled; its matches stay in the log.
+        """Deletes an automation that is not active, and cancels its open runs. Its matches stay in the match log.
 
         Errors: AUTOMATION_NOT_FOUND, AUTOMATION_ACTIVE, ETAG_MISMATCH.
         """
@@ -158,39 +162,41 @@ class AutomationsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ActivateAutomation(self, request, context):
-        """Makes an automation judge the events recorded from now on. One that is active stays as it is.
+        """Activates an automation, so that it evaluates events recorded after this call. If it is already active, nothing
+        changes.
 
-        Errors: AUTOMATION_NOT_FOUND, CONDITION_INVALID if the schema has changed meanwhile, ETAG_MISMATCH.
+        Errors: AUTOMATION_NOT_FOUND, ETAG_MISMATCH; CONDITION_INVALID, if the condition no longer fits the schema.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PauseAutomation(self, request, context):
-        """Makes an active automation start no more runs. Those under way go on, and waiting ones are still resumed. One
-        that is paused stays as it is.
+        """Pauses an active automation, so that it starts no more runs. Open runs continue, and waiting runs are still
+        resumed. If it is already paused, nothing changes.
 
-        Errors: AUTOMATION_NOT_FOUND, AUTOMATION_NOT_ACTIVE for a draft, ETAG_MISMATCH.
+        Errors: AUTOMATION_NOT_FOUND, ETAG_MISMATCH; AUTOMATION_NOT_ACTIVE, if it is a draft.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def TestCondition(self, request, context):
-        """Judges a condition on a payload and a contact, with a trace. Stores nothing; a condition that cannot be saved is
-        part of the answer, not an error. An address that no contact has stands for a contact without properties.
+        """Evaluates a condition on an event and a contact, and returns a trace of its clauses. Stores nothing. An invalid
+        condition is reported in the response, not as an error. If no contact has the given email address, the condition is
+        evaluated for a contact without properties.
 
-        Errors: INVALID_NAME, CONTACT_NOT_FOUND for an id.
+        Errors: INVALID_NAME; CONTACT_NOT_FOUND, if no contact has the given ID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExplainEvent(self, request, context):
-        """Says for each automation of an event's name why the event matched it or did not. Stores nothing. The properties of
-        the contact and the project's rule for the case of names are as they are now, also for a recorded event.
+        """Explains, for each automation of an event's name, why the event matched it or not. Stores nothing. The current
+        properties of the contact and the current rule for letter case are used, also for a recorded event.
 
-        Errors: EVENT_NOT_FOUND, AUTOMATION_NOT_FOUND; INVALID_ARGUMENT where no event is given.
+        Errors: EVENT_NOT_FOUND, AUTOMATION_NOT_FOUND; ROW_UNREADABLE, if the stored event cannot be read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -204,35 +210,39 @@ class AutomationsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetRun(self, request, context):
-        """Reads one run by id.
+        """Returns a run.
+
+        Errors: RUN_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AwaitEvent(self, request, context):
-        """Parks a run until its contact's next event of a name. That event resumes the run in its own transaction and puts
-        a KIND_RESUMED match into the log; a timeout puts a KIND_TIMED_OUT match there. A waiting run gets the new wait
-        in place of the old one.
+        """Makes a run wait for the next event of its contact that has a given name. When that event is recorded, the run is
+        resumed in the same transaction, with a KIND_RESUMED match. When the wait times out, a KIND_TIMED_OUT match is
+        recorded. If the run is already waiting, the new wait replaces the old one.
 
-        Errors: RUN_NOT_FOUND, RUN_FINISHED, RUN_MOVED_ON, RUN_WITHOUT_CONTACT, CONDITION_INVALID.
+        Errors: INVALID_NAME, CONDITION_INVALID, RUN_NOT_FOUND, RUN_FINISHED; RUN_MOVED_ON, if `match_id` is not the newest
+        match of the run; RUN_WITHOUT_CONTACT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CompleteRun(self, request, context):
-        """Ends a run with an outcome. Repeated with the same outcome it changes nothing.
+        """Ends a run with an outcome. Repeating the call with the same outcome changes nothing.
 
-        Errors: RUN_NOT_FOUND, RUN_FINISHED if it ended otherwise, RUN_MOVED_ON.
+        Errors: RUN_NOT_FOUND; RUN_FINISHED, if the run ended with another outcome; RUN_MOVED_ON, if `match_id` is not the
+        newest match of the run.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelRun(self, request, context):
-        """Cancels a run that is queued, running or waiting. An engine at work on it learns of it at its next call for the
-        run. A cancelled run stays as it is.
+        """Cancels a run that is queued, running or waiting. An engine that is working on the run learns of it with its next
+        call for that run. If the run is already cancelled, nothing changes.
 
         Errors: RUN_NOT_FOUND, RUN_FINISHED, ETAG_MISMATCH.
         """
@@ -322,9 +332,10 @@ def add_AutomationsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Automations:
-    """Keeps the automations, says why an event did or did not set them off, and moves their runs.
+    """Manages automations and their runs, and explains why an event matched an automation or not.
 
-    Signalbox decides which events match and starts the runs; an engine does the work of a run and reports it here.
+    Signalbox decides which events match and starts the runs. An engine carries out the work of a run and reports the
+    result here.
     """
 
     @staticmethod

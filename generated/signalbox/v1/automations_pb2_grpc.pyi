@@ -27,9 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AutomationsStub:
-    """Keeps the automations, says why an event did or did not set them off, and moves their runs.
+    """Manages automations and their runs, and explains why an event matched an automation or not.
 
-    Signalbox decides which events match and starts the runs; an engine does the work of a run and reports it here.
+    Signalbox decides which events match and starts the runs. An engine carries out the work of a run and reports the
+    result here.
     """
 
     @_typing.overload
@@ -39,147 +40,169 @@ class AutomationsStub:
     CreateAutomation: _grpc.UnaryUnaryMultiCallable[_automations_pb2.CreateAutomationRequest, _automations_pb2.CreateAutomationResponse]
     """Creates an automation, as a draft or already active.
 
-    Errors: CONDITION_INVALID, with line and column; INVALID_NAME.
+    Errors: INVALID_NAME, INVALID_AUTOMATION; CONDITION_INVALID, with line and column.
     """
     GetAutomation: _grpc.UnaryUnaryMultiCallable[_automations_pb2.GetAutomationRequest, _automations_pb2.GetAutomationResponse]
-    """Reads one automation by id."""
+    """Returns an automation.
+
+    Errors: AUTOMATION_NOT_FOUND.
+    """
     ListAutomations: _grpc.UnaryUnaryMultiCallable[_automations_pb2.ListAutomationsRequest, _automations_pb2.ListAutomationsResponse]
     """Lists automations, newest first."""
     UpdateAutomation: _grpc.UnaryUnaryMultiCallable[_automations_pb2.UpdateAutomationRequest, _automations_pb2.UpdateAutomationResponse]
-    """Changes an automation. A new event name, condition or entry rule of an active one holds for the events recorded
-    after the change; earlier ones stay judged as they were.
+    """Updates an automation. If it is active, a new event name, condition or entry rule applies to events recorded after
+    the update.
 
-    Errors: AUTOMATION_NOT_FOUND, CONDITION_INVALID, ETAG_MISMATCH.
+    Errors: AUTOMATION_NOT_FOUND, ETAG_MISMATCH, INVALID_NAME, INVALID_AUTOMATION, CONDITION_INVALID.
     """
     DeleteAutomation: _grpc.UnaryUnaryMultiCallable[_automations_pb2.DeleteAutomationRequest, _automations_pb2.DeleteAutomationResponse]
-    """Deletes an automation that is not active. Its open runs are cancelled; its matches stay in the log.
+    """Deletes an automation that is not active, and cancels its open runs. Its matches stay in the match log.
 
     Errors: AUTOMATION_NOT_FOUND, AUTOMATION_ACTIVE, ETAG_MISMATCH.
     """
     ActivateAutomation: _grpc.UnaryUnaryMultiCallable[_automations_pb2.ActivateAutomationRequest, _automations_pb2.ActivateAutomationResponse]
-    """Makes an automation judge the events recorded from now on. One that is active stays as it is.
+    """Activates an automation, so that it evaluates events recorded after this call. If it is already active, nothing
+    changes.
 
-    Errors: AUTOMATION_NOT_FOUND, CONDITION_INVALID if the schema has changed meanwhile, ETAG_MISMATCH.
+    Errors: AUTOMATION_NOT_FOUND, ETAG_MISMATCH; CONDITION_INVALID, if the condition no longer fits the schema.
     """
     PauseAutomation: _grpc.UnaryUnaryMultiCallable[_automations_pb2.PauseAutomationRequest, _automations_pb2.PauseAutomationResponse]
-    """Makes an active automation start no more runs. Those under way go on, and waiting ones are still resumed. One
-    that is paused stays as it is.
+    """Pauses an active automation, so that it starts no more runs. Open runs continue, and waiting runs are still
+    resumed. If it is already paused, nothing changes.
 
-    Errors: AUTOMATION_NOT_FOUND, AUTOMATION_NOT_ACTIVE for a draft, ETAG_MISMATCH.
+    Errors: AUTOMATION_NOT_FOUND, ETAG_MISMATCH; AUTOMATION_NOT_ACTIVE, if it is a draft.
     """
     TestCondition: _grpc.UnaryUnaryMultiCallable[_automations_pb2.TestConditionRequest, _automations_pb2.TestConditionResponse]
-    """Judges a condition on a payload and a contact, with a trace. Stores nothing; a condition that cannot be saved is
-    part of the answer, not an error. An address that no contact has stands for a contact without properties.
+    """Evaluates a condition on an event and a contact, and returns a trace of its clauses. Stores nothing. An invalid
+    condition is reported in the response, not as an error. If no contact has the given email address, the condition is
+    evaluated for a contact without properties.
 
-    Errors: INVALID_NAME, CONTACT_NOT_FOUND for an id.
+    Errors: INVALID_NAME; CONTACT_NOT_FOUND, if no contact has the given ID.
     """
     ExplainEvent: _grpc.UnaryUnaryMultiCallable[_automations_pb2.ExplainEventRequest, _automations_pb2.ExplainEventResponse]
-    """Says for each automation of an event's name why the event matched it or did not. Stores nothing. The properties of
-    the contact and the project's rule for the case of names are as they are now, also for a recorded event.
+    """Explains, for each automation of an event's name, why the event matched it or not. Stores nothing. The current
+    properties of the contact and the current rule for letter case are used, also for a recorded event.
 
-    Errors: EVENT_NOT_FOUND, AUTOMATION_NOT_FOUND; INVALID_ARGUMENT where no event is given.
+    Errors: EVENT_NOT_FOUND, AUTOMATION_NOT_FOUND; ROW_UNREADABLE, if the stored event cannot be read.
     """
     ListRuns: _grpc.UnaryUnaryMultiCallable[_automations_pb2.ListRunsRequest, _automations_pb2.ListRunsResponse]
     """Lists runs, newest first."""
     GetRun: _grpc.UnaryUnaryMultiCallable[_automations_pb2.GetRunRequest, _automations_pb2.GetRunResponse]
-    """Reads one run by id."""
-    AwaitEvent: _grpc.UnaryUnaryMultiCallable[_automations_pb2.AwaitEventRequest, _automations_pb2.AwaitEventResponse]
-    """Parks a run until its contact's next event of a name. That event resumes the run in its own transaction and puts
-    a KIND_RESUMED match into the log; a timeout puts a KIND_TIMED_OUT match there. A waiting run gets the new wait
-    in place of the old one.
+    """Returns a run.
 
-    Errors: RUN_NOT_FOUND, RUN_FINISHED, RUN_MOVED_ON, RUN_WITHOUT_CONTACT, CONDITION_INVALID.
+    Errors: RUN_NOT_FOUND.
+    """
+    AwaitEvent: _grpc.UnaryUnaryMultiCallable[_automations_pb2.AwaitEventRequest, _automations_pb2.AwaitEventResponse]
+    """Makes a run wait for the next event of its contact that has a given name. When that event is recorded, the run is
+    resumed in the same transaction, with a KIND_RESUMED match. When the wait times out, a KIND_TIMED_OUT match is
+    recorded. If the run is already waiting, the new wait replaces the old one.
+
+    Errors: INVALID_NAME, CONDITION_INVALID, RUN_NOT_FOUND, RUN_FINISHED; RUN_MOVED_ON, if `match_id` is not the newest
+    match of the run; RUN_WITHOUT_CONTACT.
     """
     CompleteRun: _grpc.UnaryUnaryMultiCallable[_automations_pb2.CompleteRunRequest, _automations_pb2.CompleteRunResponse]
-    """Ends a run with an outcome. Repeated with the same outcome it changes nothing.
+    """Ends a run with an outcome. Repeating the call with the same outcome changes nothing.
 
-    Errors: RUN_NOT_FOUND, RUN_FINISHED if it ended otherwise, RUN_MOVED_ON.
+    Errors: RUN_NOT_FOUND; RUN_FINISHED, if the run ended with another outcome; RUN_MOVED_ON, if `match_id` is not the
+    newest match of the run.
     """
     CancelRun: _grpc.UnaryUnaryMultiCallable[_automations_pb2.CancelRunRequest, _automations_pb2.CancelRunResponse]
-    """Cancels a run that is queued, running or waiting. An engine at work on it learns of it at its next call for the
-    run. A cancelled run stays as it is.
+    """Cancels a run that is queued, running or waiting. An engine that is working on the run learns of it with its next
+    call for that run. If the run is already cancelled, nothing changes.
 
     Errors: RUN_NOT_FOUND, RUN_FINISHED, ETAG_MISMATCH.
     """
 
 @_typing.type_check_only
 class AutomationsAsyncStub(AutomationsStub):
-    """Keeps the automations, says why an event did or did not set them off, and moves their runs.
+    """Manages automations and their runs, and explains why an event matched an automation or not.
 
-    Signalbox decides which events match and starts the runs; an engine does the work of a run and reports it here.
+    Signalbox decides which events match and starts the runs. An engine carries out the work of a run and reports the
+    result here.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateAutomation: _aio.UnaryUnaryMultiCallable[_automations_pb2.CreateAutomationRequest, _automations_pb2.CreateAutomationResponse]  # type: ignore[assignment]
     """Creates an automation, as a draft or already active.
 
-    Errors: CONDITION_INVALID, with line and column; INVALID_NAME.
+    Errors: INVALID_NAME, INVALID_AUTOMATION; CONDITION_INVALID, with line and column.
     """
     GetAutomation: _aio.UnaryUnaryMultiCallable[_automations_pb2.GetAutomationRequest, _automations_pb2.GetAutomationResponse]  # type: ignore[assignment]
-    """Reads one automation by id."""
+    """Returns an automation.
+
+    Errors: AUTOMATION_NOT_FOUND.
+    """
     ListAutomations: _aio.UnaryUnaryMultiCallable[_automations_pb2.ListAutomationsRequest, _automations_pb2.ListAutomationsResponse]  # type: ignore[assignment]
     """Lists automations, newest first."""
     UpdateAutomation: _aio.UnaryUnaryMultiCallable[_automations_pb2.UpdateAutomationRequest, _automations_pb2.UpdateAutomationResponse]  # type: ignore[assignment]
-    """Changes an automation. A new event name, condition or entry rule of an active one holds for the events recorded
-    after the change; earlier ones stay judged as they were.
+    """Updates an automation. If it is active, a new event name, condition or entry rule applies to events recorded after
+    the update.
 
-    Errors: AUTOMATION_NOT_FOUND, CONDITION_INVALID, ETAG_MISMATCH.
+    Errors: AUTOMATION_NOT_FOUND, ETAG_MISMATCH, INVALID_NAME, INVALID_AUTOMATION, CONDITION_INVALID.
     """
     DeleteAutomation: _aio.UnaryUnaryMultiCallable[_automations_pb2.DeleteAutomationRequest, _automations_pb2.DeleteAutomationResponse]  # type: ignore[assignment]
-    """Deletes an automation that is not active. Its open runs are cancelled; its matches stay in the log.
+    """Deletes an automation that is not active, and cancels its open runs. Its matches stay in the match log.
 
     Errors: AUTOMATION_NOT_FOUND, AUTOMATION_ACTIVE, ETAG_MISMATCH.
     """
     ActivateAutomation: _aio.UnaryUnaryMultiCallable[_automations_pb2.ActivateAutomationRequest, _automations_pb2.ActivateAutomationResponse]  # type: ignore[assignment]
-    """Makes an automation judge the events recorded from now on. One that is active stays as it is.
+    """Activates an automation, so that it evaluates events recorded after this call. If it is already active, nothing
+    changes.
 
-    Errors: AUTOMATION_NOT_FOUND, CONDITION_INVALID if the schema has changed meanwhile, ETAG_MISMATCH.
+    Errors: AUTOMATION_NOT_FOUND, ETAG_MISMATCH; CONDITION_INVALID, if the condition no longer fits the schema.
     """
     PauseAutomation: _aio.UnaryUnaryMultiCallable[_automations_pb2.PauseAutomationRequest, _automations_pb2.PauseAutomationResponse]  # type: ignore[assignment]
-    """Makes an active automation start no more runs. Those under way go on, and waiting ones are still resumed. One
-    that is paused stays as it is.
+    """Pauses an active automation, so that it starts no more runs. Open runs continue, and waiting runs are still
+    resumed. If it is already paused, nothing changes.
 
-    Errors: AUTOMATION_NOT_FOUND, AUTOMATION_NOT_ACTIVE for a draft, ETAG_MISMATCH.
+    Errors: AUTOMATION_NOT_FOUND, ETAG_MISMATCH; AUTOMATION_NOT_ACTIVE, if it is a draft.
     """
     TestCondition: _aio.UnaryUnaryMultiCallable[_automations_pb2.TestConditionRequest, _automations_pb2.TestConditionResponse]  # type: ignore[assignment]
-    """Judges a condition on a payload and a contact, with a trace. Stores nothing; a condition that cannot be saved is
-    part of the answer, not an error. An address that no contact has stands for a contact without properties.
+    """Evaluates a condition on an event and a contact, and returns a trace of its clauses. Stores nothing. An invalid
+    condition is reported in the response, not as an error. If no contact has the given email address, the condition is
+    evaluated for a contact without properties.
 
-    Errors: INVALID_NAME, CONTACT_NOT_FOUND for an id.
+    Errors: INVALID_NAME; CONTACT_NOT_FOUND, if no contact has the given ID.
     """
     ExplainEvent: _aio.UnaryUnaryMultiCallable[_automations_pb2.ExplainEventRequest, _automations_pb2.ExplainEventResponse]  # type: ignore[assignment]
-    """Says for each automation of an event's name why the event matched it or did not. Stores nothing. The properties of
-    the contact and the project's rule for the case of names are as they are now, also for a recorded event.
+    """Explains, for each automation of an event's name, why the event matched it or not. Stores nothing. The current
+    properties of the contact and the current rule for letter case are used, also for a recorded event.
 
-    Errors: EVENT_NOT_FOUND, AUTOMATION_NOT_FOUND; INVALID_ARGUMENT where no event is given.
+    Errors: EVENT_NOT_FOUND, AUTOMATION_NOT_FOUND; ROW_UNREADABLE, if the stored event cannot be read.
     """
     ListRuns: _aio.UnaryUnaryMultiCallable[_automations_pb2.ListRunsRequest, _automations_pb2.ListRunsResponse]  # type: ignore[assignment]
     """Lists runs, newest first."""
     GetRun: _aio.UnaryUnaryMultiCallable[_automations_pb2.GetRunRequest, _automations_pb2.GetRunResponse]  # type: ignore[assignment]
-    """Reads one run by id."""
-    AwaitEvent: _aio.UnaryUnaryMultiCallable[_automations_pb2.AwaitEventRequest, _automations_pb2.AwaitEventResponse]  # type: ignore[assignment]
-    """Parks a run until its contact's next event of a name. That event resumes the run in its own transaction and puts
-    a KIND_RESUMED match into the log; a timeout puts a KIND_TIMED_OUT match there. A waiting run gets the new wait
-    in place of the old one.
+    """Returns a run.
 
-    Errors: RUN_NOT_FOUND, RUN_FINISHED, RUN_MOVED_ON, RUN_WITHOUT_CONTACT, CONDITION_INVALID.
+    Errors: RUN_NOT_FOUND.
+    """
+    AwaitEvent: _aio.UnaryUnaryMultiCallable[_automations_pb2.AwaitEventRequest, _automations_pb2.AwaitEventResponse]  # type: ignore[assignment]
+    """Makes a run wait for the next event of its contact that has a given name. When that event is recorded, the run is
+    resumed in the same transaction, with a KIND_RESUMED match. When the wait times out, a KIND_TIMED_OUT match is
+    recorded. If the run is already waiting, the new wait replaces the old one.
+
+    Errors: INVALID_NAME, CONDITION_INVALID, RUN_NOT_FOUND, RUN_FINISHED; RUN_MOVED_ON, if `match_id` is not the newest
+    match of the run; RUN_WITHOUT_CONTACT.
     """
     CompleteRun: _aio.UnaryUnaryMultiCallable[_automations_pb2.CompleteRunRequest, _automations_pb2.CompleteRunResponse]  # type: ignore[assignment]
-    """Ends a run with an outcome. Repeated with the same outcome it changes nothing.
+    """Ends a run with an outcome. Repeating the call with the same outcome changes nothing.
 
-    Errors: RUN_NOT_FOUND, RUN_FINISHED if it ended otherwise, RUN_MOVED_ON.
+    Errors: RUN_NOT_FOUND; RUN_FINISHED, if the run ended with another outcome; RUN_MOVED_ON, if `match_id` is not the
+    newest match of the run.
     """
     CancelRun: _aio.UnaryUnaryMultiCallable[_automations_pb2.CancelRunRequest, _automations_pb2.CancelRunResponse]  # type: ignore[assignment]
-    """Cancels a run that is queued, running or waiting. An engine at work on it learns of it at its next call for the
-    run. A cancelled run stays as it is.
+    """Cancels a run that is queued, running or waiting. An engine that is working on the run learns of it with its next
+    call for that run. If the run is already cancelled, nothing changes.
 
     Errors: RUN_NOT_FOUND, RUN_FINISHED, ETAG_MISMATCH.
     """
 
 class AutomationsServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps the automations, says why an event did or did not set them off, and moves their runs.
+    """Manages automations and their runs, and explains why an event matched an automation or not.
 
-    Signalbox decides which events match and starts the runs; an engine does the work of a run and reports it here.
+    Signalbox decides which events match and starts the runs. An engine carries out the work of a run and reports the
+    result here.
     """
 
     @_abc_1.abstractmethod
@@ -190,7 +213,7 @@ class AutomationsServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_automations_pb2.CreateAutomationResponse, _abc.Awaitable[_automations_pb2.CreateAutomationResponse]]:
         """Creates an automation, as a draft or already active.
 
-        Errors: CONDITION_INVALID, with line and column; INVALID_NAME.
+        Errors: INVALID_NAME, INVALID_AUTOMATION; CONDITION_INVALID, with line and column.
         """
 
     @_abc_1.abstractmethod
@@ -199,7 +222,10 @@ class AutomationsServicer(metaclass=_abc_1.ABCMeta):
         request: _automations_pb2.GetAutomationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_automations_pb2.GetAutomationResponse, _abc.Awaitable[_automations_pb2.GetAutomationResponse]]:
-        """Reads one automation by id."""
+        """Returns an automation.
+
+        Errors: AUTOMATION_NOT_FOUND.
+        """
 
     @_abc_1.abstractmethod
     def ListAutomations(
@@ -215,10 +241,10 @@ class AutomationsServicer(metaclass=_abc_1.ABCMeta):
         request: _automations_pb2.UpdateAutomationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_automations_pb2.UpdateAutomationResponse, _abc.Awaitable[_automations_pb2.UpdateAutomationResponse]]:
-        """Changes an automation. A new event name, condition or entry rule of an active one holds for the events recorded
-        after the change; earlier ones stay judged as they were.
+        """Updates an automation. If it is active, a new event name, condition or entry rule applies to events recorded after
+        the update.
 
-        Errors: AUTOMATION_NOT_FOUND, CONDITION_INVALID, ETAG_MISMATCH.
+        Errors: AUTOMATION_NOT_FOUND, ETAG_MISMATCH, INVALID_NAME, INVALID_AUTOMATION, CONDITION_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -227,7 +253,7 @@ class AutomationsServicer(metaclass=_abc_1.ABCMeta):
         request: _automations_pb2.DeleteAutomationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_automations_pb2.DeleteAutomationResponse, _abc.Awaitable[_automations_pb2.DeleteAutomationResponse]]:
-        """Deletes an automation that is not active. Its open runs are cancelled; its matches stay in the log.
+        """Deletes an automation that is not active, and cancels its open runs. Its matches stay in the match log.
 
         Errors: AUTOMATION_NOT_FOUND, AUTOMATION_ACTIVE, ETAG_MISMATCH.
         """
@@ -238,9 +264,10 @@ class AutomationsServicer(metaclass=_abc_1.ABCMeta):
         request: _automations_pb2.ActivateAutomationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_automations_pb2.ActivateAutomationResponse, _abc.Awaitable[_automations_pb2.ActivateAutomationResponse]]:
-        """Makes an automation judge the events recorded from now on. One that is active stays as it is.
+        """Activates an automation, so that it evaluates events recorded after this call. If it is already active, nothing
+        changes.
 
-        Errors: AUTOMATION_NOT_FOUND, CONDITION_INVALID if the schema has changed meanwhile, ETAG_MISMATCH.
+        Errors: AUTOMATION_NOT_FOUND, ETAG_MISMATCH; CONDITION_INVALID, if the condition no longer fits the schema.
         """
 
     @_abc_1.abstractmethod
@@ -249,10 +276,10 @@ class AutomationsServicer(metaclass=_abc_1.ABCMeta):
         request: _automations_pb2.PauseAutomationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_automations_pb2.PauseAutomationResponse, _abc.Awaitable[_automations_pb2.PauseAutomationResponse]]:
-        """Makes an active automation start no more runs. Those under way go on, and waiting ones are still resumed. One
-        that is paused stays as it is.
+        """Pauses an active automation, so that it starts no more runs. Open runs continue, and waiting runs are still
+        resumed. If it is already paused, nothing changes.
 
-        Errors: AUTOMATION_NOT_FOUND, AUTOMATION_NOT_ACTIVE for a draft, ETAG_MISMATCH.
+        Errors: AUTOMATION_NOT_FOUND, ETAG_MISMATCH; AUTOMATION_NOT_ACTIVE, if it is a draft.
         """
 
     @_abc_1.abstractmethod
@@ -261,10 +288,11 @@ class AutomationsServicer(metaclass=_abc_1.ABCMeta):
         request: _automations_pb2.TestConditionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_automations_pb2.TestConditionResponse, _abc.Awaitable[_automations_pb2.TestConditionResponse]]:
-        """Judges a condition on a payload and a contact, with a trace. Stores nothing; a condition that cannot be saved is
-        part of the answer, not an error. An address that no contact has stands for a contact without properties.
+        """Evaluates a condition on an event and a contact, and returns a trace of its clauses. Stores nothing. An invalid
+        condition is reported in the response, not as an error. If no contact has the given email address, the condition is
+        evaluated for a contact without properties.
 
-        Errors: INVALID_NAME, CONTACT_NOT_FOUND for an id.
+        Errors: INVALID_NAME; CONTACT_NOT_FOUND, if no contact has the given ID.
         """
 
     @_abc_1.abstractmethod
@@ -273,10 +301,10 @@ class AutomationsServicer(metaclass=_abc_1.ABCMeta):
         request: _automations_pb2.ExplainEventRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_automations_pb2.ExplainEventResponse, _abc.Awaitable[_automations_pb2.ExplainEventResponse]]:
-        """Says for each automation of an event's name why the event matched it or did not. Stores nothing. The properties of
-        the contact and the project's rule for the case of names are as they are now, also for a recorded event.
+        """Explains, for each automation of an event's name, why the event matched it or not. Stores nothing. The current
+        properties of the contact and the current rule for letter case are used, also for a recorded event.
 
-        Errors: EVENT_NOT_FOUND, AUTOMATION_NOT_FOUND; INVALID_ARGUMENT where no event is given.
+        Errors: EVENT_NOT_FOUND, AUTOMATION_NOT_FOUND; ROW_UNREADABLE, if the stored event cannot be read.
         """
 
     @_abc_1.abstractmethod
@@ -293,7 +321,10 @@ class AutomationsServicer(metaclass=_abc_1.ABCMeta):
         request: _automations_pb2.GetRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_automations_pb2.GetRunResponse, _abc.Awaitable[_automations_pb2.GetRunResponse]]:
-        """Reads one run by id."""
+        """Returns a run.
+
+        Errors: RUN_NOT_FOUND.
+        """
 
     @_abc_1.abstractmethod
     def AwaitEvent(
@@ -301,11 +332,12 @@ class AutomationsServicer(metaclass=_abc_1.ABCMeta):
         request: _automations_pb2.AwaitEventRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_automations_pb2.AwaitEventResponse, _abc.Awaitable[_automations_pb2.AwaitEventResponse]]:
-        """Parks a run until its contact's next event of a name. That event resumes the run in its own transaction and puts
-        a KIND_RESUMED match into the log; a timeout puts a KIND_TIMED_OUT match there. A waiting run gets the new wait
-        in place of the old one.
+        """Makes a run wait for the next event of its contact that has a given name. When that event is recorded, the run is
+        resumed in the same transaction, with a KIND_RESUMED match. When the wait times out, a KIND_TIMED_OUT match is
+        recorded. If the run is already waiting, the new wait replaces the old one.
 
-        Errors: RUN_NOT_FOUND, RUN_FINISHED, RUN_MOVED_ON, RUN_WITHOUT_CONTACT, CONDITION_INVALID.
+        Errors: INVALID_NAME, CONDITION_INVALID, RUN_NOT_FOUND, RUN_FINISHED; RUN_MOVED_ON, if `match_id` is not the newest
+        match of the run; RUN_WITHOUT_CONTACT.
         """
 
     @_abc_1.abstractmethod
@@ -314,9 +346,10 @@ class AutomationsServicer(metaclass=_abc_1.ABCMeta):
         request: _automations_pb2.CompleteRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_automations_pb2.CompleteRunResponse, _abc.Awaitable[_automations_pb2.CompleteRunResponse]]:
-        """Ends a run with an outcome. Repeated with the same outcome it changes nothing.
+        """Ends a run with an outcome. Repeating the call with the same outcome changes nothing.
 
-        Errors: RUN_NOT_FOUND, RUN_FINISHED if it ended otherwise, RUN_MOVED_ON.
+        Errors: RUN_NOT_FOUND; RUN_FINISHED, if the run ended with another outcome; RUN_MOVED_ON, if `match_id` is not the
+        newest match of the run.
         """
 
     @_abc_1.abstractmethod
@@ -325,8 +358,8 @@ class AutomationsServicer(metaclass=_abc_1.ABCMeta):
         request: _automations_pb2.CancelRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_automations_pb2.CancelRunResponse, _abc.Awaitable[_automations_pb2.CancelRunResponse]]:
-        """Cancels a run that is queued, running or waiting. An engine at work on it learns of it at its next call for the
-        run. A cancelled run stays as it is.
+        """Cancels a run that is queued, running or waiting. An engine that is working on the run learns of it with its next
+        call for that run. If the run is already cancelled, nothing changes.
 
         Errors: RUN_NOT_FOUND, RUN_FINISHED, ETAG_MISMATCH.
         """

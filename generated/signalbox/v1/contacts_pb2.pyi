@@ -22,7 +22,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Contact(_message.Message):
-    """Whom an event is about."""
+    """A person that events are about."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -34,18 +34,20 @@ class Contact(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     UNREADABLE_REASON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Output only. UUIDv7."""
+    """Output only. Unique ID, a UUIDv7."""
     email: _builtins.str
-    """Required. E-mail address, unique in the project; kept lower-cased, without blanks around it. At most 254 characters."""
+    """Required. Email address, unique in the project. Stored in lower case, without surrounding blanks. At most 254
+    characters.
+    """
     etag: _builtins.str
-    """Output only. Names the state of the contact; changes with every change."""
+    """Output only. Version of the contact. Changes with every update."""
     unreadable_reason: _builtins.str
-    """Output only. Why the stored properties could not be read, so that they are empty here; otherwise empty. Such a
-    contact can be deleted, but not updated.
+    """Output only. Why the stored properties could not be read; they are empty then. Empty if they could be read. A
+    contact with unreadable properties can be deleted, but not updated.
     """
     @_builtins.property
     def properties(self) -> _struct_pb2.Struct:
-        """Optional. Whatever callers know of the contact. At most 64 KiB, 32 levels deep and 1,000 values."""
+        """Optional. Properties of the contact. At most 64 KiB, 32 levels deep and 1,000 values."""
 
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
@@ -53,7 +55,7 @@ class Contact(_message.Message):
 
     @_builtins.property
     def updated_at(self) -> _timestamp_pb2.Timestamp:
-        """Output only. When the contact was last changed."""
+        """Output only. When the contact was last updated."""
 
     def __init__(
         self,
@@ -76,7 +78,7 @@ Global___Contact: _TypeAlias = Contact  # noqa: Y015
 
 @_typing.final
 class UpsertContactRequest(_message.Message):
-    """Request of UpsertContact."""
+    """Request message for UpsertContact."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -84,12 +86,12 @@ class UpsertContactRequest(_message.Message):
     PROPERTIES_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     email: _builtins.str
-    """Required. E-mail address of the contact."""
+    """Required. Email address of the contact."""
     etag: _builtins.str
-    """Optional. The change is made only if this is the contact's etag."""
+    """Optional. Etag of the contact as last read. If it is not the current one, the request fails with ETAG_MISMATCH."""
     @_builtins.property
     def properties(self) -> _struct_pb2.Struct:
-        """Optional. Properties to set; those not named stay as they are, one that is null is removed."""
+        """Optional. Properties to set. A property that is null is removed; properties not named here keep their values."""
 
     def __init__(
         self,
@@ -108,17 +110,17 @@ Global___UpsertContactRequest: _TypeAlias = UpsertContactRequest  # noqa: Y015
 
 @_typing.final
 class UpsertContactResponse(_message.Message):
-    """Answer of UpsertContact."""
+    """Response message for UpsertContact."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CONTACT_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     created: _builtins.bool
-    """Output only. True if the contact did not exist before."""
+    """Output only. True if the contact was created."""
     @_builtins.property
     def contact(self) -> Global___Contact:
-        """Output only. The contact as it is now."""
+        """Output only. The contact after the change."""
 
     def __init__(
         self,
@@ -136,16 +138,16 @@ Global___UpsertContactResponse: _TypeAlias = UpsertContactResponse  # noqa: Y015
 
 @_typing.final
 class GetContactRequest(_message.Message):
-    """Request of GetContact."""
+    """Request message for GetContact."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
     EMAIL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Id of the contact."""
+    """ID of the contact."""
     email: _builtins.str
-    """E-mail address of the contact."""
+    """Email address of the contact."""
     def __init__(
         self,
         *,
@@ -164,7 +166,7 @@ Global___GetContactRequest: _TypeAlias = GetContactRequest  # noqa: Y015
 
 @_typing.final
 class GetContactResponse(_message.Message):
-    """Answer of GetContact."""
+    """Response message for GetContact."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -188,7 +190,7 @@ Global___GetContactResponse: _TypeAlias = GetContactResponse  # noqa: Y015
 
 @_typing.final
 class ListContactsRequest(_message.Message):
-    """Request of ListContacts."""
+    """Request message for ListContacts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -196,11 +198,11 @@ class ListContactsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     SEARCH_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Optional. At most how many contacts; 50 if unset, 1,000 at most."""
+    """Optional. Maximum number of contacts to return. Defaults to 50; values above 1,000 are treated as 1,000."""
     page_token: _builtins.str
-    """Optional. The next_page_token of the answer before, with the same filters."""
+    """Optional. The `next_page_token` of the previous response. The filters must be the same as in that request."""
     search: _builtins.str
-    """Optional. Only contacts whose e-mail address contains this, in any case."""
+    """Optional. Only contacts whose email address contains this text, in any letter case."""
     def __init__(
         self,
         *,
@@ -218,17 +220,17 @@ Global___ListContactsRequest: _TypeAlias = ListContactsRequest  # noqa: Y015
 
 @_typing.final
 class ListContactsResponse(_message.Message):
-    """Answer of ListContacts."""
+    """Response message for ListContacts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CONTACTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Output only. Token of the next page; empty on the last one."""
+    """Output only. Token for the next page. Empty on the last page."""
     @_builtins.property
     def contacts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Contact]:
-        """Output only. The contacts of this page."""
+        """Output only. The contacts on this page."""
 
     def __init__(
         self,
@@ -246,7 +248,7 @@ Global___ListContactsResponse: _TypeAlias = ListContactsResponse  # noqa: Y015
 
 @_typing.final
 class DeleteContactRequest(_message.Message):
-    """Request of DeleteContact."""
+    """Request message for DeleteContact."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -254,11 +256,11 @@ class DeleteContactRequest(_message.Message):
     EMAIL_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Id of the contact."""
+    """ID of the contact."""
     email: _builtins.str
-    """E-mail address of the contact."""
+    """Email address of the contact."""
     etag: _builtins.str
-    """Optional. The contact is deleted only if this is its etag."""
+    """Optional. Etag as last read. If it is not the current one, the request fails with ETAG_MISMATCH."""
     def __init__(
         self,
         *,
@@ -278,14 +280,14 @@ Global___DeleteContactRequest: _TypeAlias = DeleteContactRequest  # noqa: Y015
 
 @_typing.final
 class DeleteContactResponse(_message.Message):
-    """Answer of DeleteContact."""
+    """Response message for DeleteContact."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CONTACT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def contact(self) -> Global___Contact:
-        """Output only. The contact as it was."""
+        """Output only. The contact before it was deleted."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ContactsStub:
-    """Keeps the people that events are about.
+    """Manages contacts: the people that events are about.
     """
 
     def __init__(self, channel):
@@ -58,18 +58,23 @@ class ContactsStub:
 
 
 class ContactsServicer:
-    """Keeps the people that events are about.
+    """Manages contacts: the people that events are about.
     """
 
     def UpsertContact(self, request, context):
-        """Creates the contact with this e-mail address, or changes the one that has it.
+        """Creates a contact with this email address, or updates the existing one.
+
+        Errors: ETAG_MISMATCH; CONTACT_NOT_FOUND, if an etag is given and there is no contact with this address;
+        ROW_UNREADABLE, if the stored properties cannot be read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetContact(self, request, context):
-        """Reads one contact by id or e-mail address.
+        """Returns a contact.
+
+        Errors: CONTACT_REQUIRED, CONTACT_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -83,8 +88,10 @@ class ContactsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteContact(self, request, context):
-        """Deletes a contact: its address and properties are erased; recorded events keep its id. Its open runs are cancelled,
-        and matches delivered from then on have `contact_deleted` set.
+        """Deletes a contact: erases its email address and properties, and cancels its open runs. Recorded events keep its ID.
+        Matches delivered afterwards have `contact_deleted` set.
+
+        Errors: CONTACT_REQUIRED, CONTACT_NOT_FOUND, ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -122,7 +129,7 @@ def add_ContactsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Contacts:
-    """Keeps the people that events are about.
+    """Manages contacts: the people that events are about.
     """
 
     @staticmethod

@@ -27,41 +27,59 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ContactsStub:
-    """Keeps the people that events are about."""
+    """Manages contacts: the people that events are about."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ContactsAsyncStub: ...
     UpsertContact: _grpc.UnaryUnaryMultiCallable[_contacts_pb2.UpsertContactRequest, _contacts_pb2.UpsertContactResponse]
-    """Creates the contact with this e-mail address, or changes the one that has it."""
+    """Creates a contact with this email address, or updates the existing one.
+
+    Errors: ETAG_MISMATCH; CONTACT_NOT_FOUND, if an etag is given and there is no contact with this address;
+    ROW_UNREADABLE, if the stored properties cannot be read.
+    """
     GetContact: _grpc.UnaryUnaryMultiCallable[_contacts_pb2.GetContactRequest, _contacts_pb2.GetContactResponse]
-    """Reads one contact by id or e-mail address."""
+    """Returns a contact.
+
+    Errors: CONTACT_REQUIRED, CONTACT_NOT_FOUND.
+    """
     ListContacts: _grpc.UnaryUnaryMultiCallable[_contacts_pb2.ListContactsRequest, _contacts_pb2.ListContactsResponse]
     """Lists contacts, newest first."""
     DeleteContact: _grpc.UnaryUnaryMultiCallable[_contacts_pb2.DeleteContactRequest, _contacts_pb2.DeleteContactResponse]
-    """Deletes a contact: its address and properties are erased; recorded events keep its id. Its open runs are cancelled,
-    and matches delivered from then on have `contact_deleted` set.
+    """Deletes a contact: erases its email address and properties, and cancels its open runs. Recorded events keep its ID.
+    Matches delivered afterwards have `contact_deleted` set.
+
+    Errors: CONTACT_REQUIRED, CONTACT_NOT_FOUND, ETAG_MISMATCH.
     """
 
 @_typing.type_check_only
 class ContactsAsyncStub(ContactsStub):
-    """Keeps the people that events are about."""
+    """Manages contacts: the people that events are about."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     UpsertContact: _aio.UnaryUnaryMultiCallable[_contacts_pb2.UpsertContactRequest, _contacts_pb2.UpsertContactResponse]  # type: ignore[assignment]
-    """Creates the contact with this e-mail address, or changes the one that has it."""
+    """Creates a contact with this email address, or updates the existing one.
+
+    Errors: ETAG_MISMATCH; CONTACT_NOT_FOUND, if an etag is given and there is no contact with this address;
+    ROW_UNREADABLE, if the stored properties cannot be read.
+    """
     GetContact: _aio.UnaryUnaryMultiCallable[_contacts_pb2.GetContactRequest, _contacts_pb2.GetContactResponse]  # type: ignore[assignment]
-    """Reads one contact by id or e-mail address."""
+    """Returns a contact.
+
+    Errors: CONTACT_REQUIRED, CONTACT_NOT_FOUND.
+    """
     ListContacts: _aio.UnaryUnaryMultiCallable[_contacts_pb2.ListContactsRequest, _contacts_pb2.ListContactsResponse]  # type: ignore[assignment]
     """Lists contacts, newest first."""
     DeleteContact: _aio.UnaryUnaryMultiCallable[_contacts_pb2.DeleteContactRequest, _contacts_pb2.DeleteContactResponse]  # type: ignore[assignment]
-    """Deletes a contact: its address and properties are erased; recorded events keep its id. Its open runs are cancelled,
-    and matches delivered from then on have `contact_deleted` set.
+    """Deletes a contact: erases its email address and properties, and cancels its open runs. Recorded events keep its ID.
+    Matches delivered afterwards have `contact_deleted` set.
+
+    Errors: CONTACT_REQUIRED, CONTACT_NOT_FOUND, ETAG_MISMATCH.
     """
 
 class ContactsServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps the people that events are about."""
+    """Manages contacts: the people that events are about."""
 
     @_abc_1.abstractmethod
     def UpsertContact(
@@ -69,7 +87,11 @@ class ContactsServicer(metaclass=_abc_1.ABCMeta):
         request: _contacts_pb2.UpsertContactRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_contacts_pb2.UpsertContactResponse, _abc.Awaitable[_contacts_pb2.UpsertContactResponse]]:
-        """Creates the contact with this e-mail address, or changes the one that has it."""
+        """Creates a contact with this email address, or updates the existing one.
+
+        Errors: ETAG_MISMATCH; CONTACT_NOT_FOUND, if an etag is given and there is no contact with this address;
+        ROW_UNREADABLE, if the stored properties cannot be read.
+        """
 
     @_abc_1.abstractmethod
     def GetContact(
@@ -77,7 +99,10 @@ class ContactsServicer(metaclass=_abc_1.ABCMeta):
         request: _contacts_pb2.GetContactRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_contacts_pb2.GetContactResponse, _abc.Awaitable[_contacts_pb2.GetContactResponse]]:
-        """Reads one contact by id or e-mail address."""
+        """Returns a contact.
+
+        Errors: CONTACT_REQUIRED, CONTACT_NOT_FOUND.
+        """
 
     @_abc_1.abstractmethod
     def ListContacts(
@@ -93,8 +118,10 @@ class ContactsServicer(metaclass=_abc_1.ABCMeta):
         request: _contacts_pb2.DeleteContactRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_contacts_pb2.DeleteContactResponse, _abc.Awaitable[_contacts_pb2.DeleteContactResponse]]:
-        """Deletes a contact: its address and properties are erased; recorded events keep its id. Its open runs are cancelled,
-        and matches delivered from then on have `contact_deleted` set.
+        """Deletes a contact: erases its email address and properties, and cancels its open runs. Recorded events keep its ID.
+        Matches delivered afterwards have `contact_deleted` set.
+
+        Errors: CONTACT_REQUIRED, CONTACT_NOT_FOUND, ETAG_MISMATCH.
         """
 
 def add_ContactsServicer_to_server(servicer: ContactsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -30,7 +30,7 @@ class _PropertyType:
 class _PropertyTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PropertyType.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     PROPERTY_TYPE_UNSPECIFIED: _PropertyType.ValueType  # 0
-    """Not used."""
+    """Default value. Not used."""
     PROPERTY_TYPE_STRING: _PropertyType.ValueType  # 1
     """Text."""
     PROPERTY_TYPE_NUMBER: _PropertyType.ValueType  # 2
@@ -38,19 +38,19 @@ class _PropertyTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Property
     PROPERTY_TYPE_BOOLEAN: _PropertyType.ValueType  # 3
     """True or false."""
     PROPERTY_TYPE_DATE: _PropertyType.ValueType  # 4
-    """An instant; kept as RFC 3339 text in UTC with milliseconds."""
+    """A point in time, stored as RFC 3339 text in UTC with milliseconds."""
     PROPERTY_TYPE_OBJECT: _PropertyType.ValueType  # 5
-    """An object with properties of its own; one that declares none takes any object."""
+    """An object. If it declares no properties, any object is accepted."""
     PROPERTY_TYPE_ARRAY: _PropertyType.ValueType  # 6
-    """A list; its items are checked if an item type is declared."""
+    """A list. The items are validated if an item type is declared."""
     PROPERTY_TYPE_ANY: _PropertyType.ValueType  # 7
-    """Any value but null; what is in it is not looked at."""
+    """Any value except null. Its contents are not validated."""
 
 class PropertyType(_PropertyType, metaclass=_PropertyTypeEnumTypeWrapper):
     """Type of a property's value."""
 
 PROPERTY_TYPE_UNSPECIFIED: PropertyType.ValueType  # 0
-"""Not used."""
+"""Default value. Not used."""
 PROPERTY_TYPE_STRING: PropertyType.ValueType  # 1
 """Text."""
 PROPERTY_TYPE_NUMBER: PropertyType.ValueType  # 2
@@ -58,13 +58,13 @@ PROPERTY_TYPE_NUMBER: PropertyType.ValueType  # 2
 PROPERTY_TYPE_BOOLEAN: PropertyType.ValueType  # 3
 """True or false."""
 PROPERTY_TYPE_DATE: PropertyType.ValueType  # 4
-"""An instant; kept as RFC 3339 text in UTC with milliseconds."""
+"""A point in time, stored as RFC 3339 text in UTC with milliseconds."""
 PROPERTY_TYPE_OBJECT: PropertyType.ValueType  # 5
-"""An object with properties of its own; one that declares none takes any object."""
+"""An object. If it declares no properties, any object is accepted."""
 PROPERTY_TYPE_ARRAY: PropertyType.ValueType  # 6
-"""A list; its items are checked if an item type is declared."""
+"""A list. The items are validated if an item type is declared."""
 PROPERTY_TYPE_ANY: PropertyType.ValueType  # 7
-"""Any value but null; what is in it is not looked at."""
+"""Any value except null. Its contents are not validated."""
 Global___PropertyType: _TypeAlias = PropertyType  # noqa: Y015
 
 class _UnknownProperties:
@@ -74,25 +74,25 @@ class _UnknownProperties:
 class _UnknownPropertiesEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UnknownProperties.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     UNKNOWN_PROPERTIES_UNSPECIFIED: _UnknownProperties.ValueType  # 0
-    """UNKNOWN_PROPERTIES_REJECT."""
+    """Same as UNKNOWN_PROPERTIES_REJECT."""
     UNKNOWN_PROPERTIES_REJECT: _UnknownProperties.ValueType  # 1
-    """The event is refused."""
+    """The event is rejected."""
     UNKNOWN_PROPERTIES_KEEP: _UnknownProperties.ValueType  # 2
-    """The property is kept as it is."""
+    """The property is stored unchanged."""
     UNKNOWN_PROPERTIES_DROP: _UnknownProperties.ValueType  # 3
-    """The property is left out, and reported."""
+    """The property is removed, and reported as a coercion."""
 
 class UnknownProperties(_UnknownProperties, metaclass=_UnknownPropertiesEnumTypeWrapper):
-    """What becomes of a property that the schema does not declare."""
+    """How properties that the schema does not declare are treated."""
 
 UNKNOWN_PROPERTIES_UNSPECIFIED: UnknownProperties.ValueType  # 0
-"""UNKNOWN_PROPERTIES_REJECT."""
+"""Same as UNKNOWN_PROPERTIES_REJECT."""
 UNKNOWN_PROPERTIES_REJECT: UnknownProperties.ValueType  # 1
-"""The event is refused."""
+"""The event is rejected."""
 UNKNOWN_PROPERTIES_KEEP: UnknownProperties.ValueType  # 2
-"""The property is kept as it is."""
+"""The property is stored unchanged."""
 UNKNOWN_PROPERTIES_DROP: UnknownProperties.ValueType  # 3
-"""The property is left out, and reported."""
+"""The property is removed, and reported as a coercion."""
 Global___UnknownProperties: _TypeAlias = UnknownProperties  # noqa: Y015
 
 class _CoercionMode:
@@ -102,21 +102,21 @@ class _CoercionMode:
 class _CoercionModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CoercionMode.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     COERCION_MODE_UNSPECIFIED: _CoercionMode.ValueType  # 0
-    """COERCION_MODE_LENIENT."""
+    """Same as COERCION_MODE_LENIENT."""
     COERCION_MODE_LENIENT: _CoercionMode.ValueType  # 1
-    """It is converted where that loses nothing, and the conversion is reported."""
+    """The value is converted to the declared type if nothing is lost. Conversions are reported as coercions."""
     COERCION_MODE_STRICT: _CoercionMode.ValueType  # 2
-    """The event is refused."""
+    """The event is rejected."""
 
 class CoercionMode(_CoercionMode, metaclass=_CoercionModeEnumTypeWrapper):
-    """How a value that is not of its declared type is treated."""
+    """How values of a type other than the declared one are treated."""
 
 COERCION_MODE_UNSPECIFIED: CoercionMode.ValueType  # 0
-"""COERCION_MODE_LENIENT."""
+"""Same as COERCION_MODE_LENIENT."""
 COERCION_MODE_LENIENT: CoercionMode.ValueType  # 1
-"""It is converted where that loses nothing, and the conversion is reported."""
+"""The value is converted to the declared type if nothing is lost. Conversions are reported as coercions."""
 COERCION_MODE_STRICT: CoercionMode.ValueType  # 2
-"""The event is refused."""
+"""The event is rejected."""
 Global___CoercionMode: _TypeAlias = CoercionMode  # noqa: Y015
 
 class _Compatibility:
@@ -126,49 +126,52 @@ class _Compatibility:
 class _CompatibilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Compatibility.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     COMPATIBILITY_UNSPECIFIED: _Compatibility.ValueType  # 0
-    """COMPATIBILITY_NONE for a new definition; as it was for an update."""
+    """In a new definition, the same as COMPATIBILITY_NONE. In an update, the rule does not change."""
     COMPATIBILITY_NONE: _Compatibility.ValueType  # 1
-    """Every change."""
+    """Any change is allowed."""
     COMPATIBILITY_BACKWARD: _Compatibility.ValueType  # 2
-    """What the latest revision accepts, the new one accepts."""
+    """The new revision accepts every payload that the latest revision accepts."""
     COMPATIBILITY_BACKWARD_TRANSITIVE: _Compatibility.ValueType  # 3
-    """What any earlier revision accepts, the new one accepts."""
+    """The new revision accepts every payload that any earlier revision accepts."""
     COMPATIBILITY_FORWARD: _Compatibility.ValueType  # 4
-    """What the new revision accepts, the latest one accepts."""
+    """The latest revision accepts every payload that the new revision accepts."""
     COMPATIBILITY_FORWARD_TRANSITIVE: _Compatibility.ValueType  # 5
-    """What the new revision accepts, every earlier one accepts."""
+    """Every earlier revision accepts every payload that the new revision accepts."""
     COMPATIBILITY_FULL: _Compatibility.ValueType  # 6
-    """Backward and forward."""
+    """Backward and forward compatible with the latest revision."""
     COMPATIBILITY_FULL_TRANSITIVE: _Compatibility.ValueType  # 7
-    """Backward and forward, against every earlier revision."""
+    """Backward and forward compatible with every earlier revision."""
 
 class Compatibility(_Compatibility, metaclass=_CompatibilityEnumTypeWrapper):
-    """Which changes of a schema are allowed. With A(s) the payloads that a schema s accepts, over the properties that either
-    schema declares: BACKWARD holds if A(old) is part of A(new) and both coerce what they share to equal values; FORWARD
-    is the reverse; FULL is both. The TRANSITIVE modes hold against every earlier revision, the others against the latest.
+    """Rule for the changes of a schema that are allowed. Let A(s) be the payloads that schema s accepts, restricted to the
+    properties that either schema declares. A change is backward compatible if A(old) is a subset of A(new) and both
+    schemas coerce the payloads in A(old) to equal values; it is forward compatible if the same holds with old and new
+    exchanged.
+
+    The TRANSITIVE rules compare a new schema with every earlier revision, the others with the latest revision only.
     """
 
 COMPATIBILITY_UNSPECIFIED: Compatibility.ValueType  # 0
-"""COMPATIBILITY_NONE for a new definition; as it was for an update."""
+"""In a new definition, the same as COMPATIBILITY_NONE. In an update, the rule does not change."""
 COMPATIBILITY_NONE: Compatibility.ValueType  # 1
-"""Every change."""
+"""Any change is allowed."""
 COMPATIBILITY_BACKWARD: Compatibility.ValueType  # 2
-"""What the latest revision accepts, the new one accepts."""
+"""The new revision accepts every payload that the latest revision accepts."""
 COMPATIBILITY_BACKWARD_TRANSITIVE: Compatibility.ValueType  # 3
-"""What any earlier revision accepts, the new one accepts."""
+"""The new revision accepts every payload that any earlier revision accepts."""
 COMPATIBILITY_FORWARD: Compatibility.ValueType  # 4
-"""What the new revision accepts, the latest one accepts."""
+"""The latest revision accepts every payload that the new revision accepts."""
 COMPATIBILITY_FORWARD_TRANSITIVE: Compatibility.ValueType  # 5
-"""What the new revision accepts, every earlier one accepts."""
+"""Every earlier revision accepts every payload that the new revision accepts."""
 COMPATIBILITY_FULL: Compatibility.ValueType  # 6
-"""Backward and forward."""
+"""Backward and forward compatible with the latest revision."""
 COMPATIBILITY_FULL_TRANSITIVE: Compatibility.ValueType  # 7
-"""Backward and forward, against every earlier revision."""
+"""Backward and forward compatible with every earlier revision."""
 Global___Compatibility: _TypeAlias = Compatibility  # noqa: Y015
 
 @_typing.final
 class Property(_message.Message):
-    """One property of an event."""
+    """A property of an event."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -180,22 +183,24 @@ class Property(_message.Message):
     PROPERTIES_FIELD_NUMBER: _builtins.int
     ITEM_TYPE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. Name, unique among its siblings. Not blank, at most 255 characters."""
+    """Required. Name of the property, unique among its siblings. Not blank; at most 255 characters."""
     type: Global___PropertyType.ValueType
     """Required. Type of the value."""
     required: _builtins.bool
-    """Optional. An event without the property is refused."""
+    """Optional. If true, an event without the property is rejected."""
     description: _builtins.str
-    """Optional. What the property means, in words. At most 2,000 characters."""
+    """Optional. Description of the property. At most 2,000 characters."""
     item_type: Global___PropertyType.ValueType
-    """Optional. Type of the items of an array; unchecked if unset."""
+    """Optional. Type of the items of an array. If not set, the items are not validated."""
     @_builtins.property
     def suggested_values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Optional. Advice for those who fill in a string property; never enforced. At most 100 of 255 characters."""
+        """Optional. Suggested values of a string property, for user interfaces; not enforced. At most 100 values of at most
+        255 characters.
+        """
 
     @_builtins.property
     def properties(self) -> _containers.RepeatedCompositeFieldContainer[Global___Property]:
-        """Optional. Properties of an object, or of each item of an array of objects."""
+        """Optional. Properties of an object, or of the items of an array of objects."""
 
     def __init__(
         self,
@@ -218,7 +223,7 @@ Global___Property: _TypeAlias = Property  # noqa: Y015
 
 @_typing.final
 class Schema(_message.Message):
-    """What the properties of an event look like. At most 50 properties, nested ones included, 10 levels deep."""
+    """The properties of an event. At most 50 properties, including nested ones; 10 levels deep; 512 KiB as JSON."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -226,9 +231,9 @@ class Schema(_message.Message):
     UNKNOWN_PROPERTIES_FIELD_NUMBER: _builtins.int
     COERCION_FIELD_NUMBER: _builtins.int
     unknown_properties: Global___UnknownProperties.ValueType
-    """Optional. What becomes of properties not declared; UNKNOWN_PROPERTIES_REJECT if unset. Holds at every level."""
+    """Optional. How undeclared properties are treated, at every level. Defaults to UNKNOWN_PROPERTIES_REJECT."""
     coercion: Global___CoercionMode.ValueType
-    """Optional. How values of another type are treated; COERCION_MODE_LENIENT if unset."""
+    """Optional. How values of another type are treated. Defaults to COERCION_MODE_LENIENT."""
     @_builtins.property
     def properties(self) -> _containers.RepeatedCompositeFieldContainer[Global___Property]:
         """Optional. The declared properties."""
@@ -250,7 +255,7 @@ Global___Schema: _TypeAlias = Schema  # noqa: Y015
 
 @_typing.final
 class EventDefinition(_message.Message):
-    """A named kind of event."""
+    """A named type of event and the schema of its properties."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -265,34 +270,34 @@ class EventDefinition(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     DELETED_AT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Output only. UUIDv7."""
+    """Output only. Unique ID, a UUIDv7."""
     name: _builtins.str
-    """Required. Unique among the project's live definitions; no call of this service changes it. Not blank, at most 255
-    characters, no control characters; the prefix `signalbox:` is reserved.
+    """Required. Name of the event, unique among the definitions of the project that are not deleted. It cannot be changed
+    with this service. Not blank; at most 255 characters; no control characters. The prefix `signalbox:` is reserved.
     """
     description: _builtins.str
-    """Optional. What the event means, in words. At most 2,000 characters."""
+    """Optional. Description of the event. At most 2,000 characters."""
     compatibility: Global___Compatibility.ValueType
-    """Optional. Which changes of the schema are allowed; COMPATIBILITY_NONE if unset."""
+    """Optional. Rule for changes of the schema. Defaults to COMPATIBILITY_NONE."""
     revision: _builtins.int
-    """Output only. Number of the latest revision, from 1."""
+    """Output only. Number of the latest revision. The first one is 1."""
     etag: _builtins.str
-    """Output only. Names the state of the definition; changes with every change."""
+    """Output only. Version of the definition. Changes with every update."""
     @_builtins.property
     def schema(self) -> Global___Schema:
-        """Optional. The latest schema; one that declares nothing and refuses every property if unset."""
+        """Optional. The latest schema. If not set, the schema declares no properties and rejects every property."""
 
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
-        """Output only. When the event was defined."""
+        """Output only. When the definition was created."""
 
     @_builtins.property
     def updated_at(self) -> _timestamp_pb2.Timestamp:
-        """Output only. When the definition was last changed."""
+        """Output only. When the definition was last updated."""
 
     @_builtins.property
     def deleted_at(self) -> _timestamp_pb2.Timestamp:
-        """Output only. When the definition was deleted; unset while it is live."""
+        """Output only. When the definition was deleted. Not set while it is not deleted."""
 
     def __init__(
         self,
@@ -318,7 +323,7 @@ Global___EventDefinition: _TypeAlias = EventDefinition  # noqa: Y015
 
 @_typing.final
 class Revision(_message.Message):
-    """One immutable version of a definition's schema."""
+    """An immutable version of the schema of an event definition."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -327,16 +332,16 @@ class Revision(_message.Message):
     SCHEMA_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     definition_id: _builtins.str
-    """Output only. Id of the definition."""
+    """Output only. ID of the definition."""
     number: _builtins.int
-    """Output only. Number, from 1 without gaps."""
+    """Output only. Number of the revision: 1, 2, 3 and so on."""
     @_builtins.property
     def schema(self) -> Global___Schema:
         """Output only. The schema."""
 
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
-        """Output only. When the revision was made."""
+        """Output only. When the revision was created."""
 
     def __init__(
         self,
@@ -356,7 +361,7 @@ Global___Revision: _TypeAlias = Revision  # noqa: Y015
 
 @_typing.final
 class Incompatibility(_message.Message):
-    """One reason why two schemas are not compatible."""
+    """A reason why two schemas are not compatible."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -367,21 +372,21 @@ class Incompatibility(_message.Message):
     class _DirectionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Incompatibility._Direction.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         DIRECTION_UNSPECIFIED: Incompatibility._Direction.ValueType  # 0
-        """Not used."""
+        """Default value. Not used."""
         DIRECTION_BACKWARD: Incompatibility._Direction.ValueType  # 1
-        """A payload that the old schema accepts is refused or coerced to another value by the new one."""
+        """The new schema rejects a payload that the old schema accepts, or coerces it to other values."""
         DIRECTION_FORWARD: Incompatibility._Direction.ValueType  # 2
-        """A payload that the new schema accepts is refused or coerced to another value by the old one."""
+        """The old schema rejects a payload that the new schema accepts, or coerces it to other values."""
 
     class Direction(_Direction, metaclass=_DirectionEnumTypeWrapper):
-        """Directions in which a change can break."""
+        """Direction in which a change is incompatible."""
 
     DIRECTION_UNSPECIFIED: Incompatibility.Direction.ValueType  # 0
-    """Not used."""
+    """Default value. Not used."""
     DIRECTION_BACKWARD: Incompatibility.Direction.ValueType  # 1
-    """A payload that the old schema accepts is refused or coerced to another value by the new one."""
+    """The new schema rejects a payload that the old schema accepts, or coerces it to other values."""
     DIRECTION_FORWARD: Incompatibility.Direction.ValueType  # 2
-    """A payload that the new schema accepts is refused or coerced to another value by the old one."""
+    """The old schema rejects a payload that the new schema accepts, or coerces it to other values."""
 
     KIND_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
@@ -396,13 +401,13 @@ class Incompatibility(_message.Message):
     path: _builtins.str
     """Output only. Path of the property, such as `properties.order_total`."""
     old: _builtins.str
-    """Output only. The old side, in words."""
+    """Output only. The property in the earlier revision, described in words."""
     new: _builtins.str
-    """Output only. The new side, in words."""
+    """Output only. The property in the candidate, described in words."""
     direction: Global___Incompatibility.Direction.ValueType
-    """Output only. Direction that breaks."""
+    """Output only. Direction in which the change is incompatible."""
     revision: _builtins.int
-    """Output only. Number of the revision that was compared."""
+    """Output only. Number of the revision that the candidate was compared with."""
     def __init__(
         self,
         *,
@@ -423,14 +428,14 @@ Global___Incompatibility: _TypeAlias = Incompatibility  # noqa: Y015
 
 @_typing.final
 class CreateEventDefinitionRequest(_message.Message):
-    """Request of CreateEventDefinition."""
+    """Request message for CreateEventDefinition."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_DEFINITION_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     validate_only: _builtins.bool
-    """Optional. Checks everything and changes nothing."""
+    """Optional. If true, the request is validated in full and nothing is stored."""
     @_builtins.property
     def event_definition(self) -> Global___EventDefinition:
         """Required. The definition."""
@@ -451,7 +456,7 @@ Global___CreateEventDefinitionRequest: _TypeAlias = CreateEventDefinitionRequest
 
 @_typing.final
 class CreateEventDefinitionResponse(_message.Message):
-    """Answer of CreateEventDefinition."""
+    """Response message for CreateEventDefinition."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -475,13 +480,13 @@ Global___CreateEventDefinitionResponse: _TypeAlias = CreateEventDefinitionRespon
 
 @_typing.final
 class GetEventDefinitionRequest(_message.Message):
-    """Request of GetEventDefinition."""
+    """Request message for GetEventDefinition."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_DEFINITION_FIELD_NUMBER: _builtins.int
     event_definition: _builtins.str
-    """Required. Id or name of the definition."""
+    """Required. ID or name of the definition."""
     def __init__(
         self,
         *,
@@ -497,7 +502,7 @@ Global___GetEventDefinitionRequest: _TypeAlias = GetEventDefinitionRequest  # no
 
 @_typing.final
 class GetEventDefinitionResponse(_message.Message):
-    """Answer of GetEventDefinition."""
+    """Response message for GetEventDefinition."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -521,7 +526,7 @@ Global___GetEventDefinitionResponse: _TypeAlias = GetEventDefinitionResponse  # 
 
 @_typing.final
 class ListEventDefinitionsRequest(_message.Message):
-    """Request of ListEventDefinitions."""
+    """Request message for ListEventDefinitions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -530,13 +535,13 @@ class ListEventDefinitionsRequest(_message.Message):
     SEARCH_FIELD_NUMBER: _builtins.int
     SHOW_DELETED_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Optional. At most how many definitions; 50 if unset, 1,000 at most."""
+    """Optional. Maximum number of definitions to return. Defaults to 50; values above 1,000 are treated as 1,000."""
     page_token: _builtins.str
-    """Optional. The next_page_token of the answer before, with the same filters."""
+    """Optional. The `next_page_token` of the previous response. The filters must be the same as in that request."""
     search: _builtins.str
-    """Optional. Only definitions whose name contains this; the case of ASCII letters does not matter."""
+    """Optional. Only definitions whose name contains this text. ASCII letters match in either case."""
     show_deleted: _builtins.bool
-    """Optional. Deleted definitions too."""
+    """Optional. If true, deleted definitions are included."""
     def __init__(
         self,
         *,
@@ -555,17 +560,17 @@ Global___ListEventDefinitionsRequest: _TypeAlias = ListEventDefinitionsRequest  
 
 @_typing.final
 class ListEventDefinitionsResponse(_message.Message):
-    """Answer of ListEventDefinitions."""
+    """Response message for ListEventDefinitions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_DEFINITIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Output only. Token of the next page; empty on the last one."""
+    """Output only. Token for the next page. Empty on the last page."""
     @_builtins.property
     def event_definitions(self) -> _containers.RepeatedCompositeFieldContainer[Global___EventDefinition]:
-        """Output only. The definitions of this page."""
+        """Output only. The definitions on this page."""
 
     def __init__(
         self,
@@ -583,7 +588,7 @@ Global___ListEventDefinitionsResponse: _TypeAlias = ListEventDefinitionsResponse
 
 @_typing.final
 class UpdateEventDefinitionRequest(_message.Message):
-    """Request of UpdateEventDefinition. What is unset stays as it is."""
+    """Request message for UpdateEventDefinition. Fields that are not set keep their values."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -595,20 +600,20 @@ class UpdateEventDefinitionRequest(_message.Message):
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     FORCE_FIELD_NUMBER: _builtins.int
     event_definition: _builtins.str
-    """Required. Id or name of the definition."""
+    """Required. ID or name of the definition."""
     description: _builtins.str
-    """Optional. New description."""
+    """Optional. The new description."""
     compatibility: Global___Compatibility.ValueType
-    """Optional. New rule for changes of the schema."""
+    """Optional. The new rule for changes of the schema."""
     etag: _builtins.str
-    """Optional. The change is made only if this is the definition's etag."""
+    """Optional. Etag of the definition as last read. If it is not the current one, the request fails with ETAG_MISMATCH."""
     validate_only: _builtins.bool
-    """Optional. Checks everything and changes nothing."""
+    """Optional. If true, the request is validated in full and nothing is stored."""
     force: _builtins.bool
-    """Optional. Makes the change although it breaks conditions of active automations or of waiting runs."""
+    """Optional. If true, the change is made even if it breaks conditions of active automations or of waiting runs."""
     @_builtins.property
     def schema(self) -> Global___Schema:
-        """Optional. New schema; replaces the old one whole."""
+        """Optional. The new schema, which replaces the old one completely."""
 
     def __init__(
         self,
@@ -633,14 +638,14 @@ Global___UpdateEventDefinitionRequest: _TypeAlias = UpdateEventDefinitionRequest
 
 @_typing.final
 class UpdateEventDefinitionResponse(_message.Message):
-    """Answer of UpdateEventDefinition."""
+    """Response message for UpdateEventDefinition."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_DEFINITION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def event_definition(self) -> Global___EventDefinition:
-        """Output only. The definition as it is now."""
+        """Output only. The definition after the change."""
 
     def __init__(
         self,
@@ -657,16 +662,16 @@ Global___UpdateEventDefinitionResponse: _TypeAlias = UpdateEventDefinitionRespon
 
 @_typing.final
 class DeleteEventDefinitionRequest(_message.Message):
-    """Request of DeleteEventDefinition."""
+    """Request message for DeleteEventDefinition."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_DEFINITION_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     event_definition: _builtins.str
-    """Required. Id or name of the definition."""
+    """Required. ID or name of the definition."""
     etag: _builtins.str
-    """Optional. The definition is deleted only if this is its etag."""
+    """Optional. Etag as last read. If it is not the current one, the request fails with ETAG_MISMATCH."""
     def __init__(
         self,
         *,
@@ -683,14 +688,14 @@ Global___DeleteEventDefinitionRequest: _TypeAlias = DeleteEventDefinitionRequest
 
 @_typing.final
 class DeleteEventDefinitionResponse(_message.Message):
-    """Answer of DeleteEventDefinition."""
+    """Response message for DeleteEventDefinition."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_DEFINITION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def event_definition(self) -> Global___EventDefinition:
-        """Output only. The definition as it is now."""
+        """Output only. The definition after the change."""
 
     def __init__(
         self,
@@ -707,16 +712,16 @@ Global___DeleteEventDefinitionResponse: _TypeAlias = DeleteEventDefinitionRespon
 
 @_typing.final
 class UndeleteEventDefinitionRequest(_message.Message):
-    """Request of UndeleteEventDefinition."""
+    """Request message for UndeleteEventDefinition."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Required. Id of the definition."""
+    """Required. ID of the definition."""
     etag: _builtins.str
-    """Optional. The definition is brought back only if this is its etag."""
+    """Optional. Etag as last read. If it is not the current one, the request fails with ETAG_MISMATCH."""
     def __init__(
         self,
         *,
@@ -733,14 +738,14 @@ Global___UndeleteEventDefinitionRequest: _TypeAlias = UndeleteEventDefinitionReq
 
 @_typing.final
 class UndeleteEventDefinitionResponse(_message.Message):
-    """Answer of UndeleteEventDefinition."""
+    """Response message for UndeleteEventDefinition."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_DEFINITION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def event_definition(self) -> Global___EventDefinition:
-        """Output only. The definition as it is now."""
+        """Output only. The definition after the change."""
 
     def __init__(
         self,
@@ -757,7 +762,7 @@ Global___UndeleteEventDefinitionResponse: _TypeAlias = UndeleteEventDefinitionRe
 
 @_typing.final
 class ListRevisionsRequest(_message.Message):
-    """Request of ListRevisions."""
+    """Request message for ListRevisions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -765,11 +770,11 @@ class ListRevisionsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     event_definition: _builtins.str
-    """Required. Id or name of the definition."""
+    """Required. ID or name of the definition."""
     page_size: _builtins.int
-    """Optional. At most how many revisions; 50 if unset, 1,000 at most."""
+    """Optional. Maximum number of revisions to return. Defaults to 50; values above 1,000 are treated as 1,000."""
     page_token: _builtins.str
-    """Optional. The next_page_token of the answer before, for the same definition."""
+    """Optional. The `next_page_token` of the previous response, which must be about the same definition."""
     def __init__(
         self,
         *,
@@ -787,17 +792,17 @@ Global___ListRevisionsRequest: _TypeAlias = ListRevisionsRequest  # noqa: Y015
 
 @_typing.final
 class ListRevisionsResponse(_message.Message):
-    """Answer of ListRevisions."""
+    """Response message for ListRevisions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REVISIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Output only. Token of the next page; empty on the last one."""
+    """Output only. Token for the next page. Empty on the last page."""
     @_builtins.property
     def revisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Revision]:
-        """Output only. The revisions of this page."""
+        """Output only. The revisions on this page."""
 
     def __init__(
         self,
@@ -815,14 +820,14 @@ Global___ListRevisionsResponse: _TypeAlias = ListRevisionsResponse  # noqa: Y015
 
 @_typing.final
 class GetRevisionRequest(_message.Message):
-    """Request of GetRevision."""
+    """Request message for GetRevision."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_DEFINITION_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
     event_definition: _builtins.str
-    """Required. Id or name of the definition."""
+    """Required. ID or name of the definition."""
     number: _builtins.int
     """Required. Number of the revision."""
     def __init__(
@@ -841,7 +846,7 @@ Global___GetRevisionRequest: _TypeAlias = GetRevisionRequest  # noqa: Y015
 
 @_typing.final
 class GetRevisionResponse(_message.Message):
-    """Answer of GetRevision."""
+    """Response message for GetRevision."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -865,7 +870,7 @@ Global___GetRevisionResponse: _TypeAlias = GetRevisionResponse  # noqa: Y015
 
 @_typing.final
 class RollbackRevisionRequest(_message.Message):
-    """Request of RollbackRevision."""
+    """Request message for RollbackRevision."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -875,15 +880,15 @@ class RollbackRevisionRequest(_message.Message):
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     FORCE_FIELD_NUMBER: _builtins.int
     event_definition: _builtins.str
-    """Required. Id or name of the definition."""
+    """Required. ID or name of the definition."""
     number: _builtins.int
-    """Required. Number of the revision to return to."""
+    """Required. Number of the revision whose schema to restore."""
     etag: _builtins.str
-    """Optional. The change is made only if this is the definition's etag."""
+    """Optional. Etag of the definition as last read. If it is not the current one, the request fails with ETAG_MISMATCH."""
     validate_only: _builtins.bool
-    """Optional. Checks everything and changes nothing."""
+    """Optional. If true, the request is validated in full and nothing is stored."""
     force: _builtins.bool
-    """Optional. Makes the change although it breaks conditions of active automations or of waiting runs."""
+    """Optional. If true, the change is made even if it breaks conditions of active automations or of waiting runs."""
     def __init__(
         self,
         *,
@@ -903,14 +908,14 @@ Global___RollbackRevisionRequest: _TypeAlias = RollbackRevisionRequest  # noqa: 
 
 @_typing.final
 class RollbackRevisionResponse(_message.Message):
-    """Answer of RollbackRevision."""
+    """Response message for RollbackRevision."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_DEFINITION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def event_definition(self) -> Global___EventDefinition:
-        """Output only. The definition as it is now."""
+        """Output only. The definition after the change."""
 
     def __init__(
         self,
@@ -927,7 +932,7 @@ Global___RollbackRevisionResponse: _TypeAlias = RollbackRevisionResponse  # noqa
 
 @_typing.final
 class CheckCompatibilityRequest(_message.Message):
-    """Request of CheckCompatibility."""
+    """Request message for CheckCompatibility."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -935,12 +940,12 @@ class CheckCompatibilityRequest(_message.Message):
     SCHEMA_FIELD_NUMBER: _builtins.int
     COMPATIBILITY_FIELD_NUMBER: _builtins.int
     event_definition: _builtins.str
-    """Required. Id or name of the definition."""
+    """Required. ID or name of the definition."""
     compatibility: Global___Compatibility.ValueType
-    """Optional. The rule to judge by; the definition's own if unset."""
+    """Optional. The rule to check. Defaults to the rule of the definition."""
     @_builtins.property
     def schema(self) -> Global___Schema:
-        """Required. The candidate."""
+        """Required. The candidate schema."""
 
     def __init__(
         self,
@@ -959,7 +964,7 @@ Global___CheckCompatibilityRequest: _TypeAlias = CheckCompatibilityRequest  # no
 
 @_typing.final
 class CheckCompatibilityResponse(_message.Message):
-    """Answer of CheckCompatibility."""
+    """Response message for CheckCompatibility."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -971,14 +976,14 @@ class CheckCompatibilityResponse(_message.Message):
     compatible: _builtins.bool
     """Output only. True if the rule allows the candidate."""
     compatibility: Global___Compatibility.ValueType
-    """Output only. The rule that judged."""
+    """Output only. The rule that was checked."""
     changed: _builtins.bool
-    """Output only. False if the candidate equals the latest revision, so that an update would make no new one."""
+    """Output only. False if the candidate equals the latest revision, so that an update would not create a new revision."""
     omitted_incompatibility_count: _builtins.int
-    """Output only. Number of incompatibilities left out because they take more than 1 MiB."""
+    """Output only. Number of incompatibilities left out because they exceed 1 MiB."""
     @_builtins.property
     def incompatibilities(self) -> _containers.RepeatedCompositeFieldContainer[Global___Incompatibility]:
-        """Output only. The reasons against it, those of the latest revision first; at most 1,000."""
+        """Output only. Why the rule does not allow it, starting with the latest revision. At most 1,000."""
 
     def __init__(
         self,
@@ -999,7 +1004,7 @@ Global___CheckCompatibilityResponse: _TypeAlias = CheckCompatibilityResponse  # 
 
 @_typing.final
 class ValidateEventRequest(_message.Message):
-    """Request of ValidateEvent."""
+    """Request message for ValidateEvent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1008,12 +1013,12 @@ class ValidateEventRequest(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     PROPERTIES_FIELD_NUMBER: _builtins.int
     event_definition: _builtins.str
-    """Id or name of the definition."""
+    """ID or name of an event definition."""
     revision: _builtins.int
-    """Optional. Number of the definition's revision; the latest if unset. Not with `schema`."""
+    """Optional. Number of the revision of the definition. Defaults to the latest. Not allowed with `schema`."""
     @_builtins.property
     def schema(self) -> Global___Schema:
-        """A schema that is not saved."""
+        """A schema that is not stored."""
 
     @_builtins.property
     def properties(self) -> _struct_pb2.Struct:
@@ -1039,7 +1044,7 @@ Global___ValidateEventRequest: _TypeAlias = ValidateEventRequest  # noqa: Y015
 
 @_typing.final
 class ValidateEventResponse(_message.Message):
-    """Answer of ValidateEvent."""
+    """Response message for ValidateEvent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1051,18 +1056,18 @@ class ValidateEventResponse(_message.Message):
     valid: _builtins.bool
     """Output only. True if an event with this payload would be accepted."""
     omitted_coercion_count: _builtins.int
-    """Output only. Number of coercions left out of `coercions` because they take more than 1 MiB."""
+    """Output only. Number of coercions left out of `coercions` because they exceed 1 MiB."""
     @_builtins.property
     def properties(self) -> _struct_pb2.Struct:
-        """Output only. The payload after coercion; unset if it is not valid."""
+        """Output only. The payload after coercion. Not set if the payload is not valid."""
 
     @_builtins.property
     def coercions(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Coercion]:
-        """Output only. What coercion changed."""
+        """Output only. The values that were coerced. At most 1 MiB."""
 
     @_builtins.property
     def violations(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Violation]:
-        """Output only. The rules that the payload breaks, at most 100."""
+        """Output only. What is wrong with the payload. At most 100."""
 
     def __init__(
         self,
@@ -1083,7 +1088,7 @@ Global___ValidateEventResponse: _TypeAlias = ValidateEventResponse  # noqa: Y015
 
 @_typing.final
 class BacktestSchemaRequest(_message.Message):
-    """Request of BacktestSchema."""
+    """Request message for BacktestSchema."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1095,20 +1100,20 @@ class BacktestSchemaRequest(_message.Message):
     MAX_EVENTS_FIELD_NUMBER: _builtins.int
     MAX_SAMPLES_FIELD_NUMBER: _builtins.int
     event_definition: _builtins.str
-    """Required. Id or name of the definition."""
+    """Required. ID or name of the definition."""
     revision: _builtins.int
-    """Optional. Number of the revision to compare with; the latest if unset."""
+    """Optional. Number of the revision to compare with. Defaults to the latest."""
     max_events: _builtins.int
-    """Optional. Only so many of the newest events of the range; all if unset."""
+    """Optional. Maximum number of events: only the newest ones of the range are validated. Defaults to all of them."""
     max_samples: _builtins.int
-    """Optional. At most how many samples of each outcome; 10 if unset, 100 at most."""
+    """Optional. Maximum number of samples for each outcome. Defaults to 10; at most 100."""
     @_builtins.property
     def schema(self) -> Global___Schema:
-        """Required. The candidate."""
+        """Required. The candidate schema."""
 
     @_builtins.property
     def received_from(self) -> _timestamp_pb2.Timestamp:
-        """Optional. Only events received at this time or later."""
+        """Optional. Only events received at or after this time."""
 
     @_builtins.property
     def received_until(self) -> _timestamp_pb2.Timestamp:
@@ -1135,7 +1140,7 @@ Global___BacktestSchemaRequest: _TypeAlias = BacktestSchemaRequest  # noqa: Y015
 
 @_typing.final
 class BacktestSchemaResponse(_message.Message):
-    """Answer of BacktestSchema."""
+    """Response message for BacktestSchema."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1143,11 +1148,11 @@ class BacktestSchemaResponse(_message.Message):
     REPORT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def progress(self) -> Global___BacktestProgress:
-        """How far it is."""
+        """Progress so far."""
 
     @_builtins.property
     def report(self) -> Global___BacktestReport:
-        """What came out."""
+        """The result."""
 
     def __init__(
         self,
@@ -1167,16 +1172,16 @@ Global___BacktestSchemaResponse: _TypeAlias = BacktestSchemaResponse  # noqa: Y0
 
 @_typing.final
 class BacktestProgress(_message.Message):
-    """How far a backtest is."""
+    """Progress of a backtest."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     JUDGED_COUNT_FIELD_NUMBER: _builtins.int
     EVENT_COUNT_FIELD_NUMBER: _builtins.int
     judged_count: _builtins.int
-    """Output only. How many events were judged."""
+    """Output only. Number of events validated so far."""
     event_count: _builtins.int
-    """Output only. How many there are to judge."""
+    """Output only. Number of events to validate."""
     def __init__(
         self,
         *,
@@ -1193,7 +1198,7 @@ Global___BacktestProgress: _TypeAlias = BacktestProgress  # noqa: Y015
 
 @_typing.final
 class BacktestReport(_message.Message):
-    """What a candidate schema would have made of recorded events, next to what the compared revision makes of them."""
+    """Result of a backtest: how the candidate treats the recorded events, compared with the revision."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1209,24 +1214,26 @@ class BacktestReport(_message.Message):
     revision: _builtins.int
     """Output only. Number of the revision that the candidate was compared with."""
     event_count: _builtins.int
-    """Output only. How many events were judged."""
+    """Output only. Number of events validated."""
     unchanged_count: _builtins.int
-    """Output only. Events that both treat alike."""
+    """Output only. Number of events that both treat alike."""
     newly_rejected_count: _builtins.int
-    """Output only. Events that the revision accepts and the candidate refuses."""
+    """Output only. Number of events that the revision accepts and the candidate rejects."""
     newly_accepted_count: _builtins.int
-    """Output only. Events that the revision refuses, recorded under another one, and the candidate accepts."""
+    """Output only. Number of events that the revision rejects and the candidate accepts. They were recorded under another
+    revision.
+    """
     differently_coerced_count: _builtins.int
-    """Output only. Events that both accept, with other properties after coercion."""
+    """Output only. Number of events that both accept, but coerce to different properties."""
     head_position: _builtins.int
-    """Output only. The position up to which the log was read."""
+    """Output only. The log was read up to and including this position."""
     @_builtins.property
     def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___BacktestReason]:
-        """Output only. What the candidate refuses events for, the most frequent first; at most 100."""
+        """Output only. Why the candidate rejects events that the revision accepts, most frequent first. At most 100."""
 
     @_builtins.property
     def samples(self) -> _containers.RepeatedCompositeFieldContainer[Global___BacktestSample]:
-        """Output only. Samples of the outcomes other than unchanged, oldest first."""
+        """Output only. Samples of the events that are treated differently, oldest first."""
 
     def __init__(
         self,
@@ -1251,7 +1258,7 @@ Global___BacktestReport: _TypeAlias = BacktestReport  # noqa: Y015
 
 @_typing.final
 class BacktestReason(_message.Message):
-    """Something that a candidate schema refuses newly rejected events for."""
+    """A reason for which the candidate rejects events that the revision accepts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1259,11 +1266,11 @@ class BacktestReason(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     EVENT_COUNT_FIELD_NUMBER: _builtins.int
     path: _builtins.str
-    """Output only. Path of the property, its array indexes left out, such as `properties.lines[].sku`."""
+    """Output only. Path of the property without array indexes, such as `properties.lines[].sku`."""
     reason: _builtins.str
     """Output only. Machine-readable reason, such as `REQUIRED_PROPERTY_MISSING`."""
     event_count: _builtins.int
-    """Output only. How many newly rejected events."""
+    """Output only. Number of events newly rejected for this reason."""
     def __init__(
         self,
         *,
@@ -1281,7 +1288,7 @@ Global___BacktestReason: _TypeAlias = BacktestReason  # noqa: Y015
 
 @_typing.final
 class BacktestSample(_message.Message):
-    """One event that a candidate schema treats otherwise."""
+    """An event that the candidate and the revision treat differently."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1292,25 +1299,25 @@ class BacktestSample(_message.Message):
     class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[BacktestSample._Outcome.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         OUTCOME_UNSPECIFIED: BacktestSample._Outcome.ValueType  # 0
-        """Not used."""
+        """Default value. Not used."""
         OUTCOME_NEWLY_REJECTED: BacktestSample._Outcome.ValueType  # 1
-        """The revision accepts it, the candidate refuses it."""
+        """The revision accepts the event, the candidate rejects it."""
         OUTCOME_NEWLY_ACCEPTED: BacktestSample._Outcome.ValueType  # 2
-        """The revision refuses it, the candidate accepts it."""
+        """The revision rejects the event, the candidate accepts it."""
         OUTCOME_DIFFERENTLY_COERCED: BacktestSample._Outcome.ValueType  # 3
-        """Both accept it, with other properties after coercion."""
+        """Both accept the event, but coerce it to different properties."""
 
     class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
-        """Outcomes."""
+        """How the treatment of an event differs."""
 
     OUTCOME_UNSPECIFIED: BacktestSample.Outcome.ValueType  # 0
-    """Not used."""
+    """Default value. Not used."""
     OUTCOME_NEWLY_REJECTED: BacktestSample.Outcome.ValueType  # 1
-    """The revision accepts it, the candidate refuses it."""
+    """The revision accepts the event, the candidate rejects it."""
     OUTCOME_NEWLY_ACCEPTED: BacktestSample.Outcome.ValueType  # 2
-    """The revision refuses it, the candidate accepts it."""
+    """The revision rejects the event, the candidate accepts it."""
     OUTCOME_DIFFERENTLY_COERCED: BacktestSample.Outcome.ValueType  # 3
-    """Both accept it, with other properties after coercion."""
+    """Both accept the event, but coerce it to different properties."""
 
     OUTCOME_FIELD_NUMBER: _builtins.int
     EVENT_ID_FIELD_NUMBER: _builtins.int
@@ -1321,28 +1328,28 @@ class BacktestSample(_message.Message):
     AFTER_FIELD_NUMBER: _builtins.int
     VIOLATIONS_FIELD_NUMBER: _builtins.int
     outcome: Global___BacktestSample.Outcome.ValueType
-    """Output only. Outcome."""
+    """Output only. How the treatment differs."""
     event_id: _builtins.str
-    """Output only. Id of the event."""
+    """Output only. ID of the event."""
     position: _builtins.int
     """Output only. Position of the event."""
     revision: _builtins.int
-    """Output only. Number of the revision that judged the event when it was recorded; 0 if none did."""
+    """Output only. Number of the revision that the event was recorded under, or 0 if it had no definition."""
     @_builtins.property
     def sent(self) -> _struct_pb2.Struct:
         """Output only. The properties as they were sent."""
 
     @_builtins.property
     def before(self) -> _struct_pb2.Struct:
-        """Output only. The properties by the compared revision; unset where it refuses them."""
+        """Output only. The properties as coerced by the revision. Not set if the revision rejects them."""
 
     @_builtins.property
     def after(self) -> _struct_pb2.Struct:
-        """Output only. The properties by the candidate; unset where it refuses them."""
+        """Output only. The properties as coerced by the candidate. Not set if the candidate rejects them."""
 
     @_builtins.property
     def violations(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Violation]:
-        """Output only. The rules that the side which refuses the event finds broken."""
+        """Output only. What is wrong with the event, according to the side that rejects it."""
 
     def __init__(
         self,
@@ -1366,17 +1373,17 @@ Global___BacktestSample: _TypeAlias = BacktestSample  # noqa: Y015
 
 @_typing.final
 class GetDescriptorSetRequest(_message.Message):
-    """Request of GetDescriptorSet."""
+    """Request message for GetDescriptorSet."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_DEFINITIONS_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_token: _builtins.str
-    """Optional. The next_page_token of the previous response, for the same definitions."""
+    """Optional. The `next_page_token` of the previous response, which must be about the same definitions."""
     @_builtins.property
     def event_definitions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Optional. Ids or names of the definitions; all live ones if empty."""
+        """Optional. IDs or names of the definitions. Defaults to all that are not deleted."""
 
     def __init__(
         self,
@@ -1394,7 +1401,7 @@ Global___GetDescriptorSetRequest: _TypeAlias = GetDescriptorSetRequest  # noqa: 
 
 @_typing.final
 class GetDescriptorSetResponse(_message.Message):
-    """Answer of GetDescriptorSet."""
+    """Response message for GetDescriptorSet."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1422,12 +1429,12 @@ class GetDescriptorSetResponse(_message.Message):
     FILES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Output only. Token of the next page; empty on the last one. A page has as many definitions as fit into a response
-    below 4 MiB.
+    """Output only. Token for the next page. Empty on the last page. A page holds as many definitions as fit into a
+    response.
     """
     @_builtins.property
     def file_descriptor_set(self) -> _descriptor_pb2.FileDescriptorSet:
-        """Output only. The messages, one file for each definition, and the files of google.protobuf that they import."""
+        """Output only. One file for each definition, and the google.protobuf files that they import."""
 
     @_builtins.property
     def files(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -1450,16 +1457,16 @@ Global___GetDescriptorSetResponse: _TypeAlias = GetDescriptorSetResponse  # noqa
 
 @_typing.final
 class GetJsonSchemaRequest(_message.Message):
-    """Request of GetJsonSchema."""
+    """Request message for GetJsonSchema."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_DEFINITION_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     event_definition: _builtins.str
-    """Required. Id or name of the definition."""
+    """Required. ID or name of the definition."""
     revision: _builtins.int
-    """Optional. Number of the revision; the latest if unset."""
+    """Optional. Number of the revision. Defaults to the latest."""
     def __init__(
         self,
         *,
@@ -1476,7 +1483,7 @@ Global___GetJsonSchemaRequest: _TypeAlias = GetJsonSchemaRequest  # noqa: Y015
 
 @_typing.final
 class GetJsonSchemaResponse(_message.Message):
-    """Answer of GetJsonSchema."""
+    """Response message for GetJsonSchema."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1500,7 +1507,7 @@ Global___GetJsonSchemaResponse: _TypeAlias = GetJsonSchemaResponse  # noqa: Y015
 
 @_typing.final
 class ListDependentsRequest(_message.Message):
-    """Request of ListDependents."""
+    """Request message for ListDependents."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1508,11 +1515,11 @@ class ListDependentsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     event_definition: _builtins.str
-    """Required. Id or name of the definition."""
+    """Required. ID or name of the definition."""
     page_size: _builtins.int
-    """Optional. At most how many dependents; 50 if unset, 1,000 at most."""
+    """Optional. Maximum number of dependents to return. Defaults to 50; values above 1,000 are treated as 1,000."""
     page_token: _builtins.str
-    """Optional. The next_page_token of the answer before, for the same definition."""
+    """Optional. The `next_page_token` of the previous response, which must be about the same definition."""
     def __init__(
         self,
         *,
@@ -1530,7 +1537,7 @@ Global___ListDependentsRequest: _TypeAlias = ListDependentsRequest  # noqa: Y015
 
 @_typing.final
 class Dependent(_message.Message):
-    """Something that reads a definition."""
+    """Something that depends on an event definition."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1544,12 +1551,12 @@ class Dependent(_message.Message):
         NAME_FIELD_NUMBER: _builtins.int
         PATHS_FIELD_NUMBER: _builtins.int
         id: _builtins.str
-        """Output only. Id of the automation."""
+        """Output only. ID of the automation."""
         name: _builtins.str
         """Output only. Name of the automation."""
         @_builtins.property
         def paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-            """Output only. Properties that its condition reads."""
+            """Output only. The properties that its condition reads."""
 
         def __init__(
             self,
@@ -1566,7 +1573,7 @@ class Dependent(_message.Message):
 
     @_typing.final
     class Traffic(_message.Message):
-        """Senders whose recent events were judged by a revision."""
+        """Recent events recorded under one revision."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -1576,10 +1583,10 @@ class Dependent(_message.Message):
         revision: _builtins.int
         """Output only. Number of the revision."""
         event_count: _builtins.int
-        """Output only. How many events."""
+        """Output only. Number of events."""
         @_builtins.property
         def last_seen_at(self) -> _timestamp_pb2.Timestamp:
-            """Output only. When the last one was received."""
+            """Output only. When the newest of them was received."""
 
         def __init__(
             self,
@@ -1622,17 +1629,17 @@ Global___Dependent: _TypeAlias = Dependent  # noqa: Y015
 
 @_typing.final
 class ListDependentsResponse(_message.Message):
-    """Answer of ListDependents."""
+    """Response message for ListDependents."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DEPENDENTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Output only. Token of the next page; empty on the last one."""
+    """Output only. Token for the next page. Empty on the last page."""
     @_builtins.property
     def dependents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Dependent]:
-        """Output only. The dependents of this page."""
+        """Output only. The dependents on this page."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class EventDefinitionsStub:
-    """The schema registry: which events there are and what their properties look like.
+    """The schema registry: manages event definitions, the revisions of their schemas, and the types generated from them.
     """
 
     def __init__(self, channel):
@@ -113,119 +113,150 @@ class EventDefinitionsStub:
 
 
 class EventDefinitionsServicer:
-    """The schema registry: which events there are and what their properties look like.
+    """The schema registry: manages event definitions, the revisions of their schemas, and the types generated from them.
     """
 
     def CreateEventDefinition(self, request, context):
-        """Defines an event; its schema becomes revision 1.
+        """Creates an event definition. Its schema becomes revision 1.
 
-        Errors: DEFINITION_ALREADY_EXISTS, INVALID_NAME, INVALID_SCHEMA, TOO_MANY_DEFINITIONS.
+        Errors: DEFINITION_ALREADY_EXISTS, INVALID_NAME, INVALID_DESCRIPTION, INVALID_SCHEMA; TOO_MANY_DEFINITIONS, if the
+        project has 100 definitions that are not deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetEventDefinition(self, request, context):
-        """Reads one definition by id or name; a deleted one by id alone.
+        """Returns an event definition. A deleted definition can only be read by its ID.
+
+        Errors: DEFINITION_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListEventDefinitions(self, request, context):
-        """Lists definitions, newest first.
+        """Lists event definitions, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateEventDefinition(self, request, context):
-        """Changes a definition. A schema that differs from the latest becomes a new revision; an equal one does not.
+        """Updates an event definition. If the schema differs from the latest revision, it becomes a new revision. If the
+        request changes nothing, neither the revision nor the etag changes.
 
-        Errors: DEFINITION_NOT_FOUND, DEFINITION_DELETED, ETAG_MISMATCH, INVALID_SCHEMA, INCOMPATIBLE_SCHEMA, CONDITIONS_BROKEN,
-        MAX_REVISIONS_REACHED beyond 1,000 revisions.
+        Errors: DEFINITION_NOT_FOUND, DEFINITION_DELETED, ETAG_MISMATCH, INVALID_DESCRIPTION, INVALID_SCHEMA;
+        INCOMPATIBLE_SCHEMA, if the compatibility rule forbids the change; CONDITIONS_BROKEN, if the change would break
+        conditions in use and `force` is not set; MAX_REVISIONS_REACHED, if the definition has 1,000 revisions.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteEventDefinition(self, request, context):
-        """Deletes a definition: it takes no more events; those recorded stay, and it can be undeleted by its id.
+        """Deletes an event definition. Events with its name are then treated like events that have no definition; recorded
+        events are kept. UndeleteEventDefinition restores the definition.
+
+        Errors: DEFINITION_NOT_FOUND, DEFINITION_DELETED, ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UndeleteEventDefinition(self, request, context):
-        """Brings a deleted definition back, with all its revisions.
+        """Restores a deleted event definition with all its revisions.
+
+        Errors: DEFINITION_NOT_FOUND, DEFINITION_NOT_DELETED, ETAG_MISMATCH; DEFINITION_ALREADY_EXISTS, if another
+        definition has the name now; TOO_MANY_DEFINITIONS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListRevisions(self, request, context):
-        """Lists the revisions of a definition, newest first.
+        """Lists the revisions of an event definition, newest first.
+
+        Errors: DEFINITION_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetRevision(self, request, context):
-        """Reads one revision of a definition.
+        """Returns one revision of an event definition.
+
+        Errors: DEFINITION_NOT_FOUND, REVISION_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RollbackRevision(self, request, context):
-        """Makes a new revision that equals an old one; none where the latest one equals it already.
+        """Creates a new revision with the schema of an earlier one. If the latest revision already has that schema, nothing
+        changes.
 
         Errors: DEFINITION_NOT_FOUND, DEFINITION_DELETED, REVISION_NOT_FOUND, ETAG_MISMATCH, INCOMPATIBLE_SCHEMA,
-        CONDITIONS_BROKEN.
+        CONDITIONS_BROKEN, MAX_REVISIONS_REACHED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CheckCompatibility(self, request, context):
-        """Judges a candidate schema against the revisions of a definition; stores nothing.
+        """Checks whether a candidate schema is compatible with the revisions of an event definition. Stores nothing.
+
+        Errors: DEFINITION_NOT_FOUND, INVALID_SCHEMA.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ValidateEvent(self, request, context):
-        """Judges a payload against a revision or an unsaved schema; stores nothing.
+        """Validates a payload against a revision of an event definition, or against a schema that is not stored. Stores
+        nothing. A payload that is not valid is reported in the response, not as an error.
+
+        Errors: DEFINITION_NOT_FOUND, REVISION_NOT_FOUND, INVALID_SCHEMA.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BacktestSchema(self, request, context):
-        """Runs a candidate schema over the recorded events of a definition's name, as they were sent, whichever revision or
-        none judged them, and tells what would have become of them; stores nothing. The range is pinned when the call
-        begins. Answers with progress, then one report.
+        """Validates the recorded events of a definition's name against a candidate schema and reports which of them would be
+        rejected, accepted or coerced differently. The events are validated as they were sent, whichever revision, if any,
+        they were recorded under. Events recorded after the call began are not included. The stream returns progress
+        messages, and then one report. Stores nothing.
+
+        Errors: DEFINITION_NOT_FOUND, REVISION_NOT_FOUND, INVALID_SCHEMA.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetDescriptorSet(self, request, context):
-        """Gives the definitions as Protocol Buffers messages, with field numbers that never change their meaning.
+        """Returns event definitions as Protocol Buffers messages. A field number always stands for the same property with the
+        same type.
+
+        Errors: DEFINITION_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetJsonSchema(self, request, context):
-        """Gives the schema of a definition as JSON Schema (2020-12), for values that need no coercion.
+        """Returns the schema of an event definition as JSON Schema (2020-12). It describes the values that need no coercion.
+
+        Errors: DEFINITION_NOT_FOUND, REVISION_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListDependents(self, request, context):
-        """Lists what reads a definition: automations, and the revisions seen on its 10,000 newest events.
+        """Lists what depends on an event definition: automations, and the revisions of its 10,000 newest events.
+
+        Errors: DEFINITION_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -318,7 +349,7 @@ def add_EventDefinitionsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EventDefinitions:
-    """The schema registry: which events there are and what their properties look like.
+    """The schema registry: manages event definitions, the revisions of their schemas, and the types generated from them.
     """
 
     @staticmethod

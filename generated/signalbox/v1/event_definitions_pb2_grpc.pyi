@@ -27,109 +27,191 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EventDefinitionsStub:
-    """The schema registry: which events there are and what their properties look like."""
+    """The schema registry: manages event definitions, the revisions of their schemas, and the types generated from them."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EventDefinitionsAsyncStub: ...
     CreateEventDefinition: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.CreateEventDefinitionRequest, _event_definitions_pb2.CreateEventDefinitionResponse]
-    """Defines an event; its schema becomes revision 1.
+    """Creates an event definition. Its schema becomes revision 1.
 
-    Errors: DEFINITION_ALREADY_EXISTS, INVALID_NAME, INVALID_SCHEMA, TOO_MANY_DEFINITIONS.
+    Errors: DEFINITION_ALREADY_EXISTS, INVALID_NAME, INVALID_DESCRIPTION, INVALID_SCHEMA; TOO_MANY_DEFINITIONS, if the
+    project has 100 definitions that are not deleted.
     """
     GetEventDefinition: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.GetEventDefinitionRequest, _event_definitions_pb2.GetEventDefinitionResponse]
-    """Reads one definition by id or name; a deleted one by id alone."""
-    ListEventDefinitions: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.ListEventDefinitionsRequest, _event_definitions_pb2.ListEventDefinitionsResponse]
-    """Lists definitions, newest first."""
-    UpdateEventDefinition: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.UpdateEventDefinitionRequest, _event_definitions_pb2.UpdateEventDefinitionResponse]
-    """Changes a definition. A schema that differs from the latest becomes a new revision; an equal one does not.
+    """Returns an event definition. A deleted definition can only be read by its ID.
 
-    Errors: DEFINITION_NOT_FOUND, DEFINITION_DELETED, ETAG_MISMATCH, INVALID_SCHEMA, INCOMPATIBLE_SCHEMA, CONDITIONS_BROKEN,
-    MAX_REVISIONS_REACHED beyond 1,000 revisions.
+    Errors: DEFINITION_NOT_FOUND.
+    """
+    ListEventDefinitions: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.ListEventDefinitionsRequest, _event_definitions_pb2.ListEventDefinitionsResponse]
+    """Lists event definitions, newest first."""
+    UpdateEventDefinition: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.UpdateEventDefinitionRequest, _event_definitions_pb2.UpdateEventDefinitionResponse]
+    """Updates an event definition. If the schema differs from the latest revision, it becomes a new revision. If the
+    request changes nothing, neither the revision nor the etag changes.
+
+    Errors: DEFINITION_NOT_FOUND, DEFINITION_DELETED, ETAG_MISMATCH, INVALID_DESCRIPTION, INVALID_SCHEMA;
+    INCOMPATIBLE_SCHEMA, if the compatibility rule forbids the change; CONDITIONS_BROKEN, if the change would break
+    conditions in use and `force` is not set; MAX_REVISIONS_REACHED, if the definition has 1,000 revisions.
     """
     DeleteEventDefinition: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.DeleteEventDefinitionRequest, _event_definitions_pb2.DeleteEventDefinitionResponse]
-    """Deletes a definition: it takes no more events; those recorded stay, and it can be undeleted by its id."""
+    """Deletes an event definition. Events with its name are then treated like events that have no definition; recorded
+    events are kept. UndeleteEventDefinition restores the definition.
+
+    Errors: DEFINITION_NOT_FOUND, DEFINITION_DELETED, ETAG_MISMATCH.
+    """
     UndeleteEventDefinition: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.UndeleteEventDefinitionRequest, _event_definitions_pb2.UndeleteEventDefinitionResponse]
-    """Brings a deleted definition back, with all its revisions."""
+    """Restores a deleted event definition with all its revisions.
+
+    Errors: DEFINITION_NOT_FOUND, DEFINITION_NOT_DELETED, ETAG_MISMATCH; DEFINITION_ALREADY_EXISTS, if another
+    definition has the name now; TOO_MANY_DEFINITIONS.
+    """
     ListRevisions: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.ListRevisionsRequest, _event_definitions_pb2.ListRevisionsResponse]
-    """Lists the revisions of a definition, newest first."""
+    """Lists the revisions of an event definition, newest first.
+
+    Errors: DEFINITION_NOT_FOUND.
+    """
     GetRevision: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.GetRevisionRequest, _event_definitions_pb2.GetRevisionResponse]
-    """Reads one revision of a definition."""
+    """Returns one revision of an event definition.
+
+    Errors: DEFINITION_NOT_FOUND, REVISION_NOT_FOUND.
+    """
     RollbackRevision: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.RollbackRevisionRequest, _event_definitions_pb2.RollbackRevisionResponse]
-    """Makes a new revision that equals an old one; none where the latest one equals it already.
+    """Creates a new revision with the schema of an earlier one. If the latest revision already has that schema, nothing
+    changes.
 
     Errors: DEFINITION_NOT_FOUND, DEFINITION_DELETED, REVISION_NOT_FOUND, ETAG_MISMATCH, INCOMPATIBLE_SCHEMA,
-    CONDITIONS_BROKEN.
+    CONDITIONS_BROKEN, MAX_REVISIONS_REACHED.
     """
     CheckCompatibility: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.CheckCompatibilityRequest, _event_definitions_pb2.CheckCompatibilityResponse]
-    """Judges a candidate schema against the revisions of a definition; stores nothing."""
+    """Checks whether a candidate schema is compatible with the revisions of an event definition. Stores nothing.
+
+    Errors: DEFINITION_NOT_FOUND, INVALID_SCHEMA.
+    """
     ValidateEvent: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.ValidateEventRequest, _event_definitions_pb2.ValidateEventResponse]
-    """Judges a payload against a revision or an unsaved schema; stores nothing."""
+    """Validates a payload against a revision of an event definition, or against a schema that is not stored. Stores
+    nothing. A payload that is not valid is reported in the response, not as an error.
+
+    Errors: DEFINITION_NOT_FOUND, REVISION_NOT_FOUND, INVALID_SCHEMA.
+    """
     BacktestSchema: _grpc.UnaryStreamMultiCallable[_event_definitions_pb2.BacktestSchemaRequest, _event_definitions_pb2.BacktestSchemaResponse]
-    """Runs a candidate schema over the recorded events of a definition's name, as they were sent, whichever revision or
-    none judged them, and tells what would have become of them; stores nothing. The range is pinned when the call
-    begins. Answers with progress, then one report.
+    """Validates the recorded events of a definition's name against a candidate schema and reports which of them would be
+    rejected, accepted or coerced differently. The events are validated as they were sent, whichever revision, if any,
+    they were recorded under. Events recorded after the call began are not included. The stream returns progress
+    messages, and then one report. Stores nothing.
+
+    Errors: DEFINITION_NOT_FOUND, REVISION_NOT_FOUND, INVALID_SCHEMA.
     """
     GetDescriptorSet: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.GetDescriptorSetRequest, _event_definitions_pb2.GetDescriptorSetResponse]
-    """Gives the definitions as Protocol Buffers messages, with field numbers that never change their meaning."""
+    """Returns event definitions as Protocol Buffers messages. A field number always stands for the same property with the
+    same type.
+
+    Errors: DEFINITION_NOT_FOUND.
+    """
     GetJsonSchema: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.GetJsonSchemaRequest, _event_definitions_pb2.GetJsonSchemaResponse]
-    """Gives the schema of a definition as JSON Schema (2020-12), for values that need no coercion."""
+    """Returns the schema of an event definition as JSON Schema (2020-12). It describes the values that need no coercion.
+
+    Errors: DEFINITION_NOT_FOUND, REVISION_NOT_FOUND.
+    """
     ListDependents: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.ListDependentsRequest, _event_definitions_pb2.ListDependentsResponse]
-    """Lists what reads a definition: automations, and the revisions seen on its 10,000 newest events."""
+    """Lists what depends on an event definition: automations, and the revisions of its 10,000 newest events.
+
+    Errors: DEFINITION_NOT_FOUND.
+    """
 
 @_typing.type_check_only
 class EventDefinitionsAsyncStub(EventDefinitionsStub):
-    """The schema registry: which events there are and what their properties look like."""
+    """The schema registry: manages event definitions, the revisions of their schemas, and the types generated from them."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateEventDefinition: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.CreateEventDefinitionRequest, _event_definitions_pb2.CreateEventDefinitionResponse]  # type: ignore[assignment]
-    """Defines an event; its schema becomes revision 1.
+    """Creates an event definition. Its schema becomes revision 1.
 
-    Errors: DEFINITION_ALREADY_EXISTS, INVALID_NAME, INVALID_SCHEMA, TOO_MANY_DEFINITIONS.
+    Errors: DEFINITION_ALREADY_EXISTS, INVALID_NAME, INVALID_DESCRIPTION, INVALID_SCHEMA; TOO_MANY_DEFINITIONS, if the
+    project has 100 definitions that are not deleted.
     """
     GetEventDefinition: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.GetEventDefinitionRequest, _event_definitions_pb2.GetEventDefinitionResponse]  # type: ignore[assignment]
-    """Reads one definition by id or name; a deleted one by id alone."""
-    ListEventDefinitions: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.ListEventDefinitionsRequest, _event_definitions_pb2.ListEventDefinitionsResponse]  # type: ignore[assignment]
-    """Lists definitions, newest first."""
-    UpdateEventDefinition: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.UpdateEventDefinitionRequest, _event_definitions_pb2.UpdateEventDefinitionResponse]  # type: ignore[assignment]
-    """Changes a definition. A schema that differs from the latest becomes a new revision; an equal one does not.
+    """Returns an event definition. A deleted definition can only be read by its ID.
 
-    Errors: DEFINITION_NOT_FOUND, DEFINITION_DELETED, ETAG_MISMATCH, INVALID_SCHEMA, INCOMPATIBLE_SCHEMA, CONDITIONS_BROKEN,
-    MAX_REVISIONS_REACHED beyond 1,000 revisions.
+    Errors: DEFINITION_NOT_FOUND.
+    """
+    ListEventDefinitions: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.ListEventDefinitionsRequest, _event_definitions_pb2.ListEventDefinitionsResponse]  # type: ignore[assignment]
+    """Lists event definitions, newest first."""
+    UpdateEventDefinition: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.UpdateEventDefinitionRequest, _event_definitions_pb2.UpdateEventDefinitionResponse]  # type: ignore[assignment]
+    """Updates an event definition. If the schema differs from the latest revision, it becomes a new revision. If the
+    request changes nothing, neither the revision nor the etag changes.
+
+    Errors: DEFINITION_NOT_FOUND, DEFINITION_DELETED, ETAG_MISMATCH, INVALID_DESCRIPTION, INVALID_SCHEMA;
+    INCOMPATIBLE_SCHEMA, if the compatibility rule forbids the change; CONDITIONS_BROKEN, if the change would break
+    conditions in use and `force` is not set; MAX_REVISIONS_REACHED, if the definition has 1,000 revisions.
     """
     DeleteEventDefinition: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.DeleteEventDefinitionRequest, _event_definitions_pb2.DeleteEventDefinitionResponse]  # type: ignore[assignment]
-    """Deletes a definition: it takes no more events; those recorded stay, and it can be undeleted by its id."""
+    """Deletes an event definition. Events with its name are then treated like events that have no definition; recorded
+    events are kept. UndeleteEventDefinition restores the definition.
+
+    Errors: DEFINITION_NOT_FOUND, DEFINITION_DELETED, ETAG_MISMATCH.
+    """
     UndeleteEventDefinition: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.UndeleteEventDefinitionRequest, _event_definitions_pb2.UndeleteEventDefinitionResponse]  # type: ignore[assignment]
-    """Brings a deleted definition back, with all its revisions."""
+    """Restores a deleted event definition with all its revisions.
+
+    Errors: DEFINITION_NOT_FOUND, DEFINITION_NOT_DELETED, ETAG_MISMATCH; DEFINITION_ALREADY_EXISTS, if another
+    definition has the name now; TOO_MANY_DEFINITIONS.
+    """
     ListRevisions: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.ListRevisionsRequest, _event_definitions_pb2.ListRevisionsResponse]  # type: ignore[assignment]
-    """Lists the revisions of a definition, newest first."""
+    """Lists the revisions of an event definition, newest first.
+
+    Errors: DEFINITION_NOT_FOUND.
+    """
     GetRevision: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.GetRevisionRequest, _event_definitions_pb2.GetRevisionResponse]  # type: ignore[assignment]
-    """Reads one revision of a definition."""
+    """Returns one revision of an event definition.
+
+    Errors: DEFINITION_NOT_FOUND, REVISION_NOT_FOUND.
+    """
     RollbackRevision: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.RollbackRevisionRequest, _event_definitions_pb2.RollbackRevisionResponse]  # type: ignore[assignment]
-    """Makes a new revision that equals an old one; none where the latest one equals it already.
+    """Creates a new revision with the schema of an earlier one. If the latest revision already has that schema, nothing
+    changes.
 
     Errors: DEFINITION_NOT_FOUND, DEFINITION_DELETED, REVISION_NOT_FOUND, ETAG_MISMATCH, INCOMPATIBLE_SCHEMA,
-    CONDITIONS_BROKEN.
+    CONDITIONS_BROKEN, MAX_REVISIONS_REACHED.
     """
     CheckCompatibility: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.CheckCompatibilityRequest, _event_definitions_pb2.CheckCompatibilityResponse]  # type: ignore[assignment]
-    """Judges a candidate schema against the revisions of a definition; stores nothing."""
+    """Checks whether a candidate schema is compatible with the revisions of an event definition. Stores nothing.
+
+    Errors: DEFINITION_NOT_FOUND, INVALID_SCHEMA.
+    """
     ValidateEvent: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.ValidateEventRequest, _event_definitions_pb2.ValidateEventResponse]  # type: ignore[assignment]
-    """Judges a payload against a revision or an unsaved schema; stores nothing."""
+    """Validates a payload against a revision of an event definition, or against a schema that is not stored. Stores
+    nothing. A payload that is not valid is reported in the response, not as an error.
+
+    Errors: DEFINITION_NOT_FOUND, REVISION_NOT_FOUND, INVALID_SCHEMA.
+    """
     BacktestSchema: _aio.UnaryStreamMultiCallable[_event_definitions_pb2.BacktestSchemaRequest, _event_definitions_pb2.BacktestSchemaResponse]  # type: ignore[assignment]
-    """Runs a candidate schema over the recorded events of a definition's name, as they were sent, whichever revision or
-    none judged them, and tells what would have become of them; stores nothing. The range is pinned when the call
-    begins. Answers with progress, then one report.
+    """Validates the recorded events of a definition's name against a candidate schema and reports which of them would be
+    rejected, accepted or coerced differently. The events are validated as they were sent, whichever revision, if any,
+    they were recorded under. Events recorded after the call began are not included. The stream returns progress
+    messages, and then one report. Stores nothing.
+
+    Errors: DEFINITION_NOT_FOUND, REVISION_NOT_FOUND, INVALID_SCHEMA.
     """
     GetDescriptorSet: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.GetDescriptorSetRequest, _event_definitions_pb2.GetDescriptorSetResponse]  # type: ignore[assignment]
-    """Gives the definitions as Protocol Buffers messages, with field numbers that never change their meaning."""
+    """Returns event definitions as Protocol Buffers messages. A field number always stands for the same property with the
+    same type.
+
+    Errors: DEFINITION_NOT_FOUND.
+    """
     GetJsonSchema: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.GetJsonSchemaRequest, _event_definitions_pb2.GetJsonSchemaResponse]  # type: ignore[assignment]
-    """Gives the schema of a definition as JSON Schema (2020-12), for values that need no coercion."""
+    """Returns the schema of an event definition as JSON Schema (2020-12). It describes the values that need no coercion.
+
+    Errors: DEFINITION_NOT_FOUND, REVISION_NOT_FOUND.
+    """
     ListDependents: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.ListDependentsRequest, _event_definitions_pb2.ListDependentsResponse]  # type: ignore[assignment]
-    """Lists what reads a definition: automations, and the revisions seen on its 10,000 newest events."""
+    """Lists what depends on an event definition: automations, and the revisions of its 10,000 newest events.
+
+    Errors: DEFINITION_NOT_FOUND.
+    """
 
 class EventDefinitionsServicer(metaclass=_abc_1.ABCMeta):
-    """The schema registry: which events there are and what their properties look like."""
+    """The schema registry: manages event definitions, the revisions of their schemas, and the types generated from them."""
 
     @_abc_1.abstractmethod
     def CreateEventDefinition(
@@ -137,9 +219,10 @@ class EventDefinitionsServicer(metaclass=_abc_1.ABCMeta):
         request: _event_definitions_pb2.CreateEventDefinitionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_definitions_pb2.CreateEventDefinitionResponse, _abc.Awaitable[_event_definitions_pb2.CreateEventDefinitionResponse]]:
-        """Defines an event; its schema becomes revision 1.
+        """Creates an event definition. Its schema becomes revision 1.
 
-        Errors: DEFINITION_ALREADY_EXISTS, INVALID_NAME, INVALID_SCHEMA, TOO_MANY_DEFINITIONS.
+        Errors: DEFINITION_ALREADY_EXISTS, INVALID_NAME, INVALID_DESCRIPTION, INVALID_SCHEMA; TOO_MANY_DEFINITIONS, if the
+        project has 100 definitions that are not deleted.
         """
 
     @_abc_1.abstractmethod
@@ -148,7 +231,10 @@ class EventDefinitionsServicer(metaclass=_abc_1.ABCMeta):
         request: _event_definitions_pb2.GetEventDefinitionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_definitions_pb2.GetEventDefinitionResponse, _abc.Awaitable[_event_definitions_pb2.GetEventDefinitionResponse]]:
-        """Reads one definition by id or name; a deleted one by id alone."""
+        """Returns an event definition. A deleted definition can only be read by its ID.
+
+        Errors: DEFINITION_NOT_FOUND.
+        """
 
     @_abc_1.abstractmethod
     def ListEventDefinitions(
@@ -156,7 +242,7 @@ class EventDefinitionsServicer(metaclass=_abc_1.ABCMeta):
         request: _event_definitions_pb2.ListEventDefinitionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_definitions_pb2.ListEventDefinitionsResponse, _abc.Awaitable[_event_definitions_pb2.ListEventDefinitionsResponse]]:
-        """Lists definitions, newest first."""
+        """Lists event definitions, newest first."""
 
     @_abc_1.abstractmethod
     def UpdateEventDefinition(
@@ -164,10 +250,12 @@ class EventDefinitionsServicer(metaclass=_abc_1.ABCMeta):
         request: _event_definitions_pb2.UpdateEventDefinitionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_definitions_pb2.UpdateEventDefinitionResponse, _abc.Awaitable[_event_definitions_pb2.UpdateEventDefinitionResponse]]:
-        """Changes a definition. A schema that differs from the latest becomes a new revision; an equal one does not.
+        """Updates an event definition. If the schema differs from the latest revision, it becomes a new revision. If the
+        request changes nothing, neither the revision nor the etag changes.
 
-        Errors: DEFINITION_NOT_FOUND, DEFINITION_DELETED, ETAG_MISMATCH, INVALID_SCHEMA, INCOMPATIBLE_SCHEMA, CONDITIONS_BROKEN,
-        MAX_REVISIONS_REACHED beyond 1,000 revisions.
+        Errors: DEFINITION_NOT_FOUND, DEFINITION_DELETED, ETAG_MISMATCH, INVALID_DESCRIPTION, INVALID_SCHEMA;
+        INCOMPATIBLE_SCHEMA, if the compatibility rule forbids the change; CONDITIONS_BROKEN, if the change would break
+        conditions in use and `force` is not set; MAX_REVISIONS_REACHED, if the definition has 1,000 revisions.
         """
 
     @_abc_1.abstractmethod
@@ -176,7 +264,11 @@ class EventDefinitionsServicer(metaclass=_abc_1.ABCMeta):
         request: _event_definitions_pb2.DeleteEventDefinitionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_definitions_pb2.DeleteEventDefinitionResponse, _abc.Awaitable[_event_definitions_pb2.DeleteEventDefinitionResponse]]:
-        """Deletes a definition: it takes no more events; those recorded stay, and it can be undeleted by its id."""
+        """Deletes an event definition. Events with its name are then treated like events that have no definition; recorded
+        events are kept. UndeleteEventDefinition restores the definition.
+
+        Errors: DEFINITION_NOT_FOUND, DEFINITION_DELETED, ETAG_MISMATCH.
+        """
 
     @_abc_1.abstractmethod
     def UndeleteEventDefinition(
@@ -184,7 +276,11 @@ class EventDefinitionsServicer(metaclass=_abc_1.ABCMeta):
         request: _event_definitions_pb2.UndeleteEventDefinitionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_definitions_pb2.UndeleteEventDefinitionResponse, _abc.Awaitable[_event_definitions_pb2.UndeleteEventDefinitionResponse]]:
-        """Brings a deleted definition back, with all its revisions."""
+        """Restores a deleted event definition with all its revisions.
+
+        Errors: DEFINITION_NOT_FOUND, DEFINITION_NOT_DELETED, ETAG_MISMATCH; DEFINITION_ALREADY_EXISTS, if another
+        definition has the name now; TOO_MANY_DEFINITIONS.
+        """
 
     @_abc_1.abstractmethod
     def ListRevisions(
@@ -192,7 +288,10 @@ class EventDefinitionsServicer(metaclass=_abc_1.ABCMeta):
         request: _event_definitions_pb2.ListRevisionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_definitions_pb2.ListRevisionsResponse, _abc.Awaitable[_event_definitions_pb2.ListRevisionsResponse]]:
-        """Lists the revisions of a definition, newest first."""
+        """Lists the revisions of an event definition, newest first.
+
+        Errors: DEFINITION_NOT_FOUND.
+        """
 
     @_abc_1.abstractmethod
     def GetRevision(
@@ -200,7 +299,10 @@ class EventDefinitionsServicer(metaclass=_abc_1.ABCMeta):
         request: _event_definitions_pb2.GetRevisionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_definitions_pb2.GetRevisionResponse, _abc.Awaitable[_event_definitions_pb2.GetRevisionResponse]]:
-        """Reads one revision of a definition."""
+        """Returns one revision of an event definition.
+
+        Errors: DEFINITION_NOT_FOUND, REVISION_NOT_FOUND.
+        """
 
     @_abc_1.abstractmethod
     def RollbackRevision(
@@ -208,10 +310,11 @@ class EventDefinitionsServicer(metaclass=_abc_1.ABCMeta):
         request: _event_definitions_pb2.RollbackRevisionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_definitions_pb2.RollbackRevisionResponse, _abc.Awaitable[_event_definitions_pb2.RollbackRevisionResponse]]:
-        """Makes a new revision that equals an old one; none where the latest one equals it already.
+        """Creates a new revision with the schema of an earlier one. If the latest revision already has that schema, nothing
+        changes.
 
         Errors: DEFINITION_NOT_FOUND, DEFINITION_DELETED, REVISION_NOT_FOUND, ETAG_MISMATCH, INCOMPATIBLE_SCHEMA,
-        CONDITIONS_BROKEN.
+        CONDITIONS_BROKEN, MAX_REVISIONS_REACHED.
         """
 
     @_abc_1.abstractmethod
@@ -220,7 +323,10 @@ class EventDefinitionsServicer(metaclass=_abc_1.ABCMeta):
         request: _event_definitions_pb2.CheckCompatibilityRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_definitions_pb2.CheckCompatibilityResponse, _abc.Awaitable[_event_definitions_pb2.CheckCompatibilityResponse]]:
-        """Judges a candidate schema against the revisions of a definition; stores nothing."""
+        """Checks whether a candidate schema is compatible with the revisions of an event definition. Stores nothing.
+
+        Errors: DEFINITION_NOT_FOUND, INVALID_SCHEMA.
+        """
 
     @_abc_1.abstractmethod
     def ValidateEvent(
@@ -228,7 +334,11 @@ class EventDefinitionsServicer(metaclass=_abc_1.ABCMeta):
         request: _event_definitions_pb2.ValidateEventRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_definitions_pb2.ValidateEventResponse, _abc.Awaitable[_event_definitions_pb2.ValidateEventResponse]]:
-        """Judges a payload against a revision or an unsaved schema; stores nothing."""
+        """Validates a payload against a revision of an event definition, or against a schema that is not stored. Stores
+        nothing. A payload that is not valid is reported in the response, not as an error.
+
+        Errors: DEFINITION_NOT_FOUND, REVISION_NOT_FOUND, INVALID_SCHEMA.
+        """
 
     @_abc_1.abstractmethod
     def BacktestSchema(
@@ -236,9 +346,12 @@ class EventDefinitionsServicer(metaclass=_abc_1.ABCMeta):
         request: _event_definitions_pb2.BacktestSchemaRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_event_definitions_pb2.BacktestSchemaResponse], _abc.AsyncIterator[_event_definitions_pb2.BacktestSchemaResponse]]:
-        """Runs a candidate schema over the recorded events of a definition's name, as they were sent, whichever revision or
-        none judged them, and tells what would have become of them; stores nothing. The range is pinned when the call
-        begins. Answers with progress, then one report.
+        """Validates the recorded events of a definition's name against a candidate schema and reports which of them would be
+        rejected, accepted or coerced differently. The events are validated as they were sent, whichever revision, if any,
+        they were recorded under. Events recorded after the call began are not included. The stream returns progress
+        messages, and then one report. Stores nothing.
+
+        Errors: DEFINITION_NOT_FOUND, REVISION_NOT_FOUND, INVALID_SCHEMA.
         """
 
     @_abc_1.abstractmethod
@@ -247,7 +360,11 @@ class EventDefinitionsServicer(metaclass=_abc_1.ABCMeta):
         request: _event_definitions_pb2.GetDescriptorSetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_definitions_pb2.GetDescriptorSetResponse, _abc.Awaitable[_event_definitions_pb2.GetDescriptorSetResponse]]:
-        """Gives the definitions as Protocol Buffers messages, with field numbers that never change their meaning."""
+        """Returns event definitions as Protocol Buffers messages. A field number always stands for the same property with the
+        same type.
+
+        Errors: DEFINITION_NOT_FOUND.
+        """
 
     @_abc_1.abstractmethod
     def GetJsonSchema(
@@ -255,7 +372,10 @@ class EventDefinitionsServicer(metaclass=_abc_1.ABCMeta):
         request: _event_definitions_pb2.GetJsonSchemaRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_definitions_pb2.GetJsonSchemaResponse, _abc.Awaitable[_event_definitions_pb2.GetJsonSchemaResponse]]:
-        """Gives the schema of a definition as JSON Schema (2020-12), for values that need no coercion."""
+        """Returns the schema of an event definition as JSON Schema (2020-12). It describes the values that need no coercion.
+
+        Errors: DEFINITION_NOT_FOUND, REVISION_NOT_FOUND.
+        """
 
     @_abc_1.abstractmethod
     def ListDependents(
@@ -263,6 +383,9 @@ class EventDefinitionsServicer(metaclass=_abc_1.ABCMeta):
         request: _event_definitions_pb2.ListDependentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_definitions_pb2.ListDependentsResponse, _abc.Awaitable[_event_definitions_pb2.ListDependentsResponse]]:
-        """Lists what reads a definition: automations, and the revisions seen on its 10,000 newest events."""
+        """Lists what depends on an event definition: automations, and the revisions of its 10,000 newest events.
+
+        Errors: DEFINITION_NOT_FOUND.
+        """
 
 def add_EventDefinitionsServicer_to_server(servicer: EventDefinitionsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

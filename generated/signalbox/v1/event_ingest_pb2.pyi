@@ -30,25 +30,25 @@ class _ResultView:
 class _ResultViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ResultView.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     RESULT_VIEW_UNSPECIFIED: _ResultView.ValueType  # 0
-    """RESULT_VIEW_COERCED for SendEvent, RESULT_VIEW_RECEIPT for SendEvents and StreamEvents."""
+    """Same as RESULT_VIEW_COERCED for SendEvent, and as RESULT_VIEW_RECEIPT for SendEvents and StreamEvents."""
     RESULT_VIEW_RECEIPT: _ResultView.ValueType  # 1
-    """Of the event only id, position, revision, contact_id and received_at."""
+    """Only the ID, position, revision, contact_id and received_at of the event."""
     RESULT_VIEW_COERCED: _ResultView.ValueType  # 2
-    """The whole event, with the coerced properties and the coercions."""
+    """The whole event, including the coerced properties and the coercions."""
     RESULT_VIEW_MATCHES: _ResultView.ValueType  # 3
-    """The whole event and the matches it caused."""
+    """The whole event and its matches."""
 
 class ResultView(_ResultView, metaclass=_ResultViewEnumTypeWrapper):
-    """How much of an event a result repeats."""
+    """How much of an event is returned in a result."""
 
 RESULT_VIEW_UNSPECIFIED: ResultView.ValueType  # 0
-"""RESULT_VIEW_COERCED for SendEvent, RESULT_VIEW_RECEIPT for SendEvents and StreamEvents."""
+"""Same as RESULT_VIEW_COERCED for SendEvent, and as RESULT_VIEW_RECEIPT for SendEvents and StreamEvents."""
 RESULT_VIEW_RECEIPT: ResultView.ValueType  # 1
-"""Of the event only id, position, revision, contact_id and received_at."""
+"""Only the ID, position, revision, contact_id and received_at of the event."""
 RESULT_VIEW_COERCED: ResultView.ValueType  # 2
-"""The whole event, with the coerced properties and the coercions."""
+"""The whole event, including the coerced properties and the coercions."""
 RESULT_VIEW_MATCHES: ResultView.ValueType  # 3
-"""The whole event and the matches it caused."""
+"""The whole event and its matches."""
 Global___ResultView: _TypeAlias = ResultView  # noqa: Y015
 
 class _BatchMode:
@@ -58,26 +58,26 @@ class _BatchMode:
 class _BatchModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BatchMode.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     BATCH_MODE_UNSPECIFIED: _BatchMode.ValueType  # 0
-    """BATCH_MODE_ALL_OR_NOTHING."""
+    """Same as BATCH_MODE_ALL_OR_NOTHING."""
     BATCH_MODE_ALL_OR_NOTHING: _BatchMode.ValueType  # 1
-    """One refused event refuses the batch, and nothing of it is stored."""
+    """The whole batch is rejected, and none of its events is stored."""
     BATCH_MODE_INDEPENDENT: _BatchMode.ValueType  # 2
-    """Each event stands for itself: the good ones are stored, the others have an error for a result."""
+    """The valid events are stored. The others have an error as their result."""
 
 class BatchMode(_BatchMode, metaclass=_BatchModeEnumTypeWrapper):
-    """What becomes of a batch when one of its events is refused."""
+    """What happens to a batch if one of its events is rejected."""
 
 BATCH_MODE_UNSPECIFIED: BatchMode.ValueType  # 0
-"""BATCH_MODE_ALL_OR_NOTHING."""
+"""Same as BATCH_MODE_ALL_OR_NOTHING."""
 BATCH_MODE_ALL_OR_NOTHING: BatchMode.ValueType  # 1
-"""One refused event refuses the batch, and nothing of it is stored."""
+"""The whole batch is rejected, and none of its events is stored."""
 BATCH_MODE_INDEPENDENT: BatchMode.ValueType  # 2
-"""Each event stands for itself: the good ones are stored, the others have an error for a result."""
+"""The valid events are stored. The others have an error as their result."""
 Global___BatchMode: _TypeAlias = BatchMode  # noqa: Y015
 
 @_typing.final
 class EventInput(_message.Message):
-    """One event as its sender states it."""
+    """An event to record."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -89,26 +89,26 @@ class EventInput(_message.Message):
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     TYPED_PROPERTIES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. Name of the event. Not blank, at most 255 characters."""
+    """Required. Name of the event. Not blank; at most 255 characters."""
     contact_id: _builtins.str
-    """Id of the contact."""
+    """ID of the contact."""
     email: _builtins.str
-    """E-mail address of the contact; case and blanks around it do not matter."""
+    """Email address of the contact. Letter case and surrounding blanks are ignored."""
     idempotency_key: _builtins.str
-    """Optional. Makes a repeated send harmless: the same key with the same content gives the first result again, with
-    other content ALREADY_EXISTS (IDEMPOTENCY_KEY_REUSED). At most 255 printable ASCII characters.
+    """Optional. Makes it safe to send the event again: the same key with the same content returns the first result again.
+    The same key with other content fails with IDEMPOTENCY_KEY_REUSED. At most 255 printable ASCII characters.
     """
     @_builtins.property
     def properties(self) -> _struct_pb2.Struct:
-        """Optional. The properties. At most 256 KiB, 32 levels deep and 10,000 values. Not with `typed_properties`."""
+        """Optional. The properties. At most 256 KiB, 32 levels deep and 10,000 values. Not allowed with `typed_properties`."""
 
     @_builtins.property
     def occurred_at(self) -> _timestamp_pb2.Timestamp:
-        """Optional. When it happened; the time of receipt if unset."""
+        """Optional. When the event happened. Defaults to the time at which it is received."""
 
     @_builtins.property
     def typed_properties(self) -> Global___TypedProperties:
-        """Optional. The properties as a message of generated code, in place of `properties`."""
+        """Optional. The properties as a message of generated code, instead of `properties`."""
 
     def __init__(
         self,
@@ -133,9 +133,9 @@ Global___EventInput: _TypeAlias = EventInput  # noqa: Y015
 
 @_typing.final
 class TypedProperties(_message.Message):
-    """The properties of an event as a message that EventDefinitions.GetDescriptorSet describes. They are read into the
-    properties that the message stands for, and these are judged, like any others, by the latest revision. A list without
-    items is an empty one where the revision requires it, and otherwise not there.
+    """The properties of an event as a message generated from EventDefinitions.GetDescriptorSet. They are converted to
+    properties and then validated, like any others, against the latest revision. An empty list stands for an empty array
+    if the revision requires the property; otherwise the property is absent.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -143,9 +143,9 @@ class TypedProperties(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
-    """Required. Number of the revision whose generated message it is."""
+    """Required. Number of the revision that the message was generated from."""
     message: _builtins.bytes
-    """Required. The serialized message. At most 256 KiB. A field that the revision does not have is refused."""
+    """Required. The serialized message. At most 256 KiB. Fields that the revision does not have are rejected."""
     def __init__(
         self,
         *,
@@ -162,7 +162,7 @@ Global___TypedProperties: _TypeAlias = TypedProperties  # noqa: Y015
 
 @_typing.final
 class EventReceipt(_message.Message):
-    """What became of one accepted event."""
+    """Result of an accepted event."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -173,22 +173,24 @@ class EventReceipt(_message.Message):
     MATCHES_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
     duplicate: _builtins.bool
-    """Output only. True if the idempotency key was seen before and this is the first result once more."""
+    """Output only. True if the idempotency key was used before, so that this is the first result again."""
     coercion_count: _builtins.int
-    """Output only. How many changes coercion made."""
+    """Output only. Number of values that were coerced."""
     match_count: _builtins.int
-    """Output only. How many active automations the event matched; of a duplicate's, those whose matches are still kept."""
+    """Output only. Number of active automations that the event matched. For a duplicate, only matches that are still
+    stored are counted.
+    """
     truncated: _builtins.bool
-    """Output only. True if the response, which stays below 4 MiB, has no room for the whole view. The event is then
-    as in RESULT_VIEW_RECEIPT, or `matches` has only the first matches; GetEvent and WatchMatches return the rest.
+    """Output only. True if the whole view does not fit into the response. The event is then as with RESULT_VIEW_RECEIPT,
+    or `matches` holds only the first matches. GetEvent and WatchMatches return the rest.
     """
     @_builtins.property
     def event(self) -> _event_pb2.Event:
-        """Output only. The event, as much of it as the view asks for."""
+        """Output only. The event. The request's `view` selects its fields."""
 
     @_builtins.property
     def matches(self) -> _containers.RepeatedCompositeFieldContainer[_match_pb2.Match]:
-        """Output only. The matches; only with RESULT_VIEW_MATCHES. Of a duplicate's, those that are still kept."""
+        """Output only. The matches, with RESULT_VIEW_MATCHES only. For a duplicate, only those that are still stored."""
 
     def __init__(
         self,
@@ -210,7 +212,7 @@ Global___EventReceipt: _TypeAlias = EventReceipt  # noqa: Y015
 
 @_typing.final
 class EventError(_message.Message):
-    """Why one event of a batch was refused."""
+    """Why an event or a batch was rejected."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -219,15 +221,15 @@ class EventError(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     VIOLATIONS_FIELD_NUMBER: _builtins.int
     code: _builtins.int
-    """Output only. Code of google.rpc.Code, such as 3 for INVALID_ARGUMENT."""
+    """Output only. A google.rpc.Code, such as 3 for INVALID_ARGUMENT."""
     reason: _builtins.str
     """Output only. Machine-readable reason, such as `DEFINITION_NOT_FOUND`."""
     message: _builtins.str
     """Output only. What was wrong and what would be right."""
     @_builtins.property
     def violations(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Violation]:
-        """Output only. The rules that the payload breaks, each with its path; only for the first 100 refused events of a
-        batch, and only while the response has room.
+        """Output only. What is wrong with the payload. Set only for the first 100 rejected events of a batch, as far as they
+        fit into the response.
         """
 
     def __init__(
@@ -248,7 +250,7 @@ Global___EventError: _TypeAlias = EventError  # noqa: Y015
 
 @_typing.final
 class EventResult(_message.Message):
-    """The result of one event of a batch."""
+    """Result of one event of a batch."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -260,7 +262,7 @@ class EventResult(_message.Message):
 
     @_builtins.property
     def error(self) -> Global___EventError:
-        """The event was refused."""
+        """The event was rejected."""
 
     def __init__(
         self,
@@ -280,14 +282,14 @@ Global___EventResult: _TypeAlias = EventResult  # noqa: Y015
 
 @_typing.final
 class SendEventRequest(_message.Message):
-    """Request of SendEvent."""
+    """Request message for SendEvent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
     view: Global___ResultView.ValueType
-    """Optional. How much the answer repeats; RESULT_VIEW_COERCED if unset."""
+    """Optional. How much of the event to return. Defaults to RESULT_VIEW_COERCED."""
     @_builtins.property
     def event(self) -> Global___EventInput:
         """Required. The event."""
@@ -308,14 +310,14 @@ Global___SendEventRequest: _TypeAlias = SendEventRequest  # noqa: Y015
 
 @_typing.final
 class SendEventResponse(_message.Message):
-    """Answer of SendEvent."""
+    """Response message for SendEvent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RECEIPT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def receipt(self) -> Global___EventReceipt:
-        """Output only. What became of the event."""
+        """Output only. The result."""
 
     def __init__(
         self,
@@ -332,7 +334,7 @@ Global___SendEventResponse: _TypeAlias = SendEventResponse  # noqa: Y015
 
 @_typing.final
 class SendEventsRequest(_message.Message):
-    """Request of SendEvents."""
+    """Request message for SendEvents."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -340,12 +342,12 @@ class SendEventsRequest(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
     mode: Global___BatchMode.ValueType
-    """Optional. What a refused event means for the others; BATCH_MODE_ALL_OR_NOTHING if unset."""
+    """Optional. What happens to the batch if one of its events is rejected. Defaults to BATCH_MODE_ALL_OR_NOTHING."""
     view: Global___ResultView.ValueType
-    """Optional. How much the answer repeats; RESULT_VIEW_RECEIPT if unset."""
+    """Optional. How much of each event to return. Defaults to RESULT_VIEW_RECEIPT."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___EventInput]:
-        """Required. 1 to 10,000 events."""
+        """Required. The events: 1 to 10,000."""
 
     def __init__(
         self,
@@ -364,7 +366,7 @@ Global___SendEventsRequest: _TypeAlias = SendEventsRequest  # noqa: Y015
 
 @_typing.final
 class SendEventsResponse(_message.Message):
-    """Answer of SendEvents."""
+    """Response message for SendEvents."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -388,7 +390,7 @@ Global___SendEventsResponse: _TypeAlias = SendEventsResponse  # noqa: Y015
 
 @_typing.final
 class StreamEventsRequest(_message.Message):
-    """One message of a StreamEvents call."""
+    """Request message for StreamEvents: one batch."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -397,14 +399,14 @@ class StreamEventsRequest(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """Required. The client's own number of this message; the answer repeats it."""
+    """Required. A number chosen by the client. The response repeats it."""
     mode: Global___BatchMode.ValueType
-    """Optional. What a refused event means for the others of this message; BATCH_MODE_ALL_OR_NOTHING if unset."""
+    """Optional. What happens to the batch if one of its events is rejected. Defaults to BATCH_MODE_ALL_OR_NOTHING."""
     view: Global___ResultView.ValueType
-    """Optional. How much the answer repeats; RESULT_VIEW_RECEIPT if unset."""
+    """Optional. How much of each event to return. Defaults to RESULT_VIEW_RECEIPT."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___EventInput]:
-        """Required. 1 to 10,000 events, recorded in one transaction."""
+        """Required. The events: 1 to 10,000. They are recorded in one transaction."""
 
     def __init__(
         self,
@@ -424,7 +426,7 @@ Global___StreamEventsRequest: _TypeAlias = StreamEventsRequest  # noqa: Y015
 
 @_typing.final
 class StreamEventsResponse(_message.Message):
-    """The answer to one message of a StreamEvents call."""
+    """Response message for StreamEvents: the result of one batch."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -432,15 +434,15 @@ class StreamEventsResponse(_message.Message):
     RESULTS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """Output only. The number of the message that this answers."""
+    """Output only. The `sequence` of the request."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___EventResult]:
-        """Output only. One result for each event, in the order of the message; empty if the message was refused as a whole."""
+        """Output only. One result for each event, in the order of the request. Empty if the batch was rejected as a whole."""
 
     @_builtins.property
     def error(self) -> Global___EventError:
-        """Output only. Set if the message was refused as a whole; then nothing of it is stored, but for STORAGE_UNAVAILABLE,
-        where the database did not say.
+        """Output only. Set if the batch was rejected as a whole. Nothing of it is stored then, except possibly with
+        STORAGE_UNAVAILABLE: the database did not confirm the outcome.
         """
 
     def __init__(
@@ -460,13 +462,13 @@ Global___StreamEventsResponse: _TypeAlias = StreamEventsResponse  # noqa: Y015
 
 @_typing.final
 class GetEventRequest(_message.Message):
-    """Request of GetEvent."""
+    """Request message for GetEvent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Required. Id of the event."""
+    """Required. ID of the event."""
     def __init__(
         self,
         *,
@@ -482,7 +484,7 @@ Global___GetEventRequest: _TypeAlias = GetEventRequest  # noqa: Y015
 
 @_typing.final
 class GetEventResponse(_message.Message):
-    """Answer of GetEvent."""
+    """Response message for GetEvent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -506,7 +508,7 @@ Global___GetEventResponse: _TypeAlias = GetEventResponse  # noqa: Y015
 
 @_typing.final
 class ListEventsRequest(_message.Message):
-    """Request of ListEvents. The filters narrow together."""
+    """Request message for ListEvents. Filters are combined with AND."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -521,20 +523,22 @@ class ListEventsRequest(_message.Message):
     OCCURRED_UNTIL_FIELD_NUMBER: _builtins.int
     AFTER_POSITION_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Optional. At most how many events; 50 if unset, 1,000 at most."""
+    """Optional. Maximum number of events to return. Defaults to 50; values above 1,000 are treated as 1,000."""
     page_token: _builtins.str
-    """Optional. The next_page_token of the answer before, with the same filters."""
+    """Optional. The `next_page_token` of the previous response. The filters must be the same as in that request."""
     name: _builtins.str
-    """Optional. Only events of this name."""
+    """Optional. Only events with this name."""
     contact_id: _builtins.str
-    """Id of the contact."""
+    """ID of the contact."""
     email: _builtins.str
-    """E-mail address of the contact."""
+    """Email address of the contact."""
     after_position: _builtins.int
-    """Optional. Lists onwards, oldest first, from behind this position: 0 for the whole log. Newest first if unset."""
+    """Optional. Only events after this position, oldest first. 0 starts at the beginning of the log. If not set, the
+    newest events come first.
+    """
     @_builtins.property
     def received_from(self) -> _timestamp_pb2.Timestamp:
-        """Optional. Only events received at this time or later."""
+        """Optional. Only events received at or after this time."""
 
     @_builtins.property
     def received_until(self) -> _timestamp_pb2.Timestamp:
@@ -542,7 +546,7 @@ class ListEventsRequest(_message.Message):
 
     @_builtins.property
     def occurred_from(self) -> _timestamp_pb2.Timestamp:
-        """Optional. Only events that occurred at this time or later."""
+        """Optional. Only events that occurred at or after this time."""
 
     @_builtins.property
     def occurred_until(self) -> _timestamp_pb2.Timestamp:
@@ -579,17 +583,17 @@ Global___ListEventsRequest: _TypeAlias = ListEventsRequest  # noqa: Y015
 
 @_typing.final
 class ListEventsResponse(_message.Message):
-    """Answer of ListEvents."""
+    """Response message for ListEvents."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Output only. Token of the next page; empty on the last one."""
+    """Output only. Token for the next page. Empty on the last page."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Event]:
-        """Output only. The events of this page."""
+        """Output only. The events on this page."""
 
     def __init__(
         self,

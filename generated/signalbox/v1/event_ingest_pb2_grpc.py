@@ -26,10 +26,10 @@ if _version_not_supported:
 
 
 class EventIngestStub:
-    """Takes events in, and reads them back.
+    """Records events and reads them back.
 
-    An answer leaves after the event is durable. What is refused is not stored, in no part. Every method but the
-    readers may answer RESOURCE_EXHAUSTED with google.rpc.RetryInfo when the queue before the commit is full.
+    A response is sent only after the event is durable. A rejected request stores nothing. When too many events are
+    waiting to be committed, the sending RPCs fail with QUEUE_FULL and RetryInfo.
     """
 
     def __init__(self, channel):
@@ -66,48 +66,57 @@ class EventIngestStub:
 
 
 class EventIngestServicer:
-    """Takes events in, and reads them back.
+    """Records events and reads them back.
 
-    An answer leaves after the event is durable. What is refused is not stored, in no part. Every method but the
-    readers may answer RESOURCE_EXHAUSTED with google.rpc.RetryInfo when the queue before the commit is full.
+    A response is sent only after the event is durable. A rejected request stores nothing. When too many events are
+    waiting to be committed, the sending RPCs fail with QUEUE_FULL and RetryInfo.
     """
 
     def SendEvent(self, request, context):
         """Records one event.
 
-        Errors: DEFINITION_NOT_FOUND, CONTACT_NOT_FOUND, CONTACT_REQUIRED, PAYLOAD_REJECTED, IDEMPOTENCY_KEY_REUSED,
-        QUEUE_FULL.
+        Errors: INVALID_NAME, DEFINITION_NOT_FOUND, CONTACT_REQUIRED, CONTACT_NOT_FOUND, PAYLOAD_REJECTED,
+        IDEMPOTENCY_KEY_REUSED, QUEUE_FULL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SendEvents(self, request, context):
-        """Records up to 10,000 events in one transaction, with a result for each in the order of the request.
+        """Records up to 10,000 events in one transaction. Returns one result for each event, in the order of the request.
+
+        Errors: BATCH_REJECTED, if an event is rejected and the mode is BATCH_MODE_ALL_OR_NOTHING; QUEUE_FULL. The reasons
+        for a single event are those of SendEvent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamEvents(self, request_iterator, context):
-        """Records batches as they come. The answers come in the order of the messages; a batch that is refused as a whole
-        is answered in its turn and the stream goes on. While the queue is full the server reads no further.
+        """Records a stream of batches. The responses are in the order of the requests. A batch that is rejected as a whole is
+        reported in its response, and the stream continues. While too many events are waiting to be committed, the server
+        stops reading from the stream.
+
+        The errors of a batch are those of SendEvents.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetEvent(self, request, context):
-        """Reads one event by id.
+        """Returns an event.
+
+        Errors: EVENT_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListEvents(self, request, context):
-        """Lists events, newest first, or onwards from a position.
-        Errors: INVALID_PAGE_TOKEN; CURSOR_REWOUND if the page continues from an event that was lost in a failover or a
-        restore of the database.
+        """Lists events, newest first; or, with `after_position`, oldest first.
+
+        Errors: CONTACT_REQUIRED, if `contact_id` is empty; CURSOR_REWOUND, if the page continues after an event that was
+        lost in a failover or a restore of the database.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -150,10 +159,10 @@ def add_EventIngestServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EventIngest:
-    """Takes events in, and reads them back.
+    """Records events and reads them back.
 
-    An answer leaves after the event is durable. What is refused is not stored, in no part. Every method but the
-    readers may answer RESOURCE_EXHAUSTED with google.rpc.RetryInfo when the queue before the commit is full.
+    A response is sent only after the event is durable. A rejected request stores nothing. When too many events are
+    waiting to be committed, the sending RPCs fail with QUEUE_FULL and RetryInfo.
     """
 
     @staticmethod

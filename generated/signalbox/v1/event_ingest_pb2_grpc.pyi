@@ -27,10 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EventIngestStub:
-    """Takes events in, and reads them back.
+    """Records events and reads them back.
 
-    An answer leaves after the event is durable. What is refused is not stored, in no part. Every method but the
-    readers may answer RESOURCE_EXHAUSTED with google.rpc.RetryInfo when the queue before the commit is full.
+    A response is sent only after the event is durable. A rejected request stores nothing. When too many events are
+    waiting to be committed, the sending RPCs fail with QUEUE_FULL and RetryInfo.
     """
 
     @_typing.overload
@@ -40,57 +40,79 @@ class EventIngestStub:
     SendEvent: _grpc.UnaryUnaryMultiCallable[_event_ingest_pb2.SendEventRequest, _event_ingest_pb2.SendEventResponse]
     """Records one event.
 
-    Errors: DEFINITION_NOT_FOUND, CONTACT_NOT_FOUND, CONTACT_REQUIRED, PAYLOAD_REJECTED, IDEMPOTENCY_KEY_REUSED,
-    QUEUE_FULL.
+    Errors: INVALID_NAME, DEFINITION_NOT_FOUND, CONTACT_REQUIRED, CONTACT_NOT_FOUND, PAYLOAD_REJECTED,
+    IDEMPOTENCY_KEY_REUSED, QUEUE_FULL.
     """
     SendEvents: _grpc.UnaryUnaryMultiCallable[_event_ingest_pb2.SendEventsRequest, _event_ingest_pb2.SendEventsResponse]
-    """Records up to 10,000 events in one transaction, with a result for each in the order of the request."""
+    """Records up to 10,000 events in one transaction. Returns one result for each event, in the order of the request.
+
+    Errors: BATCH_REJECTED, if an event is rejected and the mode is BATCH_MODE_ALL_OR_NOTHING; QUEUE_FULL. The reasons
+    for a single event are those of SendEvent.
+    """
     StreamEvents: _grpc.StreamStreamMultiCallable[_event_ingest_pb2.StreamEventsRequest, _event_ingest_pb2.StreamEventsResponse]
-    """Records batches as they come. The answers come in the order of the messages; a batch that is refused as a whole
-    is answered in its turn and the stream goes on. While the queue is full the server reads no further.
+    """Records a stream of batches. The responses are in the order of the requests. A batch that is rejected as a whole is
+    reported in its response, and the stream continues. While too many events are waiting to be committed, the server
+    stops reading from the stream.
+
+    The errors of a batch are those of SendEvents.
     """
     GetEvent: _grpc.UnaryUnaryMultiCallable[_event_ingest_pb2.GetEventRequest, _event_ingest_pb2.GetEventResponse]
-    """Reads one event by id."""
+    """Returns an event.
+
+    Errors: EVENT_NOT_FOUND.
+    """
     ListEvents: _grpc.UnaryUnaryMultiCallable[_event_ingest_pb2.ListEventsRequest, _event_ingest_pb2.ListEventsResponse]
-    """Lists events, newest first, or onwards from a position.
-    Errors: INVALID_PAGE_TOKEN; CURSOR_REWOUND if the page continues from an event that was lost in a failover or a
-    restore of the database.
+    """Lists events, newest first; or, with `after_position`, oldest first.
+
+    Errors: CONTACT_REQUIRED, if `contact_id` is empty; CURSOR_REWOUND, if the page continues after an event that was
+    lost in a failover or a restore of the database.
     """
 
 @_typing.type_check_only
 class EventIngestAsyncStub(EventIngestStub):
-    """Takes events in, and reads them back.
+    """Records events and reads them back.
 
-    An answer leaves after the event is durable. What is refused is not stored, in no part. Every method but the
-    readers may answer RESOURCE_EXHAUSTED with google.rpc.RetryInfo when the queue before the commit is full.
+    A response is sent only after the event is durable. A rejected request stores nothing. When too many events are
+    waiting to be committed, the sending RPCs fail with QUEUE_FULL and RetryInfo.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SendEvent: _aio.UnaryUnaryMultiCallable[_event_ingest_pb2.SendEventRequest, _event_ingest_pb2.SendEventResponse]  # type: ignore[assignment]
     """Records one event.
 
-    Errors: DEFINITION_NOT_FOUND, CONTACT_NOT_FOUND, CONTACT_REQUIRED, PAYLOAD_REJECTED, IDEMPOTENCY_KEY_REUSED,
-    QUEUE_FULL.
+    Errors: INVALID_NAME, DEFINITION_NOT_FOUND, CONTACT_REQUIRED, CONTACT_NOT_FOUND, PAYLOAD_REJECTED,
+    IDEMPOTENCY_KEY_REUSED, QUEUE_FULL.
     """
     SendEvents: _aio.UnaryUnaryMultiCallable[_event_ingest_pb2.SendEventsRequest, _event_ingest_pb2.SendEventsResponse]  # type: ignore[assignment]
-    """Records up to 10,000 events in one transaction, with a result for each in the order of the request."""
+    """Records up to 10,000 events in one transaction. Returns one result for each event, in the order of the request.
+
+    Errors: BATCH_REJECTED, if an event is rejected and the mode is BATCH_MODE_ALL_OR_NOTHING; QUEUE_FULL. The reasons
+    for a single event are those of SendEvent.
+    """
     StreamEvents: _aio.StreamStreamMultiCallable[_event_ingest_pb2.StreamEventsRequest, _event_ingest_pb2.StreamEventsResponse]  # type: ignore[assignment]
-    """Records batches as they come. The answers come in the order of the messages; a batch that is refused as a whole
-    is answered in its turn and the stream goes on. While the queue is full the server reads no further.
+    """Records a stream of batches. The responses are in the order of the requests. A batch that is rejected as a whole is
+    reported in its response, and the stream continues. While too many events are waiting to be committed, the server
+    stops reading from the stream.
+
+    The errors of a batch are those of SendEvents.
     """
     GetEvent: _aio.UnaryUnaryMultiCallable[_event_ingest_pb2.GetEventRequest, _event_ingest_pb2.GetEventResponse]  # type: ignore[assignment]
-    """Reads one event by id."""
+    """Returns an event.
+
+    Errors: EVENT_NOT_FOUND.
+    """
     ListEvents: _aio.UnaryUnaryMultiCallable[_event_ingest_pb2.ListEventsRequest, _event_ingest_pb2.ListEventsResponse]  # type: ignore[assignment]
-    """Lists events, newest first, or onwards from a position.
-    Errors: INVALID_PAGE_TOKEN; CURSOR_REWOUND if the page continues from an event that was lost in a failover or a
-    restore of the database.
+    """Lists events, newest first; or, with `after_position`, oldest first.
+
+    Errors: CONTACT_REQUIRED, if `contact_id` is empty; CURSOR_REWOUND, if the page continues after an event that was
+    lost in a failover or a restore of the database.
     """
 
 class EventIngestServicer(metaclass=_abc_1.ABCMeta):
-    """Takes events in, and reads them back.
+    """Records events and reads them back.
 
-    An answer leaves after the event is durable. What is refused is not stored, in no part. Every method but the
-    readers may answer RESOURCE_EXHAUSTED with google.rpc.RetryInfo when the queue before the commit is full.
+    A response is sent only after the event is durable. A rejected request stores nothing. When too many events are
+    waiting to be committed, the sending RPCs fail with QUEUE_FULL and RetryInfo.
     """
 
     @_abc_1.abstractmethod
@@ -101,8 +123,8 @@ class EventIngestServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_event_ingest_pb2.SendEventResponse, _abc.Awaitable[_event_ingest_pb2.SendEventResponse]]:
         """Records one event.
 
-        Errors: DEFINITION_NOT_FOUND, CONTACT_NOT_FOUND, CONTACT_REQUIRED, PAYLOAD_REJECTED, IDEMPOTENCY_KEY_REUSED,
-        QUEUE_FULL.
+        Errors: INVALID_NAME, DEFINITION_NOT_FOUND, CONTACT_REQUIRED, CONTACT_NOT_FOUND, PAYLOAD_REJECTED,
+        IDEMPOTENCY_KEY_REUSED, QUEUE_FULL.
         """
 
     @_abc_1.abstractmethod
@@ -111,7 +133,11 @@ class EventIngestServicer(metaclass=_abc_1.ABCMeta):
         request: _event_ingest_pb2.SendEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_ingest_pb2.SendEventsResponse, _abc.Awaitable[_event_ingest_pb2.SendEventsResponse]]:
-        """Records up to 10,000 events in one transaction, with a result for each in the order of the request."""
+        """Records up to 10,000 events in one transaction. Returns one result for each event, in the order of the request.
+
+        Errors: BATCH_REJECTED, if an event is rejected and the mode is BATCH_MODE_ALL_OR_NOTHING; QUEUE_FULL. The reasons
+        for a single event are those of SendEvent.
+        """
 
     @_abc_1.abstractmethod
     def StreamEvents(
@@ -119,8 +145,11 @@ class EventIngestServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_event_ingest_pb2.StreamEventsRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_event_ingest_pb2.StreamEventsResponse], _abc.AsyncIterator[_event_ingest_pb2.StreamEventsResponse]]:
-        """Records batches as they come. The answers come in the order of the messages; a batch that is refused as a whole
-        is answered in its turn and the stream goes on. While the queue is full the server reads no further.
+        """Records a stream of batches. The responses are in the order of the requests. A batch that is rejected as a whole is
+        reported in its response, and the stream continues. While too many events are waiting to be committed, the server
+        stops reading from the stream.
+
+        The errors of a batch are those of SendEvents.
         """
 
     @_abc_1.abstractmethod
@@ -129,7 +158,10 @@ class EventIngestServicer(metaclass=_abc_1.ABCMeta):
         request: _event_ingest_pb2.GetEventRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_ingest_pb2.GetEventResponse, _abc.Awaitable[_event_ingest_pb2.GetEventResponse]]:
-        """Reads one event by id."""
+        """Returns an event.
+
+        Errors: EVENT_NOT_FOUND.
+        """
 
     @_abc_1.abstractmethod
     def ListEvents(
@@ -137,9 +169,10 @@ class EventIngestServicer(metaclass=_abc_1.ABCMeta):
         request: _event_ingest_pb2.ListEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_ingest_pb2.ListEventsResponse, _abc.Awaitable[_event_ingest_pb2.ListEventsResponse]]:
-        """Lists events, newest first, or onwards from a position.
-        Errors: INVALID_PAGE_TOKEN; CURSOR_REWOUND if the page continues from an event that was lost in a failover or a
-        restore of the database.
+        """Lists events, newest first; or, with `after_position`, oldest first.
+
+        Errors: CONTACT_REQUIRED, if `contact_id` is empty; CURSOR_REWOUND, if the page continues after an event that was
+        lost in a failover or a restore of the database.
         """
 
 def add_EventIngestServicer_to_server(servicer: EventIngestServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

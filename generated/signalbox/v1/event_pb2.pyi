@@ -23,7 +23,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Event(_message.Message):
-    """One recorded occurrence: what happened, to whom, when, and which revision of the schema judged it."""
+    """A recorded event."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -41,26 +41,26 @@ class Event(_message.Message):
     OMITTED_COERCION_COUNT_FIELD_NUMBER: _builtins.int
     UNREADABLE_REASON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Output only. UUIDv7."""
+    """Output only. Unique ID, a UUIDv7."""
     position: _builtins.int
-    """Output only. Place in the project's log: from 1, gapless, in commit order."""
+    """Output only. Position in the event log of the project: 1, 2, 3 and so on, in commit order and without gaps."""
     name: _builtins.str
-    """Output only. Name of the event, as it was when the event was recorded."""
+    """Output only. Name of the event at the time it was recorded."""
     definition_id: _builtins.str
-    """Output only. Id of the definition that judged the event; empty for an event that no definition covered."""
+    """Output only. ID of the definition that the event was validated against. Empty if it had none."""
     revision: _builtins.int
-    """Output only. Number of the revision that judged the event; 0 for an event that no definition covered."""
+    """Output only. Number of the revision that the event was validated against. 0 if it had none."""
     contact_id: _builtins.str
-    """Output only. Id of the contact; empty where the project's policy recorded the event without one."""
+    """Output only. ID of the contact. Empty if the rules of the project let the event be recorded without one."""
     email: _builtins.str
-    """Output only. E-mail address of the contact as it is now; the one that the sender named where there is no contact.
-    Empty once the contact is deleted.
+    """Output only. Current email address of the contact; or, if there is no contact, the address that was sent. Empty
+    after the contact is deleted.
     """
     omitted_coercion_count: _builtins.int
-    """Output only. Number of coercions left out of `coercions` because they take more than 1 MiB."""
+    """Output only. Number of coercions left out of `coercions` because they exceed 1 MiB."""
     unreadable_reason: _builtins.str
-    """Output only. Why the stored properties or coercions could not be read, so that both are empty here; otherwise empty.
-    Such reads are counted in the metric signalbox_unreadable_rows_total.
+    """Output only. Why the stored properties or coercions could not be read; both are empty then. Empty if they could be
+    read. Such reads are counted in the metric signalbox_unreadable_rows_total.
     """
     @_builtins.property
     def properties(self) -> _struct_pb2.Struct:
@@ -68,15 +68,15 @@ class Event(_message.Message):
 
     @_builtins.property
     def coercions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Coercion]:
-        """Output only. What coercion changed, in the order of the names; empty when nothing was. At most 1 MiB."""
+        """Output only. The values that were coerced, in the order of their names. At most 1 MiB."""
 
     @_builtins.property
     def occurred_at(self) -> _timestamp_pb2.Timestamp:
-        """Output only. When it happened, by the sender's word; the time of receipt where the sender gave none."""
+        """Output only. When the event happened, according to the sender. Defaults to the time at which it was received."""
 
     @_builtins.property
     def received_at(self) -> _timestamp_pb2.Timestamp:
-        """Output only. When the server recorded it. Never falls as the position rises."""
+        """Output only. When the server recorded the event. Never decreases with the position."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ Global___Event: _TypeAlias = Event  # noqa: Y015
 
 @_typing.final
 class Coercion(_message.Message):
-    """One change that coercion made to a payload."""
+    """A value that was changed to the declared type."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -116,29 +116,29 @@ class Coercion(_message.Message):
     class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Coercion._Kind.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         KIND_UNSPECIFIED: Coercion._Kind.ValueType  # 0
-        """Not used."""
+        """Default value. Not used."""
         KIND_CONVERTED: Coercion._Kind.ValueType  # 1
-        """The value was converted to the declared type, as "129.99" to 129.99."""
+        """The value was converted to the declared type, such as "129.99" to 129.99."""
         KIND_NULL_DROPPED: Coercion._Kind.ValueType  # 2
-        """A null stood for an optional property and was left out."""
+        """A null was removed because the property is optional."""
         KIND_UNKNOWN_DROPPED: Coercion._Kind.ValueType  # 3
-        """The property is not declared and the schema drops such properties."""
+        """The property was removed because the schema does not declare it."""
         KIND_ROUNDED: Coercion._Kind.ValueType  # 4
-        """An integer beyond 2^53: a double cannot hold it exactly, and what is kept may be its neighbour."""
+        """An integer beyond 2^53, which a double may not hold exactly, was rounded to the nearest double."""
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
-        """Kinds of change."""
+        """Kind of coercion."""
 
     KIND_UNSPECIFIED: Coercion.Kind.ValueType  # 0
-    """Not used."""
+    """Default value. Not used."""
     KIND_CONVERTED: Coercion.Kind.ValueType  # 1
-    """The value was converted to the declared type, as "129.99" to 129.99."""
+    """The value was converted to the declared type, such as "129.99" to 129.99."""
     KIND_NULL_DROPPED: Coercion.Kind.ValueType  # 2
-    """A null stood for an optional property and was left out."""
+    """A null was removed because the property is optional."""
     KIND_UNKNOWN_DROPPED: Coercion.Kind.ValueType  # 3
-    """The property is not declared and the schema drops such properties."""
+    """The property was removed because the schema does not declare it."""
     KIND_ROUNDED: Coercion.Kind.ValueType  # 4
-    """An integer beyond 2^53: a double cannot hold it exactly, and what is kept may be its neighbour."""
+    """An integer beyond 2^53, which a double may not hold exactly, was rounded to the nearest double."""
 
     PATH_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
@@ -147,10 +147,10 @@ class Coercion(_message.Message):
     path: _builtins.str
     """Output only. Path of the property, such as `properties.order_total` or `properties.lines[2].sku`."""
     kind: Global___Coercion.Kind.ValueType
-    """Output only. Kind of change."""
+    """Output only. Kind of coercion."""
     @_builtins.property
     def to(self) -> _struct_pb2.Value:
-        """Output only. The value as it is kept; unset where it was dropped."""
+        """Output only. The value that was stored. Not set if it was removed."""
 
     def __init__(
         self,
@@ -169,7 +169,7 @@ Global___Coercion: _TypeAlias = Coercion  # noqa: Y015
 
 @_typing.final
 class Violation(_message.Message):
-    """One rule that a payload or a schema breaks."""
+    """Something wrong in a payload or a schema."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -177,7 +177,7 @@ class Violation(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     path: _builtins.str
-    """Output only. Path of the offending part, such as `properties.order_total` or `schema.properties[2].name`."""
+    """Output only. Path of the invalid part, such as `properties.order_total` or `schema.properties[2].name`."""
     reason: _builtins.str
     """Output only. Machine-readable reason, such as `INVALID_PROPERTY_VALUE`."""
     message: _builtins.str

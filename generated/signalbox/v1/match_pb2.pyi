@@ -23,7 +23,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Match(_message.Message):
-    """The fact that an event satisfied an automation, resumed one of its runs, or that a run waited in vain."""
+    """A record that an event started or resumed a run of an automation, or that a run timed out."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -34,25 +34,25 @@ class Match(_message.Message):
     class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Match._Kind.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         KIND_UNSPECIFIED: Match._Kind.ValueType  # 0
-        """Not used."""
+        """Default value. Not used."""
         KIND_STARTED: Match._Kind.ValueType  # 1
-        """The event satisfied the automation and started a run."""
+        """The event matched the automation and started a run."""
         KIND_RESUMED: Match._Kind.ValueType  # 2
-        """The event is the one that a waiting run waited for."""
+        """The event resumed a waiting run."""
         KIND_TIMED_OUT: Match._Kind.ValueType  # 3
-        """The time that a run was to wait for an event ran out."""
+        """A waiting run timed out before the event it waited for was recorded."""
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
-        """Kinds of match."""
+        """Kind of match."""
 
     KIND_UNSPECIFIED: Match.Kind.ValueType  # 0
-    """Not used."""
+    """Default value. Not used."""
     KIND_STARTED: Match.Kind.ValueType  # 1
-    """The event satisfied the automation and started a run."""
+    """The event matched the automation and started a run."""
     KIND_RESUMED: Match.Kind.ValueType  # 2
-    """The event is the one that a waiting run waited for."""
+    """The event resumed a waiting run."""
     KIND_TIMED_OUT: Match.Kind.ValueType  # 3
-    """The time that a run was to wait for an event ran out."""
+    """A waiting run timed out before the event it waited for was recorded."""
 
     @_typing.final
     class LabelsEntry(_message.Message):
@@ -86,23 +86,23 @@ class Match(_message.Message):
     MATCHED_AT_FIELD_NUMBER: _builtins.int
     CONTACT_DELETED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Output only. UUIDv7."""
+    """Output only. Unique ID, a UUIDv7."""
     position: _builtins.int
-    """Output only. Place in the project's match log: from 1, gapless, in commit order."""
+    """Output only. Position in the match log of the project: 1, 2, 3 and so on, in commit order and without gaps."""
     kind: Global___Match.Kind.ValueType
     """Output only. Kind of match."""
     automation_id: _builtins.str
-    """Output only. Id of the automation."""
+    """Output only. ID of the automation."""
     automation_name: _builtins.str
     """Output only. Name of the automation."""
     run_id: _builtins.str
-    """Output only. Id of the run that was started, resumed or timed out."""
+    """Output only. ID of the run that was started, resumed or timed out."""
     contact_id: _builtins.str
-    """Output only. Id of the contact; empty where the event was recorded without one."""
+    """Output only. ID of the contact. Empty if the event was recorded without one."""
     contact_deleted: _builtins.bool
-    """Output only. True if the contact has been deleted. The event then has no e-mail address, and the run is
-    cancelled unless it had ended before: acknowledge or skip the match without acting on it. CompleteRun and
-    AwaitEvent fail with RUN_FINISHED.
+    """Output only. True if the contact has been deleted. The event then has no email address, and the run is cancelled
+    unless it had already ended. Acknowledge or skip the match without acting on it: CompleteRun and AwaitEvent fail
+    with RUN_FINISHED.
     """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -110,7 +110,7 @@ class Match(_message.Message):
 
     @_builtins.property
     def event(self) -> _event_pb2.Event:
-        """Output only. The event; for KIND_TIMED_OUT the one that started the run."""
+        """Output only. The event. For KIND_TIMED_OUT, the event that started the run."""
 
     @_builtins.property
     def matched_at(self) -> _timestamp_pb2.Timestamp:

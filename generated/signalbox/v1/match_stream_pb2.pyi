@@ -29,21 +29,21 @@ class _LogEnd:
 class _LogEndEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LogEnd.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     LOG_END_UNSPECIFIED: _LogEnd.ValueType  # 0
-    """LOG_END_LATEST."""
+    """Same as LOG_END_LATEST."""
     LOG_END_EARLIEST: _LogEnd.ValueType  # 1
-    """Before the earliest match that is kept."""
+    """From the earliest available match on."""
     LOG_END_LATEST: _LogEnd.ValueType  # 2
-    """Behind the newest match: only those recorded from now on."""
+    """After the newest match: only matches recorded from now on."""
 
 class LogEnd(_LogEnd, metaclass=_LogEndEnumTypeWrapper):
     """An end of the match log."""
 
 LOG_END_UNSPECIFIED: LogEnd.ValueType  # 0
-"""LOG_END_LATEST."""
+"""Same as LOG_END_LATEST."""
 LOG_END_EARLIEST: LogEnd.ValueType  # 1
-"""Before the earliest match that is kept."""
+"""From the earliest available match on."""
 LOG_END_LATEST: LogEnd.ValueType  # 2
-"""Behind the newest match: only those recorded from now on."""
+"""After the newest match: only matches recorded from now on."""
 Global___LogEnd: _TypeAlias = LogEnd  # noqa: Y015
 
 class _DeliveryOrder:
@@ -53,24 +53,24 @@ class _DeliveryOrder:
 class _DeliveryOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeliveryOrder.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     DELIVERY_ORDER_UNSPECIFIED: _DeliveryOrder.ValueType  # 0
-    """DELIVERY_ORDER_POSITION."""
+    """Same as DELIVERY_ORDER_POSITION."""
     DELIVERY_ORDER_POSITION: _DeliveryOrder.ValueType  # 1
-    """First deliveries come in the order of positions; retries come when they are due."""
+    """First deliveries are in the order of positions. Retries are delivered when they are due."""
     DELIVERY_ORDER_CONTACT: _DeliveryOrder.ValueType  # 2
-    """As DELIVERY_ORDER_POSITION, and a match is delivered only when all earlier ones of its contact are settled.
-    Matches without a contact do not wait for one another.
+    """Like DELIVERY_ORDER_POSITION, but a match is delivered only after all earlier matches of its contact have been
+    settled. Matches without a contact do not wait for one another.
     """
 
 class DeliveryOrder(_DeliveryOrder, metaclass=_DeliveryOrderEnumTypeWrapper):
-    """In which order a subscription delivers."""
+    """Order in which a subscription delivers matches."""
 
 DELIVERY_ORDER_UNSPECIFIED: DeliveryOrder.ValueType  # 0
-"""DELIVERY_ORDER_POSITION."""
+"""Same as DELIVERY_ORDER_POSITION."""
 DELIVERY_ORDER_POSITION: DeliveryOrder.ValueType  # 1
-"""First deliveries come in the order of positions; retries come when they are due."""
+"""First deliveries are in the order of positions. Retries are delivered when they are due."""
 DELIVERY_ORDER_CONTACT: DeliveryOrder.ValueType  # 2
-"""As DELIVERY_ORDER_POSITION, and a match is delivered only when all earlier ones of its contact are settled.
-Matches without a contact do not wait for one another.
+"""Like DELIVERY_ORDER_POSITION, but a match is delivered only after all earlier matches of its contact have been
+settled. Matches without a contact do not wait for one another.
 """
 Global___DeliveryOrder: _TypeAlias = DeliveryOrder  # noqa: Y015
 
@@ -81,25 +81,25 @@ class _NackAction:
 class _NackActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NackAction.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     NACK_ACTION_UNSPECIFIED: _NackAction.ValueType  # 0
-    """NACK_ACTION_RETRY."""
+    """Same as NACK_ACTION_RETRY."""
     NACK_ACTION_RETRY: _NackAction.ValueType  # 1
-    """It is delivered again after a delay, or parked if this was its last attempt."""
+    """The match is delivered again after a delay, or parked if this was its last attempt."""
     NACK_ACTION_PARK: _NackAction.ValueType  # 2
-    """It is parked: put aside until it is replayed or discarded."""
+    """The match is parked: it is not delivered until it is replayed, and stays parked until it is replayed or discarded."""
     NACK_ACTION_SKIP: _NackAction.ValueType  # 3
-    """It is settled without being acted on, and is not delivered again."""
+    """The match is settled without being acted on, and is not delivered again."""
 
 class NackAction(_NackAction, metaclass=_NackActionEnumTypeWrapper):
-    """What becomes of a match that a consumer does not acknowledge."""
+    """What happens to a match that a consumer nacks."""
 
 NACK_ACTION_UNSPECIFIED: NackAction.ValueType  # 0
-"""NACK_ACTION_RETRY."""
+"""Same as NACK_ACTION_RETRY."""
 NACK_ACTION_RETRY: NackAction.ValueType  # 1
-"""It is delivered again after a delay, or parked if this was its last attempt."""
+"""The match is delivered again after a delay, or parked if this was its last attempt."""
 NACK_ACTION_PARK: NackAction.ValueType  # 2
-"""It is parked: put aside until it is replayed or discarded."""
+"""The match is parked: it is not delivered until it is replayed, and stays parked until it is replayed or discarded."""
 NACK_ACTION_SKIP: NackAction.ValueType  # 3
-"""It is settled without being acted on, and is not delivered again."""
+"""The match is settled without being acted on, and is not delivered again."""
 Global___NackAction: _TypeAlias = NackAction  # noqa: Y015
 
 class _DeliveryOutcome:
@@ -109,46 +109,50 @@ class _DeliveryOutcome:
 class _DeliveryOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeliveryOutcome.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     DELIVERY_OUTCOME_UNSPECIFIED: _DeliveryOutcome.ValueType  # 0
-    """Not used."""
+    """Default value. Not used."""
     DELIVERY_OUTCOME_ACKNOWLEDGED: _DeliveryOutcome.ValueType  # 1
-    """Acknowledged, durably: the match is not delivered again. Also for an acknowledgement that is repeated."""
+    """The match is acknowledged durably and is not delivered again. Also the result of repeating an acknowledgement."""
     DELIVERY_OUTCOME_RETRYING: _DeliveryOutcome.ValueType  # 2
-    """It will be delivered again."""
+    """The match will be delivered again."""
     DELIVERY_OUTCOME_PARKED: _DeliveryOutcome.ValueType  # 3
-    """It is parked, by request or because this was its last attempt."""
+    """The match is parked: by request, or because this was its last attempt."""
     DELIVERY_OUTCOME_SKIPPED: _DeliveryOutcome.ValueType  # 4
-    """It is skipped."""
+    """The match is skipped."""
     DELIVERY_OUTCOME_EXTENDED: _DeliveryOutcome.ValueType  # 5
-    """Its lease is extended."""
+    """The lease is extended."""
     DELIVERY_OUTCOME_STALE: _DeliveryOutcome.ValueType  # 6
-    """Nothing changed: the lease had ended, or the delivery was settled otherwise. The match may be delivered again."""
+    """Nothing changed, because the lease had ended or the delivery had been settled differently. The match may be
+    delivered again.
+    """
     DELIVERY_OUTCOME_UNKNOWN: _DeliveryOutcome.ValueType  # 7
-    """Nothing changed: the subscription has no delivery of this id."""
+    """Nothing changed, because the subscription has no delivery with this ID."""
 
 class DeliveryOutcome(_DeliveryOutcome, metaclass=_DeliveryOutcomeEnumTypeWrapper):
-    """What became of a delivery that a consumer settled or extended."""
+    """Result of acknowledging, nacking or extending a delivery."""
 
 DELIVERY_OUTCOME_UNSPECIFIED: DeliveryOutcome.ValueType  # 0
-"""Not used."""
+"""Default value. Not used."""
 DELIVERY_OUTCOME_ACKNOWLEDGED: DeliveryOutcome.ValueType  # 1
-"""Acknowledged, durably: the match is not delivered again. Also for an acknowledgement that is repeated."""
+"""The match is acknowledged durably and is not delivered again. Also the result of repeating an acknowledgement."""
 DELIVERY_OUTCOME_RETRYING: DeliveryOutcome.ValueType  # 2
-"""It will be delivered again."""
+"""The match will be delivered again."""
 DELIVERY_OUTCOME_PARKED: DeliveryOutcome.ValueType  # 3
-"""It is parked, by request or because this was its last attempt."""
+"""The match is parked: by request, or because this was its last attempt."""
 DELIVERY_OUTCOME_SKIPPED: DeliveryOutcome.ValueType  # 4
-"""It is skipped."""
+"""The match is skipped."""
 DELIVERY_OUTCOME_EXTENDED: DeliveryOutcome.ValueType  # 5
-"""Its lease is extended."""
+"""The lease is extended."""
 DELIVERY_OUTCOME_STALE: DeliveryOutcome.ValueType  # 6
-"""Nothing changed: the lease had ended, or the delivery was settled otherwise. The match may be delivered again."""
+"""Nothing changed, because the lease had ended or the delivery had been settled differently. The match may be
+delivered again.
+"""
 DELIVERY_OUTCOME_UNKNOWN: DeliveryOutcome.ValueType  # 7
-"""Nothing changed: the subscription has no delivery of this id."""
+"""Nothing changed, because the subscription has no delivery with this ID."""
 Global___DeliveryOutcome: _TypeAlias = DeliveryOutcome  # noqa: Y015
 
 @_typing.final
 class StartPoint(_message.Message):
-    """A place in the match log from which to read."""
+    """A place in the match log to read from."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -159,14 +163,14 @@ class StartPoint(_message.Message):
     log_end: Global___LogEnd.ValueType
     """An end of the log."""
     after_position: _builtins.int
-    """Behind the match of this position: 0 for the whole log. At most the position of the newest match."""
+    """After this position. 0 starts at the beginning of the log. Must not be past the position of the newest match."""
     cursor: _builtins.str
-    """After the matches that a WatchMatches call has returned: a cursor of the same project. It identifies the last of
-    them; CURSOR_REWOUND if the log has another match at its position, or ends before.
+    """After the matches that a WatchMatches call of the same project has returned. The cursor identifies the last of
+    them. Fails with CURSOR_REWOUND if the log now has another match at that position, or ends before it.
     """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
-        """The first match recorded at this time or later."""
+        """From the first match recorded at or after this time on."""
 
     def __init__(
         self,
@@ -188,7 +192,7 @@ Global___StartPoint: _TypeAlias = StartPoint  # noqa: Y015
 
 @_typing.final
 class MatchFilter(_message.Message):
-    """Which matches to read. The filters narrow together; all matches if none is set."""
+    """A filter for matches. Its conditions are combined with AND; an empty filter selects all matches."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -217,15 +221,15 @@ class MatchFilter(_message.Message):
     EVENT_NAMES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def automation_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Optional. Only matches of one of these automations. At most 100."""
+        """Optional. Only matches of these automations. At most 100."""
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Optional. Only matches whose labels contain all these, with these values. At most 32."""
+        """Optional. Only matches that have all these labels, with these values. At most 32."""
 
     @_builtins.property
     def event_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Optional. Only matches whose event has one of these names; for KIND_TIMED_OUT that is the event that started the
+        """Optional. Only matches whose event has one of these names. For KIND_TIMED_OUT, this is the event that started the
         run. At most 100.
         """
 
@@ -246,8 +250,8 @@ Global___MatchFilter: _TypeAlias = MatchFilter  # noqa: Y015
 
 @_typing.final
 class Backoff(_message.Message):
-    """How long a match waits before it is delivered again: initial_delay after the first attempt, multiplier times the
-    delay before after each further one, and never more than max_delay.
+    """How long a match waits before it is delivered again: `initial_delay` after the first attempt. After each further
+    attempt the delay is multiplied by `multiplier`, up to `max_delay`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -256,14 +260,16 @@ class Backoff(_message.Message):
     MAX_DELAY_FIELD_NUMBER: _builtins.int
     MULTIPLIER_FIELD_NUMBER: _builtins.int
     multiplier: _builtins.float
-    """Optional. Factor from one delay to the next: 1 to 10; 2 if unset."""
+    """Optional. Factor from one delay to the next: 1 to 10. Defaults to 2."""
     @_builtins.property
     def initial_delay(self) -> _duration_pb2.Duration:
-        """Optional. Delay after the first attempt: 0 to 1 hour; 1 second if unset."""
+        """Optional. Delay after the first attempt: 0 to 1 hour. Defaults to 1 second."""
 
     @_builtins.property
     def max_delay(self) -> _duration_pb2.Duration:
-        """Optional. The longest delay: initial_delay to 24 hours; 10 minutes, or initial_delay if that is longer, if unset."""
+        """Optional. Longest delay: `initial_delay` to 24 hours. Defaults to 10 minutes, or to `initial_delay` if that is
+        longer.
+        """
 
     def __init__(
         self,
@@ -284,7 +290,7 @@ Global___Backoff: _TypeAlias = Backoff  # noqa: Y015
 
 @_typing.final
 class Subscription(_message.Message):
-    """A named, durable reader of matches."""
+    """A named, durable reader of the match log."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -300,23 +306,23 @@ class Subscription(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Output only. UUIDv7."""
+    """Output only. Unique ID, a UUIDv7."""
     name: _builtins.str
-    """Required. Unique name. Not blank, at most 255 characters."""
+    """Required. Name of the subscription, unique in the project. Not blank; at most 255 characters."""
     order: Global___DeliveryOrder.ValueType
-    """Optional. In which order it delivers. Stays as it was created."""
+    """Optional. Order of delivery. Cannot be changed."""
     max_attempts: _builtins.int
-    """Optional. How often a match is delivered before it is parked: 1 to 1,000; 10 if unset."""
+    """Optional. How often a match is delivered before it is parked: 1 to 1,000. Defaults to 10."""
     etag: _builtins.str
-    """Output only. Names the state of the subscription; changes with every update and seek, not with deliveries."""
+    """Output only. Version of the subscription. Changes with every update and seek, but not with deliveries."""
     @_builtins.property
     def filter(self) -> Global___MatchFilter:
-        """Optional. Which matches it delivers. Stays as it was created."""
+        """Optional. Which matches to deliver. Cannot be changed."""
 
     @_builtins.property
     def ack_deadline(self) -> _duration_pb2.Duration:
-        """Optional. How long a consumer has to settle a delivery before its lease ends and the attempt counts as failed:
-        1 second to 1 hour; 30 seconds if unset.
+        """Optional. How long a consumer has to settle a delivery: 1 second to 1 hour. After that, the lease ends and the
+        attempt has failed. Defaults to 30 seconds.
         """
 
     @_builtins.property
@@ -325,7 +331,7 @@ class Subscription(_message.Message):
 
     @_builtins.property
     def stats(self) -> Global___SubscriptionStats:
-        """Output only. How far it is."""
+        """Output only. Statistics."""
 
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
@@ -333,7 +339,7 @@ class Subscription(_message.Message):
 
     @_builtins.property
     def updated_at(self) -> _timestamp_pb2.Timestamp:
-        """Output only. When the subscription was last changed."""
+        """Output only. When the subscription was last updated."""
 
     def __init__(
         self,
@@ -360,7 +366,7 @@ Global___Subscription: _TypeAlias = Subscription  # noqa: Y015
 
 @_typing.final
 class SubscriptionStats(_message.Message):
-    """How far a subscription is."""
+    """Statistics of a subscription."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -373,24 +379,27 @@ class SubscriptionStats(_message.Message):
     OLDEST_UNACKED_AGE_FIELD_NUMBER: _builtins.int
     CONSUMER_COUNT_FIELD_NUMBER: _builtins.int
     floor_position: _builtins.int
-    """Output only. The floor: every match of the filter up to this position was acknowledged, skipped or parked. A
-    match that is outstanding or retrying holds it below its own position. Only SeekSubscription moves it back.
+    """Output only. The ack floor: every match of the filter up to and including this position has been acknowledged,
+    skipped or parked. A match that is outstanding or retrying keeps the floor before its own position. Only
+    SeekSubscription moves it back.
     """
     read_position: _builtins.int
-    """Output only. Position up to which the log was read for first deliveries; at least the floor."""
+    """Output only. The log has been read for first deliveries up to and including this position. Never less than
+    `floor_position`.
+    """
     head_position: _builtins.int
-    """Output only. Position of the newest match of the project, of the filter or not; 0 where there is none."""
+    """Output only. Position of the newest match of the project, whether the filter selects it or not. 0 if there is none."""
     outstanding_count: _builtins.int
-    """Output only. How many matches are under lease."""
+    """Output only. Number of matches under lease."""
     retrying_count: _builtins.int
-    """Output only. How many matches wait to be delivered again, replayed ones included."""
+    """Output only. Number of matches waiting to be delivered again, including replayed ones."""
     parked_count: _builtins.int
-    """Output only. How many matches are parked."""
+    """Output only. Number of parked matches."""
     consumer_count: _builtins.int
-    """Output only. How many consumers are connected by ConsumeMatches to the server that answers."""
+    """Output only. Number of consumers connected with ConsumeMatches to the server that responds."""
     @_builtins.property
     def oldest_unacked_age(self) -> _duration_pb2.Duration:
-        """Output only. Time since the oldest match that is outstanding or retrying was recorded; unset where there is none."""
+        """Output only. Time since the oldest match that is outstanding or retrying was recorded. Not set if there is none."""
 
     def __init__(
         self,
@@ -414,7 +423,7 @@ Global___SubscriptionStats: _TypeAlias = SubscriptionStats  # noqa: Y015
 
 @_typing.final
 class SubscriptionConsumer(_message.Message):
-    """One consumer of a subscription: connected, or still holding leases."""
+    """A consumer of a subscription that is connected or still holds leases."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -424,16 +433,16 @@ class SubscriptionConsumer(_message.Message):
     MAX_OUTSTANDING_FIELD_NUMBER: _builtins.int
     CONNECTED_AT_FIELD_NUMBER: _builtins.int
     consumer_id: _builtins.str
-    """Output only. Id that the consumer gave itself, or was given."""
+    """Output only. ID of the consumer, chosen by the consumer or generated by the server."""
     connected: _builtins.bool
-    """Output only. True while it is connected by ConsumeMatches to the server that answers."""
+    """Output only. True if the consumer is connected with ConsumeMatches to the server that responds."""
     outstanding_count: _builtins.int
-    """Output only. How many matches it has under lease."""
+    """Output only. Number of matches that the consumer has under lease."""
     max_outstanding: _builtins.int
-    """Output only. How many it may have under lease at once; 0 unless it is connected."""
+    """Output only. Maximum number of matches that the consumer may have under lease. 0 if it is not connected."""
     @_builtins.property
     def connected_at(self) -> _timestamp_pb2.Timestamp:
-        """Output only. When it connected; unset unless it is connected."""
+        """Output only. When the consumer connected. Not set if it is not connected."""
 
     def __init__(
         self,
@@ -454,7 +463,7 @@ Global___SubscriptionConsumer: _TypeAlias = SubscriptionConsumer  # noqa: Y015
 
 @_typing.final
 class Delivery(_message.Message):
-    """One match handed to one consumer under a lease."""
+    """A match delivered to a consumer under a lease."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -467,26 +476,28 @@ class Delivery(_message.Message):
     REPLAYED_FIELD_NUMBER: _builtins.int
     LAST_FAILURE_FIELD_NUMBER: _builtins.int
     delivery_id: _builtins.str
-    """Output only. Names this delivery of the match; each attempt has its own."""
+    """Output only. ID of the delivery. Each attempt to deliver a match has its own."""
     attempt: _builtins.int
-    """Output only. Number of the attempt, from 1; begins again with a replay and with a seek."""
+    """Output only. Number of the attempt, starting at 1. Restarts with a replay and with a seek."""
     max_attempts: _builtins.int
-    """Output only. Number of the last attempt: a match that fails it is parked."""
+    """Output only. Maximum number of attempts. A match whose last attempt fails is parked."""
     replayed: _builtins.bool
-    """Output only. True if the match was parked and is replayed."""
+    """Output only. True if the match was parked and has been replayed."""
     last_failure: _builtins.str
-    """Output only. Why the attempt before failed, by the consumer's word or as `lease expired`; empty for the first."""
+    """Output only. Why the previous attempt failed: the reason given by the consumer, or `lease expired`. Empty for the
+    first attempt.
+    """
     @_builtins.property
     def match(self) -> _match_pb2.Match:
-        """Output only. The match. The same match may be delivered more than once: its id tells."""
+        """Output only. The match. A match may be delivered more than once; use its ID to detect repetitions."""
 
     @_builtins.property
     def lease_duration(self) -> _duration_pb2.Duration:
-        """Output only. How long the lease lasts, from when the delivery was handed to the transport."""
+        """Output only. Duration of the lease, from the time the delivery was handed to the transport."""
 
     @_builtins.property
     def lease_expires_at(self) -> _timestamp_pb2.Timestamp:
-        """Output only. When the lease ends by the server's clock, unless it is extended."""
+        """Output only. When the lease ends, by the server's clock, unless it is extended."""
 
     def __init__(
         self,
@@ -517,7 +528,7 @@ class AckDeliveries(_message.Message):
     DELIVERY_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def delivery_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Required. Ids of 1 to 1,000 deliveries."""
+        """Required. IDs of the deliveries: 1 to 1,000."""
 
     def __init__(
         self,
@@ -534,7 +545,7 @@ Global___AckDeliveries: _TypeAlias = AckDeliveries  # noqa: Y015
 
 @_typing.final
 class NackDeliveries(_message.Message):
-    """Gives deliveries back: their matches have not been acted on."""
+    """Nacks deliveries: their matches have not been acted on."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -543,17 +554,17 @@ class NackDeliveries(_message.Message):
     DELAY_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     action: Global___NackAction.ValueType
-    """Optional. What becomes of the matches; NACK_ACTION_RETRY if unset."""
+    """Optional. What happens to the matches. Defaults to NACK_ACTION_RETRY."""
     reason: _builtins.str
-    """Optional. Why, in words; kept with the match. At most 1,000 characters."""
+    """Optional. Why the matches were not acted on. Stored with each match. At most 1,000 characters."""
     @_builtins.property
     def delivery_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Required. Ids of 1 to 1,000 deliveries."""
+        """Required. IDs of the deliveries: 1 to 1,000."""
 
     @_builtins.property
     def delay(self) -> _duration_pb2.Duration:
-        """Optional. When to deliver them again, for NACK_ACTION_RETRY: 0 to 24 hours; by the subscription's backoff if
-        unset.
+        """Optional. Delay before the matches are delivered again, with NACK_ACTION_RETRY: 0 to 24 hours. Defaults to the
+        backoff of the subscription.
         """
 
     def __init__(
@@ -574,7 +585,7 @@ Global___NackDeliveries: _TypeAlias = NackDeliveries  # noqa: Y015
 
 @_typing.final
 class ExtendLeases(_message.Message):
-    """Extends the leases of deliveries whose work takes longer."""
+    """Extends the leases of deliveries that need more time."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -582,11 +593,13 @@ class ExtendLeases(_message.Message):
     LEASE_DURATION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def delivery_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Required. Ids of 1 to 1,000 deliveries."""
+        """Required. IDs of the deliveries: 1 to 1,000."""
 
     @_builtins.property
     def lease_duration(self) -> _duration_pb2.Duration:
-        """Optional. When the leases are to end, from now: 1 second to 1 hour; the subscription's ack_deadline if unset."""
+        """Optional. New duration of the leases, from now: 1 second to 1 hour. Defaults to the `ack_deadline` of the
+        subscription.
+        """
 
     def __init__(
         self,
@@ -604,7 +617,7 @@ Global___ExtendLeases: _TypeAlias = ExtendLeases  # noqa: Y015
 
 @_typing.final
 class DeliveryResult(_message.Message):
-    """What became of one delivery that a consumer settled or extended."""
+    """Result of acknowledging, nacking or extending one delivery."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -613,16 +626,16 @@ class DeliveryResult(_message.Message):
     RETRY_AT_FIELD_NUMBER: _builtins.int
     LEASE_EXPIRES_AT_FIELD_NUMBER: _builtins.int
     delivery_id: _builtins.str
-    """Output only. Id of the delivery."""
+    """Output only. ID of the delivery."""
     outcome: Global___DeliveryOutcome.ValueType
-    """Output only. What became of it."""
+    """Output only. The result."""
     @_builtins.property
     def retry_at(self) -> _timestamp_pb2.Timestamp:
-        """Output only. When the match is due again; only with DELIVERY_OUTCOME_RETRYING."""
+        """Output only. When the match will be delivered again. Set only with DELIVERY_OUTCOME_RETRYING."""
 
     @_builtins.property
     def lease_expires_at(self) -> _timestamp_pb2.Timestamp:
-        """Output only. When the lease ends; only with DELIVERY_OUTCOME_EXTENDED."""
+        """Output only. When the lease ends. Set only with DELIVERY_OUTCOME_EXTENDED."""
 
     def __init__(
         self,
@@ -642,7 +655,7 @@ Global___DeliveryResult: _TypeAlias = DeliveryResult  # noqa: Y015
 
 @_typing.final
 class OpenConsumer(_message.Message):
-    """Opens a ConsumeMatches call."""
+    """Opens a consumer. The first message of a ConsumeMatches call."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -652,22 +665,22 @@ class OpenConsumer(_message.Message):
     HELD_DELIVERY_IDS_FIELD_NUMBER: _builtins.int
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _builtins.int
     subscription: _builtins.str
-    """Required. Id or name of the subscription."""
+    """Required. ID or name of the subscription."""
     consumer_id: _builtins.str
-    """Optional. Id of the consumer, the same at each connection: 1 to 255 printable ASCII characters. The server makes
-    one if unset.
+    """Optional. ID of the consumer, the same for each connection: 1 to 255 printable ASCII characters. If not set, the
+    server generates one.
     """
     max_outstanding: _builtins.int
-    """Optional. How many matches the consumer may have under lease at once: 1 to 10,000; 100 if unset."""
+    """Optional. Maximum number of matches that the consumer may have under lease: 1 to 10,000. Defaults to 100."""
     @_builtins.property
     def held_delivery_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Optional. Deliveries of an earlier connection that the consumer still works on: it keeps their leases. At most
+        """Optional. Deliveries of an earlier connection that the consumer is still working on: it keeps their leases. At most
         10,000. Its other leases end at once, and their matches are delivered again.
         """
 
     @_builtins.property
     def heartbeat_interval(self) -> _duration_pb2.Duration:
-        """Optional. Longest time between two messages of the server: 1 to 60 seconds; 10 seconds if unset."""
+        """Optional. Maximum time between two messages of the server: 1 to 60 seconds. Defaults to 10 seconds."""
 
     def __init__(
         self,
@@ -690,7 +703,9 @@ Global___OpenConsumer: _TypeAlias = OpenConsumer  # noqa: Y015
 
 @_typing.final
 class StopDeliveries(_message.Message):
-    """Asks for no more deliveries, while those under lease can still be settled. The server closes when none is left."""
+    """Stops the delivery of further matches. Deliveries that are still under lease can be settled. The server closes the
+    stream when none is left.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -707,7 +722,7 @@ Global___StopDeliveries: _TypeAlias = StopDeliveries  # noqa: Y015
 
 @_typing.final
 class ConsumerOpened(_message.Message):
-    """The first message of the server: the consumer is connected."""
+    """Confirms that the consumer is connected. The first message of the server."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -717,20 +732,20 @@ class ConsumerOpened(_message.Message):
     HELD_DELIVERY_IDS_FIELD_NUMBER: _builtins.int
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _builtins.int
     consumer_id: _builtins.str
-    """Output only. Id of the consumer."""
+    """Output only. ID of the consumer."""
     max_outstanding: _builtins.int
-    """Output only. How many matches it may have under lease at once."""
+    """Output only. Maximum number of matches that the consumer may have under lease."""
     @_builtins.property
     def subscription(self) -> Global___Subscription:
-        """Output only. The subscription, with its rules and stats."""
+        """Output only. The subscription, with its settings and statistics."""
 
     @_builtins.property
     def held_delivery_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Output only. Those of held_delivery_ids whose leases it keeps; the others are no longer its own."""
+        """Output only. The `held_delivery_ids` whose leases the consumer keeps. It no longer holds the others."""
 
     @_builtins.property
     def heartbeat_interval(self) -> _duration_pb2.Duration:
-        """Output only. Longest time between two messages of the server."""
+        """Output only. Maximum time between two messages of the server."""
 
     def __init__(
         self,
@@ -751,14 +766,14 @@ Global___ConsumerOpened: _TypeAlias = ConsumerOpened  # noqa: Y015
 
 @_typing.final
 class DeliveryBatch(_message.Message):
-    """Deliveries handed over together."""
+    """Deliveries that are sent together."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DELIVERIES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def deliveries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Delivery]:
-        """Output only. At least one, and as many as fit into a response below 4 MiB."""
+        """Output only. The deliveries: at least one, and as many as fit into a response."""
 
     def __init__(
         self,
@@ -775,17 +790,17 @@ Global___DeliveryBatch: _TypeAlias = DeliveryBatch  # noqa: Y015
 
 @_typing.final
 class DeliveryResultBatch(_message.Message):
-    """Results of one message of the client."""
+    """Results for one message of the client."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
     RESULTS_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """Output only. The sequence of that message."""
+    """Output only. The `sequence` of the client's message."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeliveryResult]:
-        """Output only. One result for each delivery, in the order of the message."""
+        """Output only. One result for each delivery, in the order of the client's message."""
 
     def __init__(
         self,
@@ -803,7 +818,7 @@ Global___DeliveryResultBatch: _TypeAlias = DeliveryResultBatch  # noqa: Y015
 
 @_typing.final
 class ConsumerHeartbeat(_message.Message):
-    """Shows that the server is there."""
+    """Sent when no other message was due within the heartbeat interval."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -811,11 +826,13 @@ class ConsumerHeartbeat(_message.Message):
     HEAD_POSITION_FIELD_NUMBER: _builtins.int
     OUTSTANDING_COUNT_FIELD_NUMBER: _builtins.int
     floor_position: _builtins.int
-    """Output only. The subscription's floor, as this server knows it: a seek by way of another one shows within a second."""
+    """Output only. The ack floor of the subscription, as known to this server. A seek made on another server is seen
+    within a second.
+    """
     head_position: _builtins.int
     """Output only. Position of the newest match of the project."""
     outstanding_count: _builtins.int
-    """Output only. How many matches this consumer has under lease."""
+    """Output only. Number of matches that this consumer has under lease."""
     def __init__(
         self,
         *,
@@ -833,14 +850,16 @@ Global___ConsumerHeartbeat: _TypeAlias = ConsumerHeartbeat  # noqa: Y015
 
 @_typing.final
 class ConsumerDrain(_message.Message):
-    """Says that the server shuts down: no more deliveries come on this connection, but those under lease can be settled."""
+    """Announces that the server is shutting down. No more deliveries are sent on this connection, but those under lease can
+    be settled.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     GRACE_PERIOD_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def grace_period(self) -> _duration_pb2.Duration:
-        """Output only. Time until the server closes the connection; the consumer may then open again."""
+        """Output only. Time until the server closes the connection. The consumer should then reconnect."""
 
     def __init__(
         self,
@@ -857,7 +876,7 @@ Global___ConsumerDrain: _TypeAlias = ConsumerDrain  # noqa: Y015
 
 @_typing.final
 class ParkedMatch(_message.Message):
-    """A match that a subscription has put aside."""
+    """A match that a subscription has parked."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -868,25 +887,29 @@ class ParkedMatch(_message.Message):
     class _CauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ParkedMatch._Cause.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         CAUSE_UNSPECIFIED: ParkedMatch._Cause.ValueType  # 0
-        """Not used."""
+        """Default value. Not used."""
         CAUSE_ATTEMPTS_EXHAUSTED: ParkedMatch._Cause.ValueType  # 1
-        """It failed its last attempt."""
+        """Its last attempt failed."""
         CAUSE_NACKED: ParkedMatch._Cause.ValueType  # 2
         """A consumer parked it."""
         CAUSE_UNREADABLE: ParkedMatch._Cause.ValueType  # 3
-        """Its stored data could not be read, so it was not delivered; last_failure has the reason. A replay reads it again."""
+        """Its stored data could not be read, so it was not delivered. `last_failure` has the reason. A replay reads it
+        again.
+        """
 
     class Cause(_Cause, metaclass=_CauseEnumTypeWrapper):
-        """Causes of parking."""
+        """Why a match was parked."""
 
     CAUSE_UNSPECIFIED: ParkedMatch.Cause.ValueType  # 0
-    """Not used."""
+    """Default value. Not used."""
     CAUSE_ATTEMPTS_EXHAUSTED: ParkedMatch.Cause.ValueType  # 1
-    """It failed its last attempt."""
+    """Its last attempt failed."""
     CAUSE_NACKED: ParkedMatch.Cause.ValueType  # 2
     """A consumer parked it."""
     CAUSE_UNREADABLE: ParkedMatch.Cause.ValueType  # 3
-    """Its stored data could not be read, so it was not delivered; last_failure has the reason. A replay reads it again."""
+    """Its stored data could not be read, so it was not delivered. `last_failure` has the reason. A replay reads it
+    again.
+    """
 
     MATCH_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
@@ -895,13 +918,13 @@ class ParkedMatch(_message.Message):
     CONSUMER_ID_FIELD_NUMBER: _builtins.int
     PARKED_AT_FIELD_NUMBER: _builtins.int
     cause: Global___ParkedMatch.Cause.ValueType
-    """Output only. Cause of parking."""
+    """Output only. Why the match was parked."""
     attempt_count: _builtins.int
-    """Output only. How many attempts were made."""
+    """Output only. Number of attempts that were made."""
     last_failure: _builtins.str
-    """Output only. Why the last attempt failed, by the consumer's word or as `lease expired`."""
+    """Output only. Why the last attempt failed: the reason given by the consumer, or `lease expired`."""
     consumer_id: _builtins.str
-    """Output only. Id of the consumer that made the last attempt."""
+    """Output only. ID of the consumer that made the last attempt."""
     @_builtins.property
     def match(self) -> _match_pb2.Match:
         """Output only. The match."""
@@ -930,7 +953,7 @@ Global___ParkedMatch: _TypeAlias = ParkedMatch  # noqa: Y015
 
 @_typing.final
 class ParkedSelection(_message.Message):
-    """Which parked matches to replay or discard. The filters narrow together; at least one must be set, or else all."""
+    """Parked matches to replay or discard. Filters are combined with AND. Either set at least one filter, or set `all`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -941,10 +964,10 @@ class ParkedSelection(_message.Message):
     automation_id: _builtins.str
     """Optional. Only matches of this automation."""
     all: _builtins.bool
-    """Optional. Every parked match; only where no filter is set."""
+    """Optional. If true, all parked matches. Not allowed with a filter."""
     @_builtins.property
     def match_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Optional. Only these matches. At most 1,000; those that are not parked are passed over."""
+        """Optional. Only these matches. At most 1,000. Matches that are not parked are ignored."""
 
     @_builtins.property
     def parked_until(self) -> _timestamp_pb2.Timestamp:
@@ -968,7 +991,7 @@ Global___ParkedSelection: _TypeAlias = ParkedSelection  # noqa: Y015
 
 @_typing.final
 class WatchMatchesRequest(_message.Message):
-    """Request of WatchMatches."""
+    """Request message for WatchMatches."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -977,20 +1000,20 @@ class WatchMatchesRequest(_message.Message):
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _builtins.int
     MAX_MATCHES_FIELD_NUMBER: _builtins.int
     max_matches: _builtins.int
-    """Optional. At most how many matches in one answer: 1 to 1,000; 100 if unset. A response stays below 4 MiB and may
-    therefore hold fewer.
+    """Optional. Maximum number of matches in a response: 1 to 1,000. Defaults to 100. A response stays below 4 MiB and
+    may therefore hold fewer.
     """
     @_builtins.property
     def start(self) -> Global___StartPoint:
-        """Optional. Where to begin; LOG_END_LATEST if unset."""
+        """Optional. Where to start. Defaults to LOG_END_LATEST."""
 
     @_builtins.property
     def filter(self) -> Global___MatchFilter:
-        """Optional. Which matches to answer; all if unset."""
+        """Optional. Which matches to return. Defaults to all."""
 
     @_builtins.property
     def heartbeat_interval(self) -> _duration_pb2.Duration:
-        """Optional. Longest time between two answers: 1 to 60 seconds; 10 seconds if unset."""
+        """Optional. Maximum time between two responses: 1 to 60 seconds. Defaults to 10 seconds."""
 
     def __init__(
         self,
@@ -1010,7 +1033,7 @@ Global___WatchMatchesRequest: _TypeAlias = WatchMatchesRequest  # noqa: Y015
 
 @_typing.final
 class WatchMatchesResponse(_message.Message):
-    """One answer of a WatchMatches call. One without matches is a heartbeat; the first may be one."""
+    """Response message for WatchMatches. A response without matches is a heartbeat. The first response may be one."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1019,16 +1042,16 @@ class WatchMatchesResponse(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     HEAD_POSITION_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
-    """Output only. Where to resume. All matches of the filter up to here have been answered; it advances with the log
-    even when none of the filter is recorded.
+    """Output only. Where to resume: all matches of the filter up to and including `position` have been returned. The
+    cursor also advances while the filter selects no matches.
     """
     position: _builtins.int
-    """Output only. The position that the cursor stands for: the next matches are behind it."""
+    """Output only. Position of the cursor. The next responses contain matches after this position."""
     head_position: _builtins.int
-    """Output only. Position of the newest match of the project; equal to position when the watcher has caught up."""
+    """Output only. Position of the newest match of the project. Equals `position` when the client has caught up."""
     @_builtins.property
     def matches(self) -> _containers.RepeatedCompositeFieldContainer[_match_pb2.Match]:
-        """Output only. The next matches, positions rising; empty for a heartbeat."""
+        """Output only. The next matches, in the order of their positions. Empty for a heartbeat."""
 
     def __init__(
         self,
@@ -1048,7 +1071,7 @@ Global___WatchMatchesResponse: _TypeAlias = WatchMatchesResponse  # noqa: Y015
 
 @_typing.final
 class CreateSubscriptionRequest(_message.Message):
-    """Request of CreateSubscription."""
+    """Request message for CreateSubscription."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1060,7 +1083,7 @@ class CreateSubscriptionRequest(_message.Message):
 
     @_builtins.property
     def start(self) -> Global___StartPoint:
-        """Optional. Where it begins; LOG_END_LATEST if unset."""
+        """Optional. Where to start. Defaults to LOG_END_LATEST."""
 
     def __init__(
         self,
@@ -1078,7 +1101,7 @@ Global___CreateSubscriptionRequest: _TypeAlias = CreateSubscriptionRequest  # no
 
 @_typing.final
 class CreateSubscriptionResponse(_message.Message):
-    """Answer of CreateSubscription."""
+    """Response message for CreateSubscription."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1102,13 +1125,13 @@ Global___CreateSubscriptionResponse: _TypeAlias = CreateSubscriptionResponse  # 
 
 @_typing.final
 class GetSubscriptionRequest(_message.Message):
-    """Request of GetSubscription."""
+    """Request message for GetSubscription."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SUBSCRIPTION_FIELD_NUMBER: _builtins.int
     subscription: _builtins.str
-    """Required. Id or name of the subscription."""
+    """Required. ID or name of the subscription."""
     def __init__(
         self,
         *,
@@ -1124,7 +1147,7 @@ Global___GetSubscriptionRequest: _TypeAlias = GetSubscriptionRequest  # noqa: Y0
 
 @_typing.final
 class GetSubscriptionResponse(_message.Message):
-    """Answer of GetSubscription."""
+    """Response message for GetSubscription."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1136,7 +1159,7 @@ class GetSubscriptionResponse(_message.Message):
 
     @_builtins.property
     def consumers(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubscriptionConsumer]:
-        """Output only. Its consumers, ordered by id; the first 1,000."""
+        """Output only. The consumers, ordered by ID. At most the first 1,000."""
 
     def __init__(
         self,
@@ -1154,16 +1177,16 @@ Global___GetSubscriptionResponse: _TypeAlias = GetSubscriptionResponse  # noqa: 
 
 @_typing.final
 class ListSubscriptionsRequest(_message.Message):
-    """Request of ListSubscriptions."""
+    """Request message for ListSubscriptions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Optional. At most how many subscriptions; 50 if unset, 1,000 at most."""
+    """Optional. Maximum number of subscriptions to return. Defaults to 50; values above 1,000 are treated as 1,000."""
     page_token: _builtins.str
-    """Optional. The next_page_token of the answer before."""
+    """Optional. The `next_page_token` of the previous response."""
     def __init__(
         self,
         *,
@@ -1180,17 +1203,17 @@ Global___ListSubscriptionsRequest: _TypeAlias = ListSubscriptionsRequest  # noqa
 
 @_typing.final
 class ListSubscriptionsResponse(_message.Message):
-    """Answer of ListSubscriptions."""
+    """Response message for ListSubscriptions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SUBSCRIPTIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Output only. Token of the next page; empty on the last one."""
+    """Output only. Token for the next page. Empty on the last page."""
     @_builtins.property
     def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Subscription]:
-        """Output only. The subscriptions of this page."""
+        """Output only. The subscriptions on this page."""
 
     def __init__(
         self,
@@ -1208,7 +1231,7 @@ Global___ListSubscriptionsResponse: _TypeAlias = ListSubscriptionsResponse  # no
 
 @_typing.final
 class UpdateSubscriptionRequest(_message.Message):
-    """Request of UpdateSubscription. What is unset stays as it is."""
+    """Request message for UpdateSubscription. Fields that are not set keep their values."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1219,20 +1242,22 @@ class UpdateSubscriptionRequest(_message.Message):
     BACKOFF_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     subscription: _builtins.str
-    """Required. Id or name of the subscription."""
+    """Required. ID or name of the subscription."""
     name: _builtins.str
-    """Optional. New name."""
+    """Optional. The new name."""
     max_attempts: _builtins.int
-    """Optional. New number of attempts."""
+    """Optional. The new maximum number of attempts."""
     etag: _builtins.str
-    """Optional. The change is made only if this is the subscription's etag."""
+    """Optional. Etag of the subscription as last read. If it is not the current one, the request fails with
+    ETAG_MISMATCH.
+    """
     @_builtins.property
     def ack_deadline(self) -> _duration_pb2.Duration:
-        """Optional. New time to settle a delivery."""
+        """Optional. The new time to settle a delivery."""
 
     @_builtins.property
     def backoff(self) -> Global___Backoff:
-        """Optional. New backoff, in place of all of the old one."""
+        """Optional. The new backoff, which replaces the old one completely."""
 
     def __init__(
         self,
@@ -1261,14 +1286,14 @@ Global___UpdateSubscriptionRequest: _TypeAlias = UpdateSubscriptionRequest  # no
 
 @_typing.final
 class UpdateSubscriptionResponse(_message.Message):
-    """Answer of UpdateSubscription."""
+    """Response message for UpdateSubscription."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SUBSCRIPTION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def subscription(self) -> Global___Subscription:
-        """Output only. The subscription as it is now."""
+        """Output only. The subscription after the change."""
 
     def __init__(
         self,
@@ -1285,7 +1310,7 @@ Global___UpdateSubscriptionResponse: _TypeAlias = UpdateSubscriptionResponse  # 
 
 @_typing.final
 class DeleteSubscriptionRequest(_message.Message):
-    """Request of DeleteSubscription."""
+    """Request message for DeleteSubscription."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1293,12 +1318,12 @@ class DeleteSubscriptionRequest(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     FORCE_FIELD_NUMBER: _builtins.int
     subscription: _builtins.str
-    """Required. Id or name of the subscription."""
+    """Required. ID or name of the subscription."""
     etag: _builtins.str
-    """Optional. The subscription is deleted only if this is its etag."""
+    """Optional. Etag as last read. If it is not the current one, the request fails with ETAG_MISMATCH."""
     force: _builtins.bool
-    """Optional. Deletes it even while consumers are connected to this server; all streams end with
-    SUBSCRIPTION_NOT_FOUND, those of other servers within a second.
+    """Optional. If true, the subscription is deleted even if consumers are connected to this server. All streams then end
+    with SUBSCRIPTION_NOT_FOUND; those of other servers within a second.
     """
     def __init__(
         self,
@@ -1317,14 +1342,14 @@ Global___DeleteSubscriptionRequest: _TypeAlias = DeleteSubscriptionRequest  # no
 
 @_typing.final
 class DeleteSubscriptionResponse(_message.Message):
-    """Answer of DeleteSubscription."""
+    """Response message for DeleteSubscription."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SUBSCRIPTION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def subscription(self) -> Global___Subscription:
-        """Output only. The subscription as it was."""
+        """Output only. The subscription before it was deleted."""
 
     def __init__(
         self,
@@ -1341,7 +1366,7 @@ Global___DeleteSubscriptionResponse: _TypeAlias = DeleteSubscriptionResponse  # 
 
 @_typing.final
 class SeekSubscriptionRequest(_message.Message):
-    """Request of SeekSubscription."""
+    """Request message for SeekSubscription."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1349,12 +1374,12 @@ class SeekSubscriptionRequest(_message.Message):
     START_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     subscription: _builtins.str
-    """Required. Id or name of the subscription."""
+    """Required. ID or name of the subscription."""
     etag: _builtins.str
-    """Optional. The subscription is moved only if this is its etag."""
+    """Optional. Etag as last read. If it is not the current one, the request fails with ETAG_MISMATCH."""
     @_builtins.property
     def start(self) -> Global___StartPoint:
-        """Required. Where it goes on; a place must be set."""
+        """Required. Where to continue. Its `place` must be set."""
 
     def __init__(
         self,
@@ -1373,14 +1398,14 @@ Global___SeekSubscriptionRequest: _TypeAlias = SeekSubscriptionRequest  # noqa: 
 
 @_typing.final
 class SeekSubscriptionResponse(_message.Message):
-    """Answer of SeekSubscription."""
+    """Response message for SeekSubscription."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SUBSCRIPTION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def subscription(self) -> Global___Subscription:
-        """Output only. The subscription as it is now."""
+        """Output only. The subscription after the change."""
 
     def __init__(
         self,
@@ -1397,7 +1422,7 @@ Global___SeekSubscriptionResponse: _TypeAlias = SeekSubscriptionResponse  # noqa
 
 @_typing.final
 class ConsumeMatchesRequest(_message.Message):
-    """One message of the client in a ConsumeMatches call."""
+    """Request message for ConsumeMatches."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1408,10 +1433,10 @@ class ConsumeMatchesRequest(_message.Message):
     EXTEND_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """Optional. The client's own number of this message; the results repeat it."""
+    """Optional. A number chosen by the client. The results repeat it."""
     @_builtins.property
     def open(self) -> Global___OpenConsumer:
-        """Opens the call; the first message and no other."""
+        """Opens the consumer. Must be the first message and no other."""
 
     @_builtins.property
     def ack(self) -> Global___AckDeliveries:
@@ -1419,7 +1444,7 @@ class ConsumeMatchesRequest(_message.Message):
 
     @_builtins.property
     def nack(self) -> Global___NackDeliveries:
-        """Gives deliveries back."""
+        """Nacks deliveries."""
 
     @_builtins.property
     def extend(self) -> Global___ExtendLeases:
@@ -1427,7 +1452,7 @@ class ConsumeMatchesRequest(_message.Message):
 
     @_builtins.property
     def stop(self) -> Global___StopDeliveries:
-        """Asks for no more deliveries."""
+        """Stops the delivery of further matches."""
 
     def __init__(
         self,
@@ -1451,7 +1476,7 @@ Global___ConsumeMatchesRequest: _TypeAlias = ConsumeMatchesRequest  # noqa: Y015
 
 @_typing.final
 class ConsumeMatchesResponse(_message.Message):
-    """One message of the server in a ConsumeMatches call."""
+    """Response message for ConsumeMatches."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1462,7 +1487,7 @@ class ConsumeMatchesResponse(_message.Message):
     DRAIN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def opened(self) -> Global___ConsumerOpened:
-        """The consumer is connected; the first message and no other."""
+        """The consumer is connected. Always the first message and no other."""
 
     @_builtins.property
     def deliveries(self) -> Global___DeliveryBatch:
@@ -1470,15 +1495,15 @@ class ConsumeMatchesResponse(_message.Message):
 
     @_builtins.property
     def results(self) -> Global___DeliveryResultBatch:
-        """What became of the deliveries of an ack, nack or extend."""
+        """Results of an ack, nack or extend."""
 
     @_builtins.property
     def heartbeat(self) -> Global___ConsumerHeartbeat:
-        """Nothing else was due within the interval."""
+        """No other message was due within the heartbeat interval."""
 
     @_builtins.property
     def drain(self) -> Global___ConsumerDrain:
-        """The server shuts down."""
+        """The server is shutting down."""
 
     def __init__(
         self,
@@ -1501,7 +1526,7 @@ Global___ConsumeMatchesResponse: _TypeAlias = ConsumeMatchesResponse  # noqa: Y0
 
 @_typing.final
 class PullMatchesRequest(_message.Message):
-    """Request of PullMatches."""
+    """Request message for PullMatches."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1510,16 +1535,18 @@ class PullMatchesRequest(_message.Message):
     MAX_MATCHES_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
     subscription: _builtins.str
-    """Required. Id or name of the subscription."""
+    """Required. ID or name of the subscription."""
     consumer_id: _builtins.str
-    """Optional. Id of the consumer, as stats show it: 1 to 255 printable ASCII characters. A pull takes over no leases."""
+    """Optional. ID of the consumer, shown in statistics: 1 to 255 printable ASCII characters. A pull does not take over
+    leases.
+    """
     max_matches: _builtins.int
-    """Optional. At most how many matches: 1 to 1,000; 100 if unset. A response stays below 4 MiB and may therefore hold
-    fewer.
+    """Optional. Maximum number of matches to return: 1 to 1,000. Defaults to 100. A response stays below 4 MiB and may
+    therefore hold fewer.
     """
     @_builtins.property
     def wait(self) -> _duration_pb2.Duration:
-        """Optional. How long to wait for a first match: 0 to 60 seconds; 0 if unset."""
+        """Optional. How long to wait for a first match: 0 to 60 seconds. Defaults to 0."""
 
     def __init__(
         self,
@@ -1539,14 +1566,14 @@ Global___PullMatchesRequest: _TypeAlias = PullMatchesRequest  # noqa: Y015
 
 @_typing.final
 class PullMatchesResponse(_message.Message):
-    """Answer of PullMatches."""
+    """Response message for PullMatches."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DELIVERIES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def deliveries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Delivery]:
-        """Output only. The deliveries; empty if there was none in time."""
+        """Output only. The deliveries. Empty if there was no match within `wait`."""
 
     def __init__(
         self,
@@ -1563,7 +1590,9 @@ Global___PullMatchesResponse: _TypeAlias = PullMatchesResponse  # noqa: Y015
 
 @_typing.final
 class AcknowledgeMatchesRequest(_message.Message):
-    """Request of AcknowledgeMatches. At least one of ack, nacks and extend; a delivery may be named once."""
+    """Request message for AcknowledgeMatches. At least one of `ack`, `nacks` and `extend` must be set. Each delivery may be
+    named only once, and a request may name at most 10,000 deliveries.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1572,14 +1601,14 @@ class AcknowledgeMatchesRequest(_message.Message):
     NACKS_FIELD_NUMBER: _builtins.int
     EXTEND_FIELD_NUMBER: _builtins.int
     subscription: _builtins.str
-    """Required. Id or name of the subscription."""
+    """Required. ID or name of the subscription."""
     @_builtins.property
     def ack(self) -> Global___AckDeliveries:
         """Optional. Acknowledges deliveries."""
 
     @_builtins.property
     def nacks(self) -> _containers.RepeatedCompositeFieldContainer[Global___NackDeliveries]:
-        """Optional. Gives deliveries back. At most 100. A request names at most 10,000 deliveries in all its parts."""
+        """Optional. Nacks deliveries. At most 100."""
 
     @_builtins.property
     def extend(self) -> Global___ExtendLeases:
@@ -1603,14 +1632,14 @@ Global___AcknowledgeMatchesRequest: _TypeAlias = AcknowledgeMatchesRequest  # no
 
 @_typing.final
 class AcknowledgeMatchesResponse(_message.Message):
-    """Answer of AcknowledgeMatches."""
+    """Response message for AcknowledgeMatches."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RESULTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeliveryResult]:
-        """Output only. One result for each delivery: those of ack, then of nacks, then of extend."""
+        """Output only. One result for each delivery, in the order of `ack`, `nacks` and `extend`."""
 
     def __init__(
         self,
@@ -1627,7 +1656,7 @@ Global___AcknowledgeMatchesResponse: _TypeAlias = AcknowledgeMatchesResponse  # 
 
 @_typing.final
 class ListParkedMatchesRequest(_message.Message):
-    """Request of ListParkedMatches. The filters narrow together."""
+    """Request message for ListParkedMatches. Filters are combined with AND."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1637,11 +1666,13 @@ class ListParkedMatchesRequest(_message.Message):
     AUTOMATION_ID_FIELD_NUMBER: _builtins.int
     PARKED_UNTIL_FIELD_NUMBER: _builtins.int
     subscription: _builtins.str
-    """Required. Id or name of the subscription."""
+    """Required. ID or name of the subscription."""
     page_size: _builtins.int
-    """Optional. At most how many matches; 50 if unset, 1,000 at most. A page stays below 4 MiB and may hold fewer."""
+    """Optional. Maximum number of matches to return. Defaults to 50; values above 1,000 are treated as 1,000. A page
+    stays below 4 MiB and may hold fewer.
+    """
     page_token: _builtins.str
-    """Optional. The next_page_token of the answer before, with the same filters."""
+    """Optional. The `next_page_token` of the previous response. The filters must be the same as in that request."""
     automation_id: _builtins.str
     """Optional. Only matches of this automation."""
     @_builtins.property
@@ -1667,14 +1698,14 @@ Global___ListParkedMatchesRequest: _TypeAlias = ListParkedMatchesRequest  # noqa
 
 @_typing.final
 class ListParkedMatchesResponse(_message.Message):
-    """Answer of ListParkedMatches."""
+    """Response message for ListParkedMatches."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PARKED_MATCHES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Output only. Token of the next page; empty on the last one."""
+    """Output only. Token for the next page. Empty on the last page."""
     @_builtins.property
     def parked_matches(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParkedMatch]:
         """Output only. The parked matches of this page."""
@@ -1695,7 +1726,7 @@ Global___ListParkedMatchesResponse: _TypeAlias = ListParkedMatchesResponse  # no
 
 @_typing.final
 class ReplayParkedMatchesRequest(_message.Message):
-    """Request of ReplayParkedMatches."""
+    """Request message for ReplayParkedMatches."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1703,12 +1734,12 @@ class ReplayParkedMatchesRequest(_message.Message):
     SELECTION_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     subscription: _builtins.str
-    """Required. Id or name of the subscription."""
+    """Required. ID or name of the subscription."""
     dry_run: _builtins.bool
-    """Optional. Counts, and changes nothing."""
+    """Optional. If true, the matches are only counted."""
     @_builtins.property
     def selection(self) -> Global___ParkedSelection:
-        """Required. Which of its parked matches."""
+        """Required. The parked matches."""
 
     def __init__(
         self,
@@ -1727,13 +1758,13 @@ Global___ReplayParkedMatchesRequest: _TypeAlias = ReplayParkedMatchesRequest  # 
 
 @_typing.final
 class ReplayParkedMatchesResponse(_message.Message):
-    """Answer of ReplayParkedMatches."""
+    """Response message for ReplayParkedMatches."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MATCH_COUNT_FIELD_NUMBER: _builtins.int
     match_count: _builtins.int
-    """Output only. How many matches are replayed, or would be."""
+    """Output only. Number of matches that are replayed, or would be with `dry_run`."""
     def __init__(
         self,
         *,
@@ -1749,7 +1780,7 @@ Global___ReplayParkedMatchesResponse: _TypeAlias = ReplayParkedMatchesResponse  
 
 @_typing.final
 class DiscardParkedMatchesRequest(_message.Message):
-    """Request of DiscardParkedMatches."""
+    """Request message for DiscardParkedMatches."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1757,12 +1788,12 @@ class DiscardParkedMatchesRequest(_message.Message):
     SELECTION_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     subscription: _builtins.str
-    """Required. Id or name of the subscription."""
+    """Required. ID or name of the subscription."""
     dry_run: _builtins.bool
-    """Optional. Counts, and changes nothing."""
+    """Optional. If true, the matches are only counted."""
     @_builtins.property
     def selection(self) -> Global___ParkedSelection:
-        """Required. Which of its parked matches."""
+        """Required. The parked matches."""
 
     def __init__(
         self,
@@ -1781,13 +1812,13 @@ Global___DiscardParkedMatchesRequest: _TypeAlias = DiscardParkedMatchesRequest  
 
 @_typing.final
 class DiscardParkedMatchesResponse(_message.Message):
-    """Answer of DiscardParkedMatches."""
+    """Response message for DiscardParkedMatches."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MATCH_COUNT_FIELD_NUMBER: _builtins.int
     match_count: _builtins.int
-    """Output only. How many matches are discarded, or would be."""
+    """Output only. Number of matches that are discarded, or would be with `dry_run`."""
     def __init__(
         self,
         *,

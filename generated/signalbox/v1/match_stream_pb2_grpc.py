@@ -26,16 +26,16 @@ if _version_not_supported:
 
 
 class MatchStreamStub:
-    """Hands matches to the engines that act on them.
+    """Delivers matches to the engines that act on them.
 
-    WatchMatches reads the match log and leaves it to the client to remember how far. A subscription remembers it: it
-    delivers each match under a lease, again and again until the match is acknowledged, skipped or parked, and any
-    number of consumers share it. A lease begins when its batch is handed to the transport.
+    WatchMatches reads the match log, and the client keeps track of its position. With a subscription, the server keeps
+    track: it delivers each match under a lease, again and again, until the match is acknowledged, skipped or parked. Any
+    number of consumers can share a subscription. A lease begins when its batch is handed to the transport.
 
-    The server may be set to keep matches for a time only. It deletes the oldest ones then, but none that a subscription
-    has yet to settle or has parked; reads that begin before the earliest available match fail with
-    CURSOR_EXPIRED. A failover or a restore of the database may return the log to an earlier state: cursors and watches
-    at a lost match then fail with CURSOR_REWOUND, so that no position is skipped.
+    If the server has a match retention, it deletes the oldest matches, but never a match that a subscription has parked
+    or still has to deliver or settle. A read that starts before the earliest available match fails with CURSOR_EXPIRED.
+    A failover or a restore of the database may return the log to an earlier state. Cursors and watches whose last match
+    was lost then fail with CURSOR_REWOUND, so that no match is skipped.
     """
 
     def __init__(self, channel):
@@ -112,24 +112,25 @@ class MatchStreamStub:
 
 
 class MatchStreamServicer:
-    """Hands matches to the engines that act on them.
+    """Delivers matches to the engines that act on them.
 
-    WatchMatches reads the match log and leaves it to the client to remember how far. A subscription remembers it: it
-    delivers each match under a lease, again and again until the match is acknowledged, skipped or parked, and any
-    number of consumers share it. A lease begins when its batch is handed to the transport.
+    WatchMatches reads the match log, and the client keeps track of its position. With a subscription, the server keeps
+    track: it delivers each match under a lease, again and again, until the match is acknowledged, skipped or parked. Any
+    number of consumers can share a subscription. A lease begins when its batch is handed to the transport.
 
-    The server may be set to keep matches for a time only. It deletes the oldest ones then, but none that a subscription
-    has yet to settle or has parked; reads that begin before the earliest available match fail with
-    CURSOR_EXPIRED. A failover or a restore of the database may return the log to an earlier state: cursors and watches
-    at a lost match then fail with CURSOR_REWOUND, so that no position is skipped.
+    If the server has a match retention, it deletes the oldest matches, but never a match that a subscription has parked
+    or still has to deliver or settle. A read that starts before the earliest available match fails with CURSOR_EXPIRED.
+    A failover or a restore of the database may return the log to an earlier state. Cursors and watches whose last match
+    was lost then fail with CURSOR_REWOUND, so that no match is skipped.
     """
 
     def WatchMatches(self, request, context):
-        """Streams matches in the order of their positions, from where the client says. The first answer comes at once, each
-        later one when there are matches or a heartbeat is due. A client that reads too slowly is not waited for.
+        """Streams matches in the order of their positions, from a start point on. The first response is sent at once, later
+        ones when there are matches or a heartbeat is due.
 
-        Errors: CURSOR_EXPIRED, with the earliest position kept; CURSOR_INVALID; CURSOR_REWOUND;
-        POSITION_BEYOND_HEAD; WATCHER_TOO_SLOW.
+        Errors: CURSOR_EXPIRED, if matches after the start point have been deleted; CURSOR_INVALID; CURSOR_REWOUND, if the
+        match that the cursor refers to was lost; POSITION_BEYOND_HEAD, if the position is past the newest match;
+        WATCHER_TOO_SLOW, if the client does not read the responses in time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -138,71 +139,79 @@ class MatchStreamServicer:
     def CreateSubscription(self, request, context):
         """Creates a subscription.
 
-        Errors: SUBSCRIPTION_ALREADY_EXISTS, CURSOR_EXPIRED, CURSOR_INVALID, CURSOR_REWOUND, POSITION_BEYOND_HEAD.
+        Errors: INVALID_SUBSCRIPTION, SUBSCRIPTION_ALREADY_EXISTS; CURSOR_EXPIRED, if matches after the start point have
+        been deleted; CURSOR_INVALID; CURSOR_REWOUND, if the match that the cursor refers to was lost;
+        POSITION_BEYOND_HEAD, if the position is past the newest match.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetSubscription(self, request, context):
-        """Reads one subscription by id or name, with its stats and its consumers.
+        """Returns a subscription with its statistics and its consumers.
+
+        Errors: SUBSCRIPTION_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListSubscriptions(self, request, context):
-        """Lists subscriptions, newest first, with their stats.
+        """Lists subscriptions with their statistics, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateSubscription(self, request, context):
-        """Changes the name of a subscription or its rules for leases and retries. Leases and retries already granted keep
-        their times.
+        """Updates the name of a subscription or its settings for leases and retries. Leases and retries that already exist
+        keep their times.
 
-        Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_ALREADY_EXISTS, ETAG_MISMATCH.
+        Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_ALREADY_EXISTS, INVALID_SUBSCRIPTION, ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSubscription(self, request, context):
-        """Deletes a subscription and what it remembers, parked matches included. The match log stays.
+        """Deletes a subscription and its state, including parked matches. The match log is kept.
 
-        Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_IN_USE, ETAG_MISMATCH.
+        Errors: SUBSCRIPTION_NOT_FOUND, ETAG_MISMATCH; SUBSCRIPTION_IN_USE, if consumers are connected and `force` is not
+        set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SeekSubscription(self, request, context):
-        """Moves a subscription to another place in the match log. Matches behind that place are delivered, settled before
-        or not; those up to it no more. All leases end and all retries are dropped; parked matches stay parked and
-        consumers stay connected.
+        """Moves a subscription to another start point in the match log. Matches after the start point are delivered, even if
+        they were settled before; matches up to and including it are not. All leases end and all retries are dropped.
+        Parked matches stay parked, and consumers stay connected.
 
-        Errors: SUBSCRIPTION_NOT_FOUND, CURSOR_EXPIRED, CURSOR_INVALID, CURSOR_REWOUND, POSITION_BEYOND_HEAD,
-        ETAG_MISMATCH.
+        Errors: SUBSCRIPTION_NOT_FOUND, ETAG_MISMATCH; CURSOR_EXPIRED, if matches after the start point have been deleted;
+        CURSOR_INVALID; CURSOR_REWOUND, if the match that the cursor refers to was lost; POSITION_BEYOND_HEAD, if the
+        position is past the newest match.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ConsumeMatches(self, request_iterator, context):
-        """Consumes a subscription over one stream. The client opens, then settles and extends what it is delivered. When it
-        closes its side, the server sends the results still due, ends the leases left and closes. When the connection
-        breaks, the leases run on, and the consumer takes them over if it opens again under its id.
+        """Consumes a subscription over a stream. The first message of the client opens the consumer; the others acknowledge,
+        nack or extend the deliveries that it receives. When the client closes its side, the server sends the outstanding
+        results, ends the remaining leases and closes the stream. When the connection breaks, the leases continue, and the
+        consumer takes them over when it reconnects with the same ID.
 
-        Errors: SUBSCRIPTION_NOT_FOUND; INVALID_CONSUMER; CONSUMER_REPLACED, when another stream opens under the same id.
-        One that opens on another server of the same database takes the leases over, but does not end the older stream.
+        Errors: SUBSCRIPTION_NOT_FOUND; INVALID_CONSUMER; CONSUMER_REPLACED, if another stream opens with the same consumer
+        ID. A stream that opens on another server of the same database takes over the leases, but does not end the older
+        stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PullMatches(self, request, context):
-        """Leases matches of a subscription, without a stream.
+        """Leases matches of a subscription without a stream.
 
         Errors: SUBSCRIPTION_NOT_FOUND, INVALID_CONSUMER.
         """
@@ -211,8 +220,8 @@ class MatchStreamServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AcknowledgeMatches(self, request, context):
-        """Settles and extends deliveries of a subscription, without a stream. All of the request is one transaction, with a
-        result for each delivery.
+        """Acknowledges, nacks and extends deliveries of a subscription without a stream. The request is one transaction.
+        Returns one result for each delivery.
 
         Errors: SUBSCRIPTION_NOT_FOUND.
         """
@@ -221,14 +230,16 @@ class MatchStreamServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListParkedMatches(self, request, context):
-        """Lists the parked matches of a subscription, those parked last first.
+        """Lists the parked matches of a subscription, most recently parked first.
+
+        Errors: SUBSCRIPTION_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReplayParkedMatches(self, request, context):
-        """Delivers parked matches again, with their attempts counted from 1. The floor does not move.
+        """Delivers parked matches again. Their attempts are counted from 1 on. The ack floor does not move.
 
         Errors: SUBSCRIPTION_NOT_FOUND.
         """
@@ -237,7 +248,7 @@ class MatchStreamServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DiscardParkedMatches(self, request, context):
-        """Gives up parked matches for good. They stay in the match log, and so do their runs.
+        """Discards parked matches. This cannot be undone. The matches stay in the match log, and their runs do not change.
 
         Errors: SUBSCRIPTION_NOT_FOUND.
         """
@@ -322,16 +333,16 @@ def add_MatchStreamServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class MatchStream:
-    """Hands matches to the engines that act on them.
+    """Delivers matches to the engines that act on them.
 
-    WatchMatches reads the match log and leaves it to the client to remember how far. A subscription remembers it: it
-    delivers each match under a lease, again and again until the match is acknowledged, skipped or parked, and any
-    number of consumers share it. A lease begins when its batch is handed to the transport.
+    WatchMatches reads the match log, and the client keeps track of its position. With a subscription, the server keeps
+    track: it delivers each match under a lease, again and again, until the match is acknowledged, skipped or parked. Any
+    number of consumers can share a subscription. A lease begins when its batch is handed to the transport.
 
-    The server may be set to keep matches for a time only. It deletes the oldest ones then, but none that a subscription
-    has yet to settle or has parked; reads that begin before the earliest available match fail with
-    CURSOR_EXPIRED. A failover or a restore of the database may return the log to an earlier state: cursors and watches
-    at a lost match then fail with CURSOR_REWOUND, so that no position is skipped.
+    If the server has a match retention, it deletes the oldest matches, but never a match that a subscription has parked
+    or still has to deliver or settle. A read that starts before the earliest available match fails with CURSOR_EXPIRED.
+    A failover or a restore of the database may return the log to an earlier state. Cursors and watches whose last match
+    was lost then fail with CURSOR_REWOUND, so that no match is skipped.
     """
 
     @staticmethod

@@ -27,16 +27,16 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class MatchStreamStub:
-    """Hands matches to the engines that act on them.
+    """Delivers matches to the engines that act on them.
 
-    WatchMatches reads the match log and leaves it to the client to remember how far. A subscription remembers it: it
-    delivers each match under a lease, again and again until the match is acknowledged, skipped or parked, and any
-    number of consumers share it. A lease begins when its batch is handed to the transport.
+    WatchMatches reads the match log, and the client keeps track of its position. With a subscription, the server keeps
+    track: it delivers each match under a lease, again and again, until the match is acknowledged, skipped or parked. Any
+    number of consumers can share a subscription. A lease begins when its batch is handed to the transport.
 
-    The server may be set to keep matches for a time only. It deletes the oldest ones then, but none that a subscription
-    has yet to settle or has parked; reads that begin before the earliest available match fail with
-    CURSOR_EXPIRED. A failover or a restore of the database may return the log to an earlier state: cursors and watches
-    at a lost match then fail with CURSOR_REWOUND, so that no position is skipped.
+    If the server has a match retention, it deletes the oldest matches, but never a match that a subscription has parked
+    or still has to deliver or settle. A read that starts before the earliest available match fails with CURSOR_EXPIRED.
+    A failover or a restore of the database may return the log to an earlier state. Cursors and watches whose last match
+    was lost then fail with CURSOR_REWOUND, so that no match is skipped.
     """
 
     @_typing.overload
@@ -44,165 +44,191 @@ class MatchStreamStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> MatchStreamAsyncStub: ...
     WatchMatches: _grpc.UnaryStreamMultiCallable[_match_stream_pb2.WatchMatchesRequest, _match_stream_pb2.WatchMatchesResponse]
-    """Streams matches in the order of their positions, from where the client says. The first answer comes at once, each
-    later one when there are matches or a heartbeat is due. A client that reads too slowly is not waited for.
+    """Streams matches in the order of their positions, from a start point on. The first response is sent at once, later
+    ones when there are matches or a heartbeat is due.
 
-    Errors: CURSOR_EXPIRED, with the earliest position kept; CURSOR_INVALID; CURSOR_REWOUND;
-    POSITION_BEYOND_HEAD; WATCHER_TOO_SLOW.
+    Errors: CURSOR_EXPIRED, if matches after the start point have been deleted; CURSOR_INVALID; CURSOR_REWOUND, if the
+    match that the cursor refers to was lost; POSITION_BEYOND_HEAD, if the position is past the newest match;
+    WATCHER_TOO_SLOW, if the client does not read the responses in time.
     """
     CreateSubscription: _grpc.UnaryUnaryMultiCallable[_match_stream_pb2.CreateSubscriptionRequest, _match_stream_pb2.CreateSubscriptionResponse]
     """Creates a subscription.
 
-    Errors: SUBSCRIPTION_ALREADY_EXISTS, CURSOR_EXPIRED, CURSOR_INVALID, CURSOR_REWOUND, POSITION_BEYOND_HEAD.
+    Errors: INVALID_SUBSCRIPTION, SUBSCRIPTION_ALREADY_EXISTS; CURSOR_EXPIRED, if matches after the start point have
+    been deleted; CURSOR_INVALID; CURSOR_REWOUND, if the match that the cursor refers to was lost;
+    POSITION_BEYOND_HEAD, if the position is past the newest match.
     """
     GetSubscription: _grpc.UnaryUnaryMultiCallable[_match_stream_pb2.GetSubscriptionRequest, _match_stream_pb2.GetSubscriptionResponse]
-    """Reads one subscription by id or name, with its stats and its consumers."""
-    ListSubscriptions: _grpc.UnaryUnaryMultiCallable[_match_stream_pb2.ListSubscriptionsRequest, _match_stream_pb2.ListSubscriptionsResponse]
-    """Lists subscriptions, newest first, with their stats."""
-    UpdateSubscription: _grpc.UnaryUnaryMultiCallable[_match_stream_pb2.UpdateSubscriptionRequest, _match_stream_pb2.UpdateSubscriptionResponse]
-    """Changes the name of a subscription or its rules for leases and retries. Leases and retries already granted keep
-    their times.
+    """Returns a subscription with its statistics and its consumers.
 
-    Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_ALREADY_EXISTS, ETAG_MISMATCH.
+    Errors: SUBSCRIPTION_NOT_FOUND.
+    """
+    ListSubscriptions: _grpc.UnaryUnaryMultiCallable[_match_stream_pb2.ListSubscriptionsRequest, _match_stream_pb2.ListSubscriptionsResponse]
+    """Lists subscriptions with their statistics, newest first."""
+    UpdateSubscription: _grpc.UnaryUnaryMultiCallable[_match_stream_pb2.UpdateSubscriptionRequest, _match_stream_pb2.UpdateSubscriptionResponse]
+    """Updates the name of a subscription or its settings for leases and retries. Leases and retries that already exist
+    keep their times.
+
+    Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_ALREADY_EXISTS, INVALID_SUBSCRIPTION, ETAG_MISMATCH.
     """
     DeleteSubscription: _grpc.UnaryUnaryMultiCallable[_match_stream_pb2.DeleteSubscriptionRequest, _match_stream_pb2.DeleteSubscriptionResponse]
-    """Deletes a subscription and what it remembers, parked matches included. The match log stays.
+    """Deletes a subscription and its state, including parked matches. The match log is kept.
 
-    Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_IN_USE, ETAG_MISMATCH.
+    Errors: SUBSCRIPTION_NOT_FOUND, ETAG_MISMATCH; SUBSCRIPTION_IN_USE, if consumers are connected and `force` is not
+    set.
     """
     SeekSubscription: _grpc.UnaryUnaryMultiCallable[_match_stream_pb2.SeekSubscriptionRequest, _match_stream_pb2.SeekSubscriptionResponse]
-    """Moves a subscription to another place in the match log. Matches behind that place are delivered, settled before
-    or not; those up to it no more. All leases end and all retries are dropped; parked matches stay parked and
-    consumers stay connected.
+    """Moves a subscription to another start point in the match log. Matches after the start point are delivered, even if
+    they were settled before; matches up to and including it are not. All leases end and all retries are dropped.
+    Parked matches stay parked, and consumers stay connected.
 
-    Errors: SUBSCRIPTION_NOT_FOUND, CURSOR_EXPIRED, CURSOR_INVALID, CURSOR_REWOUND, POSITION_BEYOND_HEAD,
-    ETAG_MISMATCH.
+    Errors: SUBSCRIPTION_NOT_FOUND, ETAG_MISMATCH; CURSOR_EXPIRED, if matches after the start point have been deleted;
+    CURSOR_INVALID; CURSOR_REWOUND, if the match that the cursor refers to was lost; POSITION_BEYOND_HEAD, if the
+    position is past the newest match.
     """
     ConsumeMatches: _grpc.StreamStreamMultiCallable[_match_stream_pb2.ConsumeMatchesRequest, _match_stream_pb2.ConsumeMatchesResponse]
-    """Consumes a subscription over one stream. The client opens, then settles and extends what it is delivered. When it
-    closes its side, the server sends the results still due, ends the leases left and closes. When the connection
-    breaks, the leases run on, and the consumer takes them over if it opens again under its id.
+    """Consumes a subscription over a stream. The first message of the client opens the consumer; the others acknowledge,
+    nack or extend the deliveries that it receives. When the client closes its side, the server sends the outstanding
+    results, ends the remaining leases and closes the stream. When the connection breaks, the leases continue, and the
+    consumer takes them over when it reconnects with the same ID.
 
-    Errors: SUBSCRIPTION_NOT_FOUND; INVALID_CONSUMER; CONSUMER_REPLACED, when another stream opens under the same id.
-    One that opens on another server of the same database takes the leases over, but does not end the older stream.
+    Errors: SUBSCRIPTION_NOT_FOUND; INVALID_CONSUMER; CONSUMER_REPLACED, if another stream opens with the same consumer
+    ID. A stream that opens on another server of the same database takes over the leases, but does not end the older
+    stream.
     """
     PullMatches: _grpc.UnaryUnaryMultiCallable[_match_stream_pb2.PullMatchesRequest, _match_stream_pb2.PullMatchesResponse]
-    """Leases matches of a subscription, without a stream.
+    """Leases matches of a subscription without a stream.
 
     Errors: SUBSCRIPTION_NOT_FOUND, INVALID_CONSUMER.
     """
     AcknowledgeMatches: _grpc.UnaryUnaryMultiCallable[_match_stream_pb2.AcknowledgeMatchesRequest, _match_stream_pb2.AcknowledgeMatchesResponse]
-    """Settles and extends deliveries of a subscription, without a stream. All of the request is one transaction, with a
-    result for each delivery.
+    """Acknowledges, nacks and extends deliveries of a subscription without a stream. The request is one transaction.
+    Returns one result for each delivery.
 
     Errors: SUBSCRIPTION_NOT_FOUND.
     """
     ListParkedMatches: _grpc.UnaryUnaryMultiCallable[_match_stream_pb2.ListParkedMatchesRequest, _match_stream_pb2.ListParkedMatchesResponse]
-    """Lists the parked matches of a subscription, those parked last first."""
+    """Lists the parked matches of a subscription, most recently parked first.
+
+    Errors: SUBSCRIPTION_NOT_FOUND.
+    """
     ReplayParkedMatches: _grpc.UnaryUnaryMultiCallable[_match_stream_pb2.ReplayParkedMatchesRequest, _match_stream_pb2.ReplayParkedMatchesResponse]
-    """Delivers parked matches again, with their attempts counted from 1. The floor does not move.
+    """Delivers parked matches again. Their attempts are counted from 1 on. The ack floor does not move.
 
     Errors: SUBSCRIPTION_NOT_FOUND.
     """
     DiscardParkedMatches: _grpc.UnaryUnaryMultiCallable[_match_stream_pb2.DiscardParkedMatchesRequest, _match_stream_pb2.DiscardParkedMatchesResponse]
-    """Gives up parked matches for good. They stay in the match log, and so do their runs.
+    """Discards parked matches. This cannot be undone. The matches stay in the match log, and their runs do not change.
 
     Errors: SUBSCRIPTION_NOT_FOUND.
     """
 
 @_typing.type_check_only
 class MatchStreamAsyncStub(MatchStreamStub):
-    """Hands matches to the engines that act on them.
+    """Delivers matches to the engines that act on them.
 
-    WatchMatches reads the match log and leaves it to the client to remember how far. A subscription remembers it: it
-    delivers each match under a lease, again and again until the match is acknowledged, skipped or parked, and any
-    number of consumers share it. A lease begins when its batch is handed to the transport.
+    WatchMatches reads the match log, and the client keeps track of its position. With a subscription, the server keeps
+    track: it delivers each match under a lease, again and again, until the match is acknowledged, skipped or parked. Any
+    number of consumers can share a subscription. A lease begins when its batch is handed to the transport.
 
-    The server may be set to keep matches for a time only. It deletes the oldest ones then, but none that a subscription
-    has yet to settle or has parked; reads that begin before the earliest available match fail with
-    CURSOR_EXPIRED. A failover or a restore of the database may return the log to an earlier state: cursors and watches
-    at a lost match then fail with CURSOR_REWOUND, so that no position is skipped.
+    If the server has a match retention, it deletes the oldest matches, but never a match that a subscription has parked
+    or still has to deliver or settle. A read that starts before the earliest available match fails with CURSOR_EXPIRED.
+    A failover or a restore of the database may return the log to an earlier state. Cursors and watches whose last match
+    was lost then fail with CURSOR_REWOUND, so that no match is skipped.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     WatchMatches: _aio.UnaryStreamMultiCallable[_match_stream_pb2.WatchMatchesRequest, _match_stream_pb2.WatchMatchesResponse]  # type: ignore[assignment]
-    """Streams matches in the order of their positions, from where the client says. The first answer comes at once, each
-    later one when there are matches or a heartbeat is due. A client that reads too slowly is not waited for.
+    """Streams matches in the order of their positions, from a start point on. The first response is sent at once, later
+    ones when there are matches or a heartbeat is due.
 
-    Errors: CURSOR_EXPIRED, with the earliest position kept; CURSOR_INVALID; CURSOR_REWOUND;
-    POSITION_BEYOND_HEAD; WATCHER_TOO_SLOW.
+    Errors: CURSOR_EXPIRED, if matches after the start point have been deleted; CURSOR_INVALID; CURSOR_REWOUND, if the
+    match that the cursor refers to was lost; POSITION_BEYOND_HEAD, if the position is past the newest match;
+    WATCHER_TOO_SLOW, if the client does not read the responses in time.
     """
     CreateSubscription: _aio.UnaryUnaryMultiCallable[_match_stream_pb2.CreateSubscriptionRequest, _match_stream_pb2.CreateSubscriptionResponse]  # type: ignore[assignment]
     """Creates a subscription.
 
-    Errors: SUBSCRIPTION_ALREADY_EXISTS, CURSOR_EXPIRED, CURSOR_INVALID, CURSOR_REWOUND, POSITION_BEYOND_HEAD.
+    Errors: INVALID_SUBSCRIPTION, SUBSCRIPTION_ALREADY_EXISTS; CURSOR_EXPIRED, if matches after the start point have
+    been deleted; CURSOR_INVALID; CURSOR_REWOUND, if the match that the cursor refers to was lost;
+    POSITION_BEYOND_HEAD, if the position is past the newest match.
     """
     GetSubscription: _aio.UnaryUnaryMultiCallable[_match_stream_pb2.GetSubscriptionRequest, _match_stream_pb2.GetSubscriptionResponse]  # type: ignore[assignment]
-    """Reads one subscription by id or name, with its stats and its consumers."""
-    ListSubscriptions: _aio.UnaryUnaryMultiCallable[_match_stream_pb2.ListSubscriptionsRequest, _match_stream_pb2.ListSubscriptionsResponse]  # type: ignore[assignment]
-    """Lists subscriptions, newest first, with their stats."""
-    UpdateSubscription: _aio.UnaryUnaryMultiCallable[_match_stream_pb2.UpdateSubscriptionRequest, _match_stream_pb2.UpdateSubscriptionResponse]  # type: ignore[assignment]
-    """Changes the name of a subscription or its rules for leases and retries. Leases and retries already granted keep
-    their times.
+    """Returns a subscription with its statistics and its consumers.
 
-    Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_ALREADY_EXISTS, ETAG_MISMATCH.
+    Errors: SUBSCRIPTION_NOT_FOUND.
+    """
+    ListSubscriptions: _aio.UnaryUnaryMultiCallable[_match_stream_pb2.ListSubscriptionsRequest, _match_stream_pb2.ListSubscriptionsResponse]  # type: ignore[assignment]
+    """Lists subscriptions with their statistics, newest first."""
+    UpdateSubscription: _aio.UnaryUnaryMultiCallable[_match_stream_pb2.UpdateSubscriptionRequest, _match_stream_pb2.UpdateSubscriptionResponse]  # type: ignore[assignment]
+    """Updates the name of a subscription or its settings for leases and retries. Leases and retries that already exist
+    keep their times.
+
+    Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_ALREADY_EXISTS, INVALID_SUBSCRIPTION, ETAG_MISMATCH.
     """
     DeleteSubscription: _aio.UnaryUnaryMultiCallable[_match_stream_pb2.DeleteSubscriptionRequest, _match_stream_pb2.DeleteSubscriptionResponse]  # type: ignore[assignment]
-    """Deletes a subscription and what it remembers, parked matches included. The match log stays.
+    """Deletes a subscription and its state, including parked matches. The match log is kept.
 
-    Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_IN_USE, ETAG_MISMATCH.
+    Errors: SUBSCRIPTION_NOT_FOUND, ETAG_MISMATCH; SUBSCRIPTION_IN_USE, if consumers are connected and `force` is not
+    set.
     """
     SeekSubscription: _aio.UnaryUnaryMultiCallable[_match_stream_pb2.SeekSubscriptionRequest, _match_stream_pb2.SeekSubscriptionResponse]  # type: ignore[assignment]
-    """Moves a subscription to another place in the match log. Matches behind that place are delivered, settled before
-    or not; those up to it no more. All leases end and all retries are dropped; parked matches stay parked and
-    consumers stay connected.
+    """Moves a subscription to another start point in the match log. Matches after the start point are delivered, even if
+    they were settled before; matches up to and including it are not. All leases end and all retries are dropped.
+    Parked matches stay parked, and consumers stay connected.
 
-    Errors: SUBSCRIPTION_NOT_FOUND, CURSOR_EXPIRED, CURSOR_INVALID, CURSOR_REWOUND, POSITION_BEYOND_HEAD,
-    ETAG_MISMATCH.
+    Errors: SUBSCRIPTION_NOT_FOUND, ETAG_MISMATCH; CURSOR_EXPIRED, if matches after the start point have been deleted;
+    CURSOR_INVALID; CURSOR_REWOUND, if the match that the cursor refers to was lost; POSITION_BEYOND_HEAD, if the
+    position is past the newest match.
     """
     ConsumeMatches: _aio.StreamStreamMultiCallable[_match_stream_pb2.ConsumeMatchesRequest, _match_stream_pb2.ConsumeMatchesResponse]  # type: ignore[assignment]
-    """Consumes a subscription over one stream. The client opens, then settles and extends what it is delivered. When it
-    closes its side, the server sends the results still due, ends the leases left and closes. When the connection
-    breaks, the leases run on, and the consumer takes them over if it opens again under its id.
+    """Consumes a subscription over a stream. The first message of the client opens the consumer; the others acknowledge,
+    nack or extend the deliveries that it receives. When the client closes its side, the server sends the outstanding
+    results, ends the remaining leases and closes the stream. When the connection breaks, the leases continue, and the
+    consumer takes them over when it reconnects with the same ID.
 
-    Errors: SUBSCRIPTION_NOT_FOUND; INVALID_CONSUMER; CONSUMER_REPLACED, when another stream opens under the same id.
-    One that opens on another server of the same database takes the leases over, but does not end the older stream.
+    Errors: SUBSCRIPTION_NOT_FOUND; INVALID_CONSUMER; CONSUMER_REPLACED, if another stream opens with the same consumer
+    ID. A stream that opens on another server of the same database takes over the leases, but does not end the older
+    stream.
     """
     PullMatches: _aio.UnaryUnaryMultiCallable[_match_stream_pb2.PullMatchesRequest, _match_stream_pb2.PullMatchesResponse]  # type: ignore[assignment]
-    """Leases matches of a subscription, without a stream.
+    """Leases matches of a subscription without a stream.
 
     Errors: SUBSCRIPTION_NOT_FOUND, INVALID_CONSUMER.
     """
     AcknowledgeMatches: _aio.UnaryUnaryMultiCallable[_match_stream_pb2.AcknowledgeMatchesRequest, _match_stream_pb2.AcknowledgeMatchesResponse]  # type: ignore[assignment]
-    """Settles and extends deliveries of a subscription, without a stream. All of the request is one transaction, with a
-    result for each delivery.
+    """Acknowledges, nacks and extends deliveries of a subscription without a stream. The request is one transaction.
+    Returns one result for each delivery.
 
     Errors: SUBSCRIPTION_NOT_FOUND.
     """
     ListParkedMatches: _aio.UnaryUnaryMultiCallable[_match_stream_pb2.ListParkedMatchesRequest, _match_stream_pb2.ListParkedMatchesResponse]  # type: ignore[assignment]
-    """Lists the parked matches of a subscription, those parked last first."""
+    """Lists the parked matches of a subscription, most recently parked first.
+
+    Errors: SUBSCRIPTION_NOT_FOUND.
+    """
     ReplayParkedMatches: _aio.UnaryUnaryMultiCallable[_match_stream_pb2.ReplayParkedMatchesRequest, _match_stream_pb2.ReplayParkedMatchesResponse]  # type: ignore[assignment]
-    """Delivers parked matches again, with their attempts counted from 1. The floor does not move.
+    """Delivers parked matches again. Their attempts are counted from 1 on. The ack floor does not move.
 
     Errors: SUBSCRIPTION_NOT_FOUND.
     """
     DiscardParkedMatches: _aio.UnaryUnaryMultiCallable[_match_stream_pb2.DiscardParkedMatchesRequest, _match_stream_pb2.DiscardParkedMatchesResponse]  # type: ignore[assignment]
-    """Gives up parked matches for good. They stay in the match log, and so do their runs.
+    """Discards parked matches. This cannot be undone. The matches stay in the match log, and their runs do not change.
 
     Errors: SUBSCRIPTION_NOT_FOUND.
     """
 
 class MatchStreamServicer(metaclass=_abc_1.ABCMeta):
-    """Hands matches to the engines that act on them.
+    """Delivers matches to the engines that act on them.
 
-    WatchMatches reads the match log and leaves it to the client to remember how far. A subscription remembers it: it
-    delivers each match under a lease, again and again until the match is acknowledged, skipped or parked, and any
-    number of consumers share it. A lease begins when its batch is handed to the transport.
+    WatchMatches reads the match log, and the client keeps track of its position. With a subscription, the server keeps
+    track: it delivers each match under a lease, again and again, until the match is acknowledged, skipped or parked. Any
+    number of consumers can share a subscription. A lease begins when its batch is handed to the transport.
 
-    The server may be set to keep matches for a time only. It deletes the oldest ones then, but none that a subscription
-    has yet to settle or has parked; reads that begin before the earliest available match fail with
-    CURSOR_EXPIRED. A failover or a restore of the database may return the log to an earlier state: cursors and watches
-    at a lost match then fail with CURSOR_REWOUND, so that no position is skipped.
+    If the server has a match retention, it deletes the oldest matches, but never a match that a subscription has parked
+    or still has to deliver or settle. A read that starts before the earliest available match fails with CURSOR_EXPIRED.
+    A failover or a restore of the database may return the log to an earlier state. Cursors and watches whose last match
+    was lost then fail with CURSOR_REWOUND, so that no match is skipped.
     """
 
     @_abc_1.abstractmethod
@@ -211,11 +237,12 @@ class MatchStreamServicer(metaclass=_abc_1.ABCMeta):
         request: _match_stream_pb2.WatchMatchesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_match_stream_pb2.WatchMatchesResponse], _abc.AsyncIterator[_match_stream_pb2.WatchMatchesResponse]]:
-        """Streams matches in the order of their positions, from where the client says. The first answer comes at once, each
-        later one when there are matches or a heartbeat is due. A client that reads too slowly is not waited for.
+        """Streams matches in the order of their positions, from a start point on. The first response is sent at once, later
+        ones when there are matches or a heartbeat is due.
 
-        Errors: CURSOR_EXPIRED, with the earliest position kept; CURSOR_INVALID; CURSOR_REWOUND;
-        POSITION_BEYOND_HEAD; WATCHER_TOO_SLOW.
+        Errors: CURSOR_EXPIRED, if matches after the start point have been deleted; CURSOR_INVALID; CURSOR_REWOUND, if the
+        match that the cursor refers to was lost; POSITION_BEYOND_HEAD, if the position is past the newest match;
+        WATCHER_TOO_SLOW, if the client does not read the responses in time.
         """
 
     @_abc_1.abstractmethod
@@ -226,7 +253,9 @@ class MatchStreamServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_match_stream_pb2.CreateSubscriptionResponse, _abc.Awaitable[_match_stream_pb2.CreateSubscriptionResponse]]:
         """Creates a subscription.
 
-        Errors: SUBSCRIPTION_ALREADY_EXISTS, CURSOR_EXPIRED, CURSOR_INVALID, CURSOR_REWOUND, POSITION_BEYOND_HEAD.
+        Errors: INVALID_SUBSCRIPTION, SUBSCRIPTION_ALREADY_EXISTS; CURSOR_EXPIRED, if matches after the start point have
+        been deleted; CURSOR_INVALID; CURSOR_REWOUND, if the match that the cursor refers to was lost;
+        POSITION_BEYOND_HEAD, if the position is past the newest match.
         """
 
     @_abc_1.abstractmethod
@@ -235,7 +264,10 @@ class MatchStreamServicer(metaclass=_abc_1.ABCMeta):
         request: _match_stream_pb2.GetSubscriptionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_match_stream_pb2.GetSubscriptionResponse, _abc.Awaitable[_match_stream_pb2.GetSubscriptionResponse]]:
-        """Reads one subscription by id or name, with its stats and its consumers."""
+        """Returns a subscription with its statistics and its consumers.
+
+        Errors: SUBSCRIPTION_NOT_FOUND.
+        """
 
     @_abc_1.abstractmethod
     def ListSubscriptions(
@@ -243,7 +275,7 @@ class MatchStreamServicer(metaclass=_abc_1.ABCMeta):
         request: _match_stream_pb2.ListSubscriptionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_match_stream_pb2.ListSubscriptionsResponse, _abc.Awaitable[_match_stream_pb2.ListSubscriptionsResponse]]:
-        """Lists subscriptions, newest first, with their stats."""
+        """Lists subscriptions with their statistics, newest first."""
 
     @_abc_1.abstractmethod
     def UpdateSubscription(
@@ -251,10 +283,10 @@ class MatchStreamServicer(metaclass=_abc_1.ABCMeta):
         request: _match_stream_pb2.UpdateSubscriptionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_match_stream_pb2.UpdateSubscriptionResponse, _abc.Awaitable[_match_stream_pb2.UpdateSubscriptionResponse]]:
-        """Changes the name of a subscription or its rules for leases and retries. Leases and retries already granted keep
-        their times.
+        """Updates the name of a subscription or its settings for leases and retries. Leases and retries that already exist
+        keep their times.
 
-        Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_ALREADY_EXISTS, ETAG_MISMATCH.
+        Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_ALREADY_EXISTS, INVALID_SUBSCRIPTION, ETAG_MISMATCH.
         """
 
     @_abc_1.abstractmethod
@@ -263,9 +295,10 @@ class MatchStreamServicer(metaclass=_abc_1.ABCMeta):
         request: _match_stream_pb2.DeleteSubscriptionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_match_stream_pb2.DeleteSubscriptionResponse, _abc.Awaitable[_match_stream_pb2.DeleteSubscriptionResponse]]:
-        """Deletes a subscription and what it remembers, parked matches included. The match log stays.
+        """Deletes a subscription and its state, including parked matches. The match log is kept.
 
-        Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_IN_USE, ETAG_MISMATCH.
+        Errors: SUBSCRIPTION_NOT_FOUND, ETAG_MISMATCH; SUBSCRIPTION_IN_USE, if consumers are connected and `force` is not
+        set.
         """
 
     @_abc_1.abstractmethod
@@ -274,12 +307,13 @@ class MatchStreamServicer(metaclass=_abc_1.ABCMeta):
         request: _match_stream_pb2.SeekSubscriptionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_match_stream_pb2.SeekSubscriptionResponse, _abc.Awaitable[_match_stream_pb2.SeekSubscriptionResponse]]:
-        """Moves a subscription to another place in the match log. Matches behind that place are delivered, settled before
-        or not; those up to it no more. All leases end and all retries are dropped; parked matches stay parked and
-        consumers stay connected.
+        """Moves a subscription to another start point in the match log. Matches after the start point are delivered, even if
+        they were settled before; matches up to and including it are not. All leases end and all retries are dropped.
+        Parked matches stay parked, and consumers stay connected.
 
-        Errors: SUBSCRIPTION_NOT_FOUND, CURSOR_EXPIRED, CURSOR_INVALID, CURSOR_REWOUND, POSITION_BEYOND_HEAD,
-        ETAG_MISMATCH.
+        Errors: SUBSCRIPTION_NOT_FOUND, ETAG_MISMATCH; CURSOR_EXPIRED, if matches after the start point have been deleted;
+        CURSOR_INVALID; CURSOR_REWOUND, if the match that the cursor refers to was lost; POSITION_BEYOND_HEAD, if the
+        position is past the newest match.
         """
 
     @_abc_1.abstractmethod
@@ -288,12 +322,14 @@ class MatchStreamServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_match_stream_pb2.ConsumeMatchesRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_match_stream_pb2.ConsumeMatchesResponse], _abc.AsyncIterator[_match_stream_pb2.ConsumeMatchesResponse]]:
-        """Consumes a subscription over one stream. The client opens, then settles and extends what it is delivered. When it
-        closes its side, the server sends the results still due, ends the leases left and closes. When the connection
-        breaks, the leases run on, and the consumer takes them over if it opens again under its id.
+        """Consumes a subscription over a stream. The first message of the client opens the consumer; the others acknowledge,
+        nack or extend the deliveries that it receives. When the client closes its side, the server sends the outstanding
+        results, ends the remaining leases and closes the stream. When the connection breaks, the leases continue, and the
+        consumer takes them over when it reconnects with the same ID.
 
-        Errors: SUBSCRIPTION_NOT_FOUND; INVALID_CONSUMER; CONSUMER_REPLACED, when another stream opens under the same id.
-        One that opens on another server of the same database takes the leases over, but does not end the older stream.
+        Errors: SUBSCRIPTION_NOT_FOUND; INVALID_CONSUMER; CONSUMER_REPLACED, if another stream opens with the same consumer
+        ID. A stream that opens on another server of the same database takes over the leases, but does not end the older
+        stream.
         """
 
     @_abc_1.abstractmethod
@@ -302,7 +338,7 @@ class MatchStreamServicer(metaclass=_abc_1.ABCMeta):
         request: _match_stream_pb2.PullMatchesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_match_stream_pb2.PullMatchesResponse, _abc.Awaitable[_match_stream_pb2.PullMatchesResponse]]:
-        """Leases matches of a subscription, without a stream.
+        """Leases matches of a subscription without a stream.
 
         Errors: SUBSCRIPTION_NOT_FOUND, INVALID_CONSUMER.
         """
@@ -313,8 +349,8 @@ class MatchStreamServicer(metaclass=_abc_1.ABCMeta):
         request: _match_stream_pb2.AcknowledgeMatchesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_match_stream_pb2.AcknowledgeMatchesResponse, _abc.Awaitable[_match_stream_pb2.AcknowledgeMatchesResponse]]:
-        """Settles and extends deliveries of a subscription, without a stream. All of the request is one transaction, with a
-        result for each delivery.
+        """Acknowledges, nacks and extends deliveries of a subscription without a stream. The request is one transaction.
+        Returns one result for each delivery.
 
         Errors: SUBSCRIPTION_NOT_FOUND.
         """
@@ -325,7 +361,10 @@ class MatchStreamServicer(metaclass=_abc_1.ABCMeta):
         request: _match_stream_pb2.ListParkedMatchesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_match_stream_pb2.ListParkedMatchesResponse, _abc.Awaitable[_match_stream_pb2.ListParkedMatchesResponse]]:
-        """Lists the parked matches of a subscription, those parked last first."""
+        """Lists the parked matches of a subscription, most recently parked first.
+
+        Errors: SUBSCRIPTION_NOT_FOUND.
+        """
 
     @_abc_1.abstractmethod
     def ReplayParkedMatches(
@@ -333,7 +372,7 @@ class MatchStreamServicer(metaclass=_abc_1.ABCMeta):
         request: _match_stream_pb2.ReplayParkedMatchesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_match_stream_pb2.ReplayParkedMatchesResponse, _abc.Awaitable[_match_stream_pb2.ReplayParkedMatchesResponse]]:
-        """Delivers parked matches again, with their attempts counted from 1. The floor does not move.
+        """Delivers parked matches again. Their attempts are counted from 1 on. The ack floor does not move.
 
         Errors: SUBSCRIPTION_NOT_FOUND.
         """
@@ -344,7 +383,7 @@ class MatchStreamServicer(metaclass=_abc_1.ABCMeta):
         request: _match_stream_pb2.DiscardParkedMatchesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_match_stream_pb2.DiscardParkedMatchesResponse, _abc.Awaitable[_match_stream_pb2.DiscardParkedMatchesResponse]]:
-        """Gives up parked matches for good. They stay in the match log, and so do their runs.
+        """Discards parked matches. This cannot be undone. The matches stay in the match log, and their runs do not change.
 
         Errors: SUBSCRIPTION_NOT_FOUND.
         """

@@ -27,21 +27,21 @@ class _UndefinedEvents:
 class _UndefinedEventsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UndefinedEvents.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     UNDEFINED_EVENTS_UNSPECIFIED: _UndefinedEvents.ValueType  # 0
-    """As it was; UNDEFINED_EVENTS_REJECT for a new project."""
+    """In a new project, the same as UNDEFINED_EVENTS_REJECT. In an update, the rule does not change."""
     UNDEFINED_EVENTS_REJECT: _UndefinedEvents.ValueType  # 1
-    """It is refused with NOT_FOUND (DEFINITION_NOT_FOUND)."""
+    """The event is rejected with DEFINITION_NOT_FOUND."""
     UNDEFINED_EVENTS_ACCEPT: _UndefinedEvents.ValueType  # 2
-    """It is recorded with its properties unchecked and revision 0."""
+    """The event is recorded without validation, with revision 0."""
 
 class UndefinedEvents(_UndefinedEvents, metaclass=_UndefinedEventsEnumTypeWrapper):
-    """What happens to an event whose name no definition has."""
+    """What happens to an event that has no definition."""
 
 UNDEFINED_EVENTS_UNSPECIFIED: UndefinedEvents.ValueType  # 0
-"""As it was; UNDEFINED_EVENTS_REJECT for a new project."""
+"""In a new project, the same as UNDEFINED_EVENTS_REJECT. In an update, the rule does not change."""
 UNDEFINED_EVENTS_REJECT: UndefinedEvents.ValueType  # 1
-"""It is refused with NOT_FOUND (DEFINITION_NOT_FOUND)."""
+"""The event is rejected with DEFINITION_NOT_FOUND."""
 UNDEFINED_EVENTS_ACCEPT: UndefinedEvents.ValueType  # 2
-"""It is recorded with its properties unchecked and revision 0."""
+"""The event is recorded without validation, with revision 0."""
 Global___UndefinedEvents: _TypeAlias = UndefinedEvents  # noqa: Y015
 
 class _UnknownContacts:
@@ -51,25 +51,25 @@ class _UnknownContacts:
 class _UnknownContactsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UnknownContacts.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     UNKNOWN_CONTACTS_UNSPECIFIED: _UnknownContacts.ValueType  # 0
-    """As it was; UNKNOWN_CONTACTS_REJECT for a new project."""
+    """In a new project, the same as UNKNOWN_CONTACTS_REJECT. In an update, the rule does not change."""
     UNKNOWN_CONTACTS_REJECT: _UnknownContacts.ValueType  # 1
-    """It is refused with NOT_FOUND (CONTACT_NOT_FOUND)."""
+    """The event is rejected with CONTACT_NOT_FOUND."""
     UNKNOWN_CONTACTS_CREATE: _UnknownContacts.ValueType  # 2
-    """The contact is created in the event's transaction."""
+    """The contact is created, in the same transaction as the event."""
     UNKNOWN_CONTACTS_CREATE_ON_MATCH: _UnknownContacts.ValueType  # 3
-    """The contact is created if the event matches an automation; otherwise the event is recorded without one."""
+    """The contact is created if the event matches an automation. Otherwise the event is recorded without a contact."""
 
 class UnknownContacts(_UnknownContacts, metaclass=_UnknownContactsEnumTypeWrapper):
-    """What happens to an event about an e-mail address that no contact has."""
+    """What happens to an event about an email address that no contact has."""
 
 UNKNOWN_CONTACTS_UNSPECIFIED: UnknownContacts.ValueType  # 0
-"""As it was; UNKNOWN_CONTACTS_REJECT for a new project."""
+"""In a new project, the same as UNKNOWN_CONTACTS_REJECT. In an update, the rule does not change."""
 UNKNOWN_CONTACTS_REJECT: UnknownContacts.ValueType  # 1
-"""It is refused with NOT_FOUND (CONTACT_NOT_FOUND)."""
+"""The event is rejected with CONTACT_NOT_FOUND."""
 UNKNOWN_CONTACTS_CREATE: UnknownContacts.ValueType  # 2
-"""The contact is created in the event's transaction."""
+"""The contact is created, in the same transaction as the event."""
 UNKNOWN_CONTACTS_CREATE_ON_MATCH: UnknownContacts.ValueType  # 3
-"""The contact is created if the event matches an automation; otherwise the event is recorded without one."""
+"""The contact is created if the event matches an automation. Otherwise the event is recorded without a contact."""
 Global___UnknownContacts: _TypeAlias = UnknownContacts  # noqa: Y015
 
 class _NameCase:
@@ -79,21 +79,21 @@ class _NameCase:
 class _NameCaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NameCase.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     NAME_CASE_UNSPECIFIED: _NameCase.ValueType  # 0
-    """As it was; NAME_CASE_SENSITIVE for a new project."""
+    """In a new project, the same as NAME_CASE_SENSITIVE. In an update, the rule does not change."""
     NAME_CASE_SENSITIVE: _NameCase.ValueType  # 1
-    """Exactly."""
+    """The names must be equal."""
     NAME_CASE_INSENSITIVE: _NameCase.ValueType  # 2
-    """An exact name first, then one that differs in case only."""
+    """An equal name is preferred; otherwise a name that differs only in letter case is used."""
 
 class NameCase(_NameCase, metaclass=_NameCaseEnumTypeWrapper):
-    """How event names are compared when an event is sent."""
+    """How the names of sent events are compared with those of definitions."""
 
 NAME_CASE_UNSPECIFIED: NameCase.ValueType  # 0
-"""As it was; NAME_CASE_SENSITIVE for a new project."""
+"""In a new project, the same as NAME_CASE_SENSITIVE. In an update, the rule does not change."""
 NAME_CASE_SENSITIVE: NameCase.ValueType  # 1
-"""Exactly."""
+"""The names must be equal."""
 NAME_CASE_INSENSITIVE: NameCase.ValueType  # 2
-"""An exact name first, then one that differs in case only."""
+"""An equal name is preferred; otherwise a name that differs only in letter case is used."""
 Global___NameCase: _TypeAlias = NameCase  # noqa: Y015
 
 class _Dialect:
@@ -103,38 +103,38 @@ class _Dialect:
 class _DialectEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Dialect.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     DIALECT_UNSPECIFIED: _Dialect.ValueType  # 0
-    """DIALECT_NATIVE."""
+    """Same as DIALECT_NATIVE."""
     DIALECT_NATIVE: _Dialect.ValueType  # 1
-    """Signalbox's own gRPC interface, with the rules of the project."""
+    """No REST dialect: the key is for the gRPC API. The rules of the project apply."""
     DIALECT_AUTOSEND: _Dialect.ValueType  # 2
-    """AutoSend."""
+    """The REST API of AutoSend."""
     DIALECT_OPENSEND: _Dialect.ValueType  # 3
-    """OpenSend."""
+    """The REST API of OpenSend."""
     DIALECT_EMAILSENDX: _Dialect.ValueType  # 4
-    """EmailSendX."""
+    """The REST API of EmailSendX."""
     DIALECT_ARSEL: _Dialect.ValueType  # 5
-    """Arsel."""
+    """The REST API of Arsel."""
 
 class Dialect(_Dialect, metaclass=_DialectEnumTypeWrapper):
-    """The REST dialect whose rules a key's calls follow."""
+    """The REST dialect of an API key."""
 
 DIALECT_UNSPECIFIED: Dialect.ValueType  # 0
-"""DIALECT_NATIVE."""
+"""Same as DIALECT_NATIVE."""
 DIALECT_NATIVE: Dialect.ValueType  # 1
-"""Signalbox's own gRPC interface, with the rules of the project."""
+"""No REST dialect: the key is for the gRPC API. The rules of the project apply."""
 DIALECT_AUTOSEND: Dialect.ValueType  # 2
-"""AutoSend."""
+"""The REST API of AutoSend."""
 DIALECT_OPENSEND: Dialect.ValueType  # 3
-"""OpenSend."""
+"""The REST API of OpenSend."""
 DIALECT_EMAILSENDX: Dialect.ValueType  # 4
-"""EmailSendX."""
+"""The REST API of EmailSendX."""
 DIALECT_ARSEL: Dialect.ValueType  # 5
-"""Arsel."""
+"""The REST API of Arsel."""
 Global___Dialect: _TypeAlias = Dialect  # noqa: Y015
 
 @_typing.final
 class Project(_message.Message):
-    """A tenant. Definitions, contacts, events, automations and keys belong to exactly one."""
+    """A tenant. Definitions, contacts, events, automations and API keys belong to exactly one project."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -148,26 +148,26 @@ class Project(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Output only. UUIDv7."""
+    """Output only. Unique ID, a UUIDv7."""
     name: _builtins.str
-    """Required. Unique name. Not blank, at most 255 characters."""
+    """Required. Name of the project, unique on the server. Not blank; at most 255 characters."""
     undefined_events: Global___UndefinedEvents.ValueType
-    """Optional. What happens to an event whose name no definition has."""
+    """Optional. What happens to an event that has no definition."""
     unknown_contacts: Global___UnknownContacts.ValueType
-    """Optional. What happens to an event about an e-mail address that no contact has."""
+    """Optional. What happens to an event about an email address that no contact has."""
     name_case: Global___NameCase.ValueType
-    """Optional. How event names are compared when an event is sent."""
+    """Optional. How the names of sent events are compared with those of definitions."""
     head_position: _builtins.int
-    """Output only. Position of the newest event; 0 where there is none."""
+    """Output only. Position of the newest event. 0 if there is none."""
     etag: _builtins.str
-    """Output only. Names the state of the project; changes with every change."""
+    """Output only. Version of the project. Changes with every update."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """Output only. When the project was created."""
 
     @_builtins.property
     def updated_at(self) -> _timestamp_pb2.Timestamp:
-        """Output only. When the project was last changed."""
+        """Output only. When the project was last updated."""
 
     def __init__(
         self,
@@ -192,7 +192,7 @@ Global___Project: _TypeAlias = Project  # noqa: Y015
 
 @_typing.final
 class ApiKey(_message.Message):
-    """A project's credential, without its secret."""
+    """An API key of a project, without its secret."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -205,19 +205,19 @@ class ApiKey(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     REVOKED_AT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Output only. UUIDv7."""
+    """Output only. Unique ID, a UUIDv7."""
     project_id: _builtins.str
-    """Output only. Id of the project."""
+    """Output only. ID of the project."""
     description: _builtins.str
-    """Optional. What the key is for, in words. At most 255 characters."""
+    """Optional. Description of the key. At most 255 characters."""
     dialect: Global___Dialect.ValueType
-    """Required. Dialect whose rules the key's calls follow."""
+    """Required. Dialect of the key."""
     hint: _builtins.str
     """Output only. The first and last characters of the secret, such as `sb_…x9Qk`."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Required. What the key may do: `events:write`, `events:read`, `definitions:write`, `definitions:read`,
-        `contacts:write`, `contacts:read`, `automations:write`, `automations:read`, `matches:read`, or `*` for all.
+        `contacts:write`, `contacts:read`, `automations:write`, `automations:read`, `matches:read`, or `*` for all of them.
         """
 
     @_builtins.property
@@ -226,7 +226,7 @@ class ApiKey(_message.Message):
 
     @_builtins.property
     def revoked_at(self) -> _timestamp_pb2.Timestamp:
-        """Output only. When the key was revoked; unset while it is valid."""
+        """Output only. When the key was revoked. Not set while it is valid."""
 
     def __init__(
         self,
@@ -250,7 +250,7 @@ Global___ApiKey: _TypeAlias = ApiKey  # noqa: Y015
 
 @_typing.final
 class CreateProjectRequest(_message.Message):
-    """Request of CreateProject."""
+    """Request message for CreateProject."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -274,7 +274,7 @@ Global___CreateProjectRequest: _TypeAlias = CreateProjectRequest  # noqa: Y015
 
 @_typing.final
 class CreateProjectResponse(_message.Message):
-    """Answer of CreateProject."""
+    """Response message for CreateProject."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -298,13 +298,13 @@ Global___CreateProjectResponse: _TypeAlias = CreateProjectResponse  # noqa: Y015
 
 @_typing.final
 class GetProjectRequest(_message.Message):
-    """Request of GetProject."""
+    """Request message for GetProject."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PROJECT_FIELD_NUMBER: _builtins.int
     project: _builtins.str
-    """Required. Id or name of the project."""
+    """Required. ID or name of the project."""
     def __init__(
         self,
         *,
@@ -320,7 +320,7 @@ Global___GetProjectRequest: _TypeAlias = GetProjectRequest  # noqa: Y015
 
 @_typing.final
 class GetProjectResponse(_message.Message):
-    """Answer of GetProject."""
+    """Response message for GetProject."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -344,16 +344,16 @@ Global___GetProjectResponse: _TypeAlias = GetProjectResponse  # noqa: Y015
 
 @_typing.final
 class ListProjectsRequest(_message.Message):
-    """Request of ListProjects."""
+    """Request message for ListProjects."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Optional. At most how many projects; 50 if unset, 1,000 at most."""
+    """Optional. Maximum number of projects to return. Defaults to 50; values above 1,000 are treated as 1,000."""
     page_token: _builtins.str
-    """Optional. The next_page_token of the answer before."""
+    """Optional. The `next_page_token` of the previous response."""
     def __init__(
         self,
         *,
@@ -370,17 +370,17 @@ Global___ListProjectsRequest: _TypeAlias = ListProjectsRequest  # noqa: Y015
 
 @_typing.final
 class ListProjectsResponse(_message.Message):
-    """Answer of ListProjects."""
+    """Response message for ListProjects."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PROJECTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Output only. Token of the next page; empty on the last one."""
+    """Output only. Token for the next page. Empty on the last page."""
     @_builtins.property
     def projects(self) -> _containers.RepeatedCompositeFieldContainer[Global___Project]:
-        """Output only. The projects of this page."""
+        """Output only. The projects on this page."""
 
     def __init__(
         self,
@@ -398,7 +398,7 @@ Global___ListProjectsResponse: _TypeAlias = ListProjectsResponse  # noqa: Y015
 
 @_typing.final
 class UpdateProjectRequest(_message.Message):
-    """Request of UpdateProject. What is unset stays as it is."""
+    """Request message for UpdateProject. Fields that are not set keep their values."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -409,17 +409,17 @@ class UpdateProjectRequest(_message.Message):
     NAME_CASE_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     project: _builtins.str
-    """Required. Id or name of the project."""
+    """Required. ID or name of the project."""
     name: _builtins.str
-    """Optional. New name."""
+    """Optional. The new name."""
     undefined_events: Global___UndefinedEvents.ValueType
-    """Optional. New rule for events without a definition."""
+    """Optional. The new rule for events that have no definition."""
     unknown_contacts: Global___UnknownContacts.ValueType
-    """Optional. New rule for unknown contacts."""
+    """Optional. The new rule for unknown contacts."""
     name_case: Global___NameCase.ValueType
-    """Optional. New rule for the case of event names."""
+    """Optional. The new rule for the letter case of event names."""
     etag: _builtins.str
-    """Optional. The change is made only if this is the project's etag."""
+    """Optional. Etag of the project as last read. If it is not the current one, the request fails with ETAG_MISMATCH."""
     def __init__(
         self,
         *,
@@ -442,14 +442,14 @@ Global___UpdateProjectRequest: _TypeAlias = UpdateProjectRequest  # noqa: Y015
 
 @_typing.final
 class UpdateProjectResponse(_message.Message):
-    """Answer of UpdateProject."""
+    """Response message for UpdateProject."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PROJECT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def project(self) -> Global___Project:
-        """Output only. The project as it is now."""
+        """Output only. The project after the change."""
 
     def __init__(
         self,
@@ -466,7 +466,7 @@ Global___UpdateProjectResponse: _TypeAlias = UpdateProjectResponse  # noqa: Y015
 
 @_typing.final
 class CreateApiKeyRequest(_message.Message):
-    """Request of CreateApiKey."""
+    """Request message for CreateApiKey."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -476,18 +476,18 @@ class CreateApiKeyRequest(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     SECRET_FIELD_NUMBER: _builtins.int
     project: _builtins.str
-    """Required. Id or name of the project."""
+    """Required. ID or name of the project."""
     dialect: Global___Dialect.ValueType
-    """Optional. Dialect of the key; DIALECT_NATIVE if unset."""
+    """Optional. Dialect of the key. Defaults to DIALECT_NATIVE."""
     description: _builtins.str
-    """Optional. What the key is for, in words. At most 255 characters."""
+    """Optional. Description of the key. At most 255 characters."""
     secret: _builtins.str
-    """Optional. An existing secret to take over, so that its callers keep their key: 16 to 255 printable ASCII
-    characters without blanks. A new one of 256 random bits is made if unset.
+    """Optional. An existing secret to import, so that its callers can keep using it: 16 to 255 printable ASCII characters
+    without blanks. If not set, the server generates a secret with 256 random bits.
     """
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Optional. Scopes of the key; `*` if empty."""
+        """Optional. Scopes of the key. Defaults to `*`."""
 
     def __init__(
         self,
@@ -508,14 +508,14 @@ Global___CreateApiKeyRequest: _TypeAlias = CreateApiKeyRequest  # noqa: Y015
 
 @_typing.final
 class CreateApiKeyResponse(_message.Message):
-    """Answer of CreateApiKey."""
+    """Response message for CreateApiKey."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     API_KEY_FIELD_NUMBER: _builtins.int
     SECRET_FIELD_NUMBER: _builtins.int
     secret: _builtins.str
-    """Output only. The secret. Only its hash is stored: it cannot be shown again."""
+    """Output only. The secret. The server stores only its hash, so it cannot be shown again."""
     @_builtins.property
     def api_key(self) -> Global___ApiKey:
         """Output only. The key."""
@@ -536,7 +536,7 @@ Global___CreateApiKeyResponse: _TypeAlias = CreateApiKeyResponse  # noqa: Y015
 
 @_typing.final
 class ListApiKeysRequest(_message.Message):
-    """Request of ListApiKeys."""
+    """Request message for ListApiKeys."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -544,11 +544,11 @@ class ListApiKeysRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     project: _builtins.str
-    """Required. Id or name of the project."""
+    """Required. ID or name of the project."""
     page_size: _builtins.int
-    """Optional. At most how many keys; 50 if unset, 1,000 at most."""
+    """Optional. Maximum number of keys to return. Defaults to 50; values above 1,000 are treated as 1,000."""
     page_token: _builtins.str
-    """Optional. The next_page_token of the answer before, for the same project."""
+    """Optional. The `next_page_token` of the previous response, which must be about the same project."""
     def __init__(
         self,
         *,
@@ -566,17 +566,17 @@ Global___ListApiKeysRequest: _TypeAlias = ListApiKeysRequest  # noqa: Y015
 
 @_typing.final
 class ListApiKeysResponse(_message.Message):
-    """Answer of ListApiKeys."""
+    """Response message for ListApiKeys."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     API_KEYS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Output only. Token of the next page; empty on the last one."""
+    """Output only. Token for the next page. Empty on the last page."""
     @_builtins.property
     def api_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___ApiKey]:
-        """Output only. The keys of this page."""
+        """Output only. The keys on this page."""
 
     def __init__(
         self,
@@ -594,13 +594,13 @@ Global___ListApiKeysResponse: _TypeAlias = ListApiKeysResponse  # noqa: Y015
 
 @_typing.final
 class RevokeApiKeyRequest(_message.Message):
-    """Request of RevokeApiKey."""
+    """Request message for RevokeApiKey."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Required. Id of the key."""
+    """Required. ID of the key."""
     def __init__(
         self,
         *,
@@ -616,7 +616,7 @@ Global___RevokeApiKeyRequest: _TypeAlias = RevokeApiKeyRequest  # noqa: Y015
 
 @_typing.final
 class RevokeApiKeyResponse(_message.Message):
-    """Answer of RevokeApiKey."""
+    """Response message for RevokeApiKey."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

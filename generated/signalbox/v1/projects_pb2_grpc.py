@@ -26,10 +26,7 @@ if _version_not_supported:
 
 
 class ProjectsStub:
-    """Keeps the tenants and their API keys. Only the admin key may call it.
-
-    The admin key may also call the methods of the other services: it then names the project, by id or name, in the
-    request metadata `signalbox-project`.
+    """Manages projects and their API keys. Only the admin key may call this service.
     """
 
     def __init__(self, channel):
@@ -76,21 +73,22 @@ class ProjectsStub:
 
 
 class ProjectsServicer:
-    """Keeps the tenants and their API keys. Only the admin key may call it.
-
-    The admin key may also call the methods of the other services: it then names the project, by id or name, in the
-    request metadata `signalbox-project`.
+    """Manages projects and their API keys. Only the admin key may call this service.
     """
 
     def CreateProject(self, request, context):
         """Creates a project.
+
+        Errors: PROJECT_ALREADY_EXISTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetProject(self, request, context):
-        """Reads one project by id or name.
+        """Returns a project.
+
+        Errors: PROJECT_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,28 +102,36 @@ class ProjectsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateProject(self, request, context):
-        """Changes the name or the rules of a project.
+        """Updates the name or the rules of a project.
+
+        Errors: PROJECT_NOT_FOUND, PROJECT_ALREADY_EXISTS, ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateApiKey(self, request, context):
-        """Creates an API key. Its secret is in this answer and nowhere else.
+        """Creates an API key. The secret is returned only in this response.
+
+        Errors: PROJECT_NOT_FOUND; SECRET_IN_USE, if an API key already has the given secret.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListApiKeys(self, request, context):
-        """Lists the API keys of a project, newest first, revoked ones included.
+        """Lists the API keys of a project, newest first, including revoked ones.
+
+        Errors: PROJECT_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeApiKey(self, request, context):
-        """Revokes an API key for good.
+        """Revokes an API key. This cannot be undone. Revoking a key again changes nothing.
+
+        Errors: API_KEY_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -178,10 +184,7 @@ def add_ProjectsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Projects:
-    """Keeps the tenants and their API keys. Only the admin key may call it.
-
-    The admin key may also call the methods of the other services: it then names the project, by id or name, in the
-    request metadata `signalbox-project`.
+    """Manages projects and their API keys. Only the admin key may call this service.
     """
 
     @staticmethod

@@ -27,61 +27,85 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ProjectsStub:
-    """Keeps the tenants and their API keys. Only the admin key may call it.
-
-    The admin key may also call the methods of the other services: it then names the project, by id or name, in the
-    request metadata `signalbox-project`.
-    """
+    """Manages projects and their API keys. Only the admin key may call this service."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ProjectsAsyncStub: ...
     CreateProject: _grpc.UnaryUnaryMultiCallable[_projects_pb2.CreateProjectRequest, _projects_pb2.CreateProjectResponse]
-    """Creates a project."""
+    """Creates a project.
+
+    Errors: PROJECT_ALREADY_EXISTS.
+    """
     GetProject: _grpc.UnaryUnaryMultiCallable[_projects_pb2.GetProjectRequest, _projects_pb2.GetProjectResponse]
-    """Reads one project by id or name."""
+    """Returns a project.
+
+    Errors: PROJECT_NOT_FOUND.
+    """
     ListProjects: _grpc.UnaryUnaryMultiCallable[_projects_pb2.ListProjectsRequest, _projects_pb2.ListProjectsResponse]
     """Lists projects, newest first."""
     UpdateProject: _grpc.UnaryUnaryMultiCallable[_projects_pb2.UpdateProjectRequest, _projects_pb2.UpdateProjectResponse]
-    """Changes the name or the rules of a project."""
+    """Updates the name or the rules of a project.
+
+    Errors: PROJECT_NOT_FOUND, PROJECT_ALREADY_EXISTS, ETAG_MISMATCH.
+    """
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_projects_pb2.CreateApiKeyRequest, _projects_pb2.CreateApiKeyResponse]
-    """Creates an API key. Its secret is in this answer and nowhere else."""
+    """Creates an API key. The secret is returned only in this response.
+
+    Errors: PROJECT_NOT_FOUND; SECRET_IN_USE, if an API key already has the given secret.
+    """
     ListApiKeys: _grpc.UnaryUnaryMultiCallable[_projects_pb2.ListApiKeysRequest, _projects_pb2.ListApiKeysResponse]
-    """Lists the API keys of a project, newest first, revoked ones included."""
+    """Lists the API keys of a project, newest first, including revoked ones.
+
+    Errors: PROJECT_NOT_FOUND.
+    """
     RevokeApiKey: _grpc.UnaryUnaryMultiCallable[_projects_pb2.RevokeApiKeyRequest, _projects_pb2.RevokeApiKeyResponse]
-    """Revokes an API key for good."""
+    """Revokes an API key. This cannot be undone. Revoking a key again changes nothing.
+
+    Errors: API_KEY_NOT_FOUND.
+    """
 
 @_typing.type_check_only
 class ProjectsAsyncStub(ProjectsStub):
-    """Keeps the tenants and their API keys. Only the admin key may call it.
-
-    The admin key may also call the methods of the other services: it then names the project, by id or name, in the
-    request metadata `signalbox-project`.
-    """
+    """Manages projects and their API keys. Only the admin key may call this service."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateProject: _aio.UnaryUnaryMultiCallable[_projects_pb2.CreateProjectRequest, _projects_pb2.CreateProjectResponse]  # type: ignore[assignment]
-    """Creates a project."""
+    """Creates a project.
+
+    Errors: PROJECT_ALREADY_EXISTS.
+    """
     GetProject: _aio.UnaryUnaryMultiCallable[_projects_pb2.GetProjectRequest, _projects_pb2.GetProjectResponse]  # type: ignore[assignment]
-    """Reads one project by id or name."""
+    """Returns a project.
+
+    Errors: PROJECT_NOT_FOUND.
+    """
     ListProjects: _aio.UnaryUnaryMultiCallable[_projects_pb2.ListProjectsRequest, _projects_pb2.ListProjectsResponse]  # type: ignore[assignment]
     """Lists projects, newest first."""
     UpdateProject: _aio.UnaryUnaryMultiCallable[_projects_pb2.UpdateProjectRequest, _projects_pb2.UpdateProjectResponse]  # type: ignore[assignment]
-    """Changes the name or the rules of a project."""
+    """Updates the name or the rules of a project.
+
+    Errors: PROJECT_NOT_FOUND, PROJECT_ALREADY_EXISTS, ETAG_MISMATCH.
+    """
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_projects_pb2.CreateApiKeyRequest, _projects_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
-    """Creates an API key. Its secret is in this answer and nowhere else."""
+    """Creates an API key. The secret is returned only in this response.
+
+    Errors: PROJECT_NOT_FOUND; SECRET_IN_USE, if an API key already has the given secret.
+    """
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_projects_pb2.ListApiKeysRequest, _projects_pb2.ListApiKeysResponse]  # type: ignore[assignment]
-    """Lists the API keys of a project, newest first, revoked ones included."""
+    """Lists the API keys of a project, newest first, including revoked ones.
+
+    Errors: PROJECT_NOT_FOUND.
+    """
     RevokeApiKey: _aio.UnaryUnaryMultiCallable[_projects_pb2.RevokeApiKeyRequest, _projects_pb2.RevokeApiKeyResponse]  # type: ignore[assignment]
-    """Revokes an API key for good."""
+    """Revokes an API key. This cannot be undone. Revoking a key again changes nothing.
+
+    Errors: API_KEY_NOT_FOUND.
+    """
 
 class ProjectsServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps the tenants and their API keys. Only the admin key may call it.
-
-    The admin key may also call the methods of the other services: it then names the project, by id or name, in the
-    request metadata `signalbox-project`.
-    """
+    """Manages projects and their API keys. Only the admin key may call this service."""
 
     @_abc_1.abstractmethod
     def CreateProject(
@@ -89,7 +113,10 @@ class ProjectsServicer(metaclass=_abc_1.ABCMeta):
         request: _projects_pb2.CreateProjectRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_projects_pb2.CreateProjectResponse, _abc.Awaitable[_projects_pb2.CreateProjectResponse]]:
-        """Creates a project."""
+        """Creates a project.
+
+        Errors: PROJECT_ALREADY_EXISTS.
+        """
 
     @_abc_1.abstractmethod
     def GetProject(
@@ -97,7 +124,10 @@ class ProjectsServicer(metaclass=_abc_1.ABCMeta):
         request: _projects_pb2.GetProjectRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_projects_pb2.GetProjectResponse, _abc.Awaitable[_projects_pb2.GetProjectResponse]]:
-        """Reads one project by id or name."""
+        """Returns a project.
+
+        Errors: PROJECT_NOT_FOUND.
+        """
 
     @_abc_1.abstractmethod
     def ListProjects(
@@ -113,7 +143,10 @@ class ProjectsServicer(metaclass=_abc_1.ABCMeta):
         request: _projects_pb2.UpdateProjectRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_projects_pb2.UpdateProjectResponse, _abc.Awaitable[_projects_pb2.UpdateProjectResponse]]:
-        """Changes the name or the rules of a project."""
+        """Updates the name or the rules of a project.
+
+        Errors: PROJECT_NOT_FOUND, PROJECT_ALREADY_EXISTS, ETAG_MISMATCH.
+        """
 
     @_abc_1.abstractmethod
     def CreateApiKey(
@@ -121,7 +154,10 @@ class ProjectsServicer(metaclass=_abc_1.ABCMeta):
         request: _projects_pb2.CreateApiKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_projects_pb2.CreateApiKeyResponse, _abc.Awaitable[_projects_pb2.CreateApiKeyResponse]]:
-        """Creates an API key. Its secret is in this answer and nowhere else."""
+        """Creates an API key. The secret is returned only in this response.
+
+        Errors: PROJECT_NOT_FOUND; SECRET_IN_USE, if an API key already has the given secret.
+        """
 
     @_abc_1.abstractmethod
     def ListApiKeys(
@@ -129,7 +165,10 @@ class ProjectsServicer(metaclass=_abc_1.ABCMeta):
         request: _projects_pb2.ListApiKeysRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_projects_pb2.ListApiKeysResponse, _abc.Awaitable[_projects_pb2.ListApiKeysResponse]]:
-        """Lists the API keys of a project, newest first, revoked ones included."""
+        """Lists the API keys of a project, newest first, including revoked ones.
+
+        Errors: PROJECT_NOT_FOUND.
+        """
 
     @_abc_1.abstractmethod
     def RevokeApiKey(
@@ -137,6 +176,9 @@ class ProjectsServicer(metaclass=_abc_1.ABCMeta):
         request: _projects_pb2.RevokeApiKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_projects_pb2.RevokeApiKeyResponse, _abc.Awaitable[_projects_pb2.RevokeApiKeyResponse]]:
-        """Revokes an API key for good."""
+        """Revokes an API key. This cannot be undone. Revoking a key again changes nothing.
+
+        Errors: API_KEY_NOT_FOUND.
+        """
 
 def add_ProjectsServicer_to_server(servicer: ProjectsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
