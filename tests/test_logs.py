@@ -53,7 +53,7 @@ def test_an_entry_with_a_deep_traceback_keeps_its_beginning_and_its_cause(logged
 @pytest.mark.parametrize("text", ["x" * 10_000, "é" * 10_000, "\x01" * 10_000, "\U0001f600" * 5_000])
 def test_an_entry_with_long_texts_is_bounded_and_still_json(logged: Callable[[], str], text: str) -> None:
     structlog.get_logger().error(text, other=text, more=[text], number=5)
-    logging.getLogger("a.library").warning("%s", text)
+    logging.getLogger("third_party").warning("%s", text)
     lines = logged().splitlines()
     assert len(lines) == 2
     for line in lines:

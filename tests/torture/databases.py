@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from tests.support.postgres import USER, find_binaries, running_cluster
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from tests.support.postgres import Cluster
 
@@ -32,13 +32,9 @@ class TorturedDatabase(Protocol):
         """The URL that a server is given which starts now."""
         ...
 
-    async def crash(self, how: str) -> None:
-        """Kill the database's own server and start it again; `how` is one of `crashes`."""
-        ...
-
     @property
-    def crashes(self) -> tuple[str, ...]:
-        """The ways in which it can be killed; none for a file."""
+    def crashes(self) -> Mapping[str, Callable[[], None]]:
+        """The ways to kill the database's own server, by name; each blocks until it serves again. A file has none."""
         ...
 
     async def check(self) -> None:
@@ -51,7 +47,7 @@ class SqliteFile:
 
     name = "sqlite"
     nodes = 1
-    crashes: tuple[str, ...] = ()
+    crashes: Final[Mapping[str, Callable[[], None]]] = {}
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "signalbox.db"
@@ -59,9 +55,6 @@ class SqliteFile:
     @property
     def url(self) -> str:
         return f"sqlite:///{self.path}"
-
-    async def crash(self, how: str) -> None:
-        raise NotImplementedError(how)
 
     async def check(self) -> None:
         """Run SQLite's checks of pages, indexes and references."""
@@ -82,14 +75,10 @@ class PostgresServer:
         self.url = f"postgresql://{USER}@{hosts}/postgres"
 
     @property
-    def crashes(self) -> tuple[str, ...]:
-        """Return the ways; `failover` is one of them while the standby exists."""
-        return ("immediate", "postmaster", "backend", *(["failover"] if self._standby else []))
-
-    async def crash(self, how: str) -> None:
-        """Kill the server, its postmaster alone or one backend, and let it recover; or promote the standby instead."""
-        kill = {"immediate": self._end, "postmaster": self._kill_postmaster, "backend": self._kill_backend}
-        await asyncio.to_thread(kill.get(how, self._fail_over))
+    def crashes(self) -> Mapping[str, Callable[[], None]]:
+        """Kill the server, its postmaster alone or one backend, and let it recover; or, once, promote the standby."""
+        ways = {"immediate": self._end, "postmaster": self._kill_postmaster, "backend": self._kill_backend}
+        return ways | {"failover": self._fail_over} if self._standby else ways
 
     async def check(self) -> None:
         """Compare every index with its table, where amcheck is installed."""

@@ -189,11 +189,11 @@ async def torment(
 ) -> None:
     """Kill servers until there were enough kills."""
 
-    async def crash() -> None:
+    async def crash_database() -> None:
         while database.crashes and outcome.kills.total() < kills:
             await asyncio.sleep(world.random.uniform(1, 6))
-            how = world.random.choice(database.crashes)
-            await database.crash(how)
+            how, crash = world.random.choice(list(database.crashes.items()))
+            await asyncio.to_thread(crash)
             outcome.kills[f"database {how}"] += 1
 
     async def live(node: Node) -> None:
@@ -209,7 +209,7 @@ async def torment(
         node.set_clock(0)
 
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(crash())
+        tasks.create_task(crash_database())
         for node in nodes:
             tasks.create_task(live(node))
             tasks.create_task(step_clock(node))
