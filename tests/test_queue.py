@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from time import perf_counter
@@ -25,6 +26,7 @@ from server.services.definitions import Definitions
 from signalbox.v1 import event_ingest_pb2 as pb
 from tests.support.line import GatedDatabase, drafts, line_over
 from tests.support.messages import orders
+from tests.support.plans import plans
 from tests.support.refusals import refusal, verdict
 from tests.support.service import serving
 
@@ -268,6 +270,30 @@ async def test_a_commit_is_counted_and_wakes_those_who_follow_the_match_log(line
     assert count("signalbox_commit_events_sum") == 4
     assert count("signalbox_commit_seconds_count") == count("signalbox_commit_events_count") == 3
     assert 0 < (count("signalbox_commit_seconds_sum") or 0) < began
+
+
+async def tables_read_by(line: Line, *emails: str) -> set[str]:
+    """Send an event about each address. Return the tables that the commits read."""
+    with plans() as noted:
+        for email in emails:
+            await line.send([Draft("page_viewed", "", email, {})])
+    return {table for statement in noted.statements for table in re.findall(r"FROM (\w+)", statement)}
+
+
+async def test_a_commit_reads_only_contacts_that_no_commit_before_it_has_read(line: Line) -> None:
+    line.gate.set()
+    assert "contact" in await tables_read_by(line, "ada@example.com", "bob@example.com")
+    assert "contact" not in await tables_read_by(line, "ada@example.com", "bob@example.com", "ada@example.com")
+
+
+async def test_a_commit_under_a_new_catalog_reads_catalog_and_contacts_once(line: Line, database: Database) -> None:
+    line.gate.set()
+    await line.send(drafts())
+    elsewhere = Definitions(database, Catalog(database))
+    caller = Caller(line.project_key, "id", frozenset())
+    await elsewhere.create(caller, "page_viewed", "", Schema(), Compatibility.NONE)
+    assert {"contact", "event_definition"} <= await tables_read_by(line, "ada@example.com")
+    assert not {"contact", "event_definition"} & await tables_read_by(line, "ada@example.com", "ada@example.com")
 
 
 def test_the_largest_commits_have_a_bucket_of_their_own() -> None:

@@ -183,12 +183,11 @@ class GroupCommit:
 
     def _learn_contacts(self, project: ProjectCommit) -> None:
         """Remember the contacts of a commit; a commit that stored nothing leaves no event to check them by."""
-        key, version = project.state.key, project.state.version
-        known = self._known.get(key)
-        if known is None or not project.knew_contacts:
-            known = self._known[key] = KnownContacts(version)
+        key = project.state.key
+        if not project.knew_contacts:
+            self._known[key] = KnownContacts(project.state.version)
         if project.rows:
-            known.learn(project.contacts, project.head.position, project.last_id)
+            self._known[key].learn(project.contacts, project.head.position, project.last_id)
 
 
 class _Attempts:
