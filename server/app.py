@@ -23,7 +23,6 @@ from server.api.servicers.projects import ProjectsServicer
 from server.auth import admin_key
 from server.auth.access import Access
 from server.background.match_retention import MatchPruner
-from server.background.recurring import Recurring
 from server.background.run_timeouts import RunTimer
 from server.bridge.app import Bridge
 from server.bridge.dialects import DIALECTS
@@ -40,6 +39,7 @@ from server.ingest.catalog import Catalog
 from server.ingest.group_commit import GroupCommit
 from server.ingest.ingest import Ingest
 from server.metrics import Metrics
+from server.recurring import Recurring
 from server.services.automations import Automations
 from server.services.backtests import Backtests
 from server.services.contacts import Contacts

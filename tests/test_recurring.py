@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from server.background import recurring
-from server.background.recurring import Recurring, try_each
+from server import recurring
 from server.errors import StorageBusy, StorageRefused, StorageUnavailable
+from server.recurring import Recurring, try_each
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,7 +17,7 @@ from automation.automations import AutomationState, NewAutomation
 from automation.errors import RunWithoutContact
 from automation.run_store import park_run
 from automation.runs import MatchKind, Run, RunStatus, Wait
-from server.background import recurring
+from server import recurring
 from server.background import run_timeouts as run_timer
 from server.background.run_timeouts import RunTimer
 from server.delivery.match_notifier import MatchHub

@@ -11,6 +11,8 @@ import pytest
 from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from server.errors import Stopping
+from server.shutdown import until
 from signalbox.v1 import projects_pb2
 from tests.support.process import server_process
 from tests.support.refusals import refusal
@@ -73,3 +75,38 @@ async def test_a_stopping_server_is_unready_and_keeps_serving_until_a_second_sig
         assert (kept_open.headers.get("connection"), closing.headers.get("connection")) == (None, "close")
         server.terminate()
         assert await server.exit_code() == 130
+
+
+async def test_work_that_ends_before_the_event_is_answered() -> None:
+    async def work() -> str:
+        return "done"
+
+    event = asyncio.Event()
+    assert await until(event, work()) == "done"
+    event.set()
+    finished = asyncio.ensure_future(work())
+    await finished
+    assert await until(event, finished) == "done"
+
+
+async def test_work_is_cancelled_and_cleaned_up_before_the_caller_goes_on() -> None:
+    steps = []
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            steps.append("cleaned up")
+
+    event = asyncio.Event()
+    asyncio.get_running_loop().call_soon(event.set)
+    with pytest.raises(Stopping):
+        await until(event, work())
+    caller = asyncio.create_task(until(asyncio.Event(), work()))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert steps == ["cleaned up", "cleaned up"]

@@ -29,6 +29,7 @@ from server.errors import (
     StorageRefused,
     WatcherTooSlow,
 )
+from server.shutdown import until
 from server.status import KNOWN_ERRORS, code_of, message_of
 from signalbox.v1 import options_pb2
 
@@ -196,7 +197,7 @@ class Guard:
             try:
                 self._streams.check_open()
                 caller = await self._caller(context, scope)
-                await self._until_stopping(call(parse(data), caller, send))
+                await until(self._streams.stopping, call(parse(data), caller, send))
             except asyncio.CancelledError:
                 await self._abort_ended(context, task)
             except Exception as error:
@@ -214,20 +215,6 @@ class Guard:
         if not self._streams.was_ended(task):
             raise asyncio.CancelledError
         await _abort(context, Stopping(cut_off=True))
-
-    async def _until_stopping(self, serving: Coroutine[Any, Any, None]) -> None:
-        """Serve until a shutdown begins, which is Stopping."""
-        task = asyncio.create_task(serving)
-        stopping = asyncio.create_task(self._streams.stopping.wait())
-        try:
-            await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                raise Stopping
-            await task
-        finally:
-            task.cancel()
-            stopping.cancel()
-            await asyncio.gather(task, stopping, return_exceptions=True)
 
     async def _checked(
         self, requests: AsyncIterator[bytes], context: Context, scope: str, parse: Parse

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -14,6 +15,7 @@ from server.api.interceptor import LAST_WORD_SECONDS, Guard, service_handler
 from server.api.tls import server_credentials
 from server.contract import SERVICE_NAMES, SERVICES
 from server.errors import Stopping
+from server.shutdown import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -109,13 +111,12 @@ class _Health(health.aio.HealthServicer):
     async def Watch(self, request: Any, context: Any) -> None:
         """Watch until the caller goes or the server stops."""
         watching = asyncio.create_task(super().Watch(request, context))
-        stopping = asyncio.create_task(self._streams.stopping.wait())
         try:
-            await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            with suppress(Stopping):
+                await until(self._streams.stopping, asyncio.shield(watching))
             await asyncio.wait({watching}, timeout=_LAST_WORD_SECONDS)
         finally:
             watching.cancel()
-            stopping.cancel()
 
 
 def _add_reflection(server: grpc.aio.Server, streams: Streams) -> None:

@@ -15,7 +15,7 @@ import structlog
 
 from automation.retention import delete_gone, gone_matches, move_start, next_start
 from registry.timestamps import now_micros
-from server.background.recurring import Recurring, try_each
+from server.recurring import Recurring, try_each
 from server.storage.log import lock_heads
 from server.storage.projects import match_positions
 

@@ -12,7 +12,7 @@ from automation.match_log import match_values
 from automation.matching import timed_out
 from automation.run_store import due_projects, due_runs, next_timeout, resume_runs
 from registry.timestamps import now_micros
-from server.background.recurring import Recurring, try_each
+from server.recurring import Recurring, try_each
 from server.storage.events import event_names
 from server.storage.log import lock_heads, matches, move_heads
 

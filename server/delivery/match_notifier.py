@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from server.background.recurring import Recurring
+from server.recurring import Recurring
 from server.storage.projects import match_positions
 
 if TYPE_CHECKING:

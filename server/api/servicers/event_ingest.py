@@ -19,8 +19,9 @@ from server.api.messages.times import read_timestamp
 from server.api.response_size import write_page
 from server.budgets import MAX_RESPONSE_BYTES
 from server.emails import normal_email
-from server.errors import ContactRequired, InvalidArgument, Stopping
+from server.errors import ContactRequired, InvalidArgument
 from server.paging import PageRequest
+from server.shutdown import until
 from server.status import KNOWN_ERRORS
 from server.storage.events import EventFilter
 from signalbox.v1 import event_ingest_pb2 as pb
@@ -102,20 +103,15 @@ class _EventStream:
 
     async def answers(self, requests: AsyncIterator[pb.StreamEventsRequest]) -> AsyncIterator[pb.StreamEventsResponse]:
         """Answer each message in its turn; at a shutdown answer what was read, then raise Stopping."""
-        reading = asyncio.create_task(self._read(requests))
-        stopping = asyncio.create_task(self._stopping.wait())
-        stopping.add_done_callback(lambda _: reading.cancel())
+        reading = asyncio.create_task(until(self._stopping, self._read(requests)))
         try:
             while (pending := await self._pending.get()) is not None:
                 yield await pending.answer()
                 self._window.release()
-            if self._stopping.is_set():
-                raise Stopping
             await reading
         finally:
-            stopping.cancel()
             reading.cancel()
-            await asyncio.gather(stopping, reading, return_exceptions=True)
+            await asyncio.gather(reading, return_exceptions=True)
 
     async def _read(self, requests: AsyncIterator[pb.StreamEventsRequest]) -> None:
         try:
