@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 
 from automation.automations import AutomationState, NewAutomation
 from registry.schema import Compatibility, Property, PropertyType, Schema
+from registry.store import DefinitionChanges
 from server.auth.access import Caller
 from server.errors import BatchRejected, IdempotencyKeyReused, KeyInvalid, QueueFull, Stopping
 from server.ingest.catalog import Catalog
@@ -133,6 +134,7 @@ async def test_closing_stores_what_waits_and_refuses_what_comes(line: Line) -> N
     await asyncio.sleep(0.01)
     with pytest.raises(Stopping):
         await line.send(drafts(1, "too_late"))
+    assert not closing.done()
     line.gate.set()
     await asyncio.gather(waiting, closing)
     assert await line.stored() == ["first", *["page_viewed"] * 5]
@@ -222,6 +224,22 @@ async def test_a_unit_judged_by_an_outdated_catalogue_is_judged_again(line: Line
         assert draft.event is not None
         assert (draft.event.definition_id, draft.event.revision) == (defined.id, 1)
         assert (draft.event.name, draft.event.properties) == ("page_viewed", {"text": number})
+
+
+async def test_an_event_is_refused_only_under_the_current_catalog(line: Line, database: Database) -> None:
+    line.gate.set()
+    caller = Caller(line.project_key, "id", frozenset())
+    here, elsewhere = (Definitions(database, Catalog(database)) for _ in range(2))
+    number, text = (Schema((Property("text", kind),)) for kind in (PropertyType.NUMBER, PropertyType.STRING))
+    await here.create(caller, "page_viewed", "", number, Compatibility.NONE)
+    await line.send(drafts(text="5"))
+    with pytest.raises(BatchRejected):
+        await line.send(drafts(text="five"))
+    await elsewhere.update(caller, "page_viewed", DefinitionChanges(schema=text), "")
+    await line.send(drafts(text="five"))
+    await elsewhere.update(caller, "page_viewed", DefinitionChanges(schema=number), "")
+    with pytest.raises(BatchRejected):
+        await line.send(drafts(text="five"))
 
 
 async def test_an_event_holds_what_its_draft_says(line: Line) -> None:

@@ -205,7 +205,7 @@ class ProjectCommit:
         self._create_contacts({draft.email for draft, contact in fresh if contact is None})
         known = [(draft, contact or self.contacts[draft.email]) for draft, contact in fresh]
         placed = [(draft, contact, self._event(draft, contact)) for draft, contact in known]
-        if self.matching is not None and any(self._may_be_made(draft, contact) for draft, contact, _ in placed):
+        if self.matching is not None and any(_may_be_made(draft, contact) for draft, contact, _ in placed):
             placed = self._create_on_match(placed)
         for draft, contact, event in placed:
             self._append(draft, contact, event)
@@ -235,17 +235,11 @@ class ProjectCommit:
             self._rules(draft).ignore_case,
         )
 
-    def _may_be_made(self, draft: Draft, contact: ContactKey) -> bool:
-        """Say whether the contact is made if the event sets something off."""
-        if contact is not _NOBODY or not draft.email:
-            return False
-        return self._rules(draft).unknown_contacts is UnknownContacts.CREATE_ON_MATCH
-
     def _create_on_match(self, placed: Iterable[_Placed]) -> list[_Placed]:
         """Make the contacts of unknown addresses, each from its first event on that sets something off."""
         new: dict[str, str] = {}
         named = [
-            (draft, contact, self._named(event, new) if self._may_be_made(draft, contact) else event)
+            (draft, contact, self._named(event, new) if _may_be_made(draft, contact) else event)
             for draft, contact, event in placed
         ]
         if new:
@@ -301,6 +295,14 @@ class ProjectCommit:
         if started := [new_run_values(key, match) for match in found if match.kind is MatchKind.STARTED]:
             runs.append(self._connection, started)
         resume_runs(self._connection, key, self.matching.resumed, self._received_at)
+
+
+def _may_be_made(draft: Draft, contact: ContactKey) -> bool:
+    """Return whether the contact is created if the event matches.
+
+    An address without a contact gets here only under CREATE_ON_MATCH: under the other rules it is refused or created.
+    """
+    return contact is _NOBODY and draft.email != ""
 
 
 def commit(connection: Connection, units: Sequence[Unit], known: dict[int, KnownContacts]) -> list[ProjectCommit]:

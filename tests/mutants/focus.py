@@ -48,8 +48,8 @@ FOCUSES: Final = (
     Focus(
         "automation",
         ("automation/*.py", "automation/subscriptions/*.py"),
-        ("automations", "conditions_in_service", "consume", "leasing", "opensend_automations", "renaming", "retention",
-         "runs", "subscriptions", "watch"),
+        ("automations", "conditions_in_service", "consume", "leasing", "opensend_automations", "plans", "renaming",
+         "retention", "run_store", "runs", "subscriptions", "watch"),
     ),
     Focus(
         "registry",
@@ -84,7 +84,7 @@ FOCUSES: Final = (
     Focus(
         "server/storage",
         ("server/storage/*.py",),
-        ("migrations", "postgres_url", "storage", "contacts", "ingest", "projects", "queue", "undo"),
+        ("migrations", "postgres_url", "storage", "contacts", "ingest", "plans", "projects", "queue", "undo"),
         postgresql=True,
     ),
 )  # fmt: skip
