@@ -49,13 +49,13 @@ class AutomationFilter:
 
 
 def create_automation(
-    connection: Connection, project_key: int, automation_id: str, wanted: NewAutomation, head: int, now: int
+    connection: Connection, project_pk: int, automation_id: str, wanted: NewAutomation, head: int, now: int
 ) -> Automation:
     """Create an automation. Raises InvalidAutomation and InvalidName."""
     _check_automation(wanted)
     created = Automation(
         key=0,
-        project_key=project_key,
+        project_pk=project_pk,
         id=automation_id,
         name=wanted.name,
         event_name=wanted.event_name,
@@ -75,11 +75,9 @@ def create_automation(
     return created
 
 
-def get_automation(
-    connection: Connection, project_key: int, automation_id: str, *, deleted: bool = False
-) -> Automation:
+def get_automation(connection: Connection, project_pk: int, automation_id: str, *, deleted: bool = False) -> Automation:
     """Read one automation; with `deleted`, also one that is deleted. Raises AutomationNotFound."""
-    row = connection.execute(_all(project_key).where(_automation.id == automation_id)).one_or_none()
+    row = connection.execute(_all(project_pk).where(_automation.id == automation_id)).one_or_none()
     if row is not None and row.deleted_at is not None and not deleted:
         row = None
     if row is None:
@@ -89,7 +87,7 @@ def get_automation(
 
 def list_automations(
     connection: Connection,
-    project_key: int,
+    project_pk: int,
     wanted: AutomationFilter,
     limit: int,
     before_id: str = "",
@@ -97,7 +95,7 @@ def list_automations(
     room: int = PAGE_CHARACTERS,
 ) -> tuple[list[Automation], bool]:
     """List automations, newest first, after an id: a page of at most `room` characters, and whether there are more."""
-    query = _live(project_key).order_by(_automation.id.desc())
+    query = _live(project_pk).order_by(_automation.id.desc())
     if wanted.event_name:
         query = query.where(_automation.event_name == wanted.event_name)
     if wanted.state is not None:
@@ -112,16 +110,16 @@ def list_automations(
     return [_to_automation(row) for row in page], more
 
 
-def count_automations(connection: Connection, project_key: int) -> int:
+def count_automations(connection: Connection, project_pk: int) -> int:
     """Count the automations that are not deleted."""
-    query = select(func.count()).where(_automation.project_key == project_key, _automation.deleted_at.is_(None))
+    query = select(func.count()).where(_automation.project_key == project_pk, _automation.deleted_at.is_(None))
     return connection.scalar(query) or 0
 
 
-def active_automations(connection: Connection, project_key: int, event_name: str) -> int:
+def active_automations(connection: Connection, project_pk: int, event_name: str) -> int:
     """Count the automations that judge events of a name."""
     query = select(func.count()).where(
-        _automation.project_key == project_key,
+        _automation.project_key == project_pk,
         _automation.event_name == event_name,
         _automation.state == AutomationState.ACTIVE,
         _automation.deleted_at.is_(None),
@@ -129,9 +127,9 @@ def active_automations(connection: Connection, project_key: int, event_name: str
     return connection.scalar(query) or 0
 
 
-def live_automations(connection: Connection, project_key: int) -> list[Automation]:
+def live_automations(connection: Connection, project_pk: int) -> list[Automation]:
     """Read all that are not deleted, without their attributes, oldest first."""
-    query = _BARE.where(_automation.project_key == project_key, _automation.deleted_at.is_(None))
+    query = _BARE.where(_automation.project_key == project_pk, _automation.deleted_at.is_(None))
     return [_to_automation(row) for row in connection.execute(query.order_by(_automation.key))]
 
 
@@ -141,9 +139,9 @@ def automations_by_key(connection: Connection, keys: Collection[int]) -> dict[in
     return {row.key: _to_automation(row) for row in found}
 
 
-def automation_key(connection: Connection, project_key: int, automation_id: str) -> int | None:
+def automation_key(connection: Connection, project_pk: int, automation_id: str) -> int | None:
     """Find the key of an automation, deleted or not; None where there is none of this id."""
-    query = select(_automation.key).where(_automation.project_key == project_key, _automation.id == automation_id)
+    query = select(_automation.key).where(_automation.project_key == project_pk, _automation.id == automation_id)
     return connection.scalar(query)
 
 
@@ -164,12 +162,12 @@ def versions_at(connection: Connection, keys: list[int], position: int) -> dict[
     return found
 
 
-def automations_judging(connection: Connection, project_key: int) -> list[tuple[int, str]]:
+def automations_judging(connection: Connection, project_pk: int) -> list[tuple[int, str]]:
     """List the keys of all automations, deleted ones too, newest first, each with every event name that it judged."""
     versions = automation_version.c
     query = select(versions.automation_key, versions.event_name).distinct()
     query = query.join_from(automation_version, automation, _automation.key == versions.automation_key)
-    query = query.where(_automation.project_key == project_key).order_by(versions.automation_key.desc())
+    query = query.where(_automation.project_key == project_pk).order_by(versions.automation_key.desc())
     return [(row.automation_key, row.event_name) for row in connection.execute(query)]
 
 
@@ -253,7 +251,7 @@ def _write(connection: Connection, current: Automation, changed: Automation, hea
     columns = {name: value for name, value in _columns(changed).items() if name not in kept}
     connection.execute(update(automation).where(_automation.key == current.key).values(columns))
     if current.unreadable and len(kept) < len(_JSON_COLUMNS):
-        changed = get_automation(connection, current.project_key, current.id)
+        changed = get_automation(connection, current.project_pk, current.id)
     if _judges(changed) != _judges(current):
         _insert_version(connection, changed, head)
     return changed
@@ -263,12 +261,12 @@ def _judges(each: Automation) -> tuple[AutomationState, str, str, EntryRule]:
     return each.state, each.event_name, each.condition, each.entry_rule
 
 
-def _all(project_key: int) -> Select[Any]:
-    return select(automation).where(_automation.project_key == project_key)
+def _all(project_pk: int) -> Select[Any]:
+    return select(automation).where(_automation.project_key == project_pk)
 
 
-def _live(project_key: int) -> Select[Any]:
-    return _all(project_key).where(_automation.deleted_at.is_(None))
+def _live(project_pk: int) -> Select[Any]:
+    return _all(project_pk).where(_automation.deleted_at.is_(None))
 
 
 def _insert_version(connection: Connection, changed: Automation, head: int) -> None:
@@ -286,13 +284,15 @@ def _insert_version(connection: Connection, changed: Automation, head: int) -> N
 
 
 def _columns(each: Automation) -> dict[str, Any]:
-    """Every column but the key."""
-    values = {column.name: getattr(each, column.name) for column in automation.columns if column.name != "key"}
+    """Return every column but the key."""
+    names = [column.name for column in automation.columns if column.name not in ("key", "project_key")]
+    values = {"project_key": each.project_pk} | {name: getattr(each, name) for name in names}
     return values | {name: msgspec.json.encode(values[name], order="sorted").decode() for name in _JSON_COLUMNS}
 
 
 def _to_automation(row: Row[Any]) -> Automation:
     values = {"attributes": "{}", **row._asdict()}
+    values["project_pk"] = values.pop("project_key")
     loaded = {name: load_reported("automation", row.id, values[name]) for name in _JSON_COLUMNS}
     values |= {name: value for name, (value, _) in loaded.items()}
     values["unreadable"] = "; ".join(f"{name}: {fault}" for name, (_, fault) in loaded.items() if fault)

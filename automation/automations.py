@@ -38,7 +38,7 @@ class Automation:
     """
 
     key: int
-    project_key: int
+    project_pk: int
     id: str
     name: str
     event_name: str

@@ -41,46 +41,46 @@ class LogStart(NamedTuple):
     gone_before: int = 0
 
 
-def log_start(connection: Connection, project_key: int) -> LogStart:
+def log_start(connection: Connection, project_pk: int) -> LogStart:
     """Read where the log of a project begins."""
-    row = connection.execute(_START, {"project": project_key}).one_or_none()
+    row = connection.execute(_START, {"project": project_pk}).one_or_none()
     return LogStart() if row is None else LogStart(*row)
 
 
-def log_end(connection: Connection, project_key: int) -> int:
+def log_end(connection: Connection, project_pk: int) -> int:
     """Give the position of the newest match of a project, 0 where there never was one."""
-    newest = connection.scalar(select(func.max(_match.position)).where(_match.project_key == project_key)) or 0
-    return max(newest, log_start(connection, project_key).position - 1)
+    newest = connection.scalar(select(func.max(_match.position)).where(_match.project_key == project_pk)) or 0
+    return max(newest, log_start(connection, project_pk).position - 1)
 
 
-def matched_at(connection: Connection, project_key: int, position: int) -> int:
+def matched_at(connection: Connection, project_pk: int, position: int) -> int:
     """Say when the match at a position that is kept was recorded."""
-    return int(connection.execute(_MATCHED_AT, {"project": project_key, "at": position}).scalar_one())
+    return int(connection.execute(_MATCHED_AT, {"project": project_pk, "at": position}).scalar_one())
 
 
-def match_id_at(connection: Connection, project_key: int, position: int) -> str:
+def match_id_at(connection: Connection, project_pk: int, position: int) -> str:
     """Return the id of the match at a position, empty where none is kept.
 
     The id has random bits of its own, so it also identifies the history that led to it.
     """
-    return connection.scalar(_ID_AT, {"project": project_key, "at": position}) or ""
+    return connection.scalar(_ID_AT, {"project": project_pk, "at": position}) or ""
 
 
-def first_since(connection: Connection, project_key: int, time: int, first: int, head: int) -> int:
+def first_since(connection: Connection, project_pk: int, time: int, first: int, head: int) -> int:
     """Find the first of the matches from `first` to `head` that was recorded at a time or later, else `head` + 1."""
     low, high = first, head + 1
     while low < high:
         middle = (low + high) // 2
-        if matched_at(connection, project_key, middle) < time:
+        if matched_at(connection, project_pk, middle) < time:
             low = middle + 1
         else:
             high = middle
     return low
 
 
-def read_filtered(connection: Connection, project_key: int, wanted: MatchFilter, after: int, limit: int) -> list[Match]:
+def read_filtered(connection: Connection, project_pk: int, wanted: MatchFilter, after: int, limit: int) -> list[Match]:
     """Read, from behind a position, what a filter lets through of the next READ_LIMIT matches."""
-    within = (_match.project_key == project_key) & (_match.position > after) & (_match.position <= after + READ_LIMIT)
+    within = (_match.project_key == project_pk) & (_match.position > after) & (_match.position <= after + READ_LIMIT)
     query = filtered(connection, select(automation_match).where(within), wanted)
     return [to_match(row) for row in connection.execute(query.order_by(_match.position).limit(limit))]
 
@@ -101,23 +101,23 @@ def filtered(connection: Connection, query: Select[Any], wanted: MatchFilter) ->
     return query
 
 
-def matches_at(connection: Connection, project_key: int, positions: Sequence[int]) -> dict[int, Match]:
+def matches_at(connection: Connection, project_pk: int, positions: Sequence[int]) -> dict[int, Match]:
     """Read the matches at positions, those that are kept."""
     found: dict[int, Match] = {}
     for chunk in chunks(positions):
-        query = select(automation_match).where(_match.project_key == project_key, _match.position.in_(chunk))
+        query = select(automation_match).where(_match.project_key == project_pk, _match.position.in_(chunk))
         found.update((row.position, to_match(row)) for row in connection.execute(query))
     return found
 
 
 def matches_of_events(
-    connection: Connection, project_key: int, event_positions: Sequence[int]
+    connection: Connection, project_pk: int, event_positions: Sequence[int]
 ) -> dict[int, list[Match]]:
     """Read what events set off, as far as it is kept: by their positions, the matches in the order of the log."""
     found: dict[int, list[Match]] = {}
     for chunk in chunks(event_positions):
         query = select(automation_match).where(
-            hidden(_match.project_key) == project_key,
+            hidden(_match.project_key) == project_pk,
             _match.event_position.in_(chunk),
             _match.kind != MatchKind.TIMED_OUT,
         )
@@ -132,10 +132,10 @@ def to_match(row: Any) -> Match:
     return Match(position, match_id, _KINDS[kind], *rest)
 
 
-def match_values(project_key: int, match: Match) -> tuple[Any, ...]:
+def match_values(project_pk: int, match: Match) -> tuple[Any, ...]:
     """Give the columns of a match, in their order."""
     return (
-        project_key,
+        project_pk,
         match.position,
         match.id,
         match.kind,

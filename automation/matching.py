@@ -124,14 +124,14 @@ class Matching:
     def __init__(
         self,
         connection: Connection,
-        project_key: int,
+        project_pk: int,
         automations: LiveAutomations,
         position: int,
         now: int,
         contact_properties: Callable[[Collection[int]], Mapping[int, Mapping[str, Any]]],
     ) -> None:
         self._connection = connection
-        self._project_key = project_key
+        self._project_pk = project_pk
         self._automations = automations
         self._contact_properties = contact_properties
         self._now = now
@@ -148,7 +148,7 @@ class Matching:
     def prepare(self, event_names: Collection[EventName], contact_keys: Collection[int]) -> None:
         """Read in a few queries what the events of these names about these contacts will be judged by."""
         contacts = sorted(contact_keys)
-        waiting = waiting_runs(self._connection, self._project_key, contacts)
+        waiting = waiting_runs(self._connection, self._project_pk, contacts)
         for run in waiting:
             assert run.wait is not None
             # A wait whose time ran out is the timer's, although the timer may be late.
@@ -161,7 +161,7 @@ class Matching:
         matchers = [each for each in self._matchers.values() if each is not None]
         guarded = sorted({key for each in matchers for key in each.guarded})
         if guarded:
-            self._entered = entered(self._connection, self._project_key, guarded, contacts)
+            self._entered = entered(self._connection, self._project_pk, guarded, contacts)
         if any(each.reads_contact for each in matchers) or any(run.wait and run.wait.condition for run in waiting):
             self._properties = self._contact_properties(contacts)
 

@@ -28,48 +28,48 @@ _match = automation_match.c
 _start = match_log_start.c
 
 
-def next_start(connection: Connection, project_key: int, before: int, head: int) -> LogStart | None:
+def next_start(connection: Connection, project_pk: int, before: int, head: int) -> LogStart | None:
     """Find where the log is to begin instead; None where it begins there already.
 
     That is behind all that was recorded before a time, and that every subscription of the project has settled or
     parked. `head` is the position of the newest match.
     """
-    current = log_start(connection, project_key)
-    if current.position > head or matched_at(connection, project_key, current.position) >= before:
+    current = log_start(connection, project_pk)
+    if current.position > head or matched_at(connection, project_pk, current.position) >= before:
         return None
-    position = first_since(connection, project_key, before, current.position, head)
+    position = first_since(connection, project_pk, before, current.position, head)
     floor = connection.scalar(
-        select(func.min(subscription.c.floor_position)).where(subscription.c.project_key == project_key)
+        select(func.min(subscription.c.floor_position)).where(subscription.c.project_key == project_pk)
     )
     if floor is not None:
         position = min(position, floor + 1)
     if position <= current.position:
         return None
-    return LogStart(position, matched_at(connection, project_key, position - 1) + 1)
+    return LogStart(position, matched_at(connection, project_pk, position - 1) + 1)
 
 
-def move_start(connection: Connection, project_key: int, before: int, head: int) -> None:
+def move_start(connection: Connection, project_pk: int, before: int, head: int) -> None:
     """Have the log begin at its `next_start`. The caller holds the lock of the project's head, as who seeks does."""
-    start = next_start(connection, project_key, before, head)
+    start = next_start(connection, project_pk, before, head)
     if start is None:
         return
-    own = _start.project_key == project_key
+    own = _start.project_key == project_pk
     if not connection.execute(update(match_log_start).where(own).values(start._asdict())).rowcount:
-        connection.execute(insert(match_log_start).values(project_key=project_key, **start._asdict()))
+        connection.execute(insert(match_log_start).values(project_key=project_pk, **start._asdict()))
 
 
-def gone_matches(connection: Connection, project_key: int, after: int, limit: int) -> tuple[Sequence[int], int | None]:
+def gone_matches(connection: Connection, project_pk: int, after: int, limit: int) -> tuple[Sequence[int], int | None]:
     """Find matches to delete among the next ones before the start of the log, from behind a position.
 
     At most `limit` are looked at. Gives their positions, and behind which to go on; None at the end. Reads one state of
     the database: a match that is replayed leaves one table for the other.
     """
-    before = _match.position < log_start(connection, project_key).position
-    looked_at = select(_match.position).where(_match.project_key == project_key, _match.position > after, before)
+    before = _match.position < log_start(connection, project_pk).position
+    looked_at = select(_match.position).where(_match.project_key == project_pk, _match.position > after, before)
     positions = list(connection.scalars(looked_at.order_by(_match.position).limit(limit)))
     if not positions:
         return (), None
-    own = select(subscription.c.key).where(subscription.c.project_key == project_key)
+    own = select(subscription.c.key).where(subscription.c.project_key == project_pk)
     in_use = union_all(
         *(
             select(table.c.match_position).where(
@@ -82,9 +82,9 @@ def gone_matches(connection: Connection, project_key: int, after: int, limit: in
     return [each for each in positions if each not in owed], positions[-1] if len(positions) == limit else None
 
 
-def delete_gone(connection: Connection, project_key: int, positions: Sequence[int]) -> None:
+def delete_gone(connection: Connection, project_pk: int, positions: Sequence[int]) -> None:
     """Delete matches that `gone_matches` has found."""
-    parameters = {"project": project_key, "positions": packed(connection, positions)}
+    parameters = {"project": project_pk, "positions": packed(connection, positions)}
     connection.execute(_DELETE[connection.dialect.name], parameters)
 
 

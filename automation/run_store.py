@@ -42,13 +42,13 @@ class RunFilter:
     contact_key: int | None = None
 
 
-def get_run(connection: Connection, project_key: int, run_id: str) -> Run:
+def get_run(connection: Connection, project_pk: int, run_id: str) -> Run:
     """Read one run. Raises RunNotFound."""
     number = position_of(run_id)
     if number is None:
         raise RunNotFound(run_id)
     row = connection.execute(
-        select(run).where(_run.project_key == project_key, _run.number == number, _run.id == run_id)
+        select(run).where(_run.project_key == project_pk, _run.number == number, _run.id == run_id)
     ).one_or_none()
     if row is None:
         raise RunNotFound(run_id)
@@ -56,11 +56,11 @@ def get_run(connection: Connection, project_key: int, run_id: str) -> Run:
 
 
 def list_runs(
-    connection: Connection, project_key: int, wanted: RunFilter, limit: int, before: int | None = None
+    connection: Connection, project_pk: int, wanted: RunFilter, limit: int, before: int | None = None
 ) -> tuple[list[Run], bool]:
     """List runs, newest first, from behind a number: one page, and whether there are more."""
     narrowed = wanted.automation_key is not None or wanted.contact_key is not None
-    query = select(run).where((_run_project if narrowed else _run.project_key) == project_key)
+    query = select(run).where((_run_project if narrowed else _run.project_key) == project_pk)
     query = query.order_by(_run.number.desc())
     if wanted.statuses:
         query = query.where(_run.status.in_(list(wanted.statuses)))
@@ -81,32 +81,32 @@ def run_counts(connection: Connection, automation_keys: Sequence[int]) -> dict[i
     return {row[0]: (row[1], row[2]) for row in connection.execute(query.group_by(_run.automation_key))}
 
 
-def newest_runs(connection: Connection, project_key: int, automation_keys: Sequence[int]) -> dict[int, Run]:
+def newest_runs(connection: Connection, project_pk: int, automation_keys: Sequence[int]) -> dict[int, Run]:
     """Read the newest run of each automation, by their keys."""
     numbers = select(func.max(_run.number)).where(_run.automation_key.in_(automation_keys))
     newest = list(connection.scalars(numbers.group_by(_run.automation_key)))
-    found = connection.execute(select(run).where(_run.project_key == project_key, _run.number.in_(newest)))
+    found = connection.execute(select(run).where(_run.project_key == project_pk, _run.number.in_(newest)))
     return {row.automation_key: _to_run(row) for row in found}
 
 
-def waiting_runs(connection: Connection, project_key: int, contact_keys: Sequence[int]) -> list[Run]:
+def waiting_runs(connection: Connection, project_pk: int, contact_keys: Sequence[int]) -> list[Run]:
     """Read the waiting runs of contacts, oldest first."""
     found: list[Run] = []
     for chunk in chunks(contact_keys):
-        query = select(run).where(WAITING, _run_project == project_key, _run.contact_key.in_(chunk))
+        query = select(run).where(WAITING, _run_project == project_pk, _run.contact_key.in_(chunk))
         found += map(_to_run, connection.execute(query))
     return sorted(found, key=lambda each: each.number)
 
 
 def entered(
-    connection: Connection, project_key: int, automation_keys: Sequence[int], contact_keys: Sequence[int]
+    connection: Connection, project_pk: int, automation_keys: Sequence[int], contact_keys: Sequence[int]
 ) -> dict[tuple[int, int], bool]:
     """Find which contacts entered which automations: by both keys, whether a run of theirs is still open."""
     found: dict[tuple[int, int], bool] = {}
     for chunk in chunks(contact_keys):
         query = select(_run.automation_key, _run.contact_key, _run.status).distinct()
         query = query.where(
-            _run_project == project_key,
+            _run_project == project_pk,
             _run.automation_key.in_(automation_keys),
             _run.contact_key.in_(chunk),
         )
@@ -118,7 +118,7 @@ def entered(
 
 def entered_before(
     connection: Connection,
-    project_key: int,
+    project_pk: int,
     automation_keys: Collection[int],
     contact_key: int,
     position: int,
@@ -130,7 +130,7 @@ def entered_before(
     With `open_only` those with a run that was open then: one that had not ended, or not before that event.
     """
     query = select(_run.automation_key, _run.id).where(
-        _run_project == project_key,
+        _run_project == project_pk,
         _run.contact_key == contact_key,
         _run.automation_key.in_(automation_keys),
         _run.event_position < position,
@@ -140,10 +140,10 @@ def entered_before(
     return {row.automation_key: row.id for row in connection.execute(query.order_by(_run.number.desc()))}
 
 
-def awaited_conditions(connection: Connection, project_key: int) -> list[tuple[int, str, str]]:
+def awaited_conditions(connection: Connection, project_pk: int) -> list[tuple[int, str, str]]:
     """List the conditions of waiting runs, each once: key of the automation, name of the event, condition."""
     query = select(_run.automation_key, _run.wait_event, _run.wait_condition).distinct()
-    query = query.where(WAITING, _run_project == project_key, _run.wait_condition != "")
+    query = query.where(WAITING, _run_project == project_pk, _run.wait_condition != "")
     return [(row.automation_key, row.wait_event, row.wait_condition) for row in connection.execute(query)]
 
 
@@ -152,9 +152,9 @@ def due_projects(connection: Connection, now: int) -> list[int]:
     return list(connection.scalars(select(_run.project_key).where(TIMED, _run.timeout_at <= now).distinct()))
 
 
-def due_runs(connection: Connection, project_key: int, now: int, limit: int) -> list[Run]:
+def due_runs(connection: Connection, project_pk: int, now: int, limit: int) -> list[Run]:
     """Read runs of a project whose time to wait ran out, the longest overdue first."""
-    query = select(run).where(TIMED, _run.timeout_at <= now, _run_project == project_key)
+    query = select(run).where(TIMED, _run.timeout_at <= now, _run_project == project_pk)
     return [_to_run(row) for row in connection.execute(query.order_by(_run.timeout_at).limit(limit))]
 
 
@@ -164,21 +164,21 @@ def next_timeout(connection: Connection) -> int | None:
     return found
 
 
-def resume_runs(connection: Connection, project_key: int, positions: Mapping[int, int], now: int) -> None:
+def resume_runs(connection: Connection, project_pk: int, positions: Mapping[int, int], now: int) -> None:
     """Queue waiting runs again, each with its newest match: positions of matches by the runs' numbers."""
     if positions:
         rows = [{"of": number, "at": position} for number, position in positions.items()]
-        connection.execute(_RESUME, [{**row, "project": project_key, "now": now} for row in rows])
+        connection.execute(_RESUME, [{**row, "project": project_pk, "now": now} for row in rows])
 
 
-def mark_running(connection: Connection, project_key: int, matches: Iterable[Match]) -> None:
+def mark_running(connection: Connection, project_pk: int, matches: Iterable[Match]) -> None:
     """Note that the newest matches of queued runs were delivered."""
-    rows = [{"project": project_key, "of": each.run_number, "at": each.position} for each in matches]
+    rows = [{"project": project_pk, "of": each.run_number, "at": each.position} for each in matches]
     execute_many(connection, _MARK_RUNNING, rows)
 
 
 def park_run(
-    connection: Connection, project_key: int, current: Run, wait: Wait, attributes: Mapping[str, Any] | None, now: int
+    connection: Connection, project_pk: int, current: Run, wait: Wait, attributes: Mapping[str, Any] | None, now: int
 ) -> Run:
     """Have an open run wait; attributes that are None stay. Raises RunFinished and RunWithoutContact."""
     if current.status not in OPEN:
@@ -186,12 +186,12 @@ def park_run(
     if not current.contact_key:
         raise RunWithoutContact(current.id)
     kept = current.attributes if attributes is None else attributes
-    return _write(connection, project_key, current, now, status=RunStatus.WAITING, wait=wait, attributes=kept)
+    return _write(connection, project_pk, current, now, status=RunStatus.WAITING, wait=wait, attributes=kept)
 
 
 def finish_run(
     connection: Connection,
-    project_key: int,
+    project_pk: int,
     current: Run,
     status: RunStatus,
     reason: str,
@@ -210,36 +210,36 @@ def finish_run(
     at = max(now, current.updated_at)
     ended = {"status": status, "reason": reason, "wait": None, "finished_at": at, "finished_position": head}
     kept = current.attributes if attributes is None else attributes
-    return _write(connection, project_key, current, now, attributes=kept, **ended)
+    return _write(connection, project_pk, current, now, attributes=kept, **ended)
 
 
 def cancel_run(
-    connection: Connection, project_key: int, current: Run, reason: str, etag: str, head: int, now: int
+    connection: Connection, project_pk: int, current: Run, reason: str, etag: str, head: int, now: int
 ) -> Run:
     """Cancel an open run; a cancelled one stays as it is. Raises EtagMismatch and RunFinished."""
     check_etag(etag, current.etag)
-    return finish_run(connection, project_key, current, RunStatus.CANCELLED, reason, head, now)
+    return finish_run(connection, project_pk, current, RunStatus.CANCELLED, reason, head, now)
 
 
-def cancel_runs(connection: Connection, project_key: int, automation_key: int, reason: str, head: int, now: int) -> int:
+def cancel_runs(connection: Connection, project_pk: int, automation_key: int, reason: str, head: int, now: int) -> int:
     """Cancel the open runs of an automation. Returns how many there were."""
-    return _cancel(connection, project_key, _run.automation_key == automation_key, reason, head, now)
+    return _cancel(connection, project_pk, _run.automation_key == automation_key, reason, head, now)
 
 
 def cancel_runs_of_contacts(
-    connection: Connection, project_key: int, contact_keys: Sequence[int], reason: str, head: int, now: int
+    connection: Connection, project_pk: int, contact_keys: Sequence[int], reason: str, head: int, now: int
 ) -> int:
     """Cancel the open runs of contacts; `head` is the position of the newest event. Return how many there were."""
     return sum(
-        _cancel(connection, project_key, _run.contact_key.in_(chunk), reason, head, now)
+        _cancel(connection, project_pk, _run.contact_key.in_(chunk), reason, head, now)
         for chunk in chunks(contact_keys)
     )
 
 
 def _cancel(
-    connection: Connection, project_key: int, narrowed: ColumnElement[bool], reason: str, head: int, now: int
+    connection: Connection, project_pk: int, narrowed: ColumnElement[bool], reason: str, head: int, now: int
 ) -> int:
-    wanted = and_(_run_project == project_key, narrowed, _run.status.in_([*OPEN]))
+    wanted = and_(_run_project == project_pk, narrowed, _run.status.in_([*OPEN]))
     at = case((_run.updated_at > now, _run.updated_at), else_=now)
     ended = {
         "status": RunStatus.CANCELLED,
@@ -253,20 +253,20 @@ def _cancel(
     return connection.execute(update(run).where(wanted).values(ended)).rowcount
 
 
-def check_newest(connection: Connection, project_key: int, current: Run, match_id: str) -> None:
+def check_newest(connection: Connection, project_pk: int, current: Run, match_id: str) -> None:
     """Raise RunMovedOn unless the id is empty or that of the run's newest match."""
     if not match_id:
         return
-    newest = matches_at(connection, project_key, [current.match_position]).get(current.match_position)
+    newest = matches_at(connection, project_pk, [current.match_position]).get(current.match_position)
     # Of a match that is no longer kept its position is still known, which its id carries.
     if (position_of(match_id) != current.match_position) if newest is None else (match_id != newest.id):
         raise RunMovedOn(current.id, newest.id if newest else "")
 
 
-def new_run_values(project_key: int, match: Match) -> tuple[Any, ...]:
+def new_run_values(project_pk: int, match: Match) -> tuple[Any, ...]:
     """Give the columns, in their order, of the run that a match starts."""
     return (
-        project_key,
+        project_pk,
         match.run_number,
         match.run_id,
         match.automation_key,
@@ -314,7 +314,7 @@ _MARK_RUNNING = (
 )
 
 
-def _write(connection: Connection, project_key: int, current: Run, now: int, **changes: Any) -> Run:
+def _write(connection: Connection, project_pk: int, current: Run, now: int, **changes: Any) -> Run:
     # The clock may step back; the times of a run do not.
     changed = replace(current, version=current.version + 1, updated_at=max(now, current.updated_at), **changes)
     columns = {
@@ -333,7 +333,7 @@ def _write(connection: Connection, project_key: int, current: Run, now: int, **c
             del columns["attributes"]
         else:
             changed = replace(changed, unreadable="")
-    own = and_(_run.project_key == project_key, _run.number == current.number)
+    own = and_(_run.project_key == project_pk, _run.number == current.number)
     connection.execute(update(run).where(own).values(columns))
     return changed
 

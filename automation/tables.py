@@ -118,9 +118,9 @@ Index("run_waiting", run.c.contact_key, sqlite_where=WAITING, postgresql_where=W
 Index("run_timeout", run.c.timeout_at, sqlite_where=TIMED, postgresql_where=TIMED)
 
 
-def hidden(project_key: ColumnElement[int]) -> ColumnElement[int]:
+def hidden(project_pk: ColumnElement[int]) -> ColumnElement[int]:
     """Hide the project from the planner, where another index is to be used.
 
     SQLite takes a project for ten rows, and would rather read all of its log.
     """
-    return project_key + literal_column("0")
+    return project_pk + literal_column("0")

@@ -106,7 +106,7 @@ class ApiKey:
     """A project's credential, without its secret."""
 
     id: str
-    project_key: int
+    project_pk: int
     project_id: str
     dialect: Dialect
     scopes: frozenset[Scope]

@@ -89,10 +89,10 @@ class Server:
 class ModelSubscriptions(Subscriptions):
     """Knows one subscription without reading it."""
 
-    async def find(self, project_key: int, subscription: str) -> Subscription:
+    async def find(self, project_pk: int, subscription: str) -> Subscription:
         return SUBSCRIPTION
 
-    async def get(self, project_key: int, subscription: str) -> tuple[Described, list[Any]]:
+    async def get(self, project_pk: int, subscription: str) -> tuple[Described, list[Any]]:
         return Described(SUBSCRIPTION, Stats(0, 0, 0, 0, 0), 1), []
 
 

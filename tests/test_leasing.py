@@ -81,7 +81,7 @@ ALL = ParkedSelection(all=True)
 
 SUBSCRIPTION = Subscription(
     key=0,
-    project_key=PROJECT,
+    project_pk=PROJECT,
     id="01980000-0000-7000-8000-00000000abcd",
     name="engine",
     filter=MatchFilter(),

@@ -211,7 +211,7 @@ async def test_a_unit_judged_by_an_outdated_catalogue_is_judged_again(line: Line
     waiting = drafts(text="5")
     sends = [line.begin(waiting), line.begin(drafts(name="other"))]
     await asyncio.sleep(0.01)
-    caller = Caller(line.project_key, "id", frozenset())
+    caller = Caller(line.project_pk, "id", frozenset())
     schema = Schema((Property("text", PropertyType.NUMBER),))
     elsewhere = Definitions(database, Catalog(database))
     defined = await elsewhere.create(caller, "page_viewed", "", schema, Compatibility.NONE)
@@ -276,8 +276,8 @@ async def test_a_commit_is_counted_and_wakes_those_who_follow_the_match_log(line
     line.gate.set()
     await line.automate(ALWAYS)
     await line.send(drafts(name="other"))
-    assert await line.hub.position(line.project_key) == 0
-    following = asyncio.create_task(line.hub.beyond(line.project_key, 0, 5))
+    assert await line.hub.position(line.project_pk) == 0
+    following = asyncio.create_task(line.hub.beyond(line.project_pk, 0, 5))
     await asyncio.sleep(0)
     began = perf_counter()
     await line.send(drafts(2))

@@ -229,9 +229,9 @@ async def test_a_long_log_goes_in_small_transactions(
     monkeypatch.setattr(match_pruner, "STEP_MATCHES", 10)
     sizes: list[int] = []
 
-    def delete(connection: Any, project_key: int, gone: Any) -> None:
+    def delete(connection: Any, project_pk: int, gone: Any) -> None:
         sizes.append(len(gone))
-        delete_gone(connection, project_key, gone)
+        delete_gone(connection, project_pk, gone)
 
     monkeypatch.setattr(match_pruner, "delete_gone", delete)
     async with keeping(database_url, None, NEVER) as shop:

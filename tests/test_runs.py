@@ -626,7 +626,7 @@ async def test_a_run_whose_match_is_no_longer_kept_names_none(database: Database
         await line.send(sent)
         (gone, _), (kept, _) = [draft.matches[0] for draft in sent]
         await store.execute(f"DELETE FROM automation_match WHERE position = {gone.position}")  # noqa: S608 - a number
-        named = [await runs.Runs(database).get(line.project_key, match.run_id) for match in (gone, kept)]
+        named = [await runs.Runs(database).get(line.project_pk, match.run_id) for match in (gone, kept)]
         assert [(each.run.id, each.match_id, each.match_kind) for each in named] == [
             (gone.run_id, "", None),
             (kept.run_id, kept.id, MatchKind.STARTED),
@@ -643,7 +643,7 @@ async def test_an_event_received_when_the_time_is_up_resumes_nothing(
         await line.send([start])
         ((match, _),) = start.matches
         awaited = runs.Awaited("paid", timeout=HOUR)
-        waiting = await runs.Runs(database).await_event(line.project_key, match.run_id, awaited, runs.EngineWord())
+        waiting = await runs.Runs(database).await_event(line.project_pk, match.run_id, awaited, runs.EngineWord())
         assert waiting.run.wait is not None
         received_at = waiting.run.wait.timeout_at + later
         monkeypatch.setattr("server.ingest.commit.now_micros", lambda: received_at)

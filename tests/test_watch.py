@@ -174,10 +174,10 @@ async def test_matches_are_loaded_in_the_order_asked_for_as_many_as_fit(database
     database = await open_database(database_url)
 
     def work(connection: Connection) -> tuple[list[Loaded], list[Loaded], list[Loaded]]:
-        project_key = get_project(connection, shop.project).key
-        asked = read_filtered(connection, project_key, MatchFilter(), 0, 10)[::-1]
-        loaded = load_in(connection, project_key, asked)
-        return loaded, load_in(connection, project_key, asked[len(loaded) :]), load_in(connection, project_key, [])
+        project_pk = get_project(connection, shop.project).key
+        asked = read_filtered(connection, project_pk, MatchFilter(), 0, 10)[::-1]
+        loaded = load_in(connection, project_pk, asked)
+        return loaded, load_in(connection, project_pk, asked[len(loaded) :]), load_in(connection, project_pk, [])
 
     loaded, rest, none = await database.read(work)
     await database.close()

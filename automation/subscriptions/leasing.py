@@ -217,7 +217,7 @@ def _read_on(connection: Connection, current: Subscription, room: int) -> _Readi
     start = current.read_position
     if not room:
         return _Reading(start)
-    behind = (_match.project_key == current.project_key) & (_match.position > start)
+    behind = (_match.project_key == current.project_pk) & (_match.position > start)
     end = connection.scalar(select(func.max(_match.position)).where(behind, _match.position <= start + READ_LIMIT))
     if end is None:
         return _Reading(start)
@@ -281,7 +281,7 @@ def _lease(
     ends = now + current.ack_deadline
     consumers = (want.consumer_id for want, share in zip(wants, shares, strict=True) for _ in range(share))
     serials = range(current.last_serial + 1, current.last_serial + 1 + sum(shares))
-    known = matches_at(connection, current.project_key, [row.match_position for row in due]) if due else {}
+    known = matches_at(connection, current.project_pk, [row.match_position for row in due]) if due else {}
     leases = [(known[row.match_position], row.attempt + 1, row.replayed, row.last_failure) for row in due]
     leases += [(match, 1, False, "") for match in reading.leased]
     made = [
@@ -292,7 +292,7 @@ def _lease(
     _write_first(connection, current, made[len(due) :], serials[len(due) :], reading)
     mark_running(
         connection,
-        current.project_key,
+        current.project_pk,
         sorted((each.match for each in made if each.attempt == 1), key=lambda match: match.run_number),
     )
     dealt = iter(made)

@@ -268,7 +268,7 @@ def _write(connection: Connection, current: Subscription, changes: _Changes, now
 def _insert_parked(
     connection: Connection, current: Subscription, parked: Sequence[tuple[Unsettled, ParkingCause]], now: int
 ) -> None:
-    matches = matches_at(connection, current.project_key, [row.match_position for row, _ in parked])
+    matches = matches_at(connection, current.project_pk, [row.match_position for row, _ in parked])
     rows = [
         {
             "subscription_key": current.key,

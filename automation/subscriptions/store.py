@@ -77,16 +77,16 @@ def create_subscription(connection: Connection, wanted: Subscription) -> Subscri
     return replace(created, key=result.scalar_one())
 
 
-def get_subscription(connection: Connection, project_key: int, id_or_name: str) -> Subscription:
+def get_subscription(connection: Connection, project_pk: int, id_or_name: str) -> Subscription:
     """Read one subscription; an id goes before a name. Raises SubscriptionNotFound."""
-    return _one(connection, select(subscription), project_key, id_or_name)
+    return _one(connection, select(subscription), project_pk, id_or_name)
 
 
 def list_subscriptions(
-    connection: Connection, project_key: int, limit: int, before_id: str | None = None
+    connection: Connection, project_pk: int, limit: int, before_id: str | None = None
 ) -> list[Subscription]:
     """List subscriptions, newest first, from behind an id."""
-    query = select(subscription).where(_subscription.project_key == project_key)
+    query = select(subscription).where(_subscription.project_key == project_pk)
     if before_id is not None:
         query = query.where(_subscription.id < before_id)
     return [_to_subscription(row) for row in connection.execute(query.order_by(_subscription.id.desc()).limit(limit))]
@@ -104,13 +104,13 @@ def lock_subscription(connection: Connection, key: int) -> Subscription:
 
 
 def update_subscription(
-    connection: Connection, project_key: int, id_or_name: str, changes: SubscriptionChanges, etag: str, now: int
+    connection: Connection, project_pk: int, id_or_name: str, changes: SubscriptionChanges, etag: str, now: int
 ) -> Subscription:
     """Change a subscription; leases and retries keep their times. Where nothing differs nothing is written.
 
     Raises SubscriptionNotFound, EtagMismatch, InvalidSubscription and SubscriptionAlreadyExists.
     """
-    current = _locked(connection, project_key, id_or_name, etag)
+    current = _locked(connection, project_pk, id_or_name, etag)
     wanted = {name: value for name in changes.__slots__ if (value := getattr(changes, name)) is not UNSET}
     changed = replace(current, **wanted)
     if changed == current:
@@ -120,9 +120,9 @@ def update_subscription(
     return _write(connection, replace(changed, version=current.version + 1, updated_at=now))
 
 
-def delete_subscription(connection: Connection, project_key: int, id_or_name: str, etag: str) -> Subscription:
+def delete_subscription(connection: Connection, project_pk: int, id_or_name: str, etag: str) -> Subscription:
     """Delete a subscription and what it remembers. Raises SubscriptionNotFound and EtagMismatch."""
-    current = _locked(connection, project_key, id_or_name, etag)
+    current = _locked(connection, project_pk, id_or_name, etag)
     connection.execute(delete(subscription_delivery).where(_delivery.subscription_key == current.key))
     connection.execute(delete(subscription_parked).where(_parked.subscription_key == current.key))
     connection.execute(delete(subscription).where(_subscription.key == current.key))
@@ -130,13 +130,13 @@ def delete_subscription(connection: Connection, project_key: int, id_or_name: st
 
 
 def seek_subscription(
-    connection: Connection, project_key: int, id_or_name: str, position: int, etag: str, now: int
+    connection: Connection, project_pk: int, id_or_name: str, position: int, etag: str, now: int
 ) -> Subscription:
     """Go on behind a position: leases end and retries are dropped, parked matches stay until they are read again.
 
     Raises SubscriptionNotFound and EtagMismatch.
     """
-    current = _locked(connection, project_key, id_or_name, etag)
+    current = _locked(connection, project_pk, id_or_name, etag)
     connection.execute(delete(subscription_delivery).where(_delivery.subscription_key == current.key))
     moved = replace(
         current,
@@ -153,11 +153,11 @@ def stats_of(connection: Connection, subscriptions: Sequence[Subscription]) -> d
     """Say how far subscriptions of one project are, by their keys."""
     if not subscriptions:
         return {}
-    project_key, keys = subscriptions[0].project_key, [each.key for each in subscriptions]
-    head = log_end(connection, project_key)
+    project_pk, keys = subscriptions[0].project_pk, [each.key for each in subscriptions]
+    head = log_end(connection, project_pk)
     unsettled = {row[0]: row[1:] for row in connection.execute(_unsettled_counts(keys))}
     parked = {row[0]: row[1] for row in connection.execute(_parked_counts(keys))}
-    oldest = matches_at(connection, project_key, [first for _, _, first in unsettled.values()])
+    oldest = matches_at(connection, project_pk, [first for _, _, first in unsettled.values()])
     found = {}
     for key in keys:
         outstanding, retrying, first = unsettled.get(key, (0, 0, 0))
@@ -186,7 +186,7 @@ def list_parked(
         query = query.where(tuple_(_parked.parked_at, _parked.match_position) < before)
     query = query.order_by(_parked.parked_at.desc(), _parked.match_position.desc()).limit(limit)
     rows = connection.execute(query).all()
-    matches = matches_at(connection, current.project_key, [row.match_position for row in rows])
+    matches = matches_at(connection, current.project_pk, [row.match_position for row in rows])
     return [
         ParkedMatch(
             matches[row.match_position],
@@ -272,21 +272,21 @@ def _out_of_range(field: str, message: str) -> Violation:
 
 
 def _check_name_free(connection: Connection, wanted: Subscription) -> None:
-    query = select(_subscription.id).where(_subscription.project_key == wanted.project_key)
+    query = select(_subscription.id).where(_subscription.project_key == wanted.project_pk)
     if connection.scalar(query.where(_subscription.name == wanted.name, _subscription.id != wanted.id)):
         raise SubscriptionAlreadyExists(wanted.name)
 
 
-def _one(connection: Connection, query: Select[Any], project_key: int, id_or_name: str) -> Subscription:
-    own = query.where(_subscription.project_key == project_key)
+def _one(connection: Connection, query: Select[Any], project_pk: int, id_or_name: str) -> Subscription:
+    own = query.where(_subscription.project_key == project_pk)
     rows = connection.execute(own.where(or_(_subscription.id == id_or_name, _subscription.name == id_or_name))).all()
     if not rows:
         raise SubscriptionNotFound(id_or_name)
     return _to_subscription(min(rows, key=lambda row: row.id != id_or_name))
 
 
-def _locked(connection: Connection, project_key: int, id_or_name: str, etag: str) -> Subscription:
-    current = _one(connection, select(subscription).with_for_update(), project_key, id_or_name)
+def _locked(connection: Connection, project_pk: int, id_or_name: str, etag: str) -> Subscription:
+    current = _one(connection, select(subscription).with_for_update(), project_pk, id_or_name)
     check_etag(etag, current.etag)
     return current
 
@@ -316,12 +316,12 @@ def _selected(connection: Connection, current: Subscription, selection: ParkedSe
     filters: list[ColumnElement[bool]] = []
     if selection.match_ids:
         positions = [position for each in selection.match_ids if (position := position_of(each)) is not None]
-        found = matches_at(connection, current.project_key, positions)
+        found = matches_at(connection, current.project_pk, positions)
         wanted = {each.position for each in found.values() if each.id in set(selection.match_ids)}
         filters.append(_parked.match_position.in_(wanted))
     if selection.automation_id:
         named = select(automation.c.key).where(
-            automation.c.project_key == current.project_key, automation.c.id == selection.automation_id
+            automation.c.project_key == current.project_pk, automation.c.id == selection.automation_id
         )
         filters.append(_parked.automation_key.in_(named))
     if selection.parked_until is not None:
@@ -351,14 +351,15 @@ def _write(connection: Connection, changed: Subscription) -> Subscription:
 
 
 def _columns(each: Subscription) -> dict[str, Any]:
-    """Every column but the key."""
-    names = [column.name for column in subscription.columns if column.name not in ("key", "filter")]
+    """Return every column but the key."""
+    names = [column.name for column in subscription.columns if column.name not in ("key", "project_key", "filter")]
     values = {name: getattr(each.backoff if hasattr(each.backoff, name) else each, name) for name in names}
-    return values | {"filter": msgspec.json.encode(each.filter).decode()}
+    return values | {"project_key": each.project_pk, "filter": msgspec.json.encode(each.filter).decode()}
 
 
 def _to_subscription(row: Row[Any]) -> Subscription:
     values = row._asdict()
+    values["project_pk"] = values.pop("project_key")
     backoff = Backoff(values.pop("initial_delay"), values.pop("max_delay"), values.pop("multiplier"))
     wanted = msgspec.json.decode(row.filter, type=MatchFilter)
     return Subscription(**values | {"filter": wanted, "order": DeliveryOrder(row.order), "backoff": backoff})

@@ -104,7 +104,7 @@ class Subscription:
     """
 
     key: int
-    project_key: int
+    project_pk: int
     id: str
     name: str
     filter: MatchFilter

@@ -30,7 +30,7 @@ class Caller:
     `key_id` is empty for the admin key.
     """
 
-    project_key: int
+    project_pk: int
     project_id: str
     scopes: frozenset[str]
     dialect: Dialect = Dialect.NATIVE
@@ -48,7 +48,7 @@ class Caller:
         if scope == ADMIN:
             raise AdminRequired
         if self.admin:
-            if not self.project_key:
+            if not self.project_pk:
                 raise ProjectRequired
             return
         if Scope.ALL not in self.scopes:
@@ -94,18 +94,18 @@ class Access:
             if hmac.compare_digest(digest, self._admin_digest):
                 return await self._admin(project)
             caller = await self._by_key(digest)
-        if project and project != caller.project_id and (await self._project(project)).key != caller.project_key:
+        if project and project != caller.project_id and (await self._project(project)).key != caller.project_pk:
             raise ProjectNotFound(project)
         return caller
 
-    def forget(self, project_key: int) -> None:
+    def forget(self, project_pk: int) -> None:
         """Have the keys of a project read again at their next use."""
         self._forgotten += 1
-        self._forget_where(lambda caller, _: caller.project_key == project_key)
+        self._forget_where(lambda caller, _: caller.project_pk == project_pk)
 
     def forget_outdated(self, versions: Mapping[int, int]) -> None:
         """Forget the keys that were read under other catalog versions than `versions`, by project key."""
-        self._forget_where(lambda caller, version: versions.get(caller.project_key) != version)
+        self._forget_where(lambda caller, version: versions.get(caller.project_pk) != version)
 
     def _forget_where(self, outdated: Callable[[Caller, int], bool]) -> None:
         for digest in [digest for digest, known in self._callers.items() if outdated(*known)]:
@@ -125,7 +125,7 @@ class Access:
         key, version = await self._database.read(lambda connection: _key_and_version(connection, digest), brief=True)
         if key is None or key.revoked_at is not None or (key.demo and not self._demo):
             raise KeyInvalid
-        caller = Caller(key.project_key, key.project_id, frozenset(key.scopes), key.dialect, key.id)
+        caller = Caller(key.project_pk, key.project_id, frozenset(key.scopes), key.dialect, key.id)
         if len(self._callers) >= self.LIMIT:
             self._callers.clear()
         # A key that was revoked while it was read must not be remembered.
@@ -136,7 +136,7 @@ class Access:
 
 def _key_and_version(connection: Connection, digest: bytes) -> tuple[ApiKey | None, int]:
     key = key_by_digest(connection, digest)
-    return key, catalog_version(connection, key.project_key) if key is not None else 0
+    return key, catalog_version(connection, key.project_pk) if key is not None else 0
 
 
 def bearer_secret(authorization: str) -> str:

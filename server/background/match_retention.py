@@ -75,11 +75,11 @@ class MatchPruner:
             if gone:
                 await self._delete(key, gone)
 
-    async def _gone(self, project_key: int, after: int) -> tuple[Sequence[int], int | None]:
-        return await self._database.read(lambda connection: gone_matches(connection, project_key, after, STEP_MATCHES))
+    async def _gone(self, project_pk: int, after: int) -> tuple[Sequence[int], int | None]:
+        return await self._database.read(lambda connection: gone_matches(connection, project_pk, after, STEP_MATCHES))
 
-    async def _delete(self, project_key: int, positions: Sequence[int]) -> None:
-        await self._write(lambda connection: delete_gone(connection, project_key, positions))
+    async def _delete(self, project_pk: int, positions: Sequence[int]) -> None:
+        await self._write(lambda connection: delete_gone(connection, project_pk, positions))
         self._deleted += len(positions)
 
     async def _write(self, work: Callable[[Connection], None]) -> None:
@@ -88,6 +88,6 @@ class MatchPruner:
         await asyncio.sleep(REST_FACTOR * (monotonic() - begun))
 
 
-def _move_start(connection: Connection, project_key: int, before: int) -> None:
-    head = lock_heads(connection, [project_key])[project_key]
-    move_start(connection, project_key, before, head.match_position)
+def _move_start(connection: Connection, project_pk: int, before: int) -> None:
+    head = lock_heads(connection, [project_pk])[project_pk]
+    move_start(connection, project_pk, before, head.match_position)

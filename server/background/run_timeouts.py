@@ -56,27 +56,27 @@ class RunTimer:
         await try_each(projects, self._time_out)
         return POLL_SECONDS if due_at is None else min(max(due_at - now_micros(), 0) / 1_000_000, POLL_SECONDS)
 
-    async def _time_out(self, project_key: int) -> None:
-        position, count = await self._database.write(lambda connection: time_out(connection, project_key))
+    async def _time_out(self, project_pk: int) -> None:
+        position, count = await self._database.write(lambda connection: time_out(connection, project_pk))
         self._metrics.count_matches(count)
-        self._hub.advance(project_key, position)
+        self._hub.advance(project_pk, position)
 
 
-def time_out(connection: Connection, project_key: int) -> tuple[int, int]:
+def time_out(connection: Connection, project_pk: int) -> tuple[int, int]:
     """Time out up to BATCH_RUNS waits of a project whose time is over, and queue their runs again.
 
     Return the position of the project's newest match, and the number of timeouts.
     """
-    head = lock_heads(connection, [project_key])[project_key]
+    head = lock_heads(connection, [project_pk])[project_pk]
     now = now_micros()
-    due = due_runs(connection, project_key, now, BATCH_RUNS)
+    due = due_runs(connection, project_pk, now, BATCH_RUNS)
     if not due:
         return head.match_position, 0
     matched_at = max(now, head.received_at)
-    names = event_names(connection, project_key, {run.event_position for run in due})
+    names = event_names(connection, project_pk, {run.event_position for run in due})
     found = timed_out(due, names, head.match_position, matched_at)
-    matches.append(connection, [match_values(project_key, match) for match in found])
-    resume_runs(connection, project_key, {match.run_number: match.position for match in found}, matched_at)
+    matches.append(connection, [match_values(project_pk, match) for match in found])
+    resume_runs(connection, project_pk, {match.run_number: match.position for match in found}, matched_at)
     end = found[-1].position
-    move_heads(connection, {project_key: head._replace(received_at=matched_at, match_position=end)})
+    move_heads(connection, {project_pk: head._replace(received_at=matched_at, match_position=end)})
     return end, len(found)

@@ -205,7 +205,7 @@ class Dispatcher:
 
     async def head_position(self) -> int:
         """Return the position of the newest match of the project."""
-        return await self._hub.position(self.current.project_key)
+        return await self._hub.position(self.current.project_pk)
 
     def submit(self, settles: Sequence[Settle | Release]) -> asyncio.Future[list[list[SettleResult]]]:
         """Settle deliveries in the next step; the future has the results once they are durable."""
@@ -289,10 +289,10 @@ class Dispatcher:
 
     async def _follow_log(self) -> None:
         """Note every growth of the match log."""
-        project_key, position = self.current.project_key, 0
+        project_pk, position = self.current.project_pk, 0
         while True:
             try:
-                position = await self._hub.beyond(project_key, position, _HOUR)
+                position = await self._hub.beyond(project_pk, position, _HOUR)
             except Exception as error:
                 # If it persists, the steps report it to the consumers.
                 log.warning("match_log_not_followed", cause=repr(error))

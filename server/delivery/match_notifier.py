@@ -67,29 +67,29 @@ class MatchHub:
         """Stop following."""
         await self._task.close()
 
-    def advance(self, project_key: int, position: int) -> None:
+    def advance(self, project_pk: int, position: int) -> None:
         """Note that a commit moved the end of a log."""
-        if head := self._heads.get(project_key):
+        if head := self._heads.get(project_pk):
             head.move(position)
 
-    async def position(self, project_key: int) -> int:
+    async def position(self, project_pk: int) -> int:
         """Give the position of the newest match of a project, 0 where there is none."""
-        head = self._head(project_key)
+        head = self._head(project_pk)
         if not head.known or (self._database.shared and not head.followers):
-            await self._refresh([project_key])
+            await self._refresh([project_pk])
         return head.position
 
-    async def beyond(self, project_key: int, position: int, seconds: float) -> int:
+    async def beyond(self, project_pk: int, position: int, seconds: float) -> int:
         """Wait until the log ends beyond a position, or for `seconds`. Return where it ends.
 
         A log that ends before the position, after a failover or a restore, is returned at once too.
         """
-        head = self._head(project_key)
+        head = self._head(project_pk)
         head.followers += 1
         try:
             async with asyncio.timeout(seconds):
                 if not head.known or head.position < position:
-                    await self._refresh([project_key])
+                    await self._refresh([project_pk])
                 while head.position == position:
                     await head.moved.wait()
         except TimeoutError:
@@ -98,8 +98,8 @@ class MatchHub:
             head.followers -= 1
         return head.position
 
-    def _head(self, project_key: int) -> _Head:
-        return self._heads.setdefault(project_key, _Head())
+    def _head(self, project_pk: int) -> _Head:
+        return self._heads.setdefault(project_pk, _Head())
 
     async def _poll(self) -> float:
         """Read the ends of the logs that are followed. Return the seconds after which to do so again."""
@@ -107,8 +107,8 @@ class MatchHub:
             await self._refresh(followed)
         return POLL_SECONDS
 
-    async def _refresh(self, project_keys: Iterable[int]) -> None:
-        known = {key: self._heads[key].position for key in project_keys}
+    async def _refresh(self, project_pks: Iterable[int]) -> None:
+        known = {key: self._heads[key].position for key in project_pks}
         found = await self._database.read(lambda connection: match_positions(connection, list(known)), brief=True)
         for key, position in known.items():
             # A missing project was lost with its log.

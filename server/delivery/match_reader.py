@@ -89,23 +89,23 @@ class Matches:
         self._turns = asyncio.Semaphore(READS_AT_ONCE)
 
     async def load(
-        self, project_key: int, matches: Sequence[Match], texts: Sequence[str] | None = None
+        self, project_pk: int, matches: Sequence[Match], texts: Sequence[str] | None = None
     ) -> list[LoadedMatch | UnreadableMatch]:
         """Load the first of these matches of a project, as `load_in` does, in a transaction of its own."""
-        return await self._database.read(lambda connection: load_in(connection, project_key, matches, texts))
+        return await self._database.read(lambda connection: load_in(connection, project_pk, matches, texts))
 
-    async def watch(self, project_key: int, wanted: WatchQuery) -> AsyncGenerator[WatchAnswer, None]:
+    async def watch(self, project_pk: int, wanted: WatchQuery) -> AsyncGenerator[WatchAnswer, None]:
         """Follow the match log of a project: the first answer comes at once, then matches and heartbeats, for ever.
 
         Raises CursorInvalid, PositionBeyondHead, CursorExpired and CursorRewound.
         """
-        place, head = await self._begin(project_key, wanted.start)
+        place, head = await self._begin(project_pk, wanted.start)
         interval = wanted.heartbeat_seconds
         due = _now()
         reading: asyncio.Task[WatchAnswer] | None = None
         try:
             while True:
-                reading = reading or asyncio.create_task(self._read(project_key, wanted, place))
+                reading = reading or asyncio.create_task(self._read(project_pk, wanted, place))
                 await asyncio.wait({reading}, timeout=max(due - _now(), 0) + interval * _READ_SHARE)
                 answer = WatchAnswer((), place, head)
                 if reading.done():
@@ -115,48 +115,48 @@ class Matches:
                     yield answer
                     due = _now() + interval * _DUE_SHARE
                 if reading is None and place.position == head:
-                    await self._hub.beyond(project_key, head, due - _now())
+                    await self._hub.beyond(project_pk, head, due - _now())
         finally:
             if reading is not None:
                 reading.cancel()
 
-    async def _begin(self, project_key: int, start: StartPoint) -> tuple[Place, int]:
+    async def _begin(self, project_pk: int, start: StartPoint) -> tuple[Place, int]:
         def work(connection: Connection) -> tuple[Place, int]:
-            position = resolve_start(connection, project_key, start)
-            return _place(connection, project_key, position), match_head(connection, project_key)
+            position = resolve_start(connection, project_pk, start)
+            return _place(connection, project_pk, position), match_head(connection, project_pk)
 
         return await self._database.read(work)
 
-    async def _read(self, project_key: int, wanted: WatchQuery, after: Place) -> WatchAnswer:
+    async def _read(self, project_pk: int, wanted: WatchQuery, after: Place) -> WatchAnswer:
         async with self._turns:
-            return await self._database.read(lambda connection: read_on(connection, project_key, wanted, after))
+            return await self._database.read(lambda connection: read_on(connection, project_pk, wanted, after))
 
 
-def read_on(connection: Connection, project_key: int, wanted: WatchQuery, after: Place) -> WatchAnswer:
+def read_on(connection: Connection, project_pk: int, wanted: WatchQuery, after: Place) -> WatchAnswer:
     """Read the next matches after a place, looking through READ_LIMIT of the log.
 
     Raise CursorExpired and CursorRewound.
     """
-    head = match_head(connection, project_key)
-    check_place(connection, project_key, after, head)
-    check_kept(after.position, log_start(connection, project_key).position)
+    head = match_head(connection, project_pk)
+    check_place(connection, project_pk, after, head)
+    check_kept(after.position, log_start(connection, project_pk).position)
     if after.position == head:
         return WatchAnswer((), after, head)
-    found = read_filtered(connection, project_key, wanted.filter, after.position, wanted.max_matches + 1)
-    loaded = load_in(connection, project_key, found[: wanted.max_matches])
+    found = read_filtered(connection, project_pk, wanted.filter, after.position, wanted.max_matches + 1)
+    loaded = load_in(connection, project_pk, found[: wanted.max_matches])
     readable = list(_readable(loaded))
     if len(loaded) < len(found):
         newest = loaded[-1].match
         return WatchAnswer(readable, Place(newest.position, newest.id), head)
-    return WatchAnswer(readable, _place(connection, project_key, min(after.position + READ_LIMIT, head)), head)
+    return WatchAnswer(readable, _place(connection, project_pk, min(after.position + READ_LIMIT, head)), head)
 
 
-def _place(connection: Connection, project_key: int, position: int) -> Place:
-    return Place(position, match_id_at(connection, project_key, position))
+def _place(connection: Connection, project_pk: int, position: int) -> Place:
+    return Place(position, match_id_at(connection, project_pk, position))
 
 
 def load_in(
-    connection: Connection, project_key: int, matches: Sequence[Match], texts: Sequence[str] | None = None
+    connection: Connection, project_pk: int, matches: Sequence[Match], texts: Sequence[str] | None = None
 ) -> list[LoadedMatch | UnreadableMatch]:
     """Load the first of these matches of a project, in their order: MAX_LOADED, or as many as fit into a response.
 
@@ -168,10 +168,10 @@ def load_in(
     automations, broken_automations = _read_each(
         lambda keys: automations_by_key(connection, keys), {each.automation_key for each in matches}
     )
-    sizes = event_sizes(connection, project_key, {each.event_position for each in matches[:MAX_LOADED]})
+    sizes = event_sizes(connection, project_pk, {each.event_position for each in matches[:MAX_LOADED]})
     fitting = _fitting(matches[:MAX_LOADED], automations, sizes, texts or [""] * len(matches))
     events, broken_events = _read_each(
-        lambda positions: events_at(connection, project_key, positions), {each.event_position for each in fitting}
+        lambda positions: events_at(connection, project_pk, positions), {each.event_position for each in fitting}
     )
     loaded: list[LoadedMatch | UnreadableMatch] = []
     for match in fitting:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from automation.match_log import first_since, log_start, match_id_at
 from server.errors import CursorExpired, CursorInvalid, CursorRewound, KeyInvalid, PositionBeyondHead
-from server.storage.projects import match_positions, project_by_key
+from server.storage.projects import match_positions, project_by_pk
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -82,48 +82,48 @@ def make_cursor(project_id: str, place: Place) -> str:
     return urlsafe_b64encode(content + _digest(project_id, content, _DIGEST_BYTES)).decode()
 
 
-def resolve_start(connection: Connection, project_key: int, start: StartPoint) -> int:
+def resolve_start(connection: Connection, project_pk: int, start: StartPoint) -> int:
     """Return the position after which to read.
 
     Raise CursorInvalid, PositionBeyondHead, CursorRewound, and CursorExpired where matches after the place are gone.
     """
-    first, head = log_start(connection, project_key), match_head(connection, project_key)
+    first, head = log_start(connection, project_pk), match_head(connection, project_pk)
     match start:
         case LogEnd.EARLIEST:
             return first.position - 1
         case LogEnd.LATEST:
             return head
         case Since(time):
-            return _position_since(connection, project_key, time, first, head)
+            return _position_since(connection, project_pk, time, first, head)
         case AfterPosition(position):
             if position > head:
                 raise PositionBeyondHead(position, head)
         case Cursor(text):
-            position, mark = _read_cursor(project_by_key(connection, project_key).id, text)
-            check_history(connection, project_key, position, mark, head)
+            position, mark = _read_cursor(project_by_pk(connection, project_pk).id, text)
+            check_history(connection, project_pk, position, mark, head)
     check_kept(position, first.position)
     return position
 
 
-def check_place(connection: Connection, project_key: int, place: Place, head: int) -> None:
+def check_place(connection: Connection, project_pk: int, place: Place, head: int) -> None:
     """Raise CursorRewound unless the log still has the history that led to a place."""
-    check_history(connection, project_key, place.position, _mark(place.match_id), head)
+    check_history(connection, project_pk, place.position, _mark(place.match_id), head)
 
 
-def check_history(connection: Connection, project_key: int, position: int, mark: bytes, head: int) -> None:
+def check_history(connection: Connection, project_pk: int, position: int, mark: bytes, head: int) -> None:
     """Raise CursorRewound if the log ends before a position that it once reached, or has another match there."""
     if position > head:
         raise CursorRewound(position, head)
     if mark != _NO_MARK:
         # The mark of a match that retention has deleted cannot be compared.
-        kept = _mark(match_id_at(connection, project_key, position))
+        kept = _mark(match_id_at(connection, project_pk, position))
         if kept not in (mark, _NO_MARK):
             raise CursorRewound(position, head)
 
 
-def match_head(connection: Connection, project_key: int) -> int:
+def match_head(connection: Connection, project_pk: int) -> int:
     """Return the position of the newest match of a project. Raise KeyInvalid if the project was lost in a failover."""
-    position = match_positions(connection, [project_key]).get(project_key)
+    position = match_positions(connection, [project_pk]).get(project_pk)
     if position is None:
         raise KeyInvalid
     return position
@@ -135,10 +135,10 @@ def check_kept(position: int, earliest: int) -> None:
         raise CursorExpired(earliest)
 
 
-def _position_since(connection: Connection, project_key: int, time: int, start: LogStart, head: int) -> int:
+def _position_since(connection: Connection, project_pk: int, time: int, start: LogStart, head: int) -> int:
     if time < start.gone_before:
         raise CursorExpired(start.position)
-    return first_since(connection, project_key, time, start.position, head) - 1
+    return first_since(connection, project_pk, time, start.position, head) - 1
 
 
 def _read_cursor(project_id: str, text: str) -> tuple[int, bytes]:

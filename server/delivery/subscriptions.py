@@ -75,7 +75,7 @@ class Subscriptions:
         self._matches = matches
         self._stopping = stopping
 
-    async def create(self, project_key: int, wanted: Subscription, start: StartPoint) -> Described:
+    async def create(self, project_pk: int, wanted: Subscription, start: StartPoint) -> Described:
         """Create a subscription that begins at a place of the log.
 
         Raise InvalidSubscription, SubscriptionAlreadyExists, CursorExpired, CursorInvalid, CursorRewound and
@@ -84,21 +84,21 @@ class Subscriptions:
         subscription_id = str(uuid7())
 
         def create(connection: Connection) -> Described:
-            lock_heads(connection, [project_key])
+            lock_heads(connection, [project_pk])
             now = now_micros()
-            filled = replace(wanted, project_key=project_key, id=subscription_id, created_at=now, updated_at=now)
+            filled = replace(wanted, project_pk=project_pk, id=subscription_id, created_at=now, updated_at=now)
             store.check_subscription(filled)
-            position = resolve_start(connection, project_key, start)
+            position = resolve_start(connection, project_pk, start)
             created = store.create_subscription(connection, replace(filled, read_position=position))
             return self._described(connection, [created])[0]
 
         return await self._database.write(create)
 
-    async def get(self, project_key: int, subscription: str) -> tuple[Described, Sequence[ConsumerState]]:
+    async def get(self, project_pk: int, subscription: str) -> tuple[Described, Sequence[ConsumerState]]:
         """Read a subscription and its consumers, ordered by their ids. Raises SubscriptionNotFound."""
 
         def read(connection: Connection) -> tuple[Described, Sequence[ConsumerState]]:
-            current = store.get_subscription(connection, project_key, subscription)
+            current = store.get_subscription(connection, project_pk, subscription)
             leases = store.outstanding_counts(connection, current.key, MAX_CONSUMERS)
             states = {each: ConsumerState(each, count) for each, count in leases.items()}
             for one in self._dispatchers.streams(current.key):
@@ -109,46 +109,46 @@ class Subscriptions:
 
         return await self._database.read(read)
 
-    async def list(self, project_key: int, request: PageRequest) -> Page[Described]:
+    async def list(self, project_pk: int, request: PageRequest) -> Page[Described]:
         """List subscriptions, newest first."""
         limit = request.limit()
-        (before,) = request.cursor(project_key, str) or (None,)
+        (before,) = request.cursor(project_pk, str) or (None,)
 
         def read(connection: Connection) -> Sequence[Described]:
-            return self._described(connection, store.list_subscriptions(connection, project_key, limit + 1, before))
+            return self._described(connection, store.list_subscriptions(connection, project_pk, limit + 1, before))
 
         found = await self._database.read(read)
-        return request.page(found, project_key, lambda each: (each.subscription.id,))
+        return request.page(found, project_pk, lambda each: (each.subscription.id,))
 
-    async def update(self, project_key: int, subscription: str, changes: SubscriptionChanges, etag: str) -> Described:
+    async def update(self, project_pk: int, subscription: str, changes: SubscriptionChanges, etag: str) -> Described:
         """Change a subscription.
 
         Raises SubscriptionNotFound, SubscriptionAlreadyExists, InvalidSubscription and EtagMismatch.
         """
 
         def update(connection: Connection) -> Subscription:
-            lock_heads(connection, [project_key])
-            return store.update_subscription(connection, project_key, subscription, changes, etag, now_micros())
+            lock_heads(connection, [project_pk])
+            return store.update_subscription(connection, project_pk, subscription, changes, etag, now_micros())
 
         return await self._change(update)
 
-    async def delete(self, project_key: int, subscription: str, etag: str, *, force: bool) -> Described:
+    async def delete(self, project_pk: int, subscription: str, etag: str, *, force: bool) -> Described:
         """Delete a subscription. Consumers of this server keep it from that, unless forced; then they are ended.
 
         Raises SubscriptionNotFound, SubscriptionInUse and EtagMismatch.
         """
 
         def delete(connection: Connection) -> Described:
-            current = store.get_subscription(connection, project_key, subscription)
+            current = store.get_subscription(connection, project_pk, subscription)
             described = self._described(connection, [current])[0]
             if described.consumer_count and not force:
                 raise SubscriptionInUse(subscription, described.consumer_count)
-            store.delete_subscription(connection, project_key, current.id, etag)
+            store.delete_subscription(connection, project_pk, current.id, etag)
             return described
 
         return await self._write_and_wake(delete, lambda described: described.subscription.key)
 
-    async def seek(self, project_key: int, subscription: str, start: StartPoint, etag: str) -> Described:
+    async def seek(self, project_pk: int, subscription: str, start: StartPoint, etag: str) -> Described:
         """Move a subscription to another place of the log.
 
         Raises SubscriptionNotFound, EtagMismatch, CursorExpired, CursorInvalid, CursorRewound and PositionBeyondHead.
@@ -156,9 +156,9 @@ class Subscriptions:
 
         def seek(connection: Connection) -> Subscription:
             # What is behind the position cannot go before the subscription is there to hold it.
-            lock_heads(connection, [project_key])
-            position = resolve_start(connection, project_key, start)
-            return store.seek_subscription(connection, project_key, subscription, position, etag, now_micros())
+            lock_heads(connection, [project_pk])
+            position = resolve_start(connection, project_pk, start)
+            return store.seek_subscription(connection, project_pk, subscription, position, etag, now_micros())
 
         return await self._change(seek)
 
@@ -171,20 +171,20 @@ class Subscriptions:
         except SubscriptionNotFound:
             raise SubscriptionNotFound(name) from None
 
-    async def find(self, project_key: int, subscription: str) -> Subscription:
+    async def find(self, project_pk: int, subscription: str) -> Subscription:
         """Read a subscription alone. Raises SubscriptionNotFound."""
         return await self._database.read(
-            lambda connection: store.get_subscription(connection, project_key, subscription), brief=True
+            lambda connection: store.get_subscription(connection, project_pk, subscription), brief=True
         )
 
     async def pull(
-        self, project_key: int, subscription: str, consumer_id: str, limit: int, wait_seconds: float
+        self, project_pk: int, subscription: str, consumer_id: str, limit: int, wait_seconds: float
     ) -> tuple[Sequence[tuple[Delivery, LoadedMatch]], int]:
         """Lease matches, as many as fit an answer; the first one is waited for so long. Gives max_attempts beside them.
 
         Raises SubscriptionNotFound, and Stopping when the server shuts down meanwhile.
         """
-        current = await self.find(project_key, subscription)
+        current = await self.find(project_pk, subscription)
         consumer = Consumer(consumer_id)
         stopping = asyncio.create_task(self._stopping.wait())
         stopping.add_done_callback(lambda _: consumer.fail(Stopping()))
@@ -217,7 +217,7 @@ class Subscriptions:
         try:
             matches = [each.match for each in deliveries]
             failures = [each.last_failure for each in deliveries]
-            loaded = await self._matches.load(dispatcher.current.project_key, matches, failures)
+            loaded = await self._matches.load(dispatcher.current.project_pk, matches, failures)
         finally:
             if rest := deliveries[len(loaded) :]:
                 dispatcher.submit([Release([each.id for each in rest])])
@@ -231,32 +231,30 @@ class Subscriptions:
         if unreadable:
             dispatcher.submit(_parking(unreadable))
 
-    async def park_pulled(
-        self, project_key: int, subscription: str, unreadable: Sequence[tuple[Delivery, str]]
-    ) -> None:
+    async def park_pulled(self, project_pk: int, subscription: str, unreadable: Sequence[tuple[Delivery, str]]) -> None:
         """Park unreadable pulled deliveries, each with the reason. Raises SubscriptionNotFound."""
         if unreadable:
-            await self.settle(project_key, subscription, _parking(unreadable))
+            await self.settle(project_pk, subscription, _parking(unreadable))
 
-    async def settle(self, project_key: int, subscription: str, settles: Sequence[Settle]) -> Sequence[SettleResult]:
+    async def settle(self, project_pk: int, subscription: str, settles: Sequence[Settle]) -> Sequence[SettleResult]:
         """Settle and extend deliveries in one transaction. Raises SubscriptionNotFound."""
-        current = await self.find(project_key, subscription)
+        current = await self.find(project_pk, subscription)
         with self.used(current, subscription) as dispatcher:
             return [each for results in await dispatcher.submit(settles) for each in results]
 
     async def list_parked(
-        self, project_key: int, subscription: str, selection: ParkedSelection, request: PageRequest
+        self, project_pk: int, subscription: str, selection: ParkedSelection, request: PageRequest
     ) -> Page[tuple[ParkedMatch, LoadedMatch | UnreadableMatch]]:
         """List parked matches, those parked last first. Raises SubscriptionNotFound."""
-        limit, filters = request.limit(), (project_key, subscription, selection)
+        limit, filters = request.limit(), (project_pk, subscription, selection)
         before = request.cursor(filters, int, int)
 
         def read(connection: Connection) -> Sequence[ParkedMatch]:
-            current = store.get_subscription(connection, project_key, subscription)
+            current = store.get_subscription(connection, project_pk, subscription)
             return store.list_parked(connection, current, selection, limit + 1, (*before,) if before else None)
 
         found = await self._database.read(read)
-        loaded = await self._matches.load(project_key, [each.match for each in found[:limit]])
+        loaded = await self._matches.load(project_pk, [each.match for each in found[:limit]])
         page = list(zip(found, loaded, strict=False))
         return request.page(
             page,
@@ -266,35 +264,35 @@ class Subscriptions:
         )
 
     async def replay_parked(
-        self, project_key: int, subscription: str, selection: ParkedSelection, *, dry_run: bool
+        self, project_pk: int, subscription: str, selection: ParkedSelection, *, dry_run: bool
     ) -> int:
         """Deliver parked matches again; returns how many. Raises SubscriptionNotFound."""
 
         def replay(connection: Connection, current: Subscription) -> int:
             return store.replay_parked(connection, current.key, selection, now_micros())
 
-        return await self._move_parked(project_key, subscription, selection, replay, dry_run=dry_run)
+        return await self._move_parked(project_pk, subscription, selection, replay, dry_run=dry_run)
 
     async def discard_parked(
-        self, project_key: int, subscription: str, selection: ParkedSelection, *, dry_run: bool
+        self, project_pk: int, subscription: str, selection: ParkedSelection, *, dry_run: bool
     ) -> int:
         """Give up parked matches for good; returns how many. Raises SubscriptionNotFound."""
 
         def discard(connection: Connection, current: Subscription) -> int:
             return store.discard_parked(connection, current.key, selection)
 
-        return await self._move_parked(project_key, subscription, selection, discard, dry_run=dry_run)
+        return await self._move_parked(project_pk, subscription, selection, discard, dry_run=dry_run)
 
     async def _move_parked(
         self,
-        project_key: int,
+        project_pk: int,
         subscription: str,
         selection: ParkedSelection,
         move: Callable[[Connection, Subscription], int],
         *,
         dry_run: bool,
     ) -> int:
-        current = await self.find(project_key, subscription)
+        current = await self.find(project_pk, subscription)
         if dry_run:
             return await self._database.read(lambda connection: store.count_parked(connection, current, selection))
         try:

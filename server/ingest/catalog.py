@@ -19,7 +19,7 @@ from automation.automation_store import live_automations
 from automation.matching import LiveAutomations
 from registry.coercion import compile_schema
 from registry.store import active_definitions
-from server.storage.projects import automations_version, catalog_version, catalog_versions, project_by_key
+from server.storage.projects import automations_version, catalog_version, catalog_versions, project_by_pk
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -70,14 +70,14 @@ class ProjectState:
         return found
 
 
-def load_state(connection: Connection, project_key: int, before: ProjectState | None = None) -> ProjectState:
+def load_state(connection: Connection, project_pk: int, before: ProjectState | None = None) -> ProjectState:
     """Read the state that this transaction sees, the automations only if they changed since the state before."""
-    project = project_by_key(connection, project_key)
-    version = catalog_version(connection, project_key)
+    project = project_by_pk(connection, project_pk)
+    version = catalog_version(connection, project_pk)
     automations = before.automations if before is not None else None
-    current = automations_version(connection, project_key)
+    current = automations_version(connection, project_pk)
     if automations is None or automations.version != current:
-        automations = LiveAutomations(current, live_automations(connection, project_key), before=automations)
+        automations = LiveAutomations(current, live_automations(connection, project_pk), before=automations)
     return ProjectState(project, version, active_definitions(connection, project.id), automations)
 
 
@@ -91,24 +91,24 @@ class Catalog:
         self._loading: dict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.forgotten = 0
 
-    def known(self, project_key: int) -> ProjectState | None:
+    def known(self, project_pk: int) -> ProjectState | None:
         """Give the state of a project if it is at hand."""
-        return self._states.get(project_key)
+        return self._states.get(project_pk)
 
-    async def state(self, project_key: int) -> ProjectState:
+    async def state(self, project_pk: int) -> ProjectState:
         """Give the state of a project, reading it if need be."""
-        state = self._states.get(project_key)
+        state = self._states.get(project_pk)
         if state is not None:
             return state
-        async with self._loading[project_key]:
-            return self._states.get(project_key) or await self._load(project_key)
+        async with self._loading[project_pk]:
+            return self._states.get(project_pk) or await self._load(project_pk)
 
-    async def _load(self, project_key: int) -> ProjectState:
+    async def _load(self, project_pk: int) -> ProjectState:
         forgotten = self.forgotten
-        before = self._before.get(project_key)
-        state = await self._database.read(lambda connection: load_state(connection, project_key, before), brief=True)
+        before = self._before.get(project_pk)
+        state = await self._database.read(lambda connection: load_state(connection, project_pk, before), brief=True)
         # Kept even if it is outdated already: what it has compiled serves the next one.
-        self._before[project_key] = state
+        self._before[project_pk] = state
         if before is None or state.automations is not before.automations:
             # Thousands of conditions take seconds: here only those wait for them who send to this project.
             await asyncio.to_thread(state.automations.compile)
@@ -127,10 +127,10 @@ class Catalog:
         if forgotten == self.forgotten:
             self._states[state.key] = self._before[state.key] = state
 
-    def forget(self, project_key: int) -> None:
+    def forget(self, project_pk: int) -> None:
         """Have the state read again at its next use, because the catalogue was changed."""
         self.forgotten += 1
-        self._states.pop(project_key, None)
+        self._states.pop(project_pk, None)
 
     async def refresh(self) -> dict[int, int]:
         """Forget the states whose versions are no longer current. Return the current versions by project key.

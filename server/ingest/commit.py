@@ -353,10 +353,10 @@ def _current_state(connection: Connection, units: Sequence[Unit], head: Head) ->
 
 
 def _recorded_matches(
-    connection: Connection, project_key: int, positions: Sequence[int]
+    connection: Connection, project_pk: int, positions: Sequence[int]
 ) -> dict[int, tuple[tuple[Match, Automation], ...]]:
     """Read what recorded events set off, by their positions."""
-    found = matches_of_events(connection, project_key, positions)
+    found = matches_of_events(connection, project_pk, positions)
     automations = automations_by_key(connection, {match.automation_key for each in found.values() for match in each})
     return {at: tuple((match, automations[match.automation_key]) for match in each) for at, each in found.items()}
 
@@ -369,9 +369,9 @@ def _encoded(draft: Draft) -> tuple[str, str]:
     return draft.encoded
 
 
-def _row(project_key: int, event: Event, contact: ContactKey, draft: Draft, fingerprint: str) -> LogRow:
+def _row(project_pk: int, event: Event, contact: ContactKey, draft: Draft, fingerprint: str) -> LogRow:
     return (
-        project_key,
+        project_pk,
         event.position,
         event.id,
         event.name,

@@ -28,12 +28,12 @@ class Ingest:
         self._catalog = catalog
         self._queue = queue
 
-    async def send(self, project_key: int, draft: Draft) -> Event:
+    async def send(self, project_pk: int, draft: Draft) -> Event:
         """Record one event: its draft has `event` set, and that is returned.
 
         Raises why it is refused, QueueFull, Stopping or StorageError.
         """
-        unit = await self._judged(project_key, (draft,), BatchMode.INDEPENDENT)
+        unit = await self._judged(project_pk, (draft,), BatchMode.INDEPENDENT)
         if unit.worth_storing():
             self._queue.submit(unit)
             await unit.done
@@ -41,23 +41,23 @@ class Ingest:
             raise draft.error or StorageRefused
         return draft.event
 
-    async def send_batch(self, project_key: int, drafts: Sequence[Draft], mode: BatchMode) -> None:
+    async def send_batch(self, project_pk: int, drafts: Sequence[Draft], mode: BatchMode) -> None:
         """Record events in one transaction; each draft has its `event` or `error` set.
 
         Raises BatchRejected if the mode is ALL_OR_NOTHING and a draft is refused, QueueFull, Stopping or StorageError.
         """
-        unit = await self._judged(project_key, drafts, mode)
+        unit = await self._judged(project_pk, drafts, mode)
         if unit.worth_storing():
             self._queue.submit(unit)
             await unit.done
         unit.check()
 
-    async def enqueue(self, project_key: int, drafts: Sequence[Draft], mode: BatchMode) -> Unit:
+    async def enqueue(self, project_pk: int, drafts: Sequence[Draft], mode: BatchMode) -> Unit:
         """Queue a batch, waiting while the queue is full; units keep the order of the calls.
 
         Await its `done`, then call its `check`, to have what `send_batch` gives.
         """
-        unit = await self._judged(project_key, drafts, mode)
+        unit = await self._judged(project_pk, drafts, mode)
         if not unit.worth_storing():
             unit.done.set_result(None)
             return unit
@@ -69,8 +69,8 @@ class Ingest:
                 continue
             return unit
 
-    async def _judged(self, project_key: int, drafts: Sequence[Draft], mode: BatchMode) -> Unit:
-        state = self._catalog.known(project_key) or await self._catalog.state(project_key)
+    async def _judged(self, project_pk: int, drafts: Sequence[Draft], mode: BatchMode) -> Unit:
+        state = self._catalog.known(project_pk) or await self._catalog.state(project_pk)
         unit = Unit(state, drafts, mode, asyncio.get_running_loop().create_future())
         judge_all(unit)
         if not unit.worth_storing():

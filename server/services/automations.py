@@ -19,7 +19,7 @@ from registry.store import active_definitions
 from registry.timestamps import now_micros
 from server.ingest.catalog import ProjectState
 from server.storage.database import finished
-from server.storage.projects import advance_automations, project_by_key
+from server.storage.projects import advance_automations, project_by_pk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,7 +58,7 @@ class Automations:
         self._database = database
         self._catalog = catalog
 
-    async def create(self, project_key: int, wanted: NewAutomation, *, validate_only: bool = False) -> Automation:
+    async def create(self, project_pk: int, wanted: NewAutomation, *, validate_only: bool = False) -> Automation:
         """Create an automation; one that is only checked has no id.
 
         Raises InvalidAutomation, InvalidName and ConditionInvalid.
@@ -66,64 +66,62 @@ class Automations:
         automation_id = "" if validate_only else str(uuid7())
 
         def create(connection: Connection, head: int) -> Automation:
-            check_condition(connection, project_key, wanted.event_name, wanted.condition)
-            return store.create_automation(connection, project_key, automation_id, wanted, head, now_micros())
+            check_condition(connection, project_pk, wanted.event_name, wanted.condition)
+            return store.create_automation(connection, project_pk, automation_id, wanted, head, now_micros())
 
-        return await self._tried(project_key, create, validate_only=validate_only)
+        return await self._tried(project_pk, create, validate_only=validate_only)
 
-    async def get(self, project_key: int, automation_id: str) -> Automation:
+    async def get(self, project_pk: int, automation_id: str) -> Automation:
         """Read an automation. Raises AutomationNotFound."""
-        return await self._database.read(
-            lambda connection: store.get_automation(connection, project_key, automation_id)
-        )
+        return await self._database.read(lambda connection: store.get_automation(connection, project_pk, automation_id))
 
-    async def list(self, project_key: int, wanted: AutomationFilter, request: PageRequest) -> Page[Automation]:
+    async def list(self, project_pk: int, wanted: AutomationFilter, request: PageRequest) -> Page[Automation]:
         """List automations, newest first."""
-        limit, filters = request.limit(), (project_key, wanted)
+        limit, filters = request.limit(), (project_pk, wanted)
         (before,) = request.cursor(filters, str) or ("",)
         found, more = await self._database.read(
-            lambda connection: store.list_automations(connection, project_key, wanted, limit, before)
+            lambda connection: store.list_automations(connection, project_pk, wanted, limit, before)
         )
         return request.page(found, filters, lambda automation: (automation.id,), more=more)
 
-    async def numbered(self, project_key: int, page: int, limit: int) -> tuple[Sequence[CountedAutomation], int]:
+    async def numbered(self, project_pk: int, page: int, limit: int) -> tuple[Sequence[CountedAutomation], int]:
         """List a page of automations with their runs, from page 1, newest first; and how many there are in all."""
 
         def work(connection: Connection) -> tuple[list[CountedAutomation], int]:
-            total = store.count_automations(connection, project_key)
+            total = store.count_automations(connection, project_pk)
             skip = (page - 1) * limit
             if skip >= total:
                 return [], total
             found, _ = store.list_automations(
-                connection, project_key, AutomationFilter(), limit, skip=skip, room=UNBOUNDED
+                connection, project_pk, AutomationFilter(), limit, skip=skip, room=UNBOUNDED
             )
             return _counted(connection, found), total
 
         return await self._database.read(work)
 
     async def behind(
-        self, project_key: int, wanted: AutomationFilter, limit: int, after_id: str
+        self, project_pk: int, wanted: AutomationFilter, limit: int, after_id: str
     ) -> tuple[Sequence[tuple[Automation, Run | None]], bool]:
         """List automations with their newest runs, newest first, from behind an id; and whether there are more."""
 
         def work(connection: Connection) -> tuple[list[tuple[Automation, Run | None]], bool]:
-            found, more = store.list_automations(connection, project_key, wanted, limit, after_id)
-            newest = newest_runs(connection, project_key, [each.key for each in found])
+            found, more = store.list_automations(connection, project_pk, wanted, limit, after_id)
+            newest = newest_runs(connection, project_pk, [each.key for each in found])
             return [(each, newest.get(each.key)) for each in found], more
 
         return await self._database.read(work)
 
-    async def counted(self, project_key: int, automation_id: str) -> CountedAutomation:
+    async def counted(self, project_pk: int, automation_id: str) -> CountedAutomation:
         """Read an automation with its runs. Raises AutomationNotFound."""
 
         def work(connection: Connection) -> CountedAutomation:
-            return _counted(connection, [store.get_automation(connection, project_key, automation_id)])[0]
+            return _counted(connection, [store.get_automation(connection, project_pk, automation_id)])[0]
 
         return await self._database.read(work)
 
     async def update(
         self,
-        project_key: int,
+        project_pk: int,
         automation_id: str,
         changes: AutomationChanges,
         etag: str,
@@ -136,39 +134,39 @@ class Automations:
         """
 
         def change(connection: Connection, head: int) -> Automation:
-            current = store.get_automation(connection, project_key, automation_id)
+            current = store.get_automation(connection, project_pk, automation_id)
             changed = changes.apply(current, now_micros())
             activated = changed.state is AutomationState.ACTIVE and changed.state is not current.state
             if activated or (changed.event_name, changed.condition) != (current.event_name, current.condition):
-                check_condition(connection, project_key, changed.event_name, changed.condition)
+                check_condition(connection, project_pk, changed.event_name, changed.condition)
             return store.update_automation(connection, current, changed, etag, head)
 
-        return await self._tried(project_key, change, validate_only=validate_only)
+        return await self._tried(project_pk, change, validate_only=validate_only)
 
-    async def activate(self, project_key: int, automation_id: str, etag: str) -> Automation:
+    async def activate(self, project_pk: int, automation_id: str, etag: str) -> Automation:
         """Have an automation judge the events from now on.
 
         Raises AutomationNotFound, EtagMismatch and ConditionInvalid.
         """
 
         def activate(connection: Connection, head: int) -> Automation:
-            current = store.get_automation(connection, project_key, automation_id)
+            current = store.get_automation(connection, project_pk, automation_id)
             if current.state is not AutomationState.ACTIVE:
-                check_condition(connection, project_key, current.event_name, current.condition)
+                check_condition(connection, project_pk, current.event_name, current.condition)
             return store.activate(connection, current, etag, head, now_micros())
 
-        return await self._change(project_key, activate)
+        return await self._change(project_pk, activate)
 
-    async def pause(self, project_key: int, automation_id: str, etag: str) -> Automation:
+    async def pause(self, project_pk: int, automation_id: str, etag: str) -> Automation:
         """Have an automation start no more runs. Raises AutomationNotFound, AutomationNotActive and EtagMismatch."""
 
         def pause(connection: Connection, head: int) -> Automation:
-            current = store.get_automation(connection, project_key, automation_id)
+            current = store.get_automation(connection, project_pk, automation_id)
             return store.pause(connection, current, etag, head, now_micros())
 
-        return await self._change(project_key, pause)
+        return await self._change(project_pk, pause)
 
-    async def delete(self, project_key: int, automation_id: str, etag: str) -> tuple[Automation, int]:
+    async def delete(self, project_pk: int, automation_id: str, etag: str) -> tuple[Automation, int]:
         """Delete an automation that is not active. Returns it as it was, and how many open runs were cancelled.
 
         Raises AutomationNotFound, AutomationActive and EtagMismatch.
@@ -176,15 +174,15 @@ class Automations:
 
         def delete(connection: Connection, head: int) -> tuple[Automation, int]:
             now = now_micros()
-            current = store.get_automation(connection, project_key, automation_id)
+            current = store.get_automation(connection, project_pk, automation_id)
             store.delete_automation(connection, current, etag, now)
             reason = "The automation was deleted"
-            return current, cancel_runs(connection, project_key, current.key, reason, head, now)
+            return current, cancel_runs(connection, project_pk, current.key, reason, head, now)
 
-        return await self._change(project_key, delete)
+        return await self._change(project_pk, delete)
 
     async def _tried(
-        self, project_key: int, work: Callable[[Connection, int], Automation], *, validate_only: bool
+        self, project_pk: int, work: Callable[[Connection, int], Automation], *, validate_only: bool
     ) -> Automation:
         """Make a change, or see what it would give."""
 
@@ -195,19 +193,19 @@ class Automations:
             return automation
 
         try:
-            return await self._change(project_key, tried)
+            return await self._change(project_pk, tried)
         except _DryRun as dry:
             return dry.automation
 
-    async def _change(self, project_key: int, work: Callable[[Connection, int], T]) -> T:
+    async def _change(self, project_pk: int, work: Callable[[Connection, int], T]) -> T:
         """Make a change in line with the events: `work` is given the position of the newest one."""
 
         def change(connection: Connection) -> T:
-            return work(connection, advance_automations(connection, project_key))
+            return work(connection, advance_automations(connection, project_pk))
 
         async def changed() -> T:
             result = await self._database.write(change)
-            self._catalog.forget(project_key)
+            self._catalog.forget(project_pk)
             return result
 
         return await finished(changed())
@@ -218,11 +216,11 @@ def _counted(connection: Connection, automations: Sequence[Automation]) -> list[
     return [CountedAutomation(each, *counts.get(each.key, (0, 0))) for each in automations]
 
 
-def check_condition(connection: Connection, project_key: int, event_name: str, condition: str) -> None:
+def check_condition(connection: Connection, project_pk: int, event_name: str, condition: str) -> None:
     """Raise ConditionInvalid unless the condition can be judged on events of the name, as they are defined now."""
     if not condition:
         return
-    project = project_by_key(connection, project_key)
+    project = project_by_pk(connection, project_pk)
     definitions = active_definitions(connection, project.id)
     state = ProjectState(project, 0, definitions, LiveAutomations(0, ()))
     definition = state.definition(event_name)

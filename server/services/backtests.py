@@ -117,7 +117,7 @@ class Backtests:
         tally = _Tally(compile_schema(compared.schema), compile_schema(candidate), scope.max_samples)
         yield Progress(0, within.count)
         told, position = monotonic(), within.low - 1
-        while chunk := await self._read(caller.project_key, within, position):
+        while chunk := await self._read(caller.project_pk, within, position):
             await self._judge(chunk, tally)
             position = chunk[-1].position
             if monotonic() - told >= PROGRESS_SECONDS:
@@ -126,9 +126,9 @@ class Backtests:
         reasons = tally.reasons.most_common(MAX_REASONS)
         yield Report(compared.number, tally.judged, tally.outcomes, reasons, tally.samples, within.head)
 
-    async def _read(self, project_key: int, within: NameRange, after: int) -> list[Recorded]:
+    async def _read(self, project_pk: int, within: NameRange, after: int) -> list[Recorded]:
         return await self._database.read(
-            lambda connection: recorded_payloads(connection, project_key, within, after, CHUNK_EVENTS)
+            lambda connection: recorded_payloads(connection, project_pk, within, after, CHUNK_EVENTS)
         )
 
     async def _judge(self, events: Iterable[Recorded], tally: _Tally) -> None:
@@ -150,7 +150,7 @@ def _begin(connection: Connection, caller: Caller, name_or_id: str, scope: Backt
     definition = registry.get_definition(connection, caller.project_id, name_or_id, deleted=True)
     compared = registry.get_revision(connection, definition.id, scope.revision or definition.revision, "revision")
     wanted = EventFilter(definition.name, received_from=scope.received_from, received_until=scope.received_until)
-    return compared, name_range(connection, caller.project_key, wanted, scope.max_events)
+    return compared, name_range(connection, caller.project_pk, wanted, scope.max_events)
 
 
 class _Tally:

@@ -42,7 +42,7 @@ class Contacts:
         self._database = database
 
     async def upsert(
-        self, project_key: int, email: str, properties: Mapping[str, Any], etag: str = ""
+        self, project_pk: int, email: str, properties: Mapping[str, Any], etag: str = ""
     ) -> tuple[Contact, bool]:
         """Create a contact, or set properties of the one with this address; True if it is new.
 
@@ -51,33 +51,33 @@ class Contacts:
 
         def work(connection: Connection) -> tuple[Contact, bool]:
             # The head's lock keeps two servers from creating the same contact.
-            lock_heads(connection, [project_key])
+            lock_heads(connection, [project_pk])
             now = now_micros()
             try:
-                current = store.find_contact(connection, project_key, email=email)
+                current = store.find_contact(connection, project_pk, email=email)
             except ContactNotFound:
                 if etag:
                     raise
                 kept = _without_nulls(properties)
-                return store.insert_contact(connection, project_key, str(uuid7()), email, kept, now), True
+                return store.insert_contact(connection, project_pk, str(uuid7()), email, kept, now), True
             return _updated(connection, current, properties, etag), False
 
         return await self._database.write(work)
 
-    async def create(self, project_key: int, email: str, properties: Mapping[str, Any]) -> Contact:
+    async def create(self, project_pk: int, email: str, properties: Mapping[str, Any]) -> Contact:
         """Create a contact. Raises ContactAlreadyExists."""
 
         def work(connection: Connection) -> Contact:
-            lock_heads(connection, [project_key])
-            if store.contact_keys(connection, project_key, emails=[email]):
+            lock_heads(connection, [project_pk])
+            if store.contact_keys(connection, project_pk, emails=[email]):
                 raise ContactAlreadyExists(email)
             kept = _without_nulls(properties)
-            return store.insert_contact(connection, project_key, str(uuid7()), email, kept, now_micros())
+            return store.insert_contact(connection, project_pk, str(uuid7()), email, kept, now_micros())
 
         return await self._database.write(work)
 
     async def update(
-        self, project_key: int, name: ContactName, properties: Mapping[str, Any], etag: str = ""
+        self, project_pk: int, name: ContactName, properties: Mapping[str, Any], etag: str = ""
     ) -> Contact:
         """Set properties of a contact; one that is None is removed.
 
@@ -85,90 +85,90 @@ class Contacts:
         """
 
         def work(connection: Connection) -> Contact:
-            lock_heads(connection, [project_key])
-            current = store.find_contact(connection, project_key, contact_id=name.id, email=name.email)
+            lock_heads(connection, [project_pk])
+            current = store.find_contact(connection, project_pk, contact_id=name.id, email=name.email)
             return _updated(connection, current, properties, etag)
 
         return await self._database.write(work)
 
-    async def get(self, project_key: int, name: ContactName) -> Contact:
+    async def get(self, project_pk: int, name: ContactName) -> Contact:
         """Read a contact. Raises ContactNotFound."""
         return await self._database.read(
-            lambda connection: store.find_contact(connection, project_key, contact_id=name.id, email=name.email)
+            lambda connection: store.find_contact(connection, project_pk, contact_id=name.id, email=name.email)
         )
 
-    async def list(self, project_key: int, request: PageRequest, search: str = "") -> Page[Contact]:
+    async def list(self, project_pk: int, request: PageRequest, search: str = "") -> Page[Contact]:
         """List contacts, newest first; `search` is a part of the address, in any case."""
-        limit, filters = request.limit(), (project_key, search)
+        limit, filters = request.limit(), (project_pk, search)
         (before,) = request.cursor(filters, str) or ("",)
         found, more = await self._database.read(
-            lambda connection: store.contact_page(connection, project_key, limit, before, search.lower())
+            lambda connection: store.contact_page(connection, project_pk, limit, before, search.lower())
         )
         return request.page(found, filters, lambda contact: (contact.id,), more=more)
 
     async def beside(
-        self, project_key: int, limit: int, *, after_id: str = "", before_id: str = "", search: str = ""
+        self, project_pk: int, limit: int, *, after_id: str = "", before_id: str = "", search: str = ""
     ) -> tuple[Sequence[Contact], bool]:
         """List so many contacts, newest first, next after one id or next before another; and whether there are more."""
 
         def work(connection: Connection) -> list[Contact]:
             if before_id:
-                found = store.newer_contacts(connection, project_key, limit + 1, before_id, search.lower())
+                found = store.newer_contacts(connection, project_pk, limit + 1, before_id, search.lower())
                 return found[::-1]
-            return store.list_contacts(connection, project_key, limit + 1, after_id, search.lower())
+            return store.list_contacts(connection, project_pk, limit + 1, after_id, search.lower())
 
         found = await self._database.read(work)
         return found[-limit:] if before_id else found[:limit], len(found) > limit
 
-    async def numbered(self, project_key: int, page: int, limit: int) -> tuple[Sequence[Contact], int]:
+    async def numbered(self, project_pk: int, page: int, limit: int) -> tuple[Sequence[Contact], int]:
         """List a page of contacts, from page 1, newest first; and how many contacts there are in all."""
 
         def work(connection: Connection) -> tuple[list[Contact], int]:
-            total = store.count_contacts(connection, project_key)
+            total = store.count_contacts(connection, project_pk)
             skip = (page - 1) * limit
             if skip >= total:
                 return [], total
-            return store.list_contacts(connection, project_key, limit, skip=skip), total
+            return store.list_contacts(connection, project_pk, limit, skip=skip), total
 
         return await self._database.read(work)
 
-    async def delete(self, project_key: int, name: ContactName, etag: str = "") -> Contact:
+    async def delete(self, project_pk: int, name: ContactName, etag: str = "") -> Contact:
         """Erase a contact and cancel its open runs; its events keep its id. Return it as it was.
 
         Raises ContactNotFound and EtagMismatch.
         """
 
         def work(connection: Connection) -> Contact:
-            advance_catalog(connection, project_key)
-            current = store.find_contact(connection, project_key, contact_id=name.id, email=name.email)
-            _erase(connection, project_key, [current], etag)
+            advance_catalog(connection, project_pk)
+            current = store.find_contact(connection, project_pk, contact_id=name.id, email=name.email)
+            _erase(connection, project_pk, [current], etag)
             return current
 
         return await self._database.write(work)
 
-    async def delete_all(self, project_key: int, contact_ids: Iterable[str]) -> int:
+    async def delete_all(self, project_pk: int, contact_ids: Iterable[str]) -> int:
         """Erase those of the contacts that exist, as `delete` does, in one transaction. Return their number."""
         wanted = set(contact_ids)
 
         def work(connection: Connection) -> int:
-            advance_catalog(connection, project_key)
+            advance_catalog(connection, project_pk)
             found = [
-                store.find_contact(connection, project_key, contact_id=contact_id)
-                for contact_id in store.contact_keys(connection, project_key, ids=wanted)
+                store.find_contact(connection, project_pk, contact_id=contact_id)
+                for contact_id in store.contact_keys(connection, project_pk, ids=wanted)
             ]
-            _erase(connection, project_key, found)
+            _erase(connection, project_pk, found)
             return len(found)
 
         return await self._database.write(work)
 
 
-def _erase(connection: Connection, project_key: int, contacts: Sequence[Contact], etag: str = "") -> None:
+def _erase(connection: Connection, project_pk: int, contacts: Sequence[Contact], etag: str = "") -> None:
     """Erase contacts and cancel their open runs. Raises EtagMismatch."""
-    head, now = lock_heads(connection, [project_key])[project_key].position, now_micros()
+    head, now = lock_heads(connection, [project_pk])[project_pk].position, now_micros()
     for contact in contacts:
-        store.erase_contact(connection, project_key, contact, etag, now)
+        store.erase_contact(connection, project_pk, contact, etag, now)
     keys = [contact.key for contact in contacts]
-    cancel_runs_of_contacts(connection, project_key, keys, "The contact was deleted", head, now)
+    cancel_runs_of_contacts(connection, project_pk, keys, "The contact was deleted", head, now)
 
 
 def _updated(connection: Connection, current: Contact, properties: Mapping[str, Any], etag: str) -> Contact:

@@ -156,7 +156,7 @@ class Definitions:
 
         def delete(connection: Connection) -> EventDefinition:
             deleted = store.delete_definition(connection, caller.project_id, name_or_id, etag, now_micros())
-            if unless_used and (count := active_automations(connection, caller.project_key, deleted.name)):
+            if unless_used and (count := active_automations(connection, caller.project_pk, deleted.name)):
                 raise DefinitionInUse(deleted.name, count)
             return deleted
 
@@ -210,7 +210,7 @@ class Definitions:
             before = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
             after = work(connection)
             if not force:
-                check_conditions(connection, caller.project_key, before, after)
+                check_conditions(connection, caller.project_pk, before, after)
             return after
 
         return await self._change(caller, change, validate_only=validate_only)
@@ -248,7 +248,7 @@ class Definitions:
 
         def work(connection: Connection) -> list[Dependent]:
             definition = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
-            key, found = caller.project_key, list[Dependent]()
+            key, found = caller.project_pk, list[Dependent]()
             if not before:
                 found += reading_automations(connection, key, definition, limit + 1, after_id)
             if len(found) <= limit:
@@ -262,7 +262,7 @@ class Definitions:
         self, caller: Caller, work: Callable[[Connection], EventDefinition], *, validate_only: bool = False
     ) -> EventDefinition:
         def change(connection: Connection) -> EventDefinition:
-            advance_catalog(connection, caller.project_key)
+            advance_catalog(connection, caller.project_pk)
             definition = work(connection)
             if validate_only:
                 raise _DryRun(definition)
@@ -270,7 +270,7 @@ class Definitions:
 
         async def changed() -> EventDefinition:
             definition = await self._database.write(change)
-            self._catalog.forget(caller.project_key)
+            self._catalog.forget(caller.project_pk)
             return definition
 
         try:

@@ -17,7 +17,7 @@ from registry.names import property_path
 from registry.schema import same_schema
 from registry.store import active_definitions
 from server.ingest.catalog import ProjectState
-from server.storage.projects import project_by_key
+from server.storage.projects import project_by_pk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,25 +38,25 @@ class ReadingAutomation:
 
 
 def reading_automations(
-    connection: Connection, project_key: int, definition: EventDefinition, limit: int, after: str = ""
+    connection: Connection, project_pk: int, definition: EventDefinition, limit: int, after: str = ""
 ) -> list[ReadingAutomation]:
     """List the automations whose events a definition judges, oldest first, from behind an id."""
-    state = _catalogue(connection, project_key)
+    state = _catalogue(connection, project_pk)
     found = [
         each
-        for each in live_automations(connection, project_key)
+        for each in live_automations(connection, project_pk)
         if each.id > after and _judged_by(state, each.event_name) == definition.id
     ]
     return [ReadingAutomation(each, tuple(sorted(Condition(each.condition).properties_read))) for each in found[:limit]]
 
 
-def check_conditions(connection: Connection, project_key: int, before: EventDefinition, after: EventDefinition) -> None:
+def check_conditions(connection: Connection, project_pk: int, before: EventDefinition, after: EventDefinition) -> None:
     """Raise ConditionsBroken if a new schema breaks conditions that are in use, more than the old one did."""
     if same_schema(before.schema, after.schema):
         return
     violations: list[Violation] = []
     broken: dict[str, str] = {}
-    for automation, what, condition in _in_use(connection, project_key, after):
+    for automation, what, condition in _in_use(connection, project_pk, after):
         known = _faults(condition, before.schema)
         path = property_path("automations", automation.id)
         for key, message in _faults(condition, after.schema).items():
@@ -68,17 +68,17 @@ def check_conditions(connection: Connection, project_key: int, before: EventDefi
 
 
 def _in_use(
-    connection: Connection, project_key: int, definition: EventDefinition
+    connection: Connection, project_pk: int, definition: EventDefinition
 ) -> Iterator[tuple[Automation, str, str]]:
     """Give the conditions that judge events of a definition: of which automation, in what, and the text."""
-    state = _catalogue(connection, project_key)
-    for each in live_automations(connection, project_key):
+    state = _catalogue(connection, project_pk)
+    for each in live_automations(connection, project_pk):
         used = each.state is AutomationState.ACTIVE and each.condition != ""
         if used and _judged_by(state, each.event_name) == definition.id:
             yield each, "Condition", each.condition
     awaited = [
         (key, condition)
-        for key, event_name, condition in awaited_conditions(connection, project_key)
+        for key, event_name, condition in awaited_conditions(connection, project_pk)
         if _judged_by(state, event_name) == definition.id
     ]
     automations = automations_by_key(connection, {key for key, _ in awaited})
@@ -86,8 +86,8 @@ def _in_use(
         yield automations[key], "Condition awaited by a run", condition
 
 
-def _catalogue(connection: Connection, project_key: int) -> ProjectState:
-    project = project_by_key(connection, project_key)
+def _catalogue(connection: Connection, project_pk: int) -> ProjectState:
+    project = project_by_pk(connection, project_pk)
     return ProjectState(project, 0, active_definitions(connection, project.id), LiveAutomations(0, ()))
 
 

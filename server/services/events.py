@@ -22,33 +22,33 @@ class Events:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def get(self, project_key: int, event_id: str) -> Event:
+    async def get(self, project_pk: int, event_id: str) -> Event:
         """Read one event. Raises EventNotFound."""
-        return await self._database.read(lambda connection: store.get_event(connection, project_key, event_id))
+        return await self._database.read(lambda connection: store.get_event(connection, project_pk, event_id))
 
     async def list(
-        self, project_key: int, wanted: EventFilter, request: PageRequest, after: int | None = None
+        self, project_pk: int, wanted: EventFilter, request: PageRequest, after: int | None = None
     ) -> Page[Event]:
         """List events, newest first, or oldest first after the position `after`.
 
         Raise CursorRewound if a page, oldest first, continues from an event that was lost in a failover or a restore.
         """
-        limit, filters = request.limit(), (project_key, wanted, after)
+        limit, filters = request.limit(), (project_pk, wanted, after)
         last, last_id = request.cursor(filters, int, str) or (None, "")
 
         def read(connection: Connection) -> tuple[list[Event], bool]:
             if after is None:
-                return store.list_events(connection, project_key, wanted, limit, before=last, after=None)
+                return store.list_events(connection, project_pk, wanted, limit, before=last, after=None)
             if last_id:
-                _check_kept(connection, project_key, last, last_id)
-            return store.list_events(connection, project_key, wanted, limit, before=None, after=last or after)
+                _check_kept(connection, project_pk, last, last_id)
+            return store.list_events(connection, project_pk, wanted, limit, before=None, after=last or after)
 
         found, more = await self._database.read(read)
         return request.page(found, filters, lambda event: (event.position, event.id), more=more)
 
 
-def _check_kept(connection: Connection, project_key: int, position: int, event_id: str) -> None:
+def _check_kept(connection: Connection, project_pk: int, position: int, event_id: str) -> None:
     try:
-        store.get_event(connection, project_key, event_id)
+        store.get_event(connection, project_pk, event_id)
     except EventNotFound:
-        raise CursorRewound(position, store.log_head(connection, project_key)) from None
+        raise CursorRewound(position, store.log_head(connection, project_pk)) from None

@@ -145,13 +145,13 @@ class Explanations:
         self._database = database
         self._catalog = catalog
 
-    async def test(self, project_key: int, condition: str, draft: Draft, contact: GivenContact | None) -> Tested:
+    async def test(self, project_pk: int, condition: str, draft: Draft, contact: GivenContact | None) -> Tested:
         """Judge a condition on an event, with the contact that the event names unless another is given.
 
         An address that nobody has stands for a contact without properties. Raises InvalidName and ContactNotFound.
         """
         check_event_name(draft.name)
-        state = await self._catalog.state(project_key)
+        state = await self._catalog.state(project_pk)
         definition = state.definition(draft.name)
         faults: Sequence[Fault] = ()
         violations: Sequence[Violation] = ()
@@ -170,39 +170,39 @@ class Explanations:
         if faults or violations:
             return Tested(faults=faults, violations=violations, changes=changes)
         if contact is None:
-            contact = await self._database.read(lambda connection: _contact_of(connection, project_key, draft))
+            contact = await self._database.read(lambda connection: _contact_of(connection, project_pk, draft))
         event = _unrecorded(state, draft, properties, changes, contact)
         trace = compiled.trace(subject_of(event, contact.properties if contact else {}))
         return Tested(_verdict(trace), trace, changes=changes)
 
-    async def of_recorded(self, project_key: int, event_id: str, automation_id: str, request: PageRequest) -> Explained:
+    async def of_recorded(self, project_pk: int, event_id: str, automation_id: str, request: PageRequest) -> Explained:
         """Explain a recorded event by the automations as they were at its position.
 
         The contact's properties are as they are now. Raises EventNotFound and AutomationNotFound.
         """
-        await self._catalog.state(project_key)
+        await self._catalog.state(project_pk)
 
         def judged(connection: Connection) -> _Judged:
-            event = get_event(connection, project_key, event_id)
+            event = get_event(connection, project_pk, event_id)
             if event.unreadable:
                 raise RowUnreadable("event", event_id, event.unreadable)
-            key = (contact_key(connection, project_key, contact_id=event.contact_id) if event.contact_id else 0) or 0
+            key = (contact_key(connection, project_pk, contact_id=event.contact_id) if event.contact_id else 0) or 0
             properties = contact_properties(connection, [key]).get(key, {})
-            found = matches_of_events(connection, project_key, [event.position]).get(event.position, ())
+            found = matches_of_events(connection, project_pk, [event.position]).get(event.position, ())
             started = {match.automation_key: match for match in found if match.kind is MatchKind.STARTED}
             subject = subject_of(event, properties)
             return _Judged(event, event.position, key, subject, started)
 
         def work(connection: Connection) -> tuple[Event, Page[Explanation]]:
             what = judged(connection)
-            return what.event, _page(connection, project_key, what, automation_id, request, event_id)
+            return what.event, _page(connection, project_pk, what, automation_id, request, event_id)
 
         event, page = await self._database.read(work)
         return Explained(event, page=page)
 
-    async def of_given(self, project_key: int, draft: Draft, automation_id: str, request: PageRequest) -> Explained:
+    async def of_given(self, project_pk: int, draft: Draft, automation_id: str, request: PageRequest) -> Explained:
         """Explain an event by the automations as they are, as if it were sent now. Raises AutomationNotFound."""
-        state = await self._catalog.state(project_key)
+        state = await self._catalog.state(project_pk)
         judge(state, draft)
 
         def work(connection: Connection) -> tuple[Event, Page[Explanation]]:
@@ -210,7 +210,7 @@ class Explanations:
             event = _unrecorded(state, draft, draft.properties, draft.changes, contact)
             subject = subject_of(event, contact.properties if contact else {})
             what = _Judged(event, _NOW, key, subject, {})
-            return event, _page(connection, project_key, what, automation_id, request, draft.fingerprint())
+            return event, _page(connection, project_pk, what, automation_id, request, draft.fingerprint())
 
         if draft.error is not None:
             return Explained(None, _refusal(draft.error))
@@ -222,21 +222,21 @@ class Explanations:
 
 
 def _page(
-    connection: Connection, project_key: int, what: _Judged, automation_id: str, request: PageRequest, source: str
+    connection: Connection, project_pk: int, what: _Judged, automation_id: str, request: PageRequest, source: str
 ) -> Page[Explanation]:
     """Explain by one automation after the other, the newest first, until the page is full."""
-    limit, filters = request.limit(), (project_key, source, automation_id)
+    limit, filters = request.limit(), (project_pk, source, automation_id)
     (before,) = request.cursor(filters, int) or (_NOW,)
     name = what.event.name.casefold()
-    judging = automations_judging(connection, project_key)
+    judging = automations_judging(connection, project_pk)
     if automation_id:
-        wanted = get_automation(connection, project_key, automation_id, deleted=True).key
+        wanted = get_automation(connection, project_pk, automation_id, deleted=True).key
         judging = [(key, judged_name) for key, judged_name in judging if key == wanted]
     keys = list(dict.fromkeys(key for key, judged in judging if judged.casefold() == name and key < before))
     found: list[Explanation] = []
     room = PAGE_CHARACTERS
     for start in range(0, len(keys), _CHUNK):
-        for each in _explained(connection, project_key, what, keys[start : start + _CHUNK]):
+        for each in _explained(connection, project_pk, what, keys[start : start + _CHUNK]):
             room -= each.size
             if len(found) == limit or (found and room < 0):
                 return request.page(found, filters, lambda last: (last.automation.key,), more=True)
@@ -244,14 +244,14 @@ def _page(
     return request.page(found, filters, lambda last: (last.automation.key,), more=False)
 
 
-def _explained(connection: Connection, project_key: int, what: _Judged, keys: list[int]) -> Iterator[Explanation]:
+def _explained(connection: Connection, project_pk: int, what: _Judged, keys: list[int]) -> Iterator[Explanation]:
     """Explain by the automations with these keys, as far as they have to do with the event."""
     name = what.event.name.casefold()
     automations = automations_by_key(connection, keys)
     versions = versions_at(connection, keys, what.position)
     judges = {key: _judge(automations[key], versions.get(key)) for key in keys}
     judges = {key: each for key, each in judges.items() if each and each.event_name.casefold() == name}
-    in_the_way = _in_the_way(connection, project_key, what, [each for each in judges.values() if each])
+    in_the_way = _in_the_way(connection, project_pk, what, [each for each in judges.values() if each])
     for key, each in judges.items():
         if each is not None:
             reasons = [*_state_reasons(each), *_case_reasons(each, what), *_once_reasons(each, in_the_way)]
@@ -280,16 +280,14 @@ def _judge(now: Automation, then: AutomationVersion | None) -> Automation | None
     return None if now.deleted_at is not None else replace(now, state=AutomationState.DRAFT)
 
 
-def _in_the_way(
-    connection: Connection, project_key: int, what: _Judged, judges: Sequence[Automation]
-) -> dict[int, str]:
+def _in_the_way(connection: Connection, project_pk: int, what: _Judged, judges: Sequence[Automation]) -> dict[int, str]:
     """Find the runs that keep the contact from entering, by the keys of automations."""
     found: dict[int, str] = {}
     for rule in (EntryRule.ONCE_PER_CONTACT, EntryRule.ONCE_WHILE_RUNNING):
         keys = [each.key for each in judges if each.entry_rule is rule]
         if keys and what.contact_key:
             open_only = rule is EntryRule.ONCE_WHILE_RUNNING
-            found |= entered_before(connection, project_key, keys, what.contact_key, what.position, open_only=open_only)
+            found |= entered_before(connection, project_pk, keys, what.contact_key, what.position, open_only=open_only)
     return found
 
 
@@ -351,12 +349,12 @@ def _unrecorded(
     )
 
 
-def _contact_of(connection: Connection, project_key: int, draft: Draft) -> GivenContact | None:
+def _contact_of(connection: Connection, project_pk: int, draft: Draft) -> GivenContact | None:
     """Find the contact that a draft names, if it names one. Raises ContactNotFound for an id."""
     if not draft.contact_id and not draft.email:
         return None
     try:
-        found = find_contact(connection, project_key, contact_id=draft.contact_id, email=draft.email)
+        found = find_contact(connection, project_pk, contact_id=draft.contact_id, email=draft.email)
     except ContactNotFound:
         if draft.contact_id:
             raise

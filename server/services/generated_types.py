@@ -88,10 +88,10 @@ class GeneratedTypes:
         return await self._database.read(work)
 
     async def identify(
-        self, project_key: int, wanted: Collection[tuple[str, int]]
+        self, project_pk: int, wanted: Collection[tuple[str, int]]
     ) -> dict[tuple[str, int], RevisionKey | InvalidName | DefinitionNotFound | RevisionNotFound]:
         """Tell which revisions are meant by names of events and numbers, or what is wrong with them."""
-        state = await self._catalog.state(project_key)
+        state = await self._catalog.state(project_pk)
         found = {each: _identified(state, *each) for each in wanted}
         if any(isinstance(each, Exception) for each in found.values()):
             # Another server may have made them just now.

@@ -130,7 +130,7 @@ class Projects:
 
         async def created() -> ApiKey:
             key = await self._database.write(work)
-            self._catalog.forget(key.project_key)
+            self._catalog.forget(key.project_pk)
             return key
 
         return await finished(created()), shown
@@ -150,13 +150,13 @@ class Projects:
         """Revoke a key for good. Raises KeyNotFound."""
 
         def work(connection: Connection) -> ApiKey:
-            store.advance_catalog(connection, store.key_by_id(connection, key_id).project_key)
+            store.advance_catalog(connection, store.key_by_id(connection, key_id).project_pk)
             return store.revoke_key(connection, key_id, now_micros())
 
         async def revoked() -> ApiKey:
             key = await self._database.write(work)
-            self._access.forget(key.project_key)
-            self._catalog.forget(key.project_key)
+            self._access.forget(key.project_pk)
+            self._catalog.forget(key.project_pk)
             return key
 
         return await finished(revoked())

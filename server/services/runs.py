@@ -85,39 +85,39 @@ class Runs:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def get(self, project_key: int, run_id: str) -> NamedRun:
+    async def get(self, project_pk: int, run_id: str) -> NamedRun:
         """Read a run. Raises RunNotFound."""
         return await self._database.read(
-            lambda connection: _named(connection, project_key, [store.get_run(connection, project_key, run_id)])[0]
+            lambda connection: _named(connection, project_pk, [store.get_run(connection, project_pk, run_id)])[0]
         )
 
-    async def list(self, project_key: int, wanted: RunQuery, request: PageRequest) -> Page[NamedRun]:
+    async def list(self, project_pk: int, wanted: RunQuery, request: PageRequest) -> Page[NamedRun]:
         """List runs, newest first; none of an automation or contact that is not there."""
-        limit, filters = request.limit(), (project_key, wanted)
+        limit, filters = request.limit(), (project_pk, wanted)
         (before,) = request.cursor(filters, int) or (None,)
         named, more = await self._database.read(
-            lambda connection: _found(connection, project_key, wanted, limit, before)
+            lambda connection: _found(connection, project_pk, wanted, limit, before)
         )
         return request.page(named, filters, lambda each: (each.run.number,), more=more)
 
     async def behind(
-        self, project_key: int, wanted: RunQuery, limit: int, after_id: str
+        self, project_pk: int, wanted: RunQuery, limit: int, after_id: str
     ) -> tuple[Sequence[NamedRun], bool]:
         """List runs, newest first, from behind an id; and whether there are more. Raises InvalidArgument."""
         before = position_of(after_id) if after_id else None
         if after_id and before is None:
             message = f'"{after_id[:60]}" is not the id of a run'
             raise InvalidArgument(message, violations=[Violation("after", "INVALID_ARGUMENT", message)])
-        return await self._database.read(lambda connection: _found(connection, project_key, wanted, limit, before))
+        return await self._database.read(lambda connection: _found(connection, project_pk, wanted, limit, before))
 
-    async def of_automation(self, project_key: int, automation_id: str, run_id: str) -> NamedRun:
+    async def of_automation(self, project_pk: int, automation_id: str, run_id: str) -> NamedRun:
         """Read a run of one automation. Raises RunNotFound."""
-        found = await self.get(project_key, run_id)
+        found = await self.get(project_pk, run_id)
         if found.automation_id != automation_id:
             raise RunNotFound(run_id)
         return found
 
-    async def await_event(self, project_key: int, run_id: str, awaited: Awaited, word: EngineWord) -> NamedRun:
+    async def await_event(self, project_pk: int, run_id: str, awaited: Awaited, word: EngineWord) -> NamedRun:
         """Park a run until the next event of its contact, or until the time is up.
 
         Raises InvalidName, InvalidArgument, ConditionInvalid, RunNotFound, RunFinished, RunMovedOn and
@@ -127,17 +127,17 @@ class Runs:
         _check_timeout(awaited.timeout)
 
         def park(connection: Connection, head: Head, current: Run) -> Run:
-            store.check_newest(connection, project_key, current, word.match_id)
-            check_condition(connection, project_key, awaited.event_name, awaited.condition)
+            store.check_newest(connection, project_pk, current, word.match_id)
+            check_condition(connection, project_pk, awaited.event_name, awaited.condition)
             now = now_micros()
             timeout_at = 0 if awaited.timeout is None else now + awaited.timeout
             wait = Wait(awaited.event_name, awaited.condition, head.position, timeout_at)
-            return store.park_run(connection, project_key, current, wait, word.attributes, now)
+            return store.park_run(connection, project_pk, current, wait, word.attributes, now)
 
-        return await self._move(project_key, run_id, park)
+        return await self._move(project_pk, run_id, park)
 
     async def complete(
-        self, project_key: int, run_id: str, outcome: RunOutcome, reason: str, word: EngineWord
+        self, project_pk: int, run_id: str, outcome: RunOutcome, reason: str, word: EngineWord
     ) -> NamedRun:
         """End a run; one that ended so before stays as it is.
 
@@ -146,15 +146,15 @@ class Runs:
         _check_reason(reason)
 
         def complete(connection: Connection, head: Head, current: Run) -> Run:
-            store.check_newest(connection, project_key, current, word.match_id)
+            store.check_newest(connection, project_pk, current, word.match_id)
             return store.finish_run(
-                connection, project_key, current, outcome.status, reason, head.position, now_micros(), word.attributes
+                connection, project_pk, current, outcome.status, reason, head.position, now_micros(), word.attributes
             )
 
-        return await self._move(project_key, run_id, complete)
+        return await self._move(project_pk, run_id, complete)
 
     async def cancel(
-        self, project_key: int, run_id: str, reason: str, etag: str, statuses: Collection[RunStatus] = ()
+        self, project_pk: int, run_id: str, reason: str, etag: str, statuses: Collection[RunStatus] = ()
     ) -> NamedRun:
         """Cancel a run; a cancelled one stays as it is. With `statuses` only one that has one of them.
 
@@ -165,25 +165,25 @@ class Runs:
         def cancel(connection: Connection, head: Head, current: Run) -> Run:
             if statuses and current.status not in statuses:
                 raise RunFinished(current.id, current.status)
-            return store.cancel_run(connection, project_key, current, reason, etag, head.position, now_micros())
+            return store.cancel_run(connection, project_pk, current, reason, etag, head.position, now_micros())
 
-        return await self._move(project_key, run_id, cancel)
+        return await self._move(project_pk, run_id, cancel)
 
-    async def _move(self, project_key: int, run_id: str, move: Callable[[Connection, Head, Run], Run]) -> NamedRun:
+    async def _move(self, project_pk: int, run_id: str, move: Callable[[Connection, Head, Run], Run]) -> NamedRun:
         def work(connection: Connection) -> NamedRun:
-            head = lock_heads(connection, [project_key])[project_key]
-            moved = move(connection, head, store.get_run(connection, project_key, run_id))
-            return _named(connection, project_key, [moved])[0]
+            head = lock_heads(connection, [project_pk])[project_pk]
+            moved = move(connection, head, store.get_run(connection, project_pk, run_id))
+            return _named(connection, project_pk, [moved])[0]
 
         return await self._database.write(work)
 
 
-def _named(connection: Connection, project_key: int, runs: Sequence[Run]) -> list[NamedRun]:
+def _named(connection: Connection, project_pk: int, runs: Sequence[Run]) -> list[NamedRun]:
     """Look up the ids of what runs refer to, in one query for each kind."""
     automations = automation_ids(connection, {run.automation_key for run in runs})
     contacts = contact_ids(connection, {run.contact_key for run in runs})
-    events = event_ids(connection, project_key, {run.event_position for run in runs})
-    matches = matches_at(connection, project_key, [run.match_position for run in runs])
+    events = event_ids(connection, project_pk, {run.event_position for run in runs})
+    matches = matches_at(connection, project_pk, [run.match_position for run in runs])
     return [
         NamedRun(
             run,
@@ -199,25 +199,25 @@ def _named(connection: Connection, project_key: int, runs: Sequence[Run]) -> lis
 
 
 def _found(
-    connection: Connection, project_key: int, wanted: RunQuery, limit: int, before: int | None
+    connection: Connection, project_pk: int, wanted: RunQuery, limit: int, before: int | None
 ) -> tuple[list[NamedRun], bool]:
-    narrowed = _filter(connection, project_key, wanted)
+    narrowed = _filter(connection, project_pk, wanted)
     if narrowed is None:
         return [], False
-    found, more = store.list_runs(connection, project_key, narrowed, limit, before)
-    return _named(connection, project_key, found), more
+    found, more = store.list_runs(connection, project_pk, narrowed, limit, before)
+    return _named(connection, project_pk, found), more
 
 
-def _filter(connection: Connection, project_key: int, wanted: RunQuery) -> RunFilter | None:
+def _filter(connection: Connection, project_pk: int, wanted: RunQuery) -> RunFilter | None:
     """Find the keys of what runs are narrowed to; None where that is not there."""
     automation = contact = None
     if wanted.automation_id:
-        automation = automation_key(connection, project_key, wanted.automation_id)
+        automation = automation_key(connection, project_pk, wanted.automation_id)
         if automation is None:
             return None
     if wanted.contact is not None:
         name = wanted.contact
-        contact = contact_key(connection, project_key, contact_id=name.id, email=name.email)
+        contact = contact_key(connection, project_pk, contact_id=name.id, email=name.email)
         if contact is None:
             return None
     return RunFilter(wanted.statuses, automation, contact)

@@ -34,37 +34,37 @@ class ContactKey(NamedTuple):
     email: str
 
 
-def find_contact(connection: Connection, project_key: int, *, contact_id: str = "", email: str = "") -> Contact:
+def find_contact(connection: Connection, project_pk: int, *, contact_id: str = "", email: str = "") -> Contact:
     """Read a live contact by id or, where that is empty, by address. Raises ContactNotFound."""
     wanted = contact.c.id == contact_id if contact_id else contact.c.email == email
-    row = connection.execute(sa.select(contact).where(_live(project_key), wanted)).one_or_none()
+    row = connection.execute(sa.select(contact).where(_live(project_pk), wanted)).one_or_none()
     if row is None:
         raise ContactNotFound(contact_id or email)
     return _contact(row)
 
 
 def insert_contact(
-    connection: Connection, project_key: int, contact_id: str, email: str, properties: Mapping[str, Any], now: int
+    connection: Connection, project_pk: int, contact_id: str, email: str, properties: Mapping[str, Any], now: int
 ) -> Contact:
     """Create a contact; the address must be free."""
-    connection.execute(_insert(project_key, [(contact_id, email)], now, properties))
-    return find_contact(connection, project_key, contact_id=contact_id)
+    connection.execute(_insert(project_pk, [(contact_id, email)], now, properties))
+    return find_contact(connection, project_pk, contact_id=contact_id)
 
 
 def insert_contacts(
-    connection: Connection, project_key: int, ids_and_emails: Sequence[tuple[str, str]], now: int
+    connection: Connection, project_pk: int, ids_and_emails: Sequence[tuple[str, str]], now: int
 ) -> dict[str, ContactKey]:
     """Create contacts without properties; the addresses must be free. Returns their keys by address."""
     made: dict[str, ContactKey] = {}
     for chunk in chunks(ids_and_emails, 1_000):
-        insert = _insert(project_key, chunk, now, {})
+        insert = _insert(project_pk, chunk, now, {})
         rows = connection.execute(insert.returning(contact.c.key, contact.c.id, contact.c.email))
         made.update((row.email, ContactKey(row.key, row.id, row.email)) for row in rows)
     return made
 
 
 def contact_keys(
-    connection: Connection, project_key: int, *, ids: Iterable[str] = (), emails: Iterable[str] = ()
+    connection: Connection, project_pk: int, *, ids: Iterable[str] = (), emails: Iterable[str] = ()
 ) -> dict[str, ContactKey]:
     """Find live contacts by ids and addresses. Returns their keys by what they were asked by."""
     found: dict[str, ContactKey] = {}
@@ -72,15 +72,15 @@ def contact_keys(
     for column, wanted in ((contact.c.id, well_formed), (contact.c.email, list(emails))):
         for chunk in chunks(wanted):
             query = sa.select(contact.c.key, contact.c.id, contact.c.email, column.label("asked"))
-            rows = connection.execute(query.where(_live(project_key), column.in_(chunk)))
+            rows = connection.execute(query.where(_live(project_pk), column.in_(chunk)))
             found.update((row.asked, ContactKey(row.key, row.id, row.email)) for row in rows)
     return found
 
 
-def contact_key(connection: Connection, project_key: int, *, contact_id: str = "", email: str = "") -> int | None:
+def contact_key(connection: Connection, project_pk: int, *, contact_id: str = "", email: str = "") -> int | None:
     """Find the key of a contact by id, also of a deleted one, or by address; None where there is none."""
     wanted = contact.c.id == contact_id if contact_id else contact.c.email == email
-    return connection.scalar(sa.select(contact.c.key).where(contact.c.project_key == project_key, wanted))
+    return connection.scalar(sa.select(contact.c.key).where(contact.c.project_key == project_pk, wanted))
 
 
 def contact_ids(connection: Connection, keys: Iterable[int]) -> dict[int, str]:
@@ -100,20 +100,20 @@ def contact_properties(connection: Connection, keys: Iterable[int]) -> dict[int,
 
 
 def list_contacts(
-    connection: Connection, project_key: int, limit: int, before_id: str = "", search: str = "", skip: int = 0
+    connection: Connection, project_pk: int, limit: int, before_id: str = "", search: str = "", skip: int = 0
 ) -> list[Contact]:
     """List live contacts, newest first, from behind an id; `search` is a part of the address."""
-    query = sa.select(contact).where(_found(project_key, search)).order_by(contact.c.id.desc())
+    query = sa.select(contact).where(_found(project_pk, search)).order_by(contact.c.id.desc())
     if before_id:
         query = query.where(contact.c.id < before_id)
     return [_contact(row) for row in connection.execute(query.limit(limit).offset(skip))]
 
 
 def contact_page(
-    connection: Connection, project_key: int, limit: int, before_id: str = "", search: str = ""
+    connection: Connection, project_pk: int, limit: int, before_id: str = "", search: str = ""
 ) -> tuple[list[Contact], bool]:
     """List live contacts, newest first, after an id: one page, and whether there are more."""
-    query = sa.select(contact).where(_found(project_key, search)).order_by(contact.c.id.desc())
+    query = sa.select(contact).where(_found(project_pk, search)).order_by(contact.c.id.desc())
     if before_id:
         query = query.where(contact.c.id < before_id)
     page, more = read_page(connection, query, limit, lambda row: len(row.properties))
@@ -121,16 +121,16 @@ def contact_page(
 
 
 def newer_contacts(
-    connection: Connection, project_key: int, limit: int, after_id: str, search: str = ""
+    connection: Connection, project_pk: int, limit: int, after_id: str, search: str = ""
 ) -> list[Contact]:
     """List live contacts, oldest first, from behind an id."""
-    query = sa.select(contact).where(_found(project_key, search), contact.c.id > after_id).order_by(contact.c.id)
+    query = sa.select(contact).where(_found(project_pk, search), contact.c.id > after_id).order_by(contact.c.id)
     return [_contact(row) for row in connection.execute(query.limit(limit))]
 
 
-def count_contacts(connection: Connection, project_key: int) -> int:
+def count_contacts(connection: Connection, project_pk: int) -> int:
     """Count live contacts."""
-    return connection.scalar(sa.select(sa.func.count()).where(_live(project_key))) or 0
+    return connection.scalar(sa.select(sa.func.count()).where(_live(project_pk))) or 0
 
 
 def update_contact(
@@ -152,7 +152,7 @@ def update_contact(
     )
 
 
-def erase_contact(connection: Connection, project_key: int, current: Contact, etag: str, now: int) -> None:
+def erase_contact(connection: Connection, project_pk: int, current: Contact, etag: str, now: int) -> None:
     """Erase address and properties, here and in the log; the id stays. Raises EtagMismatch."""
     check_etag(etag, current.etag)
     connection.execute(
@@ -160,15 +160,15 @@ def erase_contact(connection: Connection, project_key: int, current: Contact, et
         .where(contact.c.key == current.key)
         .values(email=None, properties="{}", version=current.version + 1, updated_at=now, deleted_at=now)
     )
-    named = (event.c.project_key == project_key) & (event.c.contact_key == 0) & (event.c.email == current.email)
+    named = (event.c.project_key == project_pk) & (event.c.contact_key == 0) & (event.c.email == current.email)
     connection.execute(event.update().where(named).values(email=""))
 
 
 def _insert(
-    project_key: int, ids_and_emails: Sequence[tuple[str, str]], now: int, properties: Mapping[str, Any]
+    project_pk: int, ids_and_emails: Sequence[tuple[str, str]], now: int, properties: Mapping[str, Any]
 ) -> sa.Insert:
     common = {
-        "project_key": project_key,
+        "project_key": project_pk,
         "properties": _json(properties),
         "version": 1,
         "created_at": now,
@@ -177,12 +177,12 @@ def _insert(
     return contact.insert().values([{"id": new_id, "email": email, **common} for new_id, email in ids_and_emails])
 
 
-def _live(project_key: int) -> ColumnElement[bool]:
-    return (contact.c.project_key == project_key) & contact.c.deleted_at.is_(None)
+def _live(project_pk: int) -> ColumnElement[bool]:
+    return (contact.c.project_key == project_pk) & contact.c.deleted_at.is_(None)
 
 
-def _found(project_key: int, search: str) -> ColumnElement[bool]:
-    live = _live(project_key)
+def _found(project_pk: int, search: str) -> ColumnElement[bool]:
+    live = _live(project_pk)
     return live & contact.c.email.contains(search, autoescape=True) if search else live
 
 

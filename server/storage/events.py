@@ -66,62 +66,62 @@ class Traffic:
     last_seen_at: int
 
 
-def get_event(connection: Connection, project_key: int, event_id: str) -> Event:
+def get_event(connection: Connection, project_pk: int, event_id: str) -> Event:
     """Read one event. Raises EventNotFound."""
-    at = (event.c.project_key == project_key) & (event.c.position == position_of(event_id))
+    at = (event.c.project_key == project_pk) & (event.c.position == position_of(event_id))
     row = connection.execute(_EVENTS.where(at, event.c.id == event_id)).one_or_none()
     if row is None:
         raise EventNotFound(event_id)
     return to_event(row)
 
 
-def event_ids(connection: Connection, project_key: int, positions: Iterable[int]) -> dict[int, str]:
+def event_ids(connection: Connection, project_pk: int, positions: Iterable[int]) -> dict[int, str]:
     """Read the ids of the events at positions."""
-    return _texts_at(connection, event.c.id, project_key, positions)
+    return _texts_at(connection, event.c.id, project_pk, positions)
 
 
-def log_head(connection: Connection, project_key: int) -> int:
+def log_head(connection: Connection, project_pk: int) -> int:
     """Return the position of the newest event of a project."""
-    return connection.scalar(sa.select(project_head.c.position).where(project_head.c.project_key == project_key)) or 0
+    return connection.scalar(sa.select(project_head.c.position).where(project_head.c.project_key == project_pk)) or 0
 
 
-def event_names(connection: Connection, project_key: int, positions: Iterable[int]) -> dict[int, str]:
+def event_names(connection: Connection, project_pk: int, positions: Iterable[int]) -> dict[int, str]:
     """Read the names of the events at positions."""
-    return _texts_at(connection, event.c.name, project_key, positions)
+    return _texts_at(connection, event.c.name, project_pk, positions)
 
 
-def event_sizes(connection: Connection, project_key: int, positions: Iterable[int]) -> dict[int, int]:
+def event_sizes(connection: Connection, project_pk: int, positions: Iterable[int]) -> dict[int, int]:
     """Return the number of characters of the events at positions: payload, coercions, name and address."""
     length = sa.func.length
     size = length(event.c.properties) + length(event.c.coercions) + length(event.c.name) + length(event.c.email)
-    wanted = (event.c.project_key == project_key) & event.c.position.in_(list(positions))
+    wanted = (event.c.project_key == project_pk) & event.c.position.in_(list(positions))
     return {row[0]: row[1] for row in connection.execute(sa.select(event.c.position, size).where(wanted))}
 
 
-def events_at(connection: Connection, project_key: int, positions: Iterable[int]) -> dict[int, Event]:
+def events_at(connection: Connection, project_pk: int, positions: Iterable[int]) -> dict[int, Event]:
     """Read the events at positions."""
-    wanted = (event.c.project_key == project_key) & event.c.position.in_(list(positions))
+    wanted = (event.c.project_key == project_pk) & event.c.position.in_(list(positions))
     return {row.position: to_event(row) for row in connection.execute(_EVENTS.where(wanted))}
 
 
 def events_by_idempotency_key(
-    connection: Connection, project_key: int, keys: Sequence[str]
+    connection: Connection, project_pk: int, keys: Sequence[str]
 ) -> dict[str, tuple[str, Event]]:
     """Find the events that were recorded under idempotency keys, each with its fingerprint."""
-    query = _EVENTS.where(event.c.project_key == project_key, event.c.idempotency_key.in_(keys))
+    query = _EVENTS.where(event.c.project_key == project_pk, event.c.idempotency_key.in_(keys))
     return {row.idempotency_key: (row.fingerprint, to_event(row)) for row in connection.execute(query)}
 
 
 def list_events(
-    connection: Connection, project_key: int, wanted: EventFilter, limit: int, *, before: int | None, after: int | None
+    connection: Connection, project_pk: int, wanted: EventFilter, limit: int, *, before: int | None, after: int | None
 ) -> tuple[list[Event], bool]:
     """List events, newest first below the position `before`, or oldest first above the position `after`.
 
     Ends at the limit or at PAGE_CHARACTERS of payload; says whether there are more.
     """
-    low, high = _position_range(connection, project_key, wanted)
+    low, high = _position_range(connection, project_pk, wanted)
     place = event.c.position
-    within = [event.c.project_key == project_key, place >= low, *_filters(wanted)]
+    within = [event.c.project_key == project_pk, place >= low, *_filters(wanted)]
     if after is not None:
         within.append(place > after)
     else:
@@ -131,8 +131,8 @@ def list_events(
     order = place if after is not None else place.desc()
     query = _EVENTS.where(*within)
     if wanted.contact_id or wanted.email:
-        query = _EVENTS.where(event.c.project_key == project_key)
-        query = query.where(place.in_(_places_of_contact(connection, project_key, wanted, within, order, limit + 1)))
+        query = _EVENTS.where(event.c.project_key == project_pk)
+        query = query.where(place.in_(_places_of_contact(connection, project_pk, wanted, within, order, limit + 1)))
     page, more = read_page(
         connection, query.order_by(order), limit, lambda row: len(row.properties) + len(row.coercions)
     )
@@ -140,12 +140,12 @@ def list_events(
 
 
 def traffic(
-    connection: Connection, project_key: int, definition: EventDefinition, limit: int, before: int | None = None
+    connection: Connection, project_pk: int, definition: EventDefinition, limit: int, before: int | None = None
 ) -> list[Traffic]:
     """Tell which revisions judged the RECENT_EVENTS newest events of a definition, newest first, below `before`."""
     recent = (
         sa.select(event.c.revision, event.c.position)
-        .where(*_in_lifetime(connection, project_key, definition), event.c.definition_id == definition.id)
+        .where(*_in_lifetime(connection, project_pk, definition), event.c.definition_id == definition.id)
         .order_by(event.c.position.desc())
         .limit(RECENT_EVENTS)
         .subquery()
@@ -159,34 +159,34 @@ def traffic(
     if before is not None:
         seen = seen.where(recent.c.revision < before)
     newest = seen.subquery()
-    at = (event.c.project_key == project_key) & (event.c.position == newest.c.last)
+    at = (event.c.project_key == project_pk) & (event.c.position == newest.c.last)
     query = sa.select(newest.c.revision, newest.c.events, event.c.received_at).join_from(newest, event, at)
     return [Traffic(*row) for row in connection.execute(query.order_by(newest.c.revision.desc()))]
 
 
-def _in_lifetime(connection: Connection, project_key: int, definition: EventDefinition) -> list[sa.ColumnElement[bool]]:
+def _in_lifetime(connection: Connection, project_pk: int, definition: EventDefinition) -> list[sa.ColumnElement[bool]]:
     """Say that an event has the definition's name and came while it lived: another one may have had the name."""
-    first = position_at(connection, project_key, definition.created_at - _CLOCK_SKEW)
-    within = [event.c.project_key == project_key, event.c.name == definition.name, event.c.position >= first]
+    first = position_at(connection, project_pk, definition.created_at - _CLOCK_SKEW)
+    within = [event.c.project_key == project_pk, event.c.name == definition.name, event.c.position >= first]
     if definition.deleted_at is not None:
-        within.append(event.c.position < position_at(connection, project_key, definition.deleted_at + _CLOCK_SKEW))
+        within.append(event.c.position < position_at(connection, project_pk, definition.deleted_at + _CLOCK_SKEW))
     return within
 
 
 def _texts_at(
-    connection: Connection, column: sa.Column[str], project_key: int, positions: Iterable[int]
+    connection: Connection, column: sa.Column[str], project_pk: int, positions: Iterable[int]
 ) -> dict[int, str]:
-    wanted = (event.c.project_key == project_key) & event.c.position.in_(list(positions))
+    wanted = (event.c.project_key == project_pk) & event.c.position.in_(list(positions))
     return {row[0]: row[1] for row in connection.execute(sa.select(event.c.position, column).where(wanted))}
 
 
-def position_at(connection: Connection, project_key: int, time: int) -> int:
+def position_at(connection: Connection, project_pk: int, time: int) -> int:
     """Find the first position that was received at a time or later; one behind the head if there is none."""
-    head = sa.select(project_head.c.position).where(project_head.c.project_key == project_key)
+    head = sa.select(project_head.c.position).where(project_head.c.project_key == project_pk)
     low, high = 1, int(connection.scalar(head) or 0) + 1
     while low < high:
         middle = (low + high) // 2
-        received_at = connection.scalar(_RECEIVED_AT, {"project": project_key, "middle": middle})
+        received_at = connection.scalar(_RECEIVED_AT, {"project": project_pk, "middle": middle})
         if received_at is not None and received_at < time:
             low = middle + 1
         else:
@@ -232,12 +232,12 @@ def _changes(text: str) -> tuple[Change, ...]:
     return tuple(Change(path, ChangeKind(kind), *values) for path, kind, *values in msgspec.json.decode(text))
 
 
-def _position_range(connection: Connection, project_key: int, wanted: EventFilter) -> tuple[int, int | None]:
+def _position_range(connection: Connection, project_pk: int, wanted: EventFilter) -> tuple[int, int | None]:
     low, high = 1, None
     if wanted.received_from is not None:
-        low = position_at(connection, project_key, wanted.received_from)
+        low = position_at(connection, project_pk, wanted.received_from)
     if wanted.received_until is not None:
-        high = position_at(connection, project_key, wanted.received_until)
+        high = position_at(connection, project_pk, wanted.received_until)
     return low, high
 
 
@@ -254,7 +254,7 @@ def _filters(wanted: EventFilter) -> list[sa.ColumnElement[bool]]:
 
 def _places_of_contact(
     connection: Connection,
-    project_key: int,
+    project_pk: int,
     wanted: EventFilter,
     within: Sequence[sa.ColumnElement[bool]],
     order: sa.ColumnElement[Any],
@@ -264,7 +264,7 @@ def _places_of_contact(
 
     Each kind is read from its own index. One query with OR would read the log until it has found enough.
     """
-    key = contact_key(connection, project_key, contact_id=wanted.contact_id, email=wanted.email)
+    key = contact_key(connection, project_pk, contact_id=wanted.contact_id, email=wanted.email)
     kinds = [] if key is None else [event.c.contact_key == key]
     if not wanted.contact_id:
         kinds.append(WITHOUT_CONTACT & (event.c.email == wanted.email))
@@ -286,13 +286,13 @@ class NameRange:
     head: int
 
 
-def name_range(connection: Connection, project_key: int, wanted: EventFilter, newest: int) -> NameRange:
+def name_range(connection: Connection, project_pk: int, wanted: EventFilter, newest: int) -> NameRange:
     """Find the events of a name and a time of receipt that are recorded now; only so many of the newest if not 0."""
-    low, high = _position_range(connection, project_key, wanted)
-    head = connection.scalar(sa.select(project_head.c.position).where(project_head.c.project_key == project_key)) or 0
+    low, high = _position_range(connection, project_pk, wanted)
+    head = connection.scalar(sa.select(project_head.c.position).where(project_head.c.project_key == project_pk)) or 0
     high = min(head + 1, high or head + 1)
     place = event.c.position
-    found = sa.select(place).where(event.c.project_key == project_key, event.c.name == wanted.name)
+    found = sa.select(place).where(event.c.project_key == project_pk, event.c.name == wanted.name)
     found = found.where(place >= low, place < high)
     if newest:
         found = found.order_by(place.desc()).limit(newest)
@@ -321,11 +321,11 @@ _ROWS_AT_ONCE = 100
 
 
 def recorded_payloads(
-    connection: Connection, project_key: int, within: NameRange, after: int, limit: int
+    connection: Connection, project_pk: int, within: NameRange, after: int, limit: int
 ) -> list[Recorded]:
     """Read the payloads of a range behind a position, oldest first; ends at the limit or beyond PAGE_CHARACTERS."""
     place = event.c.position
-    query = _RECORDED.where(event.c.project_key == project_key, event.c.name == within.name)
+    query = _RECORDED.where(event.c.project_key == project_pk, event.c.name == within.name)
     query = query.where(place > after, place < within.high).order_by(place).limit(limit)
     payloads: list[Recorded] = []
     characters = 0

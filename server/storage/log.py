@@ -60,7 +60,7 @@ class Head(NamedTuple):
 
 
 def lock_heads(
-    connection: Connection, project_keys: Iterable[int], witnesses: Mapping[int, int] = MappingProxyType({})
+    connection: Connection, project_pks: Iterable[int], witnesses: Mapping[int, int] = MappingProxyType({})
 ) -> dict[int, Head]:
     """Read the heads of projects and lock them until the transaction ends.
 
@@ -68,7 +68,7 @@ def lock_heads(
     still valid after a failover; a SQLite file loses nothing while it is open, so they are
     read on PostgreSQL only.
     """
-    keys = sorted(project_keys)
+    keys = sorted(project_pks)
     if connection.dialect.name == "postgresql":
         named = [witnesses.get(key, 0) for key in keys]
         rows = [tuple(row) for row in connection.exec_driver_sql(_HEADS_POSTGRESQL, (keys, named))]

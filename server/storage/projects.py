@@ -58,7 +58,7 @@ def get_project(connection: Connection, id_or_name: str) -> Project:
     raise ProjectNotFound(id_or_name)
 
 
-def project_by_key(connection: Connection, key: int) -> Project:
+def project_by_pk(connection: Connection, key: int) -> Project:
     """Read the project of an integer key that the database gave out.
 
     Raise KeyInvalid if there is none: a failover or a restore took the project back, and its API keys with it.
@@ -94,7 +94,7 @@ def update_project(connection: Connection, current: Project, name: str, rules: R
     return get_project(connection, current.id)
 
 
-def advance_catalog(connection: Connection, project_key: int) -> None:
+def advance_catalog(connection: Connection, project_pk: int) -> None:
     """Count a change of what events are judged by.
 
     Every write to definitions, rules or keys, and every deletion of a contact, calls this first: on
@@ -102,15 +102,15 @@ def advance_catalog(connection: Connection, project_key: int) -> None:
     """
     connection.execute(
         project_head.update()
-        .where(project_head.c.project_key == project_key)
+        .where(project_head.c.project_key == project_pk)
         .values(catalog_version=_next_version(project_head.c.catalog_version))
     )
 
 
-def advance_automations(connection: Connection, project_key: int) -> int:
+def advance_automations(connection: Connection, project_pk: int) -> int:
     """Count a change of automations. Returns the position of the newest event, behind which the change holds."""
-    advance_catalog(connection, project_key)
-    own = project_head.c.project_key == project_key
+    advance_catalog(connection, project_pk)
+    own = project_head.c.project_key == project_pk
     changed = (
         project_head.update().where(own).values(automations_version=_next_version(project_head.c.automations_version))
     )
@@ -126,17 +126,17 @@ def _next_version(version: sa.Column[int]) -> sa.ColumnElement[int]:
     return (version // _VERSION_STEP + 1) * _VERSION_STEP + getrandbits(_VERSION_RANDOM_BITS)
 
 
-def automations_version(connection: Connection, project_key: int) -> int:
+def automations_version(connection: Connection, project_pk: int) -> int:
     """Read the version of the automations of one project."""
-    query = sa.select(project_head.c.automations_version).where(project_head.c.project_key == project_key)
+    query = sa.select(project_head.c.automations_version).where(project_head.c.project_key == project_pk)
     return int(connection.scalar(query) or 0)
 
 
-def match_positions(connection: Connection, project_keys: Sequence[int] | None = None) -> dict[int, int]:
+def match_positions(connection: Connection, project_pks: Sequence[int] | None = None) -> dict[int, int]:
     """Read where the match logs of projects end, of all of them if none are named."""
     query = sa.select(project_head.c.project_key, project_head.c.match_position)
-    if project_keys is not None:
-        query = query.where(project_head.c.project_key.in_(project_keys))
+    if project_pks is not None:
+        query = query.where(project_head.c.project_key.in_(project_pks))
     rows = connection.execute(query)
     return {row.project_key: row.match_position for row in rows}
 
@@ -147,9 +147,9 @@ def catalog_versions(connection: Connection) -> dict[int, int]:
     return {row.project_key: row.catalog_version for row in rows}
 
 
-def catalog_version(connection: Connection, project_key: int) -> int:
+def catalog_version(connection: Connection, project_pk: int) -> int:
     """Read the catalogue version of one project."""
-    query = sa.select(project_head.c.catalog_version).where(project_head.c.project_key == project_key)
+    query = sa.select(project_head.c.catalog_version).where(project_head.c.project_key == project_pk)
     return int(connection.scalar(query) or 0)
 
 
@@ -161,7 +161,7 @@ def insert_key(connection: Connection, key: ApiKey, digest: bytes) -> None:
     connection.execute(
         api_key.insert().values(
             id=key.id,
-            project_key=key.project_key,
+            project_key=key.project_pk,
             digest=digest,
             dialect=key.dialect,
             scopes=json.dumps(sorted(key.scopes)),
@@ -186,9 +186,9 @@ def key_by_id(connection: Connection, key_id: str) -> ApiKey:
     return key
 
 
-def list_keys(connection: Connection, project_key: int, limit: int, before_id: str = "") -> list[ApiKey]:
+def list_keys(connection: Connection, project_pk: int, limit: int, before_id: str = "") -> list[ApiKey]:
     """List the keys of a project, newest first, from behind an id."""
-    query = _KEYS.where(api_key.c.project_key == project_key).order_by(api_key.c.id.desc()).limit(limit)
+    query = _KEYS.where(api_key.c.project_key == project_pk).order_by(api_key.c.id.desc()).limit(limit)
     if before_id:
         query = query.where(api_key.c.id < before_id)
     return [_key(row) for row in connection.execute(query)]
@@ -233,7 +233,7 @@ def _key(row: Row[Any]) -> ApiKey:
     scopes: Sequence[str] = json.loads(row.scopes)
     return ApiKey(
         id=row.id,
-        project_key=row.project_key,
+        project_pk=row.project_key,
         project_id=row.project_id,
         dialect=Dialect(row.dialect),
         scopes=frozenset(map(Scope, scopes)),

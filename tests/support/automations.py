@@ -22,7 +22,7 @@ STARTED, RESUMED, TIMED_OUT = match_pb2.Match.KIND_STARTED, match_pb2.Match.KIND
 class LoggedMatch(NamedTuple):
     """A row of the match log."""
 
-    project_key: int
+    project_pk: int
     position: int
     id: str
     kind: str
@@ -38,7 +38,7 @@ class LoggedMatch(NamedTuple):
 async def match_log(store: Store) -> list[LoggedMatch]:
     """Read the match log of the test's own project; it must be gapless, and its times must not fall."""
     rows = [LoggedMatch(*row) for row in await store.rows("automation_match")]
-    log = sorted(match for match in rows if match.project_key != store.neighbour)
+    log = sorted(match for match in rows if match.project_pk != store.neighbour)
     assert [each.position for each in log] == list(range(1, len(log) + 1))
     assert [each.matched_at for each in log] == sorted(each.matched_at for each in log)
     return log

@@ -53,7 +53,7 @@ FILTERED: Final = 5
 
 SUBSCRIPTION = Subscription(
     key=1,
-    project_key=PROJECT,
+    project_pk=PROJECT,
     id="01980000-0000-7000-8000-00000000abcd",
     name="engine",
     filter=MatchFilter(),
@@ -287,7 +287,7 @@ class ModelMatches:
         self._database = database
         self._random = random
 
-    async def load(self, project_key: int, matches: Sequence[Match], texts: Sequence[str]) -> list[LoadedMatch]:
+    async def load(self, project_pk: int, matches: Sequence[Match], texts: Sequence[str]) -> list[LoadedMatch]:
         """Load the first of these matches."""
         await self._database.delay()
         if self._random.random() < self._database.failing:

@@ -55,13 +55,13 @@ class GatedDatabase:
 class Line:
     """A queue and its entrance, for one project that takes every event."""
 
-    def __init__(self, database: GatedDatabase, project_key: int, limit: int) -> None:
+    def __init__(self, database: GatedDatabase, project_pk: int, limit: int) -> None:
         catalog = Catalog(database)
         self.metrics = Metrics()
         self.hub = MatchHub(database)
         self.queue = GroupCommit(database, catalog, self.hub, self.metrics, limit)
         self.gate = database.gate
-        self.project_key = project_key
+        self.project_pk = project_pk
         self._database = database
         self._automations = Automations(database, catalog)
         self._ingest = Ingest(catalog, self.queue)
@@ -71,10 +71,10 @@ class Line:
         return self._database.writes
 
     async def send(self, drafts: Sequence[Draft], mode: BatchMode = BatchMode.ALL_OR_NOTHING) -> None:
-        await self._ingest.send_batch(self.project_key, drafts, mode)
+        await self._ingest.send_batch(self.project_pk, drafts, mode)
 
     async def automate(self, wanted: NewAutomation) -> None:
-        await self._automations.create(self.project_key, wanted)
+        await self._automations.create(self.project_pk, wanted)
 
     def begin(self, drafts: Sequence[Draft]) -> asyncio.Task[None]:
         return asyncio.create_task(self.send(drafts))

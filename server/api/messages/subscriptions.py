@@ -61,7 +61,7 @@ def read_new_subscription(message: pb.Subscription) -> Subscription:
     deadline = read_duration(message, "ack_deadline")
     return Subscription(
         key=0,
-        project_key=0,
+        project_pk=0,
         id="",
         name=message.name,
         filter=read_filter(message.filter, "subscription.filter"),

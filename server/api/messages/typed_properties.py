@@ -69,14 +69,14 @@ class TypedReaders:
         self._kept: dict[RevisionKey, TypedReader] = {}
         self._epoch = types.epoch
 
-    async def needed(self, project_key: int, events: Sequence[pb.EventInput]) -> Readers:
+    async def needed(self, project_pk: int, events: Sequence[pb.EventInput]) -> Readers:
         """Give the readers that these events need; nothing for events without typed properties."""
         wanted = {
             (event.name, event.typed_properties.revision) for event in events if event.HasField("typed_properties")
         }
         if not wanted:
             return {}
-        identified = await self._types.identify(project_key, wanted)
+        identified = await self._types.identify(project_pk, wanted)
         keys = {each for each in identified.values() if not isinstance(each, Exception)}
         readers = await self._readers(keys)
         return {each: found if isinstance(found, Exception) else readers[found] for each, found in identified.items()}

@@ -40,12 +40,12 @@ class AutomationsServicer:
         self, request: pb.CreateAutomationRequest, caller: Caller
     ) -> pb.CreateAutomationResponse:
         automation = await self._automations.create(
-            caller.project_key, read_new_automation(request.automation), validate_only=request.validate_only
+            caller.project_pk, read_new_automation(request.automation), validate_only=request.validate_only
         )
         return pb.CreateAutomationResponse(automation=write_automation(automation))
 
     async def GetAutomation(self, request: pb.GetAutomationRequest, caller: Caller) -> pb.GetAutomationResponse:
-        automation = await self._automations.get(caller.project_key, request.id)
+        automation = await self._automations.get(caller.project_pk, request.id)
         return pb.GetAutomationResponse(automation=write_automation(automation))
 
     async def ListAutomations(self, request: pb.ListAutomationsRequest, caller: Caller) -> pb.ListAutomationsResponse:
@@ -56,7 +56,7 @@ class AutomationsServicer:
             request.search,
         )
         page = await self._automations.list(
-            caller.project_key, wanted, PageRequest(request.page_size, request.page_token)
+            caller.project_pk, wanted, PageRequest(request.page_size, request.page_token)
         )
         response = pb.ListAutomationsResponse()
         response.next_page_token = write_page(page, write_automation, response.automations)
@@ -66,34 +66,34 @@ class AutomationsServicer:
         self, request: pb.UpdateAutomationRequest, caller: Caller
     ) -> pb.UpdateAutomationResponse:
         automation = await self._automations.update(
-            caller.project_key, request.id, read_changes(request), request.etag, validate_only=request.validate_only
+            caller.project_pk, request.id, read_changes(request), request.etag, validate_only=request.validate_only
         )
         return pb.UpdateAutomationResponse(automation=write_automation(automation))
 
     async def DeleteAutomation(
         self, request: pb.DeleteAutomationRequest, caller: Caller
     ) -> pb.DeleteAutomationResponse:
-        automation, cancelled = await self._automations.delete(caller.project_key, request.id, request.etag)
+        automation, cancelled = await self._automations.delete(caller.project_pk, request.id, request.etag)
         return pb.DeleteAutomationResponse(automation=write_automation(automation), cancelled_run_count=cancelled)
 
     async def ActivateAutomation(
         self, request: pb.ActivateAutomationRequest, caller: Caller
     ) -> pb.ActivateAutomationResponse:
-        automation = await self._automations.activate(caller.project_key, request.id, request.etag)
+        automation = await self._automations.activate(caller.project_pk, request.id, request.etag)
         return pb.ActivateAutomationResponse(automation=write_automation(automation))
 
     async def PauseAutomation(self, request: pb.PauseAutomationRequest, caller: Caller) -> pb.PauseAutomationResponse:
-        automation = await self._automations.pause(caller.project_key, request.id, request.etag)
+        automation = await self._automations.pause(caller.project_pk, request.id, request.etag)
         return pb.PauseAutomationResponse(automation=write_automation(automation))
 
     async def TestCondition(self, request: pb.TestConditionRequest, caller: Caller) -> pb.TestConditionResponse:
-        readers = await self._typed.needed(caller.project_key, (request.event,))
+        readers = await self._typed.needed(caller.project_pk, (request.event,))
         draft = read_draft(request.event, readers, contact_optional=True)
         contact = read_contact(request.contact) if request.HasField("contact") else None
-        return write_tested(await self._explanations.test(caller.project_key, request.condition, draft, contact))
+        return write_tested(await self._explanations.test(caller.project_pk, request.condition, draft, contact))
 
     async def ExplainEvent(self, request: pb.ExplainEventRequest, caller: Caller) -> pb.ExplainEventResponse:
-        key, page = caller.project_key, PageRequest(request.page_size, request.page_token)
+        key, page = caller.project_pk, PageRequest(request.page_size, request.page_token)
         if request.HasField("event"):
             readers = await self._typed.needed(key, (request.event,))
             draft = read_draft(request.event, readers)
@@ -107,27 +107,27 @@ class AutomationsServicer:
 
     async def ListRuns(self, request: pb.ListRunsRequest, caller: Caller) -> pb.ListRunsResponse:
         page = await self._runs.list(
-            caller.project_key, _read_query(request), PageRequest(request.page_size, request.page_token)
+            caller.project_pk, _read_query(request), PageRequest(request.page_size, request.page_token)
         )
         response = pb.ListRunsResponse()
         response.next_page_token = write_page(page, write_run, response.runs)
         return response
 
     async def GetRun(self, request: pb.GetRunRequest, caller: Caller) -> pb.GetRunResponse:
-        return pb.GetRunResponse(run=write_run(await self._runs.get(caller.project_key, request.id)))
+        return pb.GetRunResponse(run=write_run(await self._runs.get(caller.project_pk, request.id)))
 
     async def AwaitEvent(self, request: pb.AwaitEventRequest, caller: Caller) -> pb.AwaitEventResponse:
         awaited = Awaited(request.event_name, request.condition, read_duration(request, "timeout"))
-        run = await self._runs.await_event(caller.project_key, request.run_id, awaited, read_word(request))
+        run = await self._runs.await_event(caller.project_pk, request.run_id, awaited, read_word(request))
         return pb.AwaitEventResponse(run=write_run(run))
 
     async def CompleteRun(self, request: pb.CompleteRunRequest, caller: Caller) -> pb.CompleteRunResponse:
         outcome = RUN_OUTCOME.read(request.outcome, "outcome")
-        run = await self._runs.complete(caller.project_key, request.run_id, outcome, request.reason, read_word(request))
+        run = await self._runs.complete(caller.project_pk, request.run_id, outcome, request.reason, read_word(request))
         return pb.CompleteRunResponse(run=write_run(run))
 
     async def CancelRun(self, request: pb.CancelRunRequest, caller: Caller) -> pb.CancelRunResponse:
-        run = await self._runs.cancel(caller.project_key, request.run_id, request.reason, request.etag)
+        run = await self._runs.cancel(caller.project_pk, request.run_id, request.reason, request.etag)
         return pb.CancelRunResponse(run=write_run(run))
 
 

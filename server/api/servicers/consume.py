@@ -132,17 +132,17 @@ class ConsumerStream:
         self._sent_at = 0.0
 
     async def answers(
-        self, requests: AsyncIterator[pb.ConsumeMatchesRequest], project_key: int
+        self, requests: AsyncIterator[pb.ConsumeMatchesRequest], project_pk: int
     ) -> AsyncGenerator[pb.ConsumeMatchesResponse, None]:
         """Give the messages of the server.
 
         Raises SubscriptionNotFound, ConsumerReplaced, InvalidArgument, and Stopping when the server shuts down.
         """
         name = self._opening.subscription
-        current = await self._subscriptions.find(project_key, name)
+        current = await self._subscriptions.find(project_pk, name)
         with self._subscriptions.used(current, name) as dispatcher, dispatcher.attached(self._consumer):
             held = await dispatcher.take_over(self._consumer.id, self._opening.held_delivery_ids)
-            described, _ = await self._subscriptions.get(project_key, current.id)
+            described, _ = await self._subscriptions.get(project_pk, current.id)
             opened = pb.ConsumerOpened(
                 subscription=write_subscription(described),
                 consumer_id=self._consumer.id,

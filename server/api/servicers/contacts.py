@@ -28,7 +28,7 @@ class ContactsServicer:
 
     async def UpsertContact(self, request: pb.UpsertContactRequest, caller: Caller) -> pb.UpsertContactResponse:
         contact, created = await self._contacts.upsert(
-            caller.project_key,
+            caller.project_pk,
             normal_email(request.email),
             read_struct(request.properties, budget=CONTACT_BUDGET),
             request.etag,
@@ -36,19 +36,19 @@ class ContactsServicer:
         return pb.UpsertContactResponse(contact=_write_contact(contact), created=created)
 
     async def GetContact(self, request: pb.GetContactRequest, caller: Caller) -> pb.GetContactResponse:
-        contact = await self._contacts.get(caller.project_key, _read_name(request))
+        contact = await self._contacts.get(caller.project_pk, _read_name(request))
         return pb.GetContactResponse(contact=_write_contact(contact))
 
     async def ListContacts(self, request: pb.ListContactsRequest, caller: Caller) -> pb.ListContactsResponse:
         page = await self._contacts.list(
-            caller.project_key, PageRequest(request.page_size, request.page_token), request.search
+            caller.project_pk, PageRequest(request.page_size, request.page_token), request.search
         )
         response = pb.ListContactsResponse()
         response.next_page_token = write_page(page, _write_contact, response.contacts)
         return response
 
     async def DeleteContact(self, request: pb.DeleteContactRequest, caller: Caller) -> pb.DeleteContactResponse:
-        contact = await self._contacts.delete(caller.project_key, _read_name(request), request.etag)
+        contact = await self._contacts.delete(caller.project_pk, _read_name(request), request.etag)
         return pb.DeleteContactResponse(contact=_write_contact(contact))
 
 

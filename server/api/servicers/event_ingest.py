@@ -51,17 +51,17 @@ class EventIngestServicer:
         self._stopping = stopping
 
     async def SendEvent(self, request: pb.SendEventRequest, caller: Caller) -> pb.SendEventResponse:
-        readers = await self._typed.needed(caller.project_key, (request.event,))
+        readers = await self._typed.needed(caller.project_pk, (request.event,))
         draft = read_draft(request.event, readers)
         view = RESULT_VIEW.read_optional(request.view, "view") or View.COERCED
-        await self._ingest.send(caller.project_key, draft)
+        await self._ingest.send(caller.project_pk, draft)
         response = pb.SendEventResponse()
         write_receipt(draft, view, response.receipt, MAX_RESPONSE_BYTES)
         return response
 
     async def SendEvents(self, request: pb.SendEventsRequest, caller: Caller) -> pb.SendEventsResponse:
-        drafts, mode, view = await _read_batch(request, caller.project_key, self._typed)
-        await self._ingest.send_batch(caller.project_key, drafts, mode)
+        drafts, mode, view = await _read_batch(request, caller.project_pk, self._typed)
+        await self._ingest.send_batch(caller.project_pk, drafts, mode)
         response = pb.SendEventsResponse()
         write_results(drafts, view, response.results)
         return response
@@ -69,18 +69,18 @@ class EventIngestServicer:
     async def StreamEvents(
         self, requests: AsyncIterator[pb.StreamEventsRequest], caller: Caller
     ) -> AsyncIterator[pb.StreamEventsResponse]:
-        stream = _EventStream(self._ingest, caller.project_key, self._typed, self._stopping)
+        stream = _EventStream(self._ingest, caller.project_pk, self._typed, self._stopping)
         async for response in stream.answers(requests):
             yield response
 
     async def GetEvent(self, request: pb.GetEventRequest, caller: Caller) -> pb.GetEventResponse:
         response = pb.GetEventResponse()
-        write_event(await self._events.get(caller.project_key, request.id), response.event)
+        write_event(await self._events.get(caller.project_pk, request.id), response.event)
         return response
 
     async def ListEvents(self, request: pb.ListEventsRequest, caller: Caller) -> pb.ListEventsResponse:
         page = await self._events.list(
-            caller.project_key,
+            caller.project_pk,
             _read_filter(request),
             PageRequest(request.page_size, request.page_token),
             after=request.after_position if request.HasField("after_position") else None,
@@ -93,9 +93,9 @@ class EventIngestServicer:
 class _EventStream:
     """One StreamEvents call: reads ahead of its answers by a window, so that commits and the network overlap."""
 
-    def __init__(self, ingest: Ingest, project_key: int, typed: TypedReaders, stopping: asyncio.Event) -> None:
+    def __init__(self, ingest: Ingest, project_pk: int, typed: TypedReaders, stopping: asyncio.Event) -> None:
         self._ingest = ingest
-        self._project_key = project_key
+        self._project_pk = project_pk
         self._typed = typed
         self._stopping = stopping
         self._window = asyncio.Semaphore(STREAM_WINDOW)
@@ -123,8 +123,8 @@ class _EventStream:
 
     async def _enqueue(self, request: pb.StreamEventsRequest) -> _Pending:
         try:
-            drafts, mode, view = await _read_batch(request, self._project_key, self._typed)
-            unit = await self._ingest.enqueue(self._project_key, drafts, mode)
+            drafts, mode, view = await _read_batch(request, self._project_pk, self._typed)
+            unit = await self._ingest.enqueue(self._project_pk, drafts, mode)
         except KNOWN_ERRORS as error:
             return _Pending(request.sequence, View.RECEIPT, error=error)
         return _Pending(request.sequence, view, unit=unit)
@@ -155,7 +155,7 @@ class _Pending:
 
 
 async def _read_batch(
-    request: pb.SendEventsRequest | pb.StreamEventsRequest, project_key: int, typed: TypedReaders
+    request: pb.SendEventsRequest | pb.StreamEventsRequest, project_pk: int, typed: TypedReaders
 ) -> tuple[Sequence[Draft], BatchMode, View]:
     """Read a batch; an event that cannot be read becomes a draft that is refused. Raises InvalidArgument."""
     if not 1 <= len(request.events) <= MAX_BATCH:
@@ -165,7 +165,7 @@ async def _read_batch(
     view = RESULT_VIEW.read_optional(request.view, "view") or View.RECEIPT
     # Each pass over the repeated field wraps every event anew.
     events = list(request.events)
-    readers = await typed.needed(project_key, events)
+    readers = await typed.needed(project_pk, events)
     return [read_draft_or_refuse(event, readers) for event in events], mode, view
 
 

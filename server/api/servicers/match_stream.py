@@ -29,6 +29,6 @@ class MatchStreamServicer(SubscriptionMethods):
 
     async def WatchMatches(self, request: pb.WatchMatchesRequest, caller: Caller, send: Send) -> None:
         wanted = read_watch(request)
-        async with aclosing(self._matches.watch(caller.project_key, wanted)) as answers:
+        async with aclosing(self._matches.watch(caller.project_pk, wanted)) as answers:
             async for answer in answers:
                 await send(write_answer(answer, caller.project_id), SLOW_HEARTBEATS * wanted.heartbeat_seconds)

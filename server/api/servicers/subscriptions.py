@@ -48,12 +48,12 @@ class SubscriptionMethods:
         self, request: pb.CreateSubscriptionRequest, caller: Caller
     ) -> pb.CreateSubscriptionResponse:
         described = await self._subscriptions.create(
-            caller.project_key, read_new_subscription(request.subscription), read_start(request.start)
+            caller.project_pk, read_new_subscription(request.subscription), read_start(request.start)
         )
         return pb.CreateSubscriptionResponse(subscription=write_subscription(described))
 
     async def GetSubscription(self, request: pb.GetSubscriptionRequest, caller: Caller) -> pb.GetSubscriptionResponse:
-        described, consumers = await self._subscriptions.get(caller.project_key, request.subscription)
+        described, consumers = await self._subscriptions.get(caller.project_pk, request.subscription)
         return pb.GetSubscriptionResponse(
             subscription=write_subscription(described), consumers=map(write_consumer, consumers)
         )
@@ -61,7 +61,7 @@ class SubscriptionMethods:
     async def ListSubscriptions(
         self, request: pb.ListSubscriptionsRequest, caller: Caller
     ) -> pb.ListSubscriptionsResponse:
-        page = await self._subscriptions.list(caller.project_key, PageRequest(request.page_size, request.page_token))
+        page = await self._subscriptions.list(caller.project_pk, PageRequest(request.page_size, request.page_token))
         response = pb.ListSubscriptionsResponse()
         response.next_page_token = write_page(page, write_subscription, response.subscriptions)
         return response
@@ -70,7 +70,7 @@ class SubscriptionMethods:
         self, request: pb.UpdateSubscriptionRequest, caller: Caller
     ) -> pb.UpdateSubscriptionResponse:
         described = await self._subscriptions.update(
-            caller.project_key, request.subscription, read_changes(request), request.etag
+            caller.project_pk, request.subscription, read_changes(request), request.etag
         )
         return pb.UpdateSubscriptionResponse(subscription=write_subscription(described))
 
@@ -78,7 +78,7 @@ class SubscriptionMethods:
         self, request: pb.DeleteSubscriptionRequest, caller: Caller
     ) -> pb.DeleteSubscriptionResponse:
         described = await self._subscriptions.delete(
-            caller.project_key, request.subscription, request.etag, force=request.force
+            caller.project_pk, request.subscription, request.etag, force=request.force
         )
         return pb.DeleteSubscriptionResponse(subscription=write_subscription(described))
 
@@ -89,7 +89,7 @@ class SubscriptionMethods:
             message = "start is missing: say where the subscription goes on"
             raise InvalidArgument(message, violations=[Violation("start", "REQUIRED", message)])
         described = await self._subscriptions.seek(
-            caller.project_key, request.subscription, read_start(request.start), request.etag
+            caller.project_pk, request.subscription, read_start(request.start), request.etag
         )
         return pb.SeekSubscriptionResponse(subscription=write_subscription(described))
 
@@ -98,7 +98,7 @@ class SubscriptionMethods:
     ) -> AsyncIterator[pb.ConsumeMatchesResponse]:
         opening = await read_open(requests, self._shutdown)
         stream = ConsumerStream(self._subscriptions, self._shutdown, opening)
-        async with aclosing(stream.answers(requests, caller.project_key)) as responses:
+        async with aclosing(stream.answers(requests, caller.project_pk)) as responses:
             async for response in responses:
                 yield response
 
@@ -108,7 +108,7 @@ class SubscriptionMethods:
             message = f"wait is {wait / _SECOND:g} s; it is 0 to 60 seconds"
             raise InvalidArgument(message, violations=[Violation("wait", "OUT_OF_RANGE", message)])
         deliveries, max_attempts = await self._subscriptions.pull(
-            caller.project_key,
+            caller.project_pk,
             request.subscription,
             read_consumer_id(request.consumer_id),
             read_max_matches(request.max_matches),
@@ -116,13 +116,13 @@ class SubscriptionMethods:
         )
         response = pb.PullMatchesResponse()
         unreadable = write_deliveries(deliveries, max_attempts, response)
-        await self._subscriptions.park_pulled(caller.project_key, request.subscription, unreadable)
+        await self._subscriptions.park_pulled(caller.project_pk, request.subscription, unreadable)
         return response
 
     async def AcknowledgeMatches(
         self, request: pb.AcknowledgeMatchesRequest, caller: Caller
     ) -> pb.AcknowledgeMatchesResponse:
-        results = await self._subscriptions.settle(caller.project_key, request.subscription, read_settles(request))
+        results = await self._subscriptions.settle(caller.project_pk, request.subscription, read_settles(request))
         response = pb.AcknowledgeMatchesResponse()
         for each in results:
             write_result(each, response.results.add())
@@ -133,7 +133,7 @@ class SubscriptionMethods:
     ) -> pb.ListParkedMatchesResponse:
         until = read_timestamp(request, "parked_until")
         page = await self._subscriptions.list_parked(
-            caller.project_key,
+            caller.project_pk,
             request.subscription,
             ParkedSelection((), request.automation_id, until, not request.automation_id and until is None),
             PageRequest(request.page_size, request.page_token),
@@ -146,7 +146,7 @@ class SubscriptionMethods:
         self, request: pb.ReplayParkedMatchesRequest, caller: Caller
     ) -> pb.ReplayParkedMatchesResponse:
         count = await self._subscriptions.replay_parked(
-            caller.project_key, request.subscription, read_selection(request.selection), dry_run=request.dry_run
+            caller.project_pk, request.subscription, read_selection(request.selection), dry_run=request.dry_run
         )
         return pb.ReplayParkedMatchesResponse(match_count=count)
 
@@ -154,6 +154,6 @@ class SubscriptionMethods:
         self, request: pb.DiscardParkedMatchesRequest, caller: Caller
     ) -> pb.DiscardParkedMatchesResponse:
         count = await self._subscriptions.discard_parked(
-            caller.project_key, request.subscription, read_selection(request.selection), dry_run=request.dry_run
+            caller.project_pk, request.subscription, read_selection(request.selection), dry_run=request.dry_run
         )
         return pb.DiscardParkedMatchesResponse(match_count=count)

@@ -290,7 +290,7 @@ async def send_event(services: Services, request: Request) -> Reply:
         request.idempotency_key(),
         RULES,
     )
-    event = await services.ingest.send(request.caller.project_key, draft)
+    event = await services.ingest.send(request.caller.project_pk, draft)
     return Reply(202, Accepted(event.id))
 
 
@@ -301,7 +301,7 @@ async def list_contacts(services: Services, request: Request) -> Reply:
             raise _invalid(name, f"{name} is not supported: contacts have neither lists nor tags here")
     limit, after, before, search = _page(request)
     page, more = await services.contacts.beside(
-        request.caller.project_key, limit, after_id=after, before_id=before, search=search
+        request.caller.project_pk, limit, after_id=after, before_id=before, search=search
     )
     return Reply(200, ContactList(has_more=more, data=[_contact_data(each) for each in page]))
 
@@ -311,36 +311,36 @@ async def create_contact(services: Services, request: Request) -> Reply:
     body = request.read(CreateContactBody)
     named = {name: getattr(body, name) for name in _NAMED}
     properties = given_properties(named, body.properties or {}, len(request.body), "properties")
-    created = await services.contacts.create(request.caller.project_key, normal_email(body.email), properties)
+    created = await services.contacts.create(request.caller.project_pk, normal_email(body.email), properties)
     return Reply(201, _contact_data(created))
 
 
 async def get_contact(services: Services, request: Request) -> Reply:
     """Read a contact by id."""
-    return Reply(200, _contact_data(await services.contacts.get(request.caller.project_key, _contact_name(request))))
+    return Reply(200, _contact_data(await services.contacts.get(request.caller.project_pk, _contact_name(request))))
 
 
 async def update_contact(services: Services, request: Request) -> Reply:
     """Change what is kept of a contact; the address stays."""
     body = request.read(UpdateContactBody)
-    current = await services.contacts.get(request.caller.project_key, _contact_name(request))
+    current = await services.contacts.get(request.caller.project_pk, _contact_name(request))
     if body.email is not UNSET and (body.email is None or normal_email(body.email) != current.email):
         raise _invalid("email", "email is not accepted: a contact keeps its address")
     changes = _contact_changes(body, current, len(request.body))
-    updated = await services.contacts.update(request.caller.project_key, ContactName(current.id), changes, current.etag)
+    updated = await services.contacts.update(request.caller.project_pk, ContactName(current.id), changes, current.etag)
     return Reply(200, _contact_data(updated))
 
 
 async def delete_contact(services: Services, request: Request) -> Reply:
     """Erase a contact."""
-    await services.contacts.delete(request.caller.project_key, _contact_name(request))
+    await services.contacts.delete(request.caller.project_pk, _contact_name(request))
     return Reply(200, Done("Contact deleted"))
 
 
 async def delete_contacts(services: Services, request: Request) -> Reply:
     """Erase several contacts."""
     body = request.read(BulkDeleteBody)
-    deleted = await services.contacts.delete_all(request.caller.project_key, body.contact_ids)
+    deleted = await services.contacts.delete_all(request.caller.project_pk, body.contact_ids)
     return Reply(200, BulkDeleted("Contacts deleted", deleted))
 
 

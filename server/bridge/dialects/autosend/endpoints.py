@@ -275,7 +275,7 @@ async def send_event(services: Services, request: Request) -> Reply:
         idempotency_key=request.idempotency_key(),
         rules=RULES,
     )
-    event = await services.ingest.send(request.caller.project_key, draft)
+    event = await services.ingest.send(request.caller.project_pk, draft)
     recorded = EventLog(
         id=event.id,
         event_name=event.name,
@@ -290,7 +290,7 @@ async def create_contact(services: Services, request: Request) -> Reply:
     """Create a contact whose address is free."""
     body = request.read(ContactBody)
     properties = _contact_properties(body, len(request.body))
-    created = await services.contacts.create(request.caller.project_key, normal_email(body.email), properties)
+    created = await services.contacts.create(request.caller.project_pk, normal_email(body.email), properties)
     return Reply(201, ContactAnswer(data=_contact_data(request, created)))
 
 
@@ -298,19 +298,19 @@ async def upsert_contact(services: Services, request: Request) -> Reply:
     """Create a contact or change the one with this address."""
     body = request.read(ContactBody)
     properties = _contact_properties(body, len(request.body))
-    contact, _ = await services.contacts.upsert(request.caller.project_key, normal_email(body.email), properties)
+    contact, _ = await services.contacts.upsert(request.caller.project_pk, normal_email(body.email), properties)
     return Reply(200, ContactAnswer(data=_contact_data(request, contact)))
 
 
 async def get_contact(services: Services, request: Request) -> Reply:
     """Read a contact by id."""
-    contact = await services.contacts.get(request.caller.project_key, ContactName(request.params["id"]))
+    contact = await services.contacts.get(request.caller.project_pk, ContactName(request.params["id"]))
     return Reply(200, ContactAnswer(data=_contact_data(request, contact)))
 
 
 async def delete_contact(services: Services, request: Request) -> Reply:
     """Erase a contact."""
-    await services.contacts.delete(request.caller.project_key, ContactName(request.params["id"]))
+    await services.contacts.delete(request.caller.project_pk, ContactName(request.params["id"]))
     return Reply(200, DeletedAnswer(message="Contact deleted successfully"))
 
 

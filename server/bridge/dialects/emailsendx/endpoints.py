@@ -159,7 +159,7 @@ async def fire_event(services: Services, request: Request) -> Reply:
     data = body.data or {}
     check_json(data, len(request.body), "data", DATA_BUDGET)
     draft = Draft(body.name, request.params["id"], "", data, idempotency_key=request.idempotency_key(), rules=RULES)
-    event = await services.ingest.send(request.caller.project_key, draft)
+    event = await services.ingest.send(request.caller.project_pk, draft)
     started = sum(match.kind is MatchKind.STARTED for match, _ in draft.matches)
     return Reply(200, FiredAnswer(Fired(event.contact_id, body.name, started, format_seconds(event.received_at))))
 
@@ -170,34 +170,34 @@ async def upsert_contact(services: Services, request: Request) -> Reply:
     named = {"first_name": body.first_name, "last_name": body.last_name}
     properties = given_properties(named, body.metadata or {}, len(request.body), "metadata")
     email = normal_email(body.email)
-    contact, created = await services.contacts.upsert(request.caller.project_key, email, properties)
+    contact, created = await services.contacts.upsert(request.caller.project_pk, email, properties)
     return Reply(201 if created else 200, ContactAnswer(_contact_data(contact)))
 
 
 async def list_contacts(services: Services, request: Request) -> Reply:
     """List contacts, newest first."""
     page, limit = _page(request)
-    found, total = await services.contacts.numbered(request.caller.project_key, page, limit)
+    found, total = await services.contacts.numbered(request.caller.project_pk, page, limit)
     return Reply(200, ContactList([_contact_data(each) for each in found], _pagination(page, limit, total)))
 
 
 async def get_contact(services: Services, request: Request) -> Reply:
     """Read a contact by id."""
-    contact = await services.contacts.get(request.caller.project_key, ContactName(request.params["id"]))
+    contact = await services.contacts.get(request.caller.project_pk, ContactName(request.params["id"]))
     return Reply(200, ContactAnswer(_contact_data(contact)))
 
 
 async def list_automations(services: Services, request: Request) -> Reply:
     """List automations, newest first."""
     page, limit = _page(request)
-    found, total = await services.automations.numbered(request.caller.project_key, page, limit)
+    found, total = await services.automations.numbered(request.caller.project_pk, page, limit)
     shown = [Automation(**_automation(each)) for each in found]
     return Reply(200, AutomationList(shown, _pagination(page, limit, total)))
 
 
 async def get_automation(services: Services, request: Request) -> Reply:
     """Read an automation with its steps."""
-    found = await services.automations.counted(request.caller.project_key, request.params["id"])
+    found = await services.automations.counted(request.caller.project_pk, request.params["id"])
     return Reply(200, AutomationAnswer(DetailedAutomation(**_automation(found), steps=list(_steps(found)))))
 
 

@@ -140,7 +140,7 @@ async def list_automations(services: Services, request: Request) -> Reply:
     wanted = AutomationFilter(state=_state(status) if status else None, search=request.query.get("search", ""))
     limit = request.number("limit", DEFAULT_LIMIT, MAX_LIMIT)
     page, more = await services.automations.behind(
-        request.caller.project_key, wanted, limit, request.query.get("after", "")
+        request.caller.project_pk, wanted, limit, request.query.get("after", "")
     )
     return Reply(200, AutomationList(data=[_listed(each, run) for each, run in page], has_more=more))
 
@@ -161,7 +161,7 @@ async def create_automation(services: Services, request: Request) -> Reply:
         state=state,
         attributes=held({"steps": steps, "connections": connections}),
     )
-    return Reply(201, _automation(await services.automations.create(request.caller.project_key, wanted)))
+    return Reply(201, _automation(await services.automations.create(request.caller.project_pk, wanted)))
 
 
 async def get_automation(services: Services, request: Request) -> Reply:
@@ -188,20 +188,20 @@ async def update_automation(services: Services, request: Request) -> Reply:
     if given_steps is not None or stated is not None:
         event_name = trigger_event(steps, stated) if steps else stated
     changes = AutomationChanges(name=name, event_name=event_name, attributes=attributes, state=state)
-    changed = await services.automations.update(request.caller.project_key, current.id, changes, current.etag)
+    changed = await services.automations.update(request.caller.project_pk, current.id, changes, current.etag)
     return Reply(200, _automation(changed))
 
 
 async def stop_automation(services: Services, request: Request) -> Reply:
     """Disable an automation; its runs go on."""
     changes = AutomationChanges(state=AutomationState.PAUSED)
-    stopped = await services.automations.update(request.caller.project_key, request.params["id"], changes, "")
+    stopped = await services.automations.update(request.caller.project_pk, request.params["id"], changes, "")
     return Reply(200, _automation(stopped))
 
 
 async def delete_automation(services: Services, request: Request) -> Reply:
     """Delete an automation that is not enabled."""
-    deleted, _ = await services.automations.delete(request.caller.project_key, request.params["id"], "")
+    deleted, _ = await services.automations.delete(request.caller.project_pk, request.params["id"], "")
     return Reply(200, DeletedAutomation(id=deleted.id))
 
 
@@ -213,7 +213,7 @@ def _state(status: Any) -> AutomationState:
 
 
 async def _identified(services: Services, request: Request) -> Automation:
-    return await services.automations.get(request.caller.project_key, request.params["id"])
+    return await services.automations.get(request.caller.project_pk, request.params["id"])
 
 
 def _kept(automation: Automation, name: str) -> list[Any]:

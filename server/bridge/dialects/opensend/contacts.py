@@ -80,7 +80,7 @@ async def list_contacts(services: Services, request: Request) -> Reply:
     """List contacts, newest first."""
     limit = request.number("limit", DEFAULT_LIMIT, MAX_LIMIT)
     page, more = await services.contacts.beside(
-        request.caller.project_key, limit, after_id=request.query.get("after", "")
+        request.caller.project_pk, limit, after_id=request.query.get("after", "")
     )
     return Reply(200, ContactList(data=[_contact_data(each) for each in page], has_more=more))
 
@@ -92,13 +92,13 @@ async def create_contact(services: Services, request: Request) -> Reply:
     body.check()
     assert email is not None
     return Reply(
-        201, CreatedContact(id=(await services.contacts.create(request.caller.project_key, email, properties)).id)
+        201, CreatedContact(id=(await services.contacts.create(request.caller.project_pk, email, properties)).id)
     )
 
 
 async def get_contact(services: Services, request: Request) -> Reply:
     """Read a contact by id or address."""
-    return Reply(200, _contact_data(await services.contacts.get(request.caller.project_key, _name(request))))
+    return Reply(200, _contact_data(await services.contacts.get(request.caller.project_pk, _name(request))))
 
 
 async def update_contact(services: Services, request: Request) -> Reply:
@@ -106,7 +106,7 @@ async def update_contact(services: Services, request: Request) -> Reply:
     body = Body(request)
     email, properties = body.email(), _properties(body, request)
     body.check()
-    key, name = request.caller.project_key, _name(request)
+    key, name = request.caller.project_pk, _name(request)
     if email is not None and (await services.contacts.get(key, name)).email != email:
         body.add("email", "The address of a contact cannot be changed")
         body.check()
@@ -115,7 +115,7 @@ async def update_contact(services: Services, request: Request) -> Reply:
 
 async def delete_contact(services: Services, request: Request) -> Reply:
     """Erase a contact."""
-    deleted = await services.contacts.delete(request.caller.project_key, _name(request))
+    deleted = await services.contacts.delete(request.caller.project_pk, _name(request))
     return Reply(200, DeletedContact(id=deleted.id))
 
 

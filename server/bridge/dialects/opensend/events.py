@@ -214,7 +214,7 @@ async def send_event(services: Services, request: Request) -> Reply:
     check_event_name(name, "event")
     check_json(payload, len(request.body), "payload")
     draft = Draft(name, contact_id or "", email or "", payload, idempotency_key=request.idempotency_key(), rules=RULES)
-    event = await services.ingest.send(request.caller.project_key, draft)
+    event = await services.ingest.send(request.caller.project_pk, draft)
     delivery = Delivery(
         id=event.id,
         event=event.name,
@@ -224,7 +224,7 @@ async def send_event(services: Services, request: Request) -> Reply:
         received_at=format_millis(event.received_at),
     )
     started = [started_run(match, automation) for match, automation in _of_kind(draft, MatchKind.STARTED)]
-    resumed = await _resumed(services, request.caller.project_key, _of_kind(draft, MatchKind.RESUMED))
+    resumed = await _resumed(services, request.caller.project_pk, _of_kind(draft, MatchKind.RESUMED))
     return Reply(202, Sent(delivery=delivery, resumed_runs=resumed, automation_runs=started))
 
 
@@ -266,14 +266,14 @@ def _of_kind(draft: Draft, kind: MatchKind) -> list[tuple[Match, Automation]]:
     return [each for each in draft.matches if each[0].kind is kind]
 
 
-async def _resumed(services: Services, project_key: int, matches: Sequence[tuple[Match, Automation]]) -> list[RunData]:
+async def _resumed(services: Services, project_pk: int, matches: Sequence[tuple[Match, Automation]]) -> list[RunData]:
     # Those that came with the matches have no attributes, and may have been deleted since.
     automations = {automation.id: automation for _, automation in matches}
     for each in list(automations):
         with suppress(AutomationNotFound):
-            automations[each] = await services.automations.get(project_key, each)
+            automations[each] = await services.automations.get(project_pk, each)
     return [
-        run_data(await services.runs.get(project_key, match.run_id), automations[automation.id])
+        run_data(await services.runs.get(project_pk, match.run_id), automations[automation.id])
         for match, automation in matches
     ]
 

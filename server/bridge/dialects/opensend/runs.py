@@ -81,7 +81,7 @@ class RunsQuery(Struct):
 
 async def list_runs(services: Services, request: Request) -> Reply:
     """List the runs of an automation, newest first."""
-    key, automation_id = request.caller.project_key, request.params["id"]
+    key, automation_id = request.caller.project_pk, request.params["id"]
     limit = request.number("limit", DEFAULT_LIMIT, MAX_LIMIT)
     query = RunQuery(_statuses(request.query.get("status", "")), automation_id)
     automation = await services.automations.get(key, automation_id)
@@ -104,7 +104,7 @@ async def cancel_run(services: Services, request: Request) -> Reply:
     body.check()
     current, automation = await _of_automation(services, request)
     cancelled = await services.runs.cancel(
-        request.caller.project_key, current.run.id, reason or DEFAULT_REASON, "", (RunStatus.QUEUED, RunStatus.WAITING)
+        request.caller.project_pk, current.run.id, reason or DEFAULT_REASON, "", (RunStatus.QUEUED, RunStatus.WAITING)
     )
     return Reply(200, _detailed(cancelled, automation))
 
@@ -182,7 +182,7 @@ def _text(value: Any) -> str | None:
 
 async def _of_automation(services: Services, request: Request) -> tuple[NamedRun, Automation]:
     """Read the run and the automation that the path names. Raises AutomationNotFound and RunNotFound."""
-    key, automation_id = request.caller.project_key, request.params["id"]
+    key, automation_id = request.caller.project_pk, request.params["id"]
     automation = await services.automations.get(key, automation_id)
     return await services.runs.of_automation(key, automation_id, request.params["run_id"]), automation
 
