@@ -308,7 +308,7 @@ async def test_a_commit_under_a_new_catalog_reads_catalog_and_contacts_once(line
     line.gate.set()
     await line.send(drafts())
     elsewhere = Definitions(database, Catalog(database))
-    caller = Caller(line.project_key, "id", frozenset())
+    caller = Caller(line.project_pk, "id", frozenset())
     await elsewhere.create(caller, "page_viewed", "", Schema(), Compatibility.NONE)
     assert {"contact", "event_definition"} <= await tables_read_by(line, "ada@example.com")
     assert not {"contact", "event_definition"} & await tables_read_by(line, "ada@example.com", "ada@example.com")
