@@ -228,7 +228,7 @@ async def test_a_unit_judged_by_an_outdated_catalogue_is_judged_again(line: Line
 
 async def test_an_event_is_refused_only_under_the_current_catalog(line: Line, database: Database) -> None:
     line.gate.set()
-    caller = Caller(line.project_key, "id", frozenset())
+    caller = Caller(line.project_pk, "id", frozenset())
     here, elsewhere = (Definitions(database, Catalog(database)) for _ in range(2))
     number, text = (Schema((Property("text", kind),)) for kind in (PropertyType.NUMBER, PropertyType.STRING))
     await here.create(caller, "page_viewed", "", number, Compatibility.NONE)
