@@ -67,7 +67,8 @@ FOCUSES: Final = (
     Focus(
         "server/ingest",
         ("server/ingest/*.py",),
-        ("ingest", "queue", "contacts", "definitions", "drafts", "renaming", "runs", "watch"),
+        ("catalog", "ingest", "queue", "conditions_in_service", "contacts", "definitions", "drafts", "renaming", "runs",
+         "watch"),
     ),
     Focus(
         "server/api",

@@ -1,0 +1,189 @@
+"""The cached catalog of each project: what is read again after which change."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from automation.automations import AutomationState, NewAutomation
+from registry.schema import Compatibility, Schema
+from server.auth.access import Caller
+from server.errors import KeyInvalid
+from server.ingest.catalog import Catalog
+from server.model import NameCase, Rules, UndefinedEvents, UnknownContacts
+from server.services.automations import Automations
+from server.services.definitions import Definitions
+from server.storage.projects import insert_project
+from tests.support.plans import plans
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from sqlalchemy import Connection
+
+    from server.model import Project
+    from server.storage.database import Database
+    from tests.support.stores import Store
+
+# ruff: noqa: S608 - the statements are our own
+RULES = Rules(UndefinedEvents.ACCEPT, UnknownContacts.CREATE)
+ANY_CASE = Rules(UndefinedEvents.ACCEPT, UnknownContacts.CREATE, NameCase.INSENSITIVE)
+
+
+class Node:
+    """A server's catalog, and what changes it there."""
+
+    def __init__(self, database: Database) -> None:
+        self.catalog = Catalog(database)
+        self._definitions = Definitions(database, self.catalog)
+        self._automations = Automations(database, self.catalog)
+
+    async def define(self, project: Project, name: str) -> None:
+        caller = Caller(project.key, project.id, frozenset())
+        await self._definitions.create(caller, name, "", Schema(), Compatibility.NONE)
+
+    async def automate(self, project: Project, condition: str) -> None:
+        await self._automations.create(project.key, NewAutomation(condition, "paid", condition, AutomationState.ACTIVE))
+
+
+@pytest_asyncio.fixture
+async def projects(database: Database) -> list[Project]:
+    def make(connection: Connection) -> list[Project]:
+        return [insert_project(connection, f"id-{number}", f"{number}", RULES, 1) for number in range(2)]
+
+    return await database.write(make)
+
+
+@asynccontextmanager
+async def reading_nothing() -> AsyncIterator[None]:
+    with plans() as noted:
+        yield
+    assert noted.statements == []
+
+
+async def test_a_snapshot_is_read_once_by_those_who_ask_at_the_same_time(
+    database: Database, projects: list[Project]
+) -> None:
+    catalog = Catalog(database)
+    assert catalog.known(projects[0].key) is None
+    with plans() as noted:
+        first, again = await asyncio.gather(catalog.state(projects[0].key), catalog.state(projects[0].key))
+    assert again is first
+    assert len([statement for statement in noted.statements if "FROM event_definition" in statement]) == 1
+    async with reading_nothing():
+        assert await catalog.state(projects[0].key) is first
+    assert catalog.known(projects[0].key) is first
+    assert (first.key, first.id) == (projects[0].key, projects[0].id)
+
+
+async def test_a_changed_catalog_is_read_again_where_it_was_changed(
+    database: Database, projects: list[Project]
+) -> None:
+    here = Node(database)
+    before, beside = [await here.catalog.state(project.key) for project in projects]
+    await here.define(projects[0], "paid")
+    now = await here.catalog.state(projects[0].key)
+    assert now.version > before.version
+    assert (before.definition("paid"), now.definition("paid") is None) == (None, False)
+    assert await here.catalog.state(projects[1].key) is beside
+    assert beside.definition("paid") is None
+
+
+async def test_another_nodes_change_is_noticed_by_refreshing_or_asking(
+    database: Database, projects: list[Project]
+) -> None:
+    here, elsewhere = Node(database), Node(database)
+    first, beside = [await here.catalog.state(project.key) for project in projects]
+    assert await here.catalog.current(first) is first
+    assert await here.catalog.refresh() == {projects[0].key: first.version, projects[1].key: beside.version}
+    assert here.catalog.known(projects[0].key) is first
+    await elsewhere.define(projects[0], "paid")
+    second = await here.catalog.current(first)
+    assert second.definition("paid") is not None
+    await elsewhere.define(projects[0], "seen")
+    versions = await here.catalog.refresh()
+    assert here.catalog.known(projects[0].key) is None
+    assert here.catalog.known(projects[1].key) is beside
+    third = await here.catalog.state(projects[0].key)
+    assert third.definition("seen") is not None
+    assert versions == {projects[0].key: third.version, projects[1].key: beside.version}
+
+
+async def test_a_snapshot_read_before_a_change_is_not_kept_after_it(
+    database: Database, projects: list[Project]
+) -> None:
+    catalog = Catalog(database)
+    state = await catalog.state(projects[0].key)
+    forgotten = catalog.forgotten
+    catalog.forget(projects[0].key)
+    catalog.learn(state, forgotten)
+    assert catalog.known(projects[0].key) is None
+    catalog.learn(state, catalog.forgotten)
+    assert catalog.known(projects[0].key) is state
+
+
+async def test_automations_are_compiled_when_they_change_and_else_kept(
+    database: Database, projects: list[Project]
+) -> None:
+    here = Node(database)
+    await here.automate(projects[0], "properties.a == 1")
+    first = await here.catalog.state(projects[0].key)
+    (kept,) = first.automations.conditions.values()
+    await here.define(projects[0], "seen")
+    second = await here.catalog.state(projects[0].key)
+    assert second is not first
+    assert second.automations is first.automations
+    await here.automate(projects[0], "properties.a == 2")
+    third = await here.catalog.state(projects[0].key)
+    assert third.automations.conditions["properties.a == 1"] is kept
+    assert len(third.automations.conditions) == 2
+
+
+async def test_nothing_is_kept_of_a_project_that_was_lost(
+    database: Database, store: Store, projects: list[Project]
+) -> None:
+    node = Node(database)
+    await node.automate(projects[0], "properties.a == 1")
+    before, beside = [await node.catalog.state(project.key) for project in projects]
+    lost = projects[0].key
+    for statement in (
+        f"DELETE FROM automation WHERE project_key = {lost}",
+        f"DELETE FROM project_head WHERE project_key = {lost}",
+        f"DELETE FROM project WHERE key = {lost}",
+    ):
+        await store.execute(statement)
+    assert await node.catalog.refresh() == {projects[1].key: beside.version}
+    assert node.catalog.known(lost) is None
+    with pytest.raises(KeyInvalid):
+        await node.catalog.state(lost)
+    # Its key and its version of the automations come up again.
+    rules = "undefined_events, unknown_contacts, name_case, version, created_at, updated_at"
+    await store.execute(
+        f"INSERT INTO project (key, id, name, {rules}) SELECT {lost}, 'new', 'new', {rules} FROM project"
+    )
+    await store.execute(
+        "INSERT INTO project_head (project_key, catalog_version, position, received_at, automations_version)"
+        f" VALUES ({lost}, 1, 0, 0, {before.automations.version})"
+    )
+    assert not (await node.catalog.state(lost)).automations
+
+
+async def test_of_names_that_differ_in_case_the_oldest_answers_to_the_others(
+    database: Database, projects: list[Project]
+) -> None:
+    node = Node(database)
+    for name in ("Paid", "paid"):
+        await node.define(projects[0], name)
+    state = await node.catalog.state(projects[0].key)
+    answers = {name: state.definition(name, ANY_CASE) for name in ("Paid", "paid", "PAID", "seen")}
+    assert {name: found and found.name for name, found in answers.items()} == {
+        "Paid": "Paid",
+        "paid": "paid",
+        "PAID": "Paid",
+        "seen": None,
+    }
+    assert state.definition("PAID") is None
