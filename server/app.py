@@ -27,7 +27,7 @@ from server.background.run_timeouts import RunTimer
 from server.bridge.app import Bridge
 from server.bridge.dialects import DIALECTS
 from server.bridge.http_server import HttpServer
-from server.bridge.services import Services
+from server.bridge.operations import Services
 from server.bridge.system import READY_SECONDS, System
 from server.delivery.dispatcher import Dispatchers
 from server.delivery.match_notifier import MatchHub
@@ -93,7 +93,8 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         secret = admin_key.check_strength(given) if given else admin_key.read_or_make(admin_key_file(settings.database))
         access = Access(database, secret, demo=settings.demo)
         catalog = Catalog(database)
-        projects = Projects(database, catalog, access)
+        key_prefixes = {dialect.name: dialect.key_prefixes[0] for dialect in DIALECTS}
+        projects = Projects(database, catalog, access, key_prefixes)
         contacts = Contacts(database)
         definitions = Definitions(database, catalog)
         automations = Automations(database, catalog)

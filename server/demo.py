@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from automation.automations import AutomationState, NewAutomation
 from registry.schema import Compatibility, Property, PropertyType, Schema
 from server.auth.access import Caller
-from server.errors import ContactNotFound, ProjectNotFound
+from server.bridge.dialect import DemoEvent, RestDialect
+from server.bridge.dialects import DIALECTS
+from server.errors import ContactNotFound, ProjectNotFound, SecretInUse
 from server.model import Dialect, Rules, Scope
-from server.paging import PageRequest
+from server.paging import MAX_SIZE, PageRequest
 from server.services.contacts import ContactName
+from server.services.projects import NATIVE_PREFIX
 from server.settings import DEFAULT_GRPC
 
 if TYPE_CHECKING:
@@ -25,13 +30,10 @@ EVENT = "order_completed"
 EMAIL = "ada@example.com"
 CONDITION = "properties.is_first_purchase"
 SECRETS = {
-    Dialect.NATIVE: "sb_demo_key_for_ada",
-    Dialect.AUTOSEND: "AS_demo_key_for_ada",
-    Dialect.OPENSEND: "os_demo_key_for_ada",
-    Dialect.EMAILSENDX: "esx_live_demo_key_for_ada",
-    Dialect.ARSEL: "be_demo_key_for_ada",
+    Dialect.NATIVE: f"{NATIVE_PREFIX}demo_key_for_ada",
+    **{dialect.name: f"{dialect.key_prefixes[0]}demo_key_for_ada" for dialect in DIALECTS},
 }
-"""They work on servers started with --dev, nowhere else."""
+"""Keys of the demo project by dialect; servers accept them with --dev only."""
 SECRET = SECRETS[Dialect.NATIVE]
 PROPERTIES = '{"order_total":"129.99","currency":"USD","is_first_purchase":"true"}'
 
@@ -45,60 +47,65 @@ _SCHEMA = Schema(
 
 
 async def make_demo(projects: Projects, definitions: Definitions, contacts: Contacts, automations: Automations) -> str:
-    """Make the demo project with keys, a definition, a contact and an automation, in an empty database.
+    """Create the demo project with keys, a definition, a contact and an automation, if there is no project yet.
 
-    Returns the id of the contact, empty where the database holds something else.
+    A demo project of an earlier version gets the keys of newer dialects. Return the id of the demo's contact, empty
+    if there is no demo project.
     """
-    known = await projects.list(PageRequest(1))
-    if not known.items:
+    existing = await projects.list(PageRequest(1))
+    if not existing.items:
         project = await projects.create(PROJECT, Rules())
-        for dialect, secret in SECRETS.items():
-            await projects.create_key(project.id, dialect, (), "demo", secret, demo=True)
+        await _create_keys(projects, project.id)
         caller = Caller(project.key, project.id, frozenset({Scope.ALL}))
         await definitions.create(caller, EVENT, "An order was paid for", _SCHEMA, Compatibility.NONE)
         await contacts.upsert(project.key, EMAIL, {"first_name": "Ada"})
         welcome = NewAutomation("welcome", EVENT, CONDITION, AutomationState.ACTIVE)
         await automations.create(project.key, welcome)
     try:
-        return (await contacts.get((await projects.get(PROJECT)).key, ContactName(email=EMAIL))).id
+        project = await projects.get(PROJECT)
+        contact = await contacts.get(project.key, ContactName(email=EMAIL))
     except (ProjectNotFound, ContactNotFound):
         return ""
+    keys = (await projects.keys(project.id, PageRequest(MAX_SIZE))).items
+    if any(key.demo for key in keys):
+        await _create_keys(projects, project.id)
+    return contact.id
+
+
+async def _create_keys(projects: Projects, project_id: str) -> None:
+    """Create the demo keys that do not exist yet."""
+    for dialect, secret in SECRETS.items():
+        with suppress(SecretInUse):
+            await projects.create_key(project_id, dialect, (), "demo", secret, demo=True)
 
 
 def commands(program: str, buf: str, server: Server) -> str:
-    """Give commands to paste that show one event going in by each door; `program` and `buf` are how to call them."""
+    """Return commands that send one event over gRPC and through each dialect; `program` and `buf` are command lines."""
     default = server.grpc_address == DEFAULT_GRPC
     options = f"--key {SECRET}" if default else f"--key {SECRET} --server {server.grpc_address}"
     body = f'{{"event":{{"name":"{EVENT}","email":"{EMAIL}","properties":{PROPERTIES}}}}}'
-    autosend = f'{{"eventName":"{EVENT}","email":"{EMAIL}","eventProperties":{PROPERTIES}}}'
-    opensend = f'{{"event":"user.signed_up","email":"{EMAIL}","payload":{{"plan":"pro"}}}}'
-    emailsendx = '{"name":"Purchase_Completed","data":{"orderId":"ord_abc123","amount":99.00}}'
-    arsel = f'{{"event":"{EVENT}","email":"{EMAIL}","data":{PROPERTIES}}}'
-    contact = server.demo_contact or "ID"
-
-    def curl(path: str, dialect: Dialect, sent: str) -> str:
-        return (
-            f"  curl http://{server.http_address}{path} -H 'Authorization: Bearer {SECRETS[dialect]}' \\\n"
-            f"    -H 'Content-Type: application/json' -d '{sent}'"
-        )
-
+    titles = [dialect.title for dialect in DIALECTS]
+    calls = "\n\n".join(_curl(dialect, server) for dialect in DIALECTS)
     return f"""
 Send an event, and read it back:
 
   {program} event send {EVENT} --email {EMAIL} --properties '{PROPERTIES}' {options}
   {program} event list {options}
 
-The same without Signalbox's own client, over gRPC and in the words of AutoSend, OpenSend, EmailSendX and Arsel:
+The same without Signalbox's own client, over gRPC and in the words of {", ".join(titles[:-1])} and {titles[-1]}:
 
   {buf} curl --protocol grpc --http2-prior-knowledge -H 'authorization: Bearer {SECRET}' \\
     -d '{body}' \\
     http://{server.grpc_address}/signalbox.v1.EventIngest/SendEvent
 
-{curl("/v1/events/send", Dialect.AUTOSEND, autosend)}
-
-{curl("/events/send", Dialect.OPENSEND, opensend)}
-
-{curl(f"/api/v1/contacts/{contact}/events", Dialect.EMAILSENDX, emailsendx)}
-
-{curl("/v1/events/send", Dialect.ARSEL, arsel)}
+{calls}
 """
+
+
+def _curl(dialect: RestDialect, server: Server) -> str:
+    event = DemoEvent(EVENT, EMAIL, server.demo_contact or "ID", json.loads(PROPERTIES))
+    call = dialect.demo_call(event)
+    return (
+        f"  curl http://{server.http_address}{call.path} -H 'Authorization: Bearer {SECRETS[dialect.name]}' \\\n"
+        f"    -H 'Content-Type: application/json' -d '{json.dumps(call.body, separators=(',', ':'))}'"
+    )

@@ -1,8 +1,7 @@
-"""The one table from an error's reason to what callers see: the gRPC code, and what each dialect answers."""
+"""The gRPC code and HTTP status of each error's reason, and the text of an error that callers see."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from grpc import StatusCode
@@ -10,7 +9,6 @@ from grpc import StatusCode
 from automation.errors import AutomationError
 from registry.errors import RegistryError
 from server.errors import ServiceError
-from server.model import Dialect
 
 CODES: dict[str, StatusCode] = {
     "API_KEY_MISSING": StatusCode.UNAUTHENTICATED,
@@ -90,7 +88,7 @@ CODES: dict[str, StatusCode] = {
     "INTERNAL": StatusCode.INTERNAL,
 }
 
-HTTP: Final[dict[StatusCode, int]] = {
+_HTTP_STATUSES: Final[dict[StatusCode, int]] = {
     StatusCode.INVALID_ARGUMENT: 400,
     StatusCode.OUT_OF_RANGE: 400,
     StatusCode.UNAUTHENTICATED: 401,
@@ -105,140 +103,15 @@ HTTP: Final[dict[StatusCode, int]] = {
     StatusCode.UNAVAILABLE: 503,
     StatusCode.INTERNAL: 500,
 }
-"""The status over HTTP, where a dialect has none of its own for the reason."""
 
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a dialect answers: a status, its own name for the error, and a text in which `{event}` is of the metadata.
-
-    None stands for the name that the dialect makes of the status or reason, an empty text for the error's own.
-    """
-
-    status: int
-    code: str | None = None
-    message: str = ""
-
-
-EVERYWHERE: Final[dict[str, int]] = {
+_PRECISE_STATUSES: Final[dict[str, int]] = {
     "BODY_TOO_LARGE": 413,
     "UNSUPPORTED_MEDIA_TYPE": 415,
     "UNSUPPORTED_CHARSET": 415,
     "UNSUPPORTED_ENCODING": 415,
     "RATE_LIMITED": 429,
 }
-"""The status of reasons whose gRPC code says less than HTTP can."""
-
-_UNAUTHORIZED = Answer(401, "UNAUTHORIZED", "Unauthorized")
-_FAILED = Answer(400, "VALIDATION_FAILED", "Validation failed")
-_NO_EVENT = Answer(404, "EVENT_NOT_FOUND", "Event not found")
-
-# By reason, and before that by "topic: reason" where an endpoint answers otherwise than the others of its dialect.
-_AUTOSEND: Final[dict[str, Answer]] = {
-    "API_KEY_MISSING": _UNAUTHORIZED,
-    "API_KEY_INVALID": _UNAUTHORIZED,
-    "SCOPE_MISSING": Answer(403, "FORBIDDEN"),
-    "CONTACT_REQUIRED": Answer(400, "EMAIL_OR_CONTACT_ID_REQUIRED", "Either email or contactId is required"),
-    "CONTACT_NOT_FOUND": Answer(404, "CONTACT_NOT_FOUND", "Contact not found"),
-    "send: CONTACT_NOT_FOUND": Answer(
-        404, "CONTACT_NOT_FOUND_FOR_EVENT", "Contact not found for the provided email or contactId"
-    ),
-    "CONTACT_ALREADY_EXISTS": Answer(409, "CONTACT_ALREADY_EXISTS", "Contact with this email already exists"),
-    "DEFINITION_NOT_FOUND": _NO_EVENT,
-    "DEFINITION_DELETED": _NO_EVENT,
-    "DEFINITION_ALREADY_EXISTS": Answer(
-        409, "EVENT_ALREADY_EXISTS", "Event with this name already exists in the project"
-    ),
-    "TOO_MANY_DEFINITIONS": Answer(
-        400, "MAX_EVENTS_REACHED", "Maximum number of events ({limit}) reached for this project."
-    ),
-    "DEFINITION_IN_USE": Answer(409, "EVENT_IN_USE"),
-    "INVALID_NAME": _FAILED,
-    "INVALID_DESCRIPTION": _FAILED,
-    "INVALID_SCHEMA": _FAILED,
-    "INVALID_ARGUMENT": _FAILED,
-    "INVALID_BODY": _FAILED,
-    "UNSTORABLE_TEXT": _FAILED,
-    "RATE_LIMITED": Answer(429, "RATE_LIMIT_EXCEEDED", "Rate limit exceeded. Try again in {seconds} seconds."),
-    "INTERNAL": Answer(500, "INTERNAL_SERVER_ERROR", "Internal server error"),
-}
-
-_NO_KEY = Answer(401, "", "Missing or invalid API key")
-_INVALID = Answer(422, "", "Validation failed")
-
-_OPENSEND: Final[dict[str, Answer]] = {
-    "API_KEY_MISSING": _NO_KEY,
-    "API_KEY_INVALID": _NO_KEY,
-    "SCOPE_MISSING": Answer(
-        403,
-        "insufficient_api_key_permission",
-        "This API key does not have permission to access this resource.",
-    ),
-    "MALFORMED_JSON": Answer(400, "", "Invalid JSON body"),
-    "INVALID_BODY": _INVALID,
-    "UNSTORABLE_TEXT": _INVALID,
-    "INVALID_ARGUMENT": _INVALID,
-    "INVALID_NAME": _INVALID,
-    "INVALID_SCHEMA": _INVALID,
-    "INVALID_AUTOMATION": _INVALID,
-    "PAYLOAD_REJECTED": Answer(422, "event_payload_invalid", "Event payload does not match schema"),
-    "DEFINITION_NOT_FOUND": Answer(404, "", "Event not found"),
-    "DEFINITION_DELETED": Answer(404, "", "Event not found"),
-    "DEFINITION_ALREADY_EXISTS": Answer(409, "", "An event with this name already exists"),
-    "DEFINITION_IN_USE": Answer(409, "event_in_use"),
-    "TOO_MANY_DEFINITIONS": Answer(422, "max_events_reached"),
-    "CONTACT_NOT_FOUND": Answer(404, "", "Contact not found"),
-    "CONTACT_ALREADY_EXISTS": Answer(409, "", "A contact with this email already exists"),
-    "AUTOMATION_NOT_FOUND": Answer(404, "", "Automation not found"),
-    "AUTOMATION_ACTIVE": Answer(409, "automation_enabled", "Disable the automation before deleting"),
-    "RUN_NOT_FOUND": Answer(404, "", "Run not found"),
-    "RUN_FINISHED": Answer(409, "run_not_cancellable", "Run is not cancellable"),
-    "RATE_LIMITED": Answer(429, "", "Rate limit exceeded. Try again later."),
-    "INTERNAL": Answer(500, "", "Internal server error"),
-}
-
-_EMAILSENDX: Final[dict[str, Answer]] = {
-    "API_KEY_MISSING": Answer(401, message="Missing API key"),
-    "API_KEY_INVALID": Answer(401, message="Invalid or revoked API key"),
-    "SCOPE_MISSING": Answer(403, message="This API key lacks the scope {scope}"),
-    "CONTACT_NOT_FOUND": Answer(404, message="Contact not found"),
-    "AUTOMATION_NOT_FOUND": Answer(404, message="Automation not found"),
-    "RATE_LIMITED": Answer(429, message="Rate limit exceeded. Retry after {seconds} seconds."),
-    "INTERNAL": Answer(500, message="Internal server error"),
-}
-
-_NO_ARSEL_KEY = Answer(401, "unauthorized", "Invalid or missing API key")
-
-_ARSEL: Final[dict[str, Answer]] = {
-    "API_KEY_MISSING": _NO_ARSEL_KEY,
-    "API_KEY_INVALID": _NO_ARSEL_KEY,
-    "CONTACT_REQUIRED": Answer(400, "bad_request", "Provide either email or contact_id."),
-    "CONTACT_NOT_FOUND": Answer(404, "not_found", "Contact not found"),
-    "CONTACT_ALREADY_EXISTS": Answer(409, "conflict", 'A contact with the email "{email}" already exists.'),
-    "DEFINITION_NOT_FOUND": Answer(404, "not_found", "Event {event} not found"),
-    "DEFINITION_DELETED": Answer(404, "not_found", "Event {event} not found"),
-    "send: DEFINITION_NOT_FOUND": Answer(404, "not_found", 'No event named "{event}" is defined in this organization.'),
-    "DEFINITION_ALREADY_EXISTS": Answer(409, "conflict", 'An event named "{event}" already exists.'),
-    "DEFINITION_IN_USE": Answer(
-        409,
-        "conflict",
-        'Event "{event}" is used by {count} active flow(s). Remove the trigger from those flows first.',
-    ),
-    "PAYLOAD_REJECTED": Answer(422, "validation_error", 'Payload does not match the "{event}" schema.'),
-    "RATE_LIMITED": Answer(
-        429,
-        "rate_limit_exceeded",
-        "Too many requests. Please retry after the period indicated in the retry-after header.",
-    ),
-    "INTERNAL": Answer(500, message="Internal server error"),
-}
-
-ANSWERS: Final[dict[Dialect, dict[str, Answer]]] = {
-    Dialect.AUTOSEND: _AUTOSEND,
-    Dialect.OPENSEND: _OPENSEND,
-    Dialect.EMAILSENDX: _EMAILSENDX,
-    Dialect.ARSEL: _ARSEL,
-}
+"""HTTP statuses of reasons for which HTTP has a more precise status than their gRPC code."""
 
 MAX_MESSAGE: Final = 500
 """A status travels in the trailers, of which gRPC clients take 8 KiB, and the message twice, percent-encoded."""
@@ -262,18 +135,10 @@ def code_of(error: Exception) -> StatusCode:
     return CODES[reason_of(error)]
 
 
-def answer_of(dialect: Dialect | None, error: Exception, topic: str = "") -> Answer:
-    """Give what a dialect answers, at the endpoints of a topic; the text is filled in, the name may be None.
-
-    None stands for a request of which no dialect is told.
-    """
+def http_status_of(error: Exception) -> int:
+    """Return the HTTP status of an error, for dialects that do not have their own."""
     reason = reason_of(error)
-    answers = ANSWERS[dialect] if dialect is not None else {}
-    answer = answers.get(f"{topic}: {reason}") or answers.get(reason)
-    if answer is None:
-        return Answer(EVERYWHERE.get(reason) or HTTP[CODES[reason]], None, message_of(error))
-    metadata = error.metadata if isinstance(error, KNOWN_ERRORS) else {}
-    return Answer(answer.status, answer.code, answer.message.format_map(metadata) or message_of(error))
+    return _PRECISE_STATUSES.get(reason) or _HTTP_STATUSES[CODES[reason]]
 
 
 def cut(text: str, size: int) -> str:

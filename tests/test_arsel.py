@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
-from server.bridge.dialect import Refusal
-from server.bridge.dialects.arsel.endpoints import write_error
+from server.bridge.dialects.arsel.errors import write_error
+from server.bridge.errors import ReportedError
 from signalbox.v1 import automations_pb2 as pb
 from tests.support.bridge import ID, MILLIS, TEXT, UNSENT, Caller, Case, calling
 from tests.support.messages import ADA
@@ -346,8 +346,8 @@ async def activate(arsel: Caller, condition: str = "") -> str:
     ],
 )
 def test_an_error_is_named_by_its_status_unless_it_has_a_name(status: int, name: str) -> None:
-    assert write_error(Refusal(status, None, "why", ValueError())) == error(status, name, "why")
-    assert write_error(Refusal(status, "other", "why", ValueError())) == error(status, "other", "why")
+    assert write_error(ReportedError(status, None, "why"), ValueError(), "") == error(status, name, "why")
+    assert write_error(ReportedError(status, "other", "why"), ValueError(), "") == error(status, "other", "why")
 
 
 async def test_a_definition_in_use_is_not_deleted(arsel: Caller) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from server.storage.database import Database
     from tests.support.service import Client, Service
 
-NAMES = [door.dialect.value for door in DIALECTS]
+NAMES = [dialect.name.value for dialect in DIALECTS]
 KEYS = {"autosend": "AS_x", "opensend": "os_x", "emailsendx": "esx_test_x", "arsel": "be_x"}
 
 
@@ -376,14 +376,15 @@ async def test_an_idempotency_key_makes_a_repeated_send_harmless(shop: Shop, dia
 
 
 def test_each_dialect_has_the_limit_of_its_model() -> None:
-    found = {door.dialect: (door.limit.requests, door.limit.seconds, door.limit.reads) for door in DIALECTS}
+    limits = {dialect.name: dialect.rate_limit for dialect in DIALECTS}
+    found = {name: (limit.requests, limit.seconds, limit.reads) for name, limit in limits.items()}
     assert found == {
         Dialect.AUTOSEND: (600, 60, None),
         Dialect.OPENSEND: (30, 60, 100),
         Dialect.EMAILSENDX: (120, 60, None),
         Dialect.ARSEL: (2, 1, None),
     }
-    assert {door.dialect for door in DIALECTS if door.limit.fixed} == {Dialect.OPENSEND}
+    assert {name for name, limit in limits.items() if limit.fixed} == {Dialect.OPENSEND}
 
 
 def test_a_sliding_window_gives_back_one_request_at_a_time() -> None:

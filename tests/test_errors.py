@@ -15,14 +15,14 @@ import automation.errors
 import registry.errors
 import server.errors
 from automation.errors import AutomationError
-from registry.errors import RegistryError, TooManyDefinitions
+from registry.errors import RegistryError
 from server.api.interceptor import Streams
 from server.api.rich_status import DOMAIN, rich_status
 from server.api.server import GrpcServer
 from server.auth.access import Access
-from server.errors import DefinitionInUse, QueueFull, ServiceError, StorageFull
-from server.model import Dialect, Rules
-from server.status import ANSWERS, CODES, answer_of
+from server.errors import QueueFull, ServiceError, StorageFull
+from server.model import Rules
+from server.status import CODES
 from server.storage.projects import insert_project
 from signalbox.v1 import automations_pb2, contacts_pb2, event_definitions_pb2, event_ingest_pb2, projects_pb2
 from tests.support.messages import ADA, ALL_OR_NOTHING, ANYTHING, BOB, COERCED, INDEPENDENT, event, struct
@@ -63,34 +63,8 @@ def test_every_reason_is_of_some_error() -> None:
     assert {error.reason for error in ERRORS} == set(CODES)  # type: ignore[attr-defined]  # as above
 
 
-def test_dialects_answer_existing_reasons() -> None:
-    answered = {key.rpartition(": ")[2] for answers in ANSWERS.values() for key in answers}
-    assert answered <= set(CODES)
-
-
 def test_a_missing_event_is_the_only_reason_about_events() -> None:
     assert [reason for reason in CODES if "EVENT" in reason] == ["EVENT_NOT_FOUND"]
-
-
-def test_codes_about_events_are_those_of_autosend_alone() -> None:
-    named = {
-        dialect for dialect, answers in ANSWERS.items() for each in answers.values() if "EVENT_" in (each.code or "")
-    }
-    assert named == {Dialect.AUTOSEND}
-
-
-@pytest.mark.parametrize(
-    ("dialect", "in_use", "too_many"),
-    [
-        (Dialect.AUTOSEND, (409, "EVENT_IN_USE"), (400, "MAX_EVENTS_REACHED")),
-        (Dialect.OPENSEND, (409, "event_in_use"), (422, "max_events_reached")),
-    ],
-)
-def test_dialects_keep_their_codes_about_definitions(
-    dialect: Dialect, in_use: tuple[int, str], too_many: tuple[int, str]
-) -> None:
-    answers = [answer_of(dialect, DefinitionInUse("ordered", 2)), answer_of(dialect, TooManyDefinitions(100))]
-    assert [(each.status, each.code) for each in answers] == [in_use, too_many]
 
 
 MODULES = [automation.errors, registry.errors, server.errors]

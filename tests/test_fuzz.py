@@ -163,15 +163,17 @@ async def test_no_condition_causes_an_internal_error(target: Target) -> None:
 @pytest_asyncio.fixture
 async def keys(target: Target) -> dict[str, str]:
     made = {}
-    for door in DIALECTS:
-        dialect = pb.Dialect.Value(f"DIALECT_{door.dialect.name}")
+    for served in DIALECTS:
+        dialect = pb.Dialect.Value(f"DIALECT_{served.name.name}")
         request = pb.CreateApiKeyRequest(project=target.client.project, dialect=dialect)
-        made[door.dialect.value] = (await target.client.projects.CreateApiKey(request)).secret
+        made[served.name.value] = (await target.client.projects.CreateApiKey(request)).secret
     return made
 
 
 async def test_no_request_of_a_dialect_causes_an_internal_error(target: Target, keys: dict[str, str]) -> None:
-    drawers = [(key, JsonRequests(door, key, target.things)) for door, key in zip(DIALECTS, keys.values(), strict=True)]
+    drawers = [
+        (key, JsonRequests(served, key, target.things)) for served, key in zip(DIALECTS, keys.values(), strict=True)
+    ]
 
     def drawn(random: Random) -> Iterator[HttpRequest]:
         for _ in range(700):

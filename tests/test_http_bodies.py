@@ -97,7 +97,7 @@ async def test_invalid_or_oversized_gzip_is_refused(arsel: Caller, status: int, 
 
 
 @on_sqlite
-@pytest.mark.parametrize("dialect", [door.dialect.value for door in DIALECTS])
+@pytest.mark.parametrize("dialect", [dialect.name.value for dialect in DIALECTS])
 @pytest.mark.parametrize("encoding", ["br", "deflate", "zstd", "gzip, gzip", "gzip, identity"])
 async def test_an_unsupported_encoding_is_refused_with_the_supported_ones(
     lasting_service: Service, dialect: str, encoding: str

@@ -16,7 +16,7 @@ from tests.support.bridge import calling
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from server.bridge.dialect import Door
+    from server.bridge.dialect import RestDialect
     from tests.support.service import Service
 
 CHECKS = (
@@ -33,7 +33,7 @@ EXAMPLES = int(os.environ.get("SIGNALBOX_OPENAPI_EXAMPLES", "5"))
 # The tables of the dialects run over both databases; what is tried out here is the document.
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("dialect", [door.dialect.value for door in DIALECTS])
+@pytest.mark.parametrize("dialect", [dialect.name.value for dialect in DIALECTS])
 async def test_every_endpoint_answers_as_the_document_says(
     lasting_service: Service, dialect: str, tmp_path: Path
 ) -> None:
@@ -59,7 +59,7 @@ async def test_every_endpoint_answers_as_the_document_says(
 def test_the_document_names_every_endpoint_once() -> None:
     described = document(DIALECTS)["paths"]
     operations = [operation for path in described.values() for operation in path.values()]
-    assert len(operations) == sum(len(door.routes) for door in DIALECTS)
+    assert len(operations) == sum(len(dialect.routes) for dialect in DIALECTS)
     assert len({each["operationId"] for each in operations}) == len(operations)
     assert all(each["summary"] for each in operations)
 
@@ -72,13 +72,13 @@ CREATED = {
 ACCEPTED = {("opensend", "/events/send"), ("opensend", "/api/events/send"), ("arsel", "/v1/events/send")}
 
 
-@pytest.mark.parametrize("door", DIALECTS, ids=lambda door: door.dialect.value)
-def test_a_success_has_the_status_of_its_model(door: Door) -> None:
-    for route in door.routes:
-        at = (door.dialect.value, route.path)
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name.value)
+def test_a_success_has_the_status_of_its_model(dialect: RestDialect) -> None:
+    for route in dialect.routes:
+        at = (dialect.name.value, route.path)
         expected = {200}
         if route.method == "POST":
             expected = {201} if at in CREATED else {202} if at in ACCEPTED else {200}
         if at == ("emailsendx", "/api/v1/contacts") and route.method == "POST":
             expected = {200, 201}
-        assert set(route.answers) == expected, (route.method, route.path)
+        assert set(route.responses) == expected, (route.method, route.path)

@@ -1,25 +1,34 @@
-"""The ASGI application: takes a request to the route of its dialect, and writes the answer.
+"""The ASGI application: finds the route of a request, calls its handler, and writes the response.
 
-The dialect is that of the key, or the one whose mount the path names. Where no key tells it, an error has the shape of
-the dialect that the path, or the beginning of the key, belongs to. Every answer is JSON.
+    identify the mount ── authenticate the key ── find the route, count it ── check the scope ── read the body ── handle
 
-There is no web framework here: routing by key and by undecoded segments is ours anyway, and what else one brings costs
-as much as all the rest of a request (an echo: 85 us on the bare server, 180 us with one).
+The dialect is that of the key, which the mount in the path, if any, must match. An error at any step is written in the
+key's dialect, or before a key is authenticated in the likely ones (`identification`). Every response is JSON.
+
+There is no web framework: routing by key and by undecoded segments would be ours anyway, and the rest of one costs as
+much as everything else in a request (an echo: 85 us on the bare server, 180 us with a framework).
 """
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
 
-from server.auth.access import bearer_secret
 from server.bridge.body import ClientGone, decode_body, read_body
-from server.bridge.dialect import Refusal
 from server.bridge.dialects import DIALECTS
-from server.bridge.messages import Refused, Reply, Request
+from server.bridge.errors import NO_DIALECT, RuleBroken, report_error
+from server.bridge.identification import (
+    dialects_of_path,
+    key_header_allowed,
+    likely_dialects,
+    repeated_header,
+    secret_of,
+)
+from server.bridge.messages import Request, Response
 from server.bridge.rate_limits import RateLimiter
 from server.bridge.routes import RouteTable
 from server.errors import (
@@ -34,15 +43,15 @@ from server.errors import (
     StorageRefused,
     UnsupportedEncoding,
 )
-from server.status import KNOWN_ERRORS, answer_of
+from server.status import KNOWN_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from server.auth.access import Access, Caller
-    from server.bridge.dialect import Door
+    from server.bridge.dialect import RestDialect
+    from server.bridge.operations import Services
     from server.bridge.routes import Route
-    from server.bridge.services import Services
     from server.bridge.system import System
     from server.metrics import Metrics
 
@@ -56,38 +65,35 @@ _READING = frozenset({"GET", "HEAD"})
 _BODILESS = _READING | {"DELETE"}
 """Methods whose bodies are read, because some clients send one, and ignored."""
 
-_SINGLE = frozenset({b"authorization", b"content-encoding", b"content-type", b"idempotency-key", b"x-api-key"})
-"""Headers with a single value: of two values, a proxy in front may have used the other one."""
-
 _encode = msgspec.json.Encoder().encode
 
 
 class _Mount:
-    """One dialect as it is served: its routes found by path, and its rate limit kept."""
+    """A dialect as it is served: its routes by path, and the quotas of its keys."""
 
-    def __init__(self, door: Door, *, rate_limits: bool) -> None:
-        self.door = door
-        self.routes = RouteTable(door.routes)
-        self.limiter = RateLimiter(door.limit, enforced=rate_limits)
+    def __init__(self, dialect: RestDialect, *, rate_limits: bool) -> None:
+        self.dialect = dialect
+        self.routes = RouteTable(dialect.routes)
+        self.limiter = RateLimiter(dialect.rate_limit, enforced=rate_limits)
 
 
-class _Call:
-    """A request on its way: what is known of it so far decides the shape of an error."""
+class _Exchange:
+    """A request in progress: what is known of it so far decides how an error is written."""
 
-    __slots__ = ("extra", "headers", "method", "mount", "path", "repeated", "route")
+    __slots__ = ("headers", "method", "mount", "path", "repeated", "response_headers", "route")
 
     def __init__(self, scope: Mapping[str, Any]) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["raw_path"].decode("latin-1")
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        self.repeated = _repeated(scope["headers"]) if len(self.headers) < len(scope["headers"]) else b""
+        self.repeated = repeated_header(scope["headers"]) if len(self.headers) < len(scope["headers"]) else b""
         self.mount: _Mount | None = None
         self.route: Route | None = None
-        self.extra: tuple[tuple[bytes, bytes], ...] = ()
+        self.response_headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class Bridge:
-    """Serves the dialects, and `system` beside them. Bodies hold at most so many bytes."""
+    """Serves the dialects, and the pages of `system` beside them. Bodies have at most `max_body` bytes."""
 
     def __init__(
         self,
@@ -108,164 +114,122 @@ class Bridge:
         self._system = system
         self._metrics = metrics
         self._max_body = max_body
-        self._mounts = {door.dialect: _Mount(door, rate_limits=rate_limits) for door in DIALECTS}
-        self._by_name = {dialect.value: mount for dialect, mount in self._mounts.items()}
+        self._mounts = {dialect.name.value: _Mount(dialect, rate_limits=rate_limits) for dialect in DIALECTS}
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             raise ValueError(f"{scope['type']} is not served")
-        call = _Call(scope)
-        if call.path in self._system.pages and call.method in _READING:
-            page = await self._system.page(call.path)
-            await _send(send, call, page.status, page.content, page.kind)
+        exchange = _Exchange(scope)
+        if exchange.path in self._system.pages and exchange.method in _READING:
+            page = await self._system.page(exchange.path)
+            await _send(send, exchange, page.status, page.content, page.media_type)
             return
         task = asyncio.current_task()
         assert task is not None
         self._calls.add(task)
         try:
-            reply = await self._reply(call, scope["query_string"], receive)
+            response = await self._handle(exchange, scope["query_string"], receive)
         except ClientGone:
             return
         except asyncio.CancelledError:
             if task not in self._ended:
                 raise
             task.uncancel()
-            reply = self._refusal(call, Stopping(cut_off=True))
+            response = self._error_response(exchange, Stopping(cut_off=True))
         except Exception as error:
-            reply = self._refusal(call, error)
+            response = self._error_response(exchange, error)
         finally:
             self._calls.discard(task)
             self._ended.discard(task)
+        headers = (*exchange.response_headers, *response.headers)
         if self._leaving.is_set():
-            # The next request goes to another server.
-            call.extra = (*call.extra, (b"connection", b"close"))
-        await _send(send, call, reply.status, _encode(reply.body), _JSON, (*call.extra, *reply.headers))
-        self._metrics.count_request(call.mount.door.dialect if call.mount else "", reply.status)
+            # The client's next request must go to another server.
+            headers = (*headers, (b"connection", b"close"))
+        await _send(send, exchange, response.status, _encode(response.body), _JSON, headers)
+        self._metrics.count_request(exchange.mount.dialect.name if exchange.mount else "", response.status)
 
     def end_calls(self) -> None:
-        """Answer the requests in progress with 503."""
+        """Respond with 503 to the requests in progress."""
         for task in self._calls:
             self._ended.add(task)
             task.cancel()
 
-    async def _reply(self, call: _Call, query: bytes, receive: Receive) -> Reply:
-        if call.repeated:
-            raise RepeatedHeader(call.repeated.decode("latin-1"))
-        caller = await self._caller(call)
-        route, params = self._route(call, caller)
+    async def _handle(self, exchange: _Exchange, query: bytes, receive: Receive) -> Response:
+        if exchange.repeated:
+            raise RepeatedHeader(exchange.repeated.decode("latin-1"))
+        caller, mount = await self._authenticate(exchange)
+        route, params = self._find_route(exchange, mount, caller)
         caller.require(route.scope)
-        body = await read_body(call.headers, receive, self._max_body)
-        body = b"" if call.method in _BODILESS else decode_body(call.headers, body, self._max_body)
-        return await route.handler(self._services, Request(caller, params, query, call.headers, body))
+        body = await read_body(exchange.headers, receive, self._max_body)
+        body = b"" if exchange.method in _BODILESS else decode_body(exchange.headers, body, self._max_body)
+        return await route.handler(self._services, Request(caller, params, query, exchange.headers, body))
 
-    async def _caller(self, call: _Call) -> Caller:
-        """Tell the caller, and the dialect that is spoken. Raises KeyMissing, KeyInvalid and RouteNotFound."""
-        named = self._named_mount(call)
-        secret = _secret(call.headers)
+    async def _authenticate(self, exchange: _Exchange) -> tuple[Caller, _Mount]:
+        """Return the caller and the mount of its dialect. Raise KeyMissing, KeyInvalid and RouteNotFound."""
+        named = self._take_mount(exchange)
+        secret = secret_of(exchange.headers)
         if not secret:
-            self._check_path(call)
+            self._check_path(exchange)
             raise KeyMissing
         caller = await self._access.by_secret(secret)
         mount = self._mounts.get(caller.dialect)
-        if mount is None or named not in {None, mount} or not _carried_well(mount.door, call.headers):
+        if mount is None or named not in {None, mount} or not key_header_allowed(mount.dialect, exchange.headers):
             raise KeyInvalid
-        call.mount = mount
-        call.extra = mount.door.headers
-        return caller
+        exchange.mount = mount
+        exchange.response_headers = mount.dialect.headers
+        return caller, mount
 
-    def _check_path(self, call: _Call) -> None:
-        """Tell who has no key what is wrong with a path that no dialect has. Raises RouteNotFound, MethodNotAllowed."""
-        if call.path in self._system.pages:
-            raise MethodNotAllowed(call.method, call.path, sorted(_READING))
-        if call.mount is None and not _doors_of_path(call.path):
-            raise RouteNotFound(call.method, call.path)
+    def _check_path(self, exchange: _Exchange) -> None:
+        """Raise RouteNotFound or MethodNotAllowed for a path that no dialect has; called for requests without a key."""
+        if exchange.path in self._system.pages:
+            raise MethodNotAllowed(exchange.method, exchange.path, sorted(_READING))
+        if exchange.mount is None and not dialects_of_path(exchange.path):
+            raise RouteNotFound(exchange.method, exchange.path)
 
-    def _named_mount(self, call: _Call) -> _Mount | None:
-        """Find the dialect that the path names, as in `/arsel/v1/events`, and take its name off the path."""
-        first, _, rest = call.path[1:].partition("/")
-        mount = self._by_name.get(first)
+    def _take_mount(self, exchange: _Exchange) -> _Mount | None:
+        """Return the mount that the path names, as in `/<dialect>/events`, and remove its segment from the path."""
+        first, _, rest = exchange.path[1:].partition("/")
+        mount = self._mounts.get(first)
         if mount is not None:
-            call.mount = mount
-            call.path = f"/{rest}"
+            exchange.mount = mount
+            exchange.path = f"/{rest}"
         return mount
 
-    def _route(self, call: _Call, caller: Caller) -> tuple[Route, dict[str, str]]:
-        """Find what is called, and count the call, whether it is served or not.
+    def _find_route(self, exchange: _Exchange, mount: _Mount, caller: Caller) -> tuple[Route, dict[str, str]]:
+        """Return the route and its parameters; count the request, even if it has no route.
 
-        Raises RouteNotFound, MethodNotAllowed and RateLimited.
+        Raise RouteNotFound, MethodNotAllowed and RateLimited.
         """
-        mount = call.mount
-        assert mount is not None
+        method = "GET" if exchange.method == "HEAD" else exchange.method
         try:
-            call.route, params = mount.routes.find("GET" if call.method == "HEAD" else call.method, call.path)
+            exchange.route, params = mount.routes.find(method, exchange.path)
         finally:
-            call.extra += mount.limiter.take(caller.key_id, call.route)
-        return call.route, params
+            exchange.response_headers += mount.limiter.take(caller.key_id, exchange.route)
+        return exchange.route, params
 
-    def _refusal(self, call: _Call, error: Exception) -> Reply:
-        """Answer an error in the shape of the dialect, or of the one that the request seems to be meant for."""
-        if isinstance(error, Refused):
-            return Reply(error.status, error.body)
-        if not isinstance(error, KNOWN_ERRORS):
-            log.error("request_failed", method=call.method, path=call.path, exc_info=error)
+    def _error_response(self, exchange: _Exchange, error: Exception) -> Response:
+        """Write an error in the dialect of the key, or in those that the request is likely to speak.
+
+        If there are several, the body has the fields of each, and the first one decides the status.
+        """
+        if not isinstance(error, (*KNOWN_ERRORS, RuleBroken)):
+            log.error("request_failed", method=exchange.method, path=exchange.path, exc_info=error)
         elif isinstance(error, StorageRefused):
             log.error("storage_refused", exc_info=error.__cause__)
-        doors = [call.mount.door] if call.mount else _likely_doors(call)
-        if not doors:
-            answer = answer_of(None, error)
-            return Reply(answer.status, {"error": answer.message}, _error_headers(error))
-        call.extra = call.extra or tuple(header for door in doors for header in door.headers)
-        topic = call.route.topic if call.route else ""
-        bodies: dict[str, Any] = {}
-        for door in reversed(doors):
-            answer = answer_of(door.dialect, error, topic)
-            bodies.update(door.write_error(Refusal(answer.status, answer.code, answer.message, error, topic)))
-        return Reply(answer.status, bodies, _error_headers(error))
-
-
-def _repeated(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Return the name of a single-valued header with two values, empty if there is none."""
-    found: dict[bytes, bytes] = {}
-    for name, value in headers:
-        if name in _SINGLE and found.setdefault(name, value) != value:
-            return name
-    return b""
-
-
-def _secret(headers: Mapping[bytes, bytes]) -> str:
-    """Give the key that came with a request, empty where none did."""
-    authorization = headers.get(b"authorization")
-    if authorization is None:
-        return headers.get(b"x-api-key", b"").decode("latin-1")
-    try:
-        return bearer_secret(authorization.decode("latin-1"))
-    except KeyMissing:
-        return ""
-
-
-def _carried_well(door: Door, headers: Mapping[bytes, bytes]) -> bool:
-    """Say whether the key came as the dialect has it."""
-    authorization = headers.get(b"authorization")
-    if authorization is None:
-        return door.key_header in headers
-    return not door.exact_scheme or (authorization.startswith(b"Bearer ") and authorization.count(b" ") == 1)
-
-
-def _likely_doors(call: _Call) -> list[Door]:
-    """Find whose shape an error has without a key that tells: by the key's beginning, else by the path.
-
-    Two dialects may share a path; an answer with the fields of both is read by the clients of either.
-    """
-    secret = _secret(call.headers)
-    by_key = [door for door in DIALECTS if secret.startswith(door.key_prefix)]
-    return by_key or _doors_of_path(call.path)
-
-
-def _doors_of_path(path: str) -> list[Door]:
-    found = [(len(own), door) for door in DIALECTS for own in door.paths if path == own or path.startswith(f"{own}/")]
-    longest = max((length for length, _ in found), default=0)
-    return [door for length, door in found if length == longest]
+        dialects = [exchange.mount.dialect] if exchange.mount else likely_dialects(exchange.headers, exchange.path)
+        if not dialects:
+            reported = report_error(NO_DIALECT, error)
+            return Response(reported.status, {"error": reported.message}, _error_headers(error))
+        if not exchange.response_headers:
+            exchange.response_headers = tuple(header for dialect in dialects for header in dialect.headers)
+        topic = exchange.route.topic if exchange.route else ""
+        status = report_error(dialects[0].error_table, error, topic).status
+        body: dict[str, Any] = {}
+        for dialect in reversed(dialects):
+            reported = replace(report_error(dialect.error_table, error, topic), status=status)
+            body |= dialect.write_error(reported, error, topic)
+        return Response(status, body, _error_headers(error))
 
 
 def _error_headers(error: Exception) -> tuple[tuple[bytes, bytes], ...]:
@@ -282,9 +246,14 @@ def _error_headers(error: Exception) -> tuple[tuple[bytes, bytes], ...]:
 
 
 async def _send(
-    send: Send, call: _Call, status: int, content: bytes, kind: bytes, extra: Iterable[tuple[bytes, bytes]] = ()
+    send: Send,
+    exchange: _Exchange,
+    status: int,
+    content: bytes,
+    media_type: bytes,
+    extra: Iterable[tuple[bytes, bytes]] = (),
 ) -> None:
     length = str(len(content)).encode()
-    headers = [(b"content-type", kind), (b"content-length", length), *extra]
+    headers = [(b"content-type", media_type), (b"content-length", length), *extra]
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if call.method == "HEAD" else content})
+    await send({"type": "http.response.body", "body": b"" if exchange.method == "HEAD" else content})

@@ -1,4 +1,4 @@
-"""What a dialect is: its endpoints, its rules for events, and the shape of its errors."""
+"""The shape of a dialect: what each package in `dialects` declares about the system whose API it speaks."""
 
 from __future__ import annotations
 
@@ -8,55 +8,61 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from registry.errors import Violation
+    from server.bridge.errors import ErrorTable, WriteError
     from server.bridge.rate_limits import Headers, RateLimit
     from server.bridge.routes import Route
-    from server.model import Dialect
+    from server.model import Dialect, Rules
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """An error as a dialect answers it: status, the dialect's name for it, and its text; and the error itself.
+class DemoEvent:
+    """The event that the demo sends, and the contact it is about."""
 
-    Without a name the dialect makes one of the status or of the error's reason. `topic` is that of the route, empty
-    where none was found.
-    """
-
-    status: int
-    code: str | None
-    message: str
-    error: Exception
-    topic: str = ""
-
-    @property
-    def violations(self) -> tuple[Violation, ...]:
-        """What is wrong at which places, where the error says so."""
-        found: tuple[Violation, ...] = getattr(self.error, "violations", ())
-        return found
-
-
-WriteError: TypeAlias = "Callable[[Refusal], Mapping[str, Any]]"
-"""Writes an error in the shape of a dialect."""
+    name: str
+    email: str
+    contact_id: str
+    properties: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
-    """One dialect.
+class DemoCall:
+    """A POST request that sends an event: its path and its JSON body."""
 
-    `key_prefix` is what its keys begin with, and `paths` what its paths do: an error has its shape where nothing else
-    tells the dialect. `key_header` is another header than `authorization` that may carry the key bare, and
-    `exact_scheme` says that the word `Bearer` and the one blank behind it must be just so. A description of the fields
-    of errors is `error_type`, a msgspec type. `headers` go out with every answer, those to unknown keys too.
+    path: str
+    body: Mapping[str, Any]
+
+
+MakeDemoCall: TypeAlias = "Callable[[DemoEvent], DemoCall]"
+
+
+@dataclass(frozen=True, slots=True)
+class RestDialect:
+    """One dialect, complete: a package exports one of these, and `dialects/__init__.py` lists it.
+
+    `name` is its value in the contract's enum, and the first segment of its own mount (`/<name>/...`).
+
+    Identification. New secrets start with the first of `key_prefixes`. Where no key identifies the dialect, an error is
+    written by the dialect of the key's prefix, or else by those whose `paths` cover the path. `key_header` is a header
+    that may carry the bare key in place of `authorization`. With `exact_scheme` the value of `authorization` must be
+    the word `Bearer`, one blank and the key.
+
+    Events. `rules` take the place of the project's rules for events sent through this dialect.
+
+    Errors. `error_table` maps reasons to statuses, codes and messages, `write_error` writes the body, and `error_type`
+    is the msgspec type that describes such bodies. `headers` are sent with every response.
     """
 
-    dialect: Dialect
+    name: Dialect
     title: str
     routes: tuple[Route, ...]
     paths: tuple[str, ...]
-    key_prefix: str
+    key_prefixes: tuple[str, ...]
+    rules: Rules
+    error_table: ErrorTable
     write_error: WriteError
     error_type: Any
-    limit: RateLimit
+    rate_limit: RateLimit
+    demo_call: MakeDemoCall
     headers: Headers = ()
     key_header: bytes = b""
     exact_scheme: bool = False

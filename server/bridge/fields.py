@@ -1,4 +1,7 @@
-"""Types of fields that several dialects share, as the OpenAPI document describes them; who reads a field checks it."""
+"""Field types that several dialects share, as the OpenAPI document describes them.
+
+Most describe only: the handler that reads a field checks it, because each dialect has its own words for the error.
+"""
 
 from __future__ import annotations
 
@@ -19,4 +22,4 @@ FLAT_TYPES: Final[dict[PropertyType, FlatType]] = {
     PropertyType.BOOLEAN: "boolean",
     PropertyType.DATE: "date",
 }
-"""What a dialect without nesting can show of a definition: properties of other types are left out."""
+"""The types that a dialect without nesting can show; it leaves out properties of other types."""

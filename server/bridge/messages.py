@@ -1,4 +1,4 @@
-"""What a handler of a dialect is given, what it gives, and how it refuses."""
+"""What a handler takes and returns: a request with its decoded body, and a response."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ T = TypeVar("T")
 
 _EMPTY = b"{}"
 
-_PLACE = re.compile(r"(?P<fault>.*?)(?: - at `(?P<place>.*)`)?", re.DOTALL)
+_MESSAGE = re.compile(r"(?P<message>.*?)(?: - at `(?P<path>.*)`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<field>.*)`")
 
 _UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 
-_MAX_FAULT = 200
-"""The most bytes shown of a decoder's message, which quotes its input."""
+_MAX_MESSAGE = 200
+"""The length in bytes at which a decoder's message is cut, because it quotes its input."""
 
 _TOO_DEEP = Violation("", "TOO_DEEP", "The body is nested too deeply to be read")
 
@@ -38,9 +38,9 @@ _decoder = lru_cache(msgspec.json.Decoder)
 
 
 class Request:
-    """One call: who makes it, what the path and the query say, and the body.
+    """A request: its caller, the parameters of its path and query, and its body.
 
-    `params` are the segments that the route names, decoded. Header names are lower-case bytes.
+    `params` are the named segments of the route's path, decoded. Header names are lower-case bytes.
     """
 
     def __init__(
@@ -54,26 +54,26 @@ class Request:
 
     @cached_property
     def query(self) -> dict[str, str]:
-        """The query; of parameters that are repeated the last one. Raises UnstorableText."""
-        found = dict(parse_qsl(self._query.decode("latin-1"), keep_blank_values=True))
-        for name, value in found.items():
+        """The parameters of the query; a repeated one has its last value. Raise UnstorableText."""
+        parameters = dict(parse_qsl(self._query.decode("latin-1"), keep_blank_values=True))
+        for name, value in parameters.items():
             if "\0" in value:
-                raise UnstorableText(cut(name, _MAX_FAULT))
-        return found
+                raise UnstorableText(cut(name, _MAX_MESSAGE))
+        return parameters
 
     @property
     def holds_nul(self) -> bool:
-        """True if a text of the body may contain U+0000, which JSON can only write as an escape."""
+        """Whether a string of the body may contain U+0000, which JSON can only write as an escape."""
         return b"\\u0000" in self.body
 
     def json(self) -> Any:
-        """Read the body as plain JSON; an empty one counts as `{}`. Raises MalformedJson."""
+        """Return the body as plain JSON values; an empty body is `{}`. Raise MalformedJson and InvalidBody."""
         return self._decode(Any)
 
     def read(self, kind: type[T]) -> T:
-        """Read the body as a msgspec struct; an empty one counts as `{}`.
+        """Return the body as a msgspec struct; an empty body is `{}`.
 
-        Raises MalformedJson, InvalidBody and UnstorableText.
+        Raise MalformedJson, InvalidBody and UnstorableText.
         """
         decoded: T = self._decode(kind)
         if self.holds_nul:
@@ -81,7 +81,7 @@ class Request:
         return decoded
 
     def number(self, name: str, default: int, most: int) -> int:
-        """Read a whole number from 1 out of the query. Raises InvalidBody."""
+        """Return a whole number from 1 to `most` of the query. Raise InvalidBody."""
         text = self.query.get(name, "")
         if not text:
             return default
@@ -91,7 +91,7 @@ class Request:
         return int(text)
 
     def idempotency_key(self) -> str:
-        """Give the header `Idempotency-Key`, empty where there is none. Raises InvalidArgument."""
+        """Return the value of the header `Idempotency-Key`, empty without one. Raise InvalidArgument."""
         value = self._headers.get(b"idempotency-key")
         return "" if value is None else check_idempotency_key(value.decode("latin-1"))
 
@@ -100,11 +100,11 @@ class Request:
         try:
             return _decoder(kind).decode(body)
         except _UNREADABLE as error:
-            raise _refusal_of(body, error) from error
+            raise _body_error(body, error) from error
 
 
-class Reply:
-    """An answer: a status, a body of msgspec structs and plain values, and headers beside the usual ones."""
+class Response:
+    """A response: a status, a body of msgspec structs or plain values, and additional headers."""
 
     __slots__ = ("body", "headers", "status")
 
@@ -114,17 +114,8 @@ class Reply:
         self.headers = headers
 
 
-class Refused(Exception):
-    """A rule of one dialect alone is broken: the answer as that dialect gives it."""
-
-    def __init__(self, status: int, body: Any) -> None:
-        super().__init__(body)
-        self.status = status
-        self.body = body
-
-
 def _check_texts(value: Any, path: str) -> None:
-    """Raise UnstorableText for a text with U+0000 in a field of a body; free-form objects may hold it."""
+    """Raise UnstorableText for a string with U+0000 in a field of a body; free-form objects may contain it."""
     if isinstance(value, str):
         if "\0" in value:
             raise UnstorableText(path)
@@ -132,19 +123,19 @@ def _check_texts(value: Any, path: str) -> None:
         for field in msgspec.structs.fields(value):
             _check_texts(getattr(value, field.name), f"{path}.{field.encode_name}".removeprefix("."))
     elif isinstance(value, list):
-        for index, each in enumerate(value):
-            _check_texts(each, f"{path}[{index}]")
+        for index, item in enumerate(value):
+            _check_texts(item, f"{path}[{index}]")
 
 
-def _refusal_of(body: bytes, error: Exception) -> InvalidBody | MalformedJson:
-    """Return the error of a refused body: a value that cannot be held, a field of the wrong form, or invalid JSON."""
+def _body_error(body: bytes, error: Exception) -> InvalidBody | MalformedJson:
+    """Return the error of an invalid body: an unstorable value, a field of the wrong type, or invalid JSON."""
     if fault := json_fault(body):
         return InvalidBody([fault])
     if isinstance(error, RecursionError):
         return InvalidBody([_TOO_DEEP])
     if not isinstance(error, msgspec.ValidationError):
         return MalformedJson()
-    # A body with a field of the wrong form may be invalid JSON further on.
+    # The decoder stops at a field of the wrong type; the rest of the body may still be invalid JSON.
     try:
         _decoder(Any).decode(body)
     except RecursionError:
@@ -155,12 +146,14 @@ def _refusal_of(body: bytes, error: Exception) -> InvalidBody | MalformedJson:
 
 
 def _invalid_body(text: str) -> InvalidBody:
-    """Say of a decoder's complaint which field it is about: `email`, `properties[2].type`; empty for the whole body."""
-    found = _PLACE.fullmatch(text)
-    assert found is not None
-    fault, place = cut(found["fault"], _MAX_FAULT), (found["place"] or "").removeprefix("$").removeprefix(".")
-    if missing := _MISSING.fullmatch(fault):
-        place = f"{place}.{missing['field']}".removeprefix(".")
-        fault = f"{place} is required"
-        return InvalidBody([Violation(place, "REQUIRED_FIELD_MISSING", fault)])
-    return InvalidBody([Violation(place, "INVALID_FIELD", fault)])
+    """Return the error for a decoder's message, with the path of the field: `email`, `properties[2].type`.
+
+    The path is empty if the message is about the whole body.
+    """
+    parts = _MESSAGE.fullmatch(text)
+    assert parts is not None
+    message, path = cut(parts["message"], _MAX_MESSAGE), (parts["path"] or "").removeprefix("$").removeprefix(".")
+    if missing := _MISSING.fullmatch(message):
+        path = f"{path}.{missing['field']}".removeprefix(".")
+        return InvalidBody([Violation(path, "REQUIRED_FIELD_MISSING", f"{path} is required")])
+    return InvalidBody([Violation(path, "INVALID_FIELD", message)])

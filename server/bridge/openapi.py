@@ -1,6 +1,6 @@
-"""The OpenAPI document, made of the tables of endpoints.
+"""The OpenAPI document, generated from the routes of the dialects.
 
-Every dialect stands under its own mount, where no two share a path; a client of one may leave the mount away.
+Every dialect is described under its own mount, because several share paths; clients may omit the mount.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from server.version import version
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from server.bridge.dialect import Door
+    from server.bridge.dialect import RestDialect
     from server.bridge.routes import Route
 
     Describe = Callable[[Any], dict[str, Any]]
 
 
-def document(doors: Iterable[Door]) -> dict[str, Any]:
-    """Describe all endpoints of all dialects, in OpenAPI 3.1."""
+def document(dialects: Iterable[RestDialect]) -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document of all endpoints of all dialects."""
     paths: dict[str, dict[str, Any]] = {}
     components: dict[str, Any] = {}
     tags = []
-    for door in doors:
-        describe, own = _describer(door)
+    for dialect in dialects:
+        describe, own = _describer(dialect)
         components |= own
-        tags.append({"name": door.dialect.value, "description": door.title})
-        for route in door.routes:
-            path = paths.setdefault(f"/{door.dialect.value}{route.path}", {})
-            path[route.method.lower()] = _operation(door, route, describe)
+        tags.append({"name": dialect.name.value, "description": dialect.title})
+        for route in dialect.routes:
+            path = paths.setdefault(f"/{dialect.name}{route.path}", {})
+            path[route.method.lower()] = _operation(dialect, route, describe)
     return {
         "openapi": "3.1.0",
         "info": {"title": "Signalbox: the REST bridge", "version": version()},
@@ -45,30 +45,30 @@ def document(doors: Iterable[Door]) -> dict[str, Any]:
     }
 
 
-def _describer(door: Door) -> tuple[Describe, dict[str, Any]]:
-    """Give what writes the JSON Schema of a type of a dialect, and the parts that such schemas refer to."""
-    types = list({id(each): each for each in (door.error_type, *_types(door.routes))}.values())
-    reference = f"#/components/schemas/{door.dialect.value}."
+def _describer(dialect: RestDialect) -> tuple[Describe, dict[str, Any]]:
+    """Return a function from a type of a dialect to its JSON Schema, and the components these schemas refer to."""
+    types = list({id(kind): kind for kind in (dialect.error_type, *_types(dialect.routes))}.values())
+    reference = f"#/components/schemas/{dialect.name}."
     schemas, parts = msgspec.json.schema_components(types, ref_template=reference + "{name}")
     by_id = {id(kind): schema for kind, schema in zip(types, schemas, strict=True)}
-    return lambda kind: by_id[id(kind)], {f"{door.dialect.value}.{name}": part for name, part in parts.items()}
+    return lambda kind: by_id[id(kind)], {f"{dialect.name}.{name}": part for name, part in parts.items()}
 
 
 def _types(routes: Iterable[Route]) -> Iterator[Any]:
     for route in routes:
-        yield from (kind for kind in (route.body, *route.answers.values()) if kind is not None)
+        yield from (kind for kind in (route.body, *route.responses.values()) if kind is not None)
 
 
-def _operation(door: Door, route: Route, describe: Describe) -> dict[str, Any]:
+def _operation(dialect: RestDialect, route: Route, describe: Describe) -> dict[str, Any]:
     handler = route.handler.__name__
     described: dict[str, Any] = {
-        "operationId": f"{door.dialect.value}.{route.method.lower()}.{handler}.{route.path.count('/')}",
+        "operationId": f"{dialect.name}.{route.method.lower()}.{handler}.{route.path.count('/')}",
         "summary": route.summary,
-        "tags": [door.dialect.value],
+        "tags": [dialect.name.value],
         "parameters": [*_path_parameters(route), *_query_parameters(route)],
         "responses": {
-            **{str(status): _content("Done", describe(kind)) for status, kind in route.answers.items()},
-            "default": _content("Refused", describe(door.error_type)),
+            **{str(status): _content("Success", describe(kind)) for status, kind in route.responses.items()},
+            "default": _content("Error", describe(dialect.error_type)),
         },
     }
     if route.body is not None:

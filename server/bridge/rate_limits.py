@@ -1,4 +1,4 @@
-"""How many requests a key may make, as each dialect documents it."""
+"""Rate limits per key, as each dialect documents them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """Where a key stands: so many requests in a window, so many left, and the seconds until there are more."""
+class Quota:
+    """The quota of a key: `limit` requests per window, `remaining` of them unused, full again in `reset_seconds`."""
 
     limit: int
     remaining: int
@@ -28,27 +28,36 @@ class Standing:
 
     @property
     def reset_at(self) -> int:
-        """When there are more, in seconds since the epoch."""
+        """The end of the window, in seconds since the epoch."""
         return math.ceil(time()) + self.reset_seconds
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """So many requests in so many seconds, of one key.
+    """At most `requests` requests of one key in `seconds` seconds.
 
-    The window slides, or begins with its first request where it is `fixed`. With `reads` there is another number for
-    GET, and each endpoint is counted by itself. `headers` are what every answer says of it.
+    The window slides, or starts with its first request if it is `fixed`. With `reads`, GET requests have that limit
+    instead, and each endpoint has a quota of its own. `headers` writes the headers of every response.
     """
 
     requests: int
     seconds: float
-    headers: Callable[[Standing], Headers] = lambda _: ()
+    headers: Callable[[Quota], Headers] = lambda _: ()
     fixed: bool = False
     reads: int | None = None
 
 
+def ratelimit_headers(quota: Quota) -> Headers:
+    """Return `ratelimit-limit`, `ratelimit-remaining` and `ratelimit-reset` (seconds), as the IETF draft has them."""
+    return (
+        (b"ratelimit-limit", b"%d" % quota.limit),
+        (b"ratelimit-remaining", b"%d" % quota.remaining),
+        (b"ratelimit-reset", b"%d" % quota.reset_seconds),
+    )
+
+
 class RateLimiter:
-    """Counts the requests of keys; with `enforced` false nothing is ever used up, and the headers say so."""
+    """Counts the requests of each key; unless `enforced`, no request is counted and headers show a full quota."""
 
     def __init__(self, limit: RateLimit, *, enforced: bool, clock: Callable[[], float] = monotonic) -> None:
         self._limit = limit
@@ -57,24 +66,24 @@ class RateLimiter:
         self._enforced = enforced
 
     def take(self, key_id: str, route: Route | None) -> Headers:
-        """Count a request. Returns the headers for its answer. Raises RateLimited, with its headers."""
+        """Count a request, and return the headers of its response. Raise RateLimited, which carries them."""
         limit = self._limit
         reading = limit.reads is not None and route is not None and route.method == "GET"
         allowed = limit.reads if reading and limit.reads is not None else limit.requests
         if not self._enforced:
-            return limit.headers(Standing(allowed, allowed, math.ceil(limit.seconds)))
-        place = (key_id,) if limit.reads is None or route is None else (key_id, route.method, route.path)
+            return limit.headers(Quota(allowed, allowed, math.ceil(limit.seconds)))
+        counter = (key_id,) if limit.reads is None or route is None else (key_id, route.method, route.path)
         now = self._clock()
-        taken = self._taken.setdefault(place, deque(maxlen=max(allowed, 1)))
+        taken = self._taken.setdefault(counter, deque(maxlen=max(allowed, 1)))
         self._expire(taken, now)
         if len(taken) < allowed:
             taken.append(now)
-            return limit.headers(Standing(allowed, allowed - len(taken), self._reset(taken, now)))
+            return limit.headers(Quota(allowed, allowed - len(taken), self._reset(taken, now)))
         wait = self._reset(taken, now)
-        raise RateLimited(wait, limit.headers(Standing(allowed, 0, wait)))
+        raise RateLimited(wait, limit.headers(Quota(allowed, 0, wait)))
 
     def _expire(self, taken: deque[float], now: float) -> None:
-        """Forget what is out of the window; a fixed one ends as a whole."""
+        """Remove requests that have left the window; a fixed window ends as a whole."""
         window = self._limit.seconds
         if self._limit.fixed and taken and taken[0] + window <= now:
             taken.clear()

@@ -1,4 +1,4 @@
-"""The endpoints of a dialect as a table: what is called, who may, and what goes in and out."""
+"""The routes of a dialect: path, handler, required scope, and the types of bodies."""
 
 from __future__ import annotations
 
@@ -11,44 +11,44 @@ from server.errors import MethodNotAllowed, RouteNotFound, UnstorableText
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-    from server.bridge.messages import Reply, Request
-    from server.bridge.services import Services
+    from server.bridge.messages import Request, Response
+    from server.bridge.operations import Services
     from server.model import Scope
 
-Handler: TypeAlias = "Callable[[Services, Request], Awaitable[Reply]]"
-"""Serves one call; raises the errors of the services, or Refused."""
+Handler: TypeAlias = "Callable[[Services, Request], Awaitable[Response]]"
+"""Handles one request; raises errors of the services, or RuleBroken."""
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One endpoint. A segment of the path such as `{id}` takes any one segment, decoded, as a parameter.
+    """One endpoint. A segment of the path such as `{id}` matches any one segment and is a parameter.
 
-    `topic` names the endpoints at which the same error is answered otherwise than elsewhere. `body`, `query` and
-    `answers` (by status) are msgspec types; they describe the endpoint in the OpenAPI document.
+    `topic` groups routes on which the dialect reports an error differently. `body`, `query` and `responses` (by status)
+    are msgspec types; they describe the endpoint in the OpenAPI document.
     """
 
     method: str
     path: str
     handler: Handler
     scope: Scope
-    answers: Mapping[int, Any]
+    responses: Mapping[int, Any]
     body: Any = None
     query: Any = None
     topic: str = ""
 
     @property
     def summary(self) -> str:
-        """What the endpoint does, as its handler says."""
+        """The first line of the handler's docstring."""
         return (self.handler.__doc__ or "").partition("\n")[0].rstrip(".")
 
     @property
     def segments(self) -> list[str]:
-        """The parts of the path between its slashes."""
+        """The segments of the path."""
         return self.path.split("/")[1:]
 
 
 class RouteTable:
-    """Finds the route of a path; the path is as it stands in the request, percent signs and all."""
+    """Finds the route of a path; the path is still percent-encoded."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._exact: dict[str, dict[str, Route]] = {}
@@ -57,7 +57,7 @@ class RouteTable:
             self._methods(route)[route.method] = route
 
     def find(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
-        """Find the route and the parameters in the path. Raises RouteNotFound and MethodNotAllowed."""
+        """Return the route and the parameters of a path. Raise RouteNotFound, MethodNotAllowed and UnstorableText."""
         methods, params = self._exact.get(path), dict[str, str]()
         if methods is None:
             methods, params = self._by_pattern(method, path)
@@ -70,18 +70,18 @@ class RouteTable:
         if "{" not in route.path:
             return self._exact.setdefault(route.path, {})
         segments = route.segments
-        known = self._patterns.setdefault(len(segments), [])
-        for pattern, methods in known:
+        patterns = self._patterns.setdefault(len(segments), [])
+        for pattern, methods in patterns:
             if _same(pattern, segments):
                 return methods
-        known.append((segments, {}))
-        return known[-1][1]
+        patterns.append((segments, {}))
+        return patterns[-1][1]
 
     def _by_pattern(self, method: str, path: str) -> tuple[dict[str, Route], dict[str, str]]:
-        given = path.split("/")[1:]
-        for pattern, methods in self._patterns.get(len(given), ()):
-            if all(part == own or part[0:1] == "{" for part, own in zip(pattern, given, strict=True)):
-                return methods, _params(method, path, pattern, given)
+        segments = path.split("/")[1:]
+        for pattern, methods in self._patterns.get(len(segments), ()):
+            if all(part == segment or part[0:1] == "{" for part, segment in zip(pattern, segments, strict=True)):
+                return methods, _params(method, path, pattern, segments)
         raise RouteNotFound(method, path)
 
 
@@ -89,15 +89,15 @@ def _same(one: list[str], other: list[str]) -> bool:
     return all(a == b or (a[:1] == b[:1] == "{") for a, b in zip(one, other, strict=True))
 
 
-def _params(method: str, path: str, pattern: list[str], given: list[str]) -> dict[str, str]:
-    """Decode the segments that have names; an escaped slash does not split a segment.
+def _params(method: str, path: str, pattern: list[str], segments: list[str]) -> dict[str, str]:
+    """Return the decoded parameters; an encoded slash does not split a segment.
 
-    Raises RouteNotFound and UnstorableText.
+    Raise RouteNotFound and UnstorableText.
     """
     try:
         params = {
-            part[1:-1]: unquote(own, errors="strict")
-            for part, own in zip(pattern, given, strict=True)
+            part[1:-1]: unquote(segment, errors="strict")
+            for part, segment in zip(pattern, segments, strict=True)
             if part[:1] == "{"
         }
     except UnicodeDecodeError:

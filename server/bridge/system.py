@@ -1,4 +1,4 @@
-"""What the HTTP port serves beside the dialects: health, metrics, the OpenAPI document and a first page."""
+"""The pages beside the dialects: health, readiness, metrics, the OpenAPI document and an index."""
 
 from __future__ import annotations
 
@@ -17,51 +17,53 @@ from server.errors import StorageReadOnly
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from server.bridge.dialect import Door
+    from server.bridge.dialect import RestDialect
     from server.metrics import Metrics
     from server.storage.database import Database
 
 READY_SECONDS: Final = 2.0
-"""A database that does not answer by then is not ready."""
+"""The time within which the database must answer to be ready."""
 
 _JSON: Final = b"application/json"
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """An answer as it goes out; `kind` is its media type."""
+    """A response with its encoded content and media type."""
 
     status: int
     content: bytes
-    kind: bytes = _JSON
+    media_type: bytes = _JSON
 
 
 class System:
-    """Answers for the server as a whole, to anybody; none of its pages tells what is in a project."""
+    """Serves the pages about the server as a whole. They need no key, and contain no data of projects."""
 
-    def __init__(self, database: Database, metrics: Metrics, stopping: asyncio.Event, doors: Sequence[Door]) -> None:
+    def __init__(
+        self, database: Database, metrics: Metrics, stopping: asyncio.Event, dialects: Sequence[RestDialect]
+    ) -> None:
         self._database = database
         self._metrics = metrics
         self._stopping = stopping
-        self._doors = doors
+        self._dialects = dialects
         self.pages: Mapping[str, Callable[[], Awaitable[Page]]] = {
             "/": self._index,
             "/healthz": self._health,
             "/readyz": self._readiness,
-            "/metrics": self._numbers,
+            "/metrics": self._metrics_page,
             "/openapi.json": self._openapi,
         }
 
     async def page(self, path: str) -> Page:
-        """Give the page at one of the paths in `pages`."""
+        """Return the page at one of the paths in `pages`."""
         return await self.pages[path]()
 
     async def _index(self) -> Page:
-        doors = {door.dialect.value: f"/{door.dialect.value}" for door in self._doors}
-        return _json(200, {"service": "signalbox", "pages": sorted(self.pages), "dialects": doors})
+        mounts = {dialect.name.value: f"/{dialect.name}" for dialect in self._dialects}
+        return _json(200, {"service": "signalbox", "pages": sorted(self.pages), "dialects": mounts})
 
     async def _health(self) -> Page:
-        """Say that the process serves."""
+        """Report that the process is running."""
         return _json(200, {"status": "ok"})
 
     async def _readiness(self) -> Page:
@@ -77,8 +79,8 @@ class System:
             return _json(503, {"status": "database unavailable"})
         return _json(200, {"status": "ready"})
 
-    async def _numbers(self) -> Page:
-        # Writing them takes milliseconds, which the loop has better use for.
+    async def _metrics_page(self) -> Page:
+        # Rendering takes about 20 ms, too long for the event loop.
         content = await asyncio.to_thread(generate_latest, self._metrics.registry)
         return Page(200, content, CONTENT_TYPE_LATEST.encode())
 
@@ -87,7 +89,7 @@ class System:
 
     @cached_property
     def _document(self) -> Page:
-        return _json(200, document(self._doors))
+        return _json(200, document(self._dialects))
 
 
 def _json(status: int, body: Any) -> Page:

@@ -27,14 +27,8 @@ if TYPE_CHECKING:
     from server.paging import Page, PageRequest
     from server.storage.database import Database
 
-PREFIXES = {
-    Dialect.NATIVE: "sb_",
-    Dialect.AUTOSEND: "AS_",
-    Dialect.OPENSEND: "os_",
-    Dialect.EMAILSENDX: "esx_live_",
-    Dialect.ARSEL: "be_",
-}
-"""What new secrets of each dialect begin with."""
+NATIVE_PREFIX = "sb_"
+"""The prefix of new secrets of native keys."""
 
 SECRET_BYTES = 32
 MIN_SECRET, MAX_SECRET = 16, 255
@@ -44,10 +38,14 @@ MAX_DESCRIPTION = 255
 class Projects:
     """Keeps projects and keys."""
 
-    def __init__(self, database: Database, catalog: Catalog, access: Access) -> None:
+    def __init__(
+        self, database: Database, catalog: Catalog, access: Access, key_prefixes: Mapping[Dialect, str]
+    ) -> None:
+        """`key_prefixes` has the prefix of new secrets for each REST dialect."""
         self._database = database
         self._catalog = catalog
         self._access = access
+        self._prefixes = {Dialect.NATIVE: NATIVE_PREFIX, **key_prefixes}
 
     async def create(self, name: str, rules: Rules) -> Project:
         """Create a project. Raises InvalidArgument and ProjectAlreadyExists."""
@@ -108,7 +106,7 @@ class Projects:
             _check_secret(secret)
         wanted = _scopes(scopes or (Scope.ALL,))
         _check_description(description)
-        shown = secret or PREFIXES[dialect] + secrets.token_urlsafe(SECRET_BYTES)
+        shown = secret or self._prefixes[dialect] + secrets.token_urlsafe(SECRET_BYTES)
 
         def work(connection: Connection) -> ApiKey:
             project = store.get_project(connection, id_or_name)
@@ -120,7 +118,7 @@ class Projects:
                 dialect,
                 wanted,
                 description,
-                _hint(shown),
+                self._hint(shown),
                 demo,
                 now_micros(),
                 None,
@@ -161,6 +159,11 @@ class Projects:
 
         return await finished(revoked())
 
+    def _hint(self, secret: str) -> str:
+        """Return a form of a secret that identifies it to its owner, and is too short to guess the rest."""
+        prefix = next((prefix for prefix in self._prefixes.values() if secret.startswith(prefix)), "")
+        return f"{prefix}…{secret[-4:]}" if len(secret) - len(prefix) >= MIN_SECRET else f"{prefix}…"
+
 
 def _check_name(name: str) -> None:
     if fault := name_fault(name):
@@ -185,12 +188,6 @@ def _scopes(names: Collection[str]) -> frozenset[Scope]:
         known = ", ".join(Scope)
         unknown = next(name for name in names if name not in list(Scope))
         raise _invalid("scopes", f'"{unknown}" is not a scope; there are {known}') from None
-
-
-def _hint(secret: str) -> str:
-    """Show enough of a secret to tell keys apart, and too little to guess it."""
-    prefix = next((prefix for prefix in PREFIXES.values() if secret.startswith(prefix)), "")
-    return f"{prefix}…{secret[-4:]}" if len(secret) - len(prefix) >= MIN_SECRET else f"{prefix}…"
 
 
 def _invalid(path: str, message: str) -> InvalidArgument:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor
     from google.protobuf.message import Message
 
-    from server.bridge.dialect import Door
+    from server.bridge.dialect import RestDialect
     from server.bridge.routes import Route
 
 WHOLE = [0, 1, -1, 2, 50, 1_000, 2**31 - 1, 2**31, -(2**31), 2**32, 2**53 + 1, 2**63 - 1, -(2**63), 2**63, 2**64 - 1]
@@ -251,19 +251,19 @@ def _is_map(field: Any) -> bool:
 class JsonRequests:
     """Draws requests of one dialect from the table of its routes."""
 
-    def __init__(self, door: Door, key: str, things: Things) -> None:
-        self._door = door
+    def __init__(self, dialect: RestDialect, key: str, things: Things) -> None:
+        self._dialect = dialect
         self._key = key
         self._things = things
 
     @property
     def dialect(self) -> str:
         """The name of the dialect."""
-        return self._door.dialect.value
+        return self._dialect.name.value
 
     def draw(self, random: Random) -> bytes:
         """Draw a request as bytes of HTTP."""
-        route = random.choice(self._door.routes)
+        route = random.choice(self._dialect.routes)
         method = route.method if random.random() < 0.95 else random.choice(("GET", "HEAD", "PUT", "PATCH", "OPTIONS"))
         target = self._path(random, route) + self._query(random, route)
         body = self._body(random, route)
@@ -284,7 +284,7 @@ class JsonRequests:
                 parts.append(quote(value, safe="", errors="replace") if random.random() < 0.95 else "%FF%00")
             else:
                 parts.append(segment)
-        mount = f"/{self._door.dialect.value}" if random.random() < 0.2 else ""
+        mount = f"/{self._dialect.name.value}" if random.random() < 0.2 else ""
         return mount + "/" + "/".join(parts)
 
     def _query(self, random: Random, route: Route) -> str:

@@ -1,4 +1,4 @@
-"""The dialects that are served; one more takes a module like these and its name here."""
+"""The dialects that are served: a package for each, and a line here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from server.bridge.dialects.emailsendx import EMAILSENDX
 from server.bridge.dialects.opensend import OPENSEND
 
 if TYPE_CHECKING:
-    from server.bridge.dialect import Door
+    from server.bridge.dialect import RestDialect
 
-DIALECTS: tuple[Door, ...] = (AUTOSEND, OPENSEND, EMAILSENDX, ARSEL)
-"""All of them. Where two share a path, errors without a key have the fields of both, the first one's status."""
+DIALECTS: tuple[RestDialect, ...] = (
+    AUTOSEND,
+    OPENSEND,
+    EMAILSENDX,
+    ARSEL,
+)
+"""All dialects. Where two share a path, an error without a key has the fields of both and the first one's status."""

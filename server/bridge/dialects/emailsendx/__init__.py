@@ -1,7 +1,42 @@
-"""The REST dialect of EmailSendX."""
+"""EmailSendX: `/api/v1/contacts/{id}/events`, contacts and automations. JSON in camelCase, in envelopes of `data`.
+
+It has no definitions: events of any name are accepted, and names match in any case. If the project has a definition of
+the name, the data are validated all the same.
+"""
 
 from __future__ import annotations
 
-from server.bridge.dialects.emailsendx.endpoints import EMAILSENDX
+from server.bridge.dialect import DemoCall, DemoEvent, RestDialect
+from server.bridge.dialects.emailsendx.bodies import ErrorAnswer
+from server.bridge.dialects.emailsendx.endpoints import ROUTES, RULES
+from server.bridge.dialects.emailsendx.errors import ERRORS, write_error
+from server.bridge.rate_limits import Headers, Quota, RateLimit
+from server.model import Dialect
 
-__all__ = ["EMAILSENDX"]
+
+def _rate_headers(quota: Quota) -> Headers:
+    return (
+        (b"x-ratelimit-limit", b"%d" % quota.limit),
+        (b"x-ratelimit-remaining", b"%d" % quota.remaining),
+        (b"x-ratelimit-reset", b"%d" % quota.reset_at),
+    )
+
+
+def _demo_call(event: DemoEvent) -> DemoCall:
+    return DemoCall(f"/api/v1/contacts/{event.contact_id}/events", {"name": event.name, "data": event.properties})
+
+
+EMAILSENDX = RestDialect(
+    name=Dialect.EMAILSENDX,
+    title="EmailSendX",
+    routes=ROUTES,
+    paths=("/api/v1",),
+    key_prefixes=("esx_live_", "esx_"),
+    rules=RULES,
+    error_table=ERRORS,
+    write_error=write_error,
+    error_type=ErrorAnswer,
+    rate_limit=RateLimit(120, 60.0, _rate_headers),
+    demo_call=_demo_call,
+    key_header=b"x-api-key",
+)

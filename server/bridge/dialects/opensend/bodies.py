@@ -1,141 +1,338 @@
-"""Bodies as OpenSend checks them: field by field, all faults of a body at once."""
+"""The JSON bodies and queries of OpenSend, as msgspec types.
+
+Those of requests describe only: `validation` checks a body field by field, to report all its violations at once.
+"""
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import Annotated, Any, Literal, TypeAlias
 
-from server.bridge.messages import Refused
-from server.emails import normal_email
-from server.errors import InvalidArgument, UnstorableText
+from msgspec import UNSET, Meta, Struct, UnsetType
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+from server.bridge.dialects.opensend.documents import TYPES
+from server.bridge.fields import Email, Limit, Uuid  # noqa: TC001 - msgspec reads them
 
-    from server.bridge.messages import Request
+MAX_LIMIT = 100
+EVENTS_LIMIT, CONTACTS_LIMIT, AUTOMATIONS_LIMIT, RUNS_LIMIT = 50, 40, 25, 50
+"""Default limits of the lists."""
 
-_UUID = re.compile(
-    "[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}|0{8}-0{4}-0{4}-0{4}-0{12}|f{8}-f{4}-f{4}-f{4}-f{12}",
-    re.IGNORECASE,
-)
-
-_KINDS: Final = {type(None): "null", bool: "boolean", int: "number", float: "number", str: "string", list: "array"}
+Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=255)]
+AutomationStatus: TypeAlias = Literal["draft", "enabled", "disabled"]
+RunStatus: TypeAlias = Literal["queued", "running", "waiting", "completed", "failed", "cancelled", "skipped"]
 
 
-class Faults:
-    """What is wrong with a request: with it as a whole, and with its fields by name."""
-
-    def __init__(self) -> None:
-        self.form: list[str] = []
-        self.fields: dict[str, list[str]] = {}
-
-    def add(self, field: str, message: str) -> None:
-        """Note a fault of a field."""
-        self.fields.setdefault(field, []).append(message)
-
-    def check(self) -> None:
-        """Raise Refused if anything is wrong."""
-        if self.form or self.fields:
-            raise Refused(422, validation_failed(self.form, self.fields))
+# Runs
 
 
-def validation_failed(form: Sequence[str], fields: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """Write the body of a refusal for faults of a request."""
-    return {"error": "Validation failed", "details": {"formErrors": list(form), "fieldErrors": dict(fields)}}
+class CancelRunBody(Struct):
+    """Body of POST /api/automations/{id}/runs/{run_id}/cancel."""
+
+    reason: str | UnsetType = UNSET
 
 
-def rule_broken(code: str, message: str) -> Refused:
-    """Make the refusal of a request that breaks a rule with a code."""
-    return Refused(422, {"error": message, "code": code})
+class RunData(Struct, kw_only=True):
+    """A run. Times are in milliseconds, UTC."""
+
+    object: Literal["automation_run"] = "automation_run"
+    id: str
+    automation_id: str
+    status: RunStatus
+    started_at: str | None
+    completed_at: str | None
+    duration_ms: int | None
+    current_step_key: str | None
+    failed_step_key: str | None
+    failure_reason: str | None
+    next_step_at: str | None
+    created_at: str
+    updated_at: str
 
 
-class Body(Faults):
-    """A JSON object under validation. Readers give None where a field is absent or wrong; `check` refuses."""
+class DetailedRun(RunData, kw_only=True):
+    """A run with its event, its contact and the states of its steps."""
 
-    def __init__(self, request: Request) -> None:
-        super().__init__()
-        values = request.json()
-        if not isinstance(values, dict):
-            self.form.append(mistaken("object", values))
-            self.check()
-        self.values: dict[str, Any] = values
-
-    def has(self, *names: str) -> bool:
-        """Say whether one of the names of a field is there."""
-        return any(name in self.values for name in names)
-
-    def text(self, *names: str, least: int = 1, most: int = 255, required: bool = False) -> str | None:
-        """Read a text under the first of its names that is there."""
-        name = self._name(names)
-        value = self.values.get(name)
-        if name not in self.values:
-            if required:
-                self.add(name, "Invalid input: expected string, received undefined")
-        elif not isinstance(value, str):
-            self.add(name, mistaken("string", value))
-        elif len(value) < least:
-            self.add(name, f"Too small: expected string to have >={least} characters")
-        elif len(value) > most:
-            self.add(name, f"Too big: expected string to have <={most} characters")
-        elif "\0" in value:
-            self.add(name, UnstorableText(name).message)
-        else:
-            return value
-        return None
-
-    def email(self, *, required: bool = False) -> str | None:
-        """Read an address, trimmed and in lower case."""
-        text = self.text("email", least=3, most=512, required=required)
-        if text is None:
-            return None
-        try:
-            return normal_email(text)
-        except InvalidArgument:
-            self.add("email", "Invalid email address")
-            return None
-
-    def uuid(self, name: str) -> str | None:
-        """Read a UUID, in lower case."""
-        value = self.values.get(name)
-        if isinstance(value, str) and is_uuid(value):
-            return value.lower()
-        if name in self.values:
-            self.add(name, "Invalid UUID" if isinstance(value, str) else mistaken("string", value))
-        return None
-
-    def record(self, name: str) -> dict[str, Any]:
-        """Read a JSON object; an absent one is empty."""
-        value = self.values.get(name, {})
-        if isinstance(value, dict):
-            return value
-        self.add(name, mistaken("record", value))
-        return {}
-
-    def flag(self, name: str) -> bool | None:
-        """Read a boolean."""
-        value = self.values.get(name)
-        if name in self.values and not isinstance(value, bool):
-            self.add(name, mistaken("boolean", value))
-            return None
-        return value
-
-    def items(self, name: str) -> list[Any] | None:
-        """Read an array."""
-        value = self.values.get(name)
-        if name in self.values and not isinstance(value, list):
-            self.add(name, mistaken("array", value))
-            return None
-        return value
-
-    def _name(self, names: Sequence[str]) -> str:
-        return next((name for name in names if name in self.values), names[0])
+    trigger_event_id: str
+    contact_id: str | None
+    step_states: dict[str, Any]
 
 
-def is_uuid(text: str) -> bool:
-    """Say whether a text looks like a UUID."""
-    return _UUID.fullmatch(text) is not None
+class RunList(Struct, kw_only=True):
+    """A page of runs."""
+
+    object: Literal["list"] = "list"
+    data: list[RunData]
+    has_more: bool
 
 
-def mistaken(wanted: str, value: Any) -> str:
-    """Say that a value is of another kind than it should be."""
-    return f"Invalid input: expected {wanted}, received {_KINDS.get(type(value), 'object')}"
+class RunsQuery(Struct):
+    """Query of the list of runs: in any of these statuses (comma-separated), after an id."""
+
+    status: str = ""
+    limit: Limit = RUNS_LIMIT
+    after: str = ""
+
+
+# Events
+
+
+class DescriptorBody(Struct):
+    """A declared property; `properties` and `required` are for objects only."""
+
+    type: Literal["string", "number", "boolean", "object", "array"]
+    properties: dict[str, DescriptorBody] | UnsetType = UNSET
+    required: list[str] | UnsetType = UNSET
+
+
+class SchemaBody(Struct):
+    """A schema: a small part of JSON Schema."""
+
+    type: Literal["object"]
+    properties: dict[str, DescriptorBody] | UnsetType = UNSET
+    required: list[str] | UnsetType = UNSET
+
+
+class CreateEventBody(Struct):
+    """Body of POST /events."""
+
+    name: Name
+    schema: SchemaBody | None = None
+
+
+class UpdateEventBody(Struct):
+    """Body of PATCH: a new name, a new schema (null removes it), or both."""
+
+    name: Name | UnsetType = UNSET
+    schema: dict[str, Any] | UnsetType | None = UNSET
+
+
+class SendEventBody(Struct):
+    """Body of POST /events/send: exactly one of `contact_id`, or its alias `contactId`, and `email`."""
+
+    event: Name
+    contact_id: Uuid | UnsetType = UNSET
+    contactId: Uuid | UnsetType = UNSET  # noqa: N815 - the alias as it is on the wire
+    email: Email | UnsetType = UNSET
+    payload: dict[str, Any] | UnsetType = UNSET
+
+
+class EventsQuery(Struct):
+    """Query of the list of definitions: those after an id."""
+
+    limit: Limit = EVENTS_LIMIT
+    after: str = ""
+
+
+class IdQuery(Struct):
+    """Query of the legacy deletion: the id of a definition."""
+
+    id: str
+
+
+class EventData(Struct, kw_only=True):
+    """An event definition. Times are in milliseconds, UTC."""
+
+    object: Literal["event"] = "event"
+    id: str
+    name: str
+    schema: dict[str, Any] | None
+    created_at: str
+    updated_at: str
+
+
+class EventList(Struct, kw_only=True):
+    """A page of definitions."""
+
+    object: Literal["list"] = "list"
+    data: list[EventData]
+    has_more: bool
+
+
+class DeletedEvent(Struct, kw_only=True):
+    """The confirmation of a deletion."""
+
+    object: Literal["event"] = "event"
+    id: str
+    deleted: bool = True
+
+
+class Delivery(Struct, kw_only=True):
+    """A recorded event; `email` is null if the request identified the contact by id."""
+
+    object: Literal["event_delivery"] = "event_delivery"
+    id: str
+    event: str
+    contact_id: str | None
+    email: str | None
+    payload: dict[str, Any]
+    received_at: str
+
+
+class Sent(Struct, kw_only=True):
+    """A recorded event, and the runs that it resumed and started."""
+
+    object: Literal["event_delivery"] = "event_delivery"
+    delivery: Delivery
+    resumed_runs: list[RunData]
+    automation_runs: list[RunData]
+
+
+# Contacts
+
+
+class ContactBody(Struct):
+    """Body of POST and PATCH; values of `properties` are strings. `segments` and `topics` are ignored."""
+
+    email: Email | UnsetType = UNSET
+    first_name: str | UnsetType = UNSET
+    last_name: str | UnsetType = UNSET
+    unsubscribed: bool | UnsetType = UNSET
+    properties: dict[str, str] | UnsetType = UNSET
+
+
+class ContactsQuery(Struct):
+    """Query of the list of contacts: those after an id."""
+
+    limit: Limit = CONTACTS_LIMIT
+    after: str = ""
+
+
+class CreatedContact(Struct, kw_only=True):
+    """The confirmation of a created or updated contact."""
+
+    object: Literal["contact"] = "contact"
+    id: str
+
+
+class ContactData(Struct, kw_only=True):
+    """A contact. Times are in milliseconds, UTC."""
+
+    object: Literal["contact"] = "contact"
+    id: str
+    email: str
+    first_name: str | None
+    last_name: str | None
+    unsubscribed: bool
+    properties: dict[str, Any]
+    created_at: str
+    updated_at: str
+
+
+class ContactList(Struct, kw_only=True):
+    """A page of contacts."""
+
+    object: Literal["list"] = "list"
+    data: list[ContactData]
+    has_more: bool
+
+
+class DeletedContact(Struct, kw_only=True):
+    """The confirmation of a deletion."""
+
+    object: Literal["contact"] = "contact"
+    id: str
+    deleted: bool = True
+
+
+# Automations
+
+
+class StepBody(Struct, kw_only=True):
+    """A step. Its default position is its index in the list."""
+
+    id: str | UnsetType = UNSET
+    key: Annotated[str, Meta(extra_json_schema={"pattern": "^[A-Za-z0-9_:-]{1,64}$"})]
+    type: Annotated[str, Meta(extra_json_schema={"enum": list(TYPES)})]
+    config: dict[str, Any] | UnsetType = UNSET
+    position: int | UnsetType = UNSET
+
+
+class ConnectionBody(Struct, rename={"start": "from", "end": "to"}):
+    """A connection from one step to another, by their keys."""
+
+    start: str
+    end: str
+    type: str | UnsetType = UNSET
+
+
+class AutomationBody(Struct):
+    """Body of POST and PATCH. The event is named in `trigger_event_name`, in the trigger step, or equally in both."""
+
+    name: str | UnsetType = UNSET
+    status: AutomationStatus | UnsetType = UNSET
+    trigger_event_name: str | UnsetType = UNSET
+    steps: Annotated[list[StepBody], Meta(min_length=1)] | UnsetType = UNSET
+    connections: list[ConnectionBody] | UnsetType = UNSET
+
+
+class AutomationsQuery(Struct):
+    """Query of the list of automations: in a status, with a part of the name, after an id."""
+
+    status: str = ""
+    search: str = ""
+    limit: Limit = AUTOMATIONS_LIMIT
+    after: str = ""
+
+
+class LastRun(Struct):
+    """The newest run of an automation."""
+
+    status: RunStatus
+    created_at: str
+
+
+class ListedAutomation(Struct, kw_only=True):
+    """An automation in a list. Times are in milliseconds, UTC."""
+
+    object: Literal["automation"] = "automation"
+    id: str
+    name: str
+    status: AutomationStatus
+    trigger_event_name: str
+    step_count: int
+    last_run: LastRun | None
+    created_at: str
+    updated_at: str
+
+
+class AutomationData(Struct, kw_only=True):
+    """An automation with its steps and the connections between them."""
+
+    object: Literal["automation"] = "automation"
+    id: str
+    name: str
+    status: AutomationStatus
+    trigger_event_name: str
+    connections: list[Any]
+    steps: list[Any]
+    created_at: str
+    updated_at: str
+
+
+class AutomationList(Struct, kw_only=True):
+    """A page of automations."""
+
+    object: Literal["list"] = "list"
+    data: list[ListedAutomation]
+    has_more: bool
+
+
+class DeletedAutomation(Struct, kw_only=True):
+    """The confirmation of a deletion."""
+
+    object: Literal["automation"] = "automation"
+    id: str
+    deleted: bool = True
+
+
+# Errors
+
+
+class ErrorAnswer(Struct):
+    """An error; with `name`, `message` and `statusCode` in place of `error` if the key lacks a scope."""
+
+    error: str | UnsetType = UNSET
+    code: str | UnsetType = UNSET
+    details: Any = UNSET
+    name: str | UnsetType = UNSET
+    message: str | UnsetType = UNSET
+    statusCode: int | UnsetType = UNSET  # noqa: N815 - its name on the wire

@@ -1,70 +1,92 @@
-"""OpenSend's errors: a text, sometimes a code, and details where a body or a payload is at fault."""
+"""OpenSend's errors: a message, sometimes a code, and details of an invalid body or payload."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from msgspec import UNSET, Struct, UnsetType
+from typing import TYPE_CHECKING, Any, Final
 
 from registry.errors import PayloadRejected
 from registry.names import path_parts
-from server.bridge.dialects.opensend.bodies import validation_failed
-from server.bridge.dialects.opensend.schemas import word
+from server.bridge.dialects.opensend.schemas import type_word
+from server.bridge.errors import ErrorTable, ReportedError, violations_of
 from server.errors import ScopeMissing
 from server.status import reason_of
 
 if TYPE_CHECKING:
     from registry.errors import Violation
-    from server.bridge.dialect import Refusal
+
+_UNAUTHORIZED = ReportedError(401, "", "Missing or invalid API key")
+_INVALID = ReportedError(422, "", "Validation failed")
+
+ERRORS: Final[ErrorTable] = {
+    "API_KEY_MISSING": _UNAUTHORIZED,
+    "API_KEY_INVALID": _UNAUTHORIZED,
+    "SCOPE_MISSING": ReportedError(
+        403,
+        "insufficient_api_key_permission",
+        "This API key does not have permission to access this resource.",
+    ),
+    "MALFORMED_JSON": ReportedError(400, "", "Invalid JSON body"),
+    "INVALID_BODY": _INVALID,
+    "UNSTORABLE_TEXT": _INVALID,
+    "INVALID_ARGUMENT": _INVALID,
+    "INVALID_NAME": _INVALID,
+    "INVALID_SCHEMA": _INVALID,
+    "INVALID_AUTOMATION": _INVALID,
+    "PAYLOAD_REJECTED": ReportedError(422, "event_payload_invalid", "Event payload does not match schema"),
+    "DEFINITION_NOT_FOUND": ReportedError(404, "", "Event not found"),
+    "DEFINITION_DELETED": ReportedError(404, "", "Event not found"),
+    "DEFINITION_ALREADY_EXISTS": ReportedError(409, "", "An event with this name already exists"),
+    "DEFINITION_IN_USE": ReportedError(409, "event_in_use"),
+    "TOO_MANY_DEFINITIONS": ReportedError(422, "max_events_reached"),
+    "CONTACT_NOT_FOUND": ReportedError(404, "", "Contact not found"),
+    "CONTACT_ALREADY_EXISTS": ReportedError(409, "", "A contact with this email already exists"),
+    "AUTOMATION_NOT_FOUND": ReportedError(404, "", "Automation not found"),
+    "AUTOMATION_ACTIVE": ReportedError(409, "automation_enabled", "Disable the automation before deleting"),
+    "RUN_NOT_FOUND": ReportedError(404, "", "Run not found"),
+    "RUN_FINISHED": ReportedError(409, "run_not_cancellable", "Run is not cancellable"),
+    "RATE_LIMITED": ReportedError(429, "", "Rate limit exceeded. Try again later."),
+    "INTERNAL": ReportedError(500, "", "Internal server error"),
+}
 
 
-class ErrorAnswer(Struct):
-    """An error; `name`, `message` and `statusCode` in place of `error` where the key may not do what it asks."""
-
-    error: str | UnsetType = UNSET
-    code: str | UnsetType = UNSET
-    details: Any = UNSET
-    name: str | UnsetType = UNSET
-    message: str | UnsetType = UNSET
-    statusCode: int | UnsetType = UNSET  # noqa: N815 - its name on the wire
-
-
-def write_error(refusal: Refusal) -> dict[str, Any]:
-    """Write an error."""
-    if isinstance(refusal.error, ScopeMissing):
+def write_error(reported: ReportedError, error: Exception, _topic: str) -> dict[str, Any]:
+    """Return an error; a missing scope has a shape of its own, which OpenSend shares with its email routes."""
+    if isinstance(error, ScopeMissing):
         return {
-            "name": refusal.code,
-            "code": refusal.code,
-            "message": refusal.message,
-            "statusCode": refusal.status,
+            "name": reported.code,
+            "code": reported.code,
+            "message": reported.message,
+            "statusCode": reported.status,
         }
-    if refusal.code == "" and refusal.status == 422 and refusal.violations:
-        return _faults(refusal.violations)
-    code = reason_of(refusal.error).lower() if refusal.code is None else refusal.code
-    said: dict[str, Any] = {"error": refusal.message}
+    violations = violations_of(error)
+    if reported.code == "" and reported.status == 422 and violations:
+        return {"error": reported.message, "details": _details(violations)}
+    code = reason_of(error).lower() if reported.code is None else reported.code
+    written: dict[str, Any] = {"error": reported.message}
     if code:
-        said["code"] = code
-    if isinstance(refusal.error, PayloadRejected):
-        said["details"] = [_payload_fault(each) for each in refusal.violations]
-    return said
+        written["code"] = code
+    if isinstance(error, PayloadRejected):
+        written["details"] = [_payload_violation(violation) for violation in violations]
+    return written
 
 
-def _faults(violations: tuple[Violation, ...]) -> dict[str, Any]:
-    """Sort what is wrong by the fields of the body."""
+def _details(violations: tuple[Violation, ...]) -> dict[str, Any]:
+    """Group the messages of violations by the field of the body; those of the whole body are `formErrors`."""
     form: list[str] = []
     fields: dict[str, list[str]] = {}
-    for each in violations:
-        parts = path_parts(each.path)
-        (fields.setdefault(str(parts[0]), []) if parts else form).append(each.message)
-    return validation_failed(form, fields)
+    for violation in violations:
+        parts = path_parts(violation.path)
+        messages = fields.setdefault(str(parts[0]), []) if parts else form
+        messages.append(violation.message)
+    return {"formErrors": form, "fieldErrors": fields}
 
 
-def _payload_fault(violation: Violation) -> dict[str, str]:
+def _payload_violation(violation: Violation) -> dict[str, str]:
     path = ".".join(("payload", *map(str, path_parts(violation.path)[1:])))
     if violation.reason == "REQUIRED_PROPERTY_MISSING":
         message = f"Missing required field {path}"
     elif violation.expected:
-        message = f'Expected {path} to be "{word(violation.expected)}"'
+        message = f'Expected {path} to be "{type_word(violation.expected)}"'
     else:
         message = f"Unexpected field {path}"
     return {"path": path, "message": message}

@@ -1,24 +1,24 @@
-"""The names of events: those that OpenSend keeps for itself, and those that cannot be kept."""
+"""The rules for event names: reserved ones, and those that Signalbox cannot store."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from registry import names
-from server.bridge.dialects.opensend.bodies import rule_broken
+from server.bridge.dialects.opensend.validation import rule_broken
 
 RESERVED_PREFIX: Final = "resend:"
 
 
 def is_reserved(name: str) -> bool:
-    """Return whether a name cannot be defined, although events may have it: `/events/send` is a path of its own."""
+    """Return whether a name cannot be defined, because `/events/send` is another endpoint; events may still have it."""
     return name.strip().lower() == "send"
 
 
-def check_event_name(name: str, field: str, what: str = "event_name") -> None:
-    """Raise Refused or InvalidName for a name that no event can have; `field` is where the body has it."""
+def check_event_name(name: str, field: str, label: str = "event_name") -> None:
+    """Raise RuleBroken or InvalidName for a name that no event can have; `field` is the body's field that holds it."""
     if not name.strip():
-        raise rule_broken("event_name_required", f"{what} is required")
+        raise rule_broken("event_name_required", f"{label} is required")
     if name.lower().startswith(RESERVED_PREFIX):
-        raise rule_broken("event_name_reserved", f'{what} "{name}" uses reserved prefix "{RESERVED_PREFIX}"')
+        raise rule_broken("event_name_reserved", f'{label} "{name}" uses reserved prefix "{RESERVED_PREFIX}"')
     names.check_event_name(name, field)

@@ -1,102 +1,49 @@
-"""OpenSend's runs: one passage of a contact through an automation.
+"""OpenSend's endpoints for runs.
 
-Steps are executed by an engine; what it keeps with a run is shown from there: `current_step_key`, `failed_step_key` and
-`step_states`.
+An engine executes the steps of a run and stores their progress in the run's attributes, which are shown here:
+`current_step_key`, `failed_step_key` and `step_states`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Literal
-
-from msgspec import UNSET, Struct, UnsetType
+from typing import TYPE_CHECKING, Any, Final
 
 from automation.runs import MatchKind, RunStatus
 from registry.timestamps import format_millis
-from server.bridge.dialects.opensend.bodies import Body, Faults
+from server.bridge.dialects.opensend import bodies
 from server.bridge.dialects.opensend.documents import step_after_wait
-from server.bridge.fields import Limit  # noqa: TC001 - msgspec reads it
-from server.bridge.messages import Reply, Request
+from server.bridge.dialects.opensend.validation import BodyReader, Violations
+from server.bridge.messages import Request, Response
 from server.services.runs import RunQuery
 
 if TYPE_CHECKING:
     from automation.automations import Automation
     from automation.runs import Match
-    from server.bridge.services import Services
+    from server.bridge.operations import Services
     from server.services.runs import NamedRun
 
-DEFAULT_LIMIT, MAX_LIMIT = 50, 100
 TRIGGER: Final = "trigger"
 DEFAULT_REASON: Final = "cancelled_by_api"
 
-Status = Literal["queued", "running", "waiting", "completed", "failed", "cancelled", "skipped"]
 
-
-class CancelRunBody(Struct):
-    """Body of a run's cancellation."""
-
-    reason: str | UnsetType = UNSET
-
-
-class RunData(Struct, kw_only=True):
-    """A run. Times in milliseconds UTC."""
-
-    object: Literal["automation_run"] = "automation_run"
-    id: str
-    automation_id: str
-    status: Status
-    started_at: str | None
-    completed_at: str | None
-    duration_ms: int | None
-    current_step_key: str | None
-    failed_step_key: str | None
-    failure_reason: str | None
-    next_step_at: str | None
-    created_at: str
-    updated_at: str
-
-
-class DetailedRun(RunData, kw_only=True):
-    """A run with what it is about and where its steps stand."""
-
-    trigger_event_id: str
-    contact_id: str | None
-    step_states: dict[str, Any]
-
-
-class RunList(Struct, kw_only=True):
-    """A page of runs."""
-
-    object: Literal["list"] = "list"
-    data: list[RunData]
-    has_more: bool
-
-
-class RunsQuery(Struct):
-    """Which runs: with one of these statuses, several with commas between them, behind an id."""
-
-    status: str = ""
-    limit: Limit = DEFAULT_LIMIT
-    after: str = ""
-
-
-async def list_runs(services: Services, request: Request) -> Reply:
+async def list_runs(services: Services, request: Request) -> Response:
     """List the runs of an automation, newest first."""
     key, automation_id = request.caller.project_pk, request.params["id"]
-    limit = request.number("limit", DEFAULT_LIMIT, MAX_LIMIT)
+    limit = request.number("limit", bodies.RUNS_LIMIT, bodies.MAX_LIMIT)
     query = RunQuery(_statuses(request.query.get("status", "")), automation_id)
     automation = await services.automations.get(key, automation_id)
     page, more = await services.runs.behind(key, query, limit, request.query.get("after", ""))
-    return Reply(200, RunList(data=[run_data(each, automation) for each in page], has_more=more))
+    return Response(200, bodies.RunList(data=[run_data(run, automation) for run in page], has_more=more))
 
 
-async def get_run(services: Services, request: Request) -> Reply:
-    """Read a run of an automation."""
-    return Reply(200, _detailed(*await _of_automation(services, request)))
+async def get_run(services: Services, request: Request) -> Response:
+    """Return a run of an automation."""
+    return Response(200, _detailed(*await _of_automation(services, request)))
 
 
-async def cancel_run(services: Services, request: Request) -> Reply:
-    """Cancel a run that is queued or waits."""
-    body = Body(request)
+async def cancel_run(services: Services, request: Request) -> Response:
+    """Cancel a queued or waiting run."""
+    body = BodyReader(request)
     reason = body.text("reason", most=500)
     if unknown := [name for name in body.values if name != "reason"]:
         listed = ", ".join(f'"{name}"' for name in unknown)
@@ -106,13 +53,13 @@ async def cancel_run(services: Services, request: Request) -> Reply:
     cancelled = await services.runs.cancel(
         request.caller.project_pk, current.run.id, reason or DEFAULT_REASON, "", (RunStatus.QUEUED, RunStatus.WAITING)
     )
-    return Reply(200, _detailed(cancelled, automation))
+    return Response(200, _detailed(cancelled, automation))
 
 
-def started_run(match: Match, automation: Automation) -> RunData:
-    """Tell of a run that has just been started."""
+def started_run(match: Match, automation: Automation) -> bodies.RunData:
+    """Return a run that an event has just started."""
     at = format_millis(match.matched_at)
-    return RunData(
+    return bodies.RunData(
         id=match.run_id,
         automation_id=automation.id,
         status="queued",
@@ -128,14 +75,14 @@ def started_run(match: Match, automation: Automation) -> RunData:
     )
 
 
-def run_data(named: NamedRun, automation: Automation) -> RunData:
-    """Return a run of an automation as it is shown."""
-    return RunData(**_fields(named, automation))
+def run_data(named: NamedRun, automation: Automation) -> bodies.RunData:
+    """Return a run of an automation in OpenSend's form."""
+    return bodies.RunData(**_fields(named, automation))
 
 
-def _detailed(named: NamedRun, automation: Automation) -> DetailedRun:
+def _detailed(named: NamedRun, automation: Automation) -> bodies.DetailedRun:
     states = named.run.attributes.get("step_states")
-    return DetailedRun(
+    return bodies.DetailedRun(
         **_fields(named, automation),
         trigger_event_id=named.event_id,
         contact_id=named.contact_id or None,
@@ -164,7 +111,7 @@ def _fields(named: NamedRun, automation: Automation) -> dict[str, Any]:
 
 
 def _current_step(named: NamedRun, automation: Automation) -> str | None:
-    """Return the key of the step where a run stands.
+    """Return the key of the current step of a run.
 
     The engine records it when it parks the run. An event that resumes the run moves it to the next step before the
     engine has acted; a timeout leaves it where it is.
@@ -181,20 +128,20 @@ def _text(value: Any) -> str | None:
 
 
 async def _of_automation(services: Services, request: Request) -> tuple[NamedRun, Automation]:
-    """Read the run and the automation that the path names. Raises AutomationNotFound and RunNotFound."""
+    """Return the run and the automation that the path names. Raise AutomationNotFound and RunNotFound."""
     key, automation_id = request.caller.project_pk, request.params["id"]
     automation = await services.automations.get(key, automation_id)
     return await services.runs.of_automation(key, automation_id, request.params["run_id"]), automation
 
 
 def _statuses(text: str) -> tuple[RunStatus, ...]:
-    """Read statuses with commas between them. Raises Refused."""
-    faults = Faults()
-    found: list[RunStatus] = []
-    for name in filter(None, (each.strip() for each in text.split(","))):
+    """Return the statuses of a comma-separated list. Raise InvalidBody."""
+    violations = Violations()
+    statuses: list[RunStatus] = []
+    for name in filter(None, (part.strip() for part in text.split(","))):
         try:
-            found.append(RunStatus(name))
+            statuses.append(RunStatus(name))
         except ValueError:
-            faults.add("status", f"Invalid option: {name}")
-    faults.check()
-    return tuple(found)
+            violations.add("status", f"Invalid option: {name}")
+    violations.check()
+    return tuple(statuses)

@@ -1,0 +1,65 @@
+"""Errors in the words of a dialect: from an error's reason to a status, a code and a message.
+
+A handler raises an error of the services, or RuleBroken for a rule that only its dialect has. The dialect's table turns
+the error into a ReportedError, its `write_error` turns that into a body, and the bridge sends it as a Response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from server.status import KNOWN_ERRORS, http_status_of, message_of, reason_of
+
+if TYPE_CHECKING:
+    from registry.errors import Violation
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedError:
+    """How a dialect reports an error.
+
+    A `code` of None is derived by `write_error` from the status or the error's reason; an empty one is left out. In a
+    table, `message` is a template over the error's metadata, and an empty one stands for the error's own message.
+    """
+
+    status: int
+    code: str | None = None
+    message: str = ""
+
+
+ErrorTable: TypeAlias = Mapping[str, ReportedError]
+"""Reports by reason, or by "topic: reason" where the routes of a topic report the error differently."""
+
+WriteError: TypeAlias = Callable[[ReportedError, Exception, str], dict[str, Any]]
+"""Writes the body of an error; takes the report, the error, and the topic of the route (empty without a route)."""
+
+NO_DIALECT: Final[ErrorTable] = {}
+"""The table for requests whose dialect is unknown."""
+
+
+class RuleBroken(Exception):
+    """The request breaks a rule that only its dialect has."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.report = ReportedError(status, code, message)
+
+
+def report_error(table: ErrorTable, error: Exception, topic: str = "") -> ReportedError:
+    """Return how a dialect reports an error on the routes of a topic, with its message filled in."""
+    if isinstance(error, RuleBroken):
+        return error.report
+    reason = reason_of(error)
+    listed = table.get(f"{topic}: {reason}") or table.get(reason)
+    if listed is None:
+        return ReportedError(http_status_of(error), None, message_of(error))
+    metadata = error.metadata if isinstance(error, KNOWN_ERRORS) else {}
+    return ReportedError(listed.status, listed.code, listed.message.format_map(metadata) or message_of(error))
+
+
+def violations_of(error: Exception) -> tuple[Violation, ...]:
+    """Return the violations that an error lists, by path."""
+    found: tuple[Violation, ...] = getattr(error, "violations", ())
+    return found
