@@ -115,7 +115,7 @@ def test_the_migrations_are_one_chain_of_known_steps() -> None:
         previous = name
 
 
-async def test_the_migrations_make_the_tables_of_the_code(database: Database) -> None:
+def tables_of_the_code() -> MetaData:
     tables = MetaData()
     for metadata in (
         registry_tables.metadata,
@@ -125,24 +125,30 @@ async def test_the_migrations_make_the_tables_of_the_code(database: Database) ->
     ):
         for table in metadata.tables.values():
             table.to_metadata(tables)
+    return tables
 
+
+async def test_the_migrations_make_the_tables_of_the_code(database: Database) -> None:
     def differences(connection: Connection) -> list[Any]:
-        return list(compare_metadata(MigrationContext.configure(connection), tables))
+        return list(compare_metadata(MigrationContext.configure(connection), tables_of_the_code()))
 
     assert await database.read(differences) == []
 
 
-@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-async def test_partial_indexes_have_the_conditions_of_the_code(database: Database) -> None:
-    def conditions(connection: Connection) -> dict[str, str]:
-        rows = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE sql LIKE '%INDEX%WHERE%'")
-        return {row.name: row.sql.partition(" WHERE ")[2].replace("<>", "!=") for row in rows}
+@on_sqlite
+async def test_tables_and_partial_indexes_are_stored_as_in_the_code(database: Database) -> None:
+    def statements(connection: Connection) -> dict[str, str]:
+        rows = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")
+        return {row.name: row.sql.replace("<>", "!=") for row in rows}
 
-    made = await database.read(conditions)
-    for index in server_tables.event.indexes:
-        for dialect in (sqlite_dialect(), postgresql_dialect()):  # type: ignore[no-untyped-call]
-            condition = str(CreateIndex(index).compile(dialect=dialect)).partition(" WHERE ")[2]
-            assert made.get(str(index.name), "") == condition
+    made = await database.read(statements)
+    for table in tables_of_the_code().tables.values():
+        with_rowid = table.dialect_options["sqlite"]["with_rowid"]
+        assert ("WITHOUT ROWID" in made[table.name]) is not with_rowid, table.name
+        for index in table.indexes:
+            for dialect in (sqlite_dialect(), postgresql_dialect()):  # type: ignore[no-untyped-call]
+                condition = str(CreateIndex(index).compile(dialect=dialect)).partition(" WHERE ")[2]
+                assert made[str(index.name)].partition(" WHERE ")[2] == condition
 
 
 # Running them

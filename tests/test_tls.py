@@ -10,6 +10,7 @@ import grpc
 import httpx
 import pytest
 from grpc import StatusCode
+from structlog.testing import capture_logs
 
 from server.settings import Tls
 from signalbox.v1 import projects_pb2
@@ -112,10 +113,12 @@ async def test_mtls_keeps_out_who_shows_no_certificate_or_a_strangers(
 async def test_a_renewed_certificate_is_shown_from_the_next_connection_on(host: Authority, url: str, door: str) -> None:
     async with serving(url, tls=Tls(host.certificate, host.key)) as service:
         old = host.trust()
-        assert await reaches(service, door, old)
-        host.renew()
-        assert await reaches(service, door, host.trust())
-        assert not await reaches(service, door, old)
+        with capture_logs() as logs:
+            assert await reaches(service, door, old)
+            host.renew()
+            assert await reaches(service, door, host.trust())
+            assert not await reaches(service, door, old)
+    assert [entry["event"] for entry in logs if "certificate" in entry["event"]] == ["certificate_reloaded"]
 
 
 @both_doors

@@ -2,7 +2,7 @@
 
 A mutation replaces one node in place. Annotations, decorators, asserts, log calls and the text of messages are left
 alone: no behaviour that is promised depends on them. So are times and sizes that were chosen by measurement: numbers in
-constants that are not named as a limit.
+constants that are not named as a limit, and pauses of such a time.
 """
 
 from __future__ import annotations
@@ -173,6 +173,8 @@ def _is_skipped(node: ast.AST) -> bool:
             | ast.AnnAssign(target=ast.Name(name), value=ast.expr() as value)
         ) if name.isupper() and _is_number(value):
             return not any(word in name for word in LIMITS)
+        case ast.Expr(ast.Await(ast.Call(ast.Attribute(ast.Name("asyncio"), "sleep"), [ast.Name(name)]))):
+            return name.isupper()
         case ast.Expr(value=value):
             return ast.unparse(value).removeprefix("await ").startswith(LOGS)
     return False
