@@ -17,8 +17,8 @@ from server.delivery.dispatcher import Consumer
 from server.delivery.match_reader import LoadedMatch, UnreadableMatch, log_unreadable
 from server.delivery.start_points import resolve_start
 from server.errors import Stopping, SubscriptionInUse
-from server.storage.database import finished
 from server.storage.log import lock_heads
+from server.storage.transactions import finished
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -18,8 +18,8 @@ from registry.pages import UNBOUNDED
 from registry.store import active_definitions
 from registry.timestamps import now_micros
 from server.ingest.catalog import ProjectState
-from server.storage.database import finished
 from server.storage.projects import advance_automations, project_by_pk
+from server.storage.transactions import finished
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -14,8 +14,8 @@ from registry.timestamps import now_micros
 from server.errors import DefinitionInUse
 from server.services.dependents import ReadingAutomation, check_conditions, reading_automations
 from server.storage import events as log
-from server.storage.database import finished
 from server.storage.projects import advance_catalog
+from server.storage.transactions import finished
 
 if TYPE_CHECKING:
     from collections.abc import Callable

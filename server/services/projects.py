@@ -15,7 +15,7 @@ from server.auth.access import digest_of
 from server.errors import InvalidArgument
 from server.model import ApiKey, Dialect, Project, Rules, Scope
 from server.storage import projects as store
-from server.storage.database import finished
+from server.storage.transactions import finished
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

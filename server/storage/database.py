@@ -1,17 +1,16 @@
-"""One way to read and one way to write, over SQLite and PostgreSQL.
+"""One interface to SQLite and PostgreSQL.
 
-Work is a plain function over an open `sqlalchemy.Connection`; the database runs it inside one transaction and keeps the
-event loop free. SQLite runs it on threads; PostgreSQL runs it in the loop, SQLAlchemy switching at each statement.
-So every store is written once.
+A store function is a plain function of an open `sqlalchemy.Connection`, written once for both databases. It runs in the
+event loop, and SQLAlchemy suspends it at each statement (`server.storage.transactions`). Only writes to SQLite differ:
+they run in a thread (`server.storage.sqlite_writer` says why).
 """
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
     from sqlalchemy import Connection
@@ -62,20 +61,6 @@ class OpenDatabase(Database, Protocol):
     def maintenance(self) -> AbstractAsyncContextManager[Maintenance]:
         """Wait for the right to change the schema, and hold it while the context is open."""
         ...
-
-
-async def finished(work: Coroutine[Any, Any, T]) -> T:
-    """Await work to its end even if the caller is cancelled meanwhile.
-
-    A transaction cannot be called back once it runs, so what must follow it, such as emptying a cache, is awaited with
-    it as one piece of work.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        raise
 
 
 async def open_database(url: str) -> OpenDatabase:

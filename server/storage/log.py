@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sqlalchemy.dialects import postgresql
 
 from automation.tables import automation_match, run
-from server.storage.sqlite import sqlite_driver
+from server.storage.sqlite_writer import sqlite_driver
 from server.storage.tables import event
 
 if TYPE_CHECKING:

@@ -17,14 +17,13 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 
 from server.errors import StorageUnavailable
+from server.storage.transactions import run_transaction
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-
-    from server.storage.database import Database
 
 log = structlog.get_logger()
 
@@ -82,25 +81,6 @@ class Maintenance(Protocol):
         ...
 
 
-class SqliteMaintenance:
-    """Changes a file that this process alone writes, through its writer."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def alter(self, work: Callable[[Connection], T]) -> T:
-        """Run work in one transaction."""
-        return await self._database.write(work)
-
-    async def write(self, work: Callable[[Connection], T]) -> T:
-        """Run work in one transaction."""
-        return await self._database.write(work)
-
-    async def build_index(self, index: NewIndex) -> None:
-        """Build an index unless it exists."""
-        await self._database.write(lambda connection: connection.exec_driver_sql(index.statement()))
-
-
 class PostgresMaintenance:
     """Changes a database that other servers use. `settings` is a statement that begins each transaction, if any."""
 
@@ -120,11 +100,15 @@ class PostgresMaintenance:
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run work in one transaction without a time limit."""
+
+        def begun(connection: Connection) -> T:
+            if self._settings:
+                connection.exec_driver_sql(self._settings)
+            return work(connection)
+
         try:
-            async with self._engine.begin() as connection:
-                if self._settings:
-                    await connection.exec_driver_sql(self._settings)
-                return await connection.run_sync(work)
+            async with self._engine.connect() as connection:
+                return await run_transaction(connection, begun)
         except OSError as error:
             raise StorageUnavailable from error
 

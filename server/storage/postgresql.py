@@ -23,6 +23,7 @@ from server.errors import (
 from server.storage.maintenance import postgres_maintenance
 from server.storage.postgres_connections import Connector
 from server.storage.postgres_url import parse_postgres_url
+from server.storage.transactions import run_transaction
 from server.version import POSTGRES_EXTRA
 
 if TYPE_CHECKING:
@@ -141,12 +142,18 @@ class PostgresDatabase:
 
     async def _run_once(self, pool: _Pool, engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
         committing = False
+
+        def begun(connection: Connection) -> T:
+            nonlocal committing
+            if pool.begin:
+                connection.exec_driver_sql(pool.begin)
+            result = work(connection)
+            committing = True
+            return result
+
         try:
-            async with engine.begin() as connection:
-                if pool.begin:
-                    await connection.exec_driver_sql(pool.begin)
-                result = await connection.run_sync(work)
-                committing = True
+            async with engine.connect() as connection:
+                return await run_transaction(connection, begun)
         except DBAPIError as error:
             failure = storage_error(error)
             if isinstance(failure, StorageUnavailable):
@@ -165,7 +172,6 @@ class PostgresDatabase:
             # SQLAlchemy does not wrap an error that ends a connection while it prepares it for its first transaction.
             self.epoch += 1
             raise (StorageUnavailable() if committing else _ConnectionLost()) from error
-        return result
 
     async def _leave(self) -> None:
         """Leave a server that has become a standby; the next connections look for the primary."""

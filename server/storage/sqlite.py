@@ -1,48 +1,37 @@
-"""SQLite: one writing thread with one connection, readers apart.
+"""SQLite: one process, one writing thread, three reading connections.
 
-SQLite before 3.51.3 can corrupt a WAL when two connections write or checkpoint at once, so exactly one connection does
-either, and a lock file keeps a second server away.
+    write         one thread, one connection         `sqlite_writer`
+    read          two connections, for long reads    `sqlite_readers`
+    brief read    one connection, for keys, definitions and versions, which never wait for a long read
+
+A lock file keeps a second server away (`sqlite_file`).
 """
 
 from __future__ import annotations
 
-import asyncio
-import fcntl
-import os
 import sqlite3
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from pathlib import Path
-from time import monotonic
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
-import sqlalchemy
-from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
 from server.errors import StorageBusy, StorageError, StorageFull, StorageReadOnly, StorageRefused, StorageUnavailable
-from server.storage.maintenance import SqliteMaintenance
+from server.storage.sqlite_file import create_file, lock_file, real_path
+from server.storage.sqlite_readers import Readers
+from server.storage.sqlite_writer import SqliteWriter
+from server.storage.transactions import finished
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection
 
-    from server.storage.maintenance import Maintenance
+    from server.storage.maintenance import Maintenance, NewIndex
 
 T = TypeVar("T")
 
-READERS = 2
-READ_SECONDS = 10.0
-"""A read that takes longer is given up, so that it holds its thread no longer than that."""
-
-_STEPS_BETWEEN_LOOKS = 200_000
-BUSY_TIMEOUT_MS = 5_000
-# A checkpoint writes and syncs the main file inside a commit; every 64 MiB of WAL makes it rare, and a start after a
-# crash reads that much in a fraction of a second.
-CHECKPOINT_PAGES = 8_192
-PAGE_BYTES = 8_192
+READERS: Final = 2
 
 
 class SqliteDatabase:
@@ -52,23 +41,18 @@ class SqliteDatabase:
     epoch = 0
 
     def __init__(self, path: Path) -> None:
-        _create(path)
-        self._lock = _lock_file(path)
-        self._writer = ThreadPoolExecutor(1, "sqlite-writer")
-        self._readers = ThreadPoolExecutor(READERS, "sqlite-reader")
-        self._brief_reader = ThreadPoolExecutor(1, "sqlite-brief-reader")
-        self._closing = False
-        self._write_engine = _engine(path, "BEGIN IMMEDIATE", _prepare_writer)
-        self._read_engine = _engine(path, "BEGIN", _prepare_reader)
-        self._connections = threading.local()
-        self._opened: list[Connection] = []
+        create_file(path)
+        self._lock = lock_file(path)
+        self._writer = SqliteWriter(path)
+        self._readers = Readers(path, READERS)
+        self._brief_reader = Readers(path, 1)
 
     @classmethod
     async def open(cls, path: str) -> SqliteDatabase:
-        """Open or create the file. Raises StorageBusy if another server holds it."""
+        """Open or create the file. Raise StorageBusy if another server holds it."""
         if not path or path.startswith(":memory:"):
             raise ValueError("An in-memory database cannot be shared by readers and the writer: name a file")
-        database = cls(_real(path))
+        database = cls(real_path(path))
         try:
             # SQLite takes BEGIN IMMEDIATE on a file that it cannot write for a read; this is a write.
             await database.write(lambda connection: connection.exec_driver_sql("PRAGMA user_version = 0"))
@@ -78,91 +62,63 @@ class SqliteDatabase:
         return database
 
     async def read(self, work: Callable[[Connection], T], *, brief: bool = False) -> T:
-        """Run work on a reader thread; given up when the caller is, and after READ_SECONDS."""
-        given_up = threading.Event()
-        readers = self._brief_reader if brief else self._readers
+        """Run work in one snapshot; it is interrupted when the caller is cancelled, and after READ_SECONDS."""
         try:
-            return await asyncio.get_running_loop().run_in_executor(readers, self._read, work, given_up)
-        except asyncio.CancelledError:
-            given_up.set()
-            raise
+            return await (self._brief_reader if brief else self._readers).run(work)
+        except DBAPIError as error:
+            raise storage_error(error.orig) from error
 
     async def write(self, work: Callable[[Connection], T]) -> T:
-        """Run work on the writer thread, after all that was asked before."""
-        return await asyncio.get_running_loop().run_in_executor(self._writer, self._run, self._write_engine, work)
-
-    async def check(self) -> None:
-        """Raise StorageError unless the file can be read; that it can be written was seen when it was opened."""
-        await self.read(lambda connection: connection.exec_driver_sql("SELECT 1"), brief=True)
-
-    @asynccontextmanager
-    async def maintenance(self) -> AsyncIterator[Maintenance]:
-        """Change the schema; the lock file keeps others away."""
-        yield SqliteMaintenance(self)
-
-    async def close(self) -> None:
-        """Finish what runs, close every connection and let go of the file."""
-        await asyncio.get_running_loop().run_in_executor(None, self._close)
-
-    def _read(self, work: Callable[[Connection], T], given_up: threading.Event) -> T:
-        latest = monotonic() + READ_SECONDS
-
-        def stop() -> bool:
-            return given_up.is_set() or self._closing or monotonic() > latest
-
-        def bounded(connection: Connection) -> T:
-            sqlite_driver(connection).set_progress_handler(stop, _STEPS_BETWEEN_LOOKS)
-            return work(connection)
-
-        return self._run(self._read_engine, bounded)
-
-    def _run(self, engine: Engine, work: Callable[[Connection], T]) -> T:
+        """Run work in one transaction, in the order of the calls."""
         try:
-            connection = self._connection(engine)
-            try:
-                with connection.begin():
-                    return work(connection)
-            finally:
-                _end_transaction(connection)
+            return await self._writer.run(work)
         except DBAPIError as error:
             raise storage_error(error.orig) from error
         except sqlite3.Error as error:
             raise storage_error(error) from error
 
-    def _connection(self, engine: Engine) -> Connection:
-        connection: Connection | None = getattr(self._connections, "connection", None)
-        if connection is None:
-            connection = engine.connect()
-            self._connections.connection = connection
-            self._opened.append(connection)
-        return connection
+    async def check(self) -> None:
+        """Raise StorageError unless the file can be read; `open` has checked that it can be written."""
+        await self.read(lambda connection: connection.exec_driver_sql("SELECT 1"), brief=True)
 
-    def _close(self) -> None:
-        self._closing = True
-        self._readers.shutdown()
-        self._brief_reader.shutdown()
-        self._writer.shutdown()
-        # The writer opened first and closes last: the last connection to close checkpoints.
-        for connection in reversed(self._opened):
-            connection.close()
+    @asynccontextmanager
+    async def maintenance(self) -> AsyncIterator[Maintenance]:
+        """Change the schema; the lock file keeps other servers away."""
+        yield SqliteMaintenance(self)
+
+    async def close(self) -> None:
+        """Finish running work, close every connection and release the file."""
+        await finished(self._close())
+
+    async def _close(self) -> None:
+        await self._readers.close()
+        await self._brief_reader.close()
+        # Last, because the last connection to close checkpoints.
+        await self._writer.close()
         self._lock.close()
 
 
-def sqlite_driver(connection: Connection) -> sqlite3.Connection:
-    """Give the driver's connection, for what SQLAlchemy cannot do or does too slowly."""
-    driver: Any = connection.connection.driver_connection
-    return driver  # type: ignore[no-any-return]
+class SqliteMaintenance:
+    """Changes the schema of a file, which this process alone writes."""
 
+    def __init__(self, database: SqliteDatabase) -> None:
+        self._database = database
 
-def _end_transaction(connection: Connection) -> None:
-    """Roll back what is still open: SQLAlchemy does not when it is the COMMIT that failed."""
-    driver = sqlite_driver(connection)
-    if driver.in_transaction:
-        driver.rollback()
+    async def alter(self, work: Callable[[Connection], T]) -> T:
+        """Run work in one transaction."""
+        return await self._database.write(work)
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """Run work in one transaction."""
+        return await self._database.write(work)
+
+    async def build_index(self, index: NewIndex) -> None:
+        """Build an index unless it exists."""
+        await self._database.write(lambda connection: connection.exec_driver_sql(index.statement()))
 
 
 def storage_error(error: BaseException | None) -> StorageError:
-    """Say what an error of the driver means for the service."""
+    """Return the error of the service for an error of the driver."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL:
         return StorageFull()
@@ -173,70 +129,3 @@ def storage_error(error: BaseException | None) -> StorageError:
     if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return StorageUnavailable()
     return StorageRefused()
-
-
-def _real(path: str) -> Path:
-    """Resolve links: one file has one lock, by whatever name it is reached."""
-    return Path(path).resolve()
-
-
-def _create(path: Path) -> None:
-    """Make the file, if there is none, for its owner alone: it holds people's addresses."""
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    except PermissionError as error:
-        raise StorageReadOnly from error
-    except OSError as error:
-        raise StorageUnavailable from error
-
-
-def _lock_file(database: Path) -> IO[str]:
-    """Hold `<database>.lock` for the life of the process; the kernel lets go of it even after kill -9."""
-    path = database.with_name(database.name + ".lock")
-    try:
-        lock = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+")
-    except PermissionError as error:
-        raise StorageReadOnly from error
-    except OSError as error:
-        raise StorageUnavailable from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
-        raise StorageBusy from error
-    return lock
-
-
-def _engine(path: Path, begin: str, prepare: Callable[[sqlite3.Connection], None]) -> Engine:
-    url = sqlalchemy.URL.create("sqlite", database=str(path))
-    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool, hide_parameters=True)
-
-    @event.listens_for(engine, "connect")
-    def on_connect(connection: sqlite3.Connection, _record: Any) -> None:
-        # The driver's own transaction handling is off: BEGIN is said below, once, for every transaction.
-        connection.isolation_level = None
-        prepare(connection)
-
-    @event.listens_for(engine, "begin")
-    def on_begin(connection: Connection) -> None:
-        sqlite_driver(connection).execute(begin)
-
-    return engine
-
-
-def _prepare_writer(connection: sqlite3.Connection) -> None:
-    connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-    # A row longer than a quarter of a page takes a page of its own; the size counts when the file is made.
-    connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-    if mode != "wal":
-        raise sqlite3.OperationalError(f"the journal mode is {mode}; readers beside the writer need wal")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-    connection.execute("PRAGMA foreign_keys = ON")
-
-
-def _prepare_reader(connection: sqlite3.Connection) -> None:
-    connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-    connection.execute("PRAGMA query_only = ON")
-    connection.execute("PRAGMA wal_autocheckpoint = 0")

@@ -115,9 +115,9 @@ def main(arguments: Sequence[str]) -> None:
     from server.storage.sqlite import SqliteDatabase
 
     if options.checkpoint_pages:
-        from server.storage import sqlite
+        from server.storage import sqlite_writer
 
-        vars(sqlite)["CHECKPOINT_PAGES"] = options.checkpoint_pages
+        vars(sqlite_writer)["CHECKPOINT_PAGES"] = options.checkpoint_pages
     name, _, count = options.kill_at.partition(":")
     failpoint = Failpoint(name, int(count or 1))
     for database in (SqliteDatabase, PostgresDatabase):

@@ -14,6 +14,7 @@ for _name in (
     "server.storage.postgresql",
     "server.storage.sqlite",
     "sqlalchemy.dialects.postgresql.asyncpg",
+    "sqlalchemy.dialects.sqlite.aiosqlite",
     "sqlalchemy.dialects.sqlite.pysqlite",
     "uvicorn.lifespan.off",
 ):
