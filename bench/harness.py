@@ -74,14 +74,20 @@ def run_python(module: str, *arguments: str) -> dict[str, float]:
 
 
 @contextmanager
-def server(folder: Path, *arguments: str) -> Iterator[Mapping[str, str]]:
+def server(
+    folder: Path, *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> Iterator[Mapping[str, str]]:
     """Run a server in its own process. Gives its addresses, `grpc` and `http`.
 
     Raises Failed if it does not start or end well.
     """
     errors = folder / f"{'-'.join(arguments[:2])}.log"
     command = (sys.executable, "-m", *arguments)
-    with errors.open("w") as log, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process:
+    variables = os.environ | (env or {})
+    with (
+        errors.open("w") as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=cwd, env=variables) as process,
+    ):
         try:
             assert process.stdout is not None
             addresses = dict(re.findall(r"(grpc|http)=(\S+)", process.stdout.readline()))
