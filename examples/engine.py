@@ -1,46 +1,54 @@
-"""An automation engine: says whom it would mail. `python examples/engine.py [HOST:PORT [KEY]]`; Ctrl-C drains it."""
+"""An automation engine: prints whom it would mail, and completes the run. Ctrl-C drains it."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
-import sys
 
 import grpc
 
+from signalbox.v1 import automations_pb2, automations_pb2_grpc, match_stream_pb2_grpc
 from signalbox.v1 import match_stream_pb2 as pb
-from signalbox.v1.match_stream_pb2_grpc import MatchStreamStub
 
-ADDRESS, KEY = (*sys.argv[1:], *("127.0.0.1:50051", "sb_demo_key_for_ada")[len(sys.argv) - 1 :])
-METADATA = (("authorization", f"Bearer {KEY}"),)
+ADDRESS = os.environ.get("SIGNALBOX_SERVER", "127.0.0.1:50051")
+METADATA = (("authorization", f"Bearer {os.environ.get('SIGNALBOX_KEY', 'sb_demo_key_for_ada')}"),)
 
 
-async def subscribe(matches: MatchStreamStub) -> None:
-    """Make the subscription, the first time; it remembers how far this engine is."""
-    request = pb.CreateSubscriptionRequest(subscription=pb.Subscription(name="mailer"))
+async def call(method, request, done: grpc.StatusCode) -> None:
+    """Call a method; the status `done` means that there is nothing left to do."""
     try:
-        await matches.CreateSubscription(request, metadata=METADATA)
+        await method(request, metadata=METADATA)
     except grpc.aio.AioRpcError as error:
-        if error.code() is not grpc.StatusCode.ALREADY_EXISTS:
+        if error.code() is not done:
             raise
 
 
-async def consume(matches: MatchStreamStub, stop: asyncio.Event) -> None:
-    """Act on matches and acknowledge them; told to stop, take no more and end when all are acknowledged."""
-    call = matches.ConsumeMatches(metadata=METADATA)
-    await call.write(pb.ConsumeMatchesRequest(open=pb.OpenConsumer(subscription="mailer", consumer_id="mailer-1")))
+async def consume(channel: grpc.aio.Channel, stop: asyncio.Event) -> None:
+    """Act on matches and acknowledge them. Once `stop` is set, take no more and return when all are acknowledged."""
+    matches = match_stream_pb2_grpc.MatchStreamStub(channel)
+    automations = automations_pb2_grpc.AutomationsStub(channel)
+    subscription = pb.CreateSubscriptionRequest(subscription=pb.Subscription(name="mailer"))
+    await call(matches.CreateSubscription, subscription, grpc.StatusCode.ALREADY_EXISTS)
+    stream = matches.ConsumeMatches(metadata=METADATA)
+    await stream.write(pb.ConsumeMatchesRequest(open=pb.OpenConsumer(subscription="mailer", consumer_id="mailer-1")))
 
     async def drain() -> None:
         await stop.wait()
-        await call.write(pb.ConsumeMatchesRequest(stop=pb.StopDeliveries()))
+        await stream.write(pb.ConsumeMatchesRequest(stop=pb.StopDeliveries()))
 
     draining = asyncio.create_task(drain())
-    async for answer in call:
-        for delivery in answer.deliveries.deliveries:
-            if not delivery.match.contact_deleted:  # else there is no address, and the run has ended
-                print(f"would mail {delivery.match.event.email}", flush=True)
-            await call.write(pb.ConsumeMatchesRequest(ack=pb.AckDeliveries(delivery_ids=[delivery.delivery_id])))
-    draining.cancel()
+    try:
+        async for response in stream:
+            for delivery in response.deliveries.deliveries:
+                match = delivery.match
+                if not match.contact_deleted:  # else there is no address, and the run has been cancelled
+                    print(f"would mail {match.event.email}", flush=True)
+                    run = automations_pb2.CompleteRunRequest(run_id=match.run_id, match_id=match.id)
+                    await call(automations.CompleteRun, run, grpc.StatusCode.FAILED_PRECONDITION)  # it was cancelled
+                await stream.write(pb.ConsumeMatchesRequest(ack=pb.AckDeliveries(delivery_ids=[delivery.delivery_id])))
+    finally:
+        draining.cancel()
 
 
 async def main() -> None:
@@ -49,8 +57,7 @@ async def main() -> None:
     async with grpc.aio.insecure_channel(ADDRESS) as channel:
         while not stop.is_set():
             try:
-                await subscribe(MatchStreamStub(channel))
-                await consume(MatchStreamStub(channel), stop)
+                await consume(channel, stop)
             except grpc.aio.AioRpcError as error:
                 print(f"{error.details()}; trying again", flush=True)
                 await asyncio.sleep(1)

@@ -28,8 +28,8 @@ WOULD_MAIL = f"would mail {EMAIL}\n"
 
 @contextmanager
 def engine(server: Server) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, str(EXAMPLE), server.address, SECRET]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+    variables = ENVIRONMENT | {"SIGNALBOX_SERVER": server.address, "SIGNALBOX_KEY": SECRET}
+    with subprocess.Popen([sys.executable, str(EXAMPLE)], stdout=subprocess.PIPE, text=True, env=variables) as process:
         try:
             yield process
         finally:
@@ -51,8 +51,26 @@ def send(server: Server) -> None:
     assert server("event", "send", EVENT, "--email", EMAIL, "--properties", PROPERTIES).code == 0
 
 
-def test_the_example_has_less_than_sixty_lines() -> None:
-    assert len(EXAMPLE.read_text().splitlines()) < 60
+def run_statuses(server: Server) -> list[str]:
+    return [run["status"] for run in server("run", "list", "--json").json]
+
+
+def test_the_example_has_less_than_seventy_lines() -> None:
+    assert len(EXAMPLE.read_text().splitlines()) < 70
+
+
+def test_the_example_engine_completes_its_runs_and_goes_on_when_one_was_cancelled(tmp_path: Path) -> None:
+    with serving(tmp_path) as server, engine(server) as mailer:
+        wait_for(server, "consumer_count", 1)
+        mailer.send_signal(signal.SIGSTOP)
+        send(server)
+        [run] = server("run", "list", "--json").json
+        assert server("run", "cancel", run["id"]).code == 0
+        send(server)
+        mailer.send_signal(signal.SIGCONT)
+        assert [read_line(mailer.stdout) for _ in range(2)] == [WOULD_MAIL, WOULD_MAIL]
+        wait_for(server, "floor_position", 2)
+        assert run_statuses(server) == ["RUN_STATUS_COMPLETED", "RUN_STATUS_CANCELLED"]
 
 
 def test_the_example_engine_acts_on_each_match_over_a_crash_and_drains(tmp_path: Path) -> None:
@@ -72,3 +90,4 @@ def test_the_example_engine_acts_on_each_match_over_a_crash_and_drains(tmp_path:
             assert mailer.returncode == 0
             assert out.count(WOULD_MAIL) in (1, 2)  # the second when its acknowledgement did not arrive
             wait_for(revived, "outstanding_count", 0)
+            assert run_statuses(revived) == ["RUN_STATUS_COMPLETED"] * 2
