@@ -1,62 +1,98 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 WORKERS ?= 4
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 PROTOS := $(sort $(wildcard protos/signalbox/v1/*.proto))
 
-.PHONY: help run test check check-static generate format lint types proto-lint torture bench-quick bench-rest bench-automations mutants clean
+# Tests that start processes, wait in real time or draw many examples; test-quick leaves them out.
+SLOW_TESTS := cli cli_definitions cli_streams conditions_oracle crash definition_cases definition_files distribution \
+    documented_commands engine failover full_disk fuzz local_admin_key migrations openapi plans power_loss promises \
+    public_clients rolling_restart shutdown torture values
+
+.PHONY: help run tools test test-quick test-long check check-static fix format lint types proto-lint generate docs \
+    torture mutants bench-quick bench-rest bench-automations clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.venv/ready: pyproject.toml
+$(VENV)/running: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Signalbox needs Python >= 3.11" if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/ready: $(VENV)/running
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-run: .venv/ready ## Start a server with a demo project
+run: $(VENV)/running ## Start a server with a demo project; its data are in signalbox.db
 	@exec $(BIN)/signalbox serve --dev
 
-test: .venv/ready ## Run all tests, four at a time: half of the time they wait (WORKERS=0 for one by one)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+tools: $(VENV)/ready ## Install the development tools into .venv; targets that need them do so themselves
 
-check: check-static test ## Everything a change must pass
+test: $(VENV)/ready ## Run all tests, four at a time because they wait half of the time (WORKERS=0: one by one)
+	$(PYTEST)
 
-check-static: format lint types proto-lint
+test-quick: $(VENV)/ready ## Run the tests that need under a minute, on SQLite alone
+	$(PYTEST) -k 'not postgresql' $(SLOW_TESTS:%=--ignore=tests/test_%.py)
 
-format: .venv/ready
+test-long: $(VENV)/ready ## Run the long forms of the generated tests, for hours
+	SIGNALBOX_ORACLE_EXAMPLES=200000 $(BIN)/python -m pytest --timeout=0 tests/test_conditions_oracle.py
+	SIGNALBOX_SCHEDULES=100000 $(BIN)/python -m pytest --timeout=0 tests/test_dispatcher.py
+	SIGNALBOX_VALUES_EXAMPLES=2000 $(BIN)/python -m pytest --timeout=0 tests/test_values.py
+	SIGNALBOX_OPENAPI_EXAMPLES=100 $(BIN)/python -m pytest --timeout=0 tests/test_openapi.py
+	SIGNALBOX_POWER_CUTS=200 $(BIN)/python -m pytest --timeout=0 tests/test_power_loss.py
+	SIGNALBOX_FUZZ_ROUNDS=1000 $(BIN)/python -m pytest --timeout=0 tests/test_fuzz.py
+	SIGNALBOX_PROMISES_SECONDS=600 $(BIN)/python -m pytest --timeout=0 tests/test_promises.py
+
+check: check-static test ## Run every check and all tests: what a change must pass
+
+check-static: format lint types proto-lint ## Check format, lint, types and the contract
+
+fix: $(VENV)/ready ## Format the code and the contract, and repair what the linter can
+	$(BIN)/ruff check --fix --exit-zero --quiet
+	$(BIN)/ruff format
+	$(BIN)/buf format --write protos
+
+format: $(VENV)/ready ## Check the format of the code
 	$(BIN)/ruff format --check
 
-lint: .venv/ready
+lint: $(VENV)/ready ## Check the code by the linter
 	$(BIN)/ruff check
 
-types: .venv/ready
+types: $(VENV)/ready ## Check the types
 	$(BIN)/mypy
 
-proto-lint: .venv/ready
+proto-lint: $(VENV)/ready ## Check style, format and compatibility of the contract
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code protos
 	@if git rev-parse --verify --quiet main >/dev/null; then $(BIN)/buf breaking --against '.git#branch=main'; fi
 
-generate: .venv/ready ## Regenerate generated/ from protos/
+generate: $(VENV)/ready ## Regenerate generated/ from protos/
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc --proto_path=protos --python_out=generated --mypy_out=quiet:generated \
 	    --grpc_python_out=generated --mypy_grpc_out=quiet:generated $(PROTOS)
 
-torture: .venv/ready ## Kill servers and databases under load, and check every promise (ARGS="--kills 500")
+docs: $(VENV)/ready ## Regenerate the generated pages of docs/, and the output that README and docs/ show
+	$(BIN)/python -m registry.coercion_docs > docs/coercion.md
+	$(BIN)/python -m registry.compatibility_docs > docs/compatibility.md
+	$(BIN)/python -m tests.support.console
+
+torture: $(VENV)/ready ## Kill servers and databases under load, and check every promise (ARGS="--kills 500")
 	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m tests.torture $(ARGS)
 
-bench-quick: .venv/ready ## Compare Signalbox with what cannot be avoided, in under two minutes
+mutants: $(VENV)/ready ## Put small faults into a sample of the code, and name those that no test notices (ARGS="--package registry")
+	@$(BIN)/python -m tests.mutants $(ARGS)
+
+bench-quick: $(VENV)/ready ## Measure against bare servers, in under two minutes; needs h2load
 	@$(BIN)/python -m bench.quick
 
-bench-rest: .venv/ready ## Compare the REST bridge with an echo and with a service written by hand
+bench-rest: $(VENV)/ready ## Measure the REST bridge against an echo and a service written by hand; needs wrk
 	@$(BIN)/python -m bench.rest
 
-bench-automations: .venv/ready ## Compare sending among 10,000 automations with sending among 10
+bench-automations: $(VENV)/ready ## Measure sending among 10,000 automations against 10; needs h2load
 	@$(BIN)/python -m bench.automations
 
-mutants: .venv/ready ## Put small faults into a sample of the code and name those that no focused test notices
-	@$(BIN)/python -m tests.mutants
-
-clean: ## Remove the environment and everything built
+clean: ## Remove the environment and everything built; data stay
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -42,6 +42,7 @@ class Server:
 
     process: subprocess.Popen[str]
     address: str
+    http_address: str
     folder: Path
     dev_output: str
 
@@ -103,9 +104,9 @@ def serving(folder: Path, address: str = "127.0.0.1:0") -> Iterator[Server]:
     ):
         try:
             ready = read_line(process.stdout)
-            told = re.fullmatch(r"signalbox ready grpc=(127\.0\.0\.1:[0-9]+) http=127\.0\.0\.1:[0-9]+\n", ready)
+            told = re.fullmatch(r"signalbox ready grpc=(127\.0\.0\.1:[0-9]+) http=(127\.0\.0\.1:[0-9]+)\n", ready)
             assert told, (ready, (folder / "log").read_text())
-            yield Server(process, told[1], folder, _paragraphs(process.stdout))
+            yield Server(process, told[1], told[2], folder, _paragraphs(process.stdout))
         finally:
             process.kill()
 

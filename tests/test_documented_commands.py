@@ -1,0 +1,35 @@
+"""The commands that README.md and docs/ show print what stands there, ids and times apart."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.console import PAGES, ROOT, comparable, examples, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.checkout
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_commands_of_a_page_print_what_it_shows(name: str, tmp_path: Path) -> None:
+    shown = examples((ROOT / name).read_text(encoding="utf-8"))
+    assert shown
+    if shutil.which("curl") is None and any("curl http" in example.command for example in shown):
+        pytest.skip("curl is not installed")
+    printed = run([example.command for example in shown], tmp_path)
+    for example, output in zip(shown, printed, strict=True):
+        assert comparable(output) == comparable(example.output), f"{name}: {example.command}\n(`make docs` renews it)"
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
+
+
+def test_the_documentation_has_no_command_that_ends_processes_by_name() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        assert "pkill" not in page.read_text(encoding="utf-8"), page
