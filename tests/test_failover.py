@@ -45,8 +45,8 @@ _numbers = count(1)
 RECONNECT_SECONDS = 10.0
 """Servers have found the new primary by then, on a busy machine too; on a quiet one it takes one."""
 
-FROZEN_SECONDS = 4.0
-"""A frozen server holds up the others for two seconds; a busy machine takes longer to answer."""
+FROZEN_SECONDS = 3.0
+"""A frozen server holds up the others for two seconds. What a send takes otherwise, on a busy machine, is deducted."""
 
 LOST = [f"lost{number}@example.com" for number in range(60)]
 NEW = [f"new{number}@example.com" for number in range(60)]
@@ -404,24 +404,25 @@ async def test_a_frozen_server_holds_up_the_others_for_two_seconds_at_most(
         senders = Senders((frozen.service.client(shop.secret),))
         sending = asyncio.create_task(senders.run())
         await senders.more(50)
+        usual = max([await timed_send(shop, senders) for _ in range(5)])
         await freeze_in_transaction(frozen, url)
-        begun = time.monotonic()
-        await shop.send(event({"order_total": 0}))
-        waited = time.monotonic() - begun
+        waited = await timed_send(shop, senders)
         record_property("waited_seconds", waited)
-        # Two seconds, and what a busy machine takes to answer.
-        assert waited < FROZEN_SECONDS
+        assert waited - usual < FROZEN_SECONDS
         frozen.thaw()
         await senders.more(50)
         senders.stop()
         await sending
-        senders.acknowledged[0] = await position_of(shop, 0)
         await senders.check(shop)
 
 
-async def position_of(client: Client, number: int) -> int:
-    [found] = [each for each in await client.log() if each.properties.fields["order_total"].number_value == number]
-    return found.position
+async def timed_send(client: Client, senders: Senders) -> float:
+    """Send an event and return how long it took; the senders check it with their own."""
+    number = -next(_numbers)
+    begun = time.monotonic()
+    receipt = await client.send(event({"order_total": number}))
+    senders.acknowledged[number] = receipt.event.position
+    return time.monotonic() - begun
 
 
 async def freeze_in_transaction(process: Process, url: str) -> None:

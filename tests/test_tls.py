@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import subprocess
 from typing import TYPE_CHECKING
@@ -12,12 +13,15 @@ import pytest
 from grpc import StatusCode
 from structlog.testing import capture_logs
 
+from server.cli.main import run
 from server.settings import Tls
 from signalbox.v1 import projects_pb2
 from tests.support.service import Service, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+NATIVE_KEY = ("--key", "sb_any")
 
 both_doors = pytest.mark.parametrize("door", ["grpc", "http"])
 
@@ -134,3 +138,40 @@ async def test_a_server_without_its_certificate_does_not_start(url: str, tmp_pat
     with pytest.raises(FileNotFoundError):
         async with serving(url, tls=Tls(nothing, nothing)):
             pass
+
+
+def cli_failure(capsys: pytest.CaptureFixture[str], server: str, authority: Authority | None = None) -> str:
+    """Run a command against a server and return its error without the address and the file."""
+    trusting = ["--tls-ca", str(authority.certificate)] if authority else []
+    assert run(("event", "list", "--server", server, *trusting, *NATIVE_KEY)) == 1
+    error = capsys.readouterr().err.removeprefix("error: ").removesuffix("\n").replace(server, "SERVER")
+    return error.replace(str(authority.certificate), "FILE") if authority else error
+
+
+async def test_the_command_line_names_what_is_wrong_with_a_tls_connection(
+    host: Authority, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def failure(server: str, authority: Authority | None = None) -> str:
+        return await asyncio.to_thread(cli_failure, capsys, server, authority)
+
+    other = Authority(tmp_path / "other")
+    async with serving(url, tls=Tls(host.certificate, host.key)) as service:
+        assert await failure(service.address) == (
+            "SERVER uses TLS (name the authority that signed its certificate: --tls-ca FILE)"
+        )
+        assert await failure(service.address, other) == (
+            "the certificate of SERVER was not accepted: it has expired, or FILE did not sign it "
+            "(name the authority that signed it: --tls-ca FILE)"
+        )
+        assert await failure(service.address.replace("127.0.0.1", "localhost"), host) == (
+            "the certificate of SERVER is for another name (use that name in --server)"
+        )
+    async with serving(url, tls=Tls(host.certificate, host.key, other.certificate)) as service:
+        assert await failure(service.address, host) == (
+            "SERVER requires a client certificate, which this command cannot send"
+        )
+    async with serving(url) as service:
+        assert await failure(service.address, host) == "SERVER does not use TLS (leave out --tls-ca)"
+        assert await failure(service.http_address) == (
+            "SERVER is not a gRPC port: `signalbox serve` prints the right one as grpc=HOST:PORT"
+        )

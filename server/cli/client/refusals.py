@@ -9,6 +9,7 @@ from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 
 from registry.errors import Violation
+from server.cli.client.connection_faults import connection_fault
 from server.cli.client.errors import Failure, ServerAway
 from server.cli.client.local_admin_key import local_admin_key_source
 
@@ -37,9 +38,12 @@ def failure_of(error: AioRpcError, connection: Connection) -> Failure:
         or error.details()
         or f"the server says {error.code().name}"
     )
+    unavailable = error.code() is StatusCode.UNAVAILABLE
+    if unavailable and not reason and (fault := connection_fault(message, connection)):
+        return Failure(fault)
     if not reason:
         message = _transport_message(error, message, connection)
-    kind = ServerAway if error.code() is StatusCode.UNAVAILABLE else Failure
+    kind = ServerAway if unavailable else Failure
     violations = list(_violations(status))
     details = [one.path if one.message == message else f"{one.path}: {one.message}" for one in violations]
     return kind(message, details, reason, violations)
@@ -63,8 +67,6 @@ def _transport_message(error: AioRpcError, message: str, connection: Connection)
         return f"{server} did not answer within {connection.timeout:g} s (give it more with --timeout)"
     if error.code() is not StatusCode.UNAVAILABLE:
         return message
-    if connection.tls_ca is not None and "refused" not in message:
-        return f"no TLS connection to {server}: no server there, or {connection.tls_ca} did not sign its certificate"
     return f"no Signalbox server answers at {server} (start one with: signalbox serve)"
 
 
