@@ -169,11 +169,12 @@ def update_definition(
     etag: str,
     retired_id: str,
     now: int,
-) -> EventDefinition:
-    """Change a live definition; another schema makes a new revision, and so does another name.
+) -> tuple[EventDefinition, EventDefinition]:
+    """Update a live definition. Return it before and after.
 
-    A schema that differs in property order at most is the same one. Where nothing differs nothing is
-    written. The rule that will hold after the update judges a schema that differs. An empty etag is not compared.
+    Another schema makes a new revision, and so does another name. A schema that differs in property order at most is
+    the same one. Where nothing differs nothing is written. A schema that differs must satisfy the compatibility rule
+    that applies after the update. An empty etag is not compared.
 
     The field numbers of the generated type go on from those that definitions of the new name had before. A deleted
     definition with the new id `retired_id` keeps the former name and its numbers, for those who use that name again.
@@ -181,20 +182,23 @@ def update_definition(
     Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch, InvalidName, DefinitionAlreadyExists,
     InvalidDescription, InvalidSchema, IncompatibleSchema and TooManyRevisions.
     """
-    return _change(conn, _live_definition(conn, project_id, name_or_id, etag), changes, now, retired_id)
+    current = _live_definition(conn, project_id, name_or_id, etag)
+    return current, _change(conn, current, changes, now, retired_id)
 
 
 def rollback_revision(
     conn: Connection, project_id: str, name_or_id: str, number: int, etag: str, now: int
-) -> EventDefinition:
+) -> tuple[EventDefinition, EventDefinition]:
     """Make a new revision with the schema of an old one, unless the latest has it.
+
+    Return the definition before and after.
 
     Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch, RevisionNotFound, IncompatibleSchema and
     TooManyRevisions.
     """
     current = _live_definition(conn, project_id, name_or_id, etag)
     schema = get_revision(conn, current.id, number).schema
-    return _change(conn, current, DefinitionChanges(schema=schema), now)
+    return current, _change(conn, current, DefinitionChanges(schema=schema), now)
 
 
 def incompatibilities(

@@ -192,7 +192,7 @@ async def _following(database: Database, catalog: Catalog, access: Access) -> As
         return
 
     async def refresh() -> float:
-        access.forget_outdated(await catalog.refresh())
+        access.invalidate_outdated(await catalog.refresh())
         return REFRESH_SECONDS
 
     task = Recurring("catalogue", refresh)

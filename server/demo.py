@@ -56,14 +56,14 @@ async def make_demo(projects: Projects, definitions: Definitions, contacts: Cont
     if not existing.items:
         project = await projects.create(PROJECT, Rules())
         await _create_keys(projects, project.id)
-        caller = Caller(project.key, project.id, frozenset({Scope.ALL}))
+        caller = Caller(project.pk, project.id, frozenset({Scope.ALL}))
         await definitions.create(caller, EVENT, "An order was paid for", _SCHEMA, Compatibility.NONE)
-        await contacts.upsert(project.key, EMAIL, {"first_name": "Ada"})
+        await contacts.upsert(project.pk, EMAIL, {"first_name": "Ada"})
         welcome = NewAutomation("welcome", EVENT, CONDITION, AutomationState.ACTIVE)
-        await automations.create(project.key, welcome)
+        await automations.create(project.pk, welcome)
     try:
         project = await projects.get(PROJECT)
-        contact = await contacts.get(project.key, ContactName(email=EMAIL))
+        contact = await contacts.get(project.pk, ContactName(email=EMAIL))
     except (ProjectNotFound, ContactNotFound):
         return ""
     keys = (await projects.keys(project.id, PageRequest(MAX_SIZE))).items

@@ -84,9 +84,9 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """A tenant. `key` stands for it inside the database."""
+    """A tenant. `pk` is its integer key in the database."""
 
-    key: int
+    pk: int
     id: str
     name: str
     rules: Rules

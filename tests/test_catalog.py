@@ -43,11 +43,11 @@ class Node:
         self._automations = Automations(database, self.catalog)
 
     async def define(self, project: Project, name: str) -> None:
-        caller = Caller(project.key, project.id, frozenset())
+        caller = Caller(project.pk, project.id, frozenset())
         await self._definitions.create(caller, name, "", Schema(), Compatibility.NONE)
 
     async def automate(self, project: Project, condition: str) -> None:
-        await self._automations.create(project.key, NewAutomation(condition, "paid", condition, AutomationState.ACTIVE))
+        await self._automations.create(project.pk, NewAutomation(condition, "paid", condition, AutomationState.ACTIVE))
 
 
 @pytest_asyncio.fixture
@@ -65,31 +65,29 @@ async def reading_nothing() -> AsyncIterator[None]:
     assert noted.statements == []
 
 
-async def test_a_snapshot_is_read_once_by_those_who_ask_at_the_same_time(
-    database: Database, projects: list[Project]
-) -> None:
+async def test_concurrent_callers_share_one_read_of_a_snapshot(database: Database, projects: list[Project]) -> None:
     catalog = Catalog(database)
-    assert catalog.known(projects[0].key) is None
+    assert catalog.cached(projects[0].pk) is None
     with plans() as noted:
-        first, again = await asyncio.gather(catalog.state(projects[0].key), catalog.state(projects[0].key))
+        first, again = await asyncio.gather(catalog.load(projects[0].pk), catalog.load(projects[0].pk))
     assert again is first
     assert len([statement for statement in noted.statements if "FROM event_definition" in statement]) == 1
     async with reading_nothing():
-        assert await catalog.state(projects[0].key) is first
-    assert catalog.known(projects[0].key) is first
-    assert (first.key, first.id) == (projects[0].key, projects[0].id)
+        assert await catalog.load(projects[0].pk) is first
+    assert catalog.cached(projects[0].pk) is first
+    assert (first.project_pk, first.project_id) == (projects[0].pk, projects[0].id)
 
 
 async def test_a_changed_catalog_is_read_again_where_it_was_changed(
     database: Database, projects: list[Project]
 ) -> None:
     here = Node(database)
-    before, beside = [await here.catalog.state(project.key) for project in projects]
+    before, beside = [await here.catalog.load(project.pk) for project in projects]
     await here.define(projects[0], "paid")
-    now = await here.catalog.state(projects[0].key)
+    now = await here.catalog.load(projects[0].pk)
     assert now.version > before.version
     assert (before.definition("paid"), now.definition("paid") is None) == (None, False)
-    assert await here.catalog.state(projects[1].key) is beside
+    assert await here.catalog.load(projects[1].pk) is beside
     assert beside.definition("paid") is None
 
 
@@ -97,33 +95,33 @@ async def test_another_nodes_change_is_noticed_by_refreshing_or_asking(
     database: Database, projects: list[Project]
 ) -> None:
     here, elsewhere = Node(database), Node(database)
-    first, beside = [await here.catalog.state(project.key) for project in projects]
+    first, beside = [await here.catalog.load(project.pk) for project in projects]
     assert await here.catalog.current(first) is first
-    assert await here.catalog.refresh() == {projects[0].key: first.version, projects[1].key: beside.version}
-    assert here.catalog.known(projects[0].key) is first
+    assert await here.catalog.refresh() == {projects[0].pk: first.version, projects[1].pk: beside.version}
+    assert here.catalog.cached(projects[0].pk) is first
     await elsewhere.define(projects[0], "paid")
     second = await here.catalog.current(first)
     assert second.definition("paid") is not None
     await elsewhere.define(projects[0], "seen")
     versions = await here.catalog.refresh()
-    assert here.catalog.known(projects[0].key) is None
-    assert here.catalog.known(projects[1].key) is beside
-    third = await here.catalog.state(projects[0].key)
+    assert here.catalog.cached(projects[0].pk) is None
+    assert here.catalog.cached(projects[1].pk) is beside
+    third = await here.catalog.load(projects[0].pk)
     assert third.definition("seen") is not None
-    assert versions == {projects[0].key: third.version, projects[1].key: beside.version}
+    assert versions == {projects[0].pk: third.version, projects[1].pk: beside.version}
 
 
 async def test_a_snapshot_read_before_a_change_is_not_kept_after_it(
     database: Database, projects: list[Project]
 ) -> None:
     catalog = Catalog(database)
-    state = await catalog.state(projects[0].key)
-    forgotten = catalog.forgotten
-    catalog.forget(projects[0].key)
-    catalog.learn(state, forgotten)
-    assert catalog.known(projects[0].key) is None
-    catalog.learn(state, catalog.forgotten)
-    assert catalog.known(projects[0].key) is state
+    snapshot = await catalog.load(projects[0].pk)
+    invalidations = catalog.invalidations
+    catalog.invalidate(projects[0].pk)
+    catalog.keep(snapshot, invalidations)
+    assert catalog.cached(projects[0].pk) is None
+    catalog.keep(snapshot, catalog.invalidations)
+    assert catalog.cached(projects[0].pk) is snapshot
 
 
 async def test_automations_are_compiled_when_they_change_and_else_kept(
@@ -131,14 +129,14 @@ async def test_automations_are_compiled_when_they_change_and_else_kept(
 ) -> None:
     here = Node(database)
     await here.automate(projects[0], "properties.a == 1")
-    first = await here.catalog.state(projects[0].key)
+    first = await here.catalog.load(projects[0].pk)
     (kept,) = first.automations.conditions.values()
     await here.define(projects[0], "seen")
-    second = await here.catalog.state(projects[0].key)
+    second = await here.catalog.load(projects[0].pk)
     assert second is not first
     assert second.automations is first.automations
     await here.automate(projects[0], "properties.a == 2")
-    third = await here.catalog.state(projects[0].key)
+    third = await here.catalog.load(projects[0].pk)
     assert third.automations.conditions["properties.a == 1"] is kept
     assert len(third.automations.conditions) == 2
 
@@ -148,18 +146,18 @@ async def test_nothing_is_kept_of_a_project_that_was_lost(
 ) -> None:
     node = Node(database)
     await node.automate(projects[0], "properties.a == 1")
-    before, beside = [await node.catalog.state(project.key) for project in projects]
-    lost = projects[0].key
+    before, beside = [await node.catalog.load(project.pk) for project in projects]
+    lost = projects[0].pk
     for statement in (
         f"DELETE FROM automation WHERE project_key = {lost}",
         f"DELETE FROM project_head WHERE project_key = {lost}",
         f"DELETE FROM project WHERE key = {lost}",
     ):
         await store.execute(statement)
-    assert await node.catalog.refresh() == {projects[1].key: beside.version}
-    assert node.catalog.known(lost) is None
+    assert await node.catalog.refresh() == {projects[1].pk: beside.version}
+    assert node.catalog.cached(lost) is None
     with pytest.raises(KeyInvalid):
-        await node.catalog.state(lost)
+        await node.catalog.load(lost)
     # Its key and its version of the automations come up again.
     rules = "undefined_events, unknown_contacts, name_case, version, created_at, updated_at"
     await store.execute(
@@ -169,21 +167,21 @@ async def test_nothing_is_kept_of_a_project_that_was_lost(
         "INSERT INTO project_head (project_key, catalog_version, position, received_at, automations_version)"
         f" VALUES ({lost}, 1, 0, 0, {before.automations.version})"
     )
-    assert not (await node.catalog.state(lost)).automations
+    assert not (await node.catalog.load(lost)).automations
 
 
-async def test_of_names_that_differ_in_case_the_oldest_answers_to_the_others(
+async def test_among_names_that_differ_in_case_the_oldest_serves_other_spellings(
     database: Database, projects: list[Project]
 ) -> None:
     node = Node(database)
     for name in ("Paid", "paid"):
         await node.define(projects[0], name)
-    state = await node.catalog.state(projects[0].key)
-    answers = {name: state.definition(name, ANY_CASE) for name in ("Paid", "paid", "PAID", "seen")}
+    snapshot = await node.catalog.load(projects[0].pk)
+    answers = {name: snapshot.definition(name, ANY_CASE) for name in ("Paid", "paid", "PAID", "seen")}
     assert {name: found and found.name for name, found in answers.items()} == {
         "Paid": "Paid",
         "paid": "paid",
         "PAID": "Paid",
         "seen": None,
     }
-    assert state.definition("PAID") is None
+    assert snapshot.definition("PAID") is None

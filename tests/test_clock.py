@@ -37,7 +37,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in ("ingest.commit", "runs", "automations"):
+    for module in ("ingest.commit", "services.runs", "services.automations"):
         monkeypatch.setattr(f"server.{module}.now_micros", clock)
     return clock
 

@@ -63,7 +63,7 @@ async def line(database: Database) -> AsyncIterator[Line]:
         await first
 
 
-async def test_what_waits_goes_into_one_commit(line: Line) -> None:
+async def test_all_queued_batches_go_into_one_commit(line: Line) -> None:
     waiting = [line.begin(drafts(name=f"waiting_{number}")) for number in range(10)]
     await asyncio.sleep(0.01)
     line.gate.set()
@@ -72,7 +72,7 @@ async def test_what_waits_goes_into_one_commit(line: Line) -> None:
     assert await line.stored() == ["first", *(f"waiting_{number}" for number in range(10))]
 
 
-async def test_a_full_queue_refuses_what_comes_and_stores_nothing_of_it(line: Line) -> None:
+async def test_a_full_queue_refuses_further_batches_and_stores_nothing_of_them(line: Line) -> None:
     waiting = line.begin(drafts(8))
     await asyncio.sleep(0.01)
     with pytest.raises(QueueFull):
@@ -100,7 +100,7 @@ async def test_queued_events_are_counted(line: Line) -> None:
     assert waiting("signalbox_queue_events") == 0
 
 
-async def test_a_unit_larger_than_the_queue_is_taken_when_the_queue_is_empty(line: Line) -> None:
+async def test_a_batch_larger_than_the_queue_is_accepted_when_the_queue_is_empty(line: Line) -> None:
     large = line.begin(drafts(50))
     await asyncio.sleep(0.01)
     line.gate.set()
@@ -108,7 +108,7 @@ async def test_a_unit_larger_than_the_queue_is_taken_when_the_queue_is_empty(lin
     assert len(await line.stored()) == 51
 
 
-async def test_what_its_sender_gave_up_while_it_waited_is_not_stored(line: Line) -> None:
+async def test_a_batch_whose_caller_is_cancelled_in_the_queue_is_not_stored(line: Line) -> None:
     given_up, kept = line.begin(drafts(3, "given_up")), line.begin(drafts(3, "kept"))
     await asyncio.sleep(0.01)
     given_up.cancel()
@@ -117,7 +117,7 @@ async def test_what_its_sender_gave_up_while_it_waited_is_not_stored(line: Line)
     assert await line.stored() == ["first", *["kept"] * 3]
 
 
-async def test_what_is_given_up_during_its_commit_is_stored_whole(line: Line) -> None:
+async def test_a_batch_whose_caller_is_cancelled_during_its_commit_is_stored_whole(line: Line) -> None:
     waiting = line.begin(drafts(5))
     await asyncio.sleep(0.01)
     line.gate.set()
@@ -127,7 +127,7 @@ async def test_what_is_given_up_during_its_commit_is_stored_whole(line: Line) ->
     assert await line.stored() == ["first", *["page_viewed"] * 5, "later"]
 
 
-async def test_closing_stores_what_waits_and_refuses_what_comes(line: Line) -> None:
+async def test_closing_stores_queued_batches_and_refuses_further_ones(line: Line) -> None:
     waiting = line.begin(drafts(5))
     await asyncio.sleep(0.01)
     closing = asyncio.create_task(line.queue.close())
@@ -140,7 +140,7 @@ async def test_closing_stores_what_waits_and_refuses_what_comes(line: Line) -> N
     assert await line.stored() == ["first", *["page_viewed"] * 5]
 
 
-async def test_a_unit_the_database_refuses_does_not_take_its_group_along(line: Line, store: Store) -> None:
+async def test_a_batch_that_the_database_refuses_does_not_fail_its_group(line: Line, store: Store) -> None:
     await store.refuse_events_named("poison")
     good, bad = line.begin(drafts(3, "good")), line.begin([*drafts(2, "good"), *drafts(1, "poison")])
     also_good = line.begin(drafts(3, "also_good"))
@@ -171,7 +171,7 @@ def repeats(again: Draft, first: Draft) -> bool:
     return again.duplicate and again.event == first.event and again.matches == first.matches
 
 
-async def test_a_key_is_stored_once_in_a_unit_a_group_and_the_log(line: Line) -> None:
+async def test_an_idempotency_key_is_stored_once_in_a_batch_a_group_and_the_log(line: Line) -> None:
     line.gate.set()
     await line.automate(ALWAYS)
     await line.send(drafts(name="other"))
@@ -197,7 +197,7 @@ async def test_a_key_is_stored_once_in_a_unit_a_group_and_the_log(line: Line) ->
     assert await line.stored() == ["first", "other", "other", *["page_viewed"] * 3]
 
 
-async def test_a_refused_unit_leaves_its_keys_free(line: Line) -> None:
+async def test_a_rejected_batch_leaves_its_idempotency_keys_free(line: Line) -> None:
     line.gate.set()
     with pytest.raises(BatchRejected):
         await line.send([keyed("k"), keyed("k", "changed")])
@@ -207,7 +207,7 @@ async def test_a_refused_unit_leaves_its_keys_free(line: Line) -> None:
     assert await line.stored() == ["first", "page_viewed"]
 
 
-async def test_a_unit_judged_by_an_outdated_catalogue_is_judged_again(line: Line, database: Database) -> None:
+async def test_a_batch_validated_by_an_outdated_catalog_is_validated_again(line: Line, database: Database) -> None:
     waiting = drafts(text="5")
     sends = [line.begin(waiting), line.begin(drafts(name="other"))]
     await asyncio.sleep(0.01)
@@ -272,7 +272,7 @@ async def test_nothing_is_stored_for_a_project_whose_row_stands_for_another(line
     assert await line.stored() == ["first", "lost"]
 
 
-async def test_a_commit_is_counted_and_wakes_those_who_follow_the_match_log(line: Line) -> None:
+async def test_a_commit_is_counted_and_wakes_watchers_of_the_match_log(line: Line) -> None:
     line.gate.set()
     await line.automate(ALWAYS)
     await line.send(drafts(name="other"))
@@ -346,7 +346,7 @@ class BreakingOff(GatedDatabase):
         raise BrokenOffError
 
 
-async def test_a_commit_that_is_begun_anew_keeps_nothing_of_the_attempt_before(database: Database) -> None:
+async def test_a_repeated_commit_keeps_nothing_of_its_first_attempt(database: Database) -> None:
     breaking = BreakingOff(database)
     async with line_over(breaking) as line:
         await line.automate(ALWAYS)

@@ -42,7 +42,8 @@ def created(connection: Connection, project: str, definition_id: str, name: str 
 
 def changed(connection: Connection, name_or_id: str, etag: str = "", **changes: Any) -> EventDefinition:
     asked = DefinitionChanges(**changes)
-    return store.update_definition(connection, "p", name_or_id, asked, etag, f"former-{name_or_id}", 2)
+    _, after = store.update_definition(connection, "p", name_or_id, asked, etag, f"former-{name_or_id}", 2)
+    return after
 
 
 async def test_a_renamed_definition_keeps_its_id_and_its_revisions(database: Database) -> None:
@@ -171,7 +172,7 @@ async def test_field_numbers_of_a_name_that_was_given_up_are_those_made_last(dat
         store.create_definition(connection, "p", "2", "a", "", second, Compatibility.NONE, 3)
         store.delete_definition(connection, "p", "2", "", 4)
         store.undelete_definition(connection, "p", "1", "", 5)
-        renamed = store.update_definition(connection, "p", "1", DefinitionChanges(name="b"), "", "3", 6)
+        _, renamed = store.update_definition(connection, "p", "1", DefinitionChanges(name="b"), "", "3", 6)
         assert made_under(connection, renamed) == {"first": 1}
         again = store.create_definition(connection, "p", "4", "a", "", third, Compatibility.NONE, 7)
         assert made_under(connection, again)["third"] not in {1, 2}

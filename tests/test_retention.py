@@ -250,7 +250,7 @@ async def test_one_project_that_cannot_be_pruned_does_not_keep_the_others_from_i
 
     def work(connection: Connection) -> None:
         for name, found in (("broken", [2]), ("sound", [1, 2])):
-            key = insert_project(connection, name, name, Rules(), 1).key
+            key = insert_project(connection, name, name, Rules(), 1).pk
             made = [Match(each, "m", MatchKind.STARTED, 1, 1, "r", 1, "e", 0, 1) for each in found]
             matches.append(connection, [match_values(key, each) for each in made])
             move_heads(connection, {key: Head(2, 1, 1, 2)})

@@ -174,7 +174,7 @@ async def test_matches_are_loaded_in_the_order_asked_for_as_many_as_fit(database
     database = await open_database(database_url)
 
     def work(connection: Connection) -> tuple[list[Loaded], list[Loaded], list[Loaded]]:
-        project_pk = get_project(connection, shop.project).key
+        project_pk = get_project(connection, shop.project).pk
         asked = read_filtered(connection, project_pk, MatchFilter(), 0, 10)[::-1]
         loaded = load_in(connection, project_pk, asked)
         return loaded, load_in(connection, project_pk, asked[len(loaded) :]), load_in(connection, project_pk, [])
@@ -356,7 +356,7 @@ async def test_heartbeats_come_while_a_reading_takes_longer(database: Database) 
     project = await database.write(lambda connection: insert_project(connection, "id", "shop", Rules(), 1))
     slow = SlowDatabase(database)
     matches = Matches(slow, MatchHub(slow))
-    async with aclosing(matches.watch(project.key, WatchQuery(heartbeat_seconds=0.4))) as answers:
+    async with aclosing(matches.watch(project.pk, WatchQuery(heartbeat_seconds=0.4))) as answers:
         await anext(answers)
         slow.gate.clear()
         for _ in range(2):

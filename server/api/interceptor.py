@@ -233,8 +233,8 @@ class Guard:
                 authorization = str(value)
             elif name == "signalbox-project":
                 project = str(value)
-        caller = await self._access.caller(authorization, project)
-        caller.require(scope)
+        caller = await self._access.authenticate(authorization, project)
+        caller.authorize(scope)
         return caller
 
 

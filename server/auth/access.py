@@ -1,4 +1,4 @@
-"""Who calls, and what they may do."""
+"""Callers: authenticated by their secrets, authorized by their scopes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ADMIN = "admin"
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who made a call: an API key of a project, or the admin key, perhaps on behalf of a project.
+    """The maker of a call: an API key of a project, or the admin key, perhaps on behalf of a project.
 
     `key_id` is empty for the admin key.
     """
@@ -41,8 +41,8 @@ class Caller:
         """Whether this is the admin key."""
         return ADMIN in self.scopes
 
-    def require(self, scope: str) -> None:
-        """Raise ScopeMissing, AdminRequired or ProjectRequired unless the caller may use the scope."""
+    def authorize(self, scope: str) -> None:
+        """Raise ScopeMissing, AdminRequired or ProjectRequired unless the caller has the scope."""
         if scope in self.scopes:
             return
         if scope == ADMIN:
@@ -56,12 +56,12 @@ class Caller:
 
 
 class Access:
-    """Tells callers by their secrets.
+    """Authenticates callers.
 
-    Only hashes of secrets are held; looking up a hash tells an attacker nothing by its timing, and the stored hash is
-    compared in constant time all the same. Revoked keys are forgotten at once here, and with the next catalogue
-    refresh on other servers. A key is cached with the catalog version under which it was read, and for one epoch
-    of the database, so that a key lost in a failover is forgotten too.
+    Only hashes of secrets are held: the time that it takes to look up a hash reveals nothing of the secret, and the
+    admin key's hash is compared in constant time all the same. A revoked key is dropped from this cache at once, and on
+    other servers with their next refresh. A key is cached with the catalog version under which it was read, and for one
+    epoch of the database, so that a key lost in a failover is dropped too.
     """
 
     LIMIT = 10_000
@@ -72,17 +72,17 @@ class Access:
         self._demo = demo
         self._callers: dict[bytes, tuple[Caller, int]] = {}
         self._epoch = database.epoch
-        self._forgotten = 0
+        self._invalidations = 0
 
-    async def caller(self, authorization: str, project: str) -> Caller:
-        """Tell the caller by the `authorization` value; `project` is the one that the call names, if any.
+    async def authenticate(self, authorization: str, project: str) -> Caller:
+        """Return the caller of an `authorization` value; `project` is the one that the call names, if any.
 
-        Raises KeyMissing, KeyInvalid and ProjectNotFound.
+        Raise KeyMissing, KeyInvalid and ProjectNotFound.
         """
-        return await self.by_secret(bearer_secret(authorization), project)
+        return await self.authenticate_secret(bearer_secret(authorization), project)
 
-    async def by_secret(self, secret: str, project: str = "") -> Caller:
-        """Tell the caller by a bare secret. Raises KeyInvalid and ProjectNotFound."""
+    async def authenticate_secret(self, secret: str, project: str = "") -> Caller:
+        """Return the caller of a bare secret. Raise KeyInvalid and ProjectNotFound."""
         digest = digest_of(secret)
         if self._epoch != self._database.epoch:
             self._epoch = self._database.epoch
@@ -94,20 +94,20 @@ class Access:
             if hmac.compare_digest(digest, self._admin_digest):
                 return await self._admin(project)
             caller = await self._by_key(digest)
-        if project and project != caller.project_id and (await self._project(project)).key != caller.project_pk:
+        if project and project != caller.project_id and (await self._project(project)).pk != caller.project_pk:
             raise ProjectNotFound(project)
         return caller
 
-    def forget(self, project_pk: int) -> None:
-        """Have the keys of a project read again at their next use."""
-        self._forgotten += 1
-        self._forget_where(lambda caller, _: caller.project_pk == project_pk)
+    def invalidate(self, project_pk: int) -> None:
+        """Drop the keys of a project from the cache, because one of them was revoked."""
+        self._invalidations += 1
+        self._drop_where(lambda caller, _: caller.project_pk == project_pk)
 
-    def forget_outdated(self, versions: Mapping[int, int]) -> None:
-        """Forget the keys that were read under other catalog versions than `versions`, by project key."""
-        self._forget_where(lambda caller, version: versions.get(caller.project_pk) != version)
+    def invalidate_outdated(self, versions: Mapping[int, int]) -> None:
+        """Drop the keys that were read under other catalog versions than `versions`, by project."""
+        self._drop_where(lambda caller, version: versions.get(caller.project_pk) != version)
 
-    def _forget_where(self, outdated: Callable[[Caller, int], bool]) -> None:
+    def _drop_where(self, outdated: Callable[[Caller, int], bool]) -> None:
         for digest in [digest for digest, known in self._callers.items() if outdated(*known)]:
             del self._callers[digest]
 
@@ -115,21 +115,21 @@ class Access:
         if not project:
             return Caller(0, "", frozenset({ADMIN}))
         found = await self._project(project)
-        return Caller(found.key, found.id, frozenset({ADMIN}))
+        return Caller(found.pk, found.id, frozenset({ADMIN}))
 
     async def _project(self, project: str) -> Project:
         return await self._database.read(lambda connection: get_project(connection, project), brief=True)
 
     async def _by_key(self, digest: bytes) -> Caller:
-        forgotten = self._forgotten
+        invalidations = self._invalidations
         key, version = await self._database.read(lambda connection: _key_and_version(connection, digest), brief=True)
         if key is None or key.revoked_at is not None or (key.demo and not self._demo):
             raise KeyInvalid
         caller = Caller(key.project_pk, key.project_id, frozenset(key.scopes), key.dialect, key.id)
         if len(self._callers) >= self.LIMIT:
             self._callers.clear()
-        # A key that was revoked while it was read must not be remembered.
-        if forgotten == self._forgotten:
+        # A key that was revoked while it was read must not be kept.
+        if invalidations == self._invalidations:
             self._callers[digest] = caller, version
         return caller
 
@@ -140,7 +140,7 @@ def _key_and_version(connection: Connection, digest: bytes) -> tuple[ApiKey | No
 
 
 def bearer_secret(authorization: str) -> str:
-    """Take the secret out of an `authorization` value. Raises KeyMissing."""
+    """Return the secret of an `authorization` value. Raise KeyMissing if there is none."""
     scheme, _, secret = authorization.partition(" ")
     if not secret or scheme.lower() != "bearer":
         raise KeyMissing
@@ -148,5 +148,5 @@ def bearer_secret(authorization: str) -> str:
 
 
 def digest_of(secret: str) -> bytes:
-    """Hash a secret. 256 random bits need no salt and no slow hash."""
+    """Return the hash of a secret. 256 random bits need no salt and no slow hash."""
     return sha256(secret.encode()).digest()

@@ -160,7 +160,7 @@ class Bridge:
             raise RepeatedHeader(exchange.repeated.decode("latin-1"))
         caller, mount = await self._authenticate(exchange)
         route, params = self._find_route(exchange, mount, caller)
-        caller.require(route.scope)
+        caller.authorize(route.scope)
         body = await read_body(exchange.headers, receive, self._max_body)
         body = b"" if exchange.method in _BODILESS else decode_body(exchange.headers, body, self._max_body)
         return await route.handler(self._services, Request(caller, params, query, exchange.headers, body))
@@ -172,7 +172,7 @@ class Bridge:
         if not secret:
             self._check_path(exchange)
             raise KeyMissing
-        caller = await self._access.by_secret(secret)
+        caller = await self._access.authenticate_secret(secret)
         mount = self._mounts.get(caller.dialect)
         if mount is None or named not in {None, mount} or not key_header_allowed(mount.dialect, exchange.headers):
             raise KeyInvalid

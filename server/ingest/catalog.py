@@ -1,11 +1,21 @@
-"""What events are judged by, in memory: the rules, compiled definitions and automations of each project.
+"""The catalog: what the events of each project are validated and matched by, held in memory.
 
-A state is immutable and numbered by the project's catalogue version. The commit compares that number with the
-database's, so an event is never recorded by the word of a stale state, whichever server changed the catalogue. What did
-not change from one state to the next is compiled once.
+A `CatalogSnapshot` is immutable and holds the rules, compiled definitions and automations of one project at one catalog
+version. A commit compares that version with the one in the database under the lock of the project's head:
 
-A version has random bits beside its count: no two histories of a database share one. Versions are compared for
-equality, so a state whose changes were lost in a failover or a restore is noticed like any other stale state.
+    version in memory    version in the database    what happens
+    same                 same                       the batch is committed as it was validated
+    7                    8 (another server's)       the commit loads snapshot 8, validates again, commits
+    7, draft refused     not compared by a commit   `Catalog.current` compares it before the refusal is returned
+    8 (rolled back)      7 (failover or restore)    not equal either, so handled as the second line
+
+So no event is recorded and none is refused by an outdated catalog, whichever server changed it. Versions are compared
+for equality and have random bits below their count: a database that lost its newest changes counts over the same
+numbers again, and a snapshot of the lost history must not pass for one of the new history.
+
+The race: a snapshot can be read just before a change is committed and arrive just after the change invalidated the
+cache. Keeping it then would leave an outdated snapshot behind the invalidation. Every reader therefore notes
+`Catalog.invalidations` before it reads, and `keep` drops a snapshot when that count has moved.
 """
 
 from __future__ import annotations
@@ -13,15 +23,24 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from automation.automation_store import live_automations
 from automation.matching import LiveAutomations
 from registry.coercion import compile_schema
 from registry.store import active_definitions
-from server.storage.projects import automations_version, catalog_version, catalog_versions, project_by_pk
+from server.storage.projects import (
+    advance_catalog,
+    automations_version,
+    catalog_version,
+    catalog_versions,
+    project_by_pk,
+)
+from server.storage.transactions import finished
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy import Connection
 
     from registry.coercion import Coercer
@@ -29,9 +48,11 @@ if TYPE_CHECKING:
     from server.model import Project, Rules
     from server.storage.database import Database
 
+T = TypeVar("T")
+
 
 class LiveDefinition:
-    """A definition that takes events; its schema is compiled when the first one comes."""
+    """A definition that accepts events; its schema is compiled for the first one."""
 
     def __init__(self, definition: EventDefinition) -> None:
         self.id = definition.id
@@ -45,102 +66,155 @@ class LiveDefinition:
         return compile_schema(self.schema)
 
 
-class ProjectState:
-    """One state of a project's catalogue."""
+class CatalogSnapshot:
+    """The catalog of one project at one version."""
 
     def __init__(
         self, project: Project, version: int, definitions: list[EventDefinition], automations: LiveAutomations
     ) -> None:
-        self.key = project.key
-        self.id = project.id
+        self.project_pk = project.pk
+        self.project_id = project.id
         self.rules: Rules = project.rules
         self.version = version
         self.automations = automations
         self._definitions = {definition.name: LiveDefinition(definition) for definition in definitions}
-        # Of names that differ in case only, the oldest answers to the others.
+        # Of names that differ in case only, the oldest definition serves all spellings that have none of their own.
         self._folded: dict[str, LiveDefinition] = {}
         for name, definition in self._definitions.items():
             self._folded.setdefault(name.casefold(), definition)
 
     def definition(self, name: str, rules: Rules | None = None) -> LiveDefinition | None:
-        """Find the definition that an event of this name is judged by; without rules by those of the project."""
+        """Return the definition that validates events of this name, by the project's rules unless others are given."""
         found = self._definitions.get(name)
         if found is None and (rules or self.rules).ignore_case:
             found = self._folded.get(name.casefold())
         return found
 
 
-def load_state(connection: Connection, project_pk: int, before: ProjectState | None = None) -> ProjectState:
-    """Read the state that this transaction sees, the automations only if they changed since the state before."""
+def load_snapshot(connection: Connection, project_pk: int, previous: CatalogSnapshot | None = None) -> CatalogSnapshot:
+    """Read the catalog as this transaction sees it.
+
+    The automations of the previous snapshot are taken over if their version is the same: compiling their conditions is
+    the expensive part. If it is not, those that did not change are still compiled once.
+    """
     project = project_by_pk(connection, project_pk)
     version = catalog_version(connection, project_pk)
-    automations = before.automations if before is not None else None
-    current = automations_version(connection, project_pk)
-    if automations is None or automations.version != current:
-        automations = LiveAutomations(current, live_automations(connection, project_pk), before=automations)
-    return ProjectState(project, version, active_definitions(connection, project.id), automations)
+    automations = previous.automations if previous is not None else None
+    stored = automations_version(connection, project_pk)
+    if automations is None or automations.version != stored:
+        automations = LiveAutomations(stored, live_automations(connection, project_pk), before=automations)
+    return CatalogSnapshot(project, version, active_definitions(connection, project.id), automations)
+
+
+def definitions_only(connection: Connection, project_pk: int) -> CatalogSnapshot:
+    """Read the definitions that a transaction sees, to find which of them validates events of a name.
+
+    The snapshot has no automations and no version, and is not for the cache.
+    """
+    project = project_by_pk(connection, project_pk)
+    return CatalogSnapshot(project, 0, active_definitions(connection, project.id), LiveAutomations(0, ()))
 
 
 class Catalog:
-    """The states of the projects that are in use."""
+    """The snapshots of the projects that are in use."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._states: dict[int, ProjectState] = {}
-        self._before: dict[int, ProjectState] = {}
+        self._snapshots: dict[int, CatalogSnapshot] = {}
+        self._previous: dict[int, CatalogSnapshot] = {}
         self._loading: dict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self.forgotten = 0
+        self.invalidations = 0
 
-    def known(self, project_pk: int) -> ProjectState | None:
-        """Give the state of a project if it is at hand."""
-        return self._states.get(project_pk)
+    def cached(self, project_pk: int) -> CatalogSnapshot | None:
+        """Return the snapshot of a project if it is in memory."""
+        return self._snapshots.get(project_pk)
 
-    async def state(self, project_pk: int) -> ProjectState:
-        """Give the state of a project, reading it if need be."""
-        state = self._states.get(project_pk)
-        if state is not None:
-            return state
+    async def load(self, project_pk: int) -> CatalogSnapshot:
+        """Return the snapshot of a project, reading it if it is not in memory. Concurrent callers share one read."""
+        snapshot = self._snapshots.get(project_pk)
+        if snapshot is not None:
+            return snapshot
         async with self._loading[project_pk]:
-            return self._states.get(project_pk) or await self._load(project_pk)
+            return self._snapshots.get(project_pk) or await self._read(project_pk)
 
-    async def _load(self, project_pk: int) -> ProjectState:
-        forgotten = self.forgotten
-        before = self._before.get(project_pk)
-        state = await self._database.read(lambda connection: load_state(connection, project_pk, before), brief=True)
-        # Kept even if it is outdated already: what it has compiled serves the next one.
-        self._before[project_pk] = state
-        if before is None or state.automations is not before.automations:
-            # Thousands of conditions take seconds: here only those wait for them who send to this project.
-            await asyncio.to_thread(state.automations.compile)
-        self.learn(state, forgotten)
-        return state
+    async def _read(self, project_pk: int) -> CatalogSnapshot:
+        invalidations = self.invalidations
+        previous = self._previous.get(project_pk)
+        snapshot = await self._database.read(
+            lambda connection: load_snapshot(connection, project_pk, previous), brief=True
+        )
+        # Kept even if it is outdated by now: the conditions that it has compiled serve the next snapshot.
+        self._previous[project_pk] = snapshot
+        if previous is None or snapshot.automations is not previous.automations:
+            # Compiling thousands of conditions takes seconds. In a thread, only senders to this project wait for it.
+            await asyncio.to_thread(snapshot.automations.compile)
+        self.keep(snapshot, invalidations)
+        return snapshot
 
-    async def current(self, state: ProjectState) -> ProjectState:
-        """Give the state that holds now, after another one spoke against an event."""
-        version = await self._database.read(lambda connection: catalog_version(connection, state.key), brief=True)
-        if version != state.version:
-            self.forget(state.key)
-        return await self.state(state.key)
+    async def current(self, snapshot: CatalogSnapshot) -> CatalogSnapshot:
+        """Return the current snapshot, reloading it if its version is out of date.
 
-    def learn(self, state: ProjectState, forgotten: int) -> None:
-        """Take a state that was read while `forgotten` had this value; one that may be outdated is not kept."""
-        if forgotten == self.forgotten:
-            self._states[state.key] = self._before[state.key] = state
+        Called before a refusal is returned: what is refused reaches no commit, which would compare the versions.
+        """
+        project_pk = snapshot.project_pk
+        version = await self._database.read(lambda connection: catalog_version(connection, project_pk), brief=True)
+        if version != snapshot.version:
+            self.invalidate(project_pk)
+        return await self.load(project_pk)
 
-    def forget(self, project_pk: int) -> None:
-        """Have the state read again at its next use, because the catalogue was changed."""
-        self.forgotten += 1
-        self._states.pop(project_pk, None)
+    def keep(self, snapshot: CatalogSnapshot, invalidations: int) -> None:
+        """Keep a snapshot whose reading began when `invalidations` had this value, unless it may be outdated by now."""
+        if invalidations == self.invalidations:
+            self._snapshots[snapshot.project_pk] = self._previous[snapshot.project_pk] = snapshot
+
+    def invalidate(self, project_pk: int) -> None:
+        """Drop the snapshot of a project, because its catalog has changed."""
+        self.invalidations += 1
+        self._snapshots.pop(project_pk, None)
+
+    async def change(self, project_pk: int, work: Callable[[Connection], T], *, dry_run: bool = False) -> T:
+        """Change the catalog of a project in one transaction, and invalidate its snapshot. Return the result of `work`.
+
+        The version is advanced before the work is done: on PostgreSQL that locks the project's head, so that changes
+        and commits of one project come one after the other. With `dry_run` everything is done, and then rolled back.
+        The transaction and the invalidation are one piece of work, which a cancelled caller does not cut apart.
+        """
+
+        def in_transaction(connection: Connection) -> T:
+            advance_catalog(connection, project_pk)
+            result = work(connection)
+            if dry_run:
+                raise _RolledBack(result)
+            return result
+
+        async def change_and_invalidate() -> T:
+            result = await self._database.write(in_transaction)
+            self.invalidate(project_pk)
+            return result
+
+        try:
+            return await finished(change_and_invalidate())
+        except _RolledBack as dry:
+            result: T = dry.result
+            return result
 
     async def refresh(self) -> dict[int, int]:
-        """Forget the states whose versions are no longer current. Return the current versions by project key.
+        """Invalidate the snapshots whose versions are out of date. Return the current versions by project.
 
-        The cached states are compared, not the versions of the last refresh: a state may have been read in between, and
-        lost in a failover since.
+        The cached snapshots are compared, not the versions of the last refresh: a snapshot may have been read in
+        between, and its version lost in a failover since.
         """
         versions = await self._database.read(catalog_versions, brief=True)
-        for key in [key for key, state in self._states.items() if state.version != versions.get(key)]:
-            self.forget(key)
-        for key in self._before.keys() - versions.keys():
-            del self._before[key]
+        outdated = [pk for pk, snapshot in self._snapshots.items() if snapshot.version != versions.get(pk)]
+        for project_pk in outdated:
+            self.invalidate(project_pk)
+        for project_pk in self._previous.keys() - versions.keys():
+            del self._previous[project_pk]
         return versions
+
+
+class _RolledBack(Exception):
+    """Rolls the transaction of a dry run back, and carries its result out of it."""
+
+    def __init__(self, result: Any) -> None:
+        self.result = result

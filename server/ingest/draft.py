@@ -1,4 +1,4 @@
-"""An event on its way into the log, and the unit it travels in."""
+"""An event on its way into the log, and the batch that it is decided with."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from automation.automations import Automation
     from automation.runs import Match
     from registry.coercion import Change
-    from server.ingest.catalog import LiveDefinition, ProjectState
+    from server.ingest.catalog import CatalogSnapshot, LiveDefinition
     from server.model import Event, Rules
 
 MAX_IDEMPOTENCY_KEY = 255
 
 MAX_REPORTED = 100
-"""A refused batch names this many of its violations."""
+"""How many violations the error of a rejected batch holds at most."""
 
 
 class BatchMode(Enum):
-    """What becomes of a unit when one of its events is refused."""
+    """What becomes of a batch when one of its events is refused."""
 
     ALL_OR_NOTHING = 1
     INDEPENDENT = 2
@@ -37,14 +37,24 @@ class BatchMode(Enum):
 
 # A msgspec struct: one is made for every event, in a quarter of the time of a slotted class.
 class Draft(msgspec.Struct):
-    """What a sender said, then what was decided: `event` or `error` is set when the unit is done.
+    """An event between its request and its response.
 
-    `email` is lower-cased; either it or `contact_id` is filled. Times in microseconds. `invalid` says that the front
-    door could not read the sender's words; such a draft is refused without being judged. `rules` are those of the
-    sender's dialect, in place of the project's. `encoded` are the texts of the properties and coercions, once they were
-    needed.
+    It is one object for speed. Its fields are set in three states:
+
+        requested   by the front door. Not changed afterwards.
+        validated   by `validate_draft`: `definition`, `properties` and `coercions`, or `error`. Repeated, and all of it
+                    replaced, each time the catalog turns out to have changed.
+        decided     by the commit: `event` and `matches`, or `error`. Read by the front door once `Batch.done` is set.
+
+    The request: either `contact_id` or `email`, which is lower-cased, is filled. `given` is the payload, `occurred_at`
+    in microseconds. `rules` are those of the sender's dialect, in place of the project's. `invalid` is the error of a
+    request that could not be read; such a draft is refused without being validated.
+
+    `encoded` holds the JSON texts of properties and coercions once they were needed. A `duplicate` repeats an earlier
+    send with the same idempotency key and has the event and matches of that one.
     """
 
+    # requested
     name: str
     contact_id: str
     email: str
@@ -53,40 +63,48 @@ class Draft(msgspec.Struct):
     idempotency_key: str = ""
     rules: Rules | None = None
     invalid: Exception | None = None
+    # validated
     error: Exception | None = None
     definition: LiveDefinition | None = None
     properties: dict[str, Any] = {}
-    changes: tuple[Change, ...] = ()
+    coercions: tuple[Change, ...] = ()
+    # decided
     event: Event | None = None
     matches: tuple[tuple[Match, Automation], ...] = ()
     duplicate: bool = False
     encoded: tuple[str, str] | None = None
 
     def fingerprint(self) -> str:
-        """Digest of what the sender said, to tell a repeated send from a reused key."""
+        """Return a digest of the request, which distinguishes a repeated send from a reused idempotency key."""
         content = (self.name, self.contact_id, self.email, self.given, self.occurred_at)
         return sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()[:32]
 
 
-class Unit:
-    """Drafts of one project that are decided in one transaction."""
+class Batch:
+    """Drafts of one project that are decided in one transaction. `done` is resolved when they are decided and durable.
 
-    __slots__ = ("done", "drafts", "mode", "state")
+    Its drafts were validated by `snapshot`.
+    """
+
+    __slots__ = ("done", "drafts", "mode", "snapshot")
 
     def __init__(
-        self, state: ProjectState, drafts: Sequence[Draft], mode: BatchMode, done: asyncio.Future[None]
+        self, snapshot: CatalogSnapshot, drafts: Sequence[Draft], mode: BatchMode, done: asyncio.Future[None]
     ) -> None:
-        self.state = state
+        self.snapshot = snapshot
         self.drafts = drafts
         self.mode = mode
         self.done = done
 
-    def refused(self) -> bool:
-        """Say whether the unit is refused as a whole."""
+    def rejected(self) -> bool:
+        """Return whether the batch is rejected as a whole."""
         return self.mode is BatchMode.ALL_OR_NOTHING and any(draft.error is not None for draft in self.drafts)
 
     def worth_storing(self) -> bool:
-        """Say whether the database could still accept something: a refused draft may repeat an accepted one."""
+        """Return whether a commit could still accept something.
+
+        A refused draft with an idempotency key may repeat an accepted one, which only the database knows.
+        """
         every = self.mode is BatchMode.ALL_OR_NOTHING
         for draft in self.drafts:
             if (draft.error is None or draft.idempotency_key != "") is not every:
@@ -94,13 +112,13 @@ class Unit:
         return every
 
     def check(self) -> None:
-        """Raise BatchRejected if the unit was refused as a whole."""
-        if self.refused():
+        """Raise BatchRejected if the batch was rejected as a whole."""
+        if self.rejected():
             raise batch_rejected(self.drafts)
 
 
 def batch_rejected(drafts: Sequence[Draft]) -> BatchRejected:
-    """Sum up the errors of an all-or-nothing batch, each violation under the path of its event."""
+    """Return one error for an all-or-nothing batch, with the violations under the paths of their events."""
     failed = [(index, draft.error) for index, draft in enumerate(drafts) if draft.error]
     violations = [violation for index, error in failed for violation in _violations(index, error)]
     first = f"events[{failed[0][0]}]: {failed[0][1]}"
@@ -119,7 +137,7 @@ def _violations(index: int, error: Exception) -> list[Violation]:
 
 
 def check_idempotency_key(key: str) -> str:
-    """Give the key back. Raises InvalidArgument for one that is too long or not printable."""
+    """Return the key. Raise InvalidArgument if it is too long or not printable."""
     if len(key) > MAX_IDEMPOTENCY_KEY or not (key.isascii() and key.isprintable()):
         message = f"idempotency_key must be at most {MAX_IDEMPOTENCY_KEY} printable ASCII characters"
         raise InvalidArgument(message, violations=[Violation("idempotency_key", "INVALID_ARGUMENT", message)])

@@ -1,22 +1,37 @@
-"""One commit for all that waits.
+"""One commit for all batches that wait.
 
-While a commit is under way, units queue; the next commit takes them all. So a lone event is stored at once, and under
-load the price of a durable write is shared.
+One commit is under way at a time; meanwhile batches queue, and the next commit takes them all. So a lone event is
+stored at once, and under load many senders share the price of one durable write (one fsync).
+
+    submit   a batch joins the queue; QueueFull beyond `queue_events`, Stopping after `close`
+    wake     at once while few senders are active, else when as many batches wait as are expected, or GATHER_SECONDS
+             after the first of them
+    take     up to GROUP_EVENTS events, without the batches whose callers are gone
+    commit   `server.ingest.commit` in one transaction; on failure of one batch's data, each batch on its own
+    resolve  `Batch.done` of each, only now that the transaction is durable
+
+How many batches are expected: after a group of n batches, n - 1, because each of those senders is about to send its
+next one, and the one that finished first should not be committed alone. When senders leave, the number falls with every
+group, so nobody waits for them for long.
+
+What a commit caches (snapshot, contacts, end of the match log) is kept after the transaction and not before: a
+transaction that is rolled back, or an attempt that is repeated, must leave no trace.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections import deque
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 import structlog
 
+from server import runtime
 from server.errors import AccessError, QueueFull, RequestError, ServiceError, Stopping, StorageError, StorageRefused
-from server.ingest.commit import KnownContacts, commit
-from server.ingest.validate import judge_all
+from server.ingest.commit import commit
+from server.ingest.contacts import ContactCache
+from server.ingest.validate import validate_batch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,31 +41,24 @@ if TYPE_CHECKING:
     from server.delivery.match_notifier import MatchHub
     from server.ingest.catalog import Catalog
     from server.ingest.commit import ProjectCommit
-    from server.ingest.draft import Unit
+    from server.ingest.draft import Batch
     from server.metrics import Metrics
     from server.storage.database import Database
 
 log = structlog.get_logger()
 
 GROUP_EVENTS = 1_000
-"""A commit takes no further unit once it holds so many events: while it is stored, the loop reads the next ones."""
+"""A commit takes no further batch once it holds this many events: while it is stored, the loop reads the next ones."""
 
-GATHER_UNITS = 4
+GATHER_BATCHES = 4
+"""Up to a group of this size the next commit waits for nobody: with few senders, waiting costs more than it saves."""
+
 GATHER_SECONDS = 0.020
-"""When a group held several units, the next one waits for one less, though so long at most: a commit costs as much as
-several events do. Where fewer send than GATHER_UNITS, nobody waits but right after a burst: where senders are not
-replaced, the number falls with every group."""
-
-BATCH_EVENTS = 8
-BATCH_SWITCH_SECONDS = 0.000_2
-SWITCH_SECONDS = 0.005
-"""How long a database thread waits for the interpreter while the loop is busy. At a batch the loop is so for
-milliseconds, and the thread needs the interpreter a dozen times a commit: batches of 500 gain a seventh by the shorter
-time. Single sends, between which the loop lets go anyway, lose a sixth by it."""
+"""How long the next commit waits for the expected batches, at most. A commit costs as much as several events do."""
 
 
 class GroupCommit:
-    """The queue before the log, and the task that empties it. One commit is under way at a time."""
+    """The queue before the log, and the task that commits it."""
 
     def __init__(
         self, database: Database, catalog: Catalog, hub: MatchHub, metrics: Metrics, queue_events: int
@@ -60,9 +68,9 @@ class GroupCommit:
         self._hub = hub
         self._metrics = metrics
         self._limit = queue_events
-        self._queue: deque[Unit] = deque()
+        self._queue: deque[Batch] = deque()
         self._queued = 0
-        self._known: dict[int, KnownContacts] = {}
+        self._caches: dict[int, ContactCache] = {}
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -73,141 +81,146 @@ class GroupCommit:
         metrics.watch_queue(lambda: self._queued)
 
     def start(self) -> None:
-        """Begin to commit."""
+        """Start the task."""
         self._task = asyncio.create_task(self._run(), name="group-commit")
 
     async def close(self) -> None:
-        """Refuse what comes, store what waits, and stop."""
+        """Refuse further batches, store the queued ones, and stop."""
         self._stopping = True
         self._wake.set()
         if self._task is not None:
             await self._task
 
-    def submit(self, unit: Unit) -> None:
-        """Queue a unit; its `done` is resolved when it is decided and durable.
+    def submit(self, batch: Batch) -> None:
+        """Queue a batch; its `done` is resolved when it is decided and durable.
 
-        Raises QueueFull and Stopping. A unit larger than the whole queue is taken when the queue is empty.
+        Raise QueueFull and Stopping. A batch larger than the whole queue is accepted when the queue is empty.
         """
         if self._stopping:
             raise Stopping
-        if self._queued and self._queued + len(unit.drafts) > self._limit:
+        if self._queued and self._queued + len(batch.drafts) > self._limit:
             self._room.clear()
             raise QueueFull
-        self._queued += len(unit.drafts)
-        self._queue.append(unit)
+        self._queued += len(batch.drafts)
+        self._queue.append(batch)
         self._schedule()
 
-    async def room(self) -> None:
-        """Wait until the queue is no longer full."""
+    async def wait_for_room(self) -> None:
+        """Wait until the queue is half empty, if it was full."""
         await self._room.wait()
 
     async def _run(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            if units := self._take():
-                await self._commit_whatever_comes(units)
+            if batches := self._take():
+                await self._commit_safely(batches)
             if self._queue:
                 self._schedule()
             elif self._stopping:
                 return
 
     def _schedule(self) -> None:
-        """Have the queue committed: at once, or a little later where that is likely to bring more together."""
+        """Wake the task: at once, or within GATHER_SECONDS if further senders are expected."""
         if len(self._queue) >= self._expected or self._stopping:
             self._wake.set()
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._wake.set)
 
-    def _take(self) -> list[Unit]:
-        """Take the next group, leaving out what its sender has given up."""
+    def _take(self) -> list[Batch]:
+        """Return the next group, without the batches whose callers were cancelled."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        units: list[Unit] = []
+        batches: list[Batch] = []
         count = 0
         while self._queue and count < GROUP_EVENTS:
-            unit = self._queue.popleft()
-            self._queued -= len(unit.drafts)
-            if not unit.done.done():
-                units.append(unit)
-                count += len(unit.drafts)
+            batch = self._queue.popleft()
+            self._queued -= len(batch.drafts)
+            if not batch.done.done():
+                batches.append(batch)
+                count += len(batch.drafts)
         if self._queued <= self._limit // 2:
             self._room.set()
-        self._expected = len(units) - 1 if len(units) > GATHER_UNITS else 1
-        sys.setswitchinterval(BATCH_SWITCH_SECONDS if count > BATCH_EVENTS * len(units) else SWITCH_SECONDS)
-        return units
+        self._expected = len(batches) - 1 if len(batches) > GATHER_BATCHES else 1
+        runtime.favour_database_threads(large_batches=count > runtime.LARGE_BATCH_EVENTS * len(batches))
+        return batches
 
-    async def _commit(self, units: Sequence[Unit]) -> None:
-        forgotten = self._catalog.forgotten
+    async def _commit(self, batches: Sequence[Batch]) -> None:
+        invalidations = self._catalog.invalidations
         began = perf_counter()
         try:
-            commits = await self._database.write(_Attempts(units, self._known))
+            commits = await self._database.write(_Attempts(batches, self._caches))
         except Exception as error:
-            if len(units) > 1 and not _concerns_all(error):
-                await self._commit_apart(units)
+            if len(batches) > 1 and not _concerns_all(error):
+                await self._commit_apart(batches)
                 return
-            _log_failure(error, sum(len(unit.drafts) for unit in units))
-            _resolve(units, error if isinstance(error, ServiceError) else StorageRefused())
+            _log_failure(error, sum(len(batch.drafts) for batch in batches))
+            _resolve(batches, error if isinstance(error, ServiceError) else StorageRefused())
         else:
-            self._learn(commits, forgotten)
-            _resolve(units)
+            self._keep(commits, invalidations)
+            _resolve(batches)
             self._count(commits, perf_counter() - began)
 
     def _count(self, commits: Sequence[ProjectCommit], seconds: float) -> None:
         matches = sum(len(each.matching.matches) for each in commits if each.matching is not None)
         self._metrics.count_commit(sum(len(each.rows) for each in commits), matches, seconds)
 
-    async def _commit_whatever_comes(self, units: Sequence[Unit]) -> None:
-        """Commit a group; a defect is logged and answered, and does not end the task that everyone waits for."""
+    async def _commit_safely(self, batches: Sequence[Batch]) -> None:
+        """Commit a group. A defect is logged and fails the group, but does not end the task that all senders need."""
         try:
-            await self._commit(units)
+            await self._commit(batches)
         except Exception:
             log.exception("group_failed")
-            _resolve(units, StorageRefused())
+            _resolve(batches, StorageRefused())
 
-    async def _commit_apart(self, units: Sequence[Unit]) -> None:
-        """Store units one by one, so that one which the database refuses does not take the others with it."""
-        for unit in units:
-            judge_all(unit)
-            await self._commit([unit])
+    async def _commit_apart(self, batches: Sequence[Batch]) -> None:
+        """Store batches one by one, so that one which the database refuses does not fail the others.
 
-    def _learn(self, commits: Sequence[ProjectCommit], forgotten: int) -> None:
+        The failed attempt left its decisions in the drafts, so they are validated again.
+        """
+        for batch in batches:
+            validate_batch(batch)
+            await self._commit([batch])
+
+    def _keep(self, commits: Sequence[ProjectCommit], invalidations: int) -> None:
         for project in commits:
-            key = project.state.key
-            self._learn_contacts(project)
-            self._catalog.learn(project.state, forgotten)
-            self._hub.advance(key, project.head.match_position)
+            self._keep_contacts(project)
+            self._catalog.keep(project.snapshot, invalidations)
+            self._hub.advance(project.snapshot.project_pk, project.head.match_position)
             if project.matching is not None:
-                self._metrics.count_failures(project.state.id, project.matching.failures)
+                self._metrics.count_failures(project.snapshot.project_id, project.matching.failures)
 
-    def _learn_contacts(self, project: ProjectCommit) -> None:
-        """Remember the contacts of a commit; a commit that stored nothing leaves no event to check them by."""
-        key = project.state.key
-        if not project.knew_contacts:
-            self._known[key] = KnownContacts(project.state.version)
+    def _keep_contacts(self, project: ProjectCommit) -> None:
+        """Cache the contacts of a commit; a commit that stored nothing leaves no event to check them by."""
+        project_pk = project.snapshot.project_pk
+        if not project.cache_valid:
+            self._caches[project_pk] = ContactCache(project.snapshot.version)
         if project.rows:
-            self._known[key].learn(project.contacts, project.head.position, project.last_id)
+            self._caches[project_pk].add(project.contacts.read, project.head.position, project.last_id)
 
 
 class _Attempts:
-    """The work of a group commit. A failed attempt leaves its decisions in the drafts, so the next one judges again."""
+    """The transaction of a group commit, which the database may run again.
 
-    def __init__(self, units: Sequence[Unit], known: dict[int, KnownContacts]) -> None:
-        self._units = units
-        self._known = known
+    A failed attempt left its decisions in the drafts, so each later one validates them again.
+    """
+
+    def __init__(self, batches: Sequence[Batch], caches: dict[int, ContactCache]) -> None:
+        self._batches = batches
+        self._caches = caches
         self._begun = False
 
     def __call__(self, connection: Connection) -> list[ProjectCommit]:
         if self._begun:
-            for unit in self._units:
-                judge_all(unit)
+            for batch in self._batches:
+                validate_batch(batch)
         self._begun = True
-        return commit(connection, self._units, self._known)
+        return commit(connection, self._batches, self._caches)
 
 
 def _log_failure(error: Exception, events: int) -> None:
-    """Log a failed commit: an outage in a line, since it comes back with every commit, a defect with its traceback."""
+    """Log a failed commit: an outage in one line, since it recurs with every commit, a defect with its traceback."""
     if _concerns_all(error):
         log.error("commit_failed", events=events, reason=type(error).__name__, cause=str(error.__cause__))
     elif not isinstance(error, (AccessError, RequestError)):
@@ -215,15 +228,15 @@ def _log_failure(error: Exception, events: int) -> None:
 
 
 def _concerns_all(error: Exception) -> bool:
-    """Say whether the database as a whole failed, and not one statement over one unit's data."""
+    """Return whether the database as a whole failed, and not one statement over the data of one batch."""
     return isinstance(error, StorageError) and not isinstance(error, StorageRefused)
 
 
-def _resolve(units: Sequence[Unit], error: Exception | None = None) -> None:
-    for unit in units:
-        if unit.done.done():
+def _resolve(batches: Sequence[Batch], error: Exception | None = None) -> None:
+    for batch in batches:
+        if batch.done.done():
             continue
         if error is None:
-            unit.done.set_result(None)
+            batch.done.set_result(None)
         else:
-            unit.done.set_exception(error)
+            batch.done.set_exception(error)

@@ -6,8 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from server.errors import QueueFull, StorageRefused
-from server.ingest.draft import BatchMode, Unit
-from server.ingest.validate import judge_all
+from server.ingest.draft import Batch, BatchMode
+from server.ingest.validate import validate_batch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class Ingest:
-    """Takes events in. What it says is recorded is durable; where it raises, nothing was stored.
+    """Records events. An event that is returned is durable; where an error is raised, nothing was stored.
 
-    The one exception is StorageUnavailable: then the database did not say.
+    The one exception is StorageUnavailable: the connection broke before the database confirmed.
     """
 
     def __init__(self, catalog: Catalog, queue: GroupCommit) -> None:
@@ -29,14 +29,14 @@ class Ingest:
         self._queue = queue
 
     async def send(self, project_pk: int, draft: Draft) -> Event:
-        """Record one event: its draft has `event` set, and that is returned.
+        """Record one event and return it; it is set in the draft, too.
 
-        Raises why it is refused, QueueFull, Stopping or StorageError.
+        Raise the error that the draft is refused with, QueueFull, Stopping or StorageError.
         """
-        unit = await self._judged(project_pk, (draft,), BatchMode.INDEPENDENT)
-        if unit.worth_storing():
-            self._queue.submit(unit)
-            await unit.done
+        batch = await self._validated(project_pk, (draft,), BatchMode.INDEPENDENT)
+        if batch.worth_storing():
+            self._queue.submit(batch)
+            await batch.done
         if draft.event is None:
             raise draft.error or StorageRefused
         return draft.event
@@ -44,38 +44,38 @@ class Ingest:
     async def send_batch(self, project_pk: int, drafts: Sequence[Draft], mode: BatchMode) -> None:
         """Record events in one transaction; each draft has its `event` or `error` set.
 
-        Raises BatchRejected if the mode is ALL_OR_NOTHING and a draft is refused, QueueFull, Stopping or StorageError.
+        Raise BatchRejected if the mode is ALL_OR_NOTHING and a draft is refused, QueueFull, Stopping or StorageError.
         """
-        unit = await self._judged(project_pk, drafts, mode)
-        if unit.worth_storing():
-            self._queue.submit(unit)
-            await unit.done
-        unit.check()
+        batch = await self._validated(project_pk, drafts, mode)
+        if batch.worth_storing():
+            self._queue.submit(batch)
+            await batch.done
+        batch.check()
 
-    async def enqueue(self, project_pk: int, drafts: Sequence[Draft], mode: BatchMode) -> Unit:
-        """Queue a batch, waiting while the queue is full; units keep the order of the calls.
+    async def enqueue(self, project_pk: int, drafts: Sequence[Draft], mode: BatchMode) -> Batch:
+        """Queue a batch, waiting while the queue is full. Batches are stored in the order of the calls.
 
-        Await its `done`, then call its `check`, to have what `send_batch` gives.
+        After its `done`, the result is that of `send_batch`: call `check`, then read the drafts.
         """
-        unit = await self._judged(project_pk, drafts, mode)
-        if not unit.worth_storing():
-            unit.done.set_result(None)
-            return unit
+        batch = await self._validated(project_pk, drafts, mode)
+        if not batch.worth_storing():
+            batch.done.set_result(None)
+            return batch
         while True:
-            await self._queue.room()
+            await self._queue.wait_for_room()
             try:
-                self._queue.submit(unit)
+                self._queue.submit(batch)
             except QueueFull:
                 continue
-            return unit
+            return batch
 
-    async def _judged(self, project_pk: int, drafts: Sequence[Draft], mode: BatchMode) -> Unit:
-        state = self._catalog.known(project_pk) or await self._catalog.state(project_pk)
-        unit = Unit(state, drafts, mode, asyncio.get_running_loop().create_future())
-        judge_all(unit)
-        if not unit.worth_storing():
-            # The commit would have noticed a stale state; what never gets there is asked about here.
-            unit.state = await self._catalog.current(state)
-            if unit.state is not state:
-                judge_all(unit)
-        return unit
+    async def _validated(self, project_pk: int, drafts: Sequence[Draft], mode: BatchMode) -> Batch:
+        snapshot = self._catalog.cached(project_pk) or await self._catalog.load(project_pk)
+        batch = Batch(snapshot, drafts, mode, asyncio.get_running_loop().create_future())
+        validate_batch(batch)
+        if not batch.worth_storing():
+            # A commit would have noticed an outdated snapshot; this batch reaches none.
+            batch.snapshot = await self._catalog.current(snapshot)
+            if batch.snapshot is not snapshot:
+                validate_batch(batch)
+        return batch

@@ -1,4 +1,4 @@
-"""What conditions are judged on, made of events."""
+"""Subjects of conditions, made from events."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def subject_of(event: Event, contact_properties: Mapping[str, Any]) -> Subject:
-    """Give what conditions see of an event; one without a contact has no contact at all."""
+    """Return what conditions read of an event; for an event without a contact, every path of the contact is missing."""
     known = event.contact_id != ""
     return Subject(
         event.properties,

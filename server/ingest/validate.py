@@ -1,4 +1,4 @@
-"""Judges a draft by its project's catalogue. Touches no database."""
+"""Validates drafts by a catalog snapshot. Touches no database."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from registry.names import check_event_name
 from server.model import UndefinedEvents
 
 if TYPE_CHECKING:
-    from server.ingest.catalog import ProjectState
-    from server.ingest.draft import Draft, Unit
+    from server.ingest.catalog import CatalogSnapshot
+    from server.ingest.draft import Batch, Draft
     from server.model import Rules
 
 
-def judge(state: ProjectState, draft: Draft) -> None:
-    """Coerce the draft by its definition, or set its error. What was decided before is forgotten."""
+def validate_draft(snapshot: CatalogSnapshot, draft: Draft) -> None:
+    """Coerce the payload by its definition, or set the draft's error. Results of an earlier validation are dropped."""
     draft.event, draft.matches, draft.duplicate = None, (), False
     draft.encoded = None
     draft.error = draft.invalid
     if draft.invalid is not None:
         return
-    rules = draft.rules or state.rules
-    draft.definition = definition = state.definition(draft.name, rules)
+    rules = draft.rules or snapshot.rules
+    draft.definition = definition = snapshot.definition(draft.name, rules)
     if definition is None:
-        _judge_undefined(rules, draft)
+        _validate_undefined(rules, draft)
         return
     try:
         coerced = definition.coerce(draft.given)
@@ -34,16 +34,16 @@ def judge(state: ProjectState, draft: Draft) -> None:
         draft.error = error
     else:
         draft.properties = coerced.properties
-        draft.changes = coerced.changes
+        draft.coercions = coerced.changes
 
 
-def judge_all(unit: Unit) -> None:
-    """Judge every draft of a unit by the unit's state."""
-    for draft in unit.drafts:
-        judge(unit.state, draft)
+def validate_batch(batch: Batch) -> None:
+    """Validate every draft of a batch by the batch's snapshot."""
+    for draft in batch.drafts:
+        validate_draft(batch.snapshot, draft)
 
 
-def _judge_undefined(rules: Rules, draft: Draft) -> None:
+def _validate_undefined(rules: Rules, draft: Draft) -> None:
     try:
         check_event_name(draft.name)
     except InvalidName as error:
@@ -52,4 +52,4 @@ def _judge_undefined(rules: Rules, draft: Draft) -> None:
     if rules.undefined_events is UndefinedEvents.REJECT:
         draft.error = DefinitionNotFound(draft.name)
     coerced = coerce_undefined(draft.given)
-    draft.properties, draft.changes = coerced.properties, coerced.changes
+    draft.properties, draft.coercions = coerced.properties, coerced.changes

@@ -12,14 +12,11 @@ from automation.automation_store import AutomationFilter
 from automation.automations import AutomationState
 from automation.conditions.checking import check
 from automation.conditions.parsing import parse
-from automation.matching import LiveAutomations
 from automation.run_store import cancel_runs, newest_runs, run_counts
 from registry.pages import UNBOUNDED
-from registry.store import active_definitions
 from registry.timestamps import now_micros
-from server.ingest.catalog import ProjectState
-from server.storage.projects import advance_automations, project_by_pk
-from server.storage.transactions import finished
+from server.ingest.catalog import definitions_only
+from server.storage.projects import advance_automations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,13 +30,6 @@ if TYPE_CHECKING:
     from server.storage.database import Database
 
 T = TypeVar("T")
-
-
-class _DryRun(Exception):
-    """Rolls a change back that was only to be checked, keeping what it would have given."""
-
-    def __init__(self, automation: Automation) -> None:
-        self.automation = automation
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +59,7 @@ class Automations:
             check_condition(connection, project_pk, wanted.event_name, wanted.condition)
             return store.create_automation(connection, project_pk, automation_id, wanted, head, now_micros())
 
-        return await self._tried(project_pk, create, validate_only=validate_only)
+        return await self._change(project_pk, create, dry_run=validate_only)
 
     async def get(self, project_pk: int, automation_id: str) -> Automation:
         """Read an automation. Raises AutomationNotFound."""
@@ -133,7 +123,7 @@ class Automations:
         Raises AutomationNotFound, EtagMismatch, InvalidAutomation, InvalidName and ConditionInvalid.
         """
 
-        def change(connection: Connection, head: int) -> Automation:
+        def update(connection: Connection, head: int) -> Automation:
             current = store.get_automation(connection, project_pk, automation_id)
             changed = changes.apply(current, now_micros())
             activated = changed.state is AutomationState.ACTIVE and changed.state is not current.state
@@ -141,7 +131,7 @@ class Automations:
                 check_condition(connection, project_pk, changed.event_name, changed.condition)
             return store.update_automation(connection, current, changed, etag, head)
 
-        return await self._tried(project_pk, change, validate_only=validate_only)
+        return await self._change(project_pk, update, dry_run=validate_only)
 
     async def activate(self, project_pk: int, automation_id: str, etag: str) -> Automation:
         """Have an automation judge the events from now on.
@@ -181,34 +171,13 @@ class Automations:
 
         return await self._change(project_pk, delete)
 
-    async def _tried(
-        self, project_pk: int, work: Callable[[Connection, int], Automation], *, validate_only: bool
-    ) -> Automation:
-        """Make a change, or see what it would give."""
-
-        def tried(connection: Connection, head: int) -> Automation:
-            automation = work(connection, head)
-            if validate_only:
-                raise _DryRun(automation)
-            return automation
-
-        try:
-            return await self._change(project_pk, tried)
-        except _DryRun as dry:
-            return dry.automation
-
-    async def _change(self, project_pk: int, work: Callable[[Connection, int], T]) -> T:
-        """Make a change in line with the events: `work` is given the position of the newest one."""
-
-        def change(connection: Connection) -> T:
-            return work(connection, advance_automations(connection, project_pk))
-
-        async def changed() -> T:
-            result = await self._database.write(change)
-            self._catalog.forget(project_pk)
-            return result
-
-        return await finished(changed())
+    async def _change(self, project_pk: int, work: Callable[[Connection, int], T], *, dry_run: bool = False) -> T:
+        """Change the automations of a project; `work` gets the position after which the change applies."""
+        return await self._catalog.change(
+            project_pk,
+            lambda connection: work(connection, advance_automations(connection, project_pk)),
+            dry_run=dry_run,
+        )
 
 
 def _counted(connection: Connection, automations: Sequence[Automation]) -> list[CountedAutomation]:
@@ -217,11 +186,8 @@ def _counted(connection: Connection, automations: Sequence[Automation]) -> list[
 
 
 def check_condition(connection: Connection, project_pk: int, event_name: str, condition: str) -> None:
-    """Raise ConditionInvalid unless the condition can be judged on events of the name, as they are defined now."""
+    """Raise ConditionInvalid unless the condition can be evaluated on events of the name, as they are defined now."""
     if not condition:
         return
-    project = project_by_pk(connection, project_pk)
-    definitions = active_definitions(connection, project.id)
-    state = ProjectState(project, 0, definitions, LiveAutomations(0, ()))
-    definition = state.definition(event_name)
+    definition = definitions_only(connection, project_pk).definition(event_name)
     check(parse(condition), definition.schema if definition else None)

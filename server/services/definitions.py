@@ -14,8 +14,6 @@ from registry.timestamps import now_micros
 from server.errors import DefinitionInUse
 from server.services.dependents import ReadingAutomation, check_conditions, reading_automations
 from server.storage import events as log
-from server.storage.projects import advance_catalog
-from server.storage.transactions import finished
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,13 +41,6 @@ class CompatibilityVerdict:
     changed: bool
 
 
-class _DryRun(Exception):
-    """Rolls a change back that was only to be checked, keeping what it would have given."""
-
-    def __init__(self, definition: EventDefinition) -> None:
-        self.definition = definition
-
-
 class Definitions:
     """Keeps definitions; every change is seen by the next event that is judged."""
 
@@ -71,12 +62,12 @@ class Definitions:
 
         Raises InvalidName, InvalidDescription, InvalidSchema, DefinitionAlreadyExists and TooManyDefinitions.
         """
-        return await self._change(
-            caller,
+        return await self._catalog.change(
+            caller.project_pk,
             lambda connection: store.create_definition(
                 connection, caller.project_id, str(uuid7()), name, description, schema, compatibility, now_micros()
             ),
-            validate_only=validate_only,
+            dry_run=validate_only,
         )
 
     async def get(self, caller: Caller, name_or_id: str) -> EventDefinition:
@@ -113,9 +104,8 @@ class Definitions:
         Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch, InvalidName, DefinitionAlreadyExists,
         InvalidDescription, InvalidSchema, IncompatibleSchema, TooManyRevisions and, without force, ConditionsBroken.
         """
-        return await self._change_schema(
+        return await self._update(
             caller,
-            name_or_id,
             lambda connection: store.update_definition(
                 connection, caller.project_id, name_or_id, changes, etag, str(uuid7()), now_micros()
             ),
@@ -138,9 +128,8 @@ class Definitions:
         Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch, RevisionNotFound, IncompatibleSchema and, without
         force, ConditionsBroken.
         """
-        return await self._change_schema(
+        return await self._update(
             caller,
-            name_or_id,
             lambda connection: store.rollback_revision(
                 connection, caller.project_id, name_or_id, number, etag, now_micros()
             ),
@@ -160,15 +149,15 @@ class Definitions:
                 raise DefinitionInUse(deleted.name, count)
             return deleted
 
-        return await self._change(caller, delete)
+        return await self._catalog.change(caller.project_pk, delete)
 
     async def undelete(self, caller: Caller, definition_id: str, etag: str) -> EventDefinition:
         """Bring a deleted definition back.
 
         Raises DefinitionNotFound, DefinitionNotDeleted, DefinitionAlreadyExists, TooManyDefinitions and EtagMismatch.
         """
-        return await self._change(
-            caller,
+        return await self._catalog.change(
+            caller.project_pk,
             lambda connection: store.undelete_definition(
                 connection, caller.project_id, definition_id, etag, now_micros()
             ),
@@ -194,26 +183,6 @@ class Definitions:
             return store.get_revision(connection, definition.id, number)
 
         return await self._database.read(work)
-
-    async def _change_schema(
-        self,
-        caller: Caller,
-        name_or_id: str,
-        work: Callable[[Connection], EventDefinition],
-        *,
-        validate_only: bool,
-        force: bool,
-    ) -> EventDefinition:
-        """Change a definition; without force only if no condition in use breaks by it."""
-
-        def change(connection: Connection) -> EventDefinition:
-            before = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
-            after = work(connection)
-            if not force:
-                check_conditions(connection, caller.project_pk, before, after)
-            return after
-
-        return await self._change(caller, change, validate_only=validate_only)
 
     async def check(
         self, caller: Caller, name_or_id: str, candidate: Schema, rule: Compatibility | None
@@ -258,25 +227,23 @@ class Definitions:
         found = await self._database.read(work)
         return request.page(found, filters, _cursor)
 
-    async def _change(
-        self, caller: Caller, work: Callable[[Connection], EventDefinition], *, validate_only: bool = False
+    async def _update(
+        self,
+        caller: Caller,
+        work: Callable[[Connection], tuple[EventDefinition, EventDefinition]],
+        *,
+        validate_only: bool,
+        force: bool,
     ) -> EventDefinition:
-        def change(connection: Connection) -> EventDefinition:
-            advance_catalog(connection, caller.project_pk)
-            definition = work(connection)
-            if validate_only:
-                raise _DryRun(definition)
-            return definition
+        """Update a definition; `work` returns it before and after. Raise ConditionsBroken without force."""
 
-        async def changed() -> EventDefinition:
-            definition = await self._database.write(change)
-            self._catalog.forget(caller.project_pk)
-            return definition
+        def update(connection: Connection) -> EventDefinition:
+            before, after = work(connection)
+            if not force:
+                check_conditions(connection, caller.project_pk, before, after)
+            return after
 
-        try:
-            return await finished(changed())
-        except _DryRun as dry:
-            return dry.definition
+        return await self._catalog.change(caller.project_pk, update, dry_run=validate_only)
 
 
 def _cursor(dependent: Dependent) -> tuple[str, int]:

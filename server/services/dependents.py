@@ -10,14 +10,11 @@ from automation.automations import AutomationState
 from automation.conditions.checking import check
 from automation.conditions.condition import Condition
 from automation.errors import ConditionInvalid, ConditionsBroken
-from automation.matching import LiveAutomations
 from automation.run_store import awaited_conditions
 from registry.errors import Violation
 from registry.names import property_path
 from registry.schema import same_schema
-from registry.store import active_definitions
-from server.ingest.catalog import ProjectState
-from server.storage.projects import project_by_pk
+from server.ingest.catalog import definitions_only
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +24,7 @@ if TYPE_CHECKING:
     from automation.automations import Automation
     from registry.definitions import EventDefinition
     from registry.schema import Schema
+    from server.ingest.catalog import CatalogSnapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +39,11 @@ def reading_automations(
     connection: Connection, project_pk: int, definition: EventDefinition, limit: int, after: str = ""
 ) -> list[ReadingAutomation]:
     """List the automations whose events a definition judges, oldest first, from behind an id."""
-    state = _catalogue(connection, project_pk)
+    snapshot = definitions_only(connection, project_pk)
     found = [
         each
         for each in live_automations(connection, project_pk)
-        if each.id > after and _judged_by(state, each.event_name) == definition.id
+        if each.id > after and _validated_by(snapshot, each.event_name) == definition.id
     ]
     return [ReadingAutomation(each, tuple(sorted(Condition(each.condition).properties_read))) for each in found[:limit]]
 
@@ -71,28 +69,23 @@ def _in_use(
     connection: Connection, project_pk: int, definition: EventDefinition
 ) -> Iterator[tuple[Automation, str, str]]:
     """Give the conditions that judge events of a definition: of which automation, in what, and the text."""
-    state = _catalogue(connection, project_pk)
+    snapshot = definitions_only(connection, project_pk)
     for each in live_automations(connection, project_pk):
         used = each.state is AutomationState.ACTIVE and each.condition != ""
-        if used and _judged_by(state, each.event_name) == definition.id:
+        if used and _validated_by(snapshot, each.event_name) == definition.id:
             yield each, "Condition", each.condition
     awaited = [
         (key, condition)
         for key, event_name, condition in awaited_conditions(connection, project_pk)
-        if _judged_by(state, event_name) == definition.id
+        if _validated_by(snapshot, event_name) == definition.id
     ]
     automations = automations_by_key(connection, {key for key, _ in awaited})
     for key, condition in awaited:
         yield automations[key], "Condition awaited by a run", condition
 
 
-def _catalogue(connection: Connection, project_pk: int) -> ProjectState:
-    project = project_by_pk(connection, project_pk)
-    return ProjectState(project, 0, active_definitions(connection, project.id), LiveAutomations(0, ()))
-
-
-def _judged_by(state: ProjectState, event_name: str) -> str:
-    definition = state.definition(event_name)
+def _validated_by(snapshot: CatalogSnapshot, event_name: str) -> str:
+    definition = snapshot.definition(event_name)
     return definition.id if definition else ""
 
 

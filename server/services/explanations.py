@@ -24,7 +24,7 @@ from registry.pages import PAGE_CHARACTERS
 from registry.timestamps import now_micros
 from server.errors import ContactNotFound
 from server.ingest.subjects import subject_of
-from server.ingest.validate import judge
+from server.ingest.validate import validate_draft
 from server.model import Event, UnknownContacts
 from server.status import message_of, reason_of
 from server.storage.contacts import contact_key, contact_keys, contact_properties, find_contact
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from automation.conditions.tracing import Clause
     from automation.runs import Match
     from registry.coercion import Change
-    from server.ingest.catalog import Catalog, ProjectState
+    from server.ingest.catalog import Catalog, CatalogSnapshot
     from server.ingest.draft import Draft
     from server.paging import Page, PageRequest
     from server.storage.database import Database
@@ -151,8 +151,8 @@ class Explanations:
         An address that nobody has stands for a contact without properties. Raises InvalidName and ContactNotFound.
         """
         check_event_name(draft.name)
-        state = await self._catalog.state(project_pk)
-        definition = state.definition(draft.name)
+        snapshot = await self._catalog.load(project_pk)
+        definition = snapshot.definition(draft.name)
         faults: Sequence[Fault] = ()
         violations: Sequence[Violation] = ()
         try:
@@ -171,7 +171,7 @@ class Explanations:
             return Tested(faults=faults, violations=violations, changes=changes)
         if contact is None:
             contact = await self._database.read(lambda connection: _contact_of(connection, project_pk, draft))
-        event = _unrecorded(state, draft, properties, changes, contact)
+        event = _unrecorded(snapshot, draft, properties, changes, contact)
         trace = compiled.trace(subject_of(event, contact.properties if contact else {}))
         return Tested(_verdict(trace), trace, changes=changes)
 
@@ -180,7 +180,7 @@ class Explanations:
 
         The contact's properties are as they are now. Raises EventNotFound and AutomationNotFound.
         """
-        await self._catalog.state(project_pk)
+        await self._catalog.load(project_pk)
 
         def judged(connection: Connection) -> _Judged:
             event = get_event(connection, project_pk, event_id)
@@ -202,12 +202,12 @@ class Explanations:
 
     async def of_given(self, project_pk: int, draft: Draft, automation_id: str, request: PageRequest) -> Explained:
         """Explain an event by the automations as they are, as if it were sent now. Raises AutomationNotFound."""
-        state = await self._catalog.state(project_pk)
-        judge(state, draft)
+        snapshot = await self._catalog.load(project_pk)
+        validate_draft(snapshot, draft)
 
         def work(connection: Connection) -> tuple[Event, Page[Explanation]]:
-            key, contact = _recipient(connection, state, draft)
-            event = _unrecorded(state, draft, draft.properties, draft.changes, contact)
+            key, contact = _recipient(connection, snapshot, draft)
+            event = _unrecorded(snapshot, draft, draft.properties, draft.coercions, contact)
             subject = subject_of(event, contact.properties if contact else {})
             what = _Judged(event, _NOW, key, subject, {})
             return event, _page(connection, project_pk, what, automation_id, request, draft.fingerprint())
@@ -324,13 +324,13 @@ def _verdict(trace: Sequence[Clause]) -> Verdict:
 
 
 def _unrecorded(
-    state: ProjectState,
+    snapshot: CatalogSnapshot,
     draft: Draft,
     properties: dict[str, Any],
     changes: tuple[Change, ...],
     contact: GivenContact | None,
 ) -> Event:
-    definition = state.definition(draft.name)
+    definition = snapshot.definition(draft.name)
     now = now_micros()
     return Event(
         "",
@@ -345,7 +345,7 @@ def _unrecorded(
         now if draft.occurred_at is None else draft.occurred_at,
         now,
         0,
-        state.rules.ignore_case,
+        snapshot.rules.ignore_case,
     )
 
 
@@ -362,7 +362,7 @@ def _contact_of(connection: Connection, project_pk: int, draft: Draft) -> GivenC
     return GivenContact(found.id, found.email, found.properties)
 
 
-def _recipient(connection: Connection, state: ProjectState, draft: Draft) -> tuple[int, GivenContact | None]:
+def _recipient(connection: Connection, snapshot: CatalogSnapshot, draft: Draft) -> tuple[int, GivenContact | None]:
     """Find whom a given event would be about, as the commit does; the key is 0 for a contact that is yet to be.
 
     Raises ContactNotFound.
@@ -370,20 +370,20 @@ def _recipient(connection: Connection, state: ProjectState, draft: Draft) -> tup
     name = draft.contact_id or draft.email
     found = contact_keys(
         connection,
-        state.key,
+        snapshot.project_pk,
         ids=[draft.contact_id] if draft.contact_id else (),
         emails=[draft.email] if draft.email else (),
     ).get(name)
     if found is not None:
         properties = contact_properties(connection, [found.key]).get(found.key, {})
         return found.key, GivenContact(found.id, found.email, properties)
-    policy = state.rules.unknown_contacts
+    policy = snapshot.rules.unknown_contacts
     if draft.contact_id or policy is UnknownContacts.REJECT:
         raise ContactNotFound(name)
     new = GivenContact(str(uuid7()), draft.email, {})
     if policy is UnknownContacts.CREATE_ON_MATCH:
-        event = _unrecorded(state, draft, draft.properties, draft.changes, new)
-        matcher = state.automations.matcher(event.name, ignore_case=event.ignore_case)
+        event = _unrecorded(snapshot, draft, draft.properties, draft.coercions, new)
+        matcher = snapshot.automations.matcher(event.name, ignore_case=event.ignore_case)
         if matcher is None or not matcher.matching(subject_of(event, {})):
             return 0, None
     return 0, new

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from registry.definitions import EventDefinition
     from registry.schema import Schema
     from server.auth.access import Caller
-    from server.ingest.catalog import Catalog, ProjectState
+    from server.ingest.catalog import Catalog, CatalogSnapshot
     from server.paging import Page
     from server.storage.database import Database
 
@@ -91,12 +91,12 @@ class GeneratedTypes:
         self, project_pk: int, wanted: Collection[tuple[str, int]]
     ) -> dict[tuple[str, int], RevisionKey | InvalidName | DefinitionNotFound | RevisionNotFound]:
         """Tell which revisions are meant by names of events and numbers, or what is wrong with them."""
-        state = await self._catalog.state(project_pk)
-        found = {each: _identified(state, *each) for each in wanted}
+        snapshot = await self._catalog.load(project_pk)
+        found = {each: _identified(snapshot, *each) for each in wanted}
         if any(isinstance(each, Exception) for each in found.values()):
             # Another server may have made them just now.
-            state = await self._catalog.current(state)
-            found = {each: _identified(state, *each) for each in wanted}
+            snapshot = await self._catalog.current(snapshot)
+            found = {each: _identified(snapshot, *each) for each in wanted}
         return found
 
     async def revisions(self, keys: Collection[RevisionKey]) -> dict[RevisionKey, tuple[Schema, MessageLayout]]:
@@ -115,9 +115,9 @@ class GeneratedTypes:
 
 
 def _identified(
-    state: ProjectState, name: str, number: int
+    snapshot: CatalogSnapshot, name: str, number: int
 ) -> RevisionKey | InvalidName | DefinitionNotFound | RevisionNotFound:
-    definition = state.definition(name)
+    definition = snapshot.definition(name)
     if definition is None:
         try:
             check_event_name(name)

@@ -15,7 +15,6 @@ from server.auth.access import digest_of
 from server.errors import InvalidArgument
 from server.model import ApiKey, Dialect, Project, Rules, Scope
 from server.storage import projects as store
-from server.storage.transactions import finished
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -73,20 +72,15 @@ class Projects:
         if name is not None:
             _check_name(name)
 
-        def work(connection: Connection) -> Project:
-            found = store.get_project(connection, id_or_name)
-            store.advance_catalog(connection, found.key)
+        found = await self.get(id_or_name)
+
+        def update(connection: Connection) -> Project:
             current = store.get_project(connection, found.id)
             changed = replace(current.rules, **rules)
             new_name = current.name if name is None else name
             return store.update_project(connection, current, new_name, changed, etag, now_micros())
 
-        async def changed() -> Project:
-            project = await self._database.write(work)
-            self._catalog.forget(project.key)
-            return project
-
-        return await finished(changed())
+        return await self._catalog.change(found.pk, update)
 
     async def create_key(
         self,
@@ -108,12 +102,13 @@ class Projects:
         _check_description(description)
         shown = secret or self._prefixes[dialect] + secrets.token_urlsafe(SECRET_BYTES)
 
-        def work(connection: Connection) -> ApiKey:
-            project = store.get_project(connection, id_or_name)
-            store.advance_catalog(connection, project.key)
+        found = await self.get(id_or_name)
+
+        def create(connection: Connection) -> ApiKey:
+            project = store.get_project(connection, found.id)
             key = ApiKey(
                 str(uuid7()),
-                project.key,
+                project.pk,
                 project.id,
                 dialect,
                 wanted,
@@ -126,12 +121,7 @@ class Projects:
             store.insert_key(connection, key, digest_of(shown))
             return key
 
-        async def created() -> ApiKey:
-            key = await self._database.write(work)
-            self._catalog.forget(key.project_pk)
-            return key
-
-        return await finished(created()), shown
+        return await self._catalog.change(found.pk, create), shown
 
     async def keys(self, id_or_name: str, request: PageRequest) -> Page[ApiKey]:
         """List the keys of a project, newest first. Raises ProjectNotFound."""
@@ -140,24 +130,20 @@ class Projects:
 
         def work(connection: Connection) -> list[ApiKey]:
             project = store.get_project(connection, id_or_name)
-            return store.list_keys(connection, project.key, limit + 1, before)
+            return store.list_keys(connection, project.pk, limit + 1, before)
 
         return request.page(await self._database.read(work), id_or_name, lambda key: (key.id,))
 
     async def revoke_key(self, key_id: str) -> ApiKey:
         """Revoke a key for good. Raises KeyNotFound."""
-
-        def work(connection: Connection) -> ApiKey:
-            store.advance_catalog(connection, store.key_by_id(connection, key_id).project_pk)
-            return store.revoke_key(connection, key_id, now_micros())
-
-        async def revoked() -> ApiKey:
-            key = await self._database.write(work)
-            self._access.forget(key.project_pk)
-            self._catalog.forget(key.project_pk)
-            return key
-
-        return await finished(revoked())
+        key = await self._database.read(lambda connection: store.key_by_id(connection, key_id))
+        try:
+            return await self._catalog.change(
+                key.project_pk, lambda connection: store.revoke_key(connection, key_id, now_micros())
+            )
+        finally:
+            # Also if the caller is cancelled: the key is revoked by now.
+            self._access.invalidate(key.project_pk)
 
     def _hint(self, secret: str) -> str:
         """Return a form of a secret that identifies it to its owner, and is too short to guess the rest."""

@@ -83,22 +83,22 @@ def update_project(connection: Connection, current: Project, name: str, rules: R
     if (name, rules) == (current.name, current.rules):
         return current
     lock_names(connection)
-    taken = sa.select(project.c.key).where(project.c.name == name, project.c.key != current.key)
+    taken = sa.select(project.c.key).where(project.c.name == name, project.c.key != current.pk)
     if connection.scalar(taken) is not None:
         raise ProjectAlreadyExists(name)
     connection.execute(
         project.update()
-        .where(project.c.key == current.key)
+        .where(project.c.key == current.pk)
         .values(name=name, **_rule_columns(rules), version=current.version + 1, updated_at=now)
     )
     return get_project(connection, current.id)
 
 
 def advance_catalog(connection: Connection, project_pk: int) -> None:
-    """Count a change of what events are judged by.
+    """Advance the catalog version of a project.
 
-    Every write to definitions, rules or keys, and every deletion of a contact, calls this first: on
-    PostgreSQL it locks the project's head, so that changes and commits of one project stand in one line.
+    Every write to definitions, automations, rules or keys, and every deletion of a contact, calls this first: on
+    PostgreSQL it locks the project's head, so that changes and commits of one project come one after the other.
     """
     connection.execute(
         project_head.update()
@@ -108,8 +108,10 @@ def advance_catalog(connection: Connection, project_pk: int) -> None:
 
 
 def advance_automations(connection: Connection, project_pk: int) -> int:
-    """Count a change of automations. Returns the position of the newest event, behind which the change holds."""
-    advance_catalog(connection, project_pk)
+    """Advance the version of the automations, within a change of the catalog.
+
+    Return the position of the newest event; the change applies after it.
+    """
     own = project_head.c.project_key == project_pk
     changed = (
         project_head.update().where(own).values(automations_version=_next_version(project_head.c.automations_version))
@@ -216,7 +218,7 @@ def _rule_columns(rules: Rules) -> dict[str, str]:
 
 def _project(row: Row[Any]) -> Project:
     return Project(
-        key=row.key,
+        pk=row.key,
         id=row.id,
         name=row.name,
         rules=Rules(

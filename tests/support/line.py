@@ -97,7 +97,7 @@ async def line_over(database: GatedDatabase, limit: int = 1_000) -> AsyncIterato
     rules = Rules(UndefinedEvents.ACCEPT, UnknownContacts.CREATE)
     project = await database.write(lambda connection: insert_project(connection, "id", "shop", rules, 1))
     database.writes = 0
-    line = Line(database, project.key, limit)
+    line = Line(database, project.pk, limit)
     line.queue.start()
     try:
         yield line

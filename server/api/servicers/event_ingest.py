@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from server.api.messages.typed_properties import TypedReaders
     from server.auth.access import Caller
-    from server.ingest.draft import BatchMode, Draft, Unit
+    from server.ingest.draft import Batch, BatchMode, Draft
     from server.ingest.ingest import Ingest
     from server.services.events import Events
 
@@ -124,33 +124,35 @@ class _EventStream:
     async def _enqueue(self, request: pb.StreamEventsRequest) -> _Pending:
         try:
             drafts, mode, view = await _read_batch(request, self._project_pk, self._typed)
-            unit = await self._ingest.enqueue(self._project_pk, drafts, mode)
+            batch = await self._ingest.enqueue(self._project_pk, drafts, mode)
         except KNOWN_ERRORS as error:
             return _Pending(request.sequence, View.RECEIPT, error=error)
-        return _Pending(request.sequence, view, unit=unit)
+        return _Pending(request.sequence, view, batch=batch)
 
 
 class _Pending:
     """A message of a stream that was read and is yet to be answered."""
 
-    def __init__(self, sequence: int, view: View, *, unit: Unit | None = None, error: Exception | None = None) -> None:
+    def __init__(
+        self, sequence: int, view: View, *, batch: Batch | None = None, error: Exception | None = None
+    ) -> None:
         self._sequence = sequence
         self._view = view
-        self._unit = unit
+        self._batch = batch
         self._error = error
 
     async def answer(self) -> pb.StreamEventsResponse:
         """Give the answer once the message is decided and durable."""
-        if self._unit is None:
+        if self._batch is None:
             assert self._error is not None
             return pb.StreamEventsResponse(sequence=self._sequence, error=write_error(self._error))
         try:
-            await self._unit.done
-            self._unit.check()
+            await self._batch.done
+            self._batch.check()
         except KNOWN_ERRORS as error:
             return pb.StreamEventsResponse(sequence=self._sequence, error=write_error(error))
         response = pb.StreamEventsResponse(sequence=self._sequence)
-        write_results(self._unit.drafts, self._view, response.results)
+        write_results(self._batch.drafts, self._view, response.results)
         return response
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 import ssl
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import structlog
 
+from server import runtime
 from server.cli.arguments.kinds import address, is_loopback, retention, secret
 from server.cli.arguments.options import database_option, debug_option, option
 from server.cli.client.errors import INTERRUPTED, Failure
@@ -175,7 +175,7 @@ async def _serve(settings: Settings) -> None:
     async with AsyncExitStack() as stack:
         with clear_start_failures(settings.database):
             server = await stack.enter_async_context(running(settings))
-        _spare_collector()
+        runtime.collect_garbage_rarely()
         click.echo(f"signalbox ready grpc={server.grpc_address} http={server.http_address}")
         if settings.demo:
             from server.demo import commands
@@ -185,16 +185,6 @@ async def _serve(settings: Settings) -> None:
             await server.leave()
             await asyncio.sleep(settings.drain_seconds)
     log.info("stopped")
-
-
-def _spare_collector() -> None:
-    """Keep the garbage collector from walking through all that is loaded whenever a batch makes many objects.
-
-    They are freed by their counts; looking for cycles among them cost a fifth of the loop's time in every batch.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
 
 
 def _first_signal() -> asyncio.Future[signal.Signals]:

@@ -1,0 +1,72 @@
+"""Repeated sends: the same idempotency key, and so the same event.
+
+A key is looked for in three places, the nearest first: earlier drafts of the same batch, events that this commit has
+stored, and the log. An equal fingerprint makes a draft a duplicate, which gets the event and matches of the first send;
+another fingerprint under the same key is refused. The keys of a rejected batch stay free.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from automation.automation_store import automations_by_key
+from automation.match_log import matches_of_events
+from server.errors import IdempotencyKeyReused
+from server.storage.events import events_by_idempotency_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sqlalchemy import Connection
+
+    from automation.automations import Automation
+    from automation.runs import Match
+    from server.ingest.draft import Draft
+    from server.model import Event
+
+
+class EarlierSends:
+    """What was sent before under the idempotency keys of one commit, to one project."""
+
+    def __init__(self, connection: Connection, project_pk: int, drafts: Iterable[Draft]) -> None:
+        self.stored: dict[str, Draft] = {}
+        """The drafts that this commit has stored, by key."""
+        self._events: dict[str, tuple[str, Event]] = {}
+        self._matches: dict[int, tuple[tuple[Match, Automation], ...]] = {}
+        keys = {draft.idempotency_key for draft in drafts}
+        keys.discard("")
+        if keys:
+            self._events = events_by_idempotency_key(connection, project_pk, list(keys))
+        if matched := [event.position for _, event in self._events.values() if event.match_count]:
+            self._matches = _recorded_matches(connection, project_pk, matched)
+
+    def decide(self, draft: Draft, in_batch: dict[str, Draft]) -> bool:
+        """Return whether the draft's key was used before, and if so make the draft a duplicate or refuse it.
+
+        `in_batch` are the earlier drafts of its batch. The first send of a duplicate among them has no event yet:
+        the duplicate gets it once the batch is stored.
+        """
+        key = draft.idempotency_key
+        fingerprint, event = self._events.get(key, ("", None))
+        matches = self._matches.get(event.position, ()) if event is not None else ()
+        if original := self.stored.get(key) or in_batch.get(key):
+            fingerprint, event, matches = original.fingerprint(), original.event, original.matches
+        if not fingerprint:
+            return False
+        if fingerprint == draft.fingerprint():
+            draft.error, draft.duplicate, draft.event, draft.matches = None, True, event, matches
+        else:
+            draft.error = IdempotencyKeyReused(key)
+        return True
+
+
+def _recorded_matches(
+    connection: Connection, project_pk: int, positions: Sequence[int]
+) -> dict[int, tuple[tuple[Match, Automation], ...]]:
+    """Read the matches of recorded events, by the positions of the events."""
+    found = matches_of_events(connection, project_pk, positions)
+    automations = automations_by_key(connection, {match.automation_key for each in found.values() for match in each})
+    return {
+        position: tuple((match, automations[match.automation_key]) for match in matches)
+        for position, matches in found.items()
+    }
