@@ -14,7 +14,7 @@ from server.bridge.dialects import DIALECTS
 from server.errors import ContactNotFound, ProjectNotFound, SecretInUse
 from server.model import Dialect, Rules, Scope
 from server.paging import MAX_SIZE, PageRequest
-from server.services.contacts import ContactName
+from server.services.contacts import ContactRef
 from server.services.projects import NATIVE_PREFIX
 from server.settings import DEFAULT_GRPC
 
@@ -63,7 +63,7 @@ async def make_demo(projects: Projects, definitions: Definitions, contacts: Cont
         await automations.create(project.pk, welcome)
     try:
         project = await projects.get(PROJECT)
-        contact = await contacts.get(project.pk, ContactName(email=EMAIL))
+        contact = await contacts.get(project.pk, ContactRef(email=EMAIL))
     except (ProjectNotFound, ContactNotFound):
         return ""
     keys = (await projects.keys(project.id, PageRequest(MAX_SIZE))).items

@@ -14,7 +14,7 @@ _ADDRESS = re.compile(r"[^@\s\x00-\x1f\x7f-\x9f]+@[^@\s\x00-\x1f\x7f-\x9f]+")
 
 
 @lru_cache(4_096)
-def normal_email(text: str) -> str:
+def normalize_email(text: str) -> str:
     """Trim and lower-case an address. Raises InvalidArgument if it is none.
 
     Whether it can receive mail is not checked; it has one @ with something on both sides and no blanks.

@@ -642,8 +642,8 @@ async def test_an_event_received_when_the_time_is_up_resumes_nothing(
         (start,) = drafts()
         await line.send([start])
         ((match, _),) = start.matches
-        awaited = runs.Awaited("paid", timeout=HOUR)
-        waiting = await runs.Runs(database).await_event(line.project_pk, match.run_id, awaited, runs.EngineWord())
+        awaited = runs.AwaitedEvent("paid", timeout=HOUR)
+        waiting = await runs.Runs(database).await_event(line.project_pk, match.run_id, awaited, runs.EngineUpdate())
         assert waiting.run.wait is not None
         received_at = waiting.run.wait.timeout_at + later
         monkeypatch.setattr("server.ingest.commit.now_micros", lambda: received_at)

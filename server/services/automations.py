@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class CountedAutomation:
+class AutomationWithCounts:
     """An automation, and how many runs it started and how many of these were completed."""
 
     automation: Automation
@@ -74,10 +74,10 @@ class Automations:
         )
         return request.page(found, filters, lambda automation: (automation.id,), more=more)
 
-    async def numbered(self, project_pk: int, page: int, limit: int) -> tuple[Sequence[CountedAutomation], int]:
+    async def list_numbered(self, project_pk: int, page: int, limit: int) -> tuple[Sequence[AutomationWithCounts], int]:
         """List a page of automations with their runs, from page 1, newest first; and how many there are in all."""
 
-        def work(connection: Connection) -> tuple[list[CountedAutomation], int]:
+        def work(connection: Connection) -> tuple[list[AutomationWithCounts], int]:
             total = store.count_automations(connection, project_pk)
             skip = (page - 1) * limit
             if skip >= total:
@@ -89,7 +89,7 @@ class Automations:
 
         return await self._database.read(work)
 
-    async def behind(
+    async def list_after(
         self, project_pk: int, wanted: AutomationFilter, limit: int, after_id: str
     ) -> tuple[Sequence[tuple[Automation, Run | None]], bool]:
         """List automations with their newest runs, newest first, from behind an id; and whether there are more."""
@@ -101,10 +101,10 @@ class Automations:
 
         return await self._database.read(work)
 
-    async def counted(self, project_pk: int, automation_id: str) -> CountedAutomation:
+    async def get_with_counts(self, project_pk: int, automation_id: str) -> AutomationWithCounts:
         """Read an automation with its runs. Raises AutomationNotFound."""
 
-        def work(connection: Connection) -> CountedAutomation:
+        def work(connection: Connection) -> AutomationWithCounts:
             return _counted(connection, [store.get_automation(connection, project_pk, automation_id)])[0]
 
         return await self._database.read(work)
@@ -180,9 +180,9 @@ class Automations:
         )
 
 
-def _counted(connection: Connection, automations: Sequence[Automation]) -> list[CountedAutomation]:
+def _counted(connection: Connection, automations: Sequence[Automation]) -> list[AutomationWithCounts]:
     counts = run_counts(connection, [each.key for each in automations])
-    return [CountedAutomation(each, *counts.get(each.key, (0, 0))) for each in automations]
+    return [AutomationWithCounts(each, *counts.get(each.key, (0, 0))) for each in automations]
 
 
 def check_condition(connection: Connection, project_pk: int, event_name: str, condition: str) -> None:

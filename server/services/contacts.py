@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class ContactName:
+class ContactRef:
     """How a caller names a contact: by id or, where that is empty, by address."""
 
     id: str = ""
@@ -36,7 +36,7 @@ class ContactName:
 
 
 class Contacts:
-    """Keeps contacts. Addresses are in the form of `server.emails.normal_email`."""
+    """Keeps contacts. Addresses are in the form of `server.emails.normalize_email`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -76,9 +76,7 @@ class Contacts:
 
         return await self._database.write(work)
 
-    async def update(
-        self, project_pk: int, name: ContactName, properties: Mapping[str, Any], etag: str = ""
-    ) -> Contact:
+    async def update(self, project_pk: int, name: ContactRef, properties: Mapping[str, Any], etag: str = "") -> Contact:
         """Set properties of a contact; one that is None is removed.
 
         Raises ContactNotFound, EtagMismatch and InvalidArgument.
@@ -91,7 +89,7 @@ class Contacts:
 
         return await self._database.write(work)
 
-    async def get(self, project_pk: int, name: ContactName) -> Contact:
+    async def get(self, project_pk: int, name: ContactRef) -> Contact:
         """Read a contact. Raises ContactNotFound."""
         return await self._database.read(
             lambda connection: store.find_contact(connection, project_pk, contact_id=name.id, email=name.email)
@@ -106,7 +104,7 @@ class Contacts:
         )
         return request.page(found, filters, lambda contact: (contact.id,), more=more)
 
-    async def beside(
+    async def list_next_to(
         self, project_pk: int, limit: int, *, after_id: str = "", before_id: str = "", search: str = ""
     ) -> tuple[Sequence[Contact], bool]:
         """List so many contacts, newest first, next after one id or next before another; and whether there are more."""
@@ -120,7 +118,7 @@ class Contacts:
         found = await self._database.read(work)
         return found[-limit:] if before_id else found[:limit], len(found) > limit
 
-    async def numbered(self, project_pk: int, page: int, limit: int) -> tuple[Sequence[Contact], int]:
+    async def list_numbered(self, project_pk: int, page: int, limit: int) -> tuple[Sequence[Contact], int]:
         """List a page of contacts, from page 1, newest first; and how many contacts there are in all."""
 
         def work(connection: Connection) -> tuple[list[Contact], int]:
@@ -132,7 +130,7 @@ class Contacts:
 
         return await self._database.read(work)
 
-    async def delete(self, project_pk: int, name: ContactName, etag: str = "") -> Contact:
+    async def delete(self, project_pk: int, name: ContactRef, etag: str = "") -> Contact:
         """Erase a contact and cancel its open runs; its events keep its id. Return it as it was.
 
         Raises ContactNotFound and EtagMismatch.

@@ -52,7 +52,7 @@ _NOW: Final = 2**62
 """A position behind all others."""
 
 
-class ReasonKind(StrEnum):
+class BlockingKind(StrEnum):
     """What can keep an event from starting a run although the condition may hold."""
 
     DRAFT = "draft"
@@ -64,10 +64,10 @@ class ReasonKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class OutsideReason:
+class BlockingReason:
     """One such reason; `run_id` is that of the run which stood in the way."""
 
-    kind: ReasonKind
+    kind: BlockingKind
     message: str
     run_id: str = ""
 
@@ -81,7 +81,7 @@ class Explanation:
     condition: str
     verdict: Verdict
     trace: Sequence[Clause]
-    reasons: Sequence[OutsideReason]
+    reasons: Sequence[BlockingReason]
     match: Match | None
 
     @property
@@ -99,7 +99,7 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True)
-class Explained:
+class EventExplanation:
     """A page of explanations and the event as it was judged; neither, but violations, for one that would be refused."""
 
     event: Event | None
@@ -108,7 +108,7 @@ class Explained:
 
 
 @dataclass(frozen=True, slots=True)
-class Tested:
+class ConditionTest:
     """What a condition came to on one event; not evaluated if there are faults or violations."""
 
     verdict: Verdict = Verdict.NOT_EVALUATED
@@ -119,7 +119,7 @@ class Tested:
 
 
 @dataclass(frozen=True, slots=True)
-class GivenContact:
+class ExplainedContact:
     """A contact to judge with, which need not exist."""
 
     id: str
@@ -145,7 +145,9 @@ class Explanations:
         self._database = database
         self._catalog = catalog
 
-    async def test(self, project_pk: int, condition: str, draft: Draft, contact: GivenContact | None) -> Tested:
+    async def test(
+        self, project_pk: int, condition: str, draft: Draft, contact: ExplainedContact | None
+    ) -> ConditionTest:
         """Judge a condition on an event, with the contact that the event names unless another is given.
 
         An address that nobody has stands for a contact without properties. Raises InvalidName and ContactNotFound.
@@ -168,14 +170,16 @@ class Explanations:
         except PayloadRejected as error:
             violations = error.violations
         if faults or violations:
-            return Tested(faults=faults, violations=violations, changes=changes)
+            return ConditionTest(faults=faults, violations=violations, changes=changes)
         if contact is None:
             contact = await self._database.read(lambda connection: _contact_of(connection, project_pk, draft))
         event = _unrecorded(snapshot, draft, properties, changes, contact)
         trace = compiled.trace(subject_of(event, contact.properties if contact else {}))
-        return Tested(_verdict(trace), trace, changes=changes)
+        return ConditionTest(_verdict(trace), trace, changes=changes)
 
-    async def of_recorded(self, project_pk: int, event_id: str, automation_id: str, request: PageRequest) -> Explained:
+    async def of_recorded(
+        self, project_pk: int, event_id: str, automation_id: str, request: PageRequest
+    ) -> EventExplanation:
         """Explain a recorded event by the automations as they were at its position.
 
         The contact's properties are as they are now. Raises EventNotFound and AutomationNotFound.
@@ -198,9 +202,11 @@ class Explanations:
             return what.event, _page(connection, project_pk, what, automation_id, request, event_id)
 
         event, page = await self._database.read(work)
-        return Explained(event, page=page)
+        return EventExplanation(event, page=page)
 
-    async def of_given(self, project_pk: int, draft: Draft, automation_id: str, request: PageRequest) -> Explained:
+    async def of_given(
+        self, project_pk: int, draft: Draft, automation_id: str, request: PageRequest
+    ) -> EventExplanation:
         """Explain an event by the automations as they are, as if it were sent now. Raises AutomationNotFound."""
         snapshot = await self._catalog.load(project_pk)
         validate_draft(snapshot, draft)
@@ -213,12 +219,12 @@ class Explanations:
             return event, _page(connection, project_pk, what, automation_id, request, draft.fingerprint())
 
         if draft.error is not None:
-            return Explained(None, _refusal(draft.error))
+            return EventExplanation(None, _refusal(draft.error))
         try:
             event, page = await self._database.read(work)
         except ContactNotFound as error:
-            return Explained(None, _refusal(error))
-        return Explained(event, page=page)
+            return EventExplanation(None, _refusal(error))
+        return EventExplanation(event, page=page)
 
 
 def _page(
@@ -291,32 +297,32 @@ def _in_the_way(connection: Connection, project_pk: int, what: _Judged, judges: 
     return found
 
 
-def _state_reasons(each: Automation) -> Iterator[OutsideReason]:
+def _state_reasons(each: Automation) -> Iterator[BlockingReason]:
     if each.state is AutomationState.PAUSED:
-        yield OutsideReason(ReasonKind.PAUSED, "It was paused when the event came")
+        yield BlockingReason(BlockingKind.PAUSED, "It was paused when the event came")
     elif each.state is AutomationState.DRAFT and each.activated_position is None:
-        yield OutsideReason(ReasonKind.DRAFT, "It was a draft when the event came")
+        yield BlockingReason(BlockingKind.DRAFT, "It was a draft when the event came")
     elif each.state is AutomationState.DRAFT:
         message = f"It was activated later, and judges the events behind position {each.activated_position:,}"
-        yield OutsideReason(ReasonKind.ACTIVATED_LATER, message)
+        yield BlockingReason(BlockingKind.ACTIVATED_LATER, message)
 
 
-def _case_reasons(each: Automation, what: _Judged) -> Iterator[OutsideReason]:
+def _case_reasons(each: Automation, what: _Judged) -> Iterator[BlockingReason]:
     if each.event_name != what.event.name and not what.event.ignore_case:
         message = f'It judges "{each.event_name}", and the project tells names apart that differ in case only'
-        yield OutsideReason(ReasonKind.OTHER_CASE, message)
+        yield BlockingReason(BlockingKind.OTHER_CASE, message)
 
 
-def _once_reasons(each: Automation, in_the_way: Mapping[int, str]) -> Iterator[OutsideReason]:
+def _once_reasons(each: Automation, in_the_way: Mapping[int, str]) -> Iterator[BlockingReason]:
     run_id = in_the_way.get(each.key)
     if run_id is None:
         return
     if each.entry_rule is EntryRule.ONCE_PER_CONTACT:
         message = "The contact had entered before, and may enter once"
-        yield OutsideReason(ReasonKind.ONCE_PER_CONTACT, message, run_id)
+        yield BlockingReason(BlockingKind.ONCE_PER_CONTACT, message, run_id)
     else:
         message = "A run of the contact was open, and one at a time is allowed"
-        yield OutsideReason(ReasonKind.ONCE_WHILE_RUNNING, message, run_id)
+        yield BlockingReason(BlockingKind.ONCE_WHILE_RUNNING, message, run_id)
 
 
 def _verdict(trace: Sequence[Clause]) -> Verdict:
@@ -328,7 +334,7 @@ def _unrecorded(
     draft: Draft,
     properties: dict[str, Any],
     changes: tuple[Change, ...],
-    contact: GivenContact | None,
+    contact: ExplainedContact | None,
 ) -> Event:
     definition = snapshot.definition(draft.name)
     now = now_micros()
@@ -349,7 +355,7 @@ def _unrecorded(
     )
 
 
-def _contact_of(connection: Connection, project_pk: int, draft: Draft) -> GivenContact | None:
+def _contact_of(connection: Connection, project_pk: int, draft: Draft) -> ExplainedContact | None:
     """Find the contact that a draft names, if it names one. Raises ContactNotFound for an id."""
     if not draft.contact_id and not draft.email:
         return None
@@ -358,11 +364,11 @@ def _contact_of(connection: Connection, project_pk: int, draft: Draft) -> GivenC
     except ContactNotFound:
         if draft.contact_id:
             raise
-        return GivenContact(str(uuid7()), draft.email, {})
-    return GivenContact(found.id, found.email, found.properties)
+        return ExplainedContact(str(uuid7()), draft.email, {})
+    return ExplainedContact(found.id, found.email, found.properties)
 
 
-def _recipient(connection: Connection, snapshot: CatalogSnapshot, draft: Draft) -> tuple[int, GivenContact | None]:
+def _recipient(connection: Connection, snapshot: CatalogSnapshot, draft: Draft) -> tuple[int, ExplainedContact | None]:
     """Find whom a given event would be about, as the commit does; the key is 0 for a contact that is yet to be.
 
     Raises ContactNotFound.
@@ -376,11 +382,11 @@ def _recipient(connection: Connection, snapshot: CatalogSnapshot, draft: Draft) 
     ).get(name)
     if found is not None:
         properties = contact_properties(connection, [found.key]).get(found.key, {})
-        return found.key, GivenContact(found.id, found.email, properties)
+        return found.key, ExplainedContact(found.id, found.email, properties)
     policy = snapshot.rules.unknown_contacts
     if draft.contact_id or policy is UnknownContacts.REJECT:
         raise ContactNotFound(name)
-    new = GivenContact(str(uuid7()), draft.email, {})
+    new = ExplainedContact(str(uuid7()), draft.email, {})
     if policy is UnknownContacts.CREATE_ON_MATCH:
         event = _unrecorded(snapshot, draft, draft.properties, draft.coercions, new)
         matcher = snapshot.automations.matcher(event.name, ignore_case=event.ignore_case)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from automation.runs import MatchKind, Run, RunOutcome, RunStatus
     from server.paging import Page, PageRequest
-    from server.services.contacts import ContactName
+    from server.services.contacts import ContactRef
     from server.storage.database import Database
     from server.storage.log import Head
 
@@ -38,7 +38,7 @@ MAX_REASON: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class NamedRun:
+class RunView:
     """A run, with the ids by which what it refers to is known outside.
 
     `contact_id` is empty where there is none. Of a newest match that is no longer kept, `match_id` is empty and
@@ -59,11 +59,11 @@ class RunQuery:
 
     statuses: Sequence[RunStatus] = ()
     automation_id: str = ""
-    contact: ContactName | None = None
+    contact: ContactRef | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Awaited:
+class AwaitedEvent:
     """What a run is to wait for; `timeout` in microseconds, None to wait for ever."""
 
     event_name: str
@@ -72,7 +72,7 @@ class Awaited:
 
 
 @dataclass(frozen=True, slots=True)
-class EngineWord:
+class EngineUpdate:
     """What an engine says beside its request: the match it works on, empty if it does not say, and new attributes."""
 
     match_id: str = ""
@@ -85,13 +85,13 @@ class Runs:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def get(self, project_pk: int, run_id: str) -> NamedRun:
+    async def get(self, project_pk: int, run_id: str) -> RunView:
         """Read a run. Raises RunNotFound."""
         return await self._database.read(
             lambda connection: _named(connection, project_pk, [store.get_run(connection, project_pk, run_id)])[0]
         )
 
-    async def list(self, project_pk: int, wanted: RunQuery, request: PageRequest) -> Page[NamedRun]:
+    async def list(self, project_pk: int, wanted: RunQuery, request: PageRequest) -> Page[RunView]:
         """List runs, newest first; none of an automation or contact that is not there."""
         limit, filters = request.limit(), (project_pk, wanted)
         (before,) = request.cursor(filters, int) or (None,)
@@ -100,9 +100,9 @@ class Runs:
         )
         return request.page(named, filters, lambda each: (each.run.number,), more=more)
 
-    async def behind(
+    async def list_after(
         self, project_pk: int, wanted: RunQuery, limit: int, after_id: str
-    ) -> tuple[Sequence[NamedRun], bool]:
+    ) -> tuple[Sequence[RunView], bool]:
         """List runs, newest first, from behind an id; and whether there are more. Raises InvalidArgument."""
         before = position_of(after_id) if after_id else None
         if after_id and before is None:
@@ -110,14 +110,14 @@ class Runs:
             raise InvalidArgument(message, violations=[Violation("after", "INVALID_ARGUMENT", message)])
         return await self._database.read(lambda connection: _found(connection, project_pk, wanted, limit, before))
 
-    async def of_automation(self, project_pk: int, automation_id: str, run_id: str) -> NamedRun:
+    async def get_of_automation(self, project_pk: int, automation_id: str, run_id: str) -> RunView:
         """Read a run of one automation. Raises RunNotFound."""
         found = await self.get(project_pk, run_id)
         if found.automation_id != automation_id:
             raise RunNotFound(run_id)
         return found
 
-    async def await_event(self, project_pk: int, run_id: str, awaited: Awaited, word: EngineWord) -> NamedRun:
+    async def await_event(self, project_pk: int, run_id: str, awaited: AwaitedEvent, word: EngineUpdate) -> RunView:
         """Park a run until the next event of its contact, or until the time is up.
 
         Raises InvalidName, InvalidArgument, ConditionInvalid, RunNotFound, RunFinished, RunMovedOn and
@@ -137,8 +137,8 @@ class Runs:
         return await self._move(project_pk, run_id, park)
 
     async def complete(
-        self, project_pk: int, run_id: str, outcome: RunOutcome, reason: str, word: EngineWord
-    ) -> NamedRun:
+        self, project_pk: int, run_id: str, outcome: RunOutcome, reason: str, word: EngineUpdate
+    ) -> RunView:
         """End a run; one that ended so before stays as it is.
 
         Raises InvalidArgument, RunNotFound, RunFinished and RunMovedOn.
@@ -155,7 +155,7 @@ class Runs:
 
     async def cancel(
         self, project_pk: int, run_id: str, reason: str, etag: str, statuses: Collection[RunStatus] = ()
-    ) -> NamedRun:
+    ) -> RunView:
         """Cancel a run; a cancelled one stays as it is. With `statuses` only one that has one of them.
 
         Raises InvalidArgument, RunNotFound, RunFinished, also for another status, and EtagMismatch.
@@ -169,8 +169,8 @@ class Runs:
 
         return await self._move(project_pk, run_id, cancel)
 
-    async def _move(self, project_pk: int, run_id: str, move: Callable[[Connection, Head, Run], Run]) -> NamedRun:
-        def work(connection: Connection) -> NamedRun:
+    async def _move(self, project_pk: int, run_id: str, move: Callable[[Connection, Head, Run], Run]) -> RunView:
+        def work(connection: Connection) -> RunView:
             head = lock_heads(connection, [project_pk])[project_pk]
             moved = move(connection, head, store.get_run(connection, project_pk, run_id))
             return _named(connection, project_pk, [moved])[0]
@@ -178,14 +178,14 @@ class Runs:
         return await self._database.write(work)
 
 
-def _named(connection: Connection, project_pk: int, runs: Sequence[Run]) -> list[NamedRun]:
+def _named(connection: Connection, project_pk: int, runs: Sequence[Run]) -> list[RunView]:
     """Look up the ids of what runs refer to, in one query for each kind."""
     automations = automation_ids(connection, {run.automation_key for run in runs})
     contacts = contact_ids(connection, {run.contact_key for run in runs})
     events = event_ids(connection, project_pk, {run.event_position for run in runs})
     matches = matches_at(connection, project_pk, [run.match_position for run in runs])
     return [
-        NamedRun(
+        RunView(
             run,
             automations[run.automation_key],
             contacts.get(run.contact_key, ""),
@@ -200,7 +200,7 @@ def _named(connection: Connection, project_pk: int, runs: Sequence[Run]) -> list
 
 def _found(
     connection: Connection, project_pk: int, wanted: RunQuery, limit: int, before: int | None
-) -> tuple[list[NamedRun], bool]:
+) -> tuple[list[RunView], bool]:
     narrowed = _filter(connection, project_pk, wanted)
     if narrowed is None:
         return [], False

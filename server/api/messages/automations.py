@@ -9,13 +9,13 @@ from server.api.messages.enums import AUTOMATION_STATE, ENTRY_RULE, RUN_STATUS
 from server.api.messages.structs import read_struct, write_struct
 from server.api.messages.times import timestamp
 from server.budgets import AUTOMATION_BUDGET, RUN_BUDGET
-from server.services.runs import EngineWord
+from server.services.runs import EngineUpdate
 from signalbox.v1 import automations_pb2 as pb
 
 if TYPE_CHECKING:
     from automation.automations import Automation
     from automation.runs import Wait
-    from server.services.runs import NamedRun
+    from server.services.runs import RunView
 
 
 def read_new_automation(message: pb.Automation) -> NewAutomation:
@@ -46,12 +46,12 @@ def read_changes(request: pb.UpdateAutomationRequest) -> AutomationChanges:
     )
 
 
-def read_word(request: pb.AwaitEventRequest | pb.CompleteRunRequest) -> EngineWord:
+def read_engine_update(request: pb.AwaitEventRequest | pb.CompleteRunRequest) -> EngineUpdate:
     """Read what an engine says beside its request. Raises InvalidArgument."""
     attributes: dict[str, Any] | None = None
     if request.HasField("attributes"):
         attributes = read_struct(request.attributes, "attributes", RUN_BUDGET)
-    return EngineWord(request.match_id, attributes)
+    return EngineUpdate(request.match_id, attributes)
 
 
 def write_automation(automation: Automation) -> pb.Automation:
@@ -75,7 +75,7 @@ def write_automation(automation: Automation) -> pb.Automation:
     return message
 
 
-def write_run(named: NamedRun) -> pb.Run:
+def write_run(named: RunView) -> pb.Run:
     """Write a run."""
     run = named.run
     message = pb.Run(

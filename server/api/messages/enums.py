@@ -17,7 +17,7 @@ from server.delivery.start_points import LogEnd
 from server.errors import InvalidArgument
 from server.ingest.draft import BatchMode
 from server.model import Dialect, NameCase, UndefinedEvents, UnknownContacts
-from server.services.explanations import ReasonKind
+from server.services.explanations import BlockingKind
 from signalbox.v1 import (
     automations_pb2,
     event_definitions_pb2,
@@ -91,7 +91,7 @@ PARKING_CAUSE = EnumMap(match_stream_pb2.ParkedMatch.Cause, "CAUSE_", ParkingCau
 RUN_STATUS = EnumMap(automations_pb2.RunStatus, "RUN_STATUS_", RunStatus)
 RUN_OUTCOME = EnumMap(automations_pb2.RunOutcome, "RUN_OUTCOME_", RunOutcome, RunOutcome.COMPLETED)
 VERDICT = EnumMap(automations_pb2.Verdict, "VERDICT_", Verdict)
-REASON_KIND = EnumMap(automations_pb2.OutsideReason.Kind, "KIND_", ReasonKind)
+REASON_KIND = EnumMap(automations_pb2.OutsideReason.Kind, "KIND_", BlockingKind)
 BATCH_MODE = EnumMap(event_ingest_pb2.BatchMode, "BATCH_MODE_", BatchMode, BatchMode.ALL_OR_NOTHING)
 
 

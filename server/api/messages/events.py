@@ -9,7 +9,7 @@ from server.api.messages.structs import read_struct, write_struct, write_value
 from server.api.messages.times import read_timestamp, write_timestamp
 from server.api.messages.typed_properties import read_typed
 from server.api.response_size import write_details
-from server.emails import normal_email
+from server.emails import normalize_email
 from server.errors import ContactRequired
 from server.ingest.draft import Draft, check_idempotency_key
 from server.status import KNOWN_ERRORS, code_of, message_of, reason_of
@@ -31,7 +31,7 @@ def read_draft(message: pb.EventInput, readers: Readers, *, contact_optional: bo
     """
     contact_id = email = ""
     if message.HasField("email"):
-        email = normal_email(message.email)
+        email = normalize_email(message.email)
     else:
         contact_id = message.contact_id
         if not contact_id and not contact_optional:

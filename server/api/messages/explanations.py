@@ -13,8 +13,8 @@ from server.api.messages.events import write_change, write_event, write_violatio
 from server.api.messages.structs import depth_of, read_struct, write_value
 from server.api.response_size import write_details, write_page
 from server.budgets import CONTACT_BUDGET, MAX_DEPTH, MAX_RESPONSE_BYTES
-from server.emails import normal_email
-from server.services.explanations import GivenContact
+from server.emails import normalize_email
+from server.services.explanations import ExplainedContact
 from signalbox.v1 import automations_pb2 as pb
 
 if TYPE_CHECKING:
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
     from automation.conditions.faults import Fault
     from automation.conditions.tracing import Clause
-    from server.services.explanations import Explained, Explanation, OutsideReason, Tested
+    from server.services.explanations import BlockingReason, ConditionTest, EventExplanation, Explanation
     from signalbox.v1 import contacts_pb2
 
 _ROOM: int = MAX_DEPTH - 2
 """Levels of a value that fit into a clause: a message is at most 100 levels deep."""
 
 
-def read_contact(message: contacts_pb2.Contact) -> GivenContact:
+def read_contact(message: contacts_pb2.Contact) -> ExplainedContact:
     """Read a contact to judge with. Raises InvalidArgument."""
-    email = normal_email(message.email) if message.email else ""
+    email = normalize_email(message.email) if message.email else ""
     properties = read_struct(message.properties, "contact.properties", CONTACT_BUDGET)
-    return GivenContact(message.id or str(uuid7()), email, properties)
+    return ExplainedContact(message.id or str(uuid7()), email, properties)
 
 
-def write_tested(tested: Tested) -> pb.TestConditionResponse:
+def write_condition_test(tested: ConditionTest) -> pb.TestConditionResponse:
     """Write what a condition came to."""
     message = pb.TestConditionResponse(
         verdict=VERDICT.write(tested.verdict),
@@ -48,7 +48,7 @@ def write_tested(tested: Tested) -> pb.TestConditionResponse:
     return message
 
 
-def write_explained(explained: Explained) -> pb.ExplainEventResponse:
+def write_event_explanation(explained: EventExplanation) -> pb.ExplainEventResponse:
     """Write a page of explanations."""
     message = pb.ExplainEventResponse(violations=map(write_violation, explained.violations))
     if explained.event is not None:
@@ -103,5 +103,5 @@ def _write_fault(fault: Fault) -> pb.ConditionError:
     return pb.ConditionError(line=fault.line, column=fault.column, reason=fault.reason, message=fault.message)
 
 
-def _write_reason(reason: OutsideReason) -> pb.OutsideReason:
+def _write_reason(reason: BlockingReason) -> pb.OutsideReason:
     return pb.OutsideReason(kind=REASON_KIND.write(reason.kind), message=reason.message, run_id=reason.run_id)

@@ -6,17 +6,23 @@ from typing import TYPE_CHECKING
 
 from automation.automation_store import AutomationFilter
 from registry.errors import Violation
-from server.api.messages.automations import read_changes, read_new_automation, read_word, write_automation, write_run
+from server.api.messages.automations import (
+    read_changes,
+    read_engine_update,
+    read_new_automation,
+    write_automation,
+    write_run,
+)
 from server.api.messages.enums import AUTOMATION_STATE, RUN_OUTCOME, RUN_STATUS
 from server.api.messages.events import read_draft
-from server.api.messages.explanations import read_contact, write_explained, write_tested
+from server.api.messages.explanations import read_contact, write_condition_test, write_event_explanation
 from server.api.messages.times import read_duration
 from server.api.response_size import write_page
-from server.emails import normal_email
+from server.emails import normalize_email
 from server.errors import ContactRequired, InvalidArgument
 from server.paging import PageRequest
-from server.services.contacts import ContactName
-from server.services.runs import Awaited, RunQuery
+from server.services.contacts import ContactRef
+from server.services.runs import AwaitedEvent, RunQuery
 from signalbox.v1 import automations_pb2 as pb
 
 if TYPE_CHECKING:
@@ -90,7 +96,7 @@ class AutomationsServicer:
         readers = await self._typed.needed(caller.project_pk, (request.event,))
         draft = read_draft(request.event, readers, contact_optional=True)
         contact = read_contact(request.contact) if request.HasField("contact") else None
-        return write_tested(await self._explanations.test(caller.project_pk, request.condition, draft, contact))
+        return write_condition_test(await self._explanations.test(caller.project_pk, request.condition, draft, contact))
 
     async def ExplainEvent(self, request: pb.ExplainEventRequest, caller: Caller) -> pb.ExplainEventResponse:
         key, page = caller.project_pk, PageRequest(request.page_size, request.page_token)
@@ -103,7 +109,7 @@ class AutomationsServicer:
         else:
             message = "The event is missing: give event_id of a recorded one, or event"
             raise InvalidArgument(message, violations=[Violation("event_id", "REQUIRED", message)])
-        return write_explained(explained)
+        return write_event_explanation(explained)
 
     async def ListRuns(self, request: pb.ListRunsRequest, caller: Caller) -> pb.ListRunsResponse:
         page = await self._runs.list(
@@ -117,13 +123,15 @@ class AutomationsServicer:
         return pb.GetRunResponse(run=write_run(await self._runs.get(caller.project_pk, request.id)))
 
     async def AwaitEvent(self, request: pb.AwaitEventRequest, caller: Caller) -> pb.AwaitEventResponse:
-        awaited = Awaited(request.event_name, request.condition, read_duration(request, "timeout"))
-        run = await self._runs.await_event(caller.project_pk, request.run_id, awaited, read_word(request))
+        awaited = AwaitedEvent(request.event_name, request.condition, read_duration(request, "timeout"))
+        run = await self._runs.await_event(caller.project_pk, request.run_id, awaited, read_engine_update(request))
         return pb.AwaitEventResponse(run=write_run(run))
 
     async def CompleteRun(self, request: pb.CompleteRunRequest, caller: Caller) -> pb.CompleteRunResponse:
         outcome = RUN_OUTCOME.read(request.outcome, "outcome")
-        run = await self._runs.complete(caller.project_pk, request.run_id, outcome, request.reason, read_word(request))
+        run = await self._runs.complete(
+            caller.project_pk, request.run_id, outcome, request.reason, read_engine_update(request)
+        )
         return pb.CompleteRunResponse(run=write_run(run))
 
     async def CancelRun(self, request: pb.CancelRunRequest, caller: Caller) -> pb.CancelRunResponse:
@@ -134,10 +142,10 @@ class AutomationsServicer:
 def _read_query(request: pb.ListRunsRequest) -> RunQuery:
     contact = None
     if request.HasField("email"):
-        contact = ContactName(email=normal_email(request.email))
+        contact = ContactRef(email=normalize_email(request.email))
     elif request.HasField("contact_id"):
         if not request.contact_id:
             raise ContactRequired
-        contact = ContactName(id=request.contact_id)
+        contact = ContactRef(id=request.contact_id)
     statuses = tuple(RUN_STATUS.read(number, f"statuses[{index}]") for index, number in enumerate(request.statuses))
     return RunQuery(statuses, request.automation_id, contact)

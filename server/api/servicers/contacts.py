@@ -8,10 +8,10 @@ from server.api.messages.structs import read_struct, write_struct
 from server.api.messages.times import timestamp
 from server.api.response_size import write_page
 from server.budgets import CONTACT_BUDGET
-from server.emails import normal_email
+from server.emails import normalize_email
 from server.errors import ContactRequired
 from server.paging import PageRequest
-from server.services.contacts import ContactName
+from server.services.contacts import ContactRef
 from signalbox.v1 import contacts_pb2 as pb
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class ContactsServicer:
     async def UpsertContact(self, request: pb.UpsertContactRequest, caller: Caller) -> pb.UpsertContactResponse:
         contact, created = await self._contacts.upsert(
             caller.project_pk,
-            normal_email(request.email),
+            normalize_email(request.email),
             read_struct(request.properties, budget=CONTACT_BUDGET),
             request.etag,
         )
@@ -52,11 +52,11 @@ class ContactsServicer:
         return pb.DeleteContactResponse(contact=_write_contact(contact))
 
 
-def _read_name(request: pb.GetContactRequest | pb.DeleteContactRequest) -> ContactName:
+def _read_name(request: pb.GetContactRequest | pb.DeleteContactRequest) -> ContactRef:
     if request.id:
-        return ContactName(id=request.id)
+        return ContactRef(id=request.id)
     if request.email:
-        return ContactName(email=normal_email(request.email))
+        return ContactRef(email=normalize_email(request.email))
     raise ContactRequired
 
 

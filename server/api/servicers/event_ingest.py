@@ -18,7 +18,7 @@ from server.api.messages.receipts import write_receipt, write_results
 from server.api.messages.times import read_timestamp
 from server.api.response_size import write_page
 from server.budgets import MAX_RESPONSE_BYTES
-from server.emails import normal_email
+from server.emails import normalize_email
 from server.errors import ContactRequired, InvalidArgument
 from server.paging import PageRequest
 from server.shutdown import until
@@ -184,6 +184,6 @@ def _read_filter(request: pb.ListEventsRequest) -> EventFilter:
     return EventFilter(
         name=request.name,
         contact_id=request.contact_id,
-        email=normal_email(request.email) if request.HasField("email") else "",
+        email=normalize_email(request.email) if request.HasField("email") else "",
         **times,
     )

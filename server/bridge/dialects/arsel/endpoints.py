@@ -26,11 +26,11 @@ from server.bridge.operations import (
 )
 from server.bridge.routes import Route
 from server.budgets import CONTACT_BUDGET, check_json, hold_json
-from server.emails import normal_email
+from server.emails import normalize_email
 from server.errors import ContactRequired, InvalidBody
 from server.ingest.draft import Draft
 from server.model import NameCase, Rules, Scope, UndefinedEvents, UnknownContacts
-from server.services.contacts import ContactName
+from server.services.contacts import ContactRef
 
 if TYPE_CHECKING:
     from registry.definitions import EventDefinition
@@ -101,7 +101,7 @@ async def send_event(services: Services, request: Request) -> Response:
     draft = Draft(
         body.event,
         body.contact_id or "",
-        normal_email(body.email) if body.email else "",
+        normalize_email(body.email) if body.email else "",
         body.data,
         None if body.timestamp is None else _instant(body.timestamp),
         request.idempotency_key(),
@@ -117,7 +117,7 @@ async def list_contacts(services: Services, request: Request) -> Response:
         if name in request.query:
             raise _invalid(name, f"{name} is not supported: contacts have neither lists nor tags here")
     limit, after, before, search = _page(request)
-    page, more = await services.contacts.beside(
+    page, more = await services.contacts.list_next_to(
         request.caller.project_pk, limit, after_id=after, before_id=before, search=search
     )
     return Response(200, bodies.ContactList(has_more=more, data=[_contact_data(contact) for contact in page]))
@@ -128,7 +128,7 @@ async def create_contact(services: Services, request: Request) -> Response:
     body = request.read(bodies.CreateContactBody)
     named = {name: getattr(body, name) for name in _NAMED}
     properties = contact_properties(named, body.properties or {}, len(request.body), "properties")
-    created = await services.contacts.create(request.caller.project_pk, normal_email(body.email), properties)
+    created = await services.contacts.create(request.caller.project_pk, normalize_email(body.email), properties)
     return Response(201, _contact_data(created))
 
 
@@ -141,10 +141,10 @@ async def update_contact(services: Services, request: Request) -> Response:
     """Update fields of a contact; the address cannot change."""
     body = request.read(bodies.UpdateContactBody)
     current = await services.contacts.get(request.caller.project_pk, _contact_name(request))
-    if body.email is not UNSET and (body.email is None or normal_email(body.email) != current.email):
+    if body.email is not UNSET and (body.email is None or normalize_email(body.email) != current.email):
         raise _invalid("email", "email is not accepted: a contact keeps its address")
     changes = _contact_changes(body, current, len(request.body))
-    updated = await services.contacts.update(request.caller.project_pk, ContactName(current.id), changes, current.etag)
+    updated = await services.contacts.update(request.caller.project_pk, ContactRef(current.id), changes, current.etag)
     return Response(200, _contact_data(updated))
 
 
@@ -199,8 +199,8 @@ def _invalid(path: str, message: str) -> InvalidBody:
     return InvalidBody([Violation(path, "INVALID_FIELD", message)])
 
 
-def _contact_name(request: Request) -> ContactName:
-    return ContactName(request.params["id"])
+def _contact_name(request: Request) -> ContactRef:
+    return ContactRef(request.params["id"])
 
 
 def _contact_changes(body: bodies.UpdateContactBody, current: Contact, received: int) -> dict[str, Any]:

@@ -26,11 +26,11 @@ from server.bridge.operations import (
 )
 from server.bridge.routes import Route
 from server.budgets import check_json
-from server.emails import normal_email
+from server.emails import normalize_email
 from server.errors import ContactRequired, InvalidBody
 from server.ingest.draft import Draft
 from server.model import NameCase, Rules, Scope, UndefinedEvents, UnknownContacts
-from server.services.contacts import ContactName
+from server.services.contacts import ContactRef
 
 if TYPE_CHECKING:
     from registry.definitions import EventDefinition
@@ -122,7 +122,7 @@ async def create_contact(services: Services, request: Request) -> Response:
     """Create a contact."""
     body = request.read(bodies.ContactBody)
     properties = _properties_of(body, len(request.body))
-    created = await services.contacts.create(request.caller.project_pk, normal_email(body.email), properties)
+    created = await services.contacts.create(request.caller.project_pk, normalize_email(body.email), properties)
     return Response(201, bodies.ContactAnswer(data=_contact_data(request, created)))
 
 
@@ -130,19 +130,19 @@ async def upsert_contact(services: Services, request: Request) -> Response:
     """Create a contact, or update the one with this address."""
     body = request.read(bodies.ContactBody)
     properties = _properties_of(body, len(request.body))
-    contact, _ = await services.contacts.upsert(request.caller.project_pk, normal_email(body.email), properties)
+    contact, _ = await services.contacts.upsert(request.caller.project_pk, normalize_email(body.email), properties)
     return Response(200, bodies.ContactAnswer(data=_contact_data(request, contact)))
 
 
 async def get_contact(services: Services, request: Request) -> Response:
     """Return the contact with an id."""
-    contact = await services.contacts.get(request.caller.project_pk, ContactName(request.params["id"]))
+    contact = await services.contacts.get(request.caller.project_pk, ContactRef(request.params["id"]))
     return Response(200, bodies.ContactAnswer(data=_contact_data(request, contact)))
 
 
 async def delete_contact(services: Services, request: Request) -> Response:
     """Delete a contact and erase its data."""
-    await services.contacts.delete(request.caller.project_pk, ContactName(request.params["id"]))
+    await services.contacts.delete(request.caller.project_pk, ContactRef(request.params["id"]))
     return Response(200, bodies.DeletedAnswer(message="Contact deleted successfully"))
 
 

@@ -12,17 +12,17 @@ from server.bridge.messages import Request, Response
 from server.bridge.operations import contact_properties, named_texts, other_properties
 from server.bridge.routes import Route
 from server.budgets import PayloadBudget, check_json
-from server.emails import normal_email
+from server.emails import normalize_email
 from server.ingest.draft import Draft
 from server.model import NameCase, Rules, Scope, UndefinedEvents, UnknownContacts
-from server.services.contacts import ContactName
+from server.services.contacts import ContactRef
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from server.bridge.operations import Services
     from server.model import Contact
-    from server.services.automations import CountedAutomation
+    from server.services.automations import AutomationWithCounts
 
 RULES: Final = Rules(UndefinedEvents.ACCEPT, UnknownContacts.REJECT, NameCase.INSENSITIVE)
 
@@ -49,7 +49,7 @@ async def upsert_contact(services: Services, request: Request) -> Response:
     body = request.read(bodies.ContactBody)
     named = {"first_name": body.first_name, "last_name": body.last_name}
     properties = contact_properties(named, body.metadata or {}, len(request.body), "metadata")
-    email = normal_email(body.email)
+    email = normalize_email(body.email)
     contact, created = await services.contacts.upsert(request.caller.project_pk, email, properties)
     return Response(201 if created else 200, bodies.ContactAnswer(_contact_data(contact)))
 
@@ -57,7 +57,7 @@ async def upsert_contact(services: Services, request: Request) -> Response:
 async def list_contacts(services: Services, request: Request) -> Response:
     """List contacts, newest first."""
     page, limit = _page(request)
-    contacts, total = await services.contacts.numbered(request.caller.project_pk, page, limit)
+    contacts, total = await services.contacts.list_numbered(request.caller.project_pk, page, limit)
     return Response(
         200, bodies.ContactList([_contact_data(contact) for contact in contacts], _pagination(page, limit, total))
     )
@@ -65,21 +65,21 @@ async def list_contacts(services: Services, request: Request) -> Response:
 
 async def get_contact(services: Services, request: Request) -> Response:
     """Return the contact with an id."""
-    contact = await services.contacts.get(request.caller.project_pk, ContactName(request.params["id"]))
+    contact = await services.contacts.get(request.caller.project_pk, ContactRef(request.params["id"]))
     return Response(200, bodies.ContactAnswer(_contact_data(contact)))
 
 
 async def list_automations(services: Services, request: Request) -> Response:
     """List automations, newest first."""
     page, limit = _page(request)
-    automations, total = await services.automations.numbered(request.caller.project_pk, page, limit)
+    automations, total = await services.automations.list_numbered(request.caller.project_pk, page, limit)
     listed = [bodies.Automation(**_automation(automation)) for automation in automations]
     return Response(200, bodies.AutomationList(listed, _pagination(page, limit, total)))
 
 
 async def get_automation(services: Services, request: Request) -> Response:
     """Return an automation with its steps."""
-    counted = await services.automations.counted(request.caller.project_pk, request.params["id"])
+    counted = await services.automations.get_with_counts(request.caller.project_pk, request.params["id"])
     return Response(
         200, bodies.AutomationAnswer(bodies.DetailedAutomation(**_automation(counted), steps=list(_steps(counted))))
     )
@@ -106,12 +106,12 @@ def _contact_data(contact: Contact) -> bodies.ContactData:
     )
 
 
-def _steps(counted: CountedAutomation) -> Sequence[Any]:
+def _steps(counted: AutomationWithCounts) -> Sequence[Any]:
     steps = counted.automation.attributes.get("steps")
     return steps if isinstance(steps, list) else ()
 
 
-def _automation(counted: CountedAutomation) -> dict[str, Any]:
+def _automation(counted: AutomationWithCounts) -> dict[str, Any]:
     automation = counted.automation
     return {
         "id": automation.id,

@@ -47,7 +47,7 @@ async def list_automations(services: Services, request: Request) -> Response:
     status = request.query.get("status", "")
     query = AutomationFilter(state=_state(status) if status else None, search=request.query.get("search", ""))
     limit = request.number("limit", bodies.AUTOMATIONS_LIMIT, bodies.MAX_LIMIT)
-    page, more = await services.automations.behind(
+    page, more = await services.automations.list_after(
         request.caller.project_pk, query, limit, request.query.get("after", "")
     )
     return Response(

@@ -9,7 +9,7 @@ from server.bridge.dialects.opensend import bodies
 from server.bridge.dialects.opensend.validation import BodyReader, is_uuid
 from server.bridge.messages import Request, Response
 from server.bridge.operations import contact_properties, named_texts, other_properties
-from server.services.contacts import ContactName
+from server.services.contacts import ContactRef
 
 if TYPE_CHECKING:
     from server.bridge.operations import Services
@@ -22,7 +22,7 @@ _FIELDS = ("first_name", "last_name", "unsubscribed")
 async def list_contacts(services: Services, request: Request) -> Response:
     """List contacts, newest first."""
     limit = request.number("limit", bodies.CONTACTS_LIMIT, bodies.MAX_LIMIT)
-    page, more = await services.contacts.beside(
+    page, more = await services.contacts.list_next_to(
         request.caller.project_pk, limit, after_id=request.query.get("after", "")
     )
     return Response(200, bodies.ContactList(data=[_contact_data(contact) for contact in page], has_more=more))
@@ -76,10 +76,10 @@ def _properties(body: BodyReader, request: Request) -> dict[str, Any]:
     return contact_properties(named, others, len(request.body), "properties")
 
 
-def _name(request: Request) -> ContactName:
+def _name(request: Request) -> ContactRef:
     identifier = request.params["identifier"]
     named = identifier.strip().lower()
-    return ContactName(named) if is_uuid(named) else ContactName(email=named)
+    return ContactRef(named) if is_uuid(named) else ContactRef(email=named)
 
 
 def _contact_data(contact: Contact) -> bodies.ContactData:

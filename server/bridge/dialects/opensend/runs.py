@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from automation.automations import Automation
     from automation.runs import Match
     from server.bridge.operations import Services
-    from server.services.runs import NamedRun
+    from server.services.runs import RunView
 
 TRIGGER: Final = "trigger"
 DEFAULT_REASON: Final = "cancelled_by_api"
@@ -32,7 +32,7 @@ async def list_runs(services: Services, request: Request) -> Response:
     limit = request.number("limit", bodies.RUNS_LIMIT, bodies.MAX_LIMIT)
     query = RunQuery(_statuses(request.query.get("status", "")), automation_id)
     automation = await services.automations.get(key, automation_id)
-    page, more = await services.runs.behind(key, query, limit, request.query.get("after", ""))
+    page, more = await services.runs.list_after(key, query, limit, request.query.get("after", ""))
     return Response(200, bodies.RunList(data=[run_data(run, automation) for run in page], has_more=more))
 
 
@@ -75,12 +75,12 @@ def started_run(match: Match, automation: Automation) -> bodies.RunData:
     )
 
 
-def run_data(named: NamedRun, automation: Automation) -> bodies.RunData:
+def run_data(named: RunView, automation: Automation) -> bodies.RunData:
     """Return a run of an automation in OpenSend's form."""
     return bodies.RunData(**_fields(named, automation))
 
 
-def _detailed(named: NamedRun, automation: Automation) -> bodies.DetailedRun:
+def _detailed(named: RunView, automation: Automation) -> bodies.DetailedRun:
     states = named.run.attributes.get("step_states")
     return bodies.DetailedRun(
         **_fields(named, automation),
@@ -90,7 +90,7 @@ def _detailed(named: NamedRun, automation: Automation) -> bodies.DetailedRun:
     )
 
 
-def _fields(named: NamedRun, automation: Automation) -> dict[str, Any]:
+def _fields(named: RunView, automation: Automation) -> dict[str, Any]:
     run = named.run
     finished = run.finished_at or None
     failed = run.status is not RunStatus.COMPLETED
@@ -110,7 +110,7 @@ def _fields(named: NamedRun, automation: Automation) -> dict[str, Any]:
     }
 
 
-def _current_step(named: NamedRun, automation: Automation) -> str | None:
+def _current_step(named: RunView, automation: Automation) -> str | None:
     """Return the key of the current step of a run.
 
     The engine records it when it parks the run. An event that resumes the run moves it to the next step before the
@@ -127,11 +127,11 @@ def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-async def _of_automation(services: Services, request: Request) -> tuple[NamedRun, Automation]:
+async def _of_automation(services: Services, request: Request) -> tuple[RunView, Automation]:
     """Return the run and the automation that the path names. Raise AutomationNotFound and RunNotFound."""
     key, automation_id = request.caller.project_pk, request.params["id"]
     automation = await services.automations.get(key, automation_id)
-    return await services.runs.of_automation(key, automation_id, request.params["run_id"]), automation
+    return await services.runs.get_of_automation(key, automation_id, request.params["run_id"]), automation
 
 
 def _statuses(text: str) -> tuple[RunStatus, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from registry.errors import Violation
 from server.bridge.errors import RuleBroken
-from server.emails import normal_email
+from server.emails import normalize_email
 from server.errors import InvalidArgument, InvalidBody, UnstorableText
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class BodyReader(Violations):
         if text is None:
             return None
         try:
-            return normal_email(text)
+            return normalize_email(text)
         except InvalidArgument:
             self.add("email", "Invalid email address")
             return None
