@@ -1,0 +1,206 @@
+"""The reading connections of SQLite: crossings between threads, limits, and what a read leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sqlite3
+import threading
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import aiosqlite
+import pytest
+import pytest_asyncio
+from sqlalchemy import text
+
+from server.errors import StorageBusy, StorageRefused, StorageUnavailable
+from server.storage import sqlite_readers
+from server.storage.sqlite import READERS, SqliteDatabase
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from sqlalchemy import Connection
+
+WAIT = 20
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+AHEAD = sqlite_readers._ROWS_AHEAD
+
+
+def numbers(count: int) -> str:
+    """Return a query for the numbers from 1 to `count`."""
+    return f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n LIMIT {count}"  # noqa: S608 - a number
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "signalbox.db"
+
+
+@pytest_asyncio.fixture
+async def database(path: Path) -> AsyncIterator[SqliteDatabase]:
+    opened = await SqliteDatabase.open(str(path))
+    await opened.write(lambda connection: connection.exec_driver_sql("CREATE TABLE number (i INTEGER)"))
+    yield opened
+    await opened.close()
+    assert reading_threads() == 0
+    gc.collect()
+
+
+def reading_threads() -> int:
+    return sum(thread.name == "sqlite-reader" for thread in threading.enumerate())
+
+
+def run(statement: str, **options: Any) -> Callable[[Connection], list[Any]]:
+    def work(connection: Connection) -> list[Any]:
+        return [row[0] for row in connection.execute(text(statement), execution_options=options)]
+
+    return work
+
+
+async def add(database: SqliteDatabase) -> None:
+    await database.write(lambda connection: connection.exec_driver_sql("INSERT INTO number VALUES (1)"))
+
+
+async def count(database: SqliteDatabase) -> int:
+    async with asyncio.timeout(WAIT):
+        (found,) = await database.read(run("SELECT count(*) FROM number"))
+    return int(found)
+
+
+def assert_no_snapshot_is_held(path: Path) -> None:
+    """A checkpoint that empties the WAL is busy while any connection still reads from it."""
+    with closing(sqlite3.connect(path, timeout=0)) as connection:
+        assert connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)
+
+
+@pytest.fixture
+def crossings(monkeypatch: pytest.MonkeyPatch) -> asyncio.Queue[Any]:
+    """Return a queue that receives each function that crosses to the thread of a connection."""
+    crossed: asyncio.Queue[Any] = asyncio.Queue()
+    execute = aiosqlite.Connection._execute
+
+    async def counted(self: aiosqlite.Connection, function: Any, *arguments: Any, **options: Any) -> Any:
+        crossed.put_nowait(function)
+        return await execute(self, function, *arguments, **options)  # type: ignore[no-untyped-call]
+
+    monkeypatch.setattr(aiosqlite.Connection, "_execute", counted)
+    return crossed
+
+
+@pytest.mark.parametrize("statements", [1, 2, 5])
+async def test_a_read_crosses_between_threads_once_for_each_statement(
+    database: SqliteDatabase, crossings: asyncio.Queue[Any], statements: int
+) -> None:
+    await count(database)
+    before = crossings.qsize()
+    await database.read(lambda connection: [run(numbers(AHEAD - 1))(connection) for _ in range(statements)])
+    assert crossings.qsize() - before == statements
+
+
+@pytest.mark.parametrize("rows", [0, 1, AHEAD - 1, AHEAD, AHEAD + 1, 3 * AHEAD + 7])
+@pytest.mark.parametrize("options", [{}, {"yield_per": 1}, {"yield_per": 100}, {"yield_per": AHEAD}])
+async def test_every_row_is_read_once_in_order(database: SqliteDatabase, rows: int, options: dict[str, int]) -> None:
+    assert await database.read(run(numbers(rows), **options)) == list(range(1, rows + 1))
+
+
+async def test_a_result_that_is_not_read_to_its_end_holds_nothing(database: SqliteDatabase, path: Path) -> None:
+    def some(connection: Connection) -> int:
+        with connection.execute(text(numbers(1_000)), execution_options={"yield_per": 10}) as rows:
+            return int(next(iter(rows))[0])
+
+    assert await database.read(some) == 1
+    await add(database)
+    assert_no_snapshot_is_held(path)
+    assert await count(database) == 1
+
+
+@pytest.mark.parametrize("brief", [False, True])
+async def test_a_snapshot_ends_with_its_read(database: SqliteDatabase, path: Path, brief: bool) -> None:
+    def fail(connection: Connection) -> None:
+        run("SELECT * FROM number")(connection)
+        raise LookupError("not found")
+
+    for work, error in ((fail, LookupError), (run("SELECT * FROM missing"), StorageRefused)):
+        with pytest.raises(error):
+            await database.read(work, brief=brief)
+        await add(database)
+        assert_no_snapshot_is_held(path)
+    await database.read(run("SELECT * FROM number"), brief=brief)
+    await add(database)
+    assert_no_snapshot_is_held(path)
+    assert await database.read(run("SELECT count(*) FROM number"), brief=brief) == [3]
+
+
+async def test_a_read_that_takes_too_long_is_interrupted_and_the_next_one_has_its_own_time(
+    database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert sqlite_readers.READ_SECONDS == 10
+    monkeypatch.setattr(sqlite_readers, "READ_SECONDS", 0.2)
+    for _ in range(READERS):
+        with pytest.raises(StorageBusy):
+            await database.read(run(ENDLESS))
+    monkeypatch.setattr(sqlite_readers, "READ_SECONDS", WAIT)
+    assert await count(database) == 0
+
+
+@pytest.mark.parametrize("statement", [ENDLESS, numbers(1_000_000_000)])
+async def test_a_read_of_a_cancelled_caller_is_interrupted_and_its_connection_replaced(
+    database: SqliteDatabase, path: Path, crossings: asyncio.Queue[Any], statement: str
+) -> None:
+    for turn in range(2 * READERS):
+        reading = asyncio.create_task(database.read(run(statement, yield_per=1_000)))
+        while await crossings.get() is not sqlite_readers._begin_statement:
+            pass
+        reading.cancel()
+        async with asyncio.timeout(WAIT):
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+        await add(database)
+        assert_no_snapshot_is_held(path)
+        assert await count(database) == turn + 1
+    assert reading_threads() <= READERS + 1
+
+
+@pytest.mark.parametrize("steps", range(4))
+async def test_a_connection_that_opens_for_a_cancelled_caller_serves_the_next_one(
+    database: SqliteDatabase, steps: int
+) -> None:
+    reading = asyncio.create_task(database.read(run("SELECT 1")))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert await count(database) == 0
+    assert reading_threads() == 1
+
+
+async def test_closing_interrupts_long_reads_and_answers_waiting_ones(path: Path) -> None:
+    database = await SqliteDatabase.open(str(path))
+    long = [asyncio.create_task(database.read(run(ENDLESS))) for _ in range(READERS)]
+    await asyncio.sleep(0)
+    waiting = asyncio.create_task(database.read(run("SELECT 1")))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(WAIT):
+        await database.close()
+    outcomes = await asyncio.gather(*long, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [StorageBusy] * READERS
+    assert await waiting == [1]
+    with pytest.raises(StorageUnavailable):
+        await database.read(run("SELECT 1"))
+    await database.close()
+    assert reading_threads() == 0
+
+
+async def test_reads_take_turns_in_the_order_of_their_arrival(database: SqliteDatabase) -> None:
+    ended: list[int] = []
+
+    async def read(number: int) -> None:
+        await database.read(run("SELECT 1"), brief=True)
+        ended.append(number)
+
+    await asyncio.gather(*map(read, range(20)))
+    assert ended == list(range(20))
