@@ -40,6 +40,7 @@ MAX_PATH: Final = 400
 
 LARGEST: Final = sys.float_info.max
 
+
 _EXACT: Final = 2.0**53
 _INTEGER_DIGITS: Final = 309
 """An integer of more digits than this is beyond the range of a double; so is one of as many that is large enough."""
@@ -223,11 +224,22 @@ def json_fault(content: bytes) -> Violation | None:
 
 
 def load_stored(text: str) -> Any:
-    """Read a stored object or array. Earlier releases stored numbers beyond the range of a double: they are clamped."""
-    value = _decode(text)
+    """Read a stored object or array. Earlier releases stored numbers beyond the range of a double: they are clamped.
+
+    Raise ValueError if it is nested deeper than MAX_DEPTH: a gRPC client could not read it.
+    """
+    value = load_nested(text, MAX_DEPTH)
     if len(text) < _INTEGER_DIGITS or is_exact(value):
         return value
     return with_numbers(value, "", lambda _, number: clamped(number) if number_fault(number) else number)
+
+
+def load_nested(text: str, depth: int) -> Any:
+    """Read stored JSON. Raise ValueError if it is nested more than `depth` levels deep, whatever a decoder reads."""
+    value = _decode(text)
+    if text.count("[") + text.count("{") > depth and _is_deeper(value, depth):
+        raise ValueError(f"it is nested more than {depth} levels deep")
+    return value
 
 
 def clamped(number: float) -> float:
@@ -242,6 +254,21 @@ def _warn_of_clamping() -> None:
     _log.warning(
         "a stored number is beyond the range of a double and is read as the largest one: an earlier release stored it"
     )
+
+
+def _is_deeper(container: Any, depth: int) -> bool:
+    """Return whether objects and arrays are nested more than `depth` levels deep."""
+    level = [container]
+    for _ in range(depth):
+        level = [
+            value
+            for each in level
+            for value in (each.values() if type(each) is dict else each)
+            if type(value) is dict or type(value) is list
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _bounded(path: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
     from server.storage.database import Database
     from tests.support.service import Client, Service
+
+TOO_DEEP = 1_100 if sys.version_info < (3, 12) else 20_000
+"""Levels of nesting that the interpreter does not read. C code may nest deeper since Python 3.12."""
 
 NAMES = [dialect.name.value for dialect in DIALECTS]
 KEYS = {"autosend": "AS_x", "opensend": "os_x", "emailsendx": "esx_test_x", "arsel": "be_x"}
@@ -279,7 +283,7 @@ async def test_what_breaks_off_is_no_json_whatever_it_begins_with(shop: Shop, di
 
 @pytest.mark.parametrize("dialect", NAMES)
 @pytest.mark.parametrize("form", ["%s", '{"extra":%s}', '{"eventName":%s}', '{"payload":%s}', '{"data":%s}'])
-@pytest.mark.parametrize("depth", [1_100, 100_000])
+@pytest.mark.parametrize("depth", [TOO_DEEP, 100_000])
 async def test_a_body_that_is_nested_deeper_than_can_be_read_is_refused_as_such(
     shop: Shop, dialect: str, form: str, depth: int
 ) -> None:

@@ -18,6 +18,7 @@ from registry.json_values import (
     PayloadBudget,
     held,
     json_fault,
+    load_nested,
     load_stored,
     payload_fault,
     value_fault,
@@ -190,3 +191,13 @@ def test_a_stored_number_beyond_the_range_is_read_as_the_largest_double() -> Non
         "list": [-sys.float_info.max, 2**60 + 1],
         "text": "x" * 400,
     }
+
+
+def test_stored_json_is_read_up_to_a_depth() -> None:
+    nested = "[" * 32 + "1" + "]" * 32
+    assert load_nested(nested, 32) == json.loads(nested)
+    wide = "[" + ",".join(["[[]]"] * 100) + "]"
+    assert load_nested(wide, 3) == json.loads(wide)
+    for deeper in (f"[{nested}]", f'{{"n":{nested}}}'):
+        with pytest.raises(ValueError, match="nested more than 32 levels deep"):
+            load_nested(deeper, 32)

@@ -35,7 +35,8 @@ DAMAGES = {
     "no text": "",
     "no object": "[1]",
     "half a pair": r'{"n": "\ud800"}',
-    "too deep to decode": '{"n":' + "[" * 2_000 + "]" * 2_000 + "}",
+    "too deep for a message": '{"n":' * 33 + "1" + "}" * 33,
+    "too deep to decode": '{"n":' + "[" * 20_000 + "]" * 20_000 + "}",
 }
 HUGE = json.dumps({"n": 10**308 * 9, "list": [-(10**400)]})
 

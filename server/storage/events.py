@@ -13,6 +13,7 @@ import msgspec
 import sqlalchemy as sa
 
 from registry.coercion import Change, ChangeKind
+from registry.json_values import MAX_DEPTH, load_nested
 from registry.log_ids import position_of
 from registry.pages import PAGE_CHARACTERS, read_page
 from registry.undo import undo
@@ -229,7 +230,9 @@ def to_event(row: Row[Any]) -> Event:
 
 
 def _changes(text: str) -> tuple[Change, ...]:
-    return tuple(Change(path, ChangeKind(kind), *values) for path, kind, *values in msgspec.json.decode(text))
+    # Stored as [[path, kind, from, to], ...], where `from` is at most one level less deep than the payload.
+    changes = load_nested(text, MAX_DEPTH + 1)
+    return tuple(Change(path, ChangeKind(kind), *values) for path, kind, *values in changes)
 
 
 def _position_range(connection: Connection, project_pk: int, wanted: EventFilter) -> tuple[int, int | None]:
