@@ -12,7 +12,7 @@ from tests.support.console import PAGES, ROOT, comparable, examples, run
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.checkout
+pytestmark = [pytest.mark.checkout, pytest.mark.timeout(600)]
 
 
 @pytest.mark.parametrize("name", PAGES)

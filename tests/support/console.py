@@ -82,7 +82,6 @@ def run(commands: list[str], folder: Path) -> list[str]:
             stderr=subprocess.STDOUT,
             text=True,
             env=ENVIRONMENT | {"SIGNALBOX_SERVER": server.address, "CURL_HOME": str(folder)},
-            timeout=100,
         )
         printed = done.stdout.replace(server.address, _SHOWN_GRPC).replace(server.http_address, _SHOWN_HTTP)
     return [_ended(output) for output in printed.split(f"{_MARK}\n")[:-1]]
