@@ -85,7 +85,11 @@ def _engine(path: Path) -> Engine:
     def on_connect(driver: sqlite3.Connection, _record: Any) -> None:
         # The driver begins no transactions of its own; every transaction begins in `on_begin`.
         driver.isolation_level = None
-        _prepare(driver)
+        try:
+            _prepare(driver)
+        except BaseException:
+            driver.close()  # SQLAlchemy drops it without closing it
+            raise
 
     @event.listens_for(engine, "begin")
     def on_begin(connection: Connection) -> None:
