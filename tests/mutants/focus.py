@@ -85,7 +85,8 @@ FOCUSES: Final = (
     Focus(
         "server/storage",
         ("server/storage/*.py",),
-        ("migrations", "postgres_url", "storage", "contacts", "ingest", "plans", "projects", "queue", "undo"),
+        ("contact_store", "log_store", "migrations", "postgres_url", "storage", "contacts", "ingest", "plans",
+         "projects", "queue", "undo"),
         postgresql=True,
     ),
 )  # fmt: skip
