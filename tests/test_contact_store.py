@@ -42,7 +42,7 @@ class Contacts:
 
     async def fill(self) -> Contacts:
         projects = [await self.do(insert_project, name, name, RULES, 1) for name in ("own", "other")]
-        self.project, self.other = (project.key for project in projects)
+        self.project, self.other = (project.pk for project in projects)
         for project, made in ((self.project, self.own), (self.other, self.others)):
             for email in EMAILS:
                 made.append(await self.do(store.insert_contact, project, str(uuid7()), email, {"of": email}, 10))

@@ -57,7 +57,7 @@ class Log:
 
     async def fill(self) -> Log:
         for name, key, id_time in (("own", "k", 1_000), ("other", "o", 2_000)):
-            project = (await self.do(insert_project, name, name, RULES, 1)).key
+            project = (await self.do(insert_project, name, name, RULES, 1)).pk
             contacts = [await self.do(insert_contact, project, f"{name}-{email}", email, {}, 1) for email in (ADA, BOB)]
             keys = {"": 0, **{contact.email: contact.key for contact in contacts}}
             ids = LogIds(id_time)
