@@ -1,4 +1,4 @@
-"""Writes `docs/coercion.md` from the coercion table: `python -m registry.coercion_docs > docs/coercion.md`.
+"""Generate `docs/coercion.md` from the coercion table: `make docs`.
 
 The results shown are those of the engine, which runs every example of the table while the page is made.
 """
@@ -21,30 +21,30 @@ if TYPE_CHECKING:
 _HEAD = """\
 # Coercion
 
-What becomes of a value that is sent for a declared property. This page is written from the table in
-`registry/coercion_table.py` by running its examples: `python -m registry.coercion_docs > docs/coercion.md`.
+What becomes of a value that is sent for a declared property. This page is generated from the table in
+`registry/coercion_table.py`, by running its examples: `make docs`.
 
-A schema's `coercion` is LENIENT or STRICT. LENIENT converts what can be converted without doubt. STRICT
-takes only the JSON kind of the type itself, and for a date only an RFC 3339 date-time. In both:
+A schema's `coercion` is LENIENT or STRICT. LENIENT converts values whose meaning is unambiguous. STRICT accepts only
+the JSON type itself, and for a date only an RFC 3339 date-time. In both:
 
-- Every change is reported with its path, kind, and the value before and after.
-- Coercing what was coerced changes nothing.
-- A payload is taken whole or rejected with every violation, up to 100.
+- Every coercion is reported with its path, kind, and the value before and after.
+- Coercing a coerced payload changes nothing.
+- A payload is accepted as a whole, or rejected with every violation, up to 100.
 """
 
 _TAIL = """
 ## Numbers
 
-Numbers are doubles. An integral one of magnitude up to 2^53 is kept as an integer (`5.0` is `5`, `-0.0` is
-`0`), which is not reported. Beyond 2^53 a double cannot tell neighbouring integers apart, so such a number
-is reported as ROUNDED even if it did not change here: it may have been rounded on its way. That holds at any
-depth, also where nothing is declared. An integer that arrives with all its digits keeps them where the property
-is a string. NaN and the infinities are rejected.
+Numbers are doubles. An integral number of magnitude up to 2^53 is kept as an integer (`5.0` is `5`, `-0.0` is `0`),
+which is not reported. Beyond 2^53 a double cannot tell neighbouring integers apart, so such a number is reported as
+ROUNDED even if it did not change here: it may have been rounded before it arrived. This holds at any depth, also where
+nothing is declared. If the property is a string, an integer that arrives with all its digits keeps them. NaN and the
+infinities are rejected.
 
 ## Values
 
 The values of events, contacts, automations and runs, whether they are sent by REST, gRPC, generated types, the command
-line, JSON lines or YAML files. `registry/json_values.py` is the one definition.
+line, JSON lines or YAML files. `registry/json_values.py` defines them.
 
 | value | accepted | refused |
 |---|---|---|
@@ -54,9 +54,9 @@ line, JSON lines or YAML files. `registry/json_values.py` is the one definition.
 | payload of an event, attributes of an automation | 32 levels, 10,000 values, 262,144 bytes | more |
 | properties of a contact, attributes of a run | 32 levels, 1,000 values, 65,536 bytes | more |
 
-An error has the path and the reason, in the same words everywhere. Texts outside payloads (names, descriptions,
-reasons, ids, addresses) must not contain U+0000: UNSTORABLE_TEXT. Rounding is reported for events only; contacts,
-automations and runs have no place for reports.
+Every API reports an error with the same path, reason and message. Texts outside payloads (names, descriptions, reasons,
+ids, addresses) must not contain U+0000: UNSTORABLE_TEXT. Rounding is reported for events only; contacts, automations
+and runs have no field for reports.
 
 Earlier releases stored integers beyond the range of a double. They are read as the largest double of their sign,
 about 1.8e308, which is logged once.
@@ -69,18 +69,18 @@ about 1.8e308, which is logged once.
 | LENIENT | required | rejected, REQUIRED_PROPERTY_MISSING |
 | STRICT | either | rejected, INVALID_PROPERTY_VALUE |
 
-null is never a typed array's item: dropping it would move the others. A required property that is absent
-is rejected with REQUIRED_PROPERTY_MISSING; a nested one only if the object that should hold it is there.
+null is never an item of a typed array: dropping it would move the others. A payload without a required property is
+rejected with REQUIRED_PROPERTY_MISSING; a nested property is required only if the object that holds it is present.
 
 ## Undeclared properties
 
-`unknown_properties` holds for the payload and for every object that declares nested properties.
+`unknown_properties` applies to the payload and to every object that declares nested properties.
 
 | policy | result |
 |---|---|
 | REJECT | rejected, UNKNOWN_PROPERTY |
 | DROP | left out, reported as UNKNOWN_DROPPED |
-| KEEP | kept as sent; a number in the one form of numbers, null as null |
+| KEEP | kept as sent, with numbers as described above, and null as null |
 
 Objects that declare no properties, arrays that declare no item type, and the values of properties of type `any` are
 kept as sent, except for their numbers.
@@ -99,7 +99,7 @@ def _section(each: PropertyType, target: Target) -> str:
         "",
         f"Becomes {target.becomes}.",
         "",
-        "| given | taken | by |",
+        "| given | accepted | by |",
         "|---|---|---|",
         *(_rule(conversion) for conversion in target.conversions),
         "",

@@ -1,4 +1,4 @@
-"""Writes `docs/compatibility.md`: `python -m registry.compatibility_docs > docs/compatibility.md`.
+"""Generate `docs/compatibility.md`: `make docs`.
 
 Every verdict on the page is one that `registry.compatibility.compare` gives while the page is made.
 """
@@ -19,40 +19,39 @@ if TYPE_CHECKING:
 _HEAD = """\
 # Compatibility
 
-Which changes of a schema a definition allows. This page is written from the verdicts that
-`registry/compatibility.py` gives: `python -m registry.compatibility_docs > docs/compatibility.md`.
+Which changes of a schema a definition allows. This page is generated from the verdicts of
+`registry/compatibility.py` by `make docs`.
 
-| rule | a new revision is refused unless |
+| rule | a new revision is accepted if |
 |---|---|
-| NONE | never refused |
+| NONE | always |
 | BACKWARD | it accepts every payload that the latest one accepts, and coerces it to the same |
 | FORWARD | the latest one accepts every payload that it accepts, and coerces it to the same |
 | FULL | both |
 | BACKWARD_TRANSITIVE, FORWARD_TRANSITIVE, FULL_TRANSITIVE | the same holds against every earlier revision |
 
-Under BACKWARD senders made for the old revision go on as before: change the schema first, then the senders. Under
-FORWARD what is sent for the new revision suits the old one too: change the senders first.
+Under BACKWARD, senders built for the old revision keep working: change the schema first, then the senders. Under
+FORWARD, events built for the new revision are accepted by the old one too: change the senders first.
 
-- The verdict is exact. A test compares it with what two schemas make of the same payloads, for every pair of small
-  schemas.
-- Judged are payloads made of the properties that either schema declares, at each level. What a schema does with
-  all other properties may therefore change under any rule; once a property is declared, it counts.
-- An object that declares nothing, and an array without item type, hold anything as it is. What another schema
-  declares in them compares with "not declared, kept".
-- KEEP and DROP took any value before a property was declared, so declaring one is never BACKWARD under them. FULL
-  allows no property to come or go.
+- The verdict is exact. A test compares it with the results of both schemas on the same payloads, for every pair of
+  small schemas.
+- The verdict covers payloads made of the properties that either schema declares, at each level. How a schema treats all
+  other properties may therefore change under any rule; once a property is declared, it counts.
+- An object that declares no properties, and an array without item type, keep any content. What another schema declares
+  in them is compared with "not declared, kept".
+- KEEP and DROP accept any value of an undeclared property, so declaring one is never BACKWARD under them. Under FULL no
+  property can be added or removed.
 - Numbers are doubles: an integer beyond ±2^53 counts as the double nearest to it.
 - Descriptions, suggested values and the order of properties never matter.
-- Two allowed steps make an allowed step as long as `unknown_properties` stays the same. If it changes, or if the
-  rule was another one for a while, only the TRANSITIVE rules look back far enough: under BACKWARD a required string
-  may be removed from a schema that is KEEP and STRICT, and KEEP may then become REJECT, but the two together refuse
-  what the first revision accepted.
-"""
+- Two allowed changes together are an allowed change as long as `unknown_properties` stays the same. If it changes, or
+  if another rule applied for a while, only the TRANSITIVE rules look back far enough. Example: under BACKWARD a
+  required string may be removed from a schema with KEEP and STRICT, and KEEP may then become REJECT; but the result
+  refuses what the first revision accepted. """
 
 _CHANGES_HEAD = """
 ## Changes
 
-Of one optional string in LENIENT, where the row does not say otherwise.
+The examples have one optional string in LENIENT unless the row says otherwise.
 
 | change | BACKWARD | FORWARD | FULL |
 |---|---|---|---|
@@ -61,21 +60,20 @@ Of one optional string in LENIENT, where the row does not say otherwise.
 _MATRIX_HEAD = """
 ## One property
 
-`yes` where every payload that the row takes is taken by the column with the same result. A change from the row
-to the column is then BACKWARD; one from the column to the row is FORWARD. Properties of two different types never
-contain one another, but for `any`, which contains those whose values stay as they are: in STRICT all but dates, in
-LENIENT objects and arrays, if the same holds of what is declared in them. What neither schema declares does not
-count, `-`.
-"""
+`yes` means that every payload which the row accepts is accepted by the column with the same result. A change from the
+row to the column is then BACKWARD; one from the column to the row is FORWARD. Between two different types the answer is
+no, except from a type to `any` if its values stay as they are: in STRICT for all types but dates, in LENIENT for
+objects and arrays, if the same holds for what they declare. `-`: neither schema declares the property, so it does not
+count. """
 
 _KINDS_HEAD = """
 ## Incompatibilities
 
-A refused change comes with one incompatibility for each property that breaks a direction, at the deepest place that
-explains it: its `kind`, its `path` such as `properties.lines[].sku`, the old and the new side in words, the direction,
-and the number of the earlier revision.
+A refused change is reported with one incompatibility for each property that breaks a direction, at the deepest path
+that explains it: its `kind`, its `path` such as `properties.lines[].sku`, the old and the new side in words, the
+direction, and the number of the earlier revision.
 
-| kind | says | old, for example | new |
+| kind | meaning | old, for example | new |
 |---|---|---|---|
 """
 
@@ -142,7 +140,7 @@ _KINDS: Final = (
     ("it may no longer be absent", _schema(_STRING), _schema(_required(_STRING))),
     ("it may now be absent", _schema(_required(_STRING)), _schema(_STRING)),
     (
-        "LENIENT takes other values than STRICT, or null where it is optional",
+        "LENIENT accepts other values than STRICT, and null for an optional property",
         _schema(_NUMBER),
         _schema(_NUMBER, CoercionMode.STRICT),
     ),
@@ -162,7 +160,7 @@ def _change(words: str, old: Schema, new: Schema) -> str:
 
 
 def _matrices() -> str:
-    """Make one matrix for all types that have the same one."""
+    """Return a matrix for each set of types that share it."""
     tables: dict[str, list[PropertyType]] = {}
     for target in PropertyType:
         tables.setdefault(_matrix(Property("p", target)), []).append(target)
