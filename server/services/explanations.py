@@ -1,4 +1,4 @@
-"""Why events match automations or do not: what the commit decides, decided again and written down. Stores nothing."""
+"""Why events match automations or do not: the decisions of a commit, made again and explained. Stores nothing."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ from registry.names import check_event_name
 from registry.pages import PAGE_CHARACTERS
 from registry.timestamps import now_micros
 from server.errors import ContactNotFound
+from server.ingest.contacts import CommitContacts, IfUnknown, if_unknown, with_new_contact
 from server.ingest.subjects import subject_of
 from server.ingest.validate import validate_draft
-from server.model import Event, UnknownContacts
+from server.model import Event
 from server.status import message_of, reason_of
-from server.storage.contacts import contact_key, contact_keys, contact_properties, find_contact
+from server.storage.contacts import contact_key, contact_properties, find_contact
 from server.storage.events import get_event
 
 if TYPE_CHECKING:
@@ -49,11 +50,11 @@ if TYPE_CHECKING:
 _CHUNK: Final = 200
 _CLAUSE_OVERHEAD: Final = 100
 _NOW: Final = 2**62
-"""A position behind all others."""
+"""A position after all others."""
 
 
 class BlockingKind(StrEnum):
-    """What can keep an event from starting a run although the condition may hold."""
+    """What keeps an event from starting a run even if the condition is true."""
 
     DRAFT = "draft"
     PAUSED = "paused"
@@ -65,7 +66,7 @@ class BlockingKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BlockingReason:
-    """One such reason; `run_id` is that of the run which stood in the way."""
+    """A reason that keeps an event from starting a run; `run_id` is the run that does, if one does."""
 
     kind: BlockingKind
     message: str
@@ -74,7 +75,7 @@ class BlockingReason:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why one event did or did not match one automation. The match is the one that was recorded, if any."""
+    """Why one event did or did not match one automation. `match` is the recorded one, if any."""
 
     automation: Automation
     event_name: str
@@ -91,7 +92,7 @@ class Explanation:
 
     @property
     def size(self) -> int:
-        """About how many characters it takes."""
+        """The approximate number of characters."""
         return len(self.condition) + sum(
             _CLAUSE_OVERHEAD + len(each.expression) + len(str(each.actual)) + len(str(each.operand))
             for each in self.trace
@@ -100,7 +101,7 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class EventExplanation:
-    """A page of explanations and the event as it was judged; neither, but violations, for one that would be refused."""
+    """A page of explanations and the event as it was matched; only violations for an event that would be refused."""
 
     event: Event | None
     violations: Sequence[Violation] = ()
@@ -109,18 +110,18 @@ class EventExplanation:
 
 @dataclass(frozen=True, slots=True)
 class ConditionTest:
-    """What a condition came to on one event; not evaluated if there are faults or violations."""
+    """The result of a condition on one event; not evaluated if there are faults or violations."""
 
     verdict: Verdict = Verdict.NOT_EVALUATED
     trace: Sequence[Clause] = ()
     faults: Sequence[Fault] = ()
     violations: Sequence[Violation] = ()
-    changes: Sequence[Change] = ()
+    coercions: Sequence[Change] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ExplainedContact:
-    """A contact to judge with, which need not exist."""
+    """A contact whose properties conditions read. It need not exist."""
 
     id: str
     email: str
@@ -128,8 +129,8 @@ class ExplainedContact:
 
 
 @dataclass(frozen=True, slots=True)
-class _Judged:
-    """An event with all that it is judged by. `position` is behind all others for one that is not recorded."""
+class _Matched:
+    """An event with everything that decides its matches. `position` is after all others for an unrecorded one."""
 
     event: Event
     position: int
@@ -139,7 +140,7 @@ class _Judged:
 
 
 class Explanations:
-    """Judges events again, and conditions before they are saved."""
+    """Explains events, and tests conditions before they are saved."""
 
     def __init__(self, database: Database, catalog: Catalog) -> None:
         self._database = database
@@ -148,9 +149,9 @@ class Explanations:
     async def test(
         self, project_pk: int, condition: str, draft: Draft, contact: ExplainedContact | None
     ) -> ConditionTest:
-        """Judge a condition on an event, with the contact that the event names unless another is given.
+        """Evaluate a condition on an event, with the contact that the event names unless another is given.
 
-        An address that nobody has stands for a contact without properties. Raises InvalidName and ContactNotFound.
+        An address that no contact has stands for a contact without properties. Raise InvalidName and ContactNotFound.
         """
         check_event_name(draft.name)
         snapshot = await self._catalog.load(project_pk)
@@ -163,30 +164,30 @@ class Explanations:
         except ConditionInvalid as error:
             faults = error.faults
         properties: dict[str, Any] = {}
-        changes: tuple[Change, ...] = ()
+        coercions: tuple[Change, ...] = ()
         try:
             coerced = (definition.coerce if definition else coerce_undefined)(draft.given)
-            properties, changes = coerced.properties, coerced.changes
+            properties, coercions = coerced.properties, coerced.changes
         except PayloadRejected as error:
             violations = error.violations
         if faults or violations:
-            return ConditionTest(faults=faults, violations=violations, changes=changes)
+            return ConditionTest(faults=faults, violations=violations, coercions=coercions)
         if contact is None:
             contact = await self._database.read(lambda connection: _contact_of(connection, project_pk, draft))
-        event = _unrecorded(snapshot, draft, properties, changes, contact)
+        event = _unrecorded(snapshot, draft, properties, coercions, contact)
         trace = compiled.trace(subject_of(event, contact.properties if contact else {}))
-        return ConditionTest(_verdict(trace), trace, changes=changes)
+        return ConditionTest(_verdict(trace), trace, coercions=coercions)
 
     async def of_recorded(
         self, project_pk: int, event_id: str, automation_id: str, request: PageRequest
     ) -> EventExplanation:
         """Explain a recorded event by the automations as they were at its position.
 
-        The contact's properties are as they are now. Raises EventNotFound and AutomationNotFound.
+        The contact's properties are the current ones. Raise EventNotFound and AutomationNotFound.
         """
         await self._catalog.load(project_pk)
 
-        def judged(connection: Connection) -> _Judged:
+        def read_event(connection: Connection) -> _Matched:
             event = get_event(connection, project_pk, event_id)
             if event.unreadable:
                 raise RowUnreadable("event", event_id, event.unreadable)
@@ -195,11 +196,11 @@ class Explanations:
             found = matches_of_events(connection, project_pk, [event.position]).get(event.position, ())
             started = {match.automation_key: match for match in found if match.kind is MatchKind.STARTED}
             subject = subject_of(event, properties)
-            return _Judged(event, event.position, key, subject, started)
+            return _Matched(event, event.position, key, subject, started)
 
         def work(connection: Connection) -> tuple[Event, Page[Explanation]]:
-            what = judged(connection)
-            return what.event, _page(connection, project_pk, what, automation_id, request, event_id)
+            event = read_event(connection)
+            return event.event, _page(connection, project_pk, event, automation_id, request, event_id)
 
         event, page = await self._database.read(work)
         return EventExplanation(event, page=page)
@@ -207,16 +208,16 @@ class Explanations:
     async def of_given(
         self, project_pk: int, draft: Draft, automation_id: str, request: PageRequest
     ) -> EventExplanation:
-        """Explain an event by the automations as they are, as if it were sent now. Raises AutomationNotFound."""
+        """Explain an event by the current automations, as if it were sent now. Raise AutomationNotFound."""
         snapshot = await self._catalog.load(project_pk)
         validate_draft(snapshot, draft)
 
         def work(connection: Connection) -> tuple[Event, Page[Explanation]]:
-            key, contact = _recipient(connection, snapshot, draft)
+            key, contact = _contact_of_commit(connection, snapshot, draft)
             event = _unrecorded(snapshot, draft, draft.properties, draft.coercions, contact)
             subject = subject_of(event, contact.properties if contact else {})
-            what = _Judged(event, _NOW, key, subject, {})
-            return event, _page(connection, project_pk, what, automation_id, request, draft.fingerprint())
+            unrecorded = _Matched(event, _NOW, key, subject, {})
+            return event, _page(connection, project_pk, unrecorded, automation_id, request, draft.fingerprint())
 
         if draft.error is not None:
             return EventExplanation(None, _refusal(draft.error))
@@ -228,21 +229,21 @@ class Explanations:
 
 
 def _page(
-    connection: Connection, project_pk: int, what: _Judged, automation_id: str, request: PageRequest, source: str
+    connection: Connection, project_pk: int, matched: _Matched, automation_id: str, request: PageRequest, source: str
 ) -> Page[Explanation]:
-    """Explain by one automation after the other, the newest first, until the page is full."""
+    """Return a page of explanations, the newest automation first."""
     limit, filters = request.limit(), (project_pk, source, automation_id)
     (before,) = request.cursor(filters, int) or (_NOW,)
-    name = what.event.name.casefold()
-    judging = automations_judging(connection, project_pk)
+    name = matched.event.name.casefold()
+    candidates = automations_judging(connection, project_pk)
     if automation_id:
         wanted = get_automation(connection, project_pk, automation_id, deleted=True).key
-        judging = [(key, judged_name) for key, judged_name in judging if key == wanted]
-    keys = list(dict.fromkeys(key for key, judged in judging if judged.casefold() == name and key < before))
+        candidates = [(key, event_name) for key, event_name in candidates if key == wanted]
+    keys = list(dict.fromkeys(key for key, event_name in candidates if event_name.casefold() == name and key < before))
     found: list[Explanation] = []
     room = PAGE_CHARACTERS
     for start in range(0, len(keys), _CHUNK):
-        for each in _explained(connection, project_pk, what, keys[start : start + _CHUNK]):
+        for each in _explained(connection, project_pk, matched, keys[start : start + _CHUNK]):
             room -= each.size
             if len(found) == limit or (found and room < 0):
                 return request.page(found, filters, lambda last: (last.automation.key,), more=True)
@@ -250,28 +251,28 @@ def _page(
     return request.page(found, filters, lambda last: (last.automation.key,), more=False)
 
 
-def _explained(connection: Connection, project_pk: int, what: _Judged, keys: list[int]) -> Iterator[Explanation]:
-    """Explain by the automations with these keys, as far as they have to do with the event."""
-    name = what.event.name.casefold()
+def _explained(connection: Connection, project_pk: int, matched: _Matched, keys: list[int]) -> Iterator[Explanation]:
+    """Yield the explanations of the automations with these keys that were about the event's name at its position."""
+    name = matched.event.name.casefold()
     automations = automations_by_key(connection, keys)
-    versions = versions_at(connection, keys, what.position)
-    judges = {key: _judge(automations[key], versions.get(key)) for key in keys}
-    judges = {key: each for key, each in judges.items() if each and each.event_name.casefold() == name}
-    in_the_way = _in_the_way(connection, project_pk, what, [each for each in judges.values() if each])
-    for key, each in judges.items():
+    versions = versions_at(connection, keys, matched.position)
+    then = {key: _as_of_event(automations[key], versions.get(key)) for key in keys}
+    then = {key: each for key, each in then.items() if each and each.event_name.casefold() == name}
+    blocking = _blocking_runs(connection, project_pk, matched, [each for each in then.values() if each])
+    for key, each in then.items():
         if each is not None:
-            reasons = [*_state_reasons(each), *_case_reasons(each, what), *_once_reasons(each, in_the_way)]
-            trace = Condition(each.condition).trace(what.subject)
+            reasons = [*_state_reasons(each), *_case_reasons(each, matched), *_once_reasons(each, blocking)]
+            trace = Condition(each.condition).trace(matched.subject)
             automation = automations[key]
             yield Explanation(
-                automation, each.event_name, each.condition, _verdict(trace), trace, reasons, what.matches.get(key)
+                automation, each.event_name, each.condition, _verdict(trace), trace, reasons, matched.matches.get(key)
             )
 
 
-def _judge(now: Automation, then: AutomationVersion | None) -> Automation | None:
-    """Give an automation as it judged: as it is now where it had not been active, None where it is gone by now.
+def _as_of_event(now: Automation, then: AutomationVersion | None) -> Automation | None:
+    """Return an automation as it was at the event's position, None if it is deleted and was not active then.
 
-    In the answer a draft has a position if it was activated later.
+    One that had not been active yet is returned as a draft, with `activated_position` if it was activated later.
     """
     if then is not None and then.state is not AutomationState.DRAFT:
         if now.deleted_at is not None and then.state is not AutomationState.ACTIVE:
@@ -286,42 +287,46 @@ def _judge(now: Automation, then: AutomationVersion | None) -> Automation | None
     return None if now.deleted_at is not None else replace(now, state=AutomationState.DRAFT)
 
 
-def _in_the_way(connection: Connection, project_pk: int, what: _Judged, judges: Sequence[Automation]) -> dict[int, str]:
-    """Find the runs that keep the contact from entering, by the keys of automations."""
+def _blocking_runs(
+    connection: Connection, project_pk: int, matched: _Matched, automations: Sequence[Automation]
+) -> dict[int, str]:
+    """Return the ids of the runs that keep the contact from entering, by the keys of their automations."""
     found: dict[int, str] = {}
     for rule in (EntryRule.ONCE_PER_CONTACT, EntryRule.ONCE_WHILE_RUNNING):
-        keys = [each.key for each in judges if each.entry_rule is rule]
-        if keys and what.contact_key:
+        keys = [each.key for each in automations if each.entry_rule is rule]
+        if keys and matched.contact_key:
             open_only = rule is EntryRule.ONCE_WHILE_RUNNING
-            found |= entered_before(connection, project_pk, keys, what.contact_key, what.position, open_only=open_only)
+            found |= entered_before(
+                connection, project_pk, keys, matched.contact_key, matched.position, open_only=open_only
+            )
     return found
 
 
 def _state_reasons(each: Automation) -> Iterator[BlockingReason]:
     if each.state is AutomationState.PAUSED:
-        yield BlockingReason(BlockingKind.PAUSED, "It was paused when the event came")
+        yield BlockingReason(BlockingKind.PAUSED, "It was paused when the event was received")
     elif each.state is AutomationState.DRAFT and each.activated_position is None:
-        yield BlockingReason(BlockingKind.DRAFT, "It was a draft when the event came")
+        yield BlockingReason(BlockingKind.DRAFT, "It was a draft when the event was received")
     elif each.state is AutomationState.DRAFT:
-        message = f"It was activated later, and judges the events behind position {each.activated_position:,}"
+        message = f"It was activated later and matches events after position {each.activated_position:,}"
         yield BlockingReason(BlockingKind.ACTIVATED_LATER, message)
 
 
-def _case_reasons(each: Automation, what: _Judged) -> Iterator[BlockingReason]:
-    if each.event_name != what.event.name and not what.event.ignore_case:
-        message = f'It judges "{each.event_name}", and the project tells names apart that differ in case only'
+def _case_reasons(each: Automation, matched: _Matched) -> Iterator[BlockingReason]:
+    if each.event_name != matched.event.name and not matched.event.ignore_case:
+        message = f'It matches "{each.event_name}", and names in this project are case-sensitive'
         yield BlockingReason(BlockingKind.OTHER_CASE, message)
 
 
-def _once_reasons(each: Automation, in_the_way: Mapping[int, str]) -> Iterator[BlockingReason]:
-    run_id = in_the_way.get(each.key)
+def _once_reasons(each: Automation, blocking: Mapping[int, str]) -> Iterator[BlockingReason]:
+    run_id = blocking.get(each.key)
     if run_id is None:
         return
     if each.entry_rule is EntryRule.ONCE_PER_CONTACT:
-        message = "The contact had entered before, and may enter once"
+        message = "The contact had entered before and may enter only once"
         yield BlockingReason(BlockingKind.ONCE_PER_CONTACT, message, run_id)
     else:
-        message = "A run of the contact was open, and one at a time is allowed"
+        message = "A run of the contact was open, and only one at a time is allowed"
         yield BlockingReason(BlockingKind.ONCE_WHILE_RUNNING, message, run_id)
 
 
@@ -333,7 +338,7 @@ def _unrecorded(
     snapshot: CatalogSnapshot,
     draft: Draft,
     properties: dict[str, Any],
-    changes: tuple[Change, ...],
+    coercions: tuple[Change, ...],
     contact: ExplainedContact | None,
 ) -> Event:
     definition = snapshot.definition(draft.name)
@@ -347,7 +352,7 @@ def _unrecorded(
         contact.id if contact else "",
         contact.email if contact else draft.email,
         properties,
-        changes,
+        coercions,
         now if draft.occurred_at is None else draft.occurred_at,
         now,
         0,
@@ -356,7 +361,7 @@ def _unrecorded(
 
 
 def _contact_of(connection: Connection, project_pk: int, draft: Draft) -> ExplainedContact | None:
-    """Find the contact that a draft names, if it names one. Raises ContactNotFound for an id."""
+    """Return the contact that a draft names, if it names one. Raise ContactNotFound for an unknown id."""
     if not draft.contact_id and not draft.email:
         return None
     try:
@@ -368,34 +373,29 @@ def _contact_of(connection: Connection, project_pk: int, draft: Draft) -> Explai
     return ExplainedContact(found.id, found.email, found.properties)
 
 
-def _recipient(connection: Connection, snapshot: CatalogSnapshot, draft: Draft) -> tuple[int, ExplainedContact | None]:
-    """Find whom a given event would be about, as the commit does; the key is 0 for a contact that is yet to be.
+def _contact_of_commit(
+    connection: Connection, snapshot: CatalogSnapshot, draft: Draft
+) -> tuple[int, ExplainedContact | None]:
+    """Return the contact that a commit would give the event, and its key, which is 0 for one that does not exist yet.
 
-    Raises ContactNotFound.
+    Raise ContactNotFound.
     """
-    name = draft.contact_id or draft.email
-    found = contact_keys(
-        connection,
-        snapshot.project_pk,
-        ids=[draft.contact_id] if draft.contact_id else (),
-        emails=[draft.email] if draft.email else (),
-    ).get(name)
+    contacts = CommitContacts(connection, snapshot.project_pk, {}, [draft])
+    found = contacts.find(draft)
     if found is not None:
         properties = contact_properties(connection, [found.key]).get(found.key, {})
         return found.key, ExplainedContact(found.id, found.email, properties)
-    policy = snapshot.rules.unknown_contacts
-    if draft.contact_id or policy is UnknownContacts.REJECT:
-        raise ContactNotFound(name)
-    new = ExplainedContact(str(uuid7()), draft.email, {})
-    if policy is UnknownContacts.CREATE_ON_MATCH:
-        event = _unrecorded(snapshot, draft, draft.properties, draft.coercions, new)
-        matcher = snapshot.automations.matcher(event.name, ignore_case=event.ignore_case)
-        if matcher is None or not matcher.matching(subject_of(event, {})):
-            return 0, None
-    return 0, new
+    fate = if_unknown(draft, draft.rules or snapshot.rules)
+    if fate is IfUnknown.REFUSE:
+        raise ContactNotFound(draft.contact_id or draft.email)
+    if fate is IfUnknown.CREATE:
+        return 0, ExplainedContact(str(uuid7()), draft.email, {})
+    event = _unrecorded(snapshot, draft, draft.properties, draft.coercions, None)
+    assigned = with_new_contact(event, snapshot.automations) if fate is IfUnknown.CREATE_ON_MATCH else None
+    return 0, ExplainedContact(assigned.contact_id, draft.email, {}) if assigned else None
 
 
 def _refusal(error: Exception) -> Sequence[Violation]:
-    """Say why an event would be refused; under the path of the whole event where the error names none."""
+    """Return the violations of an error, or one at the path of the whole event if it has none."""
     violations: Sequence[Violation] = getattr(error, "violations", ())
     return violations or [Violation("event", reason_of(error), message_of(error))]
