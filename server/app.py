@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from server.api.interceptor import Streams
 from server.api.messages.typed_properties import TypedReaders
+from server.api.open_calls import OpenCalls
 from server.api.server import GrpcServer
 from server.api.servicers.automations import AutomationsServicer
 from server.api.servicers.consume import Shutdown
@@ -118,23 +118,23 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
 
         types = GeneratedTypes(database, catalog)
         typed = TypedReaders(types)
-        streams = Streams()
+        calls = OpenCalls()
         matches = Matches(database, hub)
         dispatchers = Dispatchers(database, hub)
         stack.push_async_callback(_in_time, dispatchers.close, settings.grace_seconds)
         ingest, runs = Ingest(catalog, queue), Runs(database)
         grpc_server = GrpcServer(
             access,
-            streams,
+            calls,
             {
                 "Automations": AutomationsServicer(automations, Explanations(database, catalog), runs, typed),
                 "Contacts": ContactsServicer(contacts),
-                "EventDefinitions": EventDefinitionsServicer(definitions, Backtests(database, streams.stopping), types),
-                "EventIngest": EventIngestServicer(ingest, Events(database), typed, streams.stopping),
+                "EventDefinitions": EventDefinitionsServicer(definitions, Backtests(database, calls.stopping), types),
+                "EventIngest": EventIngestServicer(ingest, Events(database), typed, calls.stopping),
                 "MatchStream": MatchStreamServicer(
                     matches=matches,
-                    subscriptions=Subscriptions(database, dispatchers, matches, streams.stopping),
-                    shutdown=Shutdown(streams.stopping, settings.grace_seconds),
+                    subscriptions=Subscriptions(database, dispatchers, matches, calls.stopping),
+                    shutdown=Shutdown(calls.stopping, settings.grace_seconds),
                 ),
                 "Projects": ProjectsServicer(projects),
             },
@@ -142,9 +142,9 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         bridge = Bridge(
             access,
             Services(ingest, definitions, contacts, automations, runs),
-            System(database, metrics, streams.leaving, DIALECTS),
+            System(database, metrics, calls.leaving, DIALECTS),
             metrics,
-            leaving=streams.leaving,
+            leaving=calls.leaving,
             rate_limits=settings.rate_limits,
             max_body=settings.http_body_bytes,
         )

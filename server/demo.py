@@ -1,4 +1,4 @@
-"""What `serve --dev` puts into a database, to try Signalbox with."""
+"""The demo project of `serve --dev`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING
 from automation.automations import AutomationState, NewAutomation
 from registry.schema import Compatibility, Property, PropertyType, Schema
 from server.auth.access import Caller
-from server.bridge.dialect import DemoEvent, RestDialect
+from server.bridge.dialect import DemoEvent
 from server.bridge.dialects import DIALECTS
 from server.errors import ContactNotFound, ProjectNotFound, SecretInUse
 from server.model import Dialect, Rules, Scope
 from server.paging import MAX_SIZE, PageRequest
 from server.services.contacts import ContactRef
 from server.services.projects import NATIVE_PREFIX
-from server.settings import DEFAULT_GRPC
 
 if TYPE_CHECKING:
-    from server.app import Server
+    from server.bridge.dialect import DemoCall, RestDialect
     from server.services.automations import Automations
     from server.services.contacts import Contacts
     from server.services.definitions import Definitions
@@ -79,33 +78,7 @@ async def _create_keys(projects: Projects, project_id: str) -> None:
             await projects.create_key(project_id, dialect, (), "demo", secret, demo=True)
 
 
-def commands(program: str, buf: str, server: Server) -> str:
-    """Return commands that send one event over gRPC and through each dialect; `program` and `buf` are command lines."""
-    default = server.grpc_address == DEFAULT_GRPC
-    options = f"--key {SECRET}" if default else f"--key {SECRET} --server {server.grpc_address}"
-    body = f'{{"event":{{"name":"{EVENT}","email":"{EMAIL}","properties":{PROPERTIES}}}}}'
-    titles = [dialect.title for dialect in DIALECTS]
-    calls = "\n\n".join(_curl(dialect, server) for dialect in DIALECTS)
-    return f"""
-Send an event, and read it back:
-
-  {program} event send {EVENT} --email {EMAIL} --properties '{PROPERTIES}' {options}
-  {program} event list {options}
-
-The same without Signalbox's own client, over gRPC and in the words of {", ".join(titles[:-1])} and {titles[-1]}:
-
-  {buf} curl --protocol grpc --http2-prior-knowledge -H 'authorization: Bearer {SECRET}' \\
-    -d '{body}' \\
-    http://{server.grpc_address}/signalbox.v1.EventIngest/SendEvent
-
-{calls}
-"""
-
-
-def _curl(dialect: RestDialect, server: Server) -> str:
-    event = DemoEvent(EVENT, EMAIL, server.demo_contact or "ID", json.loads(PROPERTIES))
-    call = dialect.demo_call(event)
-    return (
-        f"  curl http://{server.http_address}{call.path} -H 'Authorization: Bearer {SECRETS[dialect.name]}' \\\n"
-        f"    -H 'Content-Type: application/json' -d '{json.dumps(call.body, separators=(',', ':'))}'"
-    )
+def rest_calls(contact_id: str) -> list[tuple[RestDialect, DemoCall]]:
+    """Return a call that sends the demo's event for each REST dialect."""
+    event = DemoEvent(EVENT, EMAIL, contact_id, json.loads(PROPERTIES))
+    return [(dialect, dialect.demo_call(event)) for dialect in DIALECTS]

@@ -42,7 +42,6 @@ ServiceError
 ├── QueueFull                    more is waiting to be stored than the server will hold
 ├── WatcherTooSlow               the caller does not take the answers of a stream
 ├── Stopping                     the server is shutting down
-├── NotImplementedYet            the contract names the method, this version does not serve it
 └── StorageError
     ├── StorageFull              the disk is full
     ├── StorageReadOnly          the database cannot be written
@@ -499,15 +498,6 @@ class Stopping(ServiceError):
             if cut_off
             else "The server is shutting down; what it has not answered is not stored"
         )
-
-
-class NotImplementedYet(ServiceError):
-    """The contract names the method, this version does not serve it."""
-
-    reason = "METHOD_NOT_IMPLEMENTED"
-
-    def __init__(self, method: str) -> None:
-        super().__init__(f"{method} is part of the contract but not served by this version")
 
 
 class StorageError(ServiceError):

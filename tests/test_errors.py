@@ -16,7 +16,7 @@ import registry.errors
 import server.errors
 from automation.errors import AutomationError
 from registry.errors import RegistryError
-from server.api.interceptor import Streams
+from server.api.open_calls import OpenCalls
 from server.api.rich_status import DOMAIN, rich_status
 from server.api.server import GrpcServer
 from server.auth.access import Access
@@ -140,7 +140,7 @@ class Broken:
 
 async def test_a_defect_is_logged_and_never_told(database: Database) -> None:
     servicers = {"Contacts": Broken(), "EventIngest": Broken()}
-    broken = GrpcServer(Access(database, ADMIN_KEY), Streams(), servicers)
+    broken = GrpcServer(Access(database, ADMIN_KEY), OpenCalls(), servicers)
     address = await broken.start("127.0.0.1:0", None)
     async with connected(address) as service:
         project = await database.write(lambda connection: insert_project(connection, "id", "shop", Rules(), 1))

@@ -1,10 +1,13 @@
-"""Serves the methods of the contract: who may call, what goes wrong, what is not served yet, all in one place.
+"""Wraps every RPC of the contract: authenticates the caller, checks its scope, and turns errors into statuses.
 
-A servicer is any object with coroutine methods named as in the contract: `async def Name(self, request, caller)` for a
-unary answer, an async generator `def Name(self, requests, caller)` for streams on both sides. For a stream of answers
-alone it is `async def Name(self, request, caller, send)`, which hands over each answer with `await send(answer,
-seconds)`: one that the client does not take in so many seconds ends the call. A method that the contract names and the
-servicer lacks answers UNIMPLEMENTED.
+A servicer is any object with coroutine methods named as in the contract:
+
+    unary               async def Name(self, request, caller) -> response
+    both sides stream   def Name(self, requests, caller) -> async iterator of responses
+    responses stream    async def Name(self, request, caller, send) -> None; `await send(response, seconds)` ends the
+                        call with WatcherTooSlow if the client does not read a response for that many seconds
+
+The library answers UNIMPLEMENTED for a method that the servicer lacks.
 """
 
 from __future__ import annotations
@@ -20,11 +23,11 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
 from server.api.messages.texts import text_check
+from server.api.open_calls import LAST_WORD_SECONDS
 from server.api.rich_status import rich_status
 from server.errors import (
     KeyInvalid,
     MalformedRequest,
-    NotImplementedYet,
     Stopping,
     StorageRefused,
     WatcherTooSlow,
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
     from google.protobuf.message import Message
 
+    from server.api.open_calls import OpenCalls
     from server.auth.access import Access, Caller
 
 log = structlog.get_logger()
@@ -51,126 +55,53 @@ Parse: TypeAlias = "Callable[[bytes], Message]"
 STATUS_KEY = "grpc-status-details-bin"
 
 Send = Callable[[Any, float], Awaitable[None]]
-"""Hands an answer of a stream to the transport within so many seconds. Raises WatcherTooSlow."""
-
-LAST_WORD_SECONDS = 1.0
-"""Time for a client that reads no answers to read the status."""
+"""Writes a response of a stream. Raises WatcherTooSlow if the transport does not take it within the given seconds."""
 
 
-class Streams:
-    """The calls in progress, so that a shutdown can announce itself to the streams and wait for all of them.
+class Interceptor:
+    """Wraps every RPC: authenticates the caller, checks its scope, and turns errors into statuses."""
 
-    A shutdown has three states. `leaving`: the server reports that it stops, and serves all calls.
-    `stopping`: streams end, single calls are served. `closed`: no further call is served. Calls that do not end in
-    time are cancelled, which their handlers turn into Stopping.
-    """
-
-    def __init__(self) -> None:
-        self.leaving = asyncio.Event()
-        self.stopping = asyncio.Event()
-        self.closed = False
-        self._streams: set[asyncio.Task[Any]] = set()
-        self._calls: set[asyncio.Task[Any]] = set()
-        self._idle: set[asyncio.Task[Any]] = set()
-        self._ended: set[asyncio.Task[Any]] = set()
-
-    def enter(self, *, stream: bool = False, idle: bool = False) -> asyncio.Task[Any]:
-        """Register the current task as serving a call. An idle one has nothing to finish when the server stops."""
-        task = asyncio.current_task()
-        assert task is not None
-        (self._idle if idle else self._streams if stream else self._calls).add(task)
-        return task
-
-    def check_open(self) -> None:
-        """Raise Stopping if no further call is served."""
-        if self.closed:
-            raise Stopping
-
-    def leave(self, task: asyncio.Task[Any]) -> None:
-        """Remove the task of a call that has ended."""
-        self._streams.discard(task)
-        self._calls.discard(task)
-        self._idle.discard(task)
-        self._ended.discard(task)
-
-    def was_ended(self, task: asyncio.Task[Any]) -> bool:
-        """Return whether the shutdown cancelled a task, and undo the cancellation if so."""
-        if task not in self._ended:
-            return False
-        task.uncancel()
-        return True
-
-    async def drain(self, seconds: float) -> None:
-        """Ask the streams to end, wait for all calls for `seconds`, then cancel the rest.
-
-        Streams may take long to end. Single calls are served until all have ended: a client that is refused retries
-        a few times within a second, and may reach this server each time.
-        """
-        self.leaving.set()
-        self.stopping.set()
-        self._end(self._idle)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while self._streams:
-                    await asyncio.wait(self._streams)
-                self.closed = True
-                while self._calls:
-                    await asyncio.wait(self._calls)
-        self.closed = True
-        self._end(self._streams | self._calls)
-        if self._ended:
-            await asyncio.wait(self._ended, timeout=LAST_WORD_SECONDS)
-
-    def _end(self, tasks: set[asyncio.Task[Any]]) -> None:
-        for task in tasks:
-            self._ended.add(task)
-            task.cancel()
-
-
-class Guard:
-    """Stands before every method: tells the caller, checks the scope, and turns errors into statuses."""
-
-    def __init__(self, access: Access, streams: Streams) -> None:
+    def __init__(self, access: Access, calls: OpenCalls) -> None:
         self._access = access
-        self._streams = streams
+        self._calls = calls
 
     def handler(self, method: MethodDescriptor, servicer: object) -> grpc.RpcMethodHandler[Any, Any]:
-        """Make the handler of one method."""
+        """Return the handler of one method."""
         scope: str = method.GetOptions().Extensions[options_pb2.required_scope]
         if not scope:
-            raise ValueError(f"{method.full_name} says no required_scope")
-        call = getattr(servicer, method.name, None) or _not_served(method)
+            raise ValueError(f"{method.full_name} has no required_scope")
+        call = getattr(servicer, method.name)
         parse = _parser(method)
         serialize = GetMessageClass(method.output_type).SerializeToString
-        # Requests come as bytes, and are parsed when the key was seen: a hostile message can cost seconds.
+        # Requests arrive as bytes and are parsed after the caller is authenticated: parsing can cost seconds.
         if method.client_streaming:
             return grpc.stream_stream_rpc_method_handler(self._stream(call, scope, parse), None, serialize)
         if method.server_streaming:
-            return grpc.unary_stream_rpc_method_handler(self._answers(call, scope, parse), None, serialize)
+            return grpc.unary_stream_rpc_method_handler(self._response_stream(call, scope, parse), None, serialize)
         return grpc.unary_unary_rpc_method_handler(self._unary(call, scope, parse), None, serialize)
 
     def _unary(self, call: Callable[[Any, Caller], Awaitable[Any]], scope: str, parse: Parse) -> Any:
         async def handle(data: bytes, context: Context) -> Any:
-            task = self._streams.enter()
+            task = self._calls.enter()
             try:
-                self._streams.check_open()
-                caller = await self._caller(context, scope)
+                self._calls.check_open()
+                caller = await self._authenticate(context, scope)
                 return await call(parse(data), caller)
             except asyncio.CancelledError:
                 await self._abort_ended(context, task)
             except Exception as error:
                 await _abort(context, error)
             finally:
-                self._streams.leave(task)
+                self._calls.leave(task)
 
         return handle
 
     def _stream(self, call: Callable[[Any, Caller], AsyncIterator[Any]], scope: str, parse: Parse) -> Any:
         async def handle(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
-            task = self._streams.enter(stream=True)
+            task = self._calls.enter(stream=True)
             try:
-                self._streams.check_open()
-                caller = await self._caller(context, scope)
+                self._calls.check_open()
+                caller = await self._authenticate(context, scope)
                 async for response in call(self._checked(requests, context, scope, parse), caller):
                     yield response
             except asyncio.CancelledError:
@@ -178,53 +109,55 @@ class Guard:
             except Exception as error:
                 await _abort(context, error)
             finally:
-                self._streams.leave(task)
+                self._calls.leave(task)
 
         return handle
 
-    def _answers(self, call: Callable[[Any, Caller, Send], Coroutine[Any, Any, None]], scope: str, parse: Parse) -> Any:
+    def _response_stream(
+        self, call: Callable[[Any, Caller, Send], Coroutine[Any, Any, None]], scope: str, parse: Parse
+    ) -> Any:
         async def handle(data: bytes, context: Context) -> None:
-            async def send(answer: Any, seconds: float) -> None:
-                # The key may have been revoked meanwhile.
-                await self._caller(context, scope)
+            async def send(response: Any, seconds: float) -> None:
+                # The key may have been revoked since the last response.
+                await self._authenticate(context, scope)
                 try:
                     async with asyncio.timeout(seconds):
-                        await context.write(answer)
+                        await context.write(response)
                 except TimeoutError:
                     raise WatcherTooSlow(seconds) from None
 
-            task = self._streams.enter(stream=True)
+            task = self._calls.enter(stream=True)
             try:
-                self._streams.check_open()
-                caller = await self._caller(context, scope)
-                await until(self._streams.stopping, call(parse(data), caller, send))
+                self._calls.check_open()
+                caller = await self._authenticate(context, scope)
+                await until(self._calls.stopping, call(parse(data), caller, send))
             except asyncio.CancelledError:
                 await self._abort_ended(context, task)
             except Exception as error:
-                # The status stands behind the answers, which the client may never read.
+                # The status is sent after the responses, which the client may never read.
                 with suppress(TimeoutError):
                     async with asyncio.timeout(LAST_WORD_SECONDS):
                         await _abort(context, error)
             finally:
-                self._streams.leave(task)
+                self._calls.leave(task)
 
         return handle
 
     async def _abort_ended(self, context: Context, task: asyncio.Task[Any]) -> None:
         """Turn a cancellation by the shutdown into Stopping: retry policies do not retry CANCELLED."""
-        if not self._streams.was_ended(task):
+        if not self._calls.was_ended(task):
             raise asyncio.CancelledError
         await _abort(context, Stopping(cut_off=True))
 
     async def _checked(
         self, requests: AsyncIterator[bytes], context: Context, scope: str, parse: Parse
     ) -> AsyncIterator[Any]:
-        """Parse every message of a stream, once its key is found to hold still."""
+        """Parse each message of a stream after authenticating its caller again: the key may have been revoked."""
         async for data in requests:
-            await self._caller(context, scope)
+            await self._authenticate(context, scope)
             yield parse(data)
 
-    async def _caller(self, context: Context, scope: str) -> Caller:
+    async def _authenticate(self, context: Context, scope: str) -> Caller:
         authorization = project = ""
         for name, value in context.invocation_metadata() or ():
             if name == "authorization":
@@ -238,10 +171,11 @@ class Guard:
         return caller
 
 
-def service_handler(service: ServiceDescriptor, servicer: object, guard: Guard) -> grpc.GenericRpcHandler:
-    """Make the handler of one service of the contract."""
+def service_handler(service: ServiceDescriptor, servicer: object, interceptor: Interceptor) -> grpc.GenericRpcHandler:
+    """Return the handler of the methods of a service that its servicer has."""
+    served = [method for method in service.methods if hasattr(servicer, method.name)]
     return grpc.method_handlers_generic_handler(
-        service.full_name, {method.name: guard.handler(method, servicer) for method in service.methods}
+        service.full_name, {method.name: interceptor.handler(method, servicer) for method in served}
     )
 
 
@@ -271,18 +205,3 @@ def _parser(method: MethodDescriptor) -> Parse:
         return message
 
     return parse_or_refuse
-
-
-def _not_served(method: MethodDescriptor) -> Any:
-    if not method.client_streaming:
-
-        async def refuse(*_arguments: Any) -> Any:
-            raise NotImplementedYet(method.full_name)
-
-        return refuse
-
-    async def refuse_stream(_requests: Any, _caller: Caller) -> AsyncIterator[Any]:
-        raise NotImplementedYet(method.full_name)
-        yield  # type: ignore[unreachable]  # makes this a generator
-
-    return refuse_stream

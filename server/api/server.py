@@ -11,7 +11,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from server.api.connections import close_connections
-from server.api.interceptor import LAST_WORD_SECONDS, Guard, service_handler
+from server.api.interceptor import Interceptor, service_handler
+from server.api.open_calls import LAST_WORD_SECONDS
 from server.api.tls import server_credentials
 from server.contract import SERVICE_NAMES, SERVICES
 from server.errors import Stopping
@@ -20,15 +21,15 @@ from server.shutdown import until
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    from server.api.interceptor import Streams
+    from server.api.open_calls import OpenCalls
     from server.auth.access import Access
     from server.settings import Tls
 
 _LAST_WORD_SECONDS = 0.1
-"""So long a health watch stays open to say NOT_SERVING."""
+"""How long a health watch stays open to report NOT_SERVING."""
 
 _FLUSH_SECONDS = 0.1
-"""Time for the last answers to reach the connections: a handler that has returned has not sent its answer yet."""
+"""Time for the last responses to reach the connections: a handler that has returned has not sent its response yet."""
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
@@ -43,22 +44,22 @@ _OPTIONS = (
 
 
 class GrpcServer:
-    """Serves the contract. `servicers` are by service name; a service without one answers UNIMPLEMENTED."""
+    """Serves the contract. `servicers` are by service name."""
 
-    def __init__(self, access: Access, streams: Streams, servicers: Mapping[str, object]) -> None:
-        self._streams = streams
+    def __init__(self, access: Access, calls: OpenCalls, servicers: Mapping[str, object]) -> None:
+        self._calls = calls
         self._server = grpc.aio.server(options=_OPTIONS)
         self._port = 0
-        self._health = _Health(streams)
-        guard = Guard(access, streams)
+        self._health = _Health(calls)
+        interceptor = Interceptor(access, calls)
         self._server.add_generic_rpc_handlers(
-            [service_handler(service, servicers.get(service.name), guard) for service in SERVICES]
+            [service_handler(service, servicers.get(service.name), interceptor) for service in SERVICES]
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        _add_reflection(self._server, streams)
+        _add_reflection(self._server, calls)
 
     async def start(self, address: str, tls: Tls | None) -> str:
-        """Listen, and say where: HOST:PORT, the port chosen if it was 0. Raises OSError."""
+        """Listen, and return the address as HOST:PORT, with the chosen port if it was 0. Raise OSError."""
         try:
             if tls is None:
                 port = self._server.add_insecure_port(address)
@@ -84,7 +85,7 @@ class GrpcServer:
 
     async def leave(self) -> None:
         """Report NOT_SERVING and keep serving, because load balancers need time to notice."""
-        self._streams.leaving.set()
+        self._calls.leaving.set()
         await self._health.enter_graceful_shutdown()
 
     async def stop(self, grace_seconds: float) -> None:
@@ -95,47 +96,47 @@ class GrpcServer:
         CANCELLED. On a closed connection such a call is UNAVAILABLE.
         """
         await self.leave()
-        await self._streams.drain(grace_seconds)
+        await self._calls.drain(grace_seconds)
         await asyncio.sleep(_FLUSH_SECONDS)
         close_connections(self._port)
         await self._server.stop(LAST_WORD_SECONDS)
 
 
 class _Health(health.aio.HealthServicer):
-    """Health whose watches end with the server, once they have heard of it."""
+    """Health whose watches end with the server, after they have reported NOT_SERVING."""
 
-    def __init__(self, streams: Streams) -> None:
+    def __init__(self, calls: OpenCalls) -> None:
         super().__init__()
-        self._streams = streams
+        self._calls = calls
 
     async def Watch(self, request: Any, context: Any) -> None:
-        """Watch until the caller goes or the server stops."""
+        """Watch until the caller cancels or the server stops."""
         watching = asyncio.create_task(super().Watch(request, context))
         try:
             with suppress(Stopping):
-                await until(self._streams.stopping, asyncio.shield(watching))
+                await until(self._calls.stopping, asyncio.shield(watching))
             await asyncio.wait({watching}, timeout=_LAST_WORD_SECONDS)
         finally:
             watching.cancel()
 
 
-def _add_reflection(server: grpc.aio.Server, streams: Streams) -> None:
+def _add_reflection(server: grpc.aio.Server, calls: OpenCalls) -> None:
     """Serve reflection as v1alpha and as v1: the messages of both are the same on the wire."""
     names = (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME)
     servicer = reflection.aio.ReflectionServicer(service_names=names)
 
     async def info(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
-        task = streams.enter(idle=True)
+        task = calls.enter(idle=True)
         try:
             answers: Any = servicer.ServerReflectionInfo(requests, context)
             async for answer in answers:
                 yield answer
         except asyncio.CancelledError:
-            if not streams.was_ended(task):
+            if not calls.was_ended(task):
                 raise
             await context.abort(grpc.StatusCode.UNAVAILABLE, Stopping().message)
         finally:
-            streams.leave(task)
+            calls.leave(task)
 
     handler: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(
         info,

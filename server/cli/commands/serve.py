@@ -178,9 +178,9 @@ async def _serve(settings: Settings) -> None:
         runtime.collect_garbage_rarely()
         click.echo(f"signalbox ready grpc={server.grpc_address} http={server.http_address}")
         if settings.demo:
-            from server.demo import commands
+            from server.cli.output.demo_commands import demo_commands
 
-            click.echo(commands(program(), neighbour("buf"), server))
+            click.echo(demo_commands(program(), neighbour("buf"), server))
         if await stop is signal.SIGTERM and not settings.demo:
             await server.leave()
             await asyncio.sleep(settings.drain_seconds)
