@@ -236,11 +236,11 @@ def _check_automation(wanted: Automation | NewAutomation) -> None:
 
 def _label_violations(labels: Mapping[str, str]) -> Iterator[Violation]:
     if len(labels) > MAX_LABELS:
-        message = f"An automation has at most {MAX_LABELS} labels, not {len(labels):,}"
+        message = f"An automation may have at most {MAX_LABELS} labels; this one has {len(labels):,}"
         yield Violation("labels", "TOO_MANY_LABELS", message)
     for key, value in labels.items():
         if not 1 <= len(key) <= MAX_LABEL_KEY or not 1 <= len(value) <= MAX_LABEL_VALUE:
-            message = f"A label has a key of 1 to {MAX_LABEL_KEY} characters and a value of 1 to {MAX_LABEL_VALUE}"
+            message = f"The key of a label must have 1 to {MAX_LABEL_KEY} characters, its value 1 to {MAX_LABEL_VALUE}"
             yield Violation(property_path("labels", key[:MAX_LABEL_KEY]), "INVALID_LABEL", message)
 
 

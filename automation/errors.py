@@ -60,7 +60,7 @@ class ConditionInvalid(AutomationError):
     reason = "CONDITION_INVALID"
 
     def __init__(self, faults: Sequence[Fault]) -> None:
-        many = f"The condition has {len(faults)} faults, first: {faults[0]}"
+        many = f"The condition has {len(faults)} errors. The first one: {faults[0]}"
         violations = [Violation("condition", each.reason, str(each)) for each in faults]
         place = {"line": str(faults[0].line), "column": str(faults[0].column)}
         super().__init__(str(faults[0]) if len(faults) == 1 else many, violations=violations, **place)
@@ -75,8 +75,8 @@ class ConditionsBroken(AutomationError):
     def __init__(self, violations: Sequence[Violation], names: Sequence[str], ids: Sequence[str]) -> None:
         many = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
         super().__init__(
-            f'The schema would break conditions in use, of the automation "{names[0]}"{many}; '
-            f"first: {violations[0].message}. Change them before, or use force",
+            f'The schema would break conditions in use by the automation "{names[0]}"{many}. The first error: '
+            f"{violations[0].message}. Change the conditions first, or use force",
             violations=violations,
             automations=", ".join(ids),
         )
@@ -97,7 +97,7 @@ class AutomationActive(AutomationError):
     reason = "AUTOMATION_ACTIVE"
 
     def __init__(self, automation_id: str) -> None:
-        super().__init__("The automation is active; pause it before you delete it", automation=automation_id)
+        super().__init__("The automation is active; pause it before deleting it", automation=automation_id)
 
 
 class AutomationNotActive(AutomationError):
@@ -107,7 +107,7 @@ class AutomationNotActive(AutomationError):
 
     def __init__(self, automation_id: str) -> None:
         super().__init__(
-            "The automation is a draft, which judges no events; there is nothing to pause", automation=automation_id
+            "The automation is a draft and cannot be paused; only an active automation can", automation=automation_id
         )
 
 
@@ -126,7 +126,7 @@ class RunFinished(AutomationError):
     reason = "RUN_FINISHED"
 
     def __init__(self, run_id: str, status: str) -> None:
-        super().__init__(f"The run has ended: it is {status}", run=run_id, status=status)
+        super().__init__(f"The run has already ended; it is {status}", run=run_id, status=status)
 
 
 class RunMovedOn(AutomationError):
@@ -135,7 +135,11 @@ class RunMovedOn(AutomationError):
     reason = "RUN_MOVED_ON"
 
     def __init__(self, run_id: str, match_id: str) -> None:
-        newest = f'its newest match is "{match_id}"' if match_id else "its newest match is another, no longer kept"
+        newest = (
+            f'its newest match is "{match_id}"'
+            if match_id
+            else "its newest match is another one, which has been deleted"
+        )
         super().__init__(f"The run has moved on: {newest}", run=run_id, match=match_id)
 
 
@@ -145,7 +149,7 @@ class RunWithoutContact(AutomationError):
     reason = "RUN_WITHOUT_CONTACT"
 
     def __init__(self, run_id: str) -> None:
-        super().__init__("The run has no contact, so no event of its contact can be awaited", run=run_id)
+        super().__init__("The run has no contact, so it cannot wait for an event of its contact", run=run_id)
 
 
 class InvalidSubscription(AutomationError):
@@ -172,4 +176,4 @@ class SubscriptionAlreadyExists(AutomationError):
     reason = "SUBSCRIPTION_ALREADY_EXISTS"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f'There is already a subscription named "{name}" in this project', subscription=name)
+        super().__init__(f'A subscription named "{name}" already exists in this project', subscription=name)

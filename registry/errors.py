@@ -87,7 +87,7 @@ class ViolationsFound(RegistryError):
 
     def __init__(self, violations: tuple[Violation, ...]) -> None:
         first = violations[0].message
-        many = f"{self.subject} has {len(violations)} violations, first: {first}"
+        many = f"{self.subject} has {len(violations)} violations. The first one: {first}"
         super().__init__(first if len(violations) == 1 else many)
         self.violations = violations
 
@@ -119,9 +119,10 @@ class IncompatibleSchema(RegistryError):
     ) -> None:
         violations = tuple(Violation(one.path, one.kind, _sentence(one)) for one in incompatibilities)
         first, count = violations[0], len(violations)
-        places = f"in {count} places, first" if count > 1 else "at"
+        places = f"in {count} places, first at" if count > 1 else "at"
         super().__init__(
-            f'The schema breaks the rule {rule.name} of event "{name}" {places} {first.path}: {first.message}',
+            f'The schema breaks the compatibility rule {rule.name} of event "{name}" {places} {first.path}: '
+            f"{first.message}",
             event=name,
             compatibility=rule.name,
             revision=str(latest),
@@ -134,8 +135,8 @@ def _sentence(one: Incompatibility) -> str:
     earlier = f"revision {one.revision}"
     given, taker = (earlier, "the schema") if one.direction == "backward" else ("the schema", earlier)
     return (
-        f'In {earlier} it is "{one.old}", in the schema "{one.new}"; '
-        f"to be {one.direction} compatible, {taker} must accept what {given} accepts, with the same result"
+        f'It is "{one.old}" in {earlier} and "{one.new}" in the schema; to be {one.direction} compatible, '
+        f"{taker} must accept every payload that {given} accepts, and coerce it to the same values"
     )
 
 
@@ -154,7 +155,7 @@ class DefinitionAlreadyExists(RegistryError):
     reason = "DEFINITION_ALREADY_EXISTS"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f'Event "{name}" already exists in this project', event=name)
+        super().__init__(f'An event named "{name}" already exists in this project', event=name)
 
 
 class DefinitionDeleted(RegistryError):
@@ -182,7 +183,7 @@ class TooManyDefinitions(RegistryError):
 
     def __init__(self, limit: int) -> None:
         super().__init__(
-            f"Maximum number of events ({limit}) reached for this project",
+            f"This project already has {limit} event definitions, the maximum; delete one first",
             field="event_definition",
             limit=str(limit),
         )
@@ -195,7 +196,7 @@ class TooManyRevisions(RegistryError):
 
     def __init__(self, name: str, limit: int) -> None:
         super().__init__(
-            f'Event "{name}" has {limit:,} revisions, the most that a definition may have; define it anew',
+            f'Event "{name}" has {limit:,} revisions, the maximum; delete the definition and create a new one',
             field="event_definition",
             limit=str(limit),
         )
@@ -216,7 +217,7 @@ class RowUnreadable(RegistryError):
     reason = "ROW_UNREADABLE"
 
     def __init__(self, kind: str, resource_id: str, fault: str) -> None:
-        super().__init__(f"What is stored of the {kind} {resource_id} cannot be read: {fault}", **{kind: resource_id})
+        super().__init__(f"The stored data of {kind} {resource_id} cannot be read: {fault}", **{kind: resource_id})
 
 
 class EtagMismatch(RegistryError):
@@ -226,7 +227,7 @@ class EtagMismatch(RegistryError):
 
     def __init__(self, given: str, current: str) -> None:
         super().__init__(
-            f'It was changed meanwhile: its etag is "{current}", not "{given}"; read it again',
+            f'The resource has been changed: its etag is "{current}", not "{given}"; read it again and retry',
             field="etag",
             etag=current,
         )

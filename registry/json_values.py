@@ -142,7 +142,7 @@ def refusal(path: str, reason: str, fault: str) -> Violation:
 
 def too_deep(path: str, root: str, budget: PayloadBudget) -> Violation:
     """Return the violation of a container that is nested too deep."""
-    message = f"{root or 'The body'} may be nested {budget.depth} levels deep, not more"
+    message = f"{root or 'The body'} is nested too deep; at most {budget.depth} levels are allowed"
     return Violation(_bounded(path), "TOO_DEEP", message)
 
 

@@ -161,7 +161,7 @@ def _violations(schema: Schema) -> Iterator[Violation]:
             path = f"{parent}.properties[{index}]"
             count += 1
             if count > MAX_PROPERTIES:
-                message = f"A schema has at most {MAX_PROPERTIES} properties, nested ones included"
+                message = f"A schema may have at most {MAX_PROPERTIES} properties, including nested ones"
                 yield Violation(path, "TOO_MANY_PROPERTIES", message)
                 return
             if each.name in names:
@@ -170,7 +170,7 @@ def _violations(schema: Schema) -> Iterator[Violation]:
             names.add(each.name)
             yield from _property_violations(each, path)
             if each.properties and depth == MAX_DEPTH:
-                message = f"Properties nest at most {MAX_DEPTH} levels deep"
+                message = f"Properties may be nested at most {MAX_DEPTH} levels deep"
                 yield Violation(f"{path}.properties", "SCHEMA_TOO_DEEP", message)
             elif each.properties:
                 levels.append((path, each.properties, depth + 1))
@@ -180,26 +180,26 @@ def _property_violations(each: Property, path: str) -> Iterator[Violation]:
     if fault := name_fault(each.name):
         yield Violation(f"{path}.name", "INVALID_PROPERTY_NAME", f"The property name {fault}")
     if len(each.description) > MAX_DESCRIPTION_LENGTH:
-        message = f"A description has at most {MAX_DESCRIPTION_LENGTH} characters"
+        message = f"A description may have at most {MAX_DESCRIPTION_LENGTH:,} characters"
         yield Violation(f"{path}.description", "DESCRIPTION_TOO_LONG", message)
     if fault := _suggestion_fault(each):
         yield Violation(f"{path}.suggested_values", "INVALID_SUGGESTED_VALUES", fault)
     if each.properties and not each.may_nest:
-        message = "Only an object, or an array with item_type object, has nested properties"
+        message = "Only an object, or an array with item_type object, may have nested properties"
         yield Violation(f"{path}.properties", "NESTED_PROPERTIES_NOT_ALLOWED", message)
     if each.item_type is not None and each.type is not PropertyType.ARRAY:
-        message = f"Only an array has an item_type; this property is of type {each.type}"
+        message = f"Only an array may have an item_type; this property is of type {each.type}"
         yield Violation(f"{path}.item_type", "ITEM_TYPE_NOT_ALLOWED", message)
     if each.item_type is PropertyType.ANY:
-        message = "An array whose items may be anything has no item_type"
+        message = "item_type any is not allowed; leave item_type out to accept any items"
         yield Violation(f"{path}.item_type", "ITEM_TYPE_NOT_ALLOWED", message)
 
 
 def _suggestion_fault(each: Property) -> str | None:
     if each.suggested_values and each.type is not PropertyType.STRING:
-        return f"Only a string property has suggested values; this one is of type {each.type}"
+        return f"Only a string property may have suggested values; this one is of type {each.type}"
     if len(each.suggested_values) > MAX_SUGGESTED_VALUES:
-        return f"A property has at most {MAX_SUGGESTED_VALUES} suggested values"
+        return f"A property may have at most {MAX_SUGGESTED_VALUES} suggested values"
     if any(len(value) > MAX_SUGGESTED_VALUE_LENGTH for value in each.suggested_values):
-        return f"A suggested value has at most {MAX_SUGGESTED_VALUE_LENGTH} characters"
+        return f"A suggested value may have at most {MAX_SUGGESTED_VALUE_LENGTH} characters"
     return None

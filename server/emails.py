@@ -22,6 +22,6 @@ def normalize_email(text: str) -> str:
     email = text.strip().lower()
     if len(email) > MAX_LENGTH or not _ADDRESS.fullmatch(email):
         shown = text if len(text) <= 60 else text[:60] + "…"
-        message = f'"{shown}" is not an e-mail address of at most {MAX_LENGTH} characters, such as ada@example.com'
+        message = f'"{shown}" is not an email address of at most {MAX_LENGTH} characters, such as ada@example.com'
         raise InvalidArgument(message, violations=[Violation("email", "INVALID_EMAIL", message)])
     return email

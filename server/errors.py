@@ -65,6 +65,11 @@ if TYPE_CHECKING:
 MAX_SHOWN_PATH = 200
 
 
+def _counted(count: int, noun: str) -> str:
+    """Return a count and its noun, such as `2 consumers`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 class ServiceError(Exception):
     """An error with a reason that callers can act on."""
 
@@ -95,7 +100,7 @@ class KeyMissing(AccessError):
     reason = "API_KEY_MISSING"
 
     def __init__(self) -> None:
-        super().__init__('No API key: send the metadata "authorization: Bearer <key>"')
+        super().__init__('The API key is missing; send the metadata "authorization: Bearer <key>"')
 
 
 class KeyInvalid(AccessError):
@@ -122,7 +127,7 @@ class AdminRequired(AccessError):
     reason = "ADMIN_REQUIRED"
 
     def __init__(self) -> None:
-        super().__init__("Only the admin key may call this method")
+        super().__init__("Only the admin key may call this RPC")
 
 
 class ProjectRequired(AccessError):
@@ -131,7 +136,7 @@ class ProjectRequired(AccessError):
     reason = "PROJECT_REQUIRED"
 
     def __init__(self) -> None:
-        super().__init__('The admin key must name a project: send the metadata "signalbox-project: <id or name>"')
+        super().__init__('The admin key must name a project; send the metadata "signalbox-project: <id or name>"')
 
 
 class RequestError(ServiceError):
@@ -150,7 +155,7 @@ class UnstorableText(RequestError):
     reason = "UNSTORABLE_TEXT"
 
     def __init__(self, path: str = "") -> None:
-        message = f"{path or 'A text in the request'} holds the character U+0000, which cannot be stored"
+        message = f"{path or 'A text in the request'} contains the character U+0000, which cannot be stored"
         super().__init__(message, violations=[Violation(path, self.reason, message)] if path else ())
 
 
@@ -166,7 +171,9 @@ class InvalidPageToken(RequestError):
     reason = "INVALID_PAGE_TOKEN"
 
     def __init__(self) -> None:
-        super().__init__("The page token is not one that this list gave out with the same filters")
+        super().__init__(
+            "The page token is not valid for this list and these filters; start again without a page token"
+        )
 
 
 class CursorInvalid(RequestError):
@@ -175,7 +182,7 @@ class CursorInvalid(RequestError):
     reason = "CURSOR_INVALID"
 
     def __init__(self) -> None:
-        super().__init__("The cursor is not one that WatchMatches answered in this project")
+        super().__init__("The cursor is not valid; use one that WatchMatches returned in this project")
 
 
 class InvalidConsumer(RequestError):
@@ -229,7 +236,7 @@ class BodyTooSlow(HttpError):
     reason = "BODY_TOO_SLOW"
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(f"The body did not come within {seconds:g} seconds")
+        super().__init__(f"The body was not received within {seconds:g} seconds")
 
 
 class UnsupportedMediaType(HttpError):
@@ -302,7 +309,7 @@ class RateLimited(HttpError):
     reason = "RATE_LIMITED"
 
     def __init__(self, seconds: int, headers: tuple[tuple[bytes, bytes], ...]) -> None:
-        super().__init__(f"Too many requests; try again in {seconds} s", metadata={"seconds": str(seconds)})
+        super().__init__(f"Too many requests; try again in {seconds} seconds", metadata={"seconds": str(seconds)})
         self.retry_after = float(seconds)
         self.headers = headers
 
@@ -326,7 +333,7 @@ class ProjectAlreadyExists(ResourceError):
     reason = "PROJECT_ALREADY_EXISTS"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f'A project named "{name}" exists already', metadata={"name": name})
+        super().__init__(f'A project named "{name}" already exists', metadata={"name": name})
 
 
 class ContactNotFound(ResourceError):
@@ -344,7 +351,7 @@ class ContactAlreadyExists(ResourceError):
     reason = "CONTACT_ALREADY_EXISTS"
 
     def __init__(self, email: str) -> None:
-        super().__init__(f'A contact with the address "{email}" exists already', metadata={"email": email})
+        super().__init__(f'A contact with the email address "{email}" already exists', metadata={"email": email})
 
 
 class DefinitionInUse(ResourceError):
@@ -354,7 +361,7 @@ class DefinitionInUse(ResourceError):
 
     def __init__(self, name: str, count: int) -> None:
         super().__init__(
-            f'Event "{name}" is used by active automations: {count:,}; pause them first',
+            f'Event "{name}" is used by {_counted(count, "active automation")}; pause them first',
             metadata={"event": name, "count": str(count)},
         )
 
@@ -365,7 +372,7 @@ class ContactRequired(RequestError):
     reason = "CONTACT_REQUIRED"
 
     def __init__(self) -> None:
-        super().__init__("The contact is missing: give its id or e-mail address")
+        super().__init__("The contact is missing; give its ID or email address")
 
 
 class EventNotFound(ResourceError):
@@ -374,7 +381,7 @@ class EventNotFound(ResourceError):
     reason = "EVENT_NOT_FOUND"
 
     def __init__(self, event_id: str) -> None:
-        super().__init__(f'No event with the id "{event_id}" is recorded in this project', metadata={"id": event_id})
+        super().__init__(f'No event with the ID "{event_id}" is recorded in this project', metadata={"id": event_id})
 
 
 class KeyNotFound(ResourceError):
@@ -383,7 +390,7 @@ class KeyNotFound(ResourceError):
     reason = "API_KEY_NOT_FOUND"
 
     def __init__(self, key_id: str) -> None:
-        super().__init__(f'There is no API key with the id "{key_id}"', metadata={"id": key_id})
+        super().__init__(f'There is no API key with the ID "{key_id}"', metadata={"id": key_id})
 
 
 class SecretInUse(ResourceError):
@@ -392,7 +399,7 @@ class SecretInUse(ResourceError):
     reason = "SECRET_IN_USE"
 
     def __init__(self) -> None:
-        super().__init__("This secret belongs to an API key already")
+        super().__init__("An API key with this secret already exists")
 
 
 class IdempotencyKeyReused(ResourceError):
@@ -413,7 +420,8 @@ class CursorExpired(ResourceError):
 
     def __init__(self, earliest: int) -> None:
         super().__init__(
-            f"Matches behind this place are no longer kept; the earliest one kept has position {earliest:,}",
+            "Matches after this start point have been deleted;"
+            f" the earliest available match is at position {earliest:,}",
             metadata={"earliest_position": str(earliest)},
         )
 
@@ -426,7 +434,7 @@ class CursorRewound(ResourceError):
     def __init__(self, position: int, head: int) -> None:
         super().__init__(
             f"The log was restored to an earlier state after this cursor was returned at position {position:,}; it now"
-            f" ends at position {head:,}. Start again from a position or time before the restore",
+            f" ends at position {head:,}. Start again at a position or time before the restore",
             metadata={"position": str(position), "head_position": str(head)},
         )
 
@@ -438,7 +446,8 @@ class SubscriptionInUse(ResourceError):
 
     def __init__(self, subscription: str, consumers: int) -> None:
         super().__init__(
-            f"Consumers are connected to the subscription: {consumers:,}; end them, or delete it with force",
+            f"The subscription has {_counted(consumers, 'connected consumer')};"
+            " disconnect them, or delete it with force",
             metadata={"subscription": subscription, "consumer_count": str(consumers)},
         )
 
@@ -450,7 +459,7 @@ class ConsumerReplaced(ResourceError):
 
     def __init__(self, consumer_id: str) -> None:
         super().__init__(
-            f'Another stream has opened as the consumer "{consumer_id}"', metadata={"consumer": consumer_id}
+            f'Another stream has been opened with the consumer ID "{consumer_id}"', metadata={"consumer": consumer_id}
         )
 
 
@@ -461,7 +470,7 @@ class PositionBeyondHead(ResourceError):
 
     def __init__(self, position: int, head: int) -> None:
         super().__init__(
-            f"Position {position:,} is beyond the newest match, which has position {head:,}",
+            f"The requested start position {position:,} is past the newest match (position {head:,})",
             metadata={"position": str(position), "head_position": str(head)},
         )
 
@@ -473,7 +482,7 @@ class QueueFull(ServiceError):
     retry_after = 0.5
 
     def __init__(self) -> None:
-        super().__init__("Too many events are waiting to be stored; nothing was stored, try again shortly")
+        super().__init__("Too many events are waiting to be stored. Nothing was stored; try again shortly")
 
 
 class WatcherTooSlow(ServiceError):
@@ -483,7 +492,10 @@ class WatcherTooSlow(ServiceError):
     retry_after = 1.0
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(f"An answer was not taken within {seconds:g} s; resume from the cursor of the last one read")
+        super().__init__(
+            f"The client did not read a response within {seconds:g} seconds;"
+            " resume from the cursor of the last one read"
+        )
 
 
 class Stopping(ServiceError):
@@ -494,9 +506,9 @@ class Stopping(ServiceError):
 
     def __init__(self, *, cut_off: bool = False) -> None:
         super().__init__(
-            "The server stopped before it had finished; send again with the same idempotency key"
+            "The server stopped before the request was finished; send it again with the same idempotency key"
             if cut_off
-            else "The server is shutting down; what it has not answered is not stored"
+            else "The server is shutting down; requests without a response were not stored"
         )
 
 
@@ -511,7 +523,7 @@ class StorageFull(StorageError):
     retry_after = 5.0
 
     def __init__(self) -> None:
-        super().__init__("The database has no room left; nothing was stored")
+        super().__init__("The disk of the database is full; nothing was stored")
 
 
 class StorageReadOnly(StorageError):
@@ -529,7 +541,7 @@ class StorageBusy(StorageError):
     reason = "STORAGE_BUSY"
 
     def __init__(self) -> None:
-        super().__init__("Another process holds the database; nothing was stored, try again")
+        super().__init__("Another process has locked the database. Nothing was stored; try again")
 
 
 class StorageUnavailable(StorageError):
@@ -538,7 +550,7 @@ class StorageUnavailable(StorageError):
     reason = "STORAGE_UNAVAILABLE"
 
     def __init__(self) -> None:
-        super().__init__("The database did not answer; send again with the same idempotency key")
+        super().__init__("The database did not respond; send the request again with the same idempotency key")
 
 
 class StorageRefused(StorageError):

@@ -134,7 +134,7 @@ def test_a_refused_event_is_one_line_and_a_line_for_each_field(signalbox: Server
     [
         (("event", "send", "nope", "--email", ADA), 'error: Event "nope" is not defined in this project\n'),
         (("event", "list", "--key", "sb_wrong"), "error: the server does not know the key, or it is revoked\n"),
-        (("project", "list", "--key", SECRET), "error: Only the admin key may call this method\n"),
+        (("project", "list", "--key", SECRET), "error: Only the admin key may call this RPC\n"),
         (("event", "list", "--project", "none"), 'error: There is no project "none"\n'),
         (("event", "list", "--project", "kein größeres"), 'error: There is no project "kein größeres"\n'),
         (
@@ -318,8 +318,9 @@ def test_watch_follows_matches_over_a_restart_and_ends_at_its_limit(tmp_path: Pa
         plain = server("match", "watch", "--from", "3", "--limit", "1")
         assert plain.out.split()[0] == "3"
         assert {"started", "Thanks", ORDER, ADA} <= set(plain.out.split())
-        assert server("match", "watch", "--cursor", "x").err.startswith("error: The cursor is not one")
-        assert server("match", "watch", "--from", "9").err.startswith("error: Position 8 is beyond the newest match")
+        assert server("match", "watch", "--cursor", "x").err.startswith("error: The cursor is not valid")
+        past = server("match", "watch", "--from", "9").err
+        assert past.startswith("error: The requested start position 8 is past the newest match")
         for wrong in (("--from", "0"), ("--from", "soon"), ("--from", "1", "--cursor", "x")):
             assert server("match", "watch", *wrong).code == 2
 
@@ -447,7 +448,7 @@ def test_automations_are_created_changed_and_deleted(signalbox: Server) -> None:
     listed = signalbox("automation", "list", "--event", "signup", "--state", "active", "--label", "team=growth")
     assert re.search(rf"^{created['id']}  Hello +active +signup", listed.out, re.MULTILINE)
     refused = signalbox("automation", "delete", created["id"])
-    assert (refused.code, refused.err) == (1, "error: The automation is active; pause it before you delete it\n")
+    assert (refused.code, refused.err) == (1, "error: The automation is active; pause it before deleting it\n")
     outdated = signalbox("automation", "pause", created["id"], "--etag", created["etag"])
     assert outdated.code == 1
     assert re.search(r"^state +paused$", signalbox("automation", "pause", created["id"]).out, re.MULTILINE)
@@ -479,7 +480,7 @@ def test_a_run_is_started_parked_resumed_and_ended(signalbox: Server) -> None:
     ended = signalbox("run", "complete", run, "--outcome", "skipped", "--reason", "unsubscribed")
     assert re.search(r"^status +skipped$", ended.out, re.MULTILINE)
     refused = signalbox("run", "cancel", run)
-    assert (refused.code, refused.err) == (1, "error: The run has ended: it is skipped\n")
+    assert (refused.code, refused.err) == (1, "error: The run has already ended; it is skipped\n")
     (other,) = signalbox("run", "list", "--automation", made["id"], "--status", "queued", "--json").json
     cancelled = signalbox("run", "cancel", other["id"], "--reason", "no need", "--json").json
     assert (cancelled["status"], cancelled["reason"]) == ("RUN_STATUS_CANCELLED", "no need")

@@ -60,7 +60,8 @@ def test_a_refused_update_is_one_line_and_a_line_for_each_incompatibility(signal
     assert (refused.code, refused.out) == (1, "")
     first, *rest = refused.err.splitlines()
     assert first.startswith(
-        'error: The schema breaks the rule BACKWARD of event "paid" in 2 places, first properties.total: '
+        'error: The schema breaks the compatibility rule BACKWARD of event "paid" in 2 places, first at'
+        " properties.total: "
     )
     assert [line.split(":")[0] for line in rest] == ["  properties.total", "  properties.note"]
     assert '"number"' in rest[0]

@@ -243,7 +243,7 @@ def test_blank_text_always_holds(text: str) -> None:
         ("properties.items[0].skuu == 'x'", "UNKNOWN_PROPERTY", 'did you mean "sku"?'),
         ("properties.items.exists(i, i.cost > 1)", "UNKNOWN_PROPERTY", "cost"),
         ("properties.order_total == 'x'", "TYPE_MISMATCH", "is a double, is never equal to a string"),
-        ("properties.order_total == null", "TYPE_MISMATCH", "write has(...)"),
+        ("properties.order_total == null", "TYPE_MISMATCH", "use has(...)"),
         ("properties.currency > 1", "TYPE_MISMATCH", "cannot be compared by > with an integer"),
         ("properties.order_total + 1 > 2", "TYPE_MISMATCH", "write 1.0 for 1"),
         ("properties.currency", "TYPE_MISMATCH", "must be true or false, but it is a string"),

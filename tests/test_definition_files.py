@@ -141,7 +141,10 @@ def test_json_is_yaml_with_characters_beyond_the_first_plane(tmp_path: Path) -> 
             "a type is string, number, boolean, date, object, array, any or array<TYPE>, with !",
         ),
         (SHORT.format("a", "array<money>"), 'x.yaml:3:25: "array<money>" is no type: a type is string'),
-        (SHORT.format("a", "array<any>"), "x.yaml:3:18: An array whose items may be anything has no item_type"),
+        (
+            SHORT.format("a", "array<any>"),
+            "x.yaml:3:18: item_type any is not allowed; leave item_type out to accept any items",
+        ),
         (SHORT.format("a", "number<string>"), "only an array has a type of items, as in array<string>"),
         (SHORT.format("a", "number!!"), 'x.yaml:3:25: "number!!" is no type'),
         (SHORT.format("a", "[number]"), 'x.yaml:3:25: property "total" must be a mapping'),
@@ -149,7 +152,7 @@ def test_json_is_yaml_with_characters_beyond_the_first_plane(tmp_path: Path) -> 
         (SHORT.format("a", "{type: number!}"), "required is an entry of its own"),
         (SHORT.format("a", "{type: date, required: yes}"), 'required must be true or false; got "yes"'),
         (SHORT.format("a", "{type: string, suggested_values: EUR}"), "suggested_values must be a list"),
-        (SHORT.format("a", "{type: date, suggested_values: [x]}"), "x.yaml:3:56: Only a string property has"),
+        (SHORT.format("a", "{type: date, suggested_values: [x]}"), "x.yaml:3:56: Only a string property may have"),
         (SHORT.format("a", "{type: date, properties: {x: date}}"), "x.yaml:3:50: Only an object, or an array"),
         (SHORT.format("signalbox:a", "date"), "x.yaml:2:3: The event name must not begin with"),
         (SHORT.format('"  "', "date"), "x.yaml:2:3: The event name must not be blank"),
@@ -205,7 +208,7 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
 def test_properties_nested_too_deep_are_refused_where_they_stand(tmp_path: Path) -> None:
     text = "definitions: {a: {properties: {p: " + "{type: object, properties: {p: " * 10 + "date" + "}}" * 10 + "}}}"
     (fault,) = faults(tmp_path, text)
-    assert "Properties nest at most 10 levels deep" in fault
+    assert "Properties may be nested at most 10 levels deep" in fault
 
 
 def test_a_folder_is_read_at_any_depth_in_order(tmp_path: Path) -> None:
@@ -459,7 +462,7 @@ async def test_somebody_elses_change_in_between_is_not_overwritten(shop: Shop) -
     with pytest.raises(Failure) as raised:
         await make_changes(shop.session, planned.changes, applied)
     assert [each.name for each in applied] == ["a"]
-    assert raised.value.message.startswith('stopped at "b": It was changed meanwhile')
+    assert raised.value.message.startswith('stopped at "b": The resource has been changed')
     assert raised.value.reason == "ETAG_MISMATCH"
     assert raised.value.details[-3:] == (
         "applied before it: a",

@@ -92,7 +92,11 @@ def test_a_payload_may_be_nested_as_deep_as_its_budget(depth: int) -> None:
     budget = PayloadBudget(depth=depth)
     assert found(value, budget) is None
     path = "data" + ".v" * depth
-    assert found({"v": value}, budget) == (path, "TOO_DEEP", f"data may be nested {depth} levels deep, not more")
+    assert found({"v": value}, budget) == (
+        path,
+        "TOO_DEEP",
+        f"data is nested too deep; at most {depth} levels are allowed",
+    )
 
 
 def test_a_path_in_a_refusal_is_bounded() -> None:

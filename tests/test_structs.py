@@ -85,7 +85,7 @@ def test_a_value_without_a_kind_is_refused_with_its_path(data: Struct, path: str
     with pytest.raises(InvalidArgument) as refused:
         read_struct(data)
     assert [(each.path, each.reason) for each in refused.value.violations] == [(path, "INVALID_PROPERTY_VALUE")]
-    assert str(refused.value) == f"{path} is a google.protobuf.Value without a kind; set null_value for null"
+    assert str(refused.value) == f"{path} is a google.protobuf.Value without a kind; for null, set null_value"
 
 
 def test_a_stored_integer_beyond_the_range_of_a_double_is_written_as_the_largest_one() -> None:
@@ -100,7 +100,7 @@ def test_what_is_nested_deeper_than_the_budget_is_refused(payload: dict[str, Any
     if depth_of(payload) <= depth:
         assert read_struct(struct(payload), budget=PayloadBudget(depth=depth)) == payload
     else:
-        with pytest.raises(InvalidArgument, match=f"nested {depth} levels deep"):
+        with pytest.raises(InvalidArgument, match=f"nested too deep; at most {depth} levels"):
             read_struct(struct(payload), budget=PayloadBudget(depth=depth))
 
 

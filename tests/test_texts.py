@@ -114,7 +114,7 @@ async def test_each_text_of_each_request_refuses_it_with_its_path(lasting_servic
         assert found.code is grpc.StatusCode.INVALID_ARGUMENT, (name, path, found)
         assert found.reason == "UNSTORABLE_TEXT", (name, path, found)
         assert found.violations == ((path, "UNSTORABLE_TEXT"),), (name, path, found)
-        assert found.message == f"{path} holds the character U+0000, which cannot be stored"
+        assert found.message == f"{path} contains the character U+0000, which cannot be stored"
 
 
 REASONS = {

@@ -46,7 +46,7 @@ DIALECTS = ("autosend", "opensend", "emailsendx", "arsel")
 OPEN = "open"
 RANGE = "is beyond the range of a double; a number must be finite"
 HALF = "contains half a surrogate pair, which is not a character"
-NUL = "holds the character U+0000, which cannot be stored"
+NUL = "contains the character U+0000, which cannot be stored"
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ async def test_a_payload_of_too_many_values_bytes_or_levels_is_refused(house: Ho
         (flat, f"may hold {values:,} values, not more"),
         (f'{{"v":[{"0," * values}0]}}', f"may hold {values:,} values, not more"),
         (f'{{"v":"{"x" * size}"}}', f"at most {size:,} are allowed"),
-        ('{"v":' * 32 + "{}" + "}" * 32, "may be nested 32 levels deep, not more"),
+        ('{"v":' * 32 + "{}" + "}" * 32, "is nested too deep; at most 32 levels are allowed"),
     ):
         refused = await house.post(door, text)
         assert refused.status_code in (400, 422), (text[:20], refused.text)

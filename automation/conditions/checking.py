@@ -232,7 +232,7 @@ class _Checker:
         if isinstance(node.key, Literal) and isinstance(node.key.value, str):
             return self._field(node, operand, node.key.value, self._named(node.operand))
         if not ((operand.kinds & LIST and key.kinds & NUMBER) or (operand.kinds & OBJECT and key.kinds & STRING)):
-            self._mismatch(node, f"{self._named(node.operand)} has no items to pick by {_words(key)}")
+            self._mismatch(node, f"{self._named(node.operand)} cannot be indexed by {_words(key)}")
         return _item(operand) if operand.kinds is LIST else Type(ANY)
 
     def _binary(self, node: Binary, scope: Mapping[str, Type]) -> Type:
@@ -242,7 +242,9 @@ class _Checker:
         if node.operator == "in":
             self._membership(node, left, right)
         elif left.date and right.date and node.operator in ORDER:
-            self._mismatch(node, f"Dates are text: write timestamp({self._named(node.left)}) to compare in time")
+            self._mismatch(
+                node, f"Dates are strings: write timestamp({self._named(node.left)}) to compare them as times"
+            )
         elif not _comparable(left, right, node.operator) or (node.operator in ORDER and (left.date or right.date)):
             self._mismatch(node, self._incomparable(node, left, right))
         return _BOOLEAN
@@ -250,10 +252,10 @@ class _Checker:
     def _incomparable(self, node: Binary, left: Type, right: Type) -> str:
         date = node.left if left.date else node.right
         if left.date or right.date:
-            return f"A date is kept as text: write timestamp({self._named(date)}) and compare it with a timestamp"
+            return f"A date is stored as a string: write timestamp({self._named(date)}) and compare it with a timestamp"
         if NULL in {left.kinds, right.kinds} and node.operator not in ORDER:
             other = node.right if left.kinds is NULL else node.left
-            return f"{self._named(other)} is never null; write has(...) to ask whether it is there"
+            return f"{self._named(other)} is never null; use has(...) to check whether it exists"
         never = "is never equal to" if node.operator in {"==", "!="} else f"cannot be compared by {node.operator} with"
         return f"{self._named(node.left)}, which is {_words(left)}, {never} {_words(right)}"
 

@@ -26,7 +26,7 @@ def read_int(text: str) -> Int:
     digits = digits.lstrip("0") or "0"
     value = int(digits, base) if len(digits) <= _LONGEST_INT else math.inf
     if value > MAX_INT + 1:
-        raise ValueError("An integer has 64 bits: at most 9223372036854775807")
+        raise ValueError("An integer may be at most 9223372036854775807")
     return Int(value)
 
 
@@ -58,8 +58,8 @@ def _character(escape: re.Match[str]) -> str:
         return chr(int(octal, 8))
     digits = two or four or eight
     if digits is None:
-        raise ValueError(f"The escape {escape.group()} is not defined; a backslash itself is written twice")
+        raise ValueError(f"The escape {escape.group()} is not defined; write a backslash twice")
     code = int(digits, 16)
     if code > 0x10FFFF or 0xD800 <= code <= 0xDFFF:
-        raise ValueError(f"The escape {escape.group()} is no character")
+        raise ValueError(f"The escape {escape.group()} is not a valid character")
     return chr(code)

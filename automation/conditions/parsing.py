@@ -98,7 +98,7 @@ _HINTS: Final = {
     "and": "and is written &&",
     "or": "or is written ||",
     "not": "not is written !",
-    "{": "there are no maps to be written here",
+    "{": "map literals are not supported",
 }
 
 
@@ -117,7 +117,7 @@ def parse(text: str) -> Expression:
     WRONG_ARGUMENTS or INVALID_REGEX. What the types of the properties forbid is for `check` to find.
     """
     if len(text) > MAX_LENGTH:
-        message = f"A condition has at most {MAX_LENGTH:,} characters; this one has {len(text):,}"
+        message = f"A condition may have at most {MAX_LENGTH:,} characters; this one has {len(text):,}"
         raise ConditionInvalid([Fault(1, 1, "TOO_LONG", message)])
     if not text.strip():
         return Expression(text, Literal(start=0, end=0, value=True))
@@ -147,7 +147,7 @@ def _tree(text: str) -> Node:
     except UnexpectedToken as unexpected:
         ended = unexpected.token.type == "$END"
         offset = len(text.rstrip()) if ended else _span(unexpected.token)[0]
-        message = "The condition ends too early" if ended else _unexpected(str(unexpected.token))
+        message = "The condition is incomplete" if ended else _unexpected(str(unexpected.token))
     raise ConditionInvalid([Fault.at(text, offset, "SYNTAX_ERROR", message)])
 
 
@@ -170,9 +170,11 @@ def _height(*parts: Node) -> int:
 def _within(node: Node) -> Node:
     """Hold a node to the depth; as soon as one is too high nothing is built upon it."""
     if node.height > MAX_DEPTH:
-        raise _Refused(node.start, "TOO_DEEP", f"A condition is at most {MAX_DEPTH} levels deep; this part is deeper")
+        raise _Refused(
+            node.start, "TOO_DEEP", f"A condition may be at most {MAX_DEPTH} levels deep; this part is deeper"
+        )
     if isinstance(node, Path) and len(node.names) > MAX_DEPTH:
-        raise _Refused(node.start, "TOO_DEEP", f"A path has at most {MAX_DEPTH} names")
+        raise _Refused(node.start, "TOO_DEEP", f"A path may have at most {MAX_DEPTH} names")
     return node
 
 
@@ -210,7 +212,7 @@ class _Builder(Transformer[Token, Any]):
     def list(self, opened: Token, items: tuple[Node, ...], shut: Token) -> Node:
         start = _span(opened)[0]
         if len(items) > MAX_ELEMENTS:
-            message = f"A list has at most {MAX_ELEMENTS:,} elements; this one has {len(items):,}"
+            message = f"A list may have at most {MAX_ELEMENTS:,} elements; this one has {len(items):,}"
             raise _Refused(start, "TOO_MANY_ELEMENTS", message)
         return _within(ListOf(start=start, end=_span(shut)[1], height=_height(*items), items=items))
 
@@ -304,7 +306,9 @@ def _has(start: int, end: int, arguments: tuple[Node, ...]) -> Has:
         case (Path(names=[_, _, *_], indexed=False) | Select() as field,):
             return Has(start=start, end=end, height=_height(field), field=field)
         case _:
-            message = 'has() takes one field, as has(properties.a); write "odd name" in properties for other names'
+            message = (
+                'has() takes one field, such as has(properties.a); for other names, write "odd name" in properties'
+            )
             raise _Refused(start, "WRONG_ARGUMENTS", message)
 
 
@@ -318,5 +322,5 @@ def _macro(operand: Node, name: Token, arguments: tuple[Node, ...], closed: Toke
             _within(made)
             return made
         case _:
-            message = f"{name} takes a new name and a condition on it: list.{name}(item, item > 1.0)"
+            message = f"{name} takes a variable and a condition: list.{name}(item, item > 1.0)"
             raise _Refused(_span(name)[0], "WRONG_ARGUMENTS", message)

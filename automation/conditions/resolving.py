@@ -56,15 +56,15 @@ def faults_of_names(node: Node, scope: frozenset[str] = frozenset()) -> Iterator
     match node:
         case Variable(name=name) if name not in scope:
             hint = _hint(Suggestions([*ROOTS, *scope]).closest(name)) or f"; write {PROPERTIES}.{name} for a property"
-            yield node.start, "UNKNOWN_NAME", f"{name} is not a name that is known here{hint}"
+            yield node.start, "UNKNOWN_NAME", f"{name} is not defined here{hint}"
         case Path(names=(root, *fields)) if root in FIELDS:
             yield from _field_faults(node.start, root, fields)
         case Literal(value=Int() as value) if value > MAX_INT:
-            yield node.start, "SYNTAX_ERROR", f"An integer has 64 bits: at most {MAX_INT}"
+            yield node.start, "SYNTAX_ERROR", f"An integer may be at most {MAX_INT}"
         case Call():
             yield from _call_faults(node)
         case Macro(variable=variable) if _RESERVED.fullmatch(variable):
-            yield node.start, "SYNTAX_ERROR", f"{variable} is a word that CEL keeps for itself; take another name"
+            yield node.start, "SYNTAX_ERROR", f"{variable} is a reserved word in CEL; use another name"
     if isinstance(node, Macro):
         yield from faults_of_names(node.operand, scope)
         yield from faults_of_names(node.body, scope | {node.variable})
@@ -105,9 +105,9 @@ def _pattern_faults(pattern: Node) -> Iterator[Found]:
             try:
                 Regex(text)
             except ValueError as fault:
-                yield pattern.start, "INVALID_REGEX", f"RE2 does not take the pattern: {fault}"
+                yield pattern.start, "INVALID_REGEX", f"The pattern is not a valid RE2 expression: {fault}"
         case _:
-            yield pattern.start, "INVALID_REGEX", "The pattern must be written as a string here, not computed"
+            yield pattern.start, "INVALID_REGEX", "The pattern must be a string literal, not an expression"
 
 
 def _count(arguments: int) -> str:

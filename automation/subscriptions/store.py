@@ -248,23 +248,25 @@ def _violations(wanted: Subscription) -> Iterator[Violation]:
     if fault := name_fault(wanted.name):
         yield Violation("subscription.name", "INVALID_NAME", f"The name of the subscription {fault}")
     if not _SECOND <= wanted.ack_deadline <= _HOUR:
-        yield _out_of_range("ack_deadline", "The time to settle a delivery is 1 second to 1 hour")
+        yield _out_of_range("ack_deadline", "ack_deadline must be 1 second to 1 hour")
     if not 1 <= wanted.max_attempts <= MAX_ATTEMPTS:
-        yield _out_of_range("max_attempts", f"A match is delivered 1 to {MAX_ATTEMPTS} times")
+        yield _out_of_range("max_attempts", f"max_attempts must be 1 to {MAX_ATTEMPTS:,}")
     backoff = wanted.backoff
     if not 0 <= backoff.initial_delay <= _HOUR:
-        yield _out_of_range("backoff.initial_delay", "The delay after the first attempt is 0 to 1 hour")
+        yield _out_of_range("backoff.initial_delay", "backoff.initial_delay must be 0 to 1 hour")
     if not backoff.initial_delay <= backoff.max_delay <= 24 * _HOUR:
-        yield _out_of_range("backoff.max_delay", "The longest delay is initial_delay to 24 hours")
+        yield _out_of_range(
+            "backoff.max_delay", "backoff.max_delay must be at least initial_delay and at most 24 hours"
+        )
     if not 1 <= backoff.multiplier <= 10:
-        yield _out_of_range("backoff.multiplier", "The factor from one delay to the next is 1 to 10")
+        yield _out_of_range("backoff.multiplier", "backoff.multiplier must be 1 to 10")
     for field, most in (
         ("automation_ids", MAX_FILTER_NAMES),
         ("labels", MAX_FILTER_LABELS),
         ("event_names", MAX_FILTER_NAMES),
     ):
         if len(getattr(wanted.filter, field)) > most:
-            yield Violation(f"subscription.filter.{field}", "TOO_LARGE", f"A filter has at most {most} {field}")
+            yield Violation(f"subscription.filter.{field}", "TOO_LARGE", f"A filter may have at most {most} {field}")
 
 
 def _out_of_range(field: str, message: str) -> Violation:

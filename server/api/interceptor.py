@@ -198,7 +198,7 @@ def _parser(method: MethodDescriptor) -> Parse:
             message = parse(data)
         except DecodeError as error:
             name = method.input_type.full_name
-            text = f"The bytes are not a {name}, or it is nested more than 100 messages deep"
+            text = f"The request is not a valid {name}, or is nested more than 100 messages deep"
             raise MalformedRequest(text) from error
         if check_texts is not None:
             check_texts(message)

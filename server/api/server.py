@@ -66,8 +66,10 @@ class GrpcServer:
             else:
                 port = self._server.add_secure_port(address, server_credentials(tls))
         except RuntimeError as error:
-            tls_files = "" if tls is None else ", or the TLS files do not fit"
-            raise OSError(f"Cannot listen on {address}: it is in use or not of this machine{tls_files}") from error
+            tls_files = "" if tls is None else ", or the TLS files do not match"
+            raise OSError(
+                f"Cannot listen on {address}: it is in use or not an address of this machine{tls_files}"
+            ) from error
         self._port = port
         await self._server.start()
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)

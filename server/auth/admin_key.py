@@ -28,7 +28,7 @@ def read_or_make(path: Path) -> str:
 def check_strength(secret: str) -> str:
     """Give the secret back. Raises ValueError if it is too short to be one."""
     if len(secret) < MIN_LENGTH:
-        raise ValueError(f"An admin key has at least {MIN_LENGTH} characters; this one has {len(secret)}")
+        raise ValueError(f"An admin key must have at least {MIN_LENGTH} characters; this one has {len(secret)}")
     return secret
 
 
@@ -36,8 +36,10 @@ def _read(path: Path) -> str:
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW)) as file:
         state = os.fstat(file.fileno())
         if state.st_uid not in {os.geteuid(), 0} or state.st_mode & 0o077:
-            raise ValueError(f"{path} must belong to the user of the server, and nobody else may read it (mode 0600)")
+            raise ValueError(
+                f"{path} must be owned by the user of the server and readable by no other user (mode 0600)"
+            )
         secret = file.read().strip()
     if not secret:
-        raise ValueError(f"{path} is empty: delete it to have a new admin key made")
+        raise ValueError(f"{path} is empty; delete it, and a new admin key is created")
     return check_strength(secret)

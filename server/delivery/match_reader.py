@@ -177,12 +177,12 @@ def load_in(
     for match in fitting:
         automation, event = automations.get(match.automation_key), events.get(match.event_position)
         if automation is None:
-            reason = broken_automations.get(match.automation_key, "it is missing")
+            reason = broken_automations.get(match.automation_key, "the row is missing")
             loaded.append(UnreadableMatch(match, f"Its automation cannot be read: {reason}"))
         elif automation.unreadable:
             loaded.append(UnreadableMatch(match, f"Its automation cannot be read: {automation.unreadable}"))
         elif event is None:
-            reason = broken_events.get(match.event_position, "it is missing")
+            reason = broken_events.get(match.event_position, "the row is missing")
             loaded.append(UnreadableMatch(match, f"Its event cannot be read: {reason}"))
         elif event.unreadable:
             loaded.append(UnreadableMatch(match, f"Its event cannot be read: {event.unreadable}"))

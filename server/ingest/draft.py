@@ -123,7 +123,8 @@ def batch_rejected(drafts: Sequence[Draft]) -> BatchRejected:
     violations = [violation for index, error in failed for violation in _violations(index, error)]
     first = f"events[{failed[0][0]}]: {failed[0][1]}"
     return BatchRejected(
-        f"{len(failed)} of {len(drafts)} events are refused, so none was stored; {first}",
+        f"{len(failed)} of {len(drafts)} events {'was' if len(failed) == 1 else 'were'} rejected, so none was stored."
+        f" The first one: {first}",
         violations=violations[:MAX_REPORTED],
     )
 

@@ -180,8 +180,8 @@ def _check_size(properties: Mapping[str, Any]) -> None:
     size = len(msgspec.json.encode(properties))
     if len(properties) > MAX_CONTACT_VALUES or size > MAX_CONTACT_BYTES:
         message = (
-            f"The contact would have {len(properties):,} properties of {size:,} bytes; "
-            f"at most {MAX_CONTACT_VALUES:,} of {MAX_CONTACT_BYTES:,} bytes are allowed"
+            f"The contact would have {len(properties):,} properties and {size:,} bytes; "
+            f"at most {MAX_CONTACT_VALUES:,} properties and {MAX_CONTACT_BYTES:,} bytes are allowed"
         )
         raise InvalidArgument(message, violations=[Violation("properties", "TOO_LARGE", message)])
 

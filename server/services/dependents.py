@@ -81,7 +81,7 @@ def _in_use(
     ]
     automations = automations_by_key(connection, {key for key, _ in awaited})
     for key, condition in awaited:
-        yield automations[key], "Condition awaited by a run", condition
+        yield automations[key], "Condition that a run waits for", condition
 
 
 def _validated_by(snapshot: CatalogSnapshot, event_name: str) -> str:

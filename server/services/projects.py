@@ -164,7 +164,9 @@ def _check_description(description: str) -> None:
 def _check_secret(secret: str) -> None:
     printable = all("!" <= character <= "~" for character in secret)
     if not printable or not MIN_SECRET <= len(secret) <= MAX_SECRET:
-        raise _invalid("secret", f"A secret is {MIN_SECRET} to {MAX_SECRET} printable ASCII characters without blanks")
+        raise _invalid(
+            "secret", f"A secret must be {MIN_SECRET} to {MAX_SECRET} printable ASCII characters without blanks"
+        )
 
 
 def _scopes(names: Collection[str]) -> frozenset[Scope]:
@@ -173,7 +175,7 @@ def _scopes(names: Collection[str]) -> frozenset[Scope]:
     except ValueError:
         known = ", ".join(Scope)
         unknown = next(name for name in names if name not in list(Scope))
-        raise _invalid("scopes", f'"{unknown}" is not a scope; there are {known}') from None
+        raise _invalid("scopes", f'"{unknown}" is not a scope; use one of {known}') from None
 
 
 def _invalid(path: str, message: str) -> InvalidArgument:

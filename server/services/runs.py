@@ -106,7 +106,7 @@ class Runs:
         """List runs, newest first, from behind an id; and whether there are more. Raises InvalidArgument."""
         before = position_of(after_id) if after_id else None
         if after_id and before is None:
-            message = f'"{after_id[:60]}" is not the id of a run'
+            message = f'"{after_id[:60]}" is not the ID of a run'
             raise InvalidArgument(message, violations=[Violation("after", "INVALID_ARGUMENT", message)])
         return await self._database.read(lambda connection: _found(connection, project_pk, wanted, limit, before))
 
@@ -225,7 +225,7 @@ def _filter(connection: Connection, project_pk: int, wanted: RunQuery) -> RunFil
 
 def _check_timeout(timeout: int | None) -> None:
     if timeout is not None and not MIN_TIMEOUT <= timeout <= MAX_TIMEOUT:
-        message = f"timeout is {timeout / 1_000_000:g} s; a run waits 1 second to 366 days, or for ever without it"
+        message = f"timeout is {timeout / 1_000_000:g} s; it must be 1 second to 366 days, or unset to wait forever"
         raise InvalidArgument(message, violations=[Violation("timeout", "OUT_OF_RANGE", message)])
 
 

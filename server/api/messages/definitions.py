@@ -43,7 +43,7 @@ def read_schema(message: pb.Schema) -> Schema:
 def read_candidate(request: pb.CheckCompatibilityRequest | pb.BacktestSchemaRequest) -> Schema:
     """Read the candidate. Raises InvalidArgument without one, and InvalidSchema."""
     if not request.HasField("schema"):
-        message = "schema is missing: it is the candidate"
+        message = "schema is missing; it must be the candidate schema"
         raise InvalidArgument(message, violations=[Violation("schema", "INVALID_ARGUMENT", message)])
     return read_schema(request.schema)
 

@@ -51,7 +51,7 @@ class EnumMap(Generic[E]):
         member = self._members.get(number, self._default if number == 0 else None)
         if member is None:
             shown = "is missing" if number == 0 else f"has the unknown value {number}"
-            message = f"{path} {shown}; it is one of {', '.join(self._names)}"
+            message = f"{path} {shown}; it must be one of {', '.join(self._names)}"
             raise InvalidArgument(message, violations=[Violation(path, "INVALID_ENUM_VALUE", message)])
         return member
 

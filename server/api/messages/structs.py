@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from server.budgets import PayloadBudget
 
-NO_KIND: Final = "is a google.protobuf.Value without a kind; set null_value for null"
+NO_KIND: Final = "is a google.protobuf.Value without a kind; for null, set null_value"
 """The fault of a Value that a client left empty, often by a misspelled field, to follow its path."""
 
 _EXACT = 2.0**53

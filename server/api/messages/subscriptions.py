@@ -154,8 +154,8 @@ def read_settle(request: pb.ConsumeMatchesRequest) -> Settle:
         case "extend":
             return _read_extend(request.extend, "extend")
         case other:
-            fault = "is missing" if other is None else f'is "{other}", which begins a stream'
-            message = f"message {fault}; after the first it is ack, nack, extend or stop"
+            fault = "is missing" if other is None else f'is "{other}", which must be the first message'
+            message = f"message {fault}; later messages must be ack, nack, extend or stop"
             raise InvalidArgument(message, violations=[Violation("message", "INVALID_MESSAGE", message)])
 
 
@@ -163,14 +163,16 @@ def read_settles(request: pb.AcknowledgeMatchesRequest) -> list[Settle]:
     """Read what is to be settled together. Raises InvalidArgument."""
     settles: list[Settle] = []
     if len(request.nacks) > MAX_NACKS:
-        raise _refused("nacks", "TOO_LARGE", f"nacks holds {len(request.nacks):,}; at most {MAX_NACKS} are allowed")
+        raise _refused(
+            "nacks", "TOO_LARGE", f"nacks has {len(request.nacks):,} entries; at most {MAX_NACKS} are allowed"
+        )
     if request.HasField("ack"):
         settles.append(_read_ack(request.ack, "ack"))
     settles += (_read_nack(each, f"nacks[{index}]") for index, each in enumerate(request.nacks))
     if request.HasField("extend"):
         settles.append(_read_extend(request.extend, "extend"))
     if not settles:
-        raise _refused("ack", "REQUIRED", "The request names no delivery: give ack, nacks or extend")
+        raise _refused("ack", "REQUIRED", "The request names no delivery; set ack, nacks or extend")
     count = sum(len(each.delivery_ids) for each in settles)
     if count > MAX_ACKNOWLEDGED:
         fault = f"The request names {count:,} deliveries; at most {MAX_ACKNOWLEDGED:,} are allowed"
@@ -187,7 +189,7 @@ def read_settles(request: pb.AcknowledgeMatchesRequest) -> list[Settle]:
 def read_selection(message: pb.ParkedSelection) -> ParkedSelection:
     """Read which parked matches are meant: by filters, or all of them. Raises InvalidArgument."""
     if len(message.match_ids) > MAX_MATCH_IDS:
-        fault = f"selection.match_ids names {len(message.match_ids):,}; at most {MAX_MATCH_IDS:,} are allowed"
+        fault = f"selection.match_ids has {len(message.match_ids):,} IDs; at most {MAX_MATCH_IDS:,} are allowed"
         raise _refused("selection.match_ids", "TOO_LARGE", fault)
     selection = ParkedSelection(
         tuple(message.match_ids),
@@ -198,7 +200,7 @@ def read_selection(message: pb.ParkedSelection) -> ParkedSelection:
     filtered = bool(selection.match_ids or selection.automation_id or selection.parked_until is not None)
     if filtered is selection.all:
         fault = "both filters and all" if filtered else "neither a filter nor all"
-        raise _refused("selection", "INVALID_SELECTION", f"selection sets {fault}; set the one or the other")
+        raise _refused("selection", "INVALID_SELECTION", f"selection sets {fault}; set either filters or all")
     return selection
 
 
@@ -300,7 +302,9 @@ def _read_nack(message: pb.NackDeliveries, path: str) -> Nack:
         raise _refused(f"{path}.reason", "TOO_LARGE", fault)
     delay = read_duration(message, "delay")
     if delay is not None and not 0 <= delay <= 24 * _HOUR:
-        raise _refused(f"{path}.delay", "OUT_OF_RANGE", f"{path}.delay is {delay / _SECOND:g} s; it is 0 to 24 hours")
+        raise _refused(
+            f"{path}.delay", "OUT_OF_RANGE", f"{path}.delay is {delay / _SECOND:g} s; it must be 0 to 24 hours"
+        )
     return Nack(
         _read_ids(message.delivery_ids, path), NACK_ACTION.read(message.action, f"{path}.action"), delay, message.reason
     )
@@ -310,18 +314,20 @@ def _read_extend(message: pb.ExtendLeases, path: str) -> Extend:
     wanted = read_duration(message, "lease_duration")
     if wanted is not None and not _SECOND <= wanted <= _HOUR:
         field = f"{path}.lease_duration"
-        raise _refused(field, "OUT_OF_RANGE", f"{field} is {wanted / _SECOND:g} s; it is 1 second to 1 hour")
+        raise _refused(field, "OUT_OF_RANGE", f"{field} is {wanted / _SECOND:g} s; it must be 1 second to 1 hour")
     return Extend(_read_ids(message.delivery_ids, path), wanted)
 
 
 def _read_ids(ids: Sequence[str], path: str) -> list[str]:
     if not 1 <= len(ids) <= MAX_SETTLED:
         field = f"{path}.delivery_ids"
-        raise _refused(field, "OUT_OF_RANGE", f"{field} names {len(ids):,}; it names 1 to {MAX_SETTLED:,}")
+        raise _refused(field, "OUT_OF_RANGE", f"{field} has {len(ids):,} IDs; it must have 1 to {MAX_SETTLED:,}")
     if any(len(each.encode()) > MAX_DELIVERY_ID for each in ids):
         field = f"{path}.delivery_ids"
         raise _refused(
-            field, "OUT_OF_RANGE", f"{field} holds an id of more than {MAX_DELIVERY_ID} bytes: it is no delivery's"
+            field,
+            "OUT_OF_RANGE",
+            f"{field} has an ID of more than {MAX_DELIVERY_ID} bytes, which is not the ID of a delivery",
         )
     return list(ids)
 

@@ -40,7 +40,7 @@ def read_timestamp(message: Message, field: str, path: str = "") -> int | None:
     value: Timestamp = getattr(message, field)
     if not _FIRST <= value.seconds <= _LAST or not 0 <= value.nanos <= 999_999_999:
         path = path or field
-        text = f"{path} is no instant between the years 1 and 9999: {value.seconds} s and {value.nanos} ns"
+        text = f"{path} is not a time in the years 1 to 9999: {value.seconds} s and {value.nanos} ns"
         raise InvalidArgument(text, violations=[Violation(path, "INVALID_TIMESTAMP", text)])
     return value.seconds * 1_000_000 + value.nanos // 1_000
 
@@ -51,6 +51,6 @@ def read_duration(message: Message, field: str) -> int | None:
         return None
     value: Duration = getattr(message, field)
     if abs(value.nanos) > 999_999_999 or value.seconds * value.nanos < 0:
-        text = f"{field} is no duration: {value.seconds} s and {value.nanos} ns"
+        text = f"{field} is not a valid duration: {value.seconds} s and {value.nanos} ns"
         raise InvalidArgument(text, violations=[Violation(field, "INVALID_DURATION", text)])
     return value.seconds * 1_000_000 + int(value.nanos / 1_000)

@@ -46,11 +46,11 @@ class TypedReader:
         try:
             message = self._class.FromString(data)
         except DecodeError:
-            raise broken(_MESSAGE, "INVALID_ARGUMENT", f"{_MESSAGE} is not the revision's message") from None
+            raise broken(_MESSAGE, "INVALID_ARGUMENT", f"{_MESSAGE} is not a valid message of the revision") from None
         size = message.ByteSize()
         message.DiscardUnknownFields()
         if message.ByteSize() != size:
-            raise broken(_MESSAGE, "UNKNOWN_FIELD", f"{_MESSAGE} holds a field that the revision does not have")
+            raise broken(_MESSAGE, "UNKNOWN_FIELD", f"{_MESSAGE} has a field that the revision does not have")
         walk = _Walk()
         values = self._fields.read(message, ROOT, 1, walk)
         read_pending(walk.pending, walk.count, ROOT)
@@ -102,7 +102,7 @@ class TypedReaders:
 def read_typed(event: pb.EventInput, readers: Readers) -> dict[str, Any]:
     """Read the typed properties of an event. Raises why not."""
     if event.HasField("properties"):
-        message = "typed_properties is set, and so is properties; an event has one of them"
+        message = "properties and typed_properties are both set; set only one of them"
         raise broken("typed_properties", "INVALID_ARGUMENT", message)
     reader = readers[event.name, event.typed_properties.revision]
     if isinstance(reader, Exception):
@@ -182,5 +182,5 @@ def _instant(value: Any, path: str) -> str:
     try:
         return str(value.ToJsonString())
     except ValueError:
-        text = f"{path} is no instant between the years 1 and 9999: {value.seconds} s and {value.nanos} ns"
+        text = f"{path} is not a time in the years 1 to 9999: {value.seconds} s and {value.nanos} ns"
         raise broken(path, "INVALID_TIMESTAMP", text) from None

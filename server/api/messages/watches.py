@@ -98,7 +98,7 @@ def write_answer(answer: WatchAnswer, project_id: str) -> pb.WatchMatchesRespons
 
 def _check_size(path: str, items: Sized, most: int) -> None:
     if len(items) > most:
-        message = f"{path} names {len(items):,}; at most {most} are allowed"
+        message = f"{path} has {len(items):,} entries; at most {most} are allowed"
         raise InvalidArgument(message, violations=[Violation(path, "TOO_LARGE", message)])
 
 

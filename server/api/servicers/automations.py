@@ -107,7 +107,7 @@ class AutomationsServicer:
         elif request.HasField("event_id"):
             explained = await self._explanations.of_recorded(key, request.event_id, request.automation_id, page)
         else:
-            message = "The event is missing: give event_id of a recorded one, or event"
+            message = "The event is missing; set event_id or event"
             raise InvalidArgument(message, violations=[Violation("event_id", "REQUIRED", message)])
         return write_event_explanation(explained)
 

@@ -84,7 +84,7 @@ async def read_open(requests: AsyncIterator[pb.ConsumeMatchesRequest], shutdown:
         stopping.cancel()
         await asyncio.gather(reading, stopping, return_exceptions=True)
     if first is None or first.WhichOneof("message") != "open":
-        message = "The first message of the stream must be open"
+        message = "The first message of the stream must be `open`"
         raise InvalidArgument(message, violations=[Violation("message", "INVALID_MESSAGE", message)])
     return _read_opening(first.open)
 
@@ -92,10 +92,12 @@ async def read_open(requests: AsyncIterator[pb.ConsumeMatchesRequest], shutdown:
 def _read_opening(message: pb.OpenConsumer) -> Opening:
     window = message.max_outstanding if message.HasField("max_outstanding") else DEFAULT_OUTSTANDING
     if not 1 <= window <= MAX_OUTSTANDING:
-        raise _refused("max_outstanding", f"max_outstanding is {window:,}; it is 1 to {MAX_OUTSTANDING:,}")
+        raise _refused("max_outstanding", f"max_outstanding is {window:,}; it must be 1 to {MAX_OUTSTANDING:,}")
     held = len(message.held_delivery_ids)
     if held > MAX_OUTSTANDING:
-        raise _refused("held_delivery_ids", f"held_delivery_ids names {held:,}; at most {MAX_OUTSTANDING:,} are held")
+        raise _refused(
+            "held_delivery_ids", f"held_delivery_ids has {held:,} IDs; at most {MAX_OUTSTANDING:,} are allowed"
+        )
     try:
         heartbeat = read_heartbeat_seconds(message)
     except InvalidArgument as error:

@@ -179,13 +179,15 @@ def _read_changes(request: pb.UpdateEventDefinitionRequest) -> DefinitionChanges
 async def _judging_schema(definitions: Definitions, request: pb.ValidateEventRequest, caller: Caller) -> Schema:
     judge = request.WhichOneof("judge")
     if judge is None:
-        raise _invalid("event_definition", "INVALID_ARGUMENT", "Name an event_definition or give a schema")
+        raise _invalid("event_definition", "INVALID_ARGUMENT", "Set either event_definition or schema")
     if judge == "event_definition":
         if request.revision < 0:
             raise _invalid("revision", "OUT_OF_RANGE", f"revision is {request.revision}; it must not be negative")
         return await definitions.schema(caller, request.event_definition, request.revision)
     if request.revision:
-        raise _invalid("revision", "INVALID_ARGUMENT", "revision is of an event_definition; a schema has none")
+        raise _invalid(
+            "revision", "INVALID_ARGUMENT", "revision is not allowed with schema; it is a revision of event_definition"
+        )
     schema = read_schema(request.schema)
     check_schema(schema)
     return schema

@@ -161,7 +161,7 @@ async def _read_batch(
 ) -> tuple[Sequence[Draft], BatchMode, View]:
     """Read a batch; an event that cannot be read becomes a draft that is refused. Raises InvalidArgument."""
     if not 1 <= len(request.events) <= MAX_BATCH:
-        message = f"events holds {len(request.events):,} events; it must hold 1 to {MAX_BATCH:,}"
+        message = f"events has {len(request.events):,} events; it must have 1 to {MAX_BATCH:,}"
         raise InvalidArgument(message, violations=[Violation("events", "OUT_OF_RANGE", message)])
     mode = BATCH_MODE.read(request.mode, "mode")
     view = RESULT_VIEW.read_optional(request.view, "view") or View.RECEIPT

@@ -86,7 +86,7 @@ class SubscriptionMethods:
         self, request: pb.SeekSubscriptionRequest, caller: Caller
     ) -> pb.SeekSubscriptionResponse:
         if request.start.WhichOneof("place") is None:
-            message = "start is missing: say where the subscription goes on"
+            message = "start is missing; it must set the place at which the subscription continues"
             raise InvalidArgument(message, violations=[Violation("start", "REQUIRED", message)])
         described = await self._subscriptions.seek(
             caller.project_pk, request.subscription, read_start(request.start), request.etag
@@ -105,7 +105,7 @@ class SubscriptionMethods:
     async def PullMatches(self, request: pb.PullMatchesRequest, caller: Caller) -> pb.PullMatchesResponse:
         wait = read_duration(request, "wait") or 0
         if not 0 <= wait <= 60 * _SECOND:
-            message = f"wait is {wait / _SECOND:g} s; it is 0 to 60 seconds"
+            message = f"wait is {wait / _SECOND:g} s; it must be 0 to 60 seconds"
             raise InvalidArgument(message, violations=[Violation("wait", "OUT_OF_RANGE", message)])
         deliveries, max_attempts = await self._subscriptions.pull(
             caller.project_pk,
