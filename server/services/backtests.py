@@ -17,7 +17,8 @@ from registry.errors import PayloadRejected
 from registry.names import without_indexes
 from registry.schema import check_schema
 from server.errors import Stopping
-from server.storage.events import EventFilter, name_range, recorded_payloads
+from server.storage.event_history import name_range, recorded_payloads
+from server.storage.events import EventFilter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from registry.schema import Schema
     from server.auth.access import Caller
     from server.storage.database import Database
-    from server.storage.events import NameRange, Recorded
+    from server.storage.event_history import NameRange, Recorded
 
 CHUNK_EVENTS: Final = 1_000
 PROGRESS_SECONDS: Final = 0.25

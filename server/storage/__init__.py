@@ -1,3 +1,3 @@
-"""Databases, tables, migrations, and the SQL of the server's own tables."""
+"""SQL: connections to SQLite and PostgreSQL, migrations, and the server's own tables."""
 
 from __future__ import annotations

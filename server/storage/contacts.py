@@ -27,7 +27,7 @@ _ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class ContactKey(NamedTuple):
-    """What a contact is known by: inside the database, outside, and to those who write to it."""
+    """The identifiers of a contact: its integer key in the database, its public id, and its address."""
 
     key: int
     id: str
@@ -35,7 +35,7 @@ class ContactKey(NamedTuple):
 
 
 def find_contact(connection: Connection, project_pk: int, *, contact_id: str = "", email: str = "") -> Contact:
-    """Read a live contact by id or, where that is empty, by address. Raises ContactNotFound."""
+    """Read a live contact by id or, where that is empty, by address. Raise ContactNotFound."""
     wanted = contact.c.id == contact_id if contact_id else contact.c.email == email
     row = connection.execute(sa.select(contact).where(_live(project_pk), wanted)).one_or_none()
     if row is None:
@@ -54,7 +54,7 @@ def insert_contact(
 def insert_contacts(
     connection: Connection, project_pk: int, ids_and_emails: Sequence[tuple[str, str]], now: int
 ) -> dict[str, ContactKey]:
-    """Create contacts without properties; the addresses must be free. Returns their keys by address."""
+    """Create contacts without properties; the addresses must be free. Return their keys by address."""
     made: dict[str, ContactKey] = {}
     for chunk in chunks(ids_and_emails, 1_000):
         insert = _insert(project_pk, chunk, now, {})
@@ -66,7 +66,7 @@ def insert_contacts(
 def contact_keys(
     connection: Connection, project_pk: int, *, ids: Iterable[str] = (), emails: Iterable[str] = ()
 ) -> dict[str, ContactKey]:
-    """Find live contacts by ids and addresses. Returns their keys by what they were asked by."""
+    """Find live contacts by ids and addresses. Return their keys by the id or address with which each was found."""
     found: dict[str, ContactKey] = {}
     well_formed = [contact_id for contact_id in ids if _ID.fullmatch(contact_id)]
     for column, wanted in ((contact.c.id, well_formed), (contact.c.email, list(emails))):
@@ -78,19 +78,19 @@ def contact_keys(
 
 
 def contact_key(connection: Connection, project_pk: int, *, contact_id: str = "", email: str = "") -> int | None:
-    """Find the key of a contact by id, also of a deleted one, or by address; None where there is none."""
+    """Return the key of a contact, found by id, deleted or not, or by address; None if it does not exist."""
     wanted = contact.c.id == contact_id if contact_id else contact.c.email == email
     return connection.scalar(sa.select(contact.c.key).where(contact.c.project_key == project_pk, wanted))
 
 
 def contact_ids(connection: Connection, keys: Iterable[int]) -> dict[int, str]:
-    """Read the ids of contacts, also of deleted ones, by key."""
+    """Return the ids of contacts, deleted ones included, by key."""
     rows = connection.execute(sa.select(contact.c.key, contact.c.id).where(contact.c.key.in_(list(keys))))
     return {row.key: row.id for row in rows}
 
 
 def contact_properties(connection: Connection, keys: Iterable[int]) -> dict[int, dict[str, Any]]:
-    """Read the properties of contacts, by key; none of a contact whose properties cannot be read."""
+    """Return the properties of contacts, by key; those of a contact that cannot be read are empty."""
     found: dict[int, dict[str, Any]] = {}
     for chunk in chunks(list(keys)):
         query = sa.select(contact.c.key, contact.c.id, contact.c.properties).where(contact.c.key.in_(chunk))
@@ -102,7 +102,7 @@ def contact_properties(connection: Connection, keys: Iterable[int]) -> dict[int,
 def list_contacts(
     connection: Connection, project_pk: int, limit: int, before_id: str = "", search: str = "", skip: int = 0
 ) -> list[Contact]:
-    """List live contacts, newest first, from behind an id; `search` is a part of the address."""
+    """List live contacts older than `before_id`, newest first; `search` is a part of the address."""
     query = sa.select(contact).where(_found(project_pk, search)).order_by(contact.c.id.desc())
     if before_id:
         query = query.where(contact.c.id < before_id)
@@ -112,7 +112,7 @@ def list_contacts(
 def contact_page(
     connection: Connection, project_pk: int, limit: int, before_id: str = "", search: str = ""
 ) -> tuple[list[Contact], bool]:
-    """List live contacts, newest first, after an id: one page, and whether there are more."""
+    """Return a page of the live contacts older than `before_id`, newest first, and whether there are more."""
     query = sa.select(contact).where(_found(project_pk, search)).order_by(contact.c.id.desc())
     if before_id:
         query = query.where(contact.c.id < before_id)
@@ -123,13 +123,13 @@ def contact_page(
 def newer_contacts(
     connection: Connection, project_pk: int, limit: int, after_id: str, search: str = ""
 ) -> list[Contact]:
-    """List live contacts, oldest first, from behind an id."""
+    """List live contacts newer than `after_id`, oldest first."""
     query = sa.select(contact).where(_found(project_pk, search), contact.c.id > after_id).order_by(contact.c.id)
     return [_contact(row) for row in connection.execute(query.limit(limit))]
 
 
 def count_contacts(connection: Connection, project_pk: int) -> int:
-    """Count live contacts."""
+    """Return the number of live contacts."""
     return connection.scalar(sa.select(sa.func.count()).where(_live(project_pk))) or 0
 
 
@@ -153,7 +153,7 @@ def update_contact(
 
 
 def erase_contact(connection: Connection, project_pk: int, current: Contact, etag: str, now: int) -> None:
-    """Erase address and properties, here and in the log; the id stays. Raises EtagMismatch."""
+    """Erase address and properties, here and in the log; the id stays. Raise EtagMismatch."""
     check_etag(etag, current.etag)
     connection.execute(
         contact.update()

@@ -21,24 +21,24 @@ T = TypeVar("T")
 
 
 class Database(Protocol):
-    """A database that runs work in transactions.
+    """A database that runs store functions, `work`, in transactions.
 
-    Work may run twice, if its connection was lost before the commit began, so it must change nothing but the database.
+    Work must change nothing but the database: it runs again if its connection was lost before the commit began.
 
-    Both methods raise what the work raises, after rolling back; an error of the driver becomes a
-    `server.errors.StorageError` with the driver's error as its cause.
+    `read` and `write` roll back and re-raise the errors of the work. An error of the driver becomes a
+    `server.errors.StorageError`, with the driver's error as its cause.
     """
 
     shared: bool
     """Whether other servers may work on the same database."""
 
     epoch: int
-    """Changes when connections were lost: a failover or a restore may have undone what was read before."""
+    """Changes when connections are lost: a failover or a restore may have undone commits that were read before."""
 
     async def read(self, work: Callable[[Connection], T], *, brief: bool = False) -> T:
-        """Run work in one read-only transaction that sees one state of the database.
+        """Run work in one read-only transaction, which sees one state of the database.
 
-        Brief work, a look-up by key, never waits behind the long work of others.
+        Brief work, such as a query by key, has connections of its own and never waits for long reads.
         """
         ...
 
@@ -51,7 +51,7 @@ class Database(Protocol):
         ...
 
     async def close(self) -> None:
-        """Finish what runs and close every connection."""
+        """Finish running work and close every connection."""
         ...
 
 
@@ -66,7 +66,7 @@ class OpenDatabase(Database, Protocol):
 async def open_database(url: str) -> OpenDatabase:
     """Open the database at a URL.
 
-    `sqlite:///relative.db`, `sqlite:////absolute.db` or `postgresql://user@host/name`. Raises ValueError on another
+    `sqlite:///relative.db`, `sqlite:////absolute.db` or `postgresql://user@host/name`. Raise ValueError for another
     URL and StorageError if it cannot be opened for writing.
     """
     if url.startswith("sqlite:///"):

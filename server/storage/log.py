@@ -1,7 +1,7 @@
 """SQL of the log: appending.
 
-Every commit runs these statements; on SQLite they go straight to the driver, where SQLAlchemy would add 40 to
-60 us to the 3 us that each takes.
+Every commit runs these statements. On SQLite they go straight to the driver: SQLAlchemy would add 40 to 60 us to the
+3 us that each of them takes.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ ORDER BY project_key FOR UPDATE OF head
 _MOVE_SQLITE = "UPDATE project_head SET position = ?, received_at = ?, match_position = ? WHERE project_key = ?"
 _MOVE_POSTGRESQL = "UPDATE project_head SET position = $1, received_at = $2, match_position = $3 WHERE project_key = $4"
 
-# SQLite takes a chunk of rows in one statement: between binding and result the interpreter is free for the event loop,
-# where executemany would win it back for each row, and wait for a busy loop each time.
+# Rows are inserted in chunks of one statement each. SQLite runs a statement without the GIL; `executemany` would take
+# the GIL back after every row, and wait each time until the event loop lets go of it.
 _CHUNK = 256
 
 _POSTGRESQL = postgresql.dialect()  # type: ignore[no-untyped-call]
@@ -49,7 +49,7 @@ _POSTGRESQL = postgresql.dialect()  # type: ignore[no-untyped-call]
 class Head(NamedTuple):
     """The end of a project's log, and its catalog version.
 
-    `witness_id` is the id of the event that the caller named as a witness, None where no such event is recorded.
+    `witness_id` is the id of the event at the witness position of `lock_heads`; None if no event is recorded there.
     """
 
     position: int
@@ -64,23 +64,23 @@ def lock_heads(
 ) -> dict[int, Head]:
     """Read the heads of projects and lock them until the transaction ends.
 
-    `witnesses` are positions by project key. The ids of the events there show whether data read together with them is
-    still valid after a failover; a SQLite file loses nothing while it is open, so they are
-    read on PostgreSQL only.
+    `witnesses` are positions by `project_pk`. The ids of the events there show whether data that was read together with
+    them is still valid: a failover may have lost it. They are read on PostgreSQL only, because an SQLite file loses
+    nothing while it is open.
     """
     keys = sorted(project_pks)
     if connection.dialect.name == "postgresql":
         named = [witnesses.get(key, 0) for key in keys]
         rows = [tuple(row) for row in connection.exec_driver_sql(_HEADS_POSTGRESQL, (keys, named))]
     else:
-        # The transaction began as the only writer.
+        # No lock is needed: no other transaction writes.
         execute = sqlite_driver(connection).execute
         rows = [execute(_HEAD_SQLITE, (key,)).fetchone() for key in keys]
     return {key: Head(*head) for key, *head in rows}
 
 
 def move_heads(connection: Connection, heads: Mapping[int, Head]) -> None:
-    """Write position and time of heads that were locked."""
+    """Write the positions and times of locked heads."""
     moves = [(head.position, head.received_at, head.match_position, key) for key, head in heads.items()]
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(_MOVE_POSTGRESQL, moves)

@@ -1,4 +1,4 @@
-"""PostgreSQL through asyncpg. The stores' functions run in the loop, switching at each statement."""
+"""PostgreSQL, through SQLAlchemy's async engine on asyncpg."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ _SETTINGS = {
     "lock_timeout": "5s",
 }
 
-# A server that freezes between two statements of a transaction holds its locks, those of project heads above all: other
-# servers wait for this long, and no longer. When it goes on, it repeats the transaction.
+# A server that freezes in the middle of a transaction keeps its locks, such as that of a project's head, and other
+# servers wait for them. PostgreSQL ends its session after this time; when it resumes, it repeats the transaction.
 _WRITER_SETTINGS = _SETTINGS | {"idle_in_transaction_session_timeout": "2s", "tcp_user_timeout": "3s"}
-# A reader holds no locks for which others wait.
+# No other session waits for the locks of a reader.
 _READER_SETTINGS = _SETTINGS | {"idle_in_transaction_session_timeout": "15s", "tcp_user_timeout": "15s"}
 _MAINTAINER_SETTINGS = _SETTINGS | {"lock_timeout": "0", "idle_in_transaction_session_timeout": "15s"}
 
@@ -71,7 +71,7 @@ class PostgresDatabase:
     def __init__(self, url: str) -> None:
         parsed = parse_postgres_url(url)
         connector = Connector()
-        # Long reads and commits do not wait for each other's connections; brief reads share those of the commits.
+        # Two pools, so that commits never wait for long reads; brief reads use the pool of the commits.
         self._url = parsed
         self._connector = connector
         self._writers = _Pool(parsed, connector, WRITERS, _WRITER_SETTINGS)
@@ -80,7 +80,7 @@ class PostgresDatabase:
 
     @classmethod
     async def open(cls, url: str) -> PostgresDatabase:
-        """Connect. Raises StorageUnavailable if no server answers there, ValueError for one that cannot be used."""
+        """Connect. Raise StorageUnavailable if no server answers, ValueError if the server cannot be used."""
         database = cls(url)
         try:
             await database.write(_check_server)
@@ -127,10 +127,10 @@ class PostgresDatabase:
         await self._readers.engine.dispose()
 
     async def _run(self, pool: _Pool, engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
-        """Run work in a transaction, once more if the connection is lost before its commit began.
+        """Run work in a transaction, and once more if the connection was lost before the commit began.
 
-        Then nothing was changed. So a failover that ended idle connections, or a pause that ended a transaction, fails
-        no call. If the commit itself got no answer, only the caller can decide whether to repeat it.
+        In that case nothing was changed. So no call fails because a failover closed idle connections or a pause ended
+        a transaction. If a commit got no answer, only the caller can decide whether to repeat it.
         """
         try:
             return await self._run_once(pool, engine, work)
@@ -192,7 +192,7 @@ class _Pool:
     def __init__(self, url: PostgresUrl, connector: Connector, connections: int, settings: Mapping[str, str]) -> None:
         self.engine = _engine(url, connector, connections, settings)
         self.begin = url.transaction_settings(settings)
-        # The database may have another default.
+        # Whatever the default of the database is.
         self.transactions = self.engine.execution_options(isolation_level="READ COMMITTED")
         self.snapshots = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
@@ -219,7 +219,7 @@ def _engine(
 
 
 def _check_server(connection: Connection) -> None:
-    """Raise ValueError if the server or its settings cannot keep what Signalbox promises."""
+    """Raise ValueError for a server whose version or settings break a promise of Signalbox."""
     names = ("server_version_num", "server_encoding", "lock_timeout", "synchronous_commit", "fsync", "full_page_writes")
     values = connection.execute(sa.select(*(sa.func.current_setting(name) for name in names))).one()
     version, encoding, lock_timeout, synchronous_commit, *crash_safe = values
@@ -243,14 +243,14 @@ def _read_only(connection: Connection) -> bool:
 
 
 def _driver_errors() -> tuple[type[Exception], ...]:
-    """Return the errors of the driver itself, which is installed where a database was opened."""
+    """Return the error classes of the driver, which is imported only where PostgreSQL is used."""
     import asyncpg
 
     return asyncpg.InterfaceError, asyncpg.PostgresError
 
 
 def storage_error(error: DBAPIError) -> ServiceError:
-    """Say what an error of the driver means for the service. Codes: PostgreSQL, appendix A."""
+    """Return the service's error for an error of the driver. Appendix A of PostgreSQL's manual lists the codes."""
     code = str(getattr(error.orig, "sqlstate", None) or "")
     if code in ("22021", "22P05"):
         return UnstorableText()
@@ -260,7 +260,7 @@ def storage_error(error: DBAPIError) -> ServiceError:
         return StorageReadOnly()
     if code in ("40001", "40P01", "55P03", "57014"):
         return StorageBusy()
-    # 25P03 and 25P04: the server froze for longer than a transaction may rest, and its session was ended.
+    # 25P03 and 25P04: this process froze for longer than a transaction may be idle, and its session was ended.
     if error.connection_invalidated or not code or code.startswith(("08", "25P", "53", "57")):
         return StorageUnavailable()
     return StorageRefused()

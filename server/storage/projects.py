@@ -27,16 +27,16 @@ _VERSION_STEP = 1 << _VERSION_RANDOM_BITS
 
 
 def lock_names(connection: Connection) -> None:
-    """Let one transaction at a time take names and secrets, so that looking whether one is free holds.
+    """Lock names and secrets until the transaction ends, so that one found to be free stays free.
 
-    On SQLite every writing transaction is alone anyway.
+    On SQLite writing transactions never run at the same time.
     """
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7446255)")
 
 
 def insert_project(connection: Connection, project_id: str, name: str, rules: Rules, now: int) -> Project:
-    """Create a project with an empty log. Raises ProjectAlreadyExists."""
+    """Create a project with an empty log. Raise ProjectAlreadyExists."""
     lock_names(connection)
     if connection.scalar(sa.select(project.c.key).where(project.c.name == name)) is not None:
         raise ProjectAlreadyExists(name)
@@ -50,7 +50,7 @@ def insert_project(connection: Connection, project_id: str, name: str, rules: Ru
 
 
 def get_project(connection: Connection, id_or_name: str) -> Project:
-    """Read a project, by id first. Raises ProjectNotFound."""
+    """Read a project by its id or else by its name. Raise ProjectNotFound."""
     for column in (project.c.id, project.c.name):
         row = connection.execute(_PROJECTS.where(column == id_or_name)).one_or_none()
         if row is not None:
@@ -70,7 +70,7 @@ def project_by_pk(connection: Connection, key: int) -> Project:
 
 
 def list_projects(connection: Connection, limit: int, before_id: str = "") -> list[Project]:
-    """List projects, newest first, from behind an id."""
+    """List projects older than `before_id`, newest first."""
     query = _PROJECTS.order_by(project.c.id.desc()).limit(limit)
     if before_id:
         query = query.where(project.c.id < before_id)
@@ -78,7 +78,7 @@ def list_projects(connection: Connection, limit: int, before_id: str = "") -> li
 
 
 def update_project(connection: Connection, current: Project, name: str, rules: Rules, etag: str, now: int) -> Project:
-    """Change name and rules. Raises EtagMismatch and ProjectAlreadyExists; an equal state changes nothing."""
+    """Change name and rules; an equal state changes nothing. Raise EtagMismatch and ProjectAlreadyExists."""
     check_etag(etag, current.etag)
     if (name, rules) == (current.name, current.rules):
         return current
@@ -120,22 +120,22 @@ def advance_automations(connection: Connection, project_pk: int) -> int:
 
 
 def _next_version(version: sa.Column[int]) -> sa.ColumnElement[int]:
-    """Return a version after this one that no other history has: a count, and 32 random bits below it.
+    """Return the next version: the count after this one, with 32 new random bits below it.
 
-    A database that lost its newest changes, in a failover or by a restore, counts over the same numbers again. By the
-    random bits a state that was read before is told from one that is stored under the same count.
+    After a failover or a restore that lost the newest changes, the same counts are given out again. The random bits
+    distinguish a state that was read before from another one with the same count.
     """
     return (version // _VERSION_STEP + 1) * _VERSION_STEP + getrandbits(_VERSION_RANDOM_BITS)
 
 
 def automations_version(connection: Connection, project_pk: int) -> int:
-    """Read the version of the automations of one project."""
+    """Return the version of the automations of one project."""
     query = sa.select(project_head.c.automations_version).where(project_head.c.project_key == project_pk)
     return int(connection.scalar(query) or 0)
 
 
 def match_positions(connection: Connection, project_pks: Sequence[int] | None = None) -> dict[int, int]:
-    """Read where the match logs of projects end, of all of them if none are named."""
+    """Return the position of the newest match of each project, or of all projects if none are named."""
     query = sa.select(project_head.c.project_key, project_head.c.match_position)
     if project_pks is not None:
         query = query.where(project_head.c.project_key.in_(project_pks))
@@ -144,19 +144,19 @@ def match_positions(connection: Connection, project_pks: Sequence[int] | None = 
 
 
 def catalog_versions(connection: Connection) -> dict[int, int]:
-    """Read the catalogue version of every project, by project key."""
+    """Return the catalog version of every project, by `project_pk`."""
     rows = connection.execute(sa.select(project_head.c.project_key, project_head.c.catalog_version))
     return {row.project_key: row.catalog_version for row in rows}
 
 
 def catalog_version(connection: Connection, project_pk: int) -> int:
-    """Read the catalogue version of one project."""
+    """Return the catalog version of one project."""
     query = sa.select(project_head.c.catalog_version).where(project_head.c.project_key == project_pk)
     return int(connection.scalar(query) or 0)
 
 
 def insert_key(connection: Connection, key: ApiKey, digest: bytes) -> None:
-    """Store a key under the SHA-256 of its secret. Raises SecretInUse."""
+    """Store a key under the SHA-256 of its secret. Raise SecretInUse."""
     lock_names(connection)
     if connection.scalar(sa.select(api_key.c.id).where(api_key.c.digest == digest)) is not None:
         raise SecretInUse
@@ -176,12 +176,12 @@ def insert_key(connection: Connection, key: ApiKey, digest: bytes) -> None:
 
 
 def key_by_digest(connection: Connection, digest: bytes) -> ApiKey | None:
-    """Find the key whose secret has this SHA-256, revoked or not."""
+    """Return the API key whose secret has this SHA-256, revoked or not; None if there is none."""
     return _first_key(connection, _KEYS.where(api_key.c.digest == digest))
 
 
 def key_by_id(connection: Connection, key_id: str) -> ApiKey:
-    """Read a key. Raises KeyNotFound."""
+    """Read an API key. Raise KeyNotFound."""
     key = _first_key(connection, _KEYS.where(api_key.c.id == key_id))
     if key is None:
         raise KeyNotFound(key_id)
@@ -189,7 +189,7 @@ def key_by_id(connection: Connection, key_id: str) -> ApiKey:
 
 
 def list_keys(connection: Connection, project_pk: int, limit: int, before_id: str = "") -> list[ApiKey]:
-    """List the keys of a project, newest first, from behind an id."""
+    """List the API keys of a project that are older than `before_id`, newest first."""
     query = _KEYS.where(api_key.c.project_key == project_pk).order_by(api_key.c.id.desc()).limit(limit)
     if before_id:
         query = query.where(api_key.c.id < before_id)
@@ -197,7 +197,7 @@ def list_keys(connection: Connection, project_pk: int, limit: int, before_id: st
 
 
 def revoke_key(connection: Connection, key_id: str, now: int) -> ApiKey:
-    """Revoke a key; one revoked before keeps its time. Raises KeyNotFound."""
+    """Revoke an API key; a key that is revoked already keeps its time. Raise KeyNotFound."""
     unrevoked = (api_key.c.id == key_id) & api_key.c.revoked_at.is_(None)
     connection.execute(api_key.update().where(unrevoked).values(revoked_at=now))
     return key_by_id(connection, key_id)

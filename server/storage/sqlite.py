@@ -118,7 +118,7 @@ class SqliteMaintenance:
 
 
 def storage_error(error: BaseException | None) -> StorageError:
-    """Return the error of the service for an error of the driver."""
+    """Return the service's error for an error of the driver."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL:
         return StorageFull()
