@@ -12,10 +12,12 @@ from registry.coercion import Change, ChangeKind
 from registry.log_ids import LogIds
 from server.errors import EventNotFound
 from server.model import Rules, UndefinedEvents, UnknownContacts
+from server.storage import event_history as history
 from server.storage import events as store
 from server.storage import log
 from server.storage.contacts import erase_contact, find_contact, insert_contact
-from server.storage.events import EventFilter, NameRange
+from server.storage.event_history import NameRange
+from server.storage.events import EventFilter
 from server.storage.log import Head, lock_heads, move_heads
 from server.storage.projects import insert_project
 
@@ -192,7 +194,7 @@ async def test_a_time_is_the_first_position_received_then_or_later(recorded: Log
 
 async def test_a_range_of_a_name_is_not_changed_by_later_events(recorded: Log) -> None:
     async def found(wanted: EventFilter, newest: int = 0) -> NameRange:
-        return await recorded.do(store.name_range, recorded.project, wanted, newest)
+        return await recorded.do(history.name_range, recorded.project, wanted, newest)
 
     paid = EventFilter(name="paid")
     assert await found(paid) == NameRange("paid", 1, 7, 4, 6)
@@ -204,12 +206,12 @@ async def test_a_range_of_a_name_is_not_changed_by_later_events(recorded: Log) -
 
 async def test_recorded_payloads_are_read_after_a_position(recorded: Log) -> None:
     within = NameRange("paid", 1, 6, 3, 6)
-    payloads = await recorded.do(store.recorded_payloads, recorded.project, within, 0, 10)
+    payloads = await recorded.do(history.recorded_payloads, recorded.project, within, 0, 10)
     assert [payload.position for payload in payloads] == [1, 3, 4]
     assert [payload.sent() for payload in payloads[:2]] == [{"n": "1"}] * 2
     assert (payloads[1].id, payloads[1].revision) == ((await recorded.event(3)).id, 3)
     for after, limit, expected in ((1, 10, [3, 4]), (3, 10, [4]), (0, 2, [1, 3]), (4, 10, [])):
-        page = await recorded.do(store.recorded_payloads, recorded.project, within, after, limit)
+        page = await recorded.do(history.recorded_payloads, recorded.project, within, after, limit)
         assert [payload.position for payload in page] == expected
 
 
