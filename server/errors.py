@@ -33,11 +33,11 @@ ServiceError
 │   ├── ProjectNotFound, ContactNotFound, EventNotFound, KeyNotFound
 │   ├── ProjectAlreadyExists, ContactAlreadyExists, SecretInUse
 │   ├── DefinitionInUse          active automations judge events of the definition's name
-│   ├── CursorExpired            matches behind the place to begin at are no longer kept
+│   ├── CursorExpired            matches after the start point have been deleted
 │   ├── CursorRewound            a failover or a restore lost the place to begin at
 │   ├── SubscriptionInUse        consumers are connected to the subscription
 │   ├── ConsumerReplaced         another stream of the same consumer has opened
-│   ├── PositionBeyondHead       the place to begin at is behind the newest match
+│   ├── PositionBeyondHead       the start position is past the newest match
 │   └── IdempotencyKeyReused     the key was used with other content
 ├── QueueFull                    more is waiting to be stored than the server will hold
 ├── WatcherTooSlow               the caller does not take the answers of a stream
@@ -414,7 +414,7 @@ class IdempotencyKeyReused(ResourceError):
 
 
 class CursorExpired(ResourceError):
-    """Matches behind the place to begin at are no longer kept."""
+    """Matches after the start point have been deleted."""
 
     reason = "CURSOR_EXPIRED"
 
@@ -464,7 +464,7 @@ class ConsumerReplaced(ResourceError):
 
 
 class PositionBeyondHead(ResourceError):
-    """The place to begin at is behind the newest match."""
+    """The start position is past the newest match."""
 
     reason = "POSITION_BEYOND_HEAD"
 
@@ -486,7 +486,7 @@ class QueueFull(ServiceError):
 
 
 class WatcherTooSlow(ServiceError):
-    """The caller did not take an answer of a stream in time; it can resume behind the last one that it read."""
+    """The caller did not take an answer of a stream in time; it can resume after the last one that it read."""
 
     reason = "WATCHER_TOO_SLOW"
     retry_after = 1.0
