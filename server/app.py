@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 REFRESH_SECONDS = 1.0
-"""How long another server's change of keys may go unnoticed; changes of schemas are noticed by the commit itself."""
+"""How long a key that another server revoked may still work; changed schemas are noticed by each commit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +80,9 @@ class Server:
 
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Server]:
-    """Run a server until the context is left, then let calls end, store what waits, and close.
+    """Run a server until the context is left, then let calls end, store queued events, and close.
 
-    Raises StorageError, ValueError and OSError if it cannot start.
+    Raise StorageError, ValueError and OSError if it cannot start.
     """
     async with AsyncExitStack() as stack:
         database = await open_database(settings.database)
@@ -176,7 +176,7 @@ async def _stop_doors(grpc_server: GrpcServer, http_server: HttpServer, grace_se
 
 
 async def _in_time(close: Callable[[], Awaitable[None]], grace_seconds: float) -> None:
-    """Close what a database that does not answer might hold up; only what nobody was told is stored can be lost."""
+    """Close something that waits for the database, within the grace period. Only unconfirmed events can be lost."""
     try:
         async with asyncio.timeout(grace_seconds + 1):
             await close()
@@ -195,7 +195,7 @@ async def _following(database: Database, catalog: Catalog, access: Access) -> As
         access.invalidate_outdated(await catalog.refresh())
         return REFRESH_SECONDS
 
-    task = Recurring("catalogue", refresh)
+    task = Recurring("catalog", refresh)
     task.start()
     try:
         yield

@@ -51,7 +51,7 @@ MAX_RESPONSE_BYTES: Final = 4_000_000
 def check_json(
     values: Mapping[str, Any], received: int, root: str = "properties", budget: PayloadBudget = EVENT_BUDGET
 ) -> None:
-    """Check plain JSON, which came in a text of `received` bytes. Raises InvalidArgument."""
+    """Check plain JSON, which came in a text of `received` bytes. Raise InvalidArgument."""
     if fault := payload_fault(values, root, budget, received):
         raise refused(fault)
 

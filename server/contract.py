@@ -1,4 +1,4 @@
-"""The services of the contract, as their descriptors tell."""
+"""The services of the contract, from their descriptors."""
 
 from __future__ import annotations
 

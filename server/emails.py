@@ -1,4 +1,4 @@
-"""E-mail addresses, in the one form in which they are kept and compared."""
+"""E-mail addresses, in the form in which they are stored and compared."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ADDRESS = re.compile(r"[^@\s\x00-\x1f\x7f-\x9f]+@[^@\s\x00-\x1f\x7f-\x9f]+")
 
 @lru_cache(4_096)
 def normalize_email(text: str) -> str:
-    """Trim and lower-case an address. Raises InvalidArgument if it is none.
+    """Return an address trimmed and lower-cased. Raise InvalidArgument if it is none.
 
     Whether it can receive mail is not checked; it has one @ with something on both sides and no blanks.
     """

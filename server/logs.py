@@ -1,6 +1,6 @@
 """The log of a server: JSON lines on stderr, or lines for people if stderr is a terminal.
 
-Tracebacks never show the values of variables: they hold secrets and what customers sent.
+Tracebacks never show the values of variables: they hold secrets and customer data.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LEVELS = ("debug", "info", "warning", "error")
 
 
 def configure_logs(level: str) -> None:
-    """Send what structlog and the libraries' `logging` say to stderr, from this level up."""
+    """Write the entries of structlog and of `logging` to stderr, from this level up."""
     number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -49,14 +49,14 @@ def configure_logs(level: str) -> None:
 
 
 class _Stderr:
-    """Writes to what stderr is at the time: whoever redirects it for a while may close it afterwards."""
+    """Writes to the current stderr: one that was redirected for a while may be closed afterwards."""
 
     def write(self, text: str) -> int:
         """Write a text."""
         return sys.stderr.write(text)
 
     def flush(self) -> None:
-        """Write out what is buffered."""
+        """Flush the current stderr."""
         sys.stderr.flush()
 
 
@@ -87,7 +87,7 @@ class BoundedRenderer:
 
 
 def _shorten(entry: MutableMapping[str, Any]) -> bool:
-    """Halve the longest value of an entry. Returns whether there was one to halve."""
+    """Halve the longest value of an entry. Return whether there was one to halve."""
     texts = {name: value if isinstance(value, str) else repr(value) for name, value in entry.items()}
     longest = max(texts, key=lambda name: len(texts[name]), default="")
     text = texts.get(longest, "")

@@ -1,4 +1,4 @@
-"""What a server counts, in the form that Prometheus takes."""
+"""The metrics of a server, for Prometheus."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._condition_failures = Counter(
             "signalbox_condition_failures",
-            "Conditions that came to neither true nor false on a recorded event, and so did not match.",
+            "Conditions that were neither true nor false on a recorded event, and so did not match.",
             ("project", "verdict"),
             registry=self.registry,
         )
         self._requests = Counter(
             "signalbox_http_requests",
-            "Requests to the REST bridge, by the dialect that was spoken, empty if none was told, and by status.",
+            "Requests to the REST bridge, by dialect (empty if it was not identified) and by status.",
             ("dialect", "status"),
             registry=self.registry,
         )
@@ -56,7 +56,7 @@ class Metrics:
         self._request = lru_cache(1_000)(lambda dialect, status: self._requests.labels(dialect, status).inc)
 
     def count_failures(self, project_id: str, failures: Mapping[Verdict, int]) -> None:
-        """Add conditions that failed, by what they came to."""
+        """Count failed conditions, by verdict."""
         for verdict, count in failures.items():
             self._condition_failures.labels(project_id, verdict).inc(count)
 
@@ -76,13 +76,13 @@ class Metrics:
         self._commit_seconds.observe(seconds)
 
     def watch_queue(self, waiting: Callable[[], int]) -> None:
-        """Have the number of events that wait to be stored asked for when it is wanted."""
-        gauge = Gauge("signalbox_queue_events", "Events that wait to be stored.", registry=self.registry)
+        """Report the number of queued events, which is read whenever the metrics are."""
+        gauge = Gauge("signalbox_queue_events", "Events that are queued to be stored.", registry=self.registry)
         gauge.set_function(waiting)
 
 
 class _UnreadableRowsCollector(Collector):
-    """Collects what the process counts of rows that could not be read."""
+    """Collects the counts of rows that could not be read."""
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         """Yield the counter, with a sample for each table that has such rows."""

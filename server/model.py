@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 class UndefinedEvents(StrEnum):
-    """What happens to an event whose name no definition has."""
+    """Whether an event without a definition is accepted."""
 
     REJECT = "reject"
     ACCEPT = "accept"
 
 
 class UnknownContacts(StrEnum):
-    """What happens to an event about an address that no contact has."""
+    """Whether an event about an unknown e-mail address is accepted, and whether its contact is created."""
 
     REJECT = "reject"
     CREATE = "create"
@@ -28,22 +28,22 @@ class UnknownContacts(StrEnum):
 
 
 class UnknownIds(StrEnum):
-    """What happens to an event about an id that no contact has."""
+    """Whether an event about an unknown contact id is accepted."""
 
     REJECT = "reject"
     ACCEPT = "accept"
-    """It is recorded about nobody."""
+    """The event is recorded without a contact."""
 
 
 class NameCase(StrEnum):
-    """How event names are compared when an event is sent."""
+    """Whether event names are compared by case when an event is sent."""
 
     SENSITIVE = "sensitive"
     INSENSITIVE = "insensitive"
 
 
 class Dialect(StrEnum):
-    """Whose rules and answers a key's calls follow."""
+    """The API whose rules, requests and responses the calls of a key follow."""
 
     NATIVE = "native"
     AUTOSEND = "autosend"
@@ -53,7 +53,7 @@ class Dialect(StrEnum):
 
 
 class Scope(StrEnum):
-    """What a key may do."""
+    """A permission of an API key."""
 
     EVENTS_WRITE = "events:write"
     EVENTS_READ = "events:read"
@@ -69,7 +69,7 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How a project, or in its place a dialect, takes events in; a project itself always refuses unknown ids."""
+    """How a project, or a dialect in its place, accepts events. A project itself always refuses unknown ids."""
 
     undefined_events: UndefinedEvents = UndefinedEvents.REJECT
     unknown_contacts: UnknownContacts = UnknownContacts.REJECT
@@ -97,7 +97,7 @@ class Project:
 
     @property
     def etag(self) -> str:
-        """Name of the state of the project."""
+        """The entity tag of this version."""
         return str(self.version)
 
 
@@ -119,7 +119,7 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class Contact:
-    """Whom events are about. A deleted one has neither address nor properties."""
+    """The person an event is about. A deleted contact has neither address nor properties."""
 
     key: int
     id: str
@@ -133,7 +133,7 @@ class Contact:
 
     @property
     def etag(self) -> str:
-        """Name of the state of the contact."""
+        """The entity tag of this version."""
         return str(self.version)
 
 

@@ -42,22 +42,22 @@ class Page(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """Which page is wanted: at most how many items (0 for the default), and behind which token."""
+    """The requested page: at most `size` items (0 for the default), after those of the page that returned the token."""
 
     size: int = 0
     token: str = ""
 
     def limit(self) -> int:
-        """How many items the page holds at most. Raises InvalidArgument on a negative size."""
+        """Return how many items the page holds at most. Raise InvalidArgument for a negative size."""
         if self.size < 0:
             message = f"page_size is {self.size}; it must not be negative"
             raise InvalidArgument(message, violations=[Violation("page_size", "OUT_OF_RANGE", message)])
         return min(self.size or DEFAULT_SIZE, MAX_SIZE)
 
     def cursor(self, filters: object, *kinds: type, most: int = 2**63 - 1) -> tuple[Any, ...] | None:
-        """Read where the page begins; None for the first one.
+        """Return the place after which the page begins, None for the first page.
 
-        Raises InvalidPageToken unless the token was made by `page` with equal filters and a cursor of these types, with
+        Raise InvalidPageToken unless the token was made by `page` with equal filters and a cursor of these types, with
         whole numbers up to `most`. Tokens can be forged, and a database refuses numbers that fit no column.
         """
         if not self.token:
@@ -74,9 +74,9 @@ class PageRequest:
     def page(
         self, found: Sequence[T], filters: object, cursor: Callable[[T], tuple[Any, ...]], *, more: bool | None = None
     ) -> Page[T]:
-        """Make the page of what was found.
+        """Return a page of items.
 
-        Unless `more` says whether anything follows, one item more than the limit was asked for.
+        Without `more`, which says whether items follow, the items must have been read up to one beyond the limit.
         """
 
         def token_after(item: T) -> str:

@@ -12,7 +12,7 @@ _OPEN_FILES = Path("/dev/fd")
 
 
 def close_connections(port: int) -> None:
-    """Close every TCP connection that this process accepted on a port; what was written to it is still sent."""
+    """Close every TCP connection that this process accepted on a port; data already written to it is still sent."""
     for opened in [int(path.name) for path in _OPEN_FILES.iterdir()]:
         # A descriptor may have been closed since; that of the listing has.
         with suppress(OSError):

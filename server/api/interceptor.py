@@ -50,12 +50,12 @@ log = structlog.get_logger()
 Context = grpc.aio.ServicerContext[Any, Any]
 
 Parse: TypeAlias = "Callable[[bytes], Message]"
-"""Reads the bytes of a request. Raises MalformedRequest and UnstorableText."""
+"""Reads the bytes of a request. Raise MalformedRequest and UnstorableText."""
 
 STATUS_KEY = "grpc-status-details-bin"
 
 Send = Callable[[Any, float], Awaitable[None]]
-"""Writes a response of a stream. Raises WatcherTooSlow if the transport does not take it within the given seconds."""
+"""Writes a response of a stream. Raise WatcherTooSlow if the transport does not take it within the given seconds."""
 
 
 class Interceptor:

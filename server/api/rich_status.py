@@ -25,7 +25,7 @@ MAX_VIOLATION_BYTES = 3_000
 
 
 def rich_status(error: Exception) -> Status:
-    """Make the google.rpc.Status of an error."""
+    """Return the google.rpc.Status of an error."""
     code: int = code_of(error).value[0]
     return Status(code=code, message=message_of(error), details=[_packed(detail) for detail in _details(error)])
 
@@ -51,7 +51,7 @@ def _duration(seconds: float) -> Duration:
 
 
 def _field_violations(error: Exception) -> Iterator[Any]:
-    """Write the violations, as many as fit beside the rest of a status."""
+    """Yield the violations that fit into a status."""
     room = MAX_VIOLATION_BYTES
     for one in getattr(error, "violations", ()):
         message = details.BadRequest.FieldViolation(

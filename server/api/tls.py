@@ -16,11 +16,11 @@ log = structlog.get_logger()
 
 
 def server_credentials(tls: Tls) -> grpc.ServerCredentials:
-    """Make credentials that are read again, at the next handshake, when a file has changed. Raises OSError."""
+    """Make credentials that are read again, at the next handshake, when a file has changed. Raise OSError."""
     files = _Files(tls)
     return grpc.dynamic_ssl_server_credentials(
         files.read(),
-        files.changed,  # type: ignore[arg-type]  # None says that nothing changed
+        files.changed,  # type: ignore[arg-type]  # None means that nothing changed
         require_client_authentication=tls.client_ca is not None,
     )
 
@@ -38,7 +38,7 @@ class _Files:
         )
 
     def changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """Give the new configuration, or None where there is none; a file that cannot be read keeps the old one."""
+        """Return the new configuration, or None if no file has changed or one cannot be read."""
         try:
             stamp = stamp_of(self._tls)
             if stamp == self._seen:

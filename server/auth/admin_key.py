@@ -1,4 +1,4 @@
-"""The admin key: given by a setting, or kept in a file that only its owner can read."""
+"""The admin key: from a setting, or from a file that only its owner can read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MIN_LENGTH = 16
 
 
 def read_or_make(path: Path) -> str:
-    """Read the admin key from its file, making both at the first start. Raises OSError and ValueError."""
+    """Return the admin key of a file, creating both at the first start. Raise OSError and ValueError."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
@@ -26,7 +26,7 @@ def read_or_make(path: Path) -> str:
 
 
 def check_strength(secret: str) -> str:
-    """Give the secret back. Raises ValueError if it is too short to be one."""
+    """Return the secret. Raise ValueError if it is too short."""
     if len(secret) < MIN_LENGTH:
         raise ValueError(f"An admin key must have at least {MIN_LENGTH} characters; this one has {len(secret)}")
     return secret

@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class AutomationWithCounts:
-    """An automation, and how many runs it started and how many of these were completed."""
+    """An automation, the number of its runs, and how many of these are completed."""
 
     automation: Automation
     runs: int
@@ -42,16 +42,16 @@ class AutomationWithCounts:
 
 
 class Automations:
-    """Keeps automations; a change holds for the events recorded behind it."""
+    """Manages automations. A change applies to the events recorded after it."""
 
     def __init__(self, database: Database, catalog: Catalog) -> None:
         self._database = database
         self._catalog = catalog
 
     async def create(self, project_pk: int, wanted: NewAutomation, *, validate_only: bool = False) -> Automation:
-        """Create an automation; one that is only checked has no id.
+        """Create an automation; with `validate_only` it is only checked, and has no id.
 
-        Raises InvalidAutomation, InvalidName and ConditionInvalid.
+        Raise InvalidAutomation, InvalidName and ConditionInvalid.
         """
         automation_id = "" if validate_only else str(uuid7())
 
@@ -62,7 +62,7 @@ class Automations:
         return await self._change(project_pk, create, dry_run=validate_only)
 
     async def get(self, project_pk: int, automation_id: str) -> Automation:
-        """Read an automation. Raises AutomationNotFound."""
+        """Read an automation. Raise AutomationNotFound."""
         return await self._database.read(lambda connection: store.get_automation(connection, project_pk, automation_id))
 
     async def list(self, project_pk: int, wanted: AutomationFilter, request: PageRequest) -> Page[Automation]:
@@ -75,7 +75,7 @@ class Automations:
         return request.page(found, filters, lambda automation: (automation.id,), more=more)
 
     async def list_numbered(self, project_pk: int, page: int, limit: int) -> tuple[Sequence[AutomationWithCounts], int]:
-        """List a page of automations with their runs, from page 1, newest first; and how many there are in all."""
+        """List automations with their numbers of runs, newest first, by page number from 1, and the total."""
 
         def work(connection: Connection) -> tuple[list[AutomationWithCounts], int]:
             total = store.count_automations(connection, project_pk)
@@ -92,7 +92,7 @@ class Automations:
     async def list_after(
         self, project_pk: int, wanted: AutomationFilter, limit: int, after_id: str
     ) -> tuple[Sequence[tuple[Automation, Run | None]], bool]:
-        """List automations with their newest runs, newest first, from behind an id; and whether there are more."""
+        """List automations with their newest runs, newest first, after an id, and whether there are more."""
 
         def work(connection: Connection) -> tuple[list[tuple[Automation, Run | None]], bool]:
             found, more = store.list_automations(connection, project_pk, wanted, limit, after_id)
@@ -102,7 +102,7 @@ class Automations:
         return await self._database.read(work)
 
     async def get_with_counts(self, project_pk: int, automation_id: str) -> AutomationWithCounts:
-        """Read an automation with its runs. Raises AutomationNotFound."""
+        """Read an automation with its numbers of runs. Raise AutomationNotFound."""
 
         def work(connection: Connection) -> AutomationWithCounts:
             return _counted(connection, [store.get_automation(connection, project_pk, automation_id)])[0]
@@ -120,7 +120,7 @@ class Automations:
     ) -> Automation:
         """Change an automation.
 
-        Raises AutomationNotFound, EtagMismatch, InvalidAutomation, InvalidName and ConditionInvalid.
+        Raise AutomationNotFound, EtagMismatch, InvalidAutomation, InvalidName and ConditionInvalid.
         """
 
         def update(connection: Connection, head: int) -> Automation:
@@ -134,9 +134,9 @@ class Automations:
         return await self._change(project_pk, update, dry_run=validate_only)
 
     async def activate(self, project_pk: int, automation_id: str, etag: str) -> Automation:
-        """Have an automation judge the events from now on.
+        """Activate an automation: it matches the events recorded from now on.
 
-        Raises AutomationNotFound, EtagMismatch and ConditionInvalid.
+        Raise AutomationNotFound, EtagMismatch and ConditionInvalid.
         """
 
         def activate(connection: Connection, head: int) -> Automation:
@@ -148,7 +148,10 @@ class Automations:
         return await self._change(project_pk, activate)
 
     async def pause(self, project_pk: int, automation_id: str, etag: str) -> Automation:
-        """Have an automation start no more runs. Raises AutomationNotFound, AutomationNotActive and EtagMismatch."""
+        """Pause an automation: it starts no more runs.
+
+        Raise AutomationNotFound, AutomationNotActive and EtagMismatch.
+        """
 
         def pause(connection: Connection, head: int) -> Automation:
             current = store.get_automation(connection, project_pk, automation_id)
@@ -157,9 +160,9 @@ class Automations:
         return await self._change(project_pk, pause)
 
     async def delete(self, project_pk: int, automation_id: str, etag: str) -> tuple[Automation, int]:
-        """Delete an automation that is not active. Returns it as it was, and how many open runs were cancelled.
+        """Delete an automation that is not active. Return it as it was, and how many open runs were cancelled.
 
-        Raises AutomationNotFound, AutomationActive and EtagMismatch.
+        Raise AutomationNotFound, AutomationActive and EtagMismatch.
         """
 
         def delete(connection: Connection, head: int) -> tuple[Automation, int]:

@@ -1,4 +1,4 @@
-"""What a candidate schema would have made of recorded events."""
+"""Backtests: the validation results of a candidate schema on recorded events."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ if TYPE_CHECKING:
 CHUNK_EVENTS: Final = 1_000
 PROGRESS_SECONDS: Final = 0.25
 SLICE_SECONDS: Final = 0.001
-"""So long events are judged before the event loop is left to others, for at least as long again."""
+"""How long events are compared before the event loop is released, for at least as long again."""
 DEFAULT_SAMPLES: Final = 10
 MAX_REASONS: Final = 100
 MAX_UNKNOWN: Final = 1_000
-"""So many different undeclared properties are told apart; those that turn up later are not among the reasons."""
+"""How many different undeclared properties are counted as reasons of their own; later ones are not counted."""
 SAMPLE_CHARACTERS: Final = 300_000
-"""When the samples of one outcome hold so much payload, no more are kept."""
+"""No more samples of an outcome are kept once they hold this many characters of payload."""
 
 
 class Outcome(StrEnum):
-    """How a candidate treats an event otherwise than the compared revision."""
+    """How the candidate's result differs from that of the compared revision."""
 
     NEWLY_REJECTED = "newly_rejected"
     NEWLY_ACCEPTED = "newly_accepted"
@@ -55,7 +55,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BacktestScope:
-    """Which revision to compare with, and which events: 0 is the latest, and all of them. Times in microseconds."""
+    """The revision to compare with (0 for the latest) and the events (0 for no limit). Times in microseconds."""
 
     revision: int = 0
     received_from: int | None = None
@@ -66,15 +66,15 @@ class BacktestScope:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How many events were judged, of how many."""
+    """How many events were compared, of how many."""
 
-    judged: int
+    compared: int
     events: int
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One event that is treated otherwise; None where a side refuses it, with the violations that it finds."""
+    """One event with different results; `before` or `after` is None if that side refuses it, with `violations`."""
 
     outcome: Outcome
     event_id: str
@@ -88,7 +88,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What came out; `reasons` counts newly rejected events by path, without array indexes, and reason."""
+    """The report; `reasons` counts newly rejected events by path, without array indexes, and reason."""
 
     revision: int
     events: int
@@ -99,7 +99,7 @@ class Report:
 
 
 class Backtests:
-    """Runs schemas over what is recorded; changes nothing."""
+    """Compares schemas on recorded events. Changes nothing."""
 
     def __init__(self, database: Database, stopping: asyncio.Event) -> None:
         self._database = database
@@ -108,32 +108,33 @@ class Backtests:
     async def run(
         self, caller: Caller, name_or_id: str, candidate: Schema, scope: BacktestScope
     ) -> AsyncIterator[Progress | Report]:
-        """Judge the events of the definition's name that are recorded now, whatever judged them when they came.
+        """Compare the results of two schemas on the recorded events of the definition's name.
 
-        Gives a progress first and now and then, and the report last. Raises InvalidSchema, DefinitionNotFound and
+        The revisions that validated the events when they were received do not matter. Yield progress first and
+        repeatedly, and the report last. Raise InvalidSchema, DefinitionNotFound and
         RevisionNotFound, and Stopping at a shutdown.
         """
         check_schema(candidate)
         compared, within = await self._database.read(lambda connection: _begin(connection, caller, name_or_id, scope))
         tally = _Tally(compile_schema(compared.schema), compile_schema(candidate), scope.max_samples)
         yield Progress(0, within.count)
-        told, position = monotonic(), within.low - 1
+        reported, position = monotonic(), within.low - 1
         while chunk := await self._read(caller.project_pk, within, position):
-            await self._judge(chunk, tally)
+            await self._compare(chunk, tally)
             position = chunk[-1].position
-            if monotonic() - told >= PROGRESS_SECONDS:
-                yield Progress(tally.judged, within.count)
-                told = monotonic()
+            if monotonic() - reported >= PROGRESS_SECONDS:
+                yield Progress(tally.compared, within.count)
+                reported = monotonic()
         reasons = tally.reasons.most_common(MAX_REASONS)
-        yield Report(compared.number, tally.judged, tally.outcomes, reasons, tally.samples, within.head)
+        yield Report(compared.number, tally.compared, tally.outcomes, reasons, tally.samples, within.head)
 
     async def _read(self, project_pk: int, within: NameRange, after: int) -> list[Recorded]:
         return await self._database.read(
             lambda connection: recorded_payloads(connection, project_pk, within, after, CHUNK_EVENTS)
         )
 
-    async def _judge(self, events: Iterable[Recorded], tally: _Tally) -> None:
-        """Judge events in slices.
+    async def _compare(self, events: Iterable[Recorded], tally: _Tally) -> None:
+        """Compare events in slices.
 
         The pauses leave the interpreter to the event loop and to the commits, which would wait for it otherwise.
         """
@@ -155,24 +156,24 @@ def _begin(connection: Connection, caller: Caller, name_or_id: str, scope: Backt
 
 
 class _Tally:
-    """What both sides made of the events so far, in bounded memory."""
+    """The results of both sides so far, in bounded memory."""
 
     def __init__(self, compared: Coercer, candidate: Coercer, max_samples: int) -> None:
-        self.judged = 0
+        self.compared = 0
         self.outcomes: Counter[Outcome] = Counter()
         self.reasons: Counter[tuple[str, str]] = Counter()
         self.samples: list[Sample] = []
-        self._compared = compared
+        self._revision = compared
         self._candidate = candidate
         self._unknown = 0
         self._places = dict.fromkeys(Outcome, max_samples)
         self._room = dict.fromkeys(Outcome, SAMPLE_CHARACTERS)
 
     def take(self, event: Recorded) -> None:
-        """Judge an event by both sides."""
+        """Compare the results of both sides on an event."""
         sent = event.sent()
-        before, after = _judged(self._compared, sent), _judged(self._candidate, sent)
-        self.judged += 1
+        before, after = _result(self._revision, sent), _result(self._candidate, sent)
+        self.compared += 1
         outcome = _outcome(before, after)
         if outcome is None:
             return
@@ -208,10 +209,10 @@ class _Tally:
 
 
 _Side = Coerced | PayloadRejected
-"""What one side makes of a payload."""
+"""The result of one side."""
 
 
-def _judged(coerce: Coercer, sent: dict[str, Any]) -> _Side:
+def _result(coerce: Coercer, sent: dict[str, Any]) -> _Side:
     try:
         return coerce(sent)
     except PayloadRejected as rejection:
@@ -219,7 +220,7 @@ def _judged(coerce: Coercer, sent: dict[str, Any]) -> _Side:
 
 
 def _outcome(before: _Side, after: _Side) -> Outcome | None:
-    """Name the difference; None where both accept with equal properties, or both refuse."""
+    """Return the difference; None if both accept with equal properties, or both refuse."""
     if type(before) is Coerced:
         if type(after) is not Coerced:
             return Outcome.NEWLY_REJECTED

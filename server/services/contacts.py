@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ContactRef:
-    """How a caller names a contact: by id or, where that is empty, by address."""
+    """Refers to a contact by id or, if that is empty, by address."""
 
     id: str = ""
     email: str = ""
 
 
 class Contacts:
-    """Keeps contacts. Addresses are in the form of `server.emails.normalize_email`."""
+    """Manages contacts. Addresses are in the form of `server.emails.normalize_email`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -44,7 +44,7 @@ class Contacts:
     async def upsert(
         self, project_pk: int, email: str, properties: Mapping[str, Any], etag: str = ""
     ) -> tuple[Contact, bool]:
-        """Create a contact, or set properties of the one with this address; True if it is new.
+        """Create a contact, or set properties of the one with this address. Return it, and True if it is new.
 
         A property that is None is removed. With an etag the contact must exist: raises ContactNotFound, EtagMismatch.
         """
@@ -65,7 +65,7 @@ class Contacts:
         return await self._database.write(work)
 
     async def create(self, project_pk: int, email: str, properties: Mapping[str, Any]) -> Contact:
-        """Create a contact. Raises ContactAlreadyExists."""
+        """Create a contact. Raise ContactAlreadyExists."""
 
         def work(connection: Connection) -> Contact:
             lock_heads(connection, [project_pk])
@@ -79,7 +79,7 @@ class Contacts:
     async def update(self, project_pk: int, name: ContactRef, properties: Mapping[str, Any], etag: str = "") -> Contact:
         """Set properties of a contact; one that is None is removed.
 
-        Raises ContactNotFound, EtagMismatch and InvalidArgument.
+        Raise ContactNotFound, EtagMismatch and InvalidArgument.
         """
 
         def work(connection: Connection) -> Contact:
@@ -90,7 +90,7 @@ class Contacts:
         return await self._database.write(work)
 
     async def get(self, project_pk: int, name: ContactRef) -> Contact:
-        """Read a contact. Raises ContactNotFound."""
+        """Read a contact. Raise ContactNotFound."""
         return await self._database.read(
             lambda connection: store.find_contact(connection, project_pk, contact_id=name.id, email=name.email)
         )
@@ -107,7 +107,7 @@ class Contacts:
     async def list_next_to(
         self, project_pk: int, limit: int, *, after_id: str = "", before_id: str = "", search: str = ""
     ) -> tuple[Sequence[Contact], bool]:
-        """List so many contacts, newest first, next after one id or next before another; and whether there are more."""
+        """List up to `limit` contacts, newest first, directly after or before an id, and whether there are more."""
 
         def work(connection: Connection) -> list[Contact]:
             if before_id:
@@ -119,7 +119,7 @@ class Contacts:
         return found[-limit:] if before_id else found[:limit], len(found) > limit
 
     async def list_numbered(self, project_pk: int, page: int, limit: int) -> tuple[Sequence[Contact], int]:
-        """List a page of contacts, from page 1, newest first; and how many contacts there are in all."""
+        """List contacts, newest first, by page number from 1, and the total number of contacts."""
 
         def work(connection: Connection) -> tuple[list[Contact], int]:
             total = store.count_contacts(connection, project_pk)
@@ -133,7 +133,7 @@ class Contacts:
     async def delete(self, project_pk: int, name: ContactRef, etag: str = "") -> Contact:
         """Erase a contact and cancel its open runs; its events keep its id. Return it as it was.
 
-        Raises ContactNotFound and EtagMismatch.
+        Raise ContactNotFound and EtagMismatch.
         """
 
         def work(connection: Connection) -> Contact:
@@ -145,14 +145,14 @@ class Contacts:
         return await self._database.write(work)
 
     async def delete_all(self, project_pk: int, contact_ids: Iterable[str]) -> int:
-        """Erase those of the contacts that exist, as `delete` does, in one transaction. Return their number."""
-        wanted = set(contact_ids)
+        """Erase the contacts that exist, as `delete` does, in one transaction. Return their number."""
+        ids = set(contact_ids)
 
         def work(connection: Connection) -> int:
             advance_catalog(connection, project_pk)
             found = [
                 store.find_contact(connection, project_pk, contact_id=contact_id)
-                for contact_id in store.contact_keys(connection, project_pk, ids=wanted)
+                for contact_id in store.contact_keys(connection, project_pk, ids=ids)
             ]
             _erase(connection, project_pk, found)
             return len(found)
@@ -161,7 +161,7 @@ class Contacts:
 
 
 def _erase(connection: Connection, project_pk: int, contacts: Sequence[Contact], etag: str = "") -> None:
-    """Erase contacts and cancel their open runs. Raises EtagMismatch."""
+    """Erase contacts and cancel their open runs. Raise EtagMismatch."""
     head, now = lock_heads(connection, [project_pk])[project_pk].position, now_micros()
     for contact in contacts:
         store.erase_contact(connection, project_pk, contact, etag, now)
@@ -176,7 +176,7 @@ def _updated(connection: Connection, current: Contact, properties: Mapping[str, 
 
 
 def _check_size(properties: Mapping[str, Any]) -> None:
-    """Hold what several upserts add up to against the limits of one."""
+    """Raise InvalidArgument if several upserts add up to more than one may have."""
     size = len(msgspec.json.encode(properties))
     if len(properties) > MAX_CONTACT_VALUES or size > MAX_CONTACT_BYTES:
         message = (

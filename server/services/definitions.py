@@ -34,7 +34,7 @@ Dependent: TypeAlias = "ReadingAutomation | log.Traffic"
 
 @dataclass(frozen=True, slots=True)
 class CompatibilityVerdict:
-    """What a rule has against a candidate schema; `changed` says whether it differs from the latest revision."""
+    """The incompatibilities of a candidate schema by a rule; `changed` if it differs from the latest revision."""
 
     rule: Compatibility
     incompatibilities: tuple[Incompatibility, ...]
@@ -42,7 +42,7 @@ class CompatibilityVerdict:
 
 
 class Definitions:
-    """Keeps definitions; every change is seen by the next event that is judged."""
+    """Manages definitions. A change applies to the next event that is recorded."""
 
     def __init__(self, database: Database, catalog: Catalog) -> None:
         self._database = database
@@ -60,7 +60,7 @@ class Definitions:
     ) -> EventDefinition:
         """Define an event.
 
-        Raises InvalidName, InvalidDescription, InvalidSchema, DefinitionAlreadyExists and TooManyDefinitions.
+        Raise InvalidName, InvalidDescription, InvalidSchema, DefinitionAlreadyExists and TooManyDefinitions.
         """
         return await self._catalog.change(
             caller.project_pk,
@@ -71,7 +71,7 @@ class Definitions:
         )
 
     async def get(self, caller: Caller, name_or_id: str) -> EventDefinition:
-        """Read a definition; a deleted one by id alone. Raises DefinitionNotFound."""
+        """Read a definition; a deleted one by id alone. Raise DefinitionNotFound."""
         return await self._database.read(
             lambda connection: store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
         )
@@ -99,9 +99,9 @@ class Definitions:
         validate_only: bool = False,
         force: bool = False,
     ) -> EventDefinition:
-        """Change a definition. Events and automations keep a former name.
+        """Update a definition. Events and automations keep a former name.
 
-        Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch, InvalidName, DefinitionAlreadyExists,
+        Raise DefinitionNotFound, DefinitionDeleted, EtagMismatch, InvalidName, DefinitionAlreadyExists,
         InvalidDescription, InvalidSchema, IncompatibleSchema, TooManyRevisions and, without force, ConditionsBroken.
         """
         return await self._update(
@@ -123,9 +123,9 @@ class Definitions:
         validate_only: bool = False,
         force: bool = False,
     ) -> EventDefinition:
-        """Make a new revision that equals an old one, unless the latest does.
+        """Create a revision with the schema of an old one, unless the latest has it.
 
-        Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch, RevisionNotFound, IncompatibleSchema and, without
+        Raise DefinitionNotFound, DefinitionDeleted, EtagMismatch, RevisionNotFound, IncompatibleSchema and, without
         force, ConditionsBroken.
         """
         return await self._update(
@@ -140,7 +140,7 @@ class Definitions:
     async def delete(self, caller: Caller, name_or_id: str, etag: str, *, unless_used: bool = False) -> EventDefinition:
         """Delete a definition, softly; with `unless_used` only one of which no automation is active.
 
-        Raises DefinitionNotFound, DefinitionDeleted, EtagMismatch and DefinitionInUse.
+        Raise DefinitionNotFound, DefinitionDeleted, EtagMismatch and DefinitionInUse.
         """
 
         def delete(connection: Connection) -> EventDefinition:
@@ -152,9 +152,9 @@ class Definitions:
         return await self._catalog.change(caller.project_pk, delete)
 
     async def undelete(self, caller: Caller, definition_id: str, etag: str) -> EventDefinition:
-        """Bring a deleted definition back.
+        """Restore a deleted definition.
 
-        Raises DefinitionNotFound, DefinitionNotDeleted, DefinitionAlreadyExists, TooManyDefinitions and EtagMismatch.
+        Raise DefinitionNotFound, DefinitionNotDeleted, DefinitionAlreadyExists, TooManyDefinitions and EtagMismatch.
         """
         return await self._catalog.change(
             caller.project_pk,
@@ -164,7 +164,7 @@ class Definitions:
         )
 
     async def revisions(self, caller: Caller, name_or_id: str, request: PageRequest) -> Page[Revision]:
-        """List the revisions of a definition, newest first. Raises DefinitionNotFound."""
+        """List the revisions of a definition, newest first. Raise DefinitionNotFound."""
         limit, filters = request.limit(), (caller.project_id, name_or_id)
         (before,) = request.cursor(filters, int, most=store.MAX_REVISIONS) or (None,)
 
@@ -176,7 +176,7 @@ class Definitions:
         return request.page(found, filters, lambda revision: (revision.number,), more=more)
 
     async def revision(self, caller: Caller, name_or_id: str, number: int) -> Revision:
-        """Read one revision of a definition. Raises DefinitionNotFound and RevisionNotFound."""
+        """Read one revision of a definition. Raise DefinitionNotFound and RevisionNotFound."""
 
         def work(connection: Connection) -> Revision:
             definition = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
@@ -187,19 +187,19 @@ class Definitions:
     async def check(
         self, caller: Caller, name_or_id: str, candidate: Schema, rule: Compatibility | None
     ) -> CompatibilityVerdict:
-        """Judge a candidate by a rule, the definition's own if None. Raises DefinitionNotFound and InvalidSchema."""
+        """Check a candidate by a rule, the definition's own if None. Raise DefinitionNotFound and InvalidSchema."""
         check_schema(candidate)
 
         def work(connection: Connection) -> CompatibilityVerdict:
             definition = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
-            judging = rule or definition.compatibility
-            found = store.incompatibilities(connection, definition, judging, candidate)
-            return CompatibilityVerdict(judging, found, not same_schema(candidate, definition.schema))
+            applied = rule or definition.compatibility
+            found = store.incompatibilities(connection, definition, applied, candidate)
+            return CompatibilityVerdict(applied, found, not same_schema(candidate, definition.schema))
 
         return await self._database.read(work)
 
     async def schema(self, caller: Caller, name_or_id: str, revision: int) -> Schema:
-        """Read the schema of a revision, 0 for the latest. Raises DefinitionNotFound and RevisionNotFound."""
+        """Read the schema of a revision, 0 for the latest. Raise DefinitionNotFound and RevisionNotFound."""
 
         def work(connection: Connection) -> Schema:
             definition = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
@@ -208,9 +208,9 @@ class Definitions:
         return await self._database.read(work)
 
     async def dependents(self, caller: Caller, name_or_id: str, request: PageRequest) -> Page[Dependent]:
-        """List what reads a definition: automations, oldest first, then the revisions seen on its newest events.
+        """List the dependents of a definition: automations, oldest first, then the revisions of its recent events.
 
-        Raises DefinitionNotFound.
+        Raise DefinitionNotFound.
         """
         limit, filters = request.limit(), (caller.project_id, name_or_id)
         after_id, before = request.cursor(filters, str, int, most=store.MAX_REVISIONS) or ("", 0)

@@ -1,4 +1,4 @@
-"""What reads a definition: the conditions of automations and of waiting runs."""
+"""Dependents of a definition: the conditions of automations and of waiting runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ReadingAutomation:
-    """An automation that judges the events of a definition, and the properties that its condition reads."""
+    """An automation that matches the events of a definition, and the properties that its condition reads."""
 
     automation: Automation
     paths: tuple[str, ...]
@@ -38,7 +38,7 @@ class ReadingAutomation:
 def reading_automations(
     connection: Connection, project_pk: int, definition: EventDefinition, limit: int, after: str = ""
 ) -> list[ReadingAutomation]:
-    """List the automations whose events a definition judges, oldest first, from behind an id."""
+    """List the automations whose events a definition validates, oldest first, after an id."""
     snapshot = definitions_only(connection, project_pk)
     found = [
         each
@@ -68,7 +68,7 @@ def check_conditions(connection: Connection, project_pk: int, before: EventDefin
 def _in_use(
     connection: Connection, project_pk: int, definition: EventDefinition
 ) -> Iterator[tuple[Automation, str, str]]:
-    """Give the conditions that judge events of a definition: of which automation, in what, and the text."""
+    """Yield the conditions on events of a definition: their automation, where they are used, and their text."""
     snapshot = definitions_only(connection, project_pk)
     for each in live_automations(connection, project_pk):
         used = each.state is AutomationState.ACTIVE and each.condition != ""
@@ -90,7 +90,7 @@ def _validated_by(snapshot: CatalogSnapshot, event_name: str) -> str:
 
 
 def _faults(condition: str, schema: Schema) -> dict[tuple[int, int, str], str]:
-    """Find what is wrong with a condition, by place and reason."""
+    """Return the faults of a condition, by place and reason."""
     try:
         check(Condition(condition).expression, schema)
     except ConditionInvalid as error:

@@ -1,4 +1,4 @@
-"""Reading the log."""
+"""Recorded events."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Events:
         self._database = database
 
     async def get(self, project_pk: int, event_id: str) -> Event:
-        """Read one event. Raises EventNotFound."""
+        """Read one event. Raise EventNotFound."""
         return await self._database.read(lambda connection: store.get_event(connection, project_pk, event_id))
 
     async def list(

@@ -46,7 +46,7 @@ class GeneratedType:
 
 
 class GeneratedTypes:
-    """Gives generated types."""
+    """Returns generated types."""
 
     def __init__(self, database: Database, catalog: Catalog) -> None:
         self._database = database
@@ -60,7 +60,7 @@ class GeneratedTypes:
     async def latest(self, caller: Caller, names_or_ids: Iterable[str], page_token: str = "") -> Page[GeneratedType]:
         """Return the types of the latest revisions of live definitions, of all if none is named, oldest first.
 
-        Raises DefinitionNotFound and InvalidPageToken.
+        Raise DefinitionNotFound and InvalidPageToken.
         """
         named = tuple(dict.fromkeys(names_or_ids))
         request, filters = PageRequest(MAX_LIVE_DEFINITIONS, page_token), (caller.project_id, named)
@@ -78,7 +78,7 @@ class GeneratedTypes:
         return request.page(await self._database.read(work), filters, lambda last: last.place, more=False)
 
     async def json_schema(self, caller: Caller, name_or_id: str, revision: int) -> dict[str, Any]:
-        """Give a revision, 0 for the latest, as JSON Schema. Raises DefinitionNotFound and RevisionNotFound."""
+        """Return a revision, 0 for the latest, as JSON Schema. Raise DefinitionNotFound and RevisionNotFound."""
 
         def work(connection: Connection) -> dict[str, Any]:
             found = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
@@ -90,7 +90,7 @@ class GeneratedTypes:
     async def identify(
         self, project_pk: int, wanted: Collection[tuple[str, int]]
     ) -> dict[tuple[str, int], RevisionKey | InvalidName | DefinitionNotFound | RevisionNotFound]:
-        """Tell which revisions are meant by names of events and numbers, or what is wrong with them."""
+        """Return the keys of revisions given by event name and number, or the error of each that does not exist."""
         snapshot = await self._catalog.load(project_pk)
         found = {each: _identified(snapshot, *each) for each in wanted}
         if any(isinstance(each, Exception) for each in found.values()):

@@ -35,7 +35,7 @@ MAX_DESCRIPTION = 255
 
 
 class Projects:
-    """Keeps projects and keys."""
+    """Manages projects and API keys."""
 
     def __init__(
         self, database: Database, catalog: Catalog, access: Access, key_prefixes: Mapping[Dialect, str]
@@ -47,14 +47,14 @@ class Projects:
         self._prefixes = {Dialect.NATIVE: NATIVE_PREFIX, **key_prefixes}
 
     async def create(self, name: str, rules: Rules) -> Project:
-        """Create a project. Raises InvalidArgument and ProjectAlreadyExists."""
+        """Create a project. Raise InvalidArgument and ProjectAlreadyExists."""
         _check_name(name)
         return await self._database.write(
             lambda connection: store.insert_project(connection, str(uuid7()), name, rules, now_micros())
         )
 
     async def get(self, id_or_name: str) -> Project:
-        """Read a project. Raises ProjectNotFound."""
+        """Read a project. Raise ProjectNotFound."""
         return await self._database.read(lambda connection: store.get_project(connection, id_or_name))
 
     async def list(self, request: PageRequest) -> Page[Project]:
@@ -65,9 +65,9 @@ class Projects:
         return request.page(found, "projects", lambda project: (project.id,))
 
     async def update(self, id_or_name: str, *, name: str | None, rules: Mapping[str, Any], etag: str = "") -> Project:
-        """Change the name, if not None, and the rules that are named.
+        """Update the name, if not None, and the given rules.
 
-        Raises InvalidArgument, ProjectNotFound, ProjectAlreadyExists and EtagMismatch.
+        Raise InvalidArgument, ProjectNotFound, ProjectAlreadyExists and EtagMismatch.
         """
         if name is not None:
             _check_name(name)
@@ -92,9 +92,9 @@ class Projects:
         *,
         demo: bool = False,
     ) -> tuple[ApiKey, str]:
-        """Create a key; `*` if no scopes are named, a new secret if none is to be taken over. Returns key and secret.
+        """Create a key; `*` if no scopes are given, with a new secret if none is given. Return the key and its secret.
 
-        Raises InvalidArgument, ProjectNotFound and SecretInUse.
+        Raise InvalidArgument, ProjectNotFound and SecretInUse.
         """
         if secret:
             _check_secret(secret)
@@ -124,7 +124,7 @@ class Projects:
         return await self._catalog.change(found.pk, create), shown
 
     async def keys(self, id_or_name: str, request: PageRequest) -> Page[ApiKey]:
-        """List the keys of a project, newest first. Raises ProjectNotFound."""
+        """List the keys of a project, newest first. Raise ProjectNotFound."""
         limit = request.limit()
         (before,) = request.cursor(id_or_name, str) or ("",)
 
@@ -135,7 +135,7 @@ class Projects:
         return request.page(await self._database.read(work), id_or_name, lambda key: (key.id,))
 
     async def revoke_key(self, key_id: str) -> ApiKey:
-        """Revoke a key for good. Raises KeyNotFound."""
+        """Revoke a key for good. Raise KeyNotFound."""
         key = await self._database.read(lambda connection: store.key_by_id(connection, key_id))
         try:
             return await self._catalog.change(

@@ -39,10 +39,9 @@ MAX_REASON: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """A run, with the ids by which what it refers to is known outside.
+    """A run with the public ids of its automation, contact, event and newest match.
 
-    `contact_id` is empty where there is none. Of a newest match that is no longer kept, `match_id` is empty and
-    `match_kind` None.
+    `contact_id` is empty if there is none. `match_id` is empty and `match_kind` None if that match has been deleted.
     """
 
     run: Run
@@ -55,7 +54,7 @@ class RunView:
 
 @dataclass(frozen=True, slots=True)
 class RunQuery:
-    """Which runs are wanted; what is empty narrows nothing."""
+    """A filter of runs; empty fields match all."""
 
     statuses: Sequence[RunStatus] = ()
     automation_id: str = ""
@@ -64,7 +63,7 @@ class RunQuery:
 
 @dataclass(frozen=True, slots=True)
 class AwaitedEvent:
-    """What a run is to wait for; `timeout` in microseconds, None to wait for ever."""
+    """The event that a run waits for; `timeout` in microseconds, None to wait forever."""
 
     event_name: str
     condition: str = ""
@@ -73,7 +72,7 @@ class AwaitedEvent:
 
 @dataclass(frozen=True, slots=True)
 class EngineUpdate:
-    """What an engine says beside its request: the match it works on, empty if it does not say, and new attributes."""
+    """What an engine adds to its request: the id of the match it works on, if known, and new attributes."""
 
     match_id: str = ""
     attributes: Mapping[str, Any] | None = field(default=None, hash=False)
@@ -86,24 +85,24 @@ class Runs:
         self._database = database
 
     async def get(self, project_pk: int, run_id: str) -> RunView:
-        """Read a run. Raises RunNotFound."""
+        """Read a run. Raise RunNotFound."""
         return await self._database.read(
-            lambda connection: _named(connection, project_pk, [store.get_run(connection, project_pk, run_id)])[0]
+            lambda connection: _views(connection, project_pk, [store.get_run(connection, project_pk, run_id)])[0]
         )
 
     async def list(self, project_pk: int, wanted: RunQuery, request: PageRequest) -> Page[RunView]:
-        """List runs, newest first; none of an automation or contact that is not there."""
+        """List runs, newest first; none if the automation or contact does not exist."""
         limit, filters = request.limit(), (project_pk, wanted)
         (before,) = request.cursor(filters, int) or (None,)
-        named, more = await self._database.read(
+        views, more = await self._database.read(
             lambda connection: _found(connection, project_pk, wanted, limit, before)
         )
-        return request.page(named, filters, lambda each: (each.run.number,), more=more)
+        return request.page(views, filters, lambda each: (each.run.number,), more=more)
 
     async def list_after(
         self, project_pk: int, wanted: RunQuery, limit: int, after_id: str
     ) -> tuple[Sequence[RunView], bool]:
-        """List runs, newest first, from behind an id; and whether there are more. Raises InvalidArgument."""
+        """List runs, newest first, after an id, and whether there are more. Raise InvalidArgument."""
         before = position_of(after_id) if after_id else None
         if after_id and before is None:
             message = f'"{after_id[:60]}" is not the ID of a run'
@@ -111,44 +110,44 @@ class Runs:
         return await self._database.read(lambda connection: _found(connection, project_pk, wanted, limit, before))
 
     async def get_of_automation(self, project_pk: int, automation_id: str, run_id: str) -> RunView:
-        """Read a run of one automation. Raises RunNotFound."""
+        """Read a run of one automation. Raise RunNotFound."""
         found = await self.get(project_pk, run_id)
         if found.automation_id != automation_id:
             raise RunNotFound(run_id)
         return found
 
-    async def await_event(self, project_pk: int, run_id: str, awaited: AwaitedEvent, word: EngineUpdate) -> RunView:
-        """Park a run until the next event of its contact, or until the time is up.
+    async def await_event(self, project_pk: int, run_id: str, awaited: AwaitedEvent, engine: EngineUpdate) -> RunView:
+        """Let a run wait for the next event of its contact, or until the timeout.
 
-        Raises InvalidName, InvalidArgument, ConditionInvalid, RunNotFound, RunFinished, RunMovedOn and
+        Raise InvalidName, InvalidArgument, ConditionInvalid, RunNotFound, RunFinished, RunMovedOn and
         RunWithoutContact.
         """
         check_event_name(awaited.event_name, "event_name")
         _check_timeout(awaited.timeout)
 
         def park(connection: Connection, head: Head, current: Run) -> Run:
-            store.check_newest(connection, project_pk, current, word.match_id)
+            store.check_newest(connection, project_pk, current, engine.match_id)
             check_condition(connection, project_pk, awaited.event_name, awaited.condition)
             now = now_micros()
             timeout_at = 0 if awaited.timeout is None else now + awaited.timeout
             wait = Wait(awaited.event_name, awaited.condition, head.position, timeout_at)
-            return store.park_run(connection, project_pk, current, wait, word.attributes, now)
+            return store.park_run(connection, project_pk, current, wait, engine.attributes, now)
 
         return await self._move(project_pk, run_id, park)
 
     async def complete(
-        self, project_pk: int, run_id: str, outcome: RunOutcome, reason: str, word: EngineUpdate
+        self, project_pk: int, run_id: str, outcome: RunOutcome, reason: str, engine: EngineUpdate
     ) -> RunView:
-        """End a run; one that ended so before stays as it is.
+        """Finish a run; one that has finished with this outcome stays as it is.
 
-        Raises InvalidArgument, RunNotFound, RunFinished and RunMovedOn.
+        Raise InvalidArgument, RunNotFound, RunFinished and RunMovedOn.
         """
         _check_reason(reason)
 
         def complete(connection: Connection, head: Head, current: Run) -> Run:
-            store.check_newest(connection, project_pk, current, word.match_id)
+            store.check_newest(connection, project_pk, current, engine.match_id)
             return store.finish_run(
-                connection, project_pk, current, outcome.status, reason, head.position, now_micros(), word.attributes
+                connection, project_pk, current, outcome.status, reason, head.position, now_micros(), engine.attributes
             )
 
         return await self._move(project_pk, run_id, complete)
@@ -158,7 +157,7 @@ class Runs:
     ) -> RunView:
         """Cancel a run; a cancelled one stays as it is. With `statuses` only one that has one of them.
 
-        Raises InvalidArgument, RunNotFound, RunFinished, also for another status, and EtagMismatch.
+        Raise InvalidArgument, RunNotFound, RunFinished, also for another status, and EtagMismatch.
         """
         _check_reason(reason)
 
@@ -173,13 +172,13 @@ class Runs:
         def work(connection: Connection) -> RunView:
             head = lock_heads(connection, [project_pk])[project_pk]
             moved = move(connection, head, store.get_run(connection, project_pk, run_id))
-            return _named(connection, project_pk, [moved])[0]
+            return _views(connection, project_pk, [moved])[0]
 
         return await self._database.write(work)
 
 
-def _named(connection: Connection, project_pk: int, runs: Sequence[Run]) -> list[RunView]:
-    """Look up the ids of what runs refer to, in one query for each kind."""
+def _views(connection: Connection, project_pk: int, runs: Sequence[Run]) -> list[RunView]:
+    """Look up the public ids that runs refer to, in one query for each kind."""
     automations = automation_ids(connection, {run.automation_key for run in runs})
     contacts = contact_ids(connection, {run.contact_key for run in runs})
     events = event_ids(connection, project_pk, {run.event_position for run in runs})
@@ -205,11 +204,11 @@ def _found(
     if narrowed is None:
         return [], False
     found, more = store.list_runs(connection, project_pk, narrowed, limit, before)
-    return _named(connection, project_pk, found), more
+    return _views(connection, project_pk, found), more
 
 
 def _filter(connection: Connection, project_pk: int, wanted: RunQuery) -> RunFilter | None:
-    """Find the keys of what runs are narrowed to; None where that is not there."""
+    """Return the filter with the keys of its automation and contact; None if one of them does not exist."""
     automation = contact = None
     if wanted.automation_id:
         automation = automation_key(connection, project_pk, wanted.automation_id)

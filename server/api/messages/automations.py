@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def read_new_automation(message: pb.Automation) -> NewAutomation:
-    """Read an automation that is to be created. Raises InvalidArgument."""
+    """Read an automation that is to be created. Raise InvalidArgument."""
     return NewAutomation(
         message.name,
         message.event_name,
@@ -32,7 +32,7 @@ def read_new_automation(message: pb.Automation) -> NewAutomation:
 
 
 def read_changes(request: pb.UpdateAutomationRequest) -> AutomationChanges:
-    """Read what an update asks for. Raises InvalidArgument."""
+    """Read an update. Raise InvalidArgument."""
     attributes = None
     if request.HasField("attributes"):
         attributes = read_struct(request.attributes, "attributes", AUTOMATION_BUDGET)
@@ -47,7 +47,7 @@ def read_changes(request: pb.UpdateAutomationRequest) -> AutomationChanges:
 
 
 def read_engine_update(request: pb.AwaitEventRequest | pb.CompleteRunRequest) -> EngineUpdate:
-    """Read what an engine says beside its request. Raises InvalidArgument."""
+    """Read what an engine adds to its request. Raise InvalidArgument."""
     attributes: dict[str, Any] | None = None
     if request.HasField("attributes"):
         attributes = read_struct(request.attributes, "attributes", RUN_BUDGET)
@@ -75,16 +75,16 @@ def write_automation(automation: Automation) -> pb.Automation:
     return message
 
 
-def write_run(named: RunView) -> pb.Run:
+def write_run(view: RunView) -> pb.Run:
     """Write a run."""
-    run = named.run
+    run = view.run
     message = pb.Run(
         id=run.id,
-        automation_id=named.automation_id,
-        contact_id=named.contact_id,
-        event_id=named.event_id,
+        automation_id=view.automation_id,
+        contact_id=view.contact_id,
+        event_id=view.event_id,
         status=RUN_STATUS.write(run.status),
-        match_id=named.match_id,
+        match_id=view.match_id,
         wait=None if run.wait is None else _write_wait(run.wait),
         reason=run.reason,
         created_at=timestamp(run.created_at),

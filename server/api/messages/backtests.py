@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from server.services.backtests import Sample
 
 MAX_REPORT_BYTES = 3 * 1024 * 1024
-"""Samples beyond it are left out: clients refuse answers beyond 4 MiB by default."""
+"""Samples beyond it are left out: clients refuse responses larger than 4 MiB by default."""
 MAX_SAMPLES = 100
 MAX_EVENTS = 2**63 - 1
 
@@ -26,7 +26,7 @@ OUTCOME = EnumMap(pb.BacktestSample.Outcome, "OUTCOME_", Outcome)
 
 
 def read_scope(request: pb.BacktestSchemaRequest) -> BacktestScope:
-    """Read what to compare with and which events to judge. Raises InvalidArgument."""
+    """Read the revision and the events to compare. Raise InvalidArgument."""
     for field, value, most in (
         ("revision", request.revision, 2**31 - 1),
         ("max_events", request.max_events, MAX_EVENTS),
@@ -45,9 +45,9 @@ def read_scope(request: pb.BacktestSchemaRequest) -> BacktestScope:
 
 
 async def write_backtest(found: Progress | Report) -> pb.BacktestSchemaResponse:
-    """Write how far a backtest is, or what came out."""
+    """Write the progress or the report of a backtest."""
     if isinstance(found, Progress):
-        progress = pb.BacktestProgress(judged_count=found.judged, event_count=found.events)
+        progress = pb.BacktestProgress(judged_count=found.compared, event_count=found.events)
         return pb.BacktestSchemaResponse(progress=progress)
     return pb.BacktestSchemaResponse(report=await _write_report(found))
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def read_schema(message: pb.Schema) -> Schema:
-    """Read a schema. Raises InvalidSchema where a type is missing or unknown; the registry checks the rest."""
+    """Read a schema. Raise InvalidSchema where a type is missing or unknown; the registry checks the rest."""
     violations: list[Violation] = []
     schema = Schema(
         properties=tuple(
@@ -41,7 +41,7 @@ def read_schema(message: pb.Schema) -> Schema:
 
 
 def read_candidate(request: pb.CheckCompatibilityRequest | pb.BacktestSchemaRequest) -> Schema:
-    """Read the candidate. Raises InvalidArgument without one, and InvalidSchema."""
+    """Read the candidate. Raise InvalidArgument without one, and InvalidSchema."""
     if not request.HasField("schema"):
         message = "schema is missing; it must be the candidate schema"
         raise InvalidArgument(message, violations=[Violation("schema", "INVALID_ARGUMENT", message)])
@@ -84,7 +84,7 @@ def write_revision(revision: Revision) -> pb.Revision:
 
 
 def write_verdict(verdict: CompatibilityVerdict) -> pb.CheckCompatibilityResponse:
-    """Write what a rule has against a candidate."""
+    """Write the verdict of a compatibility rule on a candidate."""
     message = pb.CheckCompatibilityResponse(
         compatible=not verdict.incompatibilities,
         compatibility=COMPATIBILITY.write(verdict.rule),
@@ -97,7 +97,7 @@ def write_verdict(verdict: CompatibilityVerdict) -> pb.CheckCompatibilityRespons
 
 
 def write_validation(schema: Schema, payload: Struct) -> pb.ValidateEventResponse:
-    """Write what becomes of a payload under a valid schema."""
+    """Write the validation result of a payload under a valid schema."""
     try:
         coerced = compile_schema(schema)(read_struct(payload))
     except (InvalidArgument, PayloadRejected) as error:
@@ -110,7 +110,7 @@ def write_validation(schema: Schema, payload: Struct) -> pb.ValidateEventRespons
 
 
 def write_dependent(dependent: Dependent) -> pb.Dependent:
-    """Write what reads a definition: an automation, or the senders of a revision's recent events."""
+    """Write a dependent of a definition: an automation, or the senders of a revision's recent events."""
     if isinstance(dependent, ReadingAutomation):
         reads, paths = dependent.automation, dependent.paths
         return pb.Dependent(automation=pb.Dependent.Automation(id=reads.id, name=reads.name, paths=paths))

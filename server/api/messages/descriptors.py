@@ -1,4 +1,4 @@
-"""Generated types as descriptors: what protoc makes of their .proto text, but for the comments."""
+"""Generated types as descriptors: equal to those that protoc makes of their .proto text, without the comments."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def file_descriptor(event_name: str, layout: MessageLayout) -> FileDescriptorPro
 
 
 def message_class(event_name: str, layout: MessageLayout) -> type[Message]:
-    """Make the class of an event's messages, apart from every other: projects may use the same names."""
+    """Return the class of an event's messages, in a pool of its own: projects may use the same names."""
     pool = DescriptorPool()
     for file in descriptor_set([file_descriptor(event_name, layout)]).file:
         pool.AddSerializedFile(file.SerializeToString())

@@ -47,7 +47,7 @@ class EnumMap(Generic[E]):
         self._default = default
 
     def read(self, number: int, path: str) -> E:
-        """Give the member of a number. Raises InvalidArgument."""
+        """Return the member of a number. Raise InvalidArgument."""
         member = self._members.get(number, self._default if number == 0 else None)
         if member is None:
             shown = "is missing" if number == 0 else f"has the unknown value {number}"
@@ -56,15 +56,15 @@ class EnumMap(Generic[E]):
         return member
 
     def read_optional(self, number: int, path: str) -> E | None:
-        """Give the member of a number, None for the unspecified one. Raises InvalidArgument."""
+        """Return the member of a number, None for the unspecified one. Raise InvalidArgument."""
         return None if number == 0 else self.read(number, path)
 
     def members(self) -> list[E]:
-        """Give the members in the order of their numbers."""
+        """Return the members in the order of their numbers."""
         return [self._members[number] for number in sorted(self._members)]
 
     def write(self, member: E) -> Any:
-        """Give the number of a member; typed so that it fits the enum field it is for."""
+        """Return the number of a member, typed to fit any enum field."""
         return self._numbers[member]
 
 

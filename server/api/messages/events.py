@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def read_draft(message: pb.EventInput, readers: Readers, *, contact_optional: bool = False) -> Draft:
     """Read an event, with the readers that its typed properties need.
 
-    Raises InvalidArgument, ContactRequired unless it may be about nobody, and what `identify` finds wrong with the
+    Raise InvalidArgument, ContactRequired unless it may be about nobody, and what `identify` finds wrong with the
     typed properties.
     """
     contact_id = email = ""

@@ -30,14 +30,14 @@ _ROOM: int = MAX_DEPTH - 2
 
 
 def read_contact(message: contacts_pb2.Contact) -> ExplainedContact:
-    """Read a contact to judge with. Raises InvalidArgument."""
+    """Read a contact whose properties conditions read. Raise InvalidArgument."""
     email = normalize_email(message.email) if message.email else ""
     properties = read_struct(message.properties, "contact.properties", CONTACT_BUDGET)
     return ExplainedContact(message.id or str(uuid7()), email, properties)
 
 
 def write_condition_test(tested: ConditionTest) -> pb.TestConditionResponse:
-    """Write what a condition came to."""
+    """Write the result of a condition."""
     message = pb.TestConditionResponse(
         verdict=VERDICT.write(tested.verdict),
         errors=map(_write_fault, tested.faults),
@@ -91,7 +91,7 @@ def _write_clause(clause: Clause, into: pb.Clause) -> None:
 
 
 def _write_shown(shown: Shown, into: Value) -> bool:
-    """Write a value, as text where it is nested too deeply for a message. Returns whether it was cut."""
+    """Write a value, as text where it is nested too deeply for a message. Return whether it was cut."""
     if depth_of(shown.value) < _ROOM:
         write_value(shown.value, into)
         return shown.truncated

@@ -1,4 +1,4 @@
-"""What became of events that were sent, as messages."""
+"""Receipts and errors of sent events, as messages."""
 
 from __future__ import annotations
 

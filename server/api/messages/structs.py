@@ -23,14 +23,14 @@ NO_KIND: Final = "is a google.protobuf.Value without a kind; for null, set null_
 
 _EXACT = 2.0**53
 
-# So many values with so many characters are within every budget.
+# A payload with no more values and characters than these is within every budget.
 _SMALL, _SMALL_TEXT = 100, 8_000
 
 
 def read_struct(struct: Struct, root: str = "properties", budget: PayloadBudget = EVENT_BUDGET) -> dict[str, Any]:
     """Read a Struct, the properties in the order of their names: on the wire they have none.
 
-    Raises InvalidArgument with the path of a value without a kind, a number that is not finite, or a broken budget.
+    Raise InvalidArgument with the path of a value without a kind, a number that is not finite, or a broken budget.
     """
     values: dict[str, Any] = {}
     pending: list[Pending] = []
@@ -60,7 +60,7 @@ def read_struct(struct: Struct, root: str = "properties", budget: PayloadBudget 
 
 
 def depth_of(value: Any) -> int:
-    """Count how many objects and lists are inside each other, empty ones aside."""
+    """Return how many objects and lists are nested in each other, without empty ones."""
     level, depth = [value], 0
     while level := [inner for each in level for inner in _members(each)]:
         depth += 1
@@ -108,7 +108,7 @@ Pending = tuple[Any, Any, str, int]
 
 
 def read_pending(pending: list[Pending], count: int, root: str, budget: PayloadBudget = EVENT_BUDGET) -> None:
-    """Fill what is pending, where `count` values were read before. Raises InvalidArgument, as `read_struct` does."""
+    """Fill what is pending, where `count` values were read before. Raise InvalidArgument, as `read_struct` does."""
     while pending:
         into, container, path, depth = pending.pop()
         if depth > budget.depth:
@@ -125,7 +125,7 @@ def read_pending(pending: list[Pending], count: int, root: str, budget: PayloadB
 
 
 def read_value(value: Value, parent: str, name: str | int, depth: int, pending: list[Pending]) -> Any:
-    """Read what an object or list at this depth holds under a name; what is nested is left pending."""
+    """Read a member of an object or list at this depth; nested containers are left pending."""
     kind = value.WhichOneof("kind")
     if kind == "string_value":
         return value.string_value
@@ -137,7 +137,7 @@ def read_value(value: Value, parent: str, name: str | int, depth: int, pending: 
 
 
 def _branch(value: Value, kind: str | None, path: str, depth: int, pending: list[Pending]) -> Any:
-    """Return null, or an empty list or object that is filled later. Raises InvalidArgument for a value of no kind."""
+    """Return null, or an empty list or object that is filled later. Raise InvalidArgument for a value of no kind."""
     if kind == "null_value":
         return None
     if kind is None:
@@ -154,7 +154,7 @@ def _members(value: Any) -> Any:
 
 
 def read_number(number: float, parent: str, name: str | int) -> float:
-    """Read a number as JSON has it. Raises InvalidArgument with its path for one that is not finite."""
+    """Read a number as JSON has it. Raise InvalidArgument with its path for one that is not finite."""
     if number.is_integer():
         return int(number) if -_EXACT <= number <= _EXACT else number
     if fault := number_fault(number):

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 _FREE_FORM: Final = {Struct.DESCRIPTOR.full_name, Value.DESCRIPTOR.full_name}
 
-# Ingest checks each text of an event by rules of their own, none of which lets U+0000 through, and is called so often.
+# The texts of an event have rules of their own, which exclude U+0000; a second check would cost each event time.
 _CHECKED_ELSEWHERE: Final = {"signalbox.v1.EventInput"}
 
 _Check: TypeAlias = "Callable[[Any, str], None]"
-"""Checks the value of one field of a message, whose path ends with the prefix. Raises UnstorableText."""
+"""Checks the value of one field of a message, whose path ends with the prefix. Raise UnstorableText."""
 
 
 def text_check(descriptor: Descriptor) -> Callable[[Message], None] | None:
-    """Make the check of a request's texts, which raises UnstorableText; None for a request without texts."""
+    """Return a check of a request's texts that raises UnstorableText, or None for a request without texts."""
     checks = _checks(descriptor)
 
     def check_texts(message: Message) -> None:

@@ -24,7 +24,7 @@ def write_timestamp(micros: int, into: Timestamp) -> None:
 
 
 def timestamp(micros: int) -> Timestamp:
-    """Make the message of an instant."""
+    """Return the message of an instant."""
     message = Timestamp()
     write_timestamp(micros, message)
     return message
@@ -33,7 +33,7 @@ def timestamp(micros: int) -> Timestamp:
 def read_timestamp(message: Message, field: str, path: str = "") -> int | None:
     """Read a Timestamp field, None where it is unset; `path` is where the field is, if not in the request itself.
 
-    Raises InvalidArgument outside the years 1 to 9999.
+    Raise InvalidArgument outside the years 1 to 9999.
     """
     if not message.HasField(field):
         return None
@@ -46,7 +46,7 @@ def read_timestamp(message: Message, field: str, path: str = "") -> int | None:
 
 
 def read_duration(message: Message, field: str) -> int | None:
-    """Read a Duration field in microseconds, None where it is unset. Raises InvalidArgument for one that is none."""
+    """Read a Duration field in microseconds, None where it is unset. Raise InvalidArgument for one that is none."""
     if not message.HasField(field):
         return None
     value: Duration = getattr(message, field)

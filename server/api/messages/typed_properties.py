@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from signalbox.v1 import event_ingest_pb2 as pb
 
 MAX_READERS = 256
-"""So many are kept; each takes 10 KiB and more."""
+"""How many readers are kept; each takes 10 KiB and more."""
 
 _MESSAGE = "typed_properties.message"
 
@@ -62,7 +62,7 @@ Readers = dict[tuple[str, int], TypedReader | Exception]
 
 
 class TypedReaders:
-    """Keeps the readers of revisions that are in use."""
+    """Manages the readers of revisions that are in use."""
 
     def __init__(self, types: GeneratedTypes) -> None:
         self._types = types
@@ -70,13 +70,13 @@ class TypedReaders:
         self._epoch = types.epoch
 
     async def needed(self, project_pk: int, events: Sequence[pb.EventInput]) -> Readers:
-        """Give the readers that these events need; nothing for events without typed properties."""
-        wanted = {
+        """Return the readers that these events need; none for events without typed properties."""
+        named = {
             (event.name, event.typed_properties.revision) for event in events if event.HasField("typed_properties")
         }
-        if not wanted:
+        if not named:
             return {}
-        identified = await self._types.identify(project_pk, wanted)
+        identified = await self._types.identify(project_pk, named)
         keys = {each for each in identified.values() if not isinstance(each, Exception)}
         readers = await self._readers(keys)
         return {each: found if isinstance(found, Exception) else readers[found] for each, found in identified.items()}
@@ -100,7 +100,7 @@ class TypedReaders:
 
 
 def read_typed(event: pb.EventInput, readers: Readers) -> dict[str, Any]:
-    """Read the typed properties of an event. Raises why not."""
+    """Read the typed properties of an event. Raise the error of their revision, and InvalidArgument."""
     if event.HasField("properties"):
         message = "properties and typed_properties are both set; set only one of them"
         raise broken("typed_properties", "INVALID_ARGUMENT", message)
@@ -111,7 +111,7 @@ def read_typed(event: pb.EventInput, readers: Readers) -> dict[str, Any]:
 
 
 class _Walk:
-    """What was met on the way through one message."""
+    """The values counted, and the containers left pending, in one message."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -134,7 +134,7 @@ class _MessageFields:
         ]
 
     def read(self, message: Any, path: str, depth: int, walk: _Walk) -> dict[str, Any]:
-        """Read what is set, and the required lists."""
+        """Read the fields that are set, and the required lists."""
         values: dict[str, Any] = {}
         for field, inner, required in self._fields:
             name = field.property

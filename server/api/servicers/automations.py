@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class AutomationsServicer:
-    """Keeps automations, explains what they make of events, and moves their runs."""
+    """Manages automations and their runs, and explains how automations match events."""
 
     def __init__(self, automations: Automations, explanations: Explanations, runs: Runs, typed: TypedReaders) -> None:
         self._automations = automations

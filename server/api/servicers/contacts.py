@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class ContactsServicer:
-    """Keeps contacts."""
+    """Manages contacts."""
 
     def __init__(self, contacts: Contacts) -> None:
         self._contacts = contacts

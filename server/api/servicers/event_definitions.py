@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 
 
 ANSWER_SECONDS = 30.0
-"""A client that takes no progress of its backtest for so long is not waited for."""
+"""How long a backtest waits for its client to read a response."""
 
 
 class EventDefinitionsServicer:
-    """Keeps definitions."""
+    """Manages definitions."""
 
     def __init__(self, definitions: Definitions, backtests: Backtests, types: GeneratedTypes) -> None:
         self._definitions = definitions

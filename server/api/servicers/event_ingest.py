@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 MAX_BATCH = 10_000
 
 STREAM_WINDOW = 8
-"""So many messages of one stream are on their way to the log at once."""
+"""How many messages of one stream are on their way to the log at once."""
 
 
 class EventIngestServicer:
@@ -70,7 +70,7 @@ class EventIngestServicer:
         self, requests: AsyncIterator[pb.StreamEventsRequest], caller: Caller
     ) -> AsyncIterator[pb.StreamEventsResponse]:
         stream = _EventStream(self._ingest, caller.project_pk, self._typed, self._stopping)
-        async for response in stream.answers(requests):
+        async for response in stream.responses(requests):
             yield response
 
     async def GetEvent(self, request: pb.GetEventRequest, caller: Caller) -> pb.GetEventResponse:
@@ -91,7 +91,7 @@ class EventIngestServicer:
 
 
 class _EventStream:
-    """One StreamEvents call: reads ahead of its answers by a window, so that commits and the network overlap."""
+    """One StreamEvents call: reads up to a window ahead of its responses, so that commits and the network overlap."""
 
     def __init__(self, ingest: Ingest, project_pk: int, typed: TypedReaders, stopping: asyncio.Event) -> None:
         self._ingest = ingest
@@ -101,12 +101,14 @@ class _EventStream:
         self._window = asyncio.Semaphore(STREAM_WINDOW)
         self._pending: asyncio.Queue[_Pending | None] = asyncio.Queue()
 
-    async def answers(self, requests: AsyncIterator[pb.StreamEventsRequest]) -> AsyncIterator[pb.StreamEventsResponse]:
-        """Answer each message in its turn; at a shutdown answer what was read, then raise Stopping."""
+    async def responses(
+        self, requests: AsyncIterator[pb.StreamEventsRequest]
+    ) -> AsyncIterator[pb.StreamEventsResponse]:
+        """Yield the responses in the order of the messages; at a shutdown of those read, then raise Stopping."""
         reading = asyncio.create_task(until(self._stopping, self._read(requests)))
         try:
             while (pending := await self._pending.get()) is not None:
-                yield await pending.answer()
+                yield await pending.response()
                 self._window.release()
             await reading
         finally:
@@ -141,8 +143,8 @@ class _Pending:
         self._batch = batch
         self._error = error
 
-    async def answer(self) -> pb.StreamEventsResponse:
-        """Give the answer once the message is decided and durable."""
+    async def response(self) -> pb.StreamEventsResponse:
+        """Return the response once the message is decided and durable."""
         if self._batch is None:
             assert self._error is not None
             return pb.StreamEventsResponse(sequence=self._sequence, error=write_error(self._error))
@@ -159,7 +161,7 @@ class _Pending:
 async def _read_batch(
     request: pb.SendEventsRequest | pb.StreamEventsRequest, project_pk: int, typed: TypedReaders
 ) -> tuple[Sequence[Draft], BatchMode, View]:
-    """Read a batch; an event that cannot be read becomes a draft that is refused. Raises InvalidArgument."""
+    """Read a batch; an event that cannot be read becomes a draft that is refused. Raise InvalidArgument."""
     if not 1 <= len(request.events) <= MAX_BATCH:
         message = f"events has {len(request.events):,} events; it must have 1 to {MAX_BATCH:,}"
         raise InvalidArgument(message, violations=[Violation("events", "OUT_OF_RANGE", message)])

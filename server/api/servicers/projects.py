@@ -24,7 +24,7 @@ _RULES: dict[str, EnumMap[Any]] = {
 
 
 class ProjectsServicer:
-    """Keeps projects and their keys."""
+    """Manages projects and their keys."""
 
     def __init__(self, projects: Projects) -> None:
         self._projects = projects
