@@ -1,8 +1,8 @@
-"""Put small faults into the core modules, one at a time, and report those that no focused test notices.
+"""Put small faults into the core modules, one at a time, and report those that no test notices.
 
     python -m tests.mutants [--package NAME] [--path PATH] [--sample N | --all] [--seed N] [--jobs N]
 
-A fault is tried only on lines that the focused tests run, with the tests that reach it, until one fails: first with the
+A fault is tried only on lines that the tests run, with the tests that reach it, until one fails: first with the
 most specific ones, then with all others. A failed import and a run that takes four times as long count as noticed.
 """
 
@@ -17,16 +17,17 @@ import tempfile
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.mutants import trial
-from tests.mutants.focus import FOCUSES, Focus, equivalent, on_postgres
+from tests.mutants.focus import PACKAGES, POSTGRES_TESTS, TESTS, equivalent, on_postgres
 from tests.mutants.mutations import AT_IMPORT, Instrumented, Mutation, mutations, uses
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 SAMPLE = 40
 SEED = 20_26
@@ -85,11 +86,16 @@ class Figures:
 def main() -> None:
     """Run from the command line."""
     arguments = _arguments()
-    focuses = [each for each in FOCUSES if arguments.package in {None, each.package}]
+    packages = {
+        package.name: [path for path in package.modules() if arguments.path in path]
+        for package in PACKAGES
+        if arguments.package in {None, package.name}
+    }
     trial.preload()
     scratch = Path(tempfile.mkdtemp(prefix="signalbox-mutants-"))
     try:
-        figures = [_try_focus(focus, arguments, scratch) for focus in focuses]
+        surveyed = Surveyed([path for paths in packages.values() for path in paths], scratch, arguments.jobs)
+        figures = [_try_package(name, paths, surveyed, arguments, scratch) for name, paths in packages.items()]
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     _report(figures)
@@ -97,7 +103,7 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--package", choices=[each.package for each in FOCUSES], help="only this package")
+    parser.add_argument("--package", choices=[package.name for package in PACKAGES], help="only this package")
     parser.add_argument("--path", default="", help="only modules whose path contains this")
     parser.add_argument("--sample", type=int, default=SAMPLE, help=f"mutations of each package (default: {SAMPLE})")
     parser.add_argument("--all", action="store_true", help="every mutation")
@@ -108,12 +114,54 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _try_focus(focus: Focus, arguments: argparse.Namespace, scratch: Path) -> Figures:
-    figures = Figures(focus.package)
+class Surveyed:
+    """The modules, and which tests reach which of their lines."""
+
+    def __init__(self, paths: Sequence[str], scratch: Path, jobs: int) -> None:
+        begun = time.monotonic()
+        self._index = trial.Index()
+        self.names = {path: path.removesuffix(".py").replace("/", ".") for path in paths}
+        self.trees = {path: _parsed(path) for path in paths}
+        instrumented = {
+            name: Instrumented(trial.REACHED, partial(self._index.add, name)).visit(_parsed(path))
+            for path, name in self.names.items()
+        }
+        self._used: defaultdict[str, set[trial.Line]] = defaultdict(set)
+        for path, tree in self.trees.items():
+            for name, line in uses(tree):
+                self._used[name].add((self.names[path], line))
+        self._survey = trial.survey(TESTS, POSTGRES_TESTS, instrumented, len(self._index), scratch / "survey", jobs)
+        if self._survey.failed:
+            _note(f"left out, because they fail without a mutation: {', '.join(self._survey.failed)}")
+        _note(f"{len(self._survey.called)} tests in {time.monotonic() - begun:.0f} s")
+
+    def trial_of(self, mutation: Mutation) -> Trial:
+        """Return the trial of a mutation, without looks where no test reaches it."""
+        name = self.names[mutation.path]
+        looks = _looks(self._tests_of(mutation, name), self._survey.seconds)
+        return Trial(mutation, name, self.trees[mutation.path], looks)
+
+    def _tests_of(self, mutation: Mutation, name: str) -> list[str]:
+        """Return the tests that reach a mutation. What runs at import is reached first by those that use its names."""
+        module = self._index.of_module(name)
+        if mutation.reached_by != AT_IMPORT:
+            return self._survey.reaching(self._index.find([(name, mutation.reached_by)]), module)
+        lines = self._index.find(line for bound in mutation.binds for line in self._used[bound])
+        return list(dict.fromkeys(self._survey.reaching(lines, module) + self._survey.all_of(module)))
+
+
+def _try_package(
+    name: str, paths: Sequence[str], surveyed: Surveyed, arguments: argparse.Namespace, scratch: Path
+) -> Figures:
+    figures = Figures(name)
     begun = time.monotonic()
-    trials = _sample(list(_reached(focus, arguments, scratch, figures)), figures, arguments)
+    reached = []
+    for path in paths:
+        trials = [surveyed.trial_of(mutation) for mutation in mutations(surveyed.trees[path], path)]
+        reached += [each for each in trials if each.looks]
+        figures.unreached += sum(not each.looks for each in trials)
+    trials = _sample(reached, figures, arguments)
     figures.tried = len(trials)
-    _note(f"{focus.package}: {len(trials)} mutations; the tests alone took {time.monotonic() - begun:.0f} s")
     for done, code in _outcomes(trials, scratch, arguments):
         figures.too_long += code == trial.TOOK_TOO_LONG
         if code == trial.ALL_PASSED:
@@ -125,43 +173,13 @@ def _try_focus(focus: Focus, arguments: argparse.Namespace, scratch: Path) -> Fi
     return figures
 
 
-def _reached(focus: Focus, arguments: argparse.Namespace, scratch: Path, figures: Figures) -> Iterator[Trial]:
-    """Find the mutations of lines that the focused tests reach."""
-    paths = [path for path in focus.modules() if arguments.path in path]
-    names = {path: path.removesuffix(".py").replace("/", ".") for path in paths}
-    parsed = {path: ast.parse((trial.ROOT / path).read_text()) for path in paths}
-    instrumented = {names[path]: Instrumented(names[path], trial.RECORD).visit(_copy(path)) for path in paths}
-    survey = trial.survey_in_child(focus.files(), instrumented, scratch / "survey", postgresql=focus.postgresql)
-    if survey.failed:
-        _note(f"  left out, because they fail without a mutation: {', '.join(survey.failed)}")
-    used: defaultdict[str, set[trial.Line]] = defaultdict(set)
-    for path in paths:
-        for name, line in uses(parsed[path]):
-            used[name].add((names[path], line))
-    for path in paths:
-        for mutation in mutations(parsed[path], path):
-            tests = _tests_of(mutation, names[path], used, survey)
-            figures.unreached += not tests
-            if tests:
-                yield Trial(mutation, names[path], parsed[path], _looks(tests, focus, survey.seconds))
-
-
-def _tests_of(mutation: Mutation, module: str, used: dict[str, set[trial.Line]], survey: trial.Survey) -> list[str]:
-    """Return the tests that reach a mutation. What runs at import is reached first by those that use its names."""
-    if mutation.reached_by != AT_IMPORT:
-        return survey.reaching([(module, mutation.reached_by)])
-    lines = [line for name in mutation.binds for line in used[name]]
-    return list(dict.fromkeys(survey.reaching(lines) + survey.all_of(module)))
-
-
-def _looks(tests: list[str], focus: Focus, seconds: dict[str, float]) -> list[Look]:
+def _looks(tests: list[str], seconds: dict[str, float]) -> list[Look]:
     """Return the first look at a mutation and the second one, if there are more tests."""
     first = _within(FIRST_LOOK, tests, seconds)
     later = _within(SECOND_LOOK, [name for name in tests if name not in set(first.tests)], seconds)
-    if not focus.postgresql:
-        twins = {on_postgres(name): seconds[name] for name in tests if on_postgres(name) != name}
-        also = _within(POSTGRES_LOOK, list(twins), twins)
-        later = Look(later.tests + also.tests, later.seconds + also.seconds)
+    twins = {on_postgres(name): seconds[name] for name in tests if on_postgres(name) not in seconds}
+    also = _within(POSTGRES_LOOK, list(twins), twins)
+    later = Look(later.tests + also.tests, later.seconds + also.seconds)
     return [look for look in (first, later) if look.tests]
 
 
@@ -176,7 +194,7 @@ def _within(limit: float, tests: list[str], seconds: dict[str, float]) -> Look:
     return Look(kept, limit - room)
 
 
-def _copy(path: str) -> ast.Module:
+def _parsed(path: str) -> ast.Module:
     return ast.parse((trial.ROOT / path).read_text())
 
 

@@ -331,11 +331,11 @@ def _uses(node: ast.AST, line: int) -> Iterator[tuple[str, int]]:
 
 
 class Instrumented(ast.NodeTransformer):
-    """Call `record(module, line)` before every statement of every function."""
+    """Note before every statement of every function that its line is reached, by its number in an array."""
 
-    def __init__(self, module: str, record: str) -> None:
-        self._module = module
-        self._record = record
+    def __init__(self, array: str, number: Callable[[int], int]) -> None:
+        self._array = array
+        self._number = number
         self._depth = 0
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
@@ -364,7 +364,8 @@ class Instrumented(ast.NodeTransformer):
     def _recorded(self, body: list[ast.stmt]) -> list[ast.stmt]:
         recorded: list[ast.stmt] = []
         for statement in body:
-            arguments: list[ast.expr] = [ast.Constant(self._module), ast.Constant(statement.lineno)]
-            call = ast.Expr(ast.Call(ast.Name(self._record, ast.Load()), arguments, []))
-            recorded += [ast.fix_missing_locations(ast.copy_location(call, statement)), self.visit(statement)]
+            line = ast.Constant(self._number(statement.lineno))
+            target = ast.Subscript(ast.Name(self._array, ast.Load()), line, ast.Store())
+            note = ast.Assign([target], ast.Constant(1))
+            recorded += [ast.fix_missing_locations(ast.copy_location(note, statement)), self.visit(statement)]
         return recorded

@@ -24,11 +24,11 @@ import pytest
 
 if TYPE_CHECKING:
     import ast
-    from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
     from types import CodeType
 
 ROOT = Path(__file__).parent.parent.parent
-RECORD = "__record_line__"
+REACHED = "__reached_lines__"
 MEMORY_BYTES = 6 << 30
 THIRD_PARTY = (
     "alembic.command", "asyncpg", "google.protobuf.json_format", "grpc.aio", "grpc_health.v1", "httptools", "httpx",
@@ -37,92 +37,135 @@ THIRD_PARTY = (
 )  # fmt: skip
 ALL_PASSED, SOME_FAILED = 0, 1
 TOOK_TOO_LONG = -signal.SIGKILL
-SURVEY_SECONDS = 1_800
+SURVEY_SECONDS = 3_600
 
 Line: TypeAlias = tuple[str, int]
 """A module and the number of a line in it."""
+
+
+class Index:
+    """The numbers of the instrumented lines; those of a module follow each other."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[Line, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def add(self, module: str, line: int) -> int:
+        """Return the number of a line, a new one the first time."""
+        return self._numbers.setdefault((module, line), len(self._numbers))
+
+    def find(self, lines: Iterable[Line]) -> list[int]:
+        """Return the numbers of those of the lines that are instrumented."""
+        return [self._numbers[line] for line in lines if line in self._numbers]
+
+    def of_module(self, module: str) -> slice:
+        """Return the numbers of all lines of a module."""
+        numbers = [number for (where, _), number in self._numbers.items() if where == module]
+        return slice(numbers[0], numbers[-1] + 1) if numbers else slice(0, 0)
 
 
 @dataclass
 class Survey:
     """The lines that each test reached itself and by its fixtures, and its seconds.
 
-    Lines of a fixture that outlives a test belong to the node of its scope; those of imports belong to all tests.
+    Lines are a byte each, by their numbers: 1 if the line was reached. Those of a fixture that outlives a test belong
+    to the node of its scope; those of imports belong to all tests.
     """
 
-    called: dict[str, set[Line]] = field(default_factory=dict)
-    prepared: dict[str, set[Line]] = field(default_factory=dict)
-    shared: dict[str, set[Line]] = field(default_factory=dict)
+    called: dict[str, bytes] = field(default_factory=dict)
+    prepared: dict[str, bytes] = field(default_factory=dict)
+    shared: dict[str, bytes] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
 
-    def reaching(self, lines: Collection[Line]) -> list[str]:
+    def add(self, other: Survey) -> None:
+        """Add a survey of other test files."""
+        self.called |= other.called
+        self.prepared |= other.prepared
+        self.seconds |= other.seconds
+        self.failed += other.failed
+        for node, reached in other.shared.items():
+            self.shared[node] = _merged(reached, self.shared.get(node))
+
+    def reaching(self, lines: Sequence[int], module: slice) -> list[str]:
         """Return the tests that reach one of the lines, first those that do so themselves, the most specific first."""
-        wanted = set(lines)
-        everywhere = tuple(node for node, reached in self.shared.items() if reached & wanted)
-        near = {name for name, reached in self.called.items() if reached & wanted}
-        far = {name for name, reached in self.prepared.items() if reached & wanted or name.startswith(everywhere)}
-        modules = {module for module, _ in wanted}
-        return self._ranked(near, modules) + self._ranked(far - near, modules)
 
-    def all_of(self, module: str) -> list[str]:
-        """Return every test, the most specific of those that reach the module first."""
-        near = {name for name, reached in self.called.items() if any(where == module for where, _ in reached)}
-        return self._ranked(near, {module}) + self._ranked(self.called.keys() - near, {module})
+        def reaches(reached: bytes) -> bool:
+            return any(reached[line] for line in lines)
 
-    def _ranked(self, names: Collection[str], modules: Collection[str]) -> list[str]:
-        """Sort tests: those that reach few lines of the modules in little time come first."""
+        everywhere = tuple(node for node, reached in self.shared.items() if reaches(reached))
+        near = {name for name, reached in self.called.items() if reaches(reached)}
+        far = {name for name, reached in self.prepared.items() if reaches(reached) or name.startswith(everywhere)}
+        return self._ranked(near, module) + self._ranked(far - near, module)
 
-        def rank(name: str) -> tuple[float, str]:
-            reached = sum(module in modules for module, _ in self.called[name])
-            return (1 + reached) * (0.1 + self.seconds[name]), name
+    def all_of(self, module: slice) -> list[str]:
+        """Return the tests that reach a line of the module themselves, the most specific first."""
+        return self._ranked([name for name, reached in self.called.items() if any(reached[module])], module)
+
+    def _ranked(self, names: Collection[str], module: slice) -> list[str]:
+        """Sort tests: those that reach few lines of the module in little time come first, those without any last."""
+
+        def rank(name: str) -> tuple[bool, float, str]:
+            reached = sum(self.called[name][module])
+            return reached == 0, reached * (0.1 + self.seconds[name]), name
 
         return sorted(names, key=rank)
+
+
+def _merged(reached: bytes | bytearray, before: bytes | None) -> bytes:
+    return bytes(reached) if before is None else bytes(map(max, reached, before))
 
 
 class Surveying:
     """A plugin that fills a survey."""
 
-    def __init__(self, survey: Survey) -> None:
+    def __init__(self, survey: Survey, lines: int) -> None:
         self.survey = survey
+        self._lines = lines
         # Lines that run while tests are collected, at the import of their modules, count for all tests.
-        self._lines = survey.shared.setdefault("", set())
-        setattr(builtins, RECORD, lambda module, line: self._lines.add((module, line)))
+        self._imported = bytearray(lines)
+        setattr(builtins, REACHED, self._imported)
+
+    @contextlib.contextmanager
+    def _recorded(self, found: dict[str, bytes], name: str) -> Generator[None]:
+        """Record the lines that run meanwhile."""
+        outside, inside = getattr(builtins, REACHED), bytearray(self._lines)
+        setattr(builtins, REACHED, inside)
+        try:
+            yield
+        finally:
+            found[name] = _merged(inside, found.get(name))
+            setattr(builtins, REACHED, outside)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        self.survey.called[item.nodeid] = set()
-        self._lines = self.survey.prepared[item.nodeid] = set()
         begun = time.monotonic()
-        try:
-            return (yield)
-        finally:
-            self.survey.seconds[item.nodeid] = time.monotonic() - begun
+        with self._recorded(self.survey.prepared, item.nodeid):
+            result = yield
+        self.survey.called.setdefault(item.nodeid, bytes(self._lines))
+        self.survey.seconds[item.nodeid] = time.monotonic() - begun
+        return result
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        self._lines = self.survey.called[item.nodeid]
-        try:
+        with self._recorded(self.survey.called, item.nodeid):
             return (yield)
-        finally:
-            self._lines = self.survey.prepared[item.nodeid]
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, request: pytest.FixtureRequest) -> Generator[None, Any, Any]:
         if request.scope == "function":
             return (yield)
-        outside = self._lines
-        self._lines = self.survey.shared.setdefault(request.node.nodeid, set())
-        try:
+        with self._recorded(self.survey.shared, request.node.nodeid):
             return (yield)
-        finally:
-            self._lines = outside
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
             self.survey.failed.append(report.nodeid)
 
     def pytest_sessionfinish(self) -> None:
+        self.survey.shared[""] = _merged(self._imported, self.survey.shared.get(""))
         for name in self.survey.failed:
             self.survey.called.pop(name, None)
             self.survey.prepared.pop(name, None)
@@ -143,11 +186,16 @@ class Choosing:
         items[:] = sorted(kept, key=lambda item: self._rank[item.nodeid])
 
 
-class WithoutPostgres:
-    """A plugin that leaves out what runs on PostgreSQL."""
+class OnPostgres:
+    """A plugin that leaves out what runs on PostgreSQL, except in some files."""
+
+    def __init__(self, files: Collection[str]) -> None:
+        self._files = files
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items[:] = [item for item in items if "[postgresql" not in item.nodeid]
+        items[:] = [
+            item for item in items if "[postgresql" not in item.nodeid or item.nodeid.partition("::")[0] in self._files
+        ]
 
 
 class Reproducible:
@@ -267,20 +315,34 @@ def _in_child(folder: Path, work: Callable[[], int]) -> int:
     return code
 
 
-def survey_in_child(files: Sequence[str], trees: Mapping[str, ast.Module], folder: Path, *, postgresql: bool) -> Survey:
-    """Run all tests of some files with instrumented modules, and return what each reached.
+def survey(
+    files: Sequence[str],
+    on_postgres: Collection[str],
+    trees: Mapping[str, ast.Module],
+    lines: int,
+    folder: Path,
+    jobs: int,
+) -> Survey:
+    """Run all tests of some files with instrumented modules, a share of the files in each child.
 
     Tests that fail without a mutation, on a slow machine, are left out.
     """
 
-    def work() -> int:
-        survey = Survey()
-        plugins: list[object] = [Surveying(survey)]
-        code = run_pytest(files, trees, folder, plugins if postgresql else [*plugins, WithoutPostgres()])
-        (folder / "survey").write_bytes(pickle.dumps(survey))
-        return code
+    def start(number: int) -> Child:
+        share = folder / f"{number}"
 
-    if Child(folder, SURVEY_SECONDS, work).wait() not in {ALL_PASSED, SOME_FAILED}:
-        raise SystemExit(f"The tests do not run without a mutation:\n{(folder / 'output').read_text()[-6000:]}")
-    survey: Survey = pickle.loads((folder / "survey").read_bytes())  # noqa: S301 - written by the child
-    return survey
+        def work() -> int:
+            found = Survey()
+            code = run_pytest(files[number::jobs], trees, share, [Surveying(found, lines), OnPostgres(on_postgres)])
+            (share / "survey").write_bytes(pickle.dumps(found))
+            return code
+
+        return Child(share, SURVEY_SECONDS, work)
+
+    merged = Survey()
+    for child in [start(number) for number in range(jobs)]:
+        if child.wait() not in {ALL_PASSED, SOME_FAILED}:
+            output = (child.folder / "output").read_text()
+            raise SystemExit(f"The tests do not run without a mutation:\n{output[-6000:]}")
+        merged.add(pickle.loads((child.folder / "survey").read_bytes()))  # noqa: S301 - written by the child
+    return merged
