@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = [pytest.mark.checkout, pytest.mark.timeout(600)]
+
+
+DOCUMENTATION = (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))
+TOPS = ("automation", "bench", "examples", "protos", "registry", "server", "tests")
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -31,5 +36,18 @@ def test_the_readme_is_short() -> None:
 
 
 def test_the_documentation_has_no_command_that_ends_processes_by_name() -> None:
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    for page in DOCUMENTATION:
         assert "pkill" not in page.read_text(encoding="utf-8"), page
+
+
+def test_the_documentation_names_files_that_exist() -> None:
+    files = [f"/{path.relative_to(ROOT)}" for top in TOPS for path in (ROOT / top).rglob("*") if path.is_file()]
+    for page in DOCUMENTATION:
+        for name in re.findall(r"`([\w./-]+\.(?:py|proto|txt))`", page.read_text(encoding="utf-8")):
+            assert any(path.endswith(f"/{name}") for path in files), f"{page.name}: {name}"
+
+
+def test_links_within_the_documentation_lead_somewhere() -> None:
+    for page in DOCUMENTATION:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
