@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 SAMPLE = 40
 SEED = 20_26
-FIRST_LOOK = 20.0
-"""A mutation is tried with the most specific tests of its line, up to this total time."""
+FIRST_LOOK = 4.0
+"""A mutation is tried with the most specific tests of its line, up to this total cost in seconds of the processor."""
 
-SECOND_LOOK = 60.0
+SECOND_LOOK = 20.0
 """What these do not notice is tried with the other tests of the line."""
 
-POSTGRES_LOOK = 30.0
+POSTGRES_LOOK = 6.0
 """The second look includes the same tests on PostgreSQL, where the survey ran on SQLite only."""
 
 PATIENCE = 4.0
@@ -138,7 +138,7 @@ class Surveyed:
     def trial_of(self, mutation: Mutation) -> Trial:
         """Return the trial of a mutation, without looks where no test reaches it."""
         name = self.names[mutation.path]
-        looks = _looks(self._tests_of(mutation, name), self._survey.seconds)
+        looks = _looks(self._tests_of(mutation, name), self._survey)
         return Trial(mutation, name, self.trees[mutation.path], looks)
 
     def _tests_of(self, mutation: Mutation, name: str) -> list[str]:
@@ -173,25 +173,28 @@ def _try_package(
     return figures
 
 
-def _looks(tests: list[str], seconds: dict[str, float]) -> list[Look]:
+def _looks(tests: list[str], survey: trial.Survey) -> list[Look]:
     """Return the first look at a mutation and the second one, if there are more tests."""
-    first = _within(FIRST_LOOK, tests, seconds)
-    later = _within(SECOND_LOOK, [name for name in tests if name not in set(first.tests)], seconds)
-    twins = {on_postgres(name): seconds[name] for name in tests if on_postgres(name) not in seconds}
-    also = _within(POSTGRES_LOOK, list(twins), twins)
-    later = Look(later.tests + also.tests, later.seconds + also.seconds)
-    return [look for look in (first, later) if look.tests]
+    first = _within(FIRST_LOOK, tests, survey.costs)
+    later = _within(SECOND_LOOK, [name for name in tests if name not in set(first)], survey.costs)
+    of_twins = {on_postgres(name): name for name in tests if on_postgres(name) not in survey.costs}
+    later += _within(POSTGRES_LOOK, list(of_twins), {twin: survey.costs[name] for twin, name in of_twins.items()})
+    return [
+        Look(chosen, sum(survey.seconds[of_twins.get(name, name)] for name in chosen))
+        for chosen in (first, later)
+        if chosen
+    ]
 
 
-def _within(limit: float, tests: list[str], seconds: dict[str, float]) -> Look:
-    """Return the first tests that fit into a time together, at least one."""
+def _within(limit: float, tests: list[str], costs: dict[str, float]) -> list[str]:
+    """Return the first tests that stay within a total cost, at least one."""
     kept: list[str] = []
     room = limit
     for name in tests:
-        if seconds[name] <= room or not kept:
+        if costs[name] <= room or not kept:
             kept.append(name)
-            room -= seconds[name]
-    return Look(kept, limit - room)
+            room -= costs[name]
+    return kept
 
 
 def _parsed(path: str) -> ast.Module:
