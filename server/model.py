@@ -50,6 +50,7 @@ class Dialect(StrEnum):
     OPENSEND = "opensend"
     EMAILSENDX = "emailsendx"
     ARSEL = "arsel"
+    RESEND = "resend"
 
 
 class Scope(StrEnum):

@@ -80,7 +80,7 @@ MISMATCH = error(422, "validation_error", f'Payload does not match the "{NAME}" 
 
 CASES = [
     # POST /v1/events
-    Case("an event is defined", *DEFINED, 201, ORDER_ANSWER),
+    Case("a definition is created", *DEFINED, 201, ORDER_ANSWER),
     Case(
         "a name is enough",
         "POST /v1/events",
@@ -95,7 +95,7 @@ CASES = [
             "updated_at": MILLIS,
         },
     ),
-    Case("a name is needed", "POST /v1/events", {}, 400, bad("name is required")),
+    Case("a name is required", "POST /v1/events", {}, 400, bad("name is required")),
     Case("a name is not blank", "POST /v1/events", {"name": " "}, 400, bad()),
     Case("a name has at most 80 characters", "POST /v1/events", {"name": "a" * 81}, 400, bad()),
     Case("a description has at most 2,000", "POST /v1/events", {"name": "a", "description": "x" * 2001}, 400, bad()),
@@ -116,17 +116,17 @@ CASES = [
         )
     ),
     Case(
-        "a name is defined once",
+        "a name is unique",
         *DEFINED,
         409,
         error(409, "conflict", f'An event named "{NAME}" already exists.'),
         [DEFINED],
     ),
     # GET /v1/events
-    Case("nothing is defined at first", "GET /v1/events", UNSENT, 200, listing()),
+    Case("there are no definitions at first", "GET /v1/events", UNSENT, 200, listing()),
     Case("definitions are listed", "GET /v1/events", UNSENT, 200, listing(ORDER_ANSWER), [DEFINED]),
     Case(
-        "the newest first, so many",
+        "a page has up to limit definitions, newest first",
         "GET /v1/events?limit=1",
         UNSENT,
         200,
@@ -134,7 +134,7 @@ CASES = [
         [("POST /v1/events", {"name": "first"}), DEFINED],
     ),
     Case(
-        "behind one",
+        "a page comes after an id",
         "GET /v1/events?after={1.id}",
         UNSENT,
         200,
@@ -142,7 +142,7 @@ CASES = [
         [DEFINED, ("POST /v1/events", {"name": "second"})],
     ),
     Case(
-        "before one",
+        "a page comes before an id",
         "GET /v1/events?limit=1&before={0.id}",
         UNSENT,
         200,
@@ -150,42 +150,49 @@ CASES = [
         [("POST /v1/events", {"name": "first"}), DEFINED, ("POST /v1/events", {"name": "third"})],
     ),
     Case(
-        "by a part of the name",
+        "definitions are searched by a part of the name",
         "GET /v1/events?search=ORDER.",
         UNSENT,
         200,
         listing(ORDER_ANSWER),
         [DEFINED, ("POST /v1/events", {"name": "other"})],
     ),
-    Case("not behind one and before one", "GET /v1/events?after=a&before=b", UNSENT, 400, bad()),
+    Case("a page has one cursor", "GET /v1/events?after=a&before=b", UNSENT, 400, bad()),
     *(
         Case(f"not {limit} of them", f"GET /v1/events?limit={limit}", UNSENT, 400, bad())
         for limit in ("0", "101", "-1", "many")
     ),
     # /v1/events/{id}
-    Case("one is read", "GET /v1/events/{0.id}", UNSENT, 200, ORDER_ANSWER | {"id": "{0.id}"}, [DEFINED]),
-    Case("by its id alone", f"GET /v1/events/{NAME}", UNSENT, 404, gone(f"Event {NAME} not found"), [DEFINED]),
+    Case("a definition is returned", "GET /v1/events/{0.id}", UNSENT, 200, ORDER_ANSWER | {"id": "{0.id}"}, [DEFINED]),
     Case(
-        "a schema is replaced whole",
+        "a definition is identified by its id only",
+        f"GET /v1/events/{NAME}",
+        UNSENT,
+        404,
+        gone(f"Event {NAME} not found"),
+        [DEFINED],
+    ),
+    Case(
+        "a schema is replaced as a whole",
         "PATCH /v1/events/{0.id}",
         {"id": "x", "name": NAME, "schema": {"fields": [{"name": "at", "type": "date"}]}},
         200,
         ORDER_ANSWER | {"schema": {"fields": [{"name": "at", "type": "date", "required": False}]}},
         [DEFINED],
     ),
-    Case("a name stays", "PATCH /v1/events/{0.id}", {"name": "other"}, 400, bad(), [DEFINED]),
+    Case("a name cannot change", "PATCH /v1/events/{0.id}", {"name": "other"}, 400, bad(), [DEFINED]),
     Case(
-        "a description goes",
+        "null removes a description",
         "PATCH /v1/events/{0.id}",
         {"description": None},
         200,
         ORDER_ANSWER | {"description": None},
         [DEFINED],
     ),
-    Case("none is changed", "PATCH /v1/events/x", {}, 404, gone("Event x not found")),
-    Case("one is deleted", "DELETE /v1/events/{0.id}", UNSENT, 200, {"message": "Event deleted"}, [DEFINED]),
+    Case("an unknown one is not updated", "PATCH /v1/events/x", {}, 404, gone("Event x not found")),
+    Case("a definition is deleted", "DELETE /v1/events/{0.id}", UNSENT, 200, {"message": "Event deleted"}, [DEFINED]),
     Case(
-        "and gone",
+        "a deleted one is not found",
         "GET /v1/events/{0.id}",
         UNSENT,
         404,
@@ -195,28 +202,35 @@ CASES = [
     # POST /v1/events/send
     Case("an event is accepted", "POST /v1/events/send", event(), 202, ACCEPTED, [DEFINED]),
     Case(
-        "with its time",
+        "an event may have a timestamp",
         "POST /v1/events/send",
         event(timestamp="2026-06-01T12:00:00.000Z"),
         202,
         ACCEPTED,
         [DEFINED],
     ),
-    Case("a time is one", "POST /v1/events/send", event(timestamp="noon"), 400, bad(), [DEFINED]),
+    Case("a timestamp is valid", "POST /v1/events/send", event(timestamp="noon"), 400, bad(), [DEFINED]),
     Case(
-        "the contact by its id",
+        "a contact may be identified by its id",
         "POST /v1/events/send",
         event(email=UNSENT, contact_id="{1.id}"),
         202,
         ACCEPTED,
         [DEFINED, KNOWN],
     ),
-    Case("nobody", "POST /v1/events/send", event(email=UNSENT), 400, ONE_OF_TWO, [DEFINED]),
-    Case("somebody twice", "POST /v1/events/send", event(contact_id="x"), 400, ONE_OF_TWO, [DEFINED]),
-    Case("an unknown address", "POST /v1/events/send", event(email="new@example.com"), 202, ACCEPTED, [DEFINED]),
-    Case("an address is one", "POST /v1/events/send", event(email="nobody"), 400, bad(), [DEFINED]),
+    Case("a contact is required", "POST /v1/events/send", event(email=UNSENT), 400, ONE_OF_TWO, [DEFINED]),
+    Case("a contact is identified once", "POST /v1/events/send", event(contact_id="x"), 400, ONE_OF_TWO, [DEFINED]),
     Case(
-        "an unknown id",
+        "an unknown address is accepted",
+        "POST /v1/events/send",
+        event(email="new@example.com"),
+        202,
+        ACCEPTED,
+        [DEFINED],
+    ),
+    Case("an address is valid", "POST /v1/events/send", event(email="nobody"), 400, bad(), [DEFINED]),
+    Case(
+        "an unknown id is not found",
         "POST /v1/events/send",
         event(email=UNSENT, contact_id="x"),
         404,
@@ -224,39 +238,53 @@ CASES = [
         [DEFINED],
     ),
     Case(
-        "an event that is not defined",
+        "an undefined event is not found",
         "POST /v1/events/send",
         event(),
         404,
         gone(f'No event named "{NAME}" is defined in this organization.'),
     ),
-    Case("data are needed", "POST /v1/events/send", event(data=UNSENT), 400, bad("data is required"), [DEFINED]),
+    Case("data are required", "POST /v1/events/send", event(data=UNSENT), 400, bad("data is required"), [DEFINED]),
     Case("data are an object", "POST /v1/events/send", event(data=[1]), 400, bad(), [DEFINED]),
-    Case("a required field", "POST /v1/events/send", event(data={}), 422, MISMATCH, [DEFINED]),
+    Case("a required field may not be missing", "POST /v1/events/send", event(data={}), 422, MISMATCH, [DEFINED]),
     Case(
-        "a field of another type",
+        "a field has its declared type",
         "POST /v1/events/send",
         event(data={"order_id": "A", "total": "much"}),
         422,
         MISMATCH,
         [DEFINED],
     ),
-    Case("undeclared data", "POST /v1/events/send", event(data={**DATA, "more": [1]}), 202, ACCEPTED, [DEFINED]),
+    Case(
+        "undeclared data are accepted",
+        "POST /v1/events/send",
+        event(data={**DATA, "more": [1]}),
+        202,
+        ACCEPTED,
+        [DEFINED],
+    ),
     # Contacts
     Case("a contact is created", *KNOWN, 201, GRACE_ANSWER),
     Case(
-        "once",
+        "a contact is created once",
         *KNOWN,
         409,
         error(409, "conflict", 'A contact with the email "grace@example.com" already exists.'),
         [KNOWN],
     ),
-    Case("read", "GET /v1/contacts/{0.id}", UNSENT, 200, GRACE_ANSWER | {"id": "{0.id}"}, [KNOWN]),
-    Case("an address will do", "POST /v1/contacts", {"email": ADA + "x"}, 201, BARE_CONTACT),
-    Case("an address is needed", "POST /v1/contacts", {"phone_number": "+1"}, 400, bad("email is required")),
-    Case("a name is short", "POST /v1/contacts", GRACE | {"first_name": "x" * 101}, 400, bad()),
     Case(
-        "what is not sent stays, null clears, properties are replaced",
+        "a contact is returned by its id",
+        "GET /v1/contacts/{0.id}",
+        UNSENT,
+        200,
+        GRACE_ANSWER | {"id": "{0.id}"},
+        [KNOWN],
+    ),
+    Case("an address is enough", "POST /v1/contacts", {"email": ADA + "x"}, 201, BARE_CONTACT),
+    Case("an address is required", "POST /v1/contacts", {"phone_number": "+1"}, 400, bad("email is required")),
+    Case("a first name has at most 100 characters", "POST /v1/contacts", GRACE | {"first_name": "x" * 101}, 400, bad()),
+    Case(
+        "absent fields stay, null clears, properties are replaced",
         "PATCH /v1/contacts/{0.id}",
         {"id": "{0.id}", "email": "GRACE@example.com", "first_name": None, "properties": {"rank": 7}},
         200,
@@ -268,26 +296,28 @@ CASES = [
         Case(f"the address stays, not {email}", "PATCH /v1/contacts/{0.id}", {"email": email}, 400, bad(), [KNOWN])
         for email in ("other@example.com", None)
     ),
-    Case("there are no lists", "GET /v1/contacts?list_id=a", UNSENT, 400, bad()),
-    Case("deleted", "DELETE /v1/contacts/{0.id}", UNSENT, 200, {"message": "Contact deleted"}, [KNOWN]),
+    Case("filters by list are not supported", "GET /v1/contacts?list_id=a", UNSENT, 400, bad()),
+    Case("a contact is deleted", "DELETE /v1/contacts/{0.id}", UNSENT, 200, {"message": "Contact deleted"}, [KNOWN]),
     *(
         Case(f"nobody to {method}", f"{method} /v1/contacts/x", body, 404, gone("Contact not found"))
         for method, body in (("GET", UNSENT), ("PATCH", {}), ("DELETE", UNSENT))
     ),
-    Case("listed", "GET /v1/contacts?limit=1", UNSENT, 200, listing(GRACE_ANSWER, more=True), [KNOWN]),
-    Case("searched", "GET /v1/contacts?search=GRACE", UNSENT, 200, listing(GRACE_ANSWER), [KNOWN]),
-    Case("none before the newest", "GET /v1/contacts?before={0.id}", UNSENT, 200, listing(), [KNOWN]),
+    Case("contacts are listed", "GET /v1/contacts?limit=1", UNSENT, 200, listing(GRACE_ANSWER, more=True), [KNOWN]),
     Case(
-        "deleted together",
+        "contacts are searched by address", "GET /v1/contacts?search=GRACE", UNSENT, 200, listing(GRACE_ANSWER), [KNOWN]
+    ),
+    Case("there is no page before the newest", "GET /v1/contacts?before={0.id}", UNSENT, 200, listing(), [KNOWN]),
+    Case(
+        "several contacts are deleted together",
         "POST /v1/contacts/bulk-delete",
         {"contact_ids": ["{0.id}", "{1.id}", "{0.id}", "x"]},
         200,
         {"message": "Contacts deleted", "deleted": 2},
         [KNOWN, ("POST /v1/contacts", {"email": "other@example.com"})],
     ),
-    Case("ids are needed", "POST /v1/contacts/bulk-delete", {}, 400, bad("contact_ids is required")),
-    Case("one at least", "POST /v1/contacts/bulk-delete", {"contact_ids": []}, 400, bad()),
-    Case("1,000 at most", "POST /v1/contacts/bulk-delete", {"contact_ids": ["x"] * 1_001}, 400, bad()),
+    Case("ids are required", "POST /v1/contacts/bulk-delete", {}, 400, bad("contact_ids is required")),
+    Case("at least one id is required", "POST /v1/contacts/bulk-delete", {"contact_ids": []}, 400, bad()),
+    Case("at most 1,000 ids are accepted", "POST /v1/contacts/bulk-delete", {"contact_ids": ["x"] * 1_001}, 400, bad()),
     # Keys
     Case(
         "an unknown key",
@@ -316,7 +346,7 @@ async def arsel(lasting_service: Service) -> AsyncIterator[Caller]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-async def test_arsel_answers(arsel: Caller, case: Case) -> None:
+async def test_arsel_responds(arsel: Caller, case: Case) -> None:
     await arsel.check(case)
 
 
@@ -345,7 +375,7 @@ async def activate(arsel: Caller, condition: str = "") -> str:
         (418, "error"),
     ],
 )
-def test_an_error_is_named_by_its_status_unless_it_has_a_name(status: int, name: str) -> None:
+def test_an_error_without_a_name_has_the_name_of_its_status(status: int, name: str) -> None:
     assert write_error(ReportedError(status, None, "why"), ValueError(), "") == error(status, name, "why")
     assert write_error(ReportedError(status, "other", "why"), ValueError(), "") == error(status, "other", "why")
 
@@ -361,7 +391,7 @@ async def test_a_definition_in_use_is_not_deleted(arsel: Caller) -> None:
     assert (await arsel.call(f"DELETE /v1/events/{definition}")).status_code == 200
 
 
-async def test_a_contact_is_made_when_an_automation_matches(arsel: Caller) -> None:
+async def test_a_contact_is_created_when_an_automation_matches(arsel: Caller) -> None:
     await arsel.call(*DEFINED)
     await activate(arsel, "properties.total > 100")
     for total in (5, 500):
@@ -371,7 +401,7 @@ async def test_a_contact_is_made_when_an_automation_matches(arsel: Caller) -> No
     assert [each["email"] for each in people] == ["new500@example.com"]
 
 
-async def test_the_time_of_an_event_is_kept(arsel: Caller) -> None:
+async def test_the_timestamp_of_an_event_is_stored(arsel: Caller) -> None:
     await arsel.call(*DEFINED)
     texts = ("2026-06-01T14:00:00+02:00", "2026-06-01T12:00Z", "2026-06-01T14:00+02", "20260601T120000+0000")
     for text in texts:
@@ -381,7 +411,7 @@ async def test_the_time_of_an_event_is_kept(arsel: Caller) -> None:
     assert "with an offset, such as 2026-06-01T12:00:00Z" in refused["message"]
 
 
-async def test_a_contact_that_unsubscribed_is_suppressed(arsel: Caller) -> None:
+async def test_an_unsubscribed_contact_is_suppressed(arsel: Caller) -> None:
     await arsel.client.upsert(ADA, {"unsubscribed": True})
     (contact,) = (await arsel.call("GET /v1/contacts")).json()["data"]
     assert (contact["is_suppressed"], contact["properties"]) == (True, {})

@@ -73,9 +73,9 @@ def event(properties: Any = UNSENT, **more: Any) -> dict[str, Any]:
 
 CASES = [
     # POST /v1/events
-    Case("an event is defined", *SIGNED_UP, 201, ok(SIGNUP_ANSWER)),
+    Case("a definition is created", *SIGNED_UP, 201, ok(SIGNUP_ANSWER)),
     Case(
-        "a definition needs a name alone",
+        "a name is enough for a definition",
         "POST /v1/events",
         {"eventName": "bare"},
         201,
@@ -101,9 +101,9 @@ CASES = [
         ),
     ),
     Case("a name has at most 64 characters", "POST /v1/events", {"eventName": "a" * 65}, 400, invalid("eventName")),
-    Case("a name is needed", "POST /v1/events", {}, 400, invalid("eventName", "eventName is required")),
+    Case("a name is required", "POST /v1/events", {}, 400, invalid("eventName", "eventName is required")),
     Case("an empty body is an empty object", "POST /v1/events", b"", 400, invalid("eventName")),
-    Case("a name is a text", "POST /v1/events", {"eventName": 5}, 400, invalid("eventName")),
+    Case("a name is a string", "POST /v1/events", {"eventName": 5}, 400, invalid("eventName")),
     Case("the body is an object", "POST /v1/events", [], 400, invalid("")),
     Case(
         "a property has one of four types",
@@ -141,21 +141,27 @@ CASES = [
         invalid("properties[0].suggestedValues"),
     ),
     Case(
-        "a name is defined once",
+        "a name is unique",
         *SIGNED_UP,
         409,
         error("EVENT_ALREADY_EXISTS", "Event with this name already exists in the project"),
         given=[SIGNED_UP],
     ),
     # GET /v1/events
-    Case("nothing is defined at first", "GET /v1/events", UNSENT, 200, ok({"events": []})),
-    Case("the definitions are listed", "GET /v1/events", UNSENT, 200, ok({"events": [SIGNUP_ANSWER]}), [SIGNED_UP]),
+    Case("there are no definitions at first", "GET /v1/events", UNSENT, 200, ok({"events": []})),
+    Case("definitions are listed", "GET /v1/events", UNSENT, 200, ok({"events": [SIGNUP_ANSWER]}), [SIGNED_UP]),
     # /v1/events/eventName/{eventName}
-    Case("one is read", "GET /v1/events/eventName/signed_up", UNSENT, 200, ok(SIGNUP_ANSWER), [SIGNED_UP]),
+    Case("a definition is returned", "GET /v1/events/eventName/signed_up", UNSENT, 200, ok(SIGNUP_ANSWER), [SIGNED_UP]),
     Case("a segment is decoded", "GET /v1/events/eventName/signed%5Fup", UNSENT, 200, ok(SIGNUP_ANSWER), [SIGNED_UP]),
-    Case("none is read", "GET /v1/events/eventName/other", UNSENT, 404, error("EVENT_NOT_FOUND", "Event not found")),
     Case(
-        "an id is no name",
+        "an unknown one is not found",
+        "GET /v1/events/eventName/other",
+        UNSENT,
+        404,
+        error("EVENT_NOT_FOUND", "Event not found"),
+    ),
+    Case(
+        "an id is not a name",
         "GET /v1/events/eventName/{0.data.id}",
         UNSENT,
         404,
@@ -163,7 +169,7 @@ CASES = [
         [SIGNED_UP],
     ),
     Case(
-        "one is described anew",
+        "a description is updated",
         "PATCH /v1/events/eventName/signed_up",
         {"description": "Someone signed up"},
         200,
@@ -171,22 +177,24 @@ CASES = [
         [SIGNED_UP],
     ),
     Case(
-        "properties are replaced whole",
+        "all properties are replaced",
         "PATCH /v1/events/eventName/signed_up",
         {"eventName": "ignored", "properties": [{"propertyName": "plan", "type": "string"}]},
         200,
         ok(SIGNUP_ANSWER | {"properties": [{"propertyName": "plan", "type": "string", "suggestedValues": []}]}),
         [SIGNED_UP],
     ),
-    Case("something is to be changed", "PATCH /v1/events/eventName/signed_up", {}, 400, invalid(""), [SIGNED_UP]),
+    Case("an update needs a field", "PATCH /v1/events/eventName/signed_up", {}, 400, invalid(""), [SIGNED_UP]),
     Case(
-        "none is changed",
+        "an unknown one is not updated",
         "PATCH /v1/events/eventName/other",
         {"description": "x"},
         404,
         error("EVENT_NOT_FOUND", "Event not found"),
     ),
-    Case("one is deleted", "DELETE /v1/events/eventName/signed_up", UNSENT, 200, ok(SIGNUP_ANSWER), [SIGNED_UP]),
+    Case(
+        "a definition is deleted", "DELETE /v1/events/eventName/signed_up", UNSENT, 200, ok(SIGNUP_ANSWER), [SIGNED_UP]
+    ),
     Case(
         "a body of a DELETE is ignored",
         "DELETE /v1/events/eventName/signed_up",
@@ -196,7 +204,7 @@ CASES = [
         [SIGNED_UP],
     ),
     Case(
-        "a deleted one is gone",
+        "a deleted one is not found",
         "GET /v1/events/eventName/signed_up",
         UNSENT,
         404,
@@ -204,7 +212,7 @@ CASES = [
         [SIGNED_UP, ("DELETE /v1/events/eventName/signed_up", UNSENT)],
     ),
     Case(
-        "a deleted name is free",
+        "a deleted name can be created again",
         *SIGNED_UP,
         201,
         ok(SIGNUP_ANSWER),
@@ -212,7 +220,7 @@ CASES = [
     ),
     # POST /v1/events/send
     Case(
-        "an event is recorded, coerced",
+        "an event is recorded with coerced values",
         "POST /v1/events/send",
         event({"seats": " 5 ", "plan": 7, "trial": "TRUE", "until": "2026-06-01"}),
         201,
@@ -228,7 +236,7 @@ CASES = [
         [SIGNED_UP],
     ),
     Case(
-        "no property is needed",
+        "no property is required",
         "POST /v1/events/send",
         event(),
         201,
@@ -236,7 +244,7 @@ CASES = [
         [SIGNED_UP],
     ),
     Case(
-        "the contact's id wins over the address",
+        "the contact's id takes precedence over the address",
         "POST /v1/events/send",
         event(email="nobody@example.com", contactId="{1.data.id}"),
         201,
@@ -244,7 +252,7 @@ CASES = [
         [SIGNED_UP, ("POST /v1/contacts/email", GRACE)],
     ),
     Case(
-        "somebody is named",
+        "a contact is required",
         "POST /v1/events/send",
         {"eventName": "signed_up"},
         400,
@@ -252,7 +260,7 @@ CASES = [
         [SIGNED_UP],
     ),
     Case(
-        "the contact is there",
+        "an unknown contact is not found",
         "POST /v1/events/send",
         event(email="nobody@example.com"),
         404,
@@ -260,16 +268,22 @@ CASES = [
         [SIGNED_UP],
     ),
     Case(
-        "what is no address is nobody's",
+        "an invalid address belongs to no contact",
         "POST /v1/events/send",
         event(email="nobody"),
         404,
         error("CONTACT_NOT_FOUND_FOR_EVENT", "Contact not found for the provided email or contactId"),
         [SIGNED_UP],
     ),
-    Case("the event is defined", "POST /v1/events/send", event(), 404, error("EVENT_NOT_FOUND", "Event not found")),
     Case(
-        "a deleted event takes nothing",
+        "an undefined event is not found",
+        "POST /v1/events/send",
+        event(),
+        404,
+        error("EVENT_NOT_FOUND", "Event not found"),
+    ),
+    Case(
+        "an event of a deleted definition is not found",
         "POST /v1/events/send",
         event(),
         404,
@@ -277,7 +291,7 @@ CASES = [
         [SIGNED_UP, ("DELETE /v1/events/eventName/signed_up", UNSENT)],
     ),
     Case(
-        "the property is declared",
+        "an undeclared property is rejected",
         "POST /v1/events/send",
         event({"foo": 1}),
         400,
@@ -304,7 +318,7 @@ CASES = [
     Case("properties are an object", "POST /v1/events/send", event([1]), 400, invalid("eventProperties"), [SIGNED_UP]),
     Case("the body is JSON", "POST /v1/events/send", b"{", 400, error("MALFORMED_JSON", TEXT)),
     Case(
-        "the body says so",
+        "the body is declared as JSON",
         "POST /v1/events/send",
         b"{}",
         415,
@@ -314,17 +328,17 @@ CASES = [
     # Contacts
     Case("a contact is created", "POST /v1/contacts", GRACE, 201, ok(GRACE_ANSWER)),
     Case(
-        "an address is taken once",
+        "an address is unique",
         "POST /v1/contacts",
         GRACE,
         409,
         error("CONTACT_ALREADY_EXISTS", "Contact with this email already exists", status=409),
         [("POST /v1/contacts", GRACE)],
     ),
-    Case("an address is one", "POST /v1/contacts", {"email": "grace"}, 400, invalid("email", status=400)),
+    Case("an address is valid", "POST /v1/contacts", {"email": "grace"}, 400, invalid("email", status=400)),
     Case("a contact is created by its address", "POST /v1/contacts/email", GRACE, 200, ok(GRACE_ANSWER)),
     Case(
-        "and changed by it",
+        "and updated by it",
         "POST /v1/contacts/email",
         {"email": "grace@example.com", "lastName": "Hopper", "customFields": {"rank": 7}},
         200,
@@ -332,7 +346,7 @@ CASES = [
         [("POST /v1/contacts", GRACE)],
     ),
     Case(
-        "a contact is read",
+        "a contact is returned",
         "GET /v1/contacts/{0.data.id}",
         UNSENT,
         200,
@@ -356,7 +370,7 @@ CASES = [
     ),
     # What is not there
     Case(
-        "a key of another is none",
+        "a key of another dialect is invalid",
         "GET /v1/events",
         UNSENT,
         401,
@@ -384,7 +398,7 @@ async def autosend(lasting_service: Service) -> AsyncIterator[Caller]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-async def test_autosend_answers(autosend: Caller, case: Case) -> None:
+async def test_autosend_responds(autosend: Caller, case: Case) -> None:
     await autosend.check(case)
 
 

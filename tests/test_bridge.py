@@ -36,7 +36,7 @@ TOO_DEEP = 1_100 if sys.version_info < (3, 12) else 20_000
 """Levels of nesting that the interpreter does not read. C code may nest deeper since Python 3.12."""
 
 NAMES = [dialect.name.value for dialect in DIALECTS]
-KEYS = {"autosend": "AS_x", "opensend": "os_x", "emailsendx": "esx_test_x", "arsel": "be_x"}
+KEYS = {"autosend": "AS_x", "opensend": "os_x", "emailsendx": "esx_test_x", "arsel": "be_x", "resend": "re_x"}
 
 
 class Shop:
@@ -62,6 +62,7 @@ class Shop:
             "opensend": ("POST /events/send", {"event": ORDER, "email": ADA, "payload": properties}),
             "emailsendx": (f"POST /api/v1/contacts/{self.contact}/events", {"name": ORDER, "data": properties}),
             "arsel": ("POST /v1/events/send", {"event": ORDER, "email": ADA, "data": properties}),
+            "resend": ("POST /events/send", {"event": ORDER, "email": ADA, "payload": properties}),
         }[dialect]
 
 
@@ -91,23 +92,29 @@ def text_of(dialect: str, body: dict[str, Any]) -> Any:
         case "emailsendx":
             assert body.keys() == {"error"}
             return body["error"]
+        case "resend":
+            assert body.keys() == {"statusCode", "name", "message"}
+            return body["message"]
         case _:
             assert body.keys() == {"status_code", "name", "message"}
             return body["message"]
 
 
-INVALID = {"autosend": 400, "arsel": 400, "emailsendx": 400, "opensend": 422}
-"""How each dialect answers a body that breaks a rule."""
+INVALID = {"autosend": 400, "arsel": 400, "emailsendx": 400, "opensend": 422, "resend": 422}
+"""The status with which each dialect reports a body that breaks a rule."""
+
+INVALID_KEY = dict.fromkeys(NAMES, 401) | {"resend": 403}
+SCOPE_MISSING = dict.fromkeys(NAMES, 403) | {"resend": 401}
 
 
-def test_every_dialect_is_looked_at() -> None:
+def test_every_dialect_is_covered() -> None:
     assert list(KEYS) == NAMES
 
 
 # Which dialect
 
 
-async def test_one_path_speaks_the_dialect_of_the_key(shop: Shop) -> None:
+async def test_the_key_decides_the_dialect_of_a_shared_path(shop: Shop) -> None:
     autosend, arsel = await shop.send("autosend"), await shop.send("arsel")
     assert (autosend.status_code, autosend.json()["success"]) == (201, True)
     assert (arsel.status_code, arsel.json()) == (202, {"id": ID, "status": "accepted"})
@@ -120,25 +127,25 @@ async def test_a_dialect_has_a_mount_of_its_own(shop: Shop, dialect: str) -> Non
     assert (await caller.call(call.replace(" /", f" /{dialect}/", 1), body)).is_success
     for other in set(NAMES) - {dialect}:
         refused = await caller.call(f"GET /{other}/v1/events")
-        assert refused.status_code == 401
+        assert refused.status_code == INVALID_KEY[other]
         assert text_of(other, refused.json())
 
 
 @pytest.mark.parametrize("dialect", NAMES)
-async def test_a_path_of_another_dialect_is_unknown_in_the_own_shape(shop: Shop, dialect: str) -> None:
-    foreign = {"autosend": "/events", "opensend": "/v1/events", "emailsendx": "/v1/events", "arsel": "/automations"}
+async def test_a_path_of_another_dialect_is_404_in_the_shape_of_the_key(shop: Shop, dialect: str) -> None:
+    foreign = dict.fromkeys(NAMES, "/v1/events") | {"autosend": "/events", "arsel": "/automations"}
     refused = await shop.callers[dialect].call(f"GET {foreign[dialect]}")
     assert refused.status_code == 404
     assert text_of(dialect, refused.json()) == f"There is no GET {foreign[dialect]} here"
 
 
 @pytest.mark.parametrize("dialect", NAMES)
-async def test_an_unknown_key_is_refused_in_the_shape_that_it_begins_with(shop: Shop, dialect: str) -> None:
+async def test_an_unknown_key_is_refused_in_the_shape_of_its_prefix(shop: Shop, dialect: str) -> None:
     for path in ("/v1/events", "/events", "/anywhere"):
         sent = {"authorization": f"Bearer {KEYS[dialect]}"}
         refused = await shop.callers[dialect].call(f"GET {path}", UNSENT, sent)
         if path != "/anywhere":
-            assert refused.status_code == 401
+            assert refused.status_code == INVALID_KEY[dialect]
             assert text_of(dialect, refused.json())
 
 
@@ -147,15 +154,17 @@ async def test_an_unknown_key_is_refused_in_the_shape_that_it_begins_with(shop: 
     ("path", "dialect"),
     [
         ("/api/v1/contacts", "emailsendx"),
-        ("/events/send", "opensend"),
         ("/api/events", "opensend"),
+        ("/api/contacts/x", "opensend"),
         ("/automations", "opensend"),
-        ("/contacts/x", "opensend"),
+        ("/opensend/events", "opensend"),
         ("/arsel/v1/events", "arsel"),
         ("/autosend/v1/events", "autosend"),
     ],
 )
-async def test_without_a_key_that_tells_the_path_does(shop: Shop, path: str, dialect: str, said: str) -> None:
+async def test_without_a_known_key_prefix_the_path_decides_the_shape(
+    shop: Shop, path: str, dialect: str, said: str
+) -> None:
     refused = await shop.callers[dialect].call(f"GET {path}", UNSENT, {"authorization": said})
     assert refused.status_code == 401
     assert text_of(dialect, refused.json())
@@ -173,7 +182,34 @@ async def test_under_v1_a_missing_key_is_refused_in_both_shapes(shop: Shop) -> N
     }
 
 
-async def test_without_a_key_a_path_of_nobody_is_unknown(shop: Shop) -> None:
+@pytest.mark.parametrize(
+    ("key", "name", "message"),
+    [
+        ("", "missing_api_key", "Missing API key in the authorization header"),
+        ("Bearer x", "invalid_api_key", "API key is invalid"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/events/send", "/events", "/contacts/x"])
+async def test_an_error_without_a_key_has_the_fields_of_all_dialects_of_the_path(
+    shop: Shop, path: str, key: str, name: str, message: str
+) -> None:
+    """The first dialect of the path decides the status, which the body of another one repeats."""
+    refused = await shop.callers["opensend"].call(f"POST {path}", {}, {"authorization": key})
+    assert refused.status_code == 401
+    fields = {"error": "Missing or invalid API key", "statusCode": 401, "name": name, "message": message}
+    assert refused.json() == fields
+
+
+async def test_a_path_of_resend_without_routes_is_reported_in_its_shape(shop: Shop) -> None:
+    for path in ("/emails", "/audiences/x/contacts", "/segments/x/contacts", "/contacts/x/topics", "/automations"):
+        missing = await shop.callers["resend"].call(f"GET {path}")
+        assert (missing.status_code, missing.json()["name"]) == (404, "not_found")
+        assert text_of("resend", missing.json()) == f"There is no GET {path} here"
+    refused = await shop.callers["resend"].call("POST /emails", {}, {"authorization": ""})
+    assert (refused.status_code, refused.json()["name"]) == (401, "missing_api_key")
+
+
+async def test_without_a_key_a_path_of_no_dialect_is_404(shop: Shop) -> None:
     caller = shop.callers["arsel"]
     refused = await caller.call("GET /elsewhere", UNSENT, {"authorization": ""})
     assert (refused.status_code, refused.json()) == (404, {"error": "There is no GET /elsewhere here"})
@@ -189,7 +225,7 @@ async def test_native_and_admin_keys_are_for_grpc(shop: Shop) -> None:
         assert refused.status_code == 401
 
 
-async def test_a_revoked_key_ends_at_once(lasting_service: Service) -> None:
+async def test_a_revoked_key_is_refused_at_once(lasting_service: Service) -> None:
     client = await lasting_service.project()
     request = pb.CreateApiKeyRequest(project=client.project, dialect=pb.DIALECT_ARSEL)
     made = await lasting_service.admin.projects.CreateApiKey(request)
@@ -200,7 +236,7 @@ async def test_a_revoked_key_ends_at_once(lasting_service: Service) -> None:
         assert (await http.get("/v1/events", headers=headers)).status_code == 401
 
 
-async def test_an_existing_secret_goes_on_working(lasting_service: Service) -> None:
+async def test_an_imported_secret_works(lasting_service: Service) -> None:
     client = await lasting_service.shop()
     secret = "AS_your-project-api-key"
     request = pb.CreateApiKeyRequest(project=client.project, dialect=pb.DIALECT_AUTOSEND, secret=secret)
@@ -211,11 +247,11 @@ async def test_an_existing_secret_goes_on_working(lasting_service: Service) -> N
 
 
 @pytest.mark.parametrize("dialect", [name for name in NAMES if name != "opensend"])
-async def test_a_key_without_the_scope_may_not(lasting_service: Service, dialect: str) -> None:
+async def test_a_key_without_the_scope_is_refused(lasting_service: Service, dialect: str) -> None:
     async with calling(lasting_service, await lasting_service.shop(), dialect, "matches:read") as caller:
         call, body = Shop(caller.client, "x", {}).sent(dialect, 5)
         refused = await caller.call(call, body)
-    assert refused.status_code == 403
+    assert refused.status_code == SCOPE_MISSING[dialect]
     assert text_of(dialect, refused.json())
 
 
@@ -223,7 +259,7 @@ async def test_a_key_without_the_scope_may_not(lasting_service: Service, dialect
 
 
 @pytest.mark.parametrize("dialect", NAMES)
-async def test_what_is_odd_is_refused_in_the_own_shape(shop: Shop, dialect: str) -> None:
+async def test_invalid_requests_are_refused_in_the_shape_of_the_dialect(shop: Shop, dialect: str) -> None:
     caller, (call, _) = shop.callers[dialect], shop.sent(dialect, 5)
     path = call.removeprefix("POST ")
     large = b'{"a": "' + b"x" * (1024 * 1024) + b'"}'
@@ -246,7 +282,7 @@ async def test_what_is_odd_is_refused_in_the_own_shape(shop: Shop, dialect: str)
     assert await shop.client.log() == []
 
 
-async def test_a_body_in_chunks_is_counted_too(lasting_service: Service, shop: Shop) -> None:
+async def test_the_limit_for_bodies_holds_for_chunked_bodies(lasting_service: Service, shop: Shop) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         for _ in range(20):
             yield b" " * 100_000
@@ -259,7 +295,7 @@ async def test_a_body_in_chunks_is_counted_too(lasting_service: Service, shop: S
     assert refused.json()["error"]["code"] == "BODY_TOO_LARGE"
 
 
-async def test_a_body_in_one_chunk_is_counted_too(fresh_database: str) -> None:
+async def test_the_limit_for_bodies_holds_for_a_single_chunk(fresh_database: str) -> None:
     async def chunk() -> AsyncIterator[bytes]:
         yield b" " * 1_001
 
@@ -273,7 +309,7 @@ async def test_a_body_in_one_chunk_is_counted_too(fresh_database: str) -> None:
 
 @pytest.mark.parametrize("dialect", NAMES)
 @pytest.mark.parametrize("body", [b"[" * 900, b"{} {}", b'{"data": [1}'], ids=lambda body: repr(body[:9]))
-async def test_what_breaks_off_is_no_json_whatever_it_begins_with(shop: Shop, dialect: str, body: bytes) -> None:
+async def test_a_truncated_body_is_malformed_json(shop: Shop, dialect: str, body: bytes) -> None:
     call, _ = shop.sent(dialect, 5)
     refused = await shop.callers[dialect].call(call, body)
     assert refused.status_code == 400
@@ -284,7 +320,7 @@ async def test_what_breaks_off_is_no_json_whatever_it_begins_with(shop: Shop, di
 @pytest.mark.parametrize("dialect", NAMES)
 @pytest.mark.parametrize("form", ["%s", '{"extra":%s}', '{"eventName":%s}', '{"payload":%s}', '{"data":%s}'])
 @pytest.mark.parametrize("depth", [TOO_DEEP, 100_000])
-async def test_a_body_that_is_nested_deeper_than_can_be_read_is_refused_as_such(
+async def test_a_body_nested_too_deeply_is_refused_with_that_reason(
     shop: Shop, dialect: str, form: str, depth: int
 ) -> None:
     call, _ = shop.sent(dialect, 5)
@@ -293,7 +329,7 @@ async def test_a_body_that_is_nested_deeper_than_can_be_read_is_refused_as_such(
     assert "The body is nested too deeply to be read" in refused.text
 
 
-async def test_of_a_body_that_breaks_off_nothing_is_stored(shop: Shop) -> None:
+async def test_nothing_is_stored_if_the_connection_breaks_within_a_body(shop: Shop) -> None:
     caller = shop.callers["autosend"]
     host, _, port = caller.base_url.removeprefix("http://").partition(":")
     body = b'{"eventName":"order_completed","email":"ada@example.com"}'
@@ -311,7 +347,7 @@ async def test_of_a_body_that_breaks_off_nothing_is_stored(shop: Shop) -> None:
     assert len(await shop.client.log()) == 1
 
 
-async def test_bodies_of_get_and_delete_and_unknown_headers_say_nothing(shop: Shop) -> None:
+async def test_bodies_of_get_and_delete_and_unknown_headers_are_ignored(shop: Shop) -> None:
     caller = shop.callers["arsel"]
     assert (await caller.call("GET /v1/events", b"{}", {"x-trace": "1", "idempotency-key": "a"})).status_code == 200
     assert (await caller.call("GET /v1/events", b"[", {"content-type": "text/plain"})).status_code == 200
@@ -326,19 +362,19 @@ async def test_head_is_get_without_the_body(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("name", ["a/b", "a b", "a@b", "ü", "a%b", "a?b", "a..b"])
-async def test_a_segment_stays_one_whatever_it_holds(shop: Shop, name: str) -> None:
+async def test_an_encoded_segment_is_not_split(shop: Shop, name: str) -> None:
     caller = shop.callers["opensend"]
     await caller.call("POST /events", {"name": name})
     escaped = "".join(f"%{each:02X}" for each in name.encode())
     assert (await caller.call(f"GET /events/{escaped}")).json()["name"] == name
 
 
-async def test_what_is_no_utf_8_is_no_path(shop: Shop) -> None:
+async def test_a_path_that_is_not_utf_8_is_404(shop: Shop) -> None:
     assert (await shop.callers["opensend"].call("GET /events/%FF")).status_code == 404
     assert (await shop.callers["opensend"].call("GET /events/")).status_code == 404
 
 
-async def test_text_that_no_database_takes_is_refused(shop: Shop) -> None:
+async def test_text_with_u_0000_is_refused(shop: Shop) -> None:
     sent = {"eventName": ORDER, "email": "a\x00da@example.com"}
     refused = await shop.callers["autosend"].call("POST /v1/events/send", sent)
     assert refused.status_code == 400
@@ -352,7 +388,7 @@ async def test_payloads_have_budgets(shop: Shop, dialect: str) -> None:
         deep = [deep]
     for payload in ({"deep": deep}, {f"p{n}": [1] for n in range(5_001)}):
         call, body = shop.sent(dialect, 5)
-        field = {"autosend": "eventProperties", "opensend": "payload"}.get(dialect, "data")
+        field = {"autosend": "eventProperties", "opensend": "payload", "resend": "payload"}.get(dialect, "data")
         refused = await shop.callers[dialect].call(call, body | {field: payload})
         assert refused.status_code == INVALID[dialect]
     assert await shop.client.log() == []
@@ -372,14 +408,14 @@ async def test_an_idempotency_key_makes_a_repeated_send_harmless(shop: Shop, dia
     assert other.status_code == 409
     assert text_of(dialect, other.json())
     long = await shop.send(dialect, 6, **{"idempotency-key": "k" * 256})
-    assert long.status_code == INVALID[dialect]
+    assert long.status_code == (400 if dialect == "resend" else INVALID[dialect])
     assert len(await shop.client.log()) == 1
 
 
 # Limits
 
 
-def test_each_dialect_has_the_limit_of_its_model() -> None:
+def test_each_dialect_has_its_documented_limit() -> None:
     limits = {dialect.name: dialect.rate_limit for dialect in DIALECTS}
     found = {name: (limit.requests, limit.seconds, limit.reads) for name, limit in limits.items()}
     assert found == {
@@ -387,11 +423,12 @@ def test_each_dialect_has_the_limit_of_its_model() -> None:
         Dialect.OPENSEND: (30, 60, 100),
         Dialect.EMAILSENDX: (120, 60, None),
         Dialect.ARSEL: (2, 1, None),
+        Dialect.RESEND: (2, 1, None),
     }
     assert {name for name, limit in limits.items() if limit.fixed} == {Dialect.OPENSEND}
 
 
-def test_a_sliding_window_gives_back_one_request_at_a_time() -> None:
+def test_a_sliding_window_frees_one_request_at_a_time() -> None:
     now = 0.0
     limiter = RateLimiter(RateLimit(2, 1.0), enforced=True, clock=lambda: now)
     limiter.take("one", None)
@@ -407,7 +444,7 @@ def test_a_sliding_window_gives_back_one_request_at_a_time() -> None:
         limiter.take("one", None)
 
 
-def test_a_fixed_window_gives_back_all_at_once() -> None:
+def test_a_fixed_window_frees_all_requests_at_once() -> None:
     now = 0.0
     limiter = RateLimiter(RateLimit(2, 60.0, fixed=True), enforced=True, clock=lambda: now)
     limiter.take("one", None)
@@ -420,14 +457,16 @@ def test_a_fixed_window_gives_back_all_at_once() -> None:
         limiter.take("one", None)
 
 
-def test_headers_are_made_anew_for_each_answer() -> None:
+def test_headers_are_written_for_each_response() -> None:
     told = iter((b"1", b"2"))
     limiter = RateLimiter(RateLimit(1, 60.0, lambda _: ((b"at", next(told)),)), enforced=False)
     assert [limiter.take("one", None) for _ in range(2)] == [((b"at", b"1"),), ((b"at", b"2"),)]
 
 
-@pytest.mark.parametrize("dialect", ["emailsendx", "arsel"])
-async def test_every_answer_to_a_key_tells_of_its_limit(lasting_service: Service, shop: Shop, dialect: str) -> None:
+@pytest.mark.parametrize("dialect", ["emailsendx", "arsel", "resend"])
+async def test_every_response_to_a_key_has_the_headers_of_its_limit(
+    lasting_service: Service, shop: Shop, dialect: str
+) -> None:
     path = shop.sent(dialect, 5)[0].removeprefix("POST ")
     answers = [
         await shop.send(dialect),
@@ -437,16 +476,16 @@ async def test_every_answer_to_a_key_tells_of_its_limit(lasting_service: Service
     ]
     async with calling(lasting_service, shop.client, dialect, "matches:read") as caller:
         answers.append(await caller.call(f"POST {path}", {}))
-    assert [each.status_code for each in answers[1:]] == [400, 404, 405, 403]
-    prefix = {"emailsendx": "x-ratelimit", "arsel": "ratelimit"}[dialect]
-    limit = {"emailsendx": "120", "arsel": "2"}[dialect]
+    assert [each.status_code for each in answers[1:]] == [400, 404, 405, SCOPE_MISSING[dialect]]
+    prefix = {"emailsendx": "x-ratelimit"}.get(dialect, "ratelimit")
+    limit = {"emailsendx": "120"}.get(dialect, "2")
     assert {(each.headers[f"{prefix}-limit"], each.headers[f"{prefix}-remaining"]) for each in answers} == {
         (limit, limit)
     }
     assert all(f"{prefix}-reset" in each.headers for each in answers)
 
 
-async def test_with_rate_limits_each_key_is_held_to_its_dialects(fresh_database: str) -> None:
+async def test_rate_limits_are_enforced_per_key(fresh_database: str) -> None:
     async with serving(fresh_database, rate_limits=True) as service:
         client = await service.shop()
         async with calling(service, client, "emailsendx") as caller:
@@ -473,7 +512,7 @@ async def test_with_rate_limits_each_key_is_held_to_its_dialects(fresh_database:
 
 
 @pytest.mark.parametrize("dialect", NAMES)
-async def test_what_cannot_be_queued_may_come_again(fresh_database: str, dialect: str) -> None:
+async def test_a_full_queue_is_503_with_retry_after(fresh_database: str, dialect: str) -> None:
     async with serving(fresh_database, queue_events=1) as service:
         client = await service.shop()
         contact = (await client.upsert()).id
@@ -491,7 +530,7 @@ async def test_what_cannot_be_queued_may_come_again(fresh_database: str, dialect
 # Across dialects
 
 
-async def test_a_definition_made_in_one_dialect_is_seen_in_the_others(shop: Shop) -> None:
+async def test_a_definition_created_in_one_dialect_is_visible_in_the_others(shop: Shop) -> None:
     made = await shop.callers["arsel"].call(
         "POST /v1/events",
         {"name": "cart_left", "schema": {"fields": [{"name": "total", "type": "number", "required": True}]}},
@@ -503,7 +542,7 @@ async def test_a_definition_made_in_one_dialect_is_seen_in_the_others(shop: Shop
     assert opensend["schema"] == {"type": "object", "properties": {"total": {"type": "number"}}, "required": ["total"]}
 
 
-async def test_what_a_dialect_has_no_word_for_it_leaves_out(shop: Shop) -> None:
+async def test_a_dialect_omits_properties_of_types_that_it_does_not_have(shop: Shop) -> None:
     schema = {"type": "object", "properties": {"team": {"type": "object"}, "plan": {"type": "string"}}}
     made = (await shop.callers["opensend"].call("POST /events", {"name": "joined", "schema": schema})).json()
     autosend = (await shop.callers["autosend"].call("GET /v1/events/eventName/joined")).json()["data"]
@@ -512,11 +551,11 @@ async def test_what_a_dialect_has_no_word_for_it_leaves_out(shop: Shop) -> None:
     assert [each["name"] for each in arsel["schema"]["fields"]] == ["plan"]
 
 
-async def test_an_event_is_recorded_once_whichever_door_it_came_in_by(shop: Shop) -> None:
+async def test_an_event_is_recorded_once_whichever_dialect_sent_it(shop: Shop) -> None:
     for number, dialect in enumerate(NAMES):
         assert (await shop.send(dialect, number)).is_success
     recorded = await shop.client.log()
-    assert [each.properties["order_total"] for each in recorded] == [0, 1, 2, 3]
+    assert [each.properties["order_total"] for each in recorded] == list(range(len(NAMES)))
     assert {each.contact_id for each in recorded} == {shop.contact}
 
 
@@ -548,7 +587,7 @@ async def test_a_server_without_its_database_is_alive_and_not_ready(fresh_databa
     assert (await system.page("/healthz")).status == 200
 
 
-async def test_what_is_no_http_is_answered_with_json(lasting_service: Service) -> None:
+async def test_a_request_that_is_not_http_is_refused_with_json(lasting_service: Service) -> None:
     host, _, port = lasting_service.http_address.partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(b"BREW /events HTTP/1.1\r\n\r\n")
@@ -558,7 +597,7 @@ async def test_what_is_no_http_is_answered_with_json(lasting_service: Service) -
     assert answer.endswith('{"error":"The request is not valid HTTP/1.1: Invalid method encountered"}')
 
 
-async def test_a_server_that_stops_is_not_ready(database: Database) -> None:
+async def test_a_stopping_server_is_not_ready(database: Database) -> None:
     stopping = asyncio.Event()
     system = System(database, Metrics(), stopping, DIALECTS)
     stopping.set()

@@ -70,25 +70,36 @@ def page(*items: Any, number: int = 1, limit: int = 50, total: int | None = None
 CASES = [
     # POST /api/v1/contacts/{id}/events
     Case("an event is fired", EVENTS, {"name": NAME, "data": DATA}, 200, fired(), [KNOWN]),
-    Case("without data", EVENTS, {"name": NAME}, 200, fired(), [KNOWN]),
+    Case("data are optional", EVENTS, {"name": NAME}, 200, fired(), [KNOWN]),
     Case(
-        "any name is taken, and given back as it came", EVENTS, {"name": "Any Name!"}, 200, fired("Any Name!"), [KNOWN]
+        "any name is accepted, and returned as it was sent",
+        EVENTS,
+        {"name": "Any Name!"},
+        200,
+        fired("Any Name!"),
+        [KNOWN],
     ),
-    Case("data of 16 KB", EVENTS, {"name": NAME, "data": {"a": "x" * 16_376}}, 200, fired(), [KNOWN]),
-    Case("and not more", EVENTS, {"name": NAME, "data": {"a": "x" * 16_377}}, 400, error(), [KNOWN]),
+    Case("data may have 16 KB", EVENTS, {"name": NAME, "data": {"a": "x" * 16_376}}, 200, fired(), [KNOWN]),
+    Case("data may not have more", EVENTS, {"name": NAME, "data": {"a": "x" * 16_377}}, 400, error(), [KNOWN]),
     *(
         Case(f"data are not {data!r}", EVENTS, {"name": NAME, "data": data}, 400, error(), [KNOWN])
         for data in ([1], "text", 5, True)
     ),
-    Case("a name is needed", EVENTS, {}, 400, error("name is required"), [KNOWN]),
+    Case("a name is required", EVENTS, {}, 400, error("name is required"), [KNOWN]),
     Case("a name is not empty", EVENTS, {"name": ""}, 400, error(), [KNOWN]),
-    Case("a name is a text", EVENTS, {"name": 5}, 400, error(), [KNOWN]),
+    Case("a name is a string", EVENTS, {"name": 5}, 400, error(), [KNOWN]),
     Case("the body is JSON", EVENTS, b"{", 400, error(), [KNOWN]),
-    Case("the contact is there", "POST /api/v1/contacts/x/events", {"name": NAME}, 404, error("Contact not found")),
+    Case(
+        "an unknown contact is not found",
+        "POST /api/v1/contacts/x/events",
+        {"name": NAME},
+        404,
+        error("Contact not found"),
+    ),
     # Contacts
     Case("a contact is created", *KNOWN, 201, {"data": GRACE_ANSWER}),
     Case(
-        "and changed by its address",
+        "and updated by its address",
         "POST /api/v1/contacts",
         {"email": "grace@example.com", "lastName": "Hopper", "metadata": {"plan": "free"}},
         200,
@@ -98,14 +109,14 @@ CASES = [
         },
         [KNOWN],
     ),
-    Case("an address is needed", "POST /api/v1/contacts", {}, 400, error("email is required")),
-    Case("an address is one", "POST /api/v1/contacts", {"email": "grace"}, 400, error()),
-    Case("a contact is read", "GET /api/v1/contacts/{0.data.id}", UNSENT, 200, {"data": GRACE_ANSWER}, [KNOWN]),
-    Case("nobody is read", "GET /api/v1/contacts/x", UNSENT, 404, error("Contact not found")),
-    Case("nobody is listed", "GET /api/v1/contacts", UNSENT, 200, page()),
+    Case("an address is required", "POST /api/v1/contacts", {}, 400, error("email is required")),
+    Case("an address is valid", "POST /api/v1/contacts", {"email": "grace"}, 400, error()),
+    Case("a contact is returned", "GET /api/v1/contacts/{0.data.id}", UNSENT, 200, {"data": GRACE_ANSWER}, [KNOWN]),
+    Case("an unknown contact is not found", "GET /api/v1/contacts/x", UNSENT, 404, error("Contact not found")),
+    Case("there are no contacts at first", "GET /api/v1/contacts", UNSENT, 200, page()),
     Case("contacts are listed", "GET /api/v1/contacts", UNSENT, 200, page(GRACE_ANSWER), [KNOWN]),
     Case(
-        "by pages, the newest first",
+        "contacts are listed by pages, newest first",
         "GET /api/v1/contacts?page=2&limit=1",
         UNSENT,
         200,
@@ -113,7 +124,7 @@ CASES = [
         [KNOWN, ("POST /api/v1/contacts", {"email": "second@example.com"})],
     ),
     Case(
-        "behind the last page is nothing", "GET /api/v1/contacts?page=9", UNSENT, 200, page(number=9, total=1), [KNOWN]
+        "a page after the last is empty", "GET /api/v1/contacts?page=9", UNSENT, 200, page(number=9, total=1), [KNOWN]
     ),
     *(
         Case(f"no page {query}", f"GET /api/v1/contacts?{query}", UNSENT, 400, error())
@@ -121,10 +132,10 @@ CASES = [
     ),
     # Automations
     Case("there are no automations", "GET /api/v1/automations", UNSENT, 200, page()),
-    Case("none is read", "GET /api/v1/automations/x", UNSENT, 404, error("Automation not found")),
+    Case("an unknown one is not found", "GET /api/v1/automations/x", UNSENT, 404, error("Automation not found")),
     # Keys
     Case(
-        "the other header of the key",
+        "the key may be in its own header",
         "GET /api/v1/contacts",
         UNSENT,
         200,
@@ -132,7 +143,7 @@ CASES = [
         sent={"authorization": "", "x-api-key": "{key}"},
     ),
     Case(
-        "every answer says where the key stands",
+        "every response states the limit",
         "GET /api/v1/contacts",
         UNSENT,
         200,
@@ -150,7 +161,7 @@ async def emailsendx(lasting_service: Service) -> AsyncIterator[Caller]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-async def test_emailsendx_answers(emailsendx: Caller, case: Case) -> None:
+async def test_emailsendx_responds(emailsendx: Caller, case: Case) -> None:
     await emailsendx.check(case)
 
 
@@ -173,7 +184,7 @@ async def test_active_automations_match_in_any_case(emailsendx: Caller) -> None:
     assert [each.name for each in await emailsendx.client.log()] == [NAME, "PURCHASE_COMPLETED", "Purchase_Completed"]
 
 
-async def test_automations_are_shown_with_their_numbers(emailsendx: Caller) -> None:
+async def test_automations_are_shown_with_their_counts(emailsendx: Caller) -> None:
     active = await automation(emailsendx, NAME, pb.AUTOMATION_STATE_ACTIVE)
     draft = await automation(emailsendx, NAME, pb.AUTOMATION_STATE_DRAFT)
     contact = (await emailsendx.call(*KNOWN)).json()["data"]["id"]
@@ -198,7 +209,7 @@ async def test_automations_are_shown_with_their_numbers(emailsendx: Caller) -> N
     assert one.json() == {"data": shown | {"steps": [{"type": "send_email"}]}}
 
 
-async def test_a_definition_of_the_name_judges_the_data(emailsendx: Caller) -> None:
+async def test_the_data_are_validated_against_a_definition_of_the_name(emailsendx: Caller) -> None:
     await emailsendx.client.define()
     contact = (await emailsendx.call(*KNOWN)).json()["data"]["id"]
     refused = await emailsendx.call(

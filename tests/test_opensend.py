@@ -95,22 +95,22 @@ UNDEFINED = "Invalid input: expected string, received undefined"
 
 CASES = [
     # POST /events
-    Case("an event is defined", *DEFINED, 201, SIGNUP_ANSWER),
-    Case("and under /api", "POST /api/events", SIGNUP, 201, SIGNUP_ANSWER),
-    Case("without a schema", "POST /events", {"name": NAME}, 201, SIGNUP_ANSWER | {"schema": None}),
+    Case("a definition is created", *DEFINED, 201, SIGNUP_ANSWER),
+    Case("a definition is created under /api", "POST /api/events", SIGNUP, 201, SIGNUP_ANSWER),
+    Case("a schema is optional", "POST /events", {"name": NAME}, 201, SIGNUP_ANSWER | {"schema": None}),
     Case(
-        "any characters",
+        "a name may have any characters",
         "POST /events",
         {"name": "Ünï \u2713"},
         201,
         SIGNUP_ANSWER | {"name": "Ünï \u2713", "schema": None},
     ),
-    Case("a name is needed", "POST /events", {}, 422, failed(name=[UNDEFINED])),
+    Case("a name is required", "POST /events", {}, 422, failed(name=[UNDEFINED])),
     Case("an empty body is an empty object", "POST /events", b"", 422, failed(name=[UNDEFINED])),
     Case("a body is an object", "POST /events", [], 422, failed(["Invalid input: expected object, received array"])),
     Case("a body is JSON", "POST /events", b"{", 400, {"error": "Invalid JSON body"}),
     Case(
-        "a name is a text",
+        "a name is a string",
         "POST /events",
         {"name": 5},
         422,
@@ -133,22 +133,22 @@ CASES = [
     Case("a name is not blank", "POST /events", {"name": "  "}, 422, rule("event_name_required")),
     Case("send is reserved", "POST /events", {"name": " Send "}, 422, failed(name=['" Send " is a reserved name'])),
     Case(
-        "and told with the other faults",
+        "a reserved name is reported with other violations",
         "POST /events",
         {"name": "send", "schema": []},
         422,
         failed(name=['"send" is a reserved name'], schema=["schema must be an object"]),
     ),
     Case(
-        "and so is a prefix",
+        "a prefix is reserved",
         "POST /events",
         {"name": "Resend:x"},
         422,
         rule("event_name_reserved", 'event_name "Resend:x" uses reserved prefix "resend:"'),
     ),
-    Case("a name is defined once", *DEFINED, 409, {"error": "An event with this name already exists"}, [DEFINED]),
+    Case("a name is unique", *DEFINED, 409, {"error": "An event with this name already exists"}, [DEFINED]),
     Case(
-        "another case is another name",
+        "a name in another case is another name",
         "POST /events",
         {"name": "User.Signed_Up"},
         201,
@@ -180,42 +180,42 @@ CASES = [
         )
     ),
     Case(
-        "a flat map of types is none",
+        "a flat map of types is not a schema",
         "POST /events",
         {"name": "a", "schema": {"plan": "string"}},
         422,
         failed(schema=["schema.plan is not a supported schema keyword", 'schema.type must be "object"']),
     ),
     Case(
-        "what is required need not be declared",
+        "a required property need not be declared",
         "POST /events",
         {"name": NAME, "schema": {"type": "object", "required": ["id"]}},
         201,
         SIGNUP_ANSWER | {"schema": {"type": "object", "required": ["id"]}},
     ),
     Case(
-        "what is required is shown in the order of the properties",
+        "required is shown in the order of the properties",
         "POST /events",
         {"name": NAME, "schema": {"type": "object", "properties": B_AND_A, "required": ["z", "a", "b"]}},
         201,
         SIGNUP_ANSWER | {"schema": {"type": "object", "properties": B_AND_A, "required": ["b", "a", "z"]}},
     ),
     Case(
-        "an object of anything is no schema",
+        "an object without properties is no schema",
         "POST /events",
         {"name": NAME, "schema": {"type": "object"}},
         201,
         SIGNUP_ANSWER | {"schema": None},
     ),
     Case(
-        "a name is without control characters",
+        "a name has no control characters",
         "POST /events",
         {"name": "a\tb"},
         422,
         failed(name=[TEXT]),
     ),
     # GET /events
-    Case("nothing is defined at first", "GET /events", UNSENT, 200, listing()),
+    Case("there are no definitions at first", "GET /events", UNSENT, 200, listing()),
     Case(
         "definitions are listed",
         "GET /events?limit=1",
@@ -225,19 +225,26 @@ CASES = [
         [("POST /events", {"name": "a"}), DEFINED],
     ),
     Case(
-        "behind one",
+        "a page comes after an id",
         "GET /events?after={1.id}",
         UNSENT,
         200,
         listing(SIGNUP_ANSWER),
         [DEFINED, ("POST /events", {"name": "a"})],
     ),
-    Case("not so many", "GET /events?limit=101", UNSENT, 422, failed(limit=[TEXT])),
+    Case("a limit is at most 100", "GET /events?limit=101", UNSENT, 422, failed(limit=[TEXT])),
     # /events/{identifier}
-    Case("one by its name", f"GET /events/{NAME}", UNSENT, 200, SIGNUP_ANSWER, [DEFINED]),
-    Case("one by its id", "GET /api/events/{0.id}", UNSENT, 200, SIGNUP_ANSWER | {"id": "{0.id}"}, [DEFINED]),
+    Case("a definition is returned by its name", f"GET /events/{NAME}", UNSENT, 200, SIGNUP_ANSWER, [DEFINED]),
     Case(
-        "a name with a slash",
+        "a definition is returned by its id",
+        "GET /api/events/{0.id}",
+        UNSENT,
+        200,
+        SIGNUP_ANSWER | {"id": "{0.id}"},
+        [DEFINED],
+    ),
+    Case(
+        "a name may have a slash",
         "GET /events/a%2Fb%20c",
         UNSENT,
         200,
@@ -245,21 +252,21 @@ CASES = [
         [("POST /events", {"name": "a/b c"})],
     ),
     Case(
-        "one whose name looks like an id",
+        "a name may look like an id",
         f"GET /events/{NOBODY}",
         UNSENT,
         200,
         SIGNUP_ANSWER | {"name": NOBODY, "schema": None},
         [("POST /events", {"name": NOBODY})],
     ),
-    Case("not in another case", "GET /events/User.Signed_Up", UNSENT, 404, NO_EVENT, [DEFINED]),
-    Case("none", "GET /events/other", UNSENT, 404, NO_EVENT),
+    Case("a name is found in its own case only", "GET /events/User.Signed_Up", UNSENT, 404, NO_EVENT, [DEFINED]),
+    Case("an unknown definition is not found", "GET /events/other", UNSENT, 404, NO_EVENT),
     *(
         Case(f"none to {method}", f"{method} /events/other", body, 404, NO_EVENT)
         for method, body in (("PATCH", {"name": "a"}), ("DELETE", UNSENT))
     ),
     Case(
-        "a new name",
+        "a name can change",
         f"PATCH /events/{NAME}",
         {"id": "x", "name": "user.joined"},
         200,
@@ -267,7 +274,7 @@ CASES = [
         [DEFINED],
     ),
     Case(
-        "that is free",
+        "a new name must be unused",
         f"PATCH /events/{NAME}",
         {"name": "a"},
         409,
@@ -275,7 +282,7 @@ CASES = [
         [DEFINED, ("POST /events", {"name": "a"})],
     ),
     Case(
-        "no schema any more",
+        "null removes a schema",
         f"PATCH /events/{NAME}",
         {"schema": None},
         200,
@@ -283,7 +290,7 @@ CASES = [
         [DEFINED],
     ),
     Case(
-        "another schema",
+        "a schema is replaced",
         f"PATCH /events/{NAME}",
         {"schema": {"type": "object", "properties": {"a": {"type": "array"}}}},
         200,
@@ -300,41 +307,72 @@ CASES = [
         )
     ),
     Case(
-        "not another kind of schema",
+        "a schema must be valid in an update",
         f"PATCH /events/{NAME}",
         {"schema": {"plan": "string"}},
         422,
         failed(schema=["schema.plan is not a supported schema keyword", 'schema.type must be "object"']),
         [DEFINED],
     ),
-    Case("something", f"PATCH /events/{NAME}", {}, 422, failed(["Provide at least one field to update"]), [DEFINED]),
-    Case("deleted", f"DELETE /events/{NAME}", UNSENT, 200, {"object": "event", "id": ID, "deleted": True}, [DEFINED]),
     Case(
-        "deleted by the query",
+        "an update needs at least one field",
+        f"PATCH /events/{NAME}",
+        {},
+        422,
+        failed(["Provide at least one field to update"]),
+        [DEFINED],
+    ),
+    Case(
+        "a contact is deleted",
+        f"DELETE /events/{NAME}",
+        UNSENT,
+        200,
+        {"object": "event", "id": ID, "deleted": True},
+        [DEFINED],
+    ),
+    Case(
+        "a definition is deleted by the id in the query",
         "DELETE /api/events?id={0.id}",
         UNSENT,
         200,
         {"object": "event", "id": "{0.id}", "deleted": True},
         [DEFINED],
     ),
-    Case("by its id alone", f"DELETE /api/events?id={NAME}", UNSENT, 404, NO_EVENT, [DEFINED]),
-    Case("an id is needed", "DELETE /api/events", UNSENT, 422, failed(id=["Required"])),
-    Case("not at the root", "DELETE /events", UNSENT, 405, {"error": TEXT, "code": "method_not_allowed"}),
-    Case("and gone", f"GET /events/{NAME}", UNSENT, 404, NO_EVENT, [DEFINED, (f"DELETE /events/{NAME}", UNSENT)]),
+    Case(
+        "a definition is identified by its id only", f"DELETE /api/events?id={NAME}", UNSENT, 404, NO_EVENT, [DEFINED]
+    ),
+    Case("an id is required", "DELETE /api/events", UNSENT, 422, failed(id=["Required"])),
+    Case(
+        "the root has no DELETE by query", "DELETE /events", UNSENT, 405, {"error": TEXT, "code": "method_not_allowed"}
+    ),
+    Case(
+        "a deleted one is not found",
+        f"GET /events/{NAME}",
+        UNSENT,
+        404,
+        NO_EVENT,
+        [DEFINED, (f"DELETE /events/{NAME}", UNSENT)],
+    ),
     # POST /events/send
     Case("an event is recorded", "POST /events/send", sent({"plan": "pro"}), 202, delivered({"plan": "pro"})),
-    Case("under /api too", "POST /api/events/send", sent({"plan": "pro"}), 202, delivered({"plan": "pro"})),
-    Case("without a payload", "POST /events/send", sent(), 202, delivered()),
-    Case("the address in lower case", "POST /events/send", sent(email=" ADA@Example.com"), 202, delivered()),
     Case(
-        "an unknown address is made a contact",
+        "an event is recorded under /api",
+        "POST /api/events/send",
+        sent({"plan": "pro"}),
+        202,
+        delivered({"plan": "pro"}),
+    ),
+    Case("a payload is optional", "POST /events/send", sent(), 202, delivered()),
+    Case("an address is shown in lower case", "POST /events/send", sent(email=" ADA@Example.com"), 202, delivered()),
+    Case(
+        "an unknown address becomes a contact",
         "POST /events/send",
         sent(email="new@example.com"),
         202,
         delivered(email="new@example.com"),
     ),
     Case(
-        "by the contact's id",
+        "a contact may be identified by its id",
         "POST /events/send",
         sent(email=UNSENT, contact_id="{0.id}"),
         202,
@@ -342,7 +380,7 @@ CASES = [
         [KNOWN],
     ),
     Case(
-        "by its alias",
+        "contact_id has an alias",
         "POST /events/send",
         sent(email=UNSENT, contactId="{0.id}"),
         202,
@@ -350,7 +388,7 @@ CASES = [
         [KNOWN],
     ),
     Case(
-        "by both alike",
+        "contact_id and its alias may be equal",
         "POST /events/send",
         sent(email=UNSENT, contactId="{0.id}", contact_id="{0.id}"),
         202,
@@ -358,17 +396,17 @@ CASES = [
         [KNOWN],
     ),
     Case(
-        "an unknown id is nobody",
+        "an unknown id is recorded as null",
         "POST /events/send",
         sent(email=UNSENT, contact_id=NOBODY),
         202,
         delivered(email=None, contact_id=None),
     ),
-    Case("the name send is fine here", "POST /events/send", sent(event="send"), 202, delivered(event="send")),
-    Case("properties are not read", "POST /events/send", sent(properties={"a": 1}), 202, delivered()),
-    Case("nobody", "POST /events/send", sent(email=UNSENT), 422, failed(contact_id=[EXACTLY_ONE])),
+    Case("the name send is accepted at a send", "POST /events/send", sent(event="send"), 202, delivered(event="send")),
+    Case("properties are ignored", "POST /events/send", sent(properties={"a": 1}), 202, delivered()),
+    Case("a contact is required", "POST /events/send", sent(email=UNSENT), 422, failed(contact_id=[EXACTLY_ONE])),
     Case(
-        "somebody twice",
+        "a contact is identified once",
         "POST /events/send",
         sent(contact_id=NOBODY),
         422,
@@ -388,7 +426,7 @@ CASES = [
         for body, seen in ((b"[]", "received array"), (b"null", "received null"), (b"5", "received number"))
     ),
     Case(
-        "two ids",
+        "contact_id and its alias may not differ",
         "POST /events/send",
         sent(email=UNSENT, contact_id="{0.id}", contactId=NOBODY),
         422,
@@ -396,7 +434,7 @@ CASES = [
         [KNOWN],
     ),
     Case(
-        "all faults at once",
+        "all violations are reported at once",
         "POST /events/send",
         {"email": "ada", "payload": []},
         422,
@@ -414,7 +452,7 @@ CASES = [
         failed(contact_id=["Invalid UUID"]),
     ),
     Case(
-        "whatever its length",
+        "an id may not be longer",
         "POST /events/send",
         sent(email=UNSENT, contactId="x" * 600),
         422,
@@ -428,7 +466,7 @@ CASES = [
         failed(email=["Too big: expected string to have <=512 characters"]),
     ),
     Case(
-        "the nil UUID is one",
+        "the nil UUID is valid",
         "POST /events/send",
         sent(email=UNSENT, contact_id="00000000-0000-0000-0000-000000000000"),
         202,
@@ -442,14 +480,14 @@ CASES = [
         failed(email=["Too small: expected string to have >=3 characters"]),
     ),
     Case(
-        "a reserved prefix",
+        "a reserved prefix is rejected at a send",
         "POST /events/send",
         sent(event="resend:x"),
         422,
         rule("event_name_reserved", 'event_name "resend:x" uses reserved prefix "resend:"'),
     ),
     Case(
-        "more than the schema says",
+        "undeclared fields are kept",
         "POST /events/send",
         sent({"plan": "pro", "more": [1, None], "team": {"size": 3, "x": 1}}),
         202,
@@ -457,7 +495,7 @@ CASES = [
         [DEFINED],
     ),
     Case(
-        "what is missing comes first, then what is of another type",
+        "missing fields are reported before mistyped ones",
         "POST /events/send",
         sent({"seats": "5", "trial": 1, "team": {"size": "x"}, "tags": {}}),
         422,
@@ -471,7 +509,7 @@ CASES = [
         [DEFINED],
     ),
     Case(
-        "required and not declared",
+        "a required undeclared field may not be missing",
         "POST /events/send",
         sent({}),
         422,
@@ -479,7 +517,7 @@ CASES = [
         [("POST /events", {"name": NAME, "schema": {"type": "object", "required": ["id"]}})],
     ),
     Case(
-        "anything will do",
+        "a required undeclared field may have any type",
         "POST /events/send",
         sent({"id": [1]}),
         202,
@@ -487,7 +525,7 @@ CASES = [
         [("POST /events", {"name": NAME, "schema": {"type": "object", "required": ["id"]}})],
     ),
     Case(
-        "null is of no type",
+        "null has no type",
         "POST /events/send",
         sent({"plan": None}),
         422,
@@ -495,7 +533,7 @@ CASES = [
         [DEFINED],
     ),
     Case(
-        "nested and missing",
+        "a nested required field may not be missing",
         "POST /events/send",
         sent({"plan": "a", "team": {}}),
         422,
@@ -504,20 +542,27 @@ CASES = [
     ),
     # Contacts
     Case("a contact is created", *KNOWN, 201, {"object": "contact", "id": ID}),
-    Case("once", *KNOWN, 409, {"error": "A contact with this email already exists"}, [KNOWN]),
-    Case("an address is needed", "POST /contacts", {}, 422, failed(email=[UNDEFINED])),
+    Case("a contact is created once", *KNOWN, 409, {"error": "A contact with this email already exists"}, [KNOWN]),
+    Case("an address is required", "POST /contacts", {}, 422, failed(email=[UNDEFINED])),
     Case(
-        "properties are texts",
+        "properties are strings",
         "POST /contacts",
         {"email": ADA, "properties": {"a": 1}},
         422,
         failed(properties=["a must be a string"]),
     ),
-    Case("read by its id", "GET /contacts/{0.id}", UNSENT, 200, GRACE_ANSWER, [KNOWN]),
-    Case("read by its address", "GET /contacts/grace@example.com", UNSENT, 200, GRACE_ANSWER, [KNOWN]),
-    Case("and by an escaped one", "GET /api/contacts/Grace%40example.com", UNSENT, 200, GRACE_ANSWER, [KNOWN]),
+    Case("a contact is returned by its id", "GET /contacts/{0.id}", UNSENT, 200, GRACE_ANSWER, [KNOWN]),
+    Case("a contact is returned by its address", "GET /contacts/grace@example.com", UNSENT, 200, GRACE_ANSWER, [KNOWN]),
     Case(
-        "changed",
+        "a contact is returned by an encoded address",
+        "GET /api/contacts/Grace%40example.com",
+        UNSENT,
+        200,
+        GRACE_ANSWER,
+        [KNOWN],
+    ),
+    Case(
+        "a contact is updated",
         "PATCH /contacts/grace@example.com",
         {"unsubscribed": True},
         200,
@@ -525,7 +570,7 @@ CASES = [
         [KNOWN],
     ),
     Case(
-        "its address is repeated",
+        "an update may repeat the address",
         "PATCH /contacts/{0.id}",
         {"id": "{0.id}", "email": "GRACE@example.com", "last_name": "Hopper"},
         200,
@@ -533,7 +578,7 @@ CASES = [
         [KNOWN],
     ),
     Case(
-        "but stays",
+        "an address cannot change",
         "PATCH /contacts/{0.id}",
         {"email": "hopper@example.com"},
         422,
@@ -541,7 +586,7 @@ CASES = [
         [KNOWN],
     ),
     Case(
-        "and so it is",
+        "an update is visible",
         "GET /contacts/{0.id}",
         UNSENT,
         200,
@@ -549,7 +594,7 @@ CASES = [
         [KNOWN, ("PATCH /contacts/{0.id}", {"unsubscribed": True})],
     ),
     Case(
-        "deleted",
+        "a contact is deleted",
         "DELETE /contacts/grace@example.com",
         UNSENT,
         200,
@@ -560,9 +605,9 @@ CASES = [
         Case(f"nobody to {method}", f"{method} /contacts/nobody@example.com", body, 404, NO_CONTACT)
         for method, body in (("GET", UNSENT), ("PATCH", {}), ("DELETE", UNSENT))
     ),
-    Case("not so many contacts", "GET /contacts?limit=101", UNSENT, 422, failed(limit=[TEXT])),
+    Case("a limit of contacts is at most 100", "GET /contacts?limit=101", UNSENT, 422, failed(limit=[TEXT])),
     Case(
-        "listed behind one",
+        "contacts are listed after an id",
         "GET /contacts?after={1.id}",
         UNSENT,
         200,
@@ -570,7 +615,7 @@ CASES = [
         [KNOWN, ("POST /contacts", {"email": ADA})],
     ),
     Case(
-        "listed",
+        "contacts are listed",
         "GET /contacts?limit=1",
         UNSENT,
         200,
@@ -591,7 +636,7 @@ CASES = [
         for said in ("", "Bearer os_unknown", "bearer {key}", "Bearer  {key}", "{key}", "Basic {key}")
     ),
     Case(
-        "every answer names what counts",
+        "every response names the backend of rate limits",
         "GET /events",
         UNSENT,
         200,
@@ -601,11 +646,11 @@ CASES = [
     Case(
         "an unknown path", "GET /events/a/b", UNSENT, 404, {"error": TEXT, "code": "route_not_found"}, headers=BACKEND
     ),
-    Case("a refused body", "POST /events", {}, 422, failed(name=[UNDEFINED]), headers=BACKEND),
+    Case("an invalid body", "POST /events", {}, 422, failed(name=[UNDEFINED]), headers=BACKEND),
     # The order of checks
-    Case("first the body is JSON", "PATCH /events/other", b"{", 400, {"error": "Invalid JSON body"}),
+    Case("first the body must be JSON", "PATCH /events/other", b"{", 400, {"error": "Invalid JSON body"}),
     Case(
-        "then it is valid",
+        "then the body must be valid",
         "PATCH /events/other",
         {"name": 5},
         422,
@@ -621,11 +666,11 @@ async def opensend(lasting_service: Service) -> AsyncIterator[Caller]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-async def test_opensend_answers(opensend: Caller, case: Case) -> None:
+async def test_opensend_responds(opensend: Caller, case: Case) -> None:
     await opensend.check(case)
 
 
-async def test_a_key_without_the_scope_is_told_so_in_another_shape(lasting_service: Service) -> None:
+async def test_a_missing_scope_is_reported_in_a_shape_of_its_own(lasting_service: Service) -> None:
     async with calling(lasting_service, await lasting_service.project(), "opensend", "events:read") as caller:
         refused = await caller.call("POST /events/send", b"{")
     name = "insufficient_api_key_permission"
@@ -638,20 +683,20 @@ async def test_a_key_without_the_scope_is_told_so_in_another_shape(lasting_servi
 @pytest.mark.parametrize(
     ("call", "document"), [DEFINED, ("POST /events/send", sent({"plan": "pro"}, contactId=NOBODY)), KNOWN]
 )
-async def test_no_value_of_another_kind_is_our_fault(opensend: Caller, call: str, document: Any) -> None:
+async def test_values_of_other_types_cause_no_internal_error(opensend: Caller, call: str, document: Any) -> None:
     for wrong in mistyped(document):
         answer = await opensend.call(call, wrong)
         assert answer.status_code in {201, 202, 409, 422}, wrong
 
 
-async def test_nothing_is_stored_of_a_refused_event_not_even_its_contact(opensend: Caller) -> None:
+async def test_a_refused_event_stores_nothing_not_even_its_contact(opensend: Caller) -> None:
     await opensend.call(*DEFINED)
     assert (await opensend.call("POST /events/send", sent({}, email="new@example.com"))).status_code == 422
     assert await opensend.client.log() == []
     assert (await opensend.call("GET /contacts/new@example.com")).status_code == 404
 
 
-async def test_a_contact_of_another_project_is_nobody(lasting_service: Service, opensend: Caller) -> None:
+async def test_a_contact_of_another_project_is_unknown(lasting_service: Service, opensend: Caller) -> None:
     other = await (await lasting_service.project()).upsert()
     answer = await opensend.call("POST /events/send", sent(email=UNSENT, contact_id=other.id))
     assert (answer.status_code, answer.json()) == (202, delivered(email=None, contact_id=None))
@@ -664,7 +709,7 @@ async def test_a_contact_is_found_by_its_id_in_any_case(opensend: Caller) -> Non
     assert answer.json()["delivery"]["contact_id"] == contact
 
 
-async def test_a_deleted_event_is_taken_as_one_without_a_schema(opensend: Caller) -> None:
+async def test_an_event_of_a_deleted_definition_is_accepted_without_a_schema(opensend: Caller) -> None:
     await opensend.call(*DEFINED)
     automation = pb.Automation(name="welcome", event_name=NAME, state=pb.AUTOMATION_STATE_ACTIVE)
     await opensend.client.automations.CreateAutomation(pb.CreateAutomationRequest(automation=automation))
@@ -674,7 +719,7 @@ async def test_a_deleted_event_is_taken_as_one_without_a_schema(opensend: Caller
     assert (answer.status_code, len(answer.json()["automation_runs"])) == (202, 1)
 
 
-async def test_a_definition_of_another_door_keeps_its_rules_until_it_has_no_schema(opensend: Caller) -> None:
+async def test_a_definition_of_another_dialect_keeps_its_rules_until_its_schema_is_removed(opensend: Caller) -> None:
     await opensend.client.define(NAME, schema(plan="string"))
 
     async def shown() -> Any:
@@ -693,7 +738,7 @@ async def test_a_definition_of_another_door_keeps_its_rules_until_it_has_no_sche
     assert await taken({"more": 1}) == {"more": 1}
 
 
-async def test_a_repeated_send_tells_the_same_runs(opensend: Caller) -> None:
+async def test_a_repeated_send_reports_the_same_runs(opensend: Caller) -> None:
     automation = pb.Automation(name="welcome", event_name=NAME, state=pb.AUTOMATION_STATE_ACTIVE)
     await opensend.client.automations.CreateAutomation(pb.CreateAutomationRequest(automation=automation))
     first, again = [await opensend.call("POST /events/send", sent(), {"idempotency-key": "k1"}) for _ in range(2)]
@@ -702,7 +747,7 @@ async def test_a_repeated_send_tells_the_same_runs(opensend: Caller) -> None:
     assert len(await opensend.client.log()) == 1
 
 
-async def test_a_renamed_event_leaves_automations_and_deliveries_their_name(opensend: Caller) -> None:
+async def test_renaming_a_definition_changes_no_automation_and_no_recorded_event(opensend: Caller) -> None:
     await opensend.call(*DEFINED)
     automation = pb.Automation(name="welcome", event_name=NAME, state=pb.AUTOMATION_STATE_ACTIVE)
     await opensend.client.automations.CreateAutomation(pb.CreateAutomationRequest(automation=automation))

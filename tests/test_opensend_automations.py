@@ -157,7 +157,7 @@ TAKEN = [
 CASES = [
     # POST /automations
     Case("an automation is made", *MADE, 201, WELCOME_ANSWER),
-    Case("and under /api", "POST /api/automations", WELCOME, 201, WELCOME_ANSWER),
+    Case("a definition is created under /api", "POST /api/automations", WELCOME, 201, WELCOME_ANSWER),
     Case(
         "a trigger is enough",
         *DRAFTED,
@@ -252,7 +252,7 @@ CASES = [
         422,
         failed(name=["Too big: expected string to have <=255 characters"]),
     ),
-    Case("a name is a text", "POST /automations", steps(name=5), 422, failed(name=[TEXT])),
+    Case("a name is a string", "POST /automations", steps(name=5), 422, failed(name=[TEXT])),
     Case("steps are a list", "POST /automations", {"steps": {}}, 422, failed(steps=[TEXT])),
     Case("of objects", "POST /automations", {"steps": [5]}, 422, failed(steps=[TEXT])),
     Case("of known types", "POST /automations", steps(step("dance")), 422, failed(steps=[TEXT])),
@@ -260,12 +260,19 @@ CASES = [
     # GET /automations
     Case("there are none at first", "GET /automations", UNSENT, 200, listing()),
     Case("they are listed", "GET /automations?limit=1", UNSENT, 200, listing(LISTED, more=True), [DRAFTED, MADE]),
-    Case("behind one", "GET /automations?after={1.id}", UNSENT, 200, listing(LISTED), [MADE, DRAFTED]),
+    Case("a page comes after an id", "GET /automations?after={1.id}", UNSENT, 200, listing(LISTED), [MADE, DRAFTED]),
     Case("by their status", "GET /automations?status=enabled", UNSENT, 200, listing(LISTED), [MADE, DRAFTED]),
-    Case("by a part of the name", "GET /automations?search=WELC", UNSENT, 200, listing(LISTED), [MADE, DRAFTED]),
+    Case(
+        "definitions are searched by a part of the name",
+        "GET /automations?search=WELC",
+        UNSENT,
+        200,
+        listing(LISTED),
+        [MADE, DRAFTED],
+    ),
     Case("not by another status", "GET /automations?status=on", UNSENT, 422, rule("automation_status_invalid")),
     # /automations/{id}
-    Case("one is read", "GET /automations/{0.id}", UNSENT, 200, WELCOME_ANSWER | {"id": "{0.id}"}, [MADE]),
+    Case("a definition is returned", "GET /automations/{0.id}", UNSENT, 200, WELCOME_ANSWER | {"id": "{0.id}"}, [MADE]),
     Case(
         "one is renamed",
         "PATCH /automations/{0.id}",
@@ -395,11 +402,11 @@ async def opensend(lasting_service: Service) -> AsyncIterator[Caller]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-async def test_opensend_answers(opensend: Caller, case: Case) -> None:
+async def test_opensend_responds(opensend: Caller, case: Case) -> None:
     await opensend.check(case)
 
 
-async def test_no_value_of_another_kind_is_our_fault(opensend: Caller) -> None:
+async def test_values_of_other_types_cause_no_internal_error(opensend: Caller) -> None:
     predicate = {"predicate": {"left": "event.a", "operator": "equals", "right": 1}}
     document = {
         **WELCOME,
@@ -426,7 +433,7 @@ async def send(opensend: Caller, name: str = NAME) -> dict[str, Any]:
     return told
 
 
-async def test_an_event_tells_which_runs_it_began(opensend: Caller) -> None:
+async def test_an_event_reports_the_runs_that_it_started(opensend: Caller) -> None:
     automation = (await opensend.call(*MADE)).json()["id"]
     await opensend.call(*DRAFTED)
     told = await send(opensend)
@@ -481,13 +488,13 @@ WAITED = [TRIGGER, WAIT, MAIL, {"key": "last", "type": "end", "config": {}}]
         ({"steps": "x", "connections": "x"}, "wait", "wait"),
     ],
 )
-def test_the_step_after_a_wait_is_connected_or_the_next(
+def test_the_step_after_a_wait_is_the_connected_one_or_the_next(
     attributes: dict[str, Any], key: str, after: str | None
 ) -> None:
     assert step_after_wait(attributes, key) == after
 
 
-async def test_a_run_that_waited_in_vain_stays_at_its_step(opensend: Caller) -> None:
+async def test_a_run_whose_wait_timed_out_stays_at_its_step(opensend: Caller) -> None:
     automation = (await opensend.call(*MADE)).json()["id"]
     run = (await send(opensend))["automation_runs"][0]["id"]
     request = pb.AwaitEventRequest(
@@ -504,7 +511,7 @@ async def test_a_run_that_waited_in_vain_stays_at_its_step(opensend: Caller) -> 
     assert (shown["status"], shown["current_step_key"]) == ("running", "wait")
 
 
-async def test_a_run_that_an_engine_ended_says_how(opensend: Caller) -> None:
+async def test_a_run_shows_how_its_engine_ended_it(opensend: Caller) -> None:
     automation = (await opensend.call(*MADE)).json()["id"]
     run = (await send(opensend))["automation_runs"][0]["id"]
     ended = pb.CompleteRunRequest(
@@ -520,7 +527,7 @@ async def test_a_run_that_an_engine_ended_says_how(opensend: Caller) -> None:
     assert shown["duration_ms"] >= 0
 
 
-async def test_a_run_is_cancelled_while_nobody_works_on_it(opensend: Caller) -> None:
+async def test_a_queued_or_waiting_run_can_be_cancelled(opensend: Caller) -> None:
     automation = (await opensend.call(*MADE)).json()["id"]
     runs = [(await send(opensend))["automation_runs"][0]["id"] for _ in range(2)]
     path = f"POST /api/automations/{automation}/runs"
@@ -536,7 +543,7 @@ async def test_a_run_is_cancelled_while_nobody_works_on_it(opensend: Caller) -> 
         assert (await opensend.call(f"{path}/{runs[1]}/cancel", body)).status_code == 422
 
 
-async def test_a_run_that_an_engine_works_on_is_not_cancelled(opensend: Caller) -> None:
+async def test_a_running_run_cannot_be_cancelled(opensend: Caller) -> None:
     automation = (await opensend.call(*MADE)).json()["id"]
     run = (await send(opensend))["automation_runs"][0]["id"]
     await subscribe(opensend.client, start=EARLIEST)
@@ -547,7 +554,7 @@ async def test_a_run_that_an_engine_works_on_is_not_cancelled(opensend: Caller) 
     assert shown["status"] == "running"
 
 
-async def test_an_automation_judges_the_events_behind_its_enabling(opensend: Caller) -> None:
+async def test_an_automation_matches_events_after_it_was_enabled(opensend: Caller) -> None:
     automation = (await opensend.call("POST /automations", {**WELCOME, "status": "disabled"})).json()["id"]
     assert (await send(opensend))["automation_runs"] == []
     await opensend.call(f"PATCH /automations/{automation}", {"status": "enabled"})
@@ -570,7 +577,7 @@ async def test_runs_are_listed_newest_first_by_pages(opensend: Caller) -> None:
     assert (await opensend.call(f"GET /automations/{other}/runs/{runs[0]}")).json() == {"error": "Run not found"}
 
 
-async def test_an_event_about_nobody_starts_runs_too(opensend: Caller) -> None:
+async def test_an_event_without_a_contact_starts_runs(opensend: Caller) -> None:
     automation = (await opensend.call(*MADE)).json()["id"]
     answer = await opensend.call("POST /events/send", {"event": NAME, "contact_id": NOBODY})
     (run,) = answer.json()["automation_runs"]

@@ -144,12 +144,13 @@ async def test_a_secret_is_256_random_bits_with_the_prefix_of_its_dialect(servic
         (pb.DIALECT_OPENSEND, "os_"),
         (pb.DIALECT_EMAILSENDX, "esx_live_"),
         (pb.DIALECT_ARSEL, "be_"),
+        (pb.DIALECT_RESEND, "re_"),
     ):
         answer = await create_key(service, "shop", dialect=dialect)
         assert answer.secret.startswith(prefix)
         assert len(answer.secret.removeprefix(prefix)) == 43
         assert answer.api_key.hint == f"{prefix}…{answer.secret[-4:]}"
-    assert len({key.hint for key in await keys(service, "shop")}) == 6
+    assert len({key.hint for key in await keys(service, "shop")}) == 7
 
 
 async def test_a_secret_is_nowhere_in_the_database(service: Service, store: Store) -> None:

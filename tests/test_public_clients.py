@@ -22,7 +22,7 @@ STEPS = [
 
 
 @pytest.mark.parametrize("mount", ["", "/opensend"])
-async def test_a_client_made_for_resend_calls_opensends_api(
+async def test_the_client_of_resend_calls_the_api_of_opensend(
     lasting_service: Service, mount: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with calling(lasting_service, await lasting_service.project(), "opensend") as caller:

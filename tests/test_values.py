@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 EXAMPLES = int(os.environ.get("SIGNALBOX_VALUES_EXAMPLES", "8"))
 """Of the law over JSON texts, on each database; the long form takes thousands."""
 
-DIALECTS = ("autosend", "opensend", "emailsendx", "arsel")
+DIALECTS = ("autosend", "opensend", "emailsendx", "arsel", "resend")
 OPEN = "open"
 RANGE = "is beyond the range of a double; a number must be finite"
 HALF = "contains half a surrogate pair, which is not a character"
@@ -76,6 +76,7 @@ EVENT_DOORS = (
     Door("opensend", "POST /events/send", f'{{"event":"free","email":"{ADA}","payload":OBJECT}}', "payload"),
     Door("emailsendx", "POST /api/v1/contacts/CONTACT/events", '{"name":"free","data":OBJECT}', "data"),
     Door("arsel", "POST /v1/events/send", f'{{"event":"{OPEN}","email":"{ADA}","data":OBJECT}}', "data"),
+    Door("resend", "POST /events/send", f'{{"event":"free","email":"{ADA}","payload":OBJECT}}', "payload"),
 )
 CONTACT_DOORS = (
     Door("autosend", "POST /v1/contacts/email", '{"email":"bob@example.com","customFields":OBJECT}', "customFields"),

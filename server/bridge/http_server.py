@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn's, in the event loop of the gRPC server, with connections of our own (`http_connection`)."""
+"""The HTTP server: uvicorn's, in the event loop of the gRPC server, with its own protocol (`http_connection`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from server.settings import Tls
 
 LAST_WORD_SECONDS = 1.0
-"""Time for a client to read the last answer."""
+"""The time for a client to read the last response."""
 BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 75
 
@@ -45,7 +45,7 @@ class HttpServer:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self, address: str, tls: Tls | None) -> str:
-        """Listen, and say where: HOST:PORT, the port chosen if it was 0. Raises OSError."""
+        """Listen, and return the address as HOST:PORT, with the actual port if it was 0. Raise OSError."""
         listening = _listen(address)
         self._config.load()
         self._config.ssl = server_context(tls) if tls is not None else None
@@ -57,7 +57,7 @@ class HttpServer:
         return f"{address.rpartition(':')[0]}:{listening.getsockname()[1]}"
 
     async def stop(self) -> None:
-        """Accept no more connections; answer 503 to requests that do not finish within `grace_seconds`."""
+        """Accept no more connections; respond with 503 to requests that do not finish within `grace_seconds`."""
         self._server.should_exit = True
         if self._task is not None:
             await asyncio.wait({self._task}, timeout=self._grace_seconds)
@@ -66,18 +66,18 @@ class HttpServer:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: whoever started the process says when it ends."""
+    """uvicorn's server without its signal handlers: the process handles signals itself."""
 
     def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
         return nullcontext()
 
 
 def _listen(address: str) -> socket.socket:
-    """Open the port. Raises OSError."""
+    """Return a listening socket. Raise OSError."""
     host, _, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Without the protocol's name asyncio leaves Nagle's algorithm on: a header and its body would be 40 ms apart.
+    # Without an explicit protocol asyncio leaves Nagle's algorithm on, which delays a body by 40 ms after its header.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

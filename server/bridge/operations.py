@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from registry.errors import DefinitionNotFound
 from registry.store import MAX_LIVE_DEFINITIONS
+from server.bridge.fields import is_uuid
 from server.budgets import CONTACT_BUDGET, hold_json
 from server.paging import PageRequest
+from server.services.contacts import ContactRef
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -101,6 +103,12 @@ def page_by_id(items: Sequence[T], limit: int, after_id: str = "", before_id: st
 
 
 # Contacts
+
+
+def contact_ref(identifier: str) -> ContactRef:
+    """Return a reference to a contact from its id or address; anything but a UUID is an address."""
+    identifier = identifier.strip().lower()
+    return ContactRef(identifier) if is_uuid(identifier) else ContactRef(email=identifier)
 
 
 def contact_properties(named: Mapping[str, Any], others: dict[str, Any], received: int, root: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A TLS context that follows its files."""
+"""A TLS context that reloads its files when they change."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = structlog.get_logger()
 
 
 def server_context(tls: Tls) -> ssl.SSLContext:
-    """Make a context whose files are read again, at the next handshake, when one has changed. Raises OSError."""
+    """Return a context that reloads its files at the next handshake after one has changed. Raise OSError."""
     context = current = _loaded(tls)
     seen = stamp_of(tls)
 

@@ -114,6 +114,8 @@ class _DialectEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Dialect.Value
     """The REST API of EmailSendX."""
     DIALECT_ARSEL: _Dialect.ValueType  # 5
     """The REST API of Arsel."""
+    DIALECT_RESEND: _Dialect.ValueType  # 6
+    """The REST API of Resend, for events and contacts."""
 
 class Dialect(_Dialect, metaclass=_DialectEnumTypeWrapper):
     """The REST dialect of an API key."""
@@ -130,6 +132,8 @@ DIALECT_EMAILSENDX: Dialect.ValueType  # 4
 """The REST API of EmailSendX."""
 DIALECT_ARSEL: Dialect.ValueType  # 5
 """The REST API of Arsel."""
+DIALECT_RESEND: Dialect.ValueType  # 6
+"""The REST API of Resend, for events and contacts."""
 Global___Dialect: _TypeAlias = Dialect  # noqa: Y015
 
 @_typing.final

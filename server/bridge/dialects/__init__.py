@@ -8,6 +8,7 @@ from server.bridge.dialects.arsel import ARSEL
 from server.bridge.dialects.autosend import AUTOSEND
 from server.bridge.dialects.emailsendx import EMAILSENDX
 from server.bridge.dialects.opensend import OPENSEND
+from server.bridge.dialects.resend import RESEND
 
 if TYPE_CHECKING:
     from server.bridge.dialect import RestDialect
@@ -17,5 +18,6 @@ DIALECTS: tuple[RestDialect, ...] = (
     OPENSEND,
     EMAILSENDX,
     ARSEL,
+    RESEND,
 )
 """All dialects. Where two share a path, an error without a key has the fields of both and the first one's status."""

@@ -134,13 +134,13 @@ async def create_contact(services: Services, request: Request) -> Response:
 
 async def get_contact(services: Services, request: Request) -> Response:
     """Return the contact with an id."""
-    return Response(200, _contact_data(await services.contacts.get(request.caller.project_pk, _contact_name(request))))
+    return Response(200, _contact_data(await services.contacts.get(request.caller.project_pk, _contact_ref(request))))
 
 
 async def update_contact(services: Services, request: Request) -> Response:
     """Update fields of a contact; the address cannot change."""
     body = request.read(bodies.UpdateContactBody)
-    current = await services.contacts.get(request.caller.project_pk, _contact_name(request))
+    current = await services.contacts.get(request.caller.project_pk, _contact_ref(request))
     if body.email is not UNSET and (body.email is None or normalize_email(body.email) != current.email):
         raise _invalid("email", "email is not accepted: a contact keeps its address")
     changes = _contact_changes(body, current, len(request.body))
@@ -150,7 +150,7 @@ async def update_contact(services: Services, request: Request) -> Response:
 
 async def delete_contact(services: Services, request: Request) -> Response:
     """Delete a contact and erase its data."""
-    await services.contacts.delete(request.caller.project_pk, _contact_name(request))
+    await services.contacts.delete(request.caller.project_pk, _contact_ref(request))
     return Response(200, bodies.Done("Contact deleted"))
 
 
@@ -199,7 +199,7 @@ def _invalid(path: str, message: str) -> InvalidBody:
     return InvalidBody([Violation(path, "INVALID_FIELD", message)])
 
 
-def _contact_name(request: Request) -> ContactRef:
+def _contact_ref(request: Request) -> ContactRef:
     return ContactRef(request.params["id"])
 
 

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from registry.timestamps import format_millis
 from server.bridge.dialects.opensend import bodies
-from server.bridge.dialects.opensend.validation import BodyReader, is_uuid
+from server.bridge.dialects.opensend.validation import BodyReader
 from server.bridge.messages import Request, Response
-from server.bridge.operations import contact_properties, named_texts, other_properties
-from server.services.contacts import ContactRef
+from server.bridge.operations import contact_properties, contact_ref, named_texts, other_properties
 
 if TYPE_CHECKING:
     from server.bridge.operations import Services
     from server.model import Contact
+    from server.services.contacts import ContactRef
 
 
 _FIELDS = ("first_name", "last_name", "unsubscribed")
@@ -42,7 +42,7 @@ async def create_contact(services: Services, request: Request) -> Response:
 
 async def get_contact(services: Services, request: Request) -> Response:
     """Return the contact with an id or address."""
-    return Response(200, _contact_data(await services.contacts.get(request.caller.project_pk, _name(request))))
+    return Response(200, _contact_data(await services.contacts.get(request.caller.project_pk, _ref(request))))
 
 
 async def update_contact(services: Services, request: Request) -> Response:
@@ -50,7 +50,7 @@ async def update_contact(services: Services, request: Request) -> Response:
     body = BodyReader(request)
     email, properties = body.email(), _properties(body, request)
     body.check()
-    key, name = request.caller.project_pk, _name(request)
+    key, name = request.caller.project_pk, _ref(request)
     if email is not None and (await services.contacts.get(key, name)).email != email:
         body.add("email", "The address of a contact cannot be changed")
         body.check()
@@ -59,7 +59,7 @@ async def update_contact(services: Services, request: Request) -> Response:
 
 async def delete_contact(services: Services, request: Request) -> Response:
     """Delete a contact and erase its data."""
-    deleted = await services.contacts.delete(request.caller.project_pk, _name(request))
+    deleted = await services.contacts.delete(request.caller.project_pk, _ref(request))
     return Response(200, bodies.DeletedContact(id=deleted.id))
 
 
@@ -76,10 +76,8 @@ def _properties(body: BodyReader, request: Request) -> dict[str, Any]:
     return contact_properties(named, others, len(request.body), "properties")
 
 
-def _name(request: Request) -> ContactRef:
-    identifier = request.params["identifier"]
-    named = identifier.strip().lower()
-    return ContactRef(named) if is_uuid(named) else ContactRef(email=named)
+def _ref(request: Request) -> ContactRef:
+    return contact_ref(request.params["identifier"])
 
 
 def _contact_data(contact: Contact) -> bodies.ContactData:

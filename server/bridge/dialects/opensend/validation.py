@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, Final
 
 from registry.errors import Violation
 from server.bridge.errors import RuleBroken
+from server.bridge.fields import is_uuid
 from server.emails import normalize_email
 from server.errors import InvalidArgument, InvalidBody, UnstorableText
 
@@ -14,11 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from server.bridge.messages import Request
-
-_UUID = re.compile(
-    "[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}|0{8}-0{4}-0{4}-0{4}-0{12}|f{8}-f{4}-f{4}-f{4}-f{12}",
-    re.IGNORECASE,
-)
 
 _KINDS: Final = {type(None): "null", bool: "boolean", int: "number", float: "number", str: "string", list: "array"}
 
@@ -131,11 +126,6 @@ class BodyReader(Violations):
 
     def _name(self, names: Sequence[str]) -> str:
         return next((name for name in names if name in self.values), names[0])
-
-
-def is_uuid(text: str) -> bool:
-    """Return whether a string has the form of a UUID."""
-    return _UUID.fullmatch(text) is not None
 
 
 def mismatch(expected: str, value: Any) -> str:
