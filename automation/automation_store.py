@@ -18,8 +18,9 @@ from automation.errors import AutomationActive, AutomationNotActive, AutomationN
 from automation.tables import automation, automation_version
 from registry.errors import InvalidName, Violation
 from registry.etags import check_etag
-from registry.names import check_event_name, name_fault, property_path
+from registry.names import check_event_name, name_fault
 from registry.pages import PAGE_CHARACTERS, page_of
+from registry.paths import property_path
 from registry.unreadable_rows import load_reported
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from sqlalchemy import bindparam, false, func, select
 
 from automation.automation_store import automations_by_key, has_labels
 from automation.bulk import chunks
-from automation.runs import Match, MatchKind
+from automation.matches import Match, MatchKind
 from automation.tables import automation_match, hidden, match_log_start
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from automation.automations import Automation, AutomationState, EntryRule
 from automation.conditions.condition import Condition
 from automation.conditions.index import ConditionIndex
+from automation.matches import Match, MatchKind
 from automation.run_store import entered, waiting_runs
-from automation.runs import Match, MatchKind
 from registry.log_ids import LogIds
 
 if TYPE_CHECKING:

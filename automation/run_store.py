@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection, Row
 
-    from automation.runs import Match
+    from automation.matches import Match
 
 _run = run.c
 _run_project = hidden(_run.project_key)

@@ -17,7 +17,7 @@ from registry.coercion_table import PYTHON_TYPES, TABLE, JsonKind, as_is
 from registry.errors import PayloadRejected, Violation
 from registry.json_values import is_exact as is_exact_inside
 from registry.json_values import with_numbers
-from registry.names import ROOT, property_path, quoted_property
+from registry.paths import ROOT, property_path, quoted_property
 from registry.schema import CoercionMode, Property, PropertyType, Schema, UnknownProperties
 from registry.suggestions import Suggestions
 from registry.values import JSON, canonical_number, describe, is_exact
@@ -33,7 +33,7 @@ MAX_VIOLATIONS: Final = 100
 _SUGGESTIONS = 3
 
 
-class ChangeKind(StrEnum):
+class CoercionKind(StrEnum):
     """How a coerced payload differs from what was sent."""
 
     CONVERTED = "converted"
@@ -46,11 +46,11 @@ class ChangeKind(StrEnum):
     """The property is not declared and the schema says DROP."""
 
 
-_CONVERTED, _ROUNDED = ChangeKind.CONVERTED, ChangeKind.ROUNDED  # reading a member off its enum is slow
+_CONVERTED, _ROUNDED = CoercionKind.CONVERTED, CoercionKind.ROUNDED  # reading a member off its enum is slow
 
 
 # msgspec structs: they are made for every event, in an eighth of the time that a frozen dataclass takes.
-class Change(msgspec.Struct, frozen=True, array_like=True):
+class Coercion(msgspec.Struct, frozen=True, array_like=True):
     """One difference between the payload that was sent and the coerced one.
 
     `before` and `after` are equal for a number that was ROUNDED on its way here; `after` is None for
@@ -58,19 +58,19 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
     """
 
     path: str
-    kind: ChangeKind
+    kind: CoercionKind
     before: JSON
     after: JSON
 
 
-class Coerced(msgspec.Struct, frozen=True):
+class CoercedPayload(msgspec.Struct, frozen=True):
     """An accepted payload in its canonical form, keys in the order sent, with every change made to it."""
 
     properties: dict[str, JSON]
-    changes: tuple[Change, ...]
+    coercions: tuple[Coercion, ...]
 
 
-Coercer: TypeAlias = Callable[[dict[str, JSON]], Coerced]
+Coercer: TypeAlias = Callable[[dict[str, JSON]], CoercedPayload]
 """Coerces one payload or raises PayloadRejected with every violation, up to MAX_VIOLATIONS.
 
 The payload is made of the types a JSON decoder makes and is never mutated; subtrees that no schema covers and in
@@ -83,12 +83,12 @@ def compile_schema(schema: Schema) -> Coercer:
     """Compile a valid schema; the work that every payload would repeat is done here."""
     judge = _object_step(schema.properties, ROOT, schema)
 
-    def coerce(payload: dict[str, JSON]) -> Coerced:
+    def coerce(payload: dict[str, JSON]) -> CoercedPayload:
         report = _Report()
         properties = judge(payload, report)
         if report.violations:
             raise PayloadRejected(report.violations)
-        return Coerced(properties, tuple(report.changes))
+        return CoercedPayload(properties, tuple(report.coercions))
 
     return coerce
 
@@ -108,7 +108,7 @@ _CONTAINERS: Final = (JsonKind.OBJECT, JsonKind.ARRAY)
 class _Report(msgspec.Struct):
     """What was found in one payload; `trail` leads to the array item that is being looked at."""
 
-    changes: list[Change] = []
+    coercions: list[Coercion] = []
     violations: tuple[Violation, ...] = ()
     trail: tuple[str | int, ...] = ()
 
@@ -118,8 +118,8 @@ class _Report(msgspec.Struct):
             return path
         return "".join(part if isinstance(part, str) else f"[{part}]" for part in self.trail) + path
 
-    def change(self, path: str, kind: ChangeKind, before: JSON, after: JSON) -> None:
-        self.changes.append(Change(self.at(path), kind, before, after))
+    def change(self, path: str, kind: CoercionKind, before: JSON, after: JSON) -> None:
+        self.coercions.append(Coercion(self.at(path), kind, before, after))
 
     def refuse(self, path: str, reason: str, complaint: str, expected: str = "") -> None:
         """Note that the property at the path `complaint`; give up when enough was noted."""
@@ -240,7 +240,7 @@ def _converting_step(convert: Convert, path: str, wanted: _Wanted) -> _Step | No
             _refuse_value(report, path, wanted, given)
         elif after is not given:
             place = report.at(path) if report.trail else path
-            report.changes.append(Change(place, _conversion_kind(given, after), given, after))
+            report.coercions.append(Coercion(place, _conversion_kind(given, after), given, after))
         return after
 
     return step
@@ -263,7 +263,7 @@ def _report_inexact_number(report: _Report, path: str, wanted: _Wanted, given: f
         report.change(path, _ROUNDED, given, after)
 
 
-def _conversion_kind(given: JSON, after: JSON) -> ChangeKind:
+def _conversion_kind(given: JSON, after: JSON) -> CoercionKind:
     number = after if type(after) is float else given
     return _ROUNDED if type(number) is float and not is_exact(number) else _CONVERTED
 
@@ -277,7 +277,7 @@ def _refuse_value(report: _Report, path: str, wanted: _Wanted, given: JSON) -> N
 
 
 def _optional_null_step(path: str) -> _Step:
-    return lambda _, report: report.change(path, ChangeKind.NULL_DROPPED, None, None)
+    return lambda _, report: report.change(path, CoercionKind.NULL_DROPPED, None, None)
 
 
 def _required_null_step(path: str) -> _Step:
@@ -298,7 +298,7 @@ def _rejecting_unknown(path: str, declared: Sequence[str]) -> _Unknown:
 
 def _dropping_unknown(path: str, _declared: Sequence[str]) -> _Unknown:
     def drop(name: str, value: JSON, _taken: dict[str, JSON], report: _Report) -> None:
-        report.change(property_path(path, name), ChangeKind.UNKNOWN_DROPPED, value, None)
+        report.change(property_path(path, name), CoercionKind.UNKNOWN_DROPPED, value, None)
 
     return drop
 

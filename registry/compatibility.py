@@ -15,7 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from registry.coercion_table import TABLE, Convert, JsonKind, as_is
-from registry.names import ROOT, property_path
+from registry.paths import ROOT, property_path
 from registry.schema import (
     CoercionMode,
     Compatibility,

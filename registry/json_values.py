@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import msgspec
 
 from registry.errors import Violation
-from registry.names import property_path
+from registry.paths import property_path
 from registry.values import canonical_number
 
 if TYPE_CHECKING:

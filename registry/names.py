@@ -1,28 +1,17 @@
-"""The rules for event names, and the paths by which properties are named in reports."""
+"""The rules for the names of events and properties."""
 
 from __future__ import annotations
 
-import json
 import re
-from functools import lru_cache
-from typing import Final, TypeAlias
+from typing import Final
 
 from registry.errors import InvalidName
 
 MAX_NAME_LENGTH: Final = 255
 RESERVED_PREFIX: Final = "signalbox:"
-ROOT: Final = "properties"
-"""The path of a payload as a whole."""
-
-PathPart: TypeAlias = str | int
-"""The name of a property, or the index of an array item."""
 
 # C0 and C1 controls, the two Unicode line breaks, and lone surrogates, which no UTF-8 can carry.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_PART = re.compile(r'(?:\A|\.)([A-Za-z_][A-Za-z0-9_]*)|\[("(?:[^"\\]|\\.)*")\]|\[([0-9]+)\]')
-_QUOTED = re.compile(r'\[("(?:[^"\\]|\\.)*")\]')
 
 
 def name_fault(name: str) -> str | None:
@@ -46,43 +35,3 @@ def check_event_name(name: str, field: str = "name") -> None:
         raise InvalidName(f"The event name {fault}", field)
     if name.casefold().startswith(RESERVED_PREFIX):
         raise InvalidName(f'The event name must not begin with "{RESERVED_PREFIX}", which is reserved', field)
-
-
-def property_path(parent: str, name: str) -> str:
-    """`properties.order_total`, or `properties["a.b"]` for a name that is not an identifier.
-
-    A name too long for any schema to declare is cut, so that a path stays short.
-    """
-    if len(name) > MAX_NAME_LENGTH:
-        name = name[:MAX_NAME_LENGTH] + "…"
-    if _IDENTIFIER.fullmatch(name):
-        return f"{parent}.{name}"
-    # A name with half a surrogate pair is refused, and its path must still be text that UTF-8 can carry.
-    return f"{parent}[{json.dumps(name, ensure_ascii=not name.isascii() and bool(_SURROGATE.search(name)))}]"
-
-
-# A project's events are changed in the same few places.
-@lru_cache(maxsize=1_000)
-def path_parts(path: str) -> tuple[PathPart, ...]:
-    """Take a path apart: `properties.items[2]["a.b"]` is ("properties", "items", 2, "a.b")."""
-    return tuple(_part(found) for found in _PART.finditer(path))
-
-
-@lru_cache(maxsize=1_000)
-def without_indexes(path: str) -> str:
-    """Leave the array indexes out: `properties.lines[].sku`."""
-    return _PART.sub(lambda found: "[]" if found[3] else found[0], path)
-
-
-def _part(found: re.Match[str]) -> PathPart:
-    name, quoted, index = found.groups()
-    if index:
-        return int(index)
-    return name or str(json.loads(quoted))
-
-
-def quoted_property(path: str) -> str:
-    r"""How a sentence names the property at a path: `"order_total"`, `"customer.age"`, `"a.b"`."""
-    inside = path.removeprefix(ROOT).removeprefix(".")
-    quoted = _QUOTED.fullmatch(inside)
-    return quoted.group(1) if quoted else f'"{inside}"'

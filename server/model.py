@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 if TYPE_CHECKING:
-    from registry.coercion import Change
+    from registry.coercion import Coercion
 
 
 class UndefinedEvents(StrEnum):
@@ -154,7 +154,7 @@ class Event(msgspec.Struct, frozen=True):
     contact_id: str
     email: str
     properties: dict[str, Any]
-    coercions: tuple[Change, ...]
+    coercions: tuple[Coercion, ...]
     occurred_at: int
     received_at: int
     match_count: int

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from registry.coercion import MAX_VIOLATIONS, Change, ChangeKind, Coerced, compile_schema
+from registry.coercion import MAX_VIOLATIONS, CoercedPayload, Coercion, CoercionKind, compile_schema
 from registry.coercion_docs import coercion_page
 from registry.coercion_table import TABLE, Example
 from registry.errors import PayloadRejected, Violation
@@ -30,7 +30,7 @@ REJECT, KEEP, DROP = UnknownProperties
 ORDER = Schema((Property("order_total", NUMBER), Property("currency", STRING), Property("paid", BOOLEAN)))
 
 
-def judged(schema: Schema, payload: dict[str, Any]) -> Coerced:
+def judged(schema: Schema, payload: dict[str, Any]) -> CoercedPayload:
     return compile_schema(schema)(payload)
 
 
@@ -40,7 +40,7 @@ def refused(schema: Schema, payload: dict[str, Any]) -> tuple[Violation, ...]:
     return rejection.value.violations
 
 
-def verdict(schema: Schema, payload: dict[str, Any]) -> Coerced | None:
+def verdict(schema: Schema, payload: dict[str, Any]) -> CoercedPayload | None:
     try:
         return judged(schema, payload)
     except PayloadRejected:
@@ -84,26 +84,26 @@ def test_a_payload_that_fits_is_not_changed() -> None:
     payload = {"paid": True, "currency": "EUR", "order_total": 12.5}
     coerced = judged(ORDER, payload)
     assert list(coerced.properties.items()) == list(payload.items())
-    assert coerced.changes == ()
+    assert coerced.coercions == ()
 
 
 def test_every_conversion_is_reported() -> None:
     coerced = judged(ORDER, {"order_total": "129.95", "currency": 978, "paid": "TRUE"})
     assert coerced.properties == {"order_total": 129.95, "currency": "978", "paid": True}
-    assert coerced.changes == (
-        Change("properties.order_total", ChangeKind.CONVERTED, "129.95", 129.95),
-        Change("properties.currency", ChangeKind.CONVERTED, 978, "978"),
-        Change("properties.paid", ChangeKind.CONVERTED, "TRUE", True),
+    assert coerced.coercions == (
+        Coercion("properties.order_total", CoercionKind.CONVERTED, "129.95", 129.95),
+        Coercion("properties.currency", CoercionKind.CONVERTED, 978, "978"),
+        Coercion("properties.paid", CoercionKind.CONVERTED, "TRUE", True),
     )
 
 
 def test_another_spelling_of_an_instant_is_reported_in_strict_too() -> None:
     schema = Schema((Property("at", DATE),), coercion=STRICT)
     given_text, canonical = "2026-06-01T14:00:00+02:00", "2026-06-01T12:00:00.000Z"
-    assert judged(schema, {"at": given_text}).changes == (
-        Change("properties.at", ChangeKind.CONVERTED, given_text, canonical),
+    assert judged(schema, {"at": given_text}).coercions == (
+        Coercion("properties.at", CoercionKind.CONVERTED, given_text, canonical),
     )
-    assert judged(schema, {"at": canonical}).changes == ()
+    assert judged(schema, {"at": canonical}).coercions == ()
 
 
 @pytest.mark.parametrize(
@@ -111,26 +111,26 @@ def test_another_spelling_of_an_instant_is_reported_in_strict_too() -> None:
     [
         (NUMBER, 5.0, None),
         (NUMBER, 2**53 - 1, None),
-        (NUMBER, 2**53, ChangeKind.ROUNDED),
-        (NUMBER, 2**53 + 1, ChangeKind.ROUNDED),
-        (NUMBER, 2.0**53 + 2, ChangeKind.ROUNDED),
-        (NUMBER, -(2.0**60), ChangeKind.ROUNDED),
-        (NUMBER, "1e300", ChangeKind.ROUNDED),
-        (NUMBER, "12", ChangeKind.CONVERTED),
-        (STRING, 2**60, ChangeKind.CONVERTED),
-        (STRING, 2.0**60, ChangeKind.ROUNDED),
+        (NUMBER, 2**53, CoercionKind.ROUNDED),
+        (NUMBER, 2**53 + 1, CoercionKind.ROUNDED),
+        (NUMBER, 2.0**53 + 2, CoercionKind.ROUNDED),
+        (NUMBER, -(2.0**60), CoercionKind.ROUNDED),
+        (NUMBER, "1e300", CoercionKind.ROUNDED),
+        (NUMBER, "12", CoercionKind.CONVERTED),
+        (STRING, 2**60, CoercionKind.CONVERTED),
+        (STRING, 2.0**60, CoercionKind.ROUNDED),
     ],
 )
 def test_a_number_beyond_two_to_the_53_is_reported_as_rounded(
-    target: PropertyType, value: JSON, kind: ChangeKind | None
+    target: PropertyType, value: JSON, kind: CoercionKind | None
 ) -> None:
-    changes = judged(Schema((Property("n", target),)), {"n": value}).changes
-    assert [change.kind for change in changes] == ([] if kind is None else [kind])
+    coercions = judged(Schema((Property("n", target),)), {"n": value}).coercions
+    assert [coercion.kind for coercion in coercions] == ([] if kind is None else [kind])
 
 
 def test_null_for_an_optional_property_is_dropped_and_reported() -> None:
     coerced = judged(ORDER, {"currency": None})
-    assert coerced == Coerced({}, (Change("properties.currency", ChangeKind.NULL_DROPPED, None, None),))
+    assert coerced == CoercedPayload({}, (Coercion("properties.currency", CoercionKind.NULL_DROPPED, None, None),))
 
 
 # Violations
@@ -265,7 +265,7 @@ def test_nested_values_are_coerced_with_their_paths() -> None:
         "customer": {"age": 41},
         "scores": [1, 2],
     }
-    assert [change.path for change in coerced.changes] == [
+    assert [coercion.path for coercion in coerced.coercions] == [
         "properties.items[1].sku",
         "properties.customer.age",
         "properties.scores[1]",
@@ -288,7 +288,7 @@ def test_nested_violations_have_their_paths() -> None:
 
 def test_an_object_that_declares_nothing_takes_any_object() -> None:
     payload: dict[str, JSON] = {"anything": {"deep": [{"er": None}]}}
-    assert judged(BASKET, payload) == Coerced(payload, ())
+    assert judged(BASKET, payload) == CoercedPayload(payload, ())
 
 
 def test_what_is_missing_comes_first_at_every_level() -> None:
@@ -310,19 +310,19 @@ def test_any_takes_its_value_as_keep_takes_one_that_is_not_declared(mode: Coerci
     for value in values:
         declared, kept = judged(declaring, {"a": value}), judged(keeping, {"a": value})
         assert text(declared.properties) == text(kept.properties)
-        assert declared.changes == kept.changes
+        assert declared.coercions == kept.coercions
 
 
 def test_a_required_nested_property_may_be_missing_with_its_object() -> None:
-    assert judged(BASKET, {}) == Coerced({}, ())
+    assert judged(BASKET, {}) == CoercedPayload({}, ())
 
 
 def test_drop_leaves_out_what_is_not_declared_at_every_level() -> None:
     coerced = judged(replace(BASKET, unknown_properties=DROP), {"x": 1, "customer": {"age": 1, "y": {}}})
     assert coerced.properties == {"customer": {"age": 1}}
-    assert coerced.changes == (
-        Change("properties.x", ChangeKind.UNKNOWN_DROPPED, 1, None),
-        Change("properties.customer.y", ChangeKind.UNKNOWN_DROPPED, {}, None),
+    assert coerced.coercions == (
+        Coercion("properties.x", CoercionKind.UNKNOWN_DROPPED, 1, None),
+        Coercion("properties.customer.y", CoercionKind.UNKNOWN_DROPPED, {}, None),
     )
 
 
@@ -330,7 +330,7 @@ def test_keep_keeps_what_is_not_declared_at_every_level() -> None:
     payload: dict[str, JSON] = {"x": None, "customer": {"age": 1, "y": [5.0]}, "z": 5.0, "big": 2.0**60}
     coerced = judged(replace(BASKET, unknown_properties=KEEP), payload)
     assert text(coerced.properties) == text({**payload, "z": 5})
-    assert coerced.changes == (Change("properties.big", ChangeKind.ROUNDED, 2.0**60, 2.0**60),)
+    assert coerced.coercions == (Coercion("properties.big", CoercionKind.ROUNDED, 2.0**60, 2.0**60),)
 
 
 # Laws
@@ -417,7 +417,7 @@ def test_coercing_what_was_coerced_changes_nothing(case: tuple[Schema, dict[str,
     assert once is not None
     twice = judged(schema, once.properties)
     assert text(twice.properties) == text(once.properties)
-    assert all(change.kind is ChangeKind.ROUNDED for change in twice.changes)
+    assert all(coercion.kind is CoercionKind.ROUNDED for coercion in twice.coercions)
 
 
 @given(CASES)
@@ -429,12 +429,12 @@ def test_strict_takes_only_what_lenient_leaves_unchanged(case: tuple[Schema, dic
     assert strict is not None
     lenient = judged(replace(schema, coercion=LENIENT), payload)
     assert text(lenient.properties) == text(strict.properties)
-    assert repr(lenient.changes) == repr(strict.changes)
-    for change in lenient.changes:
-        if change.kind is ChangeKind.CONVERTED:
-            assert isinstance(change.before, str)
-            assert isinstance(change.after, str)
-            assert parse_rfc3339(change.before) // 1000 == parse_rfc3339(change.after) // 1000
+    assert repr(lenient.coercions) == repr(strict.coercions)
+    for coercion in lenient.coercions:
+        if coercion.kind is CoercionKind.CONVERTED:
+            assert isinstance(coercion.before, str)
+            assert isinstance(coercion.after, str)
+            assert parse_rfc3339(coercion.before) // 1000 == parse_rfc3339(coercion.after) // 1000
 
 
 @given(CASES)
@@ -443,7 +443,7 @@ def test_reject_takes_what_drop_takes_without_dropping(case: tuple[Schema, dict[
     rejecting, dropping, keeping = (
         verdict(replace(schema, unknown_properties=policy), payload) for policy in (REJECT, DROP, KEEP)
     )
-    dropped = dropping is None or any(each.kind is ChangeKind.UNKNOWN_DROPPED for each in dropping.changes)
+    dropped = dropping is None or any(each.kind is CoercionKind.UNKNOWN_DROPPED for each in dropping.coercions)
     assert (rejecting is None) == dropped
     if rejecting is not None:
         assert repr(rejecting) == repr(dropping) == repr(keeping)

@@ -179,7 +179,7 @@ def test_a_payload_is_read_by_the_core_schema_and_carried_as_a_struct(folder: Pa
 def judged(schema: Schema, payload: dict[str, Any]) -> Any:
     case = Case("", "", "", compile_schema(schema), to_struct(payload), Expectation())
     result = judge(case)
-    return (result.properties, result.changes, result.violations)
+    return (result.properties, result.coercions, result.violations)
 
 
 examples = [

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.coercion import ChangeKind, coerce_undefined, compile_schema
+from registry.coercion import CoercionKind, coerce_undefined, compile_schema
 from registry.json_values import (
     CONTACT_BUDGET,
     EVENT_BUDGET,
@@ -153,16 +153,16 @@ def test_an_integer_beyond_the_exact_ones_is_kept_as_the_nearest_double_and_repo
     coerced = coerce(sent)
     assert coerced.properties == wrap(kept)
     assert json.dumps(coerced.properties) == json.dumps(wrap(kept))
-    (change,) = coerced.changes
-    assert (change.kind, change.before, change.after) == (ChangeKind.ROUNDED, number, kept)
-    assert undo(coerced.properties, coerced.changes) == sent
+    (coercion,) = coerced.coercions
+    assert (coercion.kind, coercion.before, coercion.after) == (CoercionKind.ROUNDED, number, kept)
+    assert undo(coerced.properties, coerced.coercions) == sent
     assert held(sent) == wrap(kept)
 
 
 def test_an_undeclared_object_under_a_long_name_is_left_by_undo() -> None:
     sent: dict[str, Any] = {"n" * 300: {"a": [2**53 + 1]}}
     coerced = coerce_undefined(sent)
-    assert undo(coerced.properties, coerced.changes) == {"n" * 300: {"a": [2**53]}}
+    assert undo(coerced.properties, coerced.coercions) == {"n" * 300: {"a": [2**53]}}
 
 
 values = st.recursive(

@@ -18,9 +18,9 @@ from automation.automation_store import create_automation
 from automation.automations import AutomationState, NewAutomation
 from automation.errors import InvalidSubscription, SubscriptionAlreadyExists, SubscriptionNotFound
 from automation.match_log import log_end, log_start, match_values, matches_at
+from automation.matches import Match, MatchKind
 from automation.retention import delete_gone, gone_matches, move_start
 from automation.run_store import new_run_values
-from automation.runs import Match, MatchKind
 from automation.subscriptions import tables as subscription_tables
 from automation.subscriptions.leasing import READ_LIMIT, step
 from automation.subscriptions.store import (

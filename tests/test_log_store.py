@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 import pytest_asyncio
 
-from registry.coercion import Change, ChangeKind
+from registry.coercion import Coercion, CoercionKind
 from registry.log_ids import LogIds
 from server.errors import EventNotFound
 from server.model import Rules, UndefinedEvents, UnknownContacts
@@ -113,7 +113,7 @@ async def test_what_was_stored_is_read(recorded: Log) -> None:
     facts = (event.name, event.definition_id, event.revision, event.contact_id, event.email, event.properties)
     assert facts == ("paid", "d", 3, f"own-{BOB}", BOB, {"n": 3})
     assert (event.occurred_at, event.received_at, event.match_count, event.ignore_case) == (15, 20, 0, True)
-    assert event.coercions == (Change("properties.n", ChangeKind.CONVERTED, "1", 1),)
+    assert event.coercions == (Coercion("properties.n", CoercionKind.CONVERTED, "1", 1),)
     without = await recorded.event(4)
     assert (without.contact_id, without.email, without.contact_deleted, without.ignore_case) == ("", ADA, False, False)
 

@@ -12,8 +12,8 @@ from grpc import StatusCode
 from structlog.testing import capture_logs
 
 from automation.match_log import match_values
+from automation.matches import Match, MatchKind
 from automation.retention import delete_gone
-from automation.runs import Match, MatchKind
 from server.background import match_retention as match_pruner
 from server.background.match_retention import MatchPruner
 from server.model import Rules

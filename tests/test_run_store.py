@@ -11,8 +11,9 @@ from sqlalchemy import insert
 from automation import run_store
 from automation.errors import RunMovedOn, RunNotFound
 from automation.match_log import match_values
+from automation.matches import Match, MatchKind
 from automation.run_store import RunFilter
-from automation.runs import Match, MatchKind, Run, RunStatus
+from automation.runs import Run, RunStatus
 from automation.tables import automation_match, run
 from registry.log_ids import LogIds
 

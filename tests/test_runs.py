@@ -15,8 +15,9 @@ from structlog.testing import capture_logs
 
 from automation.automations import AutomationState, NewAutomation
 from automation.errors import RunWithoutContact
+from automation.matches import MatchKind
 from automation.run_store import park_run
-from automation.runs import MatchKind, Run, RunStatus, Wait
+from automation.runs import Run, RunStatus, Wait
 from server import recurring
 from server.background import run_timeouts as run_timer
 from server.background.run_timeouts import RunTimer

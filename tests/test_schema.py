@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.errors import InvalidName, InvalidSchema
-from registry.names import check_event_name, path_parts, property_path, quoted_property, without_indexes
+from registry.names import check_event_name
+from registry.paths import path_parts, property_path, quoted_property, without_indexes
 from registry.schema import (
     CoercionMode,
     Property,

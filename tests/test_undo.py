@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from registry.coercion import ChangeKind, compile_schema
+from registry.coercion import CoercionKind, compile_schema
 from registry.schema import CoercionMode, Property, PropertyType, Schema, UnknownProperties
 from registry.undo import undo
 from tests.test_coercion import CASES, verdict
@@ -32,7 +32,7 @@ BASKET = Schema(
 
 def undone(schema: Schema, payload: dict[str, Any]) -> dict[str, JSON]:
     coerced = compile_schema(schema)(payload)
-    return undo(copy.deepcopy(coerced.properties), coerced.changes)
+    return undo(copy.deepcopy(coerced.properties), coerced.coercions)
 
 
 def text(value: Any) -> str:
@@ -59,7 +59,7 @@ def test_undoing_what_coercion_changed_gives_what_was_sent(
     coerced = verdict(schema, payload)
     assume(coerced is not None)
     assert coerced is not None
-    assert text(undo(copy.deepcopy(coerced.properties), coerced.changes)) == text(payload)
+    assert text(undo(copy.deepcopy(coerced.properties), coerced.coercions)) == text(payload)
 
 
 ITEMS = st.fixed_dictionaries(
@@ -85,8 +85,8 @@ def test_every_kind_of_change_is_undone() -> None:
         "customer": {"a.b": "1e300", "at": 0},
     }
     coerced = compile_schema(BASKET)(payload)
-    assert {change.kind for change in coerced.changes} == set(ChangeKind)
-    assert text(undo(coerced.properties, coerced.changes)) == text(payload)
+    assert {coercion.kind for coercion in coerced.coercions} == set(CoercionKind)
+    assert text(undo(coerced.properties, coerced.coercions)) == text(payload)
 
 
 # Names that are too long for a path
@@ -112,7 +112,7 @@ def test_every_schema_judges_the_cut_name_as_the_whole_one(mode: CoercionMode, p
     whole, cut = verdict(schema, {LONG: 1}), verdict(schema, undone(BASKET, {LONG: 1}))
     assert (whole is None) == (cut is None) == (policy is REJECT)
     if whole is not None and cut is not None:
-        assert whole.changes == cut.changes
+        assert whole.coercions == cut.coercions
 
 
 def test_a_rounded_number_that_is_kept_stays_under_its_whole_name() -> None:

@@ -32,7 +32,7 @@ from automation.conditions.nodes import (
 )
 from automation.conditions.values import ORDER, Failure, Int
 from automation.errors import ConditionInvalid
-from registry.names import property_path, quoted_property
+from registry.paths import property_path, quoted_property
 from registry.schema import PropertyType, UnknownProperties
 from registry.suggestions import Suggestions
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
-from registry.names import property_path
+from registry.paths import property_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

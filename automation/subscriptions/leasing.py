@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from automation.runs import Match
+    from automation.matches import Match
     from automation.subscriptions.settling import Unsettled
     from automation.subscriptions.values import Release, Settle, Subscription, TakeOver, Want
 

@@ -13,7 +13,7 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from automation.runs import Match
+    from automation.matches import Match
 
 _SECOND: Final = 1_000_000
 DEFAULT_ACK_DEADLINE: Final = 30 * _SECOND

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from automation.automations import Automation
-    from automation.runs import Match
+    from automation.matches import Match
     from server.delivery.match_notifier import MatchHub
     from server.delivery.start_points import StartPoint
     from server.model import Event

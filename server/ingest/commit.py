@@ -24,9 +24,9 @@ import msgspec
 from msgspec.structs import replace
 
 from automation.match_log import match_values
+from automation.matches import MatchKind
 from automation.matching import Matching
 from automation.run_store import new_run_values, resume_runs
-from automation.runs import MatchKind
 from registry.log_ids import LogIds
 from registry.timestamps import now_micros
 from server.errors import ContactNotFound, KeyInvalid

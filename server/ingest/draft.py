@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from automation.automations import Automation
-    from automation.runs import Match
-    from registry.coercion import Change
+    from automation.matches import Match
+    from registry.coercion import Coercion
     from server.ingest.catalog import CatalogSnapshot, LiveDefinition
     from server.model import Event, Rules
 
@@ -67,7 +67,7 @@ class Draft(msgspec.Struct):
     error: Exception | None = None
     definition: LiveDefinition | None = None
     properties: dict[str, Any] = {}
-    coercions: tuple[Change, ...] = ()
+    coercions: tuple[Coercion, ...] = ()
     # decided
     event: Event | None = None
     matches: tuple[tuple[Match, Automation], ...] = ()

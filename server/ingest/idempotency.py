@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from automation.automations import Automation
-    from automation.runs import Match
+    from automation.matches import Match
     from server.ingest.draft import Draft
     from server.model import Event
 

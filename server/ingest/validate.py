@@ -34,7 +34,7 @@ def validate_draft(snapshot: CatalogSnapshot, draft: Draft) -> None:
         draft.error = error
     else:
         draft.properties = coerced.properties
-        draft.coercions = coerced.changes
+        draft.coercions = coerced.coercions
 
 
 def validate_batch(batch: Batch) -> None:
@@ -52,4 +52,4 @@ def _validate_undefined(rules: Rules, draft: Draft) -> None:
     if rules.undefined_events is UndefinedEvents.REJECT:
         draft.error = DefinitionNotFound(draft.name)
     coerced = coerce_undefined(draft.given)
-    draft.properties, draft.coercions = coerced.properties, coerced.changes
+    draft.properties, draft.coercions = coerced.properties, coerced.coercions

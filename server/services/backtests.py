@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from registry import store as registry
-from registry.coercion import Coerced, compile_schema
+from registry.coercion import CoercedPayload, compile_schema
 from registry.errors import PayloadRejected
-from registry.names import without_indexes
+from registry.paths import without_indexes
 from registry.schema import check_schema
 from server.errors import Stopping
 from server.storage.event_history import name_range, recorded_payloads
@@ -208,7 +208,7 @@ class _Tally:
         )
 
 
-_Side = Coerced | PayloadRejected
+_Side = CoercedPayload | PayloadRejected
 """The result of one side."""
 
 
@@ -221,22 +221,22 @@ def _result(coerce: Coercer, sent: dict[str, Any]) -> _Side:
 
 def _outcome(before: _Side, after: _Side) -> Outcome | None:
     """Return the difference; None if both accept with equal properties, or both refuse."""
-    if type(before) is Coerced:
-        if type(after) is not Coerced:
+    if type(before) is CoercedPayload:
+        if type(after) is not CoercedPayload:
             return Outcome.NEWLY_REJECTED
         return None if _equal(before, after) else Outcome.DIFFERENTLY_COERCED
-    return Outcome.NEWLY_ACCEPTED if type(after) is Coerced else None
+    return Outcome.NEWLY_ACCEPTED if type(after) is CoercedPayload else None
 
 
-def _equal(one: Coerced, other: Coerced) -> bool:
+def _equal(one: CoercedPayload, other: CoercedPayload) -> bool:
     """Whether two results have the same JSON text: to Python, 1 and True are equal."""
-    if not one.changes and not other.changes:
+    if not one.coercions and not other.coercions:
         return True
     return msgspec.json.encode(one.properties) == msgspec.json.encode(other.properties)
 
 
 def _properties(side: _Side) -> dict[str, Any] | None:
-    return side.properties if isinstance(side, Coerced) else None
+    return side.properties if isinstance(side, CoercedPayload) else None
 
 
 def _violations(side: _Side) -> tuple[Violation, ...]:

@@ -12,7 +12,7 @@ from automation.conditions.condition import Condition
 from automation.errors import ConditionInvalid, ConditionsBroken
 from automation.run_store import awaited_conditions
 from registry.errors import Violation
-from registry.names import property_path
+from registry.paths import property_path
 from registry.schema import same_schema
 from server.ingest.catalog import definitions_only
 

@@ -15,8 +15,8 @@ from automation.conditions.condition import Condition
 from automation.conditions.values import Verdict
 from automation.errors import ConditionInvalid
 from automation.match_log import matches_of_events
+from automation.matches import MatchKind
 from automation.run_store import entered_before
-from automation.runs import MatchKind
 from registry.coercion import coerce_undefined
 from registry.errors import PayloadRejected, RowUnreadable, Violation
 from registry.names import check_event_name
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from automation.conditions.faults import Fault
     from automation.conditions.subject import Subject
     from automation.conditions.tracing import Clause
-    from automation.runs import Match
-    from registry.coercion import Change
+    from automation.matches import Match
+    from registry.coercion import Coercion
     from server.ingest.catalog import Catalog, CatalogSnapshot
     from server.ingest.draft import Draft
     from server.paging import Page, PageRequest
@@ -116,7 +116,7 @@ class ConditionTest:
     trace: Sequence[Clause] = ()
     faults: Sequence[Fault] = ()
     violations: Sequence[Violation] = ()
-    coercions: Sequence[Change] = ()
+    coercions: Sequence[Coercion] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +164,10 @@ class Explanations:
         except ConditionInvalid as error:
             faults = error.faults
         properties: dict[str, Any] = {}
-        coercions: tuple[Change, ...] = ()
+        coercions: tuple[Coercion, ...] = ()
         try:
             coerced = (definition.coerce if definition else coerce_undefined)(draft.given)
-            properties, coercions = coerced.properties, coerced.changes
+            properties, coercions = coerced.properties, coerced.coercions
         except PayloadRejected as error:
             violations = error.violations
         if faults or violations:
@@ -338,7 +338,7 @@ def _unrecorded(
     snapshot: CatalogSnapshot,
     draft: Draft,
     properties: dict[str, Any],
-    coercions: tuple[Change, ...],
+    coercions: tuple[Coercion, ...],
     contact: ExplainedContact | None,
 ) -> Event:
     definition = snapshot.definition(draft.name)

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from automation.runs import MatchKind, Run, RunOutcome, RunStatus
+    from automation.matches import MatchKind
+    from automation.runs import Run, RunOutcome, RunStatus
     from server.paging import Page, PageRequest
     from server.services.contacts import ContactRef
     from server.storage.database import Database

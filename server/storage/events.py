@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from registry.coercion import Change, ChangeKind
+from registry.coercion import Coercion, CoercionKind
 from registry.json_values import MAX_DEPTH, load_nested
 from registry.log_ids import position_of
 from registry.pages import read_page
@@ -153,7 +153,7 @@ def to_event(row: Row[Any]) -> Event:
     """Return the event of a row of the log joined with its contact; one that cannot be read has the reason in it."""
     unreadable = ""
     properties: dict[str, Any]
-    coercions: tuple[Change, ...]
+    coercions: tuple[Coercion, ...]
     try:
         properties, coercions = load_object(row.properties), read_coercions(row.coercions) if row.coercions else ()
     except UNREADABLE as error:
@@ -178,11 +178,11 @@ def to_event(row: Row[Any]) -> Event:
     )
 
 
-def read_coercions(text: str) -> tuple[Change, ...]:
+def read_coercions(text: str) -> tuple[Coercion, ...]:
     """Return the coercions of an event from their recorded JSON."""
     # Stored as [[path, kind, from, to], ...], where `from` is at most one level less deep than the payload.
-    changes = load_nested(text, MAX_DEPTH + 1)
-    return tuple(Change(path, ChangeKind(kind), *values) for path, kind, *values in changes)
+    coercions = load_nested(text, MAX_DEPTH + 1)
+    return tuple(Coercion(path, CoercionKind(kind), *values) for path, kind, *values in coercions)
 
 
 def position_range(connection: Connection, project_pk: int, wanted: EventFilter) -> tuple[int, int | None]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from automation.automations import Automation, AutomationState, EntryRule
 from automation.errors import SubscriptionNotFound
-from automation.runs import Match, MatchKind
+from automation.matches import Match, MatchKind
 from automation.subscriptions.store import LEASED, WAITING
 from automation.subscriptions.values import (
     Ack,

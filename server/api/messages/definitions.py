@@ -8,7 +8,7 @@ from registry.coercion import compile_schema
 from registry.errors import InvalidSchema, PayloadRejected, Violation
 from registry.schema import Property, Schema
 from server.api.messages.enums import COERCION_MODE, COMPATIBILITY, DIRECTION, PROPERTY_TYPE, UNKNOWN_PROPERTIES
-from server.api.messages.events import write_change, write_violation
+from server.api.messages.events import write_coercion, write_violation
 from server.api.messages.structs import read_struct, write_struct
 from server.api.messages.times import timestamp
 from server.api.response_size import write_details
@@ -105,7 +105,7 @@ def write_validation(schema: Schema, payload: Struct) -> pb.ValidateEventRespons
     response = pb.ValidateEventResponse(valid=True)
     response.properties.SetInParent()
     write_struct(coerced.properties, response.properties)
-    response.omitted_coercion_count = write_details(coerced.changes, write_change, response.coercions)
+    response.omitted_coercion_count = write_details(coerced.coercions, write_coercion, response.coercions)
     return response
 
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from automation.automations import AutomationState, EntryRule
 from automation.conditions.values import Verdict
-from automation.runs import MatchKind, RunOutcome, RunStatus
+from automation.matches import MatchKind
+from automation.runs import RunOutcome, RunStatus
 from automation.subscriptions.values import DeliveryOrder, NackAction, Outcome, ParkingCause
-from registry.coercion import ChangeKind
+from registry.coercion import CoercionKind
 from registry.compatibility import Direction
 from registry.errors import Violation
 from registry.schema import CoercionMode, Compatibility, PropertyType, UnknownProperties
@@ -75,7 +76,7 @@ UNKNOWN_PROPERTIES = EnumMap(
 COERCION_MODE = EnumMap(event_definitions_pb2.CoercionMode, "COERCION_MODE_", CoercionMode, CoercionMode.LENIENT)
 COMPATIBILITY = EnumMap(event_definitions_pb2.Compatibility, "COMPATIBILITY_", Compatibility, Compatibility.NONE)
 DIRECTION = EnumMap(event_definitions_pb2.Incompatibility.Direction, "DIRECTION_", Direction)
-CHANGE_KIND = EnumMap(event_pb2.Coercion.Kind, "KIND_", ChangeKind)
+COERCION_KIND = EnumMap(event_pb2.Coercion.Kind, "KIND_", CoercionKind)
 UNDEFINED_EVENTS = EnumMap(projects_pb2.UndefinedEvents, "UNDEFINED_EVENTS_", UndefinedEvents, UndefinedEvents.REJECT)
 UNKNOWN_CONTACTS = EnumMap(projects_pb2.UnknownContacts, "UNKNOWN_CONTACTS_", UnknownContacts, UnknownContacts.REJECT)
 NAME_CASE = EnumMap(projects_pb2.NameCase, "NAME_CASE_", NameCase, NameCase.SENSITIVE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from server.api.messages.enums import CHANGE_KIND
+from server.api.messages.enums import COERCION_KIND
 from server.api.messages.structs import read_struct, write_struct, write_value
 from server.api.messages.times import read_timestamp, write_timestamp
 from server.api.messages.typed_properties import read_typed
@@ -17,7 +17,7 @@ from signalbox.v1 import event_ingest_pb2 as pb
 from signalbox.v1 import event_pb2
 
 if TYPE_CHECKING:
-    from registry.coercion import Change
+    from registry.coercion import Coercion
     from registry.errors import Violation
     from server.api.messages.typed_properties import Readers
     from server.model import Event
@@ -68,7 +68,7 @@ def write_event(event: Event, into: event_pb2.Event) -> None:
     into.properties.SetInParent()
     write_struct(event.properties, into.properties)
     if event.coercions:
-        into.omitted_coercion_count = write_details(event.coercions, write_change, into.coercions)
+        into.omitted_coercion_count = write_details(event.coercions, write_coercion, into.coercions)
     write_timestamp(event.occurred_at, into.occurred_at)
     write_timestamp(event.received_at, into.received_at)
     if event.unreadable:
@@ -82,13 +82,13 @@ def event_message(event: Event) -> event_pb2.Event:
     return message
 
 
-def write_change(change: Change, into: event_pb2.Coercion) -> None:
-    """Write one change that coercion made."""
-    into.path = change.path
-    into.kind = CHANGE_KIND.write(change.kind)
-    write_value(change.before, getattr(into, "from"))
-    if change.after is not None:
-        write_value(change.after, into.to)
+def write_coercion(coercion: Coercion, into: event_pb2.Coercion) -> None:
+    """Write one coercion of a payload."""
+    into.path = coercion.path
+    into.kind = COERCION_KIND.write(coercion.kind)
+    write_value(coercion.before, getattr(into, "from"))
+    if coercion.after is not None:
+        write_value(coercion.after, into.to)
 
 
 def write_error(error: Exception) -> pb.EventError:

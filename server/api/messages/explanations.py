@@ -9,7 +9,7 @@ from uuid_utils import uuid7
 
 from automation.conditions.tracing import MAX_SHOWN, Shown
 from server.api.messages.enums import REASON_KIND, VERDICT
-from server.api.messages.events import write_change, write_event, write_violation
+from server.api.messages.events import write_coercion, write_event, write_violation
 from server.api.messages.structs import depth_of, read_struct, write_value
 from server.api.response_size import write_details, write_page
 from server.budgets import CONTACT_BUDGET, MAX_DEPTH, MAX_RESPONSE_BYTES
@@ -44,7 +44,7 @@ def write_condition_test(tested: ConditionTest) -> pb.TestConditionResponse:
         violations=map(write_violation, tested.violations),
     )
     message.omitted_clause_count = write_details(tested.trace, _write_clause, message.trace)
-    message.omitted_coercion_count = write_details(tested.coercions, write_change, message.coercions)
+    message.omitted_coercion_count = write_details(tested.coercions, write_coercion, message.coercions)
     return message
 
 

@@ -10,7 +10,7 @@ from server.api.messages.times import write_timestamp
 
 if TYPE_CHECKING:
     from automation.automations import Automation
-    from automation.runs import Match
+    from automation.matches import Match
     from server.model import Event
     from signalbox.v1 import match_pb2
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from automation.runs import MatchKind
+from automation.matches import MatchKind
 from server.api.messages.enums import View
 from server.api.messages.events import write_error, write_event
 from server.api.messages.matches import write_match

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from google.protobuf.struct_pb2 import NullValue, Struct, Value
 
 from registry.json_values import clamped, number_fault, refusal, too_deep, too_large, value_path
-from registry.names import property_path
+from registry.paths import property_path
 from server.budgets import EVENT_BUDGET, check_count, refused
 
 if TYPE_CHECKING:

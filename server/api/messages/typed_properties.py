@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 
 from registry.codegen.field_numbers import WireType
 from registry.json_values import too_large, too_many, value_path
-from registry.names import ROOT
+from registry.paths import ROOT
 from server.api.messages.descriptors import message_class
 from server.api.messages.structs import read_number, read_pending, read_value
 from server.budgets import EVENT_BUDGET, broken, refused

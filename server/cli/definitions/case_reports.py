@@ -137,7 +137,7 @@ def _plain(result: Result) -> dict[str, Any]:
         "valid": result.valid,
         "properties": result.properties,
         "coercions": [
-            {"path": each.path, "kind": each.kind, "from": each.before, "to": each.after} for each in result.changes
+            {"path": each.path, "kind": each.kind, "from": each.before, "to": each.after} for each in result.coercions
         ],
         "violations": [
             {"path": each.path, "reason": each.reason, "message": each.message} for each in result.violations

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from google.protobuf.struct_pb2 import Struct
     from yaml import Node
 
-    from registry.coercion import Change, Coercer
+    from registry.coercion import Coercer, Coercion
     from registry.errors import Violation
 
 _FILE: Final = ("definitions", "cases")
@@ -95,7 +95,7 @@ class Result:
 
     case: Case
     properties: dict[str, Any] | None
-    changes: tuple[Change, ...]
+    coercions: tuple[Coercion, ...]
     violations: tuple[Violation, ...]
     seconds: float
 
@@ -110,7 +110,7 @@ class Result:
         found = [
             ("valid", expect.valid, self.valid),
             ("properties", expect.properties, self.properties),
-            ("coercions", _sorted(expect.coercions), _sorted(change.path for change in self.changes)),
+            ("coercions", _sorted(expect.coercions), _sorted(coercion.path for coercion in self.coercions)),
             ("reasons", expect.reasons, {one.path: one.reason for one in self.violations}),
         ]
         return [
@@ -127,7 +127,7 @@ def judge(case: Case) -> Result:
         coerced = case.coerce(read_struct(case.payload))
     except (InvalidArgument, PayloadRejected) as error:
         return Result(case, None, (), error.violations, perf_counter() - started)
-    return Result(case, coerced.properties, coerced.changes, (), perf_counter() - started)
+    return Result(case, coerced.properties, coerced.coercions, (), perf_counter() - started)
 
 
 def read_cases(paths: Iterable[Path], definitions: Sequence[Path]) -> list[CaseFile]:

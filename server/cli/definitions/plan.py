@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from grpc import StatusCode
 
 from registry.errors import TooManyDefinitions
-from registry.names import ROOT, property_path
+from registry.paths import ROOT, property_path
 from server.api.messages.definitions import write_schema
 from server.cli.arguments.enums import COERCION_MODE, COMPATIBILITY, UNKNOWN_PROPERTIES
 from server.cli.arguments.inputs import property_text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from registry.errors import PayloadRejected
-from registry.names import quoted_property
+from registry.paths import quoted_property
 from server.bridge.errors import ErrorTable, ReportedError, violations_of
 from server.status import reason_of
 

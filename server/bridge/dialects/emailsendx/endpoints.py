@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final
 
-from automation.runs import MatchKind
+from automation.matches import MatchKind
 from registry.timestamps import format_seconds
 from server.bridge.dialects.emailsendx import bodies
 from server.bridge.messages import Request, Response

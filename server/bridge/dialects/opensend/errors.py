@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from registry.errors import PayloadRejected
-from registry.names import path_parts
+from registry.paths import path_parts
 from server.bridge.dialects.opensend.schemas import type_word
 from server.bridge.errors import ErrorTable, ReportedError, violations_of
 from server.errors import ScopeMissing

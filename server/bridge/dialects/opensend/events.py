@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import UNSET
 
 from automation.errors import AutomationNotFound
-from automation.runs import MatchKind
+from automation.matches import MatchKind
 from registry.schema import Compatibility
 from registry.store import DefinitionChanges
 from registry.timestamps import format_millis
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from automation.automations import Automation
-    from automation.runs import Match
+    from automation.matches import Match
     from registry.definitions import EventDefinition
     from registry.schema import Schema
     from server.bridge.operations import Services

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from automation.runs import MatchKind, RunStatus
+from automation.matches import MatchKind
+from automation.runs import RunStatus
 from registry.timestamps import format_millis
 from server.bridge.dialects.opensend import bodies
 from server.bridge.dialects.opensend.documents import step_after_wait
@@ -18,7 +19,7 @@ from server.services.runs import RunQuery
 
 if TYPE_CHECKING:
     from automation.automations import Automation
-    from automation.runs import Match
+    from automation.matches import Match
     from server.bridge.operations import Services
     from server.services.runs import RunView
 
