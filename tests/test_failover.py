@@ -416,6 +416,34 @@ async def test_a_frozen_server_holds_up_the_others_for_two_seconds_at_most(
         await senders.check(shop)
 
 
+async def test_one_transaction_of_a_server_at_a_time_waits_for_the_head_of_a_project(primary: Cluster) -> None:
+    """Each that waits in PostgreSQL when the server freezes would hold up the other servers for two seconds more."""
+    waiting = """
+        SELECT count(*) FROM pg_stat_activity
+        WHERE application_name = 'signalbox' AND wait_event_type = 'Lock' AND datname = current_database()
+    """
+    url = url_of(primary, database=await created(primary))
+    async with two_nodes(url) as nodes:
+        holder = await asyncpg.connect(url)
+        try:
+            async with holder.transaction():
+                await holder.fetch("SELECT * FROM project_head FOR UPDATE")
+                calls: list[asyncio.Task[object]]
+                calls = [asyncio.create_task(nodes.clients[0].upsert(f"{number}@example.com")) for number in range(3)]
+                calls.append(asyncio.create_task(nodes.clients[0].send(about(ADA))))
+                calls.append(asyncio.create_task(nodes.clients[1].upsert(ADA)))
+                async with asyncio.timeout(RECONNECT_SECONDS):
+                    while await holder.fetchval(waiting) < 2:  # noqa: ASYNC110 - a table has no event
+                        await asyncio.sleep(0.05)
+                # The others would be there by now: they were called before.
+                await asyncio.sleep(0.2)
+                assert await holder.fetchval(waiting) == 2
+                assert not any(call.done() for call in calls)
+        finally:
+            await holder.close()
+        await asyncio.gather(*calls)
+
+
 async def timed_send(client: Client, senders: Senders) -> float:
     """Send an event and return how long it took; the senders check it with their own."""
     number = -next(_numbers)

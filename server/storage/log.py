@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sqlalchemy.dialects import postgresql
 
 from automation.tables import automation_match, run
+from server.storage.head_turns import await_turn
 from server.storage.sqlite_writer import sqlite_driver
 from server.storage.tables import event
 
@@ -70,6 +71,7 @@ def lock_heads(
     """
     keys = sorted(project_pks)
     if connection.dialect.name == "postgresql":
+        await_turn(connection, keys)
         named = [witnesses.get(key, 0) for key in keys]
         rows = [tuple(row) for row in connection.exec_driver_sql(_HEADS_POSTGRESQL, (keys, named))]
     else:

@@ -20,6 +20,7 @@ from server.errors import (
     StorageUnavailable,
     UnstorableText,
 )
+from server.storage.head_turns import HeadTurn, HeadTurns
 from server.storage.maintenance import postgres_maintenance
 from server.storage.postgres_connections import Connector
 from server.storage.postgres_url import parse_postgres_url
@@ -76,6 +77,7 @@ class PostgresDatabase:
         self._connector = connector
         self._writers = _Pool(parsed, connector, WRITERS, _WRITER_SETTINGS)
         self._readers = _Pool(parsed, connector, READERS, _READER_SETTINGS)
+        self._turns = HeadTurns()
         self.epoch = 0
 
     @classmethod
@@ -142,9 +144,11 @@ class PostgresDatabase:
 
     async def _run_once(self, pool: _Pool, engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
         committing = False
+        turn = HeadTurn(self._turns)
 
         def begun(connection: Connection) -> T:
             nonlocal committing
+            turn.belongs_to(connection.info)
             if pool.begin:
                 connection.exec_driver_sql(pool.begin)
             result = work(connection)
@@ -152,8 +156,9 @@ class PostgresDatabase:
             return result
 
         try:
-            async with engine.connect() as connection:
-                return await run_transaction(connection, begun)
+            with turn:
+                async with engine.connect() as connection:
+                    return await run_transaction(connection, begun)
         except DBAPIError as error:
             failure = storage_error(error)
             if isinstance(failure, StorageUnavailable):
