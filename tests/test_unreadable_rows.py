@@ -12,12 +12,12 @@ import httpx
 import pytest
 
 from server.api.messages.structs import read_struct
-from signalbox.v1 import automations_pb2, contacts_pb2
+from signalbox.v1 import automations_pb2, contacts_pb2, event_definitions_pb2
 from signalbox.v1 import match_stream_pb2 as pb
 from tests.support.automations import automate
 from tests.support.bridge import calling
 from tests.support.consumers import EARLIEST, pull, record, subscribe
-from tests.support.messages import ADA, event, struct
+from tests.support.messages import ADA, ORDER, event, schema, struct
 from tests.support.refusals import verdict
 
 if TYPE_CHECKING:
@@ -91,6 +91,20 @@ async def test_an_event_is_shown_with_its_reason_beside_the_others(
     assert caplog.text.count(receipts[1].event.id) == 1
     explained = automations_pb2.ExplainEventRequest(event_id=receipts[1].event.id)
     assert await verdict(shop.automations.ExplainEvent(explained)) == REFUSED
+
+
+@every_damage
+async def test_a_backtest_skips_and_counts_an_unreadable_event(
+    service: Service, shop: Client, store: Store, damage: str
+) -> None:
+    for _ in range(3):
+        await shop.send(event({"currency": "EUR"}))
+    await plant(store, "event", "properties", damage, "position = 2")
+    before = await counted(service, "event")
+    request = event_definitions_pb2.BacktestSchemaRequest(event_definition=ORDER, schema=schema(currency="number"))
+    *_, last = [answer async for answer in shop.definitions.BacktestSchema(request)]
+    assert (last.report.event_count, last.report.newly_rejected_count, last.report.unreadable_count) == (2, 2, 1)
+    assert await counted(service, "event") == before + 1
 
 
 async def test_an_event_with_coercions_of_an_unknown_kind_is_shown_with_its_reason(shop: Client, store: Store) -> None:

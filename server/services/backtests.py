@@ -16,6 +16,7 @@ from registry.coercion import CoercedPayload, compile_schema
 from registry.errors import PayloadRejected
 from registry.paths import without_indexes
 from registry.schema import check_schema
+from registry.unreadable_rows import UNREADABLE, UNREADABLE_ROWS
 from server.errors import Stopping
 from server.storage.event_history import name_range, recorded_payloads
 from server.storage.events import EventFilter
@@ -88,7 +89,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The report; `reasons` counts newly rejected events by path, without array indexes, and reason."""
+    """The report; `reasons` counts newly rejected events by path, without array indexes, and reason.
+
+    Unreadable events were skipped; they are not among `events`.
+    """
 
     revision: int
     events: int
@@ -96,6 +100,7 @@ class Report:
     reasons: list[tuple[tuple[str, str], int]]
     samples: list[Sample]
     head: int
+    unreadable: int
 
 
 class Backtests:
@@ -126,7 +131,9 @@ class Backtests:
                 yield Progress(tally.compared, within.count)
                 reported = monotonic()
         reasons = tally.reasons.most_common(MAX_REASONS)
-        yield Report(compared.number, tally.compared, tally.outcomes, reasons, tally.samples, within.head)
+        yield Report(
+            compared.number, tally.compared, tally.outcomes, reasons, tally.samples, within.head, tally.unreadable
+        )
 
     async def _read(self, project_pk: int, within: NameRange, after: int) -> list[Recorded]:
         return await self._database.read(
@@ -160,6 +167,7 @@ class _Tally:
 
     def __init__(self, compared: Coercer, candidate: Coercer, max_samples: int) -> None:
         self.compared = 0
+        self.unreadable = 0
         self.outcomes: Counter[Outcome] = Counter()
         self.reasons: Counter[tuple[str, str]] = Counter()
         self.samples: list[Sample] = []
@@ -171,7 +179,12 @@ class _Tally:
 
     def take(self, event: Recorded) -> None:
         """Compare the results of both sides on an event."""
-        sent = event.sent()
+        try:
+            sent = event.sent()
+        except UNREADABLE as error:
+            UNREADABLE_ROWS.report("event", event.id, error)
+            self.unreadable += 1
+            return
         before, after = _result(self._revision, sent), _result(self._candidate, sent)
         self.compared += 1
         outcome = _outcome(before, after)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import msgspec
 import sqlalchemy as sa
 
 from registry.pages import PAGE_CHARACTERS
 from registry.undo import undo
+from registry.unreadable_rows import load_object
 from server.storage.events import log_head, position_at, position_range, read_coercions
 from server.storage.tables import event
 
@@ -107,8 +107,8 @@ class Recorded(NamedTuple):
     coercions: str
 
     def sent(self) -> dict[str, Any]:
-        """Return the properties as they were sent."""
-        properties = msgspec.json.decode(self.properties)
+        """Return the properties as they were sent. Raise one of UNREADABLE if they are stored in another form."""
+        properties = load_object(self.properties)
         return undo(properties, read_coercions(self.coercions)) if self.coercions else properties
 
 

@@ -1211,6 +1211,7 @@ class BacktestReport(_message.Message):
     REASONS_FIELD_NUMBER: _builtins.int
     SAMPLES_FIELD_NUMBER: _builtins.int
     HEAD_POSITION_FIELD_NUMBER: _builtins.int
+    UNREADABLE_COUNT_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Output only. Number of the revision that the candidate was compared with."""
     event_count: _builtins.int
@@ -1227,6 +1228,10 @@ class BacktestReport(_message.Message):
     """Output only. Number of events that both accept, but coerce to different properties."""
     head_position: _builtins.int
     """Output only. The log was read up to and including this position."""
+    unreadable_count: _builtins.int
+    """Output only. Number of events that were skipped because their stored properties could not be read. They are not
+    counted in `event_count`. Such reads are counted in the metric signalbox_unreadable_rows_total.
+    """
     @_builtins.property
     def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___BacktestReason]:
         """Output only. Why the candidate rejects events that the revision accepts, most frequent first. At most 100."""
@@ -1247,10 +1252,11 @@ class BacktestReport(_message.Message):
         reasons: _abc.Iterable[Global___BacktestReason] | None = ...,
         samples: _abc.Iterable[Global___BacktestSample] | None = ...,
         head_position: _builtins.int = ...,
+        unreadable_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["differently_coerced_count", b"differently_coerced_count", "event_count", b"event_count", "head_position", b"head_position", "newly_accepted_count", b"newly_accepted_count", "newly_rejected_count", b"newly_rejected_count", "reasons", b"reasons", "revision", b"revision", "samples", b"samples", "unchanged_count", b"unchanged_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["differently_coerced_count", b"differently_coerced_count", "event_count", b"event_count", "head_position", b"head_position", "newly_accepted_count", b"newly_accepted_count", "newly_rejected_count", b"newly_rejected_count", "reasons", b"reasons", "revision", b"revision", "samples", b"samples", "unchanged_count", b"unchanged_count", "unreadable_count", b"unreadable_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

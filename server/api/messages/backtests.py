@@ -65,6 +65,7 @@ async def _write_report(report: Report) -> pb.BacktestReport:
             pb.BacktestReason(path=path, reason=reason, event_count=count) for (path, reason), count in report.reasons
         ],
         head_position=report.head,
+        unreadable_count=report.unreadable,
     )
     room = MAX_REPORT_BYTES - message.ByteSize()
     for each in report.samples:

@@ -120,6 +120,7 @@ def _show(report: pb.BacktestReport) -> None:
             ("newly rejected", f"{report.newly_rejected_count:,}"),
             ("newly accepted", f"{report.newly_accepted_count:,}"),
             ("differently coerced", f"{report.differently_coerced_count:,}"),
+            *((("unreadable, skipped", f"{report.unreadable_count:,}"),) if report.unreadable_count else ()),
         )
     )
     if report.reasons:
