@@ -18,7 +18,7 @@ from automation.errors import AutomationActive, AutomationNotActive, AutomationN
 from automation.tables import automation, automation_version
 from registry.errors import InvalidName, Violation
 from registry.etags import check_etag
-from registry.names import check_event_name, name_fault
+from registry.names import check_event_name, name_problem
 from registry.pages import PAGE_CHARACTERS, page_of
 from registry.paths import property_path
 from registry.unreadable_rows import load_reported
@@ -228,7 +228,7 @@ def has_labels(each: Automation, labels: Mapping[str, str]) -> bool:
 
 def _check_automation(wanted: Automation | NewAutomation) -> None:
     """Raise InvalidAutomation or InvalidName for what breaks the rules; the condition is checked elsewhere."""
-    if fault := name_fault(wanted.name):
+    if fault := name_problem(wanted.name):
         raise InvalidName(f"The name of the automation {fault}")
     check_event_name(wanted.event_name, "event_name")
     if violations := list(_label_violations(wanted.labels)):

@@ -27,7 +27,7 @@ from registry.errors import Violation
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from automation.conditions.faults import Fault
+    from automation.conditions.errors import ConditionError
 
 
 class AutomationError(Exception):
@@ -55,16 +55,16 @@ class InvalidAutomation(AutomationError):
 
 
 class ConditionInvalid(AutomationError):
-    """A condition cannot be saved; `faults` says why, in their order in the text, and has at least one."""
+    """A condition cannot be saved; `errors` says why, in their order in the text, and has at least one."""
 
     reason = "CONDITION_INVALID"
 
-    def __init__(self, faults: Sequence[Fault]) -> None:
-        many = f"The condition has {len(faults)} errors. The first one: {faults[0]}"
-        violations = [Violation("condition", each.reason, str(each)) for each in faults]
-        place = {"line": str(faults[0].line), "column": str(faults[0].column)}
-        super().__init__(str(faults[0]) if len(faults) == 1 else many, violations=violations, **place)
-        self.faults = tuple(faults)
+    def __init__(self, errors: Sequence[ConditionError]) -> None:
+        many = f"The condition has {len(errors)} errors. The first one: {errors[0]}"
+        violations = [Violation("condition", each.reason, str(each)) for each in errors]
+        place = {"line": str(errors[0].line), "column": str(errors[0].column)}
+        super().__init__(str(errors[0]) if len(errors) == 1 else many, violations=violations, **place)
+        self.errors = tuple(errors)
 
 
 class ConditionsBroken(AutomationError):

@@ -15,8 +15,7 @@ import msgspec
 
 from registry.coercion_table import PYTHON_TYPES, TABLE, JsonKind, as_is
 from registry.errors import PayloadRejected, Violation
-from registry.json_values import is_exact as is_exact_inside
-from registry.json_values import with_numbers
+from registry.json_values import all_exact, with_numbers
 from registry.paths import ROOT, property_path, quoted_property
 from registry.schema import CoercionMode, Property, PropertyType, Schema, UnknownProperties
 from registry.suggestions import Suggestions
@@ -193,7 +192,7 @@ def _open_step(path: str) -> _Step:
     """Return the step of an object or array that no schema covers: its numbers become doubles like all others."""
 
     def step(given: Any, report: _Report) -> Any:
-        if is_exact_inside(given):
+        if all_exact(given):
             return given
         return _with_doubles(given, path, report)
 
@@ -312,7 +311,7 @@ def _keeping_unknown(path: str, _declared: Sequence[str]) -> _Unknown:
             after = canonical_number(number)
             if not is_exact(number):
                 _report_inexact_number(report, property_path(path, name), _FINITE, number, after)
-        elif (kind is dict or kind is list) and not is_exact_inside(value):
+        elif (kind is dict or kind is list) and not all_exact(value):
             after = _with_doubles(value, property_path(path, name), report)
         taken[name] = after
 

@@ -23,7 +23,7 @@ from registry.schema import (
     PropertyType,
     Schema,
     UnknownProperties,
-    judged_schema,
+    without_annotations,
 )
 from registry.values import canonical_number
 
@@ -96,7 +96,7 @@ def check_compatibility(
 def _distinct(revisions: Iterable[Revision]) -> Iterator[Revision]:
     seen: set[Schema] = set()
     for revision in revisions:
-        judged = judged_schema(revision.schema)
+        judged = without_annotations(revision.schema)
         if judged not in seen:
             seen.add(judged)
             yield revision

@@ -75,7 +75,7 @@ AUTOMATION_BUDGET: Final = PayloadBudget()
 RUN_BUDGET: Final = PayloadBudget(values=1_000, size=64 * 1024)
 
 
-def payload_fault(
+def payload_violation(
     values: Mapping[str, Any], root: str, budget: PayloadBudget, received: int | None = None
 ) -> Violation | None:
     """Return the first thing wrong with a payload, whose path is `root`; None if Signalbox can hold it.
@@ -94,7 +94,7 @@ def payload_fault(
         below: list[Any] = []
         for container in level:
             if not _holds_plain(container, below):
-                return value_fault(values, root)
+                return value_violation(values, root)
         level = below
     if received is None or received * _GROWTH > budget.size:
         size = len(_encode(values))
@@ -103,20 +103,20 @@ def payload_fault(
     return None
 
 
-def value_fault(value: Any, path: str) -> Violation | None:
+def value_violation(value: Any, path: str) -> Violation | None:
     """Return the first number or text in a JSON value that cannot be held; None if there is none."""
     for place, each in _walk(value, path):
         fault = ""
         if type(each) is str:
-            fault = text_fault(each)
+            fault = text_problem(each)
         elif type(each) is int or type(each) is float:
-            fault = number_fault(each)
+            fault = number_problem(each)
         if fault:
-            return refusal(place, "INVALID_PROPERTY_VALUE", fault)
+            return violation_at(place, "INVALID_PROPERTY_VALUE", fault)
     return None
 
 
-def number_fault(number: float) -> str:
+def number_problem(number: float) -> str:
     """Return the fault of a number, to follow its path; empty if there is none."""
     if type(number) is float:
         if isfinite(number):
@@ -129,12 +129,12 @@ def number_fault(number: float) -> str:
     return ""
 
 
-def text_fault(text: str) -> str:
+def text_problem(text: str) -> str:
     """Return the fault of a text, to follow its path; empty if there is none."""
     return HALF_A_PAIR if not text.isascii() and _SURROGATE.search(text) else ""
 
 
-def refusal(path: str, reason: str, fault: str) -> Violation:
+def violation_at(path: str, reason: str, fault: str) -> Violation:
     """Return the violation of a value at a path, empty for a body; its message is the path and the fault."""
     path = _bounded(path)
     return Violation(path, reason, f"{path or 'The body'} {fault}")
@@ -148,15 +148,15 @@ def too_deep(path: str, root: str, budget: PayloadBudget) -> Violation:
 
 def too_many(root: str, budget: PayloadBudget) -> Violation:
     """Return the violation of a payload of too many values."""
-    return refusal(root, "TOO_MANY_VALUES", f"may hold {budget.values:,} values, not more")
+    return violation_at(root, "TOO_MANY_VALUES", f"may hold {budget.values:,} values, not more")
 
 
 def too_large(root: str, size: int, budget: PayloadBudget) -> Violation:
     """Return the violation of a payload of too many bytes."""
-    return refusal(root, "TOO_LARGE", f"takes {size:,} bytes; at most {budget.size:,} are allowed")
+    return violation_at(root, "TOO_LARGE", f"takes {size:,} bytes; at most {budget.size:,} are allowed")
 
 
-def is_exact(container: Any) -> bool:
+def all_exact(container: Any) -> bool:
     """Return whether every number inside an object or array is within ±2^53, where doubles are exact."""
     level = [container]
     while level:
@@ -188,9 +188,9 @@ def with_numbers(container: Any, path: str, convert: Callable[[str, float], JSON
     return copy
 
 
-def held(container: Any) -> Any:
+def with_doubles(container: Any) -> Any:
     """Return a checked object or array as it is held: each integer beyond ±2^53 as the double nearest to it."""
-    if is_exact(container):
+    if all_exact(container):
         return container
     return with_numbers(container, "", lambda _, number: canonical_number(number))
 
@@ -205,20 +205,20 @@ def value_path(parent: str, name: str | int) -> str:
 def read_json(text: str) -> JSON:
     """Read a JSON text in order to find its faults: a number beyond the range of a double becomes infinite.
 
-    Slower than msgspec, but it accepts halves of surrogate pairs and huge numbers, so that `value_fault` can locate
+    Slower than msgspec, but it accepts halves of surrogate pairs and huge numbers, so that `value_violation` can locate
     them. Raises ValueError for text that is not JSON, RecursionError for text that is nested too deep.
     """
     value: JSON = json.loads(text, parse_constant=_no_constant, parse_int=_read_integer, object_pairs_hook=_read_object)
     return value
 
 
-def json_fault(content: bytes) -> Violation | None:
+def json_violation(content: bytes) -> Violation | None:
     """Return the first value in a JSON text that cannot be held, for which a decoder refused it.
 
     None if there is none: then the text is not JSON or does not have the expected form.
     """
     try:
-        return value_fault(read_json(content.decode("utf-8", "surrogatepass")), "")
+        return value_violation(read_json(content.decode("utf-8", "surrogatepass")), "")
     except (ValueError, RecursionError):
         return None
 
@@ -229,9 +229,9 @@ def load_stored(text: str) -> Any:
     Raise ValueError if it is nested deeper than MAX_DEPTH: a gRPC client could not read it.
     """
     value = load_nested(text, MAX_DEPTH)
-    if len(text) < _INTEGER_DIGITS or is_exact(value):
+    if len(text) < _INTEGER_DIGITS or all_exact(value):
         return value
-    return with_numbers(value, "", lambda _, number: clamped(number) if number_fault(number) else number)
+    return with_numbers(value, "", lambda _, number: clamped(number) if number_problem(number) else number)
 
 
 def load_nested(text: str, depth: int) -> Any:
@@ -290,7 +290,7 @@ def _holds_plain(container: Any, below: list[Any]) -> bool:
             if not value.isascii() and _SURROGATE.search(value):
                 return False
         elif kind is int or kind is float:
-            if not -_EXACT < value < _EXACT and number_fault(value):
+            if not -_EXACT < value < _EXACT and number_problem(value):
                 return False
         elif kind is dict or kind is list:
             below.append(value)
@@ -304,7 +304,7 @@ def _walk(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         place, each = pending.pop()
         if type(each) is dict:
             for name in each:
-                if text_fault(name):
+                if text_problem(name):
                     yield value_path(place, name), name
             pending += [(value_path(place, name), inner) for name, inner in reversed(each.items())]
         elif type(each) is list:
@@ -333,7 +333,7 @@ def _read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return an object. The last value of a name counts, unless an earlier one cannot be held."""
     made: dict[str, Any] = {}
     for name, value in pairs:
-        if name not in made or value_fault(made[name], "") is None:
+        if name not in made or value_violation(made[name], "") is None:
             made[name] = value
     return made
 

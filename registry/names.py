@@ -14,7 +14,7 @@ RESERVED_PREFIX: Final = "signalbox:"
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
-def name_fault(name: str) -> str | None:
+def name_problem(name: str) -> str | None:
     """Say what is wrong with the name of an event or property, and what would be right; None if good."""
     if not name.strip():
         return "must not be blank"
@@ -31,7 +31,7 @@ def check_event_name(name: str, field: str = "name") -> None:
 
     Names beginning with `signalbox:`, in any case, are reserved. Raises InvalidName, which names the request's field.
     """
-    if fault := name_fault(name):
+    if fault := name_problem(name):
         raise InvalidName(f"The event name {fault}", field)
     if name.casefold().startswith(RESERVED_PREFIX):
         raise InvalidName(f'The event name must not begin with "{RESERVED_PREFIX}", which is reserved', field)

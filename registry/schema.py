@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from registry.errors import InvalidSchema, Violation
-from registry.names import name_fault
+from registry.names import name_problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,14 +119,14 @@ def same_schema(one: Schema, other: Schema) -> bool:
     return canonical_schema(one) == canonical_schema(other)
 
 
-def judged_schema(schema: Schema) -> Schema:
+def without_annotations(schema: Schema) -> Schema:
     """Leave out of a valid schema what no payload is judged by: order, descriptions and suggested values."""
-    return replace(schema, properties=_judged(schema.properties))
+    return replace(schema, properties=_bare(schema.properties))
 
 
-def _judged(properties: tuple[Property, ...]) -> tuple[Property, ...]:
+def _bare(properties: tuple[Property, ...]) -> tuple[Property, ...]:
     bare = (
-        replace(each, description="", suggested_values=(), properties=_judged(each.properties)) for each in properties
+        replace(each, description="", suggested_values=(), properties=_bare(each.properties)) for each in properties
     )
     return tuple(sorted(bare, key=lambda each: each.name))
 
@@ -177,7 +177,7 @@ def _violations(schema: Schema) -> Iterator[Violation]:
 
 
 def _property_violations(each: Property, path: str) -> Iterator[Violation]:
-    if fault := name_fault(each.name):
+    if fault := name_problem(each.name):
         yield Violation(f"{path}.name", "INVALID_PROPERTY_NAME", f"The property name {fault}")
     if len(each.description) > MAX_DESCRIPTION_LENGTH:
         message = f"A description may have at most {MAX_DESCRIPTION_LENGTH:,} characters"

@@ -16,9 +16,9 @@ from registry.json_values import (
     MAX_VALUES,
     RUN_BUDGET,
     PayloadBudget,
-    held,
-    payload_fault,
+    payload_violation,
     too_many,
+    with_doubles,
 )
 from server.errors import InvalidArgument
 
@@ -52,14 +52,14 @@ def check_json(
     values: Mapping[str, Any], received: int, root: str = "properties", budget: PayloadBudget = EVENT_BUDGET
 ) -> None:
     """Check plain JSON, which came in a text of `received` bytes. Raise InvalidArgument."""
-    if fault := payload_fault(values, root, budget, received):
+    if fault := payload_violation(values, root, budget, received):
         raise refused(fault)
 
 
 def hold_json(values: dict[str, Any], received: int, root: str, budget: PayloadBudget) -> dict[str, Any]:
     """Check plain JSON as `check_json` does, and return it as it is stored where no schema coerces it."""
     check_json(values, received, root, budget)
-    stored: dict[str, Any] = held(values)
+    stored: dict[str, Any] = with_doubles(values)
     return stored
 
 

@@ -22,7 +22,7 @@ from registry.timestamps import parse_rfc3339
 from tests.support.conditions import conditions, contacts, payloads
 
 if TYPE_CHECKING:
-    from automation.conditions.faults import Fault
+    from automation.conditions.errors import ConditionError
 
 STRING, NUMBER, BOOLEAN, DATE, OBJECT, ARRAY, ANY = PropertyType
 NULL, BOOL, INTEGER, DOUBLE, TEXT, LIST, MAP, TIMESTAMP, DURATION = Kind
@@ -45,11 +45,11 @@ PURCHASE = Schema(
 CONDITION_SEEDS = (Path(__file__).parent / "fuzz_seeds" / "conditions.txt").read_text().splitlines()
 
 
-def faults(text: str, schema: Schema | None = None) -> list[Fault]:
+def faults(text: str, schema: Schema | None = None) -> list[ConditionError]:
     try:
         check(parse(text), schema)
     except ConditionInvalid as refused:
-        return list(refused.faults)
+        return list(refused.errors)
     return []
 
 

@@ -61,7 +61,7 @@ def ours(text: str, payload: dict[str, Any], contact: dict[str, Any] | None) -> 
         root = parse(text).root
     except ConditionInvalid as refused:
         # `contact.id.x` is refused when it is saved, also where an evaluation would not come to it.
-        if {each.reason for each in refused.faults} != {"TYPE_MISMATCH"}:
+        if {each.reason for each in refused.errors} != {"TYPE_MISMATCH"}:
             raise
         reject()
     value = compile_node(root)(subject, new_frame(root))

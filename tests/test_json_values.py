@@ -16,12 +16,12 @@ from registry.json_values import (
     EVENT_BUDGET,
     MAX_PATH,
     PayloadBudget,
-    held,
-    json_fault,
+    json_violation,
     load_nested,
     load_stored,
-    payload_fault,
-    value_fault,
+    payload_violation,
+    value_violation,
+    with_doubles,
 )
 from registry.schema import Property, PropertyType, Schema
 from registry.undo import undo
@@ -33,7 +33,7 @@ HALF = "contains half a surrogate pair, which is not a character"
 
 
 def found(values: dict[str, Any], budget: PayloadBudget = EVENT_BUDGET, received: int | None = None) -> Any:
-    fault = payload_fault(values, "data", budget, received)
+    fault = payload_violation(values, "data", budget, received)
     return fault and (fault.path, fault.reason, fault.message)
 
 
@@ -103,7 +103,7 @@ def test_a_path_in_a_refusal_is_bounded() -> None:
     value: Any = 10**400
     for _ in range(30):
         value = {"\x01" * 300: value}
-    fault = payload_fault(value, "data", EVENT_BUDGET)
+    fault = payload_violation(value, "data", EVENT_BUDGET)
     assert fault is not None
     assert len(fault.path) <= MAX_PATH + 1
     assert len(fault.message) < MAX_PATH + 100
@@ -121,14 +121,14 @@ def test_a_path_in_a_refusal_is_bounded() -> None:
     ],
 )
 def test_a_text_that_a_decoder_refuses_is_looked_through_for_the_place(text: str, path: str, fault: str) -> None:
-    refused = json_fault(f'{{"first": [1, {{}}], "n": {text}}}'.encode())
+    refused = json_violation(f'{{"first": [1, {{}}], "n": {text}}}'.encode())
     assert refused is not None
     assert (refused.path, refused.message) == (path, f"{path} {fault}")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000, b'{"n": NaN}', b'{"n": 1}', b"\xff", b"[1,]"])
 def test_no_place_is_found_in_a_text_that_is_not_json_or_is_right(content: bytes) -> None:
-    assert json_fault(content) is None
+    assert json_violation(content) is None
 
 
 # Numbers in what no schema looks into
@@ -156,7 +156,7 @@ def test_an_integer_beyond_the_exact_ones_is_kept_as_the_nearest_double_and_repo
     (coercion,) = coerced.coercions
     assert (coercion.kind, coercion.before, coercion.after) == (CoercionKind.ROUNDED, number, kept)
     assert undo(coerced.properties, coerced.coercions) == sent
-    assert held(sent) == wrap(kept)
+    assert with_doubles(sent) == wrap(kept)
 
 
 def test_an_undeclared_object_under_a_long_name_is_left_by_undo() -> None:
@@ -180,12 +180,12 @@ values = st.recursive(
 
 @given(st.dictionaries(st.text(max_size=3), values, max_size=3))
 def test_stored_values_are_stored_again_unchanged(payload: dict[str, Any]) -> None:
-    once = held(payload)
-    assert held(once) is once or held(once) == once
+    once = with_doubles(payload)
+    assert with_doubles(once) is once or with_doubles(once) == once
     coerced = coerce_undefined(payload)
     assert coerced.properties == once
     assert coerce_undefined(coerced.properties).properties == once
-    assert value_fault(once, "") is None
+    assert value_violation(once, "") is None
 
 
 def test_a_stored_number_beyond_the_range_is_read_as_the_largest_double() -> None:

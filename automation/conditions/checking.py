@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from automation.conditions.compiling import FUNCTIONS
-from automation.conditions.faults import Fault
+from automation.conditions.errors import ConditionError
 from automation.conditions.nodes import (
     CONTACT,
     EVENT,
@@ -121,8 +121,8 @@ def check(expression: Expression, schema: Schema | None) -> None:
     """
     checker = _Checker(expression.text, schema)
     checker.boolean(expression.root, {})
-    if checker.faults:
-        raise ConditionInvalid(sorted(checker.faults, key=lambda fault: (fault.line, fault.column)))
+    if checker.errors:
+        raise ConditionInvalid(sorted(checker.errors, key=lambda fault: (fault.line, fault.column)))
 
 
 def _object(declared: tuple[Property, ...], unknown: UnknownProperties) -> Type:
@@ -150,7 +150,7 @@ class _Checker:
     def __init__(self, text: str, schema: Schema | None) -> None:
         self._text = text
         self._root = Type(OBJECT) if schema is None else _object(schema.properties, schema.unknown_properties)
-        self.faults: list[Fault] = []
+        self.errors: list[ConditionError] = []
 
     def boolean(self, node: Node, scope: Mapping[str, Type]) -> None:
         """Check a part that must be true or false."""
@@ -320,7 +320,7 @@ class _Checker:
         self._fault(node, "TYPE_MISMATCH", message)
 
     def _fault(self, node: Node, reason: str, message: str) -> None:
-        self.faults.append(Fault.at(self._text, node.start, reason, message))
+        self.errors.append(ConditionError.at(self._text, node.start, reason, message))
 
 
 def _item(found: Type) -> Type:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from automation.conditions.regexes import Regex
 
 Frame: TypeAlias = list[Any]
-Run: TypeAlias = Callable[[Subject, Frame], Any]
+Closure: TypeAlias = Callable[[Subject, Frame], Any]
 
 MAX_STEPS: Final = 100_000
 TOO_MUCH: Final = error(f"The evaluation takes more than {MAX_STEPS:,} steps")
@@ -28,12 +28,12 @@ def not_boolean(value: object) -> Failure:
     return error(f"A boolean is needed here, not {kind_of(value)}")
 
 
-def variable(slot: int) -> Run:
+def variable(slot: int) -> Closure:
     """Read the item that a macro is at."""
     return lambda subject, frame: frame[slot]
 
 
-def strict(operation: Callable[..., Any], parts: list[Run]) -> Run:
+def strict(operation: Callable[..., Any], parts: list[Closure]) -> Closure:
     """Apply an operation to the values of its parts, unless one of them failed."""
     if len(parts) == 1:
         return _strict_unary(operation, parts[0])
@@ -49,7 +49,7 @@ def strict(operation: Callable[..., Any], parts: list[Run]) -> Run:
     return run
 
 
-def _strict_unary(operation: Callable[[Any], Any], part: Run) -> Run:
+def _strict_unary(operation: Callable[[Any], Any], part: Closure) -> Closure:
     def run(subject: Subject, frame: Frame) -> Any:
         value = part(subject, frame)
         return value if type(value) is Failure else operation(value)
@@ -57,7 +57,7 @@ def _strict_unary(operation: Callable[[Any], Any], part: Run) -> Run:
     return run
 
 
-def paid(price: Callable[[Any, Any], int], operation: Callable[[Any, Any], Any], parts: list[Run]) -> Run:
+def metered(price: Callable[[Any, Any], int], operation: Callable[[Any, Any], Any], parts: list[Closure]) -> Closure:
     """Apply an operation whose cost grows with its operands; finding out the price costs as much."""
     left, right = parts
 
@@ -88,7 +88,7 @@ def weigh_list(item: Any, container: Any) -> int:
     return weight(container) if type(container) is list else 0
 
 
-def equals(left: Run, right: Run, *, wanted: bool) -> Run:
+def equals(left: Closure, right: Closure, *, wanted: bool) -> Closure:
     """Compare two parts by `==`, or by `!=` if equality is not wanted."""
 
     def compare(one: Any, other: Any) -> bool:
@@ -98,10 +98,10 @@ def equals(left: Run, right: Run, *, wanted: bool) -> Run:
         kind = type(one)
         return weight(one) + weight(other) if kind is type(other) and (kind is list or kind is dict) else 0
 
-    return paid(price, compare, [left, right])
+    return metered(price, compare, [left, right])
 
 
-def equals_constant(read: Run, constant: Any, *, wanted: bool) -> Run:
+def equals_constant(read: Closure, constant: Any, *, wanted: bool) -> Closure:
     """Compare a part with a constant by `==` or `!=`."""
     if constant is None or type(constant) is bool:
 
@@ -120,7 +120,7 @@ def equals_constant(read: Run, constant: Any, *, wanted: bool) -> Run:
     return run
 
 
-def ordered_by_number(symbol: str, read: Run, constant: Any) -> Run:
+def ordered_by_number(symbol: str, read: Closure, constant: Any) -> Closure:
     """Compare a part with a constant number by `<`, `<=`, `>` or `>=`."""
     compare = ORDER[symbol]
 
@@ -134,7 +134,7 @@ def ordered_by_number(symbol: str, read: Run, constant: Any) -> Run:
     return run
 
 
-def in_constants(read: Run, values: list[Any]) -> Run:
+def in_constants(read: Closure, values: list[Any]) -> Closure:
     """Look a part up among constants."""
     # 1 and True are one key to Python and two values to CEL.
     known = {(type(value) is bool, value) for value in values if value == value}  # noqa: PLR0124 - NaN equals nothing
@@ -149,7 +149,7 @@ def in_constants(read: Run, values: list[Any]) -> Run:
     return run
 
 
-def list_of(parts: list[Run]) -> Run:
+def list_of(parts: list[Closure]) -> Closure:
     """Make a list of the parts."""
 
     def run(subject: Subject, frame: Frame) -> Any:
@@ -164,7 +164,7 @@ def list_of(parts: list[Run]) -> Run:
     return run
 
 
-def negation(part: Run) -> Run:
+def negation(part: Closure) -> Closure:
     """Apply `!`."""
 
     def run(subject: Subject, frame: Frame) -> Any:
@@ -176,7 +176,7 @@ def negation(part: Run) -> Run:
     return run
 
 
-def logical(*, decisive: bool, parts: list[Run]) -> Run:
+def logical(*, decisive: bool, parts: list[Closure]) -> Closure:
     """Join parts by `||` if True is decisive, else by `&&`: a decisive part absorbs the failures of the others."""
 
     def run(subject: Subject, frame: Frame) -> Any:
@@ -192,7 +192,7 @@ def logical(*, decisive: bool, parts: list[Run]) -> Run:
     return run
 
 
-def conditional(condition: Run, then: Run, otherwise: Run) -> Run:
+def conditional(condition: Closure, then: Closure, otherwise: Closure) -> Closure:
     """Evaluate the alternative that the condition chooses."""
 
     def run(subject: Subject, frame: Frame) -> Any:
@@ -206,7 +206,7 @@ def conditional(condition: Run, then: Run, otherwise: Run) -> Run:
     return run
 
 
-def macro(operand: Run, body: Run, slot: int, steps: int, *, decisive: bool) -> Run:
+def macro(operand: Closure, body: Closure, slot: int, steps: int, *, decisive: bool) -> Closure:
     """Judge the items of a list, or the names of an object, as `||` or `&&` would join the verdicts."""
 
     def run(subject: Subject, frame: Frame) -> Any:
@@ -229,7 +229,7 @@ def macro(operand: Run, body: Run, slot: int, steps: int, *, decisive: bool) -> 
     return run
 
 
-def matches(read: Run, regex: Regex) -> Run:
+def matches(read: Closure, regex: Regex) -> Closure:
     """Search for a pattern in a part."""
 
     def run(subject: Subject, frame: Frame) -> Any:

@@ -15,10 +15,10 @@ from automation.conditions.closures import (
     logical,
     macro,
     matches,
+    metered,
     negation,
     not_boolean,
     ordered_by_number,
-    paid,
     strict,
     variable,
     weigh_list,
@@ -63,7 +63,7 @@ from automation.conditions.values import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from automation.conditions.closures import Frame, Run
+    from automation.conditions.closures import Closure, Frame
     from automation.conditions.nodes import Node
 
 Evaluate: TypeAlias = Callable[[Subject], "bool | Failure"]
@@ -90,7 +90,7 @@ def new_frame(root: Node) -> Frame:
     return [MAX_STEPS] + [None] * sum(isinstance(node, Macro) for node in walk(root))
 
 
-def compile_node(node: Node) -> Run:
+def compile_node(node: Node) -> Closure:
     """Compile a node that is inside no macro."""
     return _Compiler({}, 0).compile(node)
 
@@ -102,7 +102,7 @@ class _Compiler:
         self._slots = slots
         self._depth = depth
 
-    def compile(self, node: Node) -> Run:  # noqa: PLR0911 - a line for each node
+    def compile(self, node: Node) -> Closure:  # noqa: PLR0911 - a line for each node
         match node:
             case Literal(value=value):
                 return lambda subject, frame: value
@@ -125,7 +125,7 @@ class _Compiler:
             case _:
                 return self._operation(node)
 
-    def _operation(self, node: Node) -> Run:
+    def _operation(self, node: Node) -> Closure:
         parts = [self.compile(part) for part in children(node)]
         match node:
             case ListOf():
@@ -142,7 +142,7 @@ class _Compiler:
                 assert isinstance(node, Conditional)
                 return conditional(*parts)
 
-    def _binary(self, node: Binary) -> Run:
+    def _binary(self, node: Binary) -> Closure:
         left, right = node.left, node.right
         symbol = node.operator
         if symbol in {"==", "!="}:
@@ -158,21 +158,21 @@ class _Compiler:
             if type(constant) in {Int, float}:
                 return ordered_by_number(symbol, self.compile(left), constant)
             return strict(lambda a, b: ordered(symbol, a, b), [self.compile(left), self.compile(right)])
-        return paid(weigh_sum, lambda a, b: arithmetic(symbol, a, b), [self.compile(left), self.compile(right)])
+        return metered(weigh_sum, lambda a, b: arithmetic(symbol, a, b), [self.compile(left), self.compile(right)])
 
-    def _membership(self, left: Node, right: Node) -> Run:
+    def _membership(self, left: Node, right: Node) -> Closure:
         if isinstance(right, ListOf) and all(isinstance(item, Literal) for item in right.items):
             values = [item.value for item in right.items if isinstance(item, Literal)]
             return in_constants(self.compile(left), values)
-        return paid(weigh_list, contains, [self.compile(left), self.compile(right)])
+        return metered(weigh_list, contains, [self.compile(left), self.compile(right)])
 
-    def _macro(self, node: Macro) -> Run:
+    def _macro(self, node: Macro) -> Closure:
         slot = self._depth + 1
         body = _Compiler({**self._slots, node.variable: slot}, slot).compile(node.body)
         steps = sum(1 for _ in walk(node.body))
         return macro(self.compile(node.operand), body, slot, steps, decisive=node.function == "exists")
 
-    def _call(self, node: Call) -> Run:
+    def _call(self, node: Call) -> Closure:
         name = node.function.removeprefix(".")
         constant = constant_of(node)
         if constant is not _ABSENT:
@@ -183,7 +183,7 @@ class _Compiler:
             assert isinstance(pattern, Literal)
             return matches(parts[0], Regex(str(pattern.value)))
         if name == "contains":
-            return paid(lambda text, part: len(text) // 64 if type(text) is str else 0, has_part, parts)
+            return metered(lambda text, part: len(text) // 64 if type(text) is str else 0, has_part, parts)
         return strict(FUNCTIONS[name], parts)
 
 

@@ -21,7 +21,7 @@ from automation.conditions.values import Int
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Sequence
 
-    from automation.conditions.closures import Run
+    from automation.conditions.closures import Closure
     from automation.conditions.condition import Condition
     from automation.conditions.nodes import Node
     from automation.conditions.subject import Subject
@@ -166,7 +166,7 @@ class _PathIndex:
     """The tests of one path."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
-        self._read: Run = compile_path(Path(start=0, end=0, names=names))
+        self._read: Closure = compile_path(Path(start=0, end=0, names=names))
         self._equal: dict[Hashable, list[int]] = {}
         self._intervals: list[_Interval] = []
         self._tree: _Node | None = None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from lark import Lark, Token, Transformer, UnexpectedCharacters, UnexpectedToken, v_args
 
-from automation.conditions.faults import Fault
+from automation.conditions.errors import ConditionError
 from automation.conditions.literals import read_double, read_int, read_string
 from automation.conditions.nodes import (
     ROOTS,
@@ -28,7 +28,7 @@ from automation.conditions.nodes import (
     Unary,
     Variable,
 )
-from automation.conditions.resolving import faults_of_names
+from automation.conditions.resolving import name_errors
 from automation.conditions.values import Int
 from automation.errors import ConditionInvalid
 
@@ -118,12 +118,12 @@ def parse(text: str) -> Expression:
     """
     if len(text) > MAX_LENGTH:
         message = f"A condition may have at most {MAX_LENGTH:,} characters; this one has {len(text):,}"
-        raise ConditionInvalid([Fault(1, 1, "TOO_LONG", message)])
+        raise ConditionInvalid([ConditionError(1, 1, "TOO_LONG", message)])
     if not text.strip():
         return Expression(text, Literal(start=0, end=0, value=True))
     root = _tree(text)
-    if faults := list(faults_of_names(root)):
-        raise ConditionInvalid([Fault.at(text, *fault) for fault in faults])
+    if faults := list(name_errors(root)):
+        raise ConditionInvalid([ConditionError.at(text, *fault) for fault in faults])
     return Expression(text, root)
 
 
@@ -139,7 +139,7 @@ def _tree(text: str) -> Node:
     try:
         return _within(_parser()(text))
     except _Refused as refused:
-        raise ConditionInvalid([Fault.at(text, *refused.fault)]) from None
+        raise ConditionInvalid([ConditionError.at(text, *refused.fault)]) from None
     except UnexpectedCharacters as unexpected:
         offset = unexpected.pos_in_stream or 0
         found = text[offset]
@@ -148,7 +148,7 @@ def _tree(text: str) -> Node:
         ended = unexpected.token.type == "$END"
         offset = len(text.rstrip()) if ended else _span(unexpected.token)[0]
         message = "The condition is incomplete" if ended else _unexpected(str(unexpected.token))
-    raise ConditionInvalid([Fault.at(text, offset, "SYNTAX_ERROR", message)])
+    raise ConditionInvalid([ConditionError.at(text, offset, "SYNTAX_ERROR", message)])
 
 
 def _unexpected(found: str) -> str:

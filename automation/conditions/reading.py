@@ -11,11 +11,11 @@ from automation.conditions.values import Failure, Int, Timestamp, Verdict, error
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from automation.conditions.closures import Frame, Run
+    from automation.conditions.closures import Closure, Frame
     from automation.conditions.subject import Subject
 
 
-def compile_path(path: Path) -> Run:
+def compile_path(path: Path) -> Closure:
     """Read what is at a path, which the names were resolved for."""
     match path.names:
         case (root, name) if root == EVENT:
@@ -33,7 +33,7 @@ def _missing(names: tuple[str, ...]) -> Failure:
     return Failure(Verdict.MISSING, f"{Path(start=0, end=0, names=names)} is missing")
 
 
-def _field(attribute: str, missing: Failure) -> Run:
+def _field(attribute: str, missing: Failure) -> Closure:
     def run(subject: Subject, frame: Frame) -> Any:
         value = getattr(subject, attribute)
         return missing if value is None else value
@@ -41,7 +41,7 @@ def _field(attribute: str, missing: Failure) -> Run:
     return run
 
 
-def _event_field(name: str, missing: Failure) -> Run:
+def _event_field(name: str, missing: Failure) -> Closure:
     wraps: Mapping[str, Callable[[int], Any]] = {
         "occurred_at": _from_micros,
         "received_at": _from_micros,
@@ -63,7 +63,7 @@ def _from_micros(micros: int) -> Timestamp:
     return Timestamp(micros * 1000)
 
 
-def _property(names: list[str]) -> Run:
+def _property(names: list[str]) -> Closure:
     if not names:
         return lambda subject, frame: subject.properties
     if len(names) > 1:
@@ -74,7 +74,7 @@ def _property(names: list[str]) -> Run:
     return lambda subject, frame: subject.properties.get(name, missing)
 
 
-def _contact_property(names: list[str]) -> Run:
+def _contact_property(names: list[str]) -> Closure:
     root = (CONTACT, PROPERTIES)
     missing, steps = _missing(root), _steps(root, names)
 
@@ -122,7 +122,7 @@ def index(operand: Any, key: Any) -> Any:
     return Failure(Verdict.MISSING, f"The list of {len(operand)} has no such item")
 
 
-def has_path(path: Path) -> Run:
+def has_path(path: Path) -> Closure:
     """Say whether there is anything at a path; what leads there must be."""
     *parent, name = path.names
     if len(parent) == 1 and parent[0] != PROPERTIES:
@@ -131,5 +131,5 @@ def has_path(path: Path) -> Run:
     return strict(lambda value: has_name(value, name), [_path_or_root(tuple(parent))])
 
 
-def _path_or_root(names: tuple[str, ...]) -> Run:
+def _path_or_root(names: tuple[str, ...]) -> Closure:
     return compile_path(Path(start=0, end=0, names=names))

@@ -51,7 +51,7 @@ Found: TypeAlias = tuple[int, str, str]
 """Offset, reason and message of a fault."""
 
 
-def faults_of_names(node: Node, scope: frozenset[str] = frozenset()) -> Iterator[Found]:
+def name_errors(node: Node, scope: frozenset[str] = frozenset()) -> Iterator[Found]:
     """Find the names that stand for nothing, and literals that their place does not allow, in order."""
     match node:
         case Variable(name=name) if name not in scope:
@@ -66,11 +66,11 @@ def faults_of_names(node: Node, scope: frozenset[str] = frozenset()) -> Iterator
         case Macro(variable=variable) if _RESERVED.fullmatch(variable):
             yield node.start, "SYNTAX_ERROR", f"{variable} is a reserved word in CEL; use another name"
     if isinstance(node, Macro):
-        yield from faults_of_names(node.operand, scope)
-        yield from faults_of_names(node.body, scope | {node.variable})
+        yield from name_errors(node.operand, scope)
+        yield from name_errors(node.body, scope | {node.variable})
         return
     for part in children(node):
-        yield from faults_of_names(part, scope)
+        yield from name_errors(part, scope)
 
 
 def _field_faults(offset: int, root: str, fields: list[str]) -> Iterator[Found]:

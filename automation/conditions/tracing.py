@@ -9,7 +9,7 @@ import msgspec
 
 from automation.conditions.closures import not_boolean
 from automation.conditions.compiling import compile_node, new_frame
-from automation.conditions.faults import place
+from automation.conditions.errors import line_and_column
 from automation.conditions.nodes import Binary, Call, Conditional, Has, Logical, Macro, Path, Unary, walk
 from automation.conditions.values import SECOND, Duration, Failure, Timestamp, Verdict
 from registry.timestamps import format_millis
@@ -120,7 +120,7 @@ class _Trace:
             self._skip(_parts(node), depth + 1)
 
     def _clause(self, node: Node, depth: int, outcome: _Outcome | None) -> Clause:
-        line, column = place(self._text, node.start)
+        line, column = line_and_column(self._text, node.start)
         path, operand = (None, None) if _parts(node) else _read_and_compared(node)
         evaluated = outcome is not None
         return Clause(

@@ -31,7 +31,7 @@ from automation.tables import automation
 from registry.errors import Violation
 from registry.etags import check_etag
 from registry.log_ids import position_of
-from registry.names import name_fault
+from registry.names import name_problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -245,7 +245,7 @@ def check_subscription(wanted: Subscription) -> None:
 
 
 def _violations(wanted: Subscription) -> Iterator[Violation]:
-    if fault := name_fault(wanted.name):
+    if fault := name_problem(wanted.name):
         yield Violation("subscription.name", "INVALID_NAME", f"The name of the subscription {fault}")
     if not _SECOND <= wanted.ack_deadline <= _HOUR:
         yield _out_of_range("ack_deadline", "ack_deadline must be 1 second to 1 hour")

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from registry.errors import Violation
-from registry.json_values import json_fault
+from registry.json_values import json_violation
 from server.errors import InvalidBody, MalformedJson, UnstorableText
 from server.ingest.draft import check_idempotency_key
 from server.status import cut
@@ -129,7 +129,7 @@ def _check_texts(value: Any, path: str) -> None:
 
 def _body_error(body: bytes, error: Exception) -> InvalidBody | MalformedJson:
     """Return the error of an invalid body: an unstorable value, a field of the wrong type, or invalid JSON."""
-    if fault := json_fault(body):
+    if fault := json_violation(body):
         return InvalidBody([fault])
     if isinstance(error, RecursionError):
         return InvalidBody([_TOO_DEEP])

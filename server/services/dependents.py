@@ -55,9 +55,9 @@ def check_conditions(connection: Connection, project_pk: int, before: EventDefin
     violations: list[Violation] = []
     broken: dict[str, str] = {}
     for automation, what, condition in _in_use(connection, project_pk, after):
-        known = _faults(condition, before.schema)
+        known = _errors(condition, before.schema)
         path = property_path("automations", automation.id)
-        for key, message in _faults(condition, after.schema).items():
+        for key, message in _errors(condition, after.schema).items():
             if key not in known:
                 violations.append(Violation(path, key[2], f'{what} of "{automation.name}": {message}'))
                 broken[automation.id] = automation.name
@@ -89,10 +89,10 @@ def _validated_by(snapshot: CatalogSnapshot, event_name: str) -> str:
     return definition.id if definition else ""
 
 
-def _faults(condition: str, schema: Schema) -> dict[tuple[int, int, str], str]:
-    """Return the faults of a condition, by place and reason."""
+def _errors(condition: str, schema: Schema) -> dict[tuple[int, int, str], str]:
+    """Return the errors of a condition, by place and reason."""
     try:
         check(Condition(condition).expression, schema)
     except ConditionInvalid as error:
-        return {(each.line, each.column, each.reason): str(each) for each in error.faults}
+        return {(each.line, each.column, each.reason): str(each) for each in error.errors}
     return {}

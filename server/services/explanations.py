@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from automation.automations import AutomationVersion
-    from automation.conditions.faults import Fault
+    from automation.conditions.errors import ConditionError
     from automation.conditions.subject import Subject
     from automation.conditions.tracing import Clause
     from automation.matches import Match
@@ -110,11 +110,11 @@ class EventExplanation:
 
 @dataclass(frozen=True, slots=True)
 class ConditionTest:
-    """The result of a condition on one event; not evaluated if there are faults or violations."""
+    """The result of a condition on one event; not evaluated if there are errors or violations."""
 
     verdict: Verdict = Verdict.NOT_EVALUATED
     trace: Sequence[Clause] = ()
-    faults: Sequence[Fault] = ()
+    errors: Sequence[ConditionError] = ()
     violations: Sequence[Violation] = ()
     coercions: Sequence[Coercion] = ()
 
@@ -156,13 +156,13 @@ class Explanations:
         check_event_name(draft.name)
         snapshot = await self._catalog.load(project_pk)
         definition = snapshot.definition(draft.name)
-        faults: Sequence[Fault] = ()
+        errors: Sequence[ConditionError] = ()
         violations: Sequence[Violation] = ()
         try:
             compiled = Condition(condition)
             check(compiled.expression, definition.schema if definition else None)
         except ConditionInvalid as error:
-            faults = error.faults
+            errors = error.errors
         properties: dict[str, Any] = {}
         coercions: tuple[Coercion, ...] = ()
         try:
@@ -170,8 +170,8 @@ class Explanations:
             properties, coercions = coerced.properties, coerced.coercions
         except PayloadRejected as error:
             violations = error.violations
-        if faults or violations:
-            return ConditionTest(faults=faults, violations=violations, coercions=coercions)
+        if errors or violations:
+            return ConditionTest(errors=errors, violations=violations, coercions=coercions)
         if contact is None:
             contact = await self._database.read(lambda connection: _contact_of(connection, project_pk, draft))
         event = _unrecorded(snapshot, draft, properties, coercions, contact)

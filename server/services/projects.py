@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid_utils import uuid7
 
 from registry.errors import Violation
-from registry.names import name_fault
+from registry.names import name_problem
 from registry.timestamps import now_micros
 from server.auth.access import digest_of
 from server.errors import InvalidArgument
@@ -152,7 +152,7 @@ class Projects:
 
 
 def _check_name(name: str) -> None:
-    if fault := name_fault(name):
+    if fault := name_problem(name):
         raise _invalid("name", f"The project name {fault}")
 
 

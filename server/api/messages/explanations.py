@@ -20,7 +20,7 @@ from signalbox.v1 import automations_pb2 as pb
 if TYPE_CHECKING:
     from google.protobuf.struct_pb2 import Value
 
-    from automation.conditions.faults import Fault
+    from automation.conditions.errors import ConditionError
     from automation.conditions.tracing import Clause
     from server.services.explanations import BlockingReason, ConditionTest, EventExplanation, Explanation
     from signalbox.v1 import contacts_pb2
@@ -40,7 +40,7 @@ def write_condition_test(tested: ConditionTest) -> pb.TestConditionResponse:
     """Write the result of a condition."""
     message = pb.TestConditionResponse(
         verdict=VERDICT.write(tested.verdict),
-        errors=map(_write_fault, tested.faults),
+        errors=map(_write_error, tested.errors),
         violations=map(write_violation, tested.violations),
     )
     message.omitted_clause_count = write_details(tested.trace, _write_clause, message.trace)
@@ -99,8 +99,8 @@ def _write_shown(shown: Shown, into: Value) -> bool:
     return True
 
 
-def _write_fault(fault: Fault) -> pb.ConditionError:
-    return pb.ConditionError(line=fault.line, column=fault.column, reason=fault.reason, message=fault.message)
+def _write_error(error: ConditionError) -> pb.ConditionError:
+    return pb.ConditionError(line=error.line, column=error.column, reason=error.reason, message=error.message)
 
 
 def _write_reason(reason: BlockingReason) -> pb.OutsideReason:

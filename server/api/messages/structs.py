@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.struct_pb2 import NullValue, Struct, Value
 
-from registry.json_values import clamped, number_fault, refusal, too_deep, too_large, value_path
+from registry.json_values import clamped, number_problem, too_deep, too_large, value_path, violation_at
 from registry.paths import property_path
 from server.budgets import EVENT_BUDGET, check_count, refused
 
@@ -141,7 +141,7 @@ def _branch(value: Value, kind: str | None, path: str, depth: int, pending: list
     if kind == "null_value":
         return None
     if kind is None:
-        raise refused(refusal(path, "INVALID_PROPERTY_VALUE", NO_KIND))
+        raise refused(violation_at(path, "INVALID_PROPERTY_VALUE", NO_KIND))
     into: Any = {} if kind == "struct_value" else []
     pending.append((into, getattr(value, kind), path, depth))
     return into
@@ -157,8 +157,8 @@ def read_number(number: float, parent: str, name: str | int) -> float:
     """Read a number as JSON has it. Raise InvalidArgument with its path for one that is not finite."""
     if number.is_integer():
         return int(number) if -_EXACT <= number <= _EXACT else number
-    if fault := number_fault(number):
-        raise refused(refusal(value_path(parent, name), "INVALID_PROPERTY_VALUE", fault))
+    if fault := number_problem(number):
+        raise refused(violation_at(value_path(parent, name), "INVALID_PROPERTY_VALUE", fault))
     return number
 
 

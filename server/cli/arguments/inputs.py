@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import Parse, ParseError
 from google.protobuf.struct_pb2 import Struct
 
-from registry.json_values import EVENT_BUDGET, payload_fault, read_json
+from registry.json_values import EVENT_BUDGET, payload_violation, read_json
 from registry.timestamps import parse_rfc3339
 from server.api.messages.structs import write_struct
 from server.api.messages.times import timestamp
@@ -76,7 +76,7 @@ def to_struct(values: Mapping[str, Any], root: str = "properties") -> Struct:
     """Write a payload as a Struct. Raises ValueError with the server's message for one that Signalbox refuses."""
     # A message nested deeper is refused as a whole, with all the events beside it.
     # The server counts the bytes of the Struct.
-    if fault := payload_fault(values, root, EVENT_BUDGET, received=0):
+    if fault := payload_violation(values, root, EVENT_BUDGET, received=0):
         raise ValueError(fault.message)
     struct = Struct()
     write_struct(values, struct)

@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
-from registry.json_values import json_fault
+from registry.json_values import json_violation
 from registry.timestamps import parse_rfc3339
 from server.api.messages.times import timestamp
 from server.cli.arguments.inputs import to_struct
@@ -49,7 +49,7 @@ def read_event(line: bytes, default_name: str) -> pb.EventInput:
     except RecursionError:
         raise ValueError("the JSON is nested too deep") from None
     except ValueError as error:
-        fault = json_fault(line)
+        fault = json_violation(line)
         raise ValueError(fault.message if fault else str(error)) from None
     name = stated.name or default_name
     if not name:

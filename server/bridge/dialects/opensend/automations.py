@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from automation.automation_store import AutomationFilter
 from automation.automations import AutomationChanges, AutomationState, NewAutomation
-from registry.json_values import held
+from registry.json_values import with_doubles
 from registry.timestamps import format_millis
 from server.bridge.dialects.opensend import bodies
 from server.bridge.dialects.opensend.documents import (
@@ -69,7 +69,7 @@ async def create_automation(services: Services, request: Request) -> Response:
         name=UNTITLED if name is None else name,
         event_name=trigger_event(steps, stated),
         state=state,
-        attributes=held({"steps": steps, "connections": connections}),
+        attributes=with_doubles({"steps": steps, "connections": connections}),
     )
     return Response(201, _automation(await services.automations.create(request.caller.project_pk, automation)))
 
@@ -97,7 +97,7 @@ async def update_automation(services: Services, request: Request) -> Response:
         check_steps(steps)
         check_connections(connections, steps)
         check_json(body.values, len(request.body), "", AUTOMATION_BUDGET)
-        attributes = held({**current.attributes, "steps": steps, "connections": connections})
+        attributes = with_doubles({**current.attributes, "steps": steps, "connections": connections})
     if given_steps is not None or stated is not None:
         event_name = trigger_event(steps, stated) if steps else stated
     changes = AutomationChanges(name=name, event_name=event_name, attributes=attributes, state=state)

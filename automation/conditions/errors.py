@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class ConditionError:
     """One thing wrong at one place; line and column in characters, both from 1.
 
     `reason` is UPPER_SNAKE for programs and `message` a sentence for people.
@@ -18,14 +18,14 @@ class Fault:
     message: str
 
     @classmethod
-    def at(cls, text: str, offset: int, reason: str, message: str) -> Fault:
+    def at(cls, text: str, offset: int, reason: str, message: str) -> ConditionError:
         """Place a fault at an offset into the text."""
-        return cls(*place(text, offset), reason, message)
+        return cls(*line_and_column(text, offset), reason, message)
 
     def __str__(self) -> str:
         return f"Line {self.line}, column {self.column}: {self.message}"
 
 
-def place(text: str, offset: int) -> tuple[int, int]:
+def line_and_column(text: str, offset: int) -> tuple[int, int]:
     """Return line and column of an offset, both from 1."""
     return text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)
