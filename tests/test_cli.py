@@ -164,7 +164,7 @@ def test_the_admin_key_of_another_database_is_distinguished_from_a_revoked_key(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("event", "send", "x", "--email", "a@b.c", "--properties", '{"a":\n 1,}'), "at line 2, column 4"),
+        (("event", "send", "x", "--email", "a@b.c", "--properties", '{"a":\n 1 b}'), "at line 2, column 4"),
         (("event", "send", "x", "--email", "a@b.c", "--properties", '{"a": NaN}'), "NaN is not a JSON value"),
         (("event", "send", "x", "--email", "a@b.c", "--properties", "[1]"), "not a JSON object"),
         (("event", "send", "x", "--email", "a@b.c", "--properties", '{"a":' * 2000), "not JSON"),

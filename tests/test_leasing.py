@@ -770,7 +770,14 @@ class Promises(RuleBasedStateMachine):
         assert log_end(self.connection, PROJECT) == self.head
 
     def teardown(self) -> None:
-        """Drain: what is wanted is acknowledged, parked or skipped in the end, and the floor reaches the head."""
+        try:
+            self.drain()
+        finally:
+            self.connection.close()
+            self.connection.engine.dispose()
+
+    def drain(self) -> None:
+        """Every match of the filter is acknowledged, parked or skipped in the end, and the floor reaches the head."""
         if hasattr(self, "subscription"):
             for _ in range(3 * self.head + 10):
                 if self.wanted <= self.done | self.parked and self.read().floor_position == self.head:
@@ -780,7 +787,6 @@ class Promises(RuleBasedStateMachine):
             assert self.wanted <= self.done | self.parked, "AtLeastOnce, NoAckedLoss"
             self.the_floor_holds()
             assert self.floor == self.head
-        self.connection.close()
 
 
 TestPromises = Promises.TestCase
