@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 WAIT = 20
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
-AHEAD = sqlite_readers._ROWS_AHEAD
 
 
 def numbers(count: int) -> str:
@@ -76,32 +75,35 @@ def assert_no_snapshot_is_held(path: Path) -> None:
         assert connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)
 
 
-@pytest.fixture
-def crossings(monkeypatch: pytest.MonkeyPatch) -> asyncio.Queue[Any]:
-    """Return a queue that receives each function that crosses to the thread of a connection."""
-    crossed: asyncio.Queue[Any] = asyncio.Queue()
-    execute = aiosqlite.Connection._execute
-
-    async def counted(self: aiosqlite.Connection, function: Any, *arguments: Any, **options: Any) -> Any:
-        crossed.put_nowait(function)
-        return await execute(self, function, *arguments, **options)  # type: ignore[no-untyped-call]
-
-    monkeypatch.setattr(aiosqlite.Connection, "_execute", counted)
-    return crossed
-
-
 @pytest.mark.parametrize("statements", [1, 2, 5])
-async def test_a_read_crosses_between_threads_once_for_each_statement(
-    database: SqliteDatabase, crossings: asyncio.Queue[Any], statements: int
+async def test_a_read_crosses_between_threads_once(
+    database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch, statements: int
 ) -> None:
     await count(database)
-    before = crossings.qsize()
-    await database.read(lambda connection: [run(numbers(AHEAD - 1))(connection) for _ in range(statements)])
-    assert crossings.qsize() - before == statements
+    crossed: list[Any] = []
+    execute = aiosqlite.Connection._execute
+
+    async def counted(self: aiosqlite.Connection, function: Any, *arguments: Any) -> Any:
+        crossed.append(function)
+        return await execute(self, function, *arguments)  # type: ignore[no-untyped-call]
+
+    monkeypatch.setattr(aiosqlite.Connection, "_execute", counted)
+    await database.read(lambda connection: [run(numbers(1_000))(connection) for _ in range(statements)])
+    assert len(crossed) == 1
 
 
-@pytest.mark.parametrize("rows", [0, 1, AHEAD - 1, AHEAD, AHEAD + 1, 3 * AHEAD + 7])
-@pytest.mark.parametrize("options", [{}, {"yield_per": 1}, {"yield_per": 100}, {"yield_per": AHEAD}])
+async def test_a_read_may_wait_for_nothing_but_its_connection(database: SqliteDatabase) -> None:
+    def wait(connection: Connection) -> None:
+        driver: Any = connection.connection.dbapi_connection
+        driver.run_async(lambda _driver: asyncio.sleep(0))
+
+    with pytest.raises(RuntimeError, match="waited for something other than its connection"):
+        await database.read(wait)
+    assert await count(database) == 0
+
+
+@pytest.mark.parametrize("rows", [0, 1, 99, 100, 101, 357])
+@pytest.mark.parametrize("options", [{}, {"yield_per": 1}, {"yield_per": 100}])
 async def test_every_row_is_read_once_in_order(database: SqliteDatabase, rows: int, options: dict[str, int]) -> None:
     assert await database.read(run(numbers(rows), **options)) == list(range(1, rows + 1))
 
@@ -147,20 +149,28 @@ async def test_a_read_that_takes_too_long_is_interrupted_and_the_next_one_has_it
 
 
 @pytest.mark.parametrize("statement", [ENDLESS, numbers(1_000_000_000)])
-async def test_a_read_of_a_cancelled_caller_is_interrupted_and_its_connection_replaced(
-    database: SqliteDatabase, path: Path, crossings: asyncio.Queue[Any], statement: str
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_read_of_a_cancelled_caller_is_interrupted(
+    database: SqliteDatabase, path: Path, statement: str, begun: bool
 ) -> None:
+    loop = asyncio.get_running_loop()
     for turn in range(2 * READERS):
-        reading = asyncio.create_task(database.read(run(statement, yield_per=1_000)))
-        while await crossings.get() is not sqlite_readers._begin_statement:
-            pass
+        running = asyncio.Event()
+
+        def work(connection: Connection, running: asyncio.Event = running) -> None:
+            loop.call_soon_threadsafe(running.set)
+            run(statement, yield_per=1_000)(connection)
+
+        reading = asyncio.create_task(database.read(work))
+        await (running.wait() if begun else asyncio.sleep(0))
         reading.cancel()
         async with asyncio.timeout(WAIT):
             with pytest.raises(asyncio.CancelledError):
                 await reading
         await add(database)
+        # Two reads, so that both connections have left the interrupted one.
+        assert set(await asyncio.gather(count(database), count(database))) == {turn + 1}
         assert_no_snapshot_is_held(path)
-        assert await count(database) == turn + 1
     assert reading_threads() <= READERS + 1
 
 

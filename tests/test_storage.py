@@ -5,6 +5,7 @@ import os
 import pwd
 import sqlite3
 import tempfile
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,7 @@ from tests.support.service import serving
 from tests.support.stores import migrated
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Callable, Iterator
 
     from sqlalchemy import Connection
 
@@ -68,27 +69,28 @@ async def test_what_work_raises_rolls_its_transaction_back(database: Database) -
     assert count == []
 
 
+@on_sqlite
 async def test_a_reader_sees_one_state_whatever_is_written_meanwhile(database: Database) -> None:
-    async def write(_driver: Any) -> None:
-        await database.write(
-            lambda connection: connection.exec_driver_sql("INSERT INTO project_head VALUES (1, 1, 1, 1, 0, 0)")
-        )
+    loop = asyncio.get_running_loop()
+    begun, changed = asyncio.Event(), asyncio.Event()
 
     def count(connection: Connection) -> int:
         return len(connection.exec_driver_sql("SELECT * FROM project_head").fetchall())
 
     def twice(connection: Connection) -> tuple[int, int]:
         before = count(connection)
-        meanwhile(connection, write)
+        loop.call_soon_threadsafe(begun.set)
+        asyncio.run_coroutine_threadsafe(changed.wait(), loop).result(5)
         return before, count(connection)
 
-    assert await database.read(twice) == (0, 0)
+    reading = asyncio.create_task(database.read(twice))
+    await begun.wait()
+    await database.write(
+        lambda connection: connection.exec_driver_sql("INSERT INTO project_head VALUES (1, 1, 1, 1, 0, 0)")
+    )
+    changed.set()
+    assert await reading == (0, 0)
     assert await database.read(count) == 1
-
-
-def meanwhile(connection: Connection, wait: Callable[[Any], Awaitable[Any]]) -> None:
-    """Suspend a store function, as a statement would, until a coroutine has ended."""
-    connection.connection.dbapi_connection.run_async(wait)  # type: ignore[union-attr]
 
 
 @on_postgresql
@@ -353,19 +355,15 @@ async def test_a_file_has_one_server_by_whatever_name_it_is_reached(tmp_path: Pa
     await first.close()
 
 
+@on_sqlite
 async def test_a_brief_read_does_not_wait_for_long_ones(database: Database) -> None:
-    begun, release = asyncio.Semaphore(0), asyncio.Event()
+    release = threading.Event()
 
-    async def hold(_driver: Any) -> None:
-        begun.release()
-        await release.wait()
+    def hold(_connection: Connection) -> None:
+        release.wait(10)
 
-    readers = sqlite.READERS if isinstance(database, sqlite.SqliteDatabase) else postgresql.READERS
-    long = [
-        asyncio.create_task(database.read(lambda connection: meanwhile(connection, hold))) for _ in range(readers + 2)
-    ]
-    for _ in range(readers):
-        await begun.acquire()
+    long = [asyncio.create_task(database.read(hold)) for _ in range(4)]
+    await asyncio.sleep(0.05)
     async with asyncio.timeout(5):
         assert await database.read(lambda connection: connection.scalar(select(1)), brief=True) == 1
     release.set()
