@@ -1,8 +1,9 @@
 """One interface to SQLite and PostgreSQL.
 
-A store function is a plain function of an open `sqlalchemy.Connection`, written once for both databases. It runs in the
-event loop, and SQLAlchemy suspends it at each statement (`server.storage.transactions`). Only writes to SQLite differ:
-they run in a thread (`server.storage.sqlite_writer` says why).
+A store function is a plain function of an open `sqlalchemy.Connection`, written once for both databases. Both run it in
+a transaction of SQLAlchemy's async engine (`server.storage.transactions`), and the event loop stays free: PostgreSQL
+suspends the function at each statement, SQLite runs it in the thread of its connection. Only writes to SQLite have a
+thread and an engine of their own (`server.storage.sqlite_writer` says why).
 """
 
 from __future__ import annotations

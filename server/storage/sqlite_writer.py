@@ -1,8 +1,9 @@
 """The writing side of SQLite: one thread with the only connection that writes or checkpoints.
 
-One connection, because SQLite before 3.51.3 can corrupt a WAL when two of them write or checkpoint at once. A thread of
-its own rather than aiosqlite, because a commit is several statements: a commit of one event takes about 150 us here,
-and 650 to 1,300 us through SQLAlchemy's async engine, which crosses between threads for every statement.
+One connection, because SQLite before 3.51.3 can corrupt a WAL when two of them write or checkpoint at once. A plain
+engine in a thread of its own, because aiosqlite crosses between threads for every statement: a transaction of three
+statements takes 0.4 ms here and 0.9 ms through the async engine. Commits also need the driver's connection itself
+(`sqlite_driver`).
 """
 
 from __future__ import annotations
