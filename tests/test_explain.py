@@ -95,6 +95,22 @@ async def test_a_later_change_or_deletion_does_not_change_the_answer(shop: Clien
     assert await explain(shop, event_id=sent.id) == before
 
 
+async def test_an_event_of_an_undefined_name_and_of_nobody_is_explained(service: Service) -> None:
+    client = await service.project(
+        undefined_events=projects_pb2.UNDEFINED_EVENTS_ACCEPT,
+        unknown_contacts=projects_pb2.UNKNOWN_CONTACTS_CREATE_ON_MATCH,
+    )
+    await automate(client, "seen", condition="event.revision == 0 && properties.n > 1", entry_rule=ONCE)
+    below, above = event({"n": 1}, name="seen"), event({"n": 2}, name="seen")
+    answer = await client.automations.ExplainEvent(pb.ExplainEventRequest(event=above))
+    assert (answer.event.revision, answer.event.definition_id, answer.explanations[0].matched) == (0, "", True)
+    sent = (await client.send(below)).event
+    assert sent.contact_id == ""
+    await client.send(above)
+    (each,) = await explain(client, event_id=sent.id)
+    assert (each.matched, each.verdict, kinds(each)) == (False, pb.VERDICT_FALSE, [])
+
+
 @pytest.mark.parametrize("rule", [ONCE, ALONE])
 async def test_the_run_that_stood_in_the_way_is_named(shop: Client, rule: pb.EntryRule.ValueType) -> None:
     """Within one batch as across two, and also after the run has ended."""

@@ -169,6 +169,8 @@ async def test_an_existing_secret_is_taken_over(service: Service) -> None:
     answer = await create_key(service, "shop", secret="AS_from_another_service", dialect=pb.DIALECT_AUTOSEND)
     assert (answer.secret, answer.api_key.hint) == ("AS_from_another_service", "AS_…vice")
     await contacts(service.client("AS_from_another_service"))
+    for longest_and_shortest in ("!" + "x" * 253 + "~", "!" + "x" * 14 + "~"):
+        assert (await create_key(service, "shop", secret=longest_and_shortest)).secret == longest_and_shortest
 
 
 async def test_a_secret_belongs_to_one_key(service: Service) -> None:
@@ -181,7 +183,8 @@ async def test_a_secret_belongs_to_one_key(service: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    "secret", ["too-short", "with a blank in it", "x" * 256, "schlüssel-aus-unicode", "tab\tinside-of-it"]
+    "secret",
+    ["x" * 15, "with a blank in it", "x" * 256, "schlüssel-aus-unicode", "tab\tinside-of-it", "\x7f" + "x" * 20],
 )
 async def test_a_secret_that_no_header_carries_safely_is_refused(service: Service, secret: str) -> None:
     await create(service, "shop")

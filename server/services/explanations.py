@@ -191,7 +191,8 @@ class Explanations:
             event = get_event(connection, project_pk, event_id)
             if event.unreadable:
                 raise RowUnreadable("event", event_id, event.unreadable)
-            key = (contact_key(connection, project_pk, contact_id=event.contact_id) if event.contact_id else 0) or 0
+            # Without an id this finds nobody: no contact has an empty address.
+            key = contact_key(connection, project_pk, contact_id=event.contact_id) or 0
             properties = contact_properties(connection, [key]).get(key, {})
             found = matches_of_events(connection, project_pk, [event.position]).get(event.position, ())
             started = {match.automation_key: match for match in found if match.kind is MatchKind.STARTED}
