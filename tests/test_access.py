@@ -231,6 +231,33 @@ async def test_the_keys_of_the_demo_work_on_a_server_for_the_demo_alone(database
                     assert answer.status_code == (200 if demo else 403 if dialect is Dialect.RESEND else 401), dialect
 
 
+async def test_a_demo_project_gets_the_keys_of_dialects_that_are_new(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = {dialect: secret for dialect, secret in SECRETS.items() if dialect is not Dialect.RESEND}
+    with monkeypatch.context() as patch:
+        patch.setattr("server.demo.SECRETS", earlier)
+        async with serving(database_url, demo=True) as service:
+            assert await demo_dialects(service) == set(earlier)
+    async with serving(database_url, demo=True) as service:
+        assert await demo_dialects(service) == set(SECRETS)
+
+
+async def test_a_project_named_like_the_demo_gets_no_demo_keys(database_url: str) -> None:
+    async with serving(database_url) as service:
+        project = projects_pb2.Project(name="demo")
+        await service.admin.projects.CreateProject(projects_pb2.CreateProjectRequest(project=project))
+        await (await service.key("demo")).upsert()
+    async with serving(database_url, demo=True) as service:
+        assert await demo_dialects(service) == {Dialect.NATIVE}
+
+
+async def demo_dialects(service: Service) -> set[Dialect]:
+    """Return the dialects of the keys of the project `demo`."""
+    listed = await service.admin.projects.ListApiKeys(projects_pb2.ListApiKeysRequest(project="demo"))
+    return {Dialect(projects_pb2.Dialect.Name(key.dialect).removeprefix("DIALECT_").lower()) for key in listed.api_keys}
+
+
 async def test_other_keys_of_the_demo_project_work_everywhere(database_url: str) -> None:
     async with serving(database_url, demo=True) as service:
         project = await service.admin.projects.GetProject(projects_pb2.GetProjectRequest(project="demo"))

@@ -1,4 +1,4 @@
-"""Arsel on the wire, line by line beside its documentation."""
+"""Arsel's requests and responses, in the order of its documentation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AutoSend on the wire, line by line beside its documentation."""
+"""AutoSend's requests and responses, in the order of its documentation."""
 
 from __future__ import annotations
 

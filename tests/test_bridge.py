@@ -1,4 +1,4 @@
-"""What all dialects of the REST bridge have in common."""
+"""The behavior that all dialects of the REST bridge share."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Shop:
         return await self.callers[dialect].call(call, body, headers)
 
     def sent(self, dialect: str, total: Any) -> tuple[str, dict[str, Any]]:
-        """Say in the words of a dialect that Ada ordered something."""
+        """Return the call and body by which a dialect sends an order of Ada."""
         properties = {"order_total": total}
         return {
             "autosend": (
@@ -81,7 +81,7 @@ def fresh_database(tmp_path: Path) -> str:
 
 
 def text_of(dialect: str, body: dict[str, Any]) -> Any:
-    """Take the text out of an error, which must have exactly the shape of the dialect."""
+    """Return the message of an error, which must have exactly the shape of the dialect."""
     match dialect:
         case "autosend":
             assert body == {"success": False, "error": {"message": TEXT, "code": TEXT}}
@@ -255,7 +255,7 @@ async def test_a_key_without_the_scope_is_refused(lasting_service: Service, dial
     assert text_of(dialect, refused.json())
 
 
-# What is odd
+# Invalid requests
 
 
 @pytest.mark.parametrize("dialect", NAMES)
@@ -394,7 +394,7 @@ async def test_payloads_have_budgets(shop: Shop, dialect: str) -> None:
     assert await shop.client.log() == []
 
 
-# Sending twice
+# Idempotency
 
 
 @pytest.mark.parametrize("dialect", NAMES)

@@ -1,4 +1,4 @@
-"""The calls that the four systems show on their own pages, as they stand there, host, key and address apart.
+"""The calls that four of the systems show on their own pages, unchanged but for host, key and address.
 
 One of the pages hides its example's e-mail address; Ada has it here.
 """

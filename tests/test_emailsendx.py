@@ -1,4 +1,4 @@
-"""EmailSendX on the wire, line by line beside its documentation."""
+"""EmailSendX's requests and responses, in the order of its documentation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The OpenAPI document, held against what the bridge does by a tool that knows nothing but the document."""
+"""The OpenAPI document, compared with the bridge by a tool that knows only the document."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ CHECKS = (
 EXAMPLES = int(os.environ.get("SIGNALBOX_OPENAPI_EXAMPLES", "5"))
 
 
-# The tables of the dialects run over both databases; what is tried out here is the document.
+# The tables of the dialects run on both databases; this test is about the document.
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("dialect", [dialect.name.value for dialect in DIALECTS])
 async def test_every_endpoint_responds_as_documented(lasting_service: Service, dialect: str, tmp_path: Path) -> None:
-    """Try many requests; SIGNALBOX_OPENAPI_EXAMPLES says how many for each endpoint."""
+    """Try SIGNALBOX_OPENAPI_EXAMPLES requests for each endpoint."""
     client = await lasting_service.shop()
     address = f"http://{lasting_service.http_address}"
     # Both mounts of OpenSend have the same handlers.

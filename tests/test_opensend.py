@@ -1,4 +1,4 @@
-"""OpenSend on the wire, line by line beside its documentation: events and contacts."""
+"""OpenSend's requests and responses for events and contacts, in the order of its documentation."""
 
 from __future__ import annotations
 

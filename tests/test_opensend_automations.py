@@ -1,4 +1,4 @@
-"""OpenSend's automations and runs on the wire, line by line beside their documentation."""
+"""OpenSend's automations and runs: requests and responses, in the order of the documentation."""
 
 from __future__ import annotations
 

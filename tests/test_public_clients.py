@@ -1,4 +1,4 @@
-"""A public client of one of the systems, given another base URL and nothing else."""
+"""A public client of another system with the base URL of the bridge, and no other change."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def test_the_client_of_resend_calls_the_api_of_opensend(
 
 
 def _use() -> None:
-    """Go through what the client offers for events, automations, runs and contacts."""
+    """Call what the client offers for events, automations, runs and contacts."""
     made: Any = resend.Events.create({"name": NAME})
     assert made["id"] == ID
     found: Any = resend.Events.get(NAME)

@@ -1,4 +1,4 @@
-"""Resend on the wire, and its own clients for Python and Node."""
+"""Resend's requests and responses, and its own clients for Python and Node."""
 
 from __future__ import annotations
 

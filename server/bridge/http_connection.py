@@ -1,6 +1,6 @@
 """One HTTP/1.1 connection: where requests begin and end, the order of answers, and the end of the connection.
 
-The framing of a request is never guessed. A head that the parser or `_check_head` refuses is answered with 400, after
+The framing of a request is never guessed. A head that the parser or `body_length` refuses is answered with 400, after
 all earlier requests, and nothing after it is read as a request:
 
     reading heads ── head complete ──> reading a body ── body complete ──> reading heads
@@ -22,9 +22,9 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 import httptools
-import msgspec
 
 from server.bridge.http_exchange import HttpExchange
+from server.bridge.http_framing import Headers, Malformed, bad_request, body_length
 
 if TYPE_CHECKING:
     import uvicorn
@@ -38,12 +38,6 @@ LINGER_SECONDS: Final = 2.0
 
 BODY_BUFFER: Final = 64 * 1024
 """While more bytes of a body than this are buffered, the socket is not read."""
-
-Headers = list[tuple[bytes, bytes]]
-
-
-class _Malformed(Exception):
-    """The head leaves in doubt where the request ends, or for which host it is."""
 
 
 class HttpConnection(asyncio.Protocol):
@@ -127,9 +121,9 @@ class HttpConnection(asyncio.Protocol):
     # What the parser calls
 
     def on_message_begin(self) -> None:
-        """Begin a head. Raise _Malformed after the last request: the parser would read on."""
+        """Begin a head. Raise Malformed after the last request: the parser would read on."""
         if self._ended:
-            raise _Malformed("The connection has ended")
+            raise Malformed("The connection has ended")
         self._url = b""
         self._headers = []
 
@@ -143,13 +137,13 @@ class HttpConnection(asyncio.Protocol):
             self._headers.append((name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
-        """Begin an exchange. Raise _Malformed if the framing is in doubt."""
+        """Begin an exchange. Raise Malformed if the framing is in doubt."""
         method, version = self._parser.get_method().decode("ascii"), self._parser.get_http_version()
         if self._parser.should_upgrade():
             if method == "CONNECT":
-                raise _Malformed("CONNECT is not supported")
+                raise Malformed("CONNECT is not supported")
             return
-        length = _check_head(version, self._headers)
+        length = body_length(version, self._headers)
         self._set_timer(None)
         keep_alive = version == "1.1" and self._parser.should_keep_alive()
         exchange = HttpExchange(self, self._scope(method, version), length, keep_alive=keep_alive)
@@ -215,7 +209,7 @@ class HttpConnection(asyncio.Protocol):
         try:
             target = httptools.parse_url(self._url)
         except httptools.HttpParserError as error:
-            raise _Malformed("Invalid request target") from error
+            raise Malformed("Invalid request target") from error
         return {
             "type": "http",
             "http_version": version,
@@ -231,11 +225,11 @@ class HttpConnection(asyncio.Protocol):
             return
         self._ended = True
         own = error.__context__
-        if isinstance(error, httptools.HttpParserCallbackError) and not isinstance(own, _Malformed):
+        if isinstance(error, httptools.HttpParserCallbackError) and not isinstance(own, Malformed):
             raise error
         broken, self._reading = self._reading, None
         if broken is None or broken in self._exchanges:
-            self._refusal = str(own if isinstance(own, _Malformed) else error)
+            self._refusal = str(own if isinstance(own, Malformed) else error)
         if broken is not None:
             broken.disconnect()
             if broken in self._exchanges and broken is not self._exchanges[0]:
@@ -291,7 +285,7 @@ class HttpConnection(asyncio.Protocol):
         unread = self._reading is not None or self._refusal != ""
         self._ended = True
         if self._refusal:
-            self.transport.write(_refusal(self._refusal))
+            self.transport.write(bad_request(self._refusal))
         if self._at_eof or not unread:
             self.transport.close()
             return
@@ -304,32 +298,3 @@ class HttpConnection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None if seconds is None else self._loop.call_later(seconds, self.transport.close)
-
-
-def _check_head(version: str, headers: Headers) -> int:
-    """Return the length of the body, -1 if it is chunked. Raise _Malformed.
-
-    The parser has refused everything that two servers could read differently within one field, lengths beside chunks,
-    and fields over several lines.
-    """
-    if version not in {"1.0", "1.1"}:
-        raise _Malformed(f"HTTP/{version} is not supported")
-    length, hosts = 0, 0
-    for name, value in headers:
-        if name == b"content-length":
-            length = int(value)
-        elif name == b"host":
-            hosts += 1
-        elif name == b"transfer-encoding":
-            if value.lower() != b"chunked" or version != "1.1":
-                raise _Malformed("The only Transfer-Encoding is chunked, in HTTP/1.1")
-            length = -1
-    if hosts > 1 or (hosts == 0 and version == "1.1"):
-        raise _Malformed("A request needs one Host header")
-    return length
-
-
-def _refusal(reason: str) -> bytes:
-    content = msgspec.json.encode({"error": f"The request is not valid HTTP/1.1: {reason}"})
-    head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n"
-    return f"{head}connection: close\r\n\r\n".encode() + content

@@ -1,4 +1,4 @@
-"""Calls to the REST bridge, as tables of requests and the answers that they must get."""
+"""Calls to the REST bridge, and tables of requests with their expected responses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Like:
-    """Stands in an expected answer for any text of one form."""
+    """Equals, in an expected response, every string that matches a pattern."""
 
     def __init__(self, name: str, pattern: str) -> None:
         self._name = name
@@ -42,17 +42,17 @@ TEXT = Like("TEXT", r"(?s).+")
 NUMBER = Like("NUMBER", r"\d+")
 
 UNSENT: Any = object()
-"""The body of a call that has none."""
+"""The body of a call without one."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One call and what must come of it.
+    """One call and its expected response.
 
-    `sent` are headers beside the usual ones, or in their place; `{key}` is the key.
-    `call` is method and path, `body` JSON or raw bytes, `given` the calls that go before, each as (call, body). In
-    paths and bodies of later calls `{0.data.id}` stands for what the answer of the first given call has there, and
-    `{0.data.id}` does so in the expected answer too. `answer` is compared whole; `headers` are some of the answer's.
+    `call` is method and path, `body` JSON or raw bytes, and `given` the calls made before, each as (call, body).
+    `sent` are additional headers, or replace the usual ones; `{key}` in them is the key. In later calls and in the
+    expected response, `{0.data.id}` is replaced by that value of the first given call's response. `answer` is compared
+    as a whole, `headers` with some of the response's headers.
     """
 
     what: str
@@ -69,7 +69,7 @@ class Case:
 
 
 class Caller:
-    """Calls the bridge with one key; `client` is the same project's over gRPC."""
+    """Calls the bridge with one key; `client` calls the same project over gRPC."""
 
     def __init__(self, http: httpx.AsyncClient, secret: str, client: Client) -> None:
         self._http = http
@@ -78,16 +78,16 @@ class Caller:
 
     @property
     def http(self) -> httpx.AsyncClient:
-        """The client of the calls."""
+        """The HTTP client."""
         return self._http
 
     @property
     def base_url(self) -> str:
-        """Where the bridge is."""
+        """The address of the bridge."""
         return str(self._http.base_url)
 
     async def call(self, call: str, body: Any = UNSENT, headers: Mapping[str, str] | None = None) -> httpx.Response:
-        """Make a call; the key goes along unless the headers say otherwise."""
+        """Make a call with the key, unless the headers replace it."""
         method, _, path = call.partition(" ")
         sent = {"authorization": f"Bearer {self.secret}", **(headers or {})}
         sent = {name: value.format(key=self.secret) for name, value in sent.items() if value}
@@ -102,32 +102,32 @@ class Caller:
         return response
 
     async def check(self, case: Case) -> None:
-        """Make the calls of a case and compare."""
-        told: list[Any] = []
+        """Make the calls of a case, and compare the response."""
+        earlier: list[Any] = []
         for call, body in case.given:
-            response = await self.call(_filled(call, told), _filled(body, told))
+            response = await self.call(_filled(call, earlier), _filled(body, earlier))
             assert response.is_success, response.text
-            told.append(response.json())
-        response = await self.call(_filled(case.call, told), _filled(case.body, told), case.sent)
-        assert (response.status_code, response.json()) == (case.status, _filled(case.answer, told))
+            earlier.append(response.json())
+        response = await self.call(_filled(case.call, earlier), _filled(case.body, earlier), case.sent)
+        assert (response.status_code, response.json()) == (case.status, _filled(case.answer, earlier))
         found = {name: response.headers.get(name) for name in case.headers}
         assert found == case.headers
 
 
 @asynccontextmanager
 async def calling(service: Service, client: Client, dialect: str, *scopes: str) -> AsyncIterator[Caller]:
-    """Make a key of a dialect for the client's project, and call with it."""
+    """Yield a caller with a new key of a dialect for the client's project."""
     secret = await service.secret(client.project, pb.Dialect.Value(f"DIALECT_{dialect.upper()}"), *scopes)
     async with http_client(service) as http:
         yield Caller(http, secret, client)
 
 
 _CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""Not used, and otherwise made anew for every client, which takes longer than most tests."""
+"""Unused; passed because httpx otherwise loads a new one for every client, which takes longer than most tests."""
 
 
 def http_client(service: Service) -> httpx.AsyncClient:
-    """Make a client of the bridge without a key."""
+    """Return an HTTP client of the bridge without a key."""
     return httpx.AsyncClient(base_url=f"http://{service.http_address}", timeout=30, verify=_CONTEXT)
 
 
@@ -135,7 +135,7 @@ _KINDS: tuple[Any, ...] = (None, True, -1.5, 10**400, "", [], [[]], {"x": []})
 
 
 def mistyped(document: Any) -> Iterator[Any]:
-    """Give a JSON document with each of its values in turn replaced by values of every kind."""
+    """Yield a JSON document with each of its values in turn replaced by values of every type."""
     yield from _KINDS
     if isinstance(document, dict):
         for name, value in document.items():
@@ -145,17 +145,17 @@ def mistyped(document: Any) -> Iterator[Any]:
             yield from ([*document[:index], other, *document[index + 1 :]] for other in mistyped(value))
 
 
-_TOLD = re.compile(r"\{(\d+)\.([A-Za-z0-9_.]+)\}")
+_PLACEHOLDER = re.compile(r"\{(\d+)\.([A-Za-z0-9_.]+)\}")
 
 
-def _filled(value: Any, told: Sequence[Any]) -> Any:
-    """Put what earlier answers said into the places that ask for it."""
+def _filled(value: Any, earlier: Sequence[Any]) -> Any:
+    """Return a value with its placeholders replaced by values of earlier responses."""
     if isinstance(value, str):
-        return _TOLD.sub(lambda found: str(_at(told[int(found[1])], found[2])), value)
+        return _PLACEHOLDER.sub(lambda found: str(_at(earlier[int(found[1])], found[2])), value)
     if isinstance(value, dict):
-        return {_filled(name, told): _filled(each, told) for name, each in value.items()}
+        return {_filled(name, earlier): _filled(each, earlier) for name, each in value.items()}
     if isinstance(value, list):
-        return [_filled(each, told) for each in value]
+        return [_filled(each, earlier) for each in value]
     return value
 
 

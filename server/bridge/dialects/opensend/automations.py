@@ -11,7 +11,7 @@ from automation.automation_store import AutomationFilter
 from automation.automations import AutomationChanges, AutomationState, NewAutomation
 from registry.json_values import with_doubles
 from registry.timestamps import format_millis
-from server.bridge.dialects.opensend import bodies
+from server.bridge.dialects.opensend import automation_bodies as bodies
 from server.bridge.dialects.opensend.documents import (
     check_connections,
     check_steps,

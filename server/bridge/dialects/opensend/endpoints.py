@@ -6,56 +6,55 @@ from dataclasses import replace
 from typing import Final
 
 from server.bridge.dialects.opensend import automations, bodies, contacts, events, runs
+from server.bridge.dialects.opensend.automation_bodies import (
+    AutomationBody,
+    AutomationData,
+    AutomationList,
+    AutomationsQuery,
+    CancelRunBody,
+    DeletedAutomation,
+    DetailedRun,
+    RunList,
+    RunsQuery,
+)
 from server.bridge.routes import Route
 from server.model import Scope
 
 _EVENT, _CONTACT = "/events/{identifier}", "/contacts/{identifier}"
 _AUTOMATION = "/automations/{id}"
 _RUNS, _RUN = f"{_AUTOMATION}/runs", f"{_AUTOMATION}/runs/{{run_id}}"
+_DEFINE, _DEFINED = Scope.DEFINITIONS_WRITE, Scope.DEFINITIONS_READ
 _READ, _WRITE = Scope.AUTOMATIONS_READ, Scope.AUTOMATIONS_WRITE
+_READ_CONTACTS, _WRITE_CONTACTS = Scope.CONTACTS_READ, Scope.CONTACTS_WRITE
+_EVENT_DATA, _DELETED = {200: bodies.EventData}, {200: bodies.DeletedEvent}
+_SAVED = {200: bodies.CreatedContact}
 
-_BOTH = (
+_EVENTS = (
     Route("POST", "/events/send", events.send_event, Scope.EVENTS_WRITE, {202: bodies.Sent}, bodies.SendEventBody),
-    Route(
-        "GET", "/events", events.list_events, Scope.DEFINITIONS_READ, {200: bodies.EventList}, query=bodies.EventsQuery
-    ),
-    Route(
-        "POST", "/events", events.create_event, Scope.DEFINITIONS_WRITE, {201: bodies.EventData}, bodies.CreateEventBody
-    ),
-    Route("GET", _EVENT, events.get_event, Scope.DEFINITIONS_READ, {200: bodies.EventData}),
-    Route(
-        "PATCH", _EVENT, events.update_event, Scope.DEFINITIONS_WRITE, {200: bodies.EventData}, bodies.UpdateEventBody
-    ),
-    Route("DELETE", _EVENT, events.delete_event, Scope.DEFINITIONS_WRITE, {200: bodies.DeletedEvent}),
-    Route(
-        "GET",
-        "/automations",
-        automations.list_automations,
-        _READ,
-        {200: bodies.AutomationList},
-        query=bodies.AutomationsQuery,
-    ),
-    Route(
-        "POST",
-        "/automations",
-        automations.create_automation,
-        _WRITE,
-        {201: bodies.AutomationData},
-        bodies.AutomationBody,
-    ),
-    Route("GET", _AUTOMATION, automations.get_automation, _READ, {200: bodies.AutomationData}),
-    Route(
-        "PATCH", _AUTOMATION, automations.update_automation, _WRITE, {200: bodies.AutomationData}, bodies.AutomationBody
-    ),
-    Route("DELETE", _AUTOMATION, automations.delete_automation, _WRITE, {200: bodies.DeletedAutomation}),
-    Route("POST", f"{_AUTOMATION}/stop", automations.stop_automation, _WRITE, {200: bodies.AutomationData}),
-    Route("GET", _RUNS, runs.list_runs, _READ, {200: bodies.RunList}, query=bodies.RunsQuery),
-    Route("GET", _RUN, runs.get_run, _READ, {200: bodies.DetailedRun}),
+    Route("GET", "/events", events.list_events, _DEFINED, {200: bodies.EventList}, query=bodies.EventsQuery),
+    Route("POST", "/events", events.create_event, _DEFINE, {201: bodies.EventData}, bodies.CreateEventBody),
+    Route("GET", _EVENT, events.get_event, _DEFINED, _EVENT_DATA),
+    Route("PATCH", _EVENT, events.update_event, _DEFINE, _EVENT_DATA, bodies.UpdateEventBody),
+    Route("DELETE", _EVENT, events.delete_event, _DEFINE, _DELETED),
+)
+
+_AUTOMATIONS = (
+    Route("GET", "/automations", automations.list_automations, _READ, {200: AutomationList}, query=AutomationsQuery),
+    Route("POST", "/automations", automations.create_automation, _WRITE, {201: AutomationData}, AutomationBody),
+    Route("GET", _AUTOMATION, automations.get_automation, _READ, {200: AutomationData}),
+    Route("PATCH", _AUTOMATION, automations.update_automation, _WRITE, {200: AutomationData}, AutomationBody),
+    Route("DELETE", _AUTOMATION, automations.delete_automation, _WRITE, {200: DeletedAutomation}),
+    Route("POST", f"{_AUTOMATION}/stop", automations.stop_automation, _WRITE, {200: AutomationData}),
+    Route("GET", _RUNS, runs.list_runs, _READ, {200: RunList}, query=RunsQuery),
+    Route("GET", _RUN, runs.get_run, _READ, {200: DetailedRun}),
+)
+
+_CONTACTS = (
     Route(
         "GET",
         "/contacts",
         contacts.list_contacts,
-        Scope.CONTACTS_READ,
+        _READ_CONTACTS,
         {200: bodies.ContactList},
         query=bodies.ContactsQuery,
     ),
@@ -63,32 +62,20 @@ _BOTH = (
         "POST",
         "/contacts",
         contacts.create_contact,
-        Scope.CONTACTS_WRITE,
+        _WRITE_CONTACTS,
         {201: bodies.CreatedContact},
         bodies.ContactBody,
     ),
-    Route("GET", _CONTACT, contacts.get_contact, Scope.CONTACTS_READ, {200: bodies.ContactData}),
-    Route(
-        "PATCH",
-        _CONTACT,
-        contacts.update_contact,
-        Scope.CONTACTS_WRITE,
-        {200: bodies.CreatedContact},
-        bodies.ContactBody,
-    ),
-    Route("DELETE", _CONTACT, contacts.delete_contact, Scope.CONTACTS_WRITE, {200: bodies.DeletedContact}),
+    Route("GET", _CONTACT, contacts.get_contact, _READ_CONTACTS, {200: bodies.ContactData}),
+    Route("PATCH", _CONTACT, contacts.update_contact, _WRITE_CONTACTS, _SAVED, bodies.ContactBody),
+    Route("DELETE", _CONTACT, contacts.delete_contact, _WRITE_CONTACTS, {200: bodies.DeletedContact}),
 )
 
+_BOTH = (*_EVENTS, *_AUTOMATIONS, *_CONTACTS)
+
 _ONLY_UNDER_API = (
-    Route(
-        "DELETE",
-        "/events",
-        events.delete_by_query,
-        Scope.DEFINITIONS_WRITE,
-        {200: bodies.DeletedEvent},
-        query=bodies.IdQuery,
-    ),
-    Route("POST", f"{_RUN}/cancel", runs.cancel_run, _WRITE, {200: bodies.DetailedRun}, bodies.CancelRunBody),
+    Route("DELETE", "/events", events.delete_by_query, _DEFINE, _DELETED, query=bodies.IdQuery),
+    Route("POST", f"{_RUN}/cancel", runs.cancel_run, _WRITE, {200: DetailedRun}, CancelRunBody),
 )
 
 ROUTES: Final = (*_BOTH, *(replace(route, path=f"/api{route.path}") for route in (*_BOTH, *_ONLY_UNDER_API)))

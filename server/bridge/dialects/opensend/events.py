@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from automation.matches import Match
     from registry.definitions import EventDefinition
     from registry.schema import Schema
+    from server.bridge.dialects.opensend.automation_bodies import RunData
     from server.bridge.operations import Services
 
 RULES: Final = Rules(UndefinedEvents.ACCEPT, UnknownContacts.CREATE, NameCase.SENSITIVE, UnknownIds.ACCEPT)
@@ -159,9 +160,7 @@ def _of_kind(draft: Draft, kind: MatchKind) -> list[tuple[Match, Automation]]:
     return [(match, automation) for match, automation in draft.matches if match.kind is kind]
 
 
-async def _resumed(
-    services: Services, project_pk: int, matches: Sequence[tuple[Match, Automation]]
-) -> list[bodies.RunData]:
+async def _resumed(services: Services, project_pk: int, matches: Sequence[tuple[Match, Automation]]) -> list[RunData]:
     # The automations of the matches come without attributes, and may have been deleted since.
     automations = {automation.id: automation for _, automation in matches}
     for automation_id in list(automations):
