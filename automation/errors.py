@@ -1,6 +1,6 @@
 """Everything the automations refuse.
 
-    AutomationError
+    AutomationError              a SignalboxError
     ├── InvalidAutomation        a field of an automation breaks its rule
     ├── ConditionInvalid         a condition cannot be saved
     ├── ConditionsBroken         a schema would break conditions that are in use
@@ -20,9 +20,9 @@ A front door translates `reason`; the message is for people and may be shown to 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from registry.errors import Violation
+from registry.errors import SignalboxError, Violation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,19 +30,8 @@ if TYPE_CHECKING:
     from automation.conditions.errors import ConditionError
 
 
-class AutomationError(Exception):
-    """An automation, or a run of it, refused a request.
-
-    `metadata` holds the facts behind the message, by name, for programs; `violations` what is wrong at which place.
-    """
-
-    reason: ClassVar[str]
-
-    def __init__(self, message: str, *, violations: Sequence[Violation] = (), **metadata: str) -> None:
-        super().__init__(message)
-        self.message = message
-        self.metadata = metadata
-        self.violations = tuple(violations)
+class AutomationError(SignalboxError):
+    """An automation, a run or a subscription refused a request."""
 
 
 class InvalidAutomation(AutomationError):
@@ -83,12 +72,12 @@ class ConditionsBroken(AutomationError):
 
 
 class AutomationNotFound(AutomationError):
-    """No automation of the project has this id."""
+    """There is no automation "{automation}" in this project."""
 
     reason = "AUTOMATION_NOT_FOUND"
 
     def __init__(self, automation_id: str) -> None:
-        super().__init__(f'There is no automation "{automation_id}" in this project', automation=automation_id)
+        super().__init__(automation=automation_id)
 
 
 class AutomationActive(AutomationError):
@@ -112,12 +101,12 @@ class AutomationNotActive(AutomationError):
 
 
 class RunNotFound(AutomationError):
-    """No run of the project has this id."""
+    """There is no run "{run}" in this project."""
 
     reason = "RUN_NOT_FOUND"
 
     def __init__(self, run_id: str) -> None:
-        super().__init__(f'There is no run "{run_id}" in this project', run=run_id)
+        super().__init__(run=run_id)
 
 
 class RunFinished(AutomationError):
@@ -162,12 +151,12 @@ class InvalidSubscription(AutomationError):
 
 
 class SubscriptionNotFound(AutomationError):
-    """No subscription of the project has this id or name."""
+    """There is no subscription "{subscription}" in this project."""
 
     reason = "SUBSCRIPTION_NOT_FOUND"
 
     def __init__(self, subscription: str) -> None:
-        super().__init__(f'There is no subscription "{subscription}" in this project', subscription=subscription)
+        super().__init__(subscription=subscription)
 
 
 class SubscriptionAlreadyExists(AutomationError):

@@ -15,6 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from registry.coercion_table import TABLE, Convert, JsonKind, as_is
+from registry.errors import Violation
 from registry.paths import ROOT, property_path
 from registry.schema import (
     CoercionMode,
@@ -72,6 +73,16 @@ class Incompatibility:
     new: str
     direction: Direction
     revision: int
+
+    def violation(self) -> Violation:
+        """Return the violation of a schema that has this incompatibility."""
+        earlier = f"revision {self.revision}"
+        given, taker = (earlier, "the schema") if self.direction is Direction.BACKWARD else ("the schema", earlier)
+        message = (
+            f'It is "{self.old}" in {earlier} and "{self.new}" in the schema; to be {self.direction} compatible, '
+            f"{taker} must accept every payload that {given} accepts, and coerce it to the same values"
+        )
+        return Violation(self.path, self.kind, message)
 
 
 def check_compatibility(

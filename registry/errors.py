@@ -1,5 +1,6 @@
 """Everything the registry refuses.
 
+    SignalboxError               the root of all packages' errors
     RegistryError
     ├── InvalidName
     ├── InvalidDescription
@@ -26,8 +27,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from registry.compatibility import Incompatibility
-    from registry.schema import Compatibility
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +46,34 @@ class Violation:
     expected: str = ""
 
 
-class RegistryError(Exception):
-    """The registry refused a request.
+class SignalboxError(Exception):
+    """The root of all errors that callers see.
 
-    `metadata` holds the facts behind the message, by name, for programs. `violations` says which places
-    of the request are at fault; where it is a single field, `field` names it.
+    `reason` is the name of the error for programs, `message` a sentence for people, `metadata` has the facts behind the
+    message by name, and `violations` the places of the request that are at fault; `field` makes one of a single field.
+    Without a message the docstring of the error is its message, with the metadata filled in.
     """
 
     reason: ClassVar[str]
+    retry_after: float = 0.0
+    """Seconds after which a retry may succeed; 0 if it makes no difference."""
 
-    def __init__(self, message: str, *, field: str = "", **metadata: str) -> None:
-        super().__init__(message)
-        self.message = message
+    def __init__(
+        self, message: str = "", *, field: str = "", violations: Sequence[Violation] = (), **metadata: str
+    ) -> None:
+        self.message = message or _message_of(type(self)).format_map(metadata)
+        super().__init__(self.message)
         self.metadata = metadata
-        self.violations: tuple[Violation, ...] = (Violation(field, self.reason, message),) if field else ()
+        self.violations = tuple(violations) or ((Violation(field, self.reason, self.message),) if field else ())
+
+
+def _message_of(error: type[SignalboxError]) -> str:
+    paragraph, _, _ = (error.__doc__ or error.reason).partition("\n\n")
+    return " ".join(paragraph.split()).removesuffix(".")
+
+
+class RegistryError(SignalboxError):
+    """The registry refused a request."""
 
 
 class InvalidName(RegistryError):
@@ -88,8 +102,7 @@ class ViolationsFound(RegistryError):
     def __init__(self, violations: tuple[Violation, ...]) -> None:
         first = violations[0].message
         many = f"{self.subject} has {len(violations)} violations. The first one: {first}"
-        super().__init__(first if len(violations) == 1 else many)
-        self.violations = violations
+        super().__init__(first if len(violations) == 1 else many, violations=violations)
 
 
 class InvalidSchema(ViolationsFound):
@@ -107,86 +120,68 @@ class PayloadRejected(ViolationsFound):
 
 
 class IncompatibleSchema(RegistryError):
-    """A definition's rule does not allow a schema as its next revision; `incompatibilities` says why not.
+    """The compatibility rule of a definition does not allow a schema as its next revision.
 
-    `latest` is the number of the latest revision.
+    `latest` is the number of the latest revision; there is a violation for each incompatibility.
     """
 
     reason = "INCOMPATIBLE_SCHEMA"
 
-    def __init__(
-        self, name: str, rule: Compatibility, latest: int, incompatibilities: tuple[Incompatibility, ...]
-    ) -> None:
-        violations = tuple(Violation(one.path, one.kind, _sentence(one)) for one in incompatibilities)
+    def __init__(self, name: str, rule: str, latest: int, violations: Sequence[Violation]) -> None:
         first, count = violations[0], len(violations)
         places = f"in {count} places, first at" if count > 1 else "at"
         super().__init__(
-            f'The schema breaks the compatibility rule {rule.name} of event "{name}" {places} {first.path}: '
-            f"{first.message}",
+            f'The schema breaks the compatibility rule {rule} of event "{name}" {places} {first.path}: {first.message}',
+            violations=violations,
             event=name,
-            compatibility=rule.name,
+            compatibility=rule,
             revision=str(latest),
         )
-        self.incompatibilities = incompatibilities
-        self.violations = violations
-
-
-def _sentence(one: Incompatibility) -> str:
-    earlier = f"revision {one.revision}"
-    given, taker = (earlier, "the schema") if one.direction == "backward" else ("the schema", earlier)
-    return (
-        f'It is "{one.old}" in {earlier} and "{one.new}" in the schema; to be {one.direction} compatible, '
-        f"{taker} must accept every payload that {given} accepts, and coerce it to the same values"
-    )
 
 
 class DefinitionNotFound(RegistryError):
-    """No definition of this name or id is in the project, or only a deleted one."""
+    """Event "{event}" is not defined in this project."""
 
     reason = "DEFINITION_NOT_FOUND"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f'Event "{name}" is not defined in this project', event=name)
+        super().__init__(event=name)
 
 
 class DefinitionAlreadyExists(RegistryError):
-    """A live definition of the project already has this name."""
+    """An event named "{event}" already exists in this project."""
 
     reason = "DEFINITION_ALREADY_EXISTS"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f'An event named "{name}" already exists in this project', event=name)
+        super().__init__(event=name)
 
 
 class DefinitionDeleted(RegistryError):
-    """The definition is deleted; only undeleting it is possible."""
+    """Event "{event}" is deleted; undelete it first."""
 
     reason = "DEFINITION_DELETED"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f'Event "{name}" is deleted; undelete it first', field="event_definition", event=name)
+        super().__init__(field="event_definition", event=name)
 
 
 class DefinitionNotDeleted(RegistryError):
-    """The definition to be undeleted is live."""
+    """Event "{event}" is not deleted."""
 
     reason = "DEFINITION_NOT_DELETED"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f'Event "{name}" is not deleted', event=name)
+        super().__init__(event=name)
 
 
 class TooManyDefinitions(RegistryError):
-    """The project has as many live definitions as a project may have."""
+    """The project already has {limit} event definitions, the maximum; delete one first."""
 
     reason = "TOO_MANY_DEFINITIONS"
 
     def __init__(self, limit: int) -> None:
-        super().__init__(
-            f"This project already has {limit} event definitions, the maximum; delete one first",
-            field="event_definition",
-            limit=str(limit),
-        )
+        super().__init__(field="event_definition", limit=str(limit))
 
 
 class TooManyRevisions(RegistryError):
@@ -203,12 +198,15 @@ class TooManyRevisions(RegistryError):
 
 
 class RevisionNotFound(RegistryError):
-    """The definition has no revision of this number, which the request gave in `field`."""
+    """Revision {revision} does not exist.
+
+    `field` is where the request gives its number.
+    """
 
     reason = "REVISION_NOT_FOUND"
 
     def __init__(self, definition_id: str, number: int, field: str) -> None:
-        super().__init__(f"Revision {number} does not exist", field=field, event=definition_id, revision=str(number))
+        super().__init__(field=field, event=definition_id, revision=str(number))
 
 
 class RowUnreadable(RegistryError):
@@ -217,7 +215,8 @@ class RowUnreadable(RegistryError):
     reason = "ROW_UNREADABLE"
 
     def __init__(self, kind: str, resource_id: str, fault: str) -> None:
-        super().__init__(f"The stored data of {kind} {resource_id} cannot be read: {fault}", **{kind: resource_id})
+        super().__init__(f"The stored data of {kind} {resource_id} cannot be read: {fault}")
+        self.metadata[kind] = resource_id
 
 
 class EtagMismatch(RegistryError):

@@ -309,7 +309,8 @@ def _check_compatible(conn: Connection, current: EventDefinition, changed: Event
     if changed.schema is current.schema:
         return
     if found := incompatibilities(conn, current, changed.compatibility, changed.schema):
-        raise IncompatibleSchema(current.name, changed.compatibility, current.revision, found)
+        violations = [each.violation() for each in found]
+        raise IncompatibleSchema(current.name, changed.compatibility.name, current.revision, violations)
 
 
 def _retire_name(conn: Connection, former: EventDefinition, retired_id: str, now: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from registry.errors import Violation
 from registry.json_values import (
     AUTOMATION_BUDGET,
     CONTACT_BUDGET,
@@ -37,11 +36,9 @@ __all__ = [
     "MAX_VALUES",
     "RUN_BUDGET",
     "PayloadBudget",
-    "broken",
     "check_count",
     "check_json",
     "hold_json",
-    "refused",
 ]
 
 MAX_RESPONSE_BYTES: Final = 4_000_000
@@ -52,8 +49,8 @@ def check_json(
     values: Mapping[str, Any], received: int, root: str = "properties", budget: PayloadBudget = EVENT_BUDGET
 ) -> None:
     """Check plain JSON, which came in a text of `received` bytes. Raise InvalidArgument."""
-    if fault := payload_violation(values, root, budget, received):
-        raise refused(fault)
+    if violation := payload_violation(values, root, budget, received):
+        raise InvalidArgument.of(violation)
 
 
 def hold_json(values: dict[str, Any], received: int, root: str, budget: PayloadBudget) -> dict[str, Any]:
@@ -63,17 +60,7 @@ def hold_json(values: dict[str, Any], received: int, root: str, budget: PayloadB
     return stored
 
 
-def broken(path: str, reason: str, message: str) -> InvalidArgument:
-    """Make the error of a payload that breaks a rule at one place."""
-    return refused(Violation(path, reason, message))
-
-
-def refused(fault: Violation) -> InvalidArgument:
-    """Return the error of a payload with a fault."""
-    return InvalidArgument(fault.message, violations=[fault])
-
-
 def check_count(count: int, root: str, budget: PayloadBudget) -> None:
     """Raise InvalidArgument for more values than a budget allows."""
     if count > budget.values:
-        raise refused(too_many(root, budget))
+        raise InvalidArgument.of(too_many(root, budget))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from registry.errors import Violation
 from server.errors import InvalidArgument
 
 MAX_LENGTH = 254
@@ -23,5 +22,5 @@ def normalize_email(text: str) -> str:
     if len(email) > MAX_LENGTH or not _ADDRESS.fullmatch(email):
         shown = text if len(text) <= 60 else text[:60] + "…"
         message = f'"{shown}" is not an email address of at most {MAX_LENGTH} characters, such as ada@example.com'
-        raise InvalidArgument(message, violations=[Violation("email", "INVALID_EMAIL", message)])
+        raise InvalidArgument.at("email", "INVALID_EMAIL", message)
     return email

@@ -1,6 +1,6 @@
-"""What the service refuses, and why.
+"""The errors of the service.
 
-ServiceError
+ServiceError                     a SignalboxError
 ├── AccessError
 │   ├── KeyMissing               no credential came with the call
 │   ├── KeyInvalid               the credential is unknown or revoked
@@ -10,24 +10,12 @@ ServiceError
 ├── RequestError
 │   ├── UnstorableText           a text holds NUL, which PostgreSQL cannot store
 │   ├── MalformedRequest         the bytes are not the message they should be
-│   ├── InvalidArgument          a field breaks its rule; carries violations
+│   ├── FieldError               a field breaks its rule; carries violations
+│   │   ├── InvalidArgument      of a request
+│   │   └── InvalidConsumer      of a consumer: its id, window or heartbeat
 │   ├── InvalidPageToken         the token is not one that this list gave out
 │   ├── CursorInvalid            the cursor is not one that this project's match log gave out
-│   ├── InvalidConsumer          a consumer's id, window or heartbeat breaks its rule
 │   ├── ContactRequired          the request does not say whom it is about
-│   ├── HttpError                the request over HTTP is not one that is served
-│   │   ├── RouteNotFound        nothing is served at this path
-│   │   ├── MethodNotAllowed     something is served at this path, under other methods
-│   │   ├── BodyTooLarge         the body is larger than the server takes
-│   │   ├── BodyTooSlow          the body did not come in time
-│   │   ├── UnsupportedMediaType the body says that it is no JSON
-│   │   ├── UnsupportedCharset   the body is declared as other than UTF-8, and is not ASCII
-│   │   ├── UnsupportedEncoding  the content encoding of the body is not supported
-│   │   ├── MalformedBody        the body does not match its content encoding
-│   │   ├── RepeatedHeader       a single-valued header has two values
-│   │   ├── MalformedJson        the body is not JSON
-│   │   ├── InvalidBody          a field of the body breaks its rule; carries violations
-│   │   └── RateLimited          the key made as many requests as it may for now
 │   └── BatchRejected            an all-or-nothing batch holds events that are refused
 ├── ResourceError
 │   ├── ProjectNotFound, ContactNotFound, EventNotFound, KeyNotFound
@@ -49,20 +37,18 @@ ServiceError
     ├── StorageUnavailable       the database cannot be reached
     └── StorageRefused           the database refused a statement; never the caller's fault
 
-`reason` is the machine-readable name that callers see; `server.status` gives each its gRPC code.
+`reason` is the machine-readable name that callers see; `server.status` gives each its gRPC code. The docstring of an
+error is its message, unless its constructor makes another.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from registry.errors import Violation
+from registry.errors import SignalboxError, Violation
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-
-MAX_SHOWN_PATH = 200
+    from typing import Self
 
 
 def _counted(count: int, noun: str) -> str:
@@ -70,24 +56,8 @@ def _counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-class ServiceError(Exception):
-    """An error with a reason that callers can act on."""
-
-    reason: ClassVar[str]
-    retry_after: float = 0.0
-    """Seconds after which trying again may help, where the caller is told so."""
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        metadata: Mapping[str, str] | None = None,
-        violations: Sequence[Violation] = (),
-    ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.metadata: Mapping[str, str] = metadata or {}
-        self.violations = tuple(violations)
+class ServiceError(SignalboxError):
+    """The service refused a request."""
 
 
 class AccessError(ServiceError):
@@ -95,48 +65,36 @@ class AccessError(ServiceError):
 
 
 class KeyMissing(AccessError):
-    """No credential came with the call."""
+    """The API key is missing; send the metadata "authorization: Bearer <key>"."""
 
     reason = "API_KEY_MISSING"
 
-    def __init__(self) -> None:
-        super().__init__('The API key is missing; send the metadata "authorization: Bearer <key>"')
-
 
 class KeyInvalid(AccessError):
-    """The credential is unknown or revoked."""
+    """The API key is unknown or revoked."""
 
     reason = "API_KEY_INVALID"
 
-    def __init__(self) -> None:
-        super().__init__("The API key is unknown or revoked")
-
 
 class ScopeMissing(AccessError):
-    """The key may not do this."""
+    """The API key lacks the scope "{scope}"."""
 
     reason = "SCOPE_MISSING"
 
     def __init__(self, scope: str) -> None:
-        super().__init__(f'The API key lacks the scope "{scope}"', metadata={"scope": scope})
+        super().__init__(scope=scope)
 
 
 class AdminRequired(AccessError):
-    """Only the admin key may do this."""
+    """Only the admin key may call this RPC."""
 
     reason = "ADMIN_REQUIRED"
 
-    def __init__(self) -> None:
-        super().__init__("Only the admin key may call this RPC")
-
 
 class ProjectRequired(AccessError):
-    """The admin key did not say for which project it calls."""
+    """The admin key must name a project; send the metadata "signalbox-project: <id or name>"."""
 
     reason = "PROJECT_REQUIRED"
-
-    def __init__(self) -> None:
-        super().__init__('The admin key must name a project; send the metadata "signalbox-project: <id or name>"')
 
 
 class RequestError(ServiceError):
@@ -159,33 +117,39 @@ class UnstorableText(RequestError):
         super().__init__(message, violations=[Violation(path, self.reason, message)] if path else ())
 
 
-class InvalidArgument(RequestError):
+class FieldError(RequestError):
     """A field breaks its rule."""
+
+    @classmethod
+    def at(cls, path: str, reason: str, message: str) -> Self:
+        """Return the error of one field."""
+        return cls.of(Violation(path, reason, message))
+
+    @classmethod
+    def of(cls, violation: Violation) -> Self:
+        """Return the error of one violation."""
+        return cls(violation.message, violations=[violation])
+
+
+class InvalidArgument(FieldError):
+    """A field of a request breaks its rule."""
 
     reason = "INVALID_ARGUMENT"
 
 
 class InvalidPageToken(RequestError):
-    """The token is not one that this list gave out for these filters."""
+    """The page token is not valid for this list and these filters; start again without a page token."""
 
     reason = "INVALID_PAGE_TOKEN"
 
-    def __init__(self) -> None:
-        super().__init__(
-            "The page token is not valid for this list and these filters; start again without a page token"
-        )
-
 
 class CursorInvalid(RequestError):
-    """The cursor is not one that a watch of this project's matches answered."""
+    """The cursor is not valid; use one that WatchMatches returned in this project."""
 
     reason = "CURSOR_INVALID"
 
-    def __init__(self) -> None:
-        super().__init__("The cursor is not valid; use one that WatchMatches returned in this project")
 
-
-class InvalidConsumer(RequestError):
+class InvalidConsumer(FieldError):
     """The id, the window or the heartbeat of a consumer breaks its rule."""
 
     reason = "INVALID_CONSUMER"
@@ -197,161 +161,44 @@ class BatchRejected(RequestError):
     reason = "BATCH_REJECTED"
 
 
-class HttpError(RequestError):
-    """The request over HTTP is not one that is served."""
-
-
-class RouteNotFound(HttpError):
-    """Nothing is served at this path."""
-
-    reason = "ROUTE_NOT_FOUND"
-
-    def __init__(self, method: str, path: str) -> None:
-        shown = path if len(path) <= MAX_SHOWN_PATH else path[:MAX_SHOWN_PATH] + "…"
-        super().__init__(f"There is no {method} {shown} here")
-
-
-class MethodNotAllowed(HttpError):
-    """Something is served at this path, under the other methods in `allowed`."""
-
-    reason = "METHOD_NOT_ALLOWED"
-
-    def __init__(self, method: str, path: str, allowed: Sequence[str]) -> None:
-        super().__init__(f"{method} is not allowed at {path}; allowed: {', '.join(allowed)}")
-        self.allowed = tuple(allowed)
-
-
-class BodyTooLarge(HttpError):
-    """The body is larger than the server takes."""
-
-    reason = "BODY_TOO_LARGE"
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"The body is larger than {limit:,} bytes", metadata={"limit": str(limit)})
-
-
-class BodyTooSlow(HttpError):
-    """The body did not come in time."""
-
-    reason = "BODY_TOO_SLOW"
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"The body was not received within {seconds:g} seconds")
-
-
-class UnsupportedMediaType(HttpError):
-    """The body says that it is no JSON."""
-
-    reason = "UNSUPPORTED_MEDIA_TYPE"
-
-    def __init__(self, given: str) -> None:
-        super().__init__(f'The body must be JSON: send "Content-Type: application/json", not "{given[:100]}"')
-
-
-class UnsupportedCharset(HttpError):
-    """The body is declared to be in another character set than UTF-8, and is not ASCII."""
-
-    reason = "UNSUPPORTED_CHARSET"
-
-    def __init__(self, charset: str) -> None:
-        super().__init__(f'The body must be UTF-8, not "{charset[:100]}"')
-
-
-class UnsupportedEncoding(HttpError):
-    """The content encoding of the body is not supported; `supported` names those that are."""
-
-    reason = "UNSUPPORTED_ENCODING"
-
-    def __init__(self, given: str, supported: Sequence[str]) -> None:
-        known = " or ".join(f'"Content-Encoding: {encoding}"' for encoding in supported)
-        super().__init__(f'The body must be sent with {known}, not "{given[:100]}"')
-        self.supported = tuple(supported)
-
-
-class MalformedBody(HttpError):
-    """The body does not match its content encoding."""
-
-    reason = "MALFORMED_BODY"
-
-
-class RepeatedHeader(HttpError):
-    """A single-valued header was sent with two values."""
-
-    reason = "REPEATED_HEADER"
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"The header {name} was sent twice, with different values")
-
-
-class MalformedJson(HttpError):
-    """The body is not JSON."""
-
-    reason = "MALFORMED_JSON"
-
-    def __init__(self) -> None:
-        super().__init__("The body is not valid JSON")
-
-
-class InvalidBody(HttpError):
-    """A field of the body breaks its rule; the paths of the violations lead to it within the body."""
-
-    reason = "INVALID_BODY"
-
-    def __init__(self, violations: Sequence[Violation]) -> None:
-        first = violations[0]
-        place = f"{first.path}: " if first.path and not first.message.startswith(first.path) else ""
-        super().__init__(f"{place}{first.message}", violations=violations)
-
-
-class RateLimited(HttpError):
-    """The key made as many requests as it may for now; `headers` are what the dialect says of that."""
-
-    reason = "RATE_LIMITED"
-
-    def __init__(self, seconds: int, headers: tuple[tuple[bytes, bytes], ...]) -> None:
-        super().__init__(f"Too many requests; try again in {seconds} seconds", metadata={"seconds": str(seconds)})
-        self.retry_after = float(seconds)
-        self.headers = headers
-
-
 class ResourceError(ServiceError):
     """Something that the request names is missing, taken or in another state."""
 
 
 class ProjectNotFound(ResourceError):
-    """No project has this id or name."""
+    """There is no project "{project}"."""
 
     reason = "PROJECT_NOT_FOUND"
 
     def __init__(self, project: str) -> None:
-        super().__init__(f'There is no project "{project}"', metadata={"project": project})
+        super().__init__(project=project)
 
 
 class ProjectAlreadyExists(ResourceError):
-    """Another project has this name."""
+    """A project named "{name}" already exists."""
 
     reason = "PROJECT_ALREADY_EXISTS"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f'A project named "{name}" already exists', metadata={"name": name})
+        super().__init__(name=name)
 
 
 class ContactNotFound(ResourceError):
-    """No contact of the project has this id or address."""
+    """There is no contact "{contact}" in this project."""
 
     reason = "CONTACT_NOT_FOUND"
 
     def __init__(self, contact: str) -> None:
-        super().__init__(f'There is no contact "{contact}" in this project', metadata={"contact": contact})
+        super().__init__(contact=contact)
 
 
 class ContactAlreadyExists(ResourceError):
-    """A contact of the project has this address."""
+    """A contact with the email address "{email}" already exists."""
 
     reason = "CONTACT_ALREADY_EXISTS"
 
     def __init__(self, email: str) -> None:
-        super().__init__(f'A contact with the email address "{email}" already exists', metadata={"email": email})
+        super().__init__(email=email)
 
 
 class DefinitionInUse(ResourceError):
@@ -362,55 +209,48 @@ class DefinitionInUse(ResourceError):
     def __init__(self, name: str, count: int) -> None:
         super().__init__(
             f'Event "{name}" is used by {_counted(count, "active automation")}; pause them first',
-            metadata={"event": name, "count": str(count)},
+            event=name,
+            count=str(count),
         )
 
 
 class ContactRequired(RequestError):
-    """The request does not say whom it is about."""
+    """The contact is missing; give its ID or email address."""
 
     reason = "CONTACT_REQUIRED"
 
-    def __init__(self) -> None:
-        super().__init__("The contact is missing; give its ID or email address")
-
 
 class EventNotFound(ResourceError):
-    """No recorded event of the project has this id."""
+    """No event with the ID "{id}" is recorded in this project."""
 
     reason = "EVENT_NOT_FOUND"
 
     def __init__(self, event_id: str) -> None:
-        super().__init__(f'No event with the ID "{event_id}" is recorded in this project', metadata={"id": event_id})
+        super().__init__(id=event_id)
 
 
 class KeyNotFound(ResourceError):
-    """No API key has this id."""
+    """There is no API key with the ID "{id}"."""
 
     reason = "API_KEY_NOT_FOUND"
 
     def __init__(self, key_id: str) -> None:
-        super().__init__(f'There is no API key with the ID "{key_id}"', metadata={"id": key_id})
+        super().__init__(id=key_id)
 
 
 class SecretInUse(ResourceError):
-    """The secret to take over belongs to a key already."""
+    """An API key with this secret already exists."""
 
     reason = "SECRET_IN_USE"
 
-    def __init__(self) -> None:
-        super().__init__("An API key with this secret already exists")
-
 
 class IdempotencyKeyReused(ResourceError):
-    """The idempotency key was used before with other content."""
+    """The idempotency key "{idempotency_key}" was used before with other content."""
 
     reason = "IDEMPOTENCY_KEY_REUSED"
 
     def __init__(self, key: str) -> None:
-        super().__init__(
-            f'The idempotency key "{key}" was used before with other content', metadata={"idempotency_key": key}
-        )
+        super().__init__(idempotency_key=key)
 
 
 class CursorExpired(ResourceError):
@@ -422,7 +262,7 @@ class CursorExpired(ResourceError):
         super().__init__(
             "Matches after this start point have been deleted;"
             f" the earliest available match is at position {earliest:,}",
-            metadata={"earliest_position": str(earliest)},
+            earliest_position=str(earliest),
         )
 
 
@@ -435,7 +275,8 @@ class CursorRewound(ResourceError):
         super().__init__(
             f"The log was restored to an earlier state after this cursor was returned at position {position:,}; it now"
             f" ends at position {head:,}. Start again at a position or time before the restore",
-            metadata={"position": str(position), "head_position": str(head)},
+            position=str(position),
+            head_position=str(head),
         )
 
 
@@ -448,19 +289,18 @@ class SubscriptionInUse(ResourceError):
         super().__init__(
             f"The subscription has {_counted(consumers, 'connected consumer')};"
             " disconnect them, or delete it with force",
-            metadata={"subscription": subscription, "consumer_count": str(consumers)},
+            subscription=subscription,
+            consumer_count=str(consumers),
         )
 
 
 class ConsumerReplaced(ResourceError):
-    """Another stream has opened under the id of this consumer, and has its leases."""
+    """Another stream has been opened with the consumer ID "{consumer}"."""
 
     reason = "CONSUMER_REPLACED"
 
     def __init__(self, consumer_id: str) -> None:
-        super().__init__(
-            f'Another stream has been opened with the consumer ID "{consumer_id}"', metadata={"consumer": consumer_id}
-        )
+        super().__init__(consumer=consumer_id)
 
 
 class PositionBeyondHead(ResourceError):
@@ -471,18 +311,16 @@ class PositionBeyondHead(ResourceError):
     def __init__(self, position: int, head: int) -> None:
         super().__init__(
             f"The requested start position {position:,} is past the newest match (position {head:,})",
-            metadata={"position": str(position), "head_position": str(head)},
+            position=str(position),
+            head_position=str(head),
         )
 
 
 class QueueFull(ServiceError):
-    """More is waiting to be stored than the server will hold; nothing of this request was stored."""
+    """Too many events are waiting to be stored. Nothing was stored; try again shortly."""
 
     reason = "QUEUE_FULL"
     retry_after = 0.5
-
-    def __init__(self) -> None:
-        super().__init__("Too many events are waiting to be stored. Nothing was stored; try again shortly")
 
 
 class WatcherTooSlow(ServiceError):
@@ -517,46 +355,31 @@ class StorageError(ServiceError):
 
 
 class StorageFull(StorageError):
-    """The disk is full."""
+    """The disk of the database is full; nothing was stored."""
 
     reason = "STORAGE_FULL"
     retry_after = 5.0
 
-    def __init__(self) -> None:
-        super().__init__("The disk of the database is full; nothing was stored")
-
 
 class StorageReadOnly(StorageError):
-    """The database cannot be written."""
+    """The database is read-only; nothing was stored."""
 
     reason = "STORAGE_READ_ONLY"
 
-    def __init__(self) -> None:
-        super().__init__("The database is read-only; nothing was stored")
-
 
 class StorageBusy(StorageError):
-    """Another process holds the database."""
+    """Another process has locked the database. Nothing was stored; try again."""
 
     reason = "STORAGE_BUSY"
 
-    def __init__(self) -> None:
-        super().__init__("Another process has locked the database. Nothing was stored; try again")
-
 
 class StorageUnavailable(StorageError):
-    """The database cannot be reached, or the connection broke before it confirmed."""
+    """The database did not respond; send the request again with the same idempotency key."""
 
     reason = "STORAGE_UNAVAILABLE"
 
-    def __init__(self) -> None:
-        super().__init__("The database did not respond; send the request again with the same idempotency key")
-
 
 class StorageRefused(StorageError):
-    """The database refused a statement: a defect of the server, not of the request."""
+    """Internal error."""
 
     reason = "INTERNAL"
-
-    def __init__(self) -> None:
-        super().__init__("Internal error")

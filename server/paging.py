@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
-from registry.errors import Violation
 from server.errors import InvalidArgument, InvalidPageToken
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ class PageRequest:
         """Return how many items the page holds at most. Raise InvalidArgument for a negative size."""
         if self.size < 0:
             message = f"page_size is {self.size}; it must not be negative"
-            raise InvalidArgument(message, violations=[Violation("page_size", "OUT_OF_RANGE", message)])
+            raise InvalidArgument.at("page_size", "OUT_OF_RANGE", message)
         return min(self.size or DEFAULT_SIZE, MAX_SIZE)
 
     def cursor(self, filters: object, *kinds: type, most: int = 2**63 - 1) -> tuple[Any, ...] | None:

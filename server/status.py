@@ -6,9 +6,7 @@ from typing import Final
 
 from grpc import StatusCode
 
-from automation.errors import AutomationError
-from registry.errors import RegistryError
-from server.errors import ServiceError
+from registry.errors import SignalboxError
 
 CODES: dict[str, StatusCode] = {
     "API_KEY_MISSING": StatusCode.UNAUTHENTICATED,
@@ -115,18 +113,17 @@ _PRECISE_STATUSES: Final[dict[str, int]] = {
 MAX_MESSAGE: Final = 500
 """A status travels in the trailers, of which gRPC clients take 8 KiB, and the message twice, percent-encoded."""
 
-KNOWN_ERRORS = (AutomationError, RegistryError, ServiceError)
 """What callers may be told; any other error is a defect, and its text stays in the log."""
 
 
 def reason_of(error: Exception) -> str:
     """Give the machine-readable reason of an error; INTERNAL for one that callers are not told of."""
-    return error.reason if isinstance(error, KNOWN_ERRORS) else "INTERNAL"
+    return error.reason if isinstance(error, SignalboxError) else "INTERNAL"
 
 
 def message_of(error: Exception) -> str:
     """Give the text that a caller may see."""
-    return cut(error.message, MAX_MESSAGE) if isinstance(error, KNOWN_ERRORS) else "Internal error"
+    return cut(error.message, MAX_MESSAGE) if isinstance(error, SignalboxError) else "Internal error"
 
 
 def code_of(error: Exception) -> StatusCode:

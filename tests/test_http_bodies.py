@@ -15,7 +15,7 @@ import pytest_asyncio
 
 from server.bridge.body import decode_body
 from server.bridge.dialects import DIALECTS
-from server.errors import BodyTooLarge
+from server.bridge.http_errors import BodyTooLarge
 from tests.support.bridge import Caller, calling
 from tests.support.messages import ADA, ORDER
 

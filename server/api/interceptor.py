@@ -22,6 +22,7 @@ import structlog
 from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
+from registry.errors import SignalboxError
 from server.api.messages.texts import text_check
 from server.api.open_calls import LAST_WORD_SECONDS
 from server.api.rich_status import rich_status
@@ -33,7 +34,7 @@ from server.errors import (
     WatcherTooSlow,
 )
 from server.shutdown import until
-from server.status import KNOWN_ERRORS, code_of, message_of
+from server.status import code_of, message_of
 from signalbox.v1 import options_pb2
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def service_handler(service: ServiceDescriptor, servicer: object, interceptor: I
 async def _abort(context: Context, error: Exception) -> None:
     if isinstance(error, grpc.aio.AbortError):
         raise error
-    if not isinstance(error, KNOWN_ERRORS):
+    if not isinstance(error, SignalboxError):
         log.error("call_failed", exc_info=error)
     elif isinstance(error, StorageRefused):
         log.error("storage_refused", exc_info=error.__cause__)

@@ -10,8 +10,8 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2 as details
 from google.rpc.status_pb2 import Status
 
-from server.errors import ServiceError
-from server.status import KNOWN_ERRORS, MAX_MESSAGE, code_of, cut, message_of, reason_of
+from registry.errors import SignalboxError
+from server.status import MAX_MESSAGE, code_of, cut, message_of, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +31,7 @@ def rich_status(error: Exception) -> Status:
 
 
 def _details(error: Exception) -> Iterator[Message]:
-    metadata = error.metadata if isinstance(error, KNOWN_ERRORS) else {}
+    metadata = error.metadata if isinstance(error, SignalboxError) else {}
     yield details.ErrorInfo(
         reason=reason_of(error),
         domain=DOMAIN,
@@ -40,7 +40,7 @@ def _details(error: Exception) -> Iterator[Message]:
     violations = list(_field_violations(error))
     if violations:
         yield details.BadRequest(field_violations=violations)
-    if isinstance(error, ServiceError) and error.retry_after:
+    if isinstance(error, SignalboxError) and error.retry_after:
         yield details.RetryInfo(retry_delay=_duration(error.retry_after))
 
 

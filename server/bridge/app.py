@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
+from registry.errors import SignalboxError
 from server.bridge.body import ClientGone, decode_body, read_body
 from server.bridge.dialects import DIALECTS
 from server.bridge.errors import NO_DIALECT, RuleBroken, report_error
+from server.bridge.http_errors import MethodNotAllowed, RateLimited, RepeatedHeader, RouteNotFound, UnsupportedEncoding
 from server.bridge.identification import (
     dialects_of_path,
     key_header_allowed,
@@ -31,19 +33,7 @@ from server.bridge.identification import (
 from server.bridge.messages import Request, Response
 from server.bridge.rate_limits import RateLimiter
 from server.bridge.routes import RouteTable
-from server.errors import (
-    KeyInvalid,
-    KeyMissing,
-    MethodNotAllowed,
-    RateLimited,
-    RepeatedHeader,
-    RouteNotFound,
-    ServiceError,
-    Stopping,
-    StorageRefused,
-    UnsupportedEncoding,
-)
-from server.status import KNOWN_ERRORS
+from server.errors import KeyInvalid, KeyMissing, Stopping, StorageRefused
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -213,7 +203,7 @@ class Bridge:
 
         If there are several, the body has the fields of each, and the first one decides the status.
         """
-        if not isinstance(error, (*KNOWN_ERRORS, RuleBroken)):
+        if not isinstance(error, (SignalboxError, RuleBroken)):
             log.error("request_failed", method=exchange.method, path=exchange.path, exc_info=error)
         elif isinstance(error, StorageRefused):
             log.error("storage_refused", exc_info=error.__cause__)
@@ -240,7 +230,7 @@ def _error_headers(error: Exception) -> tuple[tuple[bytes, bytes], ...]:
         headers += error.headers
     if isinstance(error, UnsupportedEncoding):
         headers.append((b"accept-encoding", ", ".join(error.supported).encode()))
-    if isinstance(error, ServiceError) and error.retry_after:
+    if isinstance(error, SignalboxError) and error.retry_after:
         headers.append((b"retry-after", str(max(1, round(error.retry_after))).encode()))
     return tuple(headers)
 

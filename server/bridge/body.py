@@ -7,7 +7,7 @@ import zlib
 from codecs import BOM_UTF8
 from typing import TYPE_CHECKING, Any, Final
 
-from server.errors import (
+from server.bridge.http_errors import (
     BodyTooLarge,
     BodyTooSlow,
     MalformedBody,

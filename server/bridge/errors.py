@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from server.status import KNOWN_ERRORS, http_status_of, message_of, reason_of
+from registry.errors import SignalboxError
+from server.status import http_status_of, message_of, reason_of
 
 if TYPE_CHECKING:
     from registry.errors import Violation
@@ -55,7 +56,7 @@ def report_error(table: ErrorTable, error: Exception, topic: str = "") -> Report
     listed = table.get(f"{topic}: {reason}") or table.get(reason)
     if listed is None:
         return ReportedError(http_status_of(error), None, message_of(error))
-    metadata = error.metadata if isinstance(error, KNOWN_ERRORS) else {}
+    metadata = error.metadata if isinstance(error, SignalboxError) else {}
     return ReportedError(listed.status, listed.code, listed.message.format_map(metadata) or message_of(error))
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote
 
-from server.errors import MethodNotAllowed, RouteNotFound, UnstorableText
+from server.bridge.http_errors import MethodNotAllowed, RouteNotFound
+from server.errors import UnstorableText
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping

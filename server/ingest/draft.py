@@ -141,5 +141,5 @@ def check_idempotency_key(key: str) -> str:
     """Return the key. Raise InvalidArgument if it is too long or not printable."""
     if len(key) > MAX_IDEMPOTENCY_KEY or not (key.isascii() and key.isprintable()):
         message = f"idempotency_key must be at most {MAX_IDEMPOTENCY_KEY} printable ASCII characters"
-        raise InvalidArgument(message, violations=[Violation("idempotency_key", "INVALID_ARGUMENT", message)])
+        raise InvalidArgument.at("idempotency_key", "INVALID_ARGUMENT", message)
     return key

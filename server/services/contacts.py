@@ -9,7 +9,6 @@ import msgspec
 from uuid_utils import uuid7
 
 from automation.run_store import cancel_runs_of_contacts
-from registry.errors import Violation
 from registry.timestamps import now_micros
 from server.budgets import MAX_CONTACT_BYTES, MAX_CONTACT_VALUES
 from server.errors import ContactAlreadyExists, ContactNotFound, InvalidArgument
@@ -183,7 +182,7 @@ def _check_size(properties: Mapping[str, Any]) -> None:
             f"The contact would have {len(properties):,} properties and {size:,} bytes; "
             f"at most {MAX_CONTACT_VALUES:,} properties and {MAX_CONTACT_BYTES:,} bytes are allowed"
         )
-        raise InvalidArgument(message, violations=[Violation("properties", "TOO_LARGE", message)])
+        raise InvalidArgument.at("properties", "TOO_LARGE", message)
 
 
 def _without_nulls(properties: Mapping[str, Any]) -> dict[str, Any]:

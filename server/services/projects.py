@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from uuid_utils import uuid7
 
-from registry.errors import Violation
 from registry.names import name_problem
 from registry.timestamps import now_micros
 from server.auth.access import digest_of
@@ -152,31 +151,27 @@ class Projects:
 
 
 def _check_name(name: str) -> None:
-    if fault := name_problem(name):
-        raise _invalid("name", f"The project name {fault}")
+    if problem := name_problem(name):
+        raise InvalidArgument.at("name", "INVALID_ARGUMENT", f"The project name {problem}")
 
 
 def _check_description(description: str) -> None:
     if len(description) > MAX_DESCRIPTION:
-        raise _invalid("description", f"The description must be at most {MAX_DESCRIPTION} characters long")
+        message = f"The description must be at most {MAX_DESCRIPTION} characters long"
+        raise InvalidArgument.at("description", "INVALID_ARGUMENT", message)
 
 
 def _check_secret(secret: str) -> None:
     printable = all("!" <= character <= "~" for character in secret)
     if not printable or not MIN_SECRET <= len(secret) <= MAX_SECRET:
-        raise _invalid(
-            "secret", f"A secret must be {MIN_SECRET} to {MAX_SECRET} printable ASCII characters without blanks"
-        )
+        message = f"A secret must be {MIN_SECRET} to {MAX_SECRET} printable ASCII characters without blanks"
+        raise InvalidArgument.at("secret", "INVALID_ARGUMENT", message)
 
 
 def _scopes(names: Collection[str]) -> frozenset[Scope]:
     try:
         return frozenset(map(Scope, names))
     except ValueError:
-        known = ", ".join(Scope)
         unknown = next(name for name in names if name not in list(Scope))
-        raise _invalid("scopes", f'"{unknown}" is not a scope; use one of {known}') from None
-
-
-def _invalid(path: str, message: str) -> InvalidArgument:
-    return InvalidArgument(message, violations=[Violation(path, "INVALID_ARGUMENT", message)])
+        message = f'"{unknown}" is not a scope; use one of {", ".join(Scope)}'
+        raise InvalidArgument.at("scopes", "INVALID_ARGUMENT", message) from None

@@ -11,7 +11,6 @@ from automation.errors import RunFinished, RunNotFound
 from automation.match_log import matches_at
 from automation.run_store import RunFilter
 from automation.runs import Wait
-from registry.errors import Violation
 from registry.log_ids import position_of
 from registry.names import check_event_name
 from registry.timestamps import now_micros
@@ -107,7 +106,7 @@ class Runs:
         before = position_of(after_id) if after_id else None
         if after_id and before is None:
             message = f'"{after_id[:60]}" is not the ID of a run'
-            raise InvalidArgument(message, violations=[Violation("after", "INVALID_ARGUMENT", message)])
+            raise InvalidArgument.at("after", "INVALID_ARGUMENT", message)
         return await self._database.read(lambda connection: _found(connection, project_pk, wanted, limit, before))
 
     async def get_of_automation(self, project_pk: int, automation_id: str, run_id: str) -> RunView:
@@ -226,10 +225,10 @@ def _filter(connection: Connection, project_pk: int, wanted: RunQuery) -> RunFil
 def _check_timeout(timeout: int | None) -> None:
     if timeout is not None and not MIN_TIMEOUT <= timeout <= MAX_TIMEOUT:
         message = f"timeout is {timeout / 1_000_000:g} s; it must be 1 second to 366 days, or unset to wait forever"
-        raise InvalidArgument(message, violations=[Violation("timeout", "OUT_OF_RANGE", message)])
+        raise InvalidArgument.at("timeout", "OUT_OF_RANGE", message)
 
 
 def _check_reason(reason: str) -> None:
     if len(reason) > MAX_REASON:
         message = f"reason has {len(reason):,} characters; at most {MAX_REASON:,} are allowed"
-        raise InvalidArgument(message, violations=[Violation("reason", "TOO_LARGE", message)])
+        raise InvalidArgument.at("reason", "TOO_LARGE", message)

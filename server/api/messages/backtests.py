@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from registry.errors import Violation
 from server.api.messages.enums import EnumMap
 from server.api.messages.events import write_violation
 from server.api.messages.structs import write_struct
@@ -34,7 +33,7 @@ def read_scope(request: pb.BacktestSchemaRequest) -> BacktestScope:
     ):
         if not 0 <= value <= most:
             message = f"{field} is {value}; it must be 0 to {most:,}"
-            raise InvalidArgument(message, violations=[Violation(field, "OUT_OF_RANGE", message)])
+            raise InvalidArgument.at(field, "OUT_OF_RANGE", message)
     return BacktestScope(
         request.revision,
         read_timestamp(request, "received_from"),

@@ -44,7 +44,7 @@ def read_candidate(request: pb.CheckCompatibilityRequest | pb.BacktestSchemaRequ
     """Read the candidate. Raise InvalidArgument without one, and InvalidSchema."""
     if not request.HasField("schema"):
         message = "schema is missing; it must be the candidate schema"
-        raise InvalidArgument(message, violations=[Violation("schema", "INVALID_ARGUMENT", message)])
+        raise InvalidArgument.at("schema", "INVALID_ARGUMENT", message)
     return read_schema(request.schema)
 
 

@@ -12,7 +12,6 @@ from automation.runs import RunOutcome, RunStatus
 from automation.subscriptions.values import DeliveryOrder, NackAction, Outcome, ParkingCause
 from registry.coercion import CoercionKind
 from registry.compatibility import Direction
-from registry.errors import Violation
 from registry.schema import CoercionMode, Compatibility, PropertyType, UnknownProperties
 from server.delivery.start_points import LogEnd
 from server.errors import InvalidArgument
@@ -53,7 +52,7 @@ class EnumMap(Generic[E]):
         if member is None:
             shown = "is missing" if number == 0 else f"has the unknown value {number}"
             message = f"{path} {shown}; it must be one of {', '.join(self._names)}"
-            raise InvalidArgument(message, violations=[Violation(path, "INVALID_ENUM_VALUE", message)])
+            raise InvalidArgument.at(path, "INVALID_ENUM_VALUE", message)
         return member
 
     def read_optional(self, number: int, path: str) -> E | None:

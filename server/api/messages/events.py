@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from registry.errors import SignalboxError
 from server.api.messages.enums import COERCION_KIND
 from server.api.messages.structs import read_struct, write_struct, write_value
 from server.api.messages.times import read_timestamp, write_timestamp
@@ -12,7 +13,7 @@ from server.api.response_size import write_details
 from server.emails import normalize_email
 from server.errors import ContactRequired
 from server.ingest.draft import Draft, check_idempotency_key
-from server.status import KNOWN_ERRORS, code_of, message_of, reason_of
+from server.status import code_of, message_of, reason_of
 from signalbox.v1 import event_ingest_pb2 as pb
 from signalbox.v1 import event_pb2
 
@@ -51,7 +52,7 @@ def read_draft_or_refuse(message: pb.EventInput, readers: Readers) -> Draft:
     """Read an event of a batch; one that cannot be read becomes a draft that is refused."""
     try:
         return read_draft(message, readers)
-    except KNOWN_ERRORS as error:
+    except SignalboxError as error:
         return _unreadable(message.name, error)
 
 

@@ -11,7 +11,8 @@ from google.protobuf.struct_pb2 import NullValue, Struct, Value
 
 from registry.json_values import clamped, number_problem, too_deep, too_large, value_path, violation_at
 from registry.paths import property_path
-from server.budgets import EVENT_BUDGET, check_count, refused
+from server.budgets import EVENT_BUDGET, check_count
+from server.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -112,7 +113,7 @@ def read_pending(pending: list[Pending], count: int, root: str, budget: PayloadB
     while pending:
         into, container, path, depth = pending.pop()
         if depth > budget.depth:
-            raise refused(too_deep(path, root, budget))
+            raise InvalidArgument.of(too_deep(path, root, budget))
         inside = container.fields if isinstance(into, dict) else container.values
         count += len(inside)
         check_count(count, root, budget)
@@ -141,7 +142,7 @@ def _branch(value: Value, kind: str | None, path: str, depth: int, pending: list
     if kind == "null_value":
         return None
     if kind is None:
-        raise refused(violation_at(path, "INVALID_PROPERTY_VALUE", NO_KIND))
+        raise InvalidArgument.of(violation_at(path, "INVALID_PROPERTY_VALUE", NO_KIND))
     into: Any = {} if kind == "struct_value" else []
     pending.append((into, getattr(value, kind), path, depth))
     return into
@@ -157,12 +158,12 @@ def read_number(number: float, parent: str, name: str | int) -> float:
     """Read a number as JSON has it. Raise InvalidArgument with its path for one that is not finite."""
     if number.is_integer():
         return int(number) if -_EXACT <= number <= _EXACT else number
-    if fault := number_problem(number):
-        raise refused(violation_at(value_path(parent, name), "INVALID_PROPERTY_VALUE", fault))
+    if problem := number_problem(number):
+        raise InvalidArgument.of(violation_at(value_path(parent, name), "INVALID_PROPERTY_VALUE", problem))
     return number
 
 
 def _check_size(struct: Struct, root: str, budget: PayloadBudget) -> None:
     size = struct.ByteSize()
     if size > budget.size:
-        raise refused(too_large(root, size, budget))
+        raise InvalidArgument.of(too_large(root, size, budget))

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from registry.errors import Violation
 from server.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def read_timestamp(message: Message, field: str, path: str = "") -> int | None:
     if not _FIRST <= value.seconds <= _LAST or not 0 <= value.nanos <= 999_999_999:
         path = path or field
         text = f"{path} is not a time in the years 1 to 9999: {value.seconds} s and {value.nanos} ns"
-        raise InvalidArgument(text, violations=[Violation(path, "INVALID_TIMESTAMP", text)])
+        raise InvalidArgument.at(path, "INVALID_TIMESTAMP", text)
     return value.seconds * 1_000_000 + value.nanos // 1_000
 
 
@@ -52,5 +51,5 @@ def read_duration(message: Message, field: str) -> int | None:
     value: Duration = getattr(message, field)
     if abs(value.nanos) > 999_999_999 or value.seconds * value.nanos < 0:
         text = f"{field} is not a valid duration: {value.seconds} s and {value.nanos} ns"
-        raise InvalidArgument(text, violations=[Violation(field, "INVALID_DURATION", text)])
+        raise InvalidArgument.at(field, "INVALID_DURATION", text)
     return value.seconds * 1_000_000 + int(value.nanos / 1_000)

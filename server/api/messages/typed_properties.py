@@ -12,7 +12,8 @@ from registry.json_values import too_large, too_many, value_path
 from registry.paths import ROOT
 from server.api.messages.descriptors import message_class
 from server.api.messages.structs import read_number, read_pending, read_value
-from server.budgets import EVENT_BUDGET, broken, refused
+from server.budgets import EVENT_BUDGET
+from server.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,15 +43,19 @@ class TypedReader:
         An empty array is read only where it is required. Raises InvalidArgument.
         """
         if len(data) > EVENT_BUDGET.size:
-            raise refused(too_large(_MESSAGE, len(data), EVENT_BUDGET))
+            raise InvalidArgument.of(too_large(_MESSAGE, len(data), EVENT_BUDGET))
         try:
             message = self._class.FromString(data)
         except DecodeError:
-            raise broken(_MESSAGE, "INVALID_ARGUMENT", f"{_MESSAGE} is not a valid message of the revision") from None
+            raise InvalidArgument.at(
+                _MESSAGE, "INVALID_ARGUMENT", f"{_MESSAGE} is not a valid message of the revision"
+            ) from None
         size = message.ByteSize()
         message.DiscardUnknownFields()
         if message.ByteSize() != size:
-            raise broken(_MESSAGE, "UNKNOWN_FIELD", f"{_MESSAGE} has a field that the revision does not have")
+            raise InvalidArgument.at(
+                _MESSAGE, "UNKNOWN_FIELD", f"{_MESSAGE} has a field that the revision does not have"
+            )
         walk = _Walk()
         values = self._fields.read(message, ROOT, 1, walk)
         read_pending(walk.pending, walk.count, ROOT)
@@ -103,7 +108,7 @@ def read_typed(event: pb.EventInput, readers: Readers) -> dict[str, Any]:
     """Read the typed properties of an event. Raise the error of their revision, and InvalidArgument."""
     if event.HasField("properties"):
         message = "properties and typed_properties are both set; set only one of them"
-        raise broken("typed_properties", "INVALID_ARGUMENT", message)
+        raise InvalidArgument.at("typed_properties", "INVALID_ARGUMENT", message)
     reader = readers[event.name, event.typed_properties.revision]
     if isinstance(reader, Exception):
         raise reader
@@ -120,7 +125,7 @@ class _Walk:
     def add(self, count: int) -> None:
         self.count += count
         if self.count > EVENT_BUDGET.values:
-            raise refused(too_many(ROOT, EVENT_BUDGET))
+            raise InvalidArgument.of(too_many(ROOT, EVENT_BUDGET))
 
 
 class _MessageFields:
@@ -183,4 +188,4 @@ def _instant(value: Any, path: str) -> str:
         return str(value.ToJsonString())
     except ValueError:
         text = f"{path} is not a time in the years 1 to 9999: {value.seconds} s and {value.nanos} ns"
-        raise broken(path, "INVALID_TIMESTAMP", text) from None
+        raise InvalidArgument.at(path, "INVALID_TIMESTAMP", text) from None

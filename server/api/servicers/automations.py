@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from automation.automation_store import AutomationFilter
-from registry.errors import Violation
 from server.api.messages.automations import (
     read_changes,
     read_engine_update,
@@ -108,7 +107,7 @@ class AutomationsServicer:
             explained = await self._explanations.of_recorded(key, request.event_id, request.automation_id, page)
         else:
             message = "The event is missing; set event_id or event"
-            raise InvalidArgument(message, violations=[Violation("event_id", "REQUIRED", message)])
+            raise InvalidArgument.at("event_id", "REQUIRED", message)
         return write_event_explanation(explained)
 
     async def ListRuns(self, request: pb.ListRunsRequest, caller: Caller) -> pb.ListRunsResponse:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
-from registry.errors import Violation
 from registry.schema import check_schema
 from registry.store import DefinitionChanges
 from server.api.messages.backtests import read_scope, write_backtest
@@ -179,19 +178,17 @@ def _read_changes(request: pb.UpdateEventDefinitionRequest) -> DefinitionChanges
 async def _judging_schema(definitions: Definitions, request: pb.ValidateEventRequest, caller: Caller) -> Schema:
     judge = request.WhichOneof("judge")
     if judge is None:
-        raise _invalid("event_definition", "INVALID_ARGUMENT", "Set either event_definition or schema")
+        raise InvalidArgument.at("event_definition", "INVALID_ARGUMENT", "Set either event_definition or schema")
     if judge == "event_definition":
         if request.revision < 0:
-            raise _invalid("revision", "OUT_OF_RANGE", f"revision is {request.revision}; it must not be negative")
+            raise InvalidArgument.at(
+                "revision", "OUT_OF_RANGE", f"revision is {request.revision}; it must not be negative"
+            )
         return await definitions.schema(caller, request.event_definition, request.revision)
     if request.revision:
-        raise _invalid(
+        raise InvalidArgument.at(
             "revision", "INVALID_ARGUMENT", "revision is not allowed with schema; it is a revision of event_definition"
         )
     schema = read_schema(request.schema)
     check_schema(schema)
     return schema
-
-
-def _invalid(path: str, reason: str, message: str) -> InvalidArgument:
-    return InvalidArgument(message, violations=[Violation(path, reason, message)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from registry.errors import Violation
+from registry.errors import SignalboxError
 from server.api.messages.enums import BATCH_MODE, RESULT_VIEW, View
 from server.api.messages.events import (
     event_message,
@@ -22,7 +22,6 @@ from server.emails import normalize_email
 from server.errors import ContactRequired, InvalidArgument
 from server.paging import PageRequest
 from server.shutdown import until
-from server.status import KNOWN_ERRORS
 from server.storage.events import EventFilter
 from signalbox.v1 import event_ingest_pb2 as pb
 
@@ -127,7 +126,7 @@ class _EventStream:
         try:
             drafts, mode, view = await _read_batch(request, self._project_pk, self._typed)
             batch = await self._ingest.enqueue(self._project_pk, drafts, mode)
-        except KNOWN_ERRORS as error:
+        except SignalboxError as error:
             return _Pending(request.sequence, View.RECEIPT, error=error)
         return _Pending(request.sequence, view, batch=batch)
 
@@ -151,7 +150,7 @@ class _Pending:
         try:
             await self._batch.done
             self._batch.check()
-        except KNOWN_ERRORS as error:
+        except SignalboxError as error:
             return pb.StreamEventsResponse(sequence=self._sequence, error=write_error(error))
         response = pb.StreamEventsResponse(sequence=self._sequence)
         write_results(self._batch.drafts, self._view, response.results)
@@ -164,7 +163,7 @@ async def _read_batch(
     """Read a batch; an event that cannot be read becomes a draft that is refused. Raise InvalidArgument."""
     if not 1 <= len(request.events) <= MAX_BATCH:
         message = f"events has {len(request.events):,} events; it must have 1 to {MAX_BATCH:,}"
-        raise InvalidArgument(message, violations=[Violation("events", "OUT_OF_RANGE", message)])
+        raise InvalidArgument.at("events", "OUT_OF_RANGE", message)
     mode = BATCH_MODE.read(request.mode, "mode")
     view = RESULT_VIEW.read_optional(request.view, "view") or View.RECEIPT
     # Each pass over the repeated field wraps every event anew.
@@ -178,7 +177,7 @@ def _read_filter(request: pb.ListEventsRequest) -> EventFilter:
         raise ContactRequired
     if request.after_position < 0:
         message = f"after_position is {request.after_position}; it must not be negative"
-        raise InvalidArgument(message, violations=[Violation("after_position", "OUT_OF_RANGE", message)])
+        raise InvalidArgument.at("after_position", "OUT_OF_RANGE", message)
     times: dict[str, Any] = {
         field: read_timestamp(request, field)
         for field in ("received_from", "received_until", "occurred_from", "occurred_until")
