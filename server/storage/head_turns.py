@@ -31,11 +31,11 @@ class HeadTurns:
     def __init__(self) -> None:
         self._locks: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 
-    def lock(self, project_key: int) -> asyncio.Lock:
+    def lock(self, project_pk: int) -> asyncio.Lock:
         """Return the lock of a project; it exists as long as a transaction holds or awaits it."""
-        lock = self._locks.get(project_key)
+        lock = self._locks.get(project_pk)
         if lock is None:
-            lock = self._locks[project_key] = asyncio.Lock()
+            lock = self._locks[project_pk] = asyncio.Lock()
         return lock
 
 
@@ -58,9 +58,9 @@ class HeadTurn:
         """Let `await_turn` find this turn by its connection."""
         connection_info[_TURN] = self
 
-    async def take(self, project_keys: Iterable[int]) -> None:
+    async def take(self, project_pks: Iterable[int]) -> None:
         """Wait for the locks of projects. Raise StorageBusy after LOCK_SECONDS."""
-        for key in project_keys:
+        for key in project_pks:
             if key in self._held:
                 continue
             lock = self._turns.lock(key)
@@ -72,9 +72,9 @@ class HeadTurn:
             self._held[key] = lock
 
 
-def await_turn(connection: Connection, project_keys: Iterable[int]) -> None:
+def await_turn(connection: Connection, project_pks: Iterable[int]) -> None:
     """Wait until no other transaction of this server locks the heads of projects, named in ascending order."""
     turn: HeadTurn | None = connection.info.get(_TURN)
     if turn is not None:
         driver: Any = connection.connection
-        driver.run_async(lambda _: turn.take(project_keys))
+        driver.run_async(lambda _: turn.take(project_pks))
