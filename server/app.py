@@ -14,7 +14,6 @@ from server.api.messages.typed_properties import TypedReaders
 from server.api.open_calls import OpenCalls
 from server.api.server import GrpcServer
 from server.api.servicers.automations import AutomationsServicer
-from server.api.servicers.consume import Shutdown
 from server.api.servicers.contacts import ContactsServicer
 from server.api.servicers.event_definitions import EventDefinitionsServicer
 from server.api.servicers.event_ingest import EventIngestServicer
@@ -22,16 +21,17 @@ from server.api.servicers.match_stream import MatchStreamServicer
 from server.api.servicers.projects import ProjectsServicer
 from server.auth import admin_key
 from server.auth.access import Access
-from server.background.match_retention import MatchPruner
-from server.background.run_timeouts import RunTimer
+from server.background.match_retention import MatchRetention
+from server.background.run_timeouts import RunTimeouts
 from server.bridge.app import Bridge
 from server.bridge.dialects import DIALECTS
 from server.bridge.http_server import HttpServer
 from server.bridge.operations import Services
 from server.bridge.system import READY_SECONDS, System
+from server.delivery.deliveries import Deliveries
 from server.delivery.dispatcher import Dispatchers
-from server.delivery.match_notifier import MatchHub
-from server.delivery.match_reader import Matches
+from server.delivery.match_notifier import MatchNotifier
+from server.delivery.match_reader import MatchReader
 from server.delivery.subscriptions import Subscriptions
 from server.demo import make_demo
 from server.errors import StorageError
@@ -50,6 +50,7 @@ from server.services.generated_types import GeneratedTypes
 from server.services.projects import Projects
 from server.services.runs import Runs
 from server.settings import admin_key_file
+from server.shutdown import Shutdown
 from server.storage.database import open_database
 from server.storage.migrations import check_migrated, migrate
 
@@ -100,18 +101,18 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         automations = Automations(database, catalog)
         demo_contact = await make_demo(projects, definitions, contacts, automations) if settings.demo else ""
 
-        hub = MatchHub(database)
-        hub.start()
-        stack.push_async_callback(hub.close)
+        notifier = MatchNotifier(database)
+        notifier.start()
+        stack.push_async_callback(notifier.close)
         metrics = Metrics()
-        queue = GroupCommit(database, catalog, hub, metrics, settings.queue_events)
+        queue = GroupCommit(database, catalog, notifier, metrics, settings.queue_events)
         queue.start()
         stack.push_async_callback(_in_time, queue.close, settings.grace_seconds)
-        timer = RunTimer(database, hub, metrics)
+        timer = RunTimeouts(database, notifier, metrics)
         timer.start()
         stack.push_async_callback(timer.close)
         if settings.match_retention_seconds is not None:
-            pruner = MatchPruner(database, settings.match_retention_seconds)
+            pruner = MatchRetention(database, settings.match_retention_seconds)
             pruner.start()
             stack.push_async_callback(pruner.close)
         await stack.enter_async_context(_following(database, catalog, access))
@@ -119,9 +120,11 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         types = GeneratedTypes(database, catalog)
         typed = TypedReaders(types)
         calls = OpenCalls()
-        matches = Matches(database, hub)
-        dispatchers = Dispatchers(database, hub)
+        matches, dispatchers = MatchReader(database, notifier), Dispatchers(database, notifier)
         stack.push_async_callback(_in_time, dispatchers.close, settings.grace_seconds)
+        shutdown = Shutdown(calls.stopping, settings.grace_seconds)
+        subscriptions = Subscriptions(database, dispatchers, matches)
+        deliveries = Deliveries(subscriptions, dispatchers, matches, shutdown)
         ingest, runs = Ingest(catalog, queue), Runs(database)
         grpc_server = GrpcServer(
             access,
@@ -131,11 +134,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
                 "Contacts": ContactsServicer(contacts),
                 "EventDefinitions": EventDefinitionsServicer(definitions, Backtests(database, calls.stopping), types),
                 "EventIngest": EventIngestServicer(ingest, Events(database), typed, calls.stopping),
-                "MatchStream": MatchStreamServicer(
-                    matches=matches,
-                    subscriptions=Subscriptions(database, dispatchers, matches, calls.stopping),
-                    shutdown=Shutdown(calls.stopping, settings.grace_seconds),
-                ),
+                "MatchStream": MatchStreamServicer(matches, subscriptions, deliveries, shutdown),
                 "Projects": ProjectsServicer(projects),
             },
         )

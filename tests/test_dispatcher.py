@@ -1,7 +1,7 @@
 """Live: whatever is owed to a consumer with capacity is on its way after finitely many steps.
 
-The real dispatcher, consumer streams, pulls and match hub run in virtual time over a subscription in memory, under
-schedules drawn from a seed. A failure names its seed. SIGNALBOX_SCHEDULES=100000 is the long form.
+The real dispatcher, consumer sessions, pulls and match notifier run in virtual time over a subscription in memory,
+under schedules drawn from a seed. A failure names its seed. SIGNALBOX_SCHEDULES=100000 is the long form.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from google.protobuf.duration_pb2 import Duration
 from structlog.testing import capture_logs
 
 from automation.errors import AutomationError
 from automation.subscriptions import store as subscription_store
-from automation.subscriptions.values import Ack, Extend, Nack, NackAction, ParkedSelection, Stats
-from server.api.servicers.consume import ConsumerStream, Opening, Shutdown
+from automation.subscriptions.values import Ack, Extend, Nack, NackAction, ParkedSelection, SubscriptionStats
+from server.delivery.consumer_session import DeliveryBatch, Opening, SettleRequest, SettleResults, StopRequest
+from server.delivery.deliveries import Deliveries
 from server.delivery.dispatcher import Dispatcher, Dispatchers
-from server.delivery.match_notifier import MatchHub
-from server.delivery.subscriptions import Described, Subscriptions
+from server.delivery.match_notifier import MatchNotifier
+from server.delivery.subscriptions import Subscriptions, SubscriptionStatus
 from server.errors import ServiceError
-from signalbox.v1 import match_stream_pb2 as pb
+from server.shutdown import Shutdown
 from tests.support.delivery_model import (
     PROJECT,
     SECOND,
@@ -41,8 +41,9 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from automation.subscriptions.values import Settle, Subscription
-    from server.delivery.dispatcher import Consumer
+    from automation.subscriptions.values import Settlement, Subscription
+    from server.delivery.consumer import Consumer
+    from server.delivery.consumer_session import ConsumerRequest, ConsumerResponse
 
 T = TypeVar("T")
 
@@ -61,12 +62,13 @@ class Server:
         self.random = random
         self.model = ModelSubscription()
         self.database = ModelDatabase(self.model, random, shared=shared)
-        self.hub = MatchHub(self.database)
+        self.notifier = MatchNotifier(self.database)
         self.stopping = asyncio.Event()
         make = partial(Dispatcher, step=self.model.step, clock=self.clock)
-        self.dispatchers = Dispatchers(self.database, self.hub, make)
+        self.dispatchers = Dispatchers(self.database, self.notifier, make)
         matches: Any = ModelMatches(self.database, random)
-        self.subscriptions = ModelSubscriptions(self.database, self.dispatchers, matches, self.stopping)
+        self.subscriptions = ModelSubscriptions(self.database, self.dispatchers, matches)
+        self.deliveries = Deliveries(self.subscriptions, self.dispatchers, matches, Shutdown(self.stopping, 5))
 
     def clock(self) -> int:
         return START + round(asyncio.get_running_loop().time() * SECOND)
@@ -92,8 +94,8 @@ class ModelSubscriptions(Subscriptions):
     async def find(self, project_pk: int, subscription: str) -> Subscription:
         return SUBSCRIPTION
 
-    async def get(self, project_pk: int, subscription: str) -> tuple[Described, list[Any]]:
-        return Described(SUBSCRIPTION, Stats(0, 0, 0, 0, 0), 1), []
+    async def get(self, project_pk: int, subscription: str) -> tuple[SubscriptionStatus, list[Any]]:
+        return SubscriptionStatus(SUBSCRIPTION, SubscriptionStats(0, 0, 0, 0, 0), 1), []
 
 
 class Stream:
@@ -104,7 +106,7 @@ class Stream:
         self._server = server
         self._window = window
         self._diligent = diligent
-        self._requests: asyncio.Queue[pb.ConsumeMatchesRequest | None] = asyncio.Queue()
+        self._requests: asyncio.Queue[ConsumerRequest | None] = asyncio.Queue()
         self._sequence = 0
         self._heard_at = 0.0
         self._slow = False
@@ -118,11 +120,9 @@ class Stream:
         self.task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
-        shutdown = Shutdown(self._server.stopping, 5)
         opening = Opening("engine", self.id, self._window, self.held, HEARTBEAT)
-        stream = ConsumerStream(self._server.subscriptions, shutdown, opening)
         try:
-            async with aclosing(stream.answers(self._outgoing(), PROJECT)) as responses:
+            async with aclosing(self._server.deliveries.consume(PROJECT, opening, self._outgoing())) as responses:
                 async for response in responses:
                     self._heard_at = now()
                     await self._handle(response)
@@ -131,18 +131,19 @@ class Stream:
         except (ServiceError, AutomationError) as error:
             self.failure = error
 
-    async def _outgoing(self) -> AsyncIterator[pb.ConsumeMatchesRequest]:
+    async def _outgoing(self) -> AsyncIterator[ConsumerRequest]:
         while (request := await self._requests.get()) is not None:
             yield request
 
-    async def _handle(self, response: pb.ConsumeMatchesResponse) -> None:
-        if response.HasField("results"):
-            del self.unanswered[response.results.sequence]
+    async def _handle(self, response: ConsumerResponse) -> None:
+        if isinstance(response, SettleResults):
+            del self.unanswered[response.sequence]
         random = self._server.random
-        delivered = [each.delivery_id for each in response.deliveries.deliveries]
+        batch = response.deliveries if isinstance(response, DeliveryBatch) else ()
+        delivered = [delivery.id for delivery, _ in batch]
         self.held += delivered
         if self._diligent and delivered:
-            self.say(ack=pb.AckDeliveries(delivery_ids=delivered))
+            self.say(Ack(delivered))
         for name in [] if self._diligent else delivered:
             if random.random() < 0.9:
                 later(random.random() / 4, self._settle, name)
@@ -155,22 +156,21 @@ class Stream:
         random = self._server.random
         settle = random.choice(("ack", "ack", "ack", "retry", "retry later", "park", "extend"))
         if settle == "ack":
-            self.say(ack=pb.AckDeliveries(delivery_ids=[name]))
+            self.say(Ack([name]))
         elif settle == "extend":
-            self.say(extend=pb.ExtendLeases(delivery_ids=[name], lease_duration=Duration(seconds=2)))
+            self.say(Extend([name], 2 * SECOND))
         else:
-            action = pb.NACK_ACTION_PARK if settle == "park" else pb.NACK_ACTION_RETRY
-            delay = Duration(nanos=random.randint(1, 800) * 1_000_000 if settle == "retry later" else 0)
-            nack = pb.NackDeliveries(delivery_ids=[name], action=action, delay=delay)
-            self.say(nack=nack)
+            action = NackAction.PARK if settle == "park" else NackAction.RETRY
+            delay = random.randint(1, 800) * SECOND // 1_000 if settle == "retry later" else 0
+            self.say(Nack([name], action, delay))
 
-    def say(self, **message: Any) -> None:
+    def say(self, settlement: Settlement) -> None:
         self._sequence += 1
         self.unanswered[self._sequence] = now()
-        self._requests.put_nowait(pb.ConsumeMatchesRequest(sequence=self._sequence, **message))
+        self._requests.put_nowait(SettleRequest(self._sequence, settlement))
 
     def stop(self) -> None:
-        self._requests.put_nowait(pb.ConsumeMatchesRequest(stop=pb.StopDeliveries()))
+        self._requests.put_nowait(StopRequest())
 
     def close(self) -> None:
         self._requests.put_nowait(None)
@@ -198,7 +198,7 @@ class Schedule:
     async def run(self) -> int:
         """Run the schedule; return how many steps it took."""
         server, random = self.server, self.random
-        server.hub.start()
+        server.notifier.start()
         watching = asyncio.create_task(self._watch())
         try:
             for _ in range(random.randint(5, 40)):
@@ -216,7 +216,7 @@ class Schedule:
             ended_at = now()
             await server.dispatchers.close()
             assert now() - ended_at < LOCAL_SECONDS, "a dispatcher outlives its users"
-            await server.hub.close()
+            await server.notifier.close()
         return server.model.steps
 
     def _raise_from(self, watching: asyncio.Task[None]) -> None:
@@ -238,9 +238,9 @@ class Schedule:
         return [*actions, (self._elsewhere, 6)] if self.shared else actions
 
     def _commit(self) -> None:
-        """Record matches; the hub hears of them a little later."""
+        """Record matches; the notifier hears of them a little later."""
         self._record()
-        later(self.random.random() / 50, self.server.hub.advance, PROJECT, self.server.model.head)
+        later(self.random.random() / 50, self.server.notifier.advance, PROJECT, self.server.model.head)
 
     def _record(self) -> None:
         self.server.model.head += self.random.choice((1, 1, 2, 15))
@@ -289,15 +289,13 @@ class Schedule:
         wait = random.choice((0, 0, random.random()))
         with suppress(ServiceError, AutomationError):
             async with asyncio.timeout(wait + LOCAL_SECONDS):
-                pulled, _ = await self.server.subscriptions.pull(
-                    PROJECT, "engine", "puller", random.randint(1, 5), wait
-                )
+                pulled = await self.server.deliveries.pull(PROJECT, "engine", "puller", random.randint(1, 5), wait)
             await asyncio.sleep(random.random() / 4)
-            names = [delivery.id for delivery, _ in pulled]
-            settles: tuple[Settle, ...] = Ack(names), Nack(names, NackAction.RETRY, 0), Extend(names)
+            names = [delivery.id for delivery, _ in pulled.deliveries]
+            settlements: tuple[Settlement, ...] = Ack(names), Nack(names, NackAction.RETRY, 0), Extend(names)
             if names:
                 async with asyncio.timeout(LOCAL_SECONDS):
-                    await self.server.subscriptions.settle(PROJECT, "engine", [random.choice(settles)])
+                    await self.server.deliveries.settle(PROJECT, "engine", [random.choice(settlements)])
 
     def _seek(self) -> None:
         self.server.model.seek(self.random.randint(0, self.server.model.head))
@@ -393,6 +391,23 @@ def run_schedule(seed: int) -> int:
 
 def test_a_due_match_is_delivered_while_a_consumer_has_capacity() -> None:
     assert sum(map(run_schedule, range(SCHEDULES))) > SCHEDULES
+
+
+async def pulled_beside_the_steps_of_others(seed: int) -> int:
+    """Pull without waiting while other servers cause steps; return the number of matches that were delivered."""
+    server = Server(Random(seed), shared=True)  # noqa: S311 - as above
+    server.model.head = 4
+    pulls = [asyncio.create_task(server.deliveries.pull(PROJECT, "engine", "puller", 1, 0)) for _ in range(4)]
+    for _ in range(20):
+        server.dispatchers.wake(SUBSCRIPTION.key)
+        await asyncio.sleep(server.random.random() / 100)
+    batches = [await pull for pull in pulls]
+    await server.dispatchers.close()
+    return sum(len(batch.deliveries) for batch in batches)
+
+
+def test_a_pull_that_does_not_wait_is_answered_by_a_step_that_looked_for_it() -> None:
+    assert {run_virtually(pulled_beside_the_steps_of_others(seed)) for seed in range(20)} == {4}
 
 
 async def replayed_by_a_caller_that_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,19 +45,19 @@ from automation.subscriptions.values import (
     Backoff,
     Delivery,
     DeliveryOrder,
-    DueBounds,
+    DeliveryRequest,
     Extend,
     MatchFilter,
     Nack,
     NackAction,
-    Outcome,
     ParkedSelection,
     ParkingCause,
-    Release,
+    SearchBounds,
+    SettleOutcome,
     SettleResult,
     Subscription,
     TakeOver,
-    Want,
+    Undelivered,
 )
 from automation.tables import automation_match, metadata, run
 from registry.errors import EtagMismatch
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from automation.subscriptions.values import Settle, StepResult
+    from automation.subscriptions.values import Settlement, StepResult
     from server.storage.database import Database
     from tests.support.stores import Store
 
@@ -135,15 +135,18 @@ class Engine:
         await self.do(lambda connection: record(connection, matches))
 
     async def step(
-        self, *settles: Settle | Release, wants: Sequence[Want] = (), take_overs: Sequence[TakeOver] = ()
+        self,
+        *settlements: Settlement | Undelivered,
+        requests: Sequence[DeliveryRequest] = (),
+        take_overs: Sequence[TakeOver] = (),
     ) -> StepResult:
         key, now = self.subscription.key, self.now
-        return await self.do(lambda connection: step(connection, key, lambda: now, settles, wants, take_overs))
+        return await self.do(lambda connection: step(connection, key, lambda: now, settlements, requests, take_overs))
 
-    async def lease(self, room: int = 100, consumer: str = "a", *settles: Settle) -> list[Delivery]:
-        return (await self.step(*settles, wants=[Want(consumer, room, 1_000)])).deliveries[0]
+    async def lease(self, room: int = 100, consumer: str = "a", *settlements: Settlement) -> list[Delivery]:
+        return (await self.step(*settlements, requests=[DeliveryRequest(consumer, room, 1_000)])).deliveries[0]
 
-    async def settle(self, settle: Settle) -> list[SettleResult]:
+    async def settle(self, settle: Settlement) -> list[SettleResult]:
         return (await self.step(settle)).results[0]
 
     async def read(self) -> Subscription:
@@ -184,7 +187,7 @@ def positions(deliveries: Sequence[Delivery]) -> list[int]:
     return [each.match.position for each in deliveries]
 
 
-def outcomes(results: Sequence[SettleResult]) -> list[Outcome]:
+def outcomes(results: Sequence[SettleResult]) -> list[SettleOutcome]:
     return [each.outcome for each in results]
 
 
@@ -203,7 +206,7 @@ async def test_first_deliveries_come_in_the_order_of_positions_under_leases(engi
 async def test_what_is_acknowledged_is_never_delivered_again_and_raises_the_floor(engine: Engine) -> None:
     await engine.record(match(1), match(2), match(3))
     first = await engine.lease()
-    assert outcomes(await engine.settle(Ack(ids(first)[1:]))) == [Outcome.ACKNOWLEDGED] * 2
+    assert outcomes(await engine.settle(Ack(ids(first)[1:]))) == [SettleOutcome.ACKNOWLEDGED] * 2
     assert (await engine.read()).floor_position == 0
     await engine.settle(Ack(ids(first)[:1]))
     assert (await engine.read()).floor_position == 3
@@ -216,9 +219,9 @@ async def test_a_repeated_acknowledgement_is_acknowledged_and_other_words_are_st
     (only,) = ids(await engine.lease())
     result = await engine.step(Ack([only, only]), Nack([only]), Extend([only]))
     assert [outcomes(each) for each in result.results] == [
-        [Outcome.ACKNOWLEDGED, Outcome.ACKNOWLEDGED],
-        [Outcome.STALE],
-        [Outcome.STALE],
+        [SettleOutcome.ACKNOWLEDGED, SettleOutcome.ACKNOWLEDGED],
+        [SettleOutcome.STALE],
+        [SettleOutcome.STALE],
     ]
 
 
@@ -228,7 +231,7 @@ async def test_ids_that_were_never_given_out_are_unknown(engine: Engine) -> None
     position, serial, tag = good.split("-")
     forged = ["", "x", good.upper(), f"0{good}", f"9-{serial}-{tag}", f"{position}-2-{tag}", f"{position}-{serial}-0"]
     forged += [f"{good}\n", f"{position}-{serial}-00000000"]
-    assert set(outcomes(await engine.settle(Ack(forged)))) == {Outcome.UNKNOWN}
+    assert set(outcomes(await engine.settle(Ack(forged)))) == {SettleOutcome.UNKNOWN}
 
 
 async def test_a_delivered_match_puts_its_run_into_running(engine: Engine) -> None:
@@ -245,12 +248,12 @@ async def test_a_lease_that_ends_is_a_failed_attempt_with_backoff(engine: Engine
     await engine.record(match(1))
     (first,) = await engine.lease()
     engine.now = first.lease_expires_at
-    result = await engine.step(wants=[Want("a", 10)])
+    result = await engine.step(requests=[DeliveryRequest("a", 10)])
     assert (result.deliveries, result.next_due) == ([[]], engine.now + SECOND)
     engine.now += SECOND
     (second,) = await engine.lease()
     assert (second.attempt, second.last_failure) == (2, "lease expired")
-    assert outcomes(await engine.settle(Ack([first.id]))) == [Outcome.STALE]
+    assert outcomes(await engine.settle(Ack([first.id]))) == [SettleOutcome.STALE]
 
 
 async def test_what_reached_no_consumer_is_due_at_once_and_does_not_count(engine: Engine) -> None:
@@ -258,8 +261,8 @@ async def test_what_reached_no_consumer_is_due_at_once_and_does_not_count(engine
     for _ in range(SUBSCRIPTION.max_attempts + 1):
         (only,) = await engine.lease()
         assert (only.attempt, only.last_failure) == (1, "")
-        assert outcomes((await engine.step(Release([only.id]))).results[0]) == [Outcome.RETRYING]
-    assert outcomes(await engine.settle(Ack([only.id]))) == [Outcome.STALE]
+        assert outcomes((await engine.step(Undelivered([only.id]))).results[0]) == [SettleOutcome.RETRYING]
+    assert outcomes(await engine.settle(Ack([only.id]))) == [SettleOutcome.STALE]
 
 
 async def test_the_last_failed_attempt_parks(engine: Engine) -> None:
@@ -268,20 +271,20 @@ async def test_the_last_failed_attempt_parks(engine: Engine) -> None:
         (delivered,) = await engine.lease()
         assert delivered.attempt == attempt
         (result,) = await engine.settle(Nack([delivered.id], delay=0, reason=f"reason {attempt}"))
-    assert result.outcome is Outcome.PARKED
+    assert result.outcome is SettleOutcome.PARKED
     (parked,) = await engine.do(lambda connection: list_parked(connection, engine.subscription, ALL, 10))
     assert (parked.cause, parked.attempt_count, parked.last_failure, parked.consumer_id, parked.parked_at) == (
         ParkingCause.ATTEMPTS_EXHAUSTED, 3, "reason 3", "a", NOW,
     )  # fmt: skip
     assert (await engine.read()).floor_position == 1
-    assert outcomes(await engine.settle(Ack([delivered.id]))) == [Outcome.STALE]
+    assert outcomes(await engine.settle(Ack([delivered.id]))) == [SettleOutcome.STALE]
 
 
 async def test_a_nack_retries_when_it_says_and_holds_the_floor(engine: Engine) -> None:
     await engine.record(match(1), match(2))
     first, second = await engine.lease()
     result = await engine.step(Nack([first.id], delay=5 * SECOND, reason="busy"), Ack([second.id]))
-    assert result.results[0] == [SettleResult(first.id, Outcome.RETRYING, NOW + 5 * SECOND)]
+    assert result.results[0] == [SettleResult(first.id, SettleOutcome.RETRYING, NOW + 5 * SECOND)]
     assert (result.subscription.floor_position, result.next_due) == (0, NOW + 5 * SECOND)
     engine.now += 5 * SECOND - 1
     assert await engine.lease() == []
@@ -294,7 +297,7 @@ async def test_nacks_park_and_skip(engine: Engine) -> None:
     await engine.record(match(1), match(2))
     first, second = ids(await engine.lease())
     results = (await engine.step(Nack([first], NackAction.PARK), Nack([second], NackAction.SKIP))).results
-    assert [outcomes(each) for each in results] == [[Outcome.PARKED], [Outcome.SKIPPED]]
+    assert [outcomes(each) for each in results] == [[SettleOutcome.PARKED], [SettleOutcome.SKIPPED]]
     assert await engine.parked() == [1]
     assert (await engine.read()).floor_position == 2
 
@@ -304,9 +307,9 @@ async def test_an_extended_lease_lasts_from_now(engine: Engine) -> None:
     (only,) = await engine.lease()
     engine.now += 29 * SECOND
     (result,) = await engine.settle(Extend([only.id], 60 * SECOND))
-    assert (result.outcome, result.due_at) == (Outcome.EXTENDED, engine.now + 60 * SECOND)
+    assert (result.outcome, result.due_at) == (SettleOutcome.EXTENDED, engine.now + 60 * SECOND)
     engine.now += 59 * SECOND
-    assert outcomes(await engine.settle(Ack([only.id]))) == [Outcome.ACKNOWLEDGED]
+    assert outcomes(await engine.settle(Ack([only.id]))) == [SettleOutcome.ACKNOWLEDGED]
 
 
 @pytest.mark.parametrize(
@@ -328,17 +331,17 @@ def test_delays_grow_to_the_longest(backoff: Backoff, delays: list[int]) -> None
 
 async def test_a_window_counts_the_leases_of_earlier_steps(engine: Engine) -> None:
     await engine.record(*(match(position) for position in range(1, 6)))
-    wants = [Want("a", 100, 2)]
-    first = (await engine.step(wants=wants)).deliveries[0]
-    result = await engine.step(wants=wants)
+    requests = [DeliveryRequest("a", 100, 2)]
+    first = (await engine.step(requests=requests)).deliveries[0]
+    result = await engine.step(requests=requests)
     assert (positions(first), result.deliveries, result.outstanding) == ([1, 2], [[]], {"a": 2})
-    result = await engine.step(Ack(ids(first)[:1]), wants=wants)
+    result = await engine.step(Ack(ids(first)[:1]), requests=requests)
     assert positions(result.deliveries[0]) == [3]
 
 
 async def test_consumers_get_runs_of_equal_length_within_their_rooms(engine: Engine) -> None:
     await engine.record(*(match(position) for position in range(1, 11)))
-    result = await engine.step(wants=[Want("a", 100), Want("b", 1), Want("c", 100)])
+    result = await engine.step(requests=[DeliveryRequest("a", 100), DeliveryRequest("b", 1), DeliveryRequest("c", 100)])
     assert [positions(each) for each in result.deliveries] == [[1, 2, 3, 4], [5], [6, 7, 8, 9, 10]]
 
 
@@ -395,9 +398,9 @@ async def test_only_matches_of_the_filter_are_delivered(
 async def test_the_bookmark_moves_over_what_the_filter_passes_over_in_bounded_steps(database: Database) -> None:
     engine = await engine_for(database, replace(SUBSCRIPTION, filter=MatchFilter(event_names=("signup",))))
     await engine.record(*(match(position) for position in range(1, READ_LIMIT + 2)))
-    first = await engine.step(wants=[Want("a", 1)])
+    first = await engine.step(requests=[DeliveryRequest("a", 1)])
     assert (first.more, first.subscription.floor_position) == (True, READ_LIMIT)
-    second = await engine.step(wants=[Want("a", 1)])
+    second = await engine.step(requests=[DeliveryRequest("a", 1)])
     assert (second.more, second.subscription.floor_position) == (False, READ_LIMIT + 1)
 
 
@@ -444,8 +447,8 @@ async def test_replayed_matches_begin_again_and_leave_the_floor(engine: Engine) 
     (again,) = await engine.lease()
     assert (again.match, again.attempt, again.replayed) == (old[0].match, 1, True)
     assert (await engine.read()).floor_position == 2
-    assert outcomes(await engine.settle(Ack(ids(old)))) == [Outcome.STALE] * 2
-    assert outcomes(await engine.settle(Ack([again.id]))) == [Outcome.ACKNOWLEDGED]
+    assert outcomes(await engine.settle(Ack(ids(old)))) == [SettleOutcome.STALE] * 2
+    assert outcomes(await engine.settle(Ack([again.id]))) == [SettleOutcome.ACKNOWLEDGED]
     assert await engine.parked() == [2]
 
 
@@ -454,10 +457,12 @@ async def test_a_window_counts_leases_of_replayed_matches_below_the_floor(engine
     await engine.record(match(3), match(4))
     (fourth,) = (await engine.lease(2))[1:]
     assert await engine.replay() == 2
-    result = await engine.step(wants=[Want("a", 100, 3), Want("b", 100, 1)])
+    result = await engine.step(requests=[DeliveryRequest("a", 100, 3), DeliveryRequest("b", 100, 1)])
     assert ([*map(positions, result.deliveries)], result.outstanding) == ([[1], [2]], {"a": 3, "b": 1})
     assert (await engine.read()).floor_position == 2
-    result = await engine.step(Ack([fourth.id]), wants=[Want("a", 0), Want("b", 0), Want("c", 0)])
+    result = await engine.step(
+        Ack([fourth.id]), requests=[DeliveryRequest("a", 0), DeliveryRequest("b", 0), DeliveryRequest("c", 0)]
+    )
     assert result.outstanding == {"a": 2, "b": 1, "c": 0}
 
 
@@ -484,7 +489,7 @@ async def test_a_seek_delivers_what_is_behind_it_again_and_ends_the_leases(engin
     await engine.settle(Ack(ids(old)[:2]))
     moved = await engine.seek(1)
     assert (moved.read_position, moved.floor_position, moved.etag) == (1, 1, "2")
-    assert outcomes(await engine.settle(Ack(ids(old)))) == [Outcome.STALE] * 3
+    assert outcomes(await engine.settle(Ack(ids(old)))) == [SettleOutcome.STALE] * 3
     again = await engine.lease()
     assert [(each.match.position, each.attempt) for each in again] == [(2, 1), (3, 1)]
     assert set(ids(again)).isdisjoint(ids(old))
@@ -595,7 +600,7 @@ class Promises(RuleBasedStateMachine):
         self.parked: set[int] = set()
         self.leases: dict[str, Delivery] = {}
         self.newest_first = 0
-        self.bounds = DueBounds()
+        self.bounds = SearchBounds()
 
     @initialize(order=st.sampled_from(DeliveryOrder), filtered=st.booleans())
     def subscribe(self, order: DeliveryOrder, filtered: bool) -> None:
@@ -671,14 +676,16 @@ class Promises(RuleBasedStateMachine):
         if delivery.attempt == self.subscription.max_attempts:
             self.parked.add(delivery.match.position)
 
-    def step(self, settles: list[Settle], consumers: Sequence[str], room: int, *take_overs: TakeOver) -> list[Delivery]:
-        wants = [Want(each, room, self.WINDOW) for each in consumers]
+    def step(
+        self, settlements: list[Settlement], consumers: Sequence[str], room: int, *take_overs: TakeOver
+    ) -> list[Delivery]:
+        requests = [DeliveryRequest(each, room, self.WINDOW) for each in consumers]
         clock = lambda: self.now  # noqa: E731
-        result = step(self.connection, self.subscription.key, clock, settles, wants, take_overs, self.bounds)
+        result = step(self.connection, self.subscription.key, clock, settlements, requests, take_overs, self.bounds)
         # No full search mends what the bounds may miss.
         self.bounds = replace(result.bounds, full_at=2**62)
         assert result.next_due == self.next_due()
-        for said, results in zip(settles, result.results, strict=True):
+        for said, results in zip(settlements, result.results, strict=True):
             for one in results:
                 self.check_result(said, one)
         for taken, kept in zip(take_overs, result.kept, strict=True):
@@ -701,7 +708,7 @@ class Promises(RuleBasedStateMachine):
         assert not (result.exhausted and (result.more or leased >= capacity))
         if result.exhausted:
             probe = self.connection.begin_nested()
-            again = step(self.connection, self.subscription.key, lambda: self.now, (), [Want("probe", 10)])
+            again = step(self.connection, self.subscription.key, lambda: self.now, (), [DeliveryRequest("probe", 10)])
             assert again.deliveries == [[]]
             probe.rollback()
         elif not result.more:
@@ -719,23 +726,23 @@ class Promises(RuleBasedStateMachine):
         rows = self.connection.execute(select(subscription_delivery.c.due_at, subscription_delivery.c.state)).all()
         return min((row.due_at for row in rows if row.state != HELD and row.due_at > self.now), default=0)
 
-    def check_result(self, said: Settle, result: SettleResult) -> None:
+    def check_result(self, said: Settlement, result: SettleResult) -> None:
         lease = self.leases[result.delivery_id]
         if isinstance(said, Extend):
-            assert result.outcome is Outcome.EXTENDED
+            assert result.outcome is SettleOutcome.EXTENDED
             self.leases[result.delivery_id] = Delivery(
                 lease.id, lease.consumer_id, lease.attempt, lease.match, result.due_at, False, ""
             )
             return
         del self.leases[result.delivery_id]
         if isinstance(said, Ack) or said.action is NackAction.SKIP:
-            assert result.outcome is (Outcome.ACKNOWLEDGED if isinstance(said, Ack) else Outcome.SKIPPED)
+            assert result.outcome is (SettleOutcome.ACKNOWLEDGED if isinstance(said, Ack) else SettleOutcome.SKIPPED)
             self.done.add(lease.match.position)
         elif said.action is NackAction.PARK or lease.attempt == self.subscription.max_attempts:
-            assert result.outcome is Outcome.PARKED
+            assert result.outcome is SettleOutcome.PARKED
             self.parked.add(lease.match.position)
         else:
-            assert result.outcome is Outcome.RETRYING
+            assert result.outcome is SettleOutcome.RETRYING
 
     def check_delivery(self, each: Delivery) -> None:
         position, contact = each.match.position, each.match.contact_key

@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from automation.subscriptions.leasing import step
 from automation.subscriptions.store import create_subscription
-from automation.subscriptions.values import Ack, Delivery, DueBounds, Want
+from automation.subscriptions.values import Ack, Delivery, DeliveryRequest, SearchBounds
 from signalbox.v1 import automations_pb2, contacts_pb2, event_definitions_pb2, event_ingest_pb2, match_stream_pb2
 from tests.support.automations import automate
 from tests.support.messages import ADA, ORDER
@@ -151,7 +151,7 @@ class SteadyEngine:
         self._database, self._key = database, key
         self._leased: Sequence[Delivery] = ()
         self._now, self._head = NOW, 0
-        self._bounds = DueBounds()
+        self._bounds = SearchBounds()
 
     async def settle(self, steps: int) -> dict[str, int]:
         """Take steps; return how many blocks each read of the last one visited."""
@@ -168,10 +168,10 @@ class SteadyEngine:
         self._head += self.BATCH
         self._now += SECOND
         ids = [each.id for each in self._leased]
-        settles = [Ack(ids)] if ids else []
-        wants = [Want("a", self.BATCH, 10_000)]
+        settlements = [Ack(ids)] if ids else []
+        requests = [DeliveryRequest("a", self.BATCH, 10_000)]
         bounds = replace(self._bounds, full_at=2**62)
         with plans() as noted:
-            result = step(connection, self._key, lambda: self._now, settles, wants, bounds=bounds)
+            result = step(connection, self._key, lambda: self._now, settlements, requests, bounds=bounds)
         self._leased, self._bounds = result.deliveries[0], result.bounds
         return noted.costs

@@ -276,8 +276,8 @@ async def test_a_commit_is_counted_and_wakes_watchers_of_the_match_log(line: Lin
     line.gate.set()
     await line.automate(ALWAYS)
     await line.send(drafts(name="other"))
-    assert await line.hub.position(line.project_pk) == 0
-    following = asyncio.create_task(line.hub.beyond(line.project_pk, 0, 5))
+    assert await line.notifier.position(line.project_pk) == 0
+    following = asyncio.create_task(line.notifier.wait_beyond(line.project_pk, 0, 5))
     await asyncio.sleep(0)
     began = perf_counter()
     await line.send(drafts(2))

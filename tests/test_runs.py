@@ -20,8 +20,8 @@ from automation.run_store import park_run
 from automation.runs import Run, RunStatus, Wait
 from server import recurring
 from server.background import run_timeouts as run_timer
-from server.background.run_timeouts import RunTimer
-from server.delivery.match_notifier import MatchHub
+from server.background.run_timeouts import RunTimeouts
+from server.delivery.match_notifier import MatchNotifier
 from server.errors import StorageUnavailable
 from server.metrics import Metrics
 from server.services import runs
@@ -464,7 +464,7 @@ async def test_an_outage_is_logged_in_a_line_and_outlived(database: Database, mo
             return await database.read(work, brief=brief)
 
     away: Any = Away()
-    timer = RunTimer(away, MatchHub(database), Metrics())
+    timer = RunTimeouts(away, MatchNotifier(database), Metrics())
     with capture_logs() as logs:
         timer.start()
         async with asyncio.timeout(10):

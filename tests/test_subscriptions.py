@@ -421,7 +421,7 @@ async def test_an_acknowledgement_that_breaks_the_rules_changes_nothing(till: Cl
     await record(till, 1)
     (one,) = ids(await pull(till))
     ack, nack = pb.AckDeliveries(delivery_ids=[one]), pb.NackDeliveries(delivery_ids=[one])
-    for settles, path in (
+    for settlements, path in (
         ({}, "ack"),
         ({"ack": pb.AckDeliveries(delivery_ids=[one, one])}, "delivery_ids"),
         ({"ack": ack, "nacks": [nack]}, "delivery_ids"),
@@ -430,7 +430,7 @@ async def test_an_acknowledgement_that_breaks_the_rules_changes_nothing(till: Cl
         ({"nacks": [pb.NackDeliveries(delivery_ids=[one], delay=seconds(-1))]}, "nacks[0].delay"),
         ({"extend": pb.ExtendLeases(delivery_ids=[one], lease_duration=seconds(3_601))}, "extend.lease_duration"),
     ):
-        assert [each for each, _ in (await refusal(acknowledge(till, **settles))).violations] == [path]
+        assert [each for each, _ in (await refusal(acknowledge(till, **settlements))).violations] == [path]
     unstorable = pb.NackDeliveries(delivery_ids=[one], reason="a\0b")
     assert await verdict(acknowledge(till, nacks=[unstorable])) == (INVALID, "UNSTORABLE_TEXT")
     assert [each.outcome for each in await acknowledge(till, ack=ack)] == [ACKNOWLEDGED]

@@ -18,8 +18,8 @@ from grpc import StatusCode
 
 from automation.match_log import READ_LIMIT, read_filtered
 from automation.subscriptions.values import MatchFilter
-from server.delivery.match_notifier import MatchHub
-from server.delivery.match_reader import LoadedMatch, Matches, WatchAnswer, WatchQuery, load_in
+from server.delivery.match_notifier import MatchNotifier
+from server.delivery.match_reader import LoadedMatch, MatchReader, WatchQuery, WatchUpdate, load_in
 from server.delivery.start_points import Place
 from server.model import Rules
 from server.storage.database import open_database
@@ -355,15 +355,15 @@ async def test_a_filtered_bookmark_moves_on_a_quiet_log(shop: Client) -> None:
 async def test_heartbeats_come_while_a_reading_takes_longer(database: Database) -> None:
     project = await database.write(lambda connection: insert_project(connection, "id", "shop", Rules(), 1))
     slow = SlowDatabase(database)
-    matches = Matches(slow, MatchHub(slow))
+    matches = MatchReader(slow, MatchNotifier(slow))
     async with aclosing(matches.watch(project.pk, WatchQuery(heartbeat_seconds=0.4))) as answers:
         await anext(answers)
         slow.gate.clear()
         for _ in range(2):
             async with asyncio.timeout(LATEST_BEAT):
-                assert await anext(answers) == WatchAnswer((), Place(0, ""), 0)
+                assert await anext(answers) == WatchUpdate((), Place(0, ""), 0)
         slow.gate.set()
-        assert await anext(answers) == WatchAnswer((), Place(0, ""), 0)
+        assert await anext(answers) == WatchUpdate((), Place(0, ""), 0)
 
 
 class SlowDatabase:

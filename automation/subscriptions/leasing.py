@@ -18,7 +18,7 @@ from automation.run_store import mark_running
 from automation.subscriptions.settling import expire, settle, take_over, to_unsettled
 from automation.subscriptions.store import HELD, LEASED, WAITING, lock_subscription
 from automation.subscriptions.tables import REPLAYED, subscription, subscription_delivery, subscription_parked
-from automation.subscriptions.values import Delivery, DeliveryOrder, DueBounds, StepResult, delivery_id
+from automation.subscriptions.values import Delivery, DeliveryOrder, SearchBounds, StepResult, delivery_id
 from automation.tables import automation_match
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from automation.matches import Match
-    from automation.subscriptions.settling import Unsettled
-    from automation.subscriptions.values import Release, Settle, Subscription, TakeOver, Want
+    from automation.subscriptions.settling import DeliveryRow
+    from automation.subscriptions.values import DeliveryRequest, Settlement, Subscription, TakeOver, Undelivered
 
 BOUNDS_MARGIN: Final = 2_000_000
 """The difference between the clocks of nodes, in microseconds, up to which no due match waits for a full search."""
@@ -40,7 +40,7 @@ HELD_LIMIT: Final = 10_000
 """With so many matches held behind earlier ones of their contacts, a subscription reads no further."""
 _READ_AHEAD: Final = 100
 NEVER: Final = 2**62
-NO_BOUNDS: Final = DueBounds()
+NO_BOUNDS: Final = SearchBounds()
 
 _delivery = subscription_delivery.c
 _match = automation_match.c
@@ -62,10 +62,10 @@ def step(
     connection: Connection,
     subscription_key: int,
     clock: Callable[[], int],
-    settles: Sequence[Settle | Release] = (),
-    wants: Sequence[Want] = (),
+    settlements: Sequence[Settlement | Undelivered] = (),
+    requests: Sequence[DeliveryRequest] = (),
     take_overs: Sequence[TakeOver] = (),
-    bounds: DueBounds = NO_BOUNDS,
+    bounds: SearchBounds = NO_BOUNDS,
 ) -> StepResult:
     """Settle, take over, expire and lease. Leases last the subscription's ack deadline from the time of the step.
 
@@ -79,14 +79,14 @@ def step(
     current = lock_subscription(connection, subscription_key)
     now = clock()
     search = _Search.begin(current, bounds, now)
-    results = settle(connection, current, settles, now)
+    results = settle(connection, current, settlements, now)
     kept = [take_over(connection, current, each, now) for each in take_overs]
     more, retry_due = expire(connection, current, now, search.leases_from)
-    outstanding = _outstanding(connection, current, wants)
-    rooms = [_room(want, outstanding[want.consumer_id]) for want in wants]
+    outstanding = _outstanding(connection, current, requests)
+    rooms = [_room(want, outstanding[want.consumer_id]) for want in requests]
     due = _due(connection, current, sum(rooms), now, search.retries_from)
     reading = _read_on(connection, current, sum(rooms) - len(due))
-    deliveries = _lease(connection, current, due, reading, _dealt(rooms, len(due) + len(reading.leased)), wants, now)
+    deliveries = _lease(connection, current, due, reading, _dealt(rooms, len(due) + len(reading.leased)), requests, now)
     for batch in deliveries:
         for each in batch:
             outstanding[each.consumer_id] += 1
@@ -103,7 +103,7 @@ def step(
 
 @dataclass(slots=True)
 class _Search:
-    """Where a step searches for due leases and retries, and for the next ones. See DueBounds."""
+    """Where a step searches for due leases and retries, and for the next ones. See SearchBounds."""
 
     now: int
     leases_from: int
@@ -113,7 +113,7 @@ class _Search:
     full_at: int
 
     @classmethod
-    def begin(cls, current: Subscription, bounds: DueBounds, now: int) -> _Search:
+    def begin(cls, current: Subscription, bounds: SearchBounds, now: int) -> _Search:
         """Begin where the last step ended, or at the beginning of time."""
         if now >= bounds.full_at or now < max(bounds.leases_from, bounds.retries_from):
             return cls(now, 0, 0, now + 1, now + 1, now + FULL_SEARCH_PERIOD)
@@ -147,13 +147,13 @@ class _Search:
         """The earlier of both times, 0 if there is neither."""
         return min((each for each in (self.next_lease, self.next_retry) if each), default=0)
 
-    def bounds(self) -> DueBounds:
+    def bounds(self) -> SearchBounds:
         """Return the bounds for the next step. Where nothing is due, what comes next was not written yet."""
         next_lease, next_retry = self.next_lease or NEVER, self.next_retry or NEVER
-        return DueBounds(self.leases_from, self.retries_from, next_lease, next_retry, self.full_at)
+        return SearchBounds(self.leases_from, self.retries_from, next_lease, next_retry, self.full_at)
 
 
-def _room(want: Want, outstanding: int) -> int:
+def _room(want: DeliveryRequest, outstanding: int) -> int:
     if want.max_outstanding is None:
         return want.max_deliveries
     return max(0, min(want.max_deliveries, want.max_outstanding - outstanding))
@@ -168,12 +168,12 @@ def _dealt(rooms: Sequence[int], count: int) -> list[int]:
     return shares
 
 
-def _outstanding(connection: Connection, current: Subscription, wants: Sequence[Want]) -> dict[str, int]:
+def _outstanding(connection: Connection, current: Subscription, requests: Sequence[DeliveryRequest]) -> dict[str, int]:
     """Count the leases of the consumers: above the floor, and of replayed matches at or below it.
 
     Settled rows that a snapshot still holds are visited only above the floor.
     """
-    counts = dict.fromkeys((want.consumer_id for want in wants), 0)
+    counts = dict.fromkeys((want.consumer_id for want in requests), 0)
     if not counts:
         return counts
     leased = select(_delivery.consumer_id, func.count().label("leases")).where(
@@ -189,7 +189,7 @@ def _outstanding(connection: Connection, current: Subscription, wants: Sequence[
     return counts
 
 
-def _due(connection: Connection, current: Subscription, limit: int, now: int, since: int) -> list[Unsettled]:
+def _due(connection: Connection, current: Subscription, limit: int, now: int, since: int) -> list[DeliveryRow]:
     """Read due retries: released deliveries, which are due at 0, and then those due from `since` on."""
     if not limit:
         return []
@@ -271,15 +271,15 @@ def _held_count(connection: Connection, current: Subscription) -> int:
 def _lease(
     connection: Connection,
     current: Subscription,
-    due: Sequence[Unsettled],
+    due: Sequence[DeliveryRow],
     reading: _Reading,
     shares: Sequence[int],
-    wants: Sequence[Want],
+    requests: Sequence[DeliveryRequest],
     now: int,
 ) -> list[list[Delivery]]:
     """Write the leases and what is held, and give the deliveries of each want."""
     ends = now + current.ack_deadline
-    consumers = (want.consumer_id for want, share in zip(wants, shares, strict=True) for _ in range(share))
+    consumers = (want.consumer_id for want, share in zip(requests, shares, strict=True) for _ in range(share))
     serials = range(current.last_serial + 1, current.last_serial + 1 + sum(shares))
     known = matches_at(connection, current.project_pk, [row.match_position for row in due]) if due else {}
     leases = [(known[row.match_position], row.attempt + 1, row.replayed, row.last_failure) for row in due]

@@ -22,10 +22,10 @@ from automation.subscriptions.values import (
     Extend,
     Nack,
     NackAction,
-    Outcome,
     ParkingCause,
-    Release,
+    SettleOutcome,
     SettleResult,
+    Undelivered,
     parse_delivery_id,
 )
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection, Table
 
-    from automation.subscriptions.values import Settle, Subscription, TakeOver
+    from automation.subscriptions.values import Settlement, Subscription, TakeOver
 
 EXPIRE_LIMIT: Final = 1_000
 """At most so many leases end in one step."""
@@ -45,7 +45,7 @@ _delivery = subscription_delivery.c
 _parked = subscription_parked.c
 
 
-class Unsettled(msgspec.Struct):
+class DeliveryRow(msgspec.Struct):
     """A row of `subscription_delivery`, by the names of its columns."""
 
     subscription_key: int
@@ -64,23 +64,23 @@ class Unsettled(msgspec.Struct):
 class _Changes:
     """What is to be written of a step's rows. A row may be changed first and settled later."""
 
-    settled: list[Unsettled] = field(default_factory=list)
-    parked: list[tuple[Unsettled, ParkingCause]] = field(default_factory=list)
-    changed: dict[int, Unsettled] = field(default_factory=dict)
+    settled: list[DeliveryRow] = field(default_factory=list)
+    parked: list[tuple[DeliveryRow, ParkingCause]] = field(default_factory=list)
+    changed: dict[int, DeliveryRow] = field(default_factory=dict)
 
 
 def settle(
-    connection: Connection, current: Subscription, settles: Sequence[Settle | Release], now: int
+    connection: Connection, current: Subscription, settlements: Sequence[Settlement | Undelivered], now: int
 ) -> list[list[SettleResult]]:
     """Settle and extend deliveries, in the order given. Returns a result for each delivery of each settle."""
-    if not settles:
+    if not settlements:
         return []
-    named = {each: parse_delivery_id(current, each) for one in settles for each in one.delivery_ids}
+    named = {each: parse_delivery_id(current, each) for one in settlements for each in one.delivery_ids}
     positions = sorted({each[0] for each in named.values() if each is not None})
     rows = unsettled_at(connection, current.key, positions)
     parked = parked_among(connection, current.key, [each for each in positions if each not in rows])
     settling = _Settling(current, named, rows, parked, now)
-    results = [[settling.apply(each, one) for each in one.delivery_ids] for one in settles]
+    results = [[settling.apply(each, one) for each in one.delivery_ids] for one in settlements]
     _write(connection, current, settling.changes, now)
     return results
 
@@ -92,61 +92,61 @@ class _Settling:
         self,
         current: Subscription,
         named: Mapping[str, tuple[int, int] | None],
-        rows: dict[int, Unsettled],
+        rows: dict[int, DeliveryRow],
         parked: set[int],
         now: int,
     ) -> None:
         self.changes = _Changes()
         self._current, self._named, self._rows, self._parked, self._now = current, named, rows, parked, now
 
-    def apply(self, delivery_id: str, settle: Settle | Release) -> SettleResult:
+    def apply(self, delivery_id: str, settle: Settlement | Undelivered) -> SettleResult:
         """Settle or extend one delivery."""
         row = self._leased(delivery_id)
-        if not isinstance(row, Unsettled):
-            again = row is Outcome.ACKNOWLEDGED and not isinstance(settle, Ack)
-            return SettleResult(delivery_id, Outcome.STALE if again else row)
+        if not isinstance(row, DeliveryRow):
+            again = row is SettleOutcome.ACKNOWLEDGED and not isinstance(settle, Ack)
+            return SettleResult(delivery_id, SettleOutcome.STALE if again else row)
         if isinstance(settle, Ack):
-            return self._end(row, delivery_id, Outcome.ACKNOWLEDGED)
+            return self._end(row, delivery_id, SettleOutcome.ACKNOWLEDGED)
         if isinstance(settle, Extend):
             return self._extend(row, delivery_id, settle)
-        if isinstance(settle, Release):
+        if isinstance(settle, Undelivered):
             return self._take_back(row, delivery_id)
         return self._give_back(row, delivery_id, settle)
 
-    def _leased(self, delivery_id: str) -> Unsettled | Outcome:
+    def _leased(self, delivery_id: str) -> DeliveryRow | SettleOutcome:
         """Find the row of a delivery, or what an acknowledgement of it answers if there is no such lease."""
         position, serial = self._named[delivery_id] or (0, 0)
         if not serial:
-            return Outcome.UNKNOWN
+            return SettleOutcome.UNKNOWN
         if serial <= self._current.seek_serial or position in self._parked:
-            return Outcome.STALE
+            return SettleOutcome.STALE
         if position > self._current.read_position:
-            return Outcome.UNKNOWN
+            return SettleOutcome.UNKNOWN
         row = self._rows.get(position)
         if row is None:
-            return Outcome.ACKNOWLEDGED
-        return row if row.serial == serial and row.state == LEASED else Outcome.STALE
+            return SettleOutcome.ACKNOWLEDGED
+        return row if row.serial == serial and row.state == LEASED else SettleOutcome.STALE
 
-    def _end(self, row: Unsettled, delivery_id: str, outcome: Outcome) -> SettleResult:
+    def _end(self, row: DeliveryRow, delivery_id: str, outcome: SettleOutcome) -> SettleResult:
         del self._rows[row.match_position]
         self.changes.settled.append(row)
         return SettleResult(delivery_id, outcome)
 
-    def _extend(self, row: Unsettled, delivery_id: str, settle: Extend) -> SettleResult:
+    def _extend(self, row: DeliveryRow, delivery_id: str, settle: Extend) -> SettleResult:
         row.due_at = self._now + (self._current.ack_deadline if settle.duration is None else settle.duration)
         self.changes.changed[row.match_position] = row
-        return SettleResult(delivery_id, Outcome.EXTENDED, row.due_at)
+        return SettleResult(delivery_id, SettleOutcome.EXTENDED, row.due_at)
 
-    def _take_back(self, row: Unsettled, delivery_id: str) -> SettleResult:
+    def _take_back(self, row: DeliveryRow, delivery_id: str) -> SettleResult:
         # Due before everything else, in the order of positions.
         row.attempt -= 1
         row.state, row.due_at = WAITING, 0
         self.changes.changed[row.match_position] = row
-        return SettleResult(delivery_id, Outcome.RETRYING, row.due_at)
+        return SettleResult(delivery_id, SettleOutcome.RETRYING, row.due_at)
 
-    def _give_back(self, row: Unsettled, delivery_id: str, settle: Nack) -> SettleResult:
+    def _give_back(self, row: DeliveryRow, delivery_id: str, settle: Nack) -> SettleResult:
         if settle.action is NackAction.SKIP:
-            return self._end(row, delivery_id, Outcome.SKIPPED)
+            return self._end(row, delivery_id, SettleOutcome.SKIPPED)
         row.last_failure = settle.reason
         if settle.action is NackAction.PARK:
             self.changes.parked.append((row, settle.cause))
@@ -154,10 +154,10 @@ class _Settling:
             delay = self._current.backoff.delay(row.attempt) if settle.delay is None else settle.delay
             _fail(self._current, row, self._now + delay, self.changes)
         if row.state == WAITING:
-            return SettleResult(delivery_id, Outcome.RETRYING, row.due_at)
+            return SettleResult(delivery_id, SettleOutcome.RETRYING, row.due_at)
         del self._rows[row.match_position]
         self._parked.add(row.match_position)
-        return SettleResult(delivery_id, Outcome.PARKED)
+        return SettleResult(delivery_id, SettleOutcome.PARKED)
 
 
 def expire(connection: Connection, current: Subscription, now: int, since: int = 0) -> tuple[bool, int]:
@@ -202,7 +202,7 @@ def take_over(connection: Connection, current: Subscription, wanted: TakeOver, n
     return kept
 
 
-def unsettled_at(connection: Connection, subscription_key: int, positions: Sequence[int]) -> dict[int, Unsettled]:
+def unsettled_at(connection: Connection, subscription_key: int, positions: Sequence[int]) -> dict[int, DeliveryRow]:
     """Read the rows at positions."""
     if not positions:
         return {}
@@ -219,12 +219,12 @@ def parked_among(connection: Connection, subscription_key: int, positions: Seque
     return set(connection.scalars(_READ_PARKED[connection.dialect.name], parameters))
 
 
-def to_unsettled(row: Any) -> Unsettled:
+def to_unsettled(row: Any) -> DeliveryRow:
     """Read a row."""
-    return Unsettled(*row)
+    return DeliveryRow(*row)
 
 
-def _fail(current: Subscription, row: Unsettled, due_at: int, changes: _Changes) -> None:
+def _fail(current: Subscription, row: DeliveryRow, due_at: int, changes: _Changes) -> None:
     """End a lease whose attempt failed: the match waits, or is parked after its last attempt."""
     if row.attempt >= current.max_attempts:
         changes.parked.append((row, ParkingCause.ATTEMPTS_EXHAUSTED))
@@ -266,7 +266,7 @@ def _write(connection: Connection, current: Subscription, changes: _Changes, now
 
 
 def _insert_parked(
-    connection: Connection, current: Subscription, parked: Sequence[tuple[Unsettled, ParkingCause]], now: int
+    connection: Connection, current: Subscription, parked: Sequence[tuple[DeliveryRow, ParkingCause]], now: int
 ) -> None:
     matches = matches_at(connection, current.project_pk, [row.match_position for row, _ in parked])
     rows = [

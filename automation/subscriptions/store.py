@@ -24,8 +24,8 @@ from automation.subscriptions.values import (
     ParkedMatch,
     ParkedSelection,
     ParkingCause,
-    Stats,
     Subscription,
+    SubscriptionStats,
 )
 from automation.tables import automation
 from registry.errors import Violation
@@ -149,7 +149,7 @@ def seek_subscription(
     return _write(connection, moved)
 
 
-def stats_of(connection: Connection, subscriptions: Sequence[Subscription]) -> dict[int, Stats]:
+def stats_of(connection: Connection, subscriptions: Sequence[Subscription]) -> dict[int, SubscriptionStats]:
     """Say how far subscriptions of one project are, by their keys."""
     if not subscriptions:
         return {}
@@ -162,7 +162,7 @@ def stats_of(connection: Connection, subscriptions: Sequence[Subscription]) -> d
     for key in keys:
         outstanding, retrying, first = unsettled.get(key, (0, 0, 0))
         matched_at = oldest[first].matched_at if first else 0
-        found[key] = Stats(head, outstanding, retrying, parked.get(key, 0), matched_at)
+        found[key] = SubscriptionStats(head, outstanding, retrying, parked.get(key, 0), matched_at)
     return found
 
 

@@ -48,7 +48,7 @@ class NackAction(StrEnum):
     SKIP = "skip"
 
 
-class Outcome(StrEnum):
+class SettleOutcome(StrEnum):
     """What became of a delivery that was settled or extended."""
 
     ACKNOWLEDGED = "acknowledged"
@@ -187,12 +187,12 @@ class Extend:
     duration: int | None = None
 
 
-Settle = Ack | Nack | Extend
+Settlement = Ack | Nack | Extend
 """What a consumer says of its deliveries."""
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class Undelivered:
     """Takes deliveries back that reached no consumer: they are due first of all, and their attempts do not count."""
 
     delivery_ids: Sequence[str]
@@ -214,16 +214,16 @@ class SettleResult(msgspec.Struct, frozen=True):
     """What became of one delivery. `due_at`: when a RETRYING match is due, or an EXTENDED lease ends; else 0."""
 
     delivery_id: str
-    outcome: Outcome
+    outcome: SettleOutcome
     due_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Want:
+class DeliveryRequest:
     """A consumer that has room for deliveries.
 
     It gets `max_deliveries` at most, and never holds more than `max_outstanding` leases, those of earlier steps
-    included; None bounds nothing. A consumer with such a window wants once in a step.
+    included; None bounds nothing. A consumer with such a window requests once in a step.
     """
 
     consumer_id: str
@@ -232,7 +232,7 @@ class Want:
 
 
 @dataclass(frozen=True, slots=True)
-class DueBounds:
+class SearchBounds:
     """Where the next step on this node may begin to search for due leases and retries: hints, never needed.
 
     PostgreSQL keeps the index entries of settled matches as long as any transaction might still see them. A search that
@@ -271,7 +271,7 @@ class StepResult:
     more: bool
     exhausted: bool
     next_due: int
-    bounds: DueBounds = DueBounds()
+    bounds: SearchBounds = SearchBounds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +301,7 @@ class ParkedSelection:
 
 
 @dataclass(frozen=True, slots=True)
-class Stats:
+class SubscriptionStats:
     """How far a subscription is. `oldest_matched_at` is 0 where nothing is outstanding or retrying."""
 
     head_position: int

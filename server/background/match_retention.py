@@ -38,7 +38,7 @@ REST_FACTOR = 4
 """Behind each transaction the pruner rests so many times as long as it took."""
 
 
-class MatchPruner:
+class MatchRetention:
     """The task that deletes matches which were recorded longer ago than `retention_seconds`."""
 
     def __init__(self, database: Database, retention_seconds: float) -> None:

@@ -19,7 +19,7 @@ from server.storage.log import lock_heads, matches, move_heads
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from server.delivery.match_notifier import MatchHub
+    from server.delivery.match_notifier import MatchNotifier
     from server.metrics import Metrics
     from server.storage.database import Database
 
@@ -30,12 +30,12 @@ BATCH_RUNS = 500
 """So many runs are timed out in one transaction, which events of the project wait for."""
 
 
-class RunTimer:
+class RunTimeouts:
     """The task that looks for waits whose time ran out."""
 
-    def __init__(self, database: Database, hub: MatchHub, metrics: Metrics) -> None:
+    def __init__(self, database: Database, notifier: MatchNotifier, metrics: Metrics) -> None:
         self._database = database
-        self._hub = hub
+        self._notifier = notifier
         self._metrics = metrics
         self._task = Recurring("timeouts", self._time_out_due)
 
@@ -59,7 +59,7 @@ class RunTimer:
     async def _time_out(self, project_pk: int) -> None:
         position, count = await self._database.write(lambda connection: time_out(connection, project_pk))
         self._metrics.count_matches(count)
-        self._hub.advance(project_pk, position)
+        self._notifier.advance(project_pk, position)
 
 
 def time_out(connection: Connection, project_pk: int) -> tuple[int, int]:

@@ -1,10 +1,15 @@
 """Decides and grants the leases of the subscriptions that are in use on this server.
 
-A subscription in use has one dispatcher with one task. It collects settlements and requests, and takes one step for
-all of them, so that the acknowledgements of many consumers share a commit. The tables decide what is leased, so other
-servers on the same database can do the same at the same time.
+A subscription in use has one dispatcher with one task. Consumers hand it settlements and requests, and it takes one
+step (`automation.subscriptions.leasing.step`), one transaction, for all of them: the acknowledgements of many consumers
+share a commit, and no task is started for a delivery. The tables decide what is leased, so several servers on one
+database can dispatch the same subscription at the same time.
 
-The task takes a step whenever one is due, and rests otherwise. Whether a step is due is computed from state alone:
+    consumer   request(capacity), submit(settlements)          dispatcher collects, while a step runs too
+    step       settle, take over, expire, lease                one transaction, under the lock of the subscription
+    after it   results to the submitters, leases to the consumers; deliveries of a consumer that has left go back
+
+The task takes a step whenever one is due, and waits otherwise. Whether a step is due is computed from state alone:
 
     state                                                                    a step is due
     work: settlements, takeovers, a wake, a step that could not do it all    at once
@@ -19,7 +24,7 @@ the finding of an older step; a seek or a replay requests a step by `wake`; a st
 no finding. A request changes only the capacity of its consumer, so it does not matter whether it arrives before, during
 or after a step: it is served from the log unless the log is known to be exhausted.
 
-Every change of state sets `_changed`. The task clears it, and computes anew, before each rest: no wake-up is lost.
+Every change of state sets `_changed`. The task clears it, and computes anew, before each wait: no wake-up is lost.
 """
 
 from __future__ import annotations
@@ -34,7 +39,7 @@ import structlog
 
 from automation.errors import AutomationError
 from automation.subscriptions import leasing
-from automation.subscriptions.values import DueBounds, Release, TakeOver, Want
+from automation.subscriptions.values import DeliveryRequest, SearchBounds, TakeOver, Undelivered
 from registry.timestamps import now_micros
 from server.errors import ConsumerReplaced, ServiceError, StorageRefused
 
@@ -43,8 +48,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from automation.subscriptions.values import Delivery, Settle, SettleResult, StepResult, Subscription
-    from server.delivery.match_notifier import MatchHub
+    from automation.subscriptions.values import Delivery, Settlement, SettleResult, StepResult, Subscription
+    from server.delivery.consumer import Consumer
+    from server.delivery.match_notifier import MatchNotifier
     from server.storage.database import Database
 
 log = structlog.get_logger()
@@ -52,60 +58,16 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 GROUP_DELIVERIES: Final = 5_000
-"""A step takes no further settlement once it holds this many deliveries."""
+"""A step takes no further settlements once they name this many deliveries, so that its transaction stays short."""
 
 POLL_SECONDS: Final = 1.0
 """The longest time until settlements, seeks and deletions by another server are noticed."""
 
-MAX_REST_SECONDS: Final = 60.0
-"""The longest rest with consumers attached: a due time is a time of the wall clock, which may be set forward."""
+MAX_WAIT_SECONDS: Final = 60.0
+"""The longest wait while consumers are attached: due times are of the wall clock, which may be set forward."""
 
-_MIN_REST_SECONDS: Final = 0.001
+_MIN_WAIT_SECONDS: Final = 0.001
 _HOUR: Final = 3_600.0
-
-
-class Consumer:
-    """A reader of a subscription: a stream, or a single pull, whose `max_outstanding` is None.
-
-    `changed` is set on deliveries, a failure, another number of `outstanding` leases, or, for a pull, the end of a step
-    that looked for matches. `capacity` is the number of matches requested and not yet delivered.
-    """
-
-    def __init__(self, consumer_id: str, max_outstanding: int | None = None) -> None:
-        self.id = consumer_id
-        self.max_outstanding = max_outstanding
-        self.connected_at = now_micros()
-        self.changed = asyncio.Event()
-        self.deliveries: list[Delivery] = []
-        self.outstanding = 0
-        self.capacity = 0
-        self.stopped = False
-        self._failure: Exception | None = None
-
-    @property
-    def is_pull(self) -> bool:
-        """True if the consumer is a single pull."""
-        return self.max_outstanding is None
-
-    @property
-    def has_capacity(self) -> bool:
-        """True if an available match would be delivered, by the number of leases after the last step."""
-        return self.capacity > 0 and (self.max_outstanding is None or self.outstanding < self.max_outstanding)
-
-    def take(self) -> list[Delivery]:
-        """Remove and return the deliveries."""
-        taken, self.deliveries = self.deliveries, []
-        return taken
-
-    def fail(self, failure: Exception) -> None:
-        """Make `check` raise the failure."""
-        self._failure = failure
-        self.changed.set()
-
-    def check(self) -> None:
-        """Raise the failure that ended the consumer, if any."""
-        if self._failure is not None:
-            raise self._failure
 
 
 class Step(Protocol):
@@ -116,24 +78,28 @@ class Step(Protocol):
         connection: Connection,
         subscription_key: int,
         clock: Callable[[], int],
-        settles: Sequence[Settle | Release],
-        wants: Sequence[Want],
+        settlements: Sequence[Settlement | Undelivered],
+        requests: Sequence[DeliveryRequest],
         take_overs: Sequence[TakeOver],
-        bounds: DueBounds,
+        bounds: SearchBounds,
     ) -> StepResult:
         """Settle, take over, expire and lease."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class _Settlement:
-    settles: Sequence[Settle | Release]
+class _PendingSettlements:
+    """Settlements that wait for a step, and the future of their results."""
+
+    settlements: Sequence[Settlement | Undelivered]
     done: asyncio.Future[list[list[SettleResult]]]
 
 
 @dataclass(frozen=True, slots=True)
 class _PendingTakeOver:
-    wanted: TakeOver
+    """A takeover that waits for a step, and the future of the deliveries that are kept."""
+
+    take_over: TakeOver
     done: asyncio.Future[list[str]]
 
 
@@ -146,34 +112,35 @@ class Dispatcher:
     def __init__(
         self,
         database: Database,
-        hub: MatchHub,
-        current: Subscription,
+        notifier: MatchNotifier,
+        subscription: Subscription,
         *,
         step: Step = leasing.step,
         clock: Callable[[], int] = now_micros,
     ) -> None:
-        self.current = current
+        self.subscription = subscription
         self.consumers: list[Consumer] = []
         self.users = 0
         self._database = database
-        self._hub = hub
+        self._notifier = notifier
         self._take_step = step
         self._clock = clock
-        self._settlements: list[_Settlement] = []
+        self._submitted: list[_PendingSettlements] = []
         self._take_overs: list[_PendingTakeOver] = []
-        self._step_wanted = False
+        self._step_requested = False
         self._log_version = 0
         self._exhausted_version: int | None = None
         self._next_due = 0
-        self._bounds = DueBounds()
+        self._bounds = SearchBounds()
         self._poll_at = 0.0
         self._changed = asyncio.Event()
 
     @contextmanager
     def attached(self, consumer: Consumer) -> Iterator[None]:
-        """Attach a consumer until the context is left; deliveries that it has not taken are then given back.
+        """Attach a consumer until the context is left; deliveries that it has not taken then go back.
 
-        A stream replaces an older stream with the same id.
+        A stream replaces an older stream with the same id: that one may belong to a connection which is broken, but not
+        yet known to be.
         """
         for other in list(self.consumers):
             if not consumer.is_pull and not other.is_pull and other.id == consumer.id:
@@ -199,26 +166,26 @@ class Dispatcher:
             self._changed.set()
 
     def stop_delivering(self, consumer: Consumer) -> None:
-        """Deliver nothing more to a consumer; deliveries that it has not taken are given back."""
+        """Deliver nothing more to a consumer; deliveries that it has not taken go back."""
         consumer.stopped, consumer.capacity = True, 0
-        self._give_back(consumer.take())
+        self._return_undelivered(consumer.take())
 
     async def head_position(self) -> int:
         """Return the position of the newest match of the project."""
-        return await self._hub.position(self.current.project_pk)
+        return await self._notifier.position(self.subscription.project_pk)
 
-    def submit(self, settles: Sequence[Settle | Release]) -> asyncio.Future[list[list[SettleResult]]]:
+    def submit(self, settlements: Sequence[Settlement | Undelivered]) -> asyncio.Future[list[list[SettleResult]]]:
         """Settle deliveries in the next step; the future has the results once they are durable."""
         done: asyncio.Future[list[list[SettleResult]]] = asyncio.get_running_loop().create_future()
         done.add_done_callback(_mark_retrieved)
-        self._settlements.append(_Settlement(settles, done))
+        self._submitted.append(_PendingSettlements(settlements, done))
         self._changed.set()
         return done
 
     async def take_over(self, consumer_id: str, held_delivery_ids: Sequence[str] = ()) -> list[str]:
-        """End the leases of a consumer, except those that it holds, after all settlements submitted before.
+        """End the leases of a consumer, except those of the deliveries that it still holds.
 
-        Return the ids of the deliveries that it keeps.
+        All settlements submitted before are applied first. Return the ids of the deliveries that it keeps.
         """
         done: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
         done.add_done_callback(_mark_retrieved)
@@ -227,40 +194,40 @@ class Dispatcher:
         return await done
 
     def wake(self) -> None:
-        """Take a step: the subscription was changed by something other than a step."""
-        self._step_wanted = True
+        """Take a step soon, because something other than a step has changed the subscription."""
+        self._step_requested = True
         self._changed.set()
 
     def leave(self) -> None:
-        """Count one user less; the task ends after the last one, once its work is done."""
+        """Count one user less; the task ends once there are neither users nor work."""
         self.users -= 1
         self._changed.set()
 
-    async def run(self, over: Callable[[], object]) -> None:
-        """Take steps until there are neither users nor work; `over` is called at that moment."""
+    async def run(self, on_end: Callable[[], object]) -> None:
+        """Take steps until there are neither users nor work; `on_end` is called then, before anything else can run."""
         following = asyncio.create_task(self._follow_log(), name="follow-match-log")
         try:
             while self.users or self._has_work:
                 if self._step_due():
                     await self._step()
                 else:
-                    await self._rest()
+                    await self._wait()
         finally:
-            over()
+            on_end()
             following.cancel()
             with suppress(asyncio.CancelledError):
                 await following
 
     @property
     def _has_work(self) -> bool:
-        return bool(self._settlements or self._take_overs)
+        return bool(self._submitted or self._take_overs)
 
     @property
     def _exhausted(self) -> bool:
         return self._exhausted_version == self._log_version
 
     def _step_due(self) -> bool:
-        if self._has_work or self._step_wanted:
+        if self._has_work or self._step_requested:
             return True
         if not self.consumers:
             return False
@@ -269,32 +236,32 @@ class Dispatcher:
         polled = self._database.shared and asyncio.get_running_loop().time() >= self._poll_at
         return polled or 0 < self._next_due <= self._clock()
 
-    async def _rest(self) -> None:
+    async def _wait(self) -> None:
         """Wait until the state changes, or a step is due by time."""
         # Nothing was awaited since `_step_due` was computed, so no change is cleared unseen.
         self._changed.clear()
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._rest_seconds()):
+            async with asyncio.timeout(self._wait_seconds()):
                 await self._changed.wait()
 
-    def _rest_seconds(self) -> float | None:
+    def _wait_seconds(self) -> float | None:
         if not self.consumers:
             return None
-        seconds = MAX_REST_SECONDS
+        seconds = MAX_WAIT_SECONDS
         if self._next_due:
             seconds = min(seconds, (self._next_due - self._clock()) / 1_000_000)
         if self._database.shared:
             seconds = min(seconds, self._poll_at - asyncio.get_running_loop().time())
-        return max(seconds, _MIN_REST_SECONDS)
+        return max(seconds, _MIN_WAIT_SECONDS)
 
     async def _follow_log(self) -> None:
-        """Note every growth of the match log."""
-        project_pk, position = self.current.project_pk, 0
+        """Count every growth of the match log, which invalidates the finding that the log is exhausted."""
+        project_pk, position = self.subscription.project_pk, 0
         while True:
             try:
-                position = await self._hub.beyond(project_pk, position, _HOUR)
+                position = await self._notifier.wait_beyond(project_pk, position, _HOUR)
             except Exception as error:
-                # If it persists, the steps report it to the consumers.
+                # If the database stays away, the next step fails and reports it to the consumers.
                 log.warning("match_log_not_followed", cause=repr(error))
                 await asyncio.sleep(POLL_SECONDS)
                 continue
@@ -302,53 +269,56 @@ class Dispatcher:
             self._changed.set()
 
     async def _step(self) -> None:
-        settlements, take_overs, consumers = self._take_settlements(), self._take_overs, list(self.consumers)
-        self._take_overs, self._step_wanted = [], False
+        submitted, take_overs, consumers = self._take_submitted(), self._take_overs, list(self.consumers)
+        requests = [DeliveryRequest(consumer.id, consumer.capacity, consumer.max_outstanding) for consumer in consumers]
+        self._take_overs, self._step_requested = [], False
         self._poll_at = asyncio.get_running_loop().time() + POLL_SECONDS
         log_version, self._exhausted_version = self._log_version, None
         work = partial(
             self._take_step,
-            subscription_key=self.current.key,
+            subscription_key=self.subscription.key,
             clock=self._clock,
-            settles=[each for settlement in settlements for each in settlement.settles],
-            wants=[Want(each.id, each.capacity, each.max_outstanding) for each in consumers],
-            take_overs=[each.wanted for each in take_overs],
+            settlements=[settlement for pending in submitted for settlement in pending.settlements],
+            requests=requests,
+            take_overs=[pending.take_over for pending in take_overs],
             bounds=self._bounds,
         )
         try:
             result = await self._database.write(work)
-            self.current, self._next_due, self._bounds = result.subscription, result.next_due, result.bounds
-            self._step_wanted = self._step_wanted or result.more
+            self.subscription, self._next_due, self._bounds = result.subscription, result.next_due, result.bounds
+            self._step_requested = self._step_requested or result.more
             if result.exhausted:
                 self._exhausted_version = log_version
             results = iter(result.results)
-            for settlement in settlements:
-                _resolve(settlement.done, [next(results) for _ in settlement.settles])
-            for taken, kept in zip(take_overs, result.kept, strict=True):
-                _resolve(taken.done, kept)
-            self._deliver(consumers, result)
+            for pending in submitted:
+                _resolve(pending.done, [next(results) for _ in pending.settlements])
+            for take_over, kept in zip(take_overs, result.kept, strict=True):
+                _resolve(take_over.done, kept)
+            self._deliver(consumers, requests, result)
         except Exception as error:
-            self._fail(consumers, [*settlements, *take_overs], error)
+            self._fail(consumers, [*submitted, *take_overs], error)
 
-    def _take_settlements(self) -> list[_Settlement]:
-        """Take the settlements of one step, in their order; the rest is left for the next step."""
+    def _take_submitted(self) -> list[_PendingSettlements]:
+        """Remove and return the settlements of one step, in the order of submission; leave the rest to the next one."""
         count = 0
-        for index, settlement in enumerate(self._settlements):
+        for index, pending in enumerate(self._submitted):
             if count >= GROUP_DELIVERIES:
-                taken, self._settlements = self._settlements[:index], self._settlements[index:]
+                taken, self._submitted = self._submitted[:index], self._submitted[index:]
                 return taken
-            count += sum(len(each.delivery_ids) for each in settlement.settles)
-        taken, self._settlements = self._settlements, []
+            count += sum(len(settlement.delivery_ids) for settlement in pending.settlements)
+        taken, self._submitted = self._submitted, []
         return taken
 
-    def _deliver(self, consumers: Sequence[Consumer], result: StepResult) -> None:
-        """Hand out the leases; those of consumers that have stopped or left meanwhile are given back."""
-        for consumer, deliveries in zip(consumers, result.deliveries, strict=True):
+    def _deliver(self, consumers: Sequence[Consumer], requests: Sequence[DeliveryRequest], result: StepResult) -> None:
+        """Hand out the leases. Those of consumers that have stopped or left during the step go back, uncounted."""
+        for consumer, request, deliveries in zip(consumers, requests, result.deliveries, strict=True):
             outstanding = result.outstanding[consumer.id]
-            changed = outstanding != consumer.outstanding or (consumer.is_pull and not result.more)
+            # A pull may request its matches while a step is in progress, which then has not looked for them.
+            looked = request.max_deliveries > 0 and not result.more
+            changed = outstanding != consumer.outstanding or (consumer.is_pull and looked)
             consumer.outstanding = outstanding
             if consumer not in self.consumers or consumer.stopped:
-                self._give_back(deliveries)
+                self._return_undelivered(deliveries)
             elif deliveries:
                 consumer.deliveries += deliveries
                 consumer.capacity = 0
@@ -358,22 +328,26 @@ class Dispatcher:
     def _detach(self, consumer: Consumer) -> None:
         if consumer in self.consumers:
             self.consumers.remove(consumer)
-            self._give_back(consumer.take())
+            self._return_undelivered(consumer.take())
 
-    def _give_back(self, deliveries: Sequence[Delivery]) -> None:
+    def _return_undelivered(self, deliveries: Sequence[Delivery]) -> None:
         if deliveries:
-            self.submit([Release([each.id for each in deliveries])])
+            self.submit([Undelivered([delivery.id for delivery in deliveries])])
 
     def _fail(
-        self, consumers: Sequence[Consumer], work: Sequence[_Settlement | _PendingTakeOver], error: Exception
+        self, consumers: Sequence[Consumer], work: Sequence[_PendingSettlements | _PendingTakeOver], error: Exception
     ) -> None:
-        """End everything that a step was taken for; the cause of an internal error is logged, not returned."""
+        """Fail everything that a step was taken for. The cause of an internal error is logged, not returned.
+
+        Whether the step was committed is not known. Clients settle again, which is harmless, and consumers that connect
+        again take their leases over.
+        """
         if not isinstance(error, (AutomationError, ServiceError)):
             log.error("dispatch_failed", exc_info=error)
             error = StorageRefused()
-        for each in work:
-            if not each.done.done():
-                each.done.set_exception(error)
+        for pending in work:
+            if not pending.done.done():
+                pending.done.set_exception(error)
         for consumer in consumers:
             if consumer in self.consumers:
                 self._detach(consumer)
@@ -386,11 +360,11 @@ class Dispatchers:
     def __init__(
         self,
         database: Database,
-        hub: MatchHub,
-        make: Callable[[Database, MatchHub, Subscription], Dispatcher] = Dispatcher,
+        notifier: MatchNotifier,
+        make: Callable[[Database, MatchNotifier, Subscription], Dispatcher] = Dispatcher,
     ) -> None:
         self._database = database
-        self._hub = hub
+        self._notifier = notifier
         self._make = make
         self._by_key: dict[int, Dispatcher] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -399,13 +373,14 @@ class Dispatchers:
     def used(self, current: Subscription) -> Iterator[Dispatcher]:
         """Use the dispatcher of a subscription until the context is left.
 
-        A dispatcher without users finishes its work first, so that the next user finds it done.
+        One without users is kept until its work is done: a consumer that returns at once finds its last settlements
+        applied, and no second dispatcher grants leases beside it.
         """
         dispatcher = self._by_key.get(current.key)
         if dispatcher is None:
-            dispatcher = self._by_key[current.key] = self._make(self._database, self._hub, current)
-            over = partial(self._by_key.pop, current.key)
-            task = asyncio.create_task(dispatcher.run(over), name="dispatch-matches")
+            dispatcher = self._by_key[current.key] = self._make(self._database, self._notifier, current)
+            on_end = partial(self._by_key.pop, current.key)
+            task = asyncio.create_task(dispatcher.run(on_end), name="dispatch-matches")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         dispatcher.users += 1
@@ -417,7 +392,7 @@ class Dispatchers:
     def streams(self, subscription_key: int) -> list[Consumer]:
         """Return the streams that are connected to this server."""
         dispatcher = self._by_key.get(subscription_key)
-        return [each for each in dispatcher.consumers if not each.is_pull] if dispatcher else []
+        return [consumer for consumer in dispatcher.consumers if not consumer.is_pull] if dispatcher else []
 
     def wake(self, subscription_key: int) -> None:
         """Wake the dispatcher of a subscription that something other than a step has changed."""

@@ -50,7 +50,7 @@ class _Head:
         self.moved = asyncio.Event()
 
 
-class MatchHub:
+class MatchNotifier:
     """The ends of the match logs that are followed."""
 
     def __init__(self, database: Database) -> None:
@@ -79,7 +79,7 @@ class MatchHub:
             await self._refresh([project_pk])
         return head.position
 
-    async def beyond(self, project_pk: int, position: int, seconds: float) -> int:
+    async def wait_beyond(self, project_pk: int, position: int, seconds: float) -> int:
         """Wait until the log ends beyond a position, or for `seconds`. Return where it ends.
 
         A log that ends before the position, after a failover or a restore, is returned at once too.

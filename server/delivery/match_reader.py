@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from automation.automations import Automation
     from automation.matches import Match
-    from server.delivery.match_notifier import MatchHub
+    from server.delivery.match_notifier import MatchNotifier
     from server.delivery.start_points import StartPoint
     from server.model import Event
     from server.storage.database import Database
@@ -72,7 +72,7 @@ class WatchQuery:
     max_matches: int = 100
 
 
-class WatchAnswer(NamedTuple):
+class WatchUpdate(NamedTuple):
     """The next matches, none for a heartbeat; all that the filter lets through up to `place` are answered."""
 
     matches: Sequence[LoadedMatch]
@@ -80,12 +80,12 @@ class WatchAnswer(NamedTuple):
     head_position: int
 
 
-class Matches:
+class MatchReader:
     """Reads matches whole."""
 
-    def __init__(self, database: Database, hub: MatchHub) -> None:
+    def __init__(self, database: Database, notifier: MatchNotifier) -> None:
         self._database = database
-        self._hub = hub
+        self._notifier = notifier
         self._turns = asyncio.Semaphore(READS_AT_ONCE)
 
     async def load(
@@ -94,7 +94,7 @@ class Matches:
         """Load the first of these matches of a project, as `load_in` does, in a transaction of its own."""
         return await self._database.read(lambda connection: load_in(connection, project_pk, matches, texts))
 
-    async def watch(self, project_pk: int, wanted: WatchQuery) -> AsyncGenerator[WatchAnswer, None]:
+    async def watch(self, project_pk: int, wanted: WatchQuery) -> AsyncGenerator[WatchUpdate, None]:
         """Follow the match log of a project: the first answer comes at once, then matches and heartbeats, for ever.
 
         Raises CursorInvalid, PositionBeyondHead, CursorExpired and CursorRewound.
@@ -102,12 +102,12 @@ class Matches:
         place, head = await self._begin(project_pk, wanted.start)
         interval = wanted.heartbeat_seconds
         due = _now()
-        reading: asyncio.Task[WatchAnswer] | None = None
+        reading: asyncio.Task[WatchUpdate] | None = None
         try:
             while True:
                 reading = reading or asyncio.create_task(self._read(project_pk, wanted, place))
                 await asyncio.wait({reading}, timeout=max(due - _now(), 0) + interval * _READ_SHARE)
-                answer = WatchAnswer((), place, head)
+                answer = WatchUpdate((), place, head)
                 if reading.done():
                     answer, reading = await reading, None
                     place, head = answer.place, answer.head_position
@@ -115,7 +115,7 @@ class Matches:
                     yield answer
                     due = _now() + interval * _DUE_SHARE
                 if reading is None and place.position == head:
-                    await self._hub.beyond(project_pk, head, due - _now())
+                    await self._notifier.wait_beyond(project_pk, head, due - _now())
         finally:
             if reading is not None:
                 reading.cancel()
@@ -127,12 +127,12 @@ class Matches:
 
         return await self._database.read(work)
 
-    async def _read(self, project_pk: int, wanted: WatchQuery, after: Place) -> WatchAnswer:
+    async def _read(self, project_pk: int, wanted: WatchQuery, after: Place) -> WatchUpdate:
         async with self._turns:
             return await self._database.read(lambda connection: read_on(connection, project_pk, wanted, after))
 
 
-def read_on(connection: Connection, project_pk: int, wanted: WatchQuery, after: Place) -> WatchAnswer:
+def read_on(connection: Connection, project_pk: int, wanted: WatchQuery, after: Place) -> WatchUpdate:
     """Read the next matches after a place, looking through READ_LIMIT of the log.
 
     Raise CursorExpired and CursorRewound.
@@ -141,14 +141,14 @@ def read_on(connection: Connection, project_pk: int, wanted: WatchQuery, after: 
     check_place(connection, project_pk, after, head)
     check_kept(after.position, log_start(connection, project_pk).position)
     if after.position == head:
-        return WatchAnswer((), after, head)
+        return WatchUpdate((), after, head)
     found = read_filtered(connection, project_pk, wanted.filter, after.position, wanted.max_matches + 1)
     loaded = load_in(connection, project_pk, found[: wanted.max_matches])
     readable = list(_readable(loaded))
     if len(loaded) < len(found):
         newest = loaded[-1].match
-        return WatchAnswer(readable, Place(newest.position, newest.id), head)
-    return WatchAnswer(readable, _place(connection, project_pk, min(after.position + READ_LIMIT, head)), head)
+        return WatchUpdate(readable, Place(newest.position, newest.id), head)
+    return WatchUpdate(readable, _place(connection, project_pk, min(after.position + READ_LIMIT, head)), head)
 
 
 def _place(connection: Connection, project_pk: int, position: int) -> Place:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from server.delivery.match_notifier import MatchHub
+    from server.delivery.match_notifier import MatchNotifier
     from server.ingest.catalog import Catalog
     from server.ingest.commit import ProjectCommit
     from server.ingest.draft import Batch
@@ -61,11 +61,11 @@ class GroupCommit:
     """The queue before the log, and the task that commits it."""
 
     def __init__(
-        self, database: Database, catalog: Catalog, hub: MatchHub, metrics: Metrics, queue_events: int
+        self, database: Database, catalog: Catalog, notifier: MatchNotifier, metrics: Metrics, queue_events: int
     ) -> None:
         self._database = database
         self._catalog = catalog
-        self._hub = hub
+        self._notifier = notifier
         self._metrics = metrics
         self._limit = queue_events
         self._queue: deque[Batch] = deque()
@@ -187,7 +187,7 @@ class GroupCommit:
         for project in commits:
             self._keep_contacts(project)
             self._catalog.keep(project.snapshot, invalidations)
-            self._hub.advance(project.snapshot.project_pk, project.head.match_position)
+            self._notifier.advance(project.snapshot.project_pk, project.head.match_position)
             if project.matching is not None:
                 self._metrics.count_failures(project.snapshot.project_id, project.matching.failures)
 

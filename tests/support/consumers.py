@@ -61,9 +61,9 @@ async def pull(
     return list((await client.matches.PullMatches(request)).deliveries)
 
 
-async def acknowledge(client: Client, name: str = "engine", **settles: Any) -> list[pb.DeliveryResult]:
+async def acknowledge(client: Client, name: str = "engine", **settlements: Any) -> list[pb.DeliveryResult]:
     """Settle without a stream."""
-    request = pb.AcknowledgeMatchesRequest(subscription=name, **settles)
+    request = pb.AcknowledgeMatchesRequest(subscription=name, **settlements)
     return list((await client.matches.AcknowledgeMatches(request)).results)
 
 

@@ -24,11 +24,11 @@ from automation.subscriptions.values import (
     Extend,
     MatchFilter,
     NackAction,
-    Outcome,
-    Release,
+    SettleOutcome,
     SettleResult,
     StepResult,
     Subscription,
+    Undelivered,
     delivery_id,
     parse_delivery_id,
 )
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from random import Random
 
-    from automation.subscriptions.values import DueBounds, Settle, TakeOver, Want
+    from automation.subscriptions.values import DeliveryRequest, SearchBounds, Settlement, TakeOver
 
 T = TypeVar("T")
 
@@ -103,20 +103,20 @@ class ModelSubscription:
         connection: Any,
         subscription_key: int,
         clock: Callable[[], int],
-        settles: Sequence[Settle | Release],
-        wants: Sequence[Want],
+        settlements: Sequence[Settlement | Undelivered],
+        requests: Sequence[DeliveryRequest],
         take_overs: Sequence[TakeOver],
-        bounds: DueBounds,
+        bounds: SearchBounds,
     ) -> StepResult:
         """Settle, take over, expire and lease."""
         self.steps += 1
         if self.deleted:
             raise SubscriptionNotFound(str(subscription_key))
         now = clock()
-        results = [[self._settle(each, settle, now) for each in settle.delivery_ids] for settle in settles]
+        results = [[self._settle(each, settle, now) for each in settle.delivery_ids] for settle in settlements]
         kept = [self._take_over(each, now) for each in take_overs]
         more = self._expire(now)
-        rooms = [self._room(want) for want in wants]
+        rooms = [self._room(want) for want in requests]
         again = sorted((row.due_at, at) for at, row in self.rows.items() if row.state == WAITING and row.due_at <= now)[
             : sum(rooms)
         ]
@@ -124,9 +124,9 @@ class ModelSubscription:
         places = iter([at for _, at in again] + first)
         deliveries = [
             [self._lease(at, want.consumer_id, now) for at in islice(places, room)]
-            for want, room in zip(wants, rooms, strict=True)
+            for want, room in zip(requests, rooms, strict=True)
         ]
-        outstanding = {want.consumer_id: self.outstanding(want.consumer_id) for want in wants}
+        outstanding = {want.consumer_id: self.outstanding(want.consumer_id) for want in requests}
         more = more or read_more
         self.current = replace(self.current, last_serial=self.serial)
         exhausted = not more and sum(map(len, deliveries)) < sum(rooms)
@@ -158,25 +158,25 @@ class ModelSubscription:
                 self.rows[at] = _Row(WAITING, 0, 0, "", now)
         self.parked.clear()
 
-    def _settle(self, name: str, settle: Settle | Release, now: int) -> SettleResult:
+    def _settle(self, name: str, settle: Settlement | Undelivered, now: int) -> SettleResult:
         position, serial = parse_delivery_id(self.current, name) or (0, 0)
         row = self.rows.get(position)
         if row is None or row.serial != serial or row.state != LEASED:
-            return SettleResult(name, Outcome.STALE)
+            return SettleResult(name, SettleOutcome.STALE)
         if isinstance(settle, Extend):
             row.due_at = now + (self.current.ack_deadline if settle.duration is None else settle.duration)
-            return SettleResult(name, Outcome.EXTENDED, row.due_at)
-        if isinstance(settle, Release):
+            return SettleResult(name, SettleOutcome.EXTENDED, row.due_at)
+        if isinstance(settle, Undelivered):
             row.state, row.due_at, row.attempt = WAITING, 0, row.attempt - 1
-            return SettleResult(name, Outcome.RETRYING)
+            return SettleResult(name, SettleOutcome.RETRYING)
         if isinstance(settle, Ack) or settle.action is NackAction.SKIP:
             del self.rows[position]
-            return SettleResult(name, Outcome.ACKNOWLEDGED)
+            return SettleResult(name, SettleOutcome.ACKNOWLEDGED)
         if settle.action is NackAction.PARK:
             self._park(position)
-            return SettleResult(name, Outcome.PARKED)
+            return SettleResult(name, SettleOutcome.PARKED)
         self._fail(position, now + (settle.delay or 0))
-        return SettleResult(name, Outcome.RETRYING)
+        return SettleResult(name, SettleOutcome.RETRYING)
 
     def _take_over(self, wanted: TakeOver, now: int) -> list[str]:
         own = {
@@ -206,7 +206,7 @@ class ModelSubscription:
         del self.rows[position]
         self.parked.add(position)
 
-    def _room(self, want: Want) -> int:
+    def _room(self, want: DeliveryRequest) -> int:
         if want.max_outstanding is None:
             return want.max_deliveries
         return max(0, min(want.max_deliveries, want.max_outstanding - self.outstanding(want.consumer_id)))

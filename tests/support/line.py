@@ -6,7 +6,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from server.delivery.match_notifier import MatchHub
+from server.delivery.match_notifier import MatchNotifier
 from server.ingest.catalog import Catalog
 from server.ingest.draft import BatchMode, Draft
 from server.ingest.group_commit import GroupCommit
@@ -58,8 +58,8 @@ class Line:
     def __init__(self, database: GatedDatabase, project_pk: int, limit: int) -> None:
         catalog = Catalog(database)
         self.metrics = Metrics()
-        self.hub = MatchHub(database)
-        self.queue = GroupCommit(database, catalog, self.hub, self.metrics, limit)
+        self.notifier = MatchNotifier(database)
+        self.queue = GroupCommit(database, catalog, self.notifier, self.metrics, limit)
         self.gate = database.gate
         self.project_pk = project_pk
         self._database = database

@@ -9,7 +9,7 @@ from automation.automations import AutomationState, EntryRule
 from automation.conditions.values import Verdict
 from automation.matches import MatchKind
 from automation.runs import RunOutcome, RunStatus
-from automation.subscriptions.values import DeliveryOrder, NackAction, Outcome, ParkingCause
+from automation.subscriptions.values import DeliveryOrder, NackAction, ParkingCause, SettleOutcome
 from registry.coercion import CoercionKind
 from registry.compatibility import Direction
 from registry.schema import CoercionMode, Compatibility, PropertyType, UnknownProperties
@@ -85,7 +85,7 @@ ENTRY_RULE = EnumMap(automations_pb2.EntryRule, "ENTRY_RULE_", EntryRule, EntryR
 MATCH_KIND = EnumMap(match_pb2.Match.Kind, "KIND_", MatchKind)
 LOG_END = EnumMap(match_stream_pb2.LogEnd, "LOG_END_", LogEnd, LogEnd.LATEST)
 DELIVERY_ORDER = EnumMap(match_stream_pb2.DeliveryOrder, "DELIVERY_ORDER_", DeliveryOrder, DeliveryOrder.POSITION)
-DELIVERY_OUTCOME = EnumMap(match_stream_pb2.DeliveryOutcome, "DELIVERY_OUTCOME_", Outcome)
+DELIVERY_OUTCOME = EnumMap(match_stream_pb2.DeliveryOutcome, "DELIVERY_OUTCOME_", SettleOutcome)
 NACK_ACTION = EnumMap(match_stream_pb2.NackAction, "NACK_ACTION_", NackAction, NackAction.RETRY)
 PARKING_CAUSE = EnumMap(match_stream_pb2.ParkedMatch.Cause, "CAUSE_", ParkingCause)
 RUN_STATUS = EnumMap(automations_pb2.RunStatus, "RUN_STATUS_", RunStatus)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from server.api.messages.enums import MATCH_KIND
 from server.api.messages.events import write_event
+from server.api.messages.structs import depth_of
 from server.api.messages.times import write_timestamp
+from server.budgets import MAX_DEPTH
 
 if TYPE_CHECKING:
     from automation.automations import Automation
     from automation.matches import Match
+    from server.delivery.match_reader import LoadedMatch
     from server.model import Event
     from signalbox.v1 import match_pb2
 
@@ -28,6 +33,18 @@ def write_match(match: Match, automation: Automation, event: Event, into: match_
     into.contact_deleted = event.contact_deleted
     write_event(event, into.event)
     write_timestamp(match.matched_at, into.matched_at)
+
+
+def write_loaded(loaded: LoadedMatch, into: match_pb2.Match) -> None:
+    """Write a match inside a delivery.
+
+    A message is at most 100 levels deep: properties that reach their limit have no room there, and are left to
+    GetEvent.
+    """
+    match, automation, event = loaded
+    if depth_of(event.properties) >= MAX_DEPTH:
+        event = replace(event, properties={}, coercions=())
+    write_match(match, automation, event, into)
 
 
 def write_log_entry(match: Match, into: match_pb2.Match) -> None:

@@ -19,7 +19,7 @@ from signalbox.v1 import match_stream_pb2 as pb
 if TYPE_CHECKING:
     from collections.abc import Sized
 
-    from server.delivery.match_reader import WatchAnswer
+    from server.delivery.match_reader import WatchUpdate
     from server.delivery.start_points import StartPoint
 
 MAX_MATCHES: Final = 1_000
@@ -80,14 +80,14 @@ def read_max_matches(number: int) -> int:
     return number or DEFAULT_MATCHES
 
 
-def write_answer(answer: WatchAnswer, project_id: str) -> pb.WatchMatchesResponse:
-    """Write one answer of a watch. A match that cannot be written is skipped and logged."""
+def write_update(update: WatchUpdate, project_id: str) -> pb.WatchMatchesResponse:
+    """Write one message of a watch. A match that cannot be written is skipped and logged."""
     response = pb.WatchMatchesResponse(
-        cursor=make_cursor(project_id, answer.place),
-        position=answer.place.position,
-        head_position=answer.head_position,
+        cursor=make_cursor(project_id, update.place),
+        position=update.place.position,
+        head_position=update.head_position,
     )
-    for match, automation, event in answer.matches:
+    for match, automation, event in update.matches:
         try:
             write_match(match, automation, event, response.matches.add())
         except UNREADABLE as error:

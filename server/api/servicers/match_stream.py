@@ -5,30 +5,184 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
-from server.api.messages.watches import read_watch, write_answer
-from server.api.servicers.subscriptions import SubscriptionMethods
+from automation.subscriptions.values import ParkedSelection
+from registry.errors import Violation
+from server.api.messages.deliveries import (
+    read_consumer_id,
+    read_consumer_requests,
+    read_opening,
+    read_settlements,
+    write_consumer_response,
+    write_deliveries,
+    write_result,
+)
+from server.api.messages.subscriptions import (
+    read_changes,
+    read_new_subscription,
+    read_selection,
+    write_consumer,
+    write_parked,
+    write_subscription,
+)
+from server.api.messages.times import read_duration, read_timestamp
+from server.api.messages.watches import read_max_matches, read_start, read_watch, write_update
+from server.api.response_size import write_page
+from server.errors import InvalidArgument
+from server.paging import PageRequest
+from server.shutdown import until
+from signalbox.v1 import match_stream_pb2 as pb
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from server.api.interceptor import Send
-    from server.api.servicers.consume import Shutdown
     from server.auth.access import Caller
-    from server.delivery.match_reader import Matches
+    from server.delivery.deliveries import Deliveries
+    from server.delivery.match_reader import MatchReader
     from server.delivery.subscriptions import Subscriptions
-    from signalbox.v1 import match_stream_pb2 as pb
+    from server.shutdown import Shutdown
 
 SLOW_HEARTBEATS: Final = 3
-"""A watcher that does not take an answer within so many heartbeat intervals is too slow."""
+"""A watcher is too slow if it does not take a message within this many heartbeat intervals."""
+
+MAX_WAIT_SECONDS: Final = 60
+_SECOND: Final = 1_000_000
 
 
-class MatchStreamServicer(SubscriptionMethods):
+class MatchStreamServicer:
     """Hands matches to the engines that act on them."""
 
-    def __init__(self, *, matches: Matches, subscriptions: Subscriptions, shutdown: Shutdown) -> None:
-        super().__init__(subscriptions=subscriptions, shutdown=shutdown)
+    def __init__(
+        self, matches: MatchReader, subscriptions: Subscriptions, deliveries: Deliveries, shutdown: Shutdown
+    ) -> None:
         self._matches = matches
+        self._subscriptions = subscriptions
+        self._deliveries = deliveries
+        self._shutdown = shutdown
 
     async def WatchMatches(self, request: pb.WatchMatchesRequest, caller: Caller, send: Send) -> None:
-        wanted = read_watch(request)
-        async with aclosing(self._matches.watch(caller.project_pk, wanted)) as answers:
-            async for answer in answers:
-                await send(write_answer(answer, caller.project_id), SLOW_HEARTBEATS * wanted.heartbeat_seconds)
+        query = read_watch(request)
+        async with aclosing(self._matches.watch(caller.project_pk, query)) as updates:
+            async for update in updates:
+                await send(write_update(update, caller.project_id), SLOW_HEARTBEATS * query.heartbeat_seconds)
+
+    async def CreateSubscription(
+        self, request: pb.CreateSubscriptionRequest, caller: Caller
+    ) -> pb.CreateSubscriptionResponse:
+        status = await self._subscriptions.create(
+            caller.project_pk, read_new_subscription(request.subscription), read_start(request.start)
+        )
+        return pb.CreateSubscriptionResponse(subscription=write_subscription(status))
+
+    async def GetSubscription(self, request: pb.GetSubscriptionRequest, caller: Caller) -> pb.GetSubscriptionResponse:
+        status, consumers = await self._subscriptions.get(caller.project_pk, request.subscription)
+        return pb.GetSubscriptionResponse(
+            subscription=write_subscription(status), consumers=map(write_consumer, consumers)
+        )
+
+    async def ListSubscriptions(
+        self, request: pb.ListSubscriptionsRequest, caller: Caller
+    ) -> pb.ListSubscriptionsResponse:
+        page = await self._subscriptions.list(caller.project_pk, PageRequest(request.page_size, request.page_token))
+        response = pb.ListSubscriptionsResponse()
+        response.next_page_token = write_page(page, write_subscription, response.subscriptions)
+        return response
+
+    async def UpdateSubscription(
+        self, request: pb.UpdateSubscriptionRequest, caller: Caller
+    ) -> pb.UpdateSubscriptionResponse:
+        status = await self._subscriptions.update(
+            caller.project_pk, request.subscription, read_changes(request), request.etag
+        )
+        return pb.UpdateSubscriptionResponse(subscription=write_subscription(status))
+
+    async def DeleteSubscription(
+        self, request: pb.DeleteSubscriptionRequest, caller: Caller
+    ) -> pb.DeleteSubscriptionResponse:
+        status = await self._subscriptions.delete(
+            caller.project_pk, request.subscription, request.etag, force=request.force
+        )
+        return pb.DeleteSubscriptionResponse(subscription=write_subscription(status))
+
+    async def SeekSubscription(
+        self, request: pb.SeekSubscriptionRequest, caller: Caller
+    ) -> pb.SeekSubscriptionResponse:
+        if request.start.WhichOneof("place") is None:
+            message = "start is missing; it must set the place at which the subscription continues"
+            raise InvalidArgument(message, violations=[Violation("start", "REQUIRED", message)])
+        status = await self._subscriptions.seek(
+            caller.project_pk, request.subscription, read_start(request.start), request.etag
+        )
+        return pb.SeekSubscriptionResponse(subscription=write_subscription(status))
+
+    async def ConsumeMatches(
+        self, requests: AsyncIterator[pb.ConsumeMatchesRequest], caller: Caller
+    ) -> AsyncIterator[pb.ConsumeMatchesResponse]:
+        opening = read_opening(await until(self._shutdown.stopping, anext(requests, None)))
+        async with (
+            aclosing(read_consumer_requests(requests)) as consumer_requests,
+            aclosing(self._deliveries.consume(caller.project_pk, opening, consumer_requests)) as responses,
+        ):
+            async for response in responses:
+                if (message := write_consumer_response(response)) is not None:
+                    yield message
+
+    async def PullMatches(self, request: pb.PullMatchesRequest, caller: Caller) -> pb.PullMatchesResponse:
+        batch = await self._deliveries.pull(
+            caller.project_pk,
+            request.subscription,
+            read_consumer_id(request.consumer_id),
+            read_max_matches(request.max_matches),
+            _read_wait_seconds(request),
+        )
+        response = pb.PullMatchesResponse()
+        write_deliveries(batch, response)
+        await self._deliveries.park(caller.project_pk, request.subscription, batch.unwritable)
+        return response
+
+    async def AcknowledgeMatches(
+        self, request: pb.AcknowledgeMatchesRequest, caller: Caller
+    ) -> pb.AcknowledgeMatchesResponse:
+        results = await self._deliveries.settle(caller.project_pk, request.subscription, read_settlements(request))
+        response = pb.AcknowledgeMatchesResponse()
+        for result in results:
+            write_result(result, response.results.add())
+        return response
+
+    async def ListParkedMatches(
+        self, request: pb.ListParkedMatchesRequest, caller: Caller
+    ) -> pb.ListParkedMatchesResponse:
+        until = read_timestamp(request, "parked_until")
+        page = await self._subscriptions.list_parked(
+            caller.project_pk,
+            request.subscription,
+            ParkedSelection((), request.automation_id, until, not request.automation_id and until is None),
+            PageRequest(request.page_size, request.page_token),
+        )
+        response = pb.ListParkedMatchesResponse()
+        response.next_page_token = write_page(page, write_parked, response.parked_matches)
+        return response
+
+    async def ReplayParkedMatches(
+        self, request: pb.ReplayParkedMatchesRequest, caller: Caller
+    ) -> pb.ReplayParkedMatchesResponse:
+        count = await self._subscriptions.replay_parked(
+            caller.project_pk, request.subscription, read_selection(request.selection), dry_run=request.dry_run
+        )
+        return pb.ReplayParkedMatchesResponse(match_count=count)
+
+    async def DiscardParkedMatches(
+        self, request: pb.DiscardParkedMatchesRequest, caller: Caller
+    ) -> pb.DiscardParkedMatchesResponse:
+        count = await self._subscriptions.discard_parked(
+            caller.project_pk, request.subscription, read_selection(request.selection), dry_run=request.dry_run
+        )
+        return pb.DiscardParkedMatchesResponse(match_count=count)
+
+
+def _read_wait_seconds(request: pb.PullMatchesRequest) -> float:
+    wait = read_duration(request, "wait") or 0
+    if not 0 <= wait <= MAX_WAIT_SECONDS * _SECOND:
+        message = f"wait is {wait / _SECOND:g} s; it must be 0 to {MAX_WAIT_SECONDS} seconds"
+        raise InvalidArgument(message, violations=[Violation("wait", "OUT_OF_RANGE", message)])
+    return wait / _SECOND

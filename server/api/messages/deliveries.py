@@ -1,0 +1,245 @@
+"""Deliveries and their settlement, and the messages of a consumer's stream."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from uuid_utils import uuid7
+
+from automation.subscriptions.values import Ack, Extend, Nack, SettleOutcome
+from registry.errors import Violation
+from registry.timestamps import now_micros
+from registry.unreadable_rows import UNREADABLE, describe_error
+from server.api.messages.enums import DELIVERY_OUTCOME, NACK_ACTION
+from server.api.messages.matches import write_loaded
+from server.api.messages.subscriptions import duration, write_subscription
+from server.api.messages.times import read_duration, write_timestamp
+from server.api.messages.watches import read_heartbeat_seconds
+from server.delivery.consumer_session import (
+    DEFAULT_OUTSTANDING,
+    MAX_OUTSTANDING,
+    DeliveryBatch,
+    Drain,
+    Heartbeat,
+    Opened,
+    Opening,
+    SettleRequest,
+    SettleResults,
+    StopRequest,
+)
+from server.errors import InvalidArgument, InvalidConsumer
+from signalbox.v1 import match_stream_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+
+    from automation.subscriptions.values import Settlement, SettleResult
+    from server.delivery.consumer_session import ConsumerRequest, ConsumerResponse
+
+MAX_SETTLED: Final = 1_000
+MAX_NACKS: Final = 100
+MAX_ACKNOWLEDGED: Final = 10_000
+"""The deliveries of one request, whose response names each."""
+MAX_DELIVERY_ID: Final = 255
+MAX_REASON: Final = 1_000
+MAX_CONSUMER_ID: Final = 255
+
+_SECOND: Final = 1_000_000
+_HOUR: Final = 3_600 * _SECOND
+
+
+def read_opening(request: pb.ConsumeMatchesRequest | None) -> Opening:
+    """Read the first message of a stream, None if there is none. Raise InvalidArgument and InvalidConsumer."""
+    if request is None or request.WhichOneof("message") != "open":
+        raise _invalid("message", "INVALID_MESSAGE", "The first message of the stream must be `open`")
+    message = request.open
+    window = message.max_outstanding if message.HasField("max_outstanding") else DEFAULT_OUTSTANDING
+    if not 1 <= window <= MAX_OUTSTANDING:
+        raise _invalid_consumer(
+            "max_outstanding", f"max_outstanding is {window:,}; it must be 1 to {MAX_OUTSTANDING:,}"
+        )
+    held = len(message.held_delivery_ids)
+    if held > MAX_OUTSTANDING:
+        fault = f"held_delivery_ids has {held:,} IDs; at most {MAX_OUTSTANDING:,} are allowed"
+        raise _invalid_consumer("held_delivery_ids", fault)
+    try:
+        heartbeat_seconds = read_heartbeat_seconds(message)
+    except InvalidArgument as error:
+        raise InvalidConsumer(error.message, violations=error.violations) from None
+    return Opening(
+        message.subscription,
+        read_consumer_id(message.consumer_id) or str(uuid7()),
+        window,
+        list(message.held_delivery_ids),
+        heartbeat_seconds,
+    )
+
+
+async def read_consumer_requests(
+    requests: AsyncIterator[pb.ConsumeMatchesRequest],
+) -> AsyncGenerator[ConsumerRequest, None]:
+    """Read the messages of a stream after the first one. Raise InvalidArgument."""
+    async for request in requests:
+        if request.WhichOneof("message") == "stop":
+            yield StopRequest()
+        else:
+            yield SettleRequest(request.sequence, read_settlement(request))
+
+
+def read_settlement(request: pb.ConsumeMatchesRequest) -> Settlement:
+    """Read the settlements that a consumer sends. Raises InvalidArgument."""
+    match request.WhichOneof("message"):
+        case "ack":
+            return _read_ack(request.ack, "ack")
+        case "nack":
+            return _read_nack(request.nack, "nack")
+        case "extend":
+            return _read_extend(request.extend, "extend")
+        case other:
+            fault = "is missing" if other is None else f'is "{other}", which must be the first message'
+            message = f"message {fault}; later messages must be ack, nack, extend or stop"
+            raise InvalidArgument(message, violations=[Violation("message", "INVALID_MESSAGE", message)])
+
+
+def read_settlements(request: pb.AcknowledgeMatchesRequest) -> list[Settlement]:
+    """Read what is to be settled together. Raises InvalidArgument."""
+    settlements: list[Settlement] = []
+    if len(request.nacks) > MAX_NACKS:
+        raise _invalid(
+            "nacks", "TOO_LARGE", f"nacks has {len(request.nacks):,} entries; at most {MAX_NACKS} are allowed"
+        )
+    if request.HasField("ack"):
+        settlements.append(_read_ack(request.ack, "ack"))
+    settlements += (_read_nack(nack, f"nacks[{index}]") for index, nack in enumerate(request.nacks))
+    if request.HasField("extend"):
+        settlements.append(_read_extend(request.extend, "extend"))
+    if not settlements:
+        raise _invalid("ack", "REQUIRED", "The request names no delivery; set ack, nacks or extend")
+    count = sum(len(settlement.delivery_ids) for settlement in settlements)
+    if count > MAX_ACKNOWLEDGED:
+        fault = f"The request names {count:,} deliveries; at most {MAX_ACKNOWLEDGED:,} are allowed"
+        raise _invalid("delivery_ids", "OUT_OF_RANGE", fault)
+    seen: set[str] = set()
+    for delivery_id in (delivery_id for settlement in settlements for delivery_id in settlement.delivery_ids):
+        if delivery_id in seen:
+            message = f'The delivery "{delivery_id[:MAX_CONSUMER_ID]}" is named twice'
+            raise _invalid("delivery_ids", "DUPLICATE_DELIVERY", message)
+        seen.add(delivery_id)
+    return settlements
+
+
+def read_consumer_id(text: str) -> str:
+    """Read the id of a consumer, which may be empty. Raises InvalidConsumer."""
+    if len(text) > MAX_CONSUMER_ID or not (text.isascii() and text.isprintable()):
+        message = f"consumer_id must be 1 to {MAX_CONSUMER_ID} printable ASCII characters"
+        raise InvalidConsumer(message, violations=[Violation("consumer_id", "INVALID_CONSUMER_ID", message)])
+    return text
+
+
+def write_consumer_response(response: ConsumerResponse) -> pb.ConsumeMatchesResponse | None:
+    """Write a message of a consumer's stream; None for a batch of which no delivery can be written."""
+    match response:
+        case Opened(opening, status, held):
+            opened = pb.ConsumerOpened(
+                subscription=write_subscription(status),
+                consumer_id=opening.consumer_id,
+                max_outstanding=opening.max_outstanding,
+                held_delivery_ids=held,
+                heartbeat_interval=duration(round(opening.heartbeat_seconds * _SECOND)),
+            )
+            return pb.ConsumeMatchesResponse(opened=opened)
+        case DeliveryBatch():
+            message = pb.ConsumeMatchesResponse()
+            write_deliveries(response, message.deliveries)
+            return message if message.deliveries.deliveries else None
+        case SettleResults(sequence, results):
+            message = pb.ConsumeMatchesResponse()
+            message.results.sequence = sequence
+            for result in results:
+                write_result(result, message.results.results.add())
+            return message
+        case Heartbeat(floor_position, head_position, outstanding_count):
+            heartbeat = pb.ConsumerHeartbeat(
+                floor_position=floor_position, head_position=head_position, outstanding_count=outstanding_count
+            )
+            return pb.ConsumeMatchesResponse(heartbeat=heartbeat)
+        case Drain(grace_seconds):
+            grace_period = duration(round(grace_seconds * _SECOND))
+            return pb.ConsumeMatchesResponse(drain=pb.ConsumerDrain(grace_period=grace_period))
+
+
+def write_deliveries(batch: DeliveryBatch, into: pb.DeliveryBatch | pb.PullMatchesResponse) -> None:
+    """Write deliveries just before they are sent. Those that cannot be written are added to `batch.unwritable`."""
+    now = now_micros()
+    for delivery, loaded in batch.deliveries:
+        message = into.deliveries.add()
+        try:
+            write_loaded(loaded, message.match)
+        except UNREADABLE as error:
+            del into.deliveries[-1]
+            batch.unwritable.append((delivery, f"It cannot be written: {describe_error(error)}"))
+            continue
+        message.delivery_id = delivery.id
+        message.attempt = delivery.attempt
+        message.max_attempts = batch.max_attempts
+        message.lease_duration.FromMicroseconds(max(0, delivery.lease_expires_at - now))
+        write_timestamp(delivery.lease_expires_at, message.lease_expires_at)
+        if delivery.replayed:
+            message.replayed = True
+        if delivery.last_failure:
+            message.last_failure = delivery.last_failure
+
+
+def write_result(result: SettleResult, into: pb.DeliveryResult) -> None:
+    """Write what became of a delivery."""
+    into.delivery_id = result.delivery_id
+    into.outcome = DELIVERY_OUTCOME.write(result.outcome)
+    if result.outcome is SettleOutcome.RETRYING:
+        write_timestamp(result.due_at, into.retry_at)
+    elif result.outcome is SettleOutcome.EXTENDED:
+        write_timestamp(result.due_at, into.lease_expires_at)
+
+
+def _read_ack(message: pb.AckDeliveries, path: str) -> Ack:
+    return Ack(_read_ids(message.delivery_ids, path))
+
+
+def _read_nack(message: pb.NackDeliveries, path: str) -> Nack:
+    if len(message.reason) > MAX_REASON:
+        fault = f"{path}.reason has {len(message.reason):,} characters; at most {MAX_REASON:,} are allowed"
+        raise _invalid(f"{path}.reason", "TOO_LARGE", fault)
+    delay = read_duration(message, "delay")
+    if delay is not None and not 0 <= delay <= 24 * _HOUR:
+        raise _invalid(
+            f"{path}.delay", "OUT_OF_RANGE", f"{path}.delay is {delay / _SECOND:g} s; it must be 0 to 24 hours"
+        )
+    return Nack(
+        _read_ids(message.delivery_ids, path), NACK_ACTION.read(message.action, f"{path}.action"), delay, message.reason
+    )
+
+
+def _read_extend(message: pb.ExtendLeases, path: str) -> Extend:
+    wanted = read_duration(message, "lease_duration")
+    if wanted is not None and not _SECOND <= wanted <= _HOUR:
+        field = f"{path}.lease_duration"
+        raise _invalid(field, "OUT_OF_RANGE", f"{field} is {wanted / _SECOND:g} s; it must be 1 second to 1 hour")
+    return Extend(_read_ids(message.delivery_ids, path), wanted)
+
+
+def _read_ids(ids: Sequence[str], path: str) -> list[str]:
+    if not 1 <= len(ids) <= MAX_SETTLED:
+        field = f"{path}.delivery_ids"
+        raise _invalid(field, "OUT_OF_RANGE", f"{field} has {len(ids):,} IDs; it must have 1 to {MAX_SETTLED:,}")
+    if any(len(delivery_id.encode()) > MAX_DELIVERY_ID for delivery_id in ids):
+        field = f"{path}.delivery_ids"
+        fault = f"{field} has an ID of more than {MAX_DELIVERY_ID} bytes, which is not the ID of a delivery"
+        raise _invalid(field, "OUT_OF_RANGE", fault)
+    return list(ids)
+
+
+def _invalid_consumer(field: str, message: str) -> InvalidConsumer:
+    return InvalidConsumer(message, violations=[Violation(field, "OUT_OF_RANGE", message)])
+
+
+def _invalid(path: str, reason: str, message: str) -> InvalidArgument:
+    return InvalidArgument(message, violations=[Violation(path, reason, message)])

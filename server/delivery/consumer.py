@@ -1,0 +1,56 @@
+"""A consumer of a subscription as its dispatcher sees it: what it requested, what it holds, what it was delivered."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from registry.timestamps import now_micros
+
+if TYPE_CHECKING:
+    from automation.subscriptions.values import Delivery
+
+
+class Consumer:
+    """A stream, or a single pull, whose `max_outstanding` is None.
+
+    `capacity` is the number of matches requested and not yet delivered, `outstanding` the number of leases after the
+    last step. `changed` is set on deliveries, on a failure, on another number of outstanding leases, and for a pull at
+    the end of a step that looked for matches.
+    """
+
+    def __init__(self, consumer_id: str, max_outstanding: int | None = None) -> None:
+        self.id = consumer_id
+        self.max_outstanding = max_outstanding
+        self.connected_at = now_micros()
+        self.changed = asyncio.Event()
+        self.deliveries: list[Delivery] = []
+        self.outstanding = 0
+        self.capacity = 0
+        self.stopped = False
+        self._failure: Exception | None = None
+
+    @property
+    def is_pull(self) -> bool:
+        """True if the consumer is a single pull."""
+        return self.max_outstanding is None
+
+    @property
+    def has_capacity(self) -> bool:
+        """True if an available match would be delivered, by the number of leases after the last step."""
+        return self.capacity > 0 and (self.max_outstanding is None or self.outstanding < self.max_outstanding)
+
+    def take(self) -> list[Delivery]:
+        """Remove and return the deliveries."""
+        taken, self.deliveries = self.deliveries, []
+        return taken
+
+    def fail(self, failure: Exception) -> None:
+        """Make `check` raise the failure."""
+        self._failure = failure
+        self.changed.set()
+
+    def check(self) -> None:
+        """Raise the failure that ended the consumer, if any."""
+        if self._failure is not None:
+            raise self._failure

@@ -1,0 +1,305 @@
+"""The rules of a consumer's stream, as plain values: requests in, responses out.
+
+    phase      begins with                            responses
+    opening    the consumer's old leases end,         Opened
+               except those that it still holds
+    serving                                           DeliveryBatch, SettleResults, Heartbeat
+    stopped    StopRequest                            SettleResults, Heartbeat; ends when all is settled
+    draining   a shutdown of the server               Drain, then as stopped; ends with Stopping when its time is up
+    closed     the client ends its side               SettleResults, then the leases left over end
+
+Why it is so:
+
+- *No lease waits in a queue.* Matches are requested only while there is nothing to send, that is, after the transport
+  has taken the last batch. A client that does not read is therefore delivered nothing, and its leases do not run out
+  unseen. Where the transport took a batch late all the same, its leases begin anew (LATE_SECONDS).
+- *Results go before deliveries.* A client that waits for results before it settles more would otherwise stand still
+  behind large batches.
+- *Reading has a window.* At most REQUEST_WINDOW requests of a consumer wait for a step; then its stream is read no
+  further, which slows the client down through HTTP/2's own flow control.
+- *A step in progress may still deliver after a stop.* Its deliveries go back (`Dispatcher.stop_delivering`), and the
+  next step is the first that cannot deliver: the session is not over before that one has ended.
+- *A broken connection looks like a closed one at first.* The leases of a client that closed its side end at once, those
+  of a broken connection are kept for the client to take over. So the session waits BROKEN_SECONDS: the call of a broken
+  connection is cancelled in that time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from automation.subscriptions.values import Extend
+from registry.timestamps import now_micros
+from server.delivery.consumer import Consumer
+from server.delivery.loading import load_deliveries, parking
+from server.delivery.match_reader import MAX_LOADED
+from server.errors import Stopping
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+
+    from automation.subscriptions.values import Delivery, Settlement, SettleResult
+    from server.delivery.dispatcher import Dispatcher
+    from server.delivery.loading import LoadedDelivery
+    from server.delivery.match_reader import MatchReader
+    from server.delivery.subscriptions import SubscriptionStatus
+    from server.shutdown import Shutdown
+
+DEFAULT_OUTSTANDING: Final = 100
+MAX_OUTSTANDING: Final = 10_000
+"""The most leases that a consumer may hold at once."""
+
+REQUEST_WINDOW: Final = 16
+"""The number of a consumer's requests that are settled at once; its stream is read no further meanwhile."""
+
+LATE_SECONDS: Final = 1.0
+"""Leases begin anew if they began longer ago than this, or a tenth of the ack deadline, when a batch has been sent."""
+
+BROKEN_SECONDS: Final = 0.05
+"""The time in which the call of a broken connection is cancelled, after it looked as if the client had closed it."""
+
+_DRAIN_SHARE: Final = 0.9
+"""The part of a server's grace period in which consumers may settle; the streams end in the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a consumer opens its stream with."""
+
+    subscription: str
+    consumer_id: str
+    max_outstanding: int
+    held_delivery_ids: Sequence[str]
+    heartbeat_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SettleRequest:
+    """Settles or extends deliveries; `sequence` is chosen by the client and returned with the results."""
+
+    sequence: int
+    settlement: Settlement
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequest:
+    """Asks for no more deliveries; those delivered can still be settled."""
+
+
+ConsumerRequest: TypeAlias = SettleRequest | StopRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The first response: the subscription, and which of the deliveries that the consumer holds it keeps."""
+
+    opening: Opening
+    status: SubscriptionStatus
+    held_delivery_ids: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class SettleResults:
+    """The results of one SettleRequest, one for each of its deliveries."""
+
+    sequence: int
+    results: Sequence[SettleResult]
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryBatch:
+    """Deliveries that fit into one response.
+
+    Whoever writes the response adds the deliveries that it cannot write to `unwritable`, with the reasons; they are
+    parked.
+    """
+
+    deliveries: Sequence[LoadedDelivery]
+    max_attempts: int
+    unwritable: list[tuple[Delivery, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Sent when nothing else was sent for the heartbeat interval."""
+
+    floor_position: int
+    head_position: int
+    outstanding_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """The server shuts down: nothing more is delivered, and what was delivered can be settled for `grace_seconds`."""
+
+    grace_seconds: float
+
+
+ConsumerResponse: TypeAlias = Opened | SettleResults | DeliveryBatch | Heartbeat | Drain
+
+
+@dataclass(frozen=True, slots=True)
+class _UnansweredRequest:
+    sequence: int
+    results: asyncio.Future[list[list[SettleResult]]]
+
+
+class ConsumerSession:
+    """One stream of a consumer, attached to the dispatcher of its subscription while it is used."""
+
+    def __init__(self, dispatcher: Dispatcher, reader: MatchReader, shutdown: Shutdown, opening: Opening) -> None:
+        self.consumer = Consumer(opening.consumer_id, opening.max_outstanding)
+        self._dispatcher = dispatcher
+        self._reader = reader
+        self._shutdown = shutdown
+        self._heartbeat_seconds = opening.heartbeat_seconds
+        self._unanswered: deque[_UnansweredRequest] = deque()
+        self._request_window = asyncio.Semaphore(REQUEST_WINDOW)
+        self._batch_size = MAX_LOADED
+        self._stop_step: asyncio.Future[Any] | None = None
+        self._drain_ends_at: float | None = None
+        self._sent_at = 0.0
+
+    async def responses(self, requests: AsyncIterator[ConsumerRequest]) -> AsyncGenerator[ConsumerResponse, None]:
+        """Yield the responses after Opened. A response counts as sent when the next one is asked for.
+
+        Raise SubscriptionNotFound and ConsumerReplaced, the errors of reading requests, and Stopping at a shutdown.
+        """
+        reading = asyncio.create_task(self._read(requests), name="read-consumer")
+        stopping = asyncio.create_task(self._shutdown.stopping.wait(), name="await-shutdown")
+        for task in (reading, stopping):
+            task.add_done_callback(self._notice)
+        self._note_sent()
+        try:
+            while (response := await self._next(reading)) is not None:
+                if not isinstance(response, DeliveryBatch):
+                    yield response
+                    self._note_sent()
+                    continue
+                try:
+                    yield response
+                finally:
+                    if response.unwritable:
+                        self._dispatcher.submit(parking(response.unwritable))
+                if len(response.unwritable) < len(response.deliveries):
+                    self._renew_late(response)
+                    self._note_sent()
+        finally:
+            reading.cancel()
+            stopping.cancel()
+            await asyncio.gather(reading, stopping, return_exceptions=True)
+
+    async def _read(self, requests: AsyncIterator[ConsumerRequest]) -> None:
+        async for request in requests:
+            if isinstance(request, StopRequest):
+                self._stop()
+                continue
+            await self._request_window.acquire()
+            results = self._dispatcher.submit([request.settlement])
+            results.add_done_callback(self._notice)
+            self._unanswered.append(_UnansweredRequest(request.sequence, results))
+
+    async def _next(self, reading: asyncio.Task[None]) -> ConsumerResponse | None:
+        """Wait for the next response; None when the stream is over."""
+        while True:
+            # Cleared before the state is looked at: a change from here on ends the wait below.
+            self.consumer.changed.clear()
+            self.consumer.check()
+            if self._unanswered and self._unanswered[0].results.done():
+                return self._take_results()
+            if self._shutdown.stopping.is_set() and self._drain_ends_at is None:
+                return self._drain()
+            if reading.done() and not self._unanswered:
+                await self._end_leases(reading)
+                return None
+            if self._is_over():
+                if self._drain_ends_at is not None:
+                    raise Stopping
+                return None
+            if self.consumer.deliveries:
+                if batch := await self._load():
+                    return batch
+            elif not await self._wait():
+                return await self._heartbeat()
+
+    def _take_results(self) -> SettleResults:
+        answered = self._unanswered.popleft()
+        self._request_window.release()
+        return SettleResults(answered.sequence, answered.results.result()[0])
+
+    def _drain(self) -> Drain:
+        grace_seconds = self._shutdown.grace_seconds * _DRAIN_SHARE
+        self._drain_ends_at = asyncio.get_running_loop().time() + grace_seconds
+        self._stop()
+        return Drain(grace_seconds)
+
+    def _stop(self) -> None:
+        """Request no more matches, and have what a step in progress still delivers go back."""
+        if self._stop_step is None:
+            self._dispatcher.stop_delivering(self.consumer)
+            # Settling nothing takes part in the next step, the first one that cannot deliver.
+            self._stop_step = self._dispatcher.submit([])
+            self._stop_step.add_done_callback(self._notice)
+
+    def _is_over(self) -> bool:
+        """Return whether the drain has taken too long, or a stopped consumer has settled everything."""
+        if self._drain_ends_at is not None and asyncio.get_running_loop().time() >= self._drain_ends_at:
+            return True
+        answered = self._stop_step is not None and self._stop_step.done() and not self._unanswered
+        return answered and not self.consumer.outstanding and not self.consumer.deliveries
+
+    async def _end_leases(self, reading: asyncio.Task[None]) -> None:
+        """End the leases left over, since the client has closed its side. Raise the error of its last request."""
+        await reading
+        await asyncio.sleep(BROKEN_SECONDS)
+        # If a newer stream has replaced this one, the leases are its own by now.
+        self.consumer.check()
+        await self._dispatcher.take_over(self.consumer.id)
+
+    async def _load(self) -> DeliveryBatch | None:
+        """Load the deliveries that fit into a response; None if not one of them can be read.
+
+        The next request is for as many as did fit, so that few go back, and grows again while all do.
+        """
+        deliveries = self.consumer.take()
+        loaded = await load_deliveries(self._reader, self._dispatcher, deliveries)
+        all_fit = len(loaded) == len(deliveries)
+        self._batch_size = min(MAX_LOADED, 2 * self._batch_size) if all_fit else max(1, len(loaded))
+        return DeliveryBatch(loaded, self._dispatcher.subscription.max_attempts) if loaded else None
+
+    def _renew_late(self, batch: DeliveryBatch) -> None:
+        """Let the leases of a batch begin anew if the transport took it long after they began."""
+        ack_deadline = self._dispatcher.subscription.ack_deadline
+        leased_at = batch.deliveries[0].delivery.lease_expires_at - ack_deadline
+        if now_micros() - leased_at > min(LATE_SECONDS * 1_000_000, ack_deadline / 10):
+            self._dispatcher.submit([Extend([delivery.id for delivery, _ in batch.deliveries])])
+
+    async def _wait(self) -> bool:
+        """Request matches and wait for a change. Return False if a heartbeat is due."""
+        heartbeat_at = self._sent_at + self._heartbeat_seconds
+        if self._stop_step is None:
+            self._dispatcher.request(self.consumer, self._batch_size)
+        until = heartbeat_at if self._drain_ends_at is None else min(heartbeat_at, self._drain_ends_at)
+        try:
+            async with asyncio.timeout_at(until):
+                await self.consumer.changed.wait()
+        except TimeoutError:
+            return self._drain_ends_at is not None and asyncio.get_running_loop().time() < heartbeat_at
+        finally:
+            # Whatever is sent next, no lease begins while it waits for the transport.
+            self._dispatcher.request(self.consumer, 0)
+        return True
+
+    async def _heartbeat(self) -> Heartbeat:
+        floor_position = self._dispatcher.subscription.floor_position
+        head_position = await self._dispatcher.head_position()
+        return Heartbeat(floor_position, head_position, self.consumer.outstanding)
+
+    def _note_sent(self) -> None:
+        self._sent_at = asyncio.get_running_loop().time()
+
+    def _notice(self, _: asyncio.Future[Any]) -> None:
+        self.consumer.changed.set()

@@ -1,0 +1,57 @@
+"""Loads the matches of deliveries for a response; what does not fit goes back, what cannot be read is parked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from automation.subscriptions.values import Nack, NackAction, ParkingCause, Undelivered
+from server.delivery.match_reader import LoadedMatch, UnreadableMatch, log_unreadable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from automation.subscriptions.values import Delivery, Settlement
+    from server.delivery.dispatcher import Dispatcher
+    from server.delivery.match_reader import MatchReader
+
+
+class LoadedDelivery(NamedTuple):
+    """A delivery with its match and what that refers to."""
+
+    delivery: Delivery
+    loaded: LoadedMatch
+
+
+async def load_deliveries(
+    reader: MatchReader, dispatcher: Dispatcher, deliveries: Sequence[Delivery]
+) -> Sequence[LoadedDelivery]:
+    """Load the first deliveries, as many as fit into a response.
+
+    The rest goes back without counting an attempt, also if loading fails or is cancelled. An unreadable match is parked
+    at once: it would fail every attempt, and hold up the matches of its contact that long.
+    """
+    if not deliveries:
+        return []
+    loaded: list[LoadedMatch | UnreadableMatch] = []
+    try:
+        matches = [delivery.match for delivery in deliveries]
+        failures = [delivery.last_failure for delivery in deliveries]
+        loaded = await reader.load(dispatcher.subscription.project_pk, matches, failures)
+    finally:
+        if rest := deliveries[len(loaded) :]:
+            dispatcher.submit([Undelivered([delivery.id for delivery in rest])])
+    pairs = list(zip(deliveries, loaded, strict=False))
+    unreadable = [(delivery, match.reason) for delivery, match in pairs if isinstance(match, UnreadableMatch)]
+    if unreadable:
+        await dispatcher.submit(parking(unreadable))
+    return [LoadedDelivery(delivery, match) for delivery, match in pairs if isinstance(match, LoadedMatch)]
+
+
+def parking(unreadable: Sequence[tuple[Delivery, str]]) -> list[Settlement]:
+    """Return the settlements that park unreadable deliveries, each given with the reason. They are logged."""
+    for delivery, reason in unreadable:
+        log_unreadable(delivery.match, reason)
+    return [
+        Nack([delivery.id], NackAction.PARK, reason=reason, cause=ParkingCause.UNREADABLE)
+        for delivery, reason in unreadable
+    ]
