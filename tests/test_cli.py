@@ -133,7 +133,7 @@ def test_a_refused_event_is_one_line_and_a_line_for_each_field(signalbox: Server
     ("arguments", "line"),
     [
         (("event", "send", "nope", "--email", ADA), 'error: Event "nope" is not defined in this project\n'),
-        (("event", "list", "--key", "sb_wrong"), "error: the server does not know the key, or it is revoked\n"),
+        (("event", "list", "--key", "sb_wrong"), "error: the key is unknown to the server, or revoked\n"),
         (("project", "list", "--key", SECRET), "error: Only the admin key may call this RPC\n"),
         (("event", "list", "--project", "none"), 'error: There is no project "none"\n'),
         (("event", "list", "--project", "kein größeres"), 'error: There is no project "kein größeres"\n'),
@@ -158,7 +158,7 @@ def test_the_admin_key_of_another_database_is_distinguished_from_a_revoked_key(
     refused = signalbox("project", "list", "--database", f"sqlite:///{tmp_path}/x.db")
     assert f"does not know the admin key in {tmp_path}/x.db.admin-key" in refused.err
     refused = signalbox("event", "list", "--key", "sb_nobody")
-    assert refused.err == "error: the server does not know the key, or it is revoked\n"
+    assert refused.err == "error: the key is unknown to the server, or revoked\n"
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_the_admin_key_of_another_database_is_distinguished_from_a_revoked_key(
         (("automation", "create", "x"), "Missing option '--event'"),
         (("automation", "create", "x", "--event", "y", "--label", "team"), "is not KEY=VALUE"),
         (("automation", "create", "x", "--event", "y", "--entry", "twice"), "'twice' is not one of"),
-        (("run", "await", "x", "--event", "y", "--for", "soon"), "is not a time such as 90s"),
+        (("run", "await", "x", "--event", "y", "--for", "soon"), "is not a duration such as 90s"),
         (("run", "list", "--status", "gone"), "'gone' is not one of"),
         (("run", "list", "--email", ADA, "--contact-id", "x"), "not both"),
         (("event", "list", "--server", "http://localhost:1"), "is not HOST:PORT"),
@@ -190,8 +190,8 @@ def test_the_admin_key_of_another_database_is_distinguished_from_a_revoked_key(
         (("definition", "create", "x", "--property", "total:anything"), "a TYPE is string, number, boolean, date,"),
         (("serve", "--dev", "--grpc", "0.0.0.0:0"), "not on 0.0.0.0"),
         (("serve", "--tls-cert", __file__), "both --tls-cert and --tls-key"),
-        (("serve", "--match-retention", "a month"), "is not a time such as 90s"),
-        (("serve", "--match-retention", "0d"), "keeps nothing"),
+        (("serve", "--match-retention", "a month"), "is not a duration such as 90s"),
+        (("serve", "--match-retention", "0d"), "would keep nothing"),
         (("event", "send", "x", "--from", __file__, "--email", "a@b.c"), "leave out the other options"),
     ],
 )
@@ -223,7 +223,7 @@ def test_a_file_is_sent_and_each_refused_line_reported(signalbox: Server, tmp_pa
     file.write_text("\n".join(lines))
     sent = signalbox("event", "send", ORDER, "--from", str(file))
     assert sent.code == 1
-    assert re.fullmatch(r"sent 1,199 events in [0-9.]+ s: 1,193 accepted, 6 refused\n", sent.out)
+    assert re.fullmatch(r"sent 1,199 events in [0-9.]+ s: 1,193 accepted, 6 rejected\n", sent.out)
     reasons = dict(line.split(": ", 1) for line in sent.err.splitlines())
     assert set(reasons) == {"line 3", "line 701", "line 702", "line 703", "line 704", "line 705"}
     assert reasons["line 701"].startswith("properties.order_total: ")
@@ -237,7 +237,7 @@ def test_a_pipe_is_sent_with_one_json_line_for_each_event(signalbox: Server) -> 
     results = {each["line"]: each for each in sent.json_lines}
     assert results[1]["receipt"]["event"]["properties"] == {"order_total": 5}
     assert results[2]["error"]["reason"] == "DEFINITION_NOT_FOUND"
-    assert "1 accepted, 1 refused" in sent.err
+    assert "1 accepted, 1 rejected" in sent.err
 
 
 def test_a_reader_that_goes_away_is_no_error(signalbox: Server) -> None:
@@ -269,7 +269,7 @@ def test_tail_follows_a_log_over_a_clean_restart_of_the_server(tmp_path: Path) -
     out, err = following.communicate(timeout=20)
     assert following.returncode == 130
     assert out == ""
-    assert err in ("", f"{server.address} has gone; waiting for it\n")
+    assert err in ("", f"{server.address} went away; waiting for it\n")
 
 
 async def test_an_interrupt_counts_although_the_call_under_way_succeeds() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from server.cli.arguments.inputs import read_schema
 from server.cli.client.event_lines import batches, read_event
-from server.cli.definitions.cases import judge, read_cases
+from server.cli.definitions.cases import read_cases, run_case
 from server.cli.main import MAX_MESSAGE, run
 from tests.support.command_line import ENVIRONMENT, PROGRAM
 
@@ -70,7 +70,7 @@ def test_a_long_value_is_not_quoted_whole(capsys: pytest.CaptureFixture[str], op
 
 def test_a_file_without_a_certificate_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(("event", "list", "--tls-ca", __file__, *KEY)) == 1
-    assert capsys.readouterr().err == f"error: {__file__} holds no certificate in PEM (--tls-ca)\n"
+    assert capsys.readouterr().err == f"error: {__file__} contains no certificate in PEM format (--tls-ca)\n"
 
 
 def shell(command: str, **variables: str) -> tuple[int, str, str]:
@@ -135,4 +135,4 @@ def test_a_byte_order_mark_before_yaml_is_skipped(tmp_path: Path) -> None:
     cases = tmp_path / "cases.yaml"
     cases.write_text("\ufeffdefinitions: definitions.yaml\ncases:\n  - event: free\n    properties: {v: 1}\n")
     ((case,),) = (file.cases for file in read_cases([cases], []))
-    assert judge(case).properties == {"v": 1}
+    assert run_case(case).properties == {"v": 1}

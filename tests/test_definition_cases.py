@@ -1,4 +1,4 @@
-"""Example payloads in files, judged offline as a server would."""
+"""Example payloads in files, validated offline as by a server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from registry.schema import Property, PropertyType, Schema, UnknownProperties
 from server.api.messages.structs import read_struct
 from server.cli.arguments.inputs import to_struct
 from server.cli.client.errors import Failure
-from server.cli.definitions.cases import Case, Expectation, judge, read_cases
+from server.cli.definitions.cases import Case, Expectation, read_cases, run_case
 from server.cli.main import run
 from tests.support.messages import event
 from tests.support.refusals import refusal
@@ -171,14 +171,14 @@ def test_a_payload_is_read_by_the_core_schema_and_carried_as_a_struct(folder: Pa
         file.cases
         for file in read_cases([cases(folder, f"  - event: free\n    properties:\n      v: {written}\n")], [])
     )
-    properties = judge(case).properties
+    properties = run_case(case).properties
     assert properties is not None
     assert json.dumps(properties["v"]) == json.dumps(value)
 
 
-def judged(schema: Schema, payload: dict[str, Any]) -> Any:
+def validated(schema: Schema, payload: dict[str, Any]) -> Any:
     case = Case("", "", "", compile_schema(schema), to_struct(payload), Expectation())
-    result = judge(case)
+    result = run_case(case)
     return (result.properties, result.coercions, result.violations)
 
 
@@ -194,7 +194,7 @@ examples = [
 def test_values_become_what_the_coercion_table_says(folder: Path, kind: str, given: Any, becomes: Any) -> None:
     (folder / "definitions.yaml").write_text(f"definitions: {{a: {{properties: {{v: {kind}}}}}}}")
     file = cases(folder, f"  - event: a\n    properties: {{v: {json.dumps(given)}}}\n")
-    result = judge(read_cases([file], [])[0].cases[0])
+    result = run_case(read_cases([file], [])[0].cases[0])
     assert json.dumps(result.properties) == json.dumps(None if becomes is None else {"v": becomes})
 
 
@@ -210,24 +210,24 @@ async def test_the_verdict_is_the_servers(shop: Client) -> None:
     for payload in payloads:
         event_id = (await shop.send(event(payload))).event.id
         recorded = await shop.get(event_id)
-        properties, changes, _ = judged(schema, payload)
+        properties, changes, _ = validated(schema, payload)
         assert read_struct(recorded.properties) == properties
         assert [each.path for each in recorded.coercions] == [each.path for each in changes]
     wrong = {"order_total": "x", "nope": 1}
     refused = await refusal(shop.send(event(wrong)))
-    _, _, violations = judged(schema, wrong)
+    _, _, violations = validated(schema, wrong)
     assert refused.violations == tuple((each.path, each.reason) for each in violations)
 
 
 @given(
     st.dictionaries(st.text(max_size=3), st.floats(allow_nan=False, allow_infinity=False) | st.integers(), max_size=3)
 )
-def test_numbers_are_judged_as_the_doubles_that_a_message_carries(payload: dict[str, float]) -> None:
+def test_numbers_are_validated_as_the_doubles_that_a_message_carries(payload: dict[str, float]) -> None:
     try:
         struct = to_struct(payload)
     except ValueError:
         return
-    properties, _, _ = judged(Schema(unknown_properties=UnknownProperties.KEEP), payload)
+    properties, _, _ = validated(Schema(unknown_properties=UnknownProperties.KEEP), payload)
     assert properties == {name: float(value) for name, value in payload.items()}
     assert properties == read_struct(struct)
 
@@ -235,10 +235,10 @@ def test_numbers_are_judged_as_the_doubles_that_a_message_carries(payload: dict[
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("cases: [{event: free}]", "cases.yaml:1:1: names no definitions; add definitions: PATH, or give them with"),
+        ("cases: [{event: free}]", "cases.yaml:1:1: definitions are missing: add definitions: PATH, or give them with"),
         ("definitions: d.yaml\ncases: [{event: free}]", "cases.yaml:1:14: there is no "),
         ("definitions: definitions.yaml", "cases.yaml:1:1: cases are missing"),
-        ("definitions: definitions.yaml\ncases: []", "cases.yaml:2:8: cases list nothing"),
+        ("definitions: definitions.yaml\ncases: []", "cases.yaml:2:8: cases is empty: list at least one"),
         ("definitions: definitions.yaml\ncases: {a: 1}", "cases.yaml:2:8: cases must be a list; got a mapping"),
         ("definitions: definitions.yaml\ncases: [a]", "cases.yaml:2:9: a case must be a mapping"),
         ("definition: x", 'has no "definition"; did you mean "definitions"?'),
@@ -258,7 +258,7 @@ def test_a_file_that_lists_no_cases_is_refused(folder: Path, text: str | bytes, 
 @pytest.mark.parametrize(
     ("case", "told"),
     [
-        ("{}", ":3:5: the case names no event, such as event: order_completed"),
+        ("{}", ":3:5: the case has no event: add one, such as event: order_completed"),
         ("{event: order_complete}", 'no event "order_complete"; did you mean "order_completed"?'),
         ("{event: [free]}", ":3:13: event must be a text; got a list"),
         ("{event: free, Properties: {}}", 'a case has no "Properties"; did you mean "properties"?'),
@@ -274,17 +274,17 @@ def test_a_file_that_lists_no_cases_is_refused(folder: Path, text: str | bytes, 
             "{event: free, properties: {a: " + "9" * 5000 + "}}",
             ":3:35: the number is beyond the range of a double; a number must be finite",
         ),
-        ("{event: free, properties: {a: 1, a: 2}}", ':3:38: "a" stands here already, at'),
-        ("{event: free, properties: {a: {1: 2, 1: 3}}}", ':3:42: "1" stands here already, at'),
+        ("{event: free, properties: {a: 1, a: 2}}", ':3:38: "a" is repeated; it is first given at'),
+        ("{event: free, properties: {a: {1: 2, 1: 3}}}", ':3:42: "1" is repeated; it is first given at'),
         (
             "{event: free, properties: {a: " + "[" * 40 + "]" * 40 + "}}",
             "nested too deep; at most 32 levels are allowed",
         ),
-        ("{event: free, properties: {a: &x [1], b: [*x, *x]}}", ":3:35: anchors and aliases are not taken"),
+        ("{event: free, properties: {a: &x [1], b: [*x, *x]}}", ":3:35: anchors and aliases are not supported"),
         ("{event: free, expect: true}", ":3:27: expect must be a mapping"),
         ("{event: free, expect: {valid: ja}}", ':3:35: valid must be true or false; got "ja"'),
         ("{event: free, expect: {valid: 1}}", ':3:35: valid must be true or false; got "1"'),
-        ("{event: free, expect: {reasons: {}}}", "an accepted payload has no reasons: say valid: false"),
+        ("{event: free, expect: {reasons: {}}}", "a valid payload has no reasons: write valid: false"),
         ("{event: free, expect: {valid: false, coercions: []}}", "coercions cannot be expected where valid is false"),
         ("{event: free, expect: {coercions: properties.a}}", "coercions must be a list"),
         ("{event: free, expect: {coercions: [[a]]}}", "the path of a property must be a text; got a list"),
@@ -302,7 +302,7 @@ def test_all_faulty_cases_and_files_are_told_at_once(folder: Path, capsys: pytes
     cases(folder, "  - {}\n", "b.yaml")
     code, out, err = outcome(capsys, "-f", folder / "a.yaml", "-f", folder / "b.yaml")
     assert (code, out) == (1, "")
-    assert err.startswith("error: 3 faults were found\n")
+    assert err.startswith("error: 3 errors were found\n")
     assert [line.split(": ")[0].rpartition("/")[2] for line in err.splitlines()[1:]] == [
         "a.yaml:3:13",
         "a.yaml:5:5",

@@ -20,7 +20,7 @@ from server.api.messages.structs import NO_KIND, read_struct, write_struct
 from server.cli.arguments.inputs import properties as flag
 from server.cli.client.errors import Failure
 from server.cli.client.event_lines import read_event
-from server.cli.definitions.cases import judge, read_cases
+from server.cli.definitions.cases import read_cases, run_case
 from server.cli.definitions.yaml_files import Fault
 from server.cli.output.tables import to_plain
 from signalbox.v1 import automations_pb2, contacts_pb2, event_definitions_pb2, event_ingest_pb2, projects_pb2
@@ -492,7 +492,7 @@ def test_whatever_a_yaml_file_takes_is_held_and_equal_to_what_json_means(folder:
         ((case,),) = (each.cases for each in read_cases([folder / "cases.yaml"], []))
     except (Failure, Fault):
         return
-    found = judge(case).properties
+    found = run_case(case).properties
     wanted = meant(text)
     if wanted is not NotImplemented:
         assert found is not None

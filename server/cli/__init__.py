@@ -1,3 +1,3 @@
-"""The command line. All commands but `serve` and `migrate` are clients: they talk gRPC to a running server."""
+"""The command line. All commands but `serve`, `migrate` and `definition test` are gRPC clients."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The root of the command line, and the one place where a failure becomes a line on stderr and an exit code."""
+"""The root of the command line, and the one place where errors become a line on stderr and an exit code."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 _COMMANDS = {
     "serve": ("server.cli.commands.serve", "Run a server."),
-    "check": ("server.cli.commands.check", "Ask a server how its services are."),
-    "project": ("server.cli.commands.projects", "Keep projects."),
-    "key": ("server.cli.commands.keys", "Keep API keys."),
-    "definition": ("server.cli.commands.definitions", "Define events."),
+    "check": ("server.cli.commands.check", "Check the health of a server."),
+    "project": ("server.cli.commands.projects", "Manage projects."),
+    "key": ("server.cli.commands.keys", "Manage API keys."),
+    "definition": ("server.cli.commands.definitions", "Manage event definitions."),
     "event": ("server.cli.commands.events", "Send, list and follow events."),
-    "contact": ("server.cli.commands.contacts", "Keep contacts."),
-    "automation": ("server.cli.commands.automations", "Say which events set off runs."),
-    "run": ("server.cli.commands.runs", "Look at runs, and move them."),
-    "match": ("server.cli.commands.matches", "Look at what events set off, and consume it."),
-    "subscription": ("server.cli.commands.subscriptions", "Keep subscriptions to matches."),
-    "migrate": ("server.cli.commands.migrate", "Bring a database to the schema of this version."),
+    "contact": ("server.cli.commands.contacts", "Manage contacts."),
+    "automation": ("server.cli.commands.automations", "Manage automations."),
+    "run": ("server.cli.commands.runs", "Inspect and advance runs."),
+    "match": ("server.cli.commands.matches", "Watch and consume matches."),
+    "subscription": ("server.cli.commands.subscriptions", "Manage subscriptions."),
+    "migrate": ("server.cli.commands.migrate", "Migrate a database to the schema of this version."),
 }
-"""Each command's module, where it goes by the same name, and what it does."""
+"""The module of each command, which defines it under the same name, and its summary."""
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command when it is called: `--help` need not wait for gRPC."""
+    """A group that imports a command only when it is called, so that `--help` does not wait for gRPC."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Name the commands."""
+        """Return the names of the commands."""
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -63,9 +63,9 @@ class LazyGroup(click.Group):
 @click.version_option(version(), message="%(prog)s %(version)s")
 @connection_options
 def cli() -> None:
-    """Signalbox takes in custom product events, checks them against a schema and keeps them.
+    """Signalbox validates custom product events against a schema, stores them and matches them with automations.
 
-    The options below may also stand after the command. Every option of every command can be set by a variable, which
+    The options below can also be given after the command. Every option can be set by the environment variable that
     its help names.
     """
 
@@ -73,10 +73,10 @@ def cli() -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
-    Return the exit code: 0, 1 after a failure, 2 after a wrong command line or a negative verdict of a
-    JudgingCommand, 70 after an internal error, 130 after Ctrl-C. Raise SystemExit if the reader of the output is gone.
+    Return the exit code: 0, 1 after a failure, 2 after a wrong command line or a negative result of a CheckCommand,
+    70 after an internal error, 130 after Ctrl-C. Raise SystemExit if the reader of the output is gone.
     """
-    # What gRPC has to say about a connection, the command says in a sentence of its own.
+    # The command reports a failed connection in one sentence, without the log lines of gRPC.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     prepare_streams()
     options: dict[str, Any] = {}
@@ -102,7 +102,7 @@ def _failure_of(error: Exception, arguments: Sequence[str] | None, *, debug: boo
         # A full disk or a missing file is not a bug.
         return Failure(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error))
     if isinstance(error, UnicodeEncodeError) and (named := _not_text(arguments)):
-        # Exit code 2 would be a verdict of some commands.
+        # Exit code 2 is a negative result of some commands.
         return Failure(f"{named} is not text in UTF-8")
     return InternalError(error, debug=debug)
 

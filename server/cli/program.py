@@ -1,4 +1,4 @@
-"""How the user started this program, so that printed commands work as they stand."""
+"""How the user started this program, so that printed commands can be pasted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def program() -> str:
-    """Give the words that start this program: `signalbox` if it is on the PATH, else the shortest path to it."""
+    """Return the command that starts this program: `signalbox` if it is on the PATH, else the shortest path to it."""
     started = Path(sys.argv[0])
     if started.name == "__main__.py":
         return f"{_shortest(Path(sys.executable))} -m server"
@@ -18,7 +18,7 @@ def program() -> str:
 
 
 def neighbour(name: str) -> str:
-    """Give the words that start a program that is installed beside this one; its bare name if it is not."""
+    """Return the command for a program installed in the same folder; the bare name if there is none."""
     path = Path(sys.executable).with_name(name)
     return _command(path) if path.exists() else name
 

@@ -1,4 +1,4 @@
-"""Why a server or a migration cannot start, in one line that tells what to do and no password."""
+"""Errors at the start of a server or a migration, as one line with the next step and without passwords."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def clear_start_failures(database: str) -> Iterator[None]:
-    """Turn what `server.app.running` raises at a start into a Failure."""
+    """Turn errors of starting a server or opening a database into Failure."""
     try:
         yield
     except StorageError as error:

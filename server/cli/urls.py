@@ -1,4 +1,4 @@
-"""Database URLs as they are shown."""
+"""Database URLs in messages."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ _PASSWORD = re.compile(r"(://[^:/@\s]*:)\S*(?=@)|(password=)[^&\s]*")
 
 
 def without_password(text: str) -> str:
-    """Replace the password of each database URL in a text."""
+    """Return the text with the password of each database URL replaced."""
     return _PASSWORD.sub(r"\1\2***", text)

@@ -1,4 +1,4 @@
-"""Enums of the contract as choices: ENTRY_RULE_EVERY_TIME is `every-time` on the command line."""
+"""Enums of the contract as choices: `every-time` on the command line is ENTRY_RULE_EVERY_TIME."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Names:
-    """The short names of an enum's members and their numbers on the wire."""
+    """The short names of the members of an enum, and their numbers on the wire."""
 
     def __init__(self, wire: Any, prefix: str) -> None:
         self.numbers: dict[str, Any] = {
@@ -32,7 +32,7 @@ class Names:
         self._names = {number: name for name, number in self.numbers.items()}
 
     def name(self, number: int) -> str:
-        """Give the short name of a member; a newer server may know more of them."""
+        """Return the short name of a member; the number for a member that only a newer server knows."""
         return self._names.get(number, str(number))
 
 
@@ -58,7 +58,7 @@ VERDICT = Names(automations_pb2.Verdict, "VERDICT_")
 
 
 def enum_option(flag: str, names: Names, **settings: Any) -> Callable[[F], F]:
-    """Make an option whose value is a member's number on the wire, 0 where it is not given."""
+    """Return an option whose value is the number of a member on the wire, 0 if the option is not given."""
 
     def number(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
         return 0 if value is None else names.numbers[value.replace("-", "_")]
@@ -67,7 +67,7 @@ def enum_option(flag: str, names: Names, **settings: Any) -> Callable[[F], F]:
 
 
 def enums_option(flag: str, variable: str, names: Names, **settings: Any) -> Callable[[F], F]:
-    """Make an option that may be given again, each time with a member; its value is their numbers on the wire."""
+    """Return a repeatable option whose value is the list of the numbers of the given members on the wire."""
 
     def numbers(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> list[Any]:
         return [names.numbers[value.replace("-", "_")] for value in values]

@@ -1,4 +1,4 @@
-"""Command-line values that become messages. Each function raises click.BadParameter."""
+"""Parsers of command-line values that return messages. Each one raises click.BadParameter."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 
 def duration(text: str) -> Duration:
-    """Read a number of seconds, minutes, hours or days."""
+    """Parse a duration in seconds, minutes, hours or days, such as 90s."""
     return Duration(seconds=seconds(text))
 
 
 def label(text: str) -> tuple[str, str]:
-    """Read KEY=VALUE."""
+    """Parse KEY=VALUE."""
     key, equals, value = text.partition("=")
     if not key or not equals:
         raise click.BadParameter(f'"{text}" is not KEY=VALUE')
@@ -39,7 +39,7 @@ def label(text: str) -> tuple[str, str]:
 
 
 def instant(text: str) -> Timestamp:
-    """Read an RFC 3339 date-time."""
+    """Parse an RFC 3339 date-time."""
     try:
         return timestamp(parse_rfc3339(text))
     except ValueError as error:
@@ -47,12 +47,12 @@ def instant(text: str) -> Timestamp:
 
 
 def properties(text: str) -> Struct:
-    """Read the properties of an event or a contact, a JSON object."""
+    """Parse the properties of an event or a contact, a JSON object."""
     return _json_object(text, "properties")
 
 
 def attributes(text: str) -> Struct:
-    """Read the attributes of an automation or a run, a JSON object."""
+    """Parse the attributes of an automation or a run, a JSON object."""
     return _json_object(text, "attributes")
 
 
@@ -61,9 +61,9 @@ def _json_object(text: str, root: str) -> Struct:
         value = read_json(text)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
-        raise click.BadParameter(f"not JSON: {error.msg} at {place}") from None
+        raise click.BadParameter(f"not valid JSON: {error.msg} at {place}") from None
     except (ValueError, RecursionError) as error:
-        raise click.BadParameter(f"not JSON that Signalbox takes: {error}") from None
+        raise click.BadParameter(f"not JSON that Signalbox accepts: {error}") from None
     if not isinstance(value, dict):
         raise click.BadParameter('not a JSON object, such as {"order_total": 129.99}')
     try:
@@ -73,9 +73,9 @@ def _json_object(text: str, root: str) -> Struct:
 
 
 def to_struct(values: Mapping[str, Any], root: str = "properties") -> Struct:
-    """Write a payload as a Struct. Raises ValueError with the server's message for one that Signalbox refuses."""
-    # A message nested deeper is refused as a whole, with all the events beside it.
-    # The server counts the bytes of the Struct.
+    """Return a payload as a Struct. Raise ValueError with the message of the server if it is invalid."""
+    # Checked here because a message that is nested too deep fails as a whole, with all events of its batch.
+    # The server counts the bytes.
     if fault := payload_violation(values, root, EVENT_BUDGET, received=0):
         raise ValueError(fault.message)
     struct = Struct()
@@ -84,27 +84,27 @@ def to_struct(values: Mapping[str, Any], root: str = "properties") -> Struct:
 
 
 def property_of(text: str) -> pb.Property:
-    """Read a property as NAME:TYPE; a `!` behind it says that it is required."""
+    """Parse NAME:TYPE, or NAME:TYPE! for a required property."""
     name, _, kind = text.removesuffix("!").rpartition(":")
     outer, bracket, inner = kind.partition("<")
     if bracket and (outer != "array" or not inner.endswith(">")):
         outer = ""
-    type_, item = (PROPERTY_TYPE.numbers.get(one.lower(), 0) for one in (outer, inner.removesuffix(">")))
+    type_, item = (PROPERTY_TYPE.numbers.get(part.lower(), 0) for part in (outer, inner.removesuffix(">")))
     if not name or not type_ or (bracket and not item):
         known = ", ".join(PROPERTY_TYPE.numbers)
-        raise click.BadParameter(f'"{text}" is not NAME:TYPE, NAME:TYPE! or NAME:array<TYPE>; a TYPE is {known}')
+        raise click.BadParameter(f'"{text}" is not NAME:TYPE, NAME:TYPE! or NAME:array<TYPE>; TYPE is one of {known}')
     return pb.Property(name=name, type=type_, item_type=item, required=text.endswith("!"))
 
 
 def property_text(each: pb.Property) -> str:
-    """Write the type of a property as `property_of` reads it."""
+    """Return the type of a property in the form that `property_of` parses."""
     kind = PROPERTY_TYPE.name(each.type)
     item = f"<{PROPERTY_TYPE.name(each.item_type)}>" if each.item_type else ""
     return f"{kind}{item}{'!' if each.required else ''}"
 
 
 def read_schema(file: IO[str]) -> pb.Schema:
-    """Read the proto3 JSON form of a schema."""
+    """Parse the proto3 JSON form of a schema."""
     try:
         return Parse(file.read().removeprefix("\ufeff"), pb.Schema())
     except (ParseError, UnicodeDecodeError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Kinds of command-line values. Each is a function from the text to the value that raises click.BadParameter."""
+"""Parsers of command-line values. Each one raises click.BadParameter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
 def address(text: str) -> str:
-    """Check a HOST:PORT; an IPv6 host stands in brackets."""
+    """Parse HOST:PORT; an IPv6 address is in brackets."""
     host, _, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not bare or "/" in bare or (":" in bare) is not (bare != host) or not _is_port(port):
@@ -22,25 +22,25 @@ def address(text: str) -> str:
 
 
 def secret(text: str) -> str:
-    """Check that a key can be sent at all: it travels in a header."""
+    """Parse a key: printable ASCII, because it is sent in a header."""
     if not all("!" <= character <= "~" for character in text):
-        raise click.BadParameter("a key is printable ASCII without blanks")
+        raise click.BadParameter("a key must be printable ASCII without spaces")
     return text
 
 
 def seconds(text: str) -> int:
-    """Read a number of seconds, minutes, hours or days, as seconds."""
+    """Parse a duration in seconds, minutes, hours or days; return seconds."""
     read = re.fullmatch("([0-9]{1,9})([smhd])", text)
     if read is None:
-        raise click.BadParameter(f'"{text}" is not a time such as 90s, 10m, 2h or 7d')
+        raise click.BadParameter(f'"{text}" is not a duration such as 90s, 10m, 2h or 7d')
     return int(read[1]) * _SECONDS[read[2]]
 
 
 def retention(text: str) -> int:
-    """Read for how long to keep something, as seconds."""
+    """Parse a retention time of at least one second; return seconds."""
     kept = seconds(text)
     if not kept:
-        raise click.BadParameter(f'"{text}" keeps nothing; leave it out to keep all')
+        raise click.BadParameter(f'"{text}" would keep nothing; leave the option out to keep everything')
     return kept
 
 
@@ -49,7 +49,7 @@ def _is_port(text: str) -> bool:
 
 
 def is_loopback(server: str) -> bool:
-    """Say whether HOST:PORT is of this machine alone."""
+    """Return whether HOST:PORT is a loopback address."""
     host = server.rpartition(":")[0].strip("[]")
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback

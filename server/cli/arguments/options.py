@@ -1,4 +1,4 @@
-"""The options that many commands share."""
+"""Options that many commands share."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ class Connection:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Connection:
-        """Return the connection that the options of a command line describe."""
+        """Return the connection for the options of a command line."""
         return cls(**{each.name: options[each.name] for each in fields(cls)})
 
 
 def option(*names: str, **settings: Any) -> Callable[[F], F]:
-    """Make an option whose help names its variable."""
+    """Return an option whose help names its environment variable."""
     return click.option(*names, show_envvar=True, **settings)
 
 
 def _anywhere(*names: str, **settings: Any) -> Callable[[F], F]:
-    """Make an option that may stand before the command or after it; what stands after it counts."""
+    """Return an option that can be given before or after the command; after it takes precedence."""
 
     def remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:
         values = context.ensure_object(dict)
@@ -65,8 +65,8 @@ database_option = _anywhere(
     metavar="URL",
     default=DEFAULT_DATABASE,
     show_default=True,
-    help="Database of the server, sqlite:///FILE or postgresql://USER@HOST/NAME. Other commands look beside it for "
-    "the admin key; they never open it.",
+    help="Database of the server, sqlite:///FILE or postgresql://USER@HOST/NAME. Other commands only read the "
+    "admin key beside it.",
 )
 
 json_option = _anywhere("--json", envvar="SIGNALBOX_JSON", is_flag=True, help="Print JSON.")
@@ -83,7 +83,7 @@ _CONNECTION_OPTIONS = (
         metavar="HOST:PORT",
         default=DEFAULT_GRPC,
         show_default=True,
-        help="Server to talk to.",
+        help="Address of the server.",
     ),
     _anywhere(
         "--key",
@@ -91,22 +91,22 @@ _CONNECTION_OPTIONS = (
         type=secret,
         metavar="SECRET",
         default="",
-        help="API key, or the admin key; by default the admin key of this machine: SIGNALBOX_ADMIN_KEY, or the file "
-        "beside the database. That key is sent in clear only to a loopback address.",
+        help="API key or admin key; by default the admin key of this machine: SIGNALBOX_ADMIN_KEY, or the file beside "
+        "the database, which is sent without TLS only to a loopback address.",
     ),
     _anywhere(
         "--project",
         envvar="SIGNALBOX_PROJECT",
         metavar="NAME",
         default="",
-        help="Project, by name or id; needed with the admin key if there are several.",
+        help="Name or id of the project; needed with the admin key if there are several.",
     ),
     database_option,
     _anywhere(
         "--tls-ca",
         envvar="SIGNALBOX_TLS_CA",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="Talk TLS; the certificate authority of the server.",
+        help="Use TLS; file with the certificate authority of the server.",
     ),
     _anywhere(
         "--timeout",
@@ -115,7 +115,7 @@ _CONNECTION_OPTIONS = (
         metavar="SECONDS",
         default=30.0,
         show_default=True,
-        help="How long one call may take.",
+        help="Time limit of one call.",
     ),
     json_option,
     debug_option,
@@ -123,17 +123,19 @@ _CONNECTION_OPTIONS = (
 
 
 def connection_options(command: F) -> F:
-    """Give a command the options of a connection. They go into the context, not into the command's arguments."""
+    """Add the connection options to a command. Their values are in the context, not in its arguments."""
     return reduce(lambda decorated, decorate: decorate(decorated), reversed(_CONNECTION_OPTIONS), command)
 
 
-etag_option = option("--etag", metavar="ETAG", default="", help="Refuse if the etag has changed meanwhile.")
+etag_option = option("--etag", metavar="ETAG", default="", help="Fail if this is not the current etag.")
 
-validate_only_option = option("--validate-only", is_flag=True, help="Check everything and change nothing.")
+validate_only_option = option("--validate-only", is_flag=True, help="Validate the request without changing anything.")
 
-force_option = option("--force", is_flag=True, help="Change it although it breaks conditions in use.")
+force_option = option("--force", is_flag=True, help="Apply the change even if it breaks conditions in use.")
 
 
-def limit_option(what: str) -> Callable[[F], F]:
-    """How many items a list shows at most."""
-    return option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help=f"At most so many {what}.")
+def limit_option(items: str) -> Callable[[F], F]:
+    """Return the option for the maximum number of listed items."""
+    return option(
+        "--limit", type=click.IntRange(min=1), default=50, show_default=True, help=f"Maximum number of {items}."
+    )

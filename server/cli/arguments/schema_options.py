@@ -1,4 +1,4 @@
-"""The options that state a schema: property by property, or as a file."""
+"""Options for a schema: property by property, or as a file."""
 
 from __future__ import annotations
 
@@ -25,13 +25,11 @@ schema_file_option = option(
     "file",
     type=click.File(encoding="utf-8"),
     metavar="FILE.json",
-    help="The whole schema in the JSON form of signalbox.v1.Schema, nested properties included; - for stdin. "
+    help="The whole schema as JSON of signalbox.v1.Schema, including nested properties; - for stdin. "
     'For example {"properties":[{"name":"total","type":"PROPERTY_TYPE_NUMBER","required":true}]}',
 )
 
-remove_option = option(
-    "--remove", "removed", metavar="NAME", multiple=True, help="A property to remove. Again for each."
-)
+remove_option = option("--remove", "removed", metavar="NAME", multiple=True, help="A property to remove. (repeatable)")
 
 _OPTIONS = (
     option(
@@ -41,22 +39,22 @@ _OPTIONS = (
         metavar="NAME:TYPE",
         multiple=True,
         help="A property, such as order_total:number, or order_total:number! if it is required, or "
-        "tags:array<string>. Again for each.",
+        "tags:array<string>. (repeatable)",
     ),
-    enum_option("--unknown", UNKNOWN_PROPERTIES, help="What becomes of properties that are not declared."),
-    enum_option("--coercion", COERCION_MODE, help="Whether values of another type are converted."),
+    enum_option("--unknown", UNKNOWN_PROPERTIES, help="How undeclared properties are handled."),
+    enum_option("--coercion", COERCION_MODE, help="How values of another type are handled."),
     schema_file_option,
 )
 
 
 def schema_options(command: F) -> F:
-    """Give a command `--property`, `--unknown`, `--coercion` and `--schema`, for the fields of StatedSchema."""
+    """Add `--property`, `--unknown`, `--coercion` and `--schema` to a command, for the fields of SchemaOptions."""
     return reduce(lambda decorated, decorate: decorate(decorated), reversed(_OPTIONS), command)
 
 
 @dataclass(frozen=True, slots=True)
-class StatedSchema:
-    """What `schema_options` gathered."""
+class SchemaOptions:
+    """The values of `schema_options`."""
 
     properties: tuple[pb.Property, ...]
     unknown: pb.UnknownProperties.ValueType
@@ -64,15 +62,15 @@ class StatedSchema:
     file: IO[str] | None
 
     def whole(self) -> pb.Schema:
-        """Give the schema that is stated, whole."""
+        """Return the given schema as a whole schema."""
         return self._in_file() or self._in_options()
 
     async def next_of(
         self, session: Session, name_or_id: str, removed: tuple[str, ...]
     ) -> tuple[pb.Schema | None, str]:
-        """Give the schema that a definition is to have: the file's, or its latest one changed by the options.
+        """Return the next schema of a definition: that of the file, or the latest one changed by the options.
 
-        With it comes the etag of the definition that was changed; None and "" where nothing is stated.
+        Also return the etag of the definition that was read; None and "" if no option is given.
         """
         if self.file is not None:
             return self._in_file(removed=bool(removed)), ""
@@ -96,7 +94,7 @@ class StatedSchema:
 
 
 async def get_definition(session: Session, name_or_id: str) -> pb.EventDefinition:
-    """Read a definition."""
+    """Return a definition."""
     request = pb.GetEventDefinitionRequest(event_definition=name_or_id)
     return (await session.call(session.definitions.GetEventDefinition, request)).event_definition
 

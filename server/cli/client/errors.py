@@ -1,8 +1,8 @@
-"""What stops a command.
+"""Errors that end a command.
 
 Failure
-├── ServerAway       no server answers, or it is about to stop; trying again later may help
-└── InternalError    an exception that no command expects
+├── ServerAway       the server is unreachable or shutting down; a later attempt may succeed
+└── InternalError    an unexpected exception, which is a bug
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ MAX_SHOWN_ERROR = 500
 
 
 class Failure(click.ClickException):
-    """The command cannot do what it was asked to: one line that says why, and perhaps lines below it.
+    """The command failed: a message of one line, and optional details below it.
 
-    `reason` is the server's machine-readable one, empty where the failure is not the server's word; `violations` are
-    what the server found wrong, field by field.
+    `reason` is the machine-readable reason of the server, empty for failures of the client itself. `violations` are
+    the invalid fields that the server reported.
     """
 
     def __init__(
@@ -46,11 +46,11 @@ class Failure(click.ClickException):
 
 
 class ServerAway(Failure):
-    """No server answers, or it is about to stop."""
+    """The server is unreachable or shutting down."""
 
 
 class InternalError(Failure):
-    """An exception that no command expects: a bug. Its exit code is EX_SOFTWARE of sysexits.h."""
+    """An unexpected exception, which is a bug. Its exit code is EX_SOFTWARE of sysexits.h."""
 
     exit_code = INTERNAL
 
@@ -62,20 +62,20 @@ class InternalError(Failure):
         lines = without_password("".join(traceback.format_exception(error))).splitlines()
         super().__init__(
             f"internal error: {what} (please report this)",
-            lines if debug else ["--debug shows where it happened"],
+            lines if debug else ["run the command with --debug for the traceback"],
         )
 
 
-class JudgingCommand(click.Command):
-    """A command whose exit code 2 is a verdict; so a wrong command line leaves with 1."""
+class CheckCommand(click.Command):
+    """A command whose exit code 2 is a negative result; a wrong command line therefore exits with 1."""
 
     def make_context(self, *arguments: Any, **settings: Any) -> click.Context:
-        """Read the command line."""
+        """Parse the command line."""
         with _misuse_as_failure():
             return super().make_context(*arguments, **settings)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command, which may find more that is wrong with its command line."""
+        """Run the command, which may itself raise usage errors."""
         with _misuse_as_failure():
             return super().invoke(ctx)
 

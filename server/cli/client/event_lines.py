@@ -1,4 +1,4 @@
-"""Events as lines of JSON: reading them from a file or a pipe, in batches, with bounded memory."""
+"""Events as JSON lines, read from a file or a pipe in batches with bounded memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Line = tuple[int, bytes]
 
 
 class EventLine(msgspec.Struct, forbid_unknown_fields=True):
-    """What one line may say."""
+    """The fields of one line."""
 
     name: str = ""
     email: str = ""
@@ -41,7 +41,7 @@ _decode = msgspec.json.Decoder(EventLine).decode
 
 
 def read_event(line: bytes, default_name: str) -> pb.EventInput:
-    """Read one line. Raises ValueError that says what is wrong with it."""
+    """Parse one line. Raise ValueError with the reason if it is invalid."""
     if len(line) > MAX_LINE_BYTES:
         raise ValueError(f"the line is longer than {MAX_LINE_BYTES:,} bytes")
     try:
@@ -73,9 +73,10 @@ def read_event(line: bytes, default_name: str) -> pb.EventInput:
 
 
 async def batches(file: IO[bytes], size: int) -> AsyncIterator[list[Line]]:
-    """Give the lines that are not blank in batches of at most `size`.
+    """Yield the non-blank lines in batches of at most `size` lines.
 
-    What a pipe delivers is given at once, in a smaller batch. A line that is too long is cut right behind the limit.
+    Lines from a pipe are yielded as soon as they arrive, in smaller batches. A line that is too long is cut one byte
+    after the limit, which `read_event` rejects.
     """
     lines = _Lines()
     async for chunk in _chunks(file):
@@ -87,7 +88,7 @@ async def batches(file: IO[bytes], size: int) -> AsyncIterator[list[Line]]:
 
 
 class _Lines:
-    """Cuts chunks into numbered lines, keeping no more of an unfinished line than its limit.
+    """Splits chunks into numbered lines, and keeps an unfinished line only up to the limit.
 
     A byte order mark at the beginning is skipped.
     """
@@ -97,7 +98,7 @@ class _Lines:
         self._rest = b""
 
     def feed(self, chunk: bytes) -> list[Line]:
-        """Give the lines that the chunk completes, without blank ones."""
+        """Return the lines that the chunk completes, without blank ones."""
         *whole, last = chunk.split(b"\n")
         if not whole:
             self._keep(last)
@@ -116,7 +117,7 @@ class _Lines:
 
 
 async def _chunks(file: IO[bytes]) -> AsyncIterator[bytes]:
-    if not _keeps_one_waiting(file):
+    if not _may_block(file):
         while chunk := file.read(CHUNK_BYTES):
             yield chunk
         return
@@ -131,7 +132,7 @@ async def _chunks(file: IO[bytes]) -> AsyncIterator[bytes]:
         transport.close()
 
 
-def _keeps_one_waiting(file: IO[bytes]) -> bool:
-    """Say whether this is a pipe, a socket or a terminal, which may deliver nothing for a while."""
+def _may_block(file: IO[bytes]) -> bool:
+    """Return whether reading can block: a pipe, a socket or a terminal may deliver nothing for a while."""
     mode = os.fstat(file.fileno()).st_mode
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or file.isatty()

@@ -1,4 +1,4 @@
-"""Following a project's log."""
+"""Following the event log of a project."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ PAGE = 500
 
 
 async def follow(session: Session, name: str, from_position: int | None) -> AsyncIterator[event_pb2.Event]:
-    """Give events as they are recorded, from a position or from now on; of one name, if it is not empty.
+    """Yield events as they are recorded, from `from_position` on or only new ones; with `name`, only of this name.
 
-    A server that goes away is waited for, with a notice on stderr; one that was never there is a ServerAway.
+    Reconnect when the server goes away, with a notice on stderr. Raise ServerAway if it was never reached.
     """
     head = await _head(session)
     position = head if from_position is None else from_position - 1
@@ -40,7 +40,7 @@ async def follow(session: Session, name: str, from_position: int | None) -> Asyn
                     position = max(position, head)
         except ServerAway:
             if not away:
-                click.echo(f"{session.connection.server} has gone; waiting for it", err=True)
+                click.echo(f"{session.connection.server} went away; waiting for it", err=True)
             away = True
         else:
             if away:
@@ -50,13 +50,13 @@ async def follow(session: Session, name: str, from_position: int | None) -> Asyn
 
 
 async def _head(session: Session) -> int:
-    """Give the position of the newest event, 0 where there is none."""
-    answer = await session.call(session.ingest.ListEvents, pb.ListEventsRequest(page_size=1))
-    return answer.events[0].position if answer.events else 0
+    """Return the position of the newest event, 0 if there is none."""
+    response = await session.call(session.ingest.ListEvents, pb.ListEventsRequest(page_size=1))
+    return response.events[0].position if response.events else 0
 
 
 async def _after(session: Session, position: int, name: str) -> tuple[list[event_pb2.Event], bool]:
-    """Give the next events behind a position, and whether there were no more at the time."""
+    """Return the next events after a position, and whether these were all."""
     request = pb.ListEventsRequest(page_size=PAGE, name=name, after_position=position)
-    answer = await session.call(session.ingest.ListEvents, request)
-    return list(answer.events), not answer.next_page_token
+    response = await session.call(session.ingest.ListEvents, request)
+    return list(response.events), not response.next_page_token

@@ -44,13 +44,13 @@ def _read(connection: Connection) -> str:
         return _checked(path.read_text().strip(), str(path))
     except FileNotFoundError:
         raise Failure(
-            "no key: give --key, set SIGNALBOX_KEY, or name the database whose admin key to use with --database; "
+            "no key: give --key, set SIGNALBOX_KEY, or name the database of the admin key with --database; "
             f"{path} does not exist"
         ) from None
     except OSError as error:
         raise Failure(f"the admin key cannot be read: {path}: {error.strerror}") from error
     except ValueError:
-        raise Failure(f"{path} is not an admin key: it is not text") from None
+        raise Failure(f"{path} is not an admin key: the file is not text") from None
 
 
 def _checked(key: str, source: str) -> str:

@@ -1,4 +1,4 @@
-"""Lists, read page by page."""
+"""Reading lists page by page."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ if TYPE_CHECKING:
 
 
 class PagedRequest(Protocol):
-    """A request of a list."""
+    """A request for one page of a list."""
 
     page_size: int
     page_token: str
 
 
-class PagedAnswer(Protocol):
-    """An answer of a list."""
+class PagedResponse(Protocol):
+    """One page of a list."""
 
     next_page_token: str
 
 
 Q = TypeVar("Q", bound=PagedRequest)
-A = TypeVar("A", bound=PagedAnswer)
+A = TypeVar("A", bound=PagedResponse)
 T = TypeVar("T")
 
 MAX_PAGE = 1_000
 
 
-async def listed(
+async def list_all(
     call: Callable[[Q], Awaitable[A]], request: Q, items: Callable[[A], Iterable[T]], limit: int | None = None
 ) -> list[T]:
-    """Read a list to its end or to the limit; says on stderr if there is more behind the limit."""
-    found: list[T] = []
+    """Return all items of a list, or the first `limit`; report on stderr if there are more."""
+    listed: list[T] = []
     while True:
-        request.page_size = MAX_PAGE if limit is None else min(MAX_PAGE, limit - len(found))
-        answer = await call(request)
-        found += items(answer)
-        request.page_token = answer.next_page_token
-        if not answer.next_page_token:
-            return found
-        if limit is not None and len(found) >= limit:
-            click.echo(f"These are the first {limit:,}; there are more: raise --limit.", err=True)
-            return found
+        request.page_size = MAX_PAGE if limit is None else min(MAX_PAGE, limit - len(listed))
+        response = await call(request)
+        listed += items(response)
+        request.page_token = response.next_page_token
+        if not response.next_page_token:
+            return listed
+        if limit is not None and len(listed) >= limit:
+            click.echo(f"Showing the first {limit:,}; raise --limit to see more.", err=True)
+            return listed

@@ -1,4 +1,4 @@
-"""Failures made from what gRPC reports."""
+"""Failures of calls: gRPC errors as messages of the command line."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 _STATUS_KEY = "grpc-status-details-bin"
 
-_IN_WORDS_OF_THE_COMMAND_LINE = {
+_COMMAND_LINE_MESSAGES = {
     "PROJECT_REQUIRED": "name the project with --project",
-    "API_KEY_INVALID": "the server does not know the key, or it is revoked",
+    "API_KEY_INVALID": "the key is unknown to the server, or revoked",
 }
 
 
 def failure_of(error: AioRpcError, connection: Connection) -> Failure:
-    """Say why a call failed, with a line for each field at fault."""
+    """Return the failure for an error of gRPC, with one detail for each invalid field."""
     status = _status(error)
     reason = _reason(status)
     message = (
         _unknown_admin_key(reason, connection)
-        or _IN_WORDS_OF_THE_COMMAND_LINE.get(reason)
+        or _COMMAND_LINE_MESSAGES.get(reason)
         or error.details()
-        or f"the server says {error.code().name}"
+        or f"the server returned {error.code().name}"
     )
     unavailable = error.code() is StatusCode.UNAVAILABLE
     if unavailable and not reason and (fault := connection_fault(message, connection)):
@@ -50,7 +50,7 @@ def failure_of(error: AioRpcError, connection: Connection) -> Failure:
 
 
 def _unknown_admin_key(reason: str, connection: Connection) -> str:
-    """Return why a server may refuse the admin key of this machine; empty for any other error."""
+    """Return why a server may reject the admin key of this machine; empty for any other error."""
     if reason != "API_KEY_INVALID" or connection.key:
         return ""
     source = local_admin_key_source(connection)
@@ -61,7 +61,7 @@ def _unknown_admin_key(reason: str, connection: Connection) -> str:
 
 
 def _transport_message(error: AioRpcError, message: str, connection: Connection) -> str:
-    """Say what gRPC itself reports, in words that tell what to do."""
+    """Return a message with the next step for an error that gRPC itself reports."""
     server = connection.server
     if error.code() is StatusCode.DEADLINE_EXCEEDED:
         return f"{server} did not answer within {connection.timeout:g} s (give it more with --timeout)"

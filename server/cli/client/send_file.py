@@ -1,4 +1,4 @@
-"""`event send --from`: sends many events over one stream, and reports each that is refused."""
+"""`event send --from`: send many events over one stream, and report each rejected line."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 BATCH_EVENTS = 500
 WINDOW = 16
-"""So many batches are on their way at once; the server itself works on fewer."""
+"""Batches in flight; more than the server works on at a time."""
 
 
 @dataclass(slots=True)
 class _Batch:
-    """A batch that was sent: the numbers of its lines, and how many bytes of the file end with it."""
+    """A batch in flight: the numbers of its lines, and its size in bytes of the file."""
 
     lines: list[int]
     size: int
@@ -37,25 +37,25 @@ class _Batch:
 
 @dataclass(slots=True)
 class _Tally:
-    """What became of the lines so far."""
+    """Counts of accepted and rejected lines so far."""
 
     accepted: int = 0
     duplicates: int = 0
-    refused: int = 0
+    rejected: int = 0
     started: float = field(default_factory=time.monotonic)
 
     def summary(self) -> str:
-        """Say it in one line."""
+        """Return the counts as one line."""
         seconds = time.monotonic() - self.started
-        again = f" ({self.duplicates:,} of them sent before)" if self.duplicates else ""
-        sent = self.accepted + self.refused
-        return f"sent {sent:,} events in {seconds:.1f} s: {self.accepted:,} accepted{again}, {self.refused:,} refused"
+        again = f" ({self.duplicates:,} of them duplicates)" if self.duplicates else ""
+        sent = self.accepted + self.rejected
+        return f"sent {sent:,} events in {seconds:.1f} s: {self.accepted:,} accepted{again}, {self.rejected:,} rejected"
 
 
 async def send_file(session: Session, file: IO[bytes], default_name: str) -> None:
-    """Send the events of a file; a line that is refused does not stop the others.
+    """Send the events of a file. A rejected line does not stop the others.
 
-    Leaves with exit code 1 if any was refused. Raises Failure if the stream breaks.
+    Exit with 1 if any line was rejected. Raise Failure if the stream breaks.
     """
     call = session.ingest.StreamEvents(metadata=await session.metadata())
     with progress(file) as shown:
@@ -64,16 +64,16 @@ async def send_file(session: Session, file: IO[bytes], default_name: str) -> Non
             await call.wait_for_connection()
             await sender.run(file, default_name)
         except grpc.aio.AioRpcError as error:
-            raise sender.broken(failure_of(error, session.connection)) from error
+            raise sender.stream_failure(failure_of(error, session.connection)) from error
         finally:
             call.cancel()
     click.echo(sender.tally.summary(), err=session.json)
-    if sender.tally.refused:
+    if sender.tally.rejected:
         raise click.exceptions.Exit(1)
 
 
 class _Sender:
-    """Writes batches and reads their answers, a window of batches apart."""
+    """Writes batches and reads their responses, with at most WINDOW batches in flight."""
 
     def __init__(
         self,
@@ -87,28 +87,28 @@ class _Sender:
         self._shown = shown
         self._window = asyncio.Semaphore(WINDOW)
         self._sequence = 0
-        self._unanswered: dict[int, _Batch] = {}
+        self._in_flight: dict[int, _Batch] = {}
         self._view = pb.RESULT_VIEW_COERCED if session.json else pb.RESULT_VIEW_RECEIPT
 
     async def run(self, file: IO[bytes], default_name: str) -> None:
-        """Send everything and take every answer."""
+        """Send all lines and read all responses."""
         writing = asyncio.create_task(self._write(file, default_name))
         try:
             while (response := await self._read()) is not None:
-                self._take(response)
+                self._receive(response)
             await writing
         finally:
             writing.cancel()
             await asyncio.gather(writing, return_exceptions=True)
 
-    def broken(self, failure: Failure) -> Failure:
-        """Say what is known of the lines when the stream breaks."""
+    def stream_failure(self, failure: Failure) -> Failure:
+        """Return the failure of a broken stream, with the lines whose outcome is unknown."""
         if not isinstance(failure, ServerAway) and not self.tally.accepted:
             return failure
         details = [*failure.details, self.tally.summary()]
-        if self._unanswered:
-            first, last = next(iter(self._unanswered.values())), next(reversed(self._unanswered.values()))
-            details.append(f"lines {first.lines[0]:,} to {last.lines[-1]:,} were sent and not answered")
+        if self._in_flight:
+            first, last = next(iter(self._in_flight.values())), next(reversed(self._in_flight.values()))
+            details.append(f"lines {first.lines[0]:,} to {last.lines[-1]:,} were sent but not answered")
         return Failure(failure.message, details, failure.reason)
 
     async def _write(self, file: IO[bytes], default_name: str) -> None:
@@ -119,7 +119,7 @@ class _Sender:
             await self._call.done_writing()
 
     async def _send(self, lines: Sequence[Line], default_name: str) -> None:
-        """Send what can be read of some lines, once the window has room."""
+        """Send the valid lines as one batch, once the window has room."""
         events = {number: each for number, line in lines if (each := self._event(number, line, default_name))}
         size = sum(len(line) + 1 for _, line in lines)
         if not events:
@@ -127,7 +127,7 @@ class _Sender:
             return
         await self._window.acquire()
         self._sequence += 1
-        self._unanswered[self._sequence] = _Batch(list(events), size)
+        self._in_flight[self._sequence] = _Batch(list(events), size)
         await self._call.write(
             pb.StreamEventsRequest(
                 sequence=self._sequence, events=events.values(), mode=pb.BATCH_MODE_INDEPENDENT, view=self._view
@@ -138,28 +138,30 @@ class _Sender:
         try:
             return read_event(line, default_name)
         except ValueError as error:
-            self._refuse([number], pb.EventError(code=3, reason="MALFORMED_LINE", message=str(error)))
+            self._reject([number], pb.EventError(code=3, reason="MALFORMED_LINE", message=str(error)))
             return None
 
     async def _read(self) -> pb.StreamEventsResponse | None:
-        """Read the next answer; None at the end. A server that owes one has the time of a call to give it."""
+        """Return the next response, None at the end. Raise Failure if one is due and --timeout has passed."""
         reading = asyncio.ensure_future(self._call.read())
         while not (await asyncio.wait({reading}, timeout=self._session.connection.timeout))[0]:
-            if self._unanswered:
+            if self._in_flight:
                 reading.cancel()
                 seconds = self._session.connection.timeout
-                raise self.broken(ServerAway(f"{self._session.connection.server} did not answer within {seconds:g} s"))
+                raise self.stream_failure(
+                    ServerAway(f"{self._session.connection.server} did not answer within {seconds:g} s")
+                )
         response = reading.result()
         return response if isinstance(response, pb.StreamEventsResponse) else None
 
-    def _take(self, response: pb.StreamEventsResponse) -> None:
-        batch = self._unanswered.pop(response.sequence)
+    def _receive(self, response: pb.StreamEventsResponse) -> None:
+        batch = self._in_flight.pop(response.sequence)
         self._window.release()
         if response.HasField("error"):
-            self._refuse(batch.lines, response.error)
+            self._reject(batch.lines, response.error)
         for number, result in zip(batch.lines, response.results, strict=False):
             if result.HasField("error"):
-                self._refuse([number], result.error)
+                self._reject([number], result.error)
             else:
                 self._accept(number, result)
         self._shown.advance(batch.size)
@@ -169,8 +171,8 @@ class _Sender:
         self.tally.duplicates += result.receipt.duplicate
         self._print(number, result)
 
-    def _refuse(self, lines: list[int], error: pb.EventError) -> None:
-        self.tally.refused += len(lines)
+    def _reject(self, lines: list[int], error: pb.EventError) -> None:
+        self.tally.rejected += len(lines)
         place = f"line {lines[0]:,}" if len(lines) == 1 else f"lines {lines[0]:,} to {lines[-1]:,}"
         self._shown.note(f"{place}: {_reasons(error)}")
         for number in lines:

@@ -1,4 +1,4 @@
-"""One command's conversation with a server."""
+"""The connection of one command to a server."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MAX_PROJECTS_NAMED = 10
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    # `event tail` finds a restarted server again within a second.
+    # `event tail` reconnects to a restarted server within a second.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 1_000),
@@ -44,7 +44,7 @@ _OPTIONS = (
 
 
 class Session:
-    """A channel to a server. Every unary call has a deadline and carries the key; what goes wrong is a Failure."""
+    """A channel to a server. Unary calls carry the key and a deadline, and raise Failure."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -59,98 +59,98 @@ class Session:
 
     @property
     def json(self) -> bool:
-        """Whether the user wants JSON."""
+        """Whether to print JSON."""
         return self.connection.json
 
     async def call(self, method: grpc.aio.UnaryUnaryMultiCallable[Q, A], request: Q) -> A:
-        """Make a call within the project."""
+        """Call a method for the project."""
         return await self.bare_call(method, request, await self.metadata())
 
     async def admin_call(self, method: grpc.aio.UnaryUnaryMultiCallable[Q, A], request: Q) -> A:
-        """Make a call that belongs to no project."""
+        """Call a method that belongs to no project."""
         return await self.bare_call(method, request, self._authorization())
 
     async def bare_call(self, method: grpc.aio.UnaryUnaryMultiCallable[Q, A], request: Q, metadata: Metadata = ()) -> A:
-        """Make a call that carries this metadata alone."""
+        """Call a method with only this metadata."""
         try:
-            answer = await method(request, timeout=self.connection.timeout, metadata=metadata)
+            response = await method(request, timeout=self.connection.timeout, metadata=metadata)
         except grpc.aio.AioRpcError as error:
-            _heed_interrupt()
+            _raise_if_interrupted()
             raise failure_of(error, self.connection) from error
-        _heed_interrupt()
-        return answer
+        _raise_if_interrupted()
+        return response
 
     async def metadata(self) -> Metadata:
-        """Make the metadata of a call within the project."""
+        """Return the metadata of a call for the project."""
         project = await self.project()
         return (*self._authorization(), *((("signalbox-project", project),) if project else ()))
 
     async def project(self) -> str:
-        """Give the project's name or id: the one that was named, or the only one; empty for a key that has its own."""
+        """Return the name or id of the project: that of --project, or the only one; empty for a key of a project."""
         if self._project is None:
             named = self.connection.project
-            self._project = await (self._sendable(named) if named else self._only_project())
+            self._project = await (self._header_value(named) if named else self._only_project())
         return self._project
 
     def _authorization(self) -> Metadata:
         return (("authorization", f"Bearer {self.connection.key or local_admin_key(self.connection)}"),)
 
-    async def _sendable(self, project: str) -> str:
-        """Give a project's id in place of a name that cannot travel in a header."""
+    async def _header_value(self, project: str) -> str:
+        """Return the name, or the id for a name that a header cannot carry."""
         if project.isascii() and project.isprintable():
             return project
         request = projects_pb2.GetProjectRequest(project=project)
         return (await self.admin_call(self.projects.GetProject, request)).project.id
 
     async def _only_project(self) -> str:
-        # Whether the key is the admin key, the server alone knows: a project's key may not list projects.
+        # Only the server knows whether this is the admin key: with any other key, ListProjects fails.
         try:
-            answer = await self.admin_call(self.projects.ListProjects, projects_pb2.ListProjectsRequest())
+            response = await self.admin_call(self.projects.ListProjects, projects_pb2.ListProjectsRequest())
         except Failure as failure:
             if failure.reason == "ADMIN_REQUIRED":
                 return ""
             raise
-        if not answer.projects:
-            raise Failure("there is no project yet (make one with: signalbox project create NAME)")
-        if len(answer.projects) > 1:
-            raise Failure(f"there are several projects; name one with --project: {_named(answer.projects)}")
-        return answer.projects[0].id
+        if not response.projects:
+            raise Failure("there is no project yet (create one with: signalbox project create NAME)")
+        if len(response.projects) > 1:
+            raise Failure(f"there are several projects; name one with --project: {_named(response.projects)}")
+        return response.projects[0].id
 
 
 def client_command(function: Callable[Concatenate[Session, P], Awaitable[None]]) -> Callable[P, None]:
-    """Make a command of a coroutine function: it takes the options of a connection, and gets a session."""
+    """Turn a coroutine function into a command with the connection options; it is called with a Session."""
 
     @connection_options
     @click.pass_context
     @wraps(function)
     def command(context: click.Context, /, *args: Any, **kwargs: Any) -> None:
-        async def talk() -> None:
+        async def run() -> None:
             session = Session(Connection.of(context.obj))
             async with session.channel:
                 await function(session, *args, **kwargs)
 
         try:
-            asyncio.run(talk())
+            asyncio.run(run())
         except KeyboardInterrupt:
             raise click.exceptions.Exit(INTERRUPTED) from None
 
     return command
 
 
-def _heed_interrupt() -> None:
-    """End the command after a Ctrl-C in the moment in which a call ends: grpcio's client passes over it."""
+def _raise_if_interrupted() -> None:
+    """Raise CancelledError for a Ctrl-C at the moment when a call ends, which the client of grpcio swallows."""
     if (task := asyncio.current_task()) is not None and task.cancelling():
         raise asyncio.CancelledError
 
 
 def _channel(connection: Connection) -> grpc.aio.Channel:
     if connection.tls_ca is None:
-        # A proxy would see the key, and has a loopback interface of its own.
+        # A proxy would see the key, and its loopback interface is another one.
         direct = (("grpc.enable_http_proxy", 0),) if is_loopback(connection.server) else ()
         return grpc.aio.insecure_channel(connection.server, (*_OPTIONS, *direct))
     authorities = connection.tls_ca.read_bytes()
     if b"-----BEGIN CERTIFICATE-----" not in authorities:
-        raise Failure(f"{connection.tls_ca} holds no certificate in PEM (--tls-ca)")
+        raise Failure(f"{connection.tls_ca} contains no certificate in PEM format (--tls-ca)")
     credentials = grpc.ssl_channel_credentials(authorities)
     return grpc.aio.secure_channel(connection.server, credentials, _OPTIONS)
 

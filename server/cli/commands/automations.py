@@ -11,10 +11,11 @@ from server.cli.arguments.enums import AUTOMATION_STATE, ENTRY_RULE, enum_option
 from server.cli.arguments.inputs import attributes as json_object
 from server.cli.arguments.inputs import label
 from server.cli.arguments.options import etag_option, limit_option, option
-from server.cli.client.pagination import listed
+from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
 from server.cli.commands.explaining import explain, test_condition
-from server.cli.output.tables import moment, print_fields, print_json, print_table, to_json, to_plain
+from server.cli.output.tables import moment, print_fields, print_json, to_json, to_plain
+from server.cli.output.views import show_list, show_one
 from signalbox.v1 import automations_pb2 as pb
 
 if TYPE_CHECKING:
@@ -25,13 +26,16 @@ if TYPE_CHECKING:
     from server.cli.client.session import Session
 
 _attributes_option = option(
-    "--attributes", type=json_object, metavar="JSON", help="Whatever an engine keeps with it, as a JSON object."
+    "--attributes",
+    type=json_object,
+    metavar="JSON",
+    help="Attributes that an engine stores with the automation, a JSON object.",
 )
 
 
 @click.group()
 def automation() -> None:
-    """Say which events set off runs."""
+    """Manage automations: which events start runs."""
 
 
 automation.add_command(test_condition)
@@ -40,17 +44,19 @@ automation.add_command(explain)
 
 @automation.command()
 @click.argument("name")
-@option("--event", "event_name", metavar="EVENT", required=True, help="Name of the events that it judges.")
-@option("--condition", metavar="TEXT", default="", help="Which of those events match; all of them by default.")
-@enum_option("--entry", ENTRY_RULE, default="every-time", help="How often a contact may enter it.")
-@option("--label", "labels", type=label, metavar="KEY=VALUE", multiple=True, help="A label. Again for each.")
+@option("--event", "event_name", metavar="EVENT", required=True, help="Name of the events that trigger it.")
+@option(
+    "--condition", metavar="TEXT", default="", help="Condition that an event must meet; by default every event matches."
+)
+@enum_option("--entry", ENTRY_RULE, default="every-time", help="How often a contact may enter the automation.")
+@option("--label", "labels", type=label, metavar="KEY=VALUE", multiple=True, help="A label. (repeatable)")
 @_attributes_option
-@option("--activate", is_flag=True, help="Have it judge events from now on.")
+@option("--activate", is_flag=True, help="Activate it: events are matched from now on.")
 @client_command
 async def create(
     session: Session, /, entry: pb.EntryRule.ValueType, labels: Iterable[tuple[str, str]], activate: bool, **stated: Any
 ) -> None:
-    """Create an automation; without --activate it is a draft."""
+    """Create an automation. Without --activate it is a draft."""
     state = pb.AUTOMATION_STATE_ACTIVE if activate else pb.AUTOMATION_STATE_DRAFT
     wanted = pb.Automation(state=state, entry_rule=entry, labels=dict(labels), **stated)
     request = pb.CreateAutomationRequest(automation=wanted)
@@ -60,35 +66,27 @@ async def create(
 @automation.command("list")
 @option("--event", "event_name", metavar="EVENT", default="", help="Only automations of this event.")
 @enum_option("--state", AUTOMATION_STATE, help="Only automations in this state.")
-@option("--label", "labels", type=label, metavar="KEY=VALUE", multiple=True, help="Only with this label.")
-@option("--search", metavar="TEXT", default="", help="Only automations whose name contains this, in any case.")
+@option(
+    "--label",
+    "labels",
+    type=label,
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Only automations with this label. (repeatable)",
+)
+@option("--search", metavar="TEXT", default="", help="Only automations whose name contains this text, ignoring case.")
 @limit_option("automations")
 @client_command
 async def list_(session: Session, /, labels: Iterable[tuple[str, str]], limit: int, **filters: Any) -> None:
     """List automations, newest first."""
-    automations = await listed(
+    automations = await list_all(
         partial(session.call, session.automations.ListAutomations),
         pb.ListAutomationsRequest(labels=dict(labels), **filters),
-        lambda answer: answer.automations,
+        lambda response: response.automations,
         limit,
     )
-    if session.json:
-        print_json([to_plain(each) for each in automations])
-        return
-    print_table(
-        ("ID", "NAME", "STATE", "EVENT", "UPDATED", "CONDITION"),
-        [
-            (
-                each.id,
-                each.name,
-                AUTOMATION_STATE.name(each.state),
-                each.event_name,
-                moment(each.updated_at),
-                each.condition,
-            )
-            for each in automations
-        ],
-    )
+    header = ("ID", "NAME", "STATE", "EVENT", "UPDATED", "CONDITION")
+    show_list(automations, header, _row, as_json=session.json)
 
 
 @automation.command()
@@ -103,16 +101,16 @@ async def show(session: Session, automation_id: str) -> None:
 @automation.command()
 @click.argument("automation_id", metavar="ID")
 @option("--name", metavar="NAME", help="New name.")
-@option("--event", "event_name", metavar="EVENT", help="New name of the events that it judges.")
-@option("--condition", metavar="TEXT", help="New condition; empty for none.")
-@enum_option("--entry", ENTRY_RULE, help="How often a contact may enter it.")
+@option("--event", "event_name", metavar="EVENT", help="New name of the events that trigger it.")
+@option("--condition", metavar="TEXT", help="New condition; an empty one matches every event.")
+@enum_option("--entry", ENTRY_RULE, help="How often a contact may enter the automation.")
 @option(
     "--label",
     "labels",
     type=label,
     metavar="KEY=VALUE",
     multiple=True,
-    help="A label to set, or with KEY= to remove. Again for each.",
+    help="A label to set; KEY= removes it. (repeatable)",
 )
 @_attributes_option
 @etag_option
@@ -126,7 +124,7 @@ async def update(
     attributes: Struct | None,
     **changes: Any,
 ) -> None:
-    """Change an automation; what is not named stays as it is."""
+    """Update an automation. Options that are not given change nothing."""
     request = pb.UpdateAutomationRequest(
         id=automation_id, entry_rule=entry, labels=dict(labels), attributes=attributes, **changes
     )
@@ -138,7 +136,7 @@ async def update(
 @etag_option
 @client_command
 async def activate(session: Session, automation_id: str, etag: str) -> None:
-    """Have an automation judge the events that are recorded from now on."""
+    """Activate an automation: events that are recorded from now on are matched."""
     request = pb.ActivateAutomationRequest(id=automation_id, etag=etag)
     _show(session, (await session.call(session.automations.ActivateAutomation, request)).automation)
 
@@ -148,7 +146,7 @@ async def activate(session: Session, automation_id: str, etag: str) -> None:
 @etag_option
 @client_command
 async def pause(session: Session, automation_id: str, etag: str) -> None:
-    """Have an automation start no more runs; those under way go on."""
+    """Pause an automation: it starts no more runs; open runs continue."""
     request = pb.PauseAutomationRequest(id=automation_id, etag=etag)
     _show(session, (await session.call(session.automations.PauseAutomation, request)).automation)
 
@@ -158,37 +156,45 @@ async def pause(session: Session, automation_id: str, etag: str) -> None:
 @etag_option
 @client_command
 async def delete(session: Session, automation_id: str, etag: str) -> None:
-    """Delete an automation that is not active; its open runs are cancelled."""
+    """Delete an automation that is not active. Its open runs are cancelled."""
     request = pb.DeleteAutomationRequest(id=automation_id, etag=etag)
-    answer = await session.call(session.automations.DeleteAutomation, request)
+    response = await session.call(session.automations.DeleteAutomation, request)
     if session.json:
-        print_json(to_plain(answer))
+        print_json(to_plain(response))
     else:
-        print_fields((*_fields(answer.automation), ("cancelled runs", f"{answer.cancelled_run_count:,}")))
+        print_fields((*_fields(response.automation), ("cancelled runs", f"{response.cancelled_run_count:,}")))
 
 
-def _show(session: Session, each: pb.Automation) -> None:
-    if session.json:
-        print_json(to_plain(each))
-    else:
-        print_fields(_fields(each))
+def _show(session: Session, automation: pb.Automation) -> None:
+    show_one(automation, _fields, as_json=session.json)
 
 
-def _fields(each: pb.Automation) -> tuple[tuple[str, str], ...]:
-    plain = to_plain(each)
+def _row(automation: pb.Automation) -> tuple[str, ...]:
     return (
-        ("name", each.name),
-        ("id", each.id),
-        ("state", AUTOMATION_STATE.name(each.state)),
-        ("event", each.event_name),
-        ("condition", each.condition),
-        ("entry", ENTRY_RULE.name(each.entry_rule).replace("_", "-")),
+        automation.id,
+        automation.name,
+        AUTOMATION_STATE.name(automation.state),
+        automation.event_name,
+        moment(automation.updated_at),
+        automation.condition,
+    )
+
+
+def _fields(automation: pb.Automation) -> tuple[tuple[str, str], ...]:
+    plain = to_plain(automation)
+    return (
+        ("name", automation.name),
+        ("id", automation.id),
+        ("state", AUTOMATION_STATE.name(automation.state)),
+        ("event", automation.event_name),
+        ("condition", automation.condition),
+        ("entry", ENTRY_RULE.name(automation.entry_rule).replace("_", "-")),
         ("labels", _labels(plain["labels"])),
         ("attributes", to_json(plain["attributes"]) if plain["attributes"] else ""),
-        ("judges behind", str(each.activated_position) if each.HasField("activated_position") else ""),
-        ("created", moment(each.created_at)),
-        ("updated", moment(each.updated_at)),
-        ("etag", each.etag),
+        ("active after", str(automation.activated_position) if automation.HasField("activated_position") else ""),
+        ("created", moment(automation.created_at)),
+        ("updated", moment(automation.updated_at)),
+        ("etag", automation.etag),
     )
 
 

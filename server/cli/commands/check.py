@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.command()
 @client_command
 async def check(session: Session) -> None:
-    """Ask a server how its services are. Exit code 1 unless all are SERVING; takes no key."""
+    """Check the health of a server. Exits with 1 unless all services are SERVING. Needs no key."""
     stub: Any = HealthStub(session.channel)
 
     async def state(service: str) -> str:

@@ -9,9 +9,10 @@ import click
 
 from server.cli.arguments.inputs import properties as json_object
 from server.cli.arguments.options import etag_option, limit_option, option
-from server.cli.client.pagination import listed
+from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
-from server.cli.output.tables import moment, print_fields, print_json, print_table, to_json, to_plain
+from server.cli.output.tables import moment, print_fields, print_json, to_json, to_plain
+from server.cli.output.views import show_list, show_one
 from signalbox.v1 import contacts_pb2 as pb
 
 if TYPE_CHECKING:
@@ -22,22 +23,23 @@ if TYPE_CHECKING:
 
 @click.group()
 def contact() -> None:
-    """Keep the people that events are about."""
+    """Manage contacts, the people that events are about."""
 
 
 @contact.command()
 @click.argument("email")
-@option("--properties", type=json_object, metavar="JSON", help="Properties to set; one that is null is removed.")
+@option("--properties", type=json_object, metavar="JSON", help="Properties to set; null removes a property.")
 @etag_option
 @client_command
 async def upsert(session: Session, email: str, properties: Struct | None, etag: str) -> None:
-    """Create the contact with this address, or change it."""
+    """Create the contact with this address, or update it."""
     request = pb.UpsertContactRequest(email=email, properties=properties, etag=etag)
-    answer = await session.call(session.contacts.UpsertContact, request)
+    response = await session.call(session.contacts.UpsertContact, request)
     if session.json:
-        print_json(to_plain(answer))
-    else:
-        print_fields((("created" if answer.created else "changed", answer.contact.email), *_fields(answer.contact)[1:]))
+        print_json(to_plain(response))
+        return
+    first = ("created" if response.created else "updated", response.contact.email)
+    print_fields((first, *_fields(response.contact)[1:]))
 
 
 @contact.command()
@@ -46,28 +48,23 @@ async def upsert(session: Session, email: str, properties: Struct | None, etag: 
 async def show(session: Session, email_or_id: str) -> None:
     """Show one contact."""
     request = pb.GetContactRequest(email=email_or_id) if "@" in email_or_id else pb.GetContactRequest(id=email_or_id)
-    _show(session, (await session.call(session.contacts.GetContact, request)).contact)
+    response = await session.call(session.contacts.GetContact, request)
+    show_one(response.contact, _fields, as_json=session.json)
 
 
 @contact.command("list")
-@option("--search", metavar="TEXT", default="", help="Only contacts whose address contains this, in any case.")
+@option("--search", metavar="TEXT", default="", help="Only contacts whose address contains this text, ignoring case.")
 @limit_option("contacts")
 @client_command
 async def list_(session: Session, search: str, limit: int) -> None:
     """List contacts, newest first."""
-    contacts = await listed(
+    contacts = await list_all(
         partial(session.call, session.contacts.ListContacts),
         pb.ListContactsRequest(search=search),
-        lambda answer: answer.contacts,
+        lambda response: response.contacts,
         limit,
     )
-    if session.json:
-        print_json([to_plain(each) for each in contacts])
-        return
-    print_table(
-        ("EMAIL", "ID", "CREATED", "PROPERTIES"),
-        [(each.email, each.id, moment(each.created_at), _properties(each)) for each in contacts],
-    )
+    show_list(contacts, ("EMAIL", "ID", "CREATED", "PROPERTIES"), _row, as_json=session.json)
 
 
 @contact.command()
@@ -75,32 +72,30 @@ async def list_(session: Session, search: str, limit: int) -> None:
 @etag_option
 @client_command
 async def delete(session: Session, email_or_id: str, etag: str) -> None:
-    """Delete a contact: its address and properties are erased, its events stay."""
+    """Delete a contact. Its address and properties are erased; its events are kept."""
     request = pb.DeleteContactRequest(etag=etag)
     if "@" in email_or_id:
         request.email = email_or_id
     else:
         request.id = email_or_id
-    _show(session, (await session.call(session.contacts.DeleteContact, request)).contact)
+    response = await session.call(session.contacts.DeleteContact, request)
+    show_one(response.contact, _fields, as_json=session.json)
 
 
-def _show(session: Session, each: pb.Contact) -> None:
-    if session.json:
-        print_json(to_plain(each))
-    else:
-        print_fields(_fields(each))
+def _row(contact: pb.Contact) -> tuple[str, ...]:
+    return contact.email, contact.id, moment(contact.created_at), _properties(contact)
 
 
-def _fields(each: pb.Contact) -> tuple[tuple[str, str], ...]:
+def _fields(contact: pb.Contact) -> tuple[tuple[str, str], ...]:
     return (
-        ("email", each.email),
-        ("id", each.id),
-        ("properties", _properties(each)),
-        ("created", moment(each.created_at)),
-        ("updated", moment(each.updated_at)),
-        ("etag", each.etag),
+        ("email", contact.email),
+        ("id", contact.id),
+        ("properties", _properties(contact)),
+        ("created", moment(contact.created_at)),
+        ("updated", moment(contact.updated_at)),
+        ("etag", contact.etag),
     )
 
 
-def _properties(each: pb.Contact) -> str:
-    return to_json(to_plain(each)["properties"])
+def _properties(contact: pb.Contact) -> str:
+    return to_json(to_plain(contact)["properties"])

@@ -1,4 +1,4 @@
-"""The commands `definition` that judge and compare: `check`, `validate`, `dependents` and `rollback`."""
+"""The commands `definition check`, `validate`, `dependents` and `rollback`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from server.cli.arguments.enums import COMPATIBILITY, DIRECTION, enum_option
 from server.cli.arguments.inputs import properties as json_object
 from server.cli.arguments.inputs import read_schema
 from server.cli.arguments.options import etag_option, force_option, option, validate_only_option
-from server.cli.arguments.schema_options import StatedSchema, remove_option, schema_file_option, schema_options
-from server.cli.client.errors import JudgingCommand
-from server.cli.client.pagination import listed
+from server.cli.arguments.schema_options import SchemaOptions, remove_option, schema_file_option, schema_options
+from server.cli.client.errors import CheckCommand
+from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
 from server.cli.output.definitions import show_definition
 from server.cli.output.events import show_coercions
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
     from server.cli.client.session import Session
 
-REFUSED = 2
-"""Exit code of a check whose answer is no."""
+NEGATIVE = 2
+"""Exit code of a check with a negative result."""
 
 _REVISION = click.IntRange(min=1, max=2**31 - 1)
 
 
-@click.command(cls=JudgingCommand)
+@click.command(cls=CheckCommand)
 @click.argument("name_or_id")
 @schema_options
 @remove_option
-@enum_option("--compatibility", COMPATIBILITY, help="The rule to judge by; the definition's own by default.")
+@enum_option("--compatibility", COMPATIBILITY, help="Compatibility rule to check; by default that of the definition.")
 @client_command
 async def check(
     session: Session,
@@ -45,72 +45,69 @@ async def check(
     compatibility: pb.Compatibility.ValueType,
     **options: Any,
 ) -> None:
-    """Say whether a rule allows a schema as the next revision; nothing is changed. The options are those of `update`.
+    """Check whether a schema is allowed as the next revision. Changes nothing. Takes the options of `update`.
 
-    Exits with 2 if it does not.
+    Exits with 2 if it is not allowed.
     """
-    candidate, _ = await StatedSchema(**options).next_of(session, name_or_id, removed)
+    candidate, _ = await SchemaOptions(**options).next_of(session, name_or_id, removed)
     if candidate is None:
-        raise click.UsageError("State the candidate with --schema, --property, --remove, --unknown or --coercion.")
+        raise click.UsageError("Give the schema with --schema, --property, --remove, --unknown or --coercion.")
     request = pb.CheckCompatibilityRequest(event_definition=name_or_id, schema=candidate, compatibility=compatibility)
-    answer = await session.call(session.definitions.CheckCompatibility, request)
-    _show_verdict(session, answer)
-    if not answer.compatible:
-        raise click.exceptions.Exit(REFUSED)
+    response = await session.call(session.definitions.CheckCompatibility, request)
+    _show_verdict(session, response)
+    if not response.compatible:
+        raise click.exceptions.Exit(NEGATIVE)
 
 
-@click.command(cls=JudgingCommand)
+@click.command(cls=CheckCommand)
 @click.argument("name_or_id", default="")
 @option("--properties", type=json_object, metavar="JSON", help="The payload, as a JSON object; empty by default.")
-@option("--revision", type=_REVISION, metavar="N", help="Judge by this revision; by the latest by default.")
+@option("--revision", type=_REVISION, metavar="N", help="Validate against this revision; the latest by default.")
 @schema_file_option
 @client_command
 async def validate(
     session: Session, name_or_id: str, properties: Struct | None, revision: int | None, file: IO[str] | None
 ) -> None:
-    """Say what would become of a payload under a definition, or under a schema that is not saved; nothing is stored.
+    """Validate a payload against a definition, or against a schema that is not saved. Stores nothing.
 
-    Exits with 2 if it would be refused.
+    Exits with 2 if the payload is invalid.
     """
     if bool(name_or_id) == (file is not None):
         raise click.UsageError("Name a definition, or give --schema.")
     if file is not None and revision is not None:
-        raise click.UsageError("--revision is of a definition: leave it out with --schema.")
+        raise click.UsageError("--revision needs a definition: leave it out with --schema.")
     request = pb.ValidateEventRequest(revision=revision or 0, properties=properties)
     if file is None:
         request.event_definition = name_or_id
     else:
         request.schema.CopyFrom(read_schema(file))
-    answer = await session.call(session.definitions.ValidateEvent, request)
-    _show_validation(session, answer)
-    if not answer.valid:
-        raise click.exceptions.Exit(REFUSED)
+    response = await session.call(session.definitions.ValidateEvent, request)
+    _show_validation(session, response)
+    if not response.valid:
+        raise click.exceptions.Exit(NEGATIVE)
 
 
 @click.command()
 @click.argument("name_or_id")
 @client_command
 async def dependents(session: Session, name_or_id: str) -> None:
-    """List the automations that read the definition, and the revisions seen on its 10,000 newest events."""
-    found = await listed(
+    """List the automations that read the definition, and the revisions of its 10,000 newest events."""
+    found = await list_all(
         partial(session.call, session.definitions.ListDependents),
         pb.ListDependentsRequest(event_definition=name_or_id),
-        lambda answer: answer.dependents,
+        lambda response: response.dependents,
     )
     if session.json:
-        print_json([to_plain(each) for each in found])
+        print_json([to_plain(dependent) for dependent in found])
         return
-    automations = [each.automation for each in found if each.HasField("automation")]
+    automations = [dependent.automation for dependent in found if dependent.HasField("automation")]
     if automations:
-        print_table(
-            ("AUTOMATION", "ID", "READS"), [(each.name, each.id, ", ".join(each.paths)) for each in automations]
-        )
+        rows = [(automation.name, automation.id, ", ".join(automation.paths)) for automation in automations]
+        print_table(("AUTOMATION", "ID", "READS"), rows)
         click.echo()
-    seen = [each.traffic for each in found if each.HasField("traffic")]
-    print_table(
-        ("REVISION", "EVENTS", "LAST SEEN"),
-        [(str(each.revision), str(each.event_count), moment(each.last_seen_at)) for each in seen],
-    )
+    traffic = [dependent.traffic for dependent in found if dependent.HasField("traffic")]
+    rows = [(str(seen.revision), str(seen.event_count), moment(seen.last_seen_at)) for seen in traffic]
+    print_table(("REVISION", "EVENTS", "LAST SEEN"), rows)
 
 
 @click.command()
@@ -123,44 +120,44 @@ async def dependents(session: Session, name_or_id: str) -> None:
 async def rollback(
     session: Session, name_or_id: str, revision: int, etag: str, validate_only: bool, force: bool
 ) -> None:
-    """Return to the schema of an old revision: it becomes a new one, unless the latest equals it."""
+    """Restore the schema of an earlier revision, as a new revision unless the latest one equals it."""
     request = pb.RollbackRevisionRequest(
         event_definition=name_or_id, number=revision, etag=etag, validate_only=validate_only, force=force
     )
-    answer = await session.call(session.definitions.RollbackRevision, request)
-    show_definition(session, answer.event_definition)
+    response = await session.call(session.definitions.RollbackRevision, request)
+    show_definition(session, response.event_definition)
 
 
-def _show_verdict(session: Session, answer: pb.CheckCompatibilityResponse) -> None:
+def _show_verdict(session: Session, response: pb.CheckCompatibilityResponse) -> None:
     if session.json:
-        print_json(to_plain(answer))
+        print_json(to_plain(response))
         return
     print_fields(
         (
-            ("compatible", _yes(answer.compatible)),
-            ("rule", COMPATIBILITY.name(answer.compatibility)),
-            ("new revision", _yes(answer.changed)),
+            ("compatible", _yes(response.compatible)),
+            ("rule", COMPATIBILITY.name(response.compatibility)),
+            ("new revision", _yes(response.changed)),
         )
     )
-    if answer.incompatibilities:
+    if response.incompatibilities:
         click.echo()
-        print_table(
-            ("PROPERTY", "KIND", "REVISION", "OLD", "NEW", "BREAKS"),
-            [
-                (each.path, each.kind, str(each.revision), each.old, each.new, DIRECTION.name(each.direction))
-                for each in answer.incompatibilities
-            ],
-        )
+        header = ("PROPERTY", "KIND", "REVISION", "OLD", "NEW", "BREAKS")
+        print_table(header, [_incompatibility_row(each) for each in response.incompatibilities])
 
 
-def _show_validation(session: Session, answer: pb.ValidateEventResponse) -> None:
-    plain = to_plain(answer)
+def _incompatibility_row(each: pb.Incompatibility) -> tuple[str, ...]:
+    return each.path, each.kind, str(each.revision), each.old, each.new, DIRECTION.name(each.direction)
+
+
+def _show_validation(session: Session, response: pb.ValidateEventResponse) -> None:
+    plain = to_plain(response)
     if session.json:
         print_json(plain)
         return
-    print_fields((("valid", _yes(answer.valid)), ("properties", to_json(plain["properties"]) if answer.valid else "")))
-    show_coercions(answer.coercions, plain["coercions"])
-    for violation in answer.violations:
+    properties = to_json(plain["properties"]) if response.valid else ""
+    print_fields((("valid", _yes(response.valid)), ("properties", properties)))
+    show_coercions(response.coercions, plain["coercions"])
+    for violation in response.violations:
         click.echo(printable(f"{violation.path}: {violation.message}"))
 
 

@@ -9,8 +9,8 @@ import click
 
 from server.cli.arguments.enums import COMPATIBILITY, enum_option
 from server.cli.arguments.options import etag_option, force_option, option, validate_only_option
-from server.cli.arguments.schema_options import StatedSchema, get_definition, remove_option, schema_options
-from server.cli.client.pagination import listed
+from server.cli.arguments.schema_options import SchemaOptions, get_definition, remove_option, schema_options
+from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
 from server.cli.commands.definition_checks import check, dependents, rollback, validate
 from server.cli.definitions.backtest import backtest
@@ -18,7 +18,8 @@ from server.cli.definitions.case_reports import test
 from server.cli.definitions.export import export
 from server.cli.definitions.files import apply, plan
 from server.cli.output.definitions import show_definition, show_revision, show_revisions
-from server.cli.output.tables import moment, print_json, print_table, to_plain
+from server.cli.output.tables import moment
+from server.cli.output.views import show_list
 from signalbox.v1 import event_definitions_pb2 as pb
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def definition() -> None:
-    """Define events and what their properties look like."""
+    """Manage event definitions, their schemas and revisions."""
 
 
 for _command in (rollback, check, backtest, validate, dependents, export, plan, apply, test):
@@ -35,7 +36,7 @@ for _command in (rollback, check, backtest, validate, dependents, export, plan, 
 
 
 _compatibility_option = enum_option(
-    "--compatibility", COMPATIBILITY, help="Which later changes of the schema are allowed."
+    "--compatibility", COMPATIBILITY, help="Which changes of the schema are allowed later."
 )
 
 
@@ -59,49 +60,34 @@ async def create(
     wanted = pb.EventDefinition(
         name=name,
         description=description,
-        schema=StatedSchema(**options).whole(),
+        schema=SchemaOptions(**options).whole(),
         compatibility=compatibility,
     )
     request = pb.CreateEventDefinitionRequest(event_definition=wanted, validate_only=validate_only)
-    answer = await session.call(session.definitions.CreateEventDefinition, request)
-    show_definition(session, answer.event_definition)
+    response = await session.call(session.definitions.CreateEventDefinition, request)
+    show_definition(session, response.event_definition)
 
 
 @definition.command("list")
-@option("--search", metavar="TEXT", default="", help="Only definitions whose name contains this, in any case.")
-@option("--deleted", is_flag=True, help="Deleted definitions too.")
+@option("--search", metavar="TEXT", default="", help="Only definitions whose name contains this text, ignoring case.")
+@option("--deleted", is_flag=True, help="Include deleted definitions.")
 @client_command
 async def list_(session: Session, search: str, deleted: bool) -> None:
     """List the definitions, newest first."""
-    definitions = await listed(
+    definitions = await list_all(
         partial(session.call, session.definitions.ListEventDefinitions),
         pb.ListEventDefinitionsRequest(search=search, show_deleted=deleted),
-        lambda answer: answer.event_definitions,
+        lambda response: response.event_definitions,
     )
-    if session.json:
-        print_json([to_plain(each) for each in definitions])
-        return
-    print_table(
-        ("NAME", "ID", "REVISION", "UPDATED", "DELETED", "DESCRIPTION"),
-        [
-            (
-                each.name,
-                each.id,
-                str(each.revision),
-                moment(each.updated_at),
-                moment(each.deleted_at),
-                each.description,
-            )
-            for each in definitions
-        ],
-    )
+    header = ("NAME", "ID", "REVISION", "UPDATED", "DELETED", "DESCRIPTION")
+    show_list(definitions, header, _row, as_json=session.json)
 
 
 @definition.command()
 @click.argument("name_or_id")
 @client_command
 async def show(session: Session, name_or_id: str) -> None:
-    """Show one definition; a deleted one by its id."""
+    """Show one definition. Give the id of a deleted one."""
     show_definition(session, await get_definition(session, name_or_id))
 
 
@@ -127,8 +113,8 @@ async def update(
     force: bool,
     **options: Any,
 ) -> None:
-    """Change a definition: a --property is added, or replaces the one of its name; what is not named stays."""
-    schema, read_etag = await StatedSchema(**options).next_of(session, name_or_id, removed)
+    """Update a definition. A --property is added or replaces the one of its name; the rest stays as it is."""
+    schema, read_etag = await SchemaOptions(**options).next_of(session, name_or_id, removed)
     request = pb.UpdateEventDefinitionRequest(
         event_definition=name_or_id,
         description=description,
@@ -138,8 +124,8 @@ async def update(
         validate_only=validate_only,
         force=force,
     )
-    answer = await session.call(session.definitions.UpdateEventDefinition, request)
-    show_definition(session, answer.event_definition)
+    response = await session.call(session.definitions.UpdateEventDefinition, request)
+    show_definition(session, response.event_definition)
 
 
 @definition.command()
@@ -147,10 +133,10 @@ async def update(
 @etag_option
 @client_command
 async def delete(session: Session, name_or_id: str, etag: str) -> None:
-    """Delete a definition: it takes no more events. Its id, which is shown, brings it back."""
+    """Delete a definition: its events are rejected from now on. Undelete it by the id that is shown."""
     request = pb.DeleteEventDefinitionRequest(event_definition=name_or_id, etag=etag)
-    answer = await session.call(session.definitions.DeleteEventDefinition, request)
-    show_definition(session, answer.event_definition)
+    response = await session.call(session.definitions.DeleteEventDefinition, request)
+    show_definition(session, response.event_definition)
 
 
 @definition.command()
@@ -158,15 +144,15 @@ async def delete(session: Session, name_or_id: str, etag: str) -> None:
 @etag_option
 @client_command
 async def undelete(session: Session, definition_id: str, etag: str) -> None:
-    """Bring a deleted definition back, with all its revisions."""
+    """Restore a deleted definition with all its revisions."""
     request = pb.UndeleteEventDefinitionRequest(id=definition_id, etag=etag)
-    answer = await session.call(session.definitions.UndeleteEventDefinition, request)
-    show_definition(session, answer.event_definition)
+    response = await session.call(session.definitions.UndeleteEventDefinition, request)
+    show_definition(session, response.event_definition)
 
 
 @definition.command()
 @click.argument("name_or_id")
-@option("--number", type=click.IntRange(min=1, max=2**31 - 1), help="Show this revision alone.")
+@option("--number", type=click.IntRange(min=1, max=2**31 - 1), help="Show only this revision.")
 @client_command
 async def revisions(session: Session, name_or_id: str, number: int | None) -> None:
     """List the revisions of a definition, newest first."""
@@ -174,9 +160,20 @@ async def revisions(session: Session, name_or_id: str, number: int | None) -> No
         request = pb.GetRevisionRequest(event_definition=name_or_id, number=number)
         show_revision(session, (await session.call(session.definitions.GetRevision, request)).revision)
         return
-    found = await listed(
+    found_revisions = await list_all(
         partial(session.call, session.definitions.ListRevisions),
         pb.ListRevisionsRequest(event_definition=name_or_id),
-        lambda answer: answer.revisions,
+        lambda response: response.revisions,
     )
-    show_revisions(session, found)
+    show_revisions(session, found_revisions)
+
+
+def _row(definition: pb.EventDefinition) -> tuple[str, ...]:
+    return (
+        definition.name,
+        definition.id,
+        str(definition.revision),
+        moment(definition.updated_at),
+        moment(definition.deleted_at),
+        definition.description,
+    )

@@ -10,11 +10,12 @@ import click
 from server.cli.arguments.inputs import instant
 from server.cli.arguments.inputs import properties as json_object
 from server.cli.arguments.options import limit_option, option
-from server.cli.client.pagination import listed
+from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
 from server.cli.commands.explaining import explain
 from server.cli.output.events import EVENT_COLUMNS, event_row, show_event, show_receipt
-from server.cli.output.tables import print_json, print_json_line, print_table, printable, to_plain
+from server.cli.output.tables import print_json, print_json_line, printable, to_plain
+from server.cli.output.views import show_list
 from signalbox.v1 import event_ingest_pb2 as pb
 
 if TYPE_CHECKING:
@@ -32,28 +33,26 @@ event.add_command(explain)
 @event.command()
 @click.argument("name", default="")
 @option("--email", metavar="EMAIL", help="Address of the contact that the event is about.")
-@option("--contact-id", metavar="ID", help="Id of that contact, in place of the address.")
+@option("--contact-id", metavar="ID", help="Id of that contact, instead of the address.")
 @option("--properties", type=json_object, metavar="JSON", help="The properties, as a JSON object.")
 @option("--occurred-at", type=instant, metavar="RFC3339", help="When it happened; now by default.")
-@option("--idempotency-key", metavar="KEY", help="Makes sending again harmless.")
-@option("--matches", is_flag=True, help="Show what the event set off.")
+@option("--idempotency-key", metavar="KEY", help="Key that makes it safe to send the event again.")
+@option("--matches", is_flag=True, help="Show the matches of the event.")
 @option(
     "--from",
     "file",
     type=click.File("rb"),
     metavar="FILE.jsonl",
-    help='Send many: a JSON object a line, with "email" or "contact_id", "properties", and perhaps "name", '
-    '"occurred_at" and "idempotency_key"; - for stdin. NAME is for the lines that name no event.',
+    help='Send many events: one JSON object per line with "email" or "contact_id", "properties", and optionally '
+    '"name", "occurred_at" and "idempotency_key"; - for stdin. NAME applies to lines without a name.',
 )
 @client_command
-async def send(session: Session, /, name: str, file: IO[bytes] | None, matches: bool, **stated: Any) -> None:
-    """Send one event, or with --from many. The answer comes when the event is stored."""
-    given = {field: value for field, value in stated.items() if value is not None}
+async def send(session: Session, /, name: str, file: IO[bytes] | None, matches: bool, **fields: Any) -> None:
+    """Send one event, or many with --from. Returns once the events are stored."""
+    given = {field: value for field, value in fields.items() if value is not None}
     if file is not None:
         if given or matches:
-            raise click.UsageError(
-                "--from takes everything but NAME from the file's lines: leave out the other options"
-            )
+            raise click.UsageError("--from reads everything but NAME from the file: leave out the other options")
         from server.cli.client.send_file import send_file
 
         await send_file(session, file, name)
@@ -71,26 +70,23 @@ async def send(session: Session, /, name: str, file: IO[bytes] | None, matches: 
 @option("--event", "name", metavar="NAME", help="Only events of this name.")
 @option("--email", metavar="EMAIL", help="Only events about the contact with this address.")
 @option("--contact-id", metavar="ID", help="Only events about this contact.")
-@option("--received-from", type=instant, metavar="RFC3339", help="Only events received then or later.")
-@option("--received-until", type=instant, metavar="RFC3339", help="Only events received before.")
-@option("--occurred-from", type=instant, metavar="RFC3339", help="Only events that happened then or later.")
-@option("--occurred-until", type=instant, metavar="RFC3339", help="Only events that happened before.")
+@option("--received-from", type=instant, metavar="RFC3339", help="Only events received at or after this time.")
+@option("--received-until", type=instant, metavar="RFC3339", help="Only events received before this time.")
+@option("--occurred-from", type=instant, metavar="RFC3339", help="Only events that occurred at or after this time.")
+@option("--occurred-until", type=instant, metavar="RFC3339", help="Only events that occurred before this time.")
 @limit_option("events")
 @client_command
 async def list_(session: Session, /, limit: int, **filters: Any) -> None:
     """List events, newest first."""
     if filters["email"] is not None and filters["contact_id"] is not None:
         raise click.UsageError("Give --email or --contact-id, not both.")
-    events = await listed(
+    events = await list_all(
         partial(session.call, session.ingest.ListEvents),
         pb.ListEventsRequest(**filters),
-        lambda answer: answer.events,
+        lambda response: response.events,
         limit,
     )
-    if session.json:
-        print_json([to_plain(each) for each in events])
-    else:
-        print_table(EVENT_COLUMNS, [event_row(each) for each in events])
+    show_list(events, EVENT_COLUMNS, event_row, as_json=session.json)
 
 
 @event.command()
@@ -98,11 +94,11 @@ async def list_(session: Session, /, limit: int, **filters: Any) -> None:
 @client_command
 async def show(session: Session, event_id: str) -> None:
     """Show one event."""
-    answer = await session.call(session.ingest.GetEvent, pb.GetEventRequest(id=event_id))
+    response = await session.call(session.ingest.GetEvent, pb.GetEventRequest(id=event_id))
     if session.json:
-        print_json(to_plain(answer.event))
+        print_json(to_plain(response.event))
     else:
-        show_event(answer.event)
+        show_event(response.event)
 
 
 @event.command()
@@ -111,7 +107,7 @@ async def show(session: Session, event_id: str) -> None:
     "--from-position",
     type=click.IntRange(min=1, max=2**63 - 1),
     metavar="N",
-    help="Begin at this position; 1 for the whole log.",
+    help="Start at this position; 1 for the whole log.",
 )
 @client_command
 async def tail(session: Session, name: str, from_position: int | None) -> None:

@@ -9,7 +9,7 @@ import click
 
 from server.cli.arguments.inputs import properties as json_object
 from server.cli.arguments.options import limit_option, option
-from server.cli.client.pagination import listed
+from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
 from server.cli.output.events import show_violations
 from server.cli.output.explanations import show_explanation, show_trace, verdict_text
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from server.cli.client.session import Session
 
 NOT_TRUE = 2
-"""Exit status of a test whose condition does not hold."""
+"""Exit code if the condition is not true."""
 
 
 @click.command("test")
@@ -31,48 +31,53 @@ NOT_TRUE = 2
 @option("--event", "name", metavar="EVENT", required=True, help="Name of the event.")
 @option("--properties", type=json_object, metavar="JSON", help="Properties of the event, as a JSON object.")
 @option("--email", metavar="EMAIL", help="Address of the contact.")
-@option("--contact-properties", type=json_object, metavar="JSON", help="A contact with these properties instead.")
+@option(
+    "--contact-properties",
+    type=json_object,
+    metavar="JSON",
+    help="Properties of a contact that is not stored, a JSON object.",
+)
 @client_command
 async def test_condition(
-    session: Session, /, condition: str, email: str | None, contact_properties: Struct | None, **stated: Any
+    session: Session, /, condition: str, email: str | None, contact_properties: Struct | None, **fields: Any
 ) -> None:
-    """Say what a condition comes to, clause by clause; exits with 2 unless it is true."""
+    """Evaluate a condition, clause by clause. Exits with 2 unless it is true."""
     contact = None
     if contact_properties is not None:
         contact = contacts_pb2.Contact(email=email or "", properties=contact_properties)
-    request = pb.TestConditionRequest(condition=condition, event=event_ingest_pb2.EventInput(**stated), contact=contact)
+    request = pb.TestConditionRequest(condition=condition, event=event_ingest_pb2.EventInput(**fields), contact=contact)
     if email is not None:
         request.event.email = email
-    answer = await session.call(session.automations.TestCondition, request)
+    response = await session.call(session.automations.TestCondition, request)
     if session.json:
-        print_json(to_plain(answer))
+        print_json(to_plain(response))
     else:
-        click.echo(verdict_text(answer.verdict))
-        for error in answer.errors:
+        click.echo(verdict_text(response.verdict))
+        for error in response.errors:
             click.echo(printable(f"line {error.line}, column {error.column}: {error.reason} {error.message}"))
-        show_violations(answer.violations)
-        show_trace(answer.trace)
-    if answer.verdict != pb.VERDICT_TRUE:
+        show_violations(response.violations)
+        show_trace(response.trace)
+    if response.verdict != pb.VERDICT_TRUE:
         raise click.exceptions.Exit(NOT_TRUE)
 
 
 @click.command("explain")
 @click.argument("event_id", metavar="EVENT_ID")
-@option("--automation", "automation_id", metavar="ID", default="", help="Only by this automation.")
+@option("--automation", "automation_id", metavar="ID", default="", help="Only for this automation.")
 @limit_option("automations")
 @client_command
 async def explain(session: Session, /, event_id: str, automation_id: str, limit: int) -> None:
-    """Say of each automation why a recorded event matched it or did not."""
-    explanations = await listed(
+    """Explain for each automation why a recorded event matched it or did not."""
+    explanations = await list_all(
         partial(session.call, session.automations.ExplainEvent),
         pb.ExplainEventRequest(event_id=event_id, automation_id=automation_id),
-        lambda answer: answer.explanations,
+        lambda response: response.explanations,
         limit,
     )
     if session.json:
-        print_json([to_plain(each) for each in explanations])
+        print_json([to_plain(explanation) for explanation in explanations])
         return
     if not explanations:
-        click.echo("No automation judges events of this name.")
-    for each in explanations:
-        show_explanation(each)
+        click.echo("No automation is triggered by events of this name.")
+    for explanation in explanations:
+        show_explanation(explanation)

@@ -1,4 +1,4 @@
-"""The commands `key`. They take the admin key."""
+"""The commands `key`. They need the admin key."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import click
 
 from server.cli.arguments.enums import DIALECT, enum_option
 from server.cli.arguments.options import option
-from server.cli.client.pagination import listed
+from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
-from server.cli.output.tables import moment, print_fields, print_json, print_table, to_plain
+from server.cli.output.tables import moment, print_fields, print_json, to_plain
+from server.cli.output.views import show_list, show_one
 from signalbox.v1 import projects_pb2 as pb
 
 if TYPE_CHECKING:
@@ -20,16 +21,22 @@ if TYPE_CHECKING:
 
 @click.group()
 def key() -> None:
-    """Keep the API keys of a project. Takes the admin key."""
+    """Manage the API keys of a project. Needs the admin key."""
 
 
 @key.command()
-@enum_option("--dialect", DIALECT, default="native", help="Whose rules and answers the key's calls follow.")
+@enum_option("--dialect", DIALECT, default="native", help="The API whose rules and responses the key's calls follow.")
 @option(
-    "--scope", "scopes", metavar="SCOPE", multiple=True, help="What the key may do, such as events:write. [default: *]"
+    "--scope",
+    "scopes",
+    metavar="SCOPE",
+    multiple=True,
+    help="A scope of the key, such as events:write. (repeatable) [default: *]",
 )
 @option("--description", metavar="TEXT", default="", help="What the key is for.")
-@option("--secret", metavar="EXISTING", default="", help="A secret to take over, so that its callers keep their key.")
+@option(
+    "--secret", metavar="EXISTING", default="", help="An existing secret to import, so that its callers keep their key."
+)
 @client_command
 async def create(
     session: Session, dialect: pb.Dialect.ValueType, scopes: tuple[str, ...], description: str, secret: str
@@ -38,63 +45,56 @@ async def create(
     request = pb.CreateApiKeyRequest(
         project=await session.project(), dialect=dialect, scopes=scopes, description=description, secret=secret
     )
-    answer = await session.admin_call(session.projects.CreateApiKey, request)
+    response = await session.admin_call(session.projects.CreateApiKey, request)
     if session.json:
-        print_json(to_plain(answer))
+        print_json(to_plain(response))
         return
-    print_fields((("secret", answer.secret), *_fields(answer.api_key)))
-    click.echo("Keep the secret: it cannot be shown again.", err=True)
+    print_fields((("secret", response.secret), *_fields(response.api_key)))
+    click.echo("Store the secret now: it cannot be shown again.", err=True)
 
 
 @key.command("list")
 @client_command
 async def list_(session: Session) -> None:
-    """List the keys of a project, newest first, revoked ones included."""
-    keys = await listed(
+    """List the keys of a project, newest first, including revoked ones."""
+    keys = await list_all(
         partial(session.admin_call, session.projects.ListApiKeys),
         pb.ListApiKeysRequest(project=await session.project()),
-        lambda answer: answer.api_keys,
+        lambda response: response.api_keys,
     )
-    if session.json:
-        print_json([to_plain(each) for each in keys])
-        return
-    print_table(
-        ("ID", "HINT", "DIALECT", "SCOPES", "CREATED", "REVOKED", "DESCRIPTION"),
-        [
-            (
-                each.id,
-                each.hint,
-                DIALECT.name(each.dialect),
-                ",".join(each.scopes),
-                moment(each.created_at),
-                moment(each.revoked_at),
-                each.description,
-            )
-            for each in keys
-        ],
-    )
+    header = ("ID", "HINT", "DIALECT", "SCOPES", "CREATED", "REVOKED", "DESCRIPTION")
+    show_list(keys, header, _row, as_json=session.json)
 
 
 @key.command()
 @click.argument("key_id", metavar="ID")
 @client_command
 async def revoke(session: Session, key_id: str) -> None:
-    """Revoke a key for good."""
-    answer = await session.admin_call(session.projects.RevokeApiKey, pb.RevokeApiKeyRequest(id=key_id))
-    if session.json:
-        print_json(to_plain(answer.api_key))
-    else:
-        print_fields(_fields(answer.api_key))
+    """Revoke a key. This cannot be undone."""
+    response = await session.admin_call(session.projects.RevokeApiKey, pb.RevokeApiKeyRequest(id=key_id))
+    show_one(response.api_key, _fields, as_json=session.json)
 
 
-def _fields(each: pb.ApiKey) -> tuple[tuple[str, str], ...]:
+def _row(api_key: pb.ApiKey) -> tuple[str, ...]:
     return (
-        ("id", each.id),
-        ("project id", each.project_id),
-        ("dialect", DIALECT.name(each.dialect)),
-        ("scopes", ", ".join(each.scopes)),
-        ("description", each.description),
-        ("hint", each.hint),
-        ("created", moment(each.created_at)),
-        ("revoked", moment(each.revoked_at)),
+        api_key.id,
+        api_key.hint,
+        DIALECT.name(api_key.dialect),
+        ",".join(api_key.scopes),
+        moment(api_key.created_at),
+        moment(api_key.revoked_at),
+        api_key.description,
+    )
+
+
+def _fields(api_key: pb.ApiKey) -> tuple[tuple[str, str], ...]:
+    return (
+        ("id", api_key.id),
+        ("project id", api_key.project_id),
+        ("dialect", DIALECT.name(api_key.dialect)),
+        ("scopes", ", ".join(api_key.scopes)),
+        ("description", api_key.description),
+        ("hint", api_key.hint),
+        ("created", moment(api_key.created_at)),
+        ("revoked", moment(api_key.revoked_at)),
     )

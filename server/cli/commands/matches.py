@@ -3,51 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-import math
-from contextlib import aclosing
+import signal
 from typing import TYPE_CHECKING
 
 import click
-import grpc
 
 from server.cli.arguments.inputs import instant, label
 from server.cli.arguments.options import option
-from server.cli.client.errors import Failure, ServerAway
-from server.cli.client.refusals import failure_of
+from server.cli.client.consuming import Consuming
 from server.cli.client.session import client_command
-from server.cli.commands.consume import consume
+from server.cli.client.watching import watch as watch_matches
 from server.cli.output.matches import match_cells
 from server.cli.output.tables import print_json_line, printable, to_plain
 from signalbox.v1 import match_stream_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+    from collections.abc import Sequence
 
     from server.cli.client.session import Session
     from signalbox.v1 import match_pb2
 
-RETRY_SECONDS = 0.2
-SILENCE_SECONDS = 30.0
-"""A server that says so long nothing, not even a heartbeat, has gone."""
-
-MAX_MATCHES = 100
-
 
 @click.group()
 def match() -> None:
-    """Look at what events set off, and consume it."""
-
-
-match.add_command(consume)
+    """Watch and consume matches."""
 
 
 def start_point(text: str) -> pb.StartPoint:
-    """Read an end of the log, the position of a match to begin with, or a time. Raises click.BadParameter."""
+    """Parse `earliest`, `latest`, the position of the first match, or a time. Raise click.BadParameter."""
     if text in ("earliest", "latest"):
         return pb.StartPoint(log_end=pb.LogEnd.Value(f"LOG_END_{text.upper()}"))
     if text.isascii() and text.isdecimal():
         if not 1 <= int(text) < 2**63:
-            raise click.BadParameter(f"{text} is no position; they begin with 1")
+            raise click.BadParameter(f"{text} is not a position: positions start at 1")
         return pb.StartPoint(after_position=int(text) - 1)
     try:
         return pb.StartPoint(time=instant(text))
@@ -61,21 +49,23 @@ def start_point(text: str) -> pb.StartPoint:
     "--from",
     "start",
     type=start_point,
-    metavar="PLACE",
-    help="Begin at `earliest`, `latest`, the match of a position, or a time in RFC 3339; latest by default.",
+    metavar="START",
+    help="Start at `earliest`, `latest`, the position of a match, or a time in RFC 3339; latest by default.",
 )
-@option("--cursor", metavar="CURSOR", help="Begin behind an earlier answer, in place of --from.")
-@option("--automation", "automation_ids", metavar="ID", multiple=True, help="Only of this automation. Again for each.")
+@option("--cursor", metavar="CURSOR", help="Resume after an earlier response, instead of --from.")
+@option(
+    "--automation", "automation_ids", metavar="ID", multiple=True, help="Only matches of this automation. (repeatable)"
+)
 @option(
     "--label",
     "labels",
     type=label,
     metavar="KEY=VALUE",
     multiple=True,
-    help="Only of automations with this label. Again for each.",
+    help="Only matches of automations with this label. (repeatable)",
 )
-@option("--event", "event_names", metavar="NAME", multiple=True, help="Only of events of this name. Again for each.")
-@option("--limit", type=click.IntRange(min=1), metavar="N", help="End after so many matches.")
+@option("--event", "event_names", metavar="NAME", multiple=True, help="Only matches of this event. (repeatable)")
+@option("--limit", type=click.IntRange(min=1), metavar="N", help="End after N matches.")
 @client_command
 async def watch(
     session: Session,
@@ -89,7 +79,7 @@ async def watch(
 ) -> None:
     """Print matches as they are recorded, until Ctrl-C.
 
-    With --json the last match of each answer comes with the cursor from which to resume.
+    With --json the last match of each response has the cursor from which to resume.
     """
     if start is not None and cursor is not None:
         raise click.UsageError("Give --from or --cursor, not both.")
@@ -97,65 +87,45 @@ async def watch(
         start=start if cursor is None else pb.StartPoint(cursor=cursor),
         filter=pb.MatchFilter(automation_ids=automation_ids, labels=dict(labels), event_names=event_names),
     )
-    async for answer in follow(session, request, limit):
-        *others, last = answer.matches
-        for each in others:
-            _print(session, each, "")
-        _print(session, last, answer.cursor)
+    async for response in watch_matches(session, request, limit):
+        *others, last = response.matches
+        for match_ in others:
+            _print(session, match_, "")
+        _print(session, last, response.cursor)
 
 
-async def follow(
-    session: Session, request: pb.WatchMatchesRequest, limit: int | None
-) -> AsyncIterator[pb.WatchMatchesResponse]:
-    """Give answers with matches, up to so many matches in all.
+@match.command()
+@click.argument("subscription")
+@option("--consumer", "consumer_id", metavar="ID", default="", help="Id of the consumer; generated by default.")
+@option("--ack/--no-ack", default=True, help="Whether to acknowledge printed deliveries; if not, they are redelivered.")
+@option("--limit", type=click.IntRange(min=1), metavar="N", help="End after N deliveries.")
+@client_command
+async def consume(session: Session, /, subscription: str, consumer_id: str, ack: bool, limit: int | None) -> None:
+    """Print the deliveries of a subscription until Ctrl-C.
 
-    A server that goes away is waited for, with a notice on stderr; one that was never there is a ServerAway.
+    Reconnects if the server goes away.
     """
-    left = math.inf if limit is None else limit
-    away = known = False
-    while left:
-        request.max_matches = int(min(left, MAX_MATCHES))
-        try:
-            async with aclosing(_answers(session, request)) as answers:
-                async for answer in answers:
-                    if away:
-                        click.echo(f"{session.connection.server} is back", err=True)
-                    away, known = False, True
-                    if answer.matches:
-                        yield answer
-                    request.start.CopyFrom(pb.StartPoint(cursor=answer.cursor))
-                    left -= len(answer.matches)
-                    if left < request.max_matches:
-                        break
-        except Failure as failure:
-            gone = isinstance(failure, ServerAway)
-            if not known or not (gone or failure.reason == "WATCHER_TOO_SLOW"):
-                raise
-            if gone and not away:
-                click.echo(f"{session.connection.server} has gone; waiting for it", err=True)
-            away = gone
-            await asyncio.sleep(RETRY_SECONDS)
 
+    def show(delivery: pb.Delivery) -> None:
+        if session.json:
+            print_json_line(to_plain(delivery))
+        else:
+            attempt = f"{delivery.attempt}/{delivery.max_attempts}"
+            click.echo(printable("  ".join((attempt, *match_cells(delivery.match)))))
 
-async def _answers(session: Session, request: pb.WatchMatchesRequest) -> AsyncGenerator[pb.WatchMatchesResponse, None]:
-    call = session.matches.WatchMatches(request, metadata=await session.metadata())
+    consuming = Consuming(session, subscription, consumer_id, acks=ack, limit=limit, show=show)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, consuming.interrupt)
     try:
-        while True:
-            async with asyncio.timeout(SILENCE_SECONDS):
-                answer = await call.read()
-            if not isinstance(answer, pb.WatchMatchesResponse):
-                return
-            yield answer
-    except TimeoutError:
-        raise ServerAway(f"{session.connection.server} has not answered for {SILENCE_SECONDS:g} s") from None
-    except grpc.aio.AioRpcError as error:
-        raise failure_of(error, session.connection) from error
+        await consuming.run()
     finally:
-        call.cancel()
+        loop.remove_signal_handler(signal.SIGINT)
+    if consuming.interrupted:
+        raise KeyboardInterrupt
 
 
-def _print(session: Session, each: match_pb2.Match, cursor: str) -> None:
+def _print(session: Session, match_: match_pb2.Match, cursor: str) -> None:
     if session.json:
-        print_json_line({"match": to_plain(each), "cursor": cursor})
+        print_json_line({"match": to_plain(match_), "cursor": cursor})
         return
-    click.echo(printable("  ".join(match_cells(each))))
+    click.echo(printable("  ".join(match_cells(match_))))

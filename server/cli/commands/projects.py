@@ -1,4 +1,4 @@
-"""The commands `project`. They take the admin key."""
+"""The commands `project`. They need the admin key."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import click
 
 from server.cli.arguments.enums import NAME_CASE, UNDEFINED_EVENTS, UNKNOWN_CONTACTS, enum_option
 from server.cli.arguments.options import etag_option, option
-from server.cli.client.pagination import listed
+from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
-from server.cli.output.tables import moment, print_fields, print_json, print_table, to_plain
+from server.cli.output.tables import moment
+from server.cli.output.views import show_list, show_one
 from signalbox.v1 import projects_pb2 as pb
 
 if TYPE_CHECKING:
@@ -23,15 +24,15 @@ if TYPE_CHECKING:
 
 @click.group()
 def project() -> None:
-    """Keep projects: the tenants that everything else belongs to. Takes the admin key."""
+    """Manage projects, the tenants that own everything else. Needs the admin key."""
 
 
 def _rules(command: F) -> F:
-    """Give a command the options that are named as the fields of the rules."""
+    """Add the options for the rules of a project, named like their fields."""
     options: tuple[Callable[[F], F], ...] = (
-        enum_option("--undefined-events", UNDEFINED_EVENTS, help="What becomes of events that no definition covers."),
-        enum_option("--unknown-contacts", UNKNOWN_CONTACTS, help="What becomes of events about unknown addresses."),
-        enum_option("--name-case", NAME_CASE, help="How the names of events are compared."),
+        enum_option("--undefined-events", UNDEFINED_EVENTS, help="How events without a definition are handled."),
+        enum_option("--unknown-contacts", UNKNOWN_CONTACTS, help="How events for unknown addresses are handled."),
+        enum_option("--name-case", NAME_CASE, help="How event names are compared."),
     )
     for decorate in reversed(options):
         command = decorate(command)
@@ -43,28 +44,22 @@ def _rules(command: F) -> F:
 @_rules
 @client_command
 async def create(session: Session, /, name: str, **rules: Any) -> None:
-    """Create a project. It rejects undefined events and unknown contacts unless told otherwise."""
+    """Create a project. By default it rejects undefined events and unknown contacts."""
     request = pb.CreateProjectRequest(project=pb.Project(name=name, **rules))
-    answer = await session.admin_call(session.projects.CreateProject, request)
-    _show(session, answer.project)
+    response = await session.admin_call(session.projects.CreateProject, request)
+    show_one(response.project, _fields, as_json=session.json)
 
 
 @project.command("list")
 @client_command
 async def list_(session: Session) -> None:
     """List the projects, newest first."""
-    projects = await listed(
+    projects = await list_all(
         partial(session.admin_call, session.projects.ListProjects),
         pb.ListProjectsRequest(),
-        lambda answer: answer.projects,
+        lambda response: response.projects,
     )
-    if session.json:
-        print_json([to_plain(each) for each in projects])
-        return
-    print_table(
-        ("NAME", "ID", "HEAD POSITION", "CREATED"),
-        [(each.name, each.id, str(each.head_position), moment(each.created_at)) for each in projects],
-    )
+    show_list(projects, ("NAME", "ID", "HEAD POSITION", "CREATED"), _row, as_json=session.json)
 
 
 @project.command()
@@ -72,8 +67,8 @@ async def list_(session: Session) -> None:
 @client_command
 async def show(session: Session, name_or_id: str) -> None:
     """Show one project."""
-    answer = await session.admin_call(session.projects.GetProject, pb.GetProjectRequest(project=name_or_id))
-    _show(session, answer.project)
+    response = await session.admin_call(session.projects.GetProject, pb.GetProjectRequest(project=name_or_id))
+    show_one(response.project, _fields, as_json=session.json)
 
 
 @project.command()
@@ -83,25 +78,25 @@ async def show(session: Session, name_or_id: str) -> None:
 @etag_option
 @client_command
 async def update(session: Session, /, name_or_id: str, name: str | None, etag: str, **rules: Any) -> None:
-    """Change a project; what is not named stays as it is."""
+    """Update a project. Options that are not given change nothing."""
     request = pb.UpdateProjectRequest(project=name_or_id, name=name, etag=etag, **rules)
-    _show(session, (await session.admin_call(session.projects.UpdateProject, request)).project)
+    response = await session.admin_call(session.projects.UpdateProject, request)
+    show_one(response.project, _fields, as_json=session.json)
 
 
-def _show(session: Session, each: pb.Project) -> None:
-    if session.json:
-        print_json(to_plain(each))
-        return
-    print_fields(
-        (
-            ("name", each.name),
-            ("id", each.id),
-            ("undefined events", UNDEFINED_EVENTS.name(each.undefined_events)),
-            ("unknown contacts", UNKNOWN_CONTACTS.name(each.unknown_contacts)),
-            ("name case", NAME_CASE.name(each.name_case)),
-            ("head position", str(each.head_position)),
-            ("created", moment(each.created_at)),
-            ("updated", moment(each.updated_at)),
-            ("etag", each.etag),
-        )
+def _row(project: pb.Project) -> tuple[str, ...]:
+    return project.name, project.id, str(project.head_position), moment(project.created_at)
+
+
+def _fields(project: pb.Project) -> tuple[tuple[str, str], ...]:
+    return (
+        ("name", project.name),
+        ("id", project.id),
+        ("undefined events", UNDEFINED_EVENTS.name(project.undefined_events)),
+        ("unknown contacts", UNKNOWN_CONTACTS.name(project.unknown_contacts)),
+        ("name case", NAME_CASE.name(project.name_case)),
+        ("head position", str(project.head_position)),
+        ("created", moment(project.created_at)),
+        ("updated", moment(project.updated_at)),
+        ("etag", project.etag),
     )

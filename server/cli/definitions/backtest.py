@@ -1,4 +1,4 @@
-"""The command `definition backtest`: runs a backtest, shows how far it is, then what came out."""
+"""The command `definition backtest`: run a backtest with progress, then show its report."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import grpc
 from server.cli.arguments.enums import Names
 from server.cli.arguments.inputs import instant
 from server.cli.arguments.options import option
-from server.cli.arguments.schema_options import StatedSchema, remove_option, schema_options
-from server.cli.client.errors import Failure, JudgingCommand, ServerAway
+from server.cli.arguments.schema_options import SchemaOptions, remove_option, schema_options
+from server.cli.client.errors import CheckCommand, Failure, ServerAway
 from server.cli.client.refusals import failure_of
 from server.cli.client.session import client_command
 from server.cli.output.progress import counting
@@ -24,29 +24,34 @@ if TYPE_CHECKING:
 
     from server.cli.client.session import Session
 
-BROKEN = 2
-"""Exit code where an event would be newly rejected or differently coerced."""
+NEGATIVE = 2
+"""Exit code if an event would be newly rejected or differently coerced."""
 
 OUTCOME = Names(pb.BacktestSample.Outcome, "OUTCOME_")
 
 _Call = grpc.aio.UnaryStreamCall[pb.BacktestSchemaRequest, pb.BacktestSchemaResponse]
 
 
-@click.command(cls=JudgingCommand)
+@click.command(cls=CheckCommand)
 @click.argument("name_or_id")
 @schema_options
 @remove_option
-@option("--revision", type=click.IntRange(min=1, max=2**31 - 1), metavar="N", help="Compare with it, not the latest.")
-@option("--since", type=instant, metavar="RFC3339", help="Only events received then or later.")
-@option("--until", type=instant, metavar="RFC3339", help="Only events received before.")
-@option("--max-events", type=click.IntRange(min=1, max=2**63 - 1), metavar="N", help="Only the newest N of them.")
+@option(
+    "--revision",
+    type=click.IntRange(min=1, max=2**31 - 1),
+    metavar="N",
+    help="Compare with this revision; the latest by default.",
+)
+@option("--since", type=instant, metavar="RFC3339", help="Only events received at or after this time.")
+@option("--until", type=instant, metavar="RFC3339", help="Only events received before this time.")
+@option("--max-events", type=click.IntRange(min=1, max=2**63 - 1), metavar="N", help="Only the newest N events.")
 @option(
     "--samples",
     type=click.IntRange(1, 100),
     metavar="N",
     default=10,
     show_default=True,
-    help="At most so many of each outcome.",
+    help="Maximum number of samples for each outcome.",
 )
 @client_command
 async def backtest(
@@ -61,13 +66,13 @@ async def backtest(
     max_events: int | None,
     **options: Any,
 ) -> None:
-    """Say what a schema would make of the recorded events, as they were sent. The options are those of `update`.
+    """Validate the recorded events, as they were sent, against a schema. Takes the options of `update`.
 
-    Nothing is changed. Exits with 2 if an event would be newly rejected or differently coerced.
+    Changes nothing. Exits with 2 if an event would be newly rejected or differently coerced.
     """
-    candidate, _ = await StatedSchema(**options).next_of(session, name_or_id, removed)
+    candidate, _ = await SchemaOptions(**options).next_of(session, name_or_id, removed)
     if candidate is None:
-        raise click.UsageError("State the candidate with --schema, --property, --remove, --unknown or --coercion.")
+        raise click.UsageError("Give the schema with --schema, --property, --remove, --unknown or --coercion.")
     request = pb.BacktestSchemaRequest(
         event_definition=name_or_id,
         schema=candidate,
@@ -89,26 +94,26 @@ async def backtest(
     else:
         _show(report)
     if report.newly_rejected_count or report.differently_coerced_count:
-        raise click.exceptions.Exit(BROKEN)
+        raise click.exceptions.Exit(NEGATIVE)
 
 
 async def _report(session: Session, call: _Call) -> pb.BacktestReport:
-    """Show progress until the report comes; the server has the time of a call for each of its answers."""
+    """Show progress and return the report. Raise ServerAway if the server is silent for --timeout seconds."""
     seconds = session.connection.timeout
-    with counting("judging events") as shown:
+    with counting("validating events") as shown:
         while True:
             try:
-                answer = await asyncio.wait_for(call.read(), seconds)
+                response = await asyncio.wait_for(call.read(), seconds)
             except TimeoutError:
                 message = (
                     f"{session.connection.server} did not answer within {seconds:g} s (give it more with --timeout)"
                 )
                 raise ServerAway(message) from None
-            if not isinstance(answer, pb.BacktestSchemaResponse):
+            if not isinstance(response, pb.BacktestSchemaResponse):
                 raise Failure(f"{session.connection.server} ended the backtest without a report")
-            if answer.HasField("report"):
-                return answer.report
-            shown(answer.progress.judged_count, answer.progress.event_count)
+            if response.HasField("report"):
+                return response.report
+            shown(response.progress.judged_count, response.progress.event_count)
 
 
 def _show(report: pb.BacktestReport) -> None:
@@ -132,7 +137,7 @@ def _show(report: pb.BacktestReport) -> None:
     if report.samples:
         click.echo()
         print_table(
-            ("OUTCOME", "EVENT", "REVISION", "SENT", "WHAT DIFFERS"),
+            ("OUTCOME", "EVENT", "REVISION", "SENT", "DIFFERENCE"),
             [_sample_row(each) for each in report.samples],
         )
 

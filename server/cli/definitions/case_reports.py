@@ -1,4 +1,4 @@
-"""The command `definition test`: judges cases and reports on them, as lines, JSON or JUnit XML."""
+"""The command `definition test`: run cases and report them as lines, JSON or JUnit XML."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 import click
 
 from server.cli.arguments.options import debug_option, json_option, option
-from server.cli.definitions.cases import judge, read_cases
+from server.cli.definitions.cases import read_cases, run_case
 from server.cli.definitions.files import files_option
 from server.cli.output.tables import print_json, printable, to_json
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from registry.errors import Violation
     from server.cli.definitions.cases import Mismatch, Result
 
-    Judged = Sequence[tuple[Path, Sequence[Result]]]
+    Tested = Sequence[tuple[Path, Sequence[Result]]]
 
 
 @click.command()
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     metavar="PATH",
     multiple=True,
-    help="The definitions, a file or a folder, instead of those that the files name. Again for each.",
+    help="A file or folder of definitions, instead of those that the files name. (repeatable)",
 )
 @option(
     "--junit",
     type=click.File("wb", lazy=True),
     metavar="FILE",
-    help="Write JUnit XML too; - for stdout, and the report goes to stderr.",
+    help="Also write JUnit XML; - for stdout, which sends the report to stderr.",
 )
 @json_option
 @debug_option
@@ -45,15 +45,15 @@ if TYPE_CHECKING:
 def test(
     shared: dict[str, Any], paths: tuple[Path, ...], definitions: tuple[Path, ...], junit: IO[bytes] | None
 ) -> None:
-    """Judge example payloads by the definitions of files, as a server would; needs none.
+    """Validate example payloads against definitions in files, as a server does. Needs no server.
 
-    Leaves with 1 if a case fails or a file is faulty.
+    Exits with 1 if a case fails or a file is invalid.
     """
     on_stdout = junit is not None and junit.name == "-"
     if on_stdout and shared["json"]:
         raise click.UsageError("--json and --junit - both write to stdout: give --junit a file")
-    judged = [(each.path, [judge(case) for case in each.cases]) for each in read_cases(paths, definitions)]
-    results = [result for _, some in judged for result in some]
+    tested = [(each.path, [run_case(case) for case in each.cases]) for each in read_cases(paths, definitions)]
+    results = [result for _, some in tested for result in some]
     failed = sum(bool(result.mismatches()) for result in results)
     if shared["json"]:
         cases = [_plain(result) for result in results]
@@ -61,15 +61,15 @@ def test(
     else:
         _show(results, failed, err=on_stdout)
     if junit is not None:
-        junit.write(junit_xml(judged))
+        junit.write(junit_xml(tested))
     if failed:
         raise click.exceptions.Exit(1)
 
 
-def junit_xml(judged: Judged) -> bytes:
-    """Write JUnit XML: a suite for each file, a test case for each case, a failure with all that was not expected."""
-    root = ET.Element("testsuites", _totals("definition test", [each for _, some in judged for each in some]))
-    for path, results in judged:
+def junit_xml(tested: Tested) -> bytes:
+    """Return JUnit XML: a suite for each file, a test case for each case, and one failure with all mismatches."""
+    root = ET.Element("testsuites", _totals("definition test", [each for _, some in tested for each in some]))
+    for path, results in tested:
         suite = ET.SubElement(root, "testsuite", _totals(printable(str(path)), results))
         for result in results:
             _add_case(suite, result)
@@ -93,7 +93,7 @@ def _add_case(suite: ET.Element, result: Result) -> None:
     facts = {"name": printable(case.name), "classname": printable(case.event), "time": f"{result.seconds:.3f}"}
     element = ET.SubElement(suite, "testcase", facts)
     if mismatches := result.mismatches():
-        message = printable(_told(mismatches[0]))
+        message = printable(_mismatch_text(mismatches[0]))
         failure = ET.SubElement(element, "failure", {"type": "Mismatch", "message": message})
         failure.text = "\n".join([printable(case.place), *_details(result)])
 
@@ -103,11 +103,11 @@ def _show(results: Sequence[Result], failed: int, *, err: bool) -> None:
     for result in results:
         case = result.case
         passed = not result.mismatches()
-        told = printable(f"{case.event}: {case.name}")
+        title = printable(f"{case.event}: {case.name}")
         if passed:
-            echo(f"ok      {told}", fg="green")
+            echo(f"ok      {title}", fg="green")
         else:
-            echo(f"FAILED  {told}  ({printable(case.place)})", fg="red")
+            echo(f"FAILED  {title}  ({printable(case.place)})", fg="red")
             for line in _details(result):
                 echo(f"        {line}")
     count = "1 case" if len(results) == 1 else f"{len(results)} cases"
@@ -115,15 +115,18 @@ def _show(results: Sequence[Result], failed: int, *, err: bool) -> None:
 
 
 def _details(result: Result) -> list[str]:
-    """Say what was not as expected, and why a payload was refused."""
-    return [printable(line) for line in (*map(_told, result.mismatches()), *map(_reason, result.violations))]
+    """Return the mismatches and the violations, one a line."""
+    return [
+        printable(line)
+        for line in (*map(_mismatch_text, result.mismatches()), *map(_violation_text, result.violations))
+    ]
 
 
-def _told(mismatch: Mismatch) -> str:
+def _mismatch_text(mismatch: Mismatch) -> str:
     return f"{mismatch.what}: expected {to_json(mismatch.expected)}, got {to_json(mismatch.got)}"
 
 
-def _reason(violation: Violation) -> str:
+def _violation_text(violation: Violation) -> str:
     return f"{violation.path}: {violation.reason}: {violation.message}"
 
 

@@ -1,7 +1,7 @@
-"""Example payloads in YAML files, judged offline by the registry itself; docs/definitions.md describes the files.
+"""Test cases in YAML files: example payloads, validated offline. docs/definitions.md describes the format.
 
-A payload goes through everything that the one of an event goes through at the server: it becomes a Struct, is read back
-within the budgets of an event, and is coerced by the compiled schema.
+A payload takes the same path as that of an event on a server: it becomes a Struct, is read within the budgets of an
+event, and is coerced by the compiled schema.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ if TYPE_CHECKING:
 _FILE: Final = ("definitions", "cases")
 _CASE: Final = ("name", "event", "properties", "expect")
 _EXPECT: Final = ("valid", "properties", "coercions", "reasons")
-_OF_THE_OTHER_VERDICT: Final = {True: ("reasons",), False: ("properties", "coercions")}
+_FIELDS_OF_THE_OPPOSITE: Final = {True: ("reasons",), False: ("properties", "coercions")}
 
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What a case expects: a verdict, and what is not None exactly so."""
+    """The expected result of a case; fields that are None are not checked."""
 
     valid: bool = True
     properties: dict[str, Any] | None = None
@@ -63,7 +63,7 @@ class Expectation:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A payload, the engine that is to judge it, and what is expected; `place` is FILE:LINE:COLUMN."""
+    """A payload, the coercer of its definition, and the expected result; `place` is FILE:LINE:COLUMN."""
 
     name: str
     event: str
@@ -82,7 +82,7 @@ class CaseFile:
 
 
 class Mismatch(NamedTuple):
-    """Something that is not as expected."""
+    """A field of the result that differs from the expectation."""
 
     what: str
     expected: Any
@@ -91,7 +91,7 @@ class Mismatch(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of a case. `properties` is None where the payload was refused; `seconds` is how long it took."""
+    """The result of a case. `properties` is None for an invalid payload; `seconds` is the time that it took."""
 
     case: Case
     properties: dict[str, Any] | None
@@ -105,7 +105,7 @@ class Result:
         return self.properties is not None
 
     def mismatches(self) -> list[Mismatch]:
-        """Everything that is not as expected; nothing where the case passes."""
+        """Return all mismatches; none if the case passes."""
         expect = self.case.expect
         found = [
             ("valid", expect.valid, self.valid),
@@ -120,8 +120,8 @@ class Result:
         ]
 
 
-def judge(case: Case) -> Result:
-    """Judge one case as the server would."""
+def run_case(case: Case) -> Result:
+    """Validate the payload of a case as a server does."""
     started = perf_counter()
     try:
         coerced = case.coerce(read_struct(case.payload))
@@ -131,17 +131,17 @@ def judge(case: Case) -> Result:
 
 
 def read_cases(paths: Iterable[Path], definitions: Sequence[Path]) -> list[CaseFile]:
-    """Read files and folders of cases, with the definitions of the command line or, without, those that a file names.
+    """Read files and folders of cases; `definitions` replaces the definitions that the files name.
 
-    Raises Failure with every fault that was found.
+    Raise Failure with all errors of the files.
     """
     faults = Faults()
     files = []
-    engines = cache(_engines)
+    coercers = cache(_coercers)
     with faults.gathered():
         for path in files_in(paths):
             with faults.gathered():
-                files.append(_read_file(path, tuple(definitions), engines, faults))
+                files.append(_read_file(path, tuple(definitions), coercers, faults))
     faults.stop()
     return files
 
@@ -149,52 +149,52 @@ def read_cases(paths: Iterable[Path], definitions: Sequence[Path]) -> list[CaseF
 def _read_file(
     path: Path,
     definitions: tuple[Path, ...],
-    engines_of: Callable[[tuple[Path, ...]], Mapping[str, Coercer]],
+    coercers_of: Callable[[tuple[Path, ...]], Mapping[str, Coercer]],
     faults: Faults,
 ) -> CaseFile:
     root = load(path)
     fields = members(root, "a file of cases", _FILE)
     if "cases" not in fields:
-        raise fault(root, "cases are missing; a file lists them under cases:")
-    engines = engines_of(definitions or _named(path, root, fields))
+        raise fault(root, "cases are missing: list them under cases:")
+    coercers = coercers_of(definitions or _named(path, root, fields))
     cases: list[Case] = []
     nodes = sequence(fields["cases"], "cases")
     if not nodes:
-        raise fault(fields["cases"], "cases list nothing")
+        raise fault(fields["cases"], "cases is empty: list at least one")
     for number, node in enumerate(nodes, 1):
         with faults.gathered():
-            cases.append(_read_case(node, number, engines))
+            cases.append(_read_case(node, number, coercers))
     return CaseFile(path, tuple(cases))
 
 
 def _named(path: Path, root: Node, fields: Mapping[str, Node]) -> tuple[Path, ...]:
-    """Give the path of the definitions that a file of cases names, relative to it."""
+    """Return the path of the definitions that a file of cases names, relative to that file."""
     if "definitions" not in fields:
-        raise fault(root, "names no definitions; add definitions: PATH, or give them with --definitions")
+        raise fault(root, "definitions are missing: add definitions: PATH, or give them with --definitions")
     found = path.parent / text_of(fields["definitions"], "definitions")
     if not found.exists():
         raise fault(fields["definitions"], f"there is no {found}")
     return (found,)
 
 
-def _engines(paths: tuple[Path, ...]) -> dict[str, Coercer]:
-    """Compile definitions. Raises Failure with every fault that was found."""
+def _coercers(paths: tuple[Path, ...]) -> dict[str, Coercer]:
+    """Compile definitions. Raise Failure with all errors of the files."""
     return {each.name: compile_schema(each.schema) for each in read_definitions(paths)}
 
 
-def _read_case(node: Node, number: int, engines: Mapping[str, Coercer]) -> Case:
+def _read_case(node: Node, number: int, coercers: Mapping[str, Coercer]) -> Case:
     fields = members(node, "a case", _CASE)
     if "event" not in fields:
-        raise fault(node, "the case names no event, such as event: order_completed")
+        raise fault(node, "the case has no event: add one, such as event: order_completed")
     event = text_of(fields["event"], "event")
-    if event not in engines:
-        meant = did_you_mean(event, tuple(engines))
+    if event not in coercers:
+        meant = did_you_mean(event, tuple(coercers))
         raise fault(fields["event"], f"the definitions have no event {quoted(event)}{meant}")
     return Case(
         name=text_of(fields["name"], "name") if "name" in fields else f"case {number}",
         event=event,
         place=place_of(node),
-        coerce=engines[event],
+        coerce=coercers[event],
         payload=_payload(fields["properties"]) if "properties" in fields else to_struct({}),
         expect=_expectation(fields["expect"]) if "expect" in fields else Expectation(),
     )
@@ -203,9 +203,9 @@ def _read_case(node: Node, number: int, engines: Mapping[str, Coercer]) -> Case:
 def _expectation(node: Node) -> Expectation:
     fields = members(node, "expect", _EXPECT)
     valid = flag_of(fields["valid"], "valid") if "valid" in fields else True
-    for name in _OF_THE_OTHER_VERDICT[valid]:
+    for name in _FIELDS_OF_THE_OPPOSITE[valid]:
         if name in fields:
-            right = "an accepted payload has no reasons: say valid: false" if valid else "a refused payload has none"
+            right = "a valid payload has no reasons: write valid: false" if valid else "an invalid payload has none"
             raise fault(fields[name], f"{name} cannot be expected where valid is {str(valid).lower()}; {right}")
     return Expectation(
         valid=valid,
@@ -237,5 +237,5 @@ def _sorted(paths: Iterable[str] | None) -> list[str] | None:
 
 
 def _canonical(value: Any) -> str:
-    """Write a value so that equal texts are equal JSON: 1 is not true, and the order of names does not matter."""
+    """Return a text that is equal for equal JSON values: 1 is not true, and the order of names does not matter."""
     return json.dumps(value, sort_keys=True)

@@ -1,4 +1,4 @@
-"""Definitions written in YAML files, as docs/definitions.md describes them."""
+"""Definitions in YAML files. docs/definitions.md describes the format."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _FORMS: Final = f"{', '.join(_TYPES)} or array<TYPE>"
 
 @dataclass(frozen=True, slots=True)
 class DefinitionDocument:
-    """A definition as a file wants it; `place` is FILE:LINE:COLUMN of its name."""
+    """A definition of a file; `place` is FILE:LINE:COLUMN of its name."""
 
     name: str
     description: str
@@ -62,7 +62,7 @@ class DefinitionDocument:
 
 
 def read_definitions(paths: Iterable[Path]) -> list[DefinitionDocument]:
-    """Read the definitions of files and folders, in order. Raises Failure with every fault that was found."""
+    """Read the definitions of files and folders, in order. Raise Failure with all errors of the files."""
     found: dict[str, DefinitionDocument] = {}
     faults = Faults()
     with faults.gathered():
@@ -85,10 +85,10 @@ def _entries(path: Path) -> list[Entry]:
     root = load(path)
     fields = members(root, "a file of definitions", ("definitions",))
     if "definitions" not in fields:
-        raise fault(root, "definitions are missing; a file begins with definitions:")
+        raise fault(root, "definitions are missing: list them under definitions:")
     entries = mapping(fields["definitions"], "definitions")
     if not entries:
-        raise fault(fields["definitions"], "definitions name no event")
+        raise fault(fields["definitions"], "definitions is empty: add at least one")
     return entries
 
 
@@ -115,7 +115,7 @@ def _read_definition(entry: Entry) -> DefinitionDocument:
 
 
 def _check(schema: Schema, places: dict[str, str]) -> None:
-    """Let the registry judge the schema; its paths become places. Raises Fault."""
+    """Check the schema. Raise Fault with the place in the file for each violation."""
     try:
         check_schema(schema)
     except InvalidSchema as error:
@@ -133,11 +133,11 @@ def _properties(node: Node, parent: str, places: dict[str, str]) -> tuple[Proper
 
 
 def _property(entry: Entry, path: str, places: dict[str, str]) -> Property:
-    """Read a property in its short form, a type, or its long one; `places` learns where its parts stand."""
+    """Read a property in its short form, a type, or in its long form; add the places of its parts to `places`."""
     places[path] = place_of(entry.key)
     if isinstance(entry.value, ScalarNode):
         short = text_of(entry.value, f"property {quoted(entry.name)}")
-        kind, item_type = _type(entry.value, short.removesuffix("!"), ", with ! behind it if it is required")
+        kind, item_type = _type(entry.value, short.removesuffix("!"), ", followed by ! if it is required")
         return Property(entry.name, kind, required=short.endswith("!"), item_type=item_type)
     fields = members(entry.value, f"property {quoted(entry.name)}", _PROPERTY)
     places |= {f"{path}.{name}": place_of(value) for name, value in fields.items()}
@@ -157,15 +157,15 @@ def _property(entry: Entry, path: str, places: dict[str, str]) -> Property:
 
 
 def _type(node: Node, text: str, more: str) -> tuple[PropertyType, PropertyType | None]:
-    """Read TYPE or array<TYPE>; `more` completes the message of a fault."""
+    """Read TYPE or array<TYPE>; `more` completes the message of an error."""
     match = _TYPE.fullmatch(text)
     outer, inner = match.groups() if match else (text, None)
     wrong = next((each for each in (outer, inner) if each is not None and each not in _TYPES), None)
     if wrong is not None:
         meant = did_you_mean(wrong, _TYPES) if match else ""
-        raise fault(node, f"{quoted(node.value)} is no type{meant or f': a type is {_FORMS}{more}'}")
+        raise fault(node, f"{quoted(node.value)} is not a type{meant or f': a type is {_FORMS}{more}'}")
     if inner is not None and outer != PropertyType.ARRAY:
-        raise fault(node, f"{quoted(node.value)} is no type: only an array has a type of items, as in array<{inner}>")
+        raise fault(node, f"{quoted(node.value)} is not a type: only an array has an item type, as in array<{inner}>")
     return PropertyType(outer), PropertyType(inner) if inner else None
 
 

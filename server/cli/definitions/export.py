@@ -12,7 +12,7 @@ import click
 from registry.codegen.proto_names import file_stem
 from server.cli.arguments.options import option
 from server.cli.client.errors import Failure
-from server.cli.client.pagination import listed
+from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
 from server.cli.output.tables import print_json, to_plain
 from signalbox.v1 import event_definitions_pb2 as pb
@@ -40,13 +40,13 @@ if TYPE_CHECKING:
     type=click.Path(file_okay=False, path_type=Path),
     required=True,
     metavar="DIR",
-    help="Folder to write to; it is made if need be. Files that are there are replaced, others stay.",
+    help="Folder to write to, created if missing. Existing files of the same names are replaced.",
 )
 @client_command
 async def export(session: Session, names: tuple[str, ...], kind: str, folder: Path) -> None:
-    """Write definitions, named or all, as files that code is generated from: one for each definition.
+    """Write definitions, all or those named, as files for code generation: one for each definition.
 
-    The field numbers of a message never change their meaning, so that old and new code understand each other.
+    Field numbers never change their meaning, so old and new code understand each other.
     """
     files = await (_protos if kind == "proto" else _json_schemas)(session, names)
     written = write_files(folder, files)
@@ -58,7 +58,7 @@ async def export(session: Session, names: tuple[str, ...], kind: str, folder: Pa
 
 
 def write_files(folder: Path, files: Mapping[str, str]) -> list[Path]:
-    """Write files by their names within a folder. Raises Failure, before any is written, for one that lies outside."""
+    """Write files into a folder. Raise Failure before the first is written if one would lie outside."""
     paths = {name: folder / name for name in sorted(files)}
     root = folder.resolve()
     for name, path in paths.items():
@@ -94,15 +94,15 @@ async def _json_schemas(session: Session, names: Sequence[str]) -> dict[str, str
 
 
 async def _json_schema(session: Session, name: str) -> dict[str, Any]:
-    answer = await session.call(session.definitions.GetJsonSchema, pb.GetJsonSchemaRequest(event_definition=name))
-    schema: dict[str, Any] = to_plain(answer)["json_schema"]
+    response = await session.call(session.definitions.GetJsonSchema, pb.GetJsonSchemaRequest(event_definition=name))
+    schema: dict[str, Any] = to_plain(response)["json_schema"]
     return schema
 
 
 async def _all_names(session: Session) -> list[str]:
-    definitions = await listed(
+    definitions = await list_all(
         partial(session.call, session.definitions.ListEventDefinitions),
         pb.ListEventDefinitionsRequest(),
-        lambda answer: answer.event_definitions,
+        lambda response: response.event_definitions,
     )
     return [each.name for each in definitions]

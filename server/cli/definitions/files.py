@@ -1,4 +1,4 @@
-"""The commands `definition plan` and `definition apply`: definitions kept as files."""
+"""The commands `definition plan` and `definition apply` for definitions in files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from server.cli.arguments.options import option
-from server.cli.client.errors import Failure, JudgingCommand
+from server.cli.client.errors import CheckCommand, Failure
 from server.cli.client.session import client_command
 from server.cli.definitions.documents import read_definitions
 from server.cli.definitions.plan import Action, make_plan
@@ -33,17 +33,17 @@ files_option = option(
     metavar="PATH",
     multiple=True,
     required=True,
-    help="A file, or a folder: all .yaml and .yml files in it, at any depth. Again for each.",
+    help="A file, or a folder with all its .yaml and .yml files at any depth. (repeatable)",
 )
 
 
-@click.command(cls=JudgingCommand)
+@click.command(cls=CheckCommand)
 @files_option
 @client_command
 async def plan(session: Session, paths: tuple[Path, ...]) -> None:
-    """Show what the files would change, and whether the server takes it; changes nothing.
+    """Show what the files would change, and whether the server would accept it. Changes nothing.
 
-    Leaves with 0 if nothing is refused, with 2 if a change is incompatible, with 1 after any other error.
+    Exits with 0 if every change is allowed, 2 if one is incompatible, 1 after any other error.
     """
     planned = await make_plan(session, read_definitions(paths))
     if session.json:
@@ -53,14 +53,14 @@ async def plan(session: Session, paths: tuple[Path, ...]) -> None:
     raise click.exceptions.Exit(planned.exit_code)
 
 
-@click.command(cls=JudgingCommand)
+@click.command(cls=CheckCommand)
 @files_option
 @client_command
 async def apply(session: Session, paths: tuple[Path, ...]) -> None:
-    """Bring the server's definitions to what the files say; definitions that no file names stay as they are.
+    """Create and update the definitions of the files on the server. Definitions in no file are not changed.
 
-    Shows the plan first. If any of it is refused nothing is applied, and the exit codes are those of plan. A
-    definition that somebody changes meanwhile is not overwritten.
+    Shows the plan first. If any change is rejected, nothing is applied. The exit codes are those of `plan`. A
+    definition that was changed after the plan was made is not overwritten.
     """
     planned = await make_plan(session, read_definitions(paths))
     if not session.json:
@@ -78,7 +78,7 @@ async def apply(session: Session, paths: tuple[Path, ...]) -> None:
 
 
 async def make_changes(session: Session, steps: Sequence[Step], applied: list[pb.EventDefinition]) -> None:
-    """Make the changes, noting each. Raises Failure at the first that fails, saying how far it came."""
+    """Make the changes, and add each to `applied`. Raise Failure with the progress at the first that fails."""
     for step in steps:
         try:
             definition = await step.send(session)
@@ -96,21 +96,21 @@ def _stopped(step: Step, failure: Failure, applied: Sequence[str], count: int) -
     details = [
         *failure.details,
         before,
-        f"not tried: {left} more" if left else "nothing was left to do",
-        "apply again to go on from here",
+        f"not attempted: {left} more" if left else "no change was left",
+        "run apply again to continue",
     ]
     message = f'stopped at "{printable(step.document.name)}": {failure.message}'
     return Failure(message, details, failure.reason, failure.violations)
 
 
 def _show(planned: Plan) -> None:
-    """Print the steps with their differences, and the summary line."""
+    """Print the steps with their differences, and a summary."""
     for step in planned.steps:
         _show_step(step)
     if planned.not_in_files:
         click.echo(f"not in the files: {printable(', '.join(planned.not_in_files))}")
     counts = planned.counts()
-    words = ("to create", "to change", "incompatible", "refused", "unchanged")
+    words = ("to create", "to change", "incompatible", "rejected", "unchanged")
     told = [f"{count} {word}" for count, word in zip(counts.values(), words, strict=True) if count]
     click.echo(", ".join(told))
 

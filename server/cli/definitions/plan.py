@@ -1,4 +1,4 @@
-"""What files of definitions would change on a server, and what the server says to it."""
+"""The changes that files of definitions would make on a server, checked by the server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from server.api.messages.definitions import write_schema
 from server.cli.arguments.enums import COERCION_MODE, COMPATIBILITY, UNKNOWN_PROPERTIES
 from server.cli.arguments.inputs import property_text
 from server.cli.client.errors import Failure
-from server.cli.client.pagination import listed
+from server.cli.client.pagination import list_all
 from server.status import CODES
 from signalbox.v1 import event_definitions_pb2 as pb
 
@@ -33,11 +33,11 @@ _ABOUT_THE_DEFINITION: Final = {
     StatusCode.ABORTED,
     StatusCode.UNIMPLEMENTED,
 }
-"""What a server answers to one definition; after any other code the next one would fare no better."""
+"""Codes about one definition; with any other code, the next definition would fail as well."""
 
 
 class Action(StrEnum):
-    """What is to be done with a definition."""
+    """The change to a definition."""
 
     CREATE = "create"
     UPDATE = "update"
@@ -45,7 +45,7 @@ class Action(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What the server says to it."""
+    """Whether the server would accept a change."""
 
     OK = "ok"
     INCOMPATIBLE = "incompatible"
@@ -53,9 +53,9 @@ class Verdict(StrEnum):
 
 
 class Difference(NamedTuple):
-    """One thing that changes: `field` of the property at `path`, or of the definition where there is no path.
+    """A changed `field` of the property at `path`, or of the definition if the path is empty.
 
-    `before` is None for what is added, `after` for what is removed.
+    `before` is None for an added field, `after` for a removed one.
     """
 
     path: str
@@ -66,7 +66,7 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What becomes of one definition of the files; `current` is None where it is created."""
+    """The change to one definition of the files; `current` is None if it is created."""
 
     document: DefinitionDocument
     current: pb.EventDefinition | None
@@ -76,13 +76,13 @@ class Step:
 
     @property
     def verdict(self) -> Verdict:
-        """What the server says to it."""
+        """Whether the server would accept the change."""
         if self.refusal is None:
             return Verdict.OK
         return Verdict.INCOMPATIBLE if self.refusal.reason == "INCOMPATIBLE_SCHEMA" else Verdict.INVALID
 
     async def send(self, session: Session, *, validate_only: bool = False) -> pb.EventDefinition:
-        """Make the change, if the definition is still as it was when it was planned. Raises Failure."""
+        """Make the change. Raise Failure if it is rejected, or if the definition changed after the plan was made."""
         wanted = message_of(self.document)
         if self.current is None:
             create = pb.CreateEventDefinitionRequest(event_definition=wanted, validate_only=validate_only)
@@ -100,7 +100,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The steps, in the order of the files, and the names of the definitions that no file names."""
+    """The steps in the order of the files, and the names of the definitions that are in no file."""
 
     steps: tuple[Step, ...]
     not_in_files: tuple[str, ...]
@@ -130,7 +130,7 @@ class Plan:
 
 
 def message_of(document: DefinitionDocument) -> pb.EventDefinition:
-    """Write the definition that a document wants."""
+    """Return the definition of a document as a message."""
     return pb.EventDefinition(
         name=document.name,
         description=document.description,
@@ -140,11 +140,11 @@ def message_of(document: DefinitionDocument) -> pb.EventDefinition:
 
 
 async def make_plan(session: Session, documents: Sequence[DefinitionDocument]) -> Plan:
-    """Compare the documents with the live definitions, and let the server judge every change. Raises Failure."""
-    found = await listed(
+    """Compare the documents with the definitions on the server, which checks every change. Raise Failure."""
+    found = await list_all(
         partial(session.call, session.definitions.ListEventDefinitions),
         pb.ListEventDefinitionsRequest(),
-        lambda answer: answer.event_definitions,
+        lambda response: response.event_definitions,
     )
     live = {each.name: each for each in found}
     steps, size = [], len(live)
@@ -156,7 +156,7 @@ async def make_plan(session: Session, documents: Sequence[DefinitionDocument]) -
 
 
 def differences(wanted: pb.EventDefinition, current: pb.EventDefinition | None) -> Iterator[Difference]:
-    """Give every difference; the order of properties is none."""
+    """Yield all differences; the order of properties is not one."""
     facts = _facts(wanted)
     had = {} if current is None else _facts(current)
     for key in facts | had:
@@ -182,7 +182,7 @@ async def _step(session: Session, document: DefinitionDocument, current: pb.Even
 
 
 def _check_room(current: pb.EventDefinition | None, size: int) -> None:
-    """Refuse what would be one definition too many: the server, asked for each alone, cannot see that."""
+    """Raise Failure if the plan exceeds the limit of definitions; the server checks each step alone."""
     from registry.store import MAX_LIVE_DEFINITIONS  # SQLAlchemy is slow to import
 
     if current is None and size > MAX_LIVE_DEFINITIONS:
@@ -191,7 +191,7 @@ def _check_room(current: pb.EventDefinition | None, size: int) -> None:
 
 
 def _facts(definition: pb.EventDefinition) -> dict[tuple[str, str], Any]:
-    """Everything that a definition says, by path and field; what is empty is left out."""
+    """Return the non-empty fields of a definition by path and name."""
     schema = definition.schema
     facts = {
         ("", "description"): definition.description,

@@ -1,8 +1,7 @@
-"""YAML files, read so that every fault is told with its file, line and column.
+"""YAML files, read with the file, line and column of every error.
 
-What YAML readers differ on does no harm here: names and words are taken as they are written (`no` is the text "no"),
-and values are read by the core schema of YAML 1.2, so that a date stays text. Anchors, aliases and tags are refused:
-without them a file is as large as it looks.
+Names and enum values are read as text (`no` is the text "no"), other values by the core schema of YAML 1.2, so that a
+date stays text. Anchors, aliases and tags are rejected, so that a file cannot expand beyond its size.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from registry.values import JSON
 
 MAX_DEPTH: Final = 64
-"""Deeper than any definition or payload may be."""
+"""More levels than any definition or payload may have."""
 
 _ENDINGS = (".yaml", ".yml")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -43,11 +42,11 @@ _CORE: Final[tuple[tuple[re.Pattern[str], Callable[[str], JSON]], ...]] = (
     (re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+"), lambda text: int(text, 0)),
     (re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"), float),
 )
-"""What a plain scalar stands for, by the core schema of YAML 1.2; anything else is text."""
+"""The plain scalars of the core schema of YAML 1.2; any other scalar is text."""
 
 
 class Fault(Exception):
-    """Something in a file is wrong: one line or more, each with its place."""
+    """Errors of a file: one line each, with its place."""
 
     def __init__(self, *lines: str) -> None:
         super().__init__(*lines)
@@ -55,21 +54,21 @@ class Fault(Exception):
 
 
 class Faults:
-    """Gathers faults, so that one run tells all of them."""
+    """Collects errors, so that one run reports all of them."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """Go on behind a fault."""
+        """Collect a Fault that is raised inside the context."""
         try:
             yield
         except Fault as fault:
             self._lines += fault.lines
 
     def stop(self) -> None:
-        """Raise Failure if there was any fault."""
+        """Raise Failure if an error was collected."""
         if self._lines:
             raise failure_of(Fault(*self._lines))
 
@@ -83,16 +82,16 @@ class Entry(NamedTuple):
 
 
 def failure_of(fault: Fault) -> Failure:
-    """Make the failure of a command: one fault in its line, several below it."""
+    """Return the failure of a command for one error or several."""
     if len(fault.lines) == 1:
         return Failure(fault.lines[0])
-    return Failure(f"{len(fault.lines)} faults were found", fault.lines)
+    return Failure(f"{len(fault.lines)} errors were found", fault.lines)
 
 
 def files_in(paths: Iterable[Path]) -> list[Path]:
-    """Name the files: those given, and of each folder all that end in .yaml or .yml, at any depth, sorted.
+    """Return the files: those given, and all .yaml and .yml files in the given folders, at any depth, sorted.
 
-    No file is named twice. Raises Fault for a folder without any.
+    No file is returned twice. Raise Fault for a folder without any.
     """
     found: dict[Path, Path] = {}
     for path in paths:
@@ -107,7 +106,7 @@ def files_in(paths: Iterable[Path]) -> list[Path]:
 
 
 def load(path: Path) -> Node:
-    """Read the one document of a file. Raises Fault."""
+    """Return the root node of the single document of a file. Raise Fault."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -127,28 +126,28 @@ def load(path: Path) -> Node:
 
 
 def place_of(node: Node) -> str:
-    """Say where something begins, as FILE:LINE:COLUMN."""
+    """Return where a node begins, as FILE:LINE:COLUMN."""
     return _place(node.start_mark, "")
 
 
 def fault(node: Node, message: str) -> Fault:
-    """Make the fault of a place."""
+    """Return an error with the place of a node."""
     return Fault(f"{place_of(node)}: {message}")
 
 
 def quoted(text: str) -> str:
-    """Show a text in a message: quoted, cut where it is long, harmless to a terminal."""
+    """Return a text for a message: quoted, shortened if it is long, without control characters."""
     return printable(describe(text).removeprefix("the string "))
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """Complete a message about an unknown word."""
+    """Return the suggestion that completes a message about an unknown word; empty if there is none."""
     meant = Suggestions(known).closest(word)
     return f"; did you mean {quoted(meant)}?" if meant else ""
 
 
 def mapping(node: Node, what: str) -> list[Entry]:
-    """Read a mapping, in order, that holds something under each key. Raises Fault, also for a key that comes twice."""
+    """Read the entries of a mapping, in order. Raise Fault, also for a repeated key."""
     if not isinstance(node, MappingNode):
         raise fault(node, f"{what} must be a mapping, KEY: VALUE on each line; got {_kind(node)}")
     seen: dict[str, Node] = {}
@@ -157,14 +156,14 @@ def mapping(node: Node, what: str) -> list[Entry]:
         if not isinstance(key, ScalarNode):
             raise fault(key, f"a key of {what} must be text; got {_kind(key)}")
         if key.value in seen:
-            raise fault(key, f"{quoted(key.value)} stands here already, at {place_of(seen[key.value])}")
+            raise fault(key, f"{quoted(key.value)} is repeated; it is first given at {place_of(seen[key.value])}")
         seen[key.value] = key
         entries.append(Entry(key.value, key, value))
     return entries
 
 
 def members(node: Node, what: str, known: Sequence[str]) -> dict[str, Node]:
-    """Read a mapping that has these keys at most. Raises Fault."""
+    """Read a mapping whose keys are all in `known`. Raise Fault."""
     entries = mapping(node, what)
     for each in entries:
         if each.name not in known:
@@ -174,7 +173,7 @@ def members(node: Node, what: str, known: Sequence[str]) -> dict[str, Node]:
 
 
 def sequence(node: Node, what: str) -> list[Node]:
-    """Read a list. Raises Fault."""
+    """Read a list. Raise Fault."""
     if not isinstance(node, SequenceNode):
         raise fault(node, f"{what} must be a list; got {_kind(node)}")
     items: list[Node] = node.value
@@ -182,7 +181,7 @@ def sequence(node: Node, what: str) -> list[Node]:
 
 
 def text_of(node: Node, what: str) -> str:
-    """Read a text as it is written, whatever a plain one may look like. Raises Fault."""
+    """Read a scalar as text, even if it looks like another type. Raise Fault."""
     if not isinstance(node, ScalarNode) or (_is_plain(node) and not node.value):
         raise fault(node, f"{what} must be a text; got {_kind(node)}")
     text: str = node.value
@@ -190,7 +189,7 @@ def text_of(node: Node, what: str) -> str:
 
 
 def word_of(node: Node, what: str, words: Sequence[str]) -> str:
-    """Read one of some words. Raises Fault."""
+    """Read one of the given words. Raise Fault."""
     word = text_of(node, what)
     if word not in words:
         raise fault(node, f"{what} must be one of {', '.join(words)}; got {quoted(word)}{did_you_mean(word, words)}")
@@ -198,7 +197,7 @@ def word_of(node: Node, what: str, words: Sequence[str]) -> str:
 
 
 def flag_of(node: Node, what: str) -> bool:
-    """Read true or false. Raises Fault."""
+    """Read true or false. Raise Fault."""
     value = json_of(node) if isinstance(node, ScalarNode) else None
     if not isinstance(value, bool):
         raise fault(node, f"{what} must be true or false; got {_kind(node)}")
@@ -206,12 +205,12 @@ def flag_of(node: Node, what: str) -> bool:
 
 
 def object_of(node: Node, what: str) -> dict[str, Any]:
-    """Read a JSON object. Raises Fault."""
+    """Read a JSON object. Raise Fault."""
     return {each.name: json_of(each.value) for each in mapping(node, what)}
 
 
 def json_of(node: Node) -> Any:
-    """Read a JSON value. Raises Fault for what JSON has no word for."""
+    """Read a JSON value. Raise Fault for a value that JSON cannot express."""
     if isinstance(node, MappingNode):
         return object_of(node, "an object")
     if isinstance(node, SequenceNode):
@@ -223,7 +222,7 @@ def json_of(node: Node) -> Any:
         if pattern.fullmatch(text):
             return _number(node, text, convert)
     if _NO_NUMBER.fullmatch(text):
-        raise fault(node, f"{text} is no JSON value: a number is finite; quote it if it is meant as text")
+        raise fault(node, f"{text} is not a JSON value: numbers are finite; quote it if it is text")
     return text
 
 
@@ -238,7 +237,7 @@ def _number(node: Node, text: str, convert: Callable[[str], JSON]) -> JSON:
 
 
 class _Loader(SafeLoader):
-    """Composes nodes, refusing what makes a file larger than it looks, or deeper than anything in it may be."""
+    """Composes nodes; rejects anchors, aliases, tags and more than MAX_DEPTH levels."""
 
     def __init__(self, text: str, name: str) -> None:
         super().__init__(text)
@@ -249,9 +248,11 @@ class _Loader(SafeLoader):
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         refused = None
         if isinstance(event, AliasEvent) or event.anchor:
-            refused = "anchors and aliases are not taken: write it out, or quote a text that begins with & or *"
+            refused = (
+                "anchors and aliases are not supported: write the value out, or quote a text that begins with & or *"
+            )
         elif event.tag:
-            refused = "tags are not taken: leave it out, or quote a text that begins with !"
+            refused = "tags are not supported: leave it out, or quote a text that begins with !"
         elif self._depth == MAX_DEPTH:
             refused = f"nested deeper than {MAX_DEPTH} levels"
         if refused:
@@ -265,7 +266,7 @@ class _Loader(SafeLoader):
 
 
 def _joined(node: Node) -> str:
-    """Join the pairs by which JSON writes characters beyond U+FFFF."""
+    """Join surrogate pairs, by which JSON writes characters beyond U+FFFF."""
     try:
         joined: str = node.value.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
     except UnicodeDecodeError:
@@ -275,7 +276,7 @@ def _joined(node: Node) -> str:
 
 def _problem(error: MarkedYAMLError) -> str:
     if error.problem == "but found another document":
-        return "a second document begins here; a file holds one, so give it a file of its own"
+        return "a second document begins here: put it into a file of its own"
     if type(error) is MarkedYAMLError:
         return str(error.problem)
     context = f" ({error.context})" if error.context else ""

@@ -1,4 +1,4 @@
-"""How definitions and revisions are printed."""
+"""Views of definitions and revisions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import click
 
 from server.cli.arguments.enums import COERCION_MODE, COMPATIBILITY, UNKNOWN_PROPERTIES
 from server.cli.arguments.inputs import property_text
-from server.cli.output.tables import moment, print_fields, print_json, print_table, to_plain
+from server.cli.output.tables import moment, print_table
+from server.cli.output.views import show_list, show_one
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -17,62 +18,54 @@ if TYPE_CHECKING:
     from signalbox.v1 import event_definitions_pb2 as pb
 
 
-def show_definition(session: Session, each: pb.EventDefinition) -> None:
+def show_definition(session: Session, definition: pb.EventDefinition) -> None:
     """Print one definition with its schema."""
-    if session.json:
-        print_json(to_plain(each))
-        return
-    print_fields(
-        (
-            ("name", each.name),
-            ("id", each.id),
-            ("description", each.description),
-            ("revision", str(each.revision)),
-            ("compatibility", COMPATIBILITY.name(each.compatibility)),
-            ("unknown properties", UNKNOWN_PROPERTIES.name(each.schema.unknown_properties)),
-            ("coercion", COERCION_MODE.name(each.schema.coercion)),
-            ("created", moment(each.created_at)),
-            ("updated", moment(each.updated_at)),
-            ("deleted", moment(each.deleted_at)),
-            ("etag", each.etag),
-        )
-    )
-    _show_properties(each.schema)
+    show_one(definition, _definition_fields, as_json=session.json)
+    if not session.json:
+        _show_properties(definition.schema)
 
 
-def show_revision(session: Session, each: pb.Revision) -> None:
+def show_revision(session: Session, revision: pb.Revision) -> None:
     """Print one revision with its schema."""
-    if session.json:
-        print_json(to_plain(each))
-        return
-    print_fields(
-        (
-            ("revision", str(each.number)),
-            ("definition id", each.definition_id),
-            ("unknown properties", UNKNOWN_PROPERTIES.name(each.schema.unknown_properties)),
-            ("coercion", COERCION_MODE.name(each.schema.coercion)),
-            ("created", moment(each.created_at)),
-        )
-    )
-    _show_properties(each.schema)
+    show_one(revision, _revision_fields, as_json=session.json)
+    if not session.json:
+        _show_properties(revision.schema)
 
 
 def show_revisions(session: Session, revisions: Iterable[pb.Revision]) -> None:
     """Print revisions, one a line."""
-    if session.json:
-        print_json([to_plain(each) for each in revisions])
-        return
-    print_table(
-        ("REVISION", "CREATED", "PROPERTIES"),
-        [
-            (
-                str(each.number),
-                moment(each.created_at),
-                ", ".join(f"{path}:{kind}" for path, kind, _ in _rows(each.schema)),
-            )
-            for each in revisions
-        ],
+    show_list(revisions, ("REVISION", "CREATED", "PROPERTIES"), _revision_row, as_json=session.json)
+
+
+def _definition_fields(definition: pb.EventDefinition) -> tuple[tuple[str, str], ...]:
+    return (
+        ("name", definition.name),
+        ("id", definition.id),
+        ("description", definition.description),
+        ("revision", str(definition.revision)),
+        ("compatibility", COMPATIBILITY.name(definition.compatibility)),
+        ("unknown properties", UNKNOWN_PROPERTIES.name(definition.schema.unknown_properties)),
+        ("coercion", COERCION_MODE.name(definition.schema.coercion)),
+        ("created", moment(definition.created_at)),
+        ("updated", moment(definition.updated_at)),
+        ("deleted", moment(definition.deleted_at)),
+        ("etag", definition.etag),
     )
+
+
+def _revision_fields(revision: pb.Revision) -> tuple[tuple[str, str], ...]:
+    return (
+        ("revision", str(revision.number)),
+        ("definition id", revision.definition_id),
+        ("unknown properties", UNKNOWN_PROPERTIES.name(revision.schema.unknown_properties)),
+        ("coercion", COERCION_MODE.name(revision.schema.coercion)),
+        ("created", moment(revision.created_at)),
+    )
+
+
+def _revision_row(revision: pb.Revision) -> tuple[str, ...]:
+    properties = ", ".join(f"{path}:{kind}" for path, kind, _ in _rows(revision.schema))
+    return str(revision.number), moment(revision.created_at), properties
 
 
 def _show_properties(schema: pb.Schema) -> None:
@@ -86,7 +79,7 @@ def _rows(schema: pb.Schema) -> list[tuple[str, str, str]]:
 
 
 def _property_rows(each: pb.Property, parent: str) -> Iterator[tuple[str, str, str]]:
-    """Give the rows of a property and of those inside it: `lines`, `lines[].sku`."""
+    """Yield the rows of a property and of its nested properties: `lines`, `lines[].sku`."""
     path = parent + each.name
     yield path, property_text(each), each.description
     inside = f"{path}[]." if each.item_type else f"{path}."

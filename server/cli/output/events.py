@@ -1,4 +1,4 @@
-"""How events are printed."""
+"""Views of events."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EVENT_COLUMNS = ("POSITION", "ID", "RECEIVED", "NAME", "CONTACT", "PROPERTIES")
 
 
 def event_row(event: event_pb2.Event) -> tuple[str, ...]:
-    """Give the cells of one event."""
+    """Return the cells of one event, for EVENT_COLUMNS."""
     return (
         str(event.position),
         event.id,
@@ -32,12 +32,12 @@ def event_row(event: event_pb2.Event) -> tuple[str, ...]:
 
 
 def show_receipt(session: Session, receipt: pb.EventReceipt) -> None:
-    """Print what became of an event that was sent."""
+    """Print the receipt of an event."""
     if session.json:
         print_json(to_plain(receipt))
         return
     if receipt.duplicate:
-        click.echo("duplicate: this idempotency key was sent before, and this is the event of then")
+        click.echo("duplicate: this idempotency key was used before, for this event")
     show_event(receipt.event)
     if receipt.match_count:
         click.echo(f"matches {receipt.match_count:,} automation{'s' if receipt.match_count > 1 else ''}")
@@ -46,7 +46,7 @@ def show_receipt(session: Session, receipt: pb.EventReceipt) -> None:
 
 
 def show_event(event: event_pb2.Event) -> None:
-    """Print one event, with a line for each change that coercion made."""
+    """Print one event, with one line for each coercion."""
     plain = to_plain(event)
     print_fields(
         (
@@ -64,13 +64,13 @@ def show_event(event: event_pb2.Event) -> None:
 
 
 def show_coercions(coercions: Iterable[event_pb2.Coercion], plain: Iterable[dict[str, Any]]) -> None:
-    """Print changes that coercion made, one a line; `plain` is their plain form."""
+    """Print coercions, one a line; `plain` is their JSON form."""
     for coercion, change in zip(coercions, plain, strict=True):
         click.echo(printable(_coercion(coercion, change)))
 
 
 def show_violations(violations: Iterable[event_pb2.Violation]) -> None:
-    """Print the rules that a payload breaks, one a line."""
+    """Print violations, one a line."""
     for each in violations:
         click.echo(printable(f"{each.path}  {each.reason}  {each.message}"))
 

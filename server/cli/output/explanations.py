@@ -1,4 +1,4 @@
-"""How conditions and explanations are printed: as trees, a clause a line."""
+"""Views of conditions and explanations: trees with one clause a line."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _COLOURS: Final = {
 
 
 def verdict_text(verdict: pb.Verdict.ValueType) -> str:
-    """Give the name of a verdict; click takes the colour off where there is no terminal."""
+    """Return the name of a verdict in its colour, which click removes if the output is no terminal."""
     name = VERDICT.name(verdict).replace("_", " ").upper()
     return click.style(name, fg=_COLOURS.get(verdict))
 
 
 def show_trace(trace: Iterable[pb.Clause], indent: int = 0) -> None:
-    """Print clauses, each below the one that it is a part of."""
+    """Print clauses, each below its parent."""
     for clause in trace:
         click.echo(f"{' ' * (indent + 2 * clause.depth)}{verdict_text(clause.verdict)}  {printable(_clause(clause))}")
 
 
 def show_explanation(each: pb.AutomationExplanation) -> None:
-    """Print why an event did or did not match one automation."""
+    """Print why an event matched one automation or did not."""
     outcome = click.style("matched", fg="green") if each.matched else click.style("did not match", fg="red")
     click.echo(f"{printable(each.automation_name)} ({each.automation_id}): {outcome}")
     for reason in each.outside_reasons:
@@ -44,7 +44,7 @@ def show_explanation(each: pb.AutomationExplanation) -> None:
     if each.trace:
         show_trace(each.trace, 2)
     else:
-        click.echo("  no condition: every event of this name will do")
+        click.echo("  no condition: every event of this name matches")
     if each.match_id:
         click.echo(f"  recorded as match {each.match_id}, which started run {each.run_id}")
 

@@ -1,4 +1,4 @@
-"""Matches as a line for people."""
+"""Views of matches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def match_cells(each: match_pb2.Match) -> tuple[str, ...]:
-    """Say which match it is, when, of which automation, and what its event says."""
+    """Return the cells of one match: position, id, time, kind, automation, event, contact and properties."""
     return (
         str(each.position),
         each.id,

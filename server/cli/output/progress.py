@@ -1,4 +1,4 @@
-"""How far a long command is, on stderr: a bar on a terminal, nothing but notes elsewhere."""
+"""Progress of long commands on stderr: a bar on a terminal, only notes elsewhere."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 
 
 class Progress(Protocol):
-    """Where a command says how far it is."""
+    """The progress of a command."""
 
     def advance(self, size: int) -> None:
-        """Say that so many bytes more are done."""
+        """Report `size` more bytes as done."""
         ...
 
     def note(self, text: str) -> None:
-        """Print a line that stays."""
+        """Print a line above the bar."""
         ...
 
 
 @contextmanager
 def progress(file: IO[bytes]) -> Iterator[Progress]:
-    """Show how much of a file is done until the context is left."""
+    """Show the progress through a file inside the context."""
     if not sys.stderr.isatty():
         yield _Notes()
         return
-    # Only a terminal has to wait for rich.
+    # rich is slow to import, and only needed on a terminal.
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
     from rich.progress import Progress as Bar
@@ -48,11 +48,11 @@ def progress(file: IO[bytes]) -> Iterator[Progress]:
 
 @contextmanager
 def counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show how many of how many are done, each time the function given is told so, until the context is left."""
+    """Show a count inside the context; call the yielded function with (done, total) to update it."""
     if not sys.stderr.isatty():
         yield lambda _done, _total: None
         return
-    # Only a terminal has to wait for rich.
+    # rich is slow to import, and only needed on a terminal.
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
@@ -65,7 +65,7 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
 
 class _Notes:
     def advance(self, size: int) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def note(self, text: str) -> None:
         """Print a line."""
@@ -87,6 +87,6 @@ class _Bar:
 
 
 def _size(file: IO[bytes]) -> int | None:
-    """Give the size of a regular file; None for what ends when it ends."""
+    """Return the size of a regular file in bytes; None for a pipe or a terminal."""
     state = os.fstat(file.fileno())
     return state.st_size if stat.S_ISREG(state.st_mode) else None

@@ -23,7 +23,7 @@ def prepare_streams() -> None:
 
 
 class _ClosedInput(io.RawIOBase):
-    """A closed standard input: reads fail, where an empty input would look like no work."""
+    """A closed standard input: reads fail instead of returning an empty file."""
 
     name = "<stdin>"
 

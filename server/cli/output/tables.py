@@ -1,4 +1,4 @@
-"""What commands print: JSON for programs; fields and columns, never cut or coloured, for people and pipes."""
+"""Output of commands: JSON for programs; fields and columns, never cut or coloured, for people and pipes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FREE_FORM = {"attributes", "from", "labels", "properties", "to", "sent", "befor
 
 
 def to_plain(message: Message) -> Any:
-    """Give the proto3 JSON form of a message: names as in the contract, every field, positions as numbers."""
+    """Return the proto3 JSON form of a message: names as in the contract, all fields, 64-bit integers as numbers."""
     plain = MessageToDict(
         message,
         always_print_fields_with_no_presence=True,
@@ -34,17 +34,17 @@ def print_json(value: Any) -> None:
 
 
 def print_json_line(value: Any) -> None:
-    """Print one JSON document on a line of its own, at once."""
+    """Print one JSON document on one line."""
     click.echo(to_json(value))
 
 
 def to_json(value: Any) -> str:
-    """Write JSON on one line."""
+    """Return JSON on one line."""
     return json.dumps(value, ensure_ascii=False)
 
 
 def print_fields(fields: Iterable[tuple[str, str]]) -> None:
-    """Print names and values, one pair a line, leaving out what is empty."""
+    """Print names and values, one pair a line; empty values are left out."""
     shown = [(name, value) for name, value in fields if value]
     width = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:
@@ -52,7 +52,7 @@ def print_fields(fields: Iterable[tuple[str, str]]) -> None:
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows under a header; the last column is as wide as it is."""
+    """Print rows below a header, in columns; the last column is not padded."""
     lines = [[printable(cell) for cell in row] for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
@@ -60,7 +60,7 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def printable(text: str) -> str:
-    """Replace what a terminal would obey instead of show."""
+    """Return the text with control characters, which a terminal would obey, replaced."""
     return (
         text
         if text.isprintable()
@@ -69,12 +69,12 @@ def printable(text: str) -> str:
 
 
 def moment(time: Timestamp) -> str:
-    """Write an instant as RFC 3339; empty for one that is unset."""
+    """Return a timestamp as RFC 3339; empty if it is unset."""
     return time.ToJsonString() if time.seconds or time.nanos else ""
 
 
 def _tidy(value: Any, *, free_form: bool = False) -> Any:
-    """Write whole numbers as such, and sort the names of free-form objects, whose order the wire does not keep."""
+    """Return whole numbers as integers, and free-form objects sorted by name, since the wire keeps no order."""
     if isinstance(value, dict):
         names = sorted(value) if free_form else value
         return {
