@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
-import sys
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +16,7 @@ from server.services.backtests import CHUNK_EVENTS, Backtests, BacktestScope
 from server.storage.database import open_database
 from signalbox.v1 import event_definitions_pb2 as pb
 from signalbox.v1 import projects_pb2
+from tests.support.command_line import command
 from tests.support.messages import ANYTHING, ORDER, ORDER_SCHEMA, event, orders, schema
 from tests.support.refusals import refusal, verdict
 from tests.support.service import serving
@@ -425,22 +424,18 @@ async def test_what_cannot_be_backtested_is_refused(shop: Client) -> None:
 # The command line
 
 
-async def command(service: Service, shop: Client, *arguments: str) -> tuple[int | None, str, str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SIGNALBOX_")}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "server", "definition", "backtest", *arguments),
-        env=environment | {"SIGNALBOX_SERVER": service.address, "SIGNALBOX_KEY": shop.secret},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await process.communicate()
-    return process.returncode, out.decode(), err.decode()
+async def backtest_command(service: Service, shop: Client, *arguments: str) -> tuple[int, str, str]:
+    variables = {"SIGNALBOX_SERVER": service.address, "SIGNALBOX_KEY": shop.secret}
+    done = await asyncio.to_thread(command, "definition", "backtest", *arguments, variables=variables)
+    return done.code, done.out, done.err
 
 
 @on_sqlite
 async def test_the_command_shows_what_would_break(service: Service, shop: Client) -> None:
     await sent(shop, {"order_total": 5}, {"currency": "EUR"}, {"order_total": 7, "currency": "EUR"})
-    code, out, err = await command(service, shop, ORDER, "--remove", "currency", "--property", "order_total:string")
+    code, out, err = await backtest_command(
+        service, shop, ORDER, "--remove", "currency", "--property", "order_total:string"
+    )
     assert (code, err) == (2, "")
     summary, reasons, samples = ([line.split(maxsplit=3) for line in part.splitlines()] for part in out.split("\n\n"))
     assert summary[1:4] == [["events", "3"], ["unchanged", "0"], ["newly", "rejected", "2"]]
@@ -454,7 +449,7 @@ async def test_the_command_shows_what_would_break(service: Service, shop: Client
 async def test_the_command_prints_the_report_as_json(service: Service, shop: Client) -> None:
     await sent(shop, {"order_total": 5, "currency": "EUR"}, {"order_total": 7})
     arguments = ("--property", "order_total:string", "--max-events", "1", "--since", "2026-01-01T00:00:00Z", "--json")
-    code, out, err = await command(service, shop, ORDER, *arguments)
+    code, out, err = await backtest_command(service, shop, ORDER, *arguments)
     assert (code, err) == (2, "")
     report = json.loads(out)
     assert (report["event_count"], report["differently_coerced_count"], report["head_position"]) == (1, 1, 2)
@@ -465,16 +460,16 @@ async def test_the_command_prints_the_report_as_json(service: Service, shop: Cli
 async def test_the_command_ends_well_where_nothing_breaks(service: Service, shop: Client) -> None:
     await sent(shop, {"order_total": 5})
     await shop.redefine(schema(currency="string"))
-    code, out, _ = await command(service, shop, ORDER, "--property", "order_total:number")
+    code, out, _ = await backtest_command(service, shop, ORDER, "--property", "order_total:number")
     assert code == 0
     assert "newly accepted       1\n" in out
 
 
 @on_sqlite
 async def test_the_command_says_what_is_wrong(service: Service, shop: Client) -> None:
-    code, _, err = await command(service, shop, ORDER)
+    code, _, err = await backtest_command(service, shop, ORDER)
     assert code == 1
     assert "State the candidate" in err
-    code, _, err = await command(service, shop, ORDER, "--property", "x:string", "--revision", "9")
+    code, _, err = await backtest_command(service, shop, ORDER, "--property", "x:string", "--revision", "9")
     assert code == 1
     assert err.startswith("error: ")

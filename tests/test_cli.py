@@ -118,7 +118,7 @@ def test_a_limit_reads_over_pages_and_says_that_there_is_more(signalbox: Server)
         signalbox("contact", "upsert", f"limit{number}@example.com")
     listed = signalbox("contact", "list", "--search", "limit", "--limit", "1", "--json")
     assert [contact["email"] for contact in listed.json] == ["limit1@example.com"]
-    assert "there are more" in listed.err
+    assert "raise --limit to see more" in listed.err
 
 
 def test_a_refused_event_is_one_line_and_a_line_for_each_field(signalbox: Server) -> None:
@@ -187,7 +187,7 @@ def test_the_admin_key_of_another_database_is_distinguished_from_a_revoked_key(
         (("nonsense",), "No such command"),
         (("definition", "create", "x", "--property", "total:money"), "is not NAME:TYPE"),
         (("definition", "create", "x", "--property", "tags:array<thing>"), "is not NAME:TYPE"),
-        (("definition", "create", "x", "--property", "total:anything"), "a TYPE is string, number, boolean, date,"),
+        (("definition", "create", "x", "--property", "total:anything"), "TYPE is one of string, number, boolean, date,"),
         (("serve", "--dev", "--grpc", "0.0.0.0:0"), "not on 0.0.0.0"),
         (("serve", "--tls-cert", __file__), "both --tls-cert and --tls-key"),
         (("serve", "--match-retention", "a month"), "is not a duration such as 90s"),
@@ -195,7 +195,7 @@ def test_the_admin_key_of_another_database_is_distinguished_from_a_revoked_key(
         (("event", "send", "x", "--from", __file__, "--email", "a@b.c"), "leave out the other options"),
     ],
 )
-def test_a_wrong_command_is_told_in_oneread_line(
+def test_a_wrong_command_is_told_in_one_line(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], told: str
 ) -> None:
     assert run(arguments) == 2
@@ -400,13 +400,13 @@ def test_check_tells_the_state_of_each_service(signalbox: Server) -> None:
     assert checked.json["services"]["signalbox.v1.EventIngest"] == "SERVING"
 
 
-def test_a_second_server_on_the_database_is_told_in_oneread_line(signalbox: Server) -> None:
+def test_a_second_server_on_the_database_is_told_in_one_line(signalbox: Server) -> None:
     second = command("serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--database", signalbox.database)
     assert (second.code, second.out) == (1, "")
     assert re.fullmatch(r"error: another server or process holds sqlite:///\S+: stop it.*\n", second.err)
 
 
-def test_a_port_in_use_is_told_in_oneread_line(signalbox: Server, tmp_path: Path) -> None:
+def test_a_port_in_use_is_told_in_one_line(signalbox: Server, tmp_path: Path) -> None:
     second = command("serve", "--grpc", signalbox.address, "--database", f"sqlite:///{tmp_path}/x.db")
     assert second.code == 1
     assert re.fullmatch(rf"error: Cannot listen on {signalbox.address}.*\n", second.err)
@@ -500,7 +500,7 @@ def test_subscriptions_are_created_consumed_and_deleted(tmp_path: Path) -> None:
         taken = signalbox("match", "consume", "engine", "--limit", "1", "--json").json_lines
         assert [(each["match"]["position"], each["attempt"]) for each in taken] == [(1, 2)]
         shown = signalbox("subscription", "show", "engine")
-        assert re.search(r"^floor +1 of 3, read to", shown.out, re.MULTILINE)
+        assert re.search(r"^ack floor +1 of 3, read to", shown.out, re.MULTILINE)
         moved = signalbox("subscription", "seek", made["id"], "earliest", "--json").json
         assert moved["stats"]["floor_position"] == 0
         changed = signalbox("subscription", "update", "engine", "--name", "motor", "--ack-deadline", "2m")

@@ -119,7 +119,7 @@ def test_dependents_are_the_revisions_that_were_seen(signalbox: Server) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (("definition", "check", "paid"), 1, "State the candidate with --schema"),
+        (("definition", "check", "paid"), 1, "Give the schema with --schema"),
         (("definition", "check", "paid", "--remvoe", "note"), 1, "No such option '--remvoe'"),
         (("definition", "validate"), 1, "Name a definition, or give --schema"),
         (("definition", "validate", "paid", "--schema", __file__), 1, "Name a definition, or give --schema"),

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,6 +21,7 @@ from server.cli.definitions.files import make_changes
 from server.cli.definitions.plan import Action, Verdict, differences, make_plan, message_of
 from server.cli.main import run
 from signalbox.v1 import event_definitions_pb2 as pb
+from tests.support.command_line import Result, command
 from tests.support.process import server_process
 
 if TYPE_CHECKING:
@@ -126,7 +125,7 @@ def test_json_is_yaml_with_characters_beyond_the_first_plane(tmp_path: Path) -> 
         ("definition: {}", 'x.yaml:1:1: a file of definitions has no "definition"; did you mean "definitions"?'),
         ("definitions: {}", "x.yaml:1:14: definitions is empty: add at least one"),
         ("definitions:\n  a:", 'x.yaml:2:5: definition "a" must be a mapping, KEY: VALUE on each line; got nothing'),
-        ("definitions: {a: {}}\n---\n", "x.yaml:2:1: a second document begins here; a file holds one"),
+        ("definitions: {a: {}}\n---\n", "x.yaml:2:1: a second document begins here: put it into a file of its own"),
         ("definitions:\n  a: {}\n  a: {}", 'x.yaml:3:3: "a" is repeated; it is first given at x.yaml:2:3'),
         ("definitions: {[a]: {}}", "x.yaml:1:15: a key of definitions must be text; got a list"),
         ("definitions: {a: {coercions: strict}}", 'definition "a" has no "coercions"; did you mean "coercion"?'),
@@ -138,14 +137,14 @@ def test_json_is_yaml_with_characters_beyond_the_first_plane(tmp_path: Path) -> 
         (SHORT.format("a", "numbr"), 'x.yaml:3:25: "numbr" is not a type; did you mean "number"?'),
         (
             SHORT.format("a", "money"),
-            "a type is string, number, boolean, date, object, array, any or array<TYPE>, with !",
+            "a type is string, number, boolean, date, object, array, any or array<TYPE>, followed by !",
         ),
         (SHORT.format("a", "array<money>"), 'x.yaml:3:25: "array<money>" is not a type: a type is string'),
         (
             SHORT.format("a", "array<any>"),
             "x.yaml:3:18: item_type any is not allowed; leave item_type out to accept any items",
         ),
-        (SHORT.format("a", "number<string>"), "only an array has a type of items, as in array<string>"),
+        (SHORT.format("a", "number<string>"), "only an array has an item type, as in array<string>"),
         (SHORT.format("a", "number!!"), 'x.yaml:3:25: "number!!" is not a type'),
         (SHORT.format("a", "[number]"), 'x.yaml:3:25: property "total" must be a mapping'),
         (SHORT.format("a", "{required: true}"), 'x.yaml:3:18: property "total" has no type, such as type: number'),
@@ -290,15 +289,6 @@ def test_nothing_differs_exactly_where_the_registry_sees_no_change(
     assert (not list(differences(message_of(one), message_of(other)))) is (same and rest)
 
 
-@dataclass(frozen=True)
-class Result:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-
 class Shop:
     """A project of its own on the server, and a folder for files."""
 
@@ -321,19 +311,11 @@ class Shop:
         answer = await self.client.definitions.ListEventDefinitions(pb.ListEventDefinitionsRequest())
         return {each.name: each.revision for each in answer.event_definitions}
 
-    async def __call__(self, command: str, text: str, *arguments: str) -> Result:
+    async def __call__(self, name: str, text: str, *arguments: str) -> Result:
         self.write(text)
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("SIGNALBOX_")}
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "server", "definition", command, "-f", "x.yaml", *arguments),
-            cwd=self.folder,
-            env=environment | {"SIGNALBOX_SERVER": self.address, "SIGNALBOX_KEY": self.client.secret},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        out, err = await process.communicate()
-        assert process.returncode is not None
-        return Result(process.returncode, out.decode(), err.decode())
+        variables = {"SIGNALBOX_SERVER": self.address, "SIGNALBOX_KEY": self.client.secret}
+        words = ("definition", name, "-f", "x.yaml", *arguments)
+        return await asyncio.to_thread(command, *words, variables=variables, folder=self.folder)
 
 
 @pytest_asyncio.fixture(scope="module")

@@ -9,13 +9,16 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
+
+from tests.support.forking import Forker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
 PROGRAM = (sys.executable, "-m", "server")
+_forker = Forker()
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("SIGNALBOX_")}
 
 
@@ -71,17 +74,12 @@ class Server:
         return self.process.wait(timeout=20)
 
 
-def command(*arguments: str, stdin: str = "", variables: Mapping[str, str] | None = None) -> Result:
-    done = subprocess.run(
-        [*PROGRAM, *arguments],
-        check=False,
-        capture_output=True,
-        text=True,
-        input=stdin,
-        env=ENVIRONMENT | dict(variables or {}),
-        timeout=60,
-    )
-    return Result(done.returncode, done.stdout, done.stderr)
+def command(
+    *arguments: str, stdin: str = "", variables: Mapping[str, str] | None = None, folder: Path | None = None
+) -> Result:
+    """Run a command in a process of its own, and wait until it ends."""
+    environment = ENVIRONMENT | dict(variables or {})
+    return Result(*_forker.run(arguments, environment, folder or Path.cwd(), stdin=stdin, timeout=60))
 
 
 @contextmanager

@@ -1,0 +1,169 @@
+"""Commands forked from a process that has imported everything.
+
+A command takes about a second of CPU to import gRPC and its messages, and a hundredth to run. The tests run hundreds of
+them, so they fork each from one process that has done the imports: still a process of its own, with its own standard
+streams, environment and exit code.
+
+    python -m tests.support.forking SOCKET     serve until standard input is closed
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from threading import Thread
+from typing import IO, TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+HEADER_BYTES = 8
+
+
+def _write(pipe: int, content: bytes) -> None:
+    """Write to a pipe and close it; the command need not read everything."""
+    with suppress(BrokenPipeError), open(pipe, "wb") as file:
+        file.write(content)
+
+
+def _content(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode()
+
+
+class Forker:
+    """The process from which commands are forked, started with the first command."""
+
+    def __init__(self) -> None:
+        self._address = ""
+
+    def run(
+        self, arguments: Sequence[str], environment: Mapping[str, str], folder: Path, *, stdin: str, timeout: float
+    ) -> tuple[int, str, str]:
+        """Run a command; return its exit code and what it wrote to stdout and stderr."""
+        reading, writing = os.pipe()
+        writer = Thread(target=_write, args=(writing, stdin.encode()), daemon=True)
+        writer.start()
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            try:
+                code = self._fork(arguments, environment, folder, (reading, out.fileno(), err.fileno()), timeout)
+            finally:
+                os.close(reading)
+                writer.join()
+            return code, _content(out), _content(err)
+
+    def _fork(
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        files: Sequence[int],
+        timeout: float,
+    ) -> int:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(timeout)
+            connection.connect(self._address or self._start())
+            call = json.dumps({"arguments": arguments, "environment": environment, "folder": str(folder)})
+            body = call.encode()
+            socket.send_fds(connection, [len(body).to_bytes(HEADER_BYTES, "big")], list(files))
+            connection.sendall(body)
+            status = connection.recv(16)
+        return int(status)
+
+    def _start(self) -> str:
+        folder = tempfile.TemporaryDirectory(prefix="signalbox-forks-")
+        address = str(Path(folder.name, "socket"))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.forking", address],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_VERBOSITY": "NONE"},
+        )
+        atexit.register(_stop, process, folder)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        self._address = address
+        return address
+
+
+def _stop(process: subprocess.Popen[bytes], folder: tempfile.TemporaryDirectory[str]) -> None:
+    process.kill()
+    process.communicate()
+    folder.cleanup()
+
+
+def serve(address: str) -> None:
+    """Fork a process for each connection, until standard input is closed."""
+    from server.__main__ import main
+    from server.cli.main import _COMMANDS
+
+    for module, _ in _COMMANDS.values():
+        import_module(module)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(address)
+        listening.listen()
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        while listening in select.select([listening, sys.stdin], [], [])[0]:
+            connection, _ = listening.accept()
+            if os.fork() == 0:
+                listening.close()
+                _supervise(connection, main)
+            connection.close()
+
+
+def _supervise(connection: socket.socket, main: Any) -> NoReturn:
+    """Fork the command, and send its exit code."""
+    header, files, _, _ = socket.recv_fds(connection, HEADER_BYTES, 3)
+    call = json.loads(_received(connection, int.from_bytes(header, "big")))
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    child = os.fork()
+    if child == 0:
+        connection.close()
+        _become(call, files, main)
+    _, status = os.waitpid(child, 0)
+    connection.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+    os._exit(0)
+
+
+def _received(connection: socket.socket, size: int) -> bytes:
+    body = b""
+    while len(body) < size:
+        body += connection.recv(size - len(body))
+    return body
+
+
+def _become(call: dict[str, Any], files: Sequence[int], main: Any) -> NoReturn:
+    """Run the command with its streams, environment and folder."""
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    os.environ.clear()
+    os.environ.update(call["environment"])
+    os.chdir(call["folder"])
+    program = sys.modules["__main__"] = sys.modules["server.__main__"]
+    sys.argv = [program.__file__ or "", *call["arguments"]]
+    code = 1
+    try:
+        code = main() or 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
