@@ -187,7 +187,10 @@ def test_the_admin_key_of_another_database_is_distinguished_from_a_revoked_key(
         (("nonsense",), "No such command"),
         (("definition", "create", "x", "--property", "total:money"), "is not NAME:TYPE"),
         (("definition", "create", "x", "--property", "tags:array<thing>"), "is not NAME:TYPE"),
-        (("definition", "create", "x", "--property", "total:anything"), "TYPE is one of string, number, boolean, date,"),
+        (
+            ("definition", "create", "x", "--property", "total:anything"),
+            "TYPE is one of string, number, boolean, date,",
+        ),
         (("serve", "--dev", "--grpc", "0.0.0.0:0"), "not on 0.0.0.0"),
         (("serve", "--tls-cert", __file__), "both --tls-cert and --tls-key"),
         (("serve", "--match-retention", "a month"), "is not a duration such as 90s"),

@@ -16,7 +16,7 @@ from server.cli.client.watching import RETRY_SECONDS, SILENCE_SECONDS
 from signalbox.v1 import match_stream_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from server.cli.client.session import Session
 
@@ -86,7 +86,8 @@ class Consuming:
         if self.interrupted or not self._left:
             self._stop()
         metadata = await self._session.metadata()
-        call = self._session.matches.ConsumeMatches(_outgoing(self._requests), metadata=metadata)
+        call = self._session.matches.ConsumeMatches(metadata=metadata)
+        writing = asyncio.create_task(_write(call, self._requests))
         try:
             while True:
                 async with asyncio.timeout(SILENCE_SECONDS):
@@ -103,6 +104,8 @@ class Consuming:
             raise failure_of(error, self._session.connection) from error
         finally:
             call.cancel()
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
 
     def _receive(self, message: pb.ConsumeMatchesResponse) -> None:
         match message.WhichOneof("message"):
@@ -141,11 +144,11 @@ class Consuming:
         self._requests.put_nowait(pb.ConsumeMatchesRequest(**message))
 
 
-async def _outgoing(
-    requests: asyncio.Queue[pb.ConsumeMatchesRequest | None],
-) -> AsyncIterator[pb.ConsumeMatchesRequest]:
+async def _write(call: Any, requests: asyncio.Queue[pb.ConsumeMatchesRequest | None]) -> None:
+    """Send requests until None, which closes the sending side of the stream."""
     while (request := await requests.get()) is not None:
-        yield request
+        await call.write(request)
+    await call.done_writing()
 
 
 async def _error(call: Any) -> grpc.aio.AioRpcError:
