@@ -5,12 +5,12 @@
     ├── ConditionInvalid         a condition cannot be saved
     ├── ConditionsBroken         a schema would break conditions that are in use
     ├── AutomationNotFound
-    ├── AutomationActive         it judges events and cannot be deleted
+    ├── AutomationActive         an active automation cannot be deleted
     ├── AutomationNotActive      a draft cannot be paused
     ├── RunNotFound
     ├── RunFinished              the run has ended
     ├── RunMovedOn               the run has a newer match than the caller's
-    ├── RunWithoutContact        nothing can be awaited for nobody
+    ├── RunWithoutContact        a run without a contact cannot wait for an event
     ├── InvalidSubscription      a field of a subscription breaks its rule
     ├── SubscriptionNotFound
     └── SubscriptionAlreadyExists
@@ -81,7 +81,7 @@ class AutomationNotFound(AutomationError):
 
 
 class AutomationActive(AutomationError):
-    """The automation judges events; only one that does not can be deleted."""
+    """The automation is active, and so cannot be deleted."""
 
     reason = "AUTOMATION_ACTIVE"
 
@@ -133,12 +133,12 @@ class RunMovedOn(AutomationError):
 
 
 class RunWithoutContact(AutomationError):
-    """The run is about nobody, so no event of its contact can be awaited."""
+    """The run has no contact, so it cannot wait for an event of its contact."""
 
     reason = "RUN_WITHOUT_CONTACT"
 
     def __init__(self, run_id: str) -> None:
-        super().__init__("The run has no contact, so it cannot wait for an event of its contact", run=run_id)
+        super().__init__(run=run_id)
 
 
 class InvalidSubscription(AutomationError):

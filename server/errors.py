@@ -6,29 +6,29 @@ ServiceError                     a SignalboxError
 │   ├── KeyInvalid               the credential is unknown or revoked
 │   ├── ScopeMissing             the key may not do this
 │   ├── AdminRequired            only the admin key may do this
-│   └── ProjectRequired          the admin key did not say for which project
+│   └── ProjectRequired          the admin key names no project
 ├── RequestError
 │   ├── UnstorableText           a text holds NUL, which PostgreSQL cannot store
-│   ├── MalformedRequest         the bytes are not the message they should be
+│   ├── MalformedRequest         the bytes are not a message of the request's type
 │   ├── FieldError               a field breaks its rule; carries violations
 │   │   ├── InvalidArgument      of a request
 │   │   └── InvalidConsumer      of a consumer: its id, window or heartbeat
-│   ├── InvalidPageToken         the token is not one that this list gave out
-│   ├── CursorInvalid            the cursor is not one that this project's match log gave out
-│   ├── ContactRequired          the request does not say whom it is about
+│   ├── InvalidPageToken         the token is not of this list and these filters
+│   ├── CursorInvalid            the cursor is not of this project's match log
+│   ├── ContactRequired          the request names no contact
 │   └── BatchRejected            an all-or-nothing batch holds events that are refused
 ├── ResourceError
 │   ├── ProjectNotFound, ContactNotFound, EventNotFound, KeyNotFound
 │   ├── ProjectAlreadyExists, ContactAlreadyExists, SecretInUse
-│   ├── DefinitionInUse          active automations judge events of the definition's name
+│   ├── DefinitionInUse          active automations match events of the definition's name
 │   ├── CursorExpired            matches after the start point have been deleted
 │   ├── CursorRewound            a failover or a restore lost the place to begin at
 │   ├── SubscriptionInUse        consumers are connected to the subscription
 │   ├── ConsumerReplaced         another stream of the same consumer has opened
 │   ├── PositionBeyondHead       the start position is past the newest match
 │   └── IdempotencyKeyReused     the key was used with other content
-├── QueueFull                    more is waiting to be stored than the server will hold
-├── WatcherTooSlow               the caller does not take the answers of a stream
+├── QueueFull                    the queue of events to be stored is full
+├── WatcherTooSlow               the client does not read the responses of a stream
 ├── Stopping                     the server is shutting down
 └── StorageError
     ├── StorageFull              the disk is full

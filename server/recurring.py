@@ -1,4 +1,4 @@
-"""Work that a server does again and again beside its calls."""
+"""Periodic work of a server."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 RETRY_SECONDS = 1.0
-"""Work that failed is tried again after so long."""
+"""How long after a failure the work is tried again."""
 
 
 class Recurring:
-    """A task that does a piece of work over and over; each time it says in how many seconds to do it again.
+    """A task that repeats a piece of work, which returns the seconds until it is to be repeated.
 
-    Failures are logged under its name and end nothing.
+    Failures are logged under its name and do not end the task.
     """
 
     def __init__(self, name: str, work: Callable[[], Awaitable[float]]) -> None:
@@ -34,11 +34,11 @@ class Recurring:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Do the work for the first time, at once."""
+        """Start the task; the work is done for the first time at once."""
         self._task = asyncio.create_task(self._run(), name=self._name)
 
     async def close(self) -> None:
-        """Stop."""
+        """Stop the task."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -55,7 +55,7 @@ class Recurring:
             await asyncio.sleep(seconds)
 
     def _report(self, error: Exception) -> None:
-        """Log an outage once, in a line; a defect each time, with its traceback."""
+        """Log an outage once, in one line, and a defect each time, with its traceback."""
         if not isinstance(error, StorageError) or isinstance(error, StorageRefused):
             log.error("work_failed", work=self._name, exc_info=error)
         elif not self._away:
@@ -64,7 +64,7 @@ class Recurring:
 
 
 async def try_each(items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None:
-    """Do something for each item, whatever becomes of the others; raises the last failure in the end."""
+    """Call `work` for every item even if it fails for some. Raise the last failure."""
     failure: Exception | None = None
     for each in items:
         try:

@@ -297,7 +297,7 @@ async def test_a_new_event_name_holds_for_the_events_behind_the_change(shop: Cli
     assert (await shop.send(event(name="other"))).match_count == 1
 
 
-async def test_batches_in_flight_are_judged_by_the_state_at_their_positions(shop: Client, store: Store) -> None:
+async def test_batches_in_flight_are_matched_by_the_state_at_their_positions(shop: Client, store: Store) -> None:
     """Whatever the order in which they come through, position and activation agree."""
     automation = await automate(shop, active=False)
     async with store.held():
@@ -315,7 +315,7 @@ async def test_batches_in_flight_are_judged_by_the_state_at_their_positions(shop
     assert [each.event_position for each in await match_log(store)] == list(range(activated + 1, 81))
 
 
-async def test_names_are_compared_as_the_project_says(service: Service) -> None:
+async def test_names_are_compared_by_the_rule_of_the_project(service: Service) -> None:
     exact = await service.shop(undefined_events=projects_pb2.UNDEFINED_EVENTS_ACCEPT)
     lax = await service.shop(
         undefined_events=projects_pb2.UNDEFINED_EVENTS_ACCEPT, name_case=projects_pb2.NAME_CASE_INSENSITIVE

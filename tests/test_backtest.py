@@ -135,7 +135,7 @@ async def test_one_and_true_are_not_the_same(shop: Client) -> None:
     )
 
 
-async def test_events_are_judged_as_they_were_sent(shop: Client) -> None:
+async def test_events_are_compared_as_they_were_sent(shop: Client) -> None:
     lines = pb.Property(
         name="lines",
         type=pb.PROPERTY_TYPE_ARRAY,
@@ -167,7 +167,7 @@ async def test_another_revision_can_be_compared(shop: Client) -> None:
     assert counts(await backtested(shop, schema(currency="string"), revision=3)) == (2, 0, 0, 0)
 
 
-async def test_events_taken_undefined_are_judged_once_they_are_defined(service: Service) -> None:
+async def test_events_accepted_undefined_are_compared_once_they_are_defined(service: Service) -> None:
     rules = {
         "undefined_events": projects_pb2.UNDEFINED_EVENTS_ACCEPT,
         "unknown_contacts": projects_pb2.UNKNOWN_CONTACTS_CREATE,
@@ -226,7 +226,7 @@ async def test_the_reasons_of_declared_properties_are_found_behind_any_number_of
 
 
 @on_sqlite
-async def test_a_thousand_undeclared_properties_are_told_apart(shop: Client) -> None:
+async def test_a_thousand_undeclared_properties_are_distinguished(shop: Client) -> None:
     await shop.define("basket", ANYTHING)
     strange = [{f"p{part}_{name}": 1 for name in range(90)} for part in range(11)]
     strange.append({f"q{name}": 1 for name in range(9)})
@@ -276,7 +276,7 @@ async def test_the_range_is_pinned_when_the_call_begins(shop: Client) -> None:
     assert last.report.head_position == first.progress.event_count == 3
 
 
-async def test_a_backtest_beside_a_flow_of_events_judges_what_was_there(shop: Client) -> None:
+async def test_a_backtest_during_a_flow_of_events_compares_those_recorded_before_it(shop: Client) -> None:
     await shop.send_all(orders(1_000))
     flow = asyncio.create_task(_flow(shop))
     for _ in range(3):
@@ -292,7 +292,7 @@ async def _flow(shop: Client) -> None:
         await shop.send_all(orders(20))
 
 
-async def test_a_range_of_time_is_judged_alone(shop: Client) -> None:
+async def test_events_of_a_time_range_can_be_compared_alone(shop: Client) -> None:
     times = [(await shop.send(event({"order_total": number}))).event.received_at for number in range(4)]
     for first, behind in ((0, 4), (1, 3), (2, 2), (3, 1)):
         until = times[behind] if behind < 4 else None
@@ -302,7 +302,7 @@ async def test_a_range_of_time_is_judged_alone(shop: Client) -> None:
         assert report.head_position == 4
 
 
-async def test_the_newest_events_can_be_judged_alone(shop: Client) -> None:
+async def test_the_newest_events_can_be_compared_alone(shop: Client) -> None:
     times = [(await shop.send(event({"order_total": number}))).event.received_at for number in range(4)]
     for most, positions in ((1, [4]), (3, [2, 3, 4]), (4, [1, 2, 3, 4]), (2**63 - 1, [1, 2, 3, 4])):
         report = await backtested(shop, TOTAL_AS_TEXT, max_events=most)
@@ -389,7 +389,7 @@ async def test_a_call_that_is_cancelled_leaves_the_server_well(shop: Client) -> 
     assert counts(await backtested(shop, NO_TOTAL)) == (0, CHUNK_EVENTS * 3, 0, 0)
 
 
-async def test_a_backtest_is_told_that_the_server_stops(database_url: str) -> None:
+async def test_a_backtest_ends_with_stopping_at_a_shutdown(database_url: str) -> None:
     async with AsyncExitStack() as server:
         service = await server.enter_async_context(serving(database_url))
         shop = await service.shop()
@@ -466,7 +466,7 @@ async def test_the_command_ends_well_where_nothing_breaks(service: Service, shop
 
 
 @on_sqlite
-async def test_the_command_says_what_is_wrong(service: Service, shop: Client) -> None:
+async def test_the_command_reports_errors(service: Service, shop: Client) -> None:
     code, _, err = await backtest_command(service, shop, ORDER)
     assert code == 1
     assert "State the candidate" in err

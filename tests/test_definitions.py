@@ -93,7 +93,7 @@ async def test_a_name_is_taken_while_its_definition_lives(shop: Client) -> None:
     assert await verdict(shop.define()) == (StatusCode.ALREADY_EXISTS, "DEFINITION_ALREADY_EXISTS")
 
 
-async def test_of_two_that_define_one_name_at_once_one_is_told(service: Service) -> None:
+async def test_of_two_concurrent_definitions_of_one_name_one_is_refused(service: Service) -> None:
     client = await service.project()
     outcomes = await asyncio.gather(client.define(), client.define(), return_exceptions=True)
     assert sorted(type(outcome).__name__ for outcome in outcomes) == ["AioRpcError", "EventDefinition"]
@@ -112,7 +112,7 @@ async def test_a_description_has_at_most_2000_characters(shop: Client) -> None:
     assert refused.violations == (("description", "INVALID_DESCRIPTION"),)
 
 
-async def test_a_bad_schema_is_told_with_every_place(shop: Client) -> None:
+async def test_an_invalid_schema_is_refused_with_the_path_of_each_violation(shop: Client) -> None:
     wrong = pb.Schema(properties=[pb.Property(type=pb.PROPERTY_TYPE_STRING), pb.Property(name="a")])
     refused = await refusal(shop.define("other", wrong))
     assert (refused.code, refused.reason) == (StatusCode.INVALID_ARGUMENT, "INVALID_SCHEMA")
@@ -213,7 +213,7 @@ async def test_a_description_can_be_emptied(service: Service) -> None:
     assert (await update(client, request)).event_definition.description == ""
 
 
-async def test_a_stale_etag_is_refused_and_told_the_present_one(shop: Client) -> None:
+async def test_an_outdated_etag_is_refused_with_the_current_one(shop: Client) -> None:
     stale = (await get(shop, ORDER)).event_definition.etag
     current = (await shop.redefine(TOTAL_ONLY)).etag
     request = pb.UpdateEventDefinitionRequest(event_definition=ORDER, description="late", etag=stale)

@@ -66,7 +66,7 @@ def test_a_missing_event_is_the_only_reason_about_events() -> None:
     assert [reason for reason in CODES if "EVENT" in reason] == ["EVENT_NOT_FOUND"]
 
 
-def test_an_error_without_a_message_of_its_own_says_its_docstring() -> None:
+def test_the_default_message_of_an_error_is_its_docstring() -> None:
     """The docstring of a leaf is complete once its metadata is filled in."""
     assert QueueFull().message == "Too many events are waiting to be stored. Nothing was stored; try again shortly"
     error = ProjectNotFound("a {b}")
@@ -84,7 +84,7 @@ def test_the_drawn_tree_names_every_error(module: Any) -> None:
 
 
 @pytest.mark.parametrize("error", [QueueFull(), StorageFull()], ids=lambda error: type(error).__name__)
-def test_what_is_exhausted_says_when_to_try_again(error: ServiceError) -> None:
+def test_exhausted_resources_have_a_retry_delay(error: ServiceError) -> None:
     details = [packed.TypeName() for packed in rich_status(error).details]
     assert "google.rpc.RetryInfo" in details
 
@@ -107,13 +107,13 @@ async def test_a_message_in_any_script_arrives(shop: Client) -> None:
 
 
 @pytest.mark.parametrize("length", [10, 200])
-async def test_a_payload_with_a_hundred_violations_is_told_its_reason(shop: Client, length: int) -> None:
+async def test_a_payload_with_a_hundred_violations_is_refused_with_its_reason(shop: Client, length: int) -> None:
     refused = await refusal(shop.send(event({"x" * length + str(number): number for number in range(150)})))
     assert (refused.code, refused.reason) == (INVALID, "PAYLOAD_REJECTED")
     assert refused.violations[0][1] == "UNKNOWN_PROPERTY"
 
 
-async def test_a_batch_with_a_hundred_violations_is_told_its_reason(shop: Client) -> None:
+async def test_a_batch_with_a_hundred_violations_is_refused_with_its_reason(shop: Client) -> None:
     refused = await refusal(shop.send_all([event({"x" * 200: number}) for number in range(150)]))
     assert (refused.code, refused.reason) == (INVALID, "BATCH_REJECTED")
     assert refused.violations[0][1] == "UNKNOWN_PROPERTY"
@@ -145,7 +145,7 @@ class Broken:
             raise RuntimeError("the password is hunter2")
 
 
-async def test_a_defect_is_logged_and_never_told(database: Database) -> None:
+async def test_a_defect_is_logged_and_not_disclosed(database: Database) -> None:
     servicers = {"Contacts": Broken(), "EventIngest": Broken()}
     broken = GrpcServer(Access(database, ADMIN_KEY), OpenCalls(), servicers)
     address = await broken.start("127.0.0.1:0", None)
@@ -315,7 +315,7 @@ async def test_bytes_that_are_no_message_end_a_stream_after_its_answers(shop: Cl
     assert await verdict(call.read()) == (INVALID, "MALFORMED_REQUEST")
 
 
-async def test_who_has_no_key_is_not_told_that_the_bytes_are_wrong(shop: Client) -> None:
+async def test_a_caller_without_a_key_does_not_learn_that_its_bytes_are_malformed(shop: Client) -> None:
     code, _ = await verdict(call_raw(shop.channel, "EventIngest/SendEvent", b"\xff", []))
     assert code is StatusCode.UNAUTHENTICATED
 

@@ -95,7 +95,7 @@ async def test_a_later_change_or_deletion_does_not_change_the_answer(shop: Clien
     assert await explain(shop, event_id=sent.id) == before
 
 
-async def test_an_event_of_an_undefined_name_and_of_nobody_is_explained(service: Service) -> None:
+async def test_an_undefined_event_without_a_contact_is_explained(service: Service) -> None:
     client = await service.project(
         undefined_events=projects_pb2.UNDEFINED_EVENTS_ACCEPT,
         unknown_contacts=projects_pb2.UNKNOWN_CONTACTS_CREATE_ON_MATCH,

@@ -130,7 +130,7 @@ async def test_batches_and_streams_take_typed_properties(maker: Client) -> None:
     assert all(each.properties == logged[0].properties for each in logged)
 
 
-async def test_the_message_of_an_old_revision_is_judged_by_the_latest(maker: Client) -> None:
+async def test_the_message_of_an_old_revision_is_validated_by_the_latest(maker: Client) -> None:
     old = rich({"order total": 5, "lines": [], "currency": "EUR"})
     await maker.redefine(
         write_schema(Schema((P("order total", T.STRING), P("lines", T.ARRAY), P("currency", T.STRING)))), "rich"
@@ -304,7 +304,7 @@ async def test_a_json_schema_is_of_the_latest_or_a_named_revision(maker: Client)
 
 
 @pytest.mark.parametrize("unknown", list(UnknownProperties))
-def test_a_json_schema_says_what_is_taken(unknown: UnknownProperties) -> None:
+def test_a_json_schema_accepts_what_the_registry_accepts(unknown: UnknownProperties) -> None:
     inner = P("n", T.NUMBER, required=True)
     schema = Schema(
         (

@@ -76,7 +76,7 @@ async def test_each_service_is_healthy_and_none_needs_a_key(service: Service) ->
 
 
 @on_sqlite
-async def test_health_says_not_serving_before_the_server_goes(database_url: str, store: Store) -> None:
+async def test_health_is_not_serving_before_the_server_stops(database_url: str, store: Store) -> None:
     async with AsyncExitStack() as server:
         service = await server.enter_async_context(serving(database_url))
         shop = await service.shop()
@@ -152,7 +152,7 @@ async def test_a_port_that_is_taken_is_an_error(service: Service, tmp_path: Path
 # Shutdown
 
 
-async def test_an_open_stream_is_told_that_the_server_stops(database_url: str) -> None:
+async def test_an_open_stream_ends_with_stopping_at_a_shutdown(database_url: str) -> None:
     async with AsyncExitStack() as server:
         service = await server.enter_async_context(serving(database_url))
         shop = await service.shop()

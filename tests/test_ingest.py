@@ -90,7 +90,7 @@ async def test_an_event_about_a_contact_id_reads_back_as_it_was_answered(shop: C
     assert await shop.get(answered.id) == answered
 
 
-async def test_an_event_says_when_it_happened(shop: Client) -> None:
+async def test_an_event_has_the_time_at_which_it_occurred(shop: Client) -> None:
     recorded = (await shop.send(event(occurred_at=1_000_000_000))).event
     assert recorded.occurred_at == Timestamp(seconds=1_000_000_000)
     assert recorded.received_at.seconds > 1_000_000_000
@@ -103,7 +103,7 @@ async def test_an_event_without_properties_is_an_event(shop: Client) -> None:
     assert await shop.get(recorded.id) == recorded
 
 
-async def test_an_event_keeps_the_revision_that_judged_it(shop: Client) -> None:
+async def test_an_event_keeps_the_revision_that_validated_it(shop: Client) -> None:
     first = (await shop.send(event({"currency": "1"}))).event
     await shop.redefine(NAME_IS_NUMBER)
     second = (await shop.send(event({"currency": "1"}))).event
@@ -134,7 +134,7 @@ async def test_what_is_refused_is_not_stored(shop: Client) -> None:
     assert (await shop.send()).event.position == 1
 
 
-async def test_every_violation_of_a_payload_is_told_with_its_path(shop: Client) -> None:
+async def test_every_violation_of_a_payload_is_returned_with_its_path(shop: Client) -> None:
     refused = await refusal(shop.send(event({"order_total": "abc", "colour": "red"})))
     assert sorted(refused.violations) == [
         ("properties.colour", "UNKNOWN_PROPERTY"),
@@ -224,7 +224,7 @@ async def test_the_address_of_a_deleted_contact_is_erased_from_events_recorded_w
     assert (await shop.get(recorded.id)).email == ""
 
 
-async def test_the_case_of_a_name_matters_unless_the_project_says_otherwise(service: Service) -> None:
+async def test_names_are_case_sensitive_unless_the_project_ignores_case(service: Service) -> None:
     exact = await service.shop()
     assert await verdict(exact.send(event(name="Order_Completed"))) == DEFINITION_NOT_FOUND
     folding = await service.shop(name_case=projects_pb2.NAME_CASE_INSENSITIVE)
@@ -531,7 +531,7 @@ async def test_events_are_listed_onwards_from_a_position_page_by_page(shop: Clie
     assert (await refusal(page(shop, after_position=-1))).violations == (("after_position", "OUT_OF_RANGE"),)
 
 
-async def test_a_page_holds_fifty_events_unless_told_and_a_thousand_at_most(shop: Client) -> None:
+async def test_a_page_has_fifty_events_by_default_and_a_thousand_at_most(shop: Client) -> None:
     await shop.send_all(orders(1_001))
     assert len((await page(shop))[0]) == 50
     assert len((await page(shop, page_size=2_000))[0]) == 1_000
@@ -608,7 +608,9 @@ async def two_servers(database_url: str) -> AsyncIterator[tuple[Client, Client]]
 
 
 @on_postgresql
-async def test_a_changed_schema_judges_the_very_next_event_everywhere(two_servers: tuple[Client, Client]) -> None:
+async def test_a_changed_schema_validates_the_very_next_event_on_every_server(
+    two_servers: tuple[Client, Client],
+) -> None:
     here, there = two_servers
     for number in range(5):
         await here.redefine(schema(**{f"p{number}": "number"}))
@@ -663,7 +665,7 @@ async def test_positions_stay_gapless_with_both_servers_sending(two_servers: tup
     assert received_in_order(log)
 
 
-async def test_a_definition_made_while_its_catalogue_is_first_read_is_not_missed(service: Service) -> None:
+async def test_a_definition_created_while_the_catalog_is_first_read_is_not_missed(service: Service) -> None:
     for _ in range(10):
         shop = await service.project()
         await shop.upsert()

@@ -78,7 +78,7 @@ def test_a_token_holds_no_number_that_its_list_cannot_have() -> None:
                 PageRequest(token=forged).cursor(FILTERS, int, most=most)
 
 
-def test_a_page_holds_fifty_unless_told_and_a_thousand_at_most() -> None:
+def test_a_page_has_fifty_items_by_default_and_a_thousand_at_most() -> None:
     assert [PageRequest(size).limit() for size in (0, 1, 1_000, 1_001)] == [50, 1, 1_000, 1_000]
     with pytest.raises(InvalidArgument):
         PageRequest(-1).limit()

@@ -82,7 +82,7 @@ async def test_a_project_name_is_unique(service: Service) -> None:
     assert await verdict(update(service, other.id, name="shop")) == exists
 
 
-async def test_of_those_that_create_one_project_at_once_all_but_one_are_told(service: Service) -> None:
+async def test_of_concurrent_creations_of_one_project_all_but_one_are_refused(service: Service) -> None:
     outcomes = await asyncio.gather(*(create(service, "shop") for _ in range(4)), return_exceptions=True)
     codes = [outcome.code() for outcome in outcomes if isinstance(outcome, grpc.aio.AioRpcError)]
     assert codes == [StatusCode.ALREADY_EXISTS] * 3
@@ -111,7 +111,7 @@ async def test_an_update_leaves_alone_what_it_does_not_name(service: Service) ->
     assert (ruled.name_case, ruled.id) == (pb.NAME_CASE_INSENSITIVE, made.id)
 
 
-async def test_a_stale_etag_is_refused_and_told_the_present_one(service: Service) -> None:
+async def test_an_outdated_etag_is_refused_with_the_current_one(service: Service) -> None:
     stale = (await create(service, "shop")).project.etag
     current = (await update(service, "shop", name="store", etag=stale)).project.etag
     refused = await refusal(update(service, "store", name="late", etag=stale))

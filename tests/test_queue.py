@@ -242,7 +242,7 @@ async def test_an_event_is_refused_only_under_the_current_catalog(line: Line, da
         await line.send(drafts(text="five"))
 
 
-async def test_an_event_holds_what_its_draft_says(line: Line) -> None:
+async def test_an_event_has_the_values_of_its_draft(line: Line) -> None:
     line.gate.set()
     plain, dated = drafts(2)
     dated.occurred_at = 5
@@ -372,7 +372,7 @@ async def narrow(database_url: str, queue_events: int) -> AsyncIterator[Client]:
         yield shop
 
 
-async def test_a_sender_is_told_when_to_try_again(database_url: str, store: Store) -> None:
+async def test_a_refused_sender_gets_a_retry_delay(database_url: str, store: Store) -> None:
     async with narrow(database_url, queue_events=2) as shop:
         async with store.held():
             under_way = asyncio.create_task(shop.send())

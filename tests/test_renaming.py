@@ -120,7 +120,7 @@ async def test_a_project_with_as_many_definitions_as_it_may_have_can_rename_one(
     await database.write(work)
 
 
-async def test_a_renaming_is_a_revision_that_no_rule_judges_but_for_its_schema(database: Database) -> None:
+async def test_a_renaming_is_a_revision_and_only_its_schema_must_be_compatible(database: Database) -> None:
     def work(connection: Connection) -> None:
         store.create_definition(connection, "p", "id", "a", "", TOTAL, Compatibility.NONE, 1)
         changed(connection, "a", schema=NOTE)

@@ -118,7 +118,7 @@ async def test_a_rollback_to_no_revision_is_refused_at_its_field(shop: Client, n
     assert refused.violations == (("number", "REVISION_NOT_FOUND"),)
 
 
-async def test_of_two_editors_the_second_is_told_the_current_etag(shop: Client) -> None:
+async def test_the_second_of_two_editors_gets_the_current_etag(shop: Client) -> None:
     await shop.redefine(NUMBER)
     read = (await get(shop)).etag
     first = await rollback(shop, 1, etag=read)
@@ -185,7 +185,7 @@ TIGHTENED = (total(), total(required=True))
     ],
     ids=["described", "described_tightened", "required", "added", "retyped"],
 )
-async def test_a_rule_allows_what_it_says(
+async def test_each_compatibility_rule_allows_its_changes(
     service: Service, history: tuple[pb.Schema, ...], candidate: pb.Schema, allowing: set[str]
 ) -> None:
     client = await with_history(service, *history)
@@ -202,7 +202,7 @@ async def test_a_rule_allows_what_it_says(
             assert refused.violations == tuple((each.path, each.kind) for each in answer.incompatibilities)
 
 
-async def test_an_incompatible_schema_is_told_what_breaks_where(service: Service) -> None:
+async def test_an_incompatible_schema_is_refused_with_each_incompatibility(service: Service) -> None:
     client = await with_history(service, NUMBER)
     await update(client, compatibility=pb.COMPATIBILITY_FULL)
     refused = await told(client, STRING)
@@ -248,7 +248,7 @@ async def test_a_rule_holds_from_the_creation_on(service: Service) -> None:
     await told(client, NUMBER_AND_NOTE)
 
 
-async def test_a_schema_is_judged_by_the_rule_that_comes_with_it(service: Service) -> None:
+async def test_a_schema_must_satisfy_the_rule_of_the_same_update(service: Service) -> None:
     client = await with_history(service, NUMBER)
     await update(client, compatibility=pb.COMPATIBILITY_FULL)
     changed = await update(client, schema=STRING, compatibility=pb.COMPATIBILITY_NONE)
@@ -398,7 +398,7 @@ PAYLOADS = {
 
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
-async def test_validating_says_what_sending_would(shop: Client, payload: Struct | None) -> None:
+async def test_validation_has_the_result_of_sending(shop: Client, payload: Struct | None) -> None:
     answer = await validate(shop, payload)
     (sent,) = await shop.send_all([event(payload)], event_ingest_pb2.BATCH_MODE_INDEPENDENT, COERCED)
     assert answer.valid is sent.HasField("receipt")
@@ -410,7 +410,7 @@ async def test_validating_says_what_sending_would(shop: Client, payload: Struct 
     assert await validate(shop, payload, schema=ORDER_SCHEMA) == answer
 
 
-async def test_a_payload_is_judged_by_any_revision_and_by_a_deleted_definition(shop: Client) -> None:
+async def test_a_payload_can_be_validated_by_any_revision_and_by_a_deleted_definition(shop: Client) -> None:
     await shop.redefine(STRING)
     payload = struct({"total": 5})
     assert (await validate(shop, payload)).properties == struct({"total": "5"})
@@ -430,13 +430,13 @@ async def test_a_payload_is_judged_by_any_revision_and_by_a_deleted_definition(s
     ],
     ids=["nothing", "revision_alone", "revision_of_schema", "negative", "missing"],
 )
-async def test_who_does_not_say_what_judges_is_told_the_field(
+async def test_a_validation_without_a_schema_is_refused_with_the_field(
     shop: Client, request_: pb.ValidateEventRequest, path: str, reason: str
 ) -> None:
     assert (await refusal(shop.definitions.ValidateEvent(request_))).violations == ((path, reason),)
 
 
-async def test_a_definition_that_is_not_there_checks_and_judges_nothing(service: Service) -> None:
+async def test_a_missing_definition_neither_checks_nor_validates(service: Service) -> None:
     await service.shop()
     other = await service.project()
     for call in (rollback(other, 1), check(other, NUMBER), validate(other), dependents(other)):

@@ -80,7 +80,7 @@ async def till(shop: Client) -> Client:
 # Starting
 
 
-async def test_a_match_says_what_was_set_off_by_what(till: Client, store: Store) -> None:
+async def test_a_match_names_its_automation_event_and_run(till: Client, store: Store) -> None:
     receipt = await till.send(event({"order_total": "5"}), MATCHES)
     (match,) = receipt.matches
     assert (match.kind, match.position, match.automation_name) == (STARTED, 1, "Welcome")
@@ -278,7 +278,7 @@ async def test_a_paused_automations_waiting_runs_are_resumed(till: Client) -> No
     assert await matches_of(till) == []
 
 
-async def test_what_a_run_waits_for_is_compared_as_the_project_says(service: Service) -> None:
+async def test_names_of_awaited_events_are_compared_by_the_rule_of_the_project(service: Service) -> None:
     for case, resumed in ((projects_pb2.NAME_CASE_SENSITIVE, 0), (projects_pb2.NAME_CASE_INSENSITIVE, 1)):
         shop = await service.shop(undefined_events=projects_pb2.UNDEFINED_EVENTS_ACCEPT, name_case=case)
         await automate(shop)
@@ -306,7 +306,7 @@ async def test_a_wait_for_no_event_is_refused(till: Client) -> None:
     assert (await get_run(till, run.id)).status == QUEUED
 
 
-async def test_nothing_can_be_awaited_for_nobody(database: Database) -> None:
+async def test_a_run_without_a_contact_cannot_wait_for_an_event(database: Database) -> None:
     nobody = Run(1, "id", 1, 0, 1, RunStatus.QUEUED, 1, None, "", {}, 1, 1, 1, 0, 0)
     with pytest.raises(RunWithoutContact):
         await database.write(lambda connection: park_run(connection, 1, nobody, Wait("paid", "", 0, 0), None, 1))
@@ -515,7 +515,7 @@ async def test_an_outdated_etag_cancels_nothing(till: Client) -> None:
     assert (await cancel(till, run, etag=parked.etag)).status == pb.RUN_STATUS_CANCELLED
 
 
-async def test_who_works_on_an_older_match_is_told(till: Client) -> None:
+async def test_an_engine_that_works_on_an_older_match_is_refused(till: Client) -> None:
     run = await started(till)
     assert (await await_event(till, run, match_id=run.match_id)).status == WAITING
     assert (await await_event(till, run, match_id=run.match_id)).status == WAITING
@@ -530,7 +530,7 @@ async def test_who_works_on_an_older_match_is_told(till: Client) -> None:
     assert (await complete(till, run, match_id=resumed.match_id)).status == pb.RUN_STATUS_COMPLETED
 
 
-async def test_what_an_engine_says_has_limits(till: Client) -> None:
+async def test_attributes_and_reasons_of_an_engine_have_limits(till: Client) -> None:
     run = await started(till)
     for call, path in (
         (complete(till, run, reason="x" * 1_001), "reason"),

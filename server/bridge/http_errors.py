@@ -4,15 +4,15 @@ HttpError                a RequestError: the request over HTTP is not one that i
 ├── RouteNotFound        nothing is served at this path
 ├── MethodNotAllowed     something is served at this path, under other methods
 ├── BodyTooLarge         the body is larger than the server takes
-├── BodyTooSlow          the body did not come in time
-├── UnsupportedMediaType the body says that it is no JSON
+├── BodyTooSlow          the body was not received in time
+├── UnsupportedMediaType the body is declared as something other than JSON
 ├── UnsupportedCharset   the body is declared as other than UTF-8, and is not ASCII
 ├── UnsupportedEncoding  the content encoding of the body is not supported
 ├── MalformedBody        the body does not match its content encoding
 ├── RepeatedHeader       a single-valued header has two values
 ├── MalformedJson        the body is not JSON
 ├── InvalidBody          a field of the body breaks its rule; carries violations
-└── RateLimited          the key made as many requests as it may for now
+└── RateLimited          the key has reached its rate limit
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class BodyTooLarge(HttpError):
 
 
 class BodyTooSlow(HttpError):
-    """The body did not come in time."""
+    """The body was not received in time."""
 
     reason = "BODY_TOO_SLOW"
 
@@ -72,7 +72,7 @@ class BodyTooSlow(HttpError):
 
 
 class UnsupportedMediaType(HttpError):
-    """The body says that it is no JSON."""
+    """The body is declared as something other than JSON."""
 
     reason = "UNSUPPORTED_MEDIA_TYPE"
 
@@ -133,7 +133,7 @@ class InvalidBody(HttpError):
 
 
 class RateLimited(HttpError):
-    """The key made as many requests as it may for now; `headers` are what the dialect says of that."""
+    """The key has reached its rate limit; `headers` are those that the dialect adds to the response."""
 
     reason = "RATE_LIMITED"
 

@@ -138,7 +138,7 @@ class EventDefinitionsServicer:
         return write_verdict(verdict)
 
     async def ValidateEvent(self, request: pb.ValidateEventRequest, caller: Caller) -> pb.ValidateEventResponse:
-        return write_validation(await _judging_schema(self._definitions, request, caller), request.properties)
+        return write_validation(await _validating_schema(self._definitions, request, caller), request.properties)
 
     async def ListDependents(self, request: pb.ListDependentsRequest, caller: Caller) -> pb.ListDependentsResponse:
         page = await self._definitions.dependents(
@@ -175,11 +175,11 @@ def _read_changes(request: pb.UpdateEventDefinitionRequest) -> DefinitionChanges
     )
 
 
-async def _judging_schema(definitions: Definitions, request: pb.ValidateEventRequest, caller: Caller) -> Schema:
-    judge = request.WhichOneof("judge")
-    if judge is None:
+async def _validating_schema(definitions: Definitions, request: pb.ValidateEventRequest, caller: Caller) -> Schema:
+    source = request.WhichOneof("judge")
+    if source is None:
         raise InvalidArgument.at("event_definition", "INVALID_ARGUMENT", "Set either event_definition or schema")
-    if judge == "event_definition":
+    if source == "event_definition":
         if request.revision < 0:
             raise InvalidArgument.at(
                 "revision", "OUT_OF_RANGE", f"revision is {request.revision}; it must not be negative"
