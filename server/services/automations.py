@@ -48,7 +48,7 @@ class Automations:
         self._database = database
         self._catalog = catalog
 
-    async def create(self, project_pk: int, wanted: NewAutomation, *, validate_only: bool = False) -> Automation:
+    async def create(self, project_pk: int, new: NewAutomation, *, validate_only: bool = False) -> Automation:
         """Create an automation; with `validate_only` it is only checked, and has no id.
 
         Raise InvalidAutomation, InvalidName and ConditionInvalid.
@@ -56,8 +56,8 @@ class Automations:
         automation_id = "" if validate_only else str(uuid7())
 
         def create(connection: Connection, head: int) -> Automation:
-            check_condition(connection, project_pk, wanted.event_name, wanted.condition)
-            return store.create_automation(connection, project_pk, automation_id, wanted, head, now_micros())
+            check_condition(connection, project_pk, new.event_name, new.condition)
+            return store.create_automation(connection, project_pk, automation_id, new, head, now_micros())
 
         return await self._change(project_pk, create, dry_run=validate_only)
 
@@ -65,12 +65,14 @@ class Automations:
         """Read an automation. Raise AutomationNotFound."""
         return await self._database.read(lambda connection: store.get_automation(connection, project_pk, automation_id))
 
-    async def list(self, project_pk: int, wanted: AutomationFilter, request: PageRequest) -> Page[Automation]:
+    async def list(
+        self, project_pk: int, automation_filter: AutomationFilter, request: PageRequest
+    ) -> Page[Automation]:
         """List automations, newest first."""
-        limit, filters = request.limit(), (project_pk, wanted)
+        limit, filters = request.limit(), (project_pk, automation_filter)
         (before,) = request.cursor(filters, str) or ("",)
         found, more = await self._database.read(
-            lambda connection: store.list_automations(connection, project_pk, wanted, limit, before)
+            lambda connection: store.list_automations(connection, project_pk, automation_filter, limit, before)
         )
         return request.page(found, filters, lambda automation: (automation.id,), more=more)
 
@@ -90,12 +92,12 @@ class Automations:
         return await self._database.read(work)
 
     async def list_after(
-        self, project_pk: int, wanted: AutomationFilter, limit: int, after_id: str
+        self, project_pk: int, automation_filter: AutomationFilter, limit: int, after_id: str
     ) -> tuple[Sequence[tuple[Automation, Run | None]], bool]:
         """List automations with their newest runs, newest first, after an id, and whether there are more."""
 
         def work(connection: Connection) -> tuple[list[tuple[Automation, Run | None]], bool]:
-            found, more = store.list_automations(connection, project_pk, wanted, limit, after_id)
+            found, more = store.list_automations(connection, project_pk, automation_filter, limit, after_id)
             newest = newest_runs(connection, project_pk, [each.key for each in found])
             return [(each, newest.get(each.key)) for each in found], more
 

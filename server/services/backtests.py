@@ -158,8 +158,8 @@ class Backtests:
 def _begin(connection: Connection, caller: Caller, name_or_id: str, scope: BacktestScope) -> tuple[Revision, NameRange]:
     definition = registry.get_definition(connection, caller.project_id, name_or_id, deleted=True)
     compared = registry.get_revision(connection, definition.id, scope.revision or definition.revision, "revision")
-    wanted = EventFilter(definition.name, received_from=scope.received_from, received_until=scope.received_until)
-    return compared, name_range(connection, caller.project_pk, wanted, scope.max_events)
+    event_filter = EventFilter(definition.name, received_from=scope.received_from, received_until=scope.received_until)
+    return compared, name_range(connection, caller.project_pk, event_filter, scope.max_events)
 
 
 class _Tally:

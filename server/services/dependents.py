@@ -41,11 +41,14 @@ def reading_automations(
     """List the automations whose events a definition validates, oldest first, after an id."""
     snapshot = definitions_only(connection, project_pk)
     found = [
-        each
-        for each in live_automations(connection, project_pk)
-        if each.id > after and _validated_by(snapshot, each.event_name) == definition.id
+        automation
+        for automation in live_automations(connection, project_pk)
+        if automation.id > after and _validated_by(snapshot, automation.event_name) == definition.id
     ]
-    return [ReadingAutomation(each, tuple(sorted(Condition(each.condition).properties_read))) for each in found[:limit]]
+    return [
+        ReadingAutomation(automation, tuple(sorted(Condition(automation.condition).properties_read)))
+        for automation in found[:limit]
+    ]
 
 
 def check_conditions(connection: Connection, project_pk: int, before: EventDefinition, after: EventDefinition) -> None:
@@ -70,10 +73,10 @@ def _in_use(
 ) -> Iterator[tuple[Automation, str, str]]:
     """Yield the conditions on events of a definition: their automation, where they are used, and their text."""
     snapshot = definitions_only(connection, project_pk)
-    for each in live_automations(connection, project_pk):
-        used = each.state is AutomationState.ACTIVE and each.condition != ""
-        if used and _validated_by(snapshot, each.event_name) == definition.id:
-            yield each, "Condition", each.condition
+    for automation in live_automations(connection, project_pk):
+        used = automation.state is AutomationState.ACTIVE and automation.condition != ""
+        if used and _validated_by(snapshot, automation.event_name) == definition.id:
+            yield automation, "Condition", automation.condition
     awaited = [
         (key, condition)
         for key, event_name, condition in awaited_conditions(connection, project_pk)

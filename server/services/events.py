@@ -27,21 +27,21 @@ class Events:
         return await self._database.read(lambda connection: store.get_event(connection, project_pk, event_id))
 
     async def list(
-        self, project_pk: int, wanted: EventFilter, request: PageRequest, after: int | None = None
+        self, project_pk: int, event_filter: EventFilter, request: PageRequest, after: int | None = None
     ) -> Page[Event]:
         """List events, newest first, or oldest first after the position `after`.
 
         Raise CursorRewound if a page, oldest first, continues from an event that was lost in a failover or a restore.
         """
-        limit, filters = request.limit(), (project_pk, wanted, after)
+        limit, filters = request.limit(), (project_pk, event_filter, after)
         last, last_id = request.cursor(filters, int, str) or (None, "")
 
         def read(connection: Connection) -> tuple[list[Event], bool]:
             if after is None:
-                return store.list_events(connection, project_pk, wanted, limit, before=last, after=None)
+                return store.list_events(connection, project_pk, event_filter, limit, before=last, after=None)
             if last_id:
                 _check_kept(connection, project_pk, last, last_id)
-            return store.list_events(connection, project_pk, wanted, limit, before=None, after=last or after)
+            return store.list_events(connection, project_pk, event_filter, limit, before=None, after=last or after)
 
         found, more = await self._database.read(read)
         return request.page(found, filters, lambda event: (event.position, event.id), more=more)

@@ -32,7 +32,7 @@ from server.storage.contacts import contact_key, contact_properties, find_contac
 from server.storage.events import get_event
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from sqlalchemy import Connection
 
@@ -94,8 +94,8 @@ class Explanation:
     def size(self) -> int:
         """The approximate number of characters."""
         return len(self.condition) + sum(
-            _CLAUSE_OVERHEAD + len(each.expression) + len(str(each.actual)) + len(str(each.operand))
-            for each in self.trace
+            _CLAUSE_OVERHEAD + len(clause.expression) + len(str(clause.actual)) + len(str(clause.operand))
+            for clause in self.trace
         )
 
 
@@ -238,17 +238,17 @@ def _page(
     name = matched.event.name.casefold()
     candidates = automations_judging(connection, project_pk)
     if automation_id:
-        wanted = get_automation(connection, project_pk, automation_id, deleted=True).key
-        candidates = [(key, event_name) for key, event_name in candidates if key == wanted]
+        selected = get_automation(connection, project_pk, automation_id, deleted=True).key
+        candidates = [(key, event_name) for key, event_name in candidates if key == selected]
     keys = list(dict.fromkeys(key for key, event_name in candidates if event_name.casefold() == name and key < before))
     found: list[Explanation] = []
     room = PAGE_CHARACTERS
     for start in range(0, len(keys), _CHUNK):
-        for each in _explained(connection, project_pk, matched, keys[start : start + _CHUNK]):
-            room -= each.size
+        for explanation in _explained(connection, project_pk, matched, keys[start : start + _CHUNK]):
+            room -= explanation.size
             if len(found) == limit or (found and room < 0):
                 return request.page(found, filters, lambda last: (last.automation.key,), more=True)
-            found.append(each)
+            found.append(explanation)
     return request.page(found, filters, lambda last: (last.automation.key,), more=False)
 
 
@@ -257,17 +257,17 @@ def _explained(connection: Connection, project_pk: int, matched: _Matched, keys:
     name = matched.event.name.casefold()
     automations = automations_by_key(connection, keys)
     versions = versions_at(connection, keys, matched.position)
-    then = {key: _as_of_event(automations[key], versions.get(key)) for key in keys}
-    then = {key: each for key, each in then.items() if each and each.event_name.casefold() == name}
-    blocking = _blocking_runs(connection, project_pk, matched, [each for each in then.values() if each])
-    for key, each in then.items():
-        if each is not None:
-            reasons = [*_state_reasons(each), *_case_reasons(each, matched), *_once_reasons(each, blocking)]
-            trace = Condition(each.condition).trace(matched.subject)
-            automation = automations[key]
-            yield Explanation(
-                automation, each.event_name, each.condition, _verdict(trace), trace, reasons, matched.matches.get(key)
-            )
+    past: dict[int, Automation] = {}
+    for key in keys:
+        then = _as_of_event(automations[key], versions.get(key))
+        if then is not None and then.event_name.casefold() == name:
+            past[key] = then
+    blocking = _blocking_runs(connection, project_pk, matched, past.values())
+    for key, then in past.items():
+        reasons = [*_state_reasons(then), *_case_reasons(then, matched), *_once_reasons(then, blocking)]
+        trace = Condition(then.condition).trace(matched.subject)
+        match = matched.matches.get(key)
+        yield Explanation(automations[key], then.event_name, then.condition, _verdict(trace), trace, reasons, match)
 
 
 def _as_of_event(now: Automation, then: AutomationVersion | None) -> Automation | None:
@@ -289,12 +289,12 @@ def _as_of_event(now: Automation, then: AutomationVersion | None) -> Automation 
 
 
 def _blocking_runs(
-    connection: Connection, project_pk: int, matched: _Matched, automations: Sequence[Automation]
+    connection: Connection, project_pk: int, matched: _Matched, automations: Collection[Automation]
 ) -> dict[int, str]:
     """Return the ids of the runs that keep the contact from entering, by the keys of their automations."""
     found: dict[int, str] = {}
     for rule in (EntryRule.ONCE_PER_CONTACT, EntryRule.ONCE_WHILE_RUNNING):
-        keys = [each.key for each in automations if each.entry_rule is rule]
+        keys = [automation.key for automation in automations if automation.entry_rule is rule]
         if keys and matched.contact_key:
             open_only = rule is EntryRule.ONCE_WHILE_RUNNING
             found |= entered_before(
@@ -303,27 +303,27 @@ def _blocking_runs(
     return found
 
 
-def _state_reasons(each: Automation) -> Iterator[BlockingReason]:
-    if each.state is AutomationState.PAUSED:
+def _state_reasons(automation: Automation) -> Iterator[BlockingReason]:
+    if automation.state is AutomationState.PAUSED:
         yield BlockingReason(BlockingKind.PAUSED, "It was paused when the event was received")
-    elif each.state is AutomationState.DRAFT and each.activated_position is None:
+    elif automation.state is AutomationState.DRAFT and automation.activated_position is None:
         yield BlockingReason(BlockingKind.DRAFT, "It was a draft when the event was received")
-    elif each.state is AutomationState.DRAFT:
-        message = f"It was activated later and matches events after position {each.activated_position:,}"
+    elif automation.state is AutomationState.DRAFT:
+        message = f"It was activated later and matches events after position {automation.activated_position:,}"
         yield BlockingReason(BlockingKind.ACTIVATED_LATER, message)
 
 
-def _case_reasons(each: Automation, matched: _Matched) -> Iterator[BlockingReason]:
-    if each.event_name != matched.event.name and not matched.event.ignore_case:
-        message = f'It matches "{each.event_name}", and names in this project are case-sensitive'
+def _case_reasons(automation: Automation, matched: _Matched) -> Iterator[BlockingReason]:
+    if automation.event_name != matched.event.name and not matched.event.ignore_case:
+        message = f'It matches "{automation.event_name}", and names in this project are case-sensitive'
         yield BlockingReason(BlockingKind.OTHER_CASE, message)
 
 
-def _once_reasons(each: Automation, blocking: Mapping[int, str]) -> Iterator[BlockingReason]:
-    run_id = blocking.get(each.key)
+def _once_reasons(automation: Automation, blocking: Mapping[int, str]) -> Iterator[BlockingReason]:
+    run_id = blocking.get(automation.key)
     if run_id is None:
         return
-    if each.entry_rule is EntryRule.ONCE_PER_CONTACT:
+    if automation.entry_rule is EntryRule.ONCE_PER_CONTACT:
         message = "The contact had entered before and may enter only once"
         yield BlockingReason(BlockingKind.ONCE_PER_CONTACT, message, run_id)
     else:

@@ -88,15 +88,15 @@ class GeneratedTypes:
         return await self._database.read(work)
 
     async def identify(
-        self, project_pk: int, wanted: Collection[tuple[str, int]]
+        self, project_pk: int, revisions: Collection[tuple[str, int]]
     ) -> dict[tuple[str, int], RevisionKey | InvalidName | DefinitionNotFound | RevisionNotFound]:
         """Return the keys of revisions given by event name and number, or the error of each that does not exist."""
         snapshot = await self._catalog.load(project_pk)
-        found = {each: _identified(snapshot, *each) for each in wanted}
+        found = {each: _identified(snapshot, *each) for each in revisions}
         if any(isinstance(each, Exception) for each in found.values()):
             # Another server may have made them just now.
             snapshot = await self._catalog.current(snapshot)
-            found = {each: _identified(snapshot, *each) for each in wanted}
+            found = {each: _identified(snapshot, *each) for each in revisions}
         return found
 
     async def revisions(self, keys: Collection[RevisionKey]) -> dict[RevisionKey, tuple[Schema, MessageLayout]]:

@@ -97,7 +97,7 @@ class Projects:
         """
         if secret:
             _check_secret(secret)
-        wanted = _scopes(scopes or (Scope.ALL,))
+        granted = _scopes(scopes or (Scope.ALL,))
         _check_description(description)
         shown = secret or self._prefixes[dialect] + secrets.token_urlsafe(SECRET_BYTES)
 
@@ -110,7 +110,7 @@ class Projects:
                 project.pk,
                 project.id,
                 dialect,
-                wanted,
+                granted,
                 description,
                 self._hint(shown),
                 demo,

@@ -90,24 +90,22 @@ class Runs:
             lambda connection: _views(connection, project_pk, [store.get_run(connection, project_pk, run_id)])[0]
         )
 
-    async def list(self, project_pk: int, wanted: RunQuery, request: PageRequest) -> Page[RunView]:
+    async def list(self, project_pk: int, query: RunQuery, request: PageRequest) -> Page[RunView]:
         """List runs, newest first; none if the automation or contact does not exist."""
-        limit, filters = request.limit(), (project_pk, wanted)
+        limit, filters = request.limit(), (project_pk, query)
         (before,) = request.cursor(filters, int) or (None,)
-        views, more = await self._database.read(
-            lambda connection: _found(connection, project_pk, wanted, limit, before)
-        )
+        views, more = await self._database.read(lambda connection: _found(connection, project_pk, query, limit, before))
         return request.page(views, filters, lambda each: (each.run.number,), more=more)
 
     async def list_after(
-        self, project_pk: int, wanted: RunQuery, limit: int, after_id: str
+        self, project_pk: int, query: RunQuery, limit: int, after_id: str
     ) -> tuple[Sequence[RunView], bool]:
         """List runs, newest first, after an id, and whether there are more. Raise InvalidArgument."""
         before = position_of(after_id) if after_id else None
         if after_id and before is None:
             message = f'"{after_id[:60]}" is not the ID of a run'
             raise InvalidArgument.at("after", "INVALID_ARGUMENT", message)
-        return await self._database.read(lambda connection: _found(connection, project_pk, wanted, limit, before))
+        return await self._database.read(lambda connection: _found(connection, project_pk, query, limit, before))
 
     async def get_of_automation(self, project_pk: int, automation_id: str, run_id: str) -> RunView:
         """Read a run of one automation. Raise RunNotFound."""
@@ -198,28 +196,28 @@ def _views(connection: Connection, project_pk: int, runs: Sequence[Run]) -> list
 
 
 def _found(
-    connection: Connection, project_pk: int, wanted: RunQuery, limit: int, before: int | None
+    connection: Connection, project_pk: int, query: RunQuery, limit: int, before: int | None
 ) -> tuple[list[RunView], bool]:
-    narrowed = _filter(connection, project_pk, wanted)
-    if narrowed is None:
+    run_filter = _filter(connection, project_pk, query)
+    if run_filter is None:
         return [], False
-    found, more = store.list_runs(connection, project_pk, narrowed, limit, before)
+    found, more = store.list_runs(connection, project_pk, run_filter, limit, before)
     return _views(connection, project_pk, found), more
 
 
-def _filter(connection: Connection, project_pk: int, wanted: RunQuery) -> RunFilter | None:
+def _filter(connection: Connection, project_pk: int, query: RunQuery) -> RunFilter | None:
     """Return the filter with the keys of its automation and contact; None if one of them does not exist."""
     automation = contact = None
-    if wanted.automation_id:
-        automation = automation_key(connection, project_pk, wanted.automation_id)
+    if query.automation_id:
+        automation = automation_key(connection, project_pk, query.automation_id)
         if automation is None:
             return None
-    if wanted.contact is not None:
-        name = wanted.contact
+    if query.contact is not None:
+        name = query.contact
         contact = contact_key(connection, project_pk, contact_id=name.id, email=name.email)
         if contact is None:
             return None
-    return RunFilter(wanted.statuses, automation, contact)
+    return RunFilter(query.statuses, automation, contact)
 
 
 def _check_timeout(timeout: int | None) -> None:

@@ -54,14 +54,14 @@ class AutomationsServicer:
         return pb.GetAutomationResponse(automation=write_automation(automation))
 
     async def ListAutomations(self, request: pb.ListAutomationsRequest, caller: Caller) -> pb.ListAutomationsResponse:
-        wanted = AutomationFilter(
+        automation_filter = AutomationFilter(
             request.event_name,
             AUTOMATION_STATE.read_optional(request.state, "state"),
             dict(sorted(request.labels.items())),
             request.search,
         )
         page = await self._automations.list(
-            caller.project_pk, wanted, PageRequest(request.page_size, request.page_token)
+            caller.project_pk, automation_filter, PageRequest(request.page_size, request.page_token)
         )
         response = pb.ListAutomationsResponse()
         response.next_page_token = write_page(page, write_automation, response.automations)
