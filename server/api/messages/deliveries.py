@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 from uuid_utils import uuid7
 
 from automation.subscriptions.values import Ack, Extend, Nack, SettleOutcome
-from registry.errors import Violation
 from registry.timestamps import now_micros
 from registry.unreadable_rows import UNREADABLE, describe_error
 from server.api.messages.enums import DELIVERY_OUTCOME, NACK_ACTION
@@ -51,7 +50,7 @@ _HOUR: Final = 3_600 * _SECOND
 def read_opening(request: pb.ConsumeMatchesRequest | None) -> Opening:
     """Read the first message of a stream, None if there is none. Raise InvalidArgument and InvalidConsumer."""
     if request is None or request.WhichOneof("message") != "open":
-        raise _invalid("message", "INVALID_MESSAGE", "The first message of the stream must be `open`")
+        raise InvalidArgument.at("message", "INVALID_MESSAGE", "The first message of the stream must be `open`")
     message = request.open
     window = message.max_outstanding if message.HasField("max_outstanding") else DEFAULT_OUTSTANDING
     if not 1 <= window <= MAX_OUTSTANDING:
@@ -98,14 +97,14 @@ def read_settlement(request: pb.ConsumeMatchesRequest) -> Settlement:
         case other:
             fault = "is missing" if other is None else f'is "{other}", which must be the first message'
             message = f"message {fault}; later messages must be ack, nack, extend or stop"
-            raise InvalidArgument(message, violations=[Violation("message", "INVALID_MESSAGE", message)])
+            raise InvalidArgument.at("message", "INVALID_MESSAGE", message)
 
 
 def read_settlements(request: pb.AcknowledgeMatchesRequest) -> list[Settlement]:
     """Read what is to be settled together. Raises InvalidArgument."""
     settlements: list[Settlement] = []
     if len(request.nacks) > MAX_NACKS:
-        raise _invalid(
+        raise InvalidArgument.at(
             "nacks", "TOO_LARGE", f"nacks has {len(request.nacks):,} entries; at most {MAX_NACKS} are allowed"
         )
     if request.HasField("ack"):
@@ -114,16 +113,16 @@ def read_settlements(request: pb.AcknowledgeMatchesRequest) -> list[Settlement]:
     if request.HasField("extend"):
         settlements.append(_read_extend(request.extend, "extend"))
     if not settlements:
-        raise _invalid("ack", "REQUIRED", "The request names no delivery; set ack, nacks or extend")
+        raise InvalidArgument.at("ack", "REQUIRED", "The request names no delivery; set ack, nacks or extend")
     count = sum(len(settlement.delivery_ids) for settlement in settlements)
     if count > MAX_ACKNOWLEDGED:
         fault = f"The request names {count:,} deliveries; at most {MAX_ACKNOWLEDGED:,} are allowed"
-        raise _invalid("delivery_ids", "OUT_OF_RANGE", fault)
+        raise InvalidArgument.at("delivery_ids", "OUT_OF_RANGE", fault)
     seen: set[str] = set()
     for delivery_id in (delivery_id for settlement in settlements for delivery_id in settlement.delivery_ids):
         if delivery_id in seen:
             message = f'The delivery "{delivery_id[:MAX_CONSUMER_ID]}" is named twice'
-            raise _invalid("delivery_ids", "DUPLICATE_DELIVERY", message)
+            raise InvalidArgument.at("delivery_ids", "DUPLICATE_DELIVERY", message)
         seen.add(delivery_id)
     return settlements
 
@@ -132,7 +131,7 @@ def read_consumer_id(text: str) -> str:
     """Read the id of a consumer, which may be empty. Raises InvalidConsumer."""
     if len(text) > MAX_CONSUMER_ID or not (text.isascii() and text.isprintable()):
         message = f"consumer_id must be 1 to {MAX_CONSUMER_ID} printable ASCII characters"
-        raise InvalidConsumer(message, violations=[Violation("consumer_id", "INVALID_CONSUMER_ID", message)])
+        raise InvalidConsumer.at("consumer_id", "INVALID_CONSUMER_ID", message)
     return text
 
 
@@ -207,10 +206,10 @@ def _read_ack(message: pb.AckDeliveries, path: str) -> Ack:
 def _read_nack(message: pb.NackDeliveries, path: str) -> Nack:
     if len(message.reason) > MAX_REASON:
         fault = f"{path}.reason has {len(message.reason):,} characters; at most {MAX_REASON:,} are allowed"
-        raise _invalid(f"{path}.reason", "TOO_LARGE", fault)
+        raise InvalidArgument.at(f"{path}.reason", "TOO_LARGE", fault)
     delay = read_duration(message, "delay")
     if delay is not None and not 0 <= delay <= 24 * _HOUR:
-        raise _invalid(
+        raise InvalidArgument.at(
             f"{path}.delay", "OUT_OF_RANGE", f"{path}.delay is {delay / _SECOND:g} s; it must be 0 to 24 hours"
         )
     return Nack(
@@ -222,24 +221,24 @@ def _read_extend(message: pb.ExtendLeases, path: str) -> Extend:
     wanted = read_duration(message, "lease_duration")
     if wanted is not None and not _SECOND <= wanted <= _HOUR:
         field = f"{path}.lease_duration"
-        raise _invalid(field, "OUT_OF_RANGE", f"{field} is {wanted / _SECOND:g} s; it must be 1 second to 1 hour")
+        raise InvalidArgument.at(
+            field, "OUT_OF_RANGE", f"{field} is {wanted / _SECOND:g} s; it must be 1 second to 1 hour"
+        )
     return Extend(_read_ids(message.delivery_ids, path), wanted)
 
 
 def _read_ids(ids: Sequence[str], path: str) -> list[str]:
     if not 1 <= len(ids) <= MAX_SETTLED:
         field = f"{path}.delivery_ids"
-        raise _invalid(field, "OUT_OF_RANGE", f"{field} has {len(ids):,} IDs; it must have 1 to {MAX_SETTLED:,}")
+        raise InvalidArgument.at(
+            field, "OUT_OF_RANGE", f"{field} has {len(ids):,} IDs; it must have 1 to {MAX_SETTLED:,}"
+        )
     if any(len(delivery_id.encode()) > MAX_DELIVERY_ID for delivery_id in ids):
         field = f"{path}.delivery_ids"
         fault = f"{field} has an ID of more than {MAX_DELIVERY_ID} bytes, which is not the ID of a delivery"
-        raise _invalid(field, "OUT_OF_RANGE", fault)
+        raise InvalidArgument.at(field, "OUT_OF_RANGE", fault)
     return list(ids)
 
 
 def _invalid_consumer(field: str, message: str) -> InvalidConsumer:
-    return InvalidConsumer(message, violations=[Violation(field, "OUT_OF_RANGE", message)])
-
-
-def _invalid(path: str, reason: str, message: str) -> InvalidArgument:
-    return InvalidArgument(message, violations=[Violation(path, reason, message)])
+    return InvalidConsumer.at(field, "OUT_OF_RANGE", message)

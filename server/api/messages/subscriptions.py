@@ -18,7 +18,6 @@ from automation.subscriptions.values import (
     ParkedSelection,
     Subscription,
 )
-from registry.errors import Violation
 from registry.timestamps import now_micros
 from registry.unreadable_rows import UNREADABLE
 from server.api.messages.enums import DELIVERY_ORDER, PARKING_CAUSE
@@ -130,7 +129,7 @@ def read_selection(message: pb.ParkedSelection) -> ParkedSelection:
     """Read which parked matches are meant: by filters, or all of them. Raises InvalidArgument."""
     if len(message.match_ids) > MAX_MATCH_IDS:
         fault = f"selection.match_ids has {len(message.match_ids):,} IDs; at most {MAX_MATCH_IDS:,} are allowed"
-        raise _refused("selection.match_ids", "TOO_LARGE", fault)
+        raise InvalidArgument.at("selection.match_ids", "TOO_LARGE", fault)
     selection = ParkedSelection(
         tuple(message.match_ids),
         message.automation_id,
@@ -140,7 +139,7 @@ def read_selection(message: pb.ParkedSelection) -> ParkedSelection:
     filtered = bool(selection.match_ids or selection.automation_id or selection.parked_until is not None)
     if filtered is selection.all:
         fault = "both filters and all" if filtered else "neither a filter nor all"
-        raise _refused("selection", "INVALID_SELECTION", f"selection sets {fault}; set either filters or all")
+        raise InvalidArgument.at("selection", "INVALID_SELECTION", f"selection sets {fault}; set either filters or all")
     return selection
 
 
@@ -180,7 +179,3 @@ def _read_backoff(message: pb.Backoff) -> Backoff:
         max(initial, DEFAULT_MAX_DELAY) if longest is None else longest,
         message.multiplier if message.HasField("multiplier") else DEFAULT_MULTIPLIER,
     )
-
-
-def _refused(path: str, reason: str, message: str) -> InvalidArgument:
-    return InvalidArgument(message, violations=[Violation(path, reason, message)])

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Final
 
 from automation.subscriptions.store import MAX_FILTER_LABELS, MAX_FILTER_NAMES
 from automation.subscriptions.values import MatchFilter
-from registry.errors import Violation
 from registry.unreadable_rows import UNREADABLE, describe_error
 from server.api.messages.enums import LOG_END
 from server.api.messages.matches import write_match
@@ -99,9 +98,9 @@ def write_update(update: WatchUpdate, project_id: str) -> pb.WatchMatchesRespons
 def _check_size(path: str, items: Sized, most: int) -> None:
     if len(items) > most:
         message = f"{path} has {len(items):,} entries; at most {most} are allowed"
-        raise InvalidArgument(message, violations=[Violation(path, "TOO_LARGE", message)])
+        raise InvalidArgument.at(path, "TOO_LARGE", message)
 
 
 def _refused(path: str, fault: str) -> InvalidArgument:
     message = f"{path} is {fault}"
-    return InvalidArgument(message, violations=[Violation(path, "OUT_OF_RANGE", message)])
+    return InvalidArgument.at(path, "OUT_OF_RANGE", message)

@@ -6,7 +6,6 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
 from automation.subscriptions.values import ParkedSelection
-from registry.errors import Violation
 from server.api.messages.deliveries import (
     read_consumer_id,
     read_consumer_requests,
@@ -109,7 +108,7 @@ class MatchStreamServicer:
     ) -> pb.SeekSubscriptionResponse:
         if request.start.WhichOneof("place") is None:
             message = "start is missing; it must set the place at which the subscription continues"
-            raise InvalidArgument(message, violations=[Violation("start", "REQUIRED", message)])
+            raise InvalidArgument.at("start", "REQUIRED", message)
         status = await self._subscriptions.seek(
             caller.project_pk, request.subscription, read_start(request.start), request.etag
         )
@@ -184,5 +183,5 @@ def _read_wait_seconds(request: pb.PullMatchesRequest) -> float:
     wait = read_duration(request, "wait") or 0
     if not 0 <= wait <= MAX_WAIT_SECONDS * _SECOND:
         message = f"wait is {wait / _SECOND:g} s; it must be 0 to {MAX_WAIT_SECONDS} seconds"
-        raise InvalidArgument(message, violations=[Violation("wait", "OUT_OF_RANGE", message)])
+        raise InvalidArgument.at("wait", "OUT_OF_RANGE", message)
     return wait / _SECOND
