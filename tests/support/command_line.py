@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from tests.support.forking import Forker
+from tests.support.forking import ForkedProcess, Forker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 PROGRAM = (sys.executable, "-m", "server")
-_forker = Forker()
+forker = Forker()
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("SIGNALBOX_")}
 
 
@@ -43,7 +43,7 @@ class Result:
 class Server:
     """A server in a process of its own."""
 
-    process: subprocess.Popen[str]
+    process: ForkedProcess
     address: str
     http_address: str
     folder: Path
@@ -79,7 +79,7 @@ def command(
 ) -> Result:
     """Run a command in a process of its own, and wait until it ends."""
     environment = ENVIRONMENT | dict(variables or {})
-    return Result(*_forker.run(arguments, environment, folder or Path.cwd(), stdin=stdin, timeout=60))
+    return Result(*forker.run(arguments, environment, folder or Path.cwd(), stdin=stdin, timeout=60))
 
 
 @contextmanager
@@ -94,19 +94,20 @@ def serving(folder: Path, address: str = "127.0.0.1:0") -> Iterator[Server]:
         "--database",
         f"sqlite:///{folder}/signalbox.db",
     )
-    with (
-        (folder / "log").open("a") as log,
-        subprocess.Popen(
-            [*PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=log, text=True, env=ENVIRONMENT
-        ) as process,
-    ):
+    reading, writing = os.pipe()
+    with (folder / "log").open("a") as log, open(os.devnull) as nothing, open(reading) as out:
         try:
-            ready = read_line(process.stdout)
+            process = forker.start(arguments, ENVIRONMENT, Path.cwd(), (nothing.fileno(), writing, log.fileno()))
+        finally:
+            os.close(writing)
+        try:
+            ready = read_line(out)
             told = re.fullmatch(r"signalbox ready grpc=(127\.0\.0\.1:[0-9]+) http=(127\.0\.0\.1:[0-9]+)\n", ready)
             assert told, (ready, (folder / "log").read_text())
-            yield Server(process, told[1], told[2], folder, _paragraphs(process.stdout))
+            yield Server(process, told[1], told[2], folder, _paragraphs(out))
         finally:
             process.kill()
+            process.wait()
 
 
 def read_line(stream: IO[str] | None) -> str:

@@ -1,8 +1,8 @@
-"""Commands forked from a process that has imported everything.
+"""Commands and servers forked from a process that has imported everything.
 
-A command takes about a second of CPU to import gRPC and its messages, and a hundredth to run. The tests run hundreds of
-them, so they fork each from one process that has done the imports: still a process of its own, with its own standard
-streams, environment and exit code.
+A command takes about a second of CPU to import gRPC and its messages, and a hundredth to run; a server takes two. The
+tests run hundreds of them, so they fork each from one process that has done the imports: still a process of its own,
+with its own standard streams, environment, signals and exit code.
 
     python -m tests.support.forking SOCKET     serve until standard input is closed
 """
@@ -21,7 +21,7 @@ import tempfile
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
@@ -41,11 +41,42 @@ def _content(file: IO[bytes]) -> str:
     return file.read().decode()
 
 
+class ForkedProcess:
+    """A process that was forked, as seen by the one that asked for it."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._answers = connection.makefile("r")
+        self._connection = connection
+        self.pid = int(self._answers.readline())
+        self.returncode: int | None = None
+
+    def send_signal(self, number: int) -> None:
+        if self.returncode is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until the process has ended; return its exit code, negative for a signal."""
+        if self.returncode is None:
+            self._connection.settimeout(timeout)
+            self.returncode = int(self._answers.readline())
+            self._answers.close()
+            self._connection.close()
+        return self.returncode
+
+
 class Forker:
-    """The process from which commands are forked, started with the first command."""
+    """The process from which others are forked, started with the first of them."""
 
     def __init__(self) -> None:
         self._address = ""
+        self._lock = Lock()
 
     def run(
         self, arguments: Sequence[str], environment: Mapping[str, str], folder: Path, *, stdin: str, timeout: float
@@ -56,29 +87,28 @@ class Forker:
         writer.start()
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             try:
-                code = self._fork(arguments, environment, folder, (reading, out.fileno(), err.fileno()), timeout)
+                process = self.start(arguments, environment, folder, (reading, out.fileno(), err.fileno()))
             finally:
                 os.close(reading)
+            try:
+                code = process.wait(timeout)
+            finally:
+                process.kill()
                 writer.join()
             return code, _content(out), _content(err)
 
-    def _fork(
-        self,
-        arguments: Sequence[str],
-        environment: Mapping[str, str],
-        folder: Path,
-        files: Sequence[int],
-        timeout: float,
-    ) -> int:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(timeout)
-            connection.connect(self._address or self._start())
-            call = json.dumps({"arguments": arguments, "environment": environment, "folder": str(folder)})
-            body = call.encode()
-            socket.send_fds(connection, [len(body).to_bytes(HEADER_BYTES, "big")], list(files))
-            connection.sendall(body)
-            status = connection.recv(16)
-        return int(status)
+    def start(
+        self, arguments: Sequence[str], environment: Mapping[str, str], folder: Path, files: Sequence[int]
+    ) -> ForkedProcess:
+        """Start `signalbox` with these files as its standard streams."""
+        with self._lock:
+            address = self._address = self._address or self._start()
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(address)
+        body = json.dumps({"arguments": arguments, "environment": environment, "folder": str(folder)}).encode()
+        socket.send_fds(connection, [len(body).to_bytes(HEADER_BYTES, "big")], list(files))
+        connection.sendall(body)
+        return ForkedProcess(connection)
 
     def _start(self) -> str:
         folder = tempfile.TemporaryDirectory(prefix="signalbox-forks-")
@@ -92,7 +122,6 @@ class Forker:
         atexit.register(_stop, process, folder)
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
-        self._address = address
         return address
 
 
@@ -109,6 +138,7 @@ def serve(address: str) -> None:
 
     for module, _ in _COMMANDS.values():
         import_module(module)
+    import_module("tests.torture.preloaded")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(address)
@@ -124,7 +154,7 @@ def serve(address: str) -> None:
 
 
 def _supervise(connection: socket.socket, main: Any) -> NoReturn:
-    """Fork the command, and send its exit code."""
+    """Fork the command; send its process id, and its exit code when it has ended."""
     header, files, _, _ = socket.recv_fds(connection, HEADER_BYTES, 3)
     call = json.loads(_received(connection, int.from_bytes(header, "big")))
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -132,8 +162,12 @@ def _supervise(connection: socket.socket, main: Any) -> NoReturn:
     if child == 0:
         connection.close()
         _become(call, files, main)
+    for file in files:
+        os.close(file)
+    connection.sendall(f"{child}\n".encode())
     _, status = os.waitpid(child, 0)
-    connection.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+    with suppress(BrokenPipeError):
+        connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
     os._exit(0)
 
 

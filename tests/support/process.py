@@ -6,16 +6,19 @@ import asyncio
 import os
 import re
 import signal
+import subprocess
 import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from tests.support.command_line import ENVIRONMENT, forker
 from tests.support.service import ADMIN_KEY, connected
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
+    from tests.support.forking import ForkedProcess
     from tests.support.service import Service
 
 READY = re.compile(r"signalbox ready grpc=(\S+) http=(\S+)")
@@ -24,7 +27,7 @@ READY = re.compile(r"signalbox ready grpc=(\S+) http=(\S+)")
 class Process:
     """A server that was started and said that it is ready."""
 
-    def __init__(self, process: asyncio.subprocess.Process, service: Service, log: Path) -> None:
+    def __init__(self, process: ForkedProcess | subprocess.Popen[bytes], service: Service, log: Path) -> None:
         self.service = service
         self._process = process
         self._log = log
@@ -44,7 +47,7 @@ class Process:
         self._process.terminate()
 
     async def exit_code(self) -> int:
-        return await self._process.wait()
+        return await asyncio.to_thread(self._process.wait)
 
     def log(self) -> str:
         return self._log.read_text()
@@ -58,38 +61,32 @@ async def server_process(
 
     `source` is the checkout of another release, to run its code.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "server",
-        "serve",
-        "--grpc",
-        "127.0.0.1:0",
-        "--http",
-        "127.0.0.1:0",
-        "--database",
-        database_url,
-    ]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SIGNALBOX_")}
-    if source is not None:
-        environment["PYTHONPATH"] = f"{source}:{source / 'generated'}"
-    with (folder / "server.log").open("ab") as log:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            *arguments,
-            cwd=folder,
-            env={"SIGNALBOX_DRAIN": "0"} | environment | {"SIGNALBOX_ADMIN_KEY": ADMIN_KEY},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=log,
-        )
-    try:
-        assert process.stdout is not None
-        line = (await asyncio.wait_for(process.stdout.readline(), 90)).decode()
-        ready = READY.match(line)
-        assert ready, f"instead of being ready: {line}{(folder / 'server.log').read_text()}"
-        async with connected(ready[1], ready[2]) as service:
-            yield Process(process, service, folder / "server.log")
-    finally:
-        if process.returncode is None:
+    listening = ("--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
+    words = ("serve", *listening, "--database", database_url, *arguments)
+    environment = {"SIGNALBOX_DRAIN": "0"} | ENVIRONMENT | {"SIGNALBOX_ADMIN_KEY": ADMIN_KEY}
+    reading, writing = os.pipe()
+    with (folder / "server.log").open("ab") as log, os.fdopen(reading) as out:
+        try:
+            process = await asyncio.to_thread(_start, words, environment, folder, (writing, log.fileno()), source)
+        finally:
+            os.close(writing)
+        try:
+            line = await asyncio.to_thread(out.readline)
+            ready = READY.match(line)
+            assert ready, f"instead of being ready: {line}{(folder / 'server.log').read_text()}"
+            async with connected(ready[1], ready[2]) as service:
+                yield Process(process, service, folder / "server.log")
+        finally:
             process.kill()
-            await process.wait()
+            await asyncio.to_thread(process.wait)
+
+
+def _start(
+    words: Sequence[str], environment: dict[str, str], folder: Path, files: tuple[int, int], source: Path | None
+) -> ForkedProcess | subprocess.Popen[bytes]:
+    with open(os.devnull) as nothing:
+        if source is None:
+            return forker.start(words, environment, folder, (nothing.fileno(), *files))
+        environment |= {"PYTHONPATH": f"{source}:{source / 'generated'}"}
+        command = [sys.executable, "-m", "server", *words]
+        return subprocess.Popen(command, cwd=folder, env=environment, stdin=nothing, stdout=files[0], stderr=files[1])
