@@ -1,4 +1,4 @@
-"""Checks of values (`registry.json_values`) for the front doors, which raise faults as InvalidArgument."""
+"""Checks of JSON values for the front doors: the rules of `registry.json_values`, as InvalidArgument."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = [
     "PayloadBudget",
     "check_count",
     "check_json",
-    "hold_json",
+    "storable_json",
 ]
 
 MAX_RESPONSE_BYTES: Final = 4_000_000
@@ -53,7 +53,7 @@ def check_json(
         raise InvalidArgument.of(violation)
 
 
-def hold_json(values: dict[str, Any], received: int, root: str, budget: PayloadBudget) -> dict[str, Any]:
+def storable_json(values: dict[str, Any], received: int, root: str, budget: PayloadBudget) -> dict[str, Any]:
     """Check plain JSON as `check_json` does, and return it as it is stored where no schema coerces it."""
     check_json(values, received, root, budget)
     stored: dict[str, Any] = with_doubles(values)

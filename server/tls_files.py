@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def stamp_of(tls: Tls) -> tuple[tuple[int, int], ...]:
-    """Tell one state of the files from another. Raise OSError."""
+    """Return a stamp that differs once a file has changed. Raise OSError."""
     files = (tls.certificate, tls.key, tls.client_ca)
     states = [file.stat() for file in files if file is not None]
     return tuple((state.st_mtime_ns, state.st_ino) for state in states)

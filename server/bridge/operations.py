@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from registry.errors import DefinitionNotFound
 from registry.store import MAX_LIVE_DEFINITIONS
 from server.bridge.fields import is_uuid
-from server.budgets import CONTACT_BUDGET, hold_json
+from server.budgets import CONTACT_BUDGET, storable_json
 from server.paging import PageRequest
 from server.services.contacts import ContactRef
 
@@ -116,7 +116,7 @@ def contact_properties(named: Mapping[str, Any], others: dict[str, Any], receive
 
     `root` is the body's field that holds `others`. Raise InvalidArgument if they are too many or too deep.
     """
-    held = hold_json(others, received, root, CONTACT_BUDGET)
+    held = storable_json(others, received, root, CONTACT_BUDGET)
     return {**held, **{name: value for name, value in named.items() if value is not None}}
 
 

@@ -40,7 +40,7 @@ class TypedReader:
     def read(self, data: bytes) -> dict[str, Any]:
         """Read the properties that a serialized message stands for, in the order of their names, as `read_struct` does.
 
-        An empty array is read only where it is required. Raises InvalidArgument.
+        An empty array is read only where it is required. Raise InvalidArgument.
         """
         if len(data) > EVENT_BUDGET.size:
             raise InvalidArgument.of(too_large(_MESSAGE, len(data), EVENT_BUDGET))

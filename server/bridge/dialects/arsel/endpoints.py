@@ -26,7 +26,7 @@ from server.bridge.operations import (
     page_by_id,
 )
 from server.bridge.routes import Route
-from server.budgets import CONTACT_BUDGET, check_json, hold_json
+from server.budgets import CONTACT_BUDGET, check_json, storable_json
 from server.emails import normalize_email
 from server.errors import ContactRequired
 from server.ingest.draft import Draft
@@ -208,7 +208,7 @@ def _contact_changes(body: bodies.UpdateContactBody, current: Contact, received:
     """Return the new value of each changed property; None removes the property."""
     changes: dict[str, Any] = {}
     if body.properties is not UNSET:
-        held = hold_json(body.properties, received, "properties", CONTACT_BUDGET)
+        held = storable_json(body.properties, received, "properties", CONTACT_BUDGET)
         changes = dict.fromkeys(other_properties(current, _CONTACT_FIELDS)) | held
     named = {name: getattr(body, name) for name in _NAMED}
     return changes | {name: value for name, value in named.items() if value is not UNSET}

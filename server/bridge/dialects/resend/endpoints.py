@@ -25,7 +25,7 @@ from server.bridge.operations import (
     page_by_id,
 )
 from server.bridge.routes import Route
-from server.budgets import CONTACT_BUDGET, check_json, hold_json
+from server.budgets import CONTACT_BUDGET, check_json, storable_json
 from server.emails import normalize_email
 from server.errors import ContactNotFound, InvalidArgument
 from server.ingest.draft import Draft
@@ -159,7 +159,7 @@ async def update_contact(services: Services, request: Request) -> Response:
         raise RuleBroken(422, "invalid_parameter", "The email of a contact cannot be changed.")
     changes = {name: value for name in _CONTACT_FIELDS if (value := getattr(body, name)) is not UNSET}
     if body.properties:
-        changes |= hold_json(dict(body.properties), len(request.body), "properties", CONTACT_BUDGET)
+        changes |= storable_json(dict(body.properties), len(request.body), "properties", CONTACT_BUDGET)
     updated = await services.contacts.update(request.caller.project_pk, name, changes)
     return Response(200, bodies.ContactId(id=updated.id))
 
