@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Container, Iterator, Mapping
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.checkout
@@ -75,6 +75,66 @@ def test_only_the_migration_command_reaches_into_the_storage() -> None:
         if name.startswith("server.storage")
     }
     assert reaching == {"server/cli/commands/migrate.py"}
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert circles(module_imports()) == []
+
+
+def test_no_rooms_import_each_other_in_a_circle() -> None:
+    rooms: dict[str, set[str]] = {}
+    for module, names in module_imports().items():
+        rooms.setdefault(room(module), set()).update(map(room, names))
+    assert circles({name: others - {name} for name, others in rooms.items()}) == []
+
+
+def module_imports() -> dict[str, set[str]]:
+    """Return what each module imports when it is loaded, the imports for type checkers included."""
+    names = {name_of(module): module for package in ("registry", "automation", "server") for module in modules(package)}
+    return {
+        name: {found for found in imported_at_top(module, names) if found != name} for name, module in names.items()
+    }
+
+
+def name_of(module: Path) -> str:
+    return ".".join(module.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def room(module: str) -> str:
+    """Return the package of a module, below `server` alone; the module itself where it is in none."""
+    return ".".join(module.split(".")[: 2 if module.startswith("server.") else 1])
+
+
+def imported_at_top(module: Path, names: Container[str]) -> Iterator[str]:
+    """Name the modules that a module imports outside of its functions."""
+    waiting: list[ast.AST] = [ast.parse(module.read_text())]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (part if part in names else str(node.module) for part in parts if str(node.module) in names)
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            waiting += ast.iter_child_nodes(node)
+
+
+def circles(imports: Mapping[str, Collection[str]]) -> list[list[str]]:
+    """Return the groups of modules that import each other, directly or through others."""
+    reached = {module: reachable(module, imports) for module in imports}
+    groups = {frozenset(other for other in reached[module] if module in reached[other]) for module in imports}
+    return sorted(sorted(group) for group in groups if group)
+
+
+def reachable(module: str, imports: Mapping[str, Collection[str]]) -> set[str]:
+    """Return what a module imports, directly or through others; itself only if it is in a circle."""
+    found: set[str] = set()
+    waiting = [module]
+    while waiting:
+        new = set(imports[waiting.pop()]) - found
+        found |= new
+        waiting += new
+    return found
 
 
 def test_generated_code_is_what_the_protos_say(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from automation.run_store import new_run_values
 from automation.subscriptions import tables as subscription_tables
 from automation.subscriptions.leasing import READ_LIMIT, step
 from automation.subscriptions.store import (
-    HELD,
+    BLOCKED,
     SubscriptionChanges,
     count_parked,
     create_subscription,
@@ -724,7 +724,7 @@ class Promises(RuleBasedStateMachine):
     def next_due(self) -> int:
         """Find when something is due next by a look at every row."""
         rows = self.connection.execute(select(subscription_delivery.c.due_at, subscription_delivery.c.state)).all()
-        return min((row.due_at for row in rows if row.state != HELD and row.due_at > self.now), default=0)
+        return min((row.due_at for row in rows if row.state != BLOCKED and row.due_at > self.now), default=0)
 
     def check_result(self, said: Settlement, result: SettleResult) -> None:
         lease = self.leases[result.delivery_id]

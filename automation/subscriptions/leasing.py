@@ -1,8 +1,31 @@
-"""The step that moves a subscription: settle what was delivered, end what ran out, lease what is next.
+"""The step that advances a subscription: settle deliveries, expire leases, lease the next matches.
 
-One step serves everybody who waits on one subscription, in one transaction under the lock of its row. Everything is
-decided by what the tables say, so it does not matter which node takes the step, or who was killed before. A step's
-statements touch the rows that change, and a consumer's leases to count them. Times are microseconds UTC.
+One step serves all consumers that wait on one subscription, in one transaction under the lock of its row. Everything is
+decided by the tables, so it does not matter which node takes the step, or which was killed before.
+
+A match has a row in `subscription_delivery` from its first delivery until it is settled or parked:
+
+    state      means                                 `due_at`            leaves it by
+    (no row)   after the read position: not read yet                     the first lease, or as blocked
+    leased     delivered to a consumer               the lease expires   ack, skip (settled), nack, expiry, takeover
+    waiting    to be delivered again                 it may be leased    the next lease
+    blocked    an earlier match of its contact is    its own retry, 0    the settlement or parking of that one
+               not settled; only in CONTACT order    if none
+    (no row)   settled; or parked, with a row in `subscription_parked`   a replay, a seek
+
+Invariants:
+
+- Every row is at or before the read position. Every match up to and including the ack floor is settled or parked, those
+  replayed since excepted; the floor moves forward only, except in a seek.
+- A lease has a serial of its own, which is part of the delivery's id. Whatever is said about an older lease of the same
+  match is STALE: a late acknowledgement cannot settle a newer delivery.
+- The clock is read only after the row is locked: no lease runs while its step waits for the step of another server.
+- Expiry comes before leasing, so that a step delivers again what it has just expired, and the number of attempts stays
+  bounded even for a match that crashes its consumers.
+- The cost of a step follows the rows that change, not the backlog: searches for due rows begin where the last one ended
+  (`SearchBounds`), and counts of leases read the consumer's own leases above the ack floor.
+
+Times are microseconds UTC.
 """
 
 from __future__ import annotations
@@ -16,7 +39,7 @@ from automation.bulk import between, execute_many
 from automation.match_log import filtered, matches_at, to_match
 from automation.run_store import mark_running
 from automation.subscriptions.settling import expire, settle, take_over, to_unsettled
-from automation.subscriptions.store import HELD, LEASED, WAITING, lock_subscription
+from automation.subscriptions.store import BLOCKED, LEASED, WAITING, lock_subscription
 from automation.subscriptions.tables import REPLAYED, subscription, subscription_delivery, subscription_parked
 from automation.subscriptions.values import Delivery, DeliveryOrder, SearchBounds, StepResult, delivery_id
 from automation.tables import automation_match
@@ -31,13 +54,14 @@ if TYPE_CHECKING:
     from automation.subscriptions.values import DeliveryRequest, Settlement, Subscription, TakeOver, Undelivered
 
 BOUNDS_MARGIN: Final = 2_000_000
-"""The difference between the clocks of nodes, in microseconds, up to which no due match waits for a full search."""
+"""The difference between the clocks of two nodes, in microseconds, up to which a due match is found at once."""
 FULL_SEARCH_PERIOD: Final = 10_000_000
+"""Beyond that difference, a due match is found within this time."""
 
 READ_LIMIT: Final = 1_000
-"""Over how many matches of the log one step reads at most."""
-HELD_LIMIT: Final = 10_000
-"""With so many matches held behind earlier ones of their contacts, a subscription reads no further."""
+"""The most matches of the log that one step reads."""
+BLOCKED_LIMIT: Final = 10_000
+"""With this many blocked matches, a subscription reads no further: one contact cannot fill the table."""
 _READ_AHEAD: Final = 100
 NEVER: Final = 2**62
 NO_BOUNDS: Final = SearchBounds()
@@ -50,11 +74,11 @@ _subscription = subscription.c
 
 @dataclass(slots=True)
 class _Reading:
-    """What was read from the log: matches to lease and to hold, up to where, and whether to read on at once."""
+    """The matches read from the log: to lease, and blocked ones; `more` if the next step can read on at once."""
 
     read_position: int
     leased: list[Match] = field(default_factory=list)
-    held: list[Match] = field(default_factory=list)
+    blocked: list[Match] = field(default_factory=list)
     more: bool = False
 
 
@@ -72,9 +96,8 @@ def step(
     `clock` is read once the row is locked: no lease runs while the step waits for the step of another server. `bounds`
     are those of the last step on this node, if it succeeded.
 
-    Due matches go before first deliveries; first deliveries are in the order of positions, after the read position.
-    Each consumer gets a run of them; the one with the most room gets what does not divide.
-    Raises SubscriptionNotFound.
+    Due matches go before first deliveries, which are in the order of positions, after the read position. Each consumer
+    gets a run of them; the one with the most capacity gets the remainder. Raise SubscriptionNotFound.
     """
     current = lock_subscription(connection, subscription_key)
     now = clock()
@@ -83,20 +106,22 @@ def step(
     kept = [take_over(connection, current, each, now) for each in take_overs]
     more, retry_due = expire(connection, current, now, search.leases_from)
     outstanding = _outstanding(connection, current, requests)
-    rooms = [_room(want, outstanding[want.consumer_id]) for want in requests]
-    due = _due(connection, current, sum(rooms), now, search.retries_from)
-    reading = _read_on(connection, current, sum(rooms) - len(due))
-    deliveries = _lease(connection, current, due, reading, _dealt(rooms, len(due) + len(reading.leased)), requests, now)
+    capacities = [_capacity(request, outstanding[request.consumer_id]) for request in requests]
+    due = _due(connection, current, sum(capacities), now, search.retries_from)
+    reading = _read_log(connection, current, sum(capacities) - len(due))
+    deliveries = _lease(
+        connection, current, due, reading, _shares(capacities, len(due) + len(reading.leased)), requests, now
+    )
     for batch in deliveries:
         for each in batch:
             outstanding[each.consumer_id] += 1
     leases = current.last_serial + sum(map(len, deliveries))
     written = [each.due_at for one in results for each in one] + [retry_due, now + current.ack_deadline]
-    search.narrow(min(each for each in written if each), all_due=len(due) < sum(rooms), all_expired=not more)
-    moved = _move(connection, current, reading.read_position, leases)
+    search.narrow(min(each for each in written if each), all_due=len(due) < sum(capacities), all_expired=not more)
+    moved = _advance(connection, current, reading.read_position, leases)
     search.find_next(connection, current)
     more = more or reading.more
-    exhausted = not more and sum(map(len, deliveries)) < sum(rooms)
+    exhausted = not more and sum(map(len, deliveries)) < sum(capacities)
     bounds = search.bounds()
     return StepResult(moved, results, kept, deliveries, outstanding, more, exhausted, search.next_due, bounds)
 
@@ -124,7 +149,7 @@ class _Search:
         return cls(now, bounds.leases_from, bounds.retries_from, next_lease, next_retry, bounds.full_at)
 
     def narrow(self, earliest_written: int, *, all_due: bool, all_expired: bool) -> None:
-        """Update the bounds after this step's searches and writes."""
+        """Update the bounds after the searches and writes of this step."""
         self.next_lease = max(min(self.next_lease, earliest_written), self.now + 1)
         self.next_retry = max(min(self.next_retry, earliest_written), self.now + 1)
         if all_expired:
@@ -153,27 +178,27 @@ class _Search:
         return SearchBounds(self.leases_from, self.retries_from, next_lease, next_retry, self.full_at)
 
 
-def _room(want: DeliveryRequest, outstanding: int) -> int:
-    if want.max_outstanding is None:
-        return want.max_deliveries
-    return max(0, min(want.max_deliveries, want.max_outstanding - outstanding))
+def _capacity(request: DeliveryRequest, outstanding: int) -> int:
+    if request.max_outstanding is None:
+        return request.capacity
+    return max(0, min(request.capacity, request.max_outstanding - outstanding))
 
 
-def _dealt(rooms: Sequence[int], count: int) -> list[int]:
-    """Divide a count, at most the sum of the rooms, evenly among them."""
-    shares = [0] * len(rooms)
-    for done, index in enumerate(sorted(range(len(rooms)), key=rooms.__getitem__)):
-        shares[index] = min(rooms[index], count // (len(rooms) - done))
+def _shares(capacities: Sequence[int], count: int) -> list[int]:
+    """Divide a count, at most the sum of the capacities, evenly among them."""
+    shares = [0] * len(capacities)
+    for done, index in enumerate(sorted(range(len(capacities)), key=capacities.__getitem__)):
+        shares[index] = min(capacities[index], count // (len(capacities) - done))
         count -= shares[index]
     return shares
 
 
 def _outstanding(connection: Connection, current: Subscription, requests: Sequence[DeliveryRequest]) -> dict[str, int]:
-    """Count the leases of the consumers: above the floor, and of replayed matches at or below it.
+    """Count the leases of the consumers: above the ack floor, and of replayed matches at or below it.
 
-    Settled rows that a snapshot still holds are visited only above the floor.
+    PostgreSQL keeps rows of settled matches while a snapshot may need them; so only those above the floor are visited.
     """
-    counts = dict.fromkeys((want.consumer_id for want in requests), 0)
+    counts = dict.fromkeys((request.consumer_id for request in requests), 0)
     if not counts:
         return counts
     leased = select(_delivery.consumer_id, func.count().label("leases")).where(
@@ -190,7 +215,7 @@ def _outstanding(connection: Connection, current: Subscription, requests: Sequen
 
 
 def _due(connection: Connection, current: Subscription, limit: int, now: int, since: int) -> list[DeliveryRow]:
-    """Read due retries: released deliveries, which are due at 0, and then those due from `since` on."""
+    """Read due retries: undelivered ones, which are due at 0, and then those due from `since` on."""
     if not limit:
         return []
     ranges = ((0, now),) if not since else ((0, 0), (since, now))
@@ -212,19 +237,19 @@ def _due(connection: Connection, current: Subscription, limit: int, now: int, si
     return [to_unsettled(row) for row in connection.execute(parts[0]).all()]
 
 
-def _read_on(connection: Connection, current: Subscription, room: int) -> _Reading:
+def _read_log(connection: Connection, current: Subscription, capacity: int) -> _Reading:
     """Read the log for first deliveries, over at most READ_LIMIT of its matches."""
     start = current.read_position
-    if not room:
+    if not capacity:
         return _Reading(start)
-    behind = (_match.project_key == current.project_pk) & (_match.position > start)
-    end = connection.scalar(select(func.max(_match.position)).where(behind, _match.position <= start + READ_LIMIT))
+    unread = (_match.project_key == current.project_pk) & (_match.position > start)
+    end = connection.scalar(select(func.max(_match.position)).where(unread, _match.position <= start + READ_LIMIT))
     if end is None:
         return _Reading(start)
     # A match that is committed from here on is left to the next step: on PostgreSQL the query below would see it.
-    within = behind & (_match.position <= end)
+    within = unread & (_match.position <= end)
     by_contact = current.order is DeliveryOrder.CONTACT
-    limit = room + _READ_AHEAD if by_contact else room
+    limit = capacity + _READ_AHEAD if by_contact else capacity
     query = filtered(connection, select(automation_match).where(within), current.filter)
     query = query.order_by(_match.position).limit(limit)
     if by_contact:
@@ -233,28 +258,28 @@ def _read_on(connection: Connection, current: Subscription, room: int) -> _Readi
     reading = _Reading(rows[-1].position if len(rows) == limit else end)
     reading.more = len(rows) == limit or end == start + READ_LIMIT
     if by_contact:
-        _sort_by_contact(reading, rows, room, HELD_LIMIT - _held_count(connection, current))
+        _sort_by_contact(reading, rows, capacity, BLOCKED_LIMIT - _blocked_count(connection, current))
     else:
         reading.leased += map(to_match, rows)
-    reading.more = reading.more and len(reading.leased) < room
+    reading.more = reading.more and len(reading.leased) < capacity
     return reading
 
 
-def _sort_by_contact(reading: _Reading, rows: Sequence[Any], room: int, held_room: int) -> None:
-    """Lease the first match of each free contact, hold the others, and stop where there is no room."""
+def _sort_by_contact(reading: _Reading, rows: Sequence[Any], capacity: int, blocked_capacity: int) -> None:
+    """Lease the first match of each contact without unsettled ones, block the others, stop at the capacity."""
     busy = set()
     for row in rows:
         match = to_match(row)
-        behind = bool(match.contact_key) and (row.blocked or match.contact_key in busy)
-        if (len(reading.held) >= held_room) if behind else (len(reading.leased) == room):
+        blocked = bool(match.contact_key) and (row.blocked or match.contact_key in busy)
+        if (len(reading.blocked) >= blocked_capacity) if blocked else (len(reading.leased) == capacity):
             reading.read_position, reading.more = match.position - 1, False
             return
-        (reading.held if behind else reading.leased).append(match)
+        (reading.blocked if blocked else reading.leased).append(match)
         busy.add(match.contact_key)
 
 
 def _has_earlier(current: Subscription) -> Any:
-    """Whether the contact of a match of the log has unsettled ones, all of them earlier."""
+    """Return the condition that the contact of a match of the log has unsettled matches; they are all earlier."""
     earlier = select(func.min(_delivery.match_position)).where(
         _delivery.subscription_key == current.key,
         _delivery.contact_key == _match.contact_key,
@@ -263,8 +288,8 @@ def _has_earlier(current: Subscription) -> Any:
     return earlier.scalar_subquery().is_not(None)
 
 
-def _held_count(connection: Connection, current: Subscription) -> int:
-    query = select(func.count()).where(_delivery.subscription_key == current.key, _delivery.state == HELD)
+def _blocked_count(connection: Connection, current: Subscription) -> int:
+    query = select(func.count()).where(_delivery.subscription_key == current.key, _delivery.state == BLOCKED)
     return connection.scalar(query) or 0
 
 
@@ -277,9 +302,9 @@ def _lease(
     requests: Sequence[DeliveryRequest],
     now: int,
 ) -> list[list[Delivery]]:
-    """Write the leases and what is held, and give the deliveries of each want."""
+    """Write the leases and the blocked matches, and return the deliveries of each request."""
     ends = now + current.ack_deadline
-    consumers = (want.consumer_id for want, share in zip(requests, shares, strict=True) for _ in range(share))
+    consumers = (request.consumer_id for request, share in zip(requests, shares, strict=True) for _ in range(share))
     serials = range(current.last_serial + 1, current.last_serial + 1 + sum(shares))
     known = matches_at(connection, current.project_pk, [row.match_position for row in due]) if due else {}
     leases = [(known[row.match_position], row.attempt + 1, row.replayed, row.last_failure) for row in due]
@@ -324,7 +349,7 @@ def _write_first(
         _row(current, each.match, by_contact, LEASED, serial, 1, each.consumer_id, each.lease_expires_at)
         for each, serial in zip(first, serials, strict=True)
     ]
-    rows += [_row(current, match, by_contact, HELD, 0, 0, "", 0) for match in reading.held]
+    rows += [_row(current, match, by_contact, BLOCKED, 0, 0, "", 0) for match in reading.blocked]
     if rows:
         _unpark(connection, current, [row["match_position"] for row in rows])
         execute_many(connection, _INSERT, rows)
@@ -355,7 +380,7 @@ def _row(
 
 
 def _unpark(connection: Connection, current: Subscription, positions: Sequence[int]) -> None:
-    """Forget the parked matches that are delivered because a seek went back behind them."""
+    """Delete parked matches that are delivered because a seek went back to before them."""
     own = _parked.subscription_key == current.key
     within = _parked.match_position.between(min(positions), max(positions))
     found = set(connection.scalars(select(_parked.match_position).where(own, within))).intersection(positions)
@@ -363,10 +388,10 @@ def _unpark(connection: Connection, current: Subscription, positions: Sequence[i
         connection.execute(delete(subscription_parked).where(own, _parked.match_position.in_(found)))
 
 
-def _move(connection: Connection, current: Subscription, read_position: int, last_serial: int) -> Subscription:
-    """Write how far the subscription is, and return it."""
+def _advance(connection: Connection, current: Subscription, read_position: int, last_serial: int) -> Subscription:
+    """Advance the read position, the ack floor and the last serial, and return the subscription."""
     own = _delivery.subscription_key == current.key
-    # Only replayed matches are at or below the floor.
+    # Only replayed matches are at or below the ack floor.
     rest = [
         select(func.min(_delivery.match_position)).where(own, condition).scalar_subquery()
         for condition in (_delivery.match_position > current.floor_position, REPLAYED)

@@ -1,7 +1,19 @@
-"""Settling deliveries and ending leases: what becomes of matches that were delivered.
+"""Settling deliveries and ending leases: acknowledge, nack (retry, park, skip), extend, expire, take over.
 
-Every function works under the lock of the subscription's row (`subscription_store.lock_subscription`) and writes only
-the rows that it changes. Times are microseconds UTC.
+Every function works under the lock of the subscription's row (`store.lock_subscription`) and writes only the rows that
+it changes. Settlements of one step are applied in order to rows in memory, and written at the end in a few statements,
+so that a delivery which is extended and then acknowledged in one step costs one write.
+
+    the delivery's id names          result of an acknowledgement
+    no lease of the subscription     UNKNOWN
+    a lease before the last seek     STALE: the seek ended it
+    a parked match                   STALE
+    a match without a row            ACKNOWLEDGED: it is settled already, so repeating an acknowledgement is harmless
+    an older lease, or one ended     STALE: the match is delivered again
+    the current lease                ACKNOWLEDGED
+
+Where an acknowledgement of a settled match is ACKNOWLEDGED, a nack or an extension is STALE: it cannot be undone.
+Times are microseconds UTC.
 """
 
 from __future__ import annotations
@@ -14,7 +26,7 @@ from sqlalchemy import BigInteger, bindparam, case, delete, func, insert, litera
 
 from automation.bulk import among, between, execute_many, packed
 from automation.match_log import matches_at
-from automation.subscriptions.store import HELD, LEASED, WAITING
+from automation.subscriptions.store import BLOCKED, LEASED, WAITING
 from automation.subscriptions.tables import subscription_delivery, subscription_parked
 from automation.subscriptions.values import (
     LEASE_EXPIRED,
@@ -37,7 +49,7 @@ if TYPE_CHECKING:
     from automation.subscriptions.values import Settlement, Subscription, TakeOver
 
 EXPIRE_LIMIT: Final = 1_000
-"""At most so many leases end in one step."""
+"""The most leases that expire in one step, so that its transaction stays short."""
 
 _DENSE: Final = 4
 
@@ -62,7 +74,7 @@ class DeliveryRow(msgspec.Struct):
 
 @dataclass(slots=True)
 class _Changes:
-    """What is to be written of a step's rows. A row may be changed first and settled later."""
+    """The rows to write at the end. A row may be changed first and settled later."""
 
     settled: list[DeliveryRow] = field(default_factory=list)
     parked: list[tuple[DeliveryRow, ParkingCause]] = field(default_factory=list)
@@ -72,7 +84,7 @@ class _Changes:
 def settle(
     connection: Connection, current: Subscription, settlements: Sequence[Settlement | Undelivered], now: int
 ) -> list[list[SettleResult]]:
-    """Settle and extend deliveries, in the order given. Returns a result for each delivery of each settle."""
+    """Settle and extend deliveries, in the order given. Return a result for each delivery of each settle."""
     if not settlements:
         return []
     named = {each: parse_delivery_id(current, each) for one in settlements for each in one.delivery_ids}
@@ -86,7 +98,7 @@ def settle(
 
 
 class _Settling:
-    """Applies what consumers say to the rows of their deliveries."""
+    """Applies settlements to the rows of the deliveries that they name."""
 
     def __init__(
         self,
@@ -114,7 +126,7 @@ class _Settling:
         return self._give_back(row, delivery_id, settle)
 
     def _leased(self, delivery_id: str) -> DeliveryRow | SettleOutcome:
-        """Find the row of a delivery, or what an acknowledgement of it answers if there is no such lease."""
+        """Return the row of a delivery, or the result of an acknowledgement if its lease is not the current one."""
         position, serial = self._named[delivery_id] or (0, 0)
         if not serial:
             return SettleOutcome.UNKNOWN
@@ -161,9 +173,9 @@ class _Settling:
 
 
 def expire(connection: Connection, current: Subscription, now: int, since: int = 0) -> tuple[bool, int]:
-    """End the leases whose time is over, but not before `since`.
+    """Expire the leases that end from `since` on, up to and including `now`.
 
-    Returns whether there may be more of them, and when the first of their matches is due again (0: none).
+    Return whether there may be more of them, and when the first of their matches is due again (0: none).
     """
     query = select(subscription_delivery).where(
         _delivery.subscription_key == current.key,
@@ -203,7 +215,7 @@ def take_over(connection: Connection, current: Subscription, wanted: TakeOver, n
 
 
 def unsettled_at(connection: Connection, subscription_key: int, positions: Sequence[int]) -> dict[int, DeliveryRow]:
-    """Read the rows at positions."""
+    """Return the rows at positions."""
     if not positions:
         return {}
     statements = _READ_DENSE if _dense(positions) else _READ
@@ -212,7 +224,7 @@ def unsettled_at(connection: Connection, subscription_key: int, positions: Seque
 
 
 def parked_among(connection: Connection, subscription_key: int, positions: Sequence[int]) -> set[int]:
-    """Find which positions are those of parked matches."""
+    """Return the positions of parked matches."""
     if not positions:
         return set()
     parameters = _among(connection, subscription_key, positions)
@@ -220,12 +232,12 @@ def parked_among(connection: Connection, subscription_key: int, positions: Seque
 
 
 def to_unsettled(row: Any) -> DeliveryRow:
-    """Read a row."""
+    """Convert a row of the database."""
     return DeliveryRow(*row)
 
 
 def _fail(current: Subscription, row: DeliveryRow, due_at: int, changes: _Changes) -> None:
-    """End a lease whose attempt failed: the match waits, or is parked after its last attempt."""
+    """End a lease whose attempt failed: the match waits for its retry, or is parked after its last attempt."""
     if row.attempt >= current.max_attempts:
         changes.parked.append((row, ParkingCause.ATTEMPTS_EXHAUSTED))
         return
@@ -255,12 +267,12 @@ def _write(connection: Connection, current: Subscription, changes: _Changes, now
         ]
         execute_many(connection, _CHANGE, rows)
     if freed := {row.contact_key for row in gone if row.contact_key}:
-        execute_many(connection, _FREE, [{"own": current.key, "contact": each, "now": now} for each in freed])
+        execute_many(connection, _UNBLOCK, [{"own": current.key, "contact": each, "now": now} for each in freed])
     waiting = [row for row in changes.changed.values() if row.contact_key and row.state == WAITING]
     if waiting:
         execute_many(
             connection,
-            _HOLD,
+            _BLOCK,
             [{"own": current.key, "at": row.match_position, "contact": row.contact_key} for row in waiting],
         )
 
@@ -326,13 +338,13 @@ _CHANGE = (
     .where(_delivery.subscription_key == bindparam("own"), _delivery.match_position == bindparam("at"))
     .values(state=bindparam("to"), attempt=bindparam("times"), due_at=bindparam("due"), last_failure=bindparam("why"))
 )
-# The first one of a contact never stays held. It is due now, behind what was due before.
-_FREE = (
+# The earliest match of a contact never stays blocked. It is due now, after everything that was due before.
+_UNBLOCK = (
     update(subscription_delivery)
     .where(
         _delivery.subscription_key == bindparam("own"),
         _delivery.match_position == _FIRST_OF_CONTACT,
-        _delivery.state == HELD,
+        _delivery.state == BLOCKED,
     )
     .values(
         state=WAITING,
@@ -340,12 +352,12 @@ _FREE = (
     )
 )
 # After a replay of an earlier one of its contact, a match that failed waits for that one.
-_HOLD = (
+_BLOCK = (
     update(subscription_delivery)
     .where(
         _delivery.subscription_key == bindparam("own"),
         _delivery.match_position == bindparam("at"),
         _delivery.match_position > _FIRST_OF_CONTACT,
     )
-    .values(state=HELD)
+    .values(state=BLOCKED)
 )

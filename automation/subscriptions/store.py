@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 
 LEASED: Final = "leased"
 WAITING: Final = "waiting"
-"""It is delivered when it is due."""
-HELD: Final = "held"
-"""It waits for an earlier one of its contact."""
+"""It is delivered again when it is due."""
+BLOCKED: Final = "held"
+"""It waits for an earlier match of its contact. The stored word is older than the name."""
 
 _SECOND: Final = 1_000_000
 _HOUR: Final = 3_600 * _SECOND
@@ -57,7 +57,7 @@ _parked = subscription_parked.c
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionChanges:
-    """What an update asks for; UNSET leaves a field as it is."""
+    """The fields to change; UNSET leaves a field as it is."""
 
     name: str | UnsetType = UNSET
     ack_deadline: int | UnsetType = UNSET
@@ -66,9 +66,9 @@ class SubscriptionChanges:
 
 
 def create_subscription(connection: Connection, wanted: Subscription) -> Subscription:
-    """Create a subscription that begins behind its `read_position`; the database gives its key.
+    """Create a subscription that begins after its `read_position`; the database assigns its key.
 
-    Raises InvalidSubscription and SubscriptionAlreadyExists.
+    Raise InvalidSubscription and SubscriptionAlreadyExists.
     """
     check_subscription(wanted)
     _check_name_free(connection, wanted)
@@ -78,14 +78,14 @@ def create_subscription(connection: Connection, wanted: Subscription) -> Subscri
 
 
 def get_subscription(connection: Connection, project_pk: int, id_or_name: str) -> Subscription:
-    """Read one subscription; an id goes before a name. Raises SubscriptionNotFound."""
+    """Read one subscription; an id goes before a name. Raise SubscriptionNotFound."""
     return _one(connection, select(subscription), project_pk, id_or_name)
 
 
 def list_subscriptions(
     connection: Connection, project_pk: int, limit: int, before_id: str | None = None
 ) -> list[Subscription]:
-    """List subscriptions, newest first, from behind an id."""
+    """List subscriptions, newest first, after an id."""
     query = select(subscription).where(_subscription.project_key == project_pk)
     if before_id is not None:
         query = query.where(_subscription.id < before_id)
@@ -95,7 +95,7 @@ def list_subscriptions(
 def lock_subscription(connection: Connection, key: int) -> Subscription:
     """Read a subscription by its key; nobody else changes it or its deliveries until the transaction ends.
 
-    Raises SubscriptionNotFound.
+    Raise SubscriptionNotFound.
     """
     row = connection.execute(select(subscription).where(_subscription.key == key).with_for_update()).one_or_none()
     if row is None:
@@ -108,7 +108,7 @@ def update_subscription(
 ) -> Subscription:
     """Change a subscription; leases and retries keep their times. Where nothing differs nothing is written.
 
-    Raises SubscriptionNotFound, EtagMismatch, InvalidSubscription and SubscriptionAlreadyExists.
+    Raise SubscriptionNotFound, EtagMismatch, InvalidSubscription and SubscriptionAlreadyExists.
     """
     current = _locked(connection, project_pk, id_or_name, etag)
     wanted = {name: value for name in changes.__slots__ if (value := getattr(changes, name)) is not UNSET}
@@ -121,7 +121,7 @@ def update_subscription(
 
 
 def delete_subscription(connection: Connection, project_pk: int, id_or_name: str, etag: str) -> Subscription:
-    """Delete a subscription and what it remembers. Raises SubscriptionNotFound and EtagMismatch."""
+    """Delete a subscription and what it remembers. Raise SubscriptionNotFound and EtagMismatch."""
     current = _locked(connection, project_pk, id_or_name, etag)
     connection.execute(delete(subscription_delivery).where(_delivery.subscription_key == current.key))
     connection.execute(delete(subscription_parked).where(_parked.subscription_key == current.key))
@@ -132,9 +132,9 @@ def delete_subscription(connection: Connection, project_pk: int, id_or_name: str
 def seek_subscription(
     connection: Connection, project_pk: int, id_or_name: str, position: int, etag: str, now: int
 ) -> Subscription:
-    """Go on behind a position: leases end and retries are dropped, parked matches stay until they are read again.
+    """Continue after a position: leases end and retries are dropped, parked matches stay until they are read again.
 
-    Raises SubscriptionNotFound and EtagMismatch.
+    Raise SubscriptionNotFound and EtagMismatch.
     """
     current = _locked(connection, project_pk, id_or_name, etag)
     connection.execute(delete(subscription_delivery).where(_delivery.subscription_key == current.key))
@@ -150,7 +150,7 @@ def seek_subscription(
 
 
 def stats_of(connection: Connection, subscriptions: Sequence[Subscription]) -> dict[int, SubscriptionStats]:
-    """Say how far subscriptions of one project are, by their keys."""
+    """Return the stats of subscriptions of one project, by their keys."""
     if not subscriptions:
         return {}
     project_pk, keys = subscriptions[0].project_pk, [each.key for each in subscriptions]
@@ -180,7 +180,7 @@ def list_parked(
     limit: int,
     before: tuple[int, int] | None = None,
 ) -> list[ParkedMatch]:
-    """List parked matches, those parked last first, from behind a (parked_at, position)."""
+    """List parked matches, the last parked first, after a (parked_at, position)."""
     query = select(subscription_parked).where(_selected(connection, current, selection))
     if before is not None:
         query = query.where(tuple_(_parked.parked_at, _parked.match_position) < before)
@@ -201,15 +201,15 @@ def list_parked(
 
 
 def count_parked(connection: Connection, current: Subscription, selection: ParkedSelection) -> int:
-    """Count the parked matches that a selection means."""
+    """Count the selected parked matches."""
     query = select(func.count()).select_from(subscription_parked)
     return connection.scalar(query.where(_selected(connection, current, selection))) or 0
 
 
 def replay_parked(connection: Connection, subscription_key: int, selection: ParkedSelection, now: int) -> int:
-    """Deliver parked matches again; returns how many. Raises SubscriptionNotFound.
+    """Deliver parked matches again; return their number. Raise SubscriptionNotFound.
 
-    One that a seek has put ahead of the subscription is delivered when it is read.
+    A parked match after the read position, to which a seek went back, is delivered when it is read.
     """
     current = lock_subscription(connection, subscription_key)
     selected = _selected(connection, current, selection)
@@ -228,18 +228,18 @@ def replay_parked(connection: Connection, subscription_key: int, selection: Park
     query = select(*again.values()).where(selected, _parked.match_position <= current.read_position)
     connection.execute(insert(subscription_delivery).from_select(list(again), query))
     if current.order is DeliveryOrder.CONTACT:
-        _hold_all(connection, current.key)
+        _block_all(connection, current.key)
     return connection.execute(delete(subscription_parked).where(selected)).rowcount
 
 
 def discard_parked(connection: Connection, subscription_key: int, selection: ParkedSelection) -> int:
-    """Give up parked matches for good; returns how many. Raises SubscriptionNotFound."""
+    """Discard parked matches for good; return their number. Raise SubscriptionNotFound."""
     current = lock_subscription(connection, subscription_key)
     return connection.execute(delete(subscription_parked).where(_selected(connection, current, selection))).rowcount
 
 
 def check_subscription(wanted: Subscription) -> None:
-    """Raise InvalidSubscription for what breaks the rules."""
+    """Raise InvalidSubscription unless every setting is within its limits."""
     if violations := list(_violations(wanted)):
         raise InvalidSubscription(violations)
 
@@ -294,7 +294,7 @@ def _locked(connection: Connection, project_pk: int, id_or_name: str, etag: str)
 
 
 def _unsettled_counts(keys: list[int]) -> Select[Any]:
-    """By subscription: how many are leased, how many wait to be delivered again, and the first position."""
+    """Select for each subscription the number of leases, the number of retries, and the earliest unsettled position."""
     retrying = and_(_delivery.state != LEASED, or_(_delivery.attempt > 0, _delivery.replayed))
     return (
         select(
@@ -314,7 +314,7 @@ def _parked_counts(keys: list[int]) -> Select[Any]:
 
 
 def _selected(connection: Connection, current: Subscription, selection: ParkedSelection) -> ColumnElement[bool]:
-    """Write what a selection means; nothing where no filter is set, but with `all`."""
+    """Return the condition of a selection; without filters, nothing is selected unless `all` is set."""
     filters: list[ColumnElement[bool]] = []
     if selection.match_ids:
         positions = [position for each in selection.match_ids if (position := position_of(each)) is not None]
@@ -333,8 +333,8 @@ def _selected(connection: Connection, current: Subscription, selection: ParkedSe
     return and_(_parked.subscription_key == current.key, *filters)
 
 
-def _hold_all(connection: Connection, subscription_key: int) -> None:
-    """Hold what waits behind an earlier one of its contact."""
+def _block_all(connection: Connection, subscription_key: int) -> None:
+    """Block waiting matches that have an unsettled earlier match of their contact."""
     earlier = subscription_delivery.alias()
     behind = exists().where(
         earlier.c.subscription_key == subscription_key,
@@ -343,7 +343,7 @@ def _hold_all(connection: Connection, subscription_key: int) -> None:
     )
     waiting = and_(_delivery.subscription_key == subscription_key, _delivery.state == WAITING)
     connection.execute(
-        update(subscription_delivery).where(waiting, _delivery.contact_key > 0, behind).values(state=HELD)
+        update(subscription_delivery).where(waiting, _delivery.contact_key > 0, behind).values(state=BLOCKED)
     )
 
 

@@ -32,7 +32,7 @@ _DELIVERY_ID = re.compile("([1-9a-f][0-9a-f]{0,14})-([1-9a-f][0-9a-f]{0,14})-([0
 
 
 class DeliveryOrder(StrEnum):
-    """In which order a subscription delivers."""
+    """The order in which a subscription delivers."""
 
     POSITION = "position"
     """First deliveries come in the order of positions."""
@@ -41,7 +41,7 @@ class DeliveryOrder(StrEnum):
 
 
 class NackAction(StrEnum):
-    """What becomes of a match that is given back."""
+    """What to do with a match that is not acknowledged."""
 
     RETRY = "retry"
     PARK = "park"
@@ -49,7 +49,7 @@ class NackAction(StrEnum):
 
 
 class SettleOutcome(StrEnum):
-    """What became of a delivery that was settled or extended."""
+    """The result of settling or extending a delivery."""
 
     ACKNOWLEDGED = "acknowledged"
     RETRYING = "retrying"
@@ -89,7 +89,7 @@ class Backoff:
     multiplier: float = DEFAULT_MULTIPLIER
 
     def delay(self, attempt: int) -> int:
-        """Give the delay after an attempt, which are counted from 1."""
+        """Return the delay after an attempt; attempts are counted from 1."""
         power = min((attempt - 1) * log(self.multiplier), _LARGE_EXPONENT)
         return min(self.max_delay, round(self.initial_delay * exp(power)))
 
@@ -160,14 +160,14 @@ class Delivery(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """Settles deliveries: their matches have been acted on."""
+    """Acknowledges deliveries: their matches have been acted on."""
 
     delivery_ids: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Nack:
-    """Gives deliveries back. `delay` is the time until the retry; None means the subscription's backoff.
+    """Does not acknowledge deliveries. `delay` is the time until the retry; None means the subscription's backoff.
 
     `cause` is recorded with matches that the action PARK parks.
     """
@@ -188,12 +188,12 @@ class Extend:
 
 
 Settlement = Ack | Nack | Extend
-"""What a consumer says of its deliveries."""
+"""What a consumer asks for its deliveries."""
 
 
 @dataclass(frozen=True, slots=True)
 class Undelivered:
-    """Takes deliveries back that reached no consumer: they are due first of all, and their attempts do not count."""
+    """Deliveries that never reached their consumer: they are due before all others, and the attempts do not count."""
 
     delivery_ids: Sequence[str]
 
@@ -211,7 +211,7 @@ class TakeOver:
 
 
 class SettleResult(msgspec.Struct, frozen=True):
-    """What became of one delivery. `due_at`: when a RETRYING match is due, or an EXTENDED lease ends; else 0."""
+    """The result for one delivery. `due_at`: when a RETRYING match is due, or an EXTENDED lease ends; else 0."""
 
     delivery_id: str
     outcome: SettleOutcome
@@ -220,20 +220,20 @@ class SettleResult(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class DeliveryRequest:
-    """A consumer that has room for deliveries.
+    """A consumer's request for up to `capacity` matches.
 
-    It gets `max_deliveries` at most, and never holds more than `max_outstanding` leases, those of earlier steps
-    included; None bounds nothing. A consumer with such a window requests once in a step.
+    It never holds more than `max_outstanding` leases, those of earlier steps included; None sets no limit. A consumer
+    with such a limit has one request in a step.
     """
 
     consumer_id: str
-    max_deliveries: int
+    capacity: int
     max_outstanding: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SearchBounds:
-    """Where the next step on this node may begin to search for due leases and retries: hints, never needed.
+    """Where the next step on this node may begin to search for due leases and retries: an optimization only.
 
     PostgreSQL keeps the index entries of settled matches as long as any transaction might still see them. A search that
     begins where the last one ended does not visit them again. Other nodes write due times by their own clocks, so
@@ -249,11 +249,11 @@ class SearchBounds:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What one step did.
+    """The result of one step.
 
-    `subscription` is as the step left it. `results` has a list for each settle, `kept` the ids of the deliveries that
-    each takeover kept, `deliveries` a list for each want, and `outstanding` the number of leases of each consumer that
-    wanted.
+    `subscription` is as the step left it. `results` has a list for each settlement, `kept` the ids of the deliveries
+    that each takeover kept, `deliveries` a list for each request, and `outstanding` the number of leases of each
+    consumer with a request.
 
     With `more`, another step at once would do more. `exhausted` means that the step had capacity left over and leased
     every match that was available: before `next_due` (0: never) there is nothing to lease, for any consumer, unless a
@@ -290,8 +290,8 @@ class ParkedMatch:
 class ParkedSelection:
     """Which parked matches to list, replay or discard.
 
-    The filters narrow together; where none is set, nothing is selected but with `all`. Those parked before
-    `parked_until` are meant.
+    A match must pass every filter that is set; without filters, nothing is selected unless `all` is set.
+    `parked_until` selects those parked before it.
     """
 
     match_ids: Collection[str] = ()
@@ -302,7 +302,7 @@ class ParkedSelection:
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionStats:
-    """How far a subscription is. `oldest_matched_at` is 0 where nothing is outstanding or retrying."""
+    """The progress of a subscription. `oldest_matched_at` is 0 where nothing is outstanding or retrying."""
 
     head_position: int
     outstanding_count: int

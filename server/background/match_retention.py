@@ -1,8 +1,8 @@
-"""Deletes from the match logs what they are not to keep.
+"""Deletes matches that are older than the retention period.
 
-Nothing is deleted that a subscription has yet to settle, or has parked: see `automation.retention`. A project is gone
-through in small transactions with rests between them, so that no send waits longer than for another's commit. Servers
-that share a database may all do it; what one has deleted the others do not find.
+A match is never deleted while a subscription still has to settle it, or has parked it: see `automation.retention`.
+The matches of a project are deleted in small transactions with pauses between them, so that a send waits for one at
+most. Servers that share a database may all do this at once.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 LOOK_SECONDS = 60.0
-"""All projects are looked through so often, and more often where less is kept."""
+"""The interval at which all projects are examined; a shorter retention period shortens it."""
 
 STEP_MATCHES = 500
-"""So many matches are deleted in one transaction, in a few milliseconds."""
+"""The matches deleted in one transaction, which takes a few milliseconds."""
 
 REST_FACTOR = 4
-"""Behind each transaction the pruner rests so many times as long as it took."""
+"""After each transaction, deletion pauses this many times as long as it took."""
 
 
 class MatchRetention:
@@ -48,15 +48,15 @@ class MatchRetention:
         self._task = Recurring("pruning", self._prune_all)
 
     def start(self) -> None:
-        """Begin."""
+        """Start deleting."""
         self._task.start()
 
     async def close(self) -> None:
-        """Stop, be it in the middle: the next server goes on from there."""
+        """Stop, even between two transactions of a project: the next start continues there."""
         await self._task.close()
 
     async def _prune_all(self) -> float:
-        """Look through all projects. Returns the seconds after which to do so again."""
+        """Delete in all projects. Return the seconds after which to do so again."""
         heads = await self._database.read(match_positions, brief=True)
         self._deleted = 0
         await try_each(heads.items(), self._prune)

@@ -1,4 +1,4 @@
-"""Times out the runs that wait in vain.
+"""Ends waits of runs whose time is over.
 
 The waits are rows, so they outlive a restart, and any server of a shared database may time them out: which runs are
 due is read again under the lock of their project's head, so no wait ends twice.
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from server.storage.database import Database
 
 POLL_SECONDS = 1.0
-"""The next timeout is looked up so often. No wait is shorter, so a new one is known before its time is up."""
+"""The interval at which the next timeout is looked up. No wait is shorter, so none is noticed late."""
 
 BATCH_RUNS = 500
-"""So many runs are timed out in one transaction, which events of the project wait for."""
+"""The runs timed out in one transaction, for which events of the project wait."""
 
 
 class RunTimeouts:
-    """The task that looks for waits whose time ran out."""
+    """The task that ends waits whose time is over."""
 
     def __init__(self, database: Database, notifier: MatchNotifier, metrics: Metrics) -> None:
         self._database = database
@@ -40,7 +40,7 @@ class RunTimeouts:
         self._task = Recurring("timeouts", self._time_out_due)
 
     def start(self) -> None:
-        """Begin with what ran out while no server was there."""
+        """Start, first with waits that ended while no server ran."""
         self._task.start()
 
     async def close(self) -> None:
@@ -48,7 +48,7 @@ class RunTimeouts:
         await self._task.close()
 
     async def _time_out_due(self) -> float:
-        """Time out a batch of each project. Returns the seconds after which to look again."""
+        """Time out a batch of each project. Return the seconds after which to look again."""
         now = now_micros()
         projects, due_at = await self._database.read(
             lambda connection: (due_projects(connection, now), next_timeout(connection)), brief=True

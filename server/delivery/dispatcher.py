@@ -314,7 +314,7 @@ class Dispatcher:
         for consumer, request, deliveries in zip(consumers, requests, result.deliveries, strict=True):
             outstanding = result.outstanding[consumer.id]
             # A pull may request its matches while a step is in progress, which then has not looked for them.
-            looked = request.max_deliveries > 0 and not result.more
+            looked = request.capacity > 0 and not result.more
             changed = outstanding != consumer.outstanding or (consumer.is_pull and looked)
             consumer.outstanding = outstanding
             if consumer not in self.consumers or consumer.stopped:

@@ -1,7 +1,7 @@
-"""Wakes those who follow the match log of a project.
+"""Notifies the followers of a match log, watchers and dispatchers, of its growth.
 
-A commit of this server wakes them at once; on a database that is shared with other servers, the heads of the logs that
-somebody follows are read several times a second.
+A commit of this server wakes them at once. On a database that is shared with other servers, the ends of the followed
+logs are read every POLL_SECONDS, in one query for all of them, so that followers cost no query each.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ POLL_SECONDS = 0.1
 
 
 class _Head:
-    """Where one log ends, and who waits for more of it."""
+    """The end of one log: the position of its newest match, and the event that wakes the followers."""
 
     def __init__(self) -> None:
         self.position = 0
@@ -51,7 +51,7 @@ class _Head:
 
 
 class MatchNotifier:
-    """The ends of the match logs that are followed."""
+    """The ends of the followed match logs."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -68,19 +68,19 @@ class MatchNotifier:
         await self._task.close()
 
     def advance(self, project_pk: int, position: int) -> None:
-        """Note that a commit moved the end of a log."""
+        """Move the end of a log after a commit, and wake its followers."""
         if head := self._heads.get(project_pk):
             head.move(position)
 
     async def position(self, project_pk: int) -> int:
-        """Give the position of the newest match of a project, 0 where there is none."""
+        """Return the position of the newest match of a project, 0 if there is none."""
         head = self._head(project_pk)
         if not head.known or (self._database.shared and not head.followers):
             await self._refresh([project_pk])
         return head.position
 
     async def wait_beyond(self, project_pk: int, position: int, seconds: float) -> int:
-        """Wait until the log ends beyond a position, or for `seconds`. Return where it ends.
+        """Wait until the log has matches after a position, or for `seconds`. Return the position of the newest match.
 
         A log that ends before the position, after a failover or a restore, is returned at once too.
         """

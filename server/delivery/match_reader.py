@@ -1,4 +1,4 @@
-"""Reading matches whole, and following the match log."""
+"""Reading matches with their automations and events, and following the match log."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 MAX_LOADED: Final = 1_000
-"""At most so many matches are loaded at once."""
+"""The most matches that are loaded at once."""
 
 # The most bytes of a character of JSON: `1,` is 11 bytes of a ListValue, and a character has up to 4 bytes of UTF-8.
 _BYTES_PER_CHARACTER = 6
@@ -41,7 +41,7 @@ _BYTES_PER_CHARACTER = 6
 _MATCH_BYTES, _LABEL = 1_000, 2
 
 READS_AT_ONCE: Final = 2
-"""So many watchers read at once; the others take turns, so that other reads find a connection."""
+"""The number of watchers that read at once; the others take turns, so that other reads find a connection."""
 
 # A heartbeat is due early enough to be there within its interval, also where the log is read for it first.
 _DUE_SHARE, _READ_SHARE = 0.75, 0.125
@@ -64,7 +64,7 @@ class UnreadableMatch(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WatchQuery:
-    """What to watch. `heartbeat_seconds` is the longest time between two answers."""
+    """Which matches to watch. `heartbeat_seconds` is the longest time between two updates."""
 
     start: StartPoint = LogEnd.LATEST
     filter: MatchFilter = field(default_factory=MatchFilter)
@@ -73,7 +73,7 @@ class WatchQuery:
 
 
 class WatchUpdate(NamedTuple):
-    """The next matches, none for a heartbeat; all that the filter lets through up to `place` are answered."""
+    """The next matches, none for a heartbeat. All matches of the filter up to and including `place` are returned."""
 
     matches: Sequence[LoadedMatch]
     place: Place
@@ -81,7 +81,7 @@ class WatchUpdate(NamedTuple):
 
 
 class MatchReader:
-    """Reads matches whole."""
+    """Reads matches with their automations and events, and follows the log."""
 
     def __init__(self, database: Database, notifier: MatchNotifier) -> None:
         self._database = database
@@ -95,9 +95,9 @@ class MatchReader:
         return await self._database.read(lambda connection: load_in(connection, project_pk, matches, texts))
 
     async def watch(self, project_pk: int, wanted: WatchQuery) -> AsyncGenerator[WatchUpdate, None]:
-        """Follow the match log of a project: the first answer comes at once, then matches and heartbeats, for ever.
+        """Follow the match log of a project: the first update comes at once, then matches and heartbeats, for ever.
 
-        Raises CursorInvalid, PositionBeyondHead, CursorExpired and CursorRewound.
+        Raise CursorInvalid, PositionBeyondHead, CursorExpired and CursorRewound.
         """
         place, head = await self._begin(project_pk, wanted.start)
         interval = wanted.heartbeat_seconds
@@ -133,7 +133,7 @@ class MatchReader:
 
 
 def read_on(connection: Connection, project_pk: int, wanted: WatchQuery, after: Place) -> WatchUpdate:
-    """Read the next matches after a place, looking through READ_LIMIT of the log.
+    """Read the next matches after a place, looking at up to READ_LIMIT matches of the log.
 
     Raise CursorExpired and CursorRewound.
     """

@@ -35,28 +35,28 @@ class LogEnd(StrEnum):
     """An end of the match log."""
 
     EARLIEST = "earliest"
-    """Before the earliest match that is kept."""
+    """Before the earliest available match."""
     LATEST = "latest"
-    """Behind the newest match."""
+    """After the newest match."""
 
 
 @dataclass(frozen=True, slots=True)
 class AfterPosition:
-    """Behind the match of a position; 0 for the whole log."""
+    """After the match at a position; 0 for the whole log."""
 
     position: int
 
 
 @dataclass(frozen=True, slots=True)
 class Since:
-    """The first match recorded at a time or later, in microseconds UTC."""
+    """From the first match recorded at or after a time on, in microseconds UTC."""
 
     time: int
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Behind what was answered with a cursor."""
+    """After the matches that were returned with a cursor."""
 
     text: str
 
@@ -130,7 +130,7 @@ def match_head(connection: Connection, project_pk: int) -> int:
 
 
 def check_kept(position: int, earliest: int) -> None:
-    """Raise CursorExpired unless every match behind a position is kept."""
+    """Raise CursorExpired unless every match after a position is available."""
     if position < earliest - 1:
         raise CursorExpired(earliest)
 

@@ -208,8 +208,8 @@ class ModelSubscription:
 
     def _room(self, want: DeliveryRequest) -> int:
         if want.max_outstanding is None:
-            return want.max_deliveries
-        return max(0, min(want.max_deliveries, want.max_outstanding - self.outstanding(want.consumer_id)))
+            return want.capacity
+        return max(0, min(want.capacity, want.max_outstanding - self.outstanding(want.consumer_id)))
 
     def _read_on(self, room: int) -> tuple[list[int], bool]:
         end = min(self.head, self.read_position + READ_LIMIT)

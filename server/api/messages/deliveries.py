@@ -86,7 +86,7 @@ async def read_consumer_requests(
 
 
 def read_settlement(request: pb.ConsumeMatchesRequest) -> Settlement:
-    """Read the settlements that a consumer sends. Raises InvalidArgument."""
+    """Read the settlements that a consumer sends. Raise InvalidArgument."""
     match request.WhichOneof("message"):
         case "ack":
             return _read_ack(request.ack, "ack")
@@ -101,7 +101,7 @@ def read_settlement(request: pb.ConsumeMatchesRequest) -> Settlement:
 
 
 def read_settlements(request: pb.AcknowledgeMatchesRequest) -> list[Settlement]:
-    """Read what is to be settled together. Raises InvalidArgument."""
+    """Read what is to be settled together. Raise InvalidArgument."""
     settlements: list[Settlement] = []
     if len(request.nacks) > MAX_NACKS:
         raise InvalidArgument.at(
@@ -128,7 +128,7 @@ def read_settlements(request: pb.AcknowledgeMatchesRequest) -> list[Settlement]:
 
 
 def read_consumer_id(text: str) -> str:
-    """Read the id of a consumer, which may be empty. Raises InvalidConsumer."""
+    """Read the id of a consumer, which may be empty. Raise InvalidConsumer."""
     if len(text) > MAX_CONSUMER_ID or not (text.isascii() and text.isprintable()):
         message = f"consumer_id must be 1 to {MAX_CONSUMER_ID} printable ASCII characters"
         raise InvalidConsumer.at("consumer_id", "INVALID_CONSUMER_ID", message)

@@ -46,7 +46,7 @@ _HOUR: Final = 3_600 * _SECOND
 
 
 def read_new_subscription(message: pb.Subscription) -> Subscription:
-    """Read a subscription that is to be created. Raises InvalidArgument."""
+    """Read a subscription that is to be created. Raise InvalidArgument."""
     deadline = read_duration(message, "ack_deadline")
     return Subscription(
         key=0,
@@ -69,7 +69,7 @@ def read_new_subscription(message: pb.Subscription) -> Subscription:
 
 
 def read_changes(request: pb.UpdateSubscriptionRequest) -> SubscriptionChanges:
-    """Read what an update asks for. Raises InvalidArgument."""
+    """Read what an update asks for. Raise InvalidArgument."""
     deadline = read_duration(request, "ack_deadline")
     return SubscriptionChanges(
         name=request.name if request.HasField("name") else UNSET,
@@ -126,7 +126,7 @@ def write_consumer(state: ConsumerStatus) -> pb.SubscriptionConsumer:
 
 
 def read_selection(message: pb.ParkedSelection) -> ParkedSelection:
-    """Read which parked matches are meant: by filters, or all of them. Raises InvalidArgument."""
+    """Read which parked matches are meant: by filters, or all of them. Raise InvalidArgument."""
     if len(message.match_ids) > MAX_MATCH_IDS:
         fault = f"selection.match_ids has {len(message.match_ids):,} IDs; at most {MAX_MATCH_IDS:,} are allowed"
         raise InvalidArgument.at("selection.match_ids", "TOO_LARGE", fault)

@@ -28,7 +28,7 @@ _DEFAULT_HEARTBEAT: Final = 10 * _SECOND
 
 
 def read_watch(request: pb.WatchMatchesRequest) -> WatchQuery:
-    """Read what to watch. Raises InvalidArgument."""
+    """Read what to watch. Raise InvalidArgument."""
     return WatchQuery(
         read_start(request.start),
         read_filter(request.filter),
@@ -38,7 +38,7 @@ def read_watch(request: pb.WatchMatchesRequest) -> WatchQuery:
 
 
 def read_start(message: pb.StartPoint) -> StartPoint:
-    """Read a place in the match log; LATEST where none is set. Raises InvalidArgument."""
+    """Read a place in the match log; LATEST where none is set. Raise InvalidArgument."""
     match message.WhichOneof("place"):
         case "after_position":
             if message.after_position < 0:
@@ -55,7 +55,7 @@ def read_start(message: pb.StartPoint) -> StartPoint:
 
 
 def read_filter(message: pb.MatchFilter, path: str = "filter") -> MatchFilter:
-    """Read which matches are wanted. Raises InvalidArgument where it names too many."""
+    """Read which matches are wanted. Raise InvalidArgument where it names too many."""
     _check_size(f"{path}.automation_ids", message.automation_ids, MAX_FILTER_NAMES)
     _check_size(f"{path}.labels", message.labels, MAX_FILTER_LABELS)
     _check_size(f"{path}.event_names", message.event_names, MAX_FILTER_NAMES)
@@ -63,7 +63,7 @@ def read_filter(message: pb.MatchFilter, path: str = "filter") -> MatchFilter:
 
 
 def read_heartbeat_seconds(message: pb.WatchMatchesRequest | pb.OpenConsumer) -> float:
-    """Read the longest time between two answers. Raises InvalidArgument."""
+    """Read the longest time between two answers. Raise InvalidArgument."""
     interval = read_duration(message, "heartbeat_interval")
     if interval is None:
         interval = _DEFAULT_HEARTBEAT
@@ -73,7 +73,7 @@ def read_heartbeat_seconds(message: pb.WatchMatchesRequest | pb.OpenConsumer) ->
 
 
 def read_max_matches(number: int) -> int:
-    """Read how many matches an answer holds at most. Raises InvalidArgument."""
+    """Read how many matches an answer holds at most. Raise InvalidArgument."""
     if not 0 <= number <= MAX_MATCHES:
         raise _refused("max_matches", f"{number:,}; it must be 1 to {MAX_MATCHES:,}, or unset")
     return number or DEFAULT_MATCHES
