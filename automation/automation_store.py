@@ -52,7 +52,7 @@ class AutomationFilter:
 def create_automation(
     connection: Connection, project_pk: int, automation_id: str, wanted: NewAutomation, head: int, now: int
 ) -> Automation:
-    """Create an automation. Raises InvalidAutomation and InvalidName."""
+    """Create an automation. Raise InvalidAutomation and InvalidName."""
     _check_automation(wanted)
     created = Automation(
         key=0,
@@ -77,7 +77,7 @@ def create_automation(
 
 
 def get_automation(connection: Connection, project_pk: int, automation_id: str, *, deleted: bool = False) -> Automation:
-    """Read one automation; with `deleted`, also one that is deleted. Raises AutomationNotFound."""
+    """Read one automation; with `deleted`, also one that is deleted. Raise AutomationNotFound."""
     row = connection.execute(_all(project_pk).where(_automation.id == automation_id)).one_or_none()
     if row is not None and row.deleted_at is not None and not deleted:
         row = None
@@ -177,7 +177,7 @@ def update_automation(
 ) -> Automation:
     """Write a changed automation; where nothing differs nothing is written.
 
-    Raises EtagMismatch, InvalidAutomation and InvalidName.
+    Raise EtagMismatch, InvalidAutomation and InvalidName.
     """
     check_etag(etag, current.etag)
     _check_automation(changed)
@@ -191,7 +191,7 @@ def update_automation(
 
 
 def activate(connection: Connection, current: Automation, etag: str, head: int, now: int) -> Automation:
-    """Have the automation judge the events behind the head. Raises EtagMismatch."""
+    """Have the automation judge the events behind the head. Raise EtagMismatch."""
     check_etag(etag, current.etag)
     if current.state is AutomationState.ACTIVE:
         return current
@@ -200,7 +200,7 @@ def activate(connection: Connection, current: Automation, etag: str, head: int, 
 
 
 def pause(connection: Connection, current: Automation, etag: str, head: int, now: int) -> Automation:
-    """Have the automation judge no event behind the head. Raises EtagMismatch and AutomationNotActive."""
+    """Have the automation judge no event behind the head. Raise EtagMismatch and AutomationNotActive."""
     check_etag(etag, current.etag)
     if current.state is AutomationState.DRAFT:
         raise AutomationNotActive(current.id)
@@ -210,7 +210,7 @@ def pause(connection: Connection, current: Automation, etag: str, head: int, now
 
 
 def delete_automation(connection: Connection, current: Automation, etag: str, now: int) -> None:
-    """Delete an automation that is not active; its matches stay. Raises EtagMismatch and AutomationActive."""
+    """Delete an automation that is not active; its matches stay. Raise EtagMismatch and AutomationActive."""
     check_etag(etag, current.etag)
     if current.state is AutomationState.ACTIVE:
         raise AutomationActive(current.id)
@@ -222,7 +222,7 @@ def delete_automation(connection: Connection, current: Automation, etag: str, no
 
 
 def has_labels(each: Automation, labels: Mapping[str, str]) -> bool:
-    """Say whether an automation has all these labels with these values."""
+    """Return whether an automation has all these labels with these values."""
     return all(each.labels.get(key) == value for key, value in labels.items())
 
 

@@ -90,7 +90,7 @@ class AutomationChanges:
     state: AutomationState | None = None
 
     def apply(self, current: Automation, now: int) -> Automation:
-        """Give the automation as it is to be."""
+        """Return the automation as it is to be."""
         stated = {
             "name": self.name,
             "event_name": self.event_name,

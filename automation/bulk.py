@@ -35,7 +35,7 @@ def execute_many(connection: Connection, statement: Insert | Update, rows: Seque
 
 @lru_cache
 def _compiled(statement: Insert | Update, dialect: Dialect) -> tuple[str, list[str], dict[str, Any]]:
-    """Give the text of a statement, the names of its parameters in their order, and the values it brings along."""
+    """Return the text of a statement, the names of its parameters in their order, and the values it brings along."""
     compiled: Any = statement.compile(dialect=dialect)
     fixed = {name: value for name, value in compiled.params.items() if value is not None}
     return str(compiled), compiled.positiontup, fixed
@@ -67,5 +67,5 @@ def between(column: ColumnElement[int], first: ColumnElement[int], last: ColumnE
 
 
 def packed(connection: Connection, integers: Sequence[int]) -> str | Sequence[int]:
-    """Give integers as the parameter of `among`."""
+    """Return integers as the parameter of `among`."""
     return msgspec.json.encode(integers).decode() if connection.dialect.name == "sqlite" else integers

@@ -48,7 +48,7 @@ def log_start(connection: Connection, project_pk: int) -> LogStart:
 
 
 def log_end(connection: Connection, project_pk: int) -> int:
-    """Give the position of the newest match of a project, 0 where there never was one."""
+    """Return the position of the newest match of a project, 0 where there never was one."""
     newest = connection.scalar(select(func.max(_match.position)).where(_match.project_key == project_pk)) or 0
     return max(newest, log_start(connection, project_pk).position - 1)
 
@@ -133,7 +133,7 @@ def to_match(row: Any) -> Match:
 
 
 def match_values(project_pk: int, match: Match) -> tuple[Any, ...]:
-    """Give the columns of a match, in their order."""
+    """Return the columns of a match, in their order."""
     return (
         project_pk,
         match.position,

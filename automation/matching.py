@@ -46,7 +46,7 @@ class Matcher:
         self.reads_contact = any(each.reads_contact for each in conditions if each)
 
     def matching(self, subject: Subject, failures: Counter[Verdict] | None = None) -> list[Automation]:
-        """Give the automations whose condition holds, oldest first; one that fails does not hold, and is counted."""
+        """Return the automations whose condition holds, oldest first; one that fails does not hold, and is counted."""
         found = []
         for number in self._index.candidates(subject):
             condition = self._conditions[number]
@@ -83,11 +83,11 @@ class LiveAutomations:
             self._spellings[name.casefold()] = (*self._spellings.get(name.casefold(), ()), name)
 
     def __bool__(self) -> bool:
-        """Say whether anything could match or wait."""
+        """Return whether anything could match or wait."""
         return bool(self.by_key)
 
     def matcher(self, event_name: str, *, ignore_case: bool) -> Matcher | None:
-        """Give what judges the events of a name; None where no automation does."""
+        """Return what judges the events of a name; None where no automation does."""
         spellings: tuple[str, ...] = (event_name,)
         if ignore_case:
             spellings = self._spellings.get(event_name.casefold(), ())
@@ -166,13 +166,13 @@ class Matching:
             self._properties = self._contact_properties(contacts)
 
     def interested(self, event_name: EventName, contact_key: int) -> bool:
-        """Say whether an event could set anything off."""
+        """Return whether an event could set anything off."""
         if self._matchers[event_name] is not None:
             return True
         return bool(self._waiting) and (contact_key, event_name[0].casefold()) in self._waiting
 
     def contact_properties(self, contact_key: int) -> Mapping[str, Any]:
-        """Give the properties of a contact, as far as a condition may read them."""
+        """Return the properties of a contact, as far as a condition may read them."""
         return self._properties.get(contact_key, {})
 
     def match(self, event_name: EventName, event_position: int, contact_key: int, subject: Subject) -> list[Match]:

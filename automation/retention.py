@@ -59,10 +59,11 @@ def move_start(connection: Connection, project_pk: int, before: int, head: int) 
 
 
 def gone_matches(connection: Connection, project_pk: int, after: int, limit: int) -> tuple[Sequence[int], int | None]:
-    """Find matches to delete among the next ones before the start of the log, from behind a position.
+    """Find matches that can be deleted: after a position, before the start of the log, and in use by no subscription.
 
-    At most `limit` are looked at. Gives their positions, and behind which to go on; None at the end. Reads one state of
-    the database: a match that is replayed leaves one table for the other.
+    At most `limit` matches are examined. Return the positions of the unused ones, and the position after which to
+    continue, None at the end. One statement reads the matches in use: a replayed match moves from one table to the
+    other, and two statements could miss it in both.
     """
     before = _match.position < log_start(connection, project_pk).position
     looked_at = select(_match.position).where(_match.project_key == project_pk, _match.position > after, before)

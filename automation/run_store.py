@@ -43,7 +43,7 @@ class RunFilter:
 
 
 def get_run(connection: Connection, project_pk: int, run_id: str) -> Run:
-    """Read one run. Raises RunNotFound."""
+    """Read one run. Raise RunNotFound."""
     number = position_of(run_id)
     if number is None:
         raise RunNotFound(run_id)
@@ -180,7 +180,7 @@ def mark_running(connection: Connection, project_pk: int, matches: Iterable[Matc
 def park_run(
     connection: Connection, project_pk: int, current: Run, wait: Wait, attributes: Mapping[str, Any] | None, now: int
 ) -> Run:
-    """Have an open run wait; attributes that are None stay. Raises RunFinished and RunWithoutContact."""
+    """Have an open run wait; attributes that are None stay. Raise RunFinished and RunWithoutContact."""
     if current.status not in OPEN:
         raise RunFinished(current.id, current.status)
     if not current.contact_key:
@@ -201,7 +201,7 @@ def finish_run(
 ) -> Run:
     """End an open run; one that ended so before stays as it is, and so do attributes without new ones.
 
-    `head` is the position of the newest event. Raises RunFinished.
+    `head` is the position of the newest event. Raise RunFinished.
     """
     if current.status is status:
         return current
@@ -216,13 +216,13 @@ def finish_run(
 def cancel_run(
     connection: Connection, project_pk: int, current: Run, reason: str, etag: str, head: int, now: int
 ) -> Run:
-    """Cancel an open run; a cancelled one stays as it is. Raises EtagMismatch and RunFinished."""
+    """Cancel an open run; a cancelled one stays as it is. Raise EtagMismatch and RunFinished."""
     check_etag(etag, current.etag)
     return finish_run(connection, project_pk, current, RunStatus.CANCELLED, reason, head, now)
 
 
 def cancel_runs(connection: Connection, project_pk: int, automation_key: int, reason: str, head: int, now: int) -> int:
-    """Cancel the open runs of an automation. Returns how many there were."""
+    """Cancel the open runs of an automation. Return how many there were."""
     return _cancel(connection, project_pk, _run.automation_key == automation_key, reason, head, now)
 
 
@@ -264,7 +264,7 @@ def check_newest(connection: Connection, project_pk: int, current: Run, match_id
 
 
 def new_run_values(project_pk: int, match: Match) -> tuple[Any, ...]:
-    """Give the columns, in their order, of the run that a match starts."""
+    """Return the columns, in their order, of the run that a match starts."""
     return (
         project_pk,
         match.run_number,

@@ -1,6 +1,6 @@
-"""What an event is: property schemas, coercion, revisions and compatibility.
+"""The schema registry: event definitions and their revisions, validation and coercion, compatibility.
 
-Knows no gRPC, no HTTP and no protobuf; imports nothing of Signalbox but itself.
+It knows no gRPC, no HTTP and no protobuf, and imports no other package of Signalbox.
 """
 
 from __future__ import annotations

@@ -1,7 +1,16 @@
-"""The judge of payloads: a schema, compiled once, that coerces payloads by the coercion table.
+"""Validation and coercion of payloads: a schema is compiled once, by the coercion table, into a function.
 
-Compiling yields, for each property, a dict from the Python type of a value to the step that takes such
-a value, with its path, mode and policy bound in. Judging looks up and calls; nothing is decided twice.
+Compiling makes, for each property, a dict from the Python type of a value to the step that coerces it. The path, the
+mode and the policy of the property are bound into the step, so validating a payload is a lookup and a call per value:
+
+    property declared as   type of the value   step
+    string, LENIENT        str                 None: the value is kept
+                           int, float, bool    convert, and report a coercion
+                           dict, list          report a violation
+                           NoneType            leave it out, or report the missing property if it is required
+    object with properties dict                the same, one level deeper
+
+Most values of most payloads are kept, which is why "no step" is None and not a function: it costs no call.
 """
 
 from __future__ import annotations
@@ -27,33 +36,34 @@ if TYPE_CHECKING:
     from registry.coercion_table import Convert
 
 MAX_VIOLATIONS: Final = 100
-"""A payload is given up at this many."""
+"""Validation of a payload stops at this many violations."""
 
 _SUGGESTIONS = 3
+"""The number of violations that come with a suggestion."""
 
 
 class CoercionKind(StrEnum):
-    """How a coerced payload differs from what was sent."""
+    """The kinds of coercion."""
 
     CONVERTED = "converted"
-    """The value became one of the declared type."""
+    """The value was converted to the declared type."""
     ROUNDED = "rounded"
-    """A number beyond ±2^53: where it was an integer, its last digits may not be those that were meant."""
+    """A number beyond ±2^53 became the nearest double. If it was an integer, its last digits may have changed."""
     NULL_DROPPED = "null_dropped"
-    """null for an optional property counts as absent."""
+    """A null was removed: for an optional property it counts as absent."""
     UNKNOWN_DROPPED = "unknown_dropped"
-    """The property is not declared and the schema says DROP."""
+    """An undeclared property was removed, by the policy DROP."""
 
 
 _CONVERTED, _ROUNDED = CoercionKind.CONVERTED, CoercionKind.ROUNDED  # reading a member off its enum is slow
 
 
-# msgspec structs: they are made for every event, in an eighth of the time that a frozen dataclass takes.
+# msgspec structs: some are made for every event, in an eighth of the time that a frozen dataclass takes.
 class Coercion(msgspec.Struct, frozen=True, array_like=True):
     """One difference between the payload that was sent and the coerced one.
 
-    `before` and `after` are equal for a number that was ROUNDED on its way here; `after` is None for
-    what was dropped.
+    `before` and `after` are equal for a number that a client may have ROUNDED before it arrived; `after` is None for a
+    dropped value.
     """
 
     path: str
@@ -63,28 +73,30 @@ class Coercion(msgspec.Struct, frozen=True, array_like=True):
 
 
 class CoercedPayload(msgspec.Struct, frozen=True):
-    """An accepted payload in its canonical form, keys in the order sent, with every change made to it."""
+    """A valid payload in its canonical form, keys in the order sent, with every coercion that led to it."""
 
     properties: dict[str, JSON]
     coercions: tuple[Coercion, ...]
 
 
 Coercer: TypeAlias = Callable[[dict[str, JSON]], CoercedPayload]
-"""Coerces one payload or raises PayloadRejected with every violation, up to MAX_VIOLATIONS.
+"""Validates and coerces one payload. Raises PayloadRejected with every violation, up to MAX_VIOLATIONS.
 
-The payload is made of the types a JSON decoder makes and is never mutated; subtrees that no schema covers and in
-which no number changes are shared with the result. NaN, infinities and integers beyond the range of a double are
-refused at any depth in what is kept. Coercing what was coerced changes nothing.
+Its invariants:
+- The payload, made of the types that a JSON decoder makes, is never mutated. The result shares subtrees with it where
+  no schema applies and no number changes.
+- NaN, infinities and integers beyond the range of a double are rejected at any depth of what is kept.
+- A coerced payload is coerced to itself.
 """
 
 
 def compile_schema(schema: Schema) -> Coercer:
     """Compile a valid schema; the work that every payload would repeat is done here."""
-    judge = _object_step(schema.properties, ROOT, schema)
+    validate = _object_step(schema.properties, ROOT, schema)
 
     def coerce(payload: dict[str, JSON]) -> CoercedPayload:
         report = _Report()
-        properties = judge(payload, report)
+        properties = validate(payload, report)
         if report.violations:
             raise PayloadRejected(report.violations)
         return CoercedPayload(properties, tuple(report.coercions))
@@ -92,218 +104,226 @@ def compile_schema(schema: Schema) -> Coercer:
     return coerce
 
 
-class _Wanted(NamedTuple):
-    """What a property takes: in words, and the name of its type."""
+class _Expected(NamedTuple):
+    """The values that a property accepts: in words, to follow "must be", and the name of its type."""
 
     words: str
     type: str
 
 
-_FINITE = _Wanted("a finite number", PropertyType.NUMBER)
+_FINITE = _Expected("a finite number", PropertyType.NUMBER)
 
 _CONTAINERS: Final = (JsonKind.OBJECT, JsonKind.ARRAY)
 
 
 class _Report(msgspec.Struct):
-    """What was found in one payload; `trail` leads to the array item that is being looked at."""
+    """The coercions and violations of one payload.
+
+    Steps are compiled before the indexes of array items are known, so paths inside an array are relative to the item:
+    `trail` holds the paths of the enclosing arrays, each followed by the index of the current item.
+    """
 
     coercions: list[Coercion] = []
     violations: tuple[Violation, ...] = ()
     trail: tuple[str | int, ...] = ()
 
     def at(self, path: str) -> str:
-        """Complete a path that was compiled relative to the item."""
+        """Return the full path of a path that was compiled relative to the current item."""
         if not self.trail:
             return path
         return "".join(part if isinstance(part, str) else f"[{part}]" for part in self.trail) + path
 
-    def change(self, path: str, kind: CoercionKind, before: JSON, after: JSON) -> None:
+    def coerced(self, path: str, kind: CoercionKind, before: JSON, after: JSON) -> None:
         self.coercions.append(Coercion(self.at(path), kind, before, after))
 
-    def refuse(self, path: str, reason: str, complaint: str, expected: str = "") -> None:
-        """Note that the property at the path `complaint`; give up when enough was noted."""
+    def reject(self, path: str, reason: str, problem: str, expected: str = "") -> None:
+        """Add a violation, whose message is the path followed by the problem. Raise PayloadRejected at the limit."""
         full = self.at(path)
-        message = f"Property {quoted_property(full)} {complaint}"
+        message = f"Property {quoted_property(full)} {problem}"
         self.violations += (Violation(full, reason, message, expected),)
         if len(self.violations) == MAX_VIOLATIONS:
             raise PayloadRejected(self.violations)
 
 
 _Step: TypeAlias = Callable[[Any, _Report], Any]
-"""Takes a value and reports on it; returns what it becomes, or None to leave it out or refuse it."""
+"""Coerces a value and reports on it. Returns None if the value is left out or rejected: no property becomes null."""
 
 _Steps: TypeAlias = dict[type, _Step | None]
-"""The step for each Python type of JSON; no step where the value is taken as it is."""
+"""The step for each Python type of JSON; None where the value is kept as it is."""
 
 _Unknown: TypeAlias = Callable[[str, JSON, dict[str, JSON], _Report], None]
-"""Deals with an undeclared property: its name, its value, and the object under construction."""
+"""Handles an undeclared property: gets its name, its value and the object under construction."""
 
 
 def _object_step(
     properties: Iterable[Property], path: str, schema: Schema
 ) -> Callable[[dict[str, JSON], _Report], dict[str, JSON]]:
-    fields = {each.name: _field_steps(each, property_path(path, each.name), schema) for each in properties}
-    required = {each.name: property_path(path, each.name) for each in properties if each.required}
+    fields = {
+        declared.name: _field_steps(declared, property_path(path, declared.name), schema) for declared in properties
+    }
+    required = {declared.name: property_path(path, declared.name) for declared in properties if declared.required}
     unknown = _UNKNOWN[schema.unknown_properties](path, tuple(fields))
 
-    def judge(given: dict[str, JSON], report: _Report) -> dict[str, JSON]:
-        taken: dict[str, JSON] = {}
-        if required and not given.keys() >= required.keys():
-            for name, place in required.items():
-                if name not in given:
-                    report.refuse(place, "REQUIRED_PROPERTY_MISSING", "is required")
-        for name, value in given.items():
+    def validate(sent: dict[str, JSON], report: _Report) -> dict[str, JSON]:
+        kept: dict[str, JSON] = {}
+        if required and not sent.keys() >= required.keys():
+            for name, full_path in required.items():
+                if name not in sent:
+                    report.reject(full_path, "REQUIRED_PROPERTY_MISSING", "is required")
+        for name, value in sent.items():
             if (steps := fields.get(name)) is None:
-                unknown(name, value, taken, report)
+                unknown(name, value, kept, report)
             elif (step := steps[type(value)]) is None:
-                taken[name] = value
+                kept[name] = value
             elif (after := step(value, report)) is not None:
-                taken[name] = after
-        return taken
+                kept[name] = after
+        return kept
 
-    return judge
+    return validate
 
 
 def _array_step(item: Property, path: str, schema: Schema) -> _Step:
     steps = _steps(item, "", schema)
 
-    def judge(given: list[JSON], report: _Report) -> list[JSON]:
+    def validate(sent: list[JSON], report: _Report) -> list[JSON]:
         trail = report.trail
-        taken: list[JSON] = []
-        for index, value in enumerate(given):
+        kept: list[JSON] = []
+        for index, value in enumerate(sent):
             report.trail = (*trail, path, index)
             step = steps[type(value)]
-            taken.append(value if step is None else step(value, report))
+            kept.append(value if step is None else step(value, report))
         report.trail = trail
-        return taken
+        return kept
 
-    return judge
+    return validate
 
 
-def _field_steps(each: Property, path: str, schema: Schema) -> _Steps:
-    """Make the steps of a property, which unlike an array item may be absent and so may be null."""
-    steps = _steps(each, path, schema)
+def _field_steps(declared: Property, path: str, schema: Schema) -> _Steps:
+    """Return the steps of a property, which unlike an array item may be absent and so may be null."""
+    steps = _steps(declared, path, schema)
     if schema.coercion is CoercionMode.LENIENT:
-        steps[NoneType] = _required_null_step(path) if each.required else _optional_null_step(path)
+        steps[NoneType] = _required_null_step(path) if declared.required else _optional_null_step(path)
     return steps
 
 
 def _open_step(path: str) -> _Step:
-    """Return the step of an object or array that no schema covers: its numbers become doubles like all others."""
+    """Return the step of an object or array without a schema of its own: only its numbers are made doubles."""
 
-    def step(given: Any, report: _Report) -> Any:
-        if all_exact(given):
-            return given
-        return _with_doubles(given, path, report)
+    def step(sent: Any, report: _Report) -> Any:
+        if all_exact(sent):
+            return sent
+        return _with_doubles(sent, path, report)
 
     return step
 
 
-def _with_doubles(given: Any, path: str, report: _Report) -> Any:
-    def convert(place: str, number: float) -> JSON:
+def _with_doubles(sent: Any, path: str, report: _Report) -> Any:
+    def convert(number_path: str, number: float) -> JSON:
         after = canonical_number(number)
-        _report_inexact_number(report, place, _FINITE, number, after)
+        _report_inexact_number(report, number_path, _FINITE, number, after)
         return after
 
-    return with_numbers(given, path, convert)
+    return with_numbers(sent, path, convert)
 
 
-def _steps(each: Property, path: str, schema: Schema) -> _Steps:
-    target, mode = TABLE[each.type], schema.coercion
-    wanted = _Wanted(target.wanted_under(mode), each.type)
-    refuse = _refusing_step(path, wanted)
-    steps: _Steps = {kind: refuse for kinds in PYTHON_TYPES.values() for kind in kinds}
+def _steps(declared: Property, path: str, schema: Schema) -> _Steps:
+    target, mode = TABLE[declared.type], schema.coercion
+    expected = _Expected(target.wanted_under(mode), declared.type)
+    reject = _rejecting_step(path, expected)
+    steps: _Steps = {kind: reject for kinds in PYTHON_TYPES.values() for kind in kinds}
     for conversion in target.conversions:
         if convert := conversion.under(mode):
-            step = _converting_step(convert, path, wanted)
+            step = _converting_step(convert, path, expected)
             if conversion.given in _CONTAINERS:
                 step = _open_step(path)
             steps.update(dict.fromkeys(PYTHON_TYPES[conversion.given], step))
-    if each.type is PropertyType.OBJECT and each.properties:
-        steps[dict] = _object_step(each.properties, path, schema)
-    if each.type is PropertyType.ARRAY and each.item_type:
-        item = Property(each.name, each.item_type, properties=each.properties)
+    if declared.type is PropertyType.OBJECT and declared.properties:
+        steps[dict] = _object_step(declared.properties, path, schema)
+    if declared.type is PropertyType.ARRAY and declared.item_type:
+        item = Property(declared.name, declared.item_type, properties=declared.properties)
         steps[list] = _array_step(item, path, schema)
     return steps
 
 
-def _converting_step(convert: Convert, path: str, wanted: _Wanted) -> _Step | None:
+def _converting_step(convert: Convert, path: str, expected: _Expected) -> _Step | None:
     if convert is as_is:
         return None
     if convert is canonical_number:
-        return _number_step(path, wanted)
+        return _number_step(path, expected)
 
-    def step(given: JSON, report: _Report) -> JSON:
-        after = convert(given)
+    def step(sent: JSON, report: _Report) -> JSON:
+        after = convert(sent)
         if after is None:
-            _refuse_value(report, path, wanted, given)
-        elif after is not given:
-            place = report.at(path) if report.trail else path
-            report.coercions.append(Coercion(place, _conversion_kind(given, after), given, after))
+            _reject_value(report, path, expected, sent)
+        elif after is not sent:
+            full_path = report.at(path) if report.trail else path
+            report.coercions.append(Coercion(full_path, _conversion_kind(sent, after), sent, after))
         return after
 
     return step
 
 
-def _number_step(path: str, wanted: _Wanted) -> _Step:
-    def step(given: float, report: _Report) -> JSON:
-        after = canonical_number(given)
-        if not is_exact(given):
-            _report_inexact_number(report, path, wanted, given, after)
+def _number_step(path: str, expected: _Expected) -> _Step:
+    """Return the step of a number. Writing 5.0 as 5 changes no value, so only a number beyond ±2^53 is reported."""
+
+    def step(sent: float, report: _Report) -> JSON:
+        after = canonical_number(sent)
+        if not is_exact(sent):
+            _report_inexact_number(report, path, expected, sent, after)
         return after
 
     return step
 
 
-def _report_inexact_number(report: _Report, path: str, wanted: _Wanted, given: float, after: JSON) -> None:
+def _report_inexact_number(report: _Report, path: str, expected: _Expected, sent: float, after: JSON) -> None:
     if after is None:
-        _refuse_value(report, path, wanted, given)
+        _reject_value(report, path, expected, sent)
     else:
-        report.change(path, _ROUNDED, given, after)
+        report.coerced(path, _ROUNDED, sent, after)
 
 
-def _conversion_kind(given: JSON, after: JSON) -> CoercionKind:
-    number = after if type(after) is float else given
+def _conversion_kind(sent: JSON, after: JSON) -> CoercionKind:
+    number = after if type(after) is float else sent
     return _ROUNDED if type(number) is float and not is_exact(number) else _CONVERTED
 
 
-def _refusing_step(path: str, wanted: _Wanted) -> _Step:
-    return lambda given, report: _refuse_value(report, path, wanted, given)
+def _rejecting_step(path: str, expected: _Expected) -> _Step:
+    return lambda sent, report: _reject_value(report, path, expected, sent)
 
 
-def _refuse_value(report: _Report, path: str, wanted: _Wanted, given: JSON) -> None:
-    report.refuse(path, "INVALID_PROPERTY_VALUE", f"must be {wanted.words}; got {describe(given)}", wanted.type)
+def _reject_value(report: _Report, path: str, expected: _Expected, sent: JSON) -> None:
+    report.reject(path, "INVALID_PROPERTY_VALUE", f"must be {expected.words}; got {describe(sent)}", expected.type)
 
 
 def _optional_null_step(path: str) -> _Step:
-    return lambda _, report: report.change(path, CoercionKind.NULL_DROPPED, None, None)
+    return lambda _, report: report.coerced(path, CoercionKind.NULL_DROPPED, None, None)
 
 
 def _required_null_step(path: str) -> _Step:
-    return lambda _, report: report.refuse(path, "REQUIRED_PROPERTY_MISSING", "is required; got null")
+    return lambda _, report: report.reject(path, "REQUIRED_PROPERTY_MISSING", "is required; got null")
 
 
 def _rejecting_unknown(path: str, declared: Sequence[str]) -> _Unknown:
     suggestions = Suggestions(declared)
 
-    def reject(name: str, _value: JSON, _taken: dict[str, JSON], report: _Report) -> None:
-        complaint = "is not declared"
+    def reject(name: str, _value: JSON, _kept: dict[str, JSON], report: _Report) -> None:
+        problem = "is not declared"
         if len(report.violations) < _SUGGESTIONS and (meant := suggestions.closest(name)):
-            complaint += f'; did you mean "{meant}"?'
-        report.refuse(property_path(path, name), "UNKNOWN_PROPERTY", complaint)
+            problem += f'; did you mean "{meant}"?'
+        report.reject(property_path(path, name), "UNKNOWN_PROPERTY", problem)
 
     return reject
 
 
 def _dropping_unknown(path: str, _declared: Sequence[str]) -> _Unknown:
-    def drop(name: str, value: JSON, _taken: dict[str, JSON], report: _Report) -> None:
-        report.change(property_path(path, name), CoercionKind.UNKNOWN_DROPPED, value, None)
+    def drop(name: str, value: JSON, _kept: dict[str, JSON], report: _Report) -> None:
+        report.coerced(property_path(path, name), CoercionKind.UNKNOWN_DROPPED, value, None)
 
     return drop
 
 
 def _keeping_unknown(path: str, _declared: Sequence[str]) -> _Unknown:
-    def keep(name: str, value: JSON, taken: dict[str, JSON], report: _Report) -> None:
+    def keep(name: str, value: JSON, kept: dict[str, JSON], report: _Report) -> None:
         after = value
         kind = type(value)
         if kind is int or kind is float:
@@ -313,7 +333,7 @@ def _keeping_unknown(path: str, _declared: Sequence[str]) -> _Unknown:
                 _report_inexact_number(report, property_path(path, name), _FINITE, number, after)
         elif (kind is dict or kind is list) and not all_exact(value):
             after = _with_doubles(value, property_path(path, name), report)
-        taken[name] = after
+        kept[name] = after
 
     return keep
 
@@ -325,4 +345,4 @@ _UNKNOWN: Final[Mapping[UnknownProperties, Callable[[str, Sequence[str]], _Unkno
 }
 
 coerce_undefined: Final[Coercer] = compile_schema(Schema((), UnknownProperties.KEEP, CoercionMode.STRICT))
-"""Coerces the payload of an event that no definition covers: it is kept as it is, its numbers in their one form."""
+"""Coerces the payload of an event without a definition: it is kept, with its numbers in canonical form."""

@@ -1,7 +1,8 @@
-"""The coercion table: what each JSON kind becomes in a property of each type.
+"""The coercion table: the result of each JSON kind in a property of each type.
 
-`TABLE` is the only place that says so. The engine compiles it, `docs/coercion.md` is written from it
-and the tests run its examples. A kind of value without a `Conversion` is rejected.
+`TABLE` is the only definition of these rules: `registry.coercion` compiles it, `registry.compatibility` compares its
+converters, `docs/coercion.md` is generated from it and the tests run its examples. A kind of value without a
+`Conversion` is rejected.
 
 In every converter and example None means rejected: no declared property ever becomes null.
 """
@@ -48,43 +49,43 @@ PYTHON_TYPES: Final[Mapping[JsonKind, tuple[type, ...]]] = {
 }
 
 Convert: TypeAlias = Callable[[Any], JSON]
-"""From a value of one kind to what it becomes; the very same object where nothing changes."""
+"""Converts a value of one kind. Returns the very same object where nothing changes."""
 
 
 def as_is(value: JSON) -> JSON:
-    """Take the value unchanged."""
+    """Return the value unchanged."""
     return value
 
 
 def number_from_string(text: str) -> JSON:
-    """Read the number that the whole text writes in decimal, ASCII blanks around it aside."""
+    """Return the number of a text that is one decimal number, with ASCII blanks around it."""
     if len(text) > _MAX_NUMBER_LENGTH or not _DECIMAL.fullmatch(text):
         return None
     return canonical_number(float(text))
 
 
 def boolean_from_string(text: str) -> JSON:
-    """Take `true` and `false` in any case."""
+    """Return the boolean of `true` or `false` in any case."""
     return _BOOLEANS.get(text.lower()) if len(text) <= len("false") else None
 
 
 def boolean_from_number(value: float) -> JSON:
-    """Take 0 as false and 1 as true."""
+    """Return False for 0 and True for 1."""
     return bool(value) if value in {0, 1} else None
 
 
 def string_from_boolean(value: bool) -> JSON:
-    """Write `true` or `false`."""
+    """Return `true` or `false`."""
     return "true" if value else "false"
 
 
 def date_from_string(text: str) -> JSON:
-    """Normalise an RFC 3339 date-time, or a date to its midnight UTC."""
+    """Return the canonical form of an RFC 3339 date-time, or of a date, which is its midnight in UTC."""
     return _date(text, parse_date)
 
 
 def date_from_date_time(text: str) -> JSON:
-    """Normalise an RFC 3339 date-time."""
+    """Return the canonical form of an RFC 3339 date-time."""
     return _date(text, parse_rfc3339)
 
 
@@ -98,7 +99,7 @@ def _date(text: str, parse: Callable[[str], int]) -> JSON:
 
 
 def date_from_number(value: float) -> JSON:
-    """Write the instant that many milliseconds after 1970-01-01T00:00:00Z."""
+    """Return the canonical form of an instant in milliseconds since 1970-01-01T00:00:00Z."""
     number = canonical_number(value)
     if type(number) is not int or not MIN_MICROS <= number * 1000 <= MAX_MICROS:
         return None
@@ -107,9 +108,9 @@ def date_from_number(value: float) -> JSON:
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What becomes of one kind of JSON value.
+    """The conversion of one JSON kind.
 
-    `takes` says in words which values of the kind are taken. Without `strict`, STRICT rejects the kind.
+    `takes` describes the accepted values of the kind. Without `strict`, STRICT rejects the kind.
     """
 
     given: JsonKind
@@ -118,13 +119,13 @@ class Conversion:
     strict: Convert | None = None
 
     def under(self, mode: CoercionMode) -> Convert | None:
-        """Return the converter that the mode uses, if it takes the kind at all."""
+        """Return the converter of a mode; None if the mode rejects the kind."""
         return self.lenient if mode is CoercionMode.LENIENT else self.strict
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One value and what it becomes under each mode; None where rejected."""
+    """One value with its result in each mode; None where it is rejected."""
 
     given: JSON
     lenient: JSON = None
@@ -133,7 +134,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """All that the table says of one property type. `wanted` completes "must be ..."."""
+    """The row of one property type. `wanted` completes "must be ..."."""
 
     wanted: str
     becomes: str
@@ -142,7 +143,7 @@ class Target:
     wanted_strictly: str = ""
 
     def wanted_under(self, mode: CoercionMode) -> str:
-        """Say what a property of this type must be under the mode."""
+        """Return the words for the accepted values in a mode, to follow "must be"."""
         return self.wanted_strictly or self.wanted if mode is CoercionMode.STRICT else self.wanted
 
 

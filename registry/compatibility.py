@@ -1,10 +1,18 @@
-"""Whether a change of schema is compatible, decided exactly.
+"""The compatibility of two schemas, decided exactly and without looking at a payload.
 
-Each property is a partial function from what may stand in a payload (nothing, or a JSON value) to what is
-kept of it. What a schema makes of a payload is the product of its properties, and every property takes
-something, so one schema contains another if and only if it does so property by property.
+A property is a partial function from its inputs (absence, or a value of one JSON kind) to what is kept of them:
 
-Numbers are doubles here: an integer beyond ±2^53 counts as the double nearest to it.
+    declared as               absence  null    boolean    number    string    object    array
+    optional string, LENIENT  dropped  dropped converted  converted kept      -         -
+    required string, STRICT   -        -       -          -         kept      -         -
+    undeclared, DROP          dropped  dropped dropped    dropped   dropped   dropped   dropped
+
+A dash means that the payload is rejected. A schema coerces each property of a payload on its own, and every property
+accepts some input, so one schema accepts the payloads of another, with the same result, if and only if that holds for
+each property. Comparing two rows of this table for each property therefore decides the question: `_inputs` returns a
+row, `_differences` compares two.
+
+Numbers are doubles here: an integer beyond ±2^53 counts as the nearest double.
 """
 
 from __future__ import annotations
@@ -35,20 +43,20 @@ if TYPE_CHECKING:
 
 
 MAX_FOUND: Final = 1_000
-"""A verdict is given up at this many reasons against a candidate."""
+"""The largest number of incompatibilities in one verdict; the comparison stops there."""
 
 
 class Direction(StrEnum):
-    """Whose payloads the other schema must take, and coerce to the same."""
+    """The direction of a comparison: one schema must accept the payloads of the other, with the same result."""
 
     BACKWARD = "backward"
-    """The new schema takes what the old one took."""
+    """The new schema accepts the payloads of the old one."""
     FORWARD = "forward"
-    """The old schema takes what the new one takes."""
+    """The old schema accepts the payloads of the new one."""
 
 
 class IncompatibilityKind(StrEnum):
-    """What changed about a property, so that a direction no longer holds."""
+    """The kinds of changes of a property that break a direction."""
 
     PROPERTY_ADDED = "PROPERTY_ADDED"
     PROPERTY_REMOVED = "PROPERTY_REMOVED"
@@ -63,8 +71,8 @@ class IncompatibilityKind(StrEnum):
 class Incompatibility:
     """One property for which a direction does not hold.
 
-    `path` is like `properties.lines[].sku`; `old` and `new` say in words what the property was and is;
-    `revision` is the number of the earlier revision.
+    `path` is like `properties.lines[].sku`; `old` and `new` describe the property in words before and after the
+    change; `revision` is the number of the earlier revision.
     """
 
     kind: IncompatibilityKind
@@ -88,35 +96,35 @@ class Incompatibility:
 def check_compatibility(
     rule: Compatibility, candidate: Schema, earlier: Sequence[Revision]
 ) -> tuple[Incompatibility, ...]:
-    """Return what the rule holds against the candidate, MAX_FOUND at most; nothing if it is allowed.
+    """Return at most MAX_FOUND incompatibilities of a candidate with earlier revisions; none if the rule allows it.
 
-    `earlier` are the revisions of the definition, newest first; only a transitive rule looks beyond the first. Of
-    several that judge alike the newest is compared.
+    `earlier` are the revisions of the definition, newest first. Only a transitive rule compares more than the first;
+    of several revisions with the same rules for payloads it compares the newest.
     """
-    word = rule.removesuffix("_transitive")
-    directions = [each for each in Direction if word in {each, Compatibility.FULL}]
-    found = (
-        each
-        for revision in (earlier[:1] if rule == word else _distinct(earlier))
+    base_rule = rule.removesuffix("_transitive")
+    directions = [direction for direction in Direction if base_rule in {direction, Compatibility.FULL}]
+    incompatibilities = (
+        incompatibility
+        for revision in (earlier[:1] if rule == base_rule else _distinct(earlier))
         for direction in directions
-        for each in compare(revision.schema, candidate, direction, revision.number)
+        for incompatibility in compare(revision.schema, candidate, direction, revision.number)
     )
-    return tuple(islice(found, MAX_FOUND))
+    return tuple(islice(incompatibilities, MAX_FOUND))
 
 
 def _distinct(revisions: Iterable[Revision]) -> Iterator[Revision]:
     seen: set[Schema] = set()
     for revision in revisions:
-        judged = without_annotations(revision.schema)
-        if judged not in seen:
-            seen.add(judged)
+        bare = without_annotations(revision.schema)
+        if bare not in seen:
+            seen.add(bare)
             yield revision
 
 
 def compare(old: Schema, new: Schema, direction: Direction, revision: int = 0) -> tuple[Incompatibility, ...]:
-    """Return each property of two valid schemas for which the direction does not hold, in declared order.
+    """Return an incompatibility for each property of two valid schemas that breaks the direction, in declared order.
 
-    Judged are the payloads made of properties that either schema declares, at each level.
+    Only payloads made of properties that one of the schemas declares count, at each level.
     """
     return tuple(_differences(old, new, ROOT, direction, revision))
 
@@ -125,13 +133,13 @@ _ABSENT: Final = "absent"
 _ITEM: Final = "item "
 _OBJECT: Final = JsonKind.OBJECT.value
 
-_Taken: TypeAlias = "dict[str, Convert | None]"
-"""What becomes of nothing (_ABSENT), of each JSON kind, and of each kind of item in an array.
+_Inputs: TypeAlias = "dict[str, Convert | None]"
+"""The accepted inputs of a property: absence (_ABSENT), JSON kinds, and kinds of array items, each with its converter.
 
-What is not in it is refused; None is left out.
+The converter is None for inputs that are dropped. All other inputs are rejected.
 """
 
-_SETTLED: Final = frozenset(
+_FINAL: Final = frozenset(
     {
         IncompatibilityKind.PROPERTY_ADDED,
         IncompatibilityKind.PROPERTY_REMOVED,
@@ -139,90 +147,95 @@ _SETTLED: Final = frozenset(
         IncompatibilityKind.ITEM_TYPE_CHANGED,
     }
 )
-"""Where these hold, what is inside the property explains nothing more."""
+"""After these kinds, the nested properties are not compared: they would explain nothing more."""
 
 
 def _differences(
     old: Schema, new: Schema, parent: str, direction: Direction, revision: int
 ) -> Iterator[Incompatibility]:
-    before, after = ({each.name: each for each in schema.properties} for schema in (old, new))
+    before, after = ({declared.name: declared for declared in schema.properties} for schema in (old, new))
     for name in before | after:
         was, now, path = before.get(name), after.get(name), property_path(parent, name)
-        given, taker = _taken(was, old), _taken(now, new)
+        sent, accepted = _inputs(was, old), _inputs(now, new)
         if direction is Direction.FORWARD:
-            given, taker = taker, given
-        if broken := {key for key, convert in given.items() if key not in taker or not _within(convert, taker[key])}:
-            kind = _kind(was, now, broken)
+            sent, accepted = accepted, sent
+        if lost := {key for key, convert in sent.items() if key not in accepted or not _agree(convert, accepted[key])}:
+            kind = _kind(was, now, lost)
             yield Incompatibility(kind, path, _words(was, old, kind), _words(now, new, kind), direction, revision)
-            if kind in _SETTLED:
+            if kind in _FINAL:
                 continue
-        for key, place, holder in (
+        for key, nested_path, container in (
             (_OBJECT, path, PropertyType.OBJECT),
             (_ITEM + _OBJECT, f"{path}[]", PropertyType.ARRAY),
         ):
-            if key in given:
-                inside = _inside(was, old, holder), _inside(now, new, holder)
-                yield from _differences(*inside, place, direction, revision)
+            if key in sent:
+                nested = _nested_schema(was, old, container), _nested_schema(now, new, container)
+                yield from _differences(*nested, nested_path, direction, revision)
 
 
-def _inside(each: Property | None, schema: Schema, holder: PropertyType) -> Schema:
-    """Return the rules for what is in an object, or in an array's objects: without properties all is kept."""
-    if each and each.type is holder and each.properties:
-        return replace(schema, properties=each.properties)
+def _nested_schema(declared: Property | None, schema: Schema, container: PropertyType) -> Schema:
+    """Return the schema of a nested object, or of an array's objects; without declared properties, all are kept."""
+    if declared and declared.type is container and declared.properties:
+        return replace(schema, properties=declared.properties)
     return Schema(unknown_properties=UnknownProperties.KEEP)
 
 
-def _taken(each: Property | None, schema: Schema) -> _Taken:
-    if each is None:
+def _inputs(declared: Property | None, schema: Schema) -> _Inputs:
+    if declared is None:
         return _UNDECLARED[schema.unknown_properties]
-    taken = _converted(each.type, schema.coercion)
-    if not each.required:
-        taken[_ABSENT] = None
+    inputs = _converted(declared.type, schema.coercion)
+    if not declared.required:
+        inputs[_ABSENT] = None
         if schema.coercion is CoercionMode.LENIENT:
-            taken[JsonKind.NULL] = None
-    if each.type is PropertyType.ARRAY:
-        taken |= _of_items(_converted(each.item_type, schema.coercion) if each.item_type else _ANYTHING)
-    if each.type is PropertyType.ANY:
-        taken |= _of_items(_ANYTHING)
-    return taken
+            inputs[JsonKind.NULL] = None
+    if declared.type is PropertyType.ARRAY:
+        inputs |= _of_items(_converted(declared.item_type, schema.coercion) if declared.item_type else _ANYTHING)
+    if declared.type is PropertyType.ANY:
+        inputs |= _of_items(_ANYTHING)
+    return inputs
 
 
-def _converted(target: PropertyType, mode: CoercionMode) -> _Taken:
-    converters = {each.given: each.under(mode) for each in TABLE[target].conversions}
-    return {kind: as_is if found is canonical_number else found for kind, found in converters.items() if found}
+def _converted(target: PropertyType, mode: CoercionMode) -> _Inputs:
+    # The canonical form of a number is the same number, so it counts as kept.
+    converters = {conversion.given: conversion.under(mode) for conversion in TABLE[target].conversions}
+    return {kind: as_is if convert is canonical_number else convert for kind, convert in converters.items() if convert}
 
 
-def _of_items(taken: _Taken) -> _Taken:
-    return {_ITEM + kind: convert for kind, convert in taken.items()}
+def _of_items(inputs: _Inputs) -> _Inputs:
+    return {_ITEM + kind: convert for kind, convert in inputs.items()}
 
 
-_ANYTHING: Final[_Taken] = dict.fromkeys(JsonKind, as_is)
-_UNDECLARED: Final[Mapping[UnknownProperties, _Taken]] = {
+_ANYTHING: Final[_Inputs] = dict.fromkeys(JsonKind, as_is)
+_UNDECLARED: Final[Mapping[UnknownProperties, _Inputs]] = {
     UnknownProperties.REJECT: {_ABSENT: None},
     UnknownProperties.KEEP: {_ABSENT: None, **_ANYTHING, **_of_items(_ANYTHING)},
     UnknownProperties.DROP: {_ABSENT: None, **dict.fromkeys(JsonKind, None)},
 }
 
-# STRICT takes nothing that LENIENT does not take to the same result; no other two converters of one kind agree.
-_NARROWED: Final = frozenset(
-    (each.strict, each.lenient) for target in TABLE.values() for each in target.conversions if each.strict
+# LENIENT accepts all values that STRICT accepts, with the same result; no other two converters of one kind agree.
+_STRICT_AND_LENIENT: Final = frozenset(
+    (conversion.strict, conversion.lenient)
+    for target in TABLE.values()
+    for conversion in target.conversions
+    if conversion.strict
 )
 
 
-def _within(one: Convert | None, other: Convert | None) -> bool:
-    return one is other or (one, other) in _NARROWED
+def _agree(sent: Convert | None, accepted: Convert | None) -> bool:
+    """Return whether the second converter accepts all values that the first accepts, with the same result."""
+    return sent is accepted or (sent, accepted) in _STRICT_AND_LENIENT
 
 
-def _kind(was: Property | None, now: Property | None, broken: Collection[str]) -> IncompatibilityKind:
+def _kind(was: Property | None, now: Property | None, lost: Collection[str]) -> IncompatibilityKind:
     if was is None:
         return IncompatibilityKind.PROPERTY_ADDED
     if now is None:
         return IncompatibilityKind.PROPERTY_REMOVED
     if was.type is not now.type:
         return IncompatibilityKind.TYPE_CHANGED
-    if was.item_type is not now.item_type and any(key.startswith(_ITEM) for key in broken):
+    if was.item_type is not now.item_type and any(key.startswith(_ITEM) for key in lost):
         return IncompatibilityKind.ITEM_TYPE_CHANGED
-    if _ABSENT in broken:
+    if _ABSENT in lost:
         return IncompatibilityKind.REQUIRED_ADDED if now.required else IncompatibilityKind.REQUIRED_REMOVED
     return IncompatibilityKind.COERCION_CHANGED
 
@@ -234,10 +247,10 @@ _FATES: Final[Mapping[UnknownProperties, str]] = {
 }
 
 
-def _words(each: Property | None, schema: Schema, kind: IncompatibilityKind) -> str:
-    if each is None:
+def _words(declared: Property | None, schema: Schema, kind: IncompatibilityKind) -> str:
+    if declared is None:
         return f"not declared, {_FATES[schema.unknown_properties]}"
-    required = "required " if each.required else ""
-    items = f" of {each.item_type}" if each.item_type else ""
+    required = "required " if declared.required else ""
+    items = f" of {declared.item_type}" if declared.item_type else ""
     mode = f", {schema.coercion.name}" if kind is IncompatibilityKind.COERCION_CHANGED else ""
-    return f"{required}{each.type}{items}{mode}"
+    return f"{required}{declared.type}{items}{mode}"

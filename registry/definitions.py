@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 class EventDefinition:
     """A named kind of event in one project, with the schema of its latest revision.
 
-    `revision` numbers the schemas from 1; `version` counts every change of the definition, whether or
-    not the schema was touched. Times are microseconds UTC; `deleted_at` is None while it is live.
+    `revision` numbers the schemas from 1; `version` counts all changes of the definition, also those that keep the
+    schema. Times are microseconds UTC; `deleted_at` is None while it is live.
     """
 
     id: str
@@ -31,7 +31,7 @@ class EventDefinition:
 
     @property
     def etag(self) -> str:
-        """What an update must present to be sure that nobody came between."""
+        """The version as text; an update that presents it is refused if the definition was changed since."""
         return str(self.version)
 
 

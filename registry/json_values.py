@@ -1,10 +1,10 @@
-"""The values that Signalbox holds: one definition, which every front door applies before anything is stored.
+"""The values that Signalbox can store: one definition, which every API applies before anything is stored.
 
-A value is JSON. A number is a finite double: an integer beyond ±2^53 is the double nearest to it, one beyond the range
-of a double is refused. A text contains no half of a surrogate pair. A payload is bounded in depth, values and bytes.
-A fault is a `Violation` with the same message at every front door; each front door raises its own exception.
+A value is JSON. A number is a finite double: an integer beyond ±2^53 becomes the nearest double, one beyond the range
+of a double is rejected. A text must not contain half a surrogate pair. A payload is limited in depth, values and bytes.
+A rejected value is a `Violation` with the same message in every API; each API raises its own exception.
 
-Nothing here recurses: a value may be nested as deeply as a decoder reads.
+Nothing here recurses, because a decoder may return values that are nested more deeply than Python can recurse.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ MAX_CONTACT_VALUES: Final = 1_000
 MAX_CONTACT_BYTES: Final = 64 * 1024
 
 MAX_PATH: Final = 400
-"""The longest path in a report, in characters: names may be long, and there may be MAX_DEPTH of them."""
+"""The longest path in a report, in characters: a path may have MAX_DEPTH names, and names may be long."""
 
 LARGEST: Final = sys.float_info.max
 
 
 _EXACT: Final = 2.0**53
 _INTEGER_DIGITS: Final = 309
-"""An integer of more digits than this is beyond the range of a double; so is one of as many that is large enough."""
+"""Every integer with more digits is beyond the range of a double; some with exactly this many are."""
 
-# Written again, a number takes at most four times the characters it was sent with: 1e15 is 1000000000000000.0.
+# Encoded again, a number has at most four times as many characters as were sent: 1e15 becomes 1000000000000000.0.
 _GROWTH: Final = 4
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -55,7 +55,7 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
 OUT_OF_RANGE: Final = "is beyond the range of a double; a number must be finite"
-"""The fault of a number such as 1e400, to follow its path."""
+"""The problem with a number such as 1e400, to follow its path."""
 NOT_A_NUMBER: Final = "is NaN; a number must be finite"
 HALF_A_PAIR: Final = "contains half a surrogate pair, which is not a character"
 
@@ -78,7 +78,7 @@ RUN_BUDGET: Final = PayloadBudget(values=1_000, size=64 * 1024)
 def payload_violation(
     values: Mapping[str, Any], root: str, budget: PayloadBudget, received: int | None = None
 ) -> Violation | None:
-    """Return the first thing wrong with a payload, whose path is `root`; None if Signalbox can hold it.
+    """Return the first violation of a payload, whose path is `root`; None if it can be stored.
 
     `received` is the size in bytes of the JSON text, if the payload came as one.
     """
@@ -93,7 +93,7 @@ def payload_violation(
             return too_many(root, budget)
         below: list[Any] = []
         for container in level:
-            if not _holds_plain(container, below):
+            if not _is_storable(container, below):
                 return value_violation(values, root)
         level = below
     if received is None or received * _GROWTH > budget.size:
@@ -104,20 +104,20 @@ def payload_violation(
 
 
 def value_violation(value: Any, path: str) -> Violation | None:
-    """Return the first number or text in a JSON value that cannot be held; None if there is none."""
-    for place, each in _walk(value, path):
-        fault = ""
-        if type(each) is str:
-            fault = text_problem(each)
-        elif type(each) is int or type(each) is float:
-            fault = number_problem(each)
-        if fault:
-            return violation_at(place, "INVALID_PROPERTY_VALUE", fault)
+    """Return the violation of the first number or text in a JSON value that cannot be stored; None if all can."""
+    for scalar_path, scalar in _scalars(value, path):
+        problem = ""
+        if type(scalar) is str:
+            problem = text_problem(scalar)
+        elif type(scalar) is int or type(scalar) is float:
+            problem = number_problem(scalar)
+        if problem:
+            return violation_at(scalar_path, "INVALID_PROPERTY_VALUE", problem)
     return None
 
 
 def number_problem(number: float) -> str:
-    """Return the fault of a number, to follow its path; empty if there is none."""
+    """Return the problem with a number, to follow its path; empty if it can be stored."""
     if type(number) is float:
         if isfinite(number):
             return ""
@@ -130,14 +130,14 @@ def number_problem(number: float) -> str:
 
 
 def text_problem(text: str) -> str:
-    """Return the fault of a text, to follow its path; empty if there is none."""
+    """Return the problem with a text, to follow its path; empty if it can be stored."""
     return HALF_A_PAIR if not text.isascii() and _SURROGATE.search(text) else ""
 
 
-def violation_at(path: str, reason: str, fault: str) -> Violation:
-    """Return the violation of a value at a path, empty for a body; its message is the path and the fault."""
+def violation_at(path: str, reason: str, problem: str) -> Violation:
+    """Return the violation at a path, empty for the whole body; its message is the path followed by the problem."""
     path = _bounded(path)
-    return Violation(path, reason, f"{path or 'The body'} {fault}")
+    return Violation(path, reason, f"{path or 'The body'} {problem}")
 
 
 def too_deep(path: str, root: str, budget: PayloadBudget) -> Violation:
@@ -147,12 +147,12 @@ def too_deep(path: str, root: str, budget: PayloadBudget) -> Violation:
 
 
 def too_many(root: str, budget: PayloadBudget) -> Violation:
-    """Return the violation of a payload of too many values."""
+    """Return the violation of a payload with too many values."""
     return violation_at(root, "TOO_MANY_VALUES", f"may hold {budget.values:,} values, not more")
 
 
 def too_large(root: str, size: int, budget: PayloadBudget) -> Violation:
-    """Return the violation of a payload of too many bytes."""
+    """Return the violation of a payload with too many bytes."""
     return violation_at(root, "TOO_LARGE", f"takes {size:,} bytes; at most {budget.size:,} are allowed")
 
 
@@ -161,8 +161,8 @@ def all_exact(container: Any) -> bool:
     level = [container]
     while level:
         below: list[Any] = []
-        for each in level:
-            for value in each.values() if type(each) is dict else each:
+        for nested in level:
+            for value in nested.values() if type(nested) is dict else nested:
                 kind = type(value)
                 if kind is dict or kind is list:
                     below.append(value)
@@ -189,7 +189,7 @@ def with_numbers(container: Any, path: str, convert: Callable[[str, float], JSON
 
 
 def with_doubles(container: Any) -> Any:
-    """Return a checked object or array as it is held: each integer beyond ±2^53 as the double nearest to it."""
+    """Return a valid object or array as it is stored: each integer beyond ±2^53 as the nearest double."""
     if all_exact(container):
         return container
     return with_numbers(container, "", lambda _, number: canonical_number(number))
@@ -203,19 +203,20 @@ def value_path(parent: str, name: str | int) -> str:
 
 
 def read_json(text: str) -> JSON:
-    """Read a JSON text in order to find its faults: a number beyond the range of a double becomes infinite.
+    """Return the value of a JSON text in which violations are to be found.
 
-    Slower than msgspec, but it accepts halves of surrogate pairs and huge numbers, so that `value_violation` can locate
-    them. Raises ValueError for text that is not JSON, RecursionError for text that is nested too deep.
+    Slower than msgspec, but it accepts halves of surrogate pairs and huge numbers, which become infinite, so that
+    `value_violation` can locate them. Raise ValueError for text that is not JSON, RecursionError for text that is
+    nested too deep.
     """
     value: JSON = json.loads(text, parse_constant=_no_constant, parse_int=_read_integer, object_pairs_hook=_read_object)
     return value
 
 
 def json_violation(content: bytes) -> Violation | None:
-    """Return the first value in a JSON text that cannot be held, for which a decoder refused it.
+    """Return the violation for which a decoder rejected a JSON text.
 
-    None if there is none: then the text is not JSON or does not have the expected form.
+    None if all its values can be stored: then the text is not JSON or does not have the expected form.
     """
     try:
         return value_violation(read_json(content.decode("utf-8", "surrogatepass")), "")
@@ -224,7 +225,7 @@ def json_violation(content: bytes) -> Violation | None:
 
 
 def load_stored(text: str) -> Any:
-    """Read a stored object or array. Earlier releases stored numbers beyond the range of a double: they are clamped.
+    """Return a stored object or array; numbers beyond the range of a double, from earlier releases, are clamped.
 
     Raise ValueError if it is nested deeper than MAX_DEPTH: a gRPC client could not read it.
     """
@@ -235,7 +236,7 @@ def load_stored(text: str) -> Any:
 
 
 def load_nested(text: str, depth: int) -> Any:
-    """Read stored JSON. Raise ValueError if it is nested more than `depth` levels deep, whatever a decoder reads."""
+    """Return stored JSON. Raise ValueError if it is nested more than `depth` levels deep."""
     value = _decode(text)
     if text.count("[") + text.count("{") > depth and _is_deeper(value, depth):
         raise ValueError(f"it is nested more than {depth} levels deep")
@@ -243,14 +244,14 @@ def load_nested(text: str, depth: int) -> Any:
 
 
 def clamped(number: float) -> float:
-    """Return the largest double of the sign of a stored number that is beyond the range of doubles, and log that."""
+    """Return the largest double with the sign of a stored number beyond the range of doubles, and log a warning."""
     _warn_of_clamping()
     return copysign(LARGEST, -1 if number < 0 else 1)
 
 
 @cache
 def _warn_of_clamping() -> None:
-    """Log once in the life of the process: a page of old rows would fill the log."""
+    """Log only once in a process: a page of old rows would fill the log."""
     _log.warning(
         "a stored number is beyond the range of a double and is read as the largest one: an earlier release stored it"
     )
@@ -262,8 +263,8 @@ def _is_deeper(container: Any, depth: int) -> bool:
     for _ in range(depth):
         level = [
             value
-            for each in level
-            for value in (each.values() if type(each) is dict else each)
+            for nested in level
+            for value in (nested.values() if type(nested) is dict else nested)
             if type(value) is dict or type(value) is list
         ]
         if not level:
@@ -275,8 +276,8 @@ def _bounded(path: str) -> str:
     return path if len(path) <= MAX_PATH else path[:MAX_PATH] + "…"
 
 
-def _holds_plain(container: Any, below: list[Any]) -> bool:
-    """Return whether all numbers and texts of an object or array can be held; append its containers to `below`."""
+def _is_storable(container: Any, below: list[Any]) -> bool:
+    """Return whether all numbers and texts of an object or array can be stored; append its containers to `below`."""
     if type(container) is dict:
         for name in container:
             if not name.isascii() and _SURROGATE.search(name):
@@ -297,40 +298,40 @@ def _holds_plain(container: Any, below: list[Any]) -> bool:
     return True
 
 
-def _walk(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Yield the values that are no containers and the names of properties, each with its path, as they are written."""
+def _scalars(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yield scalars in document order, each with its path, and before the members of an object its invalid names."""
     pending = [(path, value)]
     while pending:
-        place, each = pending.pop()
-        if type(each) is dict:
-            for name in each:
+        here, current = pending.pop()
+        if type(current) is dict:
+            for name in current:
                 if text_problem(name):
-                    yield value_path(place, name), name
-            pending += [(value_path(place, name), inner) for name, inner in reversed(each.items())]
-        elif type(each) is list:
-            pending += [(f"{place}[{index}]", each[index]) for index in reversed(range(len(each)))]
+                    yield value_path(here, name), name
+            pending += [(value_path(here, name), member) for name, member in reversed(current.items())]
+        elif type(current) is list:
+            pending += [(f"{here}[{index}]", current[index]) for index in reversed(range(len(current)))]
         else:
-            yield place, each
+            yield here, current
 
 
 def _first_container(values: Any, root: str, depth: int) -> str:
     """Return the path of the first object or array at a depth, the payload being at 1."""
     pending = [(root, values, 1)]
     while pending:
-        place, each, level = pending.pop()
+        here, container, level = pending.pop()
         if level == depth:
-            return place
-        members = list(each.items() if type(each) is dict else enumerate(each))
+            return here
+        members = list(container.items() if type(container) is dict else enumerate(container))
         pending += [
-            (value_path(place, name), inner, level + 1)
-            for name, inner in reversed(members)
-            if type(inner) is dict or type(inner) is list
+            (value_path(here, name), member, level + 1)
+            for name, member in reversed(members)
+            if type(member) is dict or type(member) is list
         ]
     return root
 
 
 def _read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object. The last value of a name counts, unless an earlier one cannot be held."""
+    """Return an object. Of a repeated name the last value counts, unless an earlier one cannot be stored."""
     made: dict[str, Any] = {}
     for name, value in pairs:
         if name not in made or value_violation(made[name], "") is None:

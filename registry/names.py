@@ -15,7 +15,7 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def name_problem(name: str) -> str | None:
-    """Say what is wrong with the name of an event or property, and what would be right; None if good."""
+    """Return the problem with the name of an event or property, to follow what is named; None if it is valid."""
     if not name.strip():
         return "must not be blank"
     if len(name) > MAX_NAME_LENGTH:
@@ -27,11 +27,12 @@ def name_problem(name: str) -> str | None:
 
 
 def check_event_name(name: str, field: str = "name") -> None:
-    """Accept any non-blank text of at most 255 characters that has no control characters.
+    """Raise InvalidName, for a field of the request, unless this is a valid name of an event.
 
-    Names beginning with `signalbox:`, in any case, are reserved. Raises InvalidName, which names the request's field.
+    Every non-blank text of at most 255 characters without control characters is valid, unless it begins with
+    `signalbox:` in any case, which is reserved.
     """
-    if fault := name_problem(name):
-        raise InvalidName(f"The event name {fault}", field)
+    if problem := name_problem(name):
+        raise InvalidName(f"The event name {problem}", field)
     if name.casefold().startswith(RESERVED_PREFIX):
         raise InvalidName(f'The event name must not begin with "{RESERVED_PREFIX}", which is reserved', field)

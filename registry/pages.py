@@ -1,4 +1,4 @@
-"""Pages of rows whose sizes callers determine."""
+"""Pages of rows, limited by number and by the size of what was stored: callers choose the sizes of their payloads."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Row, Select
 
 PAGE_CHARACTERS: Final = 1_000_000
-"""The most text that one request reads, decodes and writes for a page, unless a single item is larger."""
+"""The most characters that one request reads, decodes and writes for a page, unless a single item is larger."""
 
 UNBOUNDED: Final = sys.maxsize
-"""For pages addressed by number, which must have exactly the number of items asked for."""
+"""No limit on characters, for pages addressed by number: they must have exactly the requested number of items."""
 
 _ROWS_AT_ONCE: Final = 100
 
@@ -22,20 +22,24 @@ _ROWS_AT_ONCE: Final = 100
 def page_of(
     rows: Iterable[Row[Any]], limit: int, size: Callable[[Row[Any]], int], room: int = PAGE_CHARACTERS
 ) -> tuple[list[Row[Any]], bool]:
-    """Take rows, at least one, up to the limit or to `room` characters; return them and whether there are more."""
-    taken: list[Row[Any]] = []
+    """Return a page of rows, and whether there are more.
+
+    The page has at most `limit` rows of at most `room` characters together, unless the first row alone has more. `size`
+    returns the characters of a row.
+    """
+    page: list[Row[Any]] = []
     for row in rows:
         room -= size(row)
-        if len(taken) == limit or (taken and room < 0):
-            return taken, True
-        taken.append(row)
-    return taken, False
+        if len(page) == limit or (page and room < 0):
+            return page, True
+        page.append(row)
+    return page, False
 
 
 def read_page(
     connection: Connection, query: Select[Any], limit: int, size: Callable[[Row[Any]], int]
 ) -> tuple[list[Row[Any]], bool]:
-    """Read the rows of a page, as `page_of` does; a long page is read in chunks."""
+    """Return a page of the rows of a query, as `page_of` does; a long page is read in chunks."""
     options = {"yield_per": _ROWS_AT_ONCE} if limit > _ROWS_AT_ONCE else {}
     with connection.execute(query.limit(limit + 1), execution_options=options) as rows:
         return page_of(rows, limit, size)

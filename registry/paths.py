@@ -22,40 +22,40 @@ _QUOTED = re.compile(r'\[("(?:[^"\\]|\\.)*")\]')
 
 
 def property_path(parent: str, name: str) -> str:
-    """`properties.order_total`, or `properties["a.b"]` for a name that is not an identifier.
+    """Return `properties.order_total`, or `properties["a.b"]` for a name that is not an identifier.
 
-    A name too long for any schema to declare is cut, so that a path stays short.
+    A name that is too long to be declared is shortened, so that paths stay short.
     """
     if len(name) > MAX_NAME_LENGTH:
         name = name[:MAX_NAME_LENGTH] + "…"
     if _IDENTIFIER.fullmatch(name):
         return f"{parent}.{name}"
-    # A name with half a surrogate pair is refused, and its path must still be text that UTF-8 can carry.
+    # A name with half a surrogate pair is rejected, and the path in that report must still be valid UTF-8.
     return f"{parent}[{json.dumps(name, ensure_ascii=not name.isascii() and bool(_SURROGATE.search(name)))}]"
 
 
-# A project's events are changed in the same few places.
+# Coercions of a project's events have the same few paths.
 @lru_cache(maxsize=1_000)
 def path_parts(path: str) -> tuple[PathPart, ...]:
-    """Take a path apart: `properties.items[2]["a.b"]` is ("properties", "items", 2, "a.b")."""
-    return tuple(_part(found) for found in _PART.finditer(path))
+    """Return the parts of a path: ("properties", "items", 2, "a.b") for `properties.items[2]["a.b"]`."""
+    return tuple(_part(match) for match in _PART.finditer(path))
 
 
 @lru_cache(maxsize=1_000)
 def without_indexes(path: str) -> str:
-    """Leave the array indexes out: `properties.lines[].sku`."""
-    return _PART.sub(lambda found: "[]" if found[3] else found[0], path)
+    """Return a path without array indexes: `properties.lines[].sku` for `properties.lines[2].sku`."""
+    return _PART.sub(lambda match: "[]" if match[3] else match[0], path)
 
 
-def _part(found: re.Match[str]) -> PathPart:
-    name, quoted, index = found.groups()
+def _part(match: re.Match[str]) -> PathPart:
+    name, quoted, index = match.groups()
     if index:
         return int(index)
     return name or str(json.loads(quoted))
 
 
 def quoted_property(path: str) -> str:
-    r"""How a sentence names the property at a path: `"order_total"`, `"customer.age"`, `"a.b"`."""
+    r"""Return the quoted name of the property at a path, for messages: `"order_total"`, `"customer.age"`, `"a.b"`."""
     inside = path.removeprefix(ROOT).removeprefix(".")
     quoted = _QUOTED.fullmatch(inside)
     return quoted.group(1) if quoted else f'"{inside}"'

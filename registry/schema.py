@@ -1,4 +1,4 @@
-"""Schemas: which properties an event may have, and how strictly a payload is taken."""
+"""Schemas: the properties of an event, and the rules by which payloads are validated and coerced."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_PROPERTIES: Final = 50
-"""Of one schema, nested ones included."""
+"""The most properties of one schema, nested ones included."""
 MAX_DEPTH: Final = 10
 MAX_DESCRIPTION_LENGTH: Final = 2000
 MAX_SUGGESTED_VALUES: Final = 100
@@ -26,7 +26,7 @@ MAX_BYTES: Final = 512 * 1024
 
 
 class PropertyType(StrEnum):
-    """What a property holds; `date` is an instant, `any` whatever but null."""
+    """The types of properties; `date` is an instant, `any` is every value except null."""
 
     STRING = "string"
     NUMBER = "number"
@@ -38,7 +38,7 @@ class PropertyType(StrEnum):
 
 
 class UnknownProperties(StrEnum):
-    """What becomes of properties that the schema does not declare, at every level that declares any."""
+    """The policy for undeclared properties, at every level that declares properties."""
 
     REJECT = "reject"
     KEEP = "keep"
@@ -53,7 +53,7 @@ class CoercionMode(StrEnum):
 
 
 class Compatibility(StrEnum):
-    """What a new revision must hold to: the latest revision or, where transitive, every earlier one."""
+    """The rule for new revisions: compatible with the latest revision or, where transitive, with every earlier one."""
 
     NONE = "none"
     BACKWARD = "backward"
@@ -68,9 +68,9 @@ class Compatibility(StrEnum):
 class Property:
     """One declared property.
 
-    `properties` are the nested ones of an object or, with item_type object, of each item of an array;
-    with none, any object will do. `item_type` is for arrays only; without it the items are not looked
-    at. `suggested_values` are advice for string properties and never enforced.
+    `properties` are the nested properties of an object or, with item_type object, of each item of an array; without
+    them, every object is accepted. `item_type` is for arrays only; without it, all items are accepted.
+    `suggested_values` are hints for string properties and never enforced.
     """
 
     name: str
@@ -83,13 +83,13 @@ class Property:
 
     @property
     def may_nest(self) -> bool:
-        """Whether the property holds objects and so may declare what is in them."""
+        """Whether the property holds objects and may therefore have nested properties."""
         return (self.item_type if self.type is PropertyType.ARRAY else self.type) is PropertyType.OBJECT
 
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """The properties of an event and the rules by which a payload is judged."""
+    """The properties of an event, and the rules for undeclared properties and for coercion."""
 
     properties: tuple[Property, ...] = ()
     unknown_properties: UnknownProperties = UnknownProperties.REJECT
@@ -100,46 +100,48 @@ _decoder = msgspec.json.Decoder(Schema)
 
 
 def schema_to_json(schema: Schema) -> str:
-    """Write a valid schema as compact JSON, properties in declared order."""
+    """Return a valid schema as compact JSON, properties in declared order."""
     return msgspec.json.encode(schema).decode()
 
 
 def schema_from_json(text: str) -> Schema:
-    """Read what `schema_to_json` wrote. Raises ValueError for other text."""
+    """Return the schema that `schema_to_json` wrote. Raise ValueError for other text."""
     return _decoder.decode(text)
 
 
 def canonical_schema(schema: Schema) -> Schema:
-    """Sort the properties of every level of a valid schema by name."""
+    """Return a valid schema with the properties of every level sorted by name."""
     return replace(schema, properties=_sorted(schema.properties))
 
 
 def same_schema(one: Schema, other: Schema) -> bool:
-    """Whether two valid schemas judge and describe alike: they differ in property order at most."""
+    """Return whether two valid schemas differ at most in the order of their properties."""
     return canonical_schema(one) == canonical_schema(other)
 
 
 def without_annotations(schema: Schema) -> Schema:
-    """Leave out of a valid schema what no payload is judged by: order, descriptions and suggested values."""
+    """Return a valid schema with only its rules: sorted, without descriptions and suggested values."""
     return replace(schema, properties=_bare(schema.properties))
 
 
 def _bare(properties: tuple[Property, ...]) -> tuple[Property, ...]:
     bare = (
-        replace(each, description="", suggested_values=(), properties=_bare(each.properties)) for each in properties
+        replace(declared, description="", suggested_values=(), properties=_bare(declared.properties))
+        for declared in properties
     )
-    return tuple(sorted(bare, key=lambda each: each.name))
+    return tuple(sorted(bare, key=lambda declared: declared.name))
 
 
 def _sorted(properties: tuple[Property, ...]) -> tuple[Property, ...]:
-    nested = (replace(each, properties=_sorted(each.properties)) for each in properties)
-    return tuple(sorted(nested, key=lambda each: each.name))
+    nested = (replace(declared, properties=_sorted(declared.properties)) for declared in properties)
+    return tuple(sorted(nested, key=lambda declared: declared.name))
 
 
 def check_schema(schema: Schema) -> None:
-    """Raise InvalidSchema with every violation, in document order level by level.
+    """Raise InvalidSchema with every violation, level by level and in document order within a level.
 
-    What lies behind the fiftieth property is not looked at. No nesting is too deep to be refused.
+    Checking stops after MAX_PROPERTIES properties. Nesting of any depth is reported as a violation, because nothing
+    here recurses.
     """
     if violations := tuple(_violations(schema)):
         raise InvalidSchema(violations)
@@ -157,49 +159,49 @@ def _violations(schema: Schema) -> Iterator[Violation]:
     while levels:
         parent, properties, depth = levels.popleft()
         names: set[str] = set()
-        for index, each in enumerate(properties):
+        for index, declared in enumerate(properties):
             path = f"{parent}.properties[{index}]"
             count += 1
             if count > MAX_PROPERTIES:
                 message = f"A schema may have at most {MAX_PROPERTIES} properties, including nested ones"
                 yield Violation(path, "TOO_MANY_PROPERTIES", message)
                 return
-            if each.name in names:
-                message = f'Property "{each.name}" is declared twice at this level'
+            if declared.name in names:
+                message = f'Property "{declared.name}" is declared twice at this level'
                 yield Violation(f"{path}.name", "DUPLICATE_PROPERTY", message)
-            names.add(each.name)
-            yield from _property_violations(each, path)
-            if each.properties and depth == MAX_DEPTH:
+            names.add(declared.name)
+            yield from _property_violations(declared, path)
+            if declared.properties and depth == MAX_DEPTH:
                 message = f"Properties may be nested at most {MAX_DEPTH} levels deep"
                 yield Violation(f"{path}.properties", "SCHEMA_TOO_DEEP", message)
-            elif each.properties:
-                levels.append((path, each.properties, depth + 1))
+            elif declared.properties:
+                levels.append((path, declared.properties, depth + 1))
 
 
-def _property_violations(each: Property, path: str) -> Iterator[Violation]:
-    if fault := name_problem(each.name):
-        yield Violation(f"{path}.name", "INVALID_PROPERTY_NAME", f"The property name {fault}")
-    if len(each.description) > MAX_DESCRIPTION_LENGTH:
+def _property_violations(declared: Property, path: str) -> Iterator[Violation]:
+    if problem := name_problem(declared.name):
+        yield Violation(f"{path}.name", "INVALID_PROPERTY_NAME", f"The property name {problem}")
+    if len(declared.description) > MAX_DESCRIPTION_LENGTH:
         message = f"A description may have at most {MAX_DESCRIPTION_LENGTH:,} characters"
         yield Violation(f"{path}.description", "DESCRIPTION_TOO_LONG", message)
-    if fault := _suggestion_fault(each):
-        yield Violation(f"{path}.suggested_values", "INVALID_SUGGESTED_VALUES", fault)
-    if each.properties and not each.may_nest:
+    if problem := _suggestion_problem(declared):
+        yield Violation(f"{path}.suggested_values", "INVALID_SUGGESTED_VALUES", problem)
+    if declared.properties and not declared.may_nest:
         message = "Only an object, or an array with item_type object, may have nested properties"
         yield Violation(f"{path}.properties", "NESTED_PROPERTIES_NOT_ALLOWED", message)
-    if each.item_type is not None and each.type is not PropertyType.ARRAY:
-        message = f"Only an array may have an item_type; this property is of type {each.type}"
+    if declared.item_type is not None and declared.type is not PropertyType.ARRAY:
+        message = f"Only an array may have an item_type; this property is of type {declared.type}"
         yield Violation(f"{path}.item_type", "ITEM_TYPE_NOT_ALLOWED", message)
-    if each.item_type is PropertyType.ANY:
+    if declared.item_type is PropertyType.ANY:
         message = "item_type any is not allowed; leave item_type out to accept any items"
         yield Violation(f"{path}.item_type", "ITEM_TYPE_NOT_ALLOWED", message)
 
 
-def _suggestion_fault(each: Property) -> str | None:
-    if each.suggested_values and each.type is not PropertyType.STRING:
-        return f"Only a string property may have suggested values; this one is of type {each.type}"
-    if len(each.suggested_values) > MAX_SUGGESTED_VALUES:
+def _suggestion_problem(declared: Property) -> str | None:
+    if declared.suggested_values and declared.type is not PropertyType.STRING:
+        return f"Only a string property may have suggested values; this one is of type {declared.type}"
+    if len(declared.suggested_values) > MAX_SUGGESTED_VALUES:
         return f"A property may have at most {MAX_SUGGESTED_VALUES} suggested values"
-    if any(len(value) > MAX_SUGGESTED_VALUE_LENGTH for value in each.suggested_values):
+    if any(len(value) > MAX_SUGGESTED_VALUE_LENGTH for value in declared.suggested_values):
         return f"A suggested value may have at most {MAX_SUGGESTED_VALUE_LENGTH} characters"
     return None

@@ -1,7 +1,8 @@
-"""Which declared name was meant by one that is not: the same but for case and separators, or one edit away.
+"""Suggestions for misspelled names: "did you mean ...?".
 
-The names are indexed with each of their characters left out, so a look-up costs as much as a name is long, however
-many there are and whatever a caller sends.
+A name is suggested if it differs in case and separators only, or by one edit. Each name is indexed as it is and with
+each of its characters left out. Two names that are one edit apart have such a key in common, so the cost of a lookup
+depends on the length of the name alone, not on the number of declared names.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 MAX_LENGTH: Final = 64
-"""Longer names are not looked at."""
+"""Longer names are neither suggested nor looked up."""
 
 _SEPARATORS: Final = str.maketrans("", "", "_-. ")
 
@@ -25,7 +26,7 @@ class Suggestions:
         self._names = names
 
     def closest(self, name: str) -> str | None:
-        """Find the declared name that was probably meant, None if there is none."""
+        """Return the declared name that was probably meant; None if no name is close."""
         if len(name) > MAX_LENGTH:
             return None
         return next((self._index[key] for key in _keys(name) if key in self._index), None)
@@ -39,4 +40,4 @@ def _keys(name: str) -> Iterator[str]:
     plain = name.casefold().translate(_SEPARATORS)
     yield plain
     if len(plain) > 2:
-        yield from (plain[:place] + plain[place + 1 :] for place in range(len(plain)))
+        yield from (plain[:index] + plain[index + 1 :] for index in range(len(plain)))

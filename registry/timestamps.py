@@ -47,7 +47,7 @@ def now_micros() -> int:
 def parse_rfc3339(text: str) -> int:
     """Return the instant of an RFC 3339 date-time; digits beyond the microsecond are cut off.
 
-    Raises ValueError for anything else: no offset, a space for the T, a leap second, or an instant
+    Raise ValueError for anything else: no offset, a space for the T, a leap second, or an instant
     outside the years 0001 to 9999 of UTC.
     """
     if not _DATE_TIME.fullmatch(text):
@@ -61,7 +61,7 @@ def parse_rfc3339(text: str) -> int:
 def parse_date(text: str) -> int:
     """Return the instant of an RFC 3339 date-time, or of midnight UTC for `YYYY-MM-DD`.
 
-    Raises ValueError for anything else.
+    Raise ValueError for anything else.
     """
     return parse_rfc3339(f"{text}T00:00:00Z" if _DATE.fullmatch(text) else text)
 
@@ -72,9 +72,9 @@ def parse_iso8601(text: str) -> int:
     Date and time are in the extended form or both in the basic one; minutes and seconds may be left out, and the last
     part of the time may have a fraction after a point or a comma. A date alone is its midnight in UTC.
 
-    Raises ValueError for anything else, such as a time without an offset, a week date or a leap second.
+    Raise ValueError for anything else, such as a time without an offset, a week date or a leap second.
     """
-    match = next((found for form in _ISO_8601 if (found := form.fullmatch(text))), None)
+    match = next((match for form in _ISO_8601 if (match := form.fullmatch(text))), None)
     if match is None:
         raise ValueError("not an ISO 8601 date, or date-time with an offset")
     day = date(int(match["year"]), int(match["month"]), int(match["day"])) - _EPOCH.date()
@@ -103,10 +103,10 @@ def _offset(match: re.Match[str]) -> int:
 
 
 def format_millis(micros: int) -> str:
-    """Write the instant as `2026-06-01T12:00:00.000Z`, truncated towards the past."""
+    """Return the instant as `2026-06-01T12:00:00.000Z`, truncated towards the past."""
     return (_NAIVE_EPOCH + micros * _MICROSECOND).isoformat("T", "milliseconds") + "Z"
 
 
 def format_seconds(micros: int) -> str:
-    """Write the instant as `2026-06-01T12:00:00Z`, truncated towards the past."""
+    """Return the instant as `2026-06-01T12:00:00Z`, truncated towards the past."""
     return (_NAIVE_EPOCH + micros * _MICROSECOND).isoformat("T", "seconds") + "Z"

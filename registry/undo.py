@@ -1,4 +1,10 @@
-"""The way back from a coerced payload to the one that was sent."""
+"""The way back from a coerced payload to the one that was sent.
+
+Only the coerced payload and its coercions are stored; the sent payload, which a backtest needs, is computed from them:
+
+    CONVERTED, ROUNDED               put `before` where `after` is
+    NULL_DROPPED, UNKNOWN_DROPPED    put `before` where nothing is
+"""
 
 from __future__ import annotations
 
@@ -16,21 +22,21 @@ if TYPE_CHECKING:
 
 
 def undo(properties: dict[str, JSON], coercions: Iterable[Coercion]) -> dict[str, JSON]:
-    """Take the reported coercions back; the properties are altered in place, their order may be another one.
+    """Undo the coercions of a payload. Its properties are changed in place; their order is not restored.
 
-    A dropped property whose name was too long for its path comes back under the name that is in the path: it begins
-    with the same 255 characters and like them is too long to be declared, so every schema judges it as the one sent.
-    Of several that begin alike the last one comes back.
+    A dropped property whose name was too long for its path returns under the shortened name of the path. That name has
+    the same first 255 characters and is also too long to be declared, so every schema treats it like the sent one. Of
+    several with the same beginning only the last one returns.
     """
     for coercion in coercions:
-        _root, *way, last = path_parts(coercion.path)
-        # Where a name was cut, what was only rounded is there under its whole name.
+        _root, *parents, last = path_parts(coercion.path)
+        # A rounded number is still there under its whole name, which a shortened path does not lead to.
         if coercion.kind is CoercionKind.ROUNDED and any(
-            isinstance(part, str) and len(part) > MAX_NAME_LENGTH for part in (*way, last)
+            isinstance(part, str) and len(part) > MAX_NAME_LENGTH for part in (*parents, last)
         ):
             continue
-        place: Any = properties
-        for part in way:
-            place = place[part]
-        place[last] = coercion.before
+        container: Any = properties
+        for part in parents:
+            container = container[part]
+        container[last] = coercion.before
     return properties

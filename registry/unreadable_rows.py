@@ -1,7 +1,8 @@
-"""Stored rows that cannot be read: what each lacks is left empty, so that its page does not fail, and it is reported.
+"""Stored rows that cannot be read: they are returned without the unreadable values, and reported.
 
-Only damage from outside, or a value that an earlier release took, makes such a row. Reads show the row with its reason;
-writes that would lose what it still holds are refused.
+Otherwise one such row would make its whole page fail. Only damage from outside, or a value that an earlier release
+accepted, makes a row unreadable. Reads return the row with the reason; writes that would overwrite the unreadable
+values are refused.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
 UNREADABLE: Final = (
     msgspec.MsgspecError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError
 )  # fmt: skip
-"""What reading or writing a stored value raises where it is not of the form that the code expects. Errors of the
-database are none of these: they fail the whole read."""
+"""The errors of reading or writing a stored value of an unexpected form.
+
+Errors of the database are not among them: they make the whole read fail.
+"""
 
 _MAX_REASON: Final = 300
 _MAX_LOGGED: Final = 1_000
@@ -58,11 +61,11 @@ class UnreadableRows:
 
 
 UNREADABLE_ROWS: Final = UnreadableRows()
-"""Those of this process: what reads rows is many functions, which know of no server."""
+"""Those of this process. It is global because the many functions that read rows know of no server."""
 
 
 def load_object(text: str) -> dict[str, Any]:
-    """Read a stored object. Raise one of UNREADABLE for anything else."""
+    """Return a stored object. Raise one of UNREADABLE for other text."""
     value = load_stored(text)
     if type(value) is not dict:
         raise TypeError("it is not a JSON object")
@@ -70,7 +73,7 @@ def load_object(text: str) -> dict[str, Any]:
 
 
 def load_reported(table: str, row_id: str, text: str) -> tuple[dict[str, Any], str]:
-    """Read a stored object; return an empty one and the reason where it cannot be read, which is reported."""
+    """Return a stored object and no reason, or an empty one and the reason why it is unreadable, which is reported."""
     try:
         return load_object(text), ""
     except UNREADABLE as error:
@@ -78,6 +81,6 @@ def load_reported(table: str, row_id: str, text: str) -> tuple[dict[str, Any], s
 
 
 def describe_error(error: Exception) -> str:
-    """Return the kind and the text of an error, cut: the text may quote what is stored."""
+    """Return the kind and the text of an error, shortened because the text may quote stored values."""
     text = f"{type(error).__name__}: {error}".replace("\0", "").encode(errors="replace").decode()
     return text if len(text) <= _MAX_REASON else text[: _MAX_REASON - 1] + "…"

@@ -1,4 +1,4 @@
-"""Plain JSON values, and the one form in which numbers are kept."""
+"""Plain JSON values, and the canonical form of numbers."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import TypeAlias
 import msgspec
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
-"""What a JSON decoder makes: these exact types, no subclasses."""
+"""The values that a JSON decoder returns: exactly these types, no subclasses."""
 
 _SHOWN_LENGTH = 40
 _LARGEST_INT = 2.0**53
 
 
 def canonical_number(value: float) -> int | float | None:
-    """Return the number as it is kept: an int where integral and exact, else a double.
+    """Return the canonical form of a number: an int where it is integral and exact, else a double.
 
-    5.0 becomes 5 and -0.0 becomes 0. An integer beyond ±2**53 becomes the double nearest to it. What is
-    no finite double becomes None.
+    5.0 becomes 5 and -0.0 becomes 0. An integer beyond ±2**53 becomes the nearest double. Return None for a number that
+    is not a finite double.
     """
     if type(value) is float:
         if value.is_integer():
@@ -34,14 +34,14 @@ def canonical_number(value: float) -> int | float | None:
 
 
 def is_exact(value: float) -> bool:
-    """Whether the number is between ±2**53, where no two integers become the same double."""
+    """Return whether the number is between ±2**53, where no two integers become the same double."""
     return -_LARGEST_INT < value < _LARGEST_INT
 
 
 def number_text(value: float) -> str | None:
-    """Write the number as its shortest JSON text (`5`, not `5.0`); None for what is no finite double.
+    """Return the number as its shortest JSON text (`5`, not `5.0`); None for a number that is not a finite double.
 
-    An int has all its digits: it arrived exactly and loses nothing as text.
+    An int keeps all its digits, because it arrived exactly and becomes text, not a double.
     """
     number = canonical_number(value)
     if number is None:
@@ -51,7 +51,7 @@ def number_text(value: float) -> str | None:
 
 
 def describe(value: JSON) -> str:
-    """Say what the value is: `the string "abc"`, `the number 5`, `an object`; long text is cut."""
+    """Return a description of the value: `the string "abc"`, `the number 5`, `an object`; long text is shortened."""
     match value:
         case None | bool():
             return json.dumps(value)

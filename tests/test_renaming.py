@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec import UNSET
 
-from registry import store
+from registry import revision_store, store
 from registry.errors import (
     DefinitionAlreadyExists,
     DefinitionNotFound,
@@ -53,8 +53,8 @@ async def test_a_renamed_definition_keeps_its_id_and_its_revisions(database: Dat
         assert renamed == replace(made, name="order_paid", revision=2, version=2, updated_at=2)
         assert store.get_definition(connection, "p", "order_paid") == renamed
         assert store.active_definitions(connection, "p") == [renamed]
-        assert [each.number for each in store.list_revisions(connection, "id-1", limit=None)] == [2, 1]
-        assert {each.schema for each in store.list_revisions(connection, "id-1", limit=None)} == {made.schema}
+        assert [each.number for each in revision_store.list_revisions(connection, "id-1", limit=None)] == [2, 1]
+        assert {each.schema for each in revision_store.list_revisions(connection, "id-1", limit=None)} == {made.schema}
         with pytest.raises(DefinitionNotFound):
             store.get_definition(connection, "p", ORDER)
         with pytest.raises(EtagMismatch):
@@ -138,7 +138,7 @@ async def test_name_and_schema_change_in_one_revision(database: Database) -> Non
         created(connection, "p", "id", "a")
         both = changed(connection, "a", name="b", schema=NOTE, description="Noted")
         assert (both.name, both.revision, both.version, both.schema) == ("b", 2, 2, NOTE)
-        assert store.get_revision(connection, "id", 2).schema == NOTE
+        assert revision_store.get_revision(connection, "id", 2).schema == NOTE
 
     await database.write(work)
 
@@ -160,7 +160,7 @@ async def test_a_definition_with_as_many_revisions_as_it_may_have_is_not_renamed
 
 
 def made_under(connection: Connection, definition: EventDefinition) -> dict[str, int]:
-    layout = store.get_layout(connection, definition.id, definition.revision)
+    layout = revision_store.get_layout(connection, definition.id, definition.revision)
     return {field.property: field.number for field in layout.fields}
 
 
@@ -200,7 +200,7 @@ async def test_a_number_keeps_its_meaning_under_its_name_whoever_has_the_name(da
         for now in range(1, 120):
             history.go_on(now)
             for each in store.active_definitions(connection, "p"):
-                layout = store.get_layout(connection, each.id, each.revision)
+                layout = revision_store.get_layout(connection, each.id, each.revision)
                 for place, field in every_field(layout):
                     assert meanings.setdefault((each.name, place, field.number), field) == field
         assert len(meanings) > 50

@@ -117,7 +117,7 @@ _EVENT: Final = {"occurred_at": Type(TIMESTAMP), "received_at": Type(TIMESTAMP),
 def check(expression: Expression, schema: Schema | None) -> None:
     """Check a condition against the schema of its event; None for an event without definition, which may hold anything.
 
-    Raises ConditionInvalid with every UNKNOWN_PROPERTY, TYPE_MISMATCH and INVALID_ARGUMENT.
+    Raise ConditionInvalid with every UNKNOWN_PROPERTY, TYPE_MISMATCH and INVALID_ARGUMENT.
     """
     checker = _Checker(expression.text, schema)
     checker.boolean(expression.root, {})
@@ -145,7 +145,7 @@ def _typed(kind: PropertyType | None, each: Property, unknown: UnknownProperties
 
 
 class _Checker:
-    """Gives every node its type, and notes what cannot be."""
+    """Return every node its type, and notes what cannot be."""
 
     def __init__(self, text: str, schema: Schema | None) -> None:
         self._text = text

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Condition:
-    """The text of a condition, compiled. Raises ConditionInvalid as `parse` does; blank text always holds."""
+    """The text of a condition, compiled. Raise ConditionInvalid as `parse` does; blank text always holds."""
 
     __slots__ = ("evaluate", "expression")
 

@@ -20,7 +20,7 @@ _PLAIN: Final = dict(zip("abfnrtv\\?\"'`", "\a\b\f\n\r\t\v\\?\"'`", strict=True)
 def read_int(text: str) -> Int:
     """Read decimal or hexadecimal digits. One beyond the largest is read too: a minus sign may stand before it.
 
-    Raises ValueError for more.
+    Raise ValueError for more.
     """
     base, digits = (16, text[2:]) if text[:2] in {"0x", "0X"} else (10, text)
     digits = digits.lstrip("0") or "0"
@@ -31,7 +31,7 @@ def read_int(text: str) -> Int:
 
 
 def read_double(text: str) -> float:
-    """Read a decimal number. Raises ValueError for one that no double can hold."""
+    """Read a decimal number. Raise ValueError for one that no double can hold."""
     value = float(text)
     if math.isinf(value):
         raise ValueError("The number is beyond the range of a double")
@@ -41,7 +41,7 @@ def read_double(text: str) -> float:
 def read_string(token: str) -> str:
     """Read a quoted string: single, double or triple quotes, raw with an `r` before them.
 
-    Raises ValueError for an unknown escape or one that is no character.
+    Raise ValueError for an unknown escape or one that is no character.
     """
     raw = token[0] in "rR"
     quoted = token[1:] if raw else token

@@ -113,7 +113,7 @@ class Expression(msgspec.Struct, frozen=True):
 def parse(text: str) -> Expression:
     """Read a condition; blank text is the condition that always holds.
 
-    Raises ConditionInvalid: TOO_LONG, SYNTAX_ERROR, TOO_DEEP, TOO_MANY_ELEMENTS, UNKNOWN_NAME, UNKNOWN_FUNCTION,
+    Raise ConditionInvalid: TOO_LONG, SYNTAX_ERROR, TOO_DEEP, TOO_MANY_ELEMENTS, UNKNOWN_NAME, UNKNOWN_FUNCTION,
     WRONG_ARGUMENTS or INVALID_REGEX. What the types of the properties forbid is for `check` to find.
     """
     if len(text) > MAX_LENGTH:

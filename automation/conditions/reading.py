@@ -123,7 +123,7 @@ def index(operand: Any, key: Any) -> Any:
 
 
 def has_path(path: Path) -> Closure:
-    """Say whether there is anything at a path; what leads there must be."""
+    """Return whether there is anything at a path; what leads there must be."""
     *parent, name = path.names
     if len(parent) == 1 and parent[0] != PROPERTIES:
         read = compile_path(path)

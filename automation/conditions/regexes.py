@@ -16,7 +16,7 @@ _OPTIONS.never_capture = True
 
 
 class Regex:
-    """A pattern that is searched for in texts. Raises ValueError for one that is no RE2 pattern or too large."""
+    """A pattern that is searched for in texts. Raise ValueError for one that is no RE2 pattern or too large."""
 
     def __init__(self, pattern: str) -> None:
         try:

@@ -1,8 +1,9 @@
-"""The numbering of generated types: which field of which message stands for which property.
+"""The layouts of generated types: the fields of each message, with the properties that they hold.
 
-A field gets its number and name once. When its property goes or changes its type on the wire, both are reserved for
-ever in that message; a property that comes back gets new ones. The layout of a revision follows from the schema and
-the layout made last under the event's name, and is stored with the revision.
+A field number is never used for anything else, so that messages that were encoded by an old revision never decode as
+something else by a new one. When a property is removed or changes its type on the wire, the number and the name of its
+field are reserved forever in that message; a property that returns gets a new field. The layout of a revision depends
+on its schema and on the newest earlier layout of the event's name, and is stored with the revision.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _FIRST_RESERVED, _LAST_RESERVED = 19_000, 19_999
-"""Protocol Buffers keep these numbers for themselves."""
+"""Protocol Buffers reserves these numbers for itself."""
 
 
 class WireType(StrEnum):
-    """What a field holds, or each of its items."""
+    """The type of a field, or of each item of a repeated field."""
 
     STRING = "string"
     NUMBER = "number"
@@ -39,9 +40,9 @@ _SCALARS: Final = frozenset({WireType.STRING, WireType.NUMBER, WireType.BOOLEAN}
 
 
 class Field(msgspec.Struct, frozen=True):
-    """One field: `name` is its own, `property` the exact name of the property that it holds.
+    """One field: `name` is its identifier, `property` the exact name of the property that it holds.
 
-    `json_name` is the property's name too, with a tab at its end where Protocol Buffers would refuse it.
+    `json_name` is the name of the property, followed by a tab where Protocol Buffers would reject it.
     """
 
     number: int
@@ -57,10 +58,11 @@ class Field(msgspec.Struct, frozen=True):
 
 
 class MessageLayout(msgspec.Struct, frozen=True):
-    """The fields of one message, in the order of their numbers, and what the message may not use again.
+    """The fields of one message, in the order of their numbers, with its reserved numbers and names.
 
-    Numbers below `next_number` that no field has are reserved, like the `retired` names. `nested` holds the messages of
-    objects by the names of their properties; one whose property is gone stays, so that its numbers do.
+    Reserved are the numbers below `next_number` without a field, and the `retired` names. `nested` holds the messages
+    of objects by the names of their properties. The message of a removed property stays, so that its numbers stay
+    reserved if the property returns.
     """
 
     fields: tuple[Field, ...] = ()
@@ -69,15 +71,15 @@ class MessageLayout(msgspec.Struct, frozen=True):
     nested: dict[str, NestedLayout] = {}
 
     def message(self, field: Field) -> NestedLayout:
-        """Give the message that a field of type MESSAGE holds."""
+        """Return the message of a field of type MESSAGE."""
         return self.nested[field.property]
 
     def messages(self) -> Iterator[NestedLayout]:
-        """Give the nested messages in use, in the order of their fields."""
+        """Return the nested messages in use, in the order of their fields."""
         return (self.message(field) for field in self.fields if field.type is WireType.MESSAGE)
 
     def reserved_numbers(self) -> Iterator[tuple[int, int]]:
-        """Give the ranges of reserved numbers, first and last."""
+        """Return the ranges of reserved numbers, first and last."""
         free = 1
         for number in (*(field.number for field in self.fields), self.next_number):
             if free < number and (free, number - 1) != (_FIRST_RESERVED, _LAST_RESERVED):
@@ -93,39 +95,39 @@ class NestedLayout(msgspec.Struct, frozen=True):
 
 
 NO_LAYOUT: Final = MessageLayout()
-"""What the first revision under an event's name follows."""
+"""The layout before the first revision of an event's name."""
 
 _decoder = msgspec.json.Decoder(MessageLayout)
 
 
 def layout_to_json(layout: MessageLayout) -> str:
-    """Write a layout as compact JSON."""
+    """Return a layout as compact JSON."""
     return msgspec.json.encode(layout).decode()
 
 
 def layout_from_json(text: str) -> MessageLayout:
-    """Read what `layout_to_json` wrote. Raises ValueError for other text."""
+    """Return the layout that `layout_to_json` wrote. Raise ValueError for other text."""
     return _loadable(_decoder.decode(text))
 
 
 def next_layout(earlier: MessageLayout, event_name: str, schema: Schema) -> MessageLayout:
-    """Give the layout of an event's next revision, which has this schema."""
+    """Return the layout of the next revision of an event, which has this schema."""
     return _next(earlier, schema.properties, (message_name(event_name),))
 
 
 def _next(earlier: MessageLayout, properties: tuple[Property, ...], enclosing: tuple[str, ...]) -> MessageLayout:
-    types = {each.name: _wire_type(each) for each in properties}
+    types = {declared.name: _wire_type(declared) for declared in properties}
     fields = [field for field in earlier.fields if types.get(field.property) == (field.type, field.repeated)]
     known = {field.property for field in fields}
     retired = (*earlier.retired, *(field.name for field in earlier.fields if field.property not in known))
     taken = _comparable((*retired, *(field.name for field in fields)))
     number = earlier.next_number
-    # Those whose names can stay as they are come first.
-    for each in sorted(properties, key=lambda each: snake_name(each.name) != each.name):
-        if each.name not in known:
-            name = unique_name(snake_name(each.name), taken, refused=types.keys() - {each.name})
+    # Properties whose names are valid field names come first, so that they get exactly these names.
+    for declared in sorted(properties, key=lambda declared: snake_name(declared.name) != declared.name):
+        if declared.name not in known:
+            name = unique_name(snake_name(declared.name), taken, refused=types.keys() - {declared.name})
             taken.add(comparable(name))
-            fields.append(Field(number, name, each.name, each.name, *types[each.name]))
+            fields.append(Field(number, name, declared.name, declared.name, *types[declared.name]))
             number = _LAST_RESERVED + 1 if number + 1 == _FIRST_RESERVED else number + 1
     return MessageLayout(_unambiguous(fields), number, retired, _nested(earlier.nested, properties, enclosing))
 
@@ -133,8 +135,10 @@ def _next(earlier: MessageLayout, properties: tuple[Property, ...], enclosing: t
 def _nested(
     earlier: dict[str, NestedLayout], properties: tuple[Property, ...], enclosing: tuple[str, ...]
 ) -> dict[str, NestedLayout]:
-    members = dict.fromkeys(earlier, ()) | {each.name: each.properties for each in properties if each.properties}
-    taken = _comparable((*enclosing, *(each.name for each in earlier.values())))
+    members = dict.fromkeys(earlier, ()) | {
+        declared.name: declared.properties for declared in properties if declared.properties
+    }
+    taken = _comparable((*enclosing, *(message.name for message in earlier.values())))
     nested: dict[str, NestedLayout] = {}
     for name, inner in members.items():
         before = earlier.get(name) or NestedLayout(unique_name(pascal_name(name), taken, joint=""), NO_LAYOUT)
@@ -164,7 +168,7 @@ def _unambiguous(fields: Iterable[Field]) -> tuple[Field, ...]:
 
 def _loadable(layout: MessageLayout) -> MessageLayout:
     """Return a stored layout with JSON names that can be loaded; the first versions assigned some that could not."""
-    nested = {name: NestedLayout(each.name, _loadable(each.layout)) for name, each in layout.nested.items()}
+    nested = {name: NestedLayout(message.name, _loadable(message.layout)) for name, message in layout.nested.items()}
     return msgspec.structs.replace(layout, fields=_unambiguous(layout.fields), nested=nested)
 
 
@@ -172,18 +176,18 @@ def _comparable(names: Iterable[str]) -> set[str]:
     return {comparable(name) for name in names}
 
 
-def _wire_type(each: Property) -> tuple[WireType, bool]:
-    """Give what the field of a property holds, and whether it is repeated."""
-    if each.type is not PropertyType.ARRAY:
-        return _single(each.type, each), False
-    if each.item_type is None:
+def _wire_type(declared: Property) -> tuple[WireType, bool]:
+    """Return the type of the field of a property, and whether it is repeated."""
+    if declared.type is not PropertyType.ARRAY:
+        return _single(declared.type, declared), False
+    if declared.item_type is None:
         return WireType.OPEN_LIST, False
-    return _single(each.item_type, each), True
+    return _single(declared.item_type, declared), True
 
 
-def _single(kind: PropertyType, each: Property) -> WireType:
+def _single(kind: PropertyType, declared: Property) -> WireType:
     if kind is PropertyType.OBJECT:
-        return WireType.MESSAGE if each.properties else WireType.OPEN_OBJECT
+        return WireType.MESSAGE if declared.properties else WireType.OPEN_OBJECT
     if kind is PropertyType.ARRAY:
         return WireType.OPEN_LIST
     if kind is PropertyType.ANY:

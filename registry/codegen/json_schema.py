@@ -21,14 +21,14 @@ _NATIVE: dict[PropertyType, dict[str, Any]] = {
 
 
 def json_schema(event_name: str, description: str, schema: Schema) -> dict[str, Any]:
-    """Describe, in draft 2020-12, the payloads that a schema takes as they are.
+    """Return the JSON Schema, draft 2020-12, of the payloads that a schema accepts without coercion.
 
-    What LENIENT coercion would convert, such as "5" for a number or null for nothing, is not described. Where unknown
-    properties are dropped they are allowed.
+    It does not allow the other values that LENIENT coercion accepts, such as "5" for a number or null for an absent
+    property. If undeclared properties are dropped, it allows them.
     """
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": event_name}
-    said = {"description": description} if description else {}
-    return head | said | _members(schema.properties, schema.unknown_properties)
+    described = {"description": description} if description else {}
+    return head | described | _members(schema.properties, schema.unknown_properties)
 
 
 def _members(properties: tuple[Property, ...], unknown: UnknownProperties) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Names in generated types: any event or property name as one that Protocol Buffers take. All are pure functions."""
+"""Names in generated types: valid Protocol Buffers names for all names of events and properties. Pure functions."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
 def message_name(event_name: str) -> str:
-    """Name the message of an event: `OrderCompleted` for `order_completed`.
+    """Return the name of an event's message: `OrderCompleted` for `order_completed`.
 
-    A name that is not short and plain lower snake case gets a digest behind an underscore, which no plain name leads
-    to, so that no two events share a message.
+    If the event's name is long, or not in lower snake case, an underscore and a digest are appended. Other names have
+    no underscore, so no two events have the same message name.
     """
     if _is_plain(event_name):
         return pascal_name(event_name)
@@ -28,7 +28,7 @@ def message_name(event_name: str) -> str:
 
 
 def file_stem(event_name: str) -> str:
-    """Name the file of an event, without its ending; as unique as the name of the message."""
+    """Return the name of an event's file without its extension; as unique as the name of the message."""
     if _is_plain(event_name):
         return event_name
     # No part of a plain name begins with a digit.
@@ -36,26 +36,26 @@ def file_stem(event_name: str) -> str:
 
 
 def file_name(event_name: str) -> str:
-    """Name the .proto file of an event, as it is imported."""
+    """Return the path by which an event's .proto file is imported."""
     return f"{PACKAGE.replace('.', '/')}/{file_stem(event_name)}.proto"
 
 
 def snake_name(text: str) -> str:
-    """Make a lower_snake identifier of any text; other texts may give the same."""
+    """Return a lower_snake identifier for any text; it may be the same for other texts."""
     words = re.split("[^a-z0-9]+", _HUMP.sub("_", text).lower())
     joined = "_".join(word for word in words if word) or "property"
     return (f"p_{joined}" if joined[0].isdigit() else joined)[:_MAX_LENGTH].rstrip("_")
 
 
 def pascal_name(text: str) -> str:
-    """Make a PascalCase identifier of any text; other texts may give the same."""
+    """Return a PascalCase identifier for any text; it may be the same for other texts."""
     return "".join(word.capitalize() for word in snake_name(text).split("_"))
 
 
 def unique_name(wanted: str, taken: Container[str], joint: str = "_", refused: Container[str] = ()) -> str:
-    """Give a number to a name if it is taken: `total`, `total_2`.
+    """Return a name, with a number if it is taken: `total`, `total_2`.
 
-    `taken` holds what `comparable` gives, `refused` names as they are.
+    `taken` holds names in the form of `comparable`, `refused` holds names as they are.
     """
     name, number = wanted, 1
     while comparable(name) in taken or name in refused:
@@ -65,7 +65,7 @@ def unique_name(wanted: str, taken: Container[str], joint: str = "_", refused: C
 
 
 def comparable(name: str) -> str:
-    """Give what names may not share: default JSON names leave out underscores, and some file systems forget case."""
+    """Return a name without underscores and case: default JSON names omit the former, some file systems the latter."""
     return name.replace("_", "").lower()
 
 

@@ -33,9 +33,9 @@ _IMPORTS = {
 
 
 def proto_text(event_name: str, description: str, schema: Schema, layout: MessageLayout) -> str:
-    """Write the .proto file of an event's revision; it describes, and imports, what the layout says."""
+    """Return the text of the .proto file of a revision with its layout."""
     lines = ['syntax = "proto3";', "", f"package {PACKAGE};", ""]
-    lines += [f'import "{each}";' for each in imports(layout)]
+    lines += [f'import "{file}";' for file in imports(layout)]
     lines += [""] * (lines[-1] != "")
     lines += _comment(description or f"The properties of the event {event_name}.")
     lines += _message(message_name(event_name), layout, schema.properties)
@@ -43,7 +43,7 @@ def proto_text(event_name: str, description: str, schema: Schema, layout: Messag
 
 
 def imports(layout: MessageLayout) -> list[str]:
-    """Name the files of google.protobuf that the messages of a layout need, sorted."""
+    """Return the files of google.protobuf that the messages of a layout import, sorted."""
     return sorted(set(_imports(layout)))
 
 
@@ -54,7 +54,7 @@ def _imports(layout: MessageLayout) -> Iterator[str]:
 
 
 def _message(name: str, layout: MessageLayout, properties: tuple[Property, ...]) -> Iterator[str]:
-    declared = {each.name: each for each in properties}
+    declared = {prop.name: prop for prop in properties}
     yield f"message {name} {{"
     yield from _indented(_body(layout, declared))
     yield "}"
@@ -73,17 +73,17 @@ def _body(layout: MessageLayout, declared: dict[str, Property]) -> Iterator[str]
         yield from _field(field, layout, declared[field.property])
 
 
-def _field(field: Field, layout: MessageLayout, each: Property) -> Iterator[str]:
-    yield from _comment(" ".join(("Required." if each.required else "Optional.", each.description)))
+def _field(field: Field, layout: MessageLayout, declared: Property) -> Iterator[str]:
+    yield from _comment(" ".join(("Required." if declared.required else "Optional.", declared.description)))
     kind = layout.message(field).name if field.type is WireType.MESSAGE else _TYPES[field.type]
     label = "repeated " if field.repeated else "optional " if field.oneof() else ""
     yield f"{label}{kind} {field.name} = {field.number} [json_name = {_literal(field.json_name)}];"
 
 
 def _comment(text: str) -> Iterator[str]:
-    """Write a comment, one line for each line of the text that is not blank; unprintable characters become spaces."""
+    """Yield a comment, one line for each line of the text that is not blank; unprintable characters become spaces."""
     for line in text.splitlines():
-        shown = "".join(each if each.isprintable() else " " for each in line).rstrip()
+        shown = "".join(character if character.isprintable() else " " for character in line).rstrip()
         if shown:
             yield f"// {shown}"
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from registry import revision_store
 from registry import store as registry
 from registry.coercion import CoercedPayload, compile_schema
 from registry.errors import PayloadRejected
@@ -157,7 +158,7 @@ class Backtests:
 
 def _begin(connection: Connection, caller: Caller, name_or_id: str, scope: BacktestScope) -> tuple[Revision, NameRange]:
     definition = registry.get_definition(connection, caller.project_id, name_or_id, deleted=True)
-    compared = registry.get_revision(connection, definition.id, scope.revision or definition.revision, "revision")
+    compared = revision_store.get_revision(connection, definition.id, scope.revision or definition.revision, "revision")
     event_filter = EventFilter(definition.name, received_from=scope.received_from, received_until=scope.received_until)
     return compared, name_range(connection, caller.project_pk, event_filter, scope.max_events)
 

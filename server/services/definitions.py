@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from uuid_utils import uuid7
 
 from automation.automation_store import active_automations
-from registry import store
+from registry import revision_store, store
 from registry.schema import check_schema, same_schema
 from registry.timestamps import now_micros
 from server.errors import DefinitionInUse
@@ -170,7 +170,7 @@ class Definitions:
 
         def work(connection: Connection) -> tuple[list[Revision], bool]:
             definition = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
-            return store.revision_page(connection, definition.id, limit, before)
+            return revision_store.revision_page(connection, definition.id, limit, before)
 
         found, more = await self._database.read(work)
         return request.page(found, filters, lambda revision: (revision.number,), more=more)
@@ -180,7 +180,7 @@ class Definitions:
 
         def work(connection: Connection) -> Revision:
             definition = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
-            return store.get_revision(connection, definition.id, number)
+            return revision_store.get_revision(connection, definition.id, number)
 
         return await self._database.read(work)
 
@@ -203,7 +203,7 @@ class Definitions:
 
         def work(connection: Connection) -> Schema:
             definition = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
-            return store.get_schema(connection, definition, revision)
+            return revision_store.get_schema(connection, definition, revision)
 
         return await self._database.read(work)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from registry import store
+from registry import revision_store, store
 from registry.codegen.json_schema import json_schema
 from registry.errors import DefinitionNotFound, InvalidName, RevisionNotFound
 from registry.names import check_event_name
@@ -82,7 +82,7 @@ class GeneratedTypes:
 
         def work(connection: Connection) -> dict[str, Any]:
             found = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
-            schema = store.get_schema(connection, found, revision)
+            schema = revision_store.get_schema(connection, found, revision)
             return json_schema(found.name, found.description, schema)
 
         return await self._database.read(work)
@@ -105,8 +105,8 @@ class GeneratedTypes:
         def work(connection: Connection) -> dict[RevisionKey, tuple[Schema, MessageLayout]]:
             return {
                 key: (
-                    store.get_revision(connection, key.definition_id, key.number).schema,
-                    store.get_layout(connection, key.definition_id, key.number),
+                    revision_store.get_revision(connection, key.definition_id, key.number).schema,
+                    revision_store.get_layout(connection, key.definition_id, key.number),
                 )
                 for key in keys
             }
@@ -130,6 +130,6 @@ def _identified(
 
 
 def _type(connection: Connection, definition: EventDefinition) -> GeneratedType:
-    layout = store.get_layout(connection, definition.id, definition.revision)
+    layout = revision_store.get_layout(connection, definition.id, definition.revision)
     place = (definition.created_at, definition.id)
     return GeneratedType(place, definition.name, definition.description, definition.schema, layout)
