@@ -1,4 +1,4 @@
-"""What an event sets off: conditions, matching, runs and subscriptions.
+"""Automations: conditions, matching, runs and subscriptions.
 
 Imports the registry, never the server.
 """

@@ -1,8 +1,9 @@
-"""Reading and writing automations: their SQL.
+"""The SQL of automations.
 
-Every function takes an open connection and neither begins nor ends a transaction. Writers look before they write, so
-the caller lets only one transaction at a time write the automations of a project, and holds the head of its log: a
-change holds for the events behind `head`, the position of the newest one. Times are microseconds UTC.
+Every function takes an open connection and neither begins nor ends a transaction. Writers read before they write, so
+the caller lets only one transaction at a time write the automations of a project. It also holds the lock of the
+project's head, so that a change applies exactly to the events after `head`, the position of the newest event. Times are
+microseconds UTC.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _BARE = select(*(column for column in automation.columns if column.name != "attr
 
 @dataclass(frozen=True, slots=True)
 class AutomationFilter:
-    """Which automations to list; what is empty narrows nothing. `search` is a part of the name, in any ASCII case."""
+    """A filter of automations; empty fields match all. `search` is a part of the name, in any ASCII case."""
 
     event_name: str = ""
     state: AutomationState | None = None
@@ -77,7 +78,7 @@ def create_automation(
 
 
 def get_automation(connection: Connection, project_pk: int, automation_id: str, *, deleted: bool = False) -> Automation:
-    """Read one automation; with `deleted`, also one that is deleted. Raise AutomationNotFound."""
+    """Return one automation; with `deleted`, also a deleted one. Raise AutomationNotFound."""
     row = connection.execute(_all(project_pk).where(_automation.id == automation_id)).one_or_none()
     if row is not None and row.deleted_at is not None and not deleted:
         row = None
@@ -95,7 +96,10 @@ def list_automations(
     skip: int = 0,
     room: int = PAGE_CHARACTERS,
 ) -> tuple[list[Automation], bool]:
-    """List automations, newest first, after an id: a page of at most `room` characters, and whether there are more."""
+    """Return a page of automations, newest first, and whether there are more.
+
+    The page begins after `before_id` and has at most `room` characters.
+    """
     query = _live(project_pk).order_by(_automation.id.desc())
     if wanted.event_name:
         query = query.where(_automation.event_name == wanted.event_name)
@@ -112,13 +116,13 @@ def list_automations(
 
 
 def count_automations(connection: Connection, project_pk: int) -> int:
-    """Count the automations that are not deleted."""
+    """Return the number of automations that are not deleted."""
     query = select(func.count()).where(_automation.project_key == project_pk, _automation.deleted_at.is_(None))
     return connection.scalar(query) or 0
 
 
 def active_automations(connection: Connection, project_pk: int, event_name: str) -> int:
-    """Count the automations that judge events of a name."""
+    """Return the number of active automations of an event name."""
     query = select(func.count()).where(
         _automation.project_key == project_pk,
         _automation.event_name == event_name,
@@ -129,42 +133,45 @@ def active_automations(connection: Connection, project_pk: int, event_name: str)
 
 
 def live_automations(connection: Connection, project_pk: int) -> list[Automation]:
-    """Read all that are not deleted, without their attributes, oldest first."""
+    """Return the automations that are not deleted, without attributes, oldest first."""
     query = _BARE.where(_automation.project_key == project_pk, _automation.deleted_at.is_(None))
     return [_to_automation(row) for row in connection.execute(query.order_by(_automation.key))]
 
 
 def automations_by_key(connection: Connection, keys: Collection[int]) -> dict[int, Automation]:
-    """Read automations, deleted ones too, without their attributes, by their keys."""
-    found = connection.execute(_BARE.where(_automation.key.in_(keys)))
-    return {row.key: _to_automation(row) for row in found}
+    """Return automations, also deleted ones, without attributes, by their keys."""
+    rows = connection.execute(_BARE.where(_automation.key.in_(keys)))
+    return {row.key: _to_automation(row) for row in rows}
 
 
 def automation_key(connection: Connection, project_pk: int, automation_id: str) -> int | None:
-    """Find the key of an automation, deleted or not; None where there is none of this id."""
+    """Return the key of an automation, also of a deleted one; None if the id is unknown."""
     query = select(_automation.key).where(_automation.project_key == project_pk, _automation.id == automation_id)
     return connection.scalar(query)
 
 
 def automation_ids(connection: Connection, keys: Collection[int]) -> dict[int, str]:
-    """Read the ids of automations, deleted ones too, by their keys."""
-    found = connection.execute(select(_automation.key, _automation.id).where(_automation.key.in_(keys)))
-    return {row.key: row.id for row in found}
+    """Return the ids of automations, also of deleted ones, by their keys."""
+    rows = connection.execute(select(_automation.key, _automation.id).where(_automation.key.in_(keys)))
+    return {row.key: row.id for row in rows}
 
 
 def versions_at(connection: Connection, keys: list[int], position: int) -> dict[int, AutomationVersion]:
-    """Read what automations judged the event at a position by; none for one that was made later."""
+    """Return the rules by which automations were matched with the event at a position, by key.
+
+    An automation that was created later has none.
+    """
     query = select(automation_version).where(
         automation_version.c.automation_key.in_(keys), automation_version.c.since_position < position
     )
-    found: dict[int, AutomationVersion] = {}
+    versions: dict[int, AutomationVersion] = {}
     for row in connection.execute(query.order_by(automation_version.c.version)):
-        found[row.automation_key] = _to_version(row)
-    return found
+        versions[row.automation_key] = _to_version(row)
+    return versions
 
 
-def automations_judging(connection: Connection, project_pk: int) -> list[tuple[int, str]]:
-    """List the keys of all automations, deleted ones too, newest first, each with every event name that it judged."""
+def event_names_by_key(connection: Connection, project_pk: int) -> list[tuple[int, str]]:
+    """Return the key of each automation, also of deleted ones, with each event name that it ever had; newest first."""
     versions = automation_version.c
     query = select(versions.automation_key, versions.event_name).distinct()
     query = query.join_from(automation_version, automation, _automation.key == versions.automation_key)
@@ -175,7 +182,7 @@ def automations_judging(connection: Connection, project_pk: int) -> list[tuple[i
 def update_automation(
     connection: Connection, current: Automation, changed: Automation, etag: str, head: int
 ) -> Automation:
-    """Write a changed automation; where nothing differs nothing is written.
+    """Write a changed automation; if nothing differs, nothing is written.
 
     Raise EtagMismatch, InvalidAutomation and InvalidName.
     """
@@ -191,7 +198,7 @@ def update_automation(
 
 
 def activate(connection: Connection, current: Automation, etag: str, head: int, now: int) -> Automation:
-    """Have the automation judge the events behind the head. Raise EtagMismatch."""
+    """Activate an automation for the events after the head. Raise EtagMismatch."""
     check_etag(etag, current.etag)
     if current.state is AutomationState.ACTIVE:
         return current
@@ -200,7 +207,7 @@ def activate(connection: Connection, current: Automation, etag: str, head: int, 
 
 
 def pause(connection: Connection, current: Automation, etag: str, head: int, now: int) -> Automation:
-    """Have the automation judge no event behind the head. Raise EtagMismatch and AutomationNotActive."""
+    """Pause an automation for the events after the head. Raise EtagMismatch and AutomationNotActive."""
     check_etag(etag, current.etag)
     if current.state is AutomationState.DRAFT:
         raise AutomationNotActive(current.id)
@@ -221,15 +228,15 @@ def delete_automation(connection: Connection, current: Automation, etag: str, no
     )
 
 
-def has_labels(each: Automation, labels: Mapping[str, str]) -> bool:
+def has_labels(automation: Automation, labels: Mapping[str, str]) -> bool:
     """Return whether an automation has all these labels with these values."""
-    return all(each.labels.get(key) == value for key, value in labels.items())
+    return all(automation.labels.get(key) == value for key, value in labels.items())
 
 
 def _check_automation(wanted: Automation | NewAutomation) -> None:
-    """Raise InvalidAutomation or InvalidName for what breaks the rules; the condition is checked elsewhere."""
-    if fault := name_problem(wanted.name):
-        raise InvalidName(f"The name of the automation {fault}")
+    """Raise InvalidAutomation or InvalidName for invalid fields; the condition is checked elsewhere."""
+    if problem := name_problem(wanted.name):
+        raise InvalidName(f"The name of the automation {problem}")
     check_event_name(wanted.event_name, "event_name")
     if violations := list(_label_violations(wanted.labels)):
         raise InvalidAutomation(violations)
@@ -247,19 +254,19 @@ def _label_violations(labels: Mapping[str, str]) -> Iterator[Violation]:
 
 def _write(connection: Connection, current: Automation, changed: Automation, head: int) -> Automation:
     changed = replace(changed, version=current.version + 1)
-    # What cannot be read stays as it is, unless it is replaced.
+    # Unreadable columns stay as they are, unless they are replaced.
     kept = [name for name in _JSON_COLUMNS if current.unreadable and getattr(changed, name) == getattr(current, name)]
     columns = {name: value for name, value in _columns(changed).items() if name not in kept}
     connection.execute(update(automation).where(_automation.key == current.key).values(columns))
     if current.unreadable and len(kept) < len(_JSON_COLUMNS):
         changed = get_automation(connection, current.project_pk, current.id)
-    if _judges(changed) != _judges(current):
+    if _rules(changed) != _rules(current):
         _insert_version(connection, changed, head)
     return changed
 
 
-def _judges(each: Automation) -> tuple[AutomationState, str, str, EntryRule]:
-    return each.state, each.event_name, each.condition, each.entry_rule
+def _rules(automation: Automation) -> tuple[AutomationState, str, str, EntryRule]:
+    return automation.state, automation.event_name, automation.condition, automation.entry_rule
 
 
 def _all(project_pk: int) -> Select[Any]:
@@ -296,7 +303,7 @@ def _to_automation(row: Row[Any]) -> Automation:
     values["project_pk"] = values.pop("project_key")
     loaded = {name: load_reported("automation", row.id, values[name]) for name in _JSON_COLUMNS}
     values |= {name: value for name, (value, _) in loaded.items()}
-    values["unreadable"] = "; ".join(f"{name}: {fault}" for name, (_, fault) in loaded.items() if fault)
+    values["unreadable"] = "; ".join(f"{name}: {reason}" for name, (_, reason) in loaded.items() if reason)
     return Automation(**values | {"state": AutomationState(row.state), "entry_rule": EntryRule(row.entry_rule)})
 
 

@@ -1,4 +1,4 @@
-"""Automations, as values: which events set off runs."""
+"""Automations, as values: events of a name that satisfy a condition start runs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 
 class AutomationState(StrEnum):
-    """Whether an automation judges events."""
+    """The states of an automation: only an active one is matched with events."""
 
     DRAFT = "draft"
-    """It is being made, and judges no events yet."""
+    """It is not finished, and is not matched with events yet."""
     ACTIVE = "active"
     PAUSED = "paused"
-    """It is made, and judges no events now."""
+    """It is finished, but is not matched with events at the moment."""
 
 
 class EntryRule(StrEnum):
@@ -32,9 +32,9 @@ class EntryRule(StrEnum):
 class Automation:
     """Events of one name that satisfy a condition start runs.
 
-    `condition` is empty where every event will do. `activated_position` is the position of the newest event when the
-    automation was last activated, None while it never was: it judges the events behind that one. `attributes` are
-    whatever an engine keeps with it. `key` stands for it inside the database. Times are microseconds UTC.
+    `condition` is empty if every event matches. `activated_position` is the position of the newest event when the
+    automation was last activated, None if it never was: the events after that position are matched. `attributes` are
+    free-form data of an engine. `key` identifies it inside the database. Times are microseconds UTC.
     """
 
     key: int
@@ -53,17 +53,17 @@ class Automation:
     updated_at: int
     deleted_at: int | None = None
     unreadable: str = ""
-    """Why labels or attributes cannot be read; those that cannot are empty."""
+    """The reason why labels or attributes cannot be read; unreadable ones are empty."""
 
     @property
     def etag(self) -> str:
-        """Name of the state of the automation."""
+        """The version as text; an update that presents it is refused if the automation was changed since."""
         return str(self.version)
 
 
 @dataclass(frozen=True, slots=True)
 class NewAutomation:
-    """What is said of an automation that is to be created; the fields are those of Automation."""
+    """The fields of an automation to be created."""
 
     name: str
     event_name: str
@@ -76,9 +76,9 @@ class NewAutomation:
 
 @dataclass(frozen=True, slots=True)
 class AutomationChanges:
-    """What an update asks for; None leaves a field as it is, and so does a label that is not named.
+    """The changes of an update; None leaves a field unchanged.
 
-    A label with an empty value is removed.
+    `labels` are merged into the current ones; a label with an empty value is removed.
     """
 
     name: str | None = None
@@ -90,7 +90,7 @@ class AutomationChanges:
     state: AutomationState | None = None
 
     def apply(self, current: Automation, now: int) -> Automation:
-        """Return the automation as it is to be."""
+        """Return the changed automation."""
         stated = {
             "name": self.name,
             "event_name": self.event_name,
@@ -106,7 +106,7 @@ class AutomationChanges:
 
 @dataclass(frozen=True, slots=True)
 class AutomationVersion:
-    """What an automation judged by, from behind one position of the log on."""
+    """The rules of an automation for the events after a position of the log."""
 
     automation_key: int
     version: int

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 IN_LIST: Final = 10_000
-"""So many values are named in one statement; SQLite binds at most 32,766."""
+"""The most values that are bound in one statement; SQLite allows 32,766."""
 
 
 def execute_many(connection: Connection, statement: Insert | Update, rows: Sequence[dict[str, Any]]) -> None:
-    """Run a statement for each row of values, which are as the driver takes them.
+    """Run a statement for each row of values, which have the types of the driver.
 
-    SQLAlchemy prepares the values of a row for longer than SQLite writes it, so they go to the driver directly. The
-    statement is a constant of its module, with two parameters or more.
+    The values go to the driver directly, because SQLAlchemy takes longer to prepare a row than SQLite takes to write
+    it. The statement is a constant of its module, with at least two parameters.
     """
     if rows:
         text, names, fixed = _compiled(statement, connection.dialect)
@@ -35,21 +35,22 @@ def execute_many(connection: Connection, statement: Insert | Update, rows: Seque
 
 @lru_cache
 def _compiled(statement: Insert | Update, dialect: Dialect) -> tuple[str, list[str], dict[str, Any]]:
-    """Return the text of a statement, the names of its parameters in their order, and the values it brings along."""
+    """Return the text of a statement, the names of its parameters in order, and its constant parameters."""
     compiled: Any = statement.compile(dialect=dialect)
     fixed = {name: value for name, value in compiled.params.items() if value is not None}
     return str(compiled), compiled.positiontup, fixed
 
 
 def chunks(items: Sequence[T], size: int = IN_LIST) -> Iterator[Sequence[T]]:
-    """Divide items into as many as a statement can name."""
+    """Yield the items in chunks that one statement can bind."""
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def among(column: ColumnElement[int], name: str, dialect: str) -> ColumnElement[bool]:
-    """Say that a column is among the integers of one parameter, which `packed` makes: any number of them.
+    """Return the condition that a column is among the integers of one parameter, which `packed` makes.
 
-    An IN list of as many parameters takes SQLAlchemy longer to write than the database to look up.
+    There may be any number of integers. SQLAlchemy would take longer to write an IN list of as many parameters than the
+    database takes to look them up.
     """
     if dialect == "sqlite":
         return column.in_(select(func.json_each(bindparam(name)).table_valued("value").c.value))
@@ -67,5 +68,5 @@ def between(column: ColumnElement[int], first: ColumnElement[int], last: ColumnE
 
 
 def packed(connection: Connection, integers: Sequence[int]) -> str | Sequence[int]:
-    """Return integers as the parameter of `among`."""
+    """Return the value of the parameter of `among` for these integers."""
     return msgspec.json.encode(integers).decode() if connection.dialect.name == "sqlite" else integers

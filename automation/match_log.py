@@ -1,7 +1,8 @@
-"""Reading a project's match log: its ends, its places in time, single matches, and what a filter lets through.
+"""Reading a project's match log: its ends, positions of times, single matches and filtered ones.
 
-The log is gapless, and `matched_at` never falls as positions rise: a time is found by bisection, without an index.
-What is older than it keeps (`automation.retention`) is gone; of that, only single matches may still be read.
+The log is gapless, and `matched_at` never decreases as positions increase: a time is found by bisection, without an
+index. Matches before the start of the log (`automation.retention`) count as deleted; single ones that a subscription
+still uses can be read.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from automation.subscriptions.values import MatchFilter
 
 READ_LIMIT: Final = 1_000
-"""So many matches of the log are looked through at once."""
+"""The number of matches that one read of a filtered log examines."""
 
 _match = automation_match.c
 _start = match_log_start.c
@@ -32,9 +33,9 @@ _KINDS = {kind.value: kind for kind in MatchKind}
 
 
 class LogStart(NamedTuple):
-    """Where a match log begins: the position of the earliest match that it keeps, or of the next one if it is empty.
+    """The start of a match log: the position of the earliest available match, or of the next one if it is empty.
 
-    All that is gone was recorded before the time `gone_before`, which is 0 where nothing is.
+    All deleted matches were recorded before the time `gone_before`, which is 0 if none was deleted.
     """
 
     position: int = 1
@@ -42,32 +43,32 @@ class LogStart(NamedTuple):
 
 
 def log_start(connection: Connection, project_pk: int) -> LogStart:
-    """Read where the log of a project begins."""
+    """Return the start of the log of a project."""
     row = connection.execute(_START, {"project": project_pk}).one_or_none()
     return LogStart() if row is None else LogStart(*row)
 
 
 def log_end(connection: Connection, project_pk: int) -> int:
-    """Return the position of the newest match of a project, 0 where there never was one."""
+    """Return the position of the newest match of a project, 0 if there never was one."""
     newest = connection.scalar(select(func.max(_match.position)).where(_match.project_key == project_pk)) or 0
     return max(newest, log_start(connection, project_pk).position - 1)
 
 
 def matched_at(connection: Connection, project_pk: int, position: int) -> int:
-    """Say when the match at a position that is kept was recorded."""
+    """Return the time at which the match at an available position was recorded."""
     return int(connection.execute(_MATCHED_AT, {"project": project_pk, "at": position}).scalar_one())
 
 
 def match_id_at(connection: Connection, project_pk: int, position: int) -> str:
-    """Return the id of the match at a position, empty where none is kept.
+    """Return the id of the match at a position, empty if none is available.
 
-    The id has random bits of its own, so it also identifies the history that led to it.
+    An id has random bits, so it also identifies the history to which the match belongs, for example after a restore.
     """
     return connection.scalar(_ID_AT, {"project": project_pk, "at": position}) or ""
 
 
 def first_since(connection: Connection, project_pk: int, time: int, first: int, head: int) -> int:
-    """Find the first of the matches from `first` to `head` that was recorded at a time or later, else `head` + 1."""
+    """Return the position of the first match, from `first` to `head`, recorded at or after a time; else `head` + 1."""
     low, high = first, head + 1
     while low < high:
         middle = (low + high) // 2
@@ -79,30 +80,31 @@ def first_since(connection: Connection, project_pk: int, time: int, first: int, 
 
 
 def read_filtered(connection: Connection, project_pk: int, wanted: MatchFilter, after: int, limit: int) -> list[Match]:
-    """Read, from behind a position, what a filter lets through of the next READ_LIMIT matches."""
+    """Return the matches that pass a filter, at most `limit`, among the READ_LIMIT matches after a position."""
     within = (_match.project_key == project_pk) & (_match.position > after) & (_match.position <= after + READ_LIMIT)
     query = filtered(connection, select(automation_match).where(within), wanted)
     return [to_match(row) for row in connection.execute(query.order_by(_match.position).limit(limit))]
 
 
 def filtered(connection: Connection, query: Select[Any], wanted: MatchFilter) -> Select[Any]:
-    """Narrow a reading of the log to what a filter lets through; labels are those that automations have now."""
+    """Return a query for the matches that pass a filter; it compares the labels that automations have now."""
     if wanted.event_names:
         query = query.where(_match.event_name.in_(wanted.event_names))
     if wanted.automation_ids or wanted.labels:
         seen = list(connection.scalars(query.with_only_columns(_match.automation_key).distinct()))
-        known = automations_by_key(connection, seen).values() if seen else ()
+        automations = automations_by_key(connection, seen).values() if seen else ()
         keys = [
-            each.key
-            for each in known
-            if has_labels(each, wanted.labels) and (not wanted.automation_ids or each.id in wanted.automation_ids)
+            automation.key
+            for automation in automations
+            if has_labels(automation, wanted.labels)
+            and (not wanted.automation_ids or automation.id in wanted.automation_ids)
         ]
         query = query.where(_match.automation_key.in_(keys) if keys else false())
     return query
 
 
 def matches_at(connection: Connection, project_pk: int, positions: Sequence[int]) -> dict[int, Match]:
-    """Read the matches at positions, those that are kept."""
+    """Return the available matches at these positions, by position."""
     found: dict[int, Match] = {}
     for chunk in chunks(positions):
         query = select(automation_match).where(_match.project_key == project_pk, _match.position.in_(chunk))
@@ -113,7 +115,7 @@ def matches_at(connection: Connection, project_pk: int, positions: Sequence[int]
 def matches_of_events(
     connection: Connection, project_pk: int, event_positions: Sequence[int]
 ) -> dict[int, list[Match]]:
-    """Read what events set off, as far as it is kept: by their positions, the matches in the order of the log."""
+    """Return the available matches of events, by the positions of the events and in log order."""
     found: dict[int, list[Match]] = {}
     for chunk in chunks(event_positions):
         query = select(automation_match).where(
@@ -127,13 +129,13 @@ def matches_of_events(
 
 
 def to_match(row: Any) -> Match:
-    """Read a match from a row that begins with the columns of the log."""
+    """Return the match of a row that begins with the columns of the log."""
     _, position, match_id, kind, *rest = row[:11]
     return Match(position, match_id, _KINDS[kind], *rest)
 
 
 def match_values(project_pk: int, match: Match) -> tuple[Any, ...]:
-    """Return the columns of a match, in their order."""
+    """Return the values of a match in the order of the columns."""
     return (
         project_pk,
         match.position,

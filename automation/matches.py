@@ -8,22 +8,22 @@ import msgspec
 
 
 class MatchKind(StrEnum):
-    """Why a match is in the log."""
+    """The kinds of matches."""
 
     STARTED = "started"
-    """The event satisfied the automation and started a run."""
+    """The event satisfied the condition of the automation and started a run."""
     RESUMED = "resumed"
-    """The event is the one that a waiting run waited for."""
+    """The event is the one that a run was waiting for."""
     TIMED_OUT = "timed_out"
-    """A run waited in vain."""
+    """The wait of a run timed out."""
 
 
 # A msgspec struct: many are made for every commit, in a quarter of the time of a frozen dataclass.
 class Match(msgspec.Struct, frozen=True):
     """One entry of a project's match log.
 
-    `run_number` is the position of the match that started the run. `event_position` is the event's place in the log of
-    events; for TIMED_OUT that of the event which started the run. `contact_key` is 0 where there is no contact.
+    `run_number` is the position of the match that started the run. `event_position` is the position in the event log,
+    for TIMED_OUT that of the event that started the run. `contact_key` is 0 if there is no contact.
     """
 
     position: int

@@ -1,7 +1,19 @@
-"""What the events of one transaction set off.
+"""Matching: the runs that the events of one transaction start or resume.
 
-`LiveAutomations` is one state of a project's automations, compiled; `Matching` decides by it, event by event, which
-waiting runs are resumed and which runs are started, and gathers what is to be stored.
+`LiveAutomations` holds the compiled automations of a project and is shared by all transactions of a catalog version.
+`Matching` belongs to one transaction, which holds the lock of the project's head, and works in this order:
+
+    prepare  read, in a few queries for all events: waiting runs, earlier entries of contacts, contact properties
+    match    for each event in log order: first resume the waiting runs of its contact, then start new runs
+    -        the caller writes `matches`, the new runs and `resumed` in the same transaction as the events
+
+Two invariants:
+- An event sees the effects of the ones before it in the transaction: a run that one event resumed does not wait for
+  the next one, and a contact for which one event started a run has entered the automation. So events that share a
+  transaction have the same matches as events that were sent one by one.
+- The runs that `prepare` reads do not change until the transaction ends: all writers of runs hold the same lock.
+
+The cost of an event depends on the candidates of `ConditionIndex`, not on the number of automations.
 """
 
 from __future__ import annotations
@@ -28,66 +40,69 @@ if TYPE_CHECKING:
 
 
 EventName: TypeAlias = tuple[str, bool]
-"""The name of an event, and whether case does not count in it."""
+"""The name of an event, and whether its case is ignored."""
 
 _compiled = lru_cache(1_000)(Condition)
-"""The conditions of waits, which are often the same."""
+"""Compiles the conditions of waiting runs, of which many are equal."""
 
 
 class Matcher:
-    """The active automations of one event name; `condition` compiles a text."""
+    """The active automations of one event name; `condition` returns the compiled condition of a text."""
 
     def __init__(self, automations: Sequence[Automation], condition: Callable[[str], Condition]) -> None:
-        conditions = [condition(each.condition) if each.condition else None for each in automations]
+        conditions = [condition(automation.condition) if automation.condition else None for automation in automations]
         self._automations = automations
         self._conditions: list[Condition | None] = conditions
         self._index = ConditionIndex(conditions)
-        self.guarded = [each.key for each in automations if each.entry_rule is not EntryRule.EVERY_TIME]
-        self.reads_contact = any(each.reads_contact for each in conditions if each)
+        self.entry_limited = [
+            automation.key for automation in automations if automation.entry_rule is not EntryRule.EVERY_TIME
+        ]
+        self.reads_contact = any(compiled.reads_contact for compiled in conditions if compiled)
 
     def matching(self, subject: Subject, failures: Counter[Verdict] | None = None) -> list[Automation]:
-        """Return the automations whose condition holds, oldest first; one that fails does not hold, and is counted."""
-        found = []
+        """Return the automations whose condition holds, oldest first; count the failures of conditions by verdict."""
+        matching = []
         for number in self._index.candidates(subject):
             condition = self._conditions[number]
             outcome = True if condition is None else condition.evaluate(subject)
             if outcome is True:
-                found.append(self._automations[number])
+                matching.append(self._automations[number])
             elif outcome is not False and failures is not None:
                 failures[outcome.verdict] += 1
-        return found
+        return matching
 
 
 class LiveAutomations:
-    """One state of a project's automations; what judges events of a name is compiled when the first one comes.
+    """The automations of a project at one version of its catalog.
 
-    Conditions that the state before had compiled are not compiled again. An event says itself whether case counts in
-    its name.
+    The matcher of an event name is compiled when its first event arrives. Conditions that the previous version had
+    compiled are not compiled again. Each event determines whether the case of its name is ignored.
     """
 
     def __init__(
         self, version: int, automations: Iterable[Automation], *, before: LiveAutomations | None = None
     ) -> None:
         self.version = version
-        self.by_key = {each.key: each for each in automations}
+        self.by_key = {automation.key: automation for automation in automations}
         self._matchers: dict[tuple[str, ...], Matcher] = {}
-        texts = {each.condition for each in self.by_key.values()}
+        texts = {automation.condition for automation in self.by_key.values()}
+        # A copy, made at once: the previous version may still be in use, and compile more conditions meanwhile.
         compiled = before.conditions.copy() if before is not None else {}
-        self.conditions: dict[str, Condition] = {text: each for text, each in compiled.items() if text in texts}
+        self.conditions: dict[str, Condition] = {text: compiled[text] for text in compiled.keys() & texts}
         self._active: dict[str, list[Automation]] = defaultdict(list)
-        for each in self.by_key.values():
-            if each.state is AutomationState.ACTIVE:
-                self._active[each.event_name].append(each)
+        for automation in self.by_key.values():
+            if automation.state is AutomationState.ACTIVE:
+                self._active[automation.event_name].append(automation)
         self._spellings: dict[str, tuple[str, ...]] = {}
         for name in self._active:
             self._spellings[name.casefold()] = (*self._spellings.get(name.casefold(), ()), name)
 
     def __bool__(self) -> bool:
-        """Return whether anything could match or wait."""
+        """Return whether the project has automations: without any, no event can match and no run can wait."""
         return bool(self.by_key)
 
     def matcher(self, event_name: str, *, ignore_case: bool) -> Matcher | None:
-        """Return what judges the events of a name; None where no automation does."""
+        """Return the matcher of the events of a name; None if they have no active automation."""
         spellings: tuple[str, ...] = (event_name,)
         if ignore_case:
             spellings = self._spellings.get(event_name.casefold(), ())
@@ -97,13 +112,13 @@ class LiveAutomations:
             return None
         matcher = self._matchers.get(spellings)
         if matcher is None:
-            active = [each for name in spellings for each in self._active[name]]
-            matcher = Matcher(sorted(active, key=lambda each: each.key), self._condition)
+            active = [automation for name in spellings for automation in self._active[name]]
+            matcher = Matcher(sorted(active, key=lambda automation: automation.key), self._condition)
             self._matchers[spellings] = matcher
         return matcher
 
     def compile(self) -> None:
-        """Compile what judges events of all names, so that no event waits for it later."""
+        """Compile the matchers of all event names, so that no event has to wait for it."""
         for name in self._active:
             self.matcher(name, ignore_case=False)
 
@@ -115,10 +130,10 @@ class LiveAutomations:
 
 
 class Matching:
-    """Decides for the events of one project in one transaction, in the order of their positions.
+    """Matches the events of one project in one transaction, in the order of their positions.
 
-    `matches` are what is to be added to the match log, `resumed` the newest matches of resumed runs by their numbers.
-    `failures` counts the conditions of automations that came to neither true nor false, by what they came to.
+    `matches` are to be appended to the match log. `resumed` has the positions of the newest matches of resumed runs, by
+    run numbers. `failures` counts the conditions of automations that were neither true nor false, by verdict.
     """
 
     def __init__(
@@ -146,37 +161,39 @@ class Matching:
         self.failures: Counter[Verdict] = Counter()
 
     def prepare(self, event_names: Collection[EventName], contact_keys: Collection[int]) -> None:
-        """Read in a few queries what the events of these names about these contacts will be judged by."""
+        """Read, in a few queries, all that matching events of these names about these contacts depends on."""
         contacts = sorted(contact_keys)
         waiting = waiting_runs(self._connection, self._project_pk, contacts)
         for run in waiting:
             assert run.wait is not None
-            # A wait whose time ran out is the timer's, although the timer may be late.
+            # A wait whose timeout has passed belongs to the timer, also if the timer is late.
             if not 0 < run.wait.timeout_at <= self._now:
                 self._waiting[run.contact_key, run.wait.event_name.casefold()].append(run)
         self._matchers = {
             (name, ignore_case): self._automations.matcher(name, ignore_case=ignore_case)
             for name, ignore_case in event_names
         }
-        matchers = [each for each in self._matchers.values() if each is not None]
-        guarded = sorted({key for each in matchers for key in each.guarded})
-        if guarded:
-            self._entered = entered(self._connection, self._project_pk, guarded, contacts)
-        if any(each.reads_contact for each in matchers) or any(run.wait and run.wait.condition for run in waiting):
+        matchers = [matcher for matcher in self._matchers.values() if matcher is not None]
+        entry_limited = sorted({key for matcher in matchers for key in matcher.entry_limited})
+        if entry_limited:
+            self._entered = entered(self._connection, self._project_pk, entry_limited, contacts)
+        if any(matcher.reads_contact for matcher in matchers) or any(
+            run.wait and run.wait.condition for run in waiting
+        ):
             self._properties = self._contact_properties(contacts)
 
-    def interested(self, event_name: EventName, contact_key: int) -> bool:
-        """Return whether an event could set anything off."""
+    def may_match(self, event_name: EventName, contact_key: int) -> bool:
+        """Return whether an event could start or resume a run; if not, its subject need not be made."""
         if self._matchers[event_name] is not None:
             return True
         return bool(self._waiting) and (contact_key, event_name[0].casefold()) in self._waiting
 
     def contact_properties(self, contact_key: int) -> Mapping[str, Any]:
-        """Return the properties of a contact, as far as a condition may read them."""
+        """Return the properties of a contact; none if no condition reads them."""
         return self._properties.get(contact_key, {})
 
     def match(self, event_name: EventName, event_position: int, contact_key: int, subject: Subject) -> list[Match]:
-        """Decide what one event sets off: waiting runs go on first, then new ones start."""
+        """Return the matches of one event: waiting runs are resumed first, then new runs start."""
         first = len(self.matches)
         if self._waiting:
             self._resume(event_name, event_position, contact_key, subject)
@@ -237,15 +254,15 @@ class Matching:
 
 
 def timed_out(runs: Sequence[Run], started_by: Mapping[int, str], position: int, now: int) -> list[Match]:
-    """Make the matches that tell of waits in vain, from behind a position of the match log.
+    """Return TIMED_OUT matches of runs, for the positions of the match log after `position`.
 
-    `started_by` has the names of the events that started the runs, by their positions.
+    `started_by` has the names of the events that started the runs, by the positions of these events.
     """
     ids = LogIds(now)
     return [
         Match(
-            at,
-            ids.make(at),
+            match_position,
+            ids.make(match_position),
             MatchKind.TIMED_OUT,
             run.automation_key,
             run.number,
@@ -255,7 +272,7 @@ def timed_out(runs: Sequence[Run], started_by: Mapping[int, str], position: int,
             run.contact_key,
             now,
         )
-        for at, run in enumerate(runs, position + 1)
+        for match_position, run in enumerate(runs, position + 1)
     ]
 
 

@@ -1,11 +1,16 @@
-"""What a match log keeps no longer.
+"""Retention: the deletion of old matches from the match log.
 
-The log begins further on in two moves. `move_start` only says so, under the lock of the project's head: from then on
-nobody reads or seeks before it. `delete_gone` then deletes what lies before it, in as many steps as it takes and with
-no lock, for nothing there can come back into use: but a match that a subscription has parked, or delivers again, is
-passed over for as long as it has.
+It has two steps:
 
-Runs stay. They need no match: whom an automation may not take in again is known by them.
+    move_start    under the lock of the project's head: move the start of the log; from then on no one reads or seeks
+                  to a position before it
+    delete_gone   without a lock, in as many transactions as needed: delete the matches before the start
+
+The second step needs no lock because a match before the start cannot come into use: the start is never moved past a
+match that a subscription has not settled or parked. Matches that are parked, or are being delivered again after they
+were parked, lie before the start and are skipped while that lasts (`gone_matches`).
+
+Runs are kept. They need no match, and an entry rule such as ONCE_PER_CONTACT depends on them.
 """
 
 from __future__ import annotations
@@ -29,10 +34,10 @@ _start = match_log_start.c
 
 
 def next_start(connection: Connection, project_pk: int, before: int, head: int) -> LogStart | None:
-    """Find where the log is to begin instead; None where it begins there already.
+    """Return the new start of the log; None if the log need not be shortened.
 
-    That is behind all that was recorded before a time, and that every subscription of the project has settled or
-    parked. `head` is the position of the newest match.
+    Before it are the matches that were recorded before a time and that every subscription of the project has settled
+    or parked. `head` is the position of the newest match.
     """
     current = log_start(connection, project_pk)
     if current.position > head or matched_at(connection, project_pk, current.position) >= before:
@@ -49,7 +54,11 @@ def next_start(connection: Connection, project_pk: int, before: int, head: int) 
 
 
 def move_start(connection: Connection, project_pk: int, before: int, head: int) -> None:
-    """Have the log begin at its `next_start`. The caller holds the lock of the project's head, as who seeks does."""
+    """Move the start of the log to its `next_start`.
+
+    The caller holds the lock of the project's head, as every seek does: otherwise a seek could check a position and
+    then store it after the start has moved past it.
+    """
     start = next_start(connection, project_pk, before, head)
     if start is None:
         return
@@ -66,8 +75,8 @@ def gone_matches(connection: Connection, project_pk: int, after: int, limit: int
     other, and two statements could miss it in both.
     """
     before = _match.position < log_start(connection, project_pk).position
-    looked_at = select(_match.position).where(_match.project_key == project_pk, _match.position > after, before)
-    positions = list(connection.scalars(looked_at.order_by(_match.position).limit(limit)))
+    examined = select(_match.position).where(_match.project_key == project_pk, _match.position > after, before)
+    positions = list(connection.scalars(examined.order_by(_match.position).limit(limit)))
     if not positions:
         return (), None
     own = select(subscription.c.key).where(subscription.c.project_key == project_pk)
@@ -79,12 +88,14 @@ def gone_matches(connection: Connection, project_pk: int, after: int, limit: int
             for table in (subscription_parked, subscription_delivery)
         )
     )
-    owed = set(connection.scalars(in_use))
-    return [each for each in positions if each not in owed], positions[-1] if len(positions) == limit else None
+    used = set(connection.scalars(in_use))
+    return [position for position in positions if position not in used], positions[-1] if len(
+        positions
+    ) == limit else None
 
 
 def delete_gone(connection: Connection, project_pk: int, positions: Sequence[int]) -> None:
-    """Delete matches that `gone_matches` has found."""
+    """Delete matches that `gone_matches` returned."""
     parameters = {"project": project_pk, "positions": packed(connection, positions)}
     connection.execute(_DELETE[connection.dialect.name], parameters)
 

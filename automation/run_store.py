@@ -1,6 +1,6 @@
-"""Reading and writing runs: their SQL.
+"""The SQL of runs.
 
-Every function takes an open connection and neither begins nor ends a transaction. Writers look before they write, so
+Every function takes an open connection and neither begins nor ends a transaction. Writers read before they write, so
 the caller lets only one transaction at a time write the runs of a project. Times are microseconds UTC.
 """
 
@@ -35,7 +35,7 @@ _run_project = hidden(_run.project_key)
 
 @dataclass(frozen=True, slots=True)
 class RunFilter:
-    """Which runs to list; what is None or empty narrows nothing."""
+    """A filter of runs; fields that are None or empty match all."""
 
     statuses: Collection[RunStatus] = ()
     automation_key: int | None = None
@@ -43,7 +43,7 @@ class RunFilter:
 
 
 def get_run(connection: Connection, project_pk: int, run_id: str) -> Run:
-    """Read one run. Raise RunNotFound."""
+    """Return one run. Raise RunNotFound."""
     number = position_of(run_id)
     if number is None:
         raise RunNotFound(run_id)
@@ -58,7 +58,7 @@ def get_run(connection: Connection, project_pk: int, run_id: str) -> Run:
 def list_runs(
     connection: Connection, project_pk: int, wanted: RunFilter, limit: int, before: int | None = None
 ) -> tuple[list[Run], bool]:
-    """List runs, newest first, from behind a number: one page, and whether there are more."""
+    """Return a page of runs with numbers below `before`, newest first, and whether there are more."""
     narrowed = wanted.automation_key is not None or wanted.contact_key is not None
     query = select(run).where((_run_project if narrowed else _run.project_key) == project_pk)
     query = query.order_by(_run.number.desc())
@@ -75,34 +75,34 @@ def list_runs(
 
 
 def run_counts(connection: Connection, automation_keys: Sequence[int]) -> dict[int, tuple[int, int]]:
-    """Count the runs of automations, and those that were completed, by their keys."""
+    """Return the numbers of all runs and of completed runs of automations, by the keys of the automations."""
     completed = func.sum(case((_run.status == RunStatus.COMPLETED, 1), else_=0))
     query = select(_run.automation_key, func.count(), completed).where(_run.automation_key.in_(automation_keys))
     return {row[0]: (row[1], row[2]) for row in connection.execute(query.group_by(_run.automation_key))}
 
 
 def newest_runs(connection: Connection, project_pk: int, automation_keys: Sequence[int]) -> dict[int, Run]:
-    """Read the newest run of each automation, by their keys."""
+    """Return the newest run of each automation, by the keys of the automations."""
     numbers = select(func.max(_run.number)).where(_run.automation_key.in_(automation_keys))
     newest = list(connection.scalars(numbers.group_by(_run.automation_key)))
-    found = connection.execute(select(run).where(_run.project_key == project_pk, _run.number.in_(newest)))
-    return {row.automation_key: _to_run(row) for row in found}
+    rows = connection.execute(select(run).where(_run.project_key == project_pk, _run.number.in_(newest)))
+    return {row.automation_key: _to_run(row) for row in rows}
 
 
 def waiting_runs(connection: Connection, project_pk: int, contact_keys: Sequence[int]) -> list[Run]:
-    """Read the waiting runs of contacts, oldest first."""
-    found: list[Run] = []
+    """Return the waiting runs of contacts, oldest first."""
+    waiting: list[Run] = []
     for chunk in chunks(contact_keys):
         query = select(run).where(WAITING, _run_project == project_pk, _run.contact_key.in_(chunk))
-        found += map(_to_run, connection.execute(query))
-    return sorted(found, key=lambda each: each.number)
+        waiting += map(_to_run, connection.execute(query))
+    return sorted(waiting, key=lambda waiting_run: waiting_run.number)
 
 
 def entered(
     connection: Connection, project_pk: int, automation_keys: Sequence[int], contact_keys: Sequence[int]
 ) -> dict[tuple[int, int], bool]:
-    """Find which contacts entered which automations: by both keys, whether a run of theirs is still open."""
-    found: dict[tuple[int, int], bool] = {}
+    """Return the pairs of automations and contacts with a run, each with whether such a run is still open."""
+    entries: dict[tuple[int, int], bool] = {}
     for chunk in chunks(contact_keys):
         query = select(_run.automation_key, _run.contact_key, _run.status).distinct()
         query = query.where(
@@ -112,8 +112,8 @@ def entered(
         )
         for row in connection.execute(query):
             pair = row.automation_key, row.contact_key
-            found[pair] = found.get(pair, False) or row.status in OPEN
-    return found
+            entries[pair] = entries.get(pair, False) or row.status in OPEN
+    return entries
 
 
 def entered_before(
@@ -125,9 +125,9 @@ def entered_before(
     *,
     open_only: bool,
 ) -> dict[int, str]:
-    """Find which automations a contact had entered when the event at a position was judged: the id of the first run.
+    """Return the automations that a contact had entered before the event at a position, with the id of the first run.
 
-    With `open_only` those with a run that was open then: one that had not ended, or not before that event.
+    With `open_only`, only those with a run that was still open at that event.
     """
     query = select(_run.automation_key, _run.id).where(
         _run_project == project_pk,
@@ -141,46 +141,46 @@ def entered_before(
 
 
 def awaited_conditions(connection: Connection, project_pk: int) -> list[tuple[int, str, str]]:
-    """List the conditions of waiting runs, each once: key of the automation, name of the event, condition."""
+    """Return the distinct conditions of waiting runs: key of the automation, name of the event, condition."""
     query = select(_run.automation_key, _run.wait_event, _run.wait_condition).distinct()
     query = query.where(WAITING, _run_project == project_pk, _run.wait_condition != "")
     return [(row.automation_key, row.wait_event, row.wait_condition) for row in connection.execute(query)]
 
 
 def due_projects(connection: Connection, now: int) -> list[int]:
-    """Find the projects that have runs whose time to wait ran out."""
+    """Return the projects with waiting runs whose timeout has passed."""
     return list(connection.scalars(select(_run.project_key).where(TIMED, _run.timeout_at <= now).distinct()))
 
 
 def due_runs(connection: Connection, project_pk: int, now: int, limit: int) -> list[Run]:
-    """Read runs of a project whose time to wait ran out, the longest overdue first."""
+    """Return waiting runs of a project whose timeout has passed, the longest overdue first."""
     query = select(run).where(TIMED, _run.timeout_at <= now, _run_project == project_pk)
     return [_to_run(row) for row in connection.execute(query.order_by(_run.timeout_at).limit(limit))]
 
 
 def next_timeout(connection: Connection) -> int | None:
-    """Find when the next wait of any project times out."""
-    found: int | None = connection.scalar(select(func.min(_run.timeout_at)).where(TIMED))
-    return found
+    """Return the time of the next timeout in any project; None if no run has one."""
+    timeout_at: int | None = connection.scalar(select(func.min(_run.timeout_at)).where(TIMED))
+    return timeout_at
 
 
 def resume_runs(connection: Connection, project_pk: int, positions: Mapping[int, int], now: int) -> None:
-    """Queue waiting runs again, each with its newest match: positions of matches by the runs' numbers."""
+    """Set waiting runs to queued, each with its newest match; `positions` has those of the matches by run number."""
     if positions:
         rows = [{"of": number, "at": position} for number, position in positions.items()]
         connection.execute(_RESUME, [{**row, "project": project_pk, "now": now} for row in rows])
 
 
 def mark_running(connection: Connection, project_pk: int, matches: Iterable[Match]) -> None:
-    """Note that the newest matches of queued runs were delivered."""
-    rows = [{"project": project_pk, "of": each.run_number, "at": each.position} for each in matches]
+    """Set queued runs to running whose newest matches were delivered."""
+    rows = [{"project": project_pk, "of": match.run_number, "at": match.position} for match in matches]
     execute_many(connection, _MARK_RUNNING, rows)
 
 
 def park_run(
     connection: Connection, project_pk: int, current: Run, wait: Wait, attributes: Mapping[str, Any] | None, now: int
 ) -> Run:
-    """Have an open run wait; attributes that are None stay. Raise RunFinished and RunWithoutContact."""
+    """Set an open run to waiting; attributes that are None stay. Raise RunFinished and RunWithoutContact."""
     if current.status not in OPEN:
         raise RunFinished(current.id, current.status)
     if not current.contact_key:
@@ -199,9 +199,9 @@ def finish_run(
     now: int,
     attributes: Mapping[str, Any] | None = None,
 ) -> Run:
-    """End an open run; one that ended so before stays as it is, and so do attributes without new ones.
+    """Finish an open run; a run that was finished with the same status stays as it is.
 
-    `head` is the position of the newest event. Raise RunFinished.
+    `head` is the position of the newest event. Attributes that are None stay. Raise RunFinished.
     """
     if current.status is status:
         return current
@@ -222,14 +222,14 @@ def cancel_run(
 
 
 def cancel_runs(connection: Connection, project_pk: int, automation_key: int, reason: str, head: int, now: int) -> int:
-    """Cancel the open runs of an automation. Return how many there were."""
+    """Cancel the open runs of an automation. Return their number."""
     return _cancel(connection, project_pk, _run.automation_key == automation_key, reason, head, now)
 
 
 def cancel_runs_of_contacts(
     connection: Connection, project_pk: int, contact_keys: Sequence[int], reason: str, head: int, now: int
 ) -> int:
-    """Cancel the open runs of contacts; `head` is the position of the newest event. Return how many there were."""
+    """Cancel the open runs of contacts; `head` is the position of the newest event. Return their number."""
     return sum(
         _cancel(connection, project_pk, _run.contact_key.in_(chunk), reason, head, now)
         for chunk in chunks(contact_keys)
@@ -258,13 +258,13 @@ def check_newest(connection: Connection, project_pk: int, current: Run, match_id
     if not match_id:
         return
     newest = matches_at(connection, project_pk, [current.match_position]).get(current.match_position)
-    # Of a match that is no longer kept its position is still known, which its id carries.
+    # The id of a deleted match still contains its position.
     if (position_of(match_id) != current.match_position) if newest is None else (match_id != newest.id):
         raise RunMovedOn(current.id, newest.id if newest else "")
 
 
 def new_run_values(project_pk: int, match: Match) -> tuple[Any, ...]:
-    """Return the columns, in their order, of the run that a match starts."""
+    """Return the values, in the order of the columns, of the run that a match starts."""
     return (
         project_pk,
         match.run_number,
@@ -315,7 +315,7 @@ _MARK_RUNNING = (
 
 
 def _write(connection: Connection, project_pk: int, current: Run, now: int, **changes: Any) -> Run:
-    # The clock may step back; the times of a run do not.
+    # The clock may step back; the times of a run must not.
     changed = replace(current, version=current.version + 1, updated_at=max(now, current.updated_at), **changes)
     columns = {
         "status": changed.status,
@@ -328,7 +328,7 @@ def _write(connection: Connection, project_pk: int, current: Run, now: int, **ch
         **_wait_columns(changed.wait),
     }
     if current.unreadable:
-        # What cannot be read stays as it is, unless it is replaced.
+        # Unreadable attributes stay as they are, unless they are replaced.
         if changed.attributes == current.attributes:
             del columns["attributes"]
         else:

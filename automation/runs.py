@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 class RunStatus(StrEnum):
-    """Where a run stands."""
+    """The status of a run."""
 
     QUEUED = "queued"
-    """Its newest match was not yet delivered through a subscription."""
+    """Its newest match has not been delivered through a subscription yet."""
     RUNNING = "running"
     WAITING = "waiting"
     """It waits for an event of its contact."""
@@ -25,16 +25,16 @@ class RunStatus(StrEnum):
 
 
 class RunOutcome(StrEnum):
-    """How an engine ends a run."""
+    """The results with which an engine finishes a run."""
 
     COMPLETED = "completed"
     FAILED = "failed"
     SKIPPED = "skipped"
-    """The work was not to be done."""
+    """The work was not needed."""
 
     @property
     def status(self) -> RunStatus:
-        """Where a run with this outcome stands."""
+        """The status of a run that was finished with this outcome."""
         return RunStatus(self.value)
 
 
@@ -44,7 +44,7 @@ OPEN = (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.WAITING)
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """What a waiting run waits for: an event behind `from_position`. `timeout_at` is 0 where it waits for ever."""
+    """The wait of a run for an event after `from_position`. `timeout_at` is 0 if there is no timeout."""
 
     event_name: str
     condition: str
@@ -56,9 +56,9 @@ class Wait:
 class Run:
     """One passage of a contact through an automation.
 
-    `number` is the position of the match that started it, `match_position` that of its newest one. `finished_at` is 0
-    while it is open, and so is `finished_position`, the position of the newest event when it ended. Times are
-    microseconds UTC.
+    `number` is the position of the match that started it, `match_position` the position of its newest match.
+    `finished_at`, and `finished_position`, the position of the newest event when it ended, are 0 while it is open.
+    Times are microseconds UTC.
     """
 
     number: int
@@ -77,9 +77,9 @@ class Run:
     finished_at: int
     finished_position: int
     unreadable: str = ""
-    """Why the attributes cannot be read, which are empty then."""
+    """The reason why the attributes, which are then empty, cannot be read."""
 
     @property
     def etag(self) -> str:
-        """Name of the state of the run."""
+        """The version as text; an update that presents it is refused if the run was changed since."""
         return str(self.version)

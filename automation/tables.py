@@ -1,7 +1,7 @@
 """The tables of automations, matches and runs. Times are microseconds UTC.
 
-The tables that every event may write hold no NULL, which the SQLite driver is slow to bind: what does not apply is 0 or
-empty. They refer to projects, contacts and automations by the small integers that stand for them.
+Tables that an event may write have no NULL, which the SQLite driver is slow to bind: values that do not apply are 0 or
+empty. They refer to projects, contacts and automations by their integer keys.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 metadata = MetaData()
 
-# SQLite numbers rows by itself only where the column is exactly INTEGER.
+# SQLite assigns keys by itself only if the column type is exactly INTEGER.
 _Key = BigInteger().with_variant(Integer(), "sqlite")
 
 automation = Table(
@@ -40,8 +40,8 @@ automation = Table(
 Index("automation_by_id", automation.c.project_key, automation.c.id, unique=True)
 Index("automation_by_event", automation.c.project_key, automation.c.event_name)
 
-# What an automation judged by, from behind each position at which that changed: an explanation of an old event
-# recomputes the answer of its time.
+# The rules of an automation after each position at which they changed: an explanation of an old event is computed with
+# the rules of that time.
 automation_version = Table(
     "automation_version",
     metadata,
@@ -54,8 +54,8 @@ automation_version = Table(
     Column("entry_rule", Text, nullable=False),
 )
 
-# The match log. An id carries its position and so needs no index; a run is known by the position of the match that
-# started it.
+# The match log. An id contains its position and so needs no index; a run is identified by the position of the match
+# that started it.
 automation_match = Table(
     "automation_match",
     metadata,
@@ -74,7 +74,7 @@ automation_match = Table(
 )
 Index("match_by_event", automation_match.c.event_position)
 
-# Where the log of a project begins, and before when all that is gone was recorded; no row while nothing is.
+# The start of the log of a project, and a time after all deleted matches; no row if none was deleted.
 match_log_start = Table(
     "match_log_start",
     metadata,
@@ -104,14 +104,14 @@ run = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Column("finished_at", BigInteger, nullable=False),
-    # Clocks of several servers say nothing about the order of events and ends; the newest event at the end does.
+    # The position of the newest event when the run ended. Times cannot order events and ends: each server has a clock.
     Column("finished_position", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
-# Written out, not bound: only so does a database see that a query asks for no more than such an index holds.
+# Literals, not parameters: only then can a database see that a partial index covers a query.
 WAITING = run.c.status == literal_column("'waiting'")
 TIMED = WAITING & (run.c.timeout_at > literal_column("0"))
-# Keys of contacts and automations are of one project anyway.
+# Without the project: a contact or an automation belongs to one project.
 Index("run_by_contact", run.c.contact_key, run.c.automation_key)
 Index("run_by_automation", run.c.automation_key, run.c.number)
 Index("run_waiting", run.c.contact_key, sqlite_where=WAITING, postgresql_where=WAITING)
@@ -119,8 +119,8 @@ Index("run_timeout", run.c.timeout_at, sqlite_where=TIMED, postgresql_where=TIME
 
 
 def hidden(project_pk: ColumnElement[int]) -> ColumnElement[int]:
-    """Hide the project from the planner, where another index is to be used.
+    """Hide the project from the planner, so that it uses another index.
 
-    SQLite takes a project for ten rows, and would rather read all of its log.
+    SQLite assumes that a project has ten rows and would prefer to read all of its log.
     """
     return project_pk + literal_column("0")

@@ -192,7 +192,7 @@ class ProjectCommit:
         return assigned
 
     def _append(self, draft: Draft, contact: ContactKey, event: Event) -> None:
-        if self.matching is not None and self.matching.interested((event.name, event.ignore_case), contact.key):
+        if self.matching is not None and self.matching.may_match((event.name, event.ignore_case), contact.key):
             event = self._matched(self.matching, draft, contact.key, event)
         draft.event = event
         self.last_id = event.id

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from uuid_utils import uuid7
 
-from automation.automation_store import automations_by_key, automations_judging, get_automation, versions_at
+from automation.automation_store import automations_by_key, event_names_by_key, get_automation, versions_at
 from automation.automations import Automation, AutomationState, EntryRule
 from automation.conditions.checking import check
 from automation.conditions.condition import Condition
@@ -236,7 +236,7 @@ def _page(
     limit, filters = request.limit(), (project_pk, source, automation_id)
     (before,) = request.cursor(filters, int) or (_NOW,)
     name = matched.event.name.casefold()
-    candidates = automations_judging(connection, project_pk)
+    candidates = event_names_by_key(connection, project_pk)
     if automation_id:
         selected = get_automation(connection, project_pk, automation_id, deleted=True).key
         candidates = [(key, event_name) for key, event_name in candidates if key == selected]
