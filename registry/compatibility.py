@@ -85,10 +85,10 @@ class Incompatibility:
     def violation(self) -> Violation:
         """Return the violation of a schema that has this incompatibility."""
         earlier = f"revision {self.revision}"
-        given, taker = (earlier, "the schema") if self.direction is Direction.BACKWARD else ("the schema", earlier)
+        sender, receiver = (earlier, "the schema") if self.direction is Direction.BACKWARD else ("the schema", earlier)
         message = (
             f'It is "{self.old}" in {earlier} and "{self.new}" in the schema; to be {self.direction} compatible, '
-            f"{taker} must accept every payload that {given} accepts, and coerce it to the same values"
+            f"{receiver} must accept every payload that {sender} accepts, and coerce it to the same values"
         )
         return Violation(self.path, self.kind, message)
 
