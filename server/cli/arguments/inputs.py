@@ -96,11 +96,11 @@ def property_of(text: str) -> pb.Property:
     return pb.Property(name=name, type=type_, item_type=item, required=text.endswith("!"))
 
 
-def property_text(each: pb.Property) -> str:
+def property_text(property_: pb.Property) -> str:
     """Return the type of a property in the form that `property_of` parses."""
-    kind = PROPERTY_TYPE.name(each.type)
-    item = f"<{PROPERTY_TYPE.name(each.item_type)}>" if each.item_type else ""
-    return f"{kind}{item}{'!' if each.required else ''}"
+    kind = PROPERTY_TYPE.name(property_.type)
+    item = f"<{PROPERTY_TYPE.name(property_.item_type)}>" if property_.item_type else ""
+    return f"{kind}{item}{'!' if property_.required else ''}"
 
 
 def read_schema(file: IO[str]) -> pb.Schema:

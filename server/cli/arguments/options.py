@@ -37,7 +37,7 @@ class Connection:
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Connection:
         """Return the connection for the options of a command line."""
-        return cls(**{each.name: options[each.name] for each in fields(cls)})
+        return cls(**{field.name: options[field.name] for field in fields(cls)})
 
 
 def option(*names: str, **settings: Any) -> Callable[[F], F]:

@@ -14,10 +14,9 @@ from server.cli.arguments.options import option
 from signalbox.v1 import event_definitions_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from server.cli.arguments.options import F
-    from server.cli.client.session import Session
 
 
 schema_file_option = option(
@@ -66,7 +65,7 @@ class SchemaOptions:
         return self._in_file() or self._in_options()
 
     async def next_of(
-        self, session: Session, name_or_id: str, removed: tuple[str, ...]
+        self, read_definition: Callable[[], Awaitable[pb.EventDefinition]], removed: tuple[str, ...]
     ) -> tuple[pb.Schema | None, str]:
         """Return the next schema of a definition: that of the file, or the latest one changed by the options.
 
@@ -74,11 +73,11 @@ class SchemaOptions:
         """
         if self.file is not None:
             return self._in_file(removed=bool(removed)), ""
-        stated = self._in_options()
-        if not removed and stated == pb.Schema():
+        changes = self._in_options()
+        if not removed and changes == pb.Schema():
             return None, ""
-        current = await get_definition(session, name_or_id)
-        return _changed(current.schema, stated, removed), current.etag
+        current = await read_definition()
+        return _changed(current.schema, changes, removed), current.etag
 
     def _in_options(self) -> pb.Schema:
         return pb.Schema(properties=self.properties, unknown_properties=self.unknown, coercion=self.coercion)
@@ -93,20 +92,14 @@ class SchemaOptions:
         return read_schema(self.file)
 
 
-async def get_definition(session: Session, name_or_id: str) -> pb.EventDefinition:
-    """Return a definition."""
-    request = pb.GetEventDefinitionRequest(event_definition=name_or_id)
-    return (await session.call(session.definitions.GetEventDefinition, request)).event_definition
-
-
-def _changed(current: pb.Schema, stated: pb.Schema, removed: Iterable[str]) -> pb.Schema:
-    properties = {each.name: each for each in current.properties}
+def _changed(current: pb.Schema, changes: pb.Schema, removed: Iterable[str]) -> pb.Schema:
+    properties = {property_.name: property_ for property_ in current.properties}
     for name in removed:
         if properties.pop(name, None) is None:
             raise click.UsageError(f'There is no property "{name}" to remove')
-    properties |= {each.name: each for each in stated.properties}
+    properties |= {property_.name: property_ for property_ in changes.properties}
     return pb.Schema(
         properties=properties.values(),
-        unknown_properties=stated.unknown_properties or current.unknown_properties,
-        coercion=stated.coercion or current.coercion,
+        unknown_properties=changes.unknown_properties or current.unknown_properties,
+        coercion=changes.coercion or current.coercion,
     )

@@ -120,7 +120,7 @@ class _Sender:
 
     async def _send(self, lines: Sequence[Line], default_name: str) -> None:
         """Send the valid lines as one batch, once the window has room."""
-        events = {number: each for number, line in lines if (each := self._event(number, line, default_name))}
+        events = {number: event for number, line in lines if (event := self._event(number, line, default_name))}
         size = sum(len(line) + 1 for _, line in lines)
         if not events:
             self._shown.advance(size)

@@ -58,8 +58,8 @@ async def create(
 ) -> None:
     """Create an automation. Without --activate it is a draft."""
     state = pb.AUTOMATION_STATE_ACTIVE if activate else pb.AUTOMATION_STATE_DRAFT
-    wanted = pb.Automation(state=state, entry_rule=entry, labels=dict(labels), **stated)
-    request = pb.CreateAutomationRequest(automation=wanted)
+    new = pb.Automation(state=state, entry_rule=entry, labels=dict(labels), **stated)
+    request = pb.CreateAutomationRequest(automation=new)
     _show(session, (await session.call(session.automations.CreateAutomation, request)).automation)
 
 

@@ -12,6 +12,7 @@ from server.cli.arguments.inputs import properties as json_object
 from server.cli.arguments.inputs import read_schema
 from server.cli.arguments.options import etag_option, force_option, option, validate_only_option
 from server.cli.arguments.schema_options import SchemaOptions, remove_option, schema_file_option, schema_options
+from server.cli.client.definitions import get_definition
 from server.cli.client.errors import CheckCommand
 from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
@@ -49,7 +50,7 @@ async def check(
 
     Exits with 2 if it is not allowed.
     """
-    candidate, _ = await SchemaOptions(**options).next_of(session, name_or_id, removed)
+    candidate, _ = await SchemaOptions(**options).next_of(partial(get_definition, session, name_or_id), removed)
     if candidate is None:
         raise click.UsageError("Give the schema with --schema, --property, --remove, --unknown or --coercion.")
     request = pb.CheckCompatibilityRequest(event_definition=name_or_id, schema=candidate, compatibility=compatibility)
@@ -125,7 +126,7 @@ async def rollback(
         event_definition=name_or_id, number=revision, etag=etag, validate_only=validate_only, force=force
     )
     response = await session.call(session.definitions.RollbackRevision, request)
-    show_definition(session, response.event_definition)
+    show_definition(response.event_definition, as_json=session.json)
 
 
 def _show_verdict(session: Session, response: pb.CheckCompatibilityResponse) -> None:
@@ -145,8 +146,8 @@ def _show_verdict(session: Session, response: pb.CheckCompatibilityResponse) -> 
         print_table(header, [_incompatibility_row(each) for each in response.incompatibilities])
 
 
-def _incompatibility_row(each: pb.Incompatibility) -> tuple[str, ...]:
-    return each.path, each.kind, str(each.revision), each.old, each.new, DIRECTION.name(each.direction)
+def _incompatibility_row(found: pb.Incompatibility) -> tuple[str, ...]:
+    return found.path, found.kind, str(found.revision), found.old, found.new, DIRECTION.name(found.direction)
 
 
 def _show_validation(session: Session, response: pb.ValidateEventResponse) -> None:

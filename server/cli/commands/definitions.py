@@ -9,7 +9,8 @@ import click
 
 from server.cli.arguments.enums import COMPATIBILITY, enum_option
 from server.cli.arguments.options import etag_option, force_option, option, validate_only_option
-from server.cli.arguments.schema_options import SchemaOptions, get_definition, remove_option, schema_options
+from server.cli.arguments.schema_options import SchemaOptions, remove_option, schema_options
+from server.cli.client.definitions import get_definition
 from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
 from server.cli.commands.definition_checks import check, dependents, rollback, validate
@@ -57,15 +58,15 @@ async def create(
     **options: Any,
 ) -> None:
     """Define an event; its schema becomes revision 1."""
-    wanted = pb.EventDefinition(
+    new = pb.EventDefinition(
         name=name,
         description=description,
         schema=SchemaOptions(**options).whole(),
         compatibility=compatibility,
     )
-    request = pb.CreateEventDefinitionRequest(event_definition=wanted, validate_only=validate_only)
+    request = pb.CreateEventDefinitionRequest(event_definition=new, validate_only=validate_only)
     response = await session.call(session.definitions.CreateEventDefinition, request)
-    show_definition(session, response.event_definition)
+    show_definition(response.event_definition, as_json=session.json)
 
 
 @definition.command("list")
@@ -88,7 +89,7 @@ async def list_(session: Session, search: str, deleted: bool) -> None:
 @client_command
 async def show(session: Session, name_or_id: str) -> None:
     """Show one definition. Give the id of a deleted one."""
-    show_definition(session, await get_definition(session, name_or_id))
+    show_definition(await get_definition(session, name_or_id), as_json=session.json)
 
 
 @definition.command()
@@ -114,7 +115,7 @@ async def update(
     **options: Any,
 ) -> None:
     """Update a definition. A --property is added or replaces the one of its name; the rest stays as it is."""
-    schema, read_etag = await SchemaOptions(**options).next_of(session, name_or_id, removed)
+    schema, read_etag = await SchemaOptions(**options).next_of(partial(get_definition, session, name_or_id), removed)
     request = pb.UpdateEventDefinitionRequest(
         event_definition=name_or_id,
         description=description,
@@ -125,7 +126,7 @@ async def update(
         force=force,
     )
     response = await session.call(session.definitions.UpdateEventDefinition, request)
-    show_definition(session, response.event_definition)
+    show_definition(response.event_definition, as_json=session.json)
 
 
 @definition.command()
@@ -136,7 +137,7 @@ async def delete(session: Session, name_or_id: str, etag: str) -> None:
     """Delete a definition: its events are rejected from now on. Undelete it by the id that is shown."""
     request = pb.DeleteEventDefinitionRequest(event_definition=name_or_id, etag=etag)
     response = await session.call(session.definitions.DeleteEventDefinition, request)
-    show_definition(session, response.event_definition)
+    show_definition(response.event_definition, as_json=session.json)
 
 
 @definition.command()
@@ -147,7 +148,7 @@ async def undelete(session: Session, definition_id: str, etag: str) -> None:
     """Restore a deleted definition with all its revisions."""
     request = pb.UndeleteEventDefinitionRequest(id=definition_id, etag=etag)
     response = await session.call(session.definitions.UndeleteEventDefinition, request)
-    show_definition(session, response.event_definition)
+    show_definition(response.event_definition, as_json=session.json)
 
 
 @definition.command()
@@ -158,14 +159,14 @@ async def revisions(session: Session, name_or_id: str, number: int | None) -> No
     """List the revisions of a definition, newest first."""
     if number is not None:
         request = pb.GetRevisionRequest(event_definition=name_or_id, number=number)
-        show_revision(session, (await session.call(session.definitions.GetRevision, request)).revision)
+        show_revision((await session.call(session.definitions.GetRevision, request)).revision, as_json=session.json)
         return
     found_revisions = await list_all(
         partial(session.call, session.definitions.ListRevisions),
         pb.ListRevisionsRequest(event_definition=name_or_id),
         lambda response: response.revisions,
     )
-    show_revisions(session, found_revisions)
+    show_revisions(found_revisions, as_json=session.json)
 
 
 def _row(definition: pb.EventDefinition) -> tuple[str, ...]:

@@ -63,7 +63,8 @@ async def send(session: Session, /, name: str, file: IO[bytes] | None, matches: 
         raise click.UsageError("Give --email or --contact-id.")
     view = pb.RESULT_VIEW_MATCHES if matches else pb.RESULT_VIEW_COERCED
     request = pb.SendEventRequest(event=pb.EventInput(name=name, **given), view=view)
-    show_receipt(session, (await session.call(session.ingest.SendEvent, request)).receipt)
+    response = await session.call(session.ingest.SendEvent, request)
+    show_receipt(response.receipt, as_json=session.json)
 
 
 @event.command("list")
@@ -114,8 +115,8 @@ async def tail(session: Session, name: str, from_position: int | None) -> None:
     """Print events as they are recorded, until Ctrl-C."""
     from server.cli.client.following import follow
 
-    async for each in follow(session, name, from_position):
+    async for recorded in follow(session, name, from_position):
         if session.json:
-            print_json_line(to_plain(each))
+            print_json_line(to_plain(recorded))
         else:
-            click.echo(printable("  ".join(event_row(each))))
+            click.echo(printable("  ".join(event_row(recorded))))

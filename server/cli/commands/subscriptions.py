@@ -99,12 +99,12 @@ async def create(
     **stated: Any,
 ) -> None:
     """Create a subscription."""
-    wanted = pb.Subscription(
+    new = pb.Subscription(
         filter=pb.MatchFilter(event_names=event_names, automation_ids=automation_ids, labels=dict(labels)),
         backoff=pb.Backoff(initial_delay=first_delay, max_delay=longest_delay),
         **stated,
     )
-    request = pb.CreateSubscriptionRequest(subscription=wanted, start=start)
+    request = pb.CreateSubscriptionRequest(subscription=new, start=start)
     _show(session, (await session.call(session.matches.CreateSubscription, request)).subscription)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +13,7 @@ from server.cli.arguments.enums import Names
 from server.cli.arguments.inputs import instant
 from server.cli.arguments.options import option
 from server.cli.arguments.schema_options import SchemaOptions, remove_option, schema_options
+from server.cli.client.definitions import get_definition
 from server.cli.client.errors import CheckCommand, Failure, ServerAway
 from server.cli.client.refusals import failure_of
 from server.cli.client.session import client_command
@@ -70,7 +72,7 @@ async def backtest(
 
     Changes nothing. Exits with 2 if an event would be newly rejected or differently coerced.
     """
-    candidate, _ = await SchemaOptions(**options).next_of(session, name_or_id, removed)
+    candidate, _ = await SchemaOptions(**options).next_of(partial(get_definition, session, name_or_id), removed)
     if candidate is None:
         raise click.UsageError("Give the schema with --schema, --property, --remove, --unknown or --coercion.")
     request = pb.BacktestSchemaRequest(
@@ -144,7 +146,7 @@ def _show(report: pb.BacktestReport) -> None:
 
 def _sample_row(sample: pb.BacktestSample) -> tuple[str, ...]:
     plain = to_plain(sample)
-    difference = "; ".join(f"{each.path}: {each.message}" for each in sample.violations)
+    difference = "; ".join(f"{violation.path}: {violation.message}" for violation in sample.violations)
     if not difference:
         difference = f"{to_json(plain['before'])} becomes {to_json(plain['after'])}"
     return OUTCOME.name(sample.outcome), sample.event_id, str(sample.revision), to_json(plain["sent"]), difference

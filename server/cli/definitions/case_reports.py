@@ -82,9 +82,9 @@ def _totals(name: str, results: Sequence[Result]) -> dict[str, str]:
     return {
         "name": name,
         "tests": str(len(results)),
-        "failures": str(sum(bool(each.mismatches()) for each in results)),
+        "failures": str(sum(bool(result.mismatches()) for result in results)),
         "errors": "0",
-        "time": f"{sum(each.seconds for each in results):.3f}",
+        "time": f"{sum(result.seconds for result in results):.3f}",
     }
 
 

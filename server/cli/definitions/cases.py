@@ -216,7 +216,7 @@ def _expectation(node: Node) -> Expectation:
 
 
 def _payload(node: Node) -> Struct:
-    values = {each.name: json_of(each.value) for each in mapping(node, "properties")}
+    values = {entry.name: json_of(entry.value) for entry in mapping(node, "properties")}
     try:
         return to_struct(values)
     except ValueError as error:
@@ -224,12 +224,12 @@ def _payload(node: Node) -> Struct:
 
 
 def _texts(node: Node) -> tuple[str, ...]:
-    return tuple(text_of(each, "the path of a property") for each in sequence(node, "coercions"))
+    return tuple(text_of(item, "the path of a property") for item in sequence(node, "coercions"))
 
 
 def _reasons(node: Node) -> dict[str, str]:
     entries: list[Entry] = mapping(node, "reasons")
-    return {each.name: text_of(each.value, "a reason") for each in entries}
+    return {entry.name: text_of(entry.value, "a reason") for entry in entries}
 
 
 def _sorted(paths: Iterable[str] | None) -> list[str] | None:

@@ -150,7 +150,7 @@ def _property(entry: Entry, path: str, places: dict[str, str]) -> Property:
         type=kind,
         required="required" in fields and flag_of(fields["required"], "required"),
         description=_description(fields),
-        suggested_values=tuple(text_of(each, "a suggested value") for each in suggested),
+        suggested_values=tuple(text_of(node, "a suggested value") for node in suggested),
         properties=_properties(fields["properties"], path, places) if "properties" in fields else (),
         item_type=item_type,
     )
@@ -160,7 +160,7 @@ def _type(node: Node, text: str, more: str) -> tuple[PropertyType, PropertyType 
     """Read TYPE or array<TYPE>; `more` completes the message of an error."""
     match = _TYPE.fullmatch(text)
     outer, inner = match.groups() if match else (text, None)
-    wrong = next((each for each in (outer, inner) if each is not None and each not in _TYPES), None)
+    wrong = next((name for name in (outer, inner) if name is not None and name not in _TYPES), None)
     if wrong is not None:
         meant = did_you_mean(wrong, _TYPES) if match else ""
         raise fault(node, f"{quoted(node.value)} is not a type{meant or f': a type is {_FORMS}{more}'}")

@@ -105,4 +105,4 @@ async def _all_names(session: Session) -> list[str]:
         pb.ListEventDefinitionsRequest(),
         lambda response: response.event_definitions,
     )
-    return [each.name for each in definitions]
+    return [definition.name for definition in definitions]

@@ -71,7 +71,7 @@ async def apply(session: Session, paths: tuple[Path, ...]) -> None:
             await make_changes(session, planned.changes, applied)
     finally:
         if session.json:
-            print_json(_plain(planned) | {"applied": [each.name for each in applied]})
+            print_json(_plain(planned) | {"applied": [definition.name for definition in applied]})
     if planned.exit_code and not session.json:
         click.echo("nothing was applied", err=True)
     raise click.exceptions.Exit(planned.exit_code)
@@ -83,7 +83,7 @@ async def make_changes(session: Session, steps: Sequence[Step], applied: list[pb
         try:
             definition = await step.send(session)
         except Failure as failure:
-            raise _stopped(step, failure, [each.name for each in applied], len(steps)) from failure
+            raise _stopped(step, failure, [earlier.name for earlier in applied], len(steps)) from failure
         applied.append(definition)
         if not session.json:
             done = "created" if step.current is None else "updated"
@@ -111,16 +111,16 @@ def _show(planned: Plan) -> None:
         click.echo(f"not in the files: {printable(', '.join(planned.not_in_files))}")
     counts = planned.counts()
     words = ("to create", "to change", "incompatible", "rejected", "unchanged")
-    told = [f"{count} {word}" for count, word in zip(counts.values(), words, strict=True) if count]
-    click.echo(", ".join(told))
+    parts = [f"{count} {word}" for count, word in zip(counts.values(), words, strict=True) if count]
+    click.echo(", ".join(parts))
 
 
 def _show_step(step: Step) -> None:
     sign, colour = _SIGNS[step.action]
     revision = f", revision {step.current.revision}" if step.current is not None else ""
     click.secho(printable(f"{sign} {step.document.name}  ({step.action}{revision}; {step.document.place})"), fg=colour)
-    for each in step.differences:
-        _show_difference(each)
+    for difference in step.differences:
+        _show_difference(difference)
     for line in _refusal_lines(step):
         click.secho(printable(f"    ! {step.verdict}: {line}"), fg="red")
 
@@ -128,19 +128,23 @@ def _show_step(step: Step) -> None:
 def _refusal_lines(step: Step) -> list[str]:
     if step.refusal is None:
         return []
-    told = [(one.reason, one.path, one.message) for one in step.refusal.violations]
+    violations = [(violation.reason, violation.path, violation.message) for violation in step.refusal.violations]
     return [
         f"{reason}: {message}" if message.startswith(path) else f"{reason}: {path}: {message}"
-        for reason, path, message in told or [(step.refusal.reason, "", step.refusal.message)]
+        for reason, path, message in violations or [(step.refusal.reason, "", step.refusal.message)]
     ]
 
 
-def _show_difference(each: Difference) -> None:
-    name = " ".join(part for part in (each.path, "" if each.path and each.field == "type" else each.field) if part)
-    before, after = (_shown(each.field, value) for value in (each.before, each.after))
-    if each.before is None:
+def _show_difference(difference: Difference) -> None:
+    name = " ".join(
+        part
+        for part in (difference.path, "" if difference.path and difference.field == "type" else difference.field)
+        if part
+    )
+    before, after = (_shown(difference.field, value) for value in (difference.before, difference.after))
+    if difference.before is None:
         line, colour = f"+ {name}: {after}", "green"
-    elif each.after is None:
+    elif difference.after is None:
         line, colour = f"- {name}: {before}", "red"
     else:
         line, colour = f"~ {name}: {before} -> {after}", "yellow"
@@ -166,7 +170,7 @@ def _plain_step(step: Step) -> dict[str, Any]:
         "place": step.document.place,
         "action": step.action,
         "verdict": step.verdict,
-        "differences": [each._asdict() for each in step.differences],
+        "differences": [difference._asdict() for difference in step.differences],
         "reason": refusal.reason if refusal else "",
         "message": refusal.message if refusal else "",
         "violations": [{"path": one.path, "reason": one.reason, "message": one.message} for one in refusal.violations]

@@ -83,15 +83,15 @@ class Step:
 
     async def send(self, session: Session, *, validate_only: bool = False) -> pb.EventDefinition:
         """Make the change. Raise Failure if it is rejected, or if the definition changed after the plan was made."""
-        wanted = message_of(self.document)
+        definition = message_of(self.document)
         if self.current is None:
-            create = pb.CreateEventDefinitionRequest(event_definition=wanted, validate_only=validate_only)
+            create = pb.CreateEventDefinitionRequest(event_definition=definition, validate_only=validate_only)
             return (await session.call(session.definitions.CreateEventDefinition, create)).event_definition
         update = pb.UpdateEventDefinitionRequest(
             event_definition=self.current.id,
-            description=wanted.description,
-            schema=wanted.schema,
-            compatibility=wanted.compatibility,
+            description=definition.description,
+            schema=definition.schema,
+            compatibility=definition.compatibility,
             etag=self.current.etag,
             validate_only=validate_only,
         )
@@ -141,12 +141,12 @@ def message_of(document: DefinitionDocument) -> pb.EventDefinition:
 
 async def make_plan(session: Session, documents: Sequence[DefinitionDocument]) -> Plan:
     """Compare the documents with the definitions on the server, which checks every change. Raise Failure."""
-    found = await list_all(
+    definitions = await list_all(
         partial(session.call, session.definitions.ListEventDefinitions),
         pb.ListEventDefinitionsRequest(),
         lambda response: response.event_definitions,
     )
-    live = {each.name: each for each in found}
+    live = {definition.name: definition for definition in definitions}
     steps, size = [], len(live)
     for document in documents:
         current = live.pop(document.name, None)
@@ -155,9 +155,9 @@ async def make_plan(session: Session, documents: Sequence[DefinitionDocument]) -
     return Plan(tuple(steps), tuple(sorted(live)))
 
 
-def differences(wanted: pb.EventDefinition, current: pb.EventDefinition | None) -> Iterator[Difference]:
+def differences(definition: pb.EventDefinition, current: pb.EventDefinition | None) -> Iterator[Difference]:
     """Yield all differences; the order of properties is not one."""
-    facts = _facts(wanted)
+    facts = _facts(definition)
     had = {} if current is None else _facts(current)
     for key in facts | had:
         before, after = had.get(key), facts.get(key)
@@ -204,9 +204,9 @@ def _facts(definition: pb.EventDefinition) -> dict[tuple[str, str], Any]:
 
 
 def _property_facts(properties: Iterable[pb.Property], parent: str) -> Iterator[tuple[tuple[str, str], Any]]:
-    for each in properties:
-        path = property_path(parent, each.name)
-        yield (path, "type"), property_text(each)
-        yield (path, "description"), each.description
-        yield (path, "suggested_values"), list(each.suggested_values)
-        yield from _property_facts(each.properties, f"{path}[]" if each.item_type else path)
+    for property_ in properties:
+        path = property_path(parent, property_.name)
+        yield (path, "type"), property_text(property_)
+        yield (path, "description"), property_.description
+        yield (path, "suggested_values"), list(property_.suggested_values)
+        yield from _property_facts(property_.properties, f"{path}[]" if property_.item_type else path)

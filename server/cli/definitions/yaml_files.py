@@ -97,11 +97,11 @@ def files_in(paths: Iterable[Path]) -> list[Path]:
     for path in paths:
         files = [path]
         if path.is_dir():
-            files = sorted(each for each in path.rglob("*") if each.suffix in _ENDINGS and not each.is_dir())
+            files = sorted(file for file in path.rglob("*") if file.suffix in _ENDINGS and not file.is_dir())
             if not files:
                 raise Fault(f"{path}: no .yaml or .yml file is in this folder")
-        for each in files:
-            found.setdefault(each.resolve(), each)
+        for file in files:
+            found.setdefault(file.resolve(), file)
     return list(found.values())
 
 
@@ -165,11 +165,11 @@ def mapping(node: Node, what: str) -> list[Entry]:
 def members(node: Node, what: str, known: Sequence[str]) -> dict[str, Node]:
     """Read a mapping whose keys are all in `known`. Raise Fault."""
     entries = mapping(node, what)
-    for each in entries:
-        if each.name not in known:
-            meant = did_you_mean(each.name, known) or f"; it may have: {', '.join(known)}"
-            raise fault(each.key, f"{what} has no {quoted(each.name)}{meant}")
-    return {each.name: each.value for each in entries}
+    for entry in entries:
+        if entry.name not in known:
+            meant = did_you_mean(entry.name, known) or f"; it may have: {', '.join(known)}"
+            raise fault(entry.key, f"{what} has no {quoted(entry.name)}{meant}")
+    return {entry.name: entry.value for entry in entries}
 
 
 def sequence(node: Node, what: str) -> list[Node]:
@@ -206,7 +206,7 @@ def flag_of(node: Node, what: str) -> bool:
 
 def object_of(node: Node, what: str) -> dict[str, Any]:
     """Read a JSON object. Raise Fault."""
-    return {each.name: json_of(each.value) for each in mapping(node, what)}
+    return {entry.name: json_of(entry.value) for entry in mapping(node, what)}
 
 
 def json_of(node: Node) -> Any:
@@ -214,7 +214,7 @@ def json_of(node: Node) -> Any:
     if isinstance(node, MappingNode):
         return object_of(node, "an object")
     if isinstance(node, SequenceNode):
-        return [json_of(each) for each in node.value]
+        return [json_of(item) for item in node.value]
     text: str = node.value
     if not _is_plain(node):
         return text

@@ -14,27 +14,26 @@ from server.cli.output.views import show_list, show_one
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from server.cli.client.session import Session
     from signalbox.v1 import event_definitions_pb2 as pb
 
 
-def show_definition(session: Session, definition: pb.EventDefinition) -> None:
+def show_definition(definition: pb.EventDefinition, *, as_json: bool) -> None:
     """Print one definition with its schema."""
-    show_one(definition, _definition_fields, as_json=session.json)
-    if not session.json:
+    show_one(definition, _definition_fields, as_json=as_json)
+    if not as_json:
         _show_properties(definition.schema)
 
 
-def show_revision(session: Session, revision: pb.Revision) -> None:
+def show_revision(revision: pb.Revision, *, as_json: bool) -> None:
     """Print one revision with its schema."""
-    show_one(revision, _revision_fields, as_json=session.json)
-    if not session.json:
+    show_one(revision, _revision_fields, as_json=as_json)
+    if not as_json:
         _show_properties(revision.schema)
 
 
-def show_revisions(session: Session, revisions: Iterable[pb.Revision]) -> None:
+def show_revisions(revisions: Iterable[pb.Revision], *, as_json: bool) -> None:
     """Print revisions, one a line."""
-    show_list(revisions, ("REVISION", "CREATED", "PROPERTIES"), _revision_row, as_json=session.json)
+    show_list(revisions, ("REVISION", "CREATED", "PROPERTIES"), _revision_row, as_json=as_json)
 
 
 def _definition_fields(definition: pb.EventDefinition) -> tuple[tuple[str, str], ...]:
@@ -75,13 +74,13 @@ def _show_properties(schema: pb.Schema) -> None:
 
 
 def _rows(schema: pb.Schema) -> list[tuple[str, str, str]]:
-    return [row for each in schema.properties for row in _property_rows(each, "")]
+    return [row for property_ in schema.properties for row in _property_rows(property_, "")]
 
 
-def _property_rows(each: pb.Property, parent: str) -> Iterator[tuple[str, str, str]]:
+def _property_rows(property_: pb.Property, parent: str) -> Iterator[tuple[str, str, str]]:
     """Yield the rows of a property and of its nested properties: `lines`, `lines[].sku`."""
-    path = parent + each.name
-    yield path, property_text(each), each.description
-    inside = f"{path}[]." if each.item_type else f"{path}."
-    for inner in each.properties:
+    path = parent + property_.name
+    yield path, property_text(property_), property_.description
+    inside = f"{path}[]." if property_.item_type else f"{path}."
+    for inner in property_.properties:
         yield from _property_rows(inner, inside)

@@ -12,7 +12,6 @@ from server.cli.output.tables import moment, print_fields, print_json, printable
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from server.cli.client.session import Session
     from signalbox.v1 import event_ingest_pb2 as pb
     from signalbox.v1 import event_pb2, match_pb2
 
@@ -31,9 +30,9 @@ def event_row(event: event_pb2.Event) -> tuple[str, ...]:
     )
 
 
-def show_receipt(session: Session, receipt: pb.EventReceipt) -> None:
+def show_receipt(receipt: pb.EventReceipt, *, as_json: bool) -> None:
     """Print the receipt of an event."""
-    if session.json:
+    if as_json:
         print_json(to_plain(receipt))
         return
     if receipt.duplicate:
@@ -41,8 +40,8 @@ def show_receipt(session: Session, receipt: pb.EventReceipt) -> None:
     show_event(receipt.event)
     if receipt.match_count:
         click.echo(f"matches {receipt.match_count:,} automation{'s' if receipt.match_count > 1 else ''}")
-    for each in receipt.matches:
-        click.echo(printable(_match(each)))
+    for match in receipt.matches:
+        click.echo(printable(_match(match)))
 
 
 def show_event(event: event_pb2.Event) -> None:
@@ -71,8 +70,8 @@ def show_coercions(coercions: Iterable[event_pb2.Coercion], plain: Iterable[dict
 
 def show_violations(violations: Iterable[event_pb2.Violation]) -> None:
     """Print violations, one a line."""
-    for each in violations:
-        click.echo(printable(f"{each.path}  {each.reason}  {each.message}"))
+    for violation in violations:
+        click.echo(printable(f"{violation.path}  {violation.reason}  {violation.message}"))
 
 
 def _match(match: match_pb2.Match) -> str:

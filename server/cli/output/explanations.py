@@ -33,20 +33,20 @@ def show_trace(trace: Iterable[pb.Clause], indent: int = 0) -> None:
         click.echo(f"{' ' * (indent + 2 * clause.depth)}{verdict_text(clause.verdict)}  {printable(_clause(clause))}")
 
 
-def show_explanation(each: pb.AutomationExplanation) -> None:
+def show_explanation(explanation: pb.AutomationExplanation) -> None:
     """Print why an event matched one automation or did not."""
-    outcome = click.style("matched", fg="green") if each.matched else click.style("did not match", fg="red")
-    click.echo(f"{printable(each.automation_name)} ({each.automation_id}): {outcome}")
-    for reason in each.outside_reasons:
+    outcome = click.style("matched", fg="green") if explanation.matched else click.style("did not match", fg="red")
+    click.echo(f"{printable(explanation.automation_name)} ({explanation.automation_id}): {outcome}")
+    for reason in explanation.outside_reasons:
         run = f" (run {reason.run_id})" if reason.run_id else ""
         kind = REASON_KIND.name(reason.kind).replace("_", " ")
         click.echo(f"  {click.style(kind, fg='yellow')}  {printable(reason.message)}{run}")
-    if each.trace:
-        show_trace(each.trace, 2)
+    if explanation.trace:
+        show_trace(explanation.trace, 2)
     else:
         click.echo("  no condition: every event of this name matches")
-    if each.match_id:
-        click.echo(f"  recorded as match {each.match_id}, which started run {each.run_id}")
+    if explanation.match_id:
+        click.echo(f"  recorded as match {explanation.match_id}, which started run {explanation.run_id}")
 
 
 def _clause(clause: pb.Clause) -> str:

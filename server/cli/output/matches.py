@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from signalbox.v1 import match_pb2
 
 
-def match_cells(each: match_pb2.Match) -> tuple[str, ...]:
+def match_cells(match: match_pb2.Match) -> tuple[str, ...]:
     """Return the cells of one match: position, id, time, kind, automation, event, contact and properties."""
     return (
-        str(each.position),
-        each.id,
-        moment(each.matched_at),
-        MATCH_KIND.name(each.kind).replace("_", "-"),
-        each.automation_name,
-        each.event.name,
-        f"{each.contact_id} (deleted)" if each.contact_deleted else each.event.email or each.contact_id,
-        to_json(to_plain(each.event)["properties"]),
+        str(match.position),
+        match.id,
+        moment(match.matched_at),
+        MATCH_KIND.name(match.kind).replace("_", "-"),
+        match.automation_name,
+        match.event.name,
+        f"{match.contact_id} (deleted)" if match.contact_deleted else match.event.email or match.contact_id,
+        to_json(to_plain(match.event)["properties"]),
     )
