@@ -169,12 +169,12 @@ def load_in(
         lambda keys: automations_by_key(connection, keys), {each.automation_key for each in matches}
     )
     sizes = event_sizes(connection, project_pk, {each.event_position for each in matches[:MAX_LOADED]})
-    fitting = _fitting(matches[:MAX_LOADED], automations, sizes, texts or [""] * len(matches))
+    first = fitting(matches[:MAX_LOADED], automations, sizes, texts or [""] * len(matches))
     events, broken_events = _read_each(
-        lambda positions: events_at(connection, project_pk, positions), {each.event_position for each in fitting}
+        lambda positions: events_at(connection, project_pk, positions), {each.event_position for each in first}
     )
     loaded: list[LoadedMatch | UnreadableMatch] = []
-    for match in fitting:
+    for match in first:
         automation, event = automations.get(match.automation_key), events.get(match.event_position)
         if automation is None:
             reason = broken_automations.get(match.automation_key, "the row is missing")
@@ -222,9 +222,13 @@ def log_unreadable(match: Match, reason: str) -> None:
     log.error("match_unreadable", match=match.id, position=match.position, reason=reason)
 
 
-def _fitting(
+def fitting(
     matches: Sequence[Match], automations: Mapping[int, Automation], sizes: Mapping[int, int], texts: Sequence[str]
 ) -> Sequence[Match]:
+    """Return the first of the matches that fit into one response together, at least one.
+
+    `automations` are by key, `sizes` the characters of events by position, `texts` what is sent with each match.
+    """
     room = MAX_RESPONSE_BYTES
     for index, match in enumerate(matches):
         automation = automations.get(match.automation_key)

@@ -54,10 +54,10 @@ TESTS: Final = tuple(
         "compatibility", "conditions", "conditions_in_service", "conditions_index", "conditions_oracle",
         "conditions_tracing", "consume", "contact_deletion", "contact_store", "contacts", "definitions", "dispatcher",
         "drafts", "emailsendx", "errors", "explain", "fields", "generated_types", "grpc_server", "ingest",
-        "json_values", "leasing", "log_ids", "log_store", "match_notifier", "migrations", "openapi", "opensend",
-        "opensend_automations", "paging", "plans", "postgres_url", "projects", "queue", "recurring", "renaming",
-        "retention", "revisions", "run_store", "runs", "schema", "sqlite_reads", "storage", "structs", "subscriptions",
-        "suggestions", "timestamps", "tls", "undo", "unreadable_rows", "watch",
+        "json_values", "leasing", "log_ids", "log_store", "match_notifier", "match_reader", "migrations", "openapi",
+        "opensend", "opensend_automations", "paging", "plans", "postgres_url", "projects", "queue", "recurring",
+        "renaming", "retention", "revisions", "run_store", "runs", "schema", "sqlite_reads", "storage", "structs",
+        "subscriptions", "suggestions", "timestamps", "tls", "undo", "unreadable_rows", "watch",
     )
 )  # fmt: skip
 
