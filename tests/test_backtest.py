@@ -469,7 +469,7 @@ async def test_the_command_ends_well_where_nothing_breaks(service: Service, shop
 async def test_the_command_reports_errors(service: Service, shop: Client) -> None:
     code, _, err = await backtest_command(service, shop, ORDER)
     assert code == 1
-    assert "State the candidate" in err
+    assert "Give the schema with" in err
     code, _, err = await backtest_command(service, shop, ORDER, "--property", "x:string", "--revision", "9")
     assert code == 1
     assert err.startswith("error: ")
