@@ -1,4 +1,4 @@
-"""The files of a TLS server, as both doors follow them."""
+"""The files of a TLS server, which both front doors read again when they change."""
 
 from __future__ import annotations
 
