@@ -51,22 +51,22 @@ class AutomationFilter:
 
 
 def create_automation(
-    connection: Connection, project_pk: int, automation_id: str, wanted: NewAutomation, head: int, now: int
+    connection: Connection, project_pk: int, automation_id: str, new: NewAutomation, head: int, now: int
 ) -> Automation:
     """Create an automation. Raise InvalidAutomation and InvalidName."""
-    _check_automation(wanted)
+    _check_automation(new)
     created = Automation(
         key=0,
         project_pk=project_pk,
         id=automation_id,
-        name=wanted.name,
-        event_name=wanted.event_name,
-        condition=wanted.condition,
-        state=wanted.state,
-        entry_rule=wanted.entry_rule,
-        labels=wanted.labels,
-        attributes=wanted.attributes,
-        activated_position=head if wanted.state is AutomationState.ACTIVE else None,
+        name=new.name,
+        event_name=new.event_name,
+        condition=new.condition,
+        state=new.state,
+        entry_rule=new.entry_rule,
+        labels=new.labels,
+        attributes=new.attributes,
+        activated_position=head if new.state is AutomationState.ACTIVE else None,
         version=1,
         created_at=now,
         updated_at=now,
@@ -90,7 +90,7 @@ def get_automation(connection: Connection, project_pk: int, automation_id: str, 
 def list_automations(
     connection: Connection,
     project_pk: int,
-    wanted: AutomationFilter,
+    automation_filter: AutomationFilter,
     limit: int,
     before_id: str = "",
     skip: int = 0,
@@ -101,16 +101,18 @@ def list_automations(
     The page begins after `before_id` and has at most `room` characters.
     """
     query = _live(project_pk).order_by(_automation.id.desc())
-    if wanted.event_name:
-        query = query.where(_automation.event_name == wanted.event_name)
-    if wanted.state is not None:
-        query = query.where(_automation.state == wanted.state)
-    if wanted.search:
-        query = query.where(_automation.name.icontains(wanted.search, autoescape=True))
+    if automation_filter.event_name:
+        query = query.where(_automation.event_name == automation_filter.event_name)
+    if automation_filter.state is not None:
+        query = query.where(_automation.state == automation_filter.state)
+    if automation_filter.search:
+        query = query.where(_automation.name.icontains(automation_filter.search, autoescape=True))
     if before_id:
         query = query.where(_automation.id < before_id)
-    rows = connection.execute(query if wanted.labels else query.limit(limit + 1).offset(skip))
-    labelled = (row for row in rows if not wanted.labels or has_labels(_to_automation(row), wanted.labels))
+    rows = connection.execute(query if automation_filter.labels else query.limit(limit + 1).offset(skip))
+    labelled = (
+        row for row in rows if not automation_filter.labels or has_labels(_to_automation(row), automation_filter.labels)
+    )
     page, more = page_of(labelled, limit, lambda row: len(row.attributes), room)
     return [_to_automation(row) for row in page], more
 
@@ -233,12 +235,12 @@ def has_labels(automation: Automation, labels: Mapping[str, str]) -> bool:
     return all(automation.labels.get(key) == value for key, value in labels.items())
 
 
-def _check_automation(wanted: Automation | NewAutomation) -> None:
+def _check_automation(checked: Automation | NewAutomation) -> None:
     """Raise InvalidAutomation or InvalidName for invalid fields; the condition is checked elsewhere."""
-    if problem := name_problem(wanted.name):
+    if problem := name_problem(checked.name):
         raise InvalidName(f"The name of the automation {problem}")
-    check_event_name(wanted.event_name, "event_name")
-    if violations := list(_label_violations(wanted.labels)):
+    check_event_name(checked.event_name, "event_name")
+    if violations := list(_label_violations(checked.labels)):
         raise InvalidAutomation(violations)
 
 
@@ -291,10 +293,10 @@ def _insert_version(connection: Connection, changed: Automation, head: int) -> N
     )
 
 
-def _columns(each: Automation) -> dict[str, Any]:
+def _columns(saved: Automation) -> dict[str, Any]:
     """Return every column but the key."""
     names = [column.name for column in automation.columns if column.name not in ("key", "project_key")]
-    values = {"project_key": each.project_pk} | {name: getattr(each, name) for name in names}
+    values = {"project_key": saved.project_pk} | {name: getattr(saved, name) for name in names}
     return values | {name: msgspec.json.encode(values[name], order="sorted").decode() for name in _JSON_COLUMNS}
 
 

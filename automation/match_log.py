@@ -79,25 +79,27 @@ def first_since(connection: Connection, project_pk: int, time: int, first: int, 
     return low
 
 
-def read_filtered(connection: Connection, project_pk: int, wanted: MatchFilter, after: int, limit: int) -> list[Match]:
+def read_filtered(
+    connection: Connection, project_pk: int, match_filter: MatchFilter, after: int, limit: int
+) -> list[Match]:
     """Return the matches that pass a filter, at most `limit`, among the READ_LIMIT matches after a position."""
     within = (_match.project_key == project_pk) & (_match.position > after) & (_match.position <= after + READ_LIMIT)
-    query = filtered(connection, select(automation_match).where(within), wanted)
+    query = filtered(connection, select(automation_match).where(within), match_filter)
     return [to_match(row) for row in connection.execute(query.order_by(_match.position).limit(limit))]
 
 
-def filtered(connection: Connection, query: Select[Any], wanted: MatchFilter) -> Select[Any]:
+def filtered(connection: Connection, query: Select[Any], match_filter: MatchFilter) -> Select[Any]:
     """Return a query for the matches that pass a filter; it compares the labels that automations have now."""
-    if wanted.event_names:
-        query = query.where(_match.event_name.in_(wanted.event_names))
-    if wanted.automation_ids or wanted.labels:
+    if match_filter.event_names:
+        query = query.where(_match.event_name.in_(match_filter.event_names))
+    if match_filter.automation_ids or match_filter.labels:
         seen = list(connection.scalars(query.with_only_columns(_match.automation_key).distinct()))
         automations = automations_by_key(connection, seen).values() if seen else ()
         keys = [
             automation.key
             for automation in automations
-            if has_labels(automation, wanted.labels)
-            and (not wanted.automation_ids or automation.id in wanted.automation_ids)
+            if has_labels(automation, match_filter.labels)
+            and (not match_filter.automation_ids or automation.id in match_filter.automation_ids)
         ]
         query = query.where(_match.automation_key.in_(keys) if keys else false())
     return query
@@ -105,18 +107,18 @@ def filtered(connection: Connection, query: Select[Any], wanted: MatchFilter) ->
 
 def matches_at(connection: Connection, project_pk: int, positions: Sequence[int]) -> dict[int, Match]:
     """Return the available matches at these positions, by position."""
-    found: dict[int, Match] = {}
+    matches: dict[int, Match] = {}
     for chunk in chunks(positions):
         query = select(automation_match).where(_match.project_key == project_pk, _match.position.in_(chunk))
-        found.update((row.position, to_match(row)) for row in connection.execute(query))
-    return found
+        matches.update((row.position, to_match(row)) for row in connection.execute(query))
+    return matches
 
 
 def matches_of_events(
     connection: Connection, project_pk: int, event_positions: Sequence[int]
 ) -> dict[int, list[Match]]:
     """Return the available matches of events, by the positions of the events and in log order."""
-    found: dict[int, list[Match]] = {}
+    matches: dict[int, list[Match]] = {}
     for chunk in chunks(event_positions):
         query = select(automation_match).where(
             hidden(_match.project_key) == project_pk,
@@ -124,8 +126,8 @@ def matches_of_events(
             _match.kind != MatchKind.TIMED_OUT,
         )
         for row in connection.execute(query.order_by(_match.position)):
-            found.setdefault(row.event_position, []).append(to_match(row))
-    return found
+            matches.setdefault(row.event_position, []).append(to_match(row))
+    return matches
 
 
 def to_match(row: Any) -> Match:

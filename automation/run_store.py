@@ -56,18 +56,18 @@ def get_run(connection: Connection, project_pk: int, run_id: str) -> Run:
 
 
 def list_runs(
-    connection: Connection, project_pk: int, wanted: RunFilter, limit: int, before: int | None = None
+    connection: Connection, project_pk: int, run_filter: RunFilter, limit: int, before: int | None = None
 ) -> tuple[list[Run], bool]:
     """Return a page of runs with numbers below `before`, newest first, and whether there are more."""
-    narrowed = wanted.automation_key is not None or wanted.contact_key is not None
+    narrowed = run_filter.automation_key is not None or run_filter.contact_key is not None
     query = select(run).where((_run_project if narrowed else _run.project_key) == project_pk)
     query = query.order_by(_run.number.desc())
-    if wanted.statuses:
-        query = query.where(_run.status.in_(list(wanted.statuses)))
-    if wanted.automation_key is not None:
-        query = query.where(_run.automation_key == wanted.automation_key)
-    if wanted.contact_key is not None:
-        query = query.where(_run.contact_key == wanted.contact_key)
+    if run_filter.statuses:
+        query = query.where(_run.status.in_(list(run_filter.statuses)))
+    if run_filter.automation_key is not None:
+        query = query.where(_run.automation_key == run_filter.automation_key)
+    if run_filter.contact_key is not None:
+        query = query.where(_run.contact_key == run_filter.contact_key)
     if before is not None:
         query = query.where(_run.number < before)
     page, more = read_page(connection, query, limit, lambda row: len(row.attributes))
@@ -239,7 +239,7 @@ def cancel_runs_of_contacts(
 def _cancel(
     connection: Connection, project_pk: int, narrowed: ColumnElement[bool], reason: str, head: int, now: int
 ) -> int:
-    wanted = and_(_run_project == project_pk, narrowed, _run.status.in_([*OPEN]))
+    open_runs = and_(_run_project == project_pk, narrowed, _run.status.in_([*OPEN]))
     at = case((_run.updated_at > now, _run.updated_at), else_=now)
     ended = {
         "status": RunStatus.CANCELLED,
@@ -250,7 +250,7 @@ def _cancel(
         "version": _run.version + 1,
         **_wait_columns(None),
     }
-    return connection.execute(update(run).where(wanted).values(ended)).rowcount
+    return connection.execute(update(run).where(open_runs).values(ended)).rowcount
 
 
 def check_newest(connection: Connection, project_pk: int, current: Run, match_id: str) -> None:

@@ -1,7 +1,8 @@
-"""Whether a condition can come to anything on the events of a schema.
+"""The type check of a condition against the schema of its events.
 
-Each part gets the set of kinds that its values may be of. An operation is a mismatch where no kinds that may meet are
-defined for it, so what is reported would fail, or be false, on every event. Numbers of a payload are doubles.
+Each part of the condition gets the set of kinds that its values may have. An operation is a mismatch if it is defined
+for no combination of the kinds of its operands. So the check reports only operations that would fail, or be false, on
+every event; it never rejects a condition that could hold. The numbers of a payload are doubles.
 """
 
 from __future__ import annotations
@@ -85,14 +86,14 @@ _FUNCTIONS: Final[Mapping[str, tuple[Kind, Kind]]] = {
     "timestamp": (STRING | INTEGER | TIMESTAMP, TIMESTAMP),
     "duration": (STRING | DURATION, DURATION),
 }
-"""What each takes, and what it makes; the methods of strings take strings and make a boolean."""
+"""The kinds of the argument and of the result of each function; string methods take strings and return a boolean."""
 
 
 class Type(msgspec.Struct, frozen=True):
-    """What a part may come to.
+    """The possible values of a part.
 
-    `items` is the type of a list's items. `properties` are the declared ones of an object; None where any may be
-    there, and no others are where it is `closed`. A `date` is an instant kept as text.
+    `items` is the type of a list's items. `properties` are the declared properties of an object, None if unknown; a
+    `closed` object has no others. A `date` is an instant that is stored as text.
     """
 
     kinds: Kind
@@ -115,37 +116,37 @@ _EVENT: Final = {"occurred_at": Type(TIMESTAMP), "received_at": Type(TIMESTAMP),
 
 
 def check(expression: Expression, schema: Schema | None) -> None:
-    """Check a condition against the schema of its event; None for an event without definition, which may hold anything.
+    """Check a condition against the schema of its event; None for an event without a definition, which may have any.
 
     Raise ConditionInvalid with every UNKNOWN_PROPERTY, TYPE_MISMATCH and INVALID_ARGUMENT.
     """
     checker = _Checker(expression.text, schema)
     checker.boolean(expression.root, {})
     if checker.errors:
-        raise ConditionInvalid(sorted(checker.errors, key=lambda fault: (fault.line, fault.column)))
+        raise ConditionInvalid(sorted(checker.errors, key=lambda error: (error.line, error.column)))
 
 
 def _object(declared: tuple[Property, ...], unknown: UnknownProperties) -> Type:
-    types = {each.name: _declared(each, unknown) for each in declared}
+    types = {prop.name: _declared_type(prop, unknown) for prop in declared}
     return Type(OBJECT, properties=types, closed=unknown is not UnknownProperties.KEEP)
 
 
-def _declared(each: Property, unknown: UnknownProperties) -> Type:
-    if each.type is PropertyType.ARRAY:
-        return Type(LIST, items=_typed(each.item_type, each, unknown))
-    return _typed(each.type, each, unknown)
+def _declared_type(declared: Property, unknown: UnknownProperties) -> Type:
+    if declared.type is PropertyType.ARRAY:
+        return Type(LIST, items=_typed(declared.item_type, declared, unknown))
+    return _typed(declared.type, declared, unknown)
 
 
-def _typed(kind: PropertyType | None, each: Property, unknown: UnknownProperties) -> Type:
+def _typed(kind: PropertyType | None, declared: Property, unknown: UnknownProperties) -> Type:
     if kind is PropertyType.OBJECT:
-        return _object(each.properties, unknown) if each.properties else Type(OBJECT)
+        return _object(declared.properties, unknown) if declared.properties else Type(OBJECT)
     if kind is PropertyType.ARRAY:
         return Type(LIST)
     return _PLAIN[kind] if kind else _DYNAMIC
 
 
 class _Checker:
-    """Return every node its type, and notes what cannot be."""
+    """Determines the type of every node, and collects errors."""
 
     def __init__(self, text: str, schema: Schema | None) -> None:
         self._text = text
@@ -154,12 +155,12 @@ class _Checker:
 
     def boolean(self, node: Node, scope: Mapping[str, Type]) -> None:
         """Check a part that must be true or false."""
-        found = self.type_of(node, scope)
-        if not found.kinds & BOOLEAN:
-            self._mismatch(node, f"{self._named(node)} must be true or false, but it is {_words(found)}")
+        actual = self.type_of(node, scope)
+        if not actual.kinds & BOOLEAN:
+            self._mismatch(node, f"{self._named(node)} must be true or false, but it is {_words(actual)}")
 
     def type_of(self, node: Node, scope: Mapping[str, Type]) -> Type:  # noqa: C901, PLR0911 - a line for each node
-        """Find the type of a node; after a fault, one that causes no other."""
+        """Return the type of a node; after an error, a type that causes no further errors."""
         match node:
             case Literal(value=value):
                 return Type(_LITERALS[type(value)])
@@ -208,11 +209,11 @@ class _Checker:
             return _EVENT.get(names[0], Type(STRING))
         if root == CONTACT:
             return Type(STRING) if names[0] != "properties" else Type(OBJECT) if len(names) == 1 else _DYNAMIC
-        found, here = self._root, root
+        path_type, here = self._root, root
         for name in names:
-            found = self._field(path, found, name, here)
+            path_type = self._field(path, path_type, name, here)
             here = property_path(here, name)
-        return found
+        return path_type
 
     def _field(self, node: Node, owner: Type, name: str, here: str) -> Type:
         if not owner.kinds & OBJECT:
@@ -223,7 +224,7 @@ class _Checker:
             closest = Suggestions(list(owner.properties)).closest(name)
             hint = f'; did you mean "{closest}"?' if closest else ""
             message = f"Property {quoted_property(property_path(here, name))} is not in the schema{hint}"
-            self._fault(node, "UNKNOWN_PROPERTY", message)
+            self._error(node, "UNKNOWN_PROPERTY", message)
             return Type(ANY)
         return _DYNAMIC
 
@@ -270,7 +271,9 @@ class _Checker:
 
     def _arithmetic(self, node: Binary, left: Type, right: Type) -> Type:
         table = _ARITHMETIC[node.operator]
-        results = [made for one, other, made in table if left.kinds & one and right.kinds & other]
+        results = [
+            result for left_kind, right_kind, result in table if left.kinds & left_kind and right.kinds & right_kind
+        ]
         if not results:
             message = f"{_words(left)} {node.operator} {_words(right)} is not defined".capitalize()
             if node.operator != "%" and INTEGER in {left.kinds, right.kinds} and (left.kinds | right.kinds) & DOUBLE:
@@ -278,8 +281,8 @@ class _Checker:
             self._mismatch(node, message)
             return Type(ANY)
         kinds = results[0]
-        for made in results:
-            kinds |= made
+        for result in results:
+            kinds |= result
         return Type(kinds)
 
     def _macro(self, node: Macro, scope: Mapping[str, Type]) -> Type:
@@ -302,39 +305,39 @@ class _Checker:
         if isinstance(part, Literal) and name != "size" and _LITERALS[type(part.value)] & takes:
             made = FUNCTIONS[name](part.value)
             if isinstance(made, Failure):
-                self._fault(part, "INVALID_ARGUMENT", made.message)
+                self._error(part, "INVALID_ARGUMENT", made.message)
         return Type(makes)
 
-    def _among(self, node: Node, scope: Mapping[str, Type], wanted: Kind, rule: str) -> Kind:
-        found = self.type_of(node, scope)
-        if not found.kinds & wanted:
-            self._mismatch(node, f"{rule}; {self._named(node)} is {_words(found)}")
-            return wanted
-        return found.kinds & wanted
+    def _among(self, node: Node, scope: Mapping[str, Type], allowed: Kind, rule: str) -> Kind:
+        actual = self.type_of(node, scope)
+        if not actual.kinds & allowed:
+            self._mismatch(node, f"{rule}; {self._named(node)} is {_words(actual)}")
+            return allowed
+        return actual.kinds & allowed
 
     def _named(self, node: Node) -> str:
         text = self._text[node.start : node.end]
         return text if len(text) <= 60 else text[:60] + "…"
 
     def _mismatch(self, node: Node, message: str) -> None:
-        self._fault(node, "TYPE_MISMATCH", message)
+        self._error(node, "TYPE_MISMATCH", message)
 
-    def _fault(self, node: Node, reason: str, message: str) -> None:
+    def _error(self, node: Node, reason: str, message: str) -> None:
         self.errors.append(ConditionError.at(self._text, node.start, reason, message))
 
 
-def _item(found: Type) -> Type:
+def _item(container: Type) -> Type:
     """Return the type of a list's items. Those of an empty list have an unknown type, which every operation accepts."""
-    return found.items if found.items is not None and found.items.kinds else Type(ANY)
+    return container.items if container.items is not None and container.items.kinds else Type(ANY)
 
 
 def _either(types: list[Type]) -> Type:
-    """Unite the types of alternatives; of no alternatives, a type of no kinds."""
-    if types and all(each == types[0] for each in types):
+    """Return the union of the types of alternatives; without alternatives, a type of no kinds."""
+    if types and all(alternative == types[0] for alternative in types):
         return types[0]
     kinds = Kind(0)
-    for each in types:
-        kinds |= each.kinds
+    for alternative in types:
+        kinds |= alternative.kinds
     return Type(kinds)
 
 
@@ -347,14 +350,14 @@ def _numbers_alike(kinds: Kind) -> Kind:
     return kinds | NUMBER if kinds & NUMBER else kinds
 
 
-def _words(found: Type) -> str:
-    """Say what a type is: `a string`, `a list or an object`."""
-    if found.date:
+def _words(described: Type) -> str:
+    """Return a type in words: `a string`, `a list or an object`."""
+    if described.date:
         return "a date"
-    if found.kinds in {ANY, JSON}:
+    if described.kinds in {ANY, JSON}:
         return "any value"
     names = [
         "null" if kind is NULL else f"{'an' if kind in {INTEGER, OBJECT} else 'a'} {str(kind.name).lower()}"
-        for kind in found.kinds
+        for kind in described.kinds
     ]
     return " or ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]

@@ -1,8 +1,11 @@
-"""The closures of which compiled conditions are made, each from the closures of its parts.
+"""The closures of compiled conditions, each made from the closures of its parts.
 
-A closure takes the subject and a frame, and returns a value or a Failure. The frame is a list made for one
-evaluation: first the steps that it may still take, then the items that the macros around the closure are at. A step
-is about one node evaluated; outside macros, work is paid for only where it grows with the data.
+A closure takes the subject and a frame, and returns a value or a Failure; it never raises. A frame belongs to one
+evaluation: frame[0] is the number of remaining steps, the other slots hold the current items of the enclosing macros.
+
+Steps bound the time of an evaluation, whatever the condition and the payload: about 100,000 evaluated nodes. The nodes
+of a condition are limited by its length, so evaluating each of them once needs no metering. Steps are spent only where
+work grows with the data: by macros, for their body at each item, and by the operations of `metered` and `matches`.
 """
 
 from __future__ import annotations
@@ -24,27 +27,27 @@ TOO_MUCH: Final = error(f"The evaluation takes more than {MAX_STEPS:,} steps")
 
 
 def not_boolean(value: object) -> Failure:
-    """Make the failure of what should have been true or false."""
+    """Return the failure of a value that should have been true or false."""
     return error(f"A boolean is needed here, not {kind_of(value)}")
 
 
 def variable(slot: int) -> Closure:
-    """Read the item that a macro is at."""
+    """Return the closure of the current item of a macro."""
     return lambda subject, frame: frame[slot]
 
 
 def strict(operation: Callable[..., Any], parts: list[Closure]) -> Closure:
-    """Apply an operation to the values of its parts, unless one of them failed."""
+    """Return the closure of an operation on the values of its parts; the first failure of a part is its result."""
     if len(parts) == 1:
         return _strict_unary(operation, parts[0])
     left, right = parts
 
     def run(subject: Subject, frame: Frame) -> Any:
-        one = left(subject, frame)
-        if type(one) is Failure:
-            return one
-        other = right(subject, frame)
-        return other if type(other) is Failure else operation(one, other)
+        left_value = left(subject, frame)
+        if type(left_value) is Failure:
+            return left_value
+        right_value = right(subject, frame)
+        return right_value if type(right_value) is Failure else operation(left_value, right_value)
 
     return run
 
@@ -58,70 +61,77 @@ def _strict_unary(operation: Callable[[Any], Any], part: Closure) -> Closure:
 
 
 def metered(price: Callable[[Any, Any], int], operation: Callable[[Any, Any], Any], parts: list[Closure]) -> Closure:
-    """Apply an operation whose cost grows with its operands; finding out the price costs as much."""
+    """Return the closure of an operation whose cost grows with its operands; `price` returns its cost in steps.
+
+    Computing a price may cost as much, so nothing is computed after the steps have run out.
+    """
     left, right = parts
 
     def run(subject: Subject, frame: Frame) -> Any:
         if frame[0] < 0:
             return TOO_MUCH
-        one = left(subject, frame)
-        if type(one) is Failure:
-            return one
-        other = right(subject, frame)
-        if type(other) is Failure:
-            return other
-        frame[0] -= price(one, other)
-        return TOO_MUCH if frame[0] < 0 else operation(one, other)
+        left_value = left(subject, frame)
+        if type(left_value) is Failure:
+            return left_value
+        right_value = right(subject, frame)
+        if type(right_value) is Failure:
+            return right_value
+        frame[0] -= price(left_value, right_value)
+        return TOO_MUCH if frame[0] < 0 else operation(left_value, right_value)
 
     return run
 
 
 def weigh_sum(left: Any, right: Any) -> int:
-    """Price `+`: a string by its characters, a list by its items, numbers nothing."""
+    """Return the cost of `+`: that of copying the characters of strings or the items of lists; none for numbers."""
     if type(left) is str is type(right):
         return (len(left) + len(right)) // 16
     return len(left) + len(right) if type(left) is list is type(right) else 0
 
 
 def weigh_list(item: Any, container: Any) -> int:
-    """Price `in`: a list by all that is in it; a name of an object is found at once."""
+    """Return the cost of `in`: all values in a list; none for an object, in which a name is looked up."""
     return weight(container) if type(container) is list else 0
 
 
-def equals(left: Closure, right: Closure, *, wanted: bool) -> Closure:
-    """Compare two parts by `==`, or by `!=` if equality is not wanted."""
+def equals(left: Closure, right: Closure, *, expected: bool) -> Closure:
+    """Return the closure of `==`, or of `!=` if equality is not expected."""
 
-    def compare(one: Any, other: Any) -> bool:
-        return equal(one, other) is wanted
+    def compare(left_value: Any, right_value: Any) -> bool:
+        return equal(left_value, right_value) is expected
 
-    def price(one: Any, other: Any) -> int:
-        kind = type(one)
-        return weight(one) + weight(other) if kind is type(other) and (kind is list or kind is dict) else 0
+    def price(left_value: Any, right_value: Any) -> int:
+        kind = type(left_value)
+        return (
+            weight(left_value) + weight(right_value)
+            if kind is type(right_value) and (kind is list or kind is dict)
+            else 0
+        )
 
     return metered(price, compare, [left, right])
 
 
-def equals_constant(read: Closure, constant: Any, *, wanted: bool) -> Closure:
-    """Compare a part with a constant by `==` or `!=`."""
+def equals_constant(read: Closure, constant: Any, *, expected: bool) -> Closure:
+    """Return the closure of `==` or `!=` between a part and a constant."""
     if constant is None or type(constant) is bool:
 
         def same(subject: Subject, frame: Frame) -> Any:
             value = read(subject, frame)
-            return value if type(value) is Failure else (value is constant) is wanted
+            return value if type(value) is Failure else (value is constant) is expected
 
         return same
 
     def run(subject: Subject, frame: Frame) -> Any:
         value = read(subject, frame)
         if value == constant:
-            return wanted is (type(value) is not bool)
-        return value if type(value) is Failure else not wanted
+            return expected is (type(value) is not bool)
+        return value if type(value) is Failure else not expected
 
     return run
 
 
 def ordered_by_number(symbol: str, read: Closure, constant: Any) -> Closure:
-    """Compare a part with a constant number by `<`, `<=`, `>` or `>=`."""
+    """Return the closure of `<`, `<=`, `>` or `>=` between a part and a constant number."""
     compare = ORDER[symbol]
 
     def run(subject: Subject, frame: Frame) -> Any:
@@ -135,22 +145,22 @@ def ordered_by_number(symbol: str, read: Closure, constant: Any) -> Closure:
 
 
 def in_constants(read: Closure, values: list[Any]) -> Closure:
-    """Look a part up among constants."""
-    # 1 and True are one key to Python and two values to CEL.
-    known = {(type(value) is bool, value) for value in values if value == value}  # noqa: PLR0124 - NaN equals nothing
+    """Return the closure of `in` with a list of constants, which are looked up in a set."""
+    # For Python 1 and True are the same key, for CEL they are different values.
+    constants = {(type(value) is bool, value) for value in values if value == value}  # noqa: PLR0124 - NaN equals nothing
 
     def run(subject: Subject, frame: Frame) -> Any:
         value = read(subject, frame)
         kind = type(value)
         if kind is Failure:
             return value
-        return False if kind is list or kind is dict else (kind is bool, value) in known
+        return False if kind is list or kind is dict else (kind is bool, value) in constants
 
     return run
 
 
 def list_of(parts: list[Closure]) -> Closure:
-    """Make a list of the parts."""
+    """Return the closure of a list of parts."""
 
     def run(subject: Subject, frame: Frame) -> Any:
         items = []
@@ -165,7 +175,7 @@ def list_of(parts: list[Closure]) -> Closure:
 
 
 def negation(part: Closure) -> Closure:
-    """Apply `!`."""
+    """Return the closure of `!`."""
 
     def run(subject: Subject, frame: Frame) -> Any:
         value = part(subject, frame)
@@ -177,7 +187,11 @@ def negation(part: Closure) -> Closure:
 
 
 def logical(*, decisive: bool, parts: list[Closure]) -> Closure:
-    """Join parts by `||` if True is decisive, else by `&&`: a decisive part absorbs the failures of the others."""
+    """Return the closure of `||` if True is decisive, else of `&&`.
+
+    As in CEL, a decisive part absorbs the failures of the others: `missing == 1 || true` is true. A failure of an
+    earlier part therefore does not end the evaluation.
+    """
 
     def run(subject: Subject, frame: Frame) -> Any:
         failure = None
@@ -193,7 +207,7 @@ def logical(*, decisive: bool, parts: list[Closure]) -> Closure:
 
 
 def conditional(condition: Closure, then: Closure, otherwise: Closure) -> Closure:
-    """Evaluate the alternative that the condition chooses."""
+    """Return the closure of `condition ? then : otherwise`."""
 
     def run(subject: Subject, frame: Frame) -> Any:
         value = condition(subject, frame)
@@ -207,7 +221,7 @@ def conditional(condition: Closure, then: Closure, otherwise: Closure) -> Closur
 
 
 def macro(operand: Closure, body: Closure, slot: int, steps: int, *, decisive: bool) -> Closure:
-    """Judge the items of a list, or the names of an object, as `||` or `&&` would join the verdicts."""
+    """Return the closure of `exists` or `all`: `||` or `&&` over the items of a list, or the names of an object."""
 
     def run(subject: Subject, frame: Frame) -> Any:
         items = operand(subject, frame)
@@ -230,7 +244,7 @@ def macro(operand: Closure, body: Closure, slot: int, steps: int, *, decisive: b
 
 
 def matches(read: Closure, regex: Regex) -> Closure:
-    """Search for a pattern in a part."""
+    """Return the closure of a search for a pattern in a part."""
 
     def run(subject: Subject, frame: Frame) -> Any:
         value = read(subject, frame)

@@ -1,4 +1,7 @@
-"""From a syntax tree to nested closures: what every evaluation would repeat is decided here."""
+"""The compiler of conditions, from a syntax tree to nested closures.
+
+Decisions that every evaluation would repeat are made here, once: which operator, which slot, which sides are constant.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +75,7 @@ _ABSENT: Final[Any] = object()
 
 
 def compile_condition(root: Node) -> Evaluate:
-    """Compile a whole condition: True, False, or the Failure that nothing absorbed."""
+    """Return the compiled condition, which evaluates to True, False or a Failure that no `&&` or `||` absorbed."""
     run = compile_node(root)
     fresh = new_frame(root)
 
@@ -86,17 +89,17 @@ def compile_condition(root: Node) -> Evaluate:
 
 
 def new_frame(root: Node) -> Frame:
-    """Make the frame of one evaluation of a whole condition."""
+    """Return the frame for one evaluation of a whole condition."""
     return [MAX_STEPS] + [None] * sum(isinstance(node, Macro) for node in walk(root))
 
 
 def compile_node(node: Node) -> Closure:
-    """Compile a node that is inside no macro."""
+    """Return the closure of a node outside macros."""
     return _Compiler({}, 0).compile(node)
 
 
 class _Compiler:
-    """Compiles the nodes within so many macros; `slots` says where in the frame their variables are."""
+    """Compiles the nodes inside `depth` macros; `slots` has the slots of their variables in the frame."""
 
     def __init__(self, slots: Mapping[str, int], depth: int) -> None:
         self._slots = slots
@@ -149,8 +152,8 @@ class _Compiler:
             if isinstance(left, Literal):
                 left, right = right, left
             if isinstance(right, Literal):
-                return equals_constant(self.compile(left), right.value, wanted=symbol == "==")
-            return equals(self.compile(left), self.compile(right), wanted=symbol == "==")
+                return equals_constant(self.compile(left), right.value, expected=symbol == "==")
+            return equals(self.compile(left), self.compile(right), expected=symbol == "==")
         if symbol == "in":
             return self._membership(left, right)
         if symbol in ORDER:
@@ -197,7 +200,7 @@ FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = {
 
 
 def constant_of(node: Node) -> Any:
-    """Return what a literal, or a time made of one, comes to; `_ABSENT` for all else and for failures."""
+    """Return the value of a literal, or of a time made of one; `_ABSENT` for other nodes and for failures."""
     match node:
         case Literal(value=value):
             return value

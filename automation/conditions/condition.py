@@ -1,4 +1,4 @@
-"""A condition ready for use."""
+"""A compiled condition."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 class Condition:
-    """The text of a condition, compiled. Raise ConditionInvalid as `parse` does; blank text always holds."""
+    """A condition that was parsed and compiled from its text; blank text always holds.
+
+    Raise ConditionInvalid as `parse` does.
+    """
 
     __slots__ = ("evaluate", "expression")
 
@@ -25,25 +28,25 @@ class Condition:
         self.evaluate = compile_condition(self.expression.root)
 
     def matches(self, subject: Subject) -> bool:
-        """Whether the condition holds; one that fails does not."""
+        """Return whether the condition holds; a condition that fails does not."""
         return self.evaluate(subject) is True
 
     def failure(self, subject: Subject) -> Failure | None:
-        """Return why the condition came to neither true nor false; None if it did."""
+        """Return the failure of the condition; None if it is true or false."""
         outcome = self.evaluate(subject)
         return None if isinstance(outcome, bool) else outcome
 
     def trace(self, subject: Subject) -> list[Clause]:
-        """Say clause by clause what the condition came to, itself first; nothing for blank text."""
+        """Return the condition and its clauses with their verdicts, each before its parts; nothing for blank text."""
         return trace_condition(self.expression, subject)
 
     @property
     def reads_contact(self) -> bool:
-        """Whether the outcome may depend on the contact."""
+        """Whether the condition reads the contact."""
         return any(isinstance(node, Path) and node.names[0] == CONTACT for node in walk(self.expression.root))
 
     @property
     def properties_read(self) -> frozenset[str]:
-        """The paths of the event's properties that it reads, such as `properties.order.total`."""
+        """The paths of the properties of the event that it reads, such as `properties.order.total`."""
         paths = (node for node in walk(self.expression.root) if isinstance(node, Path))
         return frozenset(str(path) for path in paths if path.names[0] == "properties")

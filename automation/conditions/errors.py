@@ -1,4 +1,4 @@
-"""What is wrong with the text of a condition."""
+"""Errors in the text of a condition, with their places."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ConditionError:
-    """One thing wrong at one place; line and column in characters, both from 1.
+    """One error in the text of a condition; line and column are in characters, both from 1.
 
-    `reason` is UPPER_SNAKE for programs and `message` a sentence for people.
+    `reason` is UPPER_SNAKE for programs and `message` a sentence for people. It is a value, not an exception:
+    ConditionInvalid is raised with all errors of a condition.
     """
 
     line: int
@@ -19,7 +20,7 @@ class ConditionError:
 
     @classmethod
     def at(cls, text: str, offset: int, reason: str, message: str) -> ConditionError:
-        """Place a fault at an offset into the text."""
+        """Return an error at an offset into the text."""
         return cls(*line_and_column(text, offset), reason, message)
 
     def __str__(self) -> str:
@@ -27,5 +28,5 @@ class ConditionError:
 
 
 def line_and_column(text: str, offset: int) -> tuple[int, int]:
-    """Return line and column of an offset, both from 1."""
+    """Return the line and the column of an offset, both from 1."""
     return text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)

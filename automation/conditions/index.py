@@ -1,8 +1,22 @@
-"""Which of many conditions may hold for a subject, found without evaluating them.
+"""An index of conditions: it finds those that may hold for a subject without evaluating all of them.
 
-Of each condition one necessary test is kept: a comparison of a path with constants that must hold if the condition
-does. Equality is looked up by hash and ranges of numbers are stabbed in an interval tree, so a look-up costs about as
-much as there are candidates. A condition without such a test is always a candidate.
+A *test* compares the value at one path with constants. A *guard* of a condition is a set of tests of which at least one
+passes whenever the condition holds:
+
+    condition                                      guards
+    properties.plan == "pro"                       {plan equals "pro"}
+    properties.plan in ["pro", "team"]             {plan equals "pro", plan equals "team"}
+    properties.total > 100.0                       {total between 100 and infinity}
+    a && b                                         the guards of a, and those of b: any one of them would do
+    a || b                                         a guard of a united with a guard of b
+    properties.name.startsWith("x")                none
+
+For each condition the index uses one guard, the one that is expected to select the fewest conditions, and files the
+condition under each of its tests: equality in a dict, ranges of numbers in an interval tree. A lookup reads each
+indexed path once and collects the conditions whose test passes, so it costs about as much as there are candidates.
+
+The invariant: every condition that holds is a candidate. A candidate may still be false, which evaluating it shows; a
+condition without a guard is always a candidate. Whatever is not understood here must therefore yield no guard.
 """
 
 from __future__ import annotations
@@ -30,14 +44,14 @@ _MIRRORED: Final = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "=="}
 
 
 class Equals(msgspec.Struct, frozen=True):
-    """The value at the path equals the one that the key stands for."""
+    """A test: the value at the path equals the value of the key."""
 
     path: tuple[str, ...]
     key: Hashable
 
 
 class Between(msgspec.Struct, frozen=True):
-    """The value at the path is a number between the two, both included: wide enough also for `<` and `>`."""
+    """A test: the value at the path is a number from `low` to `high`, both included, also for `<` and `>`."""
 
     path: tuple[str, ...]
     low: float
@@ -46,15 +60,14 @@ class Between(msgspec.Struct, frozen=True):
 
 Test: TypeAlias = Equals | Between
 Guard: TypeAlias = tuple[Test, ...]
-"""One of these tests holds if the condition does; none of them ever if there are none."""
+"""Tests of which at least one passes whenever the condition holds. If there are none, the condition never holds."""
 
 
 def guards(node: Node) -> Iterator[Guard]:
-    """Find what must hold if a condition does: each guard alone is necessary."""
+    """Yield the guards of a condition, each of which is sufficient for the index."""
     match node:
         case Logical(operator="&&", parts=parts):
-            found = [guard for part in parts for guard in guards(part)]
-            yield from _narrowed(found)
+            yield from _narrowed(guard for part in parts for guard in guards(part))
         case Logical(parts=parts):
             yield from _united(parts)
         case Literal(value=False):
@@ -81,10 +94,10 @@ def _comparison(names: tuple[str, ...], symbol: str, value: Any) -> Iterator[Gua
         yield (Between(names, value, inf),)
 
 
-def _narrowed(found: list[Guard]) -> Iterator[Guard]:
-    """Make one interval of all that bound the same path."""
+def _narrowed(parts: Iterable[Guard]) -> Iterator[Guard]:
+    """Yield the guards of a conjunction, with one interval for all bounds of a path: `a > 1.0 && a < 5.0`."""
     intervals: dict[tuple[str, ...], Between] = {}
-    for guard in found:
+    for guard in parts:
         if len(guard) == 1 and isinstance(guard[0], Between):
             test = guard[0]
             other = intervals.get(test.path, test)
@@ -96,65 +109,72 @@ def _narrowed(found: list[Guard]) -> Iterator[Guard]:
 
 
 def _united(parts: Iterable[Node]) -> Iterator[Guard]:
-    """Unite the guards of alternatives: each needs one, and the narrowest by kind is taken."""
+    """Yield the guard of a disjunction, the union of a guard of each part; none if a part has none.
+
+    Of each part the narrowest by kind is chosen: the other conditions of the index are not known here.
+    """
     chosen = [min(guards(part), key=_breadth, default=None) for part in parts]
     if None not in chosen:
         yield tuple({test: None for guard in chosen if guard is not None for test in guard})
 
 
 def _breadth(guard: Guard) -> float:
-    """Rank by kind alone: equality before intervals with two ends before those with one."""
+    """Return a rank by kind: equality before intervals with two ends, and these before intervals with one."""
     return sum(
         1 if isinstance(test, Equals) else 1000 if inf not in {test.high, -test.low} else 10**6 for test in guard
     )
 
 
 def _key(value: object) -> Hashable:
-    """Make a key that is equal where CEL's values are: Python takes True for 1."""
+    """Return a key of a value that is equal only for values that are equal in CEL: for Python, True equals 1."""
     return (value,) if type(value) is bool else value
 
 
 class ConditionIndex:
-    """The conditions of the automations of one event name, by their place in the sequence; None always holds."""
+    """An index of a sequence of conditions; None is the condition that always holds."""
 
     def __init__(self, conditions: Sequence[Condition | None]) -> None:
-        options = [list(guards(each.expression.root)) if each else [] for each in conditions]
-        crowd = _crowd(options)
+        options = [list(guards(condition.expression.root)) if condition else [] for condition in conditions]
+        selected = _conditions_selected(options)
         self._always: list[int] = []
         paths: dict[tuple[str, ...], _PathIndex] = {}
-        for number, found in enumerate(options):
-            if not found:
+        for number, choices in enumerate(options):
+            if not choices:
                 self._always.append(number)
                 continue
-            for test in min(found, key=lambda guard: sum(crowd[test] for test in guard)):
+            for test in min(choices, key=lambda guard: sum(selected[test] for test in guard)):
                 if test.path not in paths:
                     paths[test.path] = _PathIndex(test.path)
                 paths[test.path].add(test, number)
-        for each in paths.values():
-            each.finish()
-        # Paths into properties by their first name: only those that the payload has are looked at.
+        for path_index in paths.values():
+            path_index.finish()
+        # Paths into properties by their first name, so that a lookup reads only paths that the payload may have.
         self._by_name: dict[str, list[_PathIndex]] = defaultdict(list)
-        for path, each in paths.items():
+        for path, path_index in paths.items():
             if path[0] == PROPERTIES and len(path) > 1:
-                self._by_name[path[1]].append(each)
-        self._others = [each for path, each in paths.items() if path[0] != PROPERTIES]
+                self._by_name[path[1]].append(path_index)
+        self._others = [path_index for path, path_index in paths.items() if path[0] != PROPERTIES]
 
     def candidates(self, subject: Subject) -> Sequence[int]:
-        """Return, in ascending order, the places of all conditions that may hold; the others do not."""
+        """Return, in ascending order, the indexes in the sequence of all conditions that may hold."""
         found: list[int] = []
         for name in self._by_name.keys() & subject.properties.keys():
-            for each in self._by_name[name]:
-                each.find(subject, found)
-        for each in self._others:
-            each.find(subject, found)
+            for path_index in self._by_name[name]:
+                path_index.find(subject, found)
+        for path_index in self._others:
+            path_index.find(subject, found)
         if not found:
             return self._always
         return sorted({*found, *self._always})
 
 
-def _crowd(options: list[list[Guard]]) -> dict[Test, float]:
-    """Estimate for each test how many conditions a value would select that passes it."""
-    tests = Counter(test for found in options for guard in found for test in guard)
+def _conditions_selected(options: list[list[Guard]]) -> dict[Test, float]:
+    """Return for each test an estimate of how many conditions are selected by a value that passes it.
+
+    Equality selects the conditions with the same test. A number is assumed to be within half of the intervals of its
+    path if the test has one end, and within an eighth if it has two.
+    """
+    tests = Counter(test for choices in options for guard in choices for test in guard)
     intervals = Counter(test.path for test in tests.elements() if isinstance(test, Between))
     return {
         test: count if isinstance(test, Equals) else intervals[test.path] / (2 if inf in {test.high, -test.low} else 8)
@@ -172,18 +192,18 @@ class _PathIndex:
         self._tree: _Node | None = None
 
     def add(self, test: Test, number: int) -> None:
-        """Note the test that selects a condition."""
+        """Add a test that selects a condition."""
         if isinstance(test, Equals):
             self._equal.setdefault(test.key, []).append(number)
         else:
             self._intervals.append((test.low, test.high, number))
 
     def finish(self) -> None:
-        """Build the tree when all tests are noted."""
+        """Build the tree, after all tests were added."""
         self._tree = _Node.build(self._intervals)
 
     def find(self, subject: Subject, found: list[int]) -> None:
-        """Add the conditions whose test the subject passes."""
+        """Append the conditions whose test the subject passes to `found`."""
         value = self._read(subject, [])
         kind = type(value)
         if kind is list or kind is dict:
@@ -199,7 +219,12 @@ _Interval: TypeAlias = tuple[float, float, int]
 
 
 class _Node:
-    """A centred interval tree: here the intervals that contain the centre, below those wholly on one side of it."""
+    """A node of a centred interval tree.
+
+    It holds the intervals that contain its centre, sorted by both ends: a value below the centre is in those that begin
+    at or before it, any other value in those that end at or after it. Intervals wholly on one side of the centre are in
+    the subtree of that side.
+    """
 
     def __init__(self, centre: float, here: list[_Interval]) -> None:
         by_low = sorted((low, number) for low, _, number in here)
@@ -214,18 +239,18 @@ class _Node:
 
     @classmethod
     def build(cls, intervals: list[_Interval]) -> _Node | None:
-        """Build a tree; each level has at most half of the ends of the one above."""
+        """Return a tree of intervals. A subtree has at most half of the ends, so the depth is logarithmic."""
         if not intervals:
             return None
         ends = sorted(end for low, high, _ in intervals for end in (low, high) if abs(end) != inf)
         centre = ends[len(ends) // 2]
-        node = cls(centre, [each for each in intervals if each[0] <= centre <= each[1]])
-        node.left = cls.build([each for each in intervals if each[1] < centre])
-        node.right = cls.build([each for each in intervals if each[0] > centre])
+        node = cls(centre, [interval for interval in intervals if interval[0] <= centre <= interval[1]])
+        node.left = cls.build([interval for interval in intervals if interval[1] < centre])
+        node.right = cls.build([interval for interval in intervals if interval[0] > centre])
         return node
 
     def stab(self, value: float, found: list[int]) -> _Node | None:
-        """Add the intervals here that contain the value, and say where to look next."""
+        """Append the intervals of this node that contain the value to `found`. Return the subtree to search next."""
         if value < self._centre:
             found.extend(self._by_low[: bisect_right(self._lows, value)])
             return self.left

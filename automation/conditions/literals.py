@@ -9,7 +9,7 @@ from typing import Final
 from automation.conditions.values import MAX_INT, Int
 
 _LONGEST_INT = 20
-"""More digits than the largest 64-bit integer has; also keeps `int` from refusing thousands of them."""
+"""One digit more than the largest 64-bit integer has. Longer ones are not read: `int` rejects thousands of digits."""
 
 _ESCAPE = re.compile(
     r"\\(?:x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|([0-3][0-7]{2})|([abfnrtv\\?\"'`])|.)", re.DOTALL
@@ -18,9 +18,9 @@ _PLAIN: Final = dict(zip("abfnrtv\\?\"'`", "\a\b\f\n\r\t\v\\?\"'`", strict=True)
 
 
 def read_int(text: str) -> Int:
-    """Read decimal or hexadecimal digits. One beyond the largest is read too: a minus sign may stand before it.
+    """Return the integer of decimal or hexadecimal digits.
 
-    Raise ValueError for more.
+    2^63 is accepted, one more than the largest integer, because a minus sign may precede it. Raise ValueError for more.
     """
     base, digits = (16, text[2:]) if text[:2] in {"0x", "0X"} else (10, text)
     digits = digits.lstrip("0") or "0"
@@ -31,7 +31,7 @@ def read_int(text: str) -> Int:
 
 
 def read_double(text: str) -> float:
-    """Read a decimal number. Raise ValueError for one that no double can hold."""
+    """Return the double of a decimal number. Raise ValueError if it is beyond the range of a double."""
     value = float(text)
     if math.isinf(value):
         raise ValueError("The number is beyond the range of a double")
@@ -39,9 +39,9 @@ def read_double(text: str) -> float:
 
 
 def read_string(token: str) -> str:
-    """Read a quoted string: single, double or triple quotes, raw with an `r` before them.
+    """Return the text of a string literal: in single, double or triple quotes, raw after an `r`.
 
-    Raise ValueError for an unknown escape or one that is no character.
+    Raise ValueError for an unknown escape, or one that is not a character.
     """
     raw = token[0] in "rR"
     quoted = token[1:] if raw else token

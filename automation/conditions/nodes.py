@@ -1,7 +1,7 @@
 """The syntax tree of a condition.
 
-`start` and `end` are offsets into its text, parentheses included; `height` counts the levels of the tree from its
-leaves, a pair of parentheses as one. No tree is so high that walking it by recursion would be unsafe.
+`start` and `end` are offsets into its text, including parentheses; `height` is the number of levels down to the leaves,
+where a pair of parentheses counts as one. Parsing limits the height, so a tree can be walked by recursion.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ROOTS: Final = frozenset({PROPERTIES, EVENT, CONTACT})
 
 
 class Base(msgspec.Struct, frozen=True, kw_only=True):
-    """What every node has."""
+    """The fields of every node."""
 
     start: int
     end: int
@@ -42,9 +42,9 @@ class ListOf(Base, frozen=True, kw_only=True):
 
 
 class Path(Base, frozen=True, kw_only=True):
-    """`properties.a["b"]`: what is read by fixed names from one of the roots; `names` begins with the root.
+    """`properties.a["b"]`: fixed names from one of the roots; `names` begins with the root.
 
-    `indexed` says that the last name stands in brackets.
+    `indexed` is true if the last name is in brackets.
     """
 
     names: tuple[str, ...]
@@ -58,20 +58,20 @@ class Path(Base, frozen=True, kw_only=True):
 
 
 class Variable(Base, frozen=True, kw_only=True):
-    """The item that a macro is at."""
+    """The variable of a macro: its current item."""
 
     name: str
 
 
 class Select(Base, frozen=True, kw_only=True):
-    """`item.name`, where the operand is no path."""
+    """`operand.name`, if the operand is not a path."""
 
     operand: Node
     name: str
 
 
 class Index(Base, frozen=True, kw_only=True):
-    """`operand[key]`, where it is no path."""
+    """`operand[key]`, if it is not a path."""
 
     operand: Node
     key: Node
@@ -154,7 +154,7 @@ def children(node: Node) -> tuple[Node, ...]:  # noqa: PLR0911 - a line for each
 
 
 def walk(node: Node) -> Iterator[Node]:
-    """Go through a tree, each node before its parts."""
+    """Yield the nodes of a tree, each before its parts."""
     pending = [node]
     while pending:
         here = pending.pop()

@@ -1,4 +1,4 @@
-"""From the text of a condition to its syntax tree, within the limits."""
+"""The parser of conditions, from text to a syntax tree within the limits."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ _HINTS: Final = {
 
 
 class Expression(msgspec.Struct, frozen=True):
-    """A condition that can be evaluated: its text, and the tree that it makes."""
+    """A parsed condition: its text and its syntax tree."""
 
     text: str
     root: Node
@@ -111,10 +111,10 @@ class Expression(msgspec.Struct, frozen=True):
 
 @lru_cache(maxsize=_CACHED)
 def parse(text: str) -> Expression:
-    """Read a condition; blank text is the condition that always holds.
+    """Return the parsed condition; blank text is the condition that always holds.
 
     Raise ConditionInvalid: TOO_LONG, SYNTAX_ERROR, TOO_DEEP, TOO_MANY_ELEMENTS, UNKNOWN_NAME, UNKNOWN_FUNCTION,
-    WRONG_ARGUMENTS or INVALID_REGEX. What the types of the properties forbid is for `check` to find.
+    WRONG_ARGUMENTS or INVALID_REGEX. Types are checked by `checking.check`.
     """
     if len(text) > MAX_LENGTH:
         message = f"A condition may have at most {MAX_LENGTH:,} characters; this one has {len(text):,}"
@@ -122,28 +122,30 @@ def parse(text: str) -> Expression:
     if not text.strip():
         return Expression(text, Literal(start=0, end=0, value=True))
     root = _tree(text)
-    if faults := list(name_errors(root)):
-        raise ConditionInvalid([ConditionError.at(text, *fault) for fault in faults])
+    if errors := list(name_errors(root)):
+        raise ConditionInvalid([ConditionError.at(text, *error) for error in errors])
     return Expression(text, root)
 
 
 class _Refused(Exception):
-    """A rule that the grammar cannot state is broken, at an offset."""
+    """A rule that the grammar cannot express is broken, at an offset."""
 
     def __init__(self, offset: int, reason: str, message: str) -> None:
         super().__init__(offset, reason, message)
-        self.fault = (offset, reason, message)
+        self.error = (offset, reason, message)
 
 
 def _tree(text: str) -> Node:
     try:
-        return _within(_parser()(text))
+        return _limited(_parser()(text))
     except _Refused as refused:
-        raise ConditionInvalid([ConditionError.at(text, *refused.fault)]) from None
+        raise ConditionInvalid([ConditionError.at(text, *refused.error)]) from None
     except UnexpectedCharacters as unexpected:
         offset = unexpected.pos_in_stream or 0
-        found = text[offset]
-        message = "The string does not end, or has an undefined escape" if found in "\"'" else _unexpected(found)
+        character = text[offset]
+        message = (
+            "The string does not end, or has an undefined escape" if character in "\"'" else _unexpected(character)
+        )
     except UnexpectedToken as unexpected:
         ended = unexpected.token.type == "$END"
         offset = len(text.rstrip()) if ended else _span(unexpected.token)[0]
@@ -151,9 +153,9 @@ def _tree(text: str) -> Node:
     raise ConditionInvalid([ConditionError.at(text, offset, "SYNTAX_ERROR", message)])
 
 
-def _unexpected(found: str) -> str:
-    shown = found if len(found) <= 40 else found[:40] + "…"
-    hint = _HINTS.get(found)
+def _unexpected(text: str) -> str:
+    shown = text if len(text) <= 40 else text[:40] + "…"
+    hint = _HINTS.get(text)
     return f"{shown} is not expected here" + (f"; {hint}" if hint else "")
 
 
@@ -167,8 +169,8 @@ def _height(*parts: Node) -> int:
     return 1 + max((part.height for part in parts), default=0)
 
 
-def _within(node: Node) -> Node:
-    """Hold a node to the depth; as soon as one is too high nothing is built upon it."""
+def _limited(node: Node) -> Node:
+    """Return a node within MAX_DEPTH. Raise for a deeper one, before anything is built on it that recursion walks."""
     if node.height > MAX_DEPTH:
         raise _Refused(
             node.start, "TOO_DEEP", f"A condition may be at most {MAX_DEPTH} levels deep; this part is deeper"
@@ -180,7 +182,7 @@ def _within(node: Node) -> Node:
 
 @v_args(inline=True)
 class _Builder(Transformer[Token, Any]):
-    """Makes the nodes, from the leaves up, while the text is parsed."""
+    """Builds the nodes from the leaves up, while the text is parsed."""
 
     def name(self, token: Token) -> Node:
         start, end = _span(token)
@@ -214,58 +216,58 @@ class _Builder(Transformer[Token, Any]):
         if len(items) > MAX_ELEMENTS:
             message = f"A list may have at most {MAX_ELEMENTS:,} elements; this one has {len(items):,}"
             raise _Refused(start, "TOO_MANY_ELEMENTS", message)
-        return _within(ListOf(start=start, end=_span(shut)[1], height=_height(*items), items=items))
+        return _limited(ListOf(start=start, end=_span(shut)[1], height=_height(*items), items=items))
 
     def parenthesised(self, opened: Token, inside: Node, closed: Token) -> Node:
         span = {"start": _span(opened)[0], "end": _span(closed)[1]}
-        return _within(msgspec.structs.replace(inside, **span, height=inside.height + 1))
+        return _limited(msgspec.structs.replace(inside, **span, height=inside.height + 1))
 
     def select(self, operand: Node, name: Token) -> Node:
         end = _span(name)[1]
         if isinstance(operand, Path):
-            return _within(Path(start=operand.start, end=end, names=(*operand.names, str(name))))
-        return _within(Select(start=operand.start, end=end, height=_height(operand), operand=operand, name=str(name)))
+            return _limited(Path(start=operand.start, end=end, names=(*operand.names, str(name))))
+        return _limited(Select(start=operand.start, end=end, height=_height(operand), operand=operand, name=str(name)))
 
     def index(self, operand: Node, key: Node, shut: Token) -> Node:
         end = _span(shut)[1]
         if isinstance(operand, Path) and isinstance(key, Literal) and isinstance(key.value, str):
-            return _within(Path(start=operand.start, end=end, names=(*operand.names, key.value), indexed=True))
-        return _within(Index(start=operand.start, end=end, height=_height(operand, key), operand=operand, key=key))
+            return _limited(Path(start=operand.start, end=end, names=(*operand.names, key.value), indexed=True))
+        return _limited(Index(start=operand.start, end=end, height=_height(operand, key), operand=operand, key=key))
 
     def method(self, receiver: Node, name: Token, arguments: tuple[Node, ...], closed: Token) -> Node:
         if name in MACROS:
             return _macro(receiver, name, arguments, closed)
         start, end, parts = receiver.start, _span(closed)[1], (receiver, *arguments)
-        return _within(Call(start=start, end=end, height=_height(*parts), function=f".{name}", arguments=parts))
+        return _limited(Call(start=start, end=end, height=_height(*parts), function=f".{name}", arguments=parts))
 
     def function(self, name: Token, arguments: tuple[Node, ...], closed: Token) -> Node:
         start, end = _span(name)[0], _span(closed)[1]
         if name == "has":
-            return _within(_has(start, end, arguments))
-        return _within(Call(start=start, end=end, height=_height(*arguments), function=str(name), arguments=arguments))
+            return _limited(_has(start, end, arguments))
+        return _limited(Call(start=start, end=end, height=_height(*arguments), function=str(name), arguments=arguments))
 
     def unary(self, operator: Token, operand: Node) -> Node:
         start = _span(operator)[0]
         if operator == "-" and isinstance(operand, Literal) and _is_digits(operand):
             return msgspec.structs.replace(operand, start=start, value=type(operand.value)(-operand.value))
         height = _height(operand)
-        return _within(Unary(start=start, end=operand.end, height=height, operator=str(operator), operand=operand))
+        return _limited(Unary(start=start, end=operand.end, height=height, operator=str(operator), operand=operand))
 
     def binary(self, left: Node, operator: Token, right: Node) -> Node:
         height = _height(left, right)
-        return _within(
+        return _limited(
             Binary(start=left.start, end=right.end, height=height, operator=str(operator), left=left, right=right)
         )
 
     def both(self, *parts: Node) -> Node:
-        return _within(_logical("&&", parts))
+        return _limited(_logical("&&", parts))
 
     def either(self, *parts: Node) -> Node:
-        return _within(_logical("||", parts))
+        return _limited(_logical("||", parts))
 
     def conditional(self, condition: Node, then: Node, otherwise: Node) -> Node:
         height, end = _height(condition, then, otherwise), otherwise.end
-        return _within(
+        return _limited(
             Conditional(
                 start=condition.start, end=end, height=height, condition=condition, then=then, otherwise=otherwise
             )
@@ -273,7 +275,7 @@ class _Builder(Transformer[Token, Any]):
 
 
 def _is_digits(node: Literal) -> bool:
-    """Whether it is a number without sign and parentheses, so that a minus sign before it belongs to it."""
+    """Return whether a literal is a number without sign and parentheses: a minus sign before it is part of it."""
     return node.height == 1 and type(node.value) in {Int, float} and math.copysign(1, node.value) > 0
 
 
@@ -292,8 +294,8 @@ def _literal(token: Token, read: Callable[[str], object]) -> Literal:
     start, end = _span(token)
     try:
         return Literal(start=start, end=end, value=read(str(token)))
-    except ValueError as fault:
-        raise _Refused(start, "SYNTAX_ERROR", str(fault)) from None
+    except ValueError as error:
+        raise _Refused(start, "SYNTAX_ERROR", str(error)) from None
 
 
 def _logical(operator: str, parts: tuple[Node, ...]) -> Logical:
@@ -319,7 +321,7 @@ def _macro(operand: Node, name: Token, arguments: tuple[Node, ...], closed: Toke
             made = Macro(
                 start=start, end=end, height=height, function=str(name), operand=operand, variable=variable, body=body
             )
-            _within(made)
+            _limited(made)
             return made
         case _:
             message = f"{name} takes a variable and a condition: list.{name}(item, item > 1.0)"

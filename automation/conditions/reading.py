@@ -1,4 +1,4 @@
-"""Reading what a condition is judged on: paths from the roots, fields of objects and items of lists."""
+"""Reading the subject of a condition: paths from the roots, fields of objects and items of lists."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def compile_path(path: Path) -> Closure:
-    """Read what is at a path, which the names were resolved for."""
+    """Return the closure that reads the value at a path whose names are known."""
     match path.names:
         case (root, name) if root == EVENT:
             return _event_field(name, _missing(path.names))
@@ -98,19 +98,19 @@ def _descend(value: Any, steps: list[tuple[str, Failure]]) -> Any:
 
 
 def select(operand: Any, name: str) -> Any:
-    """Read a field of an object."""
+    """Return a field of an object, or the failure of reading it."""
     if type(operand) is not dict:
         return error(f'{kind_of(operand).capitalize()} has no field "{name}"')
     return operand[name] if name in operand else Failure(Verdict.MISSING, f'The object has no field "{name}"')
 
 
 def has_name(operand: Any, name: str) -> bool | Failure:
-    """Whether an object has a field."""
+    """Return whether an object has a field."""
     return name in operand if type(operand) is dict else select(operand, name)
 
 
 def index(operand: Any, key: Any) -> Any:
-    """Read an item of a list by its number from 0, or a field of an object by its name."""
+    """Return an item of a list by its index from 0, or a field of an object by its name, or a failure."""
     if type(operand) is dict and type(key) is str:
         return select(operand, key)
     if type(operand) is not list or type(key) not in {Int, int, float}:
@@ -123,7 +123,7 @@ def index(operand: Any, key: Any) -> Any:
 
 
 def has_path(path: Path) -> Closure:
-    """Return whether there is anything at a path; what leads there must be."""
+    """Return the closure that checks whether there is a value at a path; its parent must exist."""
     *parent, name = path.names
     if len(parent) == 1 and parent[0] != PROPERTIES:
         read = compile_path(path)

@@ -1,4 +1,4 @@
-"""Regular expressions by RE2: matched in linear time, compiled within a fixed memory."""
+"""Regular expressions of RE2, which match in linear time and are compiled within a fixed amount of memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OPTIONS.never_capture = True
 
 
 class Regex:
-    """A pattern that is searched for in texts. Raise ValueError for one that is no RE2 pattern or too large."""
+    """A compiled pattern. Raise ValueError if it is not an RE2 pattern, or too large."""
 
     def __init__(self, pattern: str) -> None:
         try:
@@ -28,5 +28,5 @@ class Regex:
         self._size: int = compiled.programsize
 
     def steps(self, text: str) -> int:
-        """Estimate the cost of a search in evaluation steps; the slowest patterns visit their whole program."""
+        """Return an upper estimate of the cost of a search in steps: the slowest patterns visit their whole program."""
         return 1 + len(text) * self._size // 64

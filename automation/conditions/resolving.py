@@ -1,4 +1,4 @@
-"""Whether the names in a condition stand for something: variables, fields of event and contact, functions."""
+"""The check of the names in a condition: variables, fields of event and contact, functions."""
 
 from __future__ import annotations
 
@@ -40,29 +40,29 @@ FUNCTIONS: Final = {
     ".contains": 2,
     ".matches": 2,
 }
-"""How many arguments each takes; the receiver of a method is its first."""
+"""The number of arguments of each function; the receiver of a method is its first argument."""
 
-# Those that CEL keeps for itself.
+# The reserved words of CEL.
 _RESERVED = re.compile(
     "as|break|const|continue|else|for|function|if|import|let|loop|namespace|package|return|var|void|while"
 )
 
-Found: TypeAlias = tuple[int, str, str]
-"""Offset, reason and message of a fault."""
+PlacedError: TypeAlias = tuple[int, str, str]
+"""Offset, reason and message of an error."""
 
 
-def name_errors(node: Node, scope: frozenset[str] = frozenset()) -> Iterator[Found]:
-    """Find the names that stand for nothing, and literals that their place does not allow, in order."""
+def name_errors(node: Node, scope: frozenset[str] = frozenset()) -> Iterator[PlacedError]:
+    """Yield the errors of unknown names, and of literals that are not allowed at their place, in text order."""
     match node:
         case Variable(name=name) if name not in scope:
             hint = _hint(Suggestions([*ROOTS, *scope]).closest(name)) or f"; write {PROPERTIES}.{name} for a property"
             yield node.start, "UNKNOWN_NAME", f"{name} is not defined here{hint}"
         case Path(names=(root, *fields)) if root in FIELDS:
-            yield from _field_faults(node.start, root, fields)
+            yield from _field_errors(node.start, root, fields)
         case Literal(value=Int() as value) if value > MAX_INT:
             yield node.start, "SYNTAX_ERROR", f"An integer may be at most {MAX_INT}"
         case Call():
-            yield from _call_faults(node)
+            yield from _call_errors(node)
         case Macro(variable=variable) if _RESERVED.fullmatch(variable):
             yield node.start, "SYNTAX_ERROR", f"{variable} is a reserved word in CEL; use another name"
     if isinstance(node, Macro):
@@ -73,39 +73,39 @@ def name_errors(node: Node, scope: frozenset[str] = frozenset()) -> Iterator[Fou
         yield from name_errors(part, scope)
 
 
-def _field_faults(offset: int, root: str, fields: list[str]) -> Iterator[Found]:
-    known = FIELDS[root]
+def _field_errors(offset: int, root: str, fields: list[str]) -> Iterator[PlacedError]:
+    names = FIELDS[root]
     if not fields:
-        yield offset, "UNKNOWN_NAME", f"{root} is read by its fields: {', '.join(known)}"
-    elif fields[0] not in known:
-        hint = _hint(Suggestions(known).closest(fields[0])) or f"; its fields are {', '.join(known)}"
+        yield offset, "UNKNOWN_NAME", f"{root} is read by its fields: {', '.join(names)}"
+    elif fields[0] not in names:
+        hint = _hint(Suggestions(names).closest(fields[0])) or f"; its fields are {', '.join(names)}"
         yield offset, "UNKNOWN_PROPERTY", f'{root} has no field "{fields[0]}"{hint}'
     elif len(fields) > 1 and fields[0] != PROPERTIES:
         yield offset, "TYPE_MISMATCH", f"{root}.{fields[0]} has no fields of its own"
 
 
-def _call_faults(node: Call) -> Iterator[Found]:
-    wanted, given = FUNCTIONS.get(node.function), len(node.arguments)
+def _call_errors(node: Call) -> Iterator[PlacedError]:
+    expected, given = FUNCTIONS.get(node.function), len(node.arguments)
     method = node.function.startswith(".")
     name = node.function.removeprefix(".")
-    if wanted is None:
-        others = [each.removeprefix(".") for each in FUNCTIONS if each.startswith(".") == method]
+    if expected is None:
+        others = [function.removeprefix(".") for function in FUNCTIONS if function.startswith(".") == method]
         hint = _hint(Suggestions(others).closest(name)) or f"; there are {', '.join(others)}"
         yield node.start, "UNKNOWN_FUNCTION", f"There is no {'method' if method else 'function'} {name}{hint}"
-    elif wanted != given:
-        message = f"{name} takes {_count(wanted - method)}, not {given - method}"
+    elif expected != given:
+        message = f"{name} takes {_count(expected - method)}, not {given - method}"
         yield node.start, "WRONG_ARGUMENTS", message
     elif node.function == ".matches":
-        yield from _pattern_faults(node.arguments[1])
+        yield from _pattern_errors(node.arguments[1])
 
 
-def _pattern_faults(pattern: Node) -> Iterator[Found]:
+def _pattern_errors(pattern: Node) -> Iterator[PlacedError]:
     match pattern:
         case Literal(value=str() as text):
             try:
                 Regex(text)
-            except ValueError as fault:
-                yield pattern.start, "INVALID_REGEX", f"The pattern is not a valid RE2 expression: {fault}"
+            except ValueError as error:
+                yield pattern.start, "INVALID_REGEX", f"The pattern is not a valid RE2 expression: {error}"
         case _:
             yield pattern.start, "INVALID_REGEX", "The pattern must be a string literal, not an expression"
 

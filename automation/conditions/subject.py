@@ -1,4 +1,4 @@
-"""What a condition is judged on: an event, its contact, and their properties."""
+"""The subject of a condition: an event and its contact, with their properties."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 class Subject(msgspec.Struct, frozen=True):
-    """Plain values; times are microseconds UTC.
+    """The plain values that a condition can read; times are microseconds UTC.
 
-    A field that is None is missing. Properties are a dict of JSON values within the payload's budget, those of the
-    event coerced. Without a contact all three of its fields are None.
+    A field that is None is missing. Properties are JSON values within the limits of a payload; those of the event are
+    coerced. Without a contact, its three fields are None.
     """
 
     properties: Mapping[str, Any]

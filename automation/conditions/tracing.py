@@ -1,4 +1,4 @@
-"""How a condition came to its verdict, clause by clause."""
+"""Tracing: the verdict of each clause of a condition."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from registry.values import JSON
 
 MAX_SHOWN = 1024
-"""Characters of JSON; a larger value is shown as a string of the first ones."""
+"""The most characters of JSON; a larger value is shown as a string of its first characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A value as JSON; times are text."""
+    """A value as JSON; times become text."""
 
     value: JSON
     truncated: bool = False
@@ -34,7 +34,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """One clause and what it came to; the messages of the contract describe the fields."""
+    """One clause with its verdict; the fields are described in the protos."""
 
     depth: int
     expression: str
@@ -49,7 +49,7 @@ class Clause:
 
 
 def trace_condition(expression: Expression, subject: Subject) -> list[Clause]:
-    """Evaluate a condition and note every clause, each before its parts."""
+    """Evaluate a condition and return all its clauses, each before its parts."""
     if not expression.text.strip():
         return []
     trace = _Trace(expression, subject)
@@ -61,7 +61,10 @@ _Outcome: TypeAlias = "bool | Failure"
 
 
 class _Trace:
-    """One evaluation in the order of the compiled one, with the same steps to spend, and as many to show values."""
+    """One evaluation, in the order of the compiled condition and with the same steps, so that it has the same verdict.
+
+    Reading values in order to show them spends steps of its own.
+    """
 
     def __init__(self, expression: Expression, subject: Subject) -> None:
         self._text = expression.text
@@ -72,10 +75,10 @@ class _Trace:
         self.clauses: list[Clause] = []
 
     def evaluate(self, node: Node, depth: int) -> _Outcome:
-        """Note a clause and its parts."""
-        place_of_it = len(self.clauses)
+        """Return the outcome of a clause, and append the clause and its parts."""
+        index = len(self.clauses)
         outcome = self._outcome(node, depth)
-        self.clauses.insert(place_of_it, self._clause(node, depth, outcome))
+        self.clauses.insert(index, self._clause(node, depth, outcome))
         return outcome
 
     def _outcome(self, node: Node, depth: int) -> _Outcome:
@@ -182,7 +185,7 @@ def _operator(node: Node) -> str:
 
 
 def _read_and_compared(node: Node) -> tuple[Path | None, Node | None]:
-    """Find the path that a clause reads, and what it compares that with."""
+    """Return the path that a clause reads, and the operand with which it is compared."""
     match node:
         case Binary(left=left, right=right) | Call(arguments=(left, right)):
             path = _first_path(left)
@@ -192,11 +195,11 @@ def _read_and_compared(node: Node) -> tuple[Path | None, Node | None]:
 
 
 def _first_path(node: Node) -> Path | None:
-    return next((each for each in walk(node) if isinstance(each, Path)), None)
+    return next((part for part in walk(node) if isinstance(part, Path)), None)
 
 
 def shown(value: Any) -> Shown:
-    """Show a value as JSON, cut if it is large."""
+    """Return a value as JSON, truncated if it is large."""
     plain = _plain(value)
     text = msgspec.json.encode(plain).decode()
     return Shown(plain) if len(text) <= MAX_SHOWN else Shown(text[:MAX_SHOWN], truncated=True)

@@ -1,7 +1,7 @@
-"""The values of a condition and what CEL's operators make of them.
+"""The values of conditions, and the operators of CEL.
 
-A payload's numbers are doubles, whether Python holds them as int or float; a CEL int is an `Int`. Nothing here
-raises: what has no value is a `Failure`.
+The numbers of a payload are doubles, although Python may hold them as int; a CEL int is an `Int`. Nothing here raises:
+an operation without a value returns a `Failure`.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ _BEYOND_MICROS = re.compile(r"\.[0-9]{6}([0-9]{1,3})")
 
 
 class Verdict(StrEnum):
-    """What a condition, or one clause of it, came to."""
+    """The result of a condition or of one clause."""
 
     TRUE = "true"
     FALSE = "false"
     MISSING = "missing"
-    """It reads something that is not there."""
+    """It reads a value that does not exist."""
     ERROR = "error"
     """It failed for another reason."""
     NOT_EVALUATED = "not_evaluated"
-    """The verdict was settled before it was reached."""
+    """The verdict of the condition was decided before this clause was reached."""
 
 
 class Int(int):
@@ -65,7 +65,7 @@ class Duration(msgspec.Struct, frozen=True, order=True):
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """Why there is no value: CEL's error, MISSING or ERROR, with the reason in words."""
+    """The absence of a value, an error in CEL: the verdict is MISSING or ERROR, the message says why."""
 
     verdict: Verdict
     message: str
@@ -93,17 +93,21 @@ Operation: TypeAlias = Callable[[Any, Any], Any]
 
 
 def kind_of(value: object) -> str:
-    """Name the type of a value, with its article."""
+    """Return the name of the type of a value, with its article."""
     return _KINDS[type(value)]
 
 
 def error(message: str) -> Failure:
-    """Make the failure of an operation."""
+    """Return the failure of an operation."""
     return Failure(Verdict.ERROR, message)
 
 
 def equal(left: Any, right: Any) -> bool:
-    """Compare by CEL: numbers across int and double, false between other types, deep in lists and objects."""
+    """Return whether two values are equal in CEL.
+
+    An int equals a double of the same value; otherwise values of different types are never equal. Lists and objects are
+    compared deeply.
+    """
     kind = type(left)
     if kind is bool or type(right) is bool:
         return left is right
@@ -119,7 +123,7 @@ def equal(left: Any, right: Any) -> bool:
 
 
 def weight(value: object) -> int:
-    """Count the values in a list or object, itself included."""
+    """Return the number of values in a list or object, including itself."""
     if type(value) is list:
         return 1 + sum(map(weight, value))
     if type(value) is dict:
@@ -136,7 +140,7 @@ ORDER: Final[Mapping[str, Operation]] = {
 
 
 def ordered(symbol: str, left: Any, right: Any) -> bool | Failure:
-    """Apply `<`, `<=`, `>` or `>=`: two numbers, strings, booleans, timestamps or durations."""
+    """Return the result of `<`, `<=`, `>` or `>=`: of two numbers, strings, booleans, timestamps or durations."""
     kind = _ORDERED.get(type(left))
     if kind is None or kind != _ORDERED.get(type(right)):
         return no_overload(symbol, left, right)
@@ -144,31 +148,31 @@ def ordered(symbol: str, left: Any, right: Any) -> bool | Failure:
 
 
 def no_overload(symbol: str, left: Any, right: Any) -> Failure:
-    """Say that an operator does not take these two types."""
+    """Return the failure of an operator that is not defined for these two types."""
     message = f"{kind_of(left)} {symbol} {kind_of(right)} is not defined"
-    if {Int, float} == {float if type(each) is int else type(each) for each in (left, right)}:
+    if {Int, float} == {float if type(operand) is int else type(operand) for operand in (left, right)}:
         message += ": arithmetic does not mix integers and doubles, and the numbers of a payload are doubles: write 1.0"
     return error(message[0].upper() + message[1:])
 
 
 def contains(item: object, container: object) -> bool | Failure:
-    """Apply `in` to a list, or to an object for one of its names."""
+    """Return the result of `in`: an item of a list, or a name of an object."""
     if type(container) is list:
-        return any(equal(item, each) for each in container)
+        return any(equal(item, member) for member in container)
     if type(container) is dict and type(item) in {str, bool, Int, int, float}:
         return item in container if type(item) is str else False
     return no_overload("in", item, container)
 
 
 def arithmetic(symbol: str, left: Any, right: Any) -> Any:
-    """Apply `+`, `-`, `*`, `/` or `%`."""
+    """Return the result of `+`, `-`, `*`, `/` or `%`."""
     kinds = _ARITHMETIC_KINDS.get(type(left)), _ARITHMETIC_KINDS.get(type(right))
     operation = _ARITHMETIC.get((symbol, *kinds))
     return no_overload(symbol, left, right) if operation is None else operation(left, right)
 
 
 def negative(value: Any) -> Any:
-    """Apply unary minus to a number."""
+    """Return the negative of a number."""
     if type(value) is Int:
         return _int(-value)
     if type(value) is float or type(value) is int:
@@ -232,7 +236,7 @@ _ARITHMETIC: Final[Mapping[tuple[str, type | None, type | None], Operation]] = {
 
 
 def timestamp(value: object) -> Timestamp | Failure:
-    """Read RFC 3339 text, or seconds since 1970 given as a CEL int; a timestamp stays as it is."""
+    """Return the timestamp of RFC 3339 text, of seconds since 1970 as a CEL int, or of a timestamp."""
     if type(value) is Timestamp:
         return value
     if type(value) is Int:
@@ -248,7 +252,7 @@ def timestamp(value: object) -> Timestamp | Failure:
 
 
 def duration(value: object) -> Duration | Failure:
-    """Read text such as `1h30m`, `1.5s` or `-10ms`; a duration stays as it is."""
+    """Return the duration of text such as `1h30m`, `1.5s` or `-10ms`, or of a duration."""
     if type(value) is Duration:
         return value
     if type(value) is not str:
@@ -262,22 +266,22 @@ def duration(value: object) -> Duration | Failure:
 
 
 def size(value: Any) -> Int | Failure:
-    """Count the characters of a string, the items of a list or the names of an object."""
+    """Return the number of characters of a string, of items of a list or of names of an object."""
     return Int(len(value)) if type(value) in {str, list, dict} else error(f"size() does not take {kind_of(value)}")
 
 
 def starts_with(text: Any, part: Any) -> bool | Failure:
-    """Whether the text begins with the part."""
+    """Return whether the text begins with the part."""
     return text.startswith(part) if type(text) is str is type(part) else _no_method("startsWith", text, part)
 
 
 def ends_with(text: Any, part: Any) -> bool | Failure:
-    """Whether the text ends with the part."""
+    """Return whether the text ends with the part."""
     return text.endswith(part) if type(text) is str is type(part) else _no_method("endsWith", text, part)
 
 
 def has_part(text: Any, part: Any) -> bool | Failure:
-    """Whether the part is somewhere in the text."""
+    """Return whether the text contains the part."""
     return part in text if type(text) is str is type(part) else _no_method("contains", text, part)
 
 

@@ -34,21 +34,21 @@ def json_schema(event_name: str, description: str, schema: Schema) -> dict[str, 
 def _members(properties: tuple[Property, ...], unknown: UnknownProperties) -> dict[str, Any]:
     described: dict[str, Any] = {"type": "object"}
     if properties:
-        described["properties"] = {each.name: _property(each, unknown) for each in properties}
-    if required := [each.name for each in properties if each.required]:
+        described["properties"] = {declared.name: _property(declared, unknown) for declared in properties}
+    if required := [declared.name for declared in properties if declared.required]:
         described["required"] = required
     return described | {"additionalProperties": unknown is not UnknownProperties.REJECT}
 
 
-def _property(each: Property, unknown: UnknownProperties) -> dict[str, Any]:
-    described = dict(_NATIVE[each.type])
-    inner = _members(each.properties, unknown) if each.properties else {}
-    if each.type is PropertyType.ARRAY and each.item_type is not None:
-        described["items"] = inner or dict(_NATIVE[each.item_type])
+def _property(declared: Property, unknown: UnknownProperties) -> dict[str, Any]:
+    described = dict(_NATIVE[declared.type])
+    inner = _members(declared.properties, unknown) if declared.properties else {}
+    if declared.type is PropertyType.ARRAY and declared.item_type is not None:
+        described["items"] = inner or dict(_NATIVE[declared.item_type])
     else:
         described |= inner
-    if each.description:
-        described["description"] = each.description
-    if each.suggested_values:
-        described["examples"] = list(each.suggested_values)
+    if declared.description:
+        described["description"] = declared.description
+    if declared.suggested_values:
+        described["examples"] = list(declared.suggested_values)
     return described

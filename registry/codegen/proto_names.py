@@ -52,15 +52,15 @@ def pascal_name(text: str) -> str:
     return "".join(word.capitalize() for word in snake_name(text).split("_"))
 
 
-def unique_name(wanted: str, taken: Container[str], joint: str = "_", refused: Container[str] = ()) -> str:
+def unique_name(preferred: str, taken: Container[str], joint: str = "_", refused: Container[str] = ()) -> str:
     """Return a name, with a number if it is taken: `total`, `total_2`.
 
     `taken` holds names in the form of `comparable`, `refused` holds names as they are.
     """
-    name, number = wanted, 1
+    name, number = preferred, 1
     while comparable(name) in taken or name in refused:
         number += 1
-        name = f"{wanted}{joint}{number}"
+        name = f"{preferred}{joint}{number}"
     return name
 
 
