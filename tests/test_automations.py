@@ -1,4 +1,4 @@
-"""Automations over the wire: what is kept of them, and from where on they judge."""
+"""Automations over the wire: their fields, and the events that they are matched with."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ REFUSED: list[tuple[pb.Automation, str, str | None]] = [
 ]
 
 
-async def test_what_breaks_a_rule_is_refused_with_its_place(shop: Client) -> None:
+async def test_an_invalid_field_is_refused_with_its_path(shop: Client) -> None:
     for wanted, reason, path in REFUSED:
         for validate_only in (True, False):
             refused = await refusal(created(shop, wanted, validate_only=validate_only))
@@ -144,7 +144,7 @@ async def test_the_largest_automation_is_kept(shop: Client) -> None:
     assert await get(shop, largest) == largest
 
 
-async def test_an_update_changes_what_it_names_alone(shop: Client) -> None:
+async def test_an_update_changes_only_the_named_fields(shop: Client) -> None:
     made = await automate(shop, labels={"team": "growth", "tier": "1"}, attributes=struct({"a": 1}))
     changed = await change(
         shop, made, name="Goodbye", labels={"tier": "", "plan": "pro"}, entry_rule=pb.ENTRY_RULE_ONCE_PER_CONTACT
@@ -276,7 +276,7 @@ async def test_activating_and_pausing_again_changes_nothing(shop: Client) -> Non
     assert (again.state, again.activated_position) == (ACTIVE, 1)
 
 
-async def test_only_events_behind_the_activation_match(shop: Client) -> None:
+async def test_only_events_after_the_activation_match(shop: Client) -> None:
     automation = await automate(shop, active=False)
     counts = [(await shop.send()).match_count]
     await activate(shop, automation)
@@ -288,7 +288,7 @@ async def test_only_events_behind_the_activation_match(shop: Client) -> None:
     assert counts == [0, 1, 0, 1]
 
 
-async def test_a_new_event_name_holds_for_the_events_behind_the_change(shop: Client) -> None:
+async def test_a_new_event_name_applies_to_the_events_after_the_change(shop: Client) -> None:
     await shop.define("other", ANYTHING)
     automation = await automate(shop)
     assert (await shop.send()).match_count == 1
@@ -310,8 +310,8 @@ async def test_batches_in_flight_are_matched_by_the_state_at_their_positions(sho
     activated = (await activating).activated_position
     receipts = [result.receipt for answer in await asyncio.gather(*sending) for result in answer]
     assert activated in range(0, 80, 20)
-    judged = {each.event.position: each.match_count for each in receipts}
-    assert judged == {position: int(position > activated) for position in range(1, 81)}
+    counts = {each.event.position: each.match_count for each in receipts}
+    assert counts == {position: int(position > activated) for position in range(1, 81)}
     assert [each.event_position for each in await match_log(store)] == list(range(activated + 1, 81))
 
 

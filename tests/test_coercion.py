@@ -30,25 +30,25 @@ REJECT, KEEP, DROP = UnknownProperties
 ORDER = Schema((Property("order_total", NUMBER), Property("currency", STRING), Property("paid", BOOLEAN)))
 
 
-def judged(schema: Schema, payload: dict[str, Any]) -> CoercedPayload:
+def validated(schema: Schema, payload: dict[str, Any]) -> CoercedPayload:
     return compile_schema(schema)(payload)
 
 
 def refused(schema: Schema, payload: dict[str, Any]) -> tuple[Violation, ...]:
     with pytest.raises(PayloadRejected) as rejection:
-        judged(schema, payload)
+        validated(schema, payload)
     return rejection.value.violations
 
 
-def verdict(schema: Schema, payload: dict[str, Any]) -> CoercedPayload | None:
+def validated_or_none(schema: Schema, payload: dict[str, Any]) -> CoercedPayload | None:
     try:
-        return judged(schema, payload)
+        return validated(schema, payload)
     except PayloadRejected:
         return None
 
 
 def text(value: JSON) -> str:
-    """Equality of JSON texts, unlike that of Python, tells 1 from True and 5 from 5.0."""
+    """Return the JSON text: texts of 1 and True differ, and of 5 and 5.0, which are equal for Python."""
     return json.dumps(value)
 
 
@@ -63,7 +63,7 @@ def text(value: JSON) -> str:
 )
 def test_every_example_of_the_table_holds(mode: CoercionMode, target: PropertyType, case: Example) -> None:
     expected = case.lenient if mode is LENIENT else case.strict
-    coerced = verdict(Schema((Property("value", target),), coercion=mode), {"value": case.given})
+    coerced = validated_or_none(Schema((Property("value", target),), coercion=mode), {"value": case.given})
     if expected is None:
         assert coerced is None
     else:
@@ -82,13 +82,13 @@ def test_the_page_is_made_from_the_table() -> None:
 
 def test_a_payload_that_fits_is_not_changed() -> None:
     payload = {"paid": True, "currency": "EUR", "order_total": 12.5}
-    coerced = judged(ORDER, payload)
+    coerced = validated(ORDER, payload)
     assert list(coerced.properties.items()) == list(payload.items())
     assert coerced.coercions == ()
 
 
 def test_every_conversion_is_reported() -> None:
-    coerced = judged(ORDER, {"order_total": "129.95", "currency": 978, "paid": "TRUE"})
+    coerced = validated(ORDER, {"order_total": "129.95", "currency": 978, "paid": "TRUE"})
     assert coerced.properties == {"order_total": 129.95, "currency": "978", "paid": True}
     assert coerced.coercions == (
         Coercion("properties.order_total", CoercionKind.CONVERTED, "129.95", 129.95),
@@ -100,10 +100,10 @@ def test_every_conversion_is_reported() -> None:
 def test_another_spelling_of_an_instant_is_reported_in_strict_too() -> None:
     schema = Schema((Property("at", DATE),), coercion=STRICT)
     given_text, canonical = "2026-06-01T14:00:00+02:00", "2026-06-01T12:00:00.000Z"
-    assert judged(schema, {"at": given_text}).coercions == (
+    assert validated(schema, {"at": given_text}).coercions == (
         Coercion("properties.at", CoercionKind.CONVERTED, given_text, canonical),
     )
-    assert judged(schema, {"at": canonical}).coercions == ()
+    assert validated(schema, {"at": canonical}).coercions == ()
 
 
 @pytest.mark.parametrize(
@@ -124,19 +124,19 @@ def test_another_spelling_of_an_instant_is_reported_in_strict_too() -> None:
 def test_a_number_beyond_two_to_the_53_is_reported_as_rounded(
     target: PropertyType, value: JSON, kind: CoercionKind | None
 ) -> None:
-    coercions = judged(Schema((Property("n", target),)), {"n": value}).coercions
+    coercions = validated(Schema((Property("n", target),)), {"n": value}).coercions
     assert [coercion.kind for coercion in coercions] == ([] if kind is None else [kind])
 
 
 def test_null_for_an_optional_property_is_dropped_and_reported() -> None:
-    coerced = judged(ORDER, {"currency": None})
+    coerced = validated(ORDER, {"currency": None})
     assert coerced == CoercedPayload({}, (Coercion("properties.currency", CoercionKind.NULL_DROPPED, None, None),))
 
 
 # Violations
 
 
-def test_all_violations_are_found_at_once_what_is_missing_first() -> None:
+def test_all_violations_are_reported_at_once_missing_properties_first() -> None:
     schema = Schema((Property("order_total", NUMBER, required=True), Property("id", STRING, required=True)))
     found = refused(schema, {"order_total": "abc", "foo": 1})
     assert found == (
@@ -153,7 +153,7 @@ def test_all_violations_are_found_at_once_what_is_missing_first() -> None:
 
 def test_the_message_of_one_violation_is_the_message_of_the_rejection() -> None:
     with pytest.raises(PayloadRejected, match=r'^Property "paid" must be a boolean; got null$'):
-        judged(replace(ORDER, coercion=STRICT), {"paid": None})
+        validated(replace(ORDER, coercion=STRICT), {"paid": None})
 
 
 EVERY_TYPE = tuple(Property(each, each, required=True) for each in PropertyType if each is not ANY)
@@ -193,7 +193,7 @@ def test_a_refused_value_tells_the_type_that_was_expected_at_every_level(mode: C
         (Schema(), 1, ""),
     ],
 )
-def test_what_is_expected_is_told_of_refused_values_only(schema: Schema, value: JSON, expected: str) -> None:
+def test_only_invalid_values_have_an_expected_type(schema: Schema, value: JSON, expected: str) -> None:
     (violation,) = refused(schema, {"a": value})
     assert violation.expected == expected
     assert bool(expected) is (violation.reason == "INVALID_PROPERTY_VALUE")
@@ -218,7 +218,7 @@ def test_null_for_a_required_property_is_a_violation(mode: CoercionMode) -> None
         ({}, "an object"),
     ],
 )
-def test_a_message_shows_what_was_given(value: JSON, shown: str) -> None:
+def test_a_message_shows_the_value(value: JSON, shown: str) -> None:
     (violation,) = refused(Schema((Property("a", ARRAY),)), {"a": value})
     assert violation.message == f'Property "a" must be an array; got {shown}'
 
@@ -238,7 +238,9 @@ def test_a_payload_is_given_up_at_one_hundred_violations() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400])
 @pytest.mark.parametrize("mode", CoercionMode)
 @pytest.mark.parametrize("target", PropertyType)
-def test_what_is_no_finite_double_is_refused(target: PropertyType, mode: CoercionMode, value: JSON) -> None:
+def test_a_number_that_is_not_a_finite_double_is_rejected(
+    target: PropertyType, mode: CoercionMode, value: JSON
+) -> None:
     assert refused(Schema((Property("a", target),), coercion=mode), {"a": value})
     assert refused(Schema(unknown_properties=KEEP, coercion=mode), {"a": value})
 
@@ -256,7 +258,7 @@ BASKET = Schema(
 
 
 def test_nested_values_are_coerced_with_their_paths() -> None:
-    coerced = judged(
+    coerced = validated(
         BASKET,
         {"items": [{"sku": "a"}, {"sku": 7, "tags": [None]}], "customer": {"age": "41"}, "scores": [1, "2"]},
     )
@@ -288,10 +290,10 @@ def test_nested_violations_have_their_paths() -> None:
 
 def test_an_object_that_declares_nothing_takes_any_object() -> None:
     payload: dict[str, JSON] = {"anything": {"deep": [{"er": None}]}}
-    assert judged(BASKET, payload) == CoercedPayload(payload, ())
+    assert validated(BASKET, payload) == CoercedPayload(payload, ())
 
 
-def test_what_is_missing_comes_first_at_every_level() -> None:
+def test_missing_properties_come_first_at_every_level() -> None:
     inner = (Property("x", NUMBER), Property("y", NUMBER, required=True), Property("z", NUMBER, required=True))
     schema = Schema((Property("o", OBJECT, properties=inner), Property("r", NUMBER, required=True)))
     assert [each.path for each in refused(schema, {"foo": 1, "o": {"x": "x", "z": "z"}})] == [
@@ -308,17 +310,17 @@ def test_any_takes_its_value_as_keep_takes_one_that_is_not_declared(mode: Coerci
     declaring, keeping = Schema((Property("a", ANY),), coercion=mode), Schema(unknown_properties=KEEP, coercion=mode)
     values: list[JSON] = [5.0, -0.0, 2.0**60, 2**53 + 1, "x", True, [5.0, None], {"b": 5.0, "c": None}]
     for value in values:
-        declared, kept = judged(declaring, {"a": value}), judged(keeping, {"a": value})
+        declared, kept = validated(declaring, {"a": value}), validated(keeping, {"a": value})
         assert text(declared.properties) == text(kept.properties)
         assert declared.coercions == kept.coercions
 
 
 def test_a_required_nested_property_may_be_missing_with_its_object() -> None:
-    assert judged(BASKET, {}) == CoercedPayload({}, ())
+    assert validated(BASKET, {}) == CoercedPayload({}, ())
 
 
-def test_drop_leaves_out_what_is_not_declared_at_every_level() -> None:
-    coerced = judged(replace(BASKET, unknown_properties=DROP), {"x": 1, "customer": {"age": 1, "y": {}}})
+def test_drop_removes_undeclared_properties_at_every_level() -> None:
+    coerced = validated(replace(BASKET, unknown_properties=DROP), {"x": 1, "customer": {"age": 1, "y": {}}})
     assert coerced.properties == {"customer": {"age": 1}}
     assert coerced.coercions == (
         Coercion("properties.x", CoercionKind.UNKNOWN_DROPPED, 1, None),
@@ -326,9 +328,9 @@ def test_drop_leaves_out_what_is_not_declared_at_every_level() -> None:
     )
 
 
-def test_keep_keeps_what_is_not_declared_at_every_level() -> None:
+def test_keep_keeps_undeclared_properties_at_every_level() -> None:
     payload: dict[str, JSON] = {"x": None, "customer": {"age": 1, "y": [5.0]}, "z": 5.0, "big": 2.0**60}
-    coerced = judged(replace(BASKET, unknown_properties=KEEP), payload)
+    coerced = validated(replace(BASKET, unknown_properties=KEEP), payload)
     assert text(coerced.properties) == text({**payload, "z": 5})
     assert coerced.coercions == (Coercion("properties.big", CoercionKind.ROUNDED, 2.0**60, 2.0**60),)
 
@@ -373,7 +375,7 @@ SCHEMAS = st.builds(Schema, properties(2), st.sampled_from(UnknownProperties), s
 
 @st.composite
 def fitting(draw: st.DrawFn, level: tuple[Property, ...]) -> dict[str, JSON]:
-    """Payloads that mostly get past the first look: each declared property has a plausible value."""
+    """Payloads that are mostly valid: each declared property has a plausible value."""
     payload: dict[str, JSON] = {}
     for each in level:
         if draw(st.integers(0, 7)):
@@ -405,29 +407,29 @@ def test_any_payload_is_coerced_or_rejected_and_never_mutated(case: tuple[Schema
     schema, payload = case
     check_schema(schema)
     before = copy.deepcopy(payload)
-    verdict(schema, payload)
+    validated_or_none(schema, payload)
     assert repr(payload) == repr(before)
 
 
 @given(CASES)
-def test_coercing_what_was_coerced_changes_nothing(case: tuple[Schema, dict[str, JSON]]) -> None:
+def test_a_coerced_payload_is_coerced_to_itself(case: tuple[Schema, dict[str, JSON]]) -> None:
     schema, payload = case
-    once = verdict(schema, payload)
+    once = validated_or_none(schema, payload)
     assume(once is not None)
     assert once is not None
-    twice = judged(schema, once.properties)
+    twice = validated(schema, once.properties)
     assert text(twice.properties) == text(once.properties)
     assert all(coercion.kind is CoercionKind.ROUNDED for coercion in twice.coercions)
 
 
 @given(CASES)
 @example((Schema((Property("a", DATE),)), {"a": "2026-06-01t12:00:00z"}))
-def test_strict_takes_only_what_lenient_leaves_unchanged(case: tuple[Schema, dict[str, JSON]]) -> None:
+def test_strict_accepts_only_payloads_that_lenient_leaves_unchanged(case: tuple[Schema, dict[str, JSON]]) -> None:
     schema, payload = case
-    strict = verdict(replace(schema, coercion=STRICT), payload)
+    strict = validated_or_none(replace(schema, coercion=STRICT), payload)
     assume(strict is not None)
     assert strict is not None
-    lenient = judged(replace(schema, coercion=LENIENT), payload)
+    lenient = validated(replace(schema, coercion=LENIENT), payload)
     assert text(lenient.properties) == text(strict.properties)
     assert repr(lenient.coercions) == repr(strict.coercions)
     for coercion in lenient.coercions:
@@ -438,10 +440,10 @@ def test_strict_takes_only_what_lenient_leaves_unchanged(case: tuple[Schema, dic
 
 
 @given(CASES)
-def test_reject_takes_what_drop_takes_without_dropping(case: tuple[Schema, dict[str, JSON]]) -> None:
+def test_reject_accepts_the_payloads_from_which_drop_removes_nothing(case: tuple[Schema, dict[str, JSON]]) -> None:
     schema, payload = case
     rejecting, dropping, keeping = (
-        verdict(replace(schema, unknown_properties=policy), payload) for policy in (REJECT, DROP, KEEP)
+        validated_or_none(replace(schema, unknown_properties=policy), payload) for policy in (REJECT, DROP, KEEP)
     )
     dropped = dropping is None or any(each.kind is CoercionKind.UNKNOWN_DROPPED for each in dropping.coercions)
     assert (rejecting is None) == dropped

@@ -61,7 +61,7 @@ UNIVERSE: list[Payload] = [{}, *({"a": value} for value in (*SCALARS, *OBJECTS, 
 
 
 def outcome(schema: Schema, payload: Payload) -> str | None:
-    """What the schema makes of the payload, as text: numbers as doubles, which tells 1 from true."""
+    """Return the result of a schema on a payload, as text with numbers as doubles: 1 and true differ."""
     try:
         return text(compile_schema_once(schema)(payload).properties)
     except PayloadRejected:
@@ -84,7 +84,7 @@ def text(value: Any) -> str:
 
 
 def used(value: JSON, path: str = "") -> Iterator[str]:
-    """Name the properties that stand in a payload: `.a`, `.a.c`, `.a[].c`."""
+    """Return the paths of the properties of a payload: `.a`, `.a.c`, `.a[].c`."""
     if isinstance(value, dict):
         for name, inner in value.items():
             yield f"{path}.{name}"
@@ -125,29 +125,29 @@ def single(states: Iterable[Property]) -> list[Schema]:
 
 SINGLE = single(places((None, *ITEM_TYPES)))
 SOME = 11
-"""One of so many pairs is enough for FORWARD, of which a law below holds that it is BACKWARD the other way round."""
+"""One in SOME pairs is enough for FORWARD: by a law below it equals BACKWARD with the schemas exchanged."""
 
 
-def test_the_verdict_is_that_of_enumeration_for_every_pair_of_schemas_of_one_property() -> None:
+def test_the_verdict_equals_enumeration_for_every_pair_of_schemas_of_one_property() -> None:
     every = [Outcomes(schema) for schema in SINGLE]
     assert len(every) == len(set(SINGLE)) > 450
     pairs = list(itertools.product(every, every))
-    for direction, judged in ((BACKWARD, pairs), (FORWARD, pairs[::SOME])):
+    for direction, compared in ((BACKWARD, pairs), (FORWARD, pairs[::SOME])):
         wrong = [
             (one.schema, other.schema)
-            for one, other in judged
+            for one, other in compared
             if bool(compare(*ordered(one.schema, other.schema, direction), direction)) is one.within(other)
         ]
         assert wrong == []
 
 
 def ordered(one: Schema, other: Schema, direction: Direction) -> tuple[Schema, Schema]:
-    """Give the old and the new schema so that the direction asks whether one is within the other."""
+    """Return the old and the new schema, so that the direction asks whether `one` is within `other`."""
     return (one, other) if direction is BACKWARD else (other, one)
 
 
 class Outcomes:
-    """What one schema takes of the universe: a bit for each payload with one of its outcomes."""
+    """The results of one schema on the universe: a bit for each pair of a payload and a result."""
 
     bits: ClassVar[dict[tuple[int, str], int]] = {}
     judged: ClassVar[dict[frozenset[str], int]] = {}
@@ -160,7 +160,7 @@ class Outcomes:
         self.taken = sum(1 << self.bits.setdefault((i, found), len(self.bits)) for i, found in outcomes if found)
 
     def within(self, other: Outcomes) -> bool:
-        """The definition: whatever one takes of what either declares, the other takes to the same result."""
+        """Return whether the other schema has the same results, by the definition of compatibility."""
         return not self.taken & ~other.taken & self._judged(self.names | other.names)
 
     def _judged(self, names: frozenset[str]) -> int:
@@ -208,7 +208,7 @@ SCHEMAS = st.builds(Schema, levels(("a", "b")), st.sampled_from(UnknownPropertie
 
 @st.composite
 def changed(draw: st.DrawFn, schema: Schema) -> Schema:
-    """A schema like the given one: what changes is drawn anew, the rest stays."""
+    """A variant of a schema: some parts are drawn again, the others stay."""
     other = draw(SCHEMAS)
     return Schema(
         draw(changed_levels(schema.properties, other.properties)),
@@ -235,7 +235,7 @@ CHANGES = SCHEMAS.flatmap(lambda schema: st.tuples(st.just(schema), changed(sche
 
 
 @given(CHANGES)
-def test_the_verdict_is_that_of_enumeration_for_several_and_nested_properties(change: tuple[Schema, Schema]) -> None:
+def test_the_verdict_equals_enumeration_for_several_and_nested_properties(change: tuple[Schema, Schema]) -> None:
     old, new = change
     outcomes = [(outcome(old, each), outcome(new, each)) for each in payloads(old.properties, new.properties)]
     assert (not compare(old, new, BACKWARD)) is all(before in {None, after} for before, after in outcomes)
@@ -275,7 +275,7 @@ def test_at_most_one_incompatibility_is_found_for_a_property(change: tuple[Schem
         assert len(paths) == len(set(paths))
 
 
-def test_under_one_unknown_properties_policy_what_holds_step_by_step_holds_throughout() -> None:
+def test_under_one_unknown_properties_policy_compatibility_is_transitive() -> None:
     for policy in UnknownProperties:
         few = [each for each in single(places((None, STRING, OBJECT))) if each.unknown_properties is policy]
         after = {each: {other for other in few if not compare(each, other, BACKWARD)} for each in few}
@@ -395,7 +395,7 @@ def with_property(name: str, **changes: Any) -> Schema:
         (replace(ORDER, unknown_properties=DROP), BACKWARD, []),
     ],
 )
-def test_an_incompatibility_says_what_changed_and_where(
+def test_an_incompatibility_has_the_kind_and_the_path_of_the_change(
     new: Schema, direction: Direction, expected: list[tuple[str, str, str, str]]
 ) -> None:
     found = compare(ORDER, new, direction, 3)
@@ -411,7 +411,7 @@ def test_a_property_that_breaks_by_being_required_is_not_blamed_on_its_items() -
     assert [each.kind for each in compare(old, new, FORWARD)] == [KINDS.ITEM_TYPE_CHANGED]
 
 
-def test_a_property_that_breaks_as_a_whole_is_reported_without_what_is_in_it() -> None:
+def test_an_incompatible_property_is_reported_without_its_nested_properties() -> None:
     old = Schema(unknown_properties=KEEP)
     new = replace(old, properties=(Property("o", OBJECT, properties=(Property("at", DATE),)),))
     for direction in Direction:
@@ -419,7 +419,7 @@ def test_a_property_that_breaks_as_a_whole_is_reported_without_what_is_in_it() -
         assert (found.kind, found.path) == (KINDS.PROPERTY_ADDED, "properties.o")
 
 
-def test_an_object_that_becomes_declared_is_explained_where_it_differs() -> None:
+def test_an_object_that_gets_declared_properties_is_compared_property_by_property() -> None:
     old = Schema(unknown_properties=KEEP, coercion=STRICT)
     new = replace(old, properties=(Property("o", OBJECT, required=True, properties=(Property("at", DATE),)),))
     (found,) = compare(old, new, FORWARD)
@@ -441,18 +441,18 @@ def test_the_page_shows_every_kind() -> None:
 
 
 @pytest.mark.checkout
-def test_the_page_is_made_from_the_verdicts() -> None:
+def test_the_page_is_generated_from_the_verdicts() -> None:
     page = Path(__file__).parents[1] / "docs" / "compatibility.md"
     assert page.read_text(encoding="utf-8") == compatibility_page(), "python -m registry.compatibility_docs"
 
 
-def test_a_meaning_is_compared_once_whatever_its_words() -> None:
+def test_revisions_that_differ_only_in_annotations_are_compared_once() -> None:
     told = [Schema((Property("id", STRING, description=words),)) for words in ("first", "second")]
     found = check_compatibility(Compatibility.BACKWARD_TRANSITIVE, Schema((Property("id", NUMBER),)), revisions(*told))
     assert [each.revision for each in found] == [2]
 
 
-def test_a_verdict_is_given_up_at_a_thousand_reasons() -> None:
+def test_a_verdict_has_at_most_a_thousand_incompatibilities() -> None:
     earlier = [
         Schema(tuple(Property(f"p{at}", STRING, required=at < number) for at in range(50))) for number in range(30)
     ]

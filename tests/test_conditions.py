@@ -45,7 +45,7 @@ PURCHASE = Schema(
 CONDITION_SEEDS = (Path(__file__).parent / "fuzz_seeds" / "conditions.txt").read_text().splitlines()
 
 
-def faults(text: str, schema: Schema | None = None) -> list[ConditionError]:
+def condition_errors(text: str, schema: Schema | None = None) -> list[ConditionError]:
     try:
         check(parse(text), schema)
     except ConditionInvalid as refused:
@@ -72,18 +72,18 @@ def page_examples() -> list[tuple[str, str]]:
 
 
 @pytest.mark.checkout
-@pytest.mark.parametrize(("text", "said"), page_examples())
-def test_every_example_of_the_page_holds(text: str, said: str) -> None:
+@pytest.mark.parametrize(("text", "verdict_name"), page_examples())
+def test_every_example_of_the_page_holds(text: str, verdict_name: str) -> None:
     (sample,) = re.findall(r"```json\n(.*?)```", page(), re.DOTALL)
     event = json.loads(sample)
-    if found := faults(text, PURCHASE):
-        assert [each.reason for each in found] == [said]
+    if found := condition_errors(text, PURCHASE):
+        assert [each.reason for each in found] == [verdict_name]
         return
     contact, at = event["contact"], parse_rfc3339("2026-06-01T15:00:00Z")
     subject = Subject(event["properties"], "purchase", "e", 1, at, at, "c", contact["email"], contact["properties"])
     came_to = Condition(text).evaluate(subject)
     verdict = came_to.verdict if isinstance(came_to, Failure) else Verdict.TRUE if came_to else Verdict.FALSE
-    assert verdict.name == said
+    assert verdict.name == verdict_name
 
 
 # What cannot be read
@@ -125,9 +125,9 @@ def test_every_example_of_the_page_holds(text: str, said: str) -> None:
         ("properties.a in [" + "1," * 1001 + "]", 1, 17, "TOO_MANY_ELEMENTS"),
     ],
 )
-def test_a_fault_has_its_line_and_column(text: str, line: int, column: int, reason: str) -> None:
-    (fault,) = faults(text)
-    assert (fault.line, fault.column, fault.reason) == (line, column, reason)
+def test_an_error_has_its_line_and_column(text: str, line: int, column: int, reason: str) -> None:
+    (error,) = condition_errors(text)
+    assert (error.line, error.column, error.reason) == (line, column, reason)
 
 
 @pytest.mark.parametrize(
@@ -142,9 +142,9 @@ def test_a_fault_has_its_line_and_column(text: str, line: int, column: int, reas
         ("1 > -9223372036854775808", "1 > -9223372036854775809", "SYNTAX_ERROR"),
     ],
 )
-def test_each_limit_is_the_last_that_is_taken(longest: str, longer: str, reason: str) -> None:
-    assert faults(longest) == []
-    assert [each.reason for each in faults(longer)] == [reason]
+def test_the_limits_are_exact(longest: str, longer: str, reason: str) -> None:
+    assert condition_errors(longest) == []
+    assert [each.reason for each in condition_errors(longer)] == [reason]
 
 
 @pytest.mark.parametrize(
@@ -171,11 +171,11 @@ def test_integers_end_at_64_bits_and_paths_where_they_say(text: str, outcome: An
 @pytest.mark.parametrize(
     "pattern", ["({})", "[{}]", "!({})", "({} + 1)", "(true ? {} : 1)", "size({})", "a.exists(x, {})"]
 )
-def test_what_nests_a_hundred_deep_is_refused(pattern: str) -> None:
+def test_a_nesting_of_a_hundred_levels_is_rejected(pattern: str) -> None:
     text = "1"
     for _ in range(100):
         text = pattern.format(text)
-    assert [each.reason for each in faults(text)] == ["TOO_DEEP"]
+    assert [each.reason for each in condition_errors(text)] == ["TOO_DEEP"]
 
 
 @pytest.mark.parametrize(
@@ -190,40 +190,40 @@ def test_what_nests_a_hundred_deep_is_refused(pattern: str) -> None:
 )
 def test_hostile_nesting_is_refused_quickly(text: str, reason: str) -> None:
     began = time.perf_counter()
-    (fault,) = faults(text)
-    assert fault.reason == reason
+    (error,) = condition_errors(text)
+    assert error.reason == reason
     assert time.perf_counter() - began < 5
 
 
 @pytest.mark.parametrize("text", [line for line in CONDITION_SEEDS if "[][" in line])
 def test_nothing_is_known_of_the_items_of_an_empty_list(text: str) -> None:
-    assert {each.reason for each in faults(text)} <= {"TYPE_MISMATCH"}
-    if not faults(text):
+    assert {each.reason for each in condition_errors(text)} <= {"TYPE_MISMATCH"}
+    if not condition_errors(text):
         assert isinstance(outcome(text, {}), Failure)
 
 
 def test_a_path_has_at_most_32_names() -> None:
-    assert faults("properties" + ".a" * 31 + " == 1") == []
-    assert [each.reason for each in faults("properties" + ".a" * 32 + " == 1")] == ["TOO_DEEP"]
+    assert condition_errors("properties" + ".a" * 31 + " == 1") == []
+    assert [each.reason for each in condition_errors("properties" + ".a" * 32 + " == 1")] == ["TOO_DEEP"]
 
 
-def test_32_levels_and_long_chains_are_taken() -> None:
-    assert faults("(" * 31 + "true" + ")" * 31) == []
-    assert faults(" && ".join(["true"] * 1000)) == []
-    assert faults(f"properties.a in [{','.join(['1'] * 1000)}]") == []
+def test_32_levels_and_long_chains_are_accepted() -> None:
+    assert condition_errors("(" * 31 + "true" + ")" * 31) == []
+    assert condition_errors(" && ".join(["true"] * 1000)) == []
+    assert condition_errors(f"properties.a in [{','.join(['1'] * 1000)}]") == []
 
 
 def test_a_text_beyond_the_limit_is_refused_before_it_is_parsed() -> None:
-    assert faults("true" + " " * (MAX_LENGTH - 4)) == []
-    assert faults("(" * (MAX_LENGTH + 1))[0].reason == "TOO_LONG"
-    assert faults("x" * 100_000)[0].reason == "TOO_LONG"
+    assert condition_errors("true" + " " * (MAX_LENGTH - 4)) == []
+    assert condition_errors("(" * (MAX_LENGTH + 1))[0].reason == "TOO_LONG"
+    assert condition_errors("x" * 100_000)[0].reason == "TOO_LONG"
 
 
 @given(st.text(alphabet="ab1.\"'()[]!&|=<>?:,+-*/% \\\nxrpropertiesevent", max_size=40) | st.text(max_size=30))
 def test_any_text_is_read_or_refused(text: str) -> None:
-    for fault in faults(text):
-        assert 1 <= fault.line <= text.count("\n") + 1
-        assert 1 <= fault.column <= len(text) + 1
+    for error in condition_errors(text):
+        assert 1 <= error.line <= text.count("\n") + 1
+        assert 1 <= error.column <= len(text) + 1
 
 
 @pytest.mark.parametrize("text", ["", "  \n"])
@@ -267,10 +267,10 @@ def test_blank_text_always_holds(text: str) -> None:
         ("(properties.is_first_purchase ? 1 : 'x') > true", "TYPE_MISMATCH", "cannot be compared"),
     ],
 )
-def test_what_cannot_hold_on_the_schema_is_refused(text: str, reason: str, hint: str) -> None:
-    (fault,) = faults(text, PURCHASE)
-    assert fault.reason == reason
-    assert hint in fault.message
+def test_a_condition_that_cannot_hold_on_the_schema_is_rejected(text: str, reason: str, hint: str) -> None:
+    (error,) = condition_errors(text, PURCHASE)
+    assert error.reason == reason
+    assert hint in error.message
 
 
 @pytest.mark.parametrize(
@@ -287,8 +287,8 @@ def test_what_cannot_hold_on_the_schema_is_refused(text: str, reason: str, hint:
         "(properties.is_first_purchase ? 1 : properties.order_total) > 2",
     ],
 )
-def test_what_may_hold_on_the_schema_is_taken(text: str) -> None:
-    assert faults(text, PURCHASE) == []
+def test_a_condition_that_may_hold_on_the_schema_is_accepted(text: str) -> None:
+    assert condition_errors(text, PURCHASE) == []
 
 
 @pytest.mark.parametrize(
@@ -305,11 +305,11 @@ def test_what_may_hold_on_the_schema_is_taken(text: str) -> None:
 )
 def test_a_property_of_type_any_may_stand_anywhere(text: str) -> None:
     free = Property("free", ANY)
-    assert faults(text, Schema((free, Property("inner", OBJECT, properties=(free,))))) == []
+    assert condition_errors(text, Schema((free, Property("inner", OBJECT, properties=(free,))))) == []
 
 
-def test_all_faults_are_found_in_their_order() -> None:
-    found = faults("properties.a == 1\n|| properties.currency > 1\n|| properties.b.c", PURCHASE)
+def test_all_errors_are_reported_in_text_order() -> None:
+    found = condition_errors("properties.a == 1\n|| properties.currency > 1\n|| properties.b.c", PURCHASE)
     assert [(each.line, each.reason) for each in found] == [
         (1, "UNKNOWN_PROPERTY"),
         (2, "TYPE_MISMATCH"),
@@ -325,8 +325,8 @@ def refused(text: str) -> ConditionInvalid:
 
 
 def test_without_a_definition_any_property_may_be_there() -> None:
-    assert faults("properties.a.b[0].c == properties.d && properties.e") == []
-    assert [each.reason for each in faults("properties.a + 1 == 2")] == ["TYPE_MISMATCH"]
+    assert condition_errors("properties.a.b[0].c == properties.d && properties.e") == []
+    assert [each.reason for each in condition_errors("properties.a + 1 == 2")] == ["TYPE_MISMATCH"]
 
 
 KINDS = {bool: BOOL, int: DOUBLE, float: DOUBLE, str: TEXT, type(None): NULL, list: LIST, dict: MAP}
@@ -368,7 +368,7 @@ def test_true_is_not_one() -> None:
         assert outcome(text, {"b": True}) is False
 
 
-def test_a_failure_says_what_failed() -> None:
+def test_a_failure_has_a_message() -> None:
     assert outcome("properties.a.b > 1", {"a": {}}) == Failure(Verdict.MISSING, "properties.a.b is missing")
     assert outcome("contact.email == 'x'", {}) == Failure(Verdict.MISSING, "contact.email is missing")
     failure = outcome("properties.a > 1", {"a": "x"})
@@ -376,7 +376,7 @@ def test_a_failure_says_what_failed() -> None:
     assert failure.message == "A string > an integer is not defined"
 
 
-def test_what_is_read_is_known() -> None:
+def test_a_condition_knows_the_paths_that_it_reads() -> None:
     condition = Condition("properties.a.b == 1 || has(properties.c) || properties['d e'] && contact.email == 'x'")
     assert condition.properties_read == {"properties.a.b", "properties.c", 'properties["d e"]'}
     assert condition.reads_contact

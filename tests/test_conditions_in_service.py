@@ -1,4 +1,4 @@
-"""Conditions where they are used: when saved, when tried, when the schema under them changes, when they fail."""
+"""Conditions in the service: saved, tried, failing, and with a schema that changes."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ async def test_a_trial_coerces_and_tells_every_clause(shop: Client) -> None:
     assert await shop.log() == []
 
 
-async def test_a_trial_of_a_payload_that_would_be_refused_says_so(shop: Client) -> None:
+async def test_a_trial_reports_an_invalid_payload(shop: Client) -> None:
     answer = await trial(shop, "properties.order_total >", event({"order_total": "abc"}))
     assert [each.path for each in answer.violations] == ["properties.order_total"]
     assert [each.reason for each in answer.errors] == ["SYNTAX_ERROR"]
@@ -116,7 +116,7 @@ async def test_a_trial_without_a_definition_checks_no_names(shop: Client) -> Non
     assert (answer.verdict, list(answer.errors)) == (pb.VERDICT_TRUE, [])
 
 
-# A schema under conditions
+# A schema with conditions in use
 
 
 def redefinition(new: event_definitions_pb2.Schema, *, force: bool = False) -> Any:
@@ -135,11 +135,11 @@ async def test_a_schema_that_breaks_an_active_condition_is_refused_unless_forced
     typed = schema(order_total="number", currency="string", is_first_purchase="number")
     assert (await verdict(update(redefinition(typed))))[1] == "CONDITIONS_BROKEN"
     assert (await update(redefinition(WITHOUT_FIRST, force=True))).event_definition.revision == 2
-    # What is broken already keeps no other change from being made.
+    # A condition that is already broken does not prevent other changes.
     await shop.redefine(schema(order_total="number"))
 
 
-async def test_a_schema_that_breaks_no_condition_in_use_is_taken(shop: Client) -> None:
+async def test_a_schema_that_breaks_no_condition_in_use_is_accepted(shop: Client) -> None:
     made = await automate(shop, condition=FIRST)
     await automate(shop, "other", condition=FIRST)
     await shop.redefine(schema(order_total="number", is_first_purchase="boolean"))

@@ -17,7 +17,7 @@ from tests.support.conditions import conditions, contacts, payloads
 
 
 def compiled(texts: list[str]) -> list[Condition | None]:
-    """Leave out the few that cannot be saved; every seventh automation has no condition."""
+    """Return conditions without those that cannot be saved; every seventh is None."""
     made: list[Condition | None] = []
     for text in texts:
         try:
@@ -34,7 +34,7 @@ def subject(properties: dict[str, Any], contact: dict[str, Any] | None = None) -
 
 @settings(max_examples=400)
 @given(st.lists(conditions(("guard", "guard", "guard", "bool")), max_size=25), st.lists(payloads, max_size=4), contacts)
-def test_what_the_index_leaves_out_does_not_hold(
+def test_every_condition_that_holds_is_a_candidate(
     texts: list[str], events: list[dict[str, Any]], contact: dict[str, Any] | None
 ) -> None:
     all_of_them = compiled(texts)
@@ -60,7 +60,7 @@ ABOUT = ("properties.a", "properties.b.c", "event.revision", "contact.properties
 
 
 def around(bound: float) -> list[float]:
-    """Name the values at a bound: itself as an int and as a double, the doubles beside it and the ints beside it."""
+    """Return values around a bound: the bound as an int and as a double, and the next doubles and ints."""
     twins = {"int": int(bound), "double": float(bound), "above": int(bound) + 1, "below": int(bound) - 1}
     return [bound, *twins.values(), *(nextafter(bound, end) for end in (inf, -inf) if abs(nextafter(bound, end)) < inf)]
 
@@ -74,7 +74,7 @@ def comparisons(draw: st.DrawFn) -> str:
 
 @st.composite
 def between(draw: st.DrawFn) -> str:
-    """Bound one path from both sides, or join two comparisons in another way."""
+    """Return an interval of one path, or another combination of two comparisons."""
     path, low, high = draw(st.sampled_from(ABOUT)), *draw(st.tuples(*[st.sampled_from(sorted(BOUNDS))] * 2))
     below, above = draw(st.sampled_from(("<", "<="))), draw(st.sampled_from((">", ">=")))
     joined = draw(st.sampled_from((" && ", " || "))).join(draw(st.tuples(comparisons(), comparisons())))
@@ -166,16 +166,16 @@ def test_a_comparison_with_a_constant_selects(text: str, passing: Any, failing: 
     "text",
     ["properties.a != 1", "size(properties.a) == 1", "properties.a == properties.b", "true", "properties.a > 'x'"],
 )
-def test_what_compares_no_path_with_a_constant_is_always_a_candidate(text: str) -> None:
+def test_a_condition_without_a_comparison_of_a_path_and_a_constant_is_always_a_candidate(text: str) -> None:
     assert candidates([text], {"a": 1}) == candidates([text], {}) == [0]
 
 
 @pytest.mark.parametrize("text", ["false", "properties.a in []", "properties.a > 3 && properties.a < 2"])
-def test_what_never_holds_is_never_a_candidate(text: str) -> None:
+def test_a_condition_that_never_holds_is_never_a_candidate(text: str) -> None:
     assert candidates([text], {"a": 2.5}) == []
 
 
-def test_what_nearly_all_ask_for_selects_none_of_them() -> None:
+def test_a_test_that_nearly_all_conditions_share_selects_none_of_them() -> None:
     texts = [f'properties.currency == "EUR" && properties.sku == "S{number}"' for number in range(1000)]
     assert candidates(texts, {"currency": "EUR", "sku": "S7"}) == [7]
     narrow = [

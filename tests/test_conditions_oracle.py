@@ -28,7 +28,7 @@ OCCURRED, RECEIVED = 1_780_315_200_123_456, 1_780_315_201_000_000
 
 
 def as_cel(value: Any) -> Any:
-    """Every number of a payload is a double to CEL."""
+    """Return a payload with its numbers as doubles, as CEL sees them."""
     if isinstance(value, dict):
         return {name: as_cel(inner) for name, inner in value.items()}
     if isinstance(value, list):
@@ -60,7 +60,7 @@ def ours(text: str, payload: dict[str, Any], contact: dict[str, Any] | None) -> 
     try:
         root = parse(text).root
     except ConditionInvalid as refused:
-        # `contact.id.x` is refused when it is saved, also where an evaluation would not come to it.
+        # `contact.id.x` is rejected when it is saved, also if an evaluation would not reach it.
         if {each.reason for each in refused.errors} != {"TYPE_MISMATCH"}:
             raise
         reject()
@@ -73,7 +73,7 @@ def ours(text: str, payload: dict[str, Any], contact: dict[str, Any] | None) -> 
 
 
 def comparable(value: Any) -> str:  # noqa: PLR0911 - a line for each kind
-    """Numbers as doubles, times in microseconds; NaN equals itself as text."""
+    """Return a value with numbers as doubles, times in microseconds, and NaN as text, so that it equals itself."""
     match value:
         case Timestamp(nanos=nanos) | Duration(nanos=nanos):
             return str(nanos // 1000)

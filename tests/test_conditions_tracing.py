@@ -36,7 +36,7 @@ def test_a_trace_is_the_condition_and_then_its_parts() -> None:
     assert [(each.line, each.column) for each in trace(text, {})] == [(1, 1), (1, 1), (2, 6), (2, 7), (2, 30), (2, 31)]
 
 
-def test_what_comes_behind_the_decision_is_not_evaluated() -> None:
+def test_clauses_after_the_decision_are_not_evaluated() -> None:
     text = "properties.a == 1 && (properties.b || properties.c)"
     (_, _, either, *inside) = trace(text, {"a": 2, "b": True})
     assert [each.verdict for each in (either, *inside)] == [NOT_EVALUATED] * 3
@@ -64,7 +64,7 @@ def test_an_absorbed_failure_is_seen() -> None:
     ]
 
 
-def test_a_clause_shows_what_it_read_and_compared() -> None:
+def test_a_clause_shows_its_path_and_its_operand() -> None:
     (clause,) = trace("100.5 <= properties.a", {"a": 5})
     assert (clause.operator, clause.path) == ("<=", "properties.a")
     assert (clause.actual, clause.operand) == (Shown(5), Shown(100.5))
@@ -95,7 +95,7 @@ def test_a_large_value_is_cut() -> None:
 
 @settings(max_examples=400)
 @given(conditions(), payloads, contacts)
-def test_a_trace_comes_to_what_the_condition_does(
+def test_a_trace_has_the_verdict_of_the_condition(
     text: str, properties: dict[str, Any], contact: dict[str, Any] | None
 ) -> None:
     try:

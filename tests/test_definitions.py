@@ -126,7 +126,7 @@ async def test_a_schema_may_be_left_out(shop: Client) -> None:
     assert (await shop.send(event(name="signed_up"))).event.revision == 1
 
 
-async def test_what_is_not_there_is_not_found(shop: Client) -> None:
+async def test_an_unknown_definition_is_not_found(shop: Client) -> None:
     assert await verdict(get(shop, "nothing")) == NOT_FOUND
     assert await verdict(shop.redefine(TOTAL_ONLY, "nothing")) == NOT_FOUND
     assert await verdict(shop.undefine("nothing")) == NOT_FOUND
@@ -199,7 +199,7 @@ async def test_a_schema_that_differs_makes_a_revision_and_an_equal_one_does_not(
     assert [each.name for each in changed.schema.properties] == ["order_total"]
 
 
-async def test_an_update_leaves_alone_what_it_does_not_name(shop: Client) -> None:
+async def test_an_update_leaves_other_fields_unchanged(shop: Client) -> None:
     before = (await get(shop, ORDER)).event_definition
     request = pb.UpdateEventDefinitionRequest(event_definition=ORDER, description="Paid")
     after = (await update(shop, request)).event_definition
@@ -343,7 +343,7 @@ def created(connection: Connection, project: str, definition_id: str, name: str 
     return store.create_definition(connection, project, definition_id, name, "", schema, Compatibility.NONE, 1)
 
 
-async def test_the_store_gives_back_what_it_made(database: Database) -> None:
+async def test_the_store_returns_the_definitions_that_it_created(database: Database) -> None:
     made = await database.write(lambda connection: created(connection, "p", "id-1"))
     assert await database.read(lambda connection: store.get_definition(connection, "p", ORDER)) == made
     assert await database.read(lambda connection: store.active_definitions(connection, "p")) == [made]
@@ -361,7 +361,7 @@ async def test_an_id_is_tried_before_a_name(database: Database) -> None:
     await database.write(work)
 
 
-async def test_what_a_transaction_refuses_is_rolled_back_whole(database: Database) -> None:
+async def test_a_refused_transaction_is_rolled_back_completely(database: Database) -> None:
     def work(connection: Connection) -> None:
         created(connection, "p", "id-1", name="first")
         created(connection, "p", "id-2", name="first")

@@ -183,7 +183,7 @@ async def test_the_budgets_of_payloads_hold(maker: Client, payload: dict[str, An
     assert refused.violations == ((path, reason),)
 
 
-async def test_what_is_nested_too_deep_is_refused(maker: Client) -> None:
+async def test_a_message_that_is_nested_too_deep_is_refused(maker: Client) -> None:
     deep: dict[str, Any] = {}
     for _ in range(30):
         deep = {"x": deep}
@@ -304,7 +304,7 @@ async def test_a_json_schema_is_of_the_latest_or_a_named_revision(maker: Client)
 
 
 @pytest.mark.parametrize("unknown", list(UnknownProperties))
-def test_a_json_schema_accepts_what_the_registry_accepts(unknown: UnknownProperties) -> None:
+def test_a_json_schema_accepts_the_payloads_that_the_registry_accepts(unknown: UnknownProperties) -> None:
     inner = P("n", T.NUMBER, required=True)
     schema = Schema(
         (

@@ -1,4 +1,4 @@
-"""The definition of the values that Signalbox holds: numbers, texts, budgets, and the words of refusals."""
+"""The values that Signalbox can store: numbers, texts, budgets, and the messages of violations."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ HALF = "contains half a surrogate pair, which is not a character"
 
 
 def found(values: dict[str, Any], budget: PayloadBudget = EVENT_BUDGET, received: int | None = None) -> Any:
-    fault = payload_violation(values, "data", budget, received)
-    return fault and (fault.path, fault.reason, fault.message)
+    problem = payload_violation(values, "data", budget, received)
+    return problem and (problem.path, problem.reason, problem.message)
 
 
 @pytest.mark.parametrize(
-    ("value", "path", "fault"),
+    ("value", "path", "problem"),
     [
         (10**309, "data.v", RANGE),
         (-(10**309), "data.v", RANGE),
@@ -50,12 +50,12 @@ def found(values: dict[str, Any], budget: PayloadBudget = EVENT_BUDGET, received
         ({"\udc00": 1}, r'data.v["\udc00"]', HALF),
     ],
 )
-def test_a_value_that_cannot_be_held_is_refused_with_path_and_reason(value: Any, path: str, fault: str) -> None:
-    assert found({"v": value}) == (path, "INVALID_PROPERTY_VALUE", f"{path} {fault}")
+def test_a_value_that_cannot_be_stored_is_rejected_with_path_and_reason(value: Any, path: str, problem: str) -> None:
+    assert found({"v": value}) == (path, "INVALID_PROPERTY_VALUE", f"{path} {problem}")
 
 
 @pytest.mark.parametrize("value", [LARGEST, -LARGEST, sys.float_info.max, 5e-324, 2**53 + 1, "\0", "\U0001f600", None])
-def test_a_value_at_its_bound_is_held(value: Any) -> None:
+def test_a_value_at_its_bound_is_stored(value: Any) -> None:
     assert found({"v": value, "list": [value], "object": {"v": value}}) is None
 
 
@@ -103,14 +103,14 @@ def test_a_path_in_a_refusal_is_bounded() -> None:
     value: Any = 10**400
     for _ in range(30):
         value = {"\x01" * 300: value}
-    fault = payload_violation(value, "data", EVENT_BUDGET)
-    assert fault is not None
-    assert len(fault.path) <= MAX_PATH + 1
-    assert len(fault.message) < MAX_PATH + 100
+    problem = payload_violation(value, "data", EVENT_BUDGET)
+    assert problem is not None
+    assert len(problem.path) <= MAX_PATH + 1
+    assert len(problem.message) < MAX_PATH + 100
 
 
 @pytest.mark.parametrize(
-    ("text", "path", "fault"),
+    ("text", "path", "problem"),
     [
         ("1e400", "n", RANGE),
         ("-1.8e308", "n", RANGE),
@@ -120,10 +120,10 @@ def test_a_path_in_a_refusal_is_bounded() -> None:
         (r'{"\udfff":1}', r'n["\udfff"]', HALF),
     ],
 )
-def test_a_text_that_a_decoder_refuses_is_looked_through_for_the_place(text: str, path: str, fault: str) -> None:
+def test_the_place_of_a_value_that_a_decoder_rejects_is_found(text: str, path: str, problem: str) -> None:
     refused = json_violation(f'{{"first": [1, {{}}], "n": {text}}}'.encode())
     assert refused is not None
-    assert (refused.path, refused.message) == (path, f"{path} {fault}")
+    assert (refused.path, refused.message) == (path, f"{path} {problem}")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000, b'{"n": NaN}', b'{"n": 1}', b"\xff", b"[1,]"])
@@ -131,7 +131,7 @@ def test_no_place_is_found_in_a_text_that_is_not_json_or_is_right(content: bytes
     assert json_violation(content) is None
 
 
-# Numbers in what no schema looks into
+# Numbers that no schema covers
 
 
 @pytest.mark.parametrize("wrap", [lambda n: {"v": n}, lambda n: {"v": [n]}, lambda n: {"v": {"a": [[n]]}}])

@@ -28,5 +28,5 @@ def test_ids_sort_as_their_positions(one: int, other: int, received_at: int) -> 
 
 
 @pytest.mark.parametrize("text", ["", "nothing", "0190", "01900000-0000-4000-8000-000000000000"])
-def test_what_is_no_id_has_no_position(text: str) -> None:
+def test_other_text_than_an_id_has_no_position(text: str) -> None:
     assert position_of(text) is None

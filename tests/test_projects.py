@@ -94,7 +94,7 @@ async def test_a_bad_project_name_is_refused(service: Service, name: str) -> Non
     assert (refused.code, refused.violations[0][0]) == (StatusCode.INVALID_ARGUMENT, "name")
 
 
-async def test_what_is_not_there_is_not_found(service: Service) -> None:
+async def test_an_unknown_definition_is_not_found(service: Service) -> None:
     assert await verdict(read(service, "nothing")) == PROJECT_NOT_FOUND
     assert await verdict(update(service, "nothing", name="other")) == PROJECT_NOT_FOUND
     assert await verdict(create_key(service, "nothing")) == PROJECT_NOT_FOUND
@@ -102,7 +102,7 @@ async def test_what_is_not_there_is_not_found(service: Service) -> None:
     assert await verdict(revoke(service, "nothing")) == (StatusCode.NOT_FOUND, "API_KEY_NOT_FOUND")
 
 
-async def test_an_update_leaves_alone_what_it_does_not_name(service: Service) -> None:
+async def test_an_update_leaves_other_fields_unchanged(service: Service) -> None:
     made = (await create(service, "shop", name_case=pb.NAME_CASE_INSENSITIVE)).project
     renamed = (await update(service, "shop", name="store")).project
     assert (renamed.name, renamed.name_case) == ("store", pb.NAME_CASE_INSENSITIVE)

@@ -1,4 +1,4 @@
-"""Renaming definitions, which the store can do and no call of the contract asks for."""
+"""Renaming definitions, which the store supports although no RPC does."""
 
 from __future__ import annotations
 
@@ -193,7 +193,9 @@ async def test_another_projects_name_has_numbers_of_its_own(database: Database) 
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_a_number_keeps_its_meaning_under_its_name_whoever_has_the_name(database: Database, seed: int) -> None:
+async def test_a_field_number_keeps_its_meaning_under_a_name_in_all_its_definitions(
+    database: Database, seed: int
+) -> None:
     def work(connection: Connection) -> None:
         meanings: dict[tuple[str, str, int], Field] = {}
         history = History(connection, Random(seed))  # noqa: S311 - no secrets here
@@ -209,7 +211,7 @@ async def test_a_number_keeps_its_meaning_under_its_name_whoever_has_the_name(da
 
 
 class History:
-    """Definitions of few names that are made, changed, renamed, deleted and brought back by chance."""
+    """Definitions of few names that are created, changed, renamed, deleted and undeleted at random."""
 
     def __init__(self, connection: Connection, random: Random) -> None:
         self._connection = connection

@@ -1,4 +1,4 @@
-"""How long matches are kept: what the pruner deletes, what it leaves, and what is answered about what is gone."""
+"""Retention: the matches that are deleted, those that are kept, and the answers about deleted ones."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ if TYPE_CHECKING:
 ALL = pb.ParkedSelection(all=True)
 NEVER = 3_600.0
 AT_ONCE = 0.02
-"""Seconds that matches are kept where the tests have them pruned."""
+"""Seconds that matches are kept in tests of their deletion."""
 
 on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 
 
 @asynccontextmanager
 async def keeping(database_url: str, client: Client | None, seconds: float) -> AsyncIterator[Client]:
-    """Serve a database that keeps matches so long; gives a shop, the one that the client is of if there is one."""
+    """Serve a database that keeps matches for a time. Yield a shop, that of the client if one is given."""
     async with serving(database_url, match_retention_seconds=seconds) as service:
         yield await service.shop() if client is None else service.client(client.secret, client.project)
 
@@ -71,14 +71,14 @@ async def kept(store: Store) -> list[int]:
 
 
 async def kept_are(store: Store, expected: list[int]) -> None:
-    """Wait until just these positions are kept."""
+    """Wait until the log has exactly these positions."""
     async with asyncio.timeout(10):
         while await kept(store) != expected:  # noqa: ASYNC110 - rows do not tell
             await asyncio.sleep(0.02)
 
 
 async def read_from(client: Client, start: pb.StartPoint) -> tuple[list[match_pb2.Match], pb.WatchMatchesResponse]:
-    """Read the log from a place to its end; gives the last answer too."""
+    """Return the matches from a place to the end of the log, and the last answer."""
     call = client.matches.WatchMatches(pb.WatchMatchesRequest(start=start))
     found: list[match_pb2.Match] = []
     async for answer in call:
@@ -105,10 +105,10 @@ async def expired(call: Any) -> Refusal:
     return refused
 
 
-# What is deleted
+# Deletion
 
 
-async def test_matches_are_kept_for_ever_unless_it_is_said_otherwise(database_url: str, store: Store) -> None:
+async def test_matches_are_kept_forever_by_default(database_url: str, store: Store) -> None:
     async with serving(database_url) as service:
         shop = await service.shop()
         await automate(shop)
@@ -118,7 +118,7 @@ async def test_matches_are_kept_for_ever_unless_it_is_said_otherwise(database_ur
     assert await kept(store) == [1, 2, 3]
 
 
-async def test_what_is_old_enough_goes_and_what_is_younger_stays(database_url: str, store: Store) -> None:
+async def test_old_matches_are_deleted_and_younger_ones_stay(database_url: str, store: Store) -> None:
     async with keeping(database_url, None, NEVER) as shop:
         await automate(shop)
         await shop.send_all(orders(5))
@@ -137,7 +137,7 @@ async def test_what_is_old_enough_goes_and_what_is_younger_stays(database_url: s
         assert match.position == 6
 
 
-async def test_a_log_of_which_nothing_is_kept_goes_on_at_its_end(database_url: str, store: Store) -> None:
+async def test_a_log_without_matches_continues_at_its_end(database_url: str, store: Store) -> None:
     async with keeping(database_url, None, AT_ONCE) as shop:
         await automate(shop)
         await shop.send_all(orders(3))
@@ -156,7 +156,7 @@ async def test_a_log_of_which_nothing_is_kept_goes_on_at_its_end(database_url: s
 
 
 async def test_a_cursor_expires_under_a_watcher_that_stays_behind(database_url: str, store: Store) -> None:
-    """One that reads on is told, not led over a gap."""
+    """A watcher that continues gets an error instead of a gap."""
     async with keeping(database_url, None, NEVER) as shop:
         await shop.define("large", ANYTHING)
         await automate(shop, "large")
@@ -223,7 +223,7 @@ async def test_servers_of_one_database_prune_together(database_url: str, store: 
         assert (await read_from(shop, EARLIEST))[1].position == 6_000
 
 
-async def test_a_long_log_goes_in_small_transactions(
+async def test_a_long_log_is_deleted_in_small_transactions(
     database_url: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(match_pruner, "STEP_MATCHES", 10)
@@ -246,7 +246,7 @@ async def test_a_long_log_goes_in_small_transactions(
 async def test_one_project_that_cannot_be_pruned_does_not_keep_the_others_from_it(
     database: Database, store: Store
 ) -> None:
-    """A row that is missing, by somebody's own hand, is a defect of one log."""
+    """A row that was deleted by hand is a defect of one log only."""
 
     def work(connection: Connection) -> None:
         for name, found in (("broken", [2]), ("sound", [1, 2])):
@@ -269,11 +269,11 @@ async def test_one_project_that_cannot_be_pruned_does_not_keep_the_others_from_i
     }
 
 
-# What a subscription has to settle yet, or has parked
+# Unsettled and parked matches
 
 
-async def test_what_is_not_settled_is_kept_and_goes_when_it_is(database_url: str, store: Store) -> None:
-    """NoAckedLoss: unread, outstanding, retrying, whatever its age."""
+async def test_an_unsettled_match_is_kept_and_deleted_once_it_is_settled(database_url: str, store: Store) -> None:
+    """NoAckedLoss: unread, outstanding and retrying matches of every age."""
     async with keeping(database_url, None, AT_ONCE) as shop:
         await automate(shop)
         await subscribe(shop)
@@ -296,7 +296,7 @@ async def test_what_is_not_settled_is_kept_and_goes_when_it_is(database_url: str
         assert (await stats(shop)).floor_position == 6
 
 
-async def test_what_is_parked_is_kept_and_holds_nothing_else(database_url: str, store: Store) -> None:
+async def test_a_parked_match_is_kept_without_keeping_others(database_url: str, store: Store) -> None:
     async with keeping(database_url, None, AT_ONCE) as shop:
         await automate(shop)
         await subscribe(shop)
@@ -335,7 +335,7 @@ async def test_a_subscription_that_is_deleted_holds_nothing(database_url: str, s
             await kept_are(store, expected)
 
 
-async def test_a_seek_goes_back_to_the_start_of_the_log_and_no_further(database_url: str, store: Store) -> None:
+async def test_the_start_of_the_log_is_the_earliest_position_of_a_seek(database_url: str, store: Store) -> None:
     async with keeping(database_url, None, NEVER) as shop:
         await automate(shop)
         await subscribe(shop)
@@ -354,7 +354,7 @@ async def test_a_seek_goes_back_to_the_start_of_the_log_and_no_further(database_
 
 
 async def test_no_seek_slips_below_a_log_that_is_being_pruned(database_url: str, store: Store) -> None:
-    """What a seek was granted is delivered, however it meets the pruner."""
+    """The matches of an accepted seek are delivered, however it interleaves with retention."""
     async with keeping(database_url, None, 0.001) as shop:
         await automate(shop)
         await subscribe(shop)
@@ -404,7 +404,7 @@ async def test_runs_need_no_match(database_url: str, store: Store) -> None:
         assert (await get_run(shop, resumed.id)).match_id == found[0].id
 
 
-async def test_an_event_whose_match_is_gone_is_explained_and_repeated(database_url: str, store: Store) -> None:
+async def test_an_event_whose_match_was_deleted_is_explained_and_repeated(database_url: str, store: Store) -> None:
     async with keeping(database_url, None, AT_ONCE) as shop:
         await automate(shop, entry_rule=runs_pb.ENTRY_RULE_ONCE_PER_CONTACT)
         sent = event({"order_total": 5}, key="once")

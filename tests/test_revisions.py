@@ -102,7 +102,7 @@ async def test_a_rollback_makes_a_new_revision_that_equals_the_old_one(shop: Cli
     assert (await shop.send(event({"currency": "USD"}))).event.revision == 3
 
 
-async def test_a_rollback_to_what_holds_already_changes_nothing(shop: Client) -> None:
+async def test_a_rollback_to_the_current_schema_changes_nothing(shop: Client) -> None:
     before = await get(shop)
     assert await rollback(shop, 1) == before
     await shop.redefine(NUMBER)
@@ -156,7 +156,7 @@ async def test_a_deleted_definition_is_not_rolled_back_until_it_is_undeleted(sho
     assert (await rollback(shop, 1)).revision == 3
 
 
-async def test_what_is_only_checked_or_validated_writes_nothing(shop: Client, store: Store) -> None:
+async def test_checking_and_validating_write_nothing(shop: Client, store: Store) -> None:
     await shop.redefine(NUMBER)
     tables = ("event_definition", "event_definition_revision", "project_head", "event")
     before = [await store.rows(table) for table in tables]
@@ -318,7 +318,7 @@ async def test_a_missing_candidate_is_refused_at_its_field(shop: Client) -> None
 
 
 def nested(levels: int) -> pb.Schema:
-    """Make a schema of so many levels."""
+    """Return a schema with this many levels."""
     inner = pb.Property(name="a", type=pb.PROPERTY_TYPE_STRING)
     for _ in range(levels - 1):
         inner = pb.Property(name="a", type=pb.PROPERTY_TYPE_OBJECT, properties=[inner])
@@ -351,7 +351,7 @@ UNKNOWN: Any = 99
     ],
     ids=["duplicate", "blank", "control", "long", "51", "deep", "untyped", "unknown_type"],
 )
-async def test_what_is_no_schema_is_refused_with_its_path_by_every_method(
+async def test_an_invalid_schema_is_rejected_with_its_path_by_every_method(
     shop: Client, wrong: pb.Schema, path: str, reason: str
 ) -> None:
     for call in (
@@ -365,7 +365,7 @@ async def test_what_is_no_schema_is_refused_with_its_path_by_every_method(
         assert refused.violations == ((path, reason),)
 
 
-async def test_a_schema_of_50_properties_and_10_levels_is_taken(shop: Client) -> None:
+async def test_a_schema_of_50_properties_and_10_levels_is_accepted(shop: Client) -> None:
     assert (await shop.redefine(named(*map(str, range(50))))).revision == 2
     assert (await shop.redefine(nested(10))).revision == 3
 

@@ -1,4 +1,4 @@
-"""Reading and writing runs, beside another project with runs of the same numbers, automations and contacts."""
+"""The SQL of runs, with another project that has runs of the same numbers, automations and contacts."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ async def test_a_wait_is_due_at_its_time(runs: Runs) -> None:
     assert [await runs.do(run_store.due_projects, now) for now in (NOW - 2, NOW - 1)] == [[], [OWN]]
 
 
-# Writing; what is not meant stays as it is
+# Writing; other runs stay unchanged
 
 
 async def changed(runs: Runs, work: Callable[..., Any], *arguments: Any) -> dict[int, Run]:
@@ -224,7 +224,7 @@ async def test_open_runs_are_cancelled_and_counted(
     cancelled = await changed(runs, cancel, OWN, of, "gone", 90, NOW)
     assert cancelled.keys() == expected
     for number, each in cancelled.items():
-        # The clock may step back; the times of a run do not.
+        # The clock may step back; the times of a run must not.
         at = max(NOW, RUNS[number].get("updated_at", 0))
         facts = (each.status, each.reason, each.finished_position, each.wait, each.version)
         assert facts == (CANCELLED, "gone", 90, None, 2)

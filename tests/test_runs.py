@@ -262,7 +262,7 @@ async def test_a_batch_resumes_a_run_once(till: Client) -> None:
     assert [len(each.receipt.matches) for each in results] == [1, 0, 0]
 
 
-async def test_a_new_wait_stands_in_place_of_the_old_one(till: Client) -> None:
+async def test_a_new_wait_replaces_the_old_one(till: Client) -> None:
     run = await started(till)
     await await_event(till, run, "paid", seconds=60)
     parked = await await_event(till, run, ORDER)
@@ -620,7 +620,7 @@ async def test_runs_are_read_page_by_page(till: Client) -> None:
     assert await verdict(till.automations.ListRuns(other)) == (INVALID, "INVALID_PAGE_TOKEN")
 
 
-async def test_a_run_whose_match_is_no_longer_kept_names_none(database: Database, store: Store) -> None:
+async def test_a_run_whose_match_was_deleted_names_none(database: Database, store: Store) -> None:
     async with line_over(GatedDatabase(database)) as line:
         await line.automate(NewAutomation("x", "page_viewed", "", AutomationState.ACTIVE))
         sent = drafts(2)

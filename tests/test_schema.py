@@ -165,7 +165,7 @@ def test_any_text_is_an_event_name(name: str) -> None:
         ("SignalBox:internal", "reserved"),
     ],
 )
-def test_a_bad_event_name_is_told_what_is_wrong(name: str, complaint: str) -> None:
+def test_an_invalid_event_name_is_refused_with_the_problem(name: str, complaint: str) -> None:
     with pytest.raises(InvalidName, match=complaint):
         check_event_name(name)
 
@@ -194,7 +194,7 @@ PART_NAMES = st.text(max_size=9) | st.sampled_from(["a", 'a"]', "b[2]", "\\", "[
 
 
 @given(st.sampled_from(["properties", "schema"]), st.lists(PART_NAMES | st.integers(0, 10_000), max_size=5))
-def test_a_path_is_taken_apart_as_it_was_put_together(root: str, parts: list[str | int]) -> None:
+def test_the_parts_of_a_path_are_those_it_was_made_of(root: str, parts: list[str | int]) -> None:
     path = root
     for part in parts:
         path = property_path(path, part) if isinstance(part, str) else f"{path}[{part}]"
@@ -202,7 +202,7 @@ def test_a_path_is_taken_apart_as_it_was_put_together(root: str, parts: list[str
 
 
 @given(PART_NAMES, st.text(min_size=256, max_size=300))
-def test_a_name_that_was_cut_comes_back_cut(parent: str, name: str) -> None:
+def test_a_shortened_name_is_read_back_shortened(parent: str, name: str) -> None:
     path = property_path(property_path("properties", parent), name)
     assert path_parts(path) == ("properties", parent, name[:255] + "…")
 

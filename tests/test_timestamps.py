@@ -102,7 +102,7 @@ def test_an_instant_is_written_in_milliseconds_truncated_towards_the_past(micros
 
 
 @given(st.integers(MIN_MICROS, MAX_MICROS))
-def test_what_was_written_reads_back_to_the_millisecond(micros: int) -> None:
+def test_a_written_timestamp_is_read_back_to_the_millisecond(micros: int) -> None:
     assert parse_rfc3339(format_millis(micros)) == micros - micros % 1000
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from registry.coercion import CoercionKind, compile_schema
 from registry.schema import CoercionMode, Property, PropertyType, Schema, UnknownProperties
 from registry.undo import undo
-from tests.test_coercion import CASES, verdict
+from tests.test_coercion import CASES, validated_or_none
 
 if TYPE_CHECKING:
     from registry.values import JSON
@@ -36,7 +36,7 @@ def undone(schema: Schema, payload: dict[str, Any]) -> dict[str, JSON]:
 
 
 def text(value: Any) -> str:
-    """Equality of JSON texts, unlike that of Python, tells 1 from True; 5.0 is 5 and the order of names is free."""
+    """Return a JSON text that differs for 1 and True, but not for 5.0 and 5 or another order of names."""
     return json.dumps(_canonical(value), sort_keys=True)
 
 
@@ -52,11 +52,11 @@ def _canonical(value: Any) -> Any:
 
 
 @given(CASES, st.sampled_from(UnknownProperties))
-def test_undoing_what_coercion_changed_gives_what_was_sent(
+def test_undoing_the_coercions_restores_the_sent_payload(
     case: tuple[Schema, dict[str, JSON]], policy: UnknownProperties
 ) -> None:
     schema, payload = replace(case[0], unknown_properties=policy), case[1]
-    coerced = verdict(schema, payload)
+    coerced = validated_or_none(schema, payload)
     assume(coerced is not None)
     assert coerced is not None
     assert text(undo(copy.deepcopy(coerced.properties), coerced.coercions)) == text(payload)
@@ -93,7 +93,7 @@ def test_every_kind_of_change_is_undone() -> None:
 
 
 @pytest.mark.parametrize("parent", ["customer", "lines"])
-def test_a_dropped_property_with_a_name_too_long_comes_back_under_a_cut_one(parent: str) -> None:
+def test_a_dropped_property_whose_name_is_too_long_returns_under_a_shortened_one(parent: str) -> None:
     inside = {LONG: 1, "sku": "a"}
     payload = {parent: [inside] if parent == "lines" else inside}
     sent: Any = undone(BASKET, payload)
@@ -101,15 +101,17 @@ def test_a_dropped_property_with_a_name_too_long_comes_back_under_a_cut_one(pare
     assert name == "x" * 255 + "…"
 
 
-def test_of_dropped_properties_whose_long_names_begin_alike_one_comes_back() -> None:
+def test_of_dropped_properties_with_the_same_long_beginning_one_returns() -> None:
     assert undone(BASKET, {LONG: 1, LONG + "y": 2}) == {"x" * 255 + "…": 2}
 
 
 @pytest.mark.parametrize("mode", CoercionMode)
 @pytest.mark.parametrize("policy", UnknownProperties)
-def test_every_schema_judges_the_cut_name_as_the_whole_one(mode: CoercionMode, policy: UnknownProperties) -> None:
+def test_every_schema_treats_the_shortened_name_like_the_whole_one(
+    mode: CoercionMode, policy: UnknownProperties
+) -> None:
     schema = Schema((Property("a", STRING),), policy, mode)
-    whole, cut = verdict(schema, {LONG: 1}), verdict(schema, undone(BASKET, {LONG: 1}))
+    whole, cut = validated_or_none(schema, {LONG: 1}), validated_or_none(schema, undone(BASKET, {LONG: 1}))
     assert (whole is None) == (cut is None) == (policy is REJECT)
     if whole is not None and cut is not None:
         assert whole.coercions == cut.coercions

@@ -153,7 +153,7 @@ async def test_a_contact_is_shown_with_its_reason_and_is_not_changed_but_deleted
 
 @one_damage
 @pytest.mark.parametrize("column", ["labels", "attributes"])
-async def test_an_automation_is_shown_with_its_reason_and_goes_on_to_judge(
+async def test_an_unreadable_automation_is_shown_with_the_reason_and_still_matches(
     service: Service, shop: Client, store: Store, damage: str, column: str
 ) -> None:
     made = await automate(shop, labels={"team": "a"}, attributes=struct({"steps": [1]}))
@@ -179,7 +179,7 @@ async def test_an_automation_is_shown_with_its_reason_and_goes_on_to_judge(
 
 @one_damage
 @pytest.mark.parametrize("column", ["labels", "attributes"])
-async def test_a_change_of_an_automation_keeps_what_cannot_be_read_until_it_is_replaced(
+async def test_a_change_of_an_automation_keeps_unreadable_values_until_they_are_replaced(
     shop: Client, store: Store, damage: str, column: str
 ) -> None:
     made = await automate(shop)
@@ -213,7 +213,7 @@ async def test_a_match_of_an_automation_with_damaged_labels_parks_alone(shop: Cl
 
 
 @one_damage
-async def test_a_run_is_shown_with_its_reason_and_ends_without_losing_what_cannot_be_read(
+async def test_an_unreadable_run_is_shown_with_the_reason_and_ends_without_losing_its_attributes(
     service: Service, shop: Client, store: Store, damage: str
 ) -> None:
     await automate(shop)
