@@ -196,7 +196,7 @@ async def test_resumed_runs_are_queued_with_their_match(runs: Runs) -> None:
     assert facts == {2: (QUEUED, 21, NOW), 3: (QUEUED, 22, NOW)}
     assert [each.version for each in resumed.values()] == [2, 2]
     rows = await runs.do(lambda connection: connection.execute(run.select().where(run.c.number.in_([2, 3]))).all())
-    waits = [(each.wait_event, each.wait_condition, each.timeout_at) for each in rows if each.project_pk == OWN]
+    waits = [(each.wait_event, each.wait_condition, each.timeout_at) for each in rows if each.project_key == OWN]
     assert waits == [("", "", 0)] * 2
     assert await changed(runs, run_store.resume_runs, OWN, {}, NOW) == {}
 
