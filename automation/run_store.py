@@ -2,6 +2,16 @@
 
 Every function takes an open connection and neither begins nor ends a transaction. Writers read before they write, so
 the caller lets only one transaction at a time write the runs of a project. Times are microseconds UTC.
+
+The status of a run changes as follows; a run that has ended never changes again:
+
+    from                      to                             by
+    -                         QUEUED                         new_run_values: a match started it
+    QUEUED                    RUNNING                        mark_running: its newest match was delivered
+    QUEUED, RUNNING, WAITING  WAITING                        set_run_waiting: an engine awaits an event
+    WAITING                   QUEUED                         resume_runs: the event came, or the wait timed out
+    QUEUED, RUNNING, WAITING  COMPLETED, FAILED or SKIPPED   finish_run: an engine reports the outcome
+    QUEUED, RUNNING, WAITING  CANCELLED                      cancel_run, cancel_runs, cancel_runs_of_contacts
 """
 
 from __future__ import annotations
@@ -177,7 +187,7 @@ def mark_running(connection: Connection, project_pk: int, matches: Iterable[Matc
     execute_many(connection, _MARK_RUNNING, rows)
 
 
-def park_run(
+def set_run_waiting(
     connection: Connection, project_pk: int, current: Run, wait: Wait, attributes: Mapping[str, Any] | None, now: int
 ) -> Run:
     """Set an open run to waiting; attributes that are None stay. Raise RunFinished and RunWithoutContact."""

@@ -10,11 +10,8 @@ Nothing here recurses, because a decoder may return values that are nested more 
 from __future__ import annotations
 
 import json
-import logging
 import re
-import sys
 from dataclasses import dataclass
-from functools import cache
 from math import copysign, inf, isfinite
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -38,11 +35,9 @@ MAX_CONTACT_BYTES: Final = 64 * 1024
 MAX_PATH: Final = 400
 """The longest path in a report, in characters: a path may have MAX_DEPTH names, and names may be long."""
 
-LARGEST: Final = sys.float_info.max
-
 
 _EXACT: Final = 2.0**53
-_INTEGER_DIGITS: Final = 309
+INTEGER_DIGITS: Final = 309
 """Every integer with more digits is beyond the range of a double; some with exactly this many are."""
 
 # Encoded again, a number has at most four times as many characters as were sent: 1e15 becomes 1000000000000000.0.
@@ -50,9 +45,7 @@ _GROWTH: Final = 4
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
-_log = logging.getLogger("signalbox.values")
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder().decode
 
 OUT_OF_RANGE: Final = "is beyond the range of a double; a number must be finite"
 """The problem with a number such as 1e400, to follow its path."""
@@ -224,54 +217,6 @@ def json_violation(content: bytes) -> Violation | None:
         return None
 
 
-def load_stored(text: str) -> Any:
-    """Return a stored object or array; numbers beyond the range of a double, from earlier releases, are clamped.
-
-    Raise ValueError if it is nested deeper than MAX_DEPTH: a gRPC client could not read it.
-    """
-    value = load_nested(text, MAX_DEPTH)
-    if len(text) < _INTEGER_DIGITS or all_exact(value):
-        return value
-    return with_numbers(value, "", lambda _, number: clamped(number) if number_problem(number) else number)
-
-
-def load_nested(text: str, depth: int) -> Any:
-    """Return stored JSON. Raise ValueError if it is nested more than `depth` levels deep."""
-    value = _decode(text)
-    if text.count("[") + text.count("{") > depth and _is_deeper(value, depth):
-        raise ValueError(f"it is nested more than {depth} levels deep")
-    return value
-
-
-def clamped(number: float) -> float:
-    """Return the largest double with the sign of a stored number beyond the range of doubles, and log a warning."""
-    _warn_of_clamping()
-    return copysign(LARGEST, -1 if number < 0 else 1)
-
-
-@cache
-def _warn_of_clamping() -> None:
-    """Log only once in a process: a page of old rows would fill the log."""
-    _log.warning(
-        "a stored number is beyond the range of a double and is read as the largest one: an earlier release stored it"
-    )
-
-
-def _is_deeper(container: Any, depth: int) -> bool:
-    """Return whether objects and arrays are nested more than `depth` levels deep."""
-    level = [container]
-    for _ in range(depth):
-        level = [
-            value
-            for nested in level
-            for value in (nested.values() if type(nested) is dict else nested)
-            if type(value) is dict or type(value) is list
-        ]
-        if not level:
-            return False
-    return True
-
-
 def _bounded(path: str) -> str:
     return path if len(path) <= MAX_PATH else path[:MAX_PATH] + "…"
 
@@ -340,7 +285,7 @@ def _read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _read_integer(text: str) -> float:
-    return int(text) if len(text) <= _INTEGER_DIGITS + 1 else copysign(inf, -1 if text[0] == "-" else 1)
+    return int(text) if len(text) <= INTEGER_DIGITS + 1 else copysign(inf, -1 if text[0] == "-" else 1)
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from registry.json_values import load_stored
+from registry.stored_json import load_stored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

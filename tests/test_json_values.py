@@ -17,13 +17,12 @@ from registry.json_values import (
     MAX_PATH,
     PayloadBudget,
     json_violation,
-    load_nested,
-    load_stored,
     payload_violation,
     value_violation,
     with_doubles,
 )
 from registry.schema import Property, PropertyType, Schema
+from registry.stored_json import load_nested, load_stored
 from registry.undo import undo
 from tests.support import boundaries
 

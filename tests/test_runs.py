@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from automation.automations import AutomationState, NewAutomation
 from automation.errors import RunWithoutContact
 from automation.matches import MatchKind
-from automation.run_store import park_run
+from automation.run_store import set_run_waiting
 from automation.runs import Run, RunStatus, Wait
 from server import recurring
 from server.background import run_timeouts as run_timer
@@ -309,7 +309,7 @@ async def test_a_wait_for_no_event_is_refused(till: Client) -> None:
 async def test_a_run_without_a_contact_cannot_wait_for_an_event(database: Database) -> None:
     nobody = Run(1, "id", 1, 0, 1, RunStatus.QUEUED, 1, None, "", {}, 1, 1, 1, 0, 0)
     with pytest.raises(RunWithoutContact):
-        await database.write(lambda connection: park_run(connection, 1, nobody, Wait("paid", "", 0, 0), None, 1))
+        await database.write(lambda connection: set_run_waiting(connection, 1, nobody, Wait("paid", "", 0, 0), None, 1))
 
 
 # Timing out

@@ -7,10 +7,7 @@ every event; it never rejects a condition that could hold. The numbers of a payl
 
 from __future__ import annotations
 
-from enum import Flag, auto
 from typing import TYPE_CHECKING, Final
-
-import msgspec
 
 from automation.conditions.compiling import FUNCTIONS
 from automation.conditions.errors import ConditionError
@@ -31,10 +28,31 @@ from automation.conditions.nodes import (
     Unary,
     Variable,
 )
+from automation.conditions.value_types import (
+    ANY,
+    BOOLEAN,
+    BOOLEAN_TYPE,
+    DOUBLE,
+    DURATION,
+    DYNAMIC_TYPE,
+    INTEGER,
+    LIST,
+    NULL,
+    NUMBER,
+    OBJECT,
+    STRING,
+    TIMESTAMP,
+    Kind,
+    Type,
+    comparable,
+    in_words,
+    items_type,
+    object_type,
+    union_of,
+)
 from automation.conditions.values import ORDER, Failure, Int
 from automation.errors import ConditionInvalid
 from registry.paths import property_path, quoted_property
-from registry.schema import PropertyType, UnknownProperties
 from registry.suggestions import Suggestions
 
 if TYPE_CHECKING:
@@ -42,29 +60,9 @@ if TYPE_CHECKING:
 
     from automation.conditions.nodes import Node
     from automation.conditions.parsing import Expression
-    from registry.schema import Property, Schema
+    from registry.schema import Schema
 
 
-class Kind(Flag):
-    """The kinds of values."""
-
-    NULL = auto()
-    BOOLEAN = auto()
-    INTEGER = auto()
-    DOUBLE = auto()
-    STRING = auto()
-    LIST = auto()
-    OBJECT = auto()
-    TIMESTAMP = auto()
-    DURATION = auto()
-
-
-NULL, BOOLEAN, INTEGER, DOUBLE, STRING, LIST, OBJECT, TIMESTAMP, DURATION = Kind
-NUMBER: Final = INTEGER | DOUBLE
-JSON: Final = NULL | BOOLEAN | DOUBLE | STRING | LIST | OBJECT
-ANY: Final = JSON | INTEGER | TIMESTAMP | DURATION
-
-_ORDERED: Final = (NUMBER, STRING, BOOLEAN, TIMESTAMP, DURATION)
 _ARITHMETIC: Final[Mapping[str, tuple[tuple[Kind, Kind, Kind], ...]]] = {
     "+": (
         *((kind, kind, kind) for kind in (INTEGER, DOUBLE, STRING, LIST, DURATION)),
@@ -89,34 +87,13 @@ _FUNCTIONS: Final[Mapping[str, tuple[Kind, Kind]]] = {
 """The kinds of the argument and of the result of each function; string methods take strings and return a boolean."""
 
 
-class Type(msgspec.Struct, frozen=True):
-    """The possible values of a part.
-
-    `items` is the type of a list's items. `properties` are the declared properties of an object, None if unknown; a
-    `closed` object has no others. A `date` is an instant that is stored as text.
-    """
-
-    kinds: Kind
-    items: Type | None = None
-    properties: Mapping[str, Type] | None = None
-    closed: bool = False
-    date: bool = False
-
-
-_DYNAMIC: Final = Type(JSON)
-_BOOLEAN: Final = Type(BOOLEAN)
-_PLAIN: Final = {
-    PropertyType.STRING: Type(STRING),
-    PropertyType.NUMBER: Type(DOUBLE),
-    PropertyType.BOOLEAN: _BOOLEAN,
-    PropertyType.DATE: Type(STRING, date=True),
-    PropertyType.ANY: _DYNAMIC,
-}
 _EVENT: Final = {"occurred_at": Type(TIMESTAMP), "received_at": Type(TIMESTAMP), "revision": Type(INTEGER)}
 
 
 def check(expression: Expression, schema: Schema | None) -> None:
-    """Check a condition against the schema of its event; None for an event without a definition, which may have any.
+    """Check a condition against the schema of its event, None for an event without a definition.
+
+    Without a schema, every property may exist.
 
     Raise ConditionInvalid with every UNKNOWN_PROPERTY, TYPE_MISMATCH and INVALID_ARGUMENT.
     """
@@ -126,38 +103,19 @@ def check(expression: Expression, schema: Schema | None) -> None:
         raise ConditionInvalid(sorted(checker.errors, key=lambda error: (error.line, error.column)))
 
 
-def _object(declared: tuple[Property, ...], unknown: UnknownProperties) -> Type:
-    types = {prop.name: _declared_type(prop, unknown) for prop in declared}
-    return Type(OBJECT, properties=types, closed=unknown is not UnknownProperties.KEEP)
-
-
-def _declared_type(declared: Property, unknown: UnknownProperties) -> Type:
-    if declared.type is PropertyType.ARRAY:
-        return Type(LIST, items=_typed(declared.item_type, declared, unknown))
-    return _typed(declared.type, declared, unknown)
-
-
-def _typed(kind: PropertyType | None, declared: Property, unknown: UnknownProperties) -> Type:
-    if kind is PropertyType.OBJECT:
-        return _object(declared.properties, unknown) if declared.properties else Type(OBJECT)
-    if kind is PropertyType.ARRAY:
-        return Type(LIST)
-    return _PLAIN[kind] if kind else _DYNAMIC
-
-
 class _Checker:
     """Determines the type of every node, and collects errors."""
 
     def __init__(self, text: str, schema: Schema | None) -> None:
         self._text = text
-        self._root = Type(OBJECT) if schema is None else _object(schema.properties, schema.unknown_properties)
+        self._root = Type(OBJECT) if schema is None else object_type(schema.properties, schema.unknown_properties)
         self.errors: list[ConditionError] = []
 
     def boolean(self, node: Node, scope: Mapping[str, Type]) -> None:
         """Check a part that must be true or false."""
         actual = self.type_of(node, scope)
         if not actual.kinds & BOOLEAN:
-            self._mismatch(node, f"{self._named(node)} must be true or false, but it is {_words(actual)}")
+            self._mismatch(node, f"{self._named(node)} must be true or false, but it is {in_words(actual)}")
 
     def type_of(self, node: Node, scope: Mapping[str, Type]) -> Type:  # noqa: C901, PLR0911 - a line for each node
         """Return the type of a node; after an error, a type that causes no further errors."""
@@ -177,13 +135,13 @@ class _Checker:
             case Logical(parts=parts):
                 for part in parts:
                     self.boolean(part, scope)
-                return _BOOLEAN
+                return BOOLEAN_TYPE
             case Unary(operator="!", operand=operand):
                 self.boolean(operand, scope)
-                return _BOOLEAN
+                return BOOLEAN_TYPE
             case Has(field=field):
                 self.type_of(field, scope)
-                return _BOOLEAN
+                return BOOLEAN_TYPE
             case _:
                 return self._composed(node, scope)
 
@@ -193,10 +151,10 @@ class _Checker:
                 return Type(self._among(operand, scope, NUMBER, "- needs a number"))
             case ListOf(items=items):
                 types = [self.type_of(item, scope) for item in items]
-                return Type(LIST, items=_either(types))
+                return Type(LIST, items=union_of(types))
             case Conditional(condition=condition, then=then, otherwise=otherwise):
                 self.boolean(condition, scope)
-                return _either([self.type_of(then, scope), self.type_of(otherwise, scope)])
+                return union_of([self.type_of(then, scope), self.type_of(otherwise, scope)])
             case Select(operand=operand, name=name):
                 return self._field(node, self.type_of(operand, scope), name, self._named(operand))
             case _:
@@ -208,7 +166,7 @@ class _Checker:
         if root == EVENT:
             return _EVENT.get(names[0], Type(STRING))
         if root == CONTACT:
-            return Type(STRING) if names[0] != "properties" else Type(OBJECT) if len(names) == 1 else _DYNAMIC
+            return Type(STRING) if names[0] != "properties" else Type(OBJECT) if len(names) == 1 else DYNAMIC_TYPE
         path_type, here = self._root, root
         for name in names:
             path_type = self._field(path, path_type, name, here)
@@ -217,7 +175,7 @@ class _Checker:
 
     def _field(self, node: Node, owner: Type, name: str, here: str) -> Type:
         if not owner.kinds & OBJECT:
-            self._mismatch(node, f'{here} has no field "{name}": it is {_words(owner)}')
+            self._mismatch(node, f'{here} has no field "{name}": it is {in_words(owner)}')
         elif owner.properties is not None and name in owner.properties:
             return owner.properties[name]
         elif owner.closed and owner.properties is not None:
@@ -226,15 +184,15 @@ class _Checker:
             message = f"Property {quoted_property(property_path(here, name))} is not in the schema{hint}"
             self._error(node, "UNKNOWN_PROPERTY", message)
             return Type(ANY)
-        return _DYNAMIC
+        return DYNAMIC_TYPE
 
     def _index(self, node: Index, scope: Mapping[str, Type]) -> Type:
         operand, key = self.type_of(node.operand, scope), self.type_of(node.key, scope)
         if isinstance(node.key, Literal) and isinstance(node.key.value, str):
             return self._field(node, operand, node.key.value, self._named(node.operand))
         if not ((operand.kinds & LIST and key.kinds & NUMBER) or (operand.kinds & OBJECT and key.kinds & STRING)):
-            self._mismatch(node, f"{self._named(node.operand)} cannot be indexed by {_words(key)}")
-        return _item(operand) if operand.kinds is LIST else Type(ANY)
+            self._mismatch(node, f"{self._named(node.operand)} cannot be indexed by {in_words(key)}")
+        return items_type(operand) if operand.kinds is LIST else Type(ANY)
 
     def _binary(self, node: Binary, scope: Mapping[str, Type]) -> Type:
         left, right = self.type_of(node.left, scope), self.type_of(node.right, scope)
@@ -246,9 +204,9 @@ class _Checker:
             self._mismatch(
                 node, f"Dates are strings: write timestamp({self._named(node.left)}) to compare them as times"
             )
-        elif not _comparable(left, right, node.operator) or (node.operator in ORDER and (left.date or right.date)):
+        elif not comparable(left, right, node.operator) or (node.operator in ORDER and (left.date or right.date)):
             self._mismatch(node, self._incomparable(node, left, right))
-        return _BOOLEAN
+        return BOOLEAN_TYPE
 
     def _incomparable(self, node: Binary, left: Type, right: Type) -> str:
         date = node.left if left.date else node.right
@@ -258,15 +216,18 @@ class _Checker:
             other = node.right if left.kinds is NULL else node.left
             return f"{self._named(other)} is never null; use has(...) to check whether it exists"
         never = "is never equal to" if node.operator in {"==", "!="} else f"cannot be compared by {node.operator} with"
-        return f"{self._named(node.left)}, which is {_words(left)}, {never} {_words(right)}"
+        return f"{self._named(node.left)}, which is {in_words(left)}, {never} {in_words(right)}"
 
     def _membership(self, node: Binary, item: Type, container: Type) -> None:
         if container.kinds & LIST:
             items = container.items or Type(ANY)
-            if not container.kinds & OBJECT and items.kinds and not _comparable(item, items, "=="):
-                self._mismatch(node, f"{self._named(node.left)} is {_words(item)}, and the list holds {_words(items)}")
+            if not container.kinds & OBJECT and items.kinds and not comparable(item, items, "=="):
+                self._mismatch(
+                    node,
+                    f"{self._named(node.left)} is {in_words(item)}, and the list holds {in_words(items)}",
+                )
         elif not (container.kinds & OBJECT and item.kinds & STRING):
-            message = f"in needs a list, or an object and a name; {self._named(node.right)} is {_words(container)}"
+            message = f"in needs a list, or an object and a name; {self._named(node.right)} is {in_words(container)}"
             self._mismatch(node, message)
 
     def _arithmetic(self, node: Binary, left: Type, right: Type) -> Type:
@@ -275,7 +236,7 @@ class _Checker:
             result for left_kind, right_kind, result in table if left.kinds & left_kind and right.kinds & right_kind
         ]
         if not results:
-            message = f"{_words(left)} {node.operator} {_words(right)} is not defined".capitalize()
+            message = f"{in_words(left)} {node.operator} {in_words(right)} is not defined".capitalize()
             if node.operator != "%" and INTEGER in {left.kinds, right.kinds} and (left.kinds | right.kinds) & DOUBLE:
                 message += "; the numbers of a payload are doubles: write 1.0 for 1"
             self._mismatch(node, message)
@@ -288,20 +249,20 @@ class _Checker:
     def _macro(self, node: Macro, scope: Mapping[str, Type]) -> Type:
         operand = self.type_of(node.operand, scope)
         if not operand.kinds & (LIST | OBJECT):
-            self._mismatch(node, f"{node.function} needs a list; {self._named(node.operand)} is {_words(operand)}")
-        item = Type(STRING) if operand.kinds is OBJECT else _item(operand) if operand.kinds is LIST else Type(ANY)
+            self._mismatch(node, f"{node.function} needs a list; {self._named(node.operand)} is {in_words(operand)}")
+        item = Type(STRING) if operand.kinds is OBJECT else items_type(operand) if operand.kinds is LIST else Type(ANY)
         self.boolean(node.body, {**scope, node.variable: item})
-        return _BOOLEAN
+        return BOOLEAN_TYPE
 
     def _call(self, node: Call, scope: Mapping[str, Type]) -> Type:
         name = node.function.removeprefix(".")
         if name not in _FUNCTIONS:
             for part in node.arguments:
                 self._among(part, scope, STRING, f"{name} needs a string")
-            return _BOOLEAN
+            return BOOLEAN_TYPE
         takes, makes = _FUNCTIONS[name]
         (part,) = node.arguments
-        self._among(part, scope, takes, f"{name} needs {_words(Type(takes))}")
+        self._among(part, scope, takes, f"{name} needs {in_words(Type(takes))}")
         if isinstance(part, Literal) and name != "size" and _LITERALS[type(part.value)] & takes:
             made = FUNCTIONS[name](part.value)
             if isinstance(made, Failure):
@@ -311,7 +272,7 @@ class _Checker:
     def _among(self, node: Node, scope: Mapping[str, Type], allowed: Kind, rule: str) -> Kind:
         actual = self.type_of(node, scope)
         if not actual.kinds & allowed:
-            self._mismatch(node, f"{rule}; {self._named(node)} is {_words(actual)}")
+            self._mismatch(node, f"{rule}; {self._named(node)} is {in_words(actual)}")
             return allowed
         return actual.kinds & allowed
 
@@ -324,40 +285,3 @@ class _Checker:
 
     def _error(self, node: Node, reason: str, message: str) -> None:
         self.errors.append(ConditionError.at(self._text, node.start, reason, message))
-
-
-def _item(container: Type) -> Type:
-    """Return the type of a list's items. Those of an empty list have an unknown type, which every operation accepts."""
-    return container.items if container.items is not None and container.items.kinds else Type(ANY)
-
-
-def _either(types: list[Type]) -> Type:
-    """Return the union of the types of alternatives; without alternatives, a type of no kinds."""
-    if types and all(alternative == types[0] for alternative in types):
-        return types[0]
-    kinds = Kind(0)
-    for alternative in types:
-        kinds |= alternative.kinds
-    return Type(kinds)
-
-
-def _comparable(left: Type, right: Type, operator: str) -> bool:
-    common = _numbers_alike(left.kinds) & _numbers_alike(right.kinds)
-    return any(common & kind for kind in _ORDERED) if operator in ORDER else bool(common)
-
-
-def _numbers_alike(kinds: Kind) -> Kind:
-    return kinds | NUMBER if kinds & NUMBER else kinds
-
-
-def _words(described: Type) -> str:
-    """Return a type in words: `a string`, `a list or an object`."""
-    if described.date:
-        return "a date"
-    if described.kinds in {ANY, JSON}:
-        return "any value"
-    names = [
-        "null" if kind is NULL else f"{'an' if kind in {INTEGER, OBJECT} else 'a'} {str(kind.name).lower()}"
-        for kind in described.kinds
-    ]
-    return " or ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]

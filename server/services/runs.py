@@ -129,7 +129,7 @@ class Runs:
             now = now_micros()
             timeout_at = 0 if awaited.timeout is None else now + awaited.timeout
             wait = Wait(awaited.event_name, awaited.condition, head.position, timeout_at)
-            return store.park_run(connection, project_pk, current, wait, engine.attributes, now)
+            return store.set_run_waiting(connection, project_pk, current, wait, engine.attributes, now)
 
         return await self._move(project_pk, run_id, park)
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.struct_pb2 import NullValue, Struct, Value
 
-from registry.json_values import clamped, number_problem, too_deep, too_large, value_path, violation_at
+from registry.json_values import number_problem, too_deep, too_large, value_path, violation_at
 from registry.paths import property_path
+from registry.stored_json import clamped
 from server.budgets import EVENT_BUDGET, check_count
 from server.errors import InvalidArgument
 
