@@ -14,7 +14,7 @@ from sqlalchemy import bindparam, false, func, select
 from automation.automation_store import automations_by_key, has_labels
 from automation.bulk import chunks
 from automation.matches import Match, MatchKind
-from automation.tables import automation_match, hidden, match_log_start
+from automation.tables import automation_match, hidden_from_planner, match_log_start
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,7 +121,7 @@ def matches_of_events(
     matches: dict[int, list[Match]] = {}
     for chunk in chunks(event_positions):
         query = select(automation_match).where(
-            hidden(_match.project_key) == project_pk,
+            hidden_from_planner(_match.project_key) == project_pk,
             _match.event_position.in_(chunk),
             _match.kind != MatchKind.TIMED_OUT,
         )

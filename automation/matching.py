@@ -26,7 +26,7 @@ from automation.automations import Automation, AutomationState, EntryRule
 from automation.conditions.condition import Condition
 from automation.conditions.index import ConditionIndex
 from automation.matches import Match, MatchKind
-from automation.run_store import entered, waiting_runs
+from automation.run_store import entries_of, waiting_runs
 from registry.log_ids import LogIds
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ class Matching:
         matchers = [matcher for matcher in self._matchers.values() if matcher is not None]
         entry_limited = sorted({key for matcher in matchers for key in matcher.entry_limited})
         if entry_limited:
-            self._entered = entered(self._connection, self._project_pk, entry_limited, contacts)
+            self._entered = entries_of(self._connection, self._project_pk, entry_limited, contacts)
         if any(matcher.reads_contact for matcher in matchers) or any(
             run.wait and run.wait.condition for run in waiting
         ):

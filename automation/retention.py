@@ -2,13 +2,13 @@
 
 It has two steps:
 
-    move_start    under the lock of the project's head: move the start of the log; from then on no one reads or seeks
-                  to a position before it
-    delete_gone   without a lock, in as many transactions as needed: delete the matches before the start
+    move_start       under the lock of the project's head: move the start of the log; from then on no one reads or
+                     seeks to a position before it
+    delete_matches   without a lock, in as many transactions as needed: delete the matches before the start
 
 The second step needs no lock because a match before the start cannot come into use: the start is never moved past a
 match that a subscription has not settled or parked. Matches that are parked, or are being delivered again after they
-were parked, lie before the start and are skipped while that lasts (`gone_matches`).
+were parked, lie before the start and are skipped while that lasts (`deletable_matches`).
 
 Runs are kept. They need no match, and an entry rule such as ONCE_PER_CONTACT depends on them.
 """
@@ -67,8 +67,10 @@ def move_start(connection: Connection, project_pk: int, before: int, head: int) 
         connection.execute(insert(match_log_start).values(project_key=project_pk, **start._asdict()))
 
 
-def gone_matches(connection: Connection, project_pk: int, after: int, limit: int) -> tuple[Sequence[int], int | None]:
-    """Find matches that can be deleted: after a position, before the start of the log, and in use by no subscription.
+def deletable_matches(
+    connection: Connection, project_pk: int, after: int, limit: int
+) -> tuple[Sequence[int], int | None]:
+    """Return matches that can be deleted: after a position, before the start of the log, and in use by no subscription.
 
     At most `limit` matches are examined. Return the positions of the unused ones, and the position after which to
     continue, None at the end. One statement reads the matches in use: a replayed match moves from one table to the
@@ -94,8 +96,8 @@ def gone_matches(connection: Connection, project_pk: int, after: int, limit: int
     ) == limit else None
 
 
-def delete_gone(connection: Connection, project_pk: int, positions: Sequence[int]) -> None:
-    """Delete matches that `gone_matches` returned."""
+def delete_matches(connection: Connection, project_pk: int, positions: Sequence[int]) -> None:
+    """Delete matches that `deletable_matches` returned."""
     parameters = {"project": project_pk, "positions": packed(connection, positions)}
     connection.execute(_DELETE[connection.dialect.name], parameters)
 

@@ -26,7 +26,7 @@ from automation.bulk import chunks, execute_many
 from automation.errors import RunFinished, RunMovedOn, RunNotFound, RunWithoutContact
 from automation.match_log import matches_at
 from automation.runs import OPEN, Run, RunStatus, Wait
-from automation.tables import TIMED, WAITING, hidden, run
+from automation.tables import TIMED, WAITING, hidden_from_planner, run
 from registry.etags import check_etag
 from registry.log_ids import position_of
 from registry.pages import read_page
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from automation.matches import Match
 
 _run = run.c
-_run_project = hidden(_run.project_key)
+_run_project = hidden_from_planner(_run.project_key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ def waiting_runs(connection: Connection, project_pk: int, contact_keys: Sequence
     return sorted(waiting, key=lambda waiting_run: waiting_run.number)
 
 
-def entered(
+def entries_of(
     connection: Connection, project_pk: int, automation_keys: Sequence[int], contact_keys: Sequence[int]
 ) -> dict[tuple[int, int], bool]:
     """Return the pairs of automations and contacts with a run, each with whether such a run is still open."""
@@ -126,7 +126,7 @@ def entered(
     return entries
 
 
-def entered_before(
+def entries_before(
     connection: Connection,
     project_pk: int,
     automation_keys: Collection[int],

@@ -118,7 +118,7 @@ Index("run_waiting", run.c.contact_key, sqlite_where=WAITING, postgresql_where=W
 Index("run_timeout", run.c.timeout_at, sqlite_where=TIMED, postgresql_where=TIMED)
 
 
-def hidden(project_pk: ColumnElement[int]) -> ColumnElement[int]:
+def hidden_from_planner(project_pk: ColumnElement[int]) -> ColumnElement[int]:
     """Hide the project from the planner, so that it uses another index.
 
     SQLite assumes that a project has ten rows and would prefer to read all of its log.

@@ -19,7 +19,7 @@ from automation.automations import AutomationState, NewAutomation
 from automation.errors import InvalidSubscription, SubscriptionAlreadyExists, SubscriptionNotFound
 from automation.match_log import log_end, log_start, match_values, matches_at
 from automation.matches import Match, MatchKind
-from automation.retention import delete_gone, gone_matches, move_start
+from automation.retention import deletable_matches, delete_matches, move_start
 from automation.run_store import new_run_values
 from automation.subscriptions import tables as subscription_tables
 from automation.subscriptions.leasing import READ_LIMIT, step
@@ -657,8 +657,8 @@ class Promises(RuleBasedStateMachine):
         move_start(self.connection, PROJECT, before, self.head)
         after: int | None = 0
         while after is not None:
-            gone, after = gone_matches(self.connection, PROJECT, after, limit)
-            delete_gone(self.connection, PROJECT, gone)
+            gone, after = deletable_matches(self.connection, PROJECT, after, limit)
+            delete_matches(self.connection, PROJECT, gone)
 
     @rule(data=st.data())
     def seek(self, data: st.DataObject) -> None:

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from automation.match_log import match_values
 from automation.matches import Match, MatchKind
-from automation.retention import delete_gone
+from automation.retention import delete_matches
 from server.background import match_retention as match_pruner
 from server.background.match_retention import MatchRetention
 from server.model import Rules
@@ -231,9 +231,9 @@ async def test_a_long_log_is_deleted_in_small_transactions(
 
     def delete(connection: Any, project_pk: int, gone: Any) -> None:
         sizes.append(len(gone))
-        delete_gone(connection, project_pk, gone)
+        delete_matches(connection, project_pk, gone)
 
-    monkeypatch.setattr(match_pruner, "delete_gone", delete)
+    monkeypatch.setattr(match_pruner, "delete_matches", delete)
     async with keeping(database_url, None, NEVER) as shop:
         await automate(shop)
         await shop.send_all(orders(95))

@@ -139,26 +139,26 @@ async def test_waiting_runs_of_contacts_are_read_oldest_first(runs: Runs) -> Non
 
 
 async def test_a_contact_that_entered_an_automation_is_found_with_whether_a_run_is_open(runs: Runs) -> None:
-    found = await runs.do(run_store.entered, OWN, [FIRST, SECOND], [ADA, EVE])
+    found = await runs.do(run_store.entries_of, OWN, [FIRST, SECOND], [ADA, EVE])
     assert found == {(FIRST, ADA): True, (SECOND, ADA): True, (SECOND, EVE): True}
     await runs.do(run_store.cancel_runs, OWN, FIRST, "", 30, NOW)
-    assert await runs.do(run_store.entered, OWN, [FIRST], [ADA]) == {(FIRST, ADA): False}
+    assert await runs.do(run_store.entries_of, OWN, [FIRST], [ADA]) == {(FIRST, ADA): False}
 
 
 async def test_the_first_run_before_an_event_is_found(runs: Runs) -> None:
-    async def entered_before(position: int, *, open_only: bool = False) -> dict[int, int]:
-        found = await runs.do(run_store.entered_before, OWN, [FIRST, SECOND], ADA, position, open_only=open_only)
+    async def entries_before(position: int, *, open_only: bool = False) -> dict[int, int]:
+        found = await runs.do(run_store.entries_before, OWN, [FIRST, SECOND], ADA, position, open_only=open_only)
         ids = {each.id: each.number for each in await runs.all(OWN)}
         return {key: ids[run_id] for key, run_id in found.items()}
 
-    assert [await entered_before(position) for position in (10, 11, 40, 41)] == [
+    assert [await entries_before(position) for position in (10, 11, 40, 41)] == [
         {},
         {FIRST: 1},
         {FIRST: 1},
         {FIRST: 1, SECOND: 4},
     ]
     # The first run of FIRST ended when the event at position 20 was the newest; the second one began with it.
-    assert [await entered_before(position, open_only=True) for position in (20, 21, 41)] == [
+    assert [await entries_before(position, open_only=True) for position in (20, 21, 41)] == [
         {FIRST: 1},
         {FIRST: 2},
         {FIRST: 2, SECOND: 4},

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from automation.retention import delete_gone, gone_matches, move_start, next_start
+from automation.retention import deletable_matches, delete_matches, move_start, next_start
 from registry.timestamps import now_micros
 from server.recurring import Recurring, try_each
 from server.storage.log import lock_heads
@@ -76,10 +76,12 @@ class MatchRetention:
                 await self._delete(key, gone)
 
     async def _gone(self, project_pk: int, after: int) -> tuple[Sequence[int], int | None]:
-        return await self._database.read(lambda connection: gone_matches(connection, project_pk, after, STEP_MATCHES))
+        return await self._database.read(
+            lambda connection: deletable_matches(connection, project_pk, after, STEP_MATCHES)
+        )
 
     async def _delete(self, project_pk: int, positions: Sequence[int]) -> None:
-        await self._write(lambda connection: delete_gone(connection, project_pk, positions))
+        await self._write(lambda connection: delete_matches(connection, project_pk, positions))
         self._deleted += len(positions)
 
     async def _write(self, work: Callable[[Connection], None]) -> None:

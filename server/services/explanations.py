@@ -16,7 +16,7 @@ from automation.conditions.values import Verdict
 from automation.errors import ConditionInvalid
 from automation.match_log import matches_of_events
 from automation.matches import MatchKind
-from automation.run_store import entered_before
+from automation.run_store import entries_before
 from registry.coercion import coerce_undefined
 from registry.errors import PayloadRejected, RowUnreadable, Violation
 from registry.names import check_event_name
@@ -297,7 +297,7 @@ def _blocking_runs(
         keys = [automation.key for automation in automations if automation.entry_rule is rule]
         if keys and matched.contact_key:
             open_only = rule is EntryRule.ONCE_WHILE_RUNNING
-            found |= entered_before(
+            found |= entries_before(
                 connection, project_pk, keys, matched.contact_key, matched.position, open_only=open_only
             )
     return found
