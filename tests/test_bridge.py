@@ -565,6 +565,7 @@ async def test_an_event_is_recorded_once_whichever_dialect_sent_it(shop: Shop) -
 async def test_the_pages_of_the_server(lasting_service: Service, shop: Shop) -> None:
     await shop.send("arsel")
     async with http_client(lasting_service) as http:
+        assert (await http.get("/v1/events")).status_code == 401
         assert (await http.get("/healthz")).json() == {"status": "ok"}
         assert (await http.get("/readyz")).json() == {"status": "ready"}
         assert (await http.get("/")).json()["dialects"] == {name: f"/{name}" for name in NAMES}
@@ -575,6 +576,7 @@ async def test_the_pages_of_the_server(lasting_service: Service, shop: Shop) -> 
     for name in ("events_recorded_total", "matches_total", "commit_seconds_count", "queue_events"):
         assert re.search(rf"^signalbox_{name} [0-9.e+]+$", numbers, re.MULTILINE)
     assert 'signalbox_http_requests_total{dialect="arsel",status="202"}' in numbers
+    assert 'signalbox_http_requests_total{dialect="",status="401"}' in numbers
     assert "signalbox_condition_failures_total" in numbers
 
 

@@ -131,6 +131,11 @@ def test_an_error_has_its_line_and_column(text: str, line: int, column: int, rea
     assert (error.line, error.column, error.reason) == (line, column, reason)
 
 
+def test_a_refused_pattern_writes_nothing_to_the_log_of_the_process(capfd: pytest.CaptureFixture[str]) -> None:
+    condition_errors("properties.a.matches('(')")
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize(
     ("longest", "longer", "reason"),
     [

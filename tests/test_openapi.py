@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,11 @@ def test_the_document_has_every_endpoint_once() -> None:
     assert len(operations) == sum(len(dialect.routes) for dialect in DIALECTS)
     assert len({each["operationId"] for each in operations}) == len(operations)
     assert all(each["summary"] for each in operations)
+    for path, of_path in described.items():
+        for each in of_path.values():
+            named = [parameter for parameter in each.get("parameters", ()) if parameter["in"] == "path"]
+            assert [parameter["name"] for parameter in named] == re.findall(r"{(\w+)}", path)
+            assert all(parameter["required"] and parameter["schema"]["minLength"] == 1 for parameter in named)
 
 
 CREATED = {

@@ -19,6 +19,7 @@ from registry.schema import Compatibility, Property, PropertyType, Schema
 from registry.store import DefinitionChanges
 from server.auth.access import Caller
 from server.errors import BatchRejected, IdempotencyKeyReused, KeyInvalid, QueueFull, Stopping
+from server.ingest import group_commit
 from server.ingest.catalog import Catalog
 from server.ingest.draft import BatchMode, Draft
 from server.metrics import Metrics
@@ -151,6 +152,33 @@ async def test_a_batch_that_the_database_refuses_does_not_fail_its_group(line: L
     assert [type(outcome).__name__ for outcome in outcomes] == ["NoneType", "StorageRefused", "NoneType"]
     assert await line.stored() == ["first", *["good"] * 3, *["also_good"] * 3]
     assert [entry["event"] for entry in logs] == ["commit_failed"]
+
+
+async def test_after_a_large_group_a_commit_waits_for_all_of_its_senders_but_one(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_commit, "GATHER_SECONDS", 60)
+    group = [line.begin(drafts()) for _ in range(5)]
+    await asyncio.sleep(0.01)
+    line.gate.set()
+    async with asyncio.timeout(30):
+        await asyncio.gather(*group)
+        waiting = [line.begin(drafts()) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        assert line.writes == 2
+        await asyncio.gather(*waiting, line.begin(drafts()))
+        assert line.writes == 3
+        # Four were no large group: a lone sender does not wait.
+        await line.send(drafts())
+
+
+async def test_senders_that_do_not_come_are_not_waited_for(line: Line) -> None:
+    group = [line.begin(drafts()) for _ in range(5)]
+    await asyncio.sleep(0.01)
+    line.gate.set()
+    async with asyncio.timeout(30):
+        await asyncio.gather(*group)
+        await line.send(drafts())
 
 
 # What a commit decides
