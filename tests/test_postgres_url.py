@@ -292,3 +292,9 @@ async def test_a_start_through_an_undeclared_pooler_is_refused(
         pytest.raises(ValueError, match="pgbouncer=true"),
     ):
         await open_database(pooled(address, ""))
+
+
+@pytest.mark.parametrize(("hosts", "seconds"), [("a", 10), ("a,b", 3), ("a,b,c", 3)])
+def test_a_host_is_given_up_earlier_where_another_can_be_tried(hosts: str, seconds: float) -> None:
+    assert parse_postgres_url(f"postgresql://{hosts}/x").connect_timeout == seconds
+    assert parse_postgres_url(f"postgresql://{hosts}/x?connect_timeout=7").connect_timeout == 7

@@ -169,15 +169,20 @@ def _is_skipped(node: ast.AST) -> bool:
         case ast.If(test=ast.Name(id="TYPE_CHECKING")):
             return True
         case (
-            ast.Assign(targets=[ast.Name(name)], value=ast.expr() as value)
-            | ast.AnnAssign(target=ast.Name(name), value=ast.expr() as value)
-        ) if name.isupper() and _is_number(value):
-            return not any(word in name for word in LIMITS)
+            ast.Assign(targets=[ast.Name() | ast.Tuple() as target], value=ast.expr() as value)
+            | ast.AnnAssign(target=ast.Name() as target, value=ast.expr() as value)
+        ) if ast.unparse(target).isupper() and all(map(_is_number, _parts(target, value))):
+            return not any(word in ast.unparse(target) for word in LIMITS)
         case ast.Expr(ast.Await(ast.Call(ast.Attribute(ast.Name("asyncio"), "sleep"), [ast.Name(name)]))):
             return name.isupper()
         case ast.Expr(value=value):
             return ast.unparse(value).removeprefix("await ").startswith(LOGS)
     return False
+
+
+def _parts(target: ast.expr, value: ast.expr) -> list[ast.expr]:
+    """Return the values of one name or of several."""
+    return value.elts if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) else [value]
 
 
 def _is_number(node: ast.expr) -> bool:
