@@ -15,7 +15,7 @@
     ├── SubscriptionNotFound
     └── SubscriptionAlreadyExists
 
-A front door translates `reason`; the message is for people and may be shown to the caller as it is.
+The APIs translate `reason`; the message is for people and may be shown to the caller as it is.
 """
 
 from __future__ import annotations

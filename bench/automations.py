@@ -57,7 +57,7 @@ def measure(rounds: int, seconds: float) -> Rates:
 
 
 def conditions(count: int) -> Iterator[str]:
-    """Give so many conditions on the benchmark's event: the first ten hold, all others ask for something else."""
+    """Yield `count` conditions on the benchmark's event: the first ten hold, the others do not."""
     for number in range(count):
         if number < MATCHING:
             yield f"properties.order_total > {number}"

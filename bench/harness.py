@@ -36,7 +36,7 @@ Rates: TypeAlias = dict[str, list[float]]
 """Events a second of each subject, one for each round."""
 
 Measure: TypeAlias = Callable[[int, float], Rates]
-"""Starts what is measured, measures so many rounds of so many seconds, and ends it."""
+"""Starts the subjects, measures a number of rounds of a number of seconds, and stops them."""
 
 
 class Failed(Exception):
@@ -106,7 +106,7 @@ def server(
 
 
 def progress(text: str) -> None:
-    """Say on a terminal what is under way."""
+    """Show progress, on a terminal only."""
     if sys.stderr.isatty():
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 

@@ -18,7 +18,7 @@
     ├── RowUnreadable            what is stored of a resource cannot be read
     └── EtagMismatch
 
-A front door translates `reason`; the message is for people and may be shown to the caller as it is.
+The APIs translate `reason`; the message is for people and may be shown to the caller as it is.
 """
 
 from __future__ import annotations

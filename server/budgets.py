@@ -1,4 +1,4 @@
-"""Checks of JSON values for the front doors: the rules of `registry.json_values`, as InvalidArgument."""
+"""Checks of JSON values for the APIs: the rules of `registry.json_values`, as InvalidArgument."""
 
 from __future__ import annotations
 

@@ -202,7 +202,7 @@ class ContactAlreadyExists(ResourceError):
 
 
 class DefinitionInUse(ResourceError):
-    """Active automations judge events of the definition's name."""
+    """Active automations are triggered by this definition's events."""
 
     reason = "DEFINITION_IN_USE"
 
@@ -324,7 +324,7 @@ class QueueFull(ServiceError):
 
 
 class WatcherTooSlow(ServiceError):
-    """The caller did not take an answer of a stream in time; it can resume after the last one that it read."""
+    """The caller did not read a response of a stream in time; it can resume after the last one that it read."""
 
     reason = "WATCHER_TOO_SLOW"
     retry_after = 1.0

@@ -1,4 +1,4 @@
-"""What a server can be told at its start."""
+"""Settings of a server."""
 
 from __future__ import annotations
 

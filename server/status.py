@@ -113,21 +113,21 @@ _PRECISE_STATUSES: Final[dict[str, int]] = {
 MAX_MESSAGE: Final = 500
 """A status travels in the trailers, of which gRPC clients take 8 KiB, and the message twice, percent-encoded."""
 
-"""What callers may be told; any other error is a defect, and its text stays in the log."""
+"""Errors shown to callers; any other error is a defect, and its text stays in the log."""
 
 
 def reason_of(error: Exception) -> str:
-    """Give the machine-readable reason of an error; INTERNAL for one that callers are not told of."""
+    """Return the reason of an error; INTERNAL if it is not shown to callers."""
     return error.reason if isinstance(error, SignalboxError) else "INTERNAL"
 
 
 def message_of(error: Exception) -> str:
-    """Give the text that a caller may see."""
+    """Return the message shown to callers."""
     return cut(error.message, MAX_MESSAGE) if isinstance(error, SignalboxError) else "Internal error"
 
 
 def code_of(error: Exception) -> StatusCode:
-    """Give the gRPC code of an error."""
+    """Return the gRPC code of an error."""
     return CODES[reason_of(error)]
 
 
@@ -138,6 +138,6 @@ def http_status_of(error: Exception) -> int:
 
 
 def cut(text: str, size: int) -> str:
-    """Cut a text to so many bytes of UTF-8."""
+    """Truncate a text to at most `size` bytes of UTF-8."""
     encoded = text.encode()
     return text if len(encoded) <= size else encoded[: size - 3].decode(errors="ignore") + "…"

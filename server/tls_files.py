@@ -1,4 +1,4 @@
-"""The files of a TLS server, which both front doors read again when they change."""
+"""The files of a TLS server, which gRPC and REST reload when they change."""
 
 from __future__ import annotations
 

@@ -214,7 +214,7 @@ async def test_the_scheme_is_read_in_any_case(callers: Callers) -> None:
     assert await met(callers.channel, METHODS["Projects.ListProjects"], metadata) is None
 
 
-# The keys of the demo, which everybody knows
+# The publicly known keys of the demo
 
 
 async def test_the_keys_of_the_demo_work_on_a_server_for_the_demo_alone(database_url: str) -> None:

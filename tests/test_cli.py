@@ -198,7 +198,7 @@ def test_the_admin_key_of_another_database_is_distinguished_from_a_revoked_key(
         (("event", "send", "x", "--from", __file__, "--email", "a@b.c"), "leave out the other options"),
     ],
 )
-def test_a_wrong_command_is_told_in_one_line(
+def test_a_wrong_command_is_reported_in_one_line(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], told: str
 ) -> None:
     assert run(arguments) == 2
@@ -403,13 +403,13 @@ def test_check_tells_the_state_of_each_service(signalbox: Server) -> None:
     assert checked.json["services"]["signalbox.v1.EventIngest"] == "SERVING"
 
 
-def test_a_second_server_on_the_database_is_told_in_one_line(signalbox: Server) -> None:
+def test_a_second_server_on_the_database_is_reported_in_one_line(signalbox: Server) -> None:
     second = command("serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--database", signalbox.database)
     assert (second.code, second.out) == (1, "")
     assert re.fullmatch(r"error: another server or process holds sqlite:///\S+: stop it.*\n", second.err)
 
 
-def test_a_port_in_use_is_told_in_one_line(signalbox: Server, tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported_in_one_line(signalbox: Server, tmp_path: Path) -> None:
     second = command("serve", "--grpc", signalbox.address, "--database", f"sqlite:///{tmp_path}/x.db")
     assert second.code == 1
     assert re.fullmatch(rf"error: Cannot listen on {signalbox.address}.*\n", second.err)

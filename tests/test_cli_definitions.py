@@ -129,7 +129,7 @@ def test_dependents_are_the_revisions_that_were_seen(signalbox: Server) -> None:
         (("definition", "rollback", "paid"), 2, "Missing argument 'REVISION'"),
     ],
 )
-def test_a_wrong_command_is_told_in_one_line_and_is_no_verdict(
+def test_a_wrong_command_is_reported_in_one_line_and_is_no_verdict(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], code: int, told: str
 ) -> None:
     assert run(arguments) == code

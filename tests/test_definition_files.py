@@ -173,7 +173,9 @@ def test_json_is_yaml_with_characters_beyond_the_first_plane(tmp_path: Path) -> 
         (b"\x00" * 100, "x.yaml:1:1: not YAML: U+0000 is not allowed"),
     ],
 )
-def test_a_fault_is_told_with_its_place_and_what_would_be_right(tmp_path: Path, text: str | bytes, told: str) -> None:
+def test_a_fault_is_reported_with_its_place_and_what_would_be_right(
+    tmp_path: Path, text: str | bytes, told: str
+) -> None:
     (fault,) = faults(tmp_path, text)
     assert told in fault
 
@@ -197,7 +199,7 @@ def test_no_file_breaks_the_reader(scratch: Path, content: bytes) -> None:
     assert all(line.startswith(f"{scratch}:") and line.isprintable() for line in told)
 
 
-def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:
     inner = ", ".join(f"p{number}: number" for number in range(51))
     text = f"definitions:\n  a: {{colour: red}}\n  b: {{properties: {{{inner}}}}}\n  c: {{coercion: x}}\n"
     places = [fault.split(": ")[0] for fault in faults(tmp_path, text)]

@@ -92,7 +92,7 @@ def url(tmp_path: Path) -> str:
 
 
 @both_doors
-async def test_tls_keeps_out_who_speaks_plainly_or_trusts_another(
+async def test_tls_rejects_clients_that_speak_plainly_or_trust_another(
     host: Authority, url: str, tmp_path: Path, door: str
 ) -> None:
     other = Authority(tmp_path / "other")
@@ -103,7 +103,7 @@ async def test_tls_keeps_out_who_speaks_plainly_or_trusts_another(
 
 
 @both_doors
-async def test_mtls_keeps_out_who_shows_no_certificate_or_a_strangers(
+async def test_mtls_rejects_clients_that_show_no_certificate_or_a_strangers(
     host: Authority, url: str, tmp_path: Path, door: str
 ) -> None:
     friend, stranger = Authority(tmp_path / "friend"), Authority(tmp_path / "stranger")

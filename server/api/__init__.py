@@ -1,3 +1,3 @@
-"""The gRPC front door: converts, calls, converts. No rule of the business lives here."""
+"""gRPC: converts, calls, converts. No business rules live here."""
 
 from __future__ import annotations

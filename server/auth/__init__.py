@@ -1,3 +1,3 @@
-"""Authentication and authorization of callers, shared by all front doors."""
+"""Authentication and authorization of callers, shared by gRPC and REST."""
 
 from __future__ import annotations

@@ -86,5 +86,5 @@ def _listen(address: str) -> socket.socket:
         listening.setblocking(False)
     except (OSError, OverflowError) as error:
         listening.close()
-        raise OSError(f"Cannot listen on {address}: it is in use or not of this machine") from error
+        raise OSError(f"Cannot listen on {address}: it is in use or not an address of this machine") from error
     return listening

@@ -1,4 +1,4 @@
-"""Rate limits per key, as each dialect documents them."""
+"""Counts requests per key; each dialect's `__init__.py` sets its limit."""
 
 from __future__ import annotations
 

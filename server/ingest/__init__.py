@@ -1,12 +1,12 @@
-"""The way of an event into the log: validated, queued, committed together with others.
+"""How an event gets into the log: validated, queued, committed together with others.
 
-    front door      Draft                        the request, read into plain values
+    API             Draft                        the request, read into plain values
     Ingest          validate_batch               by the catalog snapshot in memory, without the database
-    GroupCommit     queue                        every batch that waits goes into the next commit
+    GroupCommit     queue                        queued batches share the next commit
     commit          one transaction              contacts, idempotency keys, positions, matches, rows
-    front door      Draft.event or Draft.error   the response, once the transaction is durable
+    API             Draft.event or Draft.error   the response, once the transaction is durable
 
-`Ingest` is the entrance that every front door calls.
+Every API calls `Ingest`.
 """
 
 from __future__ import annotations

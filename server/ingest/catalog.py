@@ -1,21 +1,23 @@
-"""The catalog: what the events of each project are validated and matched by, held in memory.
+"""The catalog: the definitions, rules and automations that each project's events are validated and matched with.
 
-A `CatalogSnapshot` is immutable and holds the rules, compiled definitions and automations of one project at one catalog
-version. A commit compares that version with the one in the database under the lock of the project's head:
+A `CatalogSnapshot` holds those of one project at one catalog version, immutable and in memory. A commit compares that
+version with the one in the database, under the lock of the project's head (`_current_snapshot` in `commit.py`):
 
     version in memory    version in the database    what happens
     same                 same                       the batch is committed as it was validated
     7                    8 (another server's)       the commit loads snapshot 8, validates again, commits
-    7, draft refused     not compared by a commit   `Catalog.current` compares it before the refusal is returned
+    7, and the batch is refused before any commit   `Catalog.current` compares them before the refusal is returned
     8 (rolled back)      7 (failover or restore)    not equal either, so handled as the second line
 
-So no event is recorded and none is refused by an outdated catalog, whichever server changed it. Versions are compared
-for equality and have random bits below their count: a database that lost its newest changes counts over the same
-numbers again, and a snapshot of the lost history must not pass for one of the new history.
+So no event is recorded and none is refused by an outdated catalog, whichever server changed it. Where other servers
+share the database, `_following` in `server/app.py` calls `Catalog.refresh` too. Versions are compared for equality and
+have random bits below their count: a database that lost its newest changes reuses the same numbers, and a snapshot of
+the lost history must not be taken for one of the new history.
 
 The race: a snapshot can be read just before a change is committed and arrive just after the change invalidated the
-cache. Keeping it then would leave an outdated snapshot behind the invalidation. Every reader therefore notes
-`Catalog.invalidations` before it reads, and `keep` drops a snapshot when that count has moved.
+cache. Keeping it then would leave an outdated snapshot in the cache after the invalidation. Every reader therefore
+notes `Catalog.invalidations` before it reads, and `keep` drops a snapshot when that count has moved (one count for all
+projects: at worst a snapshot is read once more).
 """
 
 from __future__ import annotations
@@ -154,7 +156,7 @@ class Catalog:
     async def current(self, snapshot: CatalogSnapshot) -> CatalogSnapshot:
         """Return the current snapshot, reloading it if its version is out of date.
 
-        Called before a refusal is returned: what is refused reaches no commit, which would compare the versions.
+        Called before a refusal is returned: refused events reach no commit, which would compare the versions.
         """
         project_pk = snapshot.project_pk
         version = await self._database.read(lambda connection: catalog_version(connection, project_pk), brief=True)

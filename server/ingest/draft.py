@@ -41,10 +41,10 @@ class Draft(msgspec.Struct):
 
     It is one object for speed. Its fields are set in three states:
 
-        requested   by the front door. Not changed afterwards.
+        requested   by the API. Not changed afterwards.
         validated   by `validate_draft`: `definition`, `properties` and `coercions`, or `error`. Repeated, and all of it
                     replaced, each time the catalog turns out to have changed.
-        decided     by the commit: `event` and `matches`, or `error`. Read by the front door once `Batch.done` is set.
+        decided     by the commit: `event` and `matches`, or `error`. Read by the API once `Batch.done` is set.
 
     The request: either `contact_id` or `email`, which is lower-cased, is filled. `given` is the payload, `occurred_at`
     in microseconds. `rules` are those of the sender's dialect, in place of the project's. `invalid` is the error of a

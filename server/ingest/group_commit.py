@@ -1,18 +1,18 @@
-"""One commit for all batches that wait.
+"""One commit for all queued batches.
 
-One commit is under way at a time; meanwhile batches queue, and the next commit takes them all. So a lone event is
-stored at once, and under load many senders share the price of one durable write (one fsync).
+One commit is in progress at a time; meanwhile batches queue, and the next commit takes them all. So a lone event is
+stored at once, and under load many senders share the cost of one durable write (one fsync).
 
-    submit   a batch joins the queue; QueueFull beyond `queue_events`, Stopping after `close`
-    wake     at once while few senders are active, else when as many batches wait as are expected, or GATHER_SECONDS
-             after the first of them
-    take     up to GROUP_EVENTS events, without the batches whose callers are gone
+    submit   a batch joins the queue; QueueFull beyond `queue_events` unless the queue is empty, Stopping after `close`
+    wake     at once while few senders are active, else when the expected number of batches is queued, or
+             GATHER_SECONDS after the first of them
+    take     batches until they hold GROUP_EVENTS events or more, without those whose callers are gone
     commit   `server.ingest.commit` in one transaction; on failure of one batch's data, each batch on its own
-    resolve  `Batch.done` of each, only now that the transaction is durable
+    resolve  `Batch.done` of each, only once the transaction is durable
 
-How many batches are expected: after a group of n batches, n - 1, because each of those senders is about to send its
-next one, and the one that finished first should not be committed alone. When senders leave, the number falls with every
-group, so nobody waits for them for long.
+After a group of n batches, n - 1 are expected: each sender usually sends again at once; without waiting, the first to
+do so would get a commit to itself. When senders leave, the number falls with every group, so the others do not wait for
+them for long.
 
 What a commit caches (snapshot, contacts, end of the match log) is kept after the transaction and not before: a
 transaction that is rolled back, or an attempt that is repeated, must leave no trace.
@@ -51,10 +51,10 @@ GROUP_EVENTS = 1_000
 """A commit takes no further batch once it holds this many events: while it is stored, the loop reads the next ones."""
 
 GATHER_BATCHES = 4
-"""Up to a group of this size the next commit waits for nobody: with few senders, waiting costs more than it saves."""
+"""After a group of at most this size the next commit does not wait: with few senders that costs more than it saves."""
 
 GATHER_SECONDS = 0.020
-"""How long the next commit waits for the expected batches, at most. A commit costs as much as several events do."""
+"""The longest time that a commit waits for the expected batches. A commit costs as much as several events."""
 
 
 class GroupCommit:

@@ -1,4 +1,4 @@
-"""The entrance to the log that every front door calls."""
+"""The operations that send events, called by every API."""
 
 from __future__ import annotations
 

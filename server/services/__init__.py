@@ -1,3 +1,3 @@
-"""The operations behind every front door, on plain values."""
+"""The operations behind every API, on plain values."""
 
 from __future__ import annotations

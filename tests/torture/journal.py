@@ -15,7 +15,7 @@ from registry.timestamps import now_micros
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-DOORS = ("SendEvent", "SendEvents", "StreamEvents", "autosend", "opensend", "emailsendx", "arsel")
+DOORS = ("SendEvent", "SendEvents", "StreamEvents", "autosend", "opensend", "emailsendx", "arsel", "resend")
 
 
 @dataclass(frozen=True, slots=True)

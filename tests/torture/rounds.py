@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from tests.support.service import Client
     from tests.torture.databases import TorturedDatabase
 
-DIALECTS: Final = ("autosend", "opensend", "emailsendx", "arsel")
+DIALECTS: Final = ("autosend", "opensend", "emailsendx", "arsel", "resend")
 OUTAGE: Final = 20_000_000
 STALL_SECONDS: Final = 60.0
 """While the log is drained, some reader advances within this time, on a busy machine too."""

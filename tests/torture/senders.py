@@ -264,7 +264,7 @@ class RestSender:
         match self._dialect:
             case "autosend":
                 return "/v1/events/send", {"eventName": name, "email": email, "eventProperties": properties}
-            case "opensend":
+            case "opensend" | "resend":
                 return "/events/send", {"event": name, "email": email, "payload": properties}
             case "emailsendx":
                 contact = self._world.contacts[email]
@@ -280,5 +280,7 @@ class RestSender:
                 return Receipt(intent.number, answer["delivery"]["id"], match_count=len(answer["automation_runs"]))
             case "emailsendx":
                 return Receipt(intent.number, "", match_count=answer["data"]["matchingAutomations"])
+            case "resend":
+                return Receipt(intent.number, "")
             case _:
                 return Receipt(intent.number, answer["id"])

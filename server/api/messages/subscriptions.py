@@ -1,4 +1,4 @@
-"""Subscriptions, deliveries and what is said of them, between their messages and the values of the service."""
+"""Subscriptions, deliveries and their settlements, between their messages and the values of the service."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ async def list_(session: Session, search: str, deleted: bool) -> None:
 @click.argument("name_or_id")
 @client_command
 async def show(session: Session, name_or_id: str) -> None:
-    """Show one definition. Give the id of a deleted one."""
+    """Show one definition. A deleted one is named by its id."""
     show_definition(await get_definition(session, name_or_id), as_json=session.json)
 
 

@@ -35,7 +35,7 @@ log = structlog.get_logger()
     "--dev",
     envvar="SIGNALBOX_DEV",
     is_flag=True,
-    help="Make a project `demo` to try things with, whose key everybody knows; on the loopback interface alone.",
+    help="Create a demo project with publicly known keys; listens on the loopback interface only.",
 )
 @option(
     "--grpc",
@@ -44,7 +44,7 @@ log = structlog.get_logger()
     metavar="HOST:PORT",
     default=DEFAULT_GRPC,
     show_default=True,
-    help="Where to listen; port 0 for any that is free.",
+    help="Address of the gRPC server; port 0 for any free port.",
 )
 @option(
     "--http",
@@ -53,7 +53,7 @@ log = structlog.get_logger()
     metavar="HOST:PORT",
     default=DEFAULT_HTTP,
     show_default=True,
-    help="Where the REST bridge listens; port 0 for any that is free.",
+    help="Address of the REST bridge; port 0 for any free port.",
 )
 @database_option
 @debug_option
@@ -62,7 +62,7 @@ log = structlog.get_logger()
     envvar="SIGNALBOX_MIGRATE",
     default=True,
     show_default=True,
-    help="Migrate the database at the start; otherwise refuse to start on one that lacks migrations.",
+    help="Migrate the database at the start, or refuse to start if it lacks migrations.",
 )
 @option(
     "--admin-key",
@@ -70,7 +70,7 @@ log = structlog.get_logger()
     type=secret,
     metavar="SECRET",
     default="",
-    help="The admin key; by default one is made, and kept beside the database with mode 0600.",
+    help="The admin key; by default one is created and stored beside the database, with mode 0600.",
 )
 @option(
     "--drain",
@@ -80,7 +80,7 @@ log = structlog.get_logger()
     metavar="SECONDS",
     default=_DEFAULTS.drain_seconds,
     show_default=True,
-    help="How long the server keeps serving after SIGTERM while it reports unready, so that load balancers "
+    help="Time after SIGTERM in which the server still serves but reports unready, so that load balancers "
     "send no more calls; not after Ctrl-C or with --dev.",
 )
 @option(
@@ -91,7 +91,7 @@ log = structlog.get_logger()
     metavar="SECONDS",
     default=_DEFAULTS.grace_seconds,
     show_default=True,
-    help="How long calls under way may take once the server is told to stop.",
+    help="Time limit for calls in progress after SIGTERM.",
 )
 @option(
     "--queue-events",
@@ -100,7 +100,7 @@ log = structlog.get_logger()
     metavar="N",
     default=_DEFAULTS.queue_events,
     show_default=True,
-    help="How many events may wait to be stored before more are refused.",
+    help="Maximum number of events waiting to be stored; more are refused.",
 )
 @option(
     "--match-retention",
@@ -108,7 +108,7 @@ log = structlog.get_logger()
     envvar="SIGNALBOX_MATCH_RETENTION",
     type=retention,
     metavar="TIME",
-    help="How long the match logs keep matches that every subscription has settled: 12h or 30d; for ever by default.",
+    help="Delete matches of this age, such as 12h or 30d, once every subscription has settled them; never by default.",
 )
 @option(
     "--rate-limits",
@@ -116,7 +116,7 @@ log = structlog.get_logger()
     type=click.Choice(("on", "off")),
     default="off",
     show_default=True,
-    help="Whether the REST bridge holds each key to the limits that its dialect documents.",
+    help="Enforce the rate limits per key that the dialects document.",
 )
 @option(
     "--http-body-bytes",
@@ -125,12 +125,15 @@ log = structlog.get_logger()
     metavar="N",
     default=_DEFAULTS.http_body_bytes,
     show_default=True,
-    help="How many bytes a request to the REST bridge may have.",
+    help="Maximum size of a request body of the REST bridge, in bytes.",
 )
-@option("--tls-cert", envvar="SIGNALBOX_TLS_CERT", type=_FILE, help="Certificate; makes this a TLS server.")
+@option("--tls-cert", envvar="SIGNALBOX_TLS_CERT", type=_FILE, help="Certificate of the server; enables TLS.")
 @option("--tls-key", envvar="SIGNALBOX_TLS_KEY", type=_FILE, help="Private key of the certificate.")
 @option(
-    "--tls-client-ca", envvar="SIGNALBOX_TLS_CLIENT_CA", type=_FILE, help="Refuse clients without a certificate of it."
+    "--tls-client-ca",
+    envvar="SIGNALBOX_TLS_CLIENT_CA",
+    type=_FILE,
+    help="Require client certificates issued by this CA.",
 )
 @option(
     "--log-level",
@@ -138,7 +141,7 @@ log = structlog.get_logger()
     type=click.Choice(LEVELS, case_sensitive=False),
     default="info",
     show_default=True,
-    help="What to log on stderr.",
+    help="Minimum level of the logs on stderr.",
 )
 @click.pass_obj
 def serve(
@@ -212,9 +215,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 def _refuse_public_demo(listening: str, *, tls: bool) -> None:
     if not is_loopback(listening):
-        raise click.UsageError(
-            f"--dev has keys that everybody knows: it listens on 127.0.0.1 or [::1], not on {listening}"
-        )
+        raise click.UsageError(f"--dev has publicly known keys: it listens on 127.0.0.1 or [::1], not on {listening}")
     if tls:
         raise click.UsageError("--dev prints commands for a server without TLS: leave out --tls-cert")
 
@@ -225,7 +226,7 @@ def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> 
     if certificate is None or key is None:
         raise click.UsageError("TLS needs both --tls-cert and --tls-key")
     try:
-        # Nobody is there to be asked for the password of an encrypted key.
+        # A server has no terminal to ask for the password of an encrypted key.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
     except OSError as error:
         why = str(error.strerror).partition(" (_ssl")[0]

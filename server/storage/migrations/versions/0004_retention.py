@@ -13,7 +13,7 @@ _KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
-    """Make the table; so far every log is whole."""
+    """Create the table; no log has been pruned yet."""
     op.create_table(
         "match_log_start",
         sa.Column("project_key", _KEY, primary_key=True, autoincrement=False),
