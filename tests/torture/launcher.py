@@ -33,7 +33,7 @@ from tests.support.service import ADMIN_KEY
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-PARTS: Final = {"server.ingest": "ingest", "server.delivery.dispatcher": "settle", "automation": "settle"}
+PARTS: Final = {"server.ingest.group_commit": "ingest", "server.delivery.dispatcher": "settle", "automation": "settle"}
 """The parts by the modules of their transactions: the dispatcher hands over a function of the package `automation`."""
 
 MOMENTS: Final = ("before-commit", "after-commit", "answering")
