@@ -8,19 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import deque
 from contextlib import aclosing, suppress
 from functools import partial
 from random import Random
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from structlog.testing import capture_logs
 
 from automation.errors import AutomationError
 from automation.subscriptions import store as subscription_store
-from automation.subscriptions.values import Ack, Extend, Nack, NackAction, ParkedSelection, SubscriptionStats
+from automation.subscriptions.values import (
+    Ack,
+    Extend,
+    Nack,
+    NackAction,
+    ParkedSelection,
+    SettleOutcome,
+    SubscriptionStats,
+    Undelivered,
+)
 from server.delivery.consumer_session import DeliveryBatch, Opening, SettleRequest, SettleResults, StopRequest
 from server.delivery.deliveries import Deliveries
-from server.delivery.dispatcher import Dispatcher, Dispatchers
+from server.delivery.dispatcher import GROUP_DELIVERIES, Dispatcher, Dispatchers
 from server.delivery.match_notifier import MatchNotifier
 from server.delivery.subscriptions import Subscriptions, SubscriptionStatus
 from server.errors import ServiceError
@@ -37,11 +48,18 @@ from tests.support.delivery_model import (
 from tests.support.virtual_time import VirtualTimeLoop
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
     import pytest
 
-    from automation.subscriptions.values import Settlement, Subscription
+    from automation.subscriptions.values import (
+        Delivery,
+        Settlement,
+        SettleResult,
+        StepResult,
+        Subscription,
+        TakeOver,
+    )
     from server.delivery.consumer import Consumer
     from server.delivery.consumer_session import ConsumerRequest, ConsumerResponse
 
@@ -55,16 +73,58 @@ LOCAL_SECONDS, SHARED_SECONDS = 0.6, 1.8
 """The longest time for which something owed may be left with a consumer that has capacity; steps take up to 40 ms."""
 
 
+class CheckedDispatcher(Dispatcher):
+    """Checks that a takeover ends no lease whose delivery was settled or returned before.
+
+    Settled: submitted before the takeover. Returned: before the step that takes over.
+    """
+
+    def __init__(self, database: Any, *arguments: Any, **options: Any) -> None:
+        self._model_database = database
+        self._untaken: list[Settlement] = []
+        self._before_take_overs: deque[list[Settlement]] = deque()
+        self._undelivered: set[str] = set()
+        checked: Any = SimpleNamespace(shared=database.shared, write=self._write)
+        super().__init__(checked, *arguments, **options)
+
+    def submit(self, settlements: Sequence[Settlement]) -> asyncio.Future[list[list[SettleResult]]]:
+        self._untaken += settlements
+        return super().submit(settlements)
+
+    def return_undelivered(self, deliveries: Sequence[Delivery]) -> None:
+        self._undelivered |= {delivery.id for delivery in deliveries}
+        super().return_undelivered(deliveries)
+
+    async def take_over(self, consumer_id: str, held_delivery_ids: Sequence[str] = ()) -> list[str]:
+        self._before_take_overs.append(list(self._untaken))
+        return await super().take_over(consumer_id, held_delivery_ids)
+
+    async def _write(self, step: partial[StepResult]) -> StepResult:
+        self._check(step.keywords["settlements"], step.keywords["take_overs"])
+        return await self._model_database.write(step)  # type: ignore[no-any-return]
+
+    def _check(self, settlements: Sequence[Settlement | Undelivered], take_overs: Sequence[TakeOver]) -> None:
+        taken = {id(settlement) for settlement in settlements}
+        self._untaken = [settlement for settlement in self._untaken if id(settlement) not in taken]
+        untaken = {id(settlement) for settlement in self._untaken}
+        for _ in take_overs:
+            late = [settlement for settlement in self._before_take_overs.popleft() if id(settlement) in untaken]
+            assert not late, "a takeover goes before earlier settlements"
+        returns = [settlement for settlement in settlements if isinstance(settlement, Undelivered)]
+        self._undelivered -= {name for settlement in returns for name in settlement.delivery_ids}
+        assert not self._undelivered, "a step leaves returned deliveries to the next one"
+
+
 class Server:
     """The parts of one server that deliver, in virtual time."""
 
-    def __init__(self, random: Random, *, shared: bool) -> None:
+    def __init__(self, random: Random, *, shared: bool, group_deliveries: int = GROUP_DELIVERIES) -> None:
         self.random = random
         self.model = ModelSubscription()
         self.database = ModelDatabase(self.model, random, shared=shared)
         self.notifier = MatchNotifier(self.database)
         self.stopping = asyncio.Event()
-        make = partial(Dispatcher, step=self.model.step, clock=self.clock)
+        make = partial(CheckedDispatcher, step=self.model.step, clock=self.clock, group_deliveries=group_deliveries)
         self.dispatchers = Dispatchers(self.database, self.notifier, make)
         matches: Any = ModelMatches(self.database, random)
         self.subscriptions = ModelSubscriptions(self.database, self.dispatchers, matches)
@@ -190,7 +250,8 @@ class Schedule:
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)  # noqa: S311 - it draws schedules
         self.shared = self.random.random() < 0.4
-        self.server = Server(self.random, shared=self.shared)
+        group_deliveries = self.random.choice((1, 1, 3, GROUP_DELIVERIES))
+        self.server = Server(self.random, shared=self.shared, group_deliveries=group_deliveries)
         self.server.database.failing = self.random.choice((0, 0, 0.02, 0.1))
         self.streams: list[Stream] = []
         self.calls: set[asyncio.Task[None]] = set()
@@ -306,7 +367,7 @@ class Schedule:
         later(self.random.random() / 50, self.server.dispatchers.wake, SUBSCRIPTION.key)
 
     async def _watch(self) -> None:
-        """Hold that nothing owed stands still, looking in between all that happens."""
+        """Assert that no owed match is stuck, checking in between all that happens."""
         bound = SHARED_SECONDS if self.shared else LOCAL_SECONDS
         still_since = now()
         delivered = 0
@@ -314,7 +375,7 @@ class Schedule:
             await asyncio.sleep(0.05)
             if not self.server.owed() or self.server.model.serial != delivered:
                 still_since, delivered = now(), self.server.model.serial
-            assert now() - still_since < bound, f"{self.server.owed()} owed matches stand still"
+            assert now() - still_since < bound, f"{self.server.owed()} owed matches are stuck"
             for stream in self.streams:
                 stream.check()
 
@@ -374,7 +435,7 @@ def run_virtually(work: Coroutine[Any, Any, T]) -> T:
     try:
         with capture_logs() as logs:
             result = loop.run_until_complete(work)
-        assert "dispatch_failed" not in [each["event"] for each in logs]
+        assert [entry for entry in logs if entry["event"] == "dispatch_failed"] == []
         return result
     finally:
         loop.close()
@@ -437,3 +498,21 @@ async def replayed_by_a_caller_that_gives_up(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_replay_is_delivered_although_its_caller_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
     run_virtually(replayed_by_a_caller_that_gives_up(monkeypatch))
+
+
+async def acknowledged_just_before_a_takeover() -> None:
+    server = Server(Random(0), shared=False, group_deliveries=1)  # noqa: S311 - as above
+    server.model.head = 4
+    pulled = await server.deliveries.pull(PROJECT, "engine", "worker", 4, 0)
+    names = [delivery.id for delivery, _ in pulled.deliveries]
+    with server.dispatchers.used(SUBSCRIPTION) as dispatcher:
+        submitted = [dispatcher.submit([Ack([name])]) for name in names]
+        assert await dispatcher.take_over("worker", names) == []
+        outcomes = [(await results)[0][0].outcome for results in submitted]
+    assert outcomes == [SettleOutcome.ACKNOWLEDGED] * len(names)
+    assert (len(names), server.model.rows) == (4, {})
+    await server.dispatchers.close()
+
+
+def test_settlements_submitted_before_a_takeover_are_applied_before_it() -> None:
+    run_virtually(acknowledged_just_before_a_takeover())

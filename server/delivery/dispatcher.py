@@ -7,22 +7,29 @@ database can dispatch the same subscription at the same time.
 
     consumer   request(capacity), submit(settlements)          dispatcher collects, while a step runs too
     step       settle, take over, expire, lease                one transaction, under the lock of the subscription
-    after it   results to the submitters, leases to the consumers; deliveries of a consumer that has left go back
+    after it   results to the submitters, leases to the consumers; deliveries of a consumer that has left are returned
+
+Settlements and takeovers wait in one queue. A step takes them in the order in which they were submitted, and leaves the
+rest to the next step once it has GROUP_DELIVERIES; it settles before it takes over. So a takeover ends no lease that
+was settled before the takeover was submitted. Returned deliveries are not queued: every step takes them all, so that a
+takeover does not count an attempt for a delivery that its consumer never got.
 
 The task takes a step whenever one is due, and waits otherwise. Whether a step is due is computed from state alone:
 
     state                                                                    a step is due
-    work: settlements, takeovers, a wake, a step that could not do it all    at once
+    work: settlements, returns, takeovers, a wake, the rest of a long step   at once
     log may hold more: the initial state                                     as soon as a consumer has capacity
-    log exhausted: no match is available for any consumer                    not for capacity
+    log exhausted: no match is available for any consumer                    not because of capacity: other rows only
     next due time: a lease ends or a retry becomes due                       at that time, while consumers are attached
-    shared database: other servers settle, seek, delete                      POLL_SECONDS after the last step, likewise
+    shared database: other servers settle, seek, delete                      POLL_SECONDS after the last step, while
+                                                                             consumers are attached
 
 Only a step finds that the log is exhausted: it had capacity left over after it leased every available match. This holds
 for the log as of the beginning of the step. A commit raises `_log_version`, also while a step runs, which invalidates
 the finding of an older step; a seek or a replay requests a step by `wake`; a step that did not look, or failed, leaves
-no finding. A request changes only the capacity of its consumer, so it does not matter whether it arrives before, during
-or after a step: it is served from the log unless the log is known to be exhausted.
+no finding; a pull's request also discards the finding, so that a step looks for it. Otherwise a request changes only
+the capacity of its consumer, so it does not matter whether it arrives before, during or after a step: it makes a step
+due unless the log is known to be exhausted.
 
 Every change of state sets `_changed`. The task clears it, and computes anew, before each wait: no wake-up is lost.
 """
@@ -58,7 +65,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 GROUP_DELIVERIES: Final = 5_000
-"""A step takes no further settlements once they name this many deliveries, so that its transaction stays short."""
+"""A step takes nothing more from the queue once its settlements name this many deliveries, which bounds its time."""
 
 POLL_SECONDS: Final = 1.0
 """The longest time until settlements, seeks and deletions by another server are noticed."""
@@ -91,7 +98,7 @@ class Step(Protocol):
 class _PendingSettlements:
     """Settlements that wait for a step, and the future of their results."""
 
-    settlements: Sequence[Settlement | Undelivered]
+    settlements: Sequence[Settlement]
     done: asyncio.Future[list[list[SettleResult]]]
 
 
@@ -106,7 +113,7 @@ class _PendingTakeOver:
 class Dispatcher:
     """One subscription in use. Its task runs as long as it has users or work.
 
-    `step` and `clock`, the time in microseconds UTC, are given in tests only.
+    `step`, `clock` (the time in microseconds UTC) and `group_deliveries` are given in tests only.
     """
 
     def __init__(
@@ -117,6 +124,7 @@ class Dispatcher:
         *,
         step: Step = leasing.step,
         clock: Callable[[], int] = now_micros,
+        group_deliveries: int = GROUP_DELIVERIES,
     ) -> None:
         self.subscription = subscription
         self.consumers: list[Consumer] = []
@@ -125,8 +133,9 @@ class Dispatcher:
         self._notifier = notifier
         self._take_step = step
         self._clock = clock
-        self._submitted: list[_PendingSettlements] = []
-        self._take_overs: list[_PendingTakeOver] = []
+        self._group_deliveries = group_deliveries
+        self._queue: list[_PendingSettlements | _PendingTakeOver] = []
+        self._returned: list[str] = []
         self._step_requested = False
         self._log_version = 0
         self._exhausted_version: int | None = None
@@ -137,7 +146,7 @@ class Dispatcher:
 
     @contextmanager
     def attached(self, consumer: Consumer) -> Iterator[None]:
-        """Attach a consumer until the context is left; deliveries that it has not taken then go back.
+        """Attach a consumer until the context is left; deliveries that it has not taken are returned then.
 
         A stream replaces an older stream with the same id: that one may belong to a connection which is broken, but not
         yet known to be.
@@ -166,30 +175,36 @@ class Dispatcher:
             self._changed.set()
 
     def stop_delivering(self, consumer: Consumer) -> None:
-        """Deliver nothing more to a consumer; deliveries that it has not taken go back."""
+        """Deliver nothing more to a consumer; deliveries that it has not taken are returned."""
         consumer.stopped, consumer.capacity = True, 0
-        self._return_undelivered(consumer.take())
+        self.return_undelivered(consumer.take())
 
     async def head_position(self) -> int:
         """Return the position of the newest match of the project."""
         return await self._notifier.position(self.subscription.project_pk)
 
-    def submit(self, settlements: Sequence[Settlement | Undelivered]) -> asyncio.Future[list[list[SettleResult]]]:
-        """Settle deliveries in the next step; the future has the results once they are durable."""
+    def return_undelivered(self, deliveries: Sequence[Delivery]) -> None:
+        """Return deliveries that were not sent to their consumer, in the next step and without counting an attempt."""
+        if deliveries:
+            self._returned += [delivery.id for delivery in deliveries]
+            self._changed.set()
+
+    def submit(self, settlements: Sequence[Settlement]) -> asyncio.Future[list[list[SettleResult]]]:
+        """Settle deliveries in one of the next steps; the future has the results once they are durable."""
         done: asyncio.Future[list[list[SettleResult]]] = asyncio.get_running_loop().create_future()
         done.add_done_callback(_mark_retrieved)
-        self._submitted.append(_PendingSettlements(settlements, done))
+        self._queue.append(_PendingSettlements(settlements, done))
         self._changed.set()
         return done
 
     async def take_over(self, consumer_id: str, held_delivery_ids: Sequence[str] = ()) -> list[str]:
         """End the leases of a consumer, except those of the deliveries that it still holds.
 
-        All settlements submitted before are applied first. Return the ids of the deliveries that it keeps.
+        All settlements and returns submitted before are applied first. Return the ids of the deliveries that it keeps.
         """
         done: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
         done.add_done_callback(_mark_retrieved)
-        self._take_overs.append(_PendingTakeOver(TakeOver(consumer_id, held_delivery_ids), done))
+        self._queue.append(_PendingTakeOver(TakeOver(consumer_id, held_delivery_ids), done))
         self._changed.set()
         return await done
 
@@ -220,7 +235,7 @@ class Dispatcher:
 
     @property
     def _has_work(self) -> bool:
-        return bool(self._submitted or self._take_overs)
+        return bool(self._queue or self._returned)
 
     @property
     def _exhausted(self) -> bool:
@@ -269,18 +284,20 @@ class Dispatcher:
             self._changed.set()
 
     async def _step(self) -> None:
-        submitted, take_overs, consumers = self._take_submitted(), self._take_overs, list(self.consumers)
+        pending, returned, consumers = self._take_pending(), self._take_returned(), list(self.consumers)
+        submitted = [settlements for settlements in pending if isinstance(settlements, _PendingSettlements)]
+        take_overs = [take_over for take_over in pending if isinstance(take_over, _PendingTakeOver)]
         requests = [DeliveryRequest(consumer.id, consumer.capacity, consumer.max_outstanding) for consumer in consumers]
-        self._take_overs, self._step_requested = [], False
+        self._step_requested = False
         self._poll_at = asyncio.get_running_loop().time() + POLL_SECONDS
         log_version, self._exhausted_version = self._log_version, None
         work = partial(
             self._take_step,
             subscription_key=self.subscription.key,
             clock=self._clock,
-            settlements=[settlement for pending in submitted for settlement in pending.settlements],
+            settlements=[*returned, *(settlement for group in submitted for settlement in group.settlements)],
             requests=requests,
-            take_overs=[pending.take_over for pending in take_overs],
+            take_overs=[take_over.take_over for take_over in take_overs],
             bounds=self._bounds,
         )
         try:
@@ -289,28 +306,34 @@ class Dispatcher:
             self._step_requested = self._step_requested or result.more
             if result.exhausted:
                 self._exhausted_version = log_version
-            results = iter(result.results)
-            for pending in submitted:
-                _resolve(pending.done, [next(results) for _ in pending.settlements])
+            results = iter(result.results[len(returned) :])
+            for group in submitted:
+                _resolve(group.done, [next(results) for _ in group.settlements])
             for take_over, kept in zip(take_overs, result.kept, strict=True):
                 _resolve(take_over.done, kept)
             self._deliver(consumers, requests, result)
         except Exception as error:
-            self._fail(consumers, [*submitted, *take_overs], error)
+            self._fail(consumers, pending, error)
 
-    def _take_submitted(self) -> list[_PendingSettlements]:
-        """Remove and return the settlements of one step, in the order of submission; leave the rest to the next one."""
+    def _take_pending(self) -> list[_PendingSettlements | _PendingTakeOver]:
+        """Remove and return the part of the queue that the next step takes."""
         count = 0
-        for index, pending in enumerate(self._submitted):
-            if count >= GROUP_DELIVERIES:
-                taken, self._submitted = self._submitted[:index], self._submitted[index:]
+        for index, pending in enumerate(self._queue):
+            if count >= self._group_deliveries:
+                taken, self._queue = self._queue[:index], self._queue[index:]
                 return taken
-            count += sum(len(settlement.delivery_ids) for settlement in pending.settlements)
-        taken, self._submitted = self._submitted, []
+            if isinstance(pending, _PendingSettlements):
+                count += sum(len(settlement.delivery_ids) for settlement in pending.settlements)
+        taken, self._queue = self._queue, []
         return taken
 
+    def _take_returned(self) -> list[Undelivered]:
+        """Remove and return the returned deliveries: all of them, they are at most as many as a step has leased."""
+        returned, self._returned = self._returned, []
+        return [Undelivered(returned)] if returned else []
+
     def _deliver(self, consumers: Sequence[Consumer], requests: Sequence[DeliveryRequest], result: StepResult) -> None:
-        """Hand out the leases. Those of consumers that have stopped or left during the step go back, uncounted."""
+        """Hand out the leases. Those of consumers that have stopped or left during the step are returned."""
         for consumer, request, deliveries in zip(consumers, requests, result.deliveries, strict=True):
             outstanding = result.outstanding[consumer.id]
             # A pull may request its matches while a step is in progress, which then has not looked for them.
@@ -318,7 +341,7 @@ class Dispatcher:
             changed = outstanding != consumer.outstanding or (consumer.is_pull and looked)
             consumer.outstanding = outstanding
             if consumer not in self.consumers or consumer.stopped:
-                self._return_undelivered(deliveries)
+                self.return_undelivered(deliveries)
             elif deliveries:
                 consumer.deliveries += deliveries
                 consumer.capacity = 0
@@ -328,11 +351,7 @@ class Dispatcher:
     def _detach(self, consumer: Consumer) -> None:
         if consumer in self.consumers:
             self.consumers.remove(consumer)
-            self._return_undelivered(consumer.take())
-
-    def _return_undelivered(self, deliveries: Sequence[Delivery]) -> None:
-        if deliveries:
-            self.submit([Undelivered([delivery.id for delivery in deliveries])])
+            self.return_undelivered(consumer.take())
 
     def _fail(
         self, consumers: Sequence[Consumer], work: Sequence[_PendingSettlements | _PendingTakeOver], error: Exception

@@ -1,10 +1,10 @@
-"""Loads the matches of deliveries for a response; what does not fit goes back, what cannot be read is parked."""
+"""Loads the matches of deliveries for a response. The rest is returned; unreadable matches are parked."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from automation.subscriptions.values import Nack, NackAction, ParkingCause, Undelivered
+from automation.subscriptions.values import Nack, NackAction, ParkingCause
 from server.delivery.match_reader import LoadedMatch, UnreadableMatch, log_unreadable
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ async def load_deliveries(
 ) -> Sequence[LoadedDelivery]:
     """Load the first deliveries, as many as fit into a response.
 
-    The rest goes back without counting an attempt, also if loading fails or is cancelled. An unreadable match is parked
-    at once: it would fail every attempt, and hold up the matches of its contact that long.
+    The rest is returned without counting an attempt, also if loading fails or is cancelled. An unreadable match is
+    parked at once: it would fail every attempt, and hold up the matches of its contact until the last one.
     """
     if not deliveries:
         return []
@@ -38,8 +38,7 @@ async def load_deliveries(
         failures = [delivery.last_failure for delivery in deliveries]
         loaded = await reader.load(dispatcher.subscription.project_pk, matches, failures)
     finally:
-        if rest := deliveries[len(loaded) :]:
-            dispatcher.submit([Undelivered([delivery.id for delivery in rest])])
+        dispatcher.return_undelivered(deliveries[len(loaded) :])
     pairs = list(zip(deliveries, loaded, strict=False))
     unreadable = [(delivery, match.reason) for delivery, match in pairs if isinstance(match, UnreadableMatch)]
     if unreadable:
