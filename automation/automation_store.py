@@ -20,7 +20,7 @@ from automation.tables import automation, automation_version
 from registry.errors import InvalidName, Violation
 from registry.etags import check_etag
 from registry.names import check_event_name, name_problem
-from registry.pages import PAGE_CHARACTERS, page_of
+from registry.page_sizes import PAGE_CHARACTERS, page_of
 from registry.paths import property_path
 from registry.unreadable_rows import load_reported
 

@@ -29,7 +29,7 @@ from automation.runs import OPEN, Run, RunStatus, Wait
 from automation.tables import TIMED, WAITING, hidden_from_planner, run
 from registry.etags import check_etag
 from registry.log_ids import position_of
-from registry.pages import read_page
+from registry.page_sizes import read_page
 from registry.unreadable_rows import load_reported
 
 if TYPE_CHECKING:

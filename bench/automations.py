@@ -35,7 +35,7 @@ RATIOS = (Ratio(MANY, FEW, 0.80),)
 
 
 def measure(rounds: int, seconds: float) -> Rates:
-    """Start both servers, make the automations, measure so many rounds, and end the servers."""
+    """Start both servers, create the automations, measure `rounds` rounds, and stop the servers."""
     with ExitStack() as stack:
         subjects: dict[str, Signalbox] = {}
         rates: Rates = {MANY: [], FEW: []}

@@ -130,7 +130,7 @@ def table(rates: Rates, ratios: Sequence[Ratio]) -> str:
 
 
 def too_low(rates: Rates, ratios: Sequence[Ratio]) -> list[str]:
-    """Name the ratios that are below what is wanted."""
+    """Return a line for each ratio that is below its required value."""
     low = []
     for ratio in ratios:
         reached = median(ratio.of_rounds(rates))

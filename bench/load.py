@@ -40,17 +40,17 @@ OPTIONS = (("grpc.max_receive_message_length", 16 * 1024 * 1024),)
 
 
 class Refused(Exception):
-    """The server did not take what was sent."""
+    """The server rejected the events."""
 
 
 def check(results: Sequence[pb.EventResult], size: int) -> None:
-    """Raise Refused unless there are so many results and all are receipts."""
+    """Raise Refused unless there are `size` results and all are receipts."""
     if len(results) != size or not all(result.HasField("receipt") for result in results):
         raise Refused(f"{size} events were sent; the answer is {str(results)[:500]}")
 
 
 async def send_batches(channel: grpc.aio.Channel, until: float) -> int:
-    """Send batches from all callers until a time. Returns how many events were recorded."""
+    """Send batches from all callers until `until`. Return the number of recorded events."""
     request = send_events_request()
     call: Any = channel.unary_unary(SEND_EVENTS, response_deserializer=pb.SendEventsResponse.FromString)
 

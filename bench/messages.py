@@ -23,34 +23,34 @@ STREAM_BATCH = 100
 
 
 def event_input() -> pb.EventInput:
-    """Make one event."""
+    """Return one event."""
     event = pb.EventInput(name=EVENT, email=EMAIL)
     event.properties.update(json.loads(PROPERTIES))
     return event
 
 
 def framed(message: bytes) -> bytes:
-    """Put before a message the frame that gRPC puts before it."""
+    """Return a message with the prefix of a gRPC frame."""
     return struct.pack(">BI", 0, len(message)) + message
 
 
 def send_event_body() -> bytes:
-    """Make a framed request of SendEvent."""
+    """Return a framed request of SendEvent."""
     return framed(pb.SendEventRequest(event=event_input()).SerializeToString())
 
 
 def send_events_request() -> bytes:
-    """Make a request of SendEvents."""
+    """Return a request of SendEvents."""
     return pb.SendEventsRequest(events=[event_input()] * BATCH).SerializeToString()
 
 
 def stream_events_request() -> bytes:
-    """Make a message of StreamEvents without its sequence, which may be appended."""
+    """Return a message of StreamEvents without its sequence, which may be appended."""
     return pb.StreamEventsRequest(events=[event_input()] * STREAM_BATCH).SerializeToString()
 
 
 def send_event_response() -> pb.SendEventResponse:
-    """Make an answer of the size and shape that Signalbox gives to the request."""
+    """Return a response of the size and shape of Signalbox's response to the request."""
     response = pb.SendEventResponse()
     receipt = response.receipt
     receipt.coercion_count = 2

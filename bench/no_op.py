@@ -24,7 +24,7 @@ ANY_PORT = "127.0.0.1:0"
 
 
 def no_op_handler() -> grpc.GenericRpcHandler:
-    """Make a service that parses each request of SendEvent and always answers the same."""
+    """Return a service that parses each request of SendEvent and always sends the same response."""
     response = send_event_response()
 
     async def send_event(_request: pb.SendEventRequest, _context: Any) -> pb.SendEventResponse:

@@ -82,14 +82,14 @@ class Bench:
 
 
 def unary_load(folder: Path, address: str) -> H2load:
-    """Give the load of SendEvent."""
+    """Return the load of SendEvent."""
     body = folder / "send_event.bin"
     body.write_bytes(send_event_body())
     return H2load(f"http://{address}{SEND_EVENT}", body, CONNECTIONS, STREAMS)
 
 
 def measure(rounds: int, seconds: float) -> Rates:
-    """Start the servers, measure so many rounds, and end the servers."""
+    """Start the servers, measure `rounds` rounds of `seconds`, and stop the servers."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="signalbox-bench-")))
         subject = stack.enter_context(signalbox(folder))

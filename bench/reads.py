@@ -42,11 +42,11 @@ MEASURED = {
     "GetSubscription": None,
     "ConsumeMatches": 0.95,
 }
-"""What is measured, each with the ratio that is wanted: of calls a second, 1 / p50, and of acknowledged deliveries."""
+"""The measurements, each with its required ratio: of calls a second, 1 / p50, and of acknowledged deliveries."""
 
 
 def title(name: str, side: str) -> str:
-    """Return the title of what is measured on one side."""
+    """Return the title of a measurement on one side."""
     return f"  {name}, {side}" if side else name
 
 

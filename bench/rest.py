@@ -24,7 +24,7 @@ RATIOS = (Ratio(SEND, ECHO, 0.50), Ratio(SEND, BY_HAND, 10.0))
 
 
 def measure(rounds: int, seconds: float) -> Rates:
-    """Start the servers, measure so many rounds, and end the servers."""
+    """Start the servers, measure `rounds` rounds of `seconds`, and stop the servers."""
     seconds = float(max(1, round(seconds)))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="signalbox-bench-")))

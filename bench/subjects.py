@@ -30,7 +30,7 @@ METADATA = (("authorization", f"Bearer {SECRET}"),)
 
 @dataclass(frozen=True)
 class H2load:
-    """One kind of load: a gRPC request that is sent again and again over so many connections of so many streams."""
+    """One kind of load: a gRPC request sent repeatedly over `connections` connections of `streams` streams each."""
 
     url: str
     body: Path
@@ -39,11 +39,11 @@ class H2load:
 
     @property
     def in_flight(self) -> int:
-        """How many requests are on their way at once."""
+        """The number of requests in flight at once."""
         return self.connections * self.streams
 
     def run(self, seconds: float) -> int:
-        """Send for a time. Returns how many requests were answered in it."""
+        """Send for `seconds`. Return the number of requests answered."""
         headers = ("content-type: application/grpc", "te: trailers", f"authorization: Bearer {SECRET}")
         output = run(
             *("h2load", "-D", f"{seconds * 1_000:.0f}ms", "-t", "1", "-d", str(self.body)),
@@ -59,14 +59,14 @@ class H2load:
 
 @dataclass(frozen=True)
 class Wrk:
-    """One kind of load: a POST that is sent again and again over so many connections, one at a time on each."""
+    """One kind of load: a POST sent repeatedly over `in_flight` connections, one at a time on each."""
 
     url: str
     script: Path
     in_flight: int
 
     def run(self, seconds: float) -> int:
-        """Send for a time. Returns how many requests were answered with success."""
+        """Send for `seconds`. Return the number of successful requests."""
         output = run(
             *("wrk", "-t", "1", "-c", str(self.in_flight), "-d", f"{max(1, round(seconds))}s"),
             *("-s", str(self.script), self.url),
@@ -79,16 +79,16 @@ class Wrk:
 
 @dataclass(frozen=True)
 class Signalbox:
-    """A server with the demo's project; `grpc` and `http` are where it listens."""
+    """A server with the demo's project; `grpc` and `http` are its addresses."""
 
     grpc: str
     http: str
 
     def load(self, load: H2load | Wrk, size: int, seconds: float) -> float:
-        """Load it with requests of so many events each. Returns events a second.
+        """Load it with requests of `size` events each. Return events per second.
 
-        h2load reads no gRPC status: the log tells what was recorded. Raises Failed if it does not hold what was
-        answered.
+        h2load reads no gRPC status, so the recorded events are read from the log. Raise Failed if their number does
+        not match the answers.
         """
         before = self.settled_position()
         succeeded = load.run(seconds) * size
@@ -103,14 +103,14 @@ class Signalbox:
             EventIngestStub(channel).SendEvent(SendEventRequest(event=event_input()), metadata=METADATA, timeout=60)
 
     def settled_position(self) -> int:
-        """Read the position of the newest event once it stands still: cancelled calls may still be committed."""
+        """Return the position of the newest event once it no longer moves: cancelled calls may still be committed."""
         position = -1
         while position != (position := self._position()):
             sleep(0.1)
         return position
 
     def pause_automations(self) -> None:
-        """Pause the demo's automation: what is compared is the way into the log."""
+        """Pause the demo's automation: only recording is compared."""
         with grpc.insecure_channel(self.grpc) as channel:
             stub = AutomationsStub(channel)
             for each in stub.ListAutomations(automations_pb2.ListAutomationsRequest(), metadata=METADATA).automations:

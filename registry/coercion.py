@@ -85,7 +85,7 @@ Coercer: TypeAlias = Callable[[dict[str, JSON]], CoercedPayload]
 Its invariants:
 - The payload, made of the types that a JSON decoder makes, is never mutated. The result shares subtrees with it where
   no schema applies and no number changes.
-- NaN, infinities and integers beyond the range of a double are rejected at any depth of what is kept.
+- NaN, infinities and integers beyond the range of a double are rejected at any depth of the kept values.
 - A coerced payload is coerced to itself.
 """
 

@@ -15,7 +15,7 @@
     ├── TooManyDefinitions
     ├── TooManyRevisions
     ├── RevisionNotFound
-    ├── RowUnreadable            what is stored of a resource cannot be read
+    ├── RowUnreadable            the stored data of a resource cannot be read
     └── EtagMismatch
 
 The APIs translate `reason`; the message is for people and may be shown to the caller as it is.
@@ -49,8 +49,8 @@ class Violation:
 class SignalboxError(Exception):
     """The root of all errors that callers see.
 
-    `reason` is the name of the error for programs, `message` a sentence for people, `metadata` has the facts behind the
-    message by name, and `violations` the places of the request that are at fault; `field` makes one of a single field.
+    `reason` is the name of the error for programs, `message` a sentence for people, `metadata` has the facts in the
+    message by name, and `violations` the faulty places of the request; `field` makes one of a single field.
     Without a message the docstring of the error is its message, with the metadata filled in.
     """
 
@@ -210,7 +210,7 @@ class RevisionNotFound(RegistryError):
 
 
 class RowUnreadable(RegistryError):
-    """What is stored of a resource cannot be read, so that a change would lose it or rest on nothing."""
+    """The stored data of a resource cannot be read, so it cannot be changed safely."""
 
     reason = "ROW_UNREADABLE"
 

@@ -12,7 +12,7 @@ from sqlalchemy import and_, insert, select
 from registry.codegen.field_numbers import NO_LAYOUT, layout_from_json, layout_to_json, next_layout
 from registry.definitions import Revision
 from registry.errors import InvalidSchema, RevisionNotFound, Violation
-from registry.pages import read_page
+from registry.page_sizes import read_page
 from registry.schema import schema_from_json, schema_to_json
 from registry.tables import event_definition, event_definition_revision
 

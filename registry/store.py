@@ -28,7 +28,7 @@ from registry.errors import (
 )
 from registry.etags import check_etag
 from registry.names import check_event_name
-from registry.pages import read_page
+from registry.page_sizes import read_page
 from registry.revision_store import LATEST, get_revision, insert_revision, list_revisions
 from registry.schema import (
     MAX_DESCRIPTION_LENGTH,
@@ -174,7 +174,7 @@ def update_definition(
 def rollback_revision(
     conn: Connection, project_id: str, name_or_id: str, number: int, etag: str, now: int
 ) -> tuple[EventDefinition, EventDefinition]:
-    """Make a new revision with the schema of an old one, unless the latest revision has that schema.
+    """Create a revision with the schema of an old one, unless the latest revision has that schema.
 
     Return the definition before and after.
 

@@ -170,7 +170,7 @@ def _height(*parts: Node) -> int:
 
 
 def _limited(node: Node) -> Node:
-    """Return a node within MAX_DEPTH. Raise for a deeper one, before anything is built on it that recursion walks."""
+    """Return a node within MAX_DEPTH. Raise for a deeper one, before a recursion walks it."""
     if node.height > MAX_DEPTH:
         raise _Refused(
             node.start, "TOO_DEEP", f"A condition may be at most {MAX_DEPTH} levels deep; this part is deeper"

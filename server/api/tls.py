@@ -16,7 +16,7 @@ log = structlog.get_logger()
 
 
 def server_credentials(tls: Tls) -> grpc.ServerCredentials:
-    """Make credentials that are read again, at the next handshake, when a file has changed. Raise OSError."""
+    """Return credentials that are reloaded at the next handshake after a file has changed. Raise OSError."""
     files = _Files(tls)
     return grpc.dynamic_ssl_server_credentials(
         files.read(),

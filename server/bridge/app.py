@@ -68,7 +68,7 @@ class _Mount:
 
 
 class _Exchange:
-    """A request in progress: what is known of it so far decides how an error is written."""
+    """A request in progress. How an error is written depends on the fields set so far."""
 
     __slots__ = ("headers", "method", "mount", "path", "repeated", "response_headers", "route")
 

@@ -72,7 +72,7 @@ class HttpConnection(asyncio.Protocol):
     # What asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connection."""
+        """Start reading from a new connection."""
         self.transport = transport  # type: ignore[assignment]  # uvloop's are of no class of asyncio
         self._server_state.connections.add(self)  # type: ignore[arg-type]  # a protocol of our own
 
@@ -128,11 +128,11 @@ class HttpConnection(asyncio.Protocol):
         self._headers = []
 
     def on_url(self, part: bytes) -> None:
-        """Take a part of the target."""
+        """Append a part of the target."""
         self._url += part
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header. The parser also reports trailers here, after the body; they are dropped."""
+        """Append a header. The parser also reports trailers here, after the body; they are dropped."""
         if self._reading is None:
             self._headers.append((name.lower(), value.rstrip(b" \t")))
 
@@ -153,7 +153,7 @@ class HttpConnection(asyncio.Protocol):
             self._serve(exchange)
 
     def on_body(self, part: bytes) -> None:
-        """Take a part of the body."""
+        """Pass a part of the body to its exchange."""
         assert self._reading is not None
         self._reading.feed(part)
 

@@ -73,7 +73,7 @@ class HttpExchange:
     # The request
 
     def feed(self, part: bytes) -> None:
-        """Take a part of the body; once answered, drop it."""
+        """Queue a part of the body for the handler; drop it once the request is answered."""
         self._asks_first = False
         if self.expected > 0:
             self.expected -= len(part)

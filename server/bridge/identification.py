@@ -1,8 +1,8 @@
 """Which dialect a request speaks, as far as its headers and path show it.
 
-The dialect of an authenticated key is recorded with the key. Only errors without such a key need what is here: they are
-written in the dialect of the key's prefix, or else of the path. Several dialects may share a path; their clients can
-all read a body that has the fields of each.
+The dialect of an authenticated key is recorded with the key. Only errors without such a key are identified here: they
+are written in the dialect of the key's prefix, or else of the path. Several dialects may share a path; their clients
+can all read a body that has the fields of each.
 """
 
 from __future__ import annotations

@@ -165,7 +165,7 @@ class Catalog:
         return await self.load(project_pk)
 
     def keep(self, snapshot: CatalogSnapshot, invalidations: int) -> None:
-        """Keep a snapshot whose reading began when `invalidations` had this value, unless it may be outdated by now."""
+        """Cache a snapshot whose reading began when `invalidations` had this value, unless it may be outdated."""
         if invalidations == self.invalidations:
             self._snapshots[snapshot.project_pk] = self._previous[snapshot.project_pk] = snapshot
 

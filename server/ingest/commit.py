@@ -3,7 +3,7 @@
 Validation used a snapshot in memory. What only the database knows is decided here, under the lock of each project's
 head, which makes all commits and catalog changes of one project come one after the other:
 
-    1. encode properties        before the lock, because every other sender to the project waits for what is under it
+    1. encode properties        before the lock, because all other senders to the project wait for the lock
     2. lock the heads           catalog version, positions, and the id of the event that vouches for cached contacts
     3. catalog                  another version than the batch's: load the snapshot, validate again
     4. idempotency keys         repeated: duplicate or refused
@@ -145,7 +145,7 @@ class ProjectCommit:
             self._append(draft, contact, event)
 
     def _event(self, draft: Draft, contact: ContactKey) -> Event:
-        """Make the event of an accepted draft, at the next position of the log."""
+        """Return the event of an accepted draft, at the next position of the log."""
         self._position += 1
         definition = draft.definition
         return Event(

@@ -89,7 +89,7 @@ class ContactCache:
         return self.version == head.catalog_version and (not witnessed or head.witness_id == self._event_id)
 
     def add(self, keys: dict[str, ContactKey], position: int, event_id: str) -> None:
-        """Keep contacts, and the event that was stored with them; at the limit the others are dropped."""
+        """Cache contacts, and the event stored with them; beyond the limit all earlier ones are dropped."""
         if len(self.keys) + len(keys) > self.LIMIT:
             self.keys.clear()
         self.keys.update(keys)

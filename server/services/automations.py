@@ -13,7 +13,7 @@ from automation.automations import AutomationState
 from automation.conditions.checking import check
 from automation.conditions.parsing import parse
 from automation.run_store import cancel_runs, newest_runs, run_counts
-from registry.pages import UNBOUNDED
+from registry.page_sizes import UNBOUNDED
 from registry.timestamps import now_micros
 from server.ingest.catalog import definitions_only
 from server.storage.projects import advance_automations

@@ -20,7 +20,7 @@ from automation.run_store import entries_before
 from registry.coercion import coerce_undefined
 from registry.errors import PayloadRejected, RowUnreadable, Violation
 from registry.names import check_event_name
-from registry.pages import PAGE_CHARACTERS
+from registry.page_sizes import PAGE_CHARACTERS
 from registry.timestamps import now_micros
 from server.errors import ContactNotFound
 from server.ingest.contacts import CommitContacts, IfUnknown, if_unknown, with_new_contact

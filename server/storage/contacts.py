@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from automation.bulk import chunks
 from registry.errors import RowUnreadable
 from registry.etags import check_etag
-from registry.pages import read_page
+from registry.page_sizes import read_page
 from registry.unreadable_rows import load_reported
 from server.errors import ContactNotFound
 from server.model import Contact

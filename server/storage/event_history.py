@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
-from registry.pages import PAGE_CHARACTERS
+from registry.page_sizes import PAGE_CHARACTERS
 from registry.undo import undo
 from registry.unreadable_rows import load_object
 from server.storage.events import log_head, position_at, position_range, read_coercions

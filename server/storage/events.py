@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from registry.coercion import Coercion, CoercionKind
 from registry.json_values import MAX_DEPTH
 from registry.log_ids import position_of
-from registry.pages import read_page
+from registry.page_sizes import read_page
 from registry.stored_json import load_nested
 from registry.unreadable_rows import UNREADABLE, UNREADABLE_ROWS, load_object
 from server.errors import EventNotFound

@@ -101,7 +101,7 @@ def read_settlement(request: pb.ConsumeMatchesRequest) -> Settlement:
 
 
 def read_settlements(request: pb.AcknowledgeMatchesRequest) -> list[Settlement]:
-    """Read what is to be settled together. Raise InvalidArgument."""
+    """Read the settlements of one request. Raise InvalidArgument."""
     settlements: list[Settlement] = []
     if len(request.nacks) > MAX_NACKS:
         raise InvalidArgument.at(

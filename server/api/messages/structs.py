@@ -110,7 +110,7 @@ Pending = tuple[Any, Any, str, int]
 
 
 def read_pending(pending: list[Pending], count: int, root: str, budget: PayloadBudget = EVENT_BUDGET) -> None:
-    """Fill what is pending, where `count` values were read before. Raise InvalidArgument, as `read_struct` does."""
+    """Fill the pending containers, after `count` values were read. Raise InvalidArgument, as `read_struct` does."""
     while pending:
         into, container, path, depth = pending.pop()
         if depth > budget.depth:

@@ -164,7 +164,7 @@ def write_parked(found: tuple[ParkedMatch, LoadedMatch | UnreadableMatch]) -> pb
 
 
 def duration(micros: int) -> Duration:
-    """Make the message of a duration."""
+    """Return the message of a duration."""
     message = Duration()
     message.FromMicroseconds(micros)
     return message

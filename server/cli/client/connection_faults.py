@@ -24,7 +24,7 @@ _BY_TEXT_OF_GRPC: Final = {
 
 
 def connection_fault(details: str, connection: Connection) -> str:
-    """Return what is wrong with a connection and what to pass instead; empty if a later attempt may succeed.
+    """Return the fault of a connection and the option to pass; empty if a later attempt may succeed.
 
     `details` is the text of gRPC's UNAVAILABLE.
     """

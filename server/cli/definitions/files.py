@@ -78,7 +78,7 @@ async def apply(session: Session, paths: tuple[Path, ...]) -> None:
 
 
 async def make_changes(session: Session, steps: Sequence[Step], applied: list[pb.EventDefinition]) -> None:
-    """Make the changes, and add each to `applied`. Raise Failure with the progress at the first that fails."""
+    """Send the changes, and add each to `applied`. Raise Failure with the progress at the first that fails."""
     for step in steps:
         try:
             definition = await step.send(session)

@@ -82,7 +82,7 @@ class Step:
         return Verdict.INCOMPATIBLE if self.refusal.reason == "INCOMPATIBLE_SCHEMA" else Verdict.INVALID
 
     async def send(self, session: Session, *, validate_only: bool = False) -> pb.EventDefinition:
-        """Make the change. Raise Failure if it is rejected, or if the definition changed after the plan was made."""
+        """Send the change. Raise Failure if it is rejected, or if the definition changed after the plan was made."""
         definition = message_of(self.document)
         if self.current is None:
             create = pb.CreateEventDefinitionRequest(event_definition=definition, validate_only=validate_only)

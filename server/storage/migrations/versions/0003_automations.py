@@ -16,7 +16,7 @@ _WITH_CONTACT = sa.text("contact_key != 0")
 
 
 def upgrade() -> None:
-    """Make the tables."""
+    """Create the tables."""
     op.add_column("project_head", sa.Column("match_position", sa.BigInteger, nullable=False, server_default="0"))
     op.add_column("project_head", sa.Column("automations_version", sa.BigInteger, nullable=False, server_default="0"))
     _automations()
