@@ -339,7 +339,7 @@ async def test_a_window_counts_the_leases_of_earlier_steps(engine: Engine) -> No
     assert positions(result.deliveries[0]) == [3]
 
 
-async def test_consumers_get_runs_of_equal_length_within_their_rooms(engine: Engine) -> None:
+async def test_consumers_get_equal_shares_within_their_capacity(engine: Engine) -> None:
     await engine.record(*(match(position) for position in range(1, 11)))
     result = await engine.step(requests=[DeliveryRequest("a", 100), DeliveryRequest("b", 1), DeliveryRequest("c", 100)])
     assert [positions(each) for each in result.deliveries] == [[1, 2, 3, 4], [5], [6, 7, 8, 9, 10]]
@@ -395,7 +395,7 @@ async def test_only_matches_of_the_filter_are_delivered(
     assert (await engine.read()).read_position == 4
 
 
-async def test_the_bookmark_moves_over_what_the_filter_passes_over_in_bounded_steps(database: Database) -> None:
+async def test_the_read_position_moves_over_filtered_matches_in_bounded_steps(database: Database) -> None:
     engine = await engine_for(database, replace(SUBSCRIPTION, filter=MatchFilter(event_names=("signup",))))
     await engine.record(*(match(position) for position in range(1, READ_LIMIT + 2)))
     first = await engine.step(requests=[DeliveryRequest("a", 1)])

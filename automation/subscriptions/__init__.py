@@ -1,3 +1,3 @@
-"""Subscriptions to the match log: values, SQL, leasing and settling."""
+"""Subscriptions to the match log: values, SQL, and the step that settles, expires and leases."""
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ from sqlalchemy import and_, delete, exists, false, func, insert, literal, or_, 
 
 from automation.errors import InvalidSubscription, SubscriptionAlreadyExists, SubscriptionNotFound
 from automation.match_log import log_end, matches_at
-from automation.subscriptions.tables import subscription, subscription_delivery, subscription_parked
+from automation.subscriptions.tables import subscription as subscription_table
+from automation.subscriptions.tables import subscription_delivery, subscription_parked
 from automation.subscriptions.values import (
     Backoff,
     DeliveryOrder,
@@ -50,7 +51,7 @@ MAX_ATTEMPTS: Final = 1_000
 MAX_FILTER_NAMES: Final = 100
 MAX_FILTER_LABELS: Final = 32
 
-_subscription = subscription.c
+_subscription = subscription_table.c
 _delivery = subscription_delivery.c
 _parked = subscription_parked.c
 
@@ -65,28 +66,28 @@ class SubscriptionChanges:
     backoff: Backoff | UnsetType = UNSET
 
 
-def create_subscription(connection: Connection, wanted: Subscription) -> Subscription:
+def create_subscription(connection: Connection, new: Subscription) -> Subscription:
     """Create a subscription that begins after its `read_position`; the database assigns its key.
 
     Raise InvalidSubscription and SubscriptionAlreadyExists.
     """
-    check_subscription(wanted)
-    _check_name_free(connection, wanted)
-    created = replace(wanted, floor_position=wanted.read_position, last_serial=0, seek_serial=0, version=1)
-    result = connection.execute(insert(subscription).values(_columns(created)).returning(_subscription.key))
+    check_subscription(new)
+    _check_name_free(connection, new)
+    created = replace(new, floor_position=new.read_position, last_serial=0, seek_serial=0, version=1)
+    result = connection.execute(insert(subscription_table).values(_columns(created)).returning(_subscription.key))
     return replace(created, key=result.scalar_one())
 
 
 def get_subscription(connection: Connection, project_pk: int, id_or_name: str) -> Subscription:
     """Read one subscription; an id goes before a name. Raise SubscriptionNotFound."""
-    return _one(connection, select(subscription), project_pk, id_or_name)
+    return _one(connection, select(subscription_table), project_pk, id_or_name)
 
 
 def list_subscriptions(
     connection: Connection, project_pk: int, limit: int, before_id: str | None = None
 ) -> list[Subscription]:
     """List subscriptions, newest first, after an id."""
-    query = select(subscription).where(_subscription.project_key == project_pk)
+    query = select(subscription_table).where(_subscription.project_key == project_pk)
     if before_id is not None:
         query = query.where(_subscription.id < before_id)
     return [_to_subscription(row) for row in connection.execute(query.order_by(_subscription.id.desc()).limit(limit))]
@@ -97,7 +98,7 @@ def lock_subscription(connection: Connection, key: int) -> Subscription:
 
     Raise SubscriptionNotFound.
     """
-    row = connection.execute(select(subscription).where(_subscription.key == key).with_for_update()).one_or_none()
+    row = connection.execute(select(subscription_table).where(_subscription.key == key).with_for_update()).one_or_none()
     if row is None:
         raise SubscriptionNotFound(str(key))
     return _to_subscription(row)
@@ -110,23 +111,23 @@ def update_subscription(
 
     Raise SubscriptionNotFound, EtagMismatch, InvalidSubscription and SubscriptionAlreadyExists.
     """
-    current = _locked(connection, project_pk, id_or_name, etag)
-    wanted = {name: value for name in changes.__slots__ if (value := getattr(changes, name)) is not UNSET}
-    changed = replace(current, **wanted)
-    if changed == current:
-        return current
+    subscription = _locked(connection, project_pk, id_or_name, etag)
+    fields = {name: value for name in changes.__slots__ if (value := getattr(changes, name)) is not UNSET}
+    changed = replace(subscription, **fields)
+    if changed == subscription:
+        return subscription
     check_subscription(changed)
     _check_name_free(connection, changed)
-    return _write(connection, replace(changed, version=current.version + 1, updated_at=now))
+    return _write(connection, replace(changed, version=subscription.version + 1, updated_at=now))
 
 
 def delete_subscription(connection: Connection, project_pk: int, id_or_name: str, etag: str) -> Subscription:
     """Delete a subscription and what it remembers. Raise SubscriptionNotFound and EtagMismatch."""
-    current = _locked(connection, project_pk, id_or_name, etag)
-    connection.execute(delete(subscription_delivery).where(_delivery.subscription_key == current.key))
-    connection.execute(delete(subscription_parked).where(_parked.subscription_key == current.key))
-    connection.execute(delete(subscription).where(_subscription.key == current.key))
-    return current
+    subscription = _locked(connection, project_pk, id_or_name, etag)
+    connection.execute(delete(subscription_delivery).where(_delivery.subscription_key == subscription.key))
+    connection.execute(delete(subscription_parked).where(_parked.subscription_key == subscription.key))
+    connection.execute(delete(subscription_table).where(_subscription.key == subscription.key))
+    return subscription
 
 
 def seek_subscription(
@@ -136,14 +137,14 @@ def seek_subscription(
 
     Raise SubscriptionNotFound and EtagMismatch.
     """
-    current = _locked(connection, project_pk, id_or_name, etag)
-    connection.execute(delete(subscription_delivery).where(_delivery.subscription_key == current.key))
+    subscription = _locked(connection, project_pk, id_or_name, etag)
+    connection.execute(delete(subscription_delivery).where(_delivery.subscription_key == subscription.key))
     moved = replace(
-        current,
+        subscription,
         read_position=position,
         floor_position=position,
-        seek_serial=current.last_serial,
-        version=current.version + 1,
+        seek_serial=subscription.last_serial,
+        version=subscription.version + 1,
         updated_at=now,
     )
     return _write(connection, moved)
@@ -153,17 +154,17 @@ def stats_of(connection: Connection, subscriptions: Sequence[Subscription]) -> d
     """Return the stats of subscriptions of one project, by their keys."""
     if not subscriptions:
         return {}
-    project_pk, keys = subscriptions[0].project_pk, [each.key for each in subscriptions]
+    project_pk, keys = subscriptions[0].project_pk, [subscription.key for subscription in subscriptions]
     head = log_end(connection, project_pk)
     unsettled = {row[0]: row[1:] for row in connection.execute(_unsettled_counts(keys))}
     parked = {row[0]: row[1] for row in connection.execute(_parked_counts(keys))}
     oldest = matches_at(connection, project_pk, [first for _, _, first in unsettled.values()])
-    found = {}
+    stats = {}
     for key in keys:
         outstanding, retrying, first = unsettled.get(key, (0, 0, 0))
         matched_at = oldest[first].matched_at if first else 0
-        found[key] = SubscriptionStats(head, outstanding, retrying, parked.get(key, 0), matched_at)
-    return found
+        stats[key] = SubscriptionStats(head, outstanding, retrying, parked.get(key, 0), matched_at)
+    return stats
 
 
 def outstanding_counts(connection: Connection, subscription_key: int, limit: int) -> dict[str, int]:
@@ -175,18 +176,18 @@ def outstanding_counts(connection: Connection, subscription_key: int, limit: int
 
 def list_parked(
     connection: Connection,
-    current: Subscription,
+    subscription: Subscription,
     selection: ParkedSelection,
     limit: int,
     before: tuple[int, int] | None = None,
 ) -> list[ParkedMatch]:
     """List parked matches, the last parked first, after a (parked_at, position)."""
-    query = select(subscription_parked).where(_selected(connection, current, selection))
+    query = select(subscription_parked).where(_selected(connection, subscription, selection))
     if before is not None:
         query = query.where(tuple_(_parked.parked_at, _parked.match_position) < before)
     query = query.order_by(_parked.parked_at.desc(), _parked.match_position.desc()).limit(limit)
     rows = connection.execute(query).all()
-    matches = matches_at(connection, current.project_pk, [row.match_position for row in rows])
+    matches = matches_at(connection, subscription.project_pk, [row.match_position for row in rows])
     return [
         ParkedMatch(
             matches[row.match_position],
@@ -200,10 +201,10 @@ def list_parked(
     ]
 
 
-def count_parked(connection: Connection, current: Subscription, selection: ParkedSelection) -> int:
+def count_parked(connection: Connection, subscription: Subscription, selection: ParkedSelection) -> int:
     """Count the selected parked matches."""
     query = select(func.count()).select_from(subscription_parked)
-    return connection.scalar(query.where(_selected(connection, current, selection))) or 0
+    return connection.scalar(query.where(_selected(connection, subscription, selection))) or 0
 
 
 def replay_parked(connection: Connection, subscription_key: int, selection: ParkedSelection, now: int) -> int:
@@ -211,8 +212,8 @@ def replay_parked(connection: Connection, subscription_key: int, selection: Park
 
     A parked match after the read position, to which a seek went back, is delivered when it is read.
     """
-    current = lock_subscription(connection, subscription_key)
-    selected = _selected(connection, current, selection)
+    subscription = lock_subscription(connection, subscription_key)
+    selected = _selected(connection, subscription, selection)
     again = {
         "subscription_key": _parked.subscription_key,
         "match_position": _parked.match_position,
@@ -225,33 +226,35 @@ def replay_parked(connection: Connection, subscription_key: int, selection: Park
         "replayed": literal(True),
         "last_failure": literal(""),
     }
-    query = select(*again.values()).where(selected, _parked.match_position <= current.read_position)
+    query = select(*again.values()).where(selected, _parked.match_position <= subscription.read_position)
     connection.execute(insert(subscription_delivery).from_select(list(again), query))
-    if current.order is DeliveryOrder.CONTACT:
-        _block_all(connection, current.key)
+    if subscription.order is DeliveryOrder.CONTACT:
+        _block_all(connection, subscription.key)
     return connection.execute(delete(subscription_parked).where(selected)).rowcount
 
 
 def discard_parked(connection: Connection, subscription_key: int, selection: ParkedSelection) -> int:
     """Discard parked matches for good; return their number. Raise SubscriptionNotFound."""
-    current = lock_subscription(connection, subscription_key)
-    return connection.execute(delete(subscription_parked).where(_selected(connection, current, selection))).rowcount
+    subscription = lock_subscription(connection, subscription_key)
+    return connection.execute(
+        delete(subscription_parked).where(_selected(connection, subscription, selection))
+    ).rowcount
 
 
-def check_subscription(wanted: Subscription) -> None:
+def check_subscription(subscription: Subscription) -> None:
     """Raise InvalidSubscription unless every setting is within its limits."""
-    if violations := list(_violations(wanted)):
+    if violations := list(_violations(subscription)):
         raise InvalidSubscription(violations)
 
 
-def _violations(wanted: Subscription) -> Iterator[Violation]:
-    if fault := name_problem(wanted.name):
+def _violations(subscription: Subscription) -> Iterator[Violation]:
+    if fault := name_problem(subscription.name):
         yield Violation("subscription.name", "INVALID_NAME", f"The name of the subscription {fault}")
-    if not _SECOND <= wanted.ack_deadline <= _HOUR:
+    if not _SECOND <= subscription.ack_deadline <= _HOUR:
         yield _out_of_range("ack_deadline", "ack_deadline must be 1 second to 1 hour")
-    if not 1 <= wanted.max_attempts <= MAX_ATTEMPTS:
+    if not 1 <= subscription.max_attempts <= MAX_ATTEMPTS:
         yield _out_of_range("max_attempts", f"max_attempts must be 1 to {MAX_ATTEMPTS:,}")
-    backoff = wanted.backoff
+    backoff = subscription.backoff
     if not 0 <= backoff.initial_delay <= _HOUR:
         yield _out_of_range("backoff.initial_delay", "backoff.initial_delay must be 0 to 1 hour")
     if not backoff.initial_delay <= backoff.max_delay <= 24 * _HOUR:
@@ -265,7 +268,7 @@ def _violations(wanted: Subscription) -> Iterator[Violation]:
         ("labels", MAX_FILTER_LABELS),
         ("event_names", MAX_FILTER_NAMES),
     ):
-        if len(getattr(wanted.filter, field)) > most:
+        if len(getattr(subscription.filter, field)) > most:
             yield Violation(f"subscription.filter.{field}", "TOO_LARGE", f"A filter may have at most {most} {field}")
 
 
@@ -273,10 +276,10 @@ def _out_of_range(field: str, message: str) -> Violation:
     return Violation(f"subscription.{field}", "OUT_OF_RANGE", message)
 
 
-def _check_name_free(connection: Connection, wanted: Subscription) -> None:
-    query = select(_subscription.id).where(_subscription.project_key == wanted.project_pk)
-    if connection.scalar(query.where(_subscription.name == wanted.name, _subscription.id != wanted.id)):
-        raise SubscriptionAlreadyExists(wanted.name)
+def _check_name_free(connection: Connection, subscription: Subscription) -> None:
+    query = select(_subscription.id).where(_subscription.project_key == subscription.project_pk)
+    if connection.scalar(query.where(_subscription.name == subscription.name, _subscription.id != subscription.id)):
+        raise SubscriptionAlreadyExists(subscription.name)
 
 
 def _one(connection: Connection, query: Select[Any], project_pk: int, id_or_name: str) -> Subscription:
@@ -288,9 +291,9 @@ def _one(connection: Connection, query: Select[Any], project_pk: int, id_or_name
 
 
 def _locked(connection: Connection, project_pk: int, id_or_name: str, etag: str) -> Subscription:
-    current = _one(connection, select(subscription).with_for_update(), project_pk, id_or_name)
-    check_etag(etag, current.etag)
-    return current
+    subscription = _one(connection, select(subscription_table).with_for_update(), project_pk, id_or_name)
+    check_etag(etag, subscription.etag)
+    return subscription
 
 
 def _unsettled_counts(keys: list[int]) -> Select[Any]:
@@ -313,55 +316,58 @@ def _parked_counts(keys: list[int]) -> Select[Any]:
     return by_subscription.where(_parked.subscription_key.in_(keys))
 
 
-def _selected(connection: Connection, current: Subscription, selection: ParkedSelection) -> ColumnElement[bool]:
+def _selected(connection: Connection, subscription: Subscription, selection: ParkedSelection) -> ColumnElement[bool]:
     """Return the condition of a selection; without filters, nothing is selected unless `all` is set."""
     filters: list[ColumnElement[bool]] = []
     if selection.match_ids:
-        positions = [position for each in selection.match_ids if (position := position_of(each)) is not None]
-        found = matches_at(connection, current.project_pk, positions)
-        wanted = {each.position for each in found.values() if each.id in set(selection.match_ids)}
-        filters.append(_parked.match_position.in_(wanted))
+        match_ids = set(selection.match_ids)
+        positions = [position for match_id in match_ids if (position := position_of(match_id)) is not None]
+        matches = matches_at(connection, subscription.project_pk, positions).values()
+        filters.append(_parked.match_position.in_({match.position for match in matches if match.id in match_ids}))
     if selection.automation_id:
         named = select(automation.c.key).where(
-            automation.c.project_key == current.project_pk, automation.c.id == selection.automation_id
+            automation.c.project_key == subscription.project_pk, automation.c.id == selection.automation_id
         )
         filters.append(_parked.automation_key.in_(named))
     if selection.parked_until is not None:
         filters.append(_parked.parked_at < selection.parked_until)
     if not filters and not selection.all:
         return false()
-    return and_(_parked.subscription_key == current.key, *filters)
+    return and_(_parked.subscription_key == subscription.key, *filters)
 
 
 def _block_all(connection: Connection, subscription_key: int) -> None:
     """Block waiting matches that have an unsettled earlier match of their contact."""
     earlier = subscription_delivery.alias()
-    behind = exists().where(
+    has_earlier = exists().where(
         earlier.c.subscription_key == subscription_key,
         earlier.c.contact_key == _delivery.contact_key,
         earlier.c.match_position < _delivery.match_position,
     )
     waiting = and_(_delivery.subscription_key == subscription_key, _delivery.state == WAITING)
     connection.execute(
-        update(subscription_delivery).where(waiting, _delivery.contact_key > 0, behind).values(state=BLOCKED)
+        update(subscription_delivery).where(waiting, _delivery.contact_key > 0, has_earlier).values(state=BLOCKED)
     )
 
 
 def _write(connection: Connection, changed: Subscription) -> Subscription:
-    connection.execute(update(subscription).where(_subscription.key == changed.key).values(_columns(changed)))
+    connection.execute(update(subscription_table).where(_subscription.key == changed.key).values(_columns(changed)))
     return changed
 
 
-def _columns(each: Subscription) -> dict[str, Any]:
+def _columns(subscription: Subscription) -> dict[str, Any]:
     """Return every column but the key."""
-    names = [column.name for column in subscription.columns if column.name not in ("key", "project_key", "filter")]
-    values = {name: getattr(each.backoff if hasattr(each.backoff, name) else each, name) for name in names}
-    return values | {"project_key": each.project_pk, "filter": msgspec.json.encode(each.filter).decode()}
+    columns = subscription_table.columns
+    names = [column.name for column in columns if column.name not in ("key", "project_key", "filter")]
+    backoff = subscription.backoff
+    values = {name: getattr(backoff if hasattr(backoff, name) else subscription, name) for name in names}
+    match_filter = msgspec.json.encode(subscription.filter).decode()
+    return values | {"project_key": subscription.project_pk, "filter": match_filter}
 
 
 def _to_subscription(row: Row[Any]) -> Subscription:
     values = row._asdict()
     values["project_pk"] = values.pop("project_key")
     backoff = Backoff(values.pop("initial_delay"), values.pop("max_delay"), values.pop("multiplier"))
-    wanted = msgspec.json.decode(row.filter, type=MatchFilter)
-    return Subscription(**values | {"filter": wanted, "order": DeliveryOrder(row.order), "backoff": backoff})
+    match_filter = msgspec.json.decode(row.filter, type=MatchFilter)
+    return Subscription(**values | {"filter": match_filter, "order": DeliveryOrder(row.order), "backoff": backoff})

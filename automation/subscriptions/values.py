@@ -137,11 +137,11 @@ def delivery_id(subscription: Subscription, position: int, serial: int) -> str:
 
 
 def parse_delivery_id(subscription: Subscription, text: str) -> tuple[int, int] | None:
-    """Read position and serial from the id of a delivery; None for one that the subscription never gave out."""
-    found = _DELIVERY_ID.fullmatch(text)
-    if found is None:
+    """Read position and serial from the id of a delivery; None if the subscription made no delivery of this id."""
+    parts = _DELIVERY_ID.fullmatch(text)
+    if parts is None:
         return None
-    position, serial, tag = int(found[1], 16), int(found[2], 16), found[3]
+    position, serial, tag = int(parts[1], 16), int(parts[2], 16), parts[3]
     return (position, serial) if serial <= subscription.last_serial and tag == subscription.tag else None
 
 
@@ -236,7 +236,7 @@ class SearchBounds:
     """Where the next step on this node may begin to search for due leases and retries: an optimization only.
 
     PostgreSQL keeps the index entries of settled matches as long as any transaction might still see them. A search that
-    begins where the last one ended does not visit them again. Other nodes write due times by their own clocks, so
+    begins where the last search ended does not visit them again. Other nodes write due times by their own clocks, so
     it begins BOUNDS_MARGIN earlier, and at the very beginning at `full_at` or when the clock has stepped back.
     """
 
