@@ -29,7 +29,14 @@ from automation.subscriptions.values import (
     SubscriptionStats,
     Undelivered,
 )
-from server.delivery.consumer_session import DeliveryBatch, Opening, SettleRequest, SettleResults, StopRequest
+from server.delivery.consumer_session import (
+    DeliveryBatch,
+    Heartbeat,
+    Opening,
+    SettleRequest,
+    SettleResults,
+    StopRequest,
+)
 from server.delivery.deliveries import Deliveries
 from server.delivery.dispatcher import GROUP_DELIVERIES, Dispatcher, Dispatchers
 from server.delivery.match_notifier import MatchNotifier
@@ -516,3 +523,27 @@ async def acknowledged_just_before_a_takeover() -> None:
 
 def test_settlements_submitted_before_a_takeover_are_applied_before_it() -> None:
     run_virtually(acknowledged_just_before_a_takeover())
+
+
+async def delivered_after_a_heartbeat_was_taken() -> tuple[int, int]:
+    """Return the leases of a consumer while the transport does not take its heartbeat, and those after that."""
+    server = Server(Random(0), shared=False)  # noqa: S311 - as above
+    opening = Opening("engine", "slow", 4, [], HEARTBEAT)
+    stream = Stream(server, "slow", 4)
+    async with aclosing(server.deliveries.consume(PROJECT, opening, stream._outgoing())) as responses:
+        await anext(responses)
+        assert isinstance(await anext(responses), Heartbeat)
+        server.model.head = 1
+        server.notifier.advance(PROJECT, 1)
+        await asyncio.sleep(HEARTBEAT)
+        leased = server.model.outstanding("slow")
+        batch = await anext(responses)
+        while isinstance(batch, Heartbeat):
+            batch = await anext(responses)
+        assert isinstance(batch, DeliveryBatch)
+    await server.dispatchers.close()
+    return leased, len(batch.deliveries)
+
+
+def test_no_match_is_leased_while_a_heartbeat_waits_for_the_transport() -> None:
+    assert run_virtually(delivered_after_a_heartbeat_was_taken()) == (0, 1)

@@ -23,6 +23,9 @@ GOOD = [1, 2, 4, 5]
 BROKEN = {
     "properties that are no JSON": """UPDATE event SET properties = '{"n":' WHERE position = 3""",
     "properties that are no object": "UPDATE event SET properties = '[1]' WHERE position = 3",
+    "properties with a text that no response can hold": (
+        """UPDATE event SET properties = '{"n":"\\ud800"}' WHERE position = 3"""
+    ),
     "coercions of an unknown kind": """UPDATE event SET coercions = '[["x","odd",1,2]]' WHERE position = 3""",
     "a missing event": "DELETE FROM event WHERE position = 3",
 }

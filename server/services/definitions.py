@@ -120,8 +120,8 @@ class Definitions:
         number: int,
         etag: str,
         *,
-        validate_only: bool = False,
-        force: bool = False,
+        validate_only: bool,
+        force: bool,
     ) -> EventDefinition:
         """Create a revision with the schema of an old one, unless the latest has it.
 

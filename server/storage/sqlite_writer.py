@@ -84,8 +84,6 @@ def _engine(path: Path) -> Engine:
 
     @event.listens_for(engine, "connect")
     def on_connect(driver: sqlite3.Connection, _record: Any) -> None:
-        # The driver begins no transactions of its own; every transaction begins in `on_begin`.
-        driver.isolation_level = None
         try:
             _prepare(driver)
         except BaseException:
@@ -94,6 +92,7 @@ def _engine(path: Path) -> Engine:
 
     @event.listens_for(engine, "begin")
     def on_begin(connection: Connection) -> None:
+        # The driver would begin a transaction only at the first change, after what was read to decide on it.
         sqlite_driver(connection).execute("BEGIN IMMEDIATE")
 
     return engine

@@ -89,7 +89,7 @@ def main() -> None:
     packages = {
         package.name: [path for path in package.modules() if arguments.path in path]
         for package in PACKAGES
-        if arguments.package in {None, package.name}
+        if not arguments.package or package.name in arguments.package
     }
     trial.preload()
     scratch = Path(tempfile.mkdtemp(prefix="signalbox-mutants-"))
@@ -103,7 +103,8 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--package", choices=[package.name for package in PACKAGES], help="only this package")
+    names = [package.name for package in PACKAGES]
+    parser.add_argument("--package", choices=names, action="append", help="only this package (repeatable)")
     parser.add_argument("--path", default="", help="only modules whose path contains this")
     parser.add_argument("--sample", type=int, default=SAMPLE, help=f"mutations of each package (default: {SAMPLE})")
     parser.add_argument("--all", action="store_true", help="every mutation")

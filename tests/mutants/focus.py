@@ -52,12 +52,14 @@ TESTS: Final = tuple(
     for name in (
         "access", "admin_key", "arsel", "automations", "autosend", "backtest", "bridge", "catalog", "coercion",
         "compatibility", "conditions", "conditions_in_service", "conditions_index", "conditions_oracle",
-        "conditions_tracing", "consume", "contact_deletion", "contact_store", "contacts", "definitions", "dispatcher",
-        "drafts", "emailsendx", "errors", "explain", "fields", "generated_types", "grpc_server", "ingest",
-        "json_values", "leasing", "log_ids", "log_store", "match_notifier", "match_reader", "migrations", "openapi",
-        "opensend", "opensend_automations", "paging", "plans", "postgres_url", "projects", "queue", "recurring",
-        "renaming", "retention", "revisions", "run_store", "runs", "schema", "sqlite_reads", "storage", "structs",
-        "subscriptions", "suggestions", "timestamps", "tls", "undo", "unreadable_rows", "watch",
+        "conditions_tracing", "consume", "consumers", "contact_deletion", "contact_store", "contacts", "definitions",
+        "dialects", "dispatcher", "drafts", "emailsendx", "errors", "explain", "fields", "generated_types",
+        "grpc_server", "http_bodies", "http_framing", "ingest", "internal_errors", "json_values", "leasing", "log_ids",
+        "log_store", "match_notifier", "match_reader", "migrations", "openapi", "opensend", "opensend_automations",
+        "paging", "plans", "postgres_url", "projects", "queue", "recurring", "renaming", "resend", "response_size",
+        "retention", "revisions", "run_store", "run_timeouts", "runs", "schema", "shutdown", "sqlite_reads", "storage",
+        "structs", "subscriptions", "suggestions", "texts", "timestamps", "tls", "undo", "unreadable_matches",
+        "unreadable_rows", "values", "watch",
     )
 )  # fmt: skip
 

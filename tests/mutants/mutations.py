@@ -171,7 +171,7 @@ def _is_skipped(node: ast.AST) -> bool:
         case (
             ast.Assign(targets=[ast.Name() | ast.Tuple() as target], value=ast.expr() as value)
             | ast.AnnAssign(target=ast.Name() as target, value=ast.expr() as value)
-        ) if ast.unparse(target).isupper() and all(map(_is_number, _parts(target, value))):
+        ) if ast.unparse(target).isupper() and all(map(_is_number, _parts(value))):
             return not any(word in ast.unparse(target) for word in LIMITS)
         case ast.Expr(ast.Await(ast.Call(ast.Attribute(ast.Name("asyncio"), "sleep"), [ast.Name(name)]))):
             return name.isupper()
@@ -180,9 +180,9 @@ def _is_skipped(node: ast.AST) -> bool:
     return False
 
 
-def _parts(target: ast.expr, value: ast.expr) -> list[ast.expr]:
-    """Return the values of one name or of several."""
-    return value.elts if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) else [value]
+def _parts(value: ast.expr) -> list[ast.expr]:
+    """Return the values of several names, or of one that is a tuple."""
+    return value.elts if isinstance(value, ast.Tuple) else [value]
 
 
 def _is_number(node: ast.expr) -> bool:
