@@ -1,4 +1,4 @@
-"""The cached catalog of each project: what is read again after which change."""
+"""The cached catalog of each project, and its invalidation by each change."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def test_json_has_the_names_of_the_contract_and_positions_as_numbers(signalbox: 
     assert signalbox("event", "show", event["id"], "--json").json == event
 
 
-def test_a_repeated_idempotency_key_is_told(signalbox: Server) -> None:
+def test_a_repeated_idempotency_key_is_reported(signalbox: Server) -> None:
     arguments = ("event", "send", ORDER, "--email", ADA, "--idempotency-key", "once")
     first, second = signalbox(*arguments), signalbox(*arguments)
     assert not first.out.startswith("duplicate")
@@ -396,7 +396,7 @@ def test_contacts_are_kept_by_address_and_id(signalbox: Server) -> None:
     assert signalbox("contact", "show", "bob@example.com").code == 1
 
 
-def test_check_tells_the_state_of_each_service(signalbox: Server) -> None:
+def test_check_reports_the_state_of_each_service(signalbox: Server) -> None:
     checked = signalbox("check", "--json")
     assert checked.code == 0
     assert checked.json["status"] == "SERVING"
@@ -423,7 +423,7 @@ def test_a_port_in_use_is_reported_in_one_line(signalbox: Server, tmp_path: Path
         ("sqlite:////no/such/folder/x.db", "No such file or directory"),
     ],
 )
-def test_a_database_that_cannot_be_opened_is_told_without_its_password(url: str, told: str) -> None:
+def test_a_database_that_cannot_be_opened_is_reported_without_its_password(url: str, told: str) -> None:
     refused = command("serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--database", url)
     assert (refused.code, refused.out) == (1, "")
     assert re.fullmatch(rf"error: .*{told}.*\n", refused.err)

@@ -1,4 +1,4 @@
-"""The commands `definition` that judge and compare, against a real server."""
+"""The commands `definition` that validate and compare, against a real server."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ MILLION = 1_000_000
 
 
 class Load:
-    """Senders of every kind; remembers what was acknowledged as what. Events are told apart by their order_total."""
+    """Senders of every kind; remembers what was acknowledged as what. Events are distinguished by their order_total."""
 
     def __init__(self) -> None:
         self.acknowledged: dict[int, int] = {}
@@ -43,7 +43,7 @@ class Load:
         assert {type(outcome) for outcome in outcomes} == {grpc.aio.AioRpcError}
 
     async def grown_by(self, events: int) -> None:
-        """Wait until so many more events were acknowledged."""
+        """Wait until `events` more events were acknowledged."""
         self._goal = len(self.acknowledged) + events
         self._reached.clear()
         await self._reached.wait()

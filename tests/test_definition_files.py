@@ -309,7 +309,7 @@ class Shop:
         return await make_plan(self.session, read_definitions([self.write(text)]))
 
     async def names(self) -> dict[str, int]:
-        """Give the live definitions with their revisions."""
+        """Return the live definitions with their revisions."""
         answer = await self.client.definitions.ListEventDefinitions(pb.ListEventDefinitionsRequest())
         return {each.name: each.revision for each in answer.event_definitions}
 

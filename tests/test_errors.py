@@ -254,7 +254,7 @@ def unchecked_value(value: Any) -> Value:
 
 
 def nested(levels: int) -> Struct:
-    """Make a Struct of so many levels; properties themselves are the first."""
+    """Return a Struct with a number of levels; properties themselves are the first."""
     made = Struct.FromString(nested_struct(levels - 2, b"inner"))
     return Struct(fields={"a": Value(struct_value=made)}) if levels > 1 else Struct()
 

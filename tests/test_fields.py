@@ -219,7 +219,7 @@ def assert_importable(folder: Path, names: list[str]) -> None:
 
 
 def broken(before: Path, after: Path) -> str:
-    """Give what buf finds broken."""
+    """Return the breaking changes that buf reports."""
     config = '{"version":"v2","breaking":{"use":["WIRE_JSON"]}}'
     buf = str(Path(sys.executable).with_name("buf"))
     command = [buf, "breaking", str(after), "--against", str(before), "--config", config]

@@ -1,4 +1,4 @@
-"""Random requests through every door: no defect comes to light, nothing blocks the server, refusals leave nothing.
+"""Random requests to every API: no internal error, nothing blocks the server, refused requests store nothing.
 
 The quick form draws the same requests each time. SIGNALBOX_FUZZ_ROUNDS=1000 draws that many times as many, and
 SIGNALBOX_FUZZ_HEALTH_SECONDS=0.2 holds the health check to what a quiet machine does. An input that made a fault is
@@ -105,7 +105,7 @@ async def test_no_request_of_the_contract_causes_an_internal_error(target: Targe
 
 
 async def check_nothing_is_left(target: Target, refused: list[Rpc]) -> None:
-    """Make refused calls once more, one by one: what is refused again has changed no row."""
+    """Repeat refused calls one by one: those refused again have changed no row."""
     checked = 0
     for at in range(0, len(refused), 20):
         before = await target.stored()

@@ -367,7 +367,7 @@ async def test_a_stream_that_breaks_off_leaves_whole_messages(shop: Client) -> N
 # Positions
 
 
-async def test_positions_are_gapless_and_time_never_falls_whoever_sends(service: Service) -> None:
+async def test_positions_are_gapless_and_time_never_falls_with_many_senders(service: Service) -> None:
     projects = [await service.shop() for _ in range(3)]
 
     async def send(shop: Client) -> None:
@@ -598,7 +598,7 @@ on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True
 
 @pytest_asyncio.fixture
 async def two_servers(database_url: str) -> AsyncIterator[tuple[Client, Client]]:
-    """Clients of one shop on two servers, both of which have judged an event by its catalogue."""
+    """Clients of one shop on two servers, both of which have its catalog in memory."""
     async with serving(database_url) as one, serving(database_url) as other:
         here = await one.shop()
         there = other.client(here.secret, here.project)

@@ -18,9 +18,9 @@ pytestmark = pytest.mark.checkout
 
 PROTOS = sorted((ROOT / "protos").rglob("*.proto"))
 
-FRONT_DOORS = {"server.api", "server.bridge", "server.cli"}
+APIS = {"server.api", "server.bridge", "server.cli"}
 PROTOCOLS = {"signalbox", "grpc", "google", "starlette"}
-CORE = FRONT_DOORS | PROTOCOLS | {"tests"}
+CORE = APIS | PROTOCOLS | {"tests"}
 FORBIDDEN = {
     "registry": {"automation", "server", "tests", *PROTOCOLS},
     "automation": {"server", "tests", *PROTOCOLS},
@@ -81,11 +81,11 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     assert circles(module_imports()) == []
 
 
-def test_no_rooms_import_each_other_in_a_circle() -> None:
-    rooms: dict[str, set[str]] = {}
+def test_no_subpackages_import_each_other_in_a_circle() -> None:
+    subpackages: dict[str, set[str]] = {}
     for module, names in module_imports().items():
-        rooms.setdefault(room(module), set()).update(map(room, names))
-    assert circles({name: others - {name} for name, others in rooms.items()}) == []
+        subpackages.setdefault(subpackage(module), set()).update(map(subpackage, names))
+    assert circles({name: others - {name} for name, others in subpackages.items()}) == []
 
 
 def module_imports() -> dict[str, set[str]]:
@@ -100,7 +100,7 @@ def name_of(module: Path) -> str:
     return ".".join(module.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def room(module: str) -> str:
+def subpackage(module: str) -> str:
     """Return the package of a module, below `server` alone; the module itself where it is in none."""
     return ".".join(module.split(".")[: 2 if module.startswith("server.") else 1])
 

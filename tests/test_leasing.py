@@ -483,7 +483,7 @@ async def test_a_selection_narrows_and_an_empty_one_selects_nothing(engine: Engi
 # Seeking
 
 
-async def test_a_seek_delivers_what_is_behind_it_again_and_ends_the_leases(engine: Engine) -> None:
+async def test_a_seek_ends_the_leases_and_delivers_later_matches_again(engine: Engine) -> None:
     await engine.record(match(1), match(2), match(3))
     old = await engine.lease()
     await engine.settle(Ack(ids(old)[:2]))
@@ -495,7 +495,7 @@ async def test_a_seek_delivers_what_is_behind_it_again_and_ends_the_leases(engin
     assert set(ids(again)).isdisjoint(ids(old))
 
 
-async def test_a_parked_match_behind_the_new_place_is_parked_until_it_is_read_again(engine: Engine) -> None:
+async def test_a_parked_match_after_the_sought_position_is_parked_until_it_is_read_again(engine: Engine) -> None:
     await park(engine, 2)
     await engine.seek(0)
     assert await engine.parked() == [2, 1]
@@ -666,7 +666,7 @@ class Promises(RuleBasedStateMachine):
         seek_subscription(self.connection, PROJECT, self.subscription.id, place, "", self.now)
         self.leases.clear()
         self.floor = self.newest_first = place
-        # What is up to the new place comes no more, what is behind it comes again.
+        # Matches up to and including the new position are not delivered again, later ones are.
         self.done = {each for each in self.wanted if each <= place} - self.parked
 
     def read(self) -> Subscription:

@@ -157,7 +157,7 @@ async def begin(shop: Client) -> tuple[World, Automation]:
 
 @asynccontextmanager
 async def playing(world: World) -> AsyncIterator[None]:
-    """Have everybody at work until the context is left."""
+    """Run all senders and consumers until the context ends."""
     automation = next(iter(world.history.steady))
     filters = {
         "everything": pb.MatchFilter(),
@@ -219,13 +219,13 @@ async def drain(world: World) -> None:
 
 
 def last_answers(history: History) -> list[Answered]:
-    """Give the last answer that each watcher has read."""
+    """Return the last response that each watcher has read."""
     watchers = {each.stream: each.watcher for each in history.of(Watching)}
     return list({watchers[each.stream]: each for each in history.of(Answered)}.values())
 
 
 async def check(world: World, database_url: str) -> None:
-    """Read what is stored in the end, from a server that knows nothing else, and check every promise."""
+    """Read the final log through a freshly started server, and check every promise."""
     history = world.history
     async with serving(database_url) as service:
         client = service.client(world.secret)
@@ -294,7 +294,7 @@ def sound_history() -> History:
 
 
 def at(moment: float) -> int:
-    """Give a time, in seconds from the first event of the sound history."""
+    """Return a time, in seconds from the first event of the sound history."""
     return 1_000 * MILLION + round(moment * MILLION)
 
 
@@ -342,7 +342,7 @@ def let_a_contact_overtake_itself(history: History) -> None:
     history.subscriptions["engine"] = replace(history.subscriptions["engine"], by_contact=True)
 
 
-def repeat_what_is_behind_the_cursor(history: History) -> None:
+def repeat_the_match_before_the_cursor(history: History) -> None:
     exchange(history, Answered, 2, matches=tuple(history.log[1:]))
 
 
@@ -391,7 +391,7 @@ BREACHES: list[tuple[Promise, Breach]] = [
     (promises.ordered, answer_in_disorder),
     (promises.ordered, deliver_in_disorder),
     (promises.ordered, let_a_contact_overtake_itself),
-    (promises.resumable, repeat_what_is_behind_the_cursor),
+    (promises.resumable, repeat_the_match_before_the_cursor),
     (promises.bookmarkable, move_a_cursor_too_far),
     (promises.bookmarkable, leave_a_filtered_cursor_where_it_is),
     (promises.filter_exact, deliver_what_is_not_wanted),

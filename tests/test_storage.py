@@ -176,7 +176,7 @@ async def test_a_transaction_whose_commit_fails_leaves_none_open(database: Datab
 
 
 @on_postgresql
-async def test_broken_connections_are_told_and_replaced(shop: Client, store: Store) -> None:
+async def test_broken_connections_are_reported_and_replaced(shop: Client, store: Store) -> None:
     await shop.send()
     others = "datname = current_database() AND pid <> pg_backend_pid()"
     await store.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")  # noqa: S608 - ours
@@ -249,7 +249,7 @@ def test_a_code_of_sqlite_has_one_meaning(name: str, meaning: type[ServiceError]
 
 
 @on_sqlite
-async def test_a_full_disk_is_told_and_what_comes_later_leaves_no_gap(database: Database) -> None:
+async def test_a_full_disk_is_reported_and_later_events_leave_no_gap(database: Database) -> None:
     async with line_over(GatedDatabase(database)) as line:
         await line.send(drafts(1, "before"))
         await database.write(pragma("max_page_count = 1"))
@@ -263,7 +263,7 @@ async def test_a_full_disk_is_told_and_what_comes_later_leaves_no_gap(database: 
 
 
 @on_sqlite
-async def test_a_file_that_becomes_read_only_is_told_and_can_still_be_read(database: Database) -> None:
+async def test_a_file_that_becomes_read_only_is_reported_and_can_still_be_read(database: Database) -> None:
     async with line_over(GatedDatabase(database)) as line:
         await line.send(drafts(1, "before"))
         await database.write(pragma("query_only = ON"))
@@ -317,7 +317,7 @@ async def test_a_file_that_may_not_be_written_is_refused(folder_mode: int, file_
 
 @contextmanager
 def modes(folder: Path, folder_mode: int, file_mode: int) -> Iterator[None]:
-    """Give a folder and the database in it other modes, for others to find no lock file of ours."""
+    """Change the modes of a folder and the database in it, where no lock file of ours is left."""
     (folder / "signalbox.db.lock").unlink()
     (folder / "signalbox.db").chmod(file_mode)
     folder.chmod(folder_mode)

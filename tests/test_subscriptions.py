@@ -1,4 +1,4 @@
-"""Subscriptions and what is done to them outside of streams: over real channels and both databases."""
+"""Subscriptions and the operations on them outside of streams, over real channels and both databases."""
 
 from __future__ import annotations
 

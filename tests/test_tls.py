@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 NATIVE_KEY = ("--key", "sb_any")
 
-both_doors = pytest.mark.parametrize("door", ["grpc", "http"])
+both_transports = pytest.mark.parametrize("transport", ["grpc", "http"])
 
 
 class Authority:
@@ -43,13 +43,13 @@ class Authority:
         subprocess.run([*command, *names, *files], check=True, capture_output=True)
 
     def trust(self) -> str:
-        """Give what a client must trust to speak to who has this certificate now."""
+        """Return the certificate that clients of its present holder must trust."""
         return self.certificate.read_text()
 
 
-async def reaches(service: Service, door: str, trusted: str, shown: Authority | None = None) -> bool:
-    """Say whether a call arrives that trusts a certificate, and shows one, over a connection of its own."""
-    return await (_over_grpc if door == "grpc" else _over_http)(service, trusted, shown)
+async def reaches(service: Service, transport: str, trusted: str, shown: Authority | None = None) -> bool:
+    """Return whether a call succeeds over its own connection, trusting one certificate and showing another."""
+    return await (_over_grpc if transport == "grpc" else _over_http)(service, trusted, shown)
 
 
 async def _over_grpc(service: Service, trusted: str, shown: Authority | None) -> bool:
@@ -91,46 +91,50 @@ def url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/signalbox.db"
 
 
-@both_doors
+@both_transports
 async def test_tls_rejects_clients_that_speak_plainly_or_trust_another(
-    host: Authority, url: str, tmp_path: Path, door: str
+    host: Authority, url: str, tmp_path: Path, transport: str
 ) -> None:
     other = Authority(tmp_path / "other")
     async with serving(url, tls=Tls(host.certificate, host.key)) as service:
-        assert await reaches(service, door, host.trust())
-        assert not await reaches(service, door, other.trust())
-        assert not await reaches(service, door, "")
+        assert await reaches(service, transport, host.trust())
+        assert not await reaches(service, transport, other.trust())
+        assert not await reaches(service, transport, "")
 
 
-@both_doors
+@both_transports
 async def test_mtls_rejects_clients_that_show_no_certificate_or_a_strangers(
-    host: Authority, url: str, tmp_path: Path, door: str
+    host: Authority, url: str, tmp_path: Path, transport: str
 ) -> None:
     friend, stranger = Authority(tmp_path / "friend"), Authority(tmp_path / "stranger")
     async with serving(url, tls=Tls(host.certificate, host.key, friend.certificate)) as service:
-        assert await reaches(service, door, host.trust(), friend)
-        assert not await reaches(service, door, host.trust(), stranger)
-        assert not await reaches(service, door, host.trust())
+        assert await reaches(service, transport, host.trust(), friend)
+        assert not await reaches(service, transport, host.trust(), stranger)
+        assert not await reaches(service, transport, host.trust())
 
 
-@both_doors
-async def test_a_renewed_certificate_is_shown_from_the_next_connection_on(host: Authority, url: str, door: str) -> None:
+@both_transports
+async def test_a_renewed_certificate_is_shown_from_the_next_connection_on(
+    host: Authority, url: str, transport: str
+) -> None:
     async with serving(url, tls=Tls(host.certificate, host.key)) as service:
         old = host.trust()
         with capture_logs() as logs:
-            assert await reaches(service, door, old)
+            assert await reaches(service, transport, old)
             host.renew()
-            assert await reaches(service, door, host.trust())
-            assert not await reaches(service, door, old)
+            assert await reaches(service, transport, host.trust())
+            assert not await reaches(service, transport, old)
     assert [entry["event"] for entry in logs if "certificate" in entry["event"]] == ["certificate_reloaded"]
 
 
-@both_doors
-async def test_a_certificate_that_goes_missing_leaves_the_old_one_in_use(host: Authority, url: str, door: str) -> None:
+@both_transports
+async def test_a_certificate_that_goes_missing_leaves_the_old_one_in_use(
+    host: Authority, url: str, transport: str
+) -> None:
     async with serving(url, tls=Tls(host.certificate, host.key)) as service:
         old = host.trust()
         host.certificate.unlink()
-        assert await reaches(service, door, old)
+        assert await reaches(service, transport, old)
 
 
 async def test_a_server_without_its_certificate_does_not_start(url: str, tmp_path: Path) -> None:

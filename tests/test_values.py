@@ -1,4 +1,4 @@
-"""Values at every door: whatever one accepts every reader gives back equal, and what none can hold is refused."""
+"""Values at every endpoint: readers return accepted values unchanged; values that cannot be stored are refused."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ NUL = "contains the character U+0000, which cannot be stored"
 
 
 @dataclass(frozen=True)
-class Door:
+class Endpoint:
     """A route that takes an object as it is: where in its body, and what the body holds beside it."""
 
     dialect: str
@@ -66,22 +66,24 @@ class Door:
         return self.body.replace("OBJECT", text).encode("utf-8", "surrogatepass")
 
 
-EVENT_DOORS = (
-    Door(
+EVENT_ENDPOINTS = (
+    Endpoint(
         "autosend",
         "POST /v1/events/send",
         f'{{"eventName":"{OPEN}","email":"{ADA}","eventProperties":OBJECT}}',
         "eventProperties",
     ),
-    Door("opensend", "POST /events/send", f'{{"event":"free","email":"{ADA}","payload":OBJECT}}', "payload"),
-    Door("emailsendx", "POST /api/v1/contacts/CONTACT/events", '{"name":"free","data":OBJECT}', "data"),
-    Door("arsel", "POST /v1/events/send", f'{{"event":"{OPEN}","email":"{ADA}","data":OBJECT}}', "data"),
-    Door("resend", "POST /events/send", f'{{"event":"free","email":"{ADA}","payload":OBJECT}}', "payload"),
+    Endpoint("opensend", "POST /events/send", f'{{"event":"free","email":"{ADA}","payload":OBJECT}}', "payload"),
+    Endpoint("emailsendx", "POST /api/v1/contacts/CONTACT/events", '{"name":"free","data":OBJECT}', "data"),
+    Endpoint("arsel", "POST /v1/events/send", f'{{"event":"{OPEN}","email":"{ADA}","data":OBJECT}}', "data"),
+    Endpoint("resend", "POST /events/send", f'{{"event":"free","email":"{ADA}","payload":OBJECT}}', "payload"),
 )
-CONTACT_DOORS = (
-    Door("autosend", "POST /v1/contacts/email", '{"email":"bob@example.com","customFields":OBJECT}', "customFields"),
-    Door("emailsendx", "POST /api/v1/contacts", '{"email":"bob@example.com","metadata":OBJECT}', "metadata"),
-    Door("arsel", "PATCH /v1/contacts/CONTACT", '{"properties":OBJECT}', "properties"),
+CONTACT_ENDPOINTS = (
+    Endpoint(
+        "autosend", "POST /v1/contacts/email", '{"email":"bob@example.com","customFields":OBJECT}', "customFields"
+    ),
+    Endpoint("emailsendx", "POST /api/v1/contacts", '{"email":"bob@example.com","metadata":OBJECT}', "metadata"),
+    Endpoint("arsel", "PATCH /v1/contacts/CONTACT", '{"properties":OBJECT}', "properties"),
 )
 STEP = '{"key":"end","type":"end","config":OBJECT}'
 CONTACT_READERS = (
@@ -93,15 +95,15 @@ CONTACT_READERS = (
 )
 """Routes that show the properties of contacts: dialect, call, and the field that holds them."""
 
-AUTOMATION_DOORS = (
-    Door(
+AUTOMATION_ENDPOINTS = (
+    Endpoint(
         "opensend",
         "POST /automations",
         f'{{"trigger_event_name":"free","steps":[{{"key":"go","type":"trigger"}},{STEP}]}}',
         "steps[1].config",
     ),
 )
-DOORS = EVENT_DOORS + CONTACT_DOORS + AUTOMATION_DOORS
+ENDPOINTS = EVENT_ENDPOINTS + CONTACT_ENDPOINTS + AUTOMATION_ENDPOINTS
 
 
 class House:
@@ -124,9 +126,9 @@ class House:
         for name in ("pulling", "consuming"):
             await subscribe(self.client, name, EARLIEST)
 
-    async def post(self, door: Door, text: str) -> httpx.Response:
-        call = door.call.replace("CONTACT", self.contact)
-        return await self.callers[door.dialect].call(call, door.fill(text))
+    async def post(self, endpoint: Endpoint, text: str) -> httpx.Response:
+        call = endpoint.call.replace("CONTACT", self.contact)
+        return await self.callers[endpoint.dialect].call(call, endpoint.fill(text))
 
 
 @pytest_asyncio.fixture
@@ -157,8 +159,10 @@ def words_of(dialect: str, answer: Any) -> list[tuple[str, str]]:
             return [("", answer["message"])]
 
 
-@pytest.mark.parametrize("door", DOORS, ids=str)
-async def test_a_value_that_no_reader_could_give_back_is_refused_with_path_and_reason(house: House, door: Door) -> None:
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=str)
+async def test_a_value_that_no_reader_could_give_back_is_refused_with_path_and_reason(
+    house: House, endpoint: Endpoint
+) -> None:
     for text, inner, fault in (
         ("1e400", ".v", RANGE),
         ("-1.8e308", ".v", RANGE),
@@ -171,19 +175,19 @@ async def test_a_value_that_no_reader_could_give_back_is_refused_with_path_and_r
         ('"\ud800"', ".v", HALF),
         (r'{"\udfff": 1}', r'.v["\udfff"]', HALF),
     ):
-        refused = await house.post(door, f'{{"v": {text}}}')
+        refused = await house.post(endpoint, f'{{"v": {text}}}')
         assert refused.status_code in (400, 422), (text[:20], refused.text)
-        field, words = words_of(door.dialect, refused.json())[0]
-        place = door.root + inner
+        field, words = words_of(endpoint.dialect, refused.json())[0]
+        place = endpoint.root + inner
         assert words == f"{place} {fault}", text[:20]
         if field:
             assert place.startswith(field)
 
 
-@pytest.mark.parametrize("door", DOORS, ids=str)
-async def test_a_payload_of_too_many_values_bytes_or_levels_is_refused(house: House, door: Door) -> None:
-    values, size = (1_000, 64 * 1024) if door in CONTACT_DOORS else (10_000, 256 * 1024)
-    if door.dialect == "emailsendx" and door in EVENT_DOORS:
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=str)
+async def test_a_payload_of_too_many_values_bytes_or_levels_is_refused(house: House, endpoint: Endpoint) -> None:
+    values, size = (1_000, 64 * 1024) if endpoint in CONTACT_ENDPOINTS else (10_000, 256 * 1024)
+    if endpoint.dialect == "emailsendx" and endpoint in EVENT_ENDPOINTS:
         size = 16 * 1024
     flat = "{" + ",".join(f'"p{number}":0' for number in range(values + 1)) + "}"
     for text, words in (
@@ -192,12 +196,12 @@ async def test_a_payload_of_too_many_values_bytes_or_levels_is_refused(house: Ho
         (f'{{"v":"{"x" * size}"}}', f"at most {size:,} are allowed"),
         ('{"v":' * 32 + "{}" + "}" * 32, "is nested too deep; at most 32 levels are allowed"),
     ):
-        refused = await house.post(door, text)
+        refused = await house.post(endpoint, text)
         assert refused.status_code in (400, 422), (text[:20], refused.text)
-        assert words in words_of(door.dialect, refused.json())[0][1]
+        assert words in words_of(endpoint.dialect, refused.json())[0][1]
 
 
-# The law: whatever a door accepts, every reader gives back equal
+# The law: every reader returns an accepted value unchanged
 
 digits = st.text("0123456789", min_size=1, max_size=25).map(lambda text: text.lstrip("0") or "0")
 numbers = st.builds(
@@ -282,13 +286,13 @@ async def send_by_rest(house: House, text: str) -> list[Any]:
     """Send an event by every dialect; returns what each reads, and what the dialects answer with it."""
     wanted = meant(text)
     read = []
-    for door in EVENT_DOORS:
-        answer = await house.post(door, text)
+    for endpoint in EVENT_ENDPOINTS:
+        answer = await house.post(endpoint, text)
         assert answer.is_success or answer.status_code in (400, 422), answer.text
         assert answer.is_success is (wanted is not NotImplemented), (ascii(text)[:300], answer.text[:200])
-        if answer.is_success and door.dialect == "autosend":
+        if answer.is_success and endpoint.dialect == "autosend":
             read.append(answer.json()["data"]["properties"])
-        elif answer.is_success and door.dialect == "opensend":
+        elif answer.is_success and endpoint.dialect == "opensend":
             read.append(answer.json()["delivery"]["payload"])
     return read
 
@@ -375,15 +379,15 @@ async def check_attributes(house: House, sent: Struct, wanted: dict[str, Any]) -
 async def check_contacts(house: House, text: str) -> None:
     """Write a contact by every dialect, and read it by all and over gRPC."""
     wanted = meant(text)
-    for door in CONTACT_DOORS:
-        answer = await house.post(door, text)
+    for endpoint in CONTACT_ENDPOINTS:
+        answer = await house.post(endpoint, text)
         assert answer.is_success is (wanted is not NotImplemented), (ascii(text)[:300], answer.text[:200])
         if not answer.is_success:
             assert answer.status_code in (400, 422)
             continue
         shown = answer.json()
         made = shown.get("data", shown)
-        place = door.root if door.dialect != "autosend" else "customFields"
+        place = endpoint.root if endpoint.dialect != "autosend" else "customFields"
         request = contacts_pb2.GetContactRequest(id=made["id"])
         contact = (await house.client.contacts.GetContact(request)).contact
         listing = (await house.client.contacts.ListContacts(contacts_pb2.ListContactsRequest())).contacts
@@ -391,17 +395,17 @@ async def check_contacts(house: House, text: str) -> None:
         stored = without_nulls(wanted)
         assert equal(read_struct(listed.properties), read_struct(contact.properties))
         for each in (read_struct(contact.properties), to_plain(contact)["properties"]):
-            assert all(name in each and equal(each[name], value) for name, value in stored.items()), (door, text)
+            assert all(name in each and equal(each[name], value) for name, value in stored.items()), (endpoint, text)
         assert all(equal(made[place][name], value) for name, value in stored.items() if name in made[place])
-        if door.dialect != "arsel":
+        if endpoint.dialect != "arsel":
             await house.client.forget(contact.email)
 
 
 async def check_automations(house: House, text: str) -> None:
     """Write the steps of an automation, and read them by two dialects and over gRPC."""
     wanted = meant(text)
-    (door,) = AUTOMATION_DOORS
-    answer = await house.post(door, text)
+    (endpoint,) = AUTOMATION_ENDPOINTS
+    answer = await house.post(endpoint, text)
     # The steps stand three levels further in, and their keys are the dialect's.
     accepted = wanted is not NotImplemented and depth_of(wanted) <= 29
     assert answer.is_success is accepted, (text[:80], answer.text)
@@ -464,7 +468,7 @@ async def test_accepted_values_are_returned_equal_by_every_reader(house: House, 
         await check_automations(house, text)
         recorded = await call_natively(house, text)
         if meant(text) is not NotImplemented:
-            wanted += [meant(text)] * (len(EVENT_DOORS) + 2 + recorded) + [{}]
+            wanted += [meant(text)] * (len(EVENT_ENDPOINTS) + 2 + recorded) + [{}]
     events = (await house.client.log())[house.events :]
     house.events += len(events)
     assert len(events) == len(wanted)

@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 EARLIEST, LATEST = pb.StartPoint(log_end=pb.LOG_END_EARLIEST), pb.StartPoint(log_end=pb.LOG_END_LATEST)
 PAID = "paid"
 LATEST_BEAT = 3.0
-"""Within so many seconds a heartbeat is there whose interval is one; a slow machine may be late."""
+"""Seconds to wait for a heartbeat whose interval is one second; a slow machine may be late."""
 
 T = TypeVar("T")
 
@@ -203,7 +203,7 @@ async def test_answers_hold_no_more_than_asked_for_and_positions_rise_without_a_
     assert [answer.position for answer in answers] == [10, 20, 25]
 
 
-async def test_every_cursor_given_out_resumes_right_behind_its_answer(shop: Client) -> None:
+async def test_every_cursor_resumes_with_the_match_after_its_response(shop: Client) -> None:
     """Resumable, Bookmarkable."""
     await shop.define(PAID, ANYTHING)
     await automate(shop)

@@ -1,4 +1,4 @@
-"""Generated conditions, and the data to judge them on."""
+"""Generated conditions, and the data to evaluate them on."""
 
 from __future__ import annotations
 

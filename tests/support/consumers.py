@@ -37,7 +37,7 @@ def seconds(number: float) -> Duration:
 async def subscribe(
     client: Client, name: str = "engine", start: pb.StartPoint | None = None, **rules: Any
 ) -> pb.Subscription:
-    """Create a subscription; without a start it begins behind the newest match."""
+    """Create a subscription; without a start it begins after the newest match."""
     wanted = pb.Subscription(name=name, **rules)
     request = pb.CreateSubscriptionRequest(subscription=wanted, start=start)
     return (await client.matches.CreateSubscription(request)).subscription
@@ -74,23 +74,23 @@ async def parked(client: Client, name: str = "engine", **filters: Any) -> list[p
 
 
 async def seek(client: Client, after: int, name: str = "engine") -> pb.Subscription:
-    """Have a subscription go on behind a position."""
+    """Move a subscription to the start after a position."""
     request = pb.SeekSubscriptionRequest(subscription=name, start=pb.StartPoint(after_position=after))
     return (await client.matches.SeekSubscription(request)).subscription
 
 
 async def record(client: Client, count: int) -> None:
-    """Send so many events."""
+    """Send `count` events."""
     await client.send_all(orders(count))
 
 
 def ids(deliveries: Iterable[pb.Delivery]) -> list[str]:
-    """Name deliveries."""
+    """Return the ids of deliveries."""
     return [each.delivery_id for each in deliveries]
 
 
 def positions(deliveries: Iterable[pb.Delivery]) -> list[int]:
-    """Say which matches deliveries are of."""
+    """Return the positions of the matches of deliveries."""
     return [each.match.position for each in deliveries]
 
 
@@ -147,7 +147,7 @@ class Engine:
         return True
 
     async def deliveries(self, count: int = 1) -> list[pb.Delivery]:
-        """Wait for so many deliveries; there must be no more yet."""
+        """Wait for `count` deliveries, and return them; there must be no more yet."""
         while len(self._delivered) < count:
             assert await self.read()
         assert len(self._delivered) == count
@@ -155,7 +155,7 @@ class Engine:
         return taken
 
     async def some(self, during: float = WAIT) -> list[pb.Delivery]:
-        """Wait for any deliveries, so long; take those that are there."""
+        """Wait for any deliveries, for `during` seconds; return those received."""
         if not self._delivered:
             done, _ = await asyncio.wait({self._reading()}, timeout=during)
             if done:
@@ -164,7 +164,7 @@ class Engine:
         return taken
 
     async def nothing(self, during: float = 0.3) -> None:
-        """Expect that nothing is delivered for a while."""
+        """Check that nothing is delivered for `during` seconds."""
         done, _ = await asyncio.wait({self._reading()}, timeout=during)
         assert not done, self._reading().result()
 
@@ -174,7 +174,7 @@ class Engine:
         return self._next
 
     def say(self, **message: Any) -> int:
-        """Send a message; gives its sequence."""
+        """Send a message, and return its sequence."""
         self._sequence += 1
         self._requests.put_nowait(pb.ConsumeMatchesRequest(sequence=self._sequence, **message))
         return self._sequence
@@ -190,7 +190,7 @@ class Engine:
         return await self.results(self.say(ack=pb.AckDeliveries(delivery_ids=ids(deliveries))))
 
     async def nack(self, deliveries: Iterable[pb.Delivery], **fields: Any) -> list[pb.DeliveryResult]:
-        """Give back."""
+        """Nack deliveries."""
         return await self.results(self.say(nack=pb.NackDeliveries(delivery_ids=ids(deliveries), **fields)))
 
     async def extend(self, deliveries: Iterable[pb.Delivery], **fields: Any) -> list[pb.DeliveryResult]:

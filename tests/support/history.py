@@ -56,7 +56,7 @@ class Accepted(Entry):
 
 @dataclass(frozen=True, slots=True)
 class Watching(Entry):
-    """A watcher begins a stream behind a position; by a cursor, or at the beginning of the log."""
+    """A watcher begins a stream after a position: from a cursor, or from the beginning of the log."""
 
     stream: int
     watcher: str
@@ -176,7 +176,7 @@ class Observed(Entry):
 
 @dataclass(frozen=True, slots=True)
 class Sought(Entry):
-    """A subscription was moved behind a position, some time between `begun` and `at`."""
+    """A subscription was moved to the start after a position, some time between `begun` and `at`."""
 
     begun: int
     subscription: str
@@ -232,11 +232,11 @@ class History:
         return entry
 
     def of(self, kind: type[E]) -> list[E]:
-        """Give the entries of a kind."""
+        """Return the entries of a kind."""
         return [each for each in self.entries if isinstance(each, kind)]
 
     def wanted(self, chosen: pb.MatchFilter) -> list[SeenMatch]:
-        """Give the matches of the log that a filter lets through."""
+        """Return the matches of the log that pass a filter."""
         return [each for each in self.log if passes(each, chosen)]
 
 
@@ -255,7 +255,7 @@ def seen(match: Match) -> SeenMatch:
 
 
 def passes(match: SeenMatch, chosen: pb.MatchFilter) -> bool:
-    """Say whether a filter lets a match through."""
+    """Return whether a match passes a filter."""
     return (
         (not chosen.automation_ids or match.automation_id in chosen.automation_ids)
         and (not chosen.event_names or match.event_name in chosen.event_names)

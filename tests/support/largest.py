@@ -43,7 +43,7 @@ _OBJECT = event_definitions_pb2.PROPERTY_TYPE_OBJECT
 
 
 def large_schema(number: int = 0) -> event_definitions_pb2.Schema:
-    """Make a schema of 400 KB; each number gives another one."""
+    """Return a schema of 400 KB, a different one for each number."""
     properties = [
         event_definitions_pb2.Property(name=f"p_{number}_{index}", type=_STRING, description=WIDE * 2_000)
         for index in range(50)
@@ -52,7 +52,7 @@ def large_schema(number: int = 0) -> event_definitions_pb2.Schema:
 
 
 def coerced_schema() -> event_definitions_pb2.Schema:
-    """Make the schema of COERCED."""
+    """Return the schema of COERCED."""
     inner = event_definitions_pb2.Property(name="b" * 255, type=_ARRAY, item_type=_NUMBER)
     outer = event_definitions_pb2.Property(name="a" * 255, type=_ARRAY, item_type=_OBJECT, properties=[inner])
     return event_definitions_pb2.Schema(properties=[outer])
@@ -106,7 +106,7 @@ class Largest:
     async def _list(
         self, call: Callable[[Any], Any], request: Any, items: Callable[[Any], Iterable[Any]], pages: int = 2
     ) -> list[Any]:
-        """Read a list to its end in pages as large as they may be; it takes so many at least."""
+        """Read a list to its end with the largest page size; it must have at least `pages` pages."""
         if "page_size" in request.DESCRIPTOR.fields_by_name:
             request.page_size = 1_000
         found: list[Any] = []

@@ -88,7 +88,7 @@ class Line:
 
 
 def drafts(count: int = 1, name: str = "page_viewed", text: str = "") -> list[Draft]:
-    """Make so many events about Ada."""
+    """Return `count` events about Ada."""
     return [Draft(name, "", "ada@example.com", {"text": text}) for _ in range(count)]
 
 

@@ -66,5 +66,5 @@ def event(
 
 
 def orders(count: int) -> list[event_ingest_pb2.EventInput]:
-    """Make so many events, told apart by their order_total."""
+    """Return `count` events, distinguished by their order_total."""
     return [event({"order_total": number}) for number in range(count)]

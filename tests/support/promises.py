@@ -48,10 +48,10 @@ LATE: Final = 2_000_000
 """A message may be read so much later than it was due: the clients share a machine with the servers."""
 
 NOTICED: Final = 1_000_000
-"""A server has noticed after so long that a stream is over, or what another server did."""
+"""The time in which a server notices that a stream is over, or a change by another server."""
 
 WAITED: Final = 1_000_000
-"""A server may have looked at its clock so long before it held the lock of the subscription."""
+"""The longest time between a server's reading of its clock and its lock of the subscription."""
 
 SETTLED: Final = {pb.DELIVERY_OUTCOME_ACKNOWLEDGED, pb.DELIVERY_OUTCOME_SKIPPED}
 FINAL_WORDS: Final = {"ack", "park", "skip"}
@@ -167,7 +167,7 @@ def ordered(history: History) -> None:
 
 
 def resumable(history: History) -> None:
-    """Resumable: behind any cursor, a watch goes on with the next match of its filter and leaves none out."""
+    """Resumable: from any cursor, a watch continues with the next match of its filter and skips none."""
     for watching, answers in _watches(history):
         if watching.resumed and answers:
             matches = [match for each in answers for match in each.matches]
@@ -177,9 +177,9 @@ def resumable(history: History) -> None:
 
 
 def bookmarkable(history: History) -> None:
-    """Bookmarkable: with a cursor, every match of the filter up to it was delivered and none behind it.
+    """Bookmarkable: with a cursor, every match of the filter up to it was delivered and none after it.
 
-    In the end the cursor of every watcher is at the end of the log, also where its filter lets nothing through.
+    In the end the cursor of every watcher is at the end of the log, also where nothing passes its filter.
     """
     for watches in _by(_watches(history), lambda each: each[0].watcher).values():
         reached = watches[0][0].after
@@ -197,7 +197,7 @@ def bookmarkable(history: History) -> None:
 
 
 def filter_exact(history: History) -> None:
-    """FilterExact: who reads by a filter is told of just its matches, each as the log has it."""
+    """FilterExact: a filter passes exactly its matches, each as the log has it."""
     log = {each.position: each for each in history.log}
     told: list[tuple[Entry, SeenMatch, pb.MatchFilter]] = [
         (answer, match, watching.filter)
@@ -234,7 +234,7 @@ def bounded_memory(history: History) -> None:
 
 
 def floor_monotone(history: History) -> None:
-    """FloorMonotone: a floor moves back by a seek alone, and never passes what is not settled yet."""
+    """FloorMonotone: a floor moves back only by a seek, and never passes an unsettled match."""
     openings = {each.stream: each for each in history.of(Opening)}
     for name in history.subscriptions:
         observed = [each for each in history.of(Observed) if each.subscription == name]
@@ -383,7 +383,7 @@ def _check_floors(history: History, name: str, readings: Sequence[_Reading]) -> 
 
 
 def _last_seek(history: History, name: str) -> tuple[int, int]:
-    """Give behind which position a subscription went on last, and from when on."""
+    """Return the position after which a subscription last started, and the time from which it did."""
     seeks = [each for each in history.of(Sought) if each.subscription == name]
     return (seeks[-1].position, seeks[-1].begun) if seeks else (history.subscriptions[name].start, 0)
 

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 HEARTBEAT = seconds(1)
 MOST_BEHIND = 300
-"""With so many matches of the log before a subscription, nothing is sent: what has to drain in the end is bounded."""
+"""Nothing is sent while a subscription has this many matches left to deliver, so that the final drain is bounded."""
 
 AWAY = frozenset({"SERVER_STOPPING", "UNAVAILABLE", "CANCELLED"})
 """Why a call may fail whose server went away; CANCELLED where it outlasts the grace."""
@@ -71,7 +71,7 @@ class World:
     over: bool = False
 
     async def client(self) -> Client:
-        """Wait for a server, and give a client of one."""
+        """Wait for a server, and return a client of one."""
         while not self.clients:  # noqa: ASYNC110 - a server comes when it comes
             await asyncio.sleep(0.01)
         return self.random.choice(self.clients)
@@ -81,23 +81,23 @@ class World:
         await asyncio.sleep(self.random.random() * longest)
 
     def chance(self, share: float) -> bool:
-        """Say yes so often, never once the world is calm."""
+        """Return True with probability `share`; never once the world is calm."""
         return not self.calm and self.random.random() < share
 
 
 def reason_of(error: grpc.aio.AioRpcError) -> str:
-    """Name why a call failed."""
+    """Return the reason of a failed call."""
     return read_refusal(error).reason or error.code().name
 
 
 def raise_unless_away(world: World, error: grpc.aio.AioRpcError) -> None:
-    """Pass over that a server went away, which grpcio's client tells so while it sends a message."""
+    """Ignore that a server went away, which grpcio's client reports as an internal error while it sends a message."""
     if reason_of(error) not in AWAY | world.tolerated and error.details() != "Internal error from Core":
         raise error
 
 
 def raise_if_cancelled() -> None:
-    """Pass over the cancellation of a call whose channel is closed, but not that of the client's own task."""
+    """Ignore the cancellation of a call whose channel is closed, but not that of the client's own task."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
@@ -318,13 +318,13 @@ class Consumer:
 
 
 class Operator:
-    """Reads how far subscriptions are, replays what is parked, and moves a subscription."""
+    """Reads the progress of subscriptions, replays parked matches, and moves a subscription."""
 
     def __init__(self, world: World) -> None:
         self._world = world
 
     async def run(self) -> None:
-        """Look at every subscription, over and over."""
+        """Observe every subscription repeatedly."""
         while not self._world.over:
             for name in self._world.history.subscriptions:
                 await self.observe(name)
@@ -333,7 +333,7 @@ class Operator:
             await self._world.pause(0.1)
 
     async def observe(self, name: str) -> Observed:
-        """Read how far a subscription is."""
+        """Read the progress of a subscription."""
         begun = now_micros()
         stats = (await insist(self._world, lambda client: get(client, name))).subscription.stats
         self._world.behind[name] = stats.head_position - stats.floor_position
@@ -344,14 +344,14 @@ class Operator:
         )
 
     async def replay(self, name: str) -> None:
-        """Replay all that is parked."""
+        """Replay all parked matches."""
         begun = now_micros()
         request = pb.ReplayParkedMatchesRequest(subscription=name, selection=pb.ParkedSelection(all=True))
         answer = await insist(self._world, lambda client: client.matches.ReplayParkedMatches(request))
         self._world.history.note(Replayed(begun, name, answer.match_count))
 
     async def seek(self, name: str, position: int) -> None:
-        """Move a subscription behind a position."""
+        """Move a subscription to the start after a position."""
         begun = now_micros()
         request = pb.SeekSubscriptionRequest(subscription=name, start=pb.StartPoint(after_position=position))
         await insist(self._world, lambda client: client.matches.SeekSubscription(request))

@@ -91,7 +91,7 @@ def layouts(schemas: Iterable[Schema], event_name: str = "order_completed") -> l
 
 
 def every_field(layout: MessageLayout, path: str = "") -> Iterator[tuple[str, Field]]:
-    """Give every field with the message it is in, of the messages that are not in use too."""
+    """Yield every field with the path of its message, those of unused messages included."""
     yield from ((path, field) for field in layout.fields)
     for nested in layout.nested.values():
         yield from every_field(nested.layout, f"{path}.{nested.name}")

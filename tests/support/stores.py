@@ -52,7 +52,7 @@ class Store(Protocol):
         ...
 
     def held(self, table: str = "project_head") -> AbstractAsyncContextManager[None]:
-        """Keep everybody from writing while the context is open, on PostgreSQL only what locks rows of the table."""
+        """Block all writes while the context is open, on PostgreSQL only those that lock rows of the table."""
         ...
 
     async def all_rows(self) -> Counter[Row]:
@@ -60,7 +60,7 @@ class Store(Protocol):
         ...
 
     async def refuse_events_named(self, name: str) -> None:
-        """Have the database refuse every statement that stores an event of this name."""
+        """Make the database refuse every statement that stores an event of this name."""
         ...
 
     async def refuse_commits_of(self, name: str) -> None:
@@ -68,7 +68,7 @@ class Store(Protocol):
         ...
 
     async def contents(self) -> bytes:
-        """Give everything that is stored."""
+        """Return the stored bytes."""
         ...
 
 
@@ -78,11 +78,11 @@ class Backend(Protocol):
     name: str
 
     def empty(self, folder: Path) -> AbstractAsyncContextManager[Store]:
-        """Make a database without tables."""
+        """Create a database without tables."""
         ...
 
     def fresh(self, folder: Path) -> AbstractAsyncContextManager[Store]:
-        """Make a migrated database that holds nothing."""
+        """Create a migrated, empty database."""
         ...
 
 

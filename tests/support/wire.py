@@ -22,7 +22,7 @@ def varint(number: int) -> bytes:
 
 
 def nested_struct(depth: int, name: bytes = b"x") -> bytes:
-    """Write a Struct with so many Structs inside it, each under the same name."""
+    """Encode `depth` nested Structs, each under the same name."""
     struct = b""
     for _ in range(depth):
         value = field(5, struct)  # Value.struct_value

@@ -27,7 +27,7 @@ WINDOW = 20
 
 
 class SlowReader:
-    """Watches the log, pausing so long between two answers that the server may end the stream; misses no match."""
+    """Watches the log with pauses that are long enough for the server to end the stream; misses no match."""
 
     def __init__(self, world: TortureWorld) -> None:
         self._world = world
@@ -87,7 +87,7 @@ def run_holder(address: str, secret: str, subscription: str, served: Connection)
 
 
 async def hold(address: str, secret: str, subscription: str, served: Connection) -> None:
-    """Take deliveries, settle none, and report when there were some, or none were due."""
+    """Receive deliveries, settle none, and report once there were some, or none were due."""
 
     async def requests() -> AsyncIterator[pb.ConsumeMatchesRequest]:
         opening = pb.OpenConsumer(

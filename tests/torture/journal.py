@@ -15,20 +15,18 @@ from registry.timestamps import now_micros
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-DOORS = ("SendEvent", "SendEvents", "StreamEvents", "autosend", "opensend", "emailsendx", "arsel", "resend")
-
 
 @dataclass(frozen=True, slots=True)
 class Intent:
     """An event that is about to be sent.
 
-    `expected` are its properties as they must be stored. Without a `key` it is sent once; with one, until it is
-    answered. `batch` numbers the batches of which all or nothing is stored. An event that is not `valid` must be
-    refused, and with it the whole of such a batch.
+    `api` is the RPC or the dialect. `expected` are its properties as they must be stored. Without a `key` it is sent
+    once; with one, until it is answered. `batch` numbers the batches of which all or nothing is stored. An event that
+    is not `valid` must be refused, and with it the whole of such a batch.
     """
 
     number: int
-    door: str
+    api: str
     name: str
     email: str
     properties: Mapping[str, Any]
@@ -86,19 +84,19 @@ class Journal:
         return next(self._batches)
 
     def intend(self, intents: Sequence[Intent]) -> None:
-        """Write down what is about to be sent."""
+        """Record events that are about to be sent."""
         self.intents |= {intent.number: intent for intent in intents}
 
     def acknowledge(self, receipt: Receipt) -> None:
-        """Write down that an event was acknowledged."""
+        """Record that an event was acknowledged."""
         self.receipts[receipt.number].append(receipt)
 
     def refuse(self, number: int, reason: str) -> None:
-        """Write down that an event was refused: nothing of it may be stored."""
+        """Record that an event was refused: nothing of it may be stored."""
         self.refusals[number].append(reason)
 
     def fail(self, number: int, reason: str) -> None:
-        """Write down that nobody knows whether an event was stored."""
+        """Record that an event may or may not have been stored."""
         self.failures[number].append(reason)
 
     @property

@@ -269,7 +269,7 @@ def last_answers(history: History) -> list[Answered]:
 
 
 async def check(world: TortureWorld, database: TorturedDatabase, folder: Path, outcome: Outcome) -> None:
-    """Read what is stored from a server that knows nothing else, and check every promise."""
+    """Read the final log through a freshly started server, and check every promise."""
     node, history = Node(database, folder), world.history
     client = (await node.start()).client(world.secret)
     try:

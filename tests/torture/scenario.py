@@ -116,5 +116,5 @@ def draw_properties(random: Random, name: str, number: int) -> tuple[dict[str, A
 
 
 def spoil(random: Random, properties: Mapping[str, Any]) -> dict[str, Any]:
-    """Return properties of an order that no door may take."""
+    """Return properties of an order that every API must reject."""
     return {**properties, **random.choice(({"total": "a lot"}, {"first": "maybe"}, {"currency": ["USD"]}))}

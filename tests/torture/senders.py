@@ -1,4 +1,4 @@
-"""Senders through every door, which write down what they mean to do and what they are told."""
+"""Senders through every API, which journal each event before its call, and its result."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ UNKNOWN_OUTCOME = frozenset(
 
 CALL_SECONDS = 20.0
 FAR_BEHIND = 1_000
-"""With so many matches of the log before a subscription, nothing is sent: what has to drain in the end is bounded."""
+"""Nothing is sent while a subscription has this many matches left to deliver, so that the final drain is bounded."""
 
 STREAMED = 6
 KEYED = 0.6
@@ -66,14 +66,14 @@ class TortureWorld(World):
             await self.pause(0.1)
         return not self.calm
 
-    def intend(self, door: str, count: int = 1, *, batch: int | None = None, spoiled: float = 0.05) -> list[Intent]:
+    def intend(self, api: str, count: int = 1, *, batch: int | None = None, spoiled: float = 0.05) -> list[Intent]:
         """Draw events and write down that they are about to be sent."""
         keyed = self.random.random() < KEYED
-        intents = [self._draw(door, batch, spoiled, keyed=keyed) for _ in range(count)]
+        intents = [self._draw(api, batch, spoiled, keyed=keyed) for _ in range(count)]
         self.journal.intend(intents)
         return intents
 
-    def _draw(self, door: str, batch: int | None, spoiled: float, *, keyed: bool) -> Intent:
+    def _draw(self, api: str, batch: int | None, spoiled: float, *, keyed: bool) -> Intent:
         number = self.journal.next_number()
         name, email = self.random.choice((ORDER, PAID)), self.random.choice(EMAILS)
         properties, expected = draw_properties(self.random, name, number)
@@ -81,7 +81,7 @@ class TortureWorld(World):
         if not valid:
             properties = spoil(self.random, properties)
         key = f"key-{number}" if keyed else ""
-        return Intent(number, door, name, email, properties, expected, key, batch, valid)
+        return Intent(number, api, name, email, properties, expected, key, batch, valid)
 
 
 def as_input(intent: Intent) -> pb.EventInput:
@@ -221,7 +221,7 @@ class StreamSender:
             self._pending[self._sequence] = intents, mode
 
     def _lose(self, reason: str) -> None:
-        """Keep for the next stream only what may be sent again."""
+        """Keep for the next stream only the events that may be sent again."""
         lost, self._pending = self._pending, {}
         for sequence, (intents, mode) in lost.items():
             if not is_settled(self._world, intents, reason):
