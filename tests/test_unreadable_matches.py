@@ -27,6 +27,9 @@ BROKEN = {
         """UPDATE event SET properties = '{"n":"\\ud800"}' WHERE position = 3"""
     ),
     "coercions of an unknown kind": """UPDATE event SET coercions = '[["x","odd",1,2]]' WHERE position = 3""",
+    "coercions with a path that is no text": (
+        """UPDATE event SET coercions = '[[7,"converted","1",1]]' WHERE position = 3"""
+    ),
     "a missing event": "DELETE FROM event WHERE position = 3",
 }
 
