@@ -58,8 +58,9 @@ async def main() -> None:
         while not stop.is_set():
             try:
                 await consume(channel, stop)
-            except grpc.aio.AioRpcError as error:
-                print(f"{error.details()}; trying again", flush=True)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:  # the latter: a write after the end
+                details = error.details() if isinstance(error, grpc.aio.AioRpcError) else error
+                print(f"{details}; trying again", flush=True)
                 await asyncio.sleep(1)
 
 

@@ -89,6 +89,15 @@ def listing(*items: Any, more: bool = False) -> dict[str, Any]:
     return {"object": "list", "data": list(items), "has_more": more}
 
 
+RESEND_MISSING_KEY = {
+    "statusCode": 401,
+    "message": "Missing API key in the authorization header",
+    "name": "missing_api_key",
+}
+RESEND_INVALID_KEY = {"statusCode": 401, "message": "API key is invalid", "name": "invalid_api_key"}
+"""Without a known key, OpenSend and Resend share this path: the error has the fields of both."""
+
+
 NO_EVENT = {"error": "Event not found"}
 NO_CONTACT = {"error": "Contact not found"}
 UNDEFINED = "Invalid input: expected string, received undefined"
@@ -629,11 +638,18 @@ CASES = [
             "GET /events",
             UNSENT,
             401,
-            {"error": "Missing or invalid API key"},
+            {"error": "Missing or invalid API key"} | resend_error,
             sent={"authorization": said},
             headers=BACKEND,
         )
-        for said in ("", "Bearer os_unknown", "bearer {key}", "Bearer  {key}", "{key}", "Basic {key}")
+        for said, resend_error in (
+            ("Bearer os_unknown", {}),
+            ("bearer {key}", {}),
+            ("", RESEND_MISSING_KEY),
+            ("{key}", RESEND_MISSING_KEY),
+            ("Basic {key}", RESEND_MISSING_KEY),
+            ("Bearer  {key}", RESEND_INVALID_KEY),
+        )
     ),
     Case(
         "every response names the backend of rate limits",

@@ -498,7 +498,7 @@ async def test_a_lease_does_not_run_out_in_a_client_buffer(shop: Client) -> None
     assert 0 < handed < 150
     quick = await Engine.open(shop, max_outstanding=1_000)
     taken: dict[int, int] = {}
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(taken) < 200:
             deliveries = await quick.some()
             taken |= {each.match.position: each.attempt for each in deliveries}
@@ -513,7 +513,7 @@ async def test_a_lease_does_not_run_out_in_a_client_buffer(shop: Client) -> None
 async def outstanding_at_last(client: Client) -> int:
     """Wait until matches are under lease and no more of them come."""
     counts = [0]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not counts[-1] or len(counts) < 8 or len(set(counts[-8:])) > 1:
             await asyncio.sleep(0.05)
             counts.append((await stats(client)).outstanding_count)

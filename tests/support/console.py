@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tests.support.command_line import ENVIRONMENT, serving
+from tests.support.command_line import ENVIRONMENT, forker, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,7 +66,7 @@ def _split(part: str) -> tuple[str, str]:
 
 def run(commands: list[str], folder: Path) -> list[str]:
     """Return what each command prints, run one after the other in one shell."""
-    (folder / ".venv").symlink_to(sys.prefix)
+    _link_environment(folder / ".venv")
     (folder / "examples").symlink_to(ROOT / "examples")
     (folder / ".curlrc").write_text(_AS_ON_A_TERMINAL)
     with serving(folder) as server:
@@ -85,6 +85,15 @@ def run(commands: list[str], folder: Path) -> list[str]:
         )
         printed = done.stdout.replace(server.address, _SHOWN_GRPC).replace(server.http_address, _SHOWN_HTTP)
     return [_ended(output) for output in printed.split(f"{_MARK}\n")[:-1]]
+
+
+def _link_environment(folder: Path) -> None:
+    """Make an environment of links to this one, but with a `signalbox` that need not import everything."""
+    (folder / "bin").mkdir(parents=True)
+    for path in (*Path(sys.prefix).iterdir(), *Path(sys.prefix, "bin").iterdir()):
+        if path.name not in {"bin", "signalbox"}:
+            (folder / path.relative_to(sys.prefix)).symlink_to(path)
+    forker.install(folder / "bin" / "signalbox")
 
 
 def _ended(output: str) -> str:

@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import traceback
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -28,6 +29,18 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 HEADER_BYTES = 8
+
+_SCRIPT = """\
+#!{python} -IS
+import json, os, socket, sys
+connection = socket.socket(socket.AF_UNIX)
+connection.connect({address!r})
+call = dict(program=sys.argv[0], arguments=sys.argv[1:], environment=dict(os.environ), folder=os.getcwd())
+body = json.dumps(call).encode()
+socket.send_fds(connection, [len(body).to_bytes({header}, "big")], [0, 1, 2])
+connection.sendall(body)
+sys.exit(int(connection.makefile().read().split()[1]) % 256)
+"""
 
 
 def _write(pipe: int, content: bytes) -> None:
@@ -110,6 +123,13 @@ class Forker:
         connection.sendall(body)
         return ForkedProcess(connection)
 
+    def install(self, path: Path) -> None:
+        """Write a `signalbox` that is forked too: a script that hands its streams over and exits as the fork does."""
+        with self._lock:
+            address = self._address = self._address or self._start()
+        path.write_text(_SCRIPT.format(python=sys.executable, address=address, header=HEADER_BYTES))
+        path.chmod(0o755)
+
     def _start(self) -> str:
         folder = tempfile.TemporaryDirectory(prefix="signalbox-forks-")
         address = str(Path(folder.name, "socket"))
@@ -183,16 +203,23 @@ def _become(call: dict[str, Any], files: Sequence[int], main: Any) -> NoReturn:
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     os.environ.clear()
     os.environ.update(call["environment"])
     os.chdir(call["folder"])
-    program = sys.modules["__main__"] = sys.modules["server.__main__"]
-    sys.argv = [program.__file__ or "", *call["arguments"]]
+    module = sys.modules["__main__"] = sys.modules["server.__main__"]
+    if program := call.get("program"):
+        module.__package__ = None
+    sys.argv = [program or module.__file__ or "", *call["arguments"]]
     code = 1
     try:
         code = main() or 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
