@@ -89,7 +89,7 @@ async def test_a_newer_stream_of_a_consumer_replaces_the_older(till: Client) -> 
     await newer.close()
 
 
-async def test_who_closes_its_side_gets_the_results_and_ends_its_leases(till: Client) -> None:
+async def test_a_consumer_that_closes_its_side_gets_the_results_and_ends_its_leases(till: Client) -> None:
     await subscribe(till)
     await record(till, 2)
     engine = await Engine.open(till)
@@ -100,7 +100,7 @@ async def test_who_closes_its_side_gets_the_results_and_ends_its_leases(till: Cl
     assert [(each.match.position, each.attempt) for each in await pull(till)] == [(2, 2)]
 
 
-async def test_who_stops_settles_what_it_has_and_is_closed(till: Client) -> None:
+async def test_a_consumer_that_stops_settles_its_deliveries_and_is_closed(till: Client) -> None:
     await subscribe(till)
     await record(till, 2)
     engine = await Engine.open(till)

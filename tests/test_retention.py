@@ -61,7 +61,7 @@ on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True
 
 @asynccontextmanager
 async def keeping(database_url: str, client: Client | None, seconds: float) -> AsyncIterator[Client]:
-    """Serve a database that keeps matches for a time. Yield a shop, that of the client if one is given."""
+    """Serve a database with a match retention of `seconds`. Yield a client of a new shop, or of the given one."""
     async with serving(database_url, match_retention_seconds=seconds) as service:
         yield await service.shop() if client is None else service.client(client.secret, client.project)
 
@@ -73,7 +73,7 @@ async def kept(store: Store) -> list[int]:
 async def kept_are(store: Store, expected: list[int]) -> None:
     """Wait until the log has exactly these positions."""
     async with asyncio.timeout(10):
-        while await kept(store) != expected:  # noqa: ASYNC110 - rows do not tell
+        while await kept(store) != expected:  # noqa: ASYNC110 - no event to wait for
             await asyncio.sleep(0.02)
 
 

@@ -1,14 +1,22 @@
-"""A consumer of a subscription as its dispatcher sees it: what it requested, what it holds, what it was delivered."""
+"""A consumer of a subscription as its dispatcher sees it: what it requested, what it holds, what it was delivered.
+
+A stream chooses the most leases that it may hold, `max_outstanding`, when it opens (`api/messages/deliveries.py` checks
+the range), and a step leases no more (`automation.subscriptions.leasing`). A pull has no such limit.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from registry.timestamps import now_micros
 
 if TYPE_CHECKING:
     from automation.subscriptions.values import Delivery
+
+DEFAULT_OUTSTANDING: Final = 100
+MAX_OUTSTANDING: Final = 10_000
+"""The most leases that a stream may hold at once."""
 
 
 class Consumer:

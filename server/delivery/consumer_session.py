@@ -10,15 +10,15 @@
 
 Why it is so:
 
-- *No lease waits in a queue.* Matches are requested only while there is nothing to send, that is, after the transport
-  has taken the last batch. A client that does not read is therefore delivered nothing, and its leases do not run out
-  unseen. Where the transport took a batch late all the same, its leases begin anew (LATE_SECONDS).
-- *Results go before deliveries.* A client that waits for results before it settles more would otherwise stand still
-  behind large batches.
-- *Reading has a window.* At most REQUEST_WINDOW requests of a consumer wait for a step; then its stream is read no
-  further, which slows the client down through HTTP/2's own flow control.
-- *A step in progress may still deliver after a stop.* Its deliveries go back (`Dispatcher.stop_delivering`), and the
-  next step is the first that cannot deliver: the session is not over before that one has ended.
+- *No later step leases while the response waits for the transport.* Matches are requested only while there is nothing
+  to send, that is, after the transport has taken the last batch. A step in progress may still deliver one batch; its
+  leases wait here and are extended if they were sent late (LATE_SECONDS).
+- *Results go before deliveries.* A client that waits for results before it settles more would otherwise wait until
+  large batches are sent.
+- *Reading has a window.* At most REQUEST_WINDOW requests of a consumer are unanswered; with that number, its stream is
+  read no further, which slows the client down through HTTP/2's own flow control.
+- *A step in progress may still deliver after a stop.* Its deliveries are returned (`Dispatcher.stop_delivering`), and
+  the next step is the first that cannot deliver: the session ends only after that step.
 - *A broken connection looks like a closed one at first.* The leases of a client that closed its side end at once, those
   of a broken connection are kept for the client to take over. So the session waits BROKEN_SECONDS: the call of a broken
   connection is cancelled in that time.
@@ -48,15 +48,11 @@ if TYPE_CHECKING:
     from server.delivery.subscriptions import SubscriptionStatus
     from server.shutdown import Shutdown
 
-DEFAULT_OUTSTANDING: Final = 100
-MAX_OUTSTANDING: Final = 10_000
-"""The most leases that a consumer may hold at once."""
-
 REQUEST_WINDOW: Final = 16
-"""The number of a consumer's requests that are settled at once; its stream is read no further meanwhile."""
+"""At most this many requests of a consumer are unanswered; its stream is read no further meanwhile."""
 
 LATE_SECONDS: Final = 1.0
-"""Leases begin anew if they began longer ago than this, or a tenth of the ack deadline, when a batch has been sent."""
+"""Leases that began earlier than this, or a tenth of the ack deadline, before their batch was sent are extended."""
 
 BROKEN_SECONDS: Final = 0.05
 """The time in which the call of a broken connection is cancelled, after it looked as if the client had closed it."""
@@ -164,7 +160,7 @@ class ConsumerSession:
         self._sent_at = 0.0
 
     async def responses(self, requests: AsyncIterator[ConsumerRequest]) -> AsyncGenerator[ConsumerResponse, None]:
-        """Yield the responses after Opened. A response counts as sent when the next one is asked for.
+        """Yield the responses after Opened. A response counts as sent when the next response is requested.
 
         Raise SubscriptionNotFound and ConsumerReplaced, the errors of reading requests, and Stopping at a shutdown.
         """
@@ -237,10 +233,10 @@ class ConsumerSession:
         return Drain(grace_seconds)
 
     def _stop(self) -> None:
-        """Request no more matches, and have what a step in progress still delivers go back."""
+        """Request no more matches, and return deliveries of a step in progress."""
         if self._stop_step is None:
             self._dispatcher.stop_delivering(self.consumer)
-            # Settling nothing takes part in the next step, the first one that cannot deliver.
+            # An empty settlement is done after a later step, which cannot deliver.
             self._stop_step = self._dispatcher.submit([])
             self._stop_step.add_done_callback(self._notice)
 
@@ -260,9 +256,9 @@ class ConsumerSession:
         await self._dispatcher.take_over(self.consumer.id)
 
     async def _load(self) -> DeliveryBatch | None:
-        """Load the deliveries that fit into a response; None if not one of them can be read.
+        """Load the deliveries that fit into a response; None if none of them can be read.
 
-        The next request is for as many as did fit, so that few go back, and grows again while all do.
+        The next request is for as many as fitted, so that few are returned. It grows again while all fit.
         """
         deliveries = self.consumer.take()
         loaded = await load_deliveries(self._reader, self._dispatcher, deliveries)
@@ -271,7 +267,7 @@ class ConsumerSession:
         return DeliveryBatch(loaded, self._dispatcher.subscription.max_attempts) if loaded else None
 
     def _renew_late(self, batch: DeliveryBatch) -> None:
-        """Let the leases of a batch begin anew if the transport took it long after they began."""
+        """Extend the leases of a batch if the transport took it long after they began."""
         ack_deadline = self._dispatcher.subscription.ack_deadline
         leased_at = batch.deliveries[0].delivery.lease_expires_at - ack_deadline
         if now_micros() - leased_at > min(LATE_SECONDS * 1_000_000, ack_deadline / 10):
@@ -289,7 +285,8 @@ class ConsumerSession:
         except TimeoutError:
             return self._drain_ends_at is not None and asyncio.get_running_loop().time() < heartbeat_at
         finally:
-            # Whatever is sent next, no lease begins while it waits for the transport.
+            # No later step leases while the response waits for the transport. A step in progress may still deliver one
+            # batch; its leases wait here and are extended if they were sent late.
             self._dispatcher.request(self.consumer, 0)
         return True
 

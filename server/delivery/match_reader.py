@@ -94,25 +94,25 @@ class MatchReader:
         """Load the first of these matches of a project, as `load_in` does, in a transaction of its own."""
         return await self._database.read(lambda connection: load_in(connection, project_pk, matches, texts))
 
-    async def watch(self, project_pk: int, wanted: WatchQuery) -> AsyncGenerator[WatchUpdate, None]:
+    async def watch(self, project_pk: int, query: WatchQuery) -> AsyncGenerator[WatchUpdate, None]:
         """Follow the match log of a project: the first update comes at once, then matches and heartbeats, for ever.
 
         Raise CursorInvalid, PositionBeyondHead, CursorExpired and CursorRewound.
         """
-        place, head = await self._begin(project_pk, wanted.start)
-        interval = wanted.heartbeat_seconds
+        place, head = await self._begin(project_pk, query.start)
+        interval = query.heartbeat_seconds
         due = _now()
         reading: asyncio.Task[WatchUpdate] | None = None
         try:
             while True:
-                reading = reading or asyncio.create_task(self._read(project_pk, wanted, place))
+                reading = reading or asyncio.create_task(self._read(project_pk, query, place))
                 await asyncio.wait({reading}, timeout=max(due - _now(), 0) + interval * _READ_SHARE)
-                answer = WatchUpdate((), place, head)
+                update = WatchUpdate((), place, head)
                 if reading.done():
-                    answer, reading = await reading, None
-                    place, head = answer.place, answer.head_position
-                if answer.matches or _now() >= due:
-                    yield answer
+                    update, reading = await reading, None
+                    place, head = update.place, update.head_position
+                if update.matches or _now() >= due:
+                    yield update
                     due = _now() + interval * _DUE_SHARE
                 if reading is None and place.position == head:
                     await self._notifier.wait_beyond(project_pk, head, due - _now())
@@ -127,12 +127,12 @@ class MatchReader:
 
         return await self._database.read(work)
 
-    async def _read(self, project_pk: int, wanted: WatchQuery, after: Place) -> WatchUpdate:
+    async def _read(self, project_pk: int, query: WatchQuery, after: Place) -> WatchUpdate:
         async with self._turns:
-            return await self._database.read(lambda connection: read_on(connection, project_pk, wanted, after))
+            return await self._database.read(lambda connection: read_on(connection, project_pk, query, after))
 
 
-def read_on(connection: Connection, project_pk: int, wanted: WatchQuery, after: Place) -> WatchUpdate:
+def read_on(connection: Connection, project_pk: int, query: WatchQuery, after: Place) -> WatchUpdate:
     """Read the next matches after a place, looking at up to READ_LIMIT matches of the log.
 
     Raise CursorExpired and CursorRewound.
@@ -142,10 +142,10 @@ def read_on(connection: Connection, project_pk: int, wanted: WatchQuery, after: 
     check_kept(after.position, log_start(connection, project_pk).position)
     if after.position == head:
         return WatchUpdate((), after, head)
-    found = read_filtered(connection, project_pk, wanted.filter, after.position, wanted.max_matches + 1)
-    loaded = load_in(connection, project_pk, found[: wanted.max_matches])
+    matches = read_filtered(connection, project_pk, query.filter, after.position, query.max_matches + 1)
+    loaded = load_in(connection, project_pk, matches[: query.max_matches])
     readable = list(_readable(loaded))
-    if len(loaded) < len(found):
+    if len(loaded) < len(matches):
         newest = loaded[-1].match
         return WatchUpdate(readable, Place(newest.position, newest.id), head)
     return WatchUpdate(readable, _place(connection, project_pk, min(after.position + READ_LIMIT, head)), head)
@@ -166,12 +166,12 @@ def load_in(
     if not matches:
         return []
     automations, broken_automations = _read_each(
-        lambda keys: automations_by_key(connection, keys), {each.automation_key for each in matches}
+        lambda keys: automations_by_key(connection, keys), {match.automation_key for match in matches}
     )
-    sizes = event_sizes(connection, project_pk, {each.event_position for each in matches[:MAX_LOADED]})
+    sizes = event_sizes(connection, project_pk, {match.event_position for match in matches[:MAX_LOADED]})
     first = fitting(matches[:MAX_LOADED], automations, sizes, texts or [""] * len(matches))
     events, broken_events = _read_each(
-        lambda positions: events_at(connection, project_pk, positions), {each.event_position for each in first}
+        lambda positions: events_at(connection, project_pk, positions), {match.event_position for match in first}
     )
     loaded: list[LoadedMatch | UnreadableMatch] = []
     for match in first:
@@ -198,23 +198,23 @@ def _read_each(
     try:
         return read(keys), {}
     except UNREADABLE:
-        found: dict[int, T] = {}
+        rows: dict[int, T] = {}
         broken: dict[int, str] = {}
     for key in keys:
         try:
-            found.update(read([key]))
+            rows.update(read([key]))
         except UNREADABLE as error:
             broken[key] = describe_error(error)
-    return found, broken
+    return rows, broken
 
 
 def _readable(loaded: Iterable[LoadedMatch | UnreadableMatch]) -> Iterator[LoadedMatch]:
     """Yield the matches that could be read; the others are logged."""
-    for each in loaded:
-        if isinstance(each, LoadedMatch):
-            yield each
+    for match in loaded:
+        if isinstance(match, LoadedMatch):
+            yield match
         else:
-            log_unreadable(each.match, each.reason)
+            log_unreadable(match.match, match.reason)
 
 
 def log_unreadable(match: Match, reason: str) -> None:
@@ -227,15 +227,15 @@ def fitting(
 ) -> Sequence[Match]:
     """Return the first of the matches that fit into one response together, at least one.
 
-    `automations` are by key, `sizes` the characters of events by position, `texts` what is sent with each match.
+    `automations` are by key, `sizes` the characters of events by position, `texts` is sent with the matches.
     """
-    room = MAX_RESPONSE_BYTES
+    free_bytes = MAX_RESPONSE_BYTES
     for index, match in enumerate(matches):
         automation = automations.get(match.automation_key)
         characters = sizes.get(match.event_position, 0) + len(texts[index])
         characters += _characters(automation) if automation else 0
-        room -= _MATCH_BYTES + _BYTES_PER_CHARACTER * characters
-        if index and room < 0:
+        free_bytes -= _MATCH_BYTES + _BYTES_PER_CHARACTER * characters
+        if index and free_bytes < 0:
             return matches[:index]
     return matches
 

@@ -61,7 +61,7 @@ class Subscriptions:
         self._dispatchers = dispatchers
         self._reader = reader
 
-    async def create(self, project_pk: int, wanted: Subscription, start: StartPoint) -> SubscriptionStatus:
+    async def create(self, project_pk: int, new: Subscription, start: StartPoint) -> SubscriptionStatus:
         """Create a subscription that begins at a start point in the match log.
 
         Raise InvalidSubscription, SubscriptionAlreadyExists, CursorExpired, CursorInvalid, CursorRewound and
@@ -72,7 +72,7 @@ class Subscriptions:
         def create(connection: Connection) -> SubscriptionStatus:
             lock_heads(connection, [project_pk])
             now = now_micros()
-            filled = replace(wanted, project_pk=project_pk, id=subscription_id, created_at=now, updated_at=now)
+            filled = replace(new, project_pk=project_pk, id=subscription_id, created_at=now, updated_at=now)
             store.check_subscription(filled)
             position = resolve_start(connection, project_pk, start)
             created = store.create_subscription(connection, replace(filled, read_position=position))
@@ -104,8 +104,8 @@ class Subscriptions:
         def read(connection: Connection) -> Sequence[SubscriptionStatus]:
             return self._status(connection, store.list_subscriptions(connection, project_pk, limit + 1, before))
 
-        found = await self._database.read(read)
-        return request.page(found, project_pk, lambda status: (status.subscription.id,))
+        statuses = await self._database.read(read)
+        return request.page(statuses, project_pk, lambda status: (status.subscription.id,))
 
     async def update(
         self, project_pk: int, subscription: str, changes: SubscriptionChanges, etag: str
@@ -168,14 +168,14 @@ class Subscriptions:
             current = store.get_subscription(connection, project_pk, subscription)
             return store.list_parked(connection, current, selection, limit + 1, (*before,) if before else None)
 
-        found = await self._database.read(read)
-        loaded = await self._reader.load(project_pk, [parked.match for parked in found[:limit]])
-        page = list(zip(found, loaded, strict=False))
+        parked = await self._database.read(read)
+        loaded = await self._reader.load(project_pk, [parked_match.match for parked_match in parked[:limit]])
+        page = list(zip(parked, loaded, strict=False))
         return request.page(
             page,
             filters,
             lambda item: (item[0].parked_at, item[0].match.position),
-            more=len(page) < len(found),
+            more=len(page) < len(parked),
         )
 
     async def replay_parked(
@@ -237,6 +237,6 @@ class Subscriptions:
     def _status(self, connection: Connection, subscriptions: Sequence[Subscription]) -> Sequence[SubscriptionStatus]:
         stats = store.stats_of(connection, subscriptions)
         return [
-            SubscriptionStatus(each, stats[each.key], len(self._dispatchers.streams(each.key)))
-            for each in subscriptions
+            SubscriptionStatus(subscription, stats[subscription.key], len(self._dispatchers.streams(subscription.key)))
+            for subscription in subscriptions
         ]

@@ -14,9 +14,8 @@ from server.api.messages.matches import write_loaded
 from server.api.messages.subscriptions import duration, write_subscription
 from server.api.messages.times import read_duration, write_timestamp
 from server.api.messages.watches import read_heartbeat_seconds
+from server.delivery.consumer import DEFAULT_OUTSTANDING, MAX_OUTSTANDING
 from server.delivery.consumer_session import (
-    DEFAULT_OUTSTANDING,
-    MAX_OUTSTANDING,
     DeliveryBatch,
     Drain,
     Heartbeat,

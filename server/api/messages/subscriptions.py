@@ -32,14 +32,7 @@ if TYPE_CHECKING:
     from automation.subscriptions.values import ParkedMatch
     from server.delivery.subscriptions import ConsumerStatus, SubscriptionStatus
 
-MAX_SETTLED: Final = 1_000
-MAX_NACKS: Final = 100
-MAX_ACKNOWLEDGED: Final = 10_000
-"""Deliveries in one request, whose response names each."""
-MAX_DELIVERY_ID: Final = 255
-MAX_REASON: Final = 1_000
 MAX_MATCH_IDS: Final = 1_000
-MAX_CONSUMER_ID: Final = 255
 
 _SECOND: Final = 1_000_000
 _HOUR: Final = 3_600 * _SECOND
