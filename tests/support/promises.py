@@ -45,7 +45,7 @@ T = TypeVar("T")
 K = TypeVar("K", bound="Hashable")
 
 LATE: Final = 2_000_000
-"""A message may be read so much later than it was due: the clients share a machine with the servers."""
+"""The longest time by which a message may be read late: the clients share a machine with the servers."""
 
 NOTICED: Final = 1_000_000
 """The time in which a server notices that a stream is over, or a change by another server."""
