@@ -29,6 +29,7 @@ from automation.subscriptions.values import (
     SubscriptionStats,
     Undelivered,
 )
+from server.delivery import consumer_session
 from server.delivery.consumer_session import (
     DeliveryBatch,
     Heartbeat,
@@ -547,3 +548,34 @@ async def delivered_after_a_heartbeat_was_taken() -> tuple[int, int]:
 
 def test_no_match_is_leased_while_a_heartbeat_waits_for_the_transport() -> None:
     assert run_virtually(delivered_after_a_heartbeat_was_taken()) == (0, 1)
+
+
+async def renewed_for(seconds: float) -> float:
+    """Return by how many seconds a lease was renewed whose batch the transport took after a time."""
+    server = Server(Random(0), shared=False)  # noqa: S311 - as above
+    server.model.head = 1
+    opening = Opening("engine", "slow", 4, [], 10 * HEARTBEAT)
+    async with aclosing(
+        server.deliveries.consume(PROJECT, opening, Stream(server, "slow", 4)._outgoing())
+    ) as responses:
+        await anext(responses)
+        batch = await anext(responses)
+        assert isinstance(batch, DeliveryBatch)
+        await asyncio.sleep(seconds)
+        following = asyncio.create_task(anext(responses))
+        await asyncio.sleep(0.05)
+        renewed = server.model.rows[1].due_at - batch.deliveries[0].delivery.lease_expires_at
+        await cancelled(following)
+    await server.dispatchers.close()
+    return renewed / SECOND
+
+
+def test_leases_begin_anew_if_their_batch_was_taken_after_a_tenth_of_the_ack_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def clock() -> int:
+        return START + round(asyncio.get_running_loop().time() * SECOND)
+
+    monkeypatch.setattr(consumer_session, "now_micros", clock)
+    assert run_virtually(renewed_for(0.01)) == 0
+    assert run_virtually(renewed_for(0.3)) >= 0.3

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -16,15 +17,24 @@ import registry.errors
 import server.bridge.http_errors
 import server.errors
 from registry.errors import SignalboxError
+from server.api.messages.deliveries import read_settlement
+from server.api.messages.enums import DIRECTION
 from server.api.open_calls import OpenCalls
 from server.api.rich_status import DOMAIN, rich_status
 from server.api.server import GrpcServer
 from server.auth.access import Access
-from server.errors import ProjectNotFound, QueueFull, ServiceError, StorageFull
+from server.errors import InvalidArgument, ProjectNotFound, QueueFull, ServiceError, StorageFull
 from server.model import Rules
 from server.status import CODES
 from server.storage.projects import insert_project
-from signalbox.v1 import automations_pb2, contacts_pb2, event_definitions_pb2, event_ingest_pb2, projects_pb2
+from signalbox.v1 import (
+    automations_pb2,
+    contacts_pb2,
+    event_definitions_pb2,
+    event_ingest_pb2,
+    match_stream_pb2,
+    projects_pb2,
+)
 from tests.support.messages import ADA, ALL_OR_NOTHING, ANYTHING, BOB, COERCED, INDEPENDENT, event, struct
 from tests.support.refusals import refusal, verdict
 from tests.support.service import ADMIN_KEY, connected
@@ -468,3 +478,29 @@ async def test_a_nul_inside_properties_is_kept(shop: Client) -> None:
     recorded = (await shop.send(event({"currency": "a\x00b"}))).event
     assert recorded.properties == struct({"currency": "a\x00b"})
     assert await shop.get(recorded.id) == recorded
+
+
+async def test_a_request_has_up_to_16_mib(shop: Client) -> None:
+    largest = 16 * 1024 * 1024
+    # A field that no message has: its key and its length take seven bytes.
+    key, length = b"\xfa\xff\x07", largest - 7
+    request = key + bytes((length >> shift & 0x7F) | 0x80 for shift in (0, 7, 14)) + bytes([length >> 21])
+    call = partial(call_raw, shop.channel, "EventIngest/SendEvent", metadata=shop.metadata)
+    refused = await refusal(call(request + bytes(length)))
+    assert refused.code == INVALID
+    refused = await refusal(call(request + bytes(length + 1)))
+    assert refused.code == StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_a_missing_message_and_a_message_out_of_place_are_told_apart() -> None:
+    with pytest.raises(InvalidArgument, match="message is missing; later messages must be ack"):
+        read_settlement(match_stream_pb2.ConsumeMatchesRequest())
+    opening = match_stream_pb2.ConsumeMatchesRequest(open=match_stream_pb2.OpenConsumer())
+    with pytest.raises(InvalidArgument, match='message is "open", which must be the first message'):
+        read_settlement(opening)
+
+
+@pytest.mark.parametrize(("number", "fault"), [(0, "rule is missing"), (99, "rule has the unknown value 99")])
+def test_a_missing_enum_value_and_an_unknown_one_are_told_apart(number: int, fault: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"^{fault}; it must be one of "):
+        DIRECTION.read(number, "rule")
