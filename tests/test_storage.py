@@ -176,6 +176,29 @@ async def test_a_transaction_whose_commit_fails_leaves_none_open(database: Datab
 
 
 @on_postgresql
+async def test_a_transaction_whose_commit_is_cut_off_is_not_repeated(database: Database, store: Store) -> None:
+    body = "BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END"
+    await store.execute("CREATE TABLE cut (key INTEGER)")
+    await store.execute(f"CREATE FUNCTION cut_off() RETURNS trigger LANGUAGE plpgsql AS $$ {body} $$")
+    when = "AFTER INSERT ON cut DEFERRABLE INITIALLY DEFERRED FOR EACH ROW"
+    await store.execute(f"CREATE CONSTRAINT TRIGGER cut_off {when} EXECUTE FUNCTION cut_off()")
+    runs = 0
+
+    def work(connection: Connection) -> None:
+        nonlocal runs
+        runs += 1
+        connection.exec_driver_sql("INSERT INTO cut VALUES (1)")
+
+    try:
+        with pytest.raises(StorageUnavailable):
+            await database.write(work)
+        assert runs == 1
+    finally:
+        await store.execute("DROP TABLE cut")
+        await store.execute("DROP FUNCTION cut_off")
+
+
+@on_postgresql
 async def test_broken_connections_are_reported_and_replaced(shop: Client, store: Store) -> None:
     await shop.send()
     others = "datname = current_database() AND pid <> pg_backend_pid()"
