@@ -17,10 +17,11 @@ def test_the_first_start_makes_the_key_and_the_next_reads_it(tmp_path: Path) -> 
     assert read_or_make(file) == made
 
 
-def test_a_key_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bit", [0o040, 0o020, 0o010, 0o004, 0o002, 0o001])
+def test_a_key_file_that_others_may_use_is_refused(tmp_path: Path, bit: int) -> None:
     file = tmp_path / "x.admin-key"
     read_or_make(file)
-    file.chmod(0o644)
+    file.chmod(0o600 | bit)
     with pytest.raises(ValueError, match="0600"):
         read_or_make(file)
 
