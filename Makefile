@@ -6,10 +6,9 @@ WORKERS ?= 4
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 PROTOS := $(sort $(wildcard protos/signalbox/v1/*.proto))
 
-# Tests that start processes, wait in real time or draw many examples; test-quick leaves them out.
-SLOW_TESTS := cli cli_definitions cli_streams conditions_oracle crash definition_cases definition_files distribution \
-    documented_commands engine failover full_disk fuzz local_admin_key migrations openapi plans power_loss promises \
-    public_clients rolling_restart shutdown torture values
+# Tests of every layer that neither start processes nor wait in real time.
+QUICK_TESTS := access automations coercion conditions consume contacts definitions dialects drafts errors ingest \
+    json_values layering log_ids paging projects queue schema structs suggestions texts timestamps undo
 
 .PHONY: help run tools test test-quick test-long check check-static fix format lint types proto-lint generate docs \
     torture mutants bench-quick bench-rest bench-automations clean
@@ -35,8 +34,8 @@ tools: $(VENV)/ready ## Install the development tools into .venv; targets that n
 test: $(VENV)/ready ## Run all tests, four at a time because they wait half of the time (WORKERS=0: one by one)
 	$(PYTEST)
 
-test-quick: $(VENV)/ready ## Run the tests that need under a minute, on SQLite alone
-	$(PYTEST) -k 'not postgresql' $(SLOW_TESTS:%=--ignore=tests/test_%.py)
+test-quick: $(VENV)/ready ## Run the quick tests of every layer, on SQLite alone, in under a minute
+	$(PYTEST) -k 'not postgresql' $(QUICK_TESTS:%=tests/test_%.py)
 
 test-long: $(VENV)/ready ## Run the long forms of the generated tests, for hours
 	SIGNALBOX_ORACLE_EXAMPLES=200000 $(BIN)/python -m pytest --timeout=0 tests/test_conditions_oracle.py
