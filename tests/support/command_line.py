@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -67,6 +68,7 @@ class Server:
             stderr=subprocess.PIPE,
             text=True,
             env=ENVIRONMENT | self.variables | {"PYTHONUNBUFFERED": "1"},
+            preexec_fn=_heed_interrupts,  # noqa: PLW1509 - it only sets a signal
         )
 
     def stop(self) -> int:
@@ -80,6 +82,11 @@ def command(
     """Run a command in a process of its own, and wait until it ends."""
     environment = ENVIRONMENT | dict(variables or {})
     return Result(*forker.run(arguments, environment, folder or Path.cwd(), stdin=stdin, timeout=60))
+
+
+def _heed_interrupts() -> None:
+    """Undo what a shell does to commands in the background: they ignore SIGINT, and so do all that they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextmanager

@@ -178,6 +178,7 @@ def _supervise(connection: socket.socket, main: Any) -> NoReturn:
     header, files, _, _ = socket.recv_fds(connection, HEADER_BYTES, 3)
     call = json.loads(_received(connection, int.from_bytes(header, "big")))
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     child = os.fork()
     if child == 0:
         connection.close()

@@ -27,7 +27,7 @@ class Plans:
     scans: list[str] = field(default_factory=list)
     costs: dict[str, int] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
-    _explaining: bool = False
+    _explaining: set[int] = field(default_factory=set)
 
     @property
     def blocks(self) -> int:
@@ -37,9 +37,10 @@ class Plans:
     def explain(self, connection: Connection, statement: str, parameters: Any) -> None:
         """Note the plan of a statement that is about to run."""
         word = statement.split(maxsplit=1)[0].upper()
-        if self._explaining or word not in {"SELECT", "UPDATE", "DELETE", "WITH"}:
+        # Connections of other tasks run statements while this one waits for its plan.
+        if id(connection) in self._explaining or word not in {"SELECT", "UPDATE", "DELETE", "WITH"}:
             return
-        self._explaining = True
+        self._explaining.add(id(connection))
         try:
             self.statements.append(statement)
             if connection.dialect.name == "sqlite":
@@ -47,7 +48,7 @@ class Plans:
             else:
                 self._explain_postgresql(connection, statement, parameters, analyze=word == "SELECT")
         finally:
-            self._explaining = False
+            self._explaining.remove(id(connection))
 
     def _explain_sqlite(self, connection: Connection, statement: str, parameters: Any) -> None:
         for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters):
