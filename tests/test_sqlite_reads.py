@@ -1,4 +1,4 @@
-"""The reading connections of SQLite: crossings between threads, limits, and what a read leaves behind."""
+"""The reading connections of SQLite: crossings between threads, limits, and cleanup after a read."""
 
 from __future__ import annotations
 

@@ -228,7 +228,7 @@ def _log_failure(error: Exception, events: int) -> None:
 
 
 def _concerns_all(error: Exception) -> bool:
-    """Return whether the database as a whole failed, and not one statement over the data of one batch."""
+    """Return whether the database itself failed, rather than a statement because of the data of one batch."""
     return isinstance(error, StorageError) and not isinstance(error, StorageRefused)
 
 

@@ -1,3 +1,3 @@
-"""The operations behind every API, on plain values."""
+"""The operations that gRPC and REST share, on plain values."""
 
 from __future__ import annotations

@@ -114,10 +114,8 @@ class Forker:
         self, arguments: Sequence[str], environment: Mapping[str, str], folder: Path, files: Sequence[int]
     ) -> ForkedProcess:
         """Start `signalbox` with these files as its standard streams."""
-        with self._lock:
-            address = self._address = self._address or self._start()
         connection = socket.socket(socket.AF_UNIX)
-        connection.connect(address)
+        connection.connect(self._started())
         body = json.dumps({"arguments": arguments, "environment": environment, "folder": str(folder)}).encode()
         socket.send_fds(connection, [len(body).to_bytes(HEADER_BYTES, "big")], list(files))
         connection.sendall(body)
@@ -125,10 +123,14 @@ class Forker:
 
     def install(self, path: Path) -> None:
         """Write a `signalbox` that is forked too: a script that hands its streams over and exits as the fork does."""
-        with self._lock:
-            address = self._address = self._address or self._start()
-        path.write_text(_SCRIPT.format(python=sys.executable, address=address, header=HEADER_BYTES))
+        path.write_text(_SCRIPT.format(python=sys.executable, address=self._started(), header=HEADER_BYTES))
         path.chmod(0o755)
+
+    def _started(self) -> str:
+        """Return the address of the process, which the first caller starts."""
+        with self._lock:
+            self._address = self._address or self._start()
+        return self._address
 
     def _start(self) -> str:
         folder = tempfile.TemporaryDirectory(prefix="signalbox-forks-")

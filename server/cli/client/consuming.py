@@ -7,9 +7,9 @@ import math
 import signal
 from typing import TYPE_CHECKING, Any
 
-import click
 import grpc
 
+from server.cli.client.availability import Availability
 from server.cli.client.errors import ServerAway
 from server.cli.client.refusals import failure_of
 from server.cli.client.watching import RETRY_SECONDS, SILENCE_SECONDS
@@ -49,7 +49,8 @@ class Consuming:
         self._left = math.inf if limit is None else limit
         self._unconfirmed: list[str] = []
         self._requests: asyncio.Queue[pb.ConsumeMatchesRequest | None] = asyncio.Queue()
-        self._connected = self._away = False
+        self._availability = Availability(session.connection.server)
+        self._connected = False
         self._budget = 0.0
 
     async def run(self) -> None:
@@ -60,9 +61,7 @@ class Consuming:
             except ServerAway:
                 if not self._connected or self.interrupted:
                     raise
-                if not self._away:
-                    click.echo(f"{self._session.connection.server} went away; waiting for it", err=True)
-                self._away = True
+                self._availability.lost()
                 await asyncio.sleep(RETRY_SECONDS)
 
     def interrupt(self) -> None:
@@ -110,9 +109,8 @@ class Consuming:
     def _receive(self, message: pb.ConsumeMatchesResponse) -> None:
         match message.WhichOneof("message"):
             case "opened":
-                if self._away:
-                    click.echo(f"{self._session.connection.server} is back", err=True)
-                self._connected, self._away = True, False
+                self._availability.found()
+                self._connected = True
                 self._opening.consumer_id = message.opened.consumer_id
             case "deliveries":
                 self._show_batch(message.deliveries)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-import click
-
+from server.cli.client.availability import Availability
 from server.cli.client.errors import ServerAway
 from signalbox.v1 import event_ingest_pb2 as pb
 
@@ -27,7 +26,7 @@ async def follow(session: Session, name: str, from_position: int | None) -> Asyn
     """
     head = await _head(session)
     position = head if from_position is None else from_position - 1
-    away = False
+    availability = Availability(session.connection.server)
     while True:
         try:
             head = await _head(session)
@@ -39,13 +38,9 @@ async def follow(session: Session, name: str, from_position: int | None) -> Asyn
                 if complete:
                     position = max(position, head)
         except ServerAway:
-            if not away:
-                click.echo(f"{session.connection.server} went away; waiting for it", err=True)
-            away = True
+            availability.lost()
         else:
-            if away:
-                click.echo(f"{session.connection.server} is back", err=True)
-            away = False
+            availability.found()
         await asyncio.sleep(POLL_SECONDS)
 
 

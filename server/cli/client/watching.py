@@ -7,9 +7,9 @@ import math
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-import click
 import grpc
 
+from server.cli.client.availability import Availability
 from server.cli.client.errors import Failure, ServerAway
 from server.cli.client.refusals import failure_of
 from signalbox.v1 import match_stream_pb2 as pb
@@ -34,15 +34,15 @@ async def watch(
     Reconnect when the server goes away, with a notice on stderr. Raise ServerAway if it was never reached.
     """
     left = math.inf if limit is None else limit
-    away = connected = False
+    availability = Availability(session.connection.server)
+    connected = False
     while left:
         request.max_matches = int(min(left, MAX_MATCHES))
         try:
             async with aclosing(_responses(session, request)) as responses:
                 async for response in responses:
-                    if away:
-                        click.echo(f"{session.connection.server} is back", err=True)
-                    away, connected = False, True
+                    availability.found()
+                    connected = True
                     if response.matches:
                         yield response
                     request.start.CopyFrom(pb.StartPoint(cursor=response.cursor))
@@ -53,9 +53,8 @@ async def watch(
             gone = isinstance(failure, ServerAway)
             if not connected or not (gone or failure.reason == "WATCHER_TOO_SLOW"):
                 raise
-            if gone and not away:
-                click.echo(f"{session.connection.server} went away; waiting for it", err=True)
-            away = gone
+            if gone:
+                availability.lost()
             await asyncio.sleep(RETRY_SECONDS)
 
 
