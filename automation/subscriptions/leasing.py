@@ -183,7 +183,7 @@ class _Search:
         return min((time for time in (self.next_lease, self.next_retry) if time), default=0)
 
     def bounds(self) -> SearchBounds:
-        """Return the bounds for the next step. If nothing is due, the next rows are not written yet."""
+        """Return the bounds for the next step; the time is NEVER where no lease ends or no retry is due."""
         next_lease, next_retry = self.next_lease or NEVER, self.next_retry or NEVER
         return SearchBounds(self.leases_from, self.retries_from, next_lease, next_retry, self.full_at)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from server.cli.arguments.inputs import instant, label
+from server.cli.arguments.match_options import filter_options, start_point
 from server.cli.arguments.options import option
 from server.cli.client.consuming import Consuming
 from server.cli.client.session import client_command
@@ -29,21 +29,6 @@ def match() -> None:
     """Watch and consume matches."""
 
 
-def start_point(text: str) -> pb.StartPoint:
-    """Parse `earliest`, `latest`, the position of the first match, or a time. Raise click.BadParameter."""
-    if text in ("earliest", "latest"):
-        return pb.StartPoint(log_end=pb.LogEnd.Value(f"LOG_END_{text.upper()}"))
-    if text.isascii() and text.isdecimal():
-        if not 1 <= int(text) < 2**63:
-            raise click.BadParameter(f"{text} is not a position: positions start at 1")
-        return pb.StartPoint(after_position=int(text) - 1)
-    try:
-        return pb.StartPoint(time=instant(text))
-    except click.BadParameter:
-        message = f'"{text}" is neither earliest, latest, a position, nor a time such as 2026-06-01T12:00:00Z'
-        raise click.BadParameter(message) from None
-
-
 @match.command()
 @option(
     "--from",
@@ -53,18 +38,7 @@ def start_point(text: str) -> pb.StartPoint:
     help="Start at `earliest`, `latest`, the position of a match, or a time in RFC 3339; latest by default.",
 )
 @option("--cursor", metavar="CURSOR", help="Resume after an earlier response, instead of --from.")
-@option(
-    "--automation", "automation_ids", metavar="ID", multiple=True, help="Only matches of this automation. (repeatable)"
-)
-@option(
-    "--label",
-    "labels",
-    type=label,
-    metavar="KEY=VALUE",
-    multiple=True,
-    help="Only matches of automations with this label. (repeatable)",
-)
-@option("--event", "event_names", metavar="NAME", multiple=True, help="Only matches of this event. (repeatable)")
+@filter_options
 @option("--limit", type=click.IntRange(min=1), metavar="N", help="End after N matches.")
 @client_command
 async def watch(

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from server.cli.arguments.enums import DELIVERY_ORDER, PARKING_CAUSE, enum_option
-from server.cli.arguments.inputs import duration, instant, label
+from server.cli.arguments.inputs import duration, instant
+from server.cli.arguments.match_options import filter_options, start_point
 from server.cli.arguments.options import etag_option, limit_option, option
 from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
-from server.cli.commands.matches import start_point
 from server.cli.output.tables import moment, print_fields, print_json, print_table, to_plain
 from server.cli.output.views import show_list, show_one
 from signalbox.v1 import match_stream_pb2 as pb
@@ -61,18 +61,7 @@ def subscription() -> None:
 
 @subscription.command()
 @click.argument("name")
-@option("--event", "event_names", metavar="NAME", multiple=True, help="Only matches of this event. (repeatable)")
-@option(
-    "--automation", "automation_ids", metavar="ID", multiple=True, help="Only matches of this automation. (repeatable)"
-)
-@option(
-    "--label",
-    "labels",
-    type=label,
-    metavar="KEY=VALUE",
-    multiple=True,
-    help="Only matches of automations with this label. (repeatable)",
-)
+@filter_options
 @enum_option(
     "--order", DELIVERY_ORDER, default="position", help="By position, or one match at a time for each contact."
 )
