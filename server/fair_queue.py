@@ -1,0 +1,170 @@
+"""Fair shares of what projects have in common: the writer, the readers, time on the event loop.
+
+`FairQueue` decides who is next, by start-time fair queueing. An item starts, in virtual time, when the item before it
+of the same key is finished, and is finished after its cost; the item that starts first is the next one, and virtual
+time is its start. So two keys that both wait receive equal cost, up to their largest items, whatever the sizes and
+numbers of their items; a key that seldom asks waits for one item of each other key; and time in which a key asks for
+nothing is not saved up.
+
+`FairTurns` gives out a fixed number of turns at something, such as connections, in that order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from contextlib import asynccontextmanager
+from heapq import heappop, heappush
+from itertools import count
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Hashable
+
+T = TypeVar("T")
+
+_FORGET_KEYS: Final = 1_000
+"""Finish times of more keys than this are searched for those that virtual time has passed."""
+
+
+class FairQueue(Generic[T]):
+    """Items of many keys, each with a cost. Within one key they leave in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[Hashable, deque[tuple[int, T]]] = {}
+        self._first: list[tuple[int, int, Hashable]] = []  # for each key with items: the start of the first, a number
+        self._numbers = count()
+        self._finish: dict[Hashable, int] = {}
+        self._now = 0
+        self._costs: Counter[Hashable] = Counter()
+        self._length = 0
+        self.cost = 0
+        """The cost of all items."""
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def keys(self) -> int:
+        """The number of keys that have items."""
+        return len(self._waiting)
+
+    def cost_of(self, key: Hashable) -> int:
+        """Return the cost of all items of a key."""
+        return self._costs[key]
+
+    def push(self, key: Hashable, item: T, cost: int = 1) -> None:
+        """Append an item to those of its key."""
+        waiting = self._waiting.get(key)
+        if waiting is None:
+            waiting = self._waiting[key] = deque()
+            self._rank(key, max(self._now, self._finish.get(key, 0)))
+        waiting.append((cost, item))
+        self._costs[key] += cost
+        self.cost += cost
+        self._length += 1
+
+    def pop(self) -> T:
+        """Remove the next item and return it. Raise IndexError if there is none."""
+        self._now, _, key = heappop(self._first)
+        waiting = self._waiting[key]
+        cost, item = waiting.popleft()
+        self._finish[key] = self._now + cost
+        self._costs[key] -= cost
+        self.cost -= cost
+        self._length -= 1
+        if waiting:
+            self._rank(key, self._finish[key])
+        else:
+            self._forget(key)
+        return item
+
+    def _rank(self, key: Hashable, start: int) -> None:
+        heappush(self._first, (start, next(self._numbers), key))
+
+    def _forget(self, key: Hashable) -> None:
+        """Drop what is known of a key without items; its finish time only once that has passed."""
+        del self._waiting[key], self._costs[key]
+        if not self._waiting:
+            # Nobody waits, so nobody is owed anything.
+            self._finish.clear()
+        elif len(self._finish) > _FORGET_KEYS + 2 * len(self._waiting):
+            self._finish = {key: finish for key, finish in self._finish.items() if finish > self._now}
+
+
+class FairTurns:
+    """A number of turns that can be held at the same time, of which one key holds at most `share`.
+
+    Keys that wait are given turns by a `FairQueue`. A caller that is cancelled loses its place and owes nothing for it.
+    """
+
+    def __init__(self, turns: int, share: int | None = None) -> None:
+        self._free = turns
+        self._share = turns if share is None else share
+        self._queue: FairQueue[_Waiter] = FairQueue()
+        self._places: Counter[Hashable] = Counter()  # of a key: its turns and its places in the queue, at most a share
+        self._beyond: dict[Hashable, deque[_Waiter]] = {}  # the waiters of keys whose share is used up
+
+    @asynccontextmanager
+    async def turn(self, key: Hashable, cost: int = 1) -> AsyncIterator[None]:
+        """Wait for a turn, and hold it while the context is open."""
+        await self.acquire(key, cost)
+        try:
+            yield
+        finally:
+            self.release(key)
+
+    async def acquire(self, key: Hashable, cost: int = 1) -> None:
+        """Wait for a turn. The caller gives it back with `release`."""
+        if self._places[key] >= self._share:
+            waiter = _Waiter(key, cost)
+            self._beyond.setdefault(key, deque()).append(waiter)
+        else:
+            self._places[key] += 1
+            if self._free:
+                self._free -= 1
+                return
+            waiter = _Waiter(key, cost)
+            self._queue.push(key, waiter, cost)
+        try:
+            await waiter.given
+        except asyncio.CancelledError:
+            if waiter.given.done() and not waiter.given.cancelled():
+                self.release(key)
+            raise
+
+    def release(self, key: Hashable) -> None:
+        """Give a turn back, and pass it on."""
+        self._free += 1
+        self._vacate(key)
+        while self._free and self._queue:
+            waiter = self._queue.pop()
+            if waiter.given.done():
+                self._vacate(waiter.key)
+            else:
+                self._free -= 1
+                waiter.given.set_result(None)
+
+    def _vacate(self, key: Hashable) -> None:
+        """Pass a place of a key on to its next waiter beyond the share."""
+        beyond = self._beyond.get(key)
+        while beyond:
+            waiter = beyond.popleft()
+            if not waiter.given.done():
+                self._queue.push(key, waiter, waiter.cost)
+                return
+        self._beyond.pop(key, None)
+        self._places[key] -= 1
+        if not self._places[key]:
+            del self._places[key]
+
+
+class _Waiter:
+    """A caller that waits for a turn."""
+
+    __slots__ = ("cost", "given", "key")
+
+    def __init__(self, key: Hashable, cost: int) -> None:
+        self.key = key
+        self.cost = cost
+        self.given: asyncio.Future[None] = asyncio.get_running_loop().create_future()
