@@ -1,0 +1,77 @@
+"""Time on the event loop for large requests, in slices and shared fairly between projects.
+
+Everything that the server does meets on one event loop. A request of thousands of events would hold it for seconds, and
+a project that sends many of them for as long as it likes. So work that grows with a request is done in pieces of which
+none takes longer than a few milliseconds, and between them the loop serves everybody else:
+
+    async with loop_time.slices(project_pk) as slices:
+        for event in events:
+            convert(event)
+            await slices.pause()
+
+One large request has the loop at a time. After SLICE_SECONDS the next one has its turn, by `FairTurns`, at the cost of
+the time that was used. Work on a small request needs no turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from time import perf_counter
+from typing import TYPE_CHECKING, Final
+
+from server.fair_queue import FairTurns
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Hashable
+
+SLICE_SECONDS: Final = 0.002
+"""A single send comes back to the loop four or five times, and may wait for a slice each time."""
+
+
+class LoopTime:
+    """The loop's time for large requests."""
+
+    def __init__(self) -> None:
+        self._turns = FairTurns(1)
+
+    @asynccontextmanager
+    async def slices(self, key: Hashable) -> AsyncIterator[Slices]:
+        """Wait for a turn of a key, such as a project, and work in slices while the context is open."""
+        slices = Slices(self._turns, key)
+        await slices.begin()
+        try:
+            yield slices
+        finally:
+            slices.end()
+
+
+class Slices:
+    """The slices of one piece of work."""
+
+    def __init__(self, turns: FairTurns, key: Hashable) -> None:
+        self._turns = turns
+        self._key = key
+        self._holds_turn = False
+        self._ends_at = 0.0
+
+    async def begin(self, cost: int = 1) -> None:
+        """Wait for the first turn, or for the next one at a cost in microseconds."""
+        await self._turns.acquire(self._key, cost)
+        self._holds_turn = True
+        self._ends_at = perf_counter() + SLICE_SECONDS
+
+    def end(self) -> None:
+        """Give the turn back."""
+        if self._holds_turn:
+            self._holds_turn = False
+            self._turns.release(self._key)
+
+    async def pause(self) -> None:
+        """If the slice is used up, let the loop serve others, and wait for the next turn."""
+        over = perf_counter() - self._ends_at
+        if over < 0:
+            return
+        self.end()
+        await asyncio.sleep(0)
+        await self.begin(round((over + SLICE_SECONDS) * 1e6))

@@ -1,0 +1,80 @@
+"""Time on the event loop: large requests take turns, and hold nobody up for longer than a slice."""
+
+from __future__ import annotations
+
+import asyncio
+from time import perf_counter, process_time
+
+import pytest
+
+from server.loop_time import SLICE_SECONDS, LoopTime
+
+PIECE_SECONDS = 0.000_2
+
+
+def _work(seconds: float = PIECE_SECONDS) -> None:
+    end = process_time() + seconds
+    while process_time() < end:
+        pass
+
+
+async def test_others_are_served_between_the_slices_of_a_large_request() -> None:
+    loop_time = LoopTime()
+    served = 0
+    finished = False
+
+    async def serve_others() -> None:
+        nonlocal served
+        while not finished:
+            served += 1
+            await asyncio.sleep(0)
+
+    others = asyncio.ensure_future(serve_others())
+    async with loop_time.slices("large") as slices:
+        for _ in range(100):
+            _work()
+            await slices.pause()
+    finished = True
+    await others
+    # Every slice ends in a pause, whatever the machine does: 100 pieces take at least ten slices.
+    assert served >= 100 * PIECE_SECONDS / SLICE_SECONDS - 1
+
+
+async def test_projects_with_large_requests_have_the_loop_in_turn() -> None:
+    loop_time = LoopTime()
+    used: list[str] = []
+
+    async def send(project: str) -> None:
+        async with loop_time.slices(project) as slices:
+            for _ in range(20):
+                _work(SLICE_SECONDS)
+                used.append(project)
+                await slices.pause()
+
+    async with asyncio.TaskGroup() as group:
+        for project in ["flood"] * 10 + ["neighbour"]:
+            group.create_task(send(project))
+    last = len(used) - 1 - used[::-1].index("neighbour")
+    # Its 20 slices alternate with the flood's, give or take slices that the machine made longer.
+    assert last <= 80, used
+
+
+async def test_a_cancelled_request_gives_its_turn_back() -> None:
+    loop_time = LoopTime()
+
+    async def hold() -> None:
+        async with loop_time.slices("a") as slices:
+            while True:
+                _work()
+                await slices.pause()
+
+    holding = [asyncio.ensure_future(hold()) for _ in range(3)]
+    for number, task in enumerate(holding):
+        for _ in range(number + 1):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    began = perf_counter()
+    async with loop_time.slices("b"):
+        assert perf_counter() - began < 1
