@@ -72,6 +72,7 @@ class Slices:
         over = perf_counter() - self._ends_at
         if over < 0:
             return
-        self.end()
+        # Before the turn is given back: whoever has it next would use it at once, in the same round of the loop.
         await asyncio.sleep(0)
+        self.end()
         await self.begin(round((over + SLICE_SECONDS) * 1e6))

@@ -56,7 +56,7 @@ async def test_projects_with_large_requests_have_the_loop_in_turn() -> None:
             group.create_task(send(project))
     last = len(used) - 1 - used[::-1].index("neighbour")
     # Its 20 slices alternate with the flood's, give or take slices that the machine made longer.
-    assert last <= 80, used
+    assert last <= 60, used
 
 
 async def test_a_cancelled_request_gives_its_turn_back() -> None:
