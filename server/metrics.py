@@ -37,6 +37,12 @@ class Metrics:
             ("dialect", "status"),
             registry=self.registry,
         )
+        self._refused = Counter(
+            "signalbox_refused",
+            "Requests and connections that were refused to protect the server, by the reason that the caller saw.",
+            ("reason",),
+            registry=self.registry,
+        )
         self._events = Counter("signalbox_events_recorded", "Events that were recorded.", registry=self.registry)
         self._matches = Counter("signalbox_matches", "Matches that were recorded.", registry=self.registry)
         self._commit_seconds = Histogram(
@@ -54,6 +60,7 @@ class Metrics:
         self.registry.register(_UnreadableRowsCollector())
         # Looking a child up by its labels takes a microsecond.
         self._request = lru_cache(1_000)(lambda dialect, status: self._requests.labels(dialect, status).inc)
+        self._refusal = lru_cache(1_000)(lambda reason: self._refused.labels(reason).inc)
 
     def count_failures(self, project_id: str, failures: Mapping[Verdict, int]) -> None:
         """Count failed conditions, by verdict."""
@@ -63,6 +70,10 @@ class Metrics:
     def count_request(self, dialect: str, status: int) -> None:
         """Add a request over HTTP."""
         self._request(dialect, status)()
+
+    def count_refused(self, reason: str) -> None:
+        """Add a request or connection that was refused because a limit of the server was reached."""
+        self._refusal(reason)()
 
     def count_matches(self, count: int) -> None:
         """Add matches that were recorded without an event, such as those of timeouts."""
