@@ -19,6 +19,7 @@ from automation.errors import AutomationActive, AutomationNotActive, AutomationN
 from automation.tables import automation, automation_version
 from registry.errors import InvalidName, Violation
 from registry.etags import check_etag
+from registry.name_search import name_contains
 from registry.names import check_event_name, name_problem
 from registry.page_sizes import PAGE_CHARACTERS, page_of
 from registry.paths import property_path
@@ -106,7 +107,7 @@ def list_automations(
     if automation_filter.state is not None:
         query = query.where(_automation.state == automation_filter.state)
     if automation_filter.search:
-        query = query.where(_automation.name.icontains(automation_filter.search, autoescape=True))
+        query = query.where(name_contains(_automation.name, automation_filter.search, ignore_case=True))
     if before_id:
         query = query.where(_automation.id < before_id)
     rows = connection.execute(query if automation_filter.labels else query.limit(limit + 1).offset(skip))

@@ -27,6 +27,7 @@ from registry.errors import (
     TooManyRevisions,
 )
 from registry.etags import check_etag
+from registry.name_search import name_contains
 from registry.names import check_event_name
 from registry.page_sizes import read_page
 from registry.revision_store import LATEST, get_revision, insert_revision, list_revisions
@@ -134,7 +135,7 @@ def list_definitions(
     if not show_deleted:
         query = query.where(_live)
     if search:
-        query = query.where(_definition.name.icontains(search, autoescape=True))
+        query = query.where(name_contains(_definition.name, search, ignore_case=True))
     page, more = read_page(conn, query, limit, lambda row: len(row.schema))
     return [_to_definition(row) for row in page], more
 

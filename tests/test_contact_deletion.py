@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest_asyncio
 from grpc import StatusCode
 
 from signalbox.v1 import automations_pb2 as pb
-from signalbox.v1 import match_stream_pb2, projects_pb2
+from signalbox.v1 import contacts_pb2, match_stream_pb2, projects_pb2
 from tests.support.automations import (
     automate,
     await_event,
@@ -154,3 +155,22 @@ async def test_a_deletion_changes_nothing_in_another_project(service: Service) -
     assert await get_run(there, run.id) == run
     (match,) = await matches_of(there)
     assert not match.contact_deleted
+
+
+async def test_contacts_are_deleted_while_events_are_sent(till: Client) -> None:
+    """Both lock the head of the project: neither may wait for the other in a circle."""
+    deleted = asyncio.Event()
+
+    async def send_on() -> int:
+        count = 0
+        while not deleted.is_set():
+            await till.send(event({"order_total": count}))
+            count += 1
+        return count
+
+    senders = [asyncio.ensure_future(send_on()) for _ in range(4)]
+    contacts = [(await till.upsert(f"user{number}@example.com")).id for number in range(20)]
+    for contact_id in contacts:
+        await till.contacts.DeleteContact(contacts_pb2.DeleteContactRequest(id=contact_id))
+    deleted.set()
+    assert all(await asyncio.gather(*senders))

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from automation.bulk import chunks
 from registry.errors import RowUnreadable
 from registry.etags import check_etag
+from registry.name_search import name_contains
 from registry.page_sizes import read_page
 from registry.unreadable_rows import load_reported
 from server.errors import ContactNotFound
@@ -183,7 +184,7 @@ def _live(project_pk: int) -> ColumnElement[bool]:
 
 def _found(project_pk: int, search: str) -> ColumnElement[bool]:
     live = _live(project_pk)
-    return live & contact.c.email.contains(search, autoescape=True) if search else live
+    return live & name_contains(contact.c.email, search) if search else live
 
 
 def _json(properties: Mapping[str, Any]) -> str:

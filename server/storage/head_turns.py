@@ -4,23 +4,26 @@ PostgreSQL grants a lock in the order of requests. If several transactions of a 
 the server froze, each would get it, and hold it until PostgreSQL ended its session for being idle: one after the other,
 two seconds each, and every other server would wait for all of them. So one transaction of a server at a time waits for
 a head; the others wait for that one in memory.
+
+Every statement that locks a head waits for its turn first. One that did not could hold the lock and then wait for the
+turn of a transaction that waits for the lock, which PostgreSQL cannot see. And no transaction waits here for long,
+because PostgreSQL would end its session for being idle: after WAIT_SECONDS it waits for the lock itself.
 """
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Self
 from weakref import WeakValueDictionary
-
-from server.errors import StorageBusy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from sqlalchemy import Connection
 
-LOCK_SECONDS: Final = 5.0
-"""The longest wait for another transaction of this server, as long as PostgreSQL's for one of another server."""
+WAIT_SECONDS: Final = 1.0
+"""The longest wait in memory: half of the time that a transaction may be idle."""
 
 _TURN: Final = "signalbox.head_turn"
 
@@ -59,17 +62,14 @@ class HeadTurn:
         connection_info[_TURN] = self
 
     async def take(self, project_pks: Iterable[int]) -> None:
-        """Wait for the locks of projects. Raise StorageBusy after LOCK_SECONDS."""
-        for key in project_pks:
-            if key in self._held:
-                continue
-            lock = self._turns.lock(key)
-            try:
-                async with asyncio.timeout(LOCK_SECONDS):
-                    await lock.acquire()
-            except TimeoutError:
-                raise StorageBusy from None
-            self._held[key] = lock
+        """Wait for the locks of projects, for WAIT_SECONDS in all."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(WAIT_SECONDS):
+                for key in project_pks:
+                    if key not in self._held:
+                        lock = self._turns.lock(key)
+                        await lock.acquire()
+                        self._held[key] = lock
 
 
 def await_turn(connection: Connection, project_pks: Iterable[int]) -> None:

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from registry.etags import check_etag
 from server.errors import KeyInvalid, KeyNotFound, ProjectAlreadyExists, ProjectNotFound, SecretInUse
 from server.model import ApiKey, Dialect, NameCase, Project, Rules, Scope, UndefinedEvents, UnknownContacts
+from server.storage.head_turns import await_turn
 from server.storage.tables import api_key, project, project_head
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def advance_catalog(connection: Connection, project_pk: int) -> None:
     Every write to definitions, automations, rules or keys, and every deletion of a contact, calls this first: on
     PostgreSQL it locks the project's head, so that changes and commits of one project come one after the other.
     """
+    await_turn(connection, [project_pk])
     connection.execute(
         project_head.update()
         .where(project_head.c.project_key == project_pk)
