@@ -11,7 +11,7 @@ QUICK_TESTS := access automations coercion conditions consume contacts definitio
     json_values layering log_ids paging projects queue schema structs suggestions texts timestamps undo
 
 .PHONY: help run tools test test-quick test-long check check-static fix format lint types proto-lint generate docs \
-    torture mutants bench-quick bench-rest bench-automations clean
+    siege torture mutants bench-quick bench-rest bench-automations clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ docs: $(VENV)/ready ## Regenerate the generated pages of docs/, and the output t
 	$(BIN)/python -m registry.coercion_docs > docs/coercion.md
 	$(BIN)/python -m registry.compatibility_docs > docs/compatibility.md
 	$(BIN)/python -m tests.support.console
+
+siege: $(VENV)/ready ## Attack a server as one client can, and show what its neighbour feels (ARGS="--rows 1,3")
+	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m tests.siege $(ARGS)
 
 torture: $(VENV)/ready ## Kill servers and databases under load, and check every promise (ARGS="--kills 500")
 	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m tests.torture $(ARGS)

@@ -1,0 +1,1 @@
+"""The attacks, by the number of their row."""

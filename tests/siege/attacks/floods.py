@@ -1,0 +1,141 @@
+"""One tenant that asks for all that there is: streams, batches, scans, and single events."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from contextlib import AsyncExitStack
+from itertools import cycle
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+import grpc
+
+from signalbox.v1 import event_ingest_pb2 as pb
+from tests.siege.samples import OK
+from tests.siege.target import PAUSE, outcome_of
+from tests.support.messages import event, orders
+from tests.support.wire import call_raw
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from tests.siege.target import Assault
+    from tests.support.service import Client
+
+STREAM_BATCH: Final = 100
+STREAM_WINDOW: Final = 8
+LOGGED: Final = 20_000
+
+
+async def connections(assault: Assault, stack: AsyncExitStack, count: int) -> Iterator[Client]:
+    """Connect a number of times, with one key after the other; return the clients, again and again."""
+    return cycle([await stack.enter_async_context(assault.client(number)) for number in range(count)])
+
+
+class Streams:
+    """Streams of batches, each with as many on their way as it may have."""
+
+    what: ClassVar = "64 streams of StreamEvents, 8 batches of 100 on their way on each"
+
+    async def prepare(self, assault: Assault) -> None:
+        self._batch = pb.StreamEventsRequest(events=orders(STREAM_BATCH)).SerializeToString()
+
+    async def run(self, assault: Assault) -> None:
+        streams = assault.target.sized(64, 8)
+        async with AsyncExitStack() as stack:
+            clients = await connections(assault, stack, max(streams // 8, 1))
+            await asyncio.gather(*(self._repeat(assault, next(clients)) for _ in range(streams)))
+
+    async def _repeat(self, assault: Assault, client: Client) -> None:
+        while not assault.over:
+            try:
+                async with asyncio.timeout(assault.remaining):
+                    await self._stream(assault, client)
+            except TimeoutError:
+                return
+            except grpc.aio.AioRpcError as error:
+                assault.answers[outcome_of(error)] += 1
+            await asyncio.sleep(PAUSE)
+
+    async def _stream(self, assault: Assault, client: Client) -> None:
+        window = asyncio.Semaphore(STREAM_WINDOW)
+
+        async def requests() -> AsyncIterator[bytes]:
+            sequence = 0
+            while not assault.over:
+                await window.acquire()
+                sequence += 1
+                # Bytes of messages that follow each other are the bytes of one message with the fields of both.
+                yield pb.StreamEventsRequest(sequence=sequence).SerializeToString() + self._batch
+
+        call: Any = client.channel.stream_stream("/signalbox.v1.EventIngest/StreamEvents")
+        async for content in call(requests(), metadata=client.metadata):
+            answer = pb.StreamEventsResponse.FromString(content)
+            assault.answers[answer.error.reason or OK] += 1
+            if answer.HasField("error"):
+                await asyncio.sleep(PAUSE)
+            window.release()
+
+
+class Batches:
+    """Batches sent at once."""
+
+    what: ClassVar = "400 calls of SendEvents at once, each of 500 events"
+
+    async def prepare(self, assault: Assault) -> None:
+        self._batch = pb.SendEventsRequest(events=orders(500)).SerializeToString()
+
+    async def run(self, assault: Assault) -> None:
+        await _call_at_once(assault, "EventIngest/SendEvents", self._batch, assault.target.sized(400, 40), 16)
+
+
+class Singles:
+    """Single events sent at once, as by a client without any patience."""
+
+    what: ClassVar = "3,000 calls of SendEvent in flight, over 32 connections"
+
+    async def prepare(self, assault: Assault) -> None:
+        self._event = pb.SendEventRequest(event=event({"order_total": 1})).SerializeToString()
+
+    async def run(self, assault: Assault) -> None:
+        await _call_at_once(assault, "EventIngest/SendEvent", self._event, assault.target.sized(3_000, 200), 32)
+
+
+async def _call_at_once(assault: Assault, method: str, request: bytes, count: int, channels: int) -> None:
+    async with AsyncExitStack() as stack:
+        clients = await connections(assault, stack, channels)
+
+        async def call() -> bytes:
+            client = next(clients)
+            return await call_raw(client.channel, method, request, client.metadata)
+
+        await assault.repeat(count, call)
+
+
+class Scans:
+    """Readers of the whole log, page after page, from the beginning again when they reached the end."""
+
+    what: ClassVar = "12 scans of a log of 20,000 events by ListEvents, 1,000 a page"
+
+    async def prepare(self, assault: Assault) -> None:
+        async with assault.client() as client:
+            for _ in range(math.ceil(assault.target.sized(LOGGED) / 1_000)):
+                await assault.prepared(client.send_all(orders(1_000)))
+
+    async def run(self, assault: Assault) -> None:
+        async with AsyncExitStack() as stack:
+            clients = await connections(assault, stack, 4)
+            await asyncio.gather(*(self._scan(assault, next(clients)) for _ in range(12)))
+
+    async def _scan(self, assault: Assault, client: Client) -> None:
+        token = ""
+
+        async def page() -> None:
+            nonlocal token
+            request = pb.ListEventsRequest(page_size=1_000, page_token=token, after_position=0)
+            content = await call_raw(
+                client.channel, "EventIngest/ListEvents", request.SerializeToString(), client.metadata
+            )
+            token = pb.ListEventsResponse.FromString(content).next_page_token
+
+        await assault.repeat(1, page)

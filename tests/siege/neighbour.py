@@ -1,0 +1,129 @@
+"""The neighbour of an attack: another tenant, who seldom sends and waits for each match, in a process of its own.
+
+It notes what it feels: how long each send took, how long its match took to arrive, counted from the moment at which the
+send was due, and the longest silence on its stream, on which a heartbeat is due every second. A health probe runs
+beside it. The lateness of its own timers is noted too: it shows whether the machine had time for the observer at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import grpc
+
+from signalbox.v1 import event_ingest_pb2
+from signalbox.v1 import match_stream_pb2 as pb
+from tests.siege.probe import INTERVAL, Probe
+from tests.siege.samples import DELIVERY, LATE, OK, SEND, SILENCE, Sample
+from tests.support.consumers import ids, seconds
+from tests.support.messages import event
+from tests.support.recorders import reason_of
+from tests.support.service import connected
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from multiprocessing.connection import Connection
+
+    from tests.siege.target import Target
+    from tests.support.service import Client
+
+SEND_INTERVAL: Final = 0.05
+CALL_SECONDS: Final = 30.0
+HEARTBEAT_SECONDS: Final = 1.0
+SUBSCRIPTION: Final = "engine"
+
+
+class Neighbour:
+    """The calls of the neighbour, and what came of them."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._sends: set[asyncio.Task[None]] = set()
+        self._due: dict[int, float] = {}
+        self.samples: list[Sample] = []
+
+    async def send(self) -> None:
+        """Send an event at each interval until cancelled, whether the ones before were answered or not."""
+        due, number = time.monotonic(), 0
+        while True:
+            number += 1
+            due += SEND_INTERVAL
+            await asyncio.sleep(due - time.monotonic())
+            self.samples.append(Sample(LATE, due, time.monotonic() - due))
+            task = asyncio.create_task(self._send(number, due))
+            self._sends.add(task)
+            task.add_done_callback(self._sends.discard)
+
+    async def settle(self) -> None:
+        """Wait until the sends on their way are answered."""
+        if self._sends:
+            await asyncio.wait(self._sends)
+
+    async def _send(self, number: int, due: float) -> None:
+        self._due[number] = due
+        request = event_ingest_pb2.SendEventRequest(event=event({"order_total": number}))
+        outcome = OK
+        try:
+            await self._client.ingest.SendEvent(request, timeout=CALL_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            outcome = reason_of(error)
+        self.samples.append(Sample(SEND, due, time.monotonic() - due, outcome))
+
+    async def consume(self) -> None:
+        """Consume matches until cancelled; a stream that ends is noted as a refusal and opened again."""
+        while True:
+            outgoing: asyncio.Queue[pb.ConsumeMatchesRequest] = asyncio.Queue()
+            opening = pb.OpenConsumer(subscription=SUBSCRIPTION, heartbeat_interval=seconds(HEARTBEAT_SECONDS))
+            outgoing.put_nowait(pb.ConsumeMatchesRequest(open=opening))
+            begun = time.monotonic()
+            try:
+                await self._read(self._client.matches.ConsumeMatches(_requests(outgoing)), outgoing)
+                outcome = "ENDED"
+            except grpc.aio.AioRpcError as error:
+                outcome = reason_of(error)
+            self.samples.append(Sample(DELIVERY, time.monotonic(), time.monotonic() - begun, outcome))
+            await asyncio.sleep(0.1)
+
+    async def _read(self, answers: Any, outgoing: asyncio.Queue[pb.ConsumeMatchesRequest]) -> None:
+        heard = time.monotonic()
+        async for answer in answers:
+            now = time.monotonic()
+            self.samples.append(Sample(SILENCE, heard, now - heard))
+            heard = now
+            if deliveries := answer.deliveries.deliveries:
+                outgoing.put_nowait(pb.ConsumeMatchesRequest(ack=pb.AckDeliveries(delivery_ids=ids(deliveries))))
+            for delivery in deliveries:
+                number = int(delivery.match.event.properties["order_total"])
+                if due := self._due.pop(number, None):
+                    self.samples.append(Sample(DELIVERY, due, now - due))
+
+
+async def _requests(outgoing: asyncio.Queue[pb.ConsumeMatchesRequest]) -> AsyncIterator[pb.ConsumeMatchesRequest]:
+    while True:
+        yield await outgoing.get()
+
+
+def observe(target: Target, pipe: Connection) -> None:
+    """Observe in this process until something is received; send all samples then."""
+    pipe.send(asyncio.run(_observe(target, pipe)))
+
+
+async def _observe(target: Target, pipe: Connection) -> list[Sample]:
+    async with connected(target.grpc) as service:
+        neighbour = Neighbour(service.client(target.neighbour))
+        probe = Probe(target.http, neighbour.samples.append)
+        over = asyncio.Event()
+        asyncio.get_running_loop().add_reader(pipe.fileno(), over.set)
+        consuming = asyncio.create_task(neighbour.consume())
+        tasks = [asyncio.create_task(each) for each in (neighbour.send(), probe.run())]
+        await over.wait()
+        tasks[0].cancel()
+        await neighbour.settle()
+        await asyncio.sleep(10 * INTERVAL)
+        for task in (*tasks, consuming):
+            task.cancel()
+        await asyncio.gather(*tasks, consuming, return_exceptions=True)
+        asyncio.get_running_loop().remove_reader(pipe.fileno())
+        return neighbour.samples

@@ -1,0 +1,154 @@
+"""The figures of a row, what is wanted of them, and the line that says both."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from tests.siege.samples import DELIVERY, LATE, PROBES, SEND, SILENCE, Period, Samples, quantile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a neighbour and a health probe may feel of an attack, in seconds, and what it may take of memory, in MiB.
+
+    `floor` is for timers and the scheduler, which alone make a quick answer late now and then.
+    """
+
+    times: float = 5.0
+    floor: float = 0.025
+    probe: float = 0.2
+    silence: float = 2.0
+    peak_growth: int = 1_024
+    kept_growth: int = 256
+
+    def allowed(self, alone: float) -> float:
+        """Return the p99 that is allowed, by that without the attack."""
+        return max(self.times * alone, self.floor)
+
+
+STRICT: Final = Bounds()
+GENEROUS: Final = Bounds(times=20.0, floor=1.0, probe=1.5, silence=4.0)
+"""What holds on a machine with other work too, and still not on a server that one attack can stop."""
+
+
+@dataclass(frozen=True)
+class Felt:
+    """What the neighbour and the probe felt in a period, in seconds; `late` is how late the observer itself was."""
+
+    send_p50: float
+    send_p99: float
+    delivery_p99: float
+    probe: float
+    silence: float
+    late: float
+    refused: Counter[str]
+
+    @classmethod
+    def of(cls, samples: Samples, period: Period) -> Felt:
+        """Take the figures of a period."""
+        sends, probes = samples.seconds(period, SEND, answered=True), samples.seconds(period, *PROBES)
+        return cls(
+            quantile(sends, 0.50),
+            quantile(sends, 0.99),
+            quantile(samples.seconds(period, DELIVERY, answered=True), 0.99),
+            quantile(probes, 1),
+            quantile(samples.seconds(period, SILENCE), 1),
+            quantile(samples.seconds(period, LATE), 0.99),
+            samples.refused(period, SEND, DELIVERY, *PROBES),
+        )
+
+
+@dataclass(frozen=True)
+class Resident:
+    """The server's memory in MiB: before an attack, the most, and afterwards, reached after a number of seconds."""
+
+    before: int
+    peak: int
+    after: int
+    seconds: float
+
+
+@dataclass
+class Report:
+    """What came of one row. `facts` are sentences, and so are `misses`, what was wanted and is not so."""
+
+    row: str
+    what: str
+    alone: Felt | None = None
+    during: Felt | None = None
+    resident: Resident | None = None
+    answers: Counter[str] = field(default_factory=Counter)
+    facts: list[str] = field(default_factory=list)
+    misses: list[str] = field(default_factory=list)
+
+    def judge(self, bounds: Bounds) -> None:
+        """Note what the neighbour and the probe should not have felt, and memory that should not have been taken."""
+        if self.alone and self.during:
+            self.misses += _misses(self.alone, self.during, bounds)
+        if self.resident:
+            self.misses += _memory_misses(self.resident, bounds)
+        if unhelpful := [each for each in self.answers if each.endswith("(no RetryInfo)")]:
+            self.misses.append(f"refused without RetryInfo: {', '.join(sorted(unhelpful))}")
+
+    def line(self) -> str:
+        """Return the row of the table."""
+        cells = [self.row, self.what, *self._felt(), self._memory(), _counts(self.answers), "; ".join(self.facts)]
+        return f"| {' | '.join(cells)} | {'; '.join(self.misses) if self.misses else 'held'} |"
+
+    def _felt(self) -> list[str]:
+        alone, during = self.alone, self.during
+        if alone is None or during is None:
+            return ["", "", "", "", ""]
+        return [
+            f"{_ms(alone.send_p50)} / {_ms(alone.send_p99)} -> {_ms(during.send_p50)} / {_ms(during.send_p99)}",
+            _counts(during.refused) or "none",
+            f"{_ms(alone.delivery_p99)} -> {_ms(during.delivery_p99)}",
+            f"{_ms(alone.probe)} -> {_ms(during.probe)}",
+            f"{_ms(during.late)}",
+        ]
+
+    def _memory(self) -> str:
+        if (found := self.resident) is None:
+            return ""
+        return f"{found.before} / {found.peak} / {found.after} in {found.seconds:.0f} s"
+
+
+HEADER: Final = """\
+| row | what was done | send p50 / p99, ms | refused | delivery p99, ms | probe's worst, ms | observer late p99, ms \
+| RSS before / peak / after, MiB | what the attacker was answered | facts | verdict |
+|---|---|---|---|---|---|---|---|---|---|---|"""
+
+
+def _misses(alone: Felt, during: Felt, bounds: Bounds) -> Iterator[str]:
+    if during.refused:
+        yield f"the neighbour was refused: {_counts(during.refused)}"
+    for name in ("send_p99", "delivery_p99"):
+        felt, allowed = getattr(during, name), bounds.allowed(getattr(alone, name))
+        # Not a number is what never came.
+        if not felt <= allowed:
+            yield f"{name.replace('_', ' ')} {_ms(felt)} ms, wanted {_ms(allowed)} ms"
+    if not during.probe <= bounds.probe:
+        yield f"the probe waited {_ms(during.probe)} ms, wanted {_ms(bounds.probe)} ms"
+    if not during.silence <= bounds.silence:
+        yield f"the consumer heard nothing for {_ms(during.silence)} ms, wanted {_ms(bounds.silence)} ms"
+
+
+def _memory_misses(resident: Resident, bounds: Bounds) -> Iterator[str]:
+    if (grown := resident.peak - resident.before) > bounds.peak_growth:
+        yield f"{grown} MiB more memory at the peak, wanted {bounds.peak_growth} MiB"
+    if (kept := resident.after - resident.before) > bounds.kept_growth:
+        yield f"{kept} MiB more memory afterwards, wanted {bounds.kept_growth} MiB"
+
+
+def _counts(counted: Counter[str]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counted.most_common())
+
+
+def _ms(seconds: float) -> str:
+    milliseconds = seconds * 1_000
+    return f"{milliseconds:.1f}" if milliseconds < 10 else f"{milliseconds:,.0f}"

@@ -1,0 +1,88 @@
+"""The short form of `make siege`, and its verdicts, each shown to be able to fail."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from math import nan
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.siege.report import STRICT, Felt, Report, Resident
+from tests.siege.rows import ROWS, chosen
+from tests.siege.samples import OK, SEND, Period, Sample, Samples, quantile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+ALONE = Felt(0.003, 0.010, 0.012, 0.005, 1.0, 0.001, Counter())
+DURING = replace(ALONE, send_p99=0.050, delivery_p99=0.060, probe=0.2, silence=2.0)
+RESIDENT = Resident(100, 1_124, 356, 2.0)
+
+
+def report(felt: Felt = DURING, resident: Resident = RESIDENT, answers: Mapping[str, int] | None = None) -> Report:
+    return Report("1", "an attack", ALONE, felt, resident, Counter(answers or {}))
+
+
+def test_what_is_just_within_the_bounds_held() -> None:
+    found = report(answers={"OK": 3, "QUEUE_FULL": 9})
+    found.judge(STRICT)
+    assert found.misses == []
+    assert found.line().endswith("| held |")
+
+
+MISSES: list[tuple[str, Callable[[], Report]]] = [
+    ("the neighbour was refused: QUEUE_FULL 1", lambda: report(replace(DURING, refused=Counter(QUEUE_FULL=1)))),
+    ("send p99 51 ms, wanted 50 ms", lambda: report(replace(DURING, send_p99=0.051))),
+    ("send p99 nan ms, wanted 50 ms", lambda: report(replace(DURING, send_p99=nan))),
+    ("delivery p99 61 ms, wanted 60 ms", lambda: report(replace(DURING, delivery_p99=0.061))),
+    ("the probe waited 201 ms, wanted 200 ms", lambda: report(replace(DURING, probe=0.201))),
+    ("the consumer heard nothing for 2,001 ms, wanted 2,000 ms", lambda: report(replace(DURING, silence=2.001))),
+    ("1025 MiB more memory at the peak, wanted 1024 MiB", lambda: report(resident=replace(RESIDENT, peak=1_125))),
+    ("257 MiB more memory afterwards, wanted 256 MiB", lambda: report(resident=replace(RESIDENT, after=357))),
+    (
+        "refused without RetryInfo: CANCELLED without reason (no RetryInfo)",
+        lambda: report(answers={"CANCELLED without reason (no RetryInfo)": 1}),
+    ),
+]
+
+
+@pytest.mark.parametrize(("miss", "broken"), MISSES)
+def test_each_bound_is_missed_when_it_is_crossed(miss: str, broken: Callable[[], Report]) -> None:
+    found = broken()
+    found.judge(STRICT)
+    assert found.misses == [miss]
+    assert miss in found.line()
+
+
+def test_a_quick_neighbour_may_be_as_slow_as_a_timer() -> None:
+    assert STRICT.allowed(0.001) == STRICT.floor
+    assert STRICT.allowed(1.0) == 5.0
+
+
+def test_samples_belong_to_the_period_in_which_they_began() -> None:
+    samples = Samples([Sample(SEND, 1.0, 9.0), Sample(SEND, 2.0, 0.5, "QUEUE_FULL"), Sample(SEND, 3.0, 0.1)])
+    assert samples.seconds(Period(1.0, 3.0), SEND) == [0.5, 9.0]
+    assert samples.seconds(Period(1.0, 3.0), SEND, answered=True) == [9.0]
+    assert samples.refused(Period(0.0, 9.0), SEND) == Counter(QUEUE_FULL=1)
+    assert samples.first_refusal(1.5, SEND) == 1.0
+    assert samples.first_refusal(2.5, SEND) is None
+    assert samples.last_refusal(1.5, SEND) == 1.0
+    assert OK not in samples.refused(Period(0.0, 9.0), SEND)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.5, 50), (0.99, 99), (1, 100), (0.001, 1)])
+def test_a_quantile_is_one_of_the_numbers(share: float, expected: int) -> None:
+    assert quantile(range(1, 101), share) == expected
+
+
+def test_a_number_names_all_its_rows() -> None:
+    assert chosen("3,1") == ["3a", "3b", "3c", "1"]
+    assert chosen("5b") == ["5b"]
+    assert chosen("") == list(ROWS)
+
+
+def test_an_unknown_row_is_refused() -> None:
+    with pytest.raises(ValueError, match="There is no row 99; there are 1, "):
+        chosen("99")
