@@ -33,7 +33,7 @@ EXAMPLES = int(os.environ.get("SIGNALBOX_OPENAPI_EXAMPLES", "5"))
 
 # The tables of the dialects run on both databases; this test is about the document.
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(140 + 20 * EXAMPLES)
 @pytest.mark.parametrize("dialect", [dialect.name.value for dialect in DIALECTS])
 async def test_every_endpoint_responds_as_documented(lasting_service: Service, dialect: str, tmp_path: Path) -> None:
     """Try SIGNALBOX_OPENAPI_EXAMPLES requests for each endpoint."""

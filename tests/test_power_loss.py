@@ -115,7 +115,7 @@ async def lost_after(recorded: Recorded, records: Iterable[Record], cut: int, fo
     return recorded.owed(cut) - {each.position for each in log}
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(480 + 30 * CUTS)
 async def test_every_acknowledged_event_outlives_a_power_cut(recorded: Recorded, tmp_path: Path) -> None:
     records = list(read_log(recorded.log, recorded.size()))
     kinds = {record.operation for record in records}
