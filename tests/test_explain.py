@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from signalbox.v1 import automations_pb2 as pb
-from signalbox.v1 import event_ingest_pb2, projects_pb2
+from signalbox.v1 import contacts_pb2, event_ingest_pb2, projects_pb2
 from tests.support.automations import activate, automate, change, complete, delete, get_run, list_runs, pause
 from tests.support.messages import ADA, ANYTHING, BOB, MATCHES, ORDER, event
 from tests.support.refusals import verdict
@@ -283,3 +283,91 @@ async def test_an_explanation_recomputes_the_answer_of_its_time(
         found = await explain(client, event_id=recorded.id)
         matched = {each.automation_id for each in found if each.matched}
         assert matched == {each.automation_id for each in found if each.match_id} == started.get(recorded.id, set())
+
+
+# The event of an explanation
+
+
+async def given_event(client: Client, **fields: Any) -> Any:
+    """Return the event that an explanation of a given event is about."""
+    answer = await client.automations.ExplainEvent(pb.ExplainEventRequest(event=event({"n": 1}, **fields)))
+    return answer.event
+
+
+async def test_a_given_event_has_what_it_would_be_recorded_with(service: Service) -> None:
+    client = await service.project(
+        name_case=projects_pb2.NAME_CASE_INSENSITIVE,
+        undefined_events=projects_pb2.UNDEFINED_EVENTS_ACCEPT,
+        unknown_contacts=projects_pb2.UNKNOWN_CONTACTS_CREATE,
+    )
+    definition = await client.define("Paid", ANYTHING)
+    ada = await client.upsert(ADA, {"plan": "pro"})
+    defined = await given_event(client, name="PAID", email=ADA.upper(), occurred_at=1_000)
+    assert (defined.name, defined.definition_id, defined.revision) == ("Paid", definition.id, 1)
+    assert (defined.id, defined.position, defined.contact_id, defined.email) == ("", 0, ada.id, ADA)
+    assert defined.occurred_at.seconds == 1_000
+    assert defined.received_at.seconds > 1_700_000_000
+    undefined = await given_event(client, name="other", email=BOB)
+    assert (undefined.name, undefined.definition_id, undefined.revision) == ("other", "", 0)
+    assert (len(undefined.contact_id), undefined.email) == (36, BOB)
+    assert undefined.occurred_at == undefined.received_at
+    assert await client.log() == []
+    contacts = (await client.contacts.ListContacts(contacts_pb2.ListContactsRequest())).contacts
+    assert [each.email for each in contacts] == [ADA]
+
+
+async def test_the_contact_of_an_explanation_is_the_one_that_a_commit_would_give(service: Service) -> None:
+    accept = projects_pb2.UNDEFINED_EVENTS_ACCEPT
+    for rule, expected in (
+        (projects_pb2.UNKNOWN_CONTACTS_CREATE, {"seen": 36, "other": 36}),
+        (projects_pb2.UNKNOWN_CONTACTS_CREATE_ON_MATCH, {"seen": 36, "other": 0}),
+    ):
+        client = await service.project(undefined_events=accept, unknown_contacts=rule)
+        await automate(client, "seen", condition="contact.email == 'bob@example.com'")
+        found = {name: await given_event(client, name=name, email=BOB) for name in expected}
+        assert {name: len(each.contact_id) for name, each in found.items()} == expected
+        assert {each.email for each in found.values()} == {BOB}
+
+
+async def test_conditions_are_tested_with_the_contact_that_is_given_or_named(shop: Client) -> None:
+    await shop.upsert(ADA, {"plan": "pro"})
+    condition = "contact.properties.plan == 'pro'"
+    given_contact = contacts_pb2.Contact(email=BOB)
+    given_contact.properties["plan"] = "free"
+    anybody = event_ingest_pb2.EventInput(name=ORDER)
+    for sent, contact, verdict_found in (
+        (event(), None, pb.VERDICT_TRUE),
+        (event(), given_contact, pb.VERDICT_FALSE),
+        (event(email=BOB), None, pb.VERDICT_MISSING),
+        (anybody, None, pb.VERDICT_MISSING),
+        (anybody, given_contact, pb.VERDICT_FALSE),
+    ):
+        request = pb.TestConditionRequest(condition=condition, event=sent, contact=contact)
+        assert (await shop.automations.TestCondition(request)).verdict == verdict_found
+    unknown = pb.TestConditionRequest(condition=condition, event=event(contact_id="nobody"))
+    assert await verdict(shop.automations.TestCondition(unknown)) == (StatusCode.NOT_FOUND, "CONTACT_NOT_FOUND")
+
+
+async def test_a_condition_and_an_event_at_fault_are_told_together(shop: Client) -> None:
+    request = pb.TestConditionRequest(condition="properties.colour == 'red'", event=event({"order_total": "abc"}))
+    answer = await shop.automations.TestCondition(request)
+    assert (answer.verdict, len(answer.trace)) == (pb.VERDICT_NOT_EVALUATED, 0)
+    assert answer.errors
+    assert [each.path for each in answer.violations] == ["properties.order_total"]
+    fine = pb.TestConditionRequest(condition="properties.order_total > 1.0", event=event({"order_total": "5"}))
+    answer = await shop.automations.TestCondition(fine)
+    assert (answer.verdict, [each.path for each in answer.coercions]) == (
+        pb.VERDICT_TRUE,
+        ["properties.order_total"],
+    )
+    empty = await shop.automations.TestCondition(pb.TestConditionRequest(event=event()))
+    assert (empty.verdict, len(empty.trace)) == (pb.VERDICT_TRUE, 0)
+
+
+async def test_automations_are_explained_in_chunks(shop: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.services.explanations._CHUNK", 2)
+    made = [await automate(shop, name=str(number)) for number in range(5)]
+    sent = (await shop.send()).event
+    for size in (0, 1, 2, 3):
+        found = await explain(shop, event_id=sent.id, page_size=size)
+        assert [each.automation_id for each in found] == [each.id for each in reversed(made)]

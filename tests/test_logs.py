@@ -6,12 +6,13 @@ import io
 import json
 import logging
 import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
 
-from server.logs import BoundedRenderer, configure_logs
+from server.logs import LEVELS, BoundedRenderer, configure_logs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -82,3 +83,68 @@ def test_entries_go_to_the_stderr_of_the_time(logged: Callable[[], str], monkeyp
     redirected.close()
     structlog.get_logger().info("back")
     assert json.loads(logged())["event"] == "back"
+
+
+def render(entry: dict[str, Any]) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads(BoundedRenderer(structlog.processors.JSONRenderer())(None, "info", entry))
+    return read
+
+
+@pytest.mark.parametrize(("more", "whole"), [(0, True), (1, False)])
+def test_an_entry_has_at_most_2000_bytes(more: int, whole: bool) -> None:
+    text = "x" * (2_000 - len(json.dumps({"event": ""})) + more)
+    assert (render({"event": text}) == {"event": text}) is whole
+
+
+def test_of_a_text_that_is_too_long_a_quarter_at_each_end_is_kept() -> None:
+    text = "a" * 600 + "b" * 1_200 + "c" * 600
+    assert render({"event": text, "n": 5}) == {"event": "a" * 600 + " […] " + "c" * 600, "n": 5}
+
+
+@pytest.mark.parametrize(("length", "shortened"), [(39, False), (40, True)])
+def test_a_short_text_is_not_shortened(length: int, shortened: bool) -> None:
+    names = [f"name_{number}" for number in range(60)]
+    read = render(dict.fromkeys(names, "x" * length))
+    assert ("[…]" in read["name_0"]) is shortened
+
+
+def test_an_entry_has_its_level_and_its_time_in_utc(logged: Callable[[], str]) -> None:
+    structlog.get_logger().warning("started")
+    entry = json.loads(logged())
+    assert (entry["level"], entry["timestamp"][-1]) == ("warning", "Z")
+
+
+def test_of_libraries_warnings_are_logged_and_nothing_below(logged: Callable[[], str]) -> None:
+    log = logging.getLogger("third_party")
+    log.info("for developers")
+    log.warning("for operators")
+    entry = json.loads(logged())
+    assert (entry["event"], entry["logger"], entry["level"]) == ("for operators", "third_party", "warning")
+
+
+def test_warnings_of_python_are_logged(logged: Callable[[], str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(capture=False)
+        logging.captureWarnings(capture=True)
+        warnings.warn("it is old", DeprecationWarning, stacklevel=1)
+    assert "it is old" in json.loads(logged())["event"]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_entries_below_the_level_are_left_out(capsys: pytest.CaptureFixture[str], level: str) -> None:
+    handlers, before = logging.root.handlers[:], structlog.get_config()
+    logging.root.handlers[:] = []
+    try:
+        configure_logs(level)
+        for each in LEVELS:
+            getattr(structlog.get_logger(), each)("written")
+        logging.getLogger("third_party").warning("written")
+        logging.getLogger("third_party").error("written")
+    finally:
+        logging.captureWarnings(capture=False)
+        logging.root.handlers[:] = handlers
+        structlog.configure(**before)
+    found = [json.loads(line)["level"] for line in capsys.readouterr().err.splitlines()]
+    of_libraries = [each for each in ("warning", "error") if LEVELS.index(each) >= LEVELS.index(level)]
+    assert found == [*LEVELS[LEVELS.index(level) :], *of_libraries]

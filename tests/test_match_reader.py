@@ -1,13 +1,20 @@
-"""How many matches fit into one response."""
+"""How many matches fit into one response, and when a watch sends one."""
 
 from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing, suppress
+from itertools import pairwise
+from typing import Any
 
 import pytest
 
 from automation.automations import Automation, AutomationState, EntryRule
 from automation.matches import Match, MatchKind
 from server.budgets import MAX_RESPONSE_BYTES
-from server.delivery.match_reader import fitting
+from server.delivery.match_reader import MatchReader, WatchQuery, WatchUpdate, fitting
+from server.delivery.start_points import Place
+from tests.support.virtual_time import VirtualTimeLoop
 
 MATCH_BYTES, CHARACTER_BYTES = 1_000, 6
 """What a match and each character beside it take at most."""
@@ -63,3 +70,96 @@ def test_what_is_missing_takes_no_room() -> None:
     assert len(fitting(MATCHES, {}, {20: 1}, texts)) == 3
     assert fitting(MATCHES[:1], {}, {}, ["x" * MAX_RESPONSE_BYTES]) == MATCHES[:1]
     assert fitting(MATCHES, {}, {}, [""] * 5) == MATCHES
+
+
+# When a watch sends something, in virtual time
+
+
+class TimedLog(MatchReader):
+    """A log of which each reading takes a time; `ends` is the position of its newest match."""
+
+    def __init__(self, reading_seconds: float) -> None:
+        self.ends = 0
+        self.moved = asyncio.Event()
+        self.reads = 0
+        self.readings = 0
+        self._reading_seconds = reading_seconds
+
+        log: Any = self
+        super().__init__(log, log)
+
+    async def wait_beyond(self, project_pk: int, position: int, seconds: float) -> int:
+        """Wait for a match after a position."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.ends == position:
+                    self.moved.clear()
+                    await self.moved.wait()
+        return self.ends
+
+    def record(self) -> None:
+        self.ends += 1
+        self.moved.set()
+
+    async def _begin(self, project_pk: int, start: Any) -> tuple[Place, int]:
+        return Place(self.ends, ""), self.ends
+
+    async def _read(self, project_pk: int, query: WatchQuery, after: Place) -> WatchUpdate:
+        self.reads += 1
+        self.readings += 1
+        ends = self.ends
+        try:
+            await asyncio.sleep(self._reading_seconds)
+        finally:
+            self.readings -= 1
+        found: Any = MATCHES[after.position : ends]
+        return WatchUpdate(found, Place(ends, ""), ends)
+
+
+def watched(reading_seconds: float, recorded_at: tuple[float, ...], until: float) -> tuple[list[Any], TimedLog]:
+    """Watch for a time with heartbeats of ten seconds; return when something was sent, and how many matches."""
+    loop = VirtualTimeLoop()
+
+    async def work() -> tuple[list[Any], TimedLog]:
+        log = TimedLog(reading_seconds)
+        for seconds in recorded_at:
+            loop.call_later(seconds, log.record)
+        sent: dict[float, int] = {}
+        async with aclosing(log.watch(1, WatchQuery(heartbeat_seconds=10))) as updates:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(until):
+                    async for update in updates:
+                        sent[loop.time()] = len(update.matches)
+        await asyncio.sleep(0)
+        assert log.readings == 0
+        return list(sent.items()), log
+
+    try:
+        return loop.run_until_complete(work())
+    finally:
+        loop.close()
+
+
+def test_a_quiet_log_is_told_of_at_once_and_then_before_each_interval_ends() -> None:
+    sent, log = watched(0, (), 31)
+    assert sent == [(0, 0), (7.5, 0), (15, 0), (22.5, 0), (30, 0)]
+    assert log.reads <= 2 * len(sent)
+
+
+def test_a_match_is_told_at_once_and_the_next_heartbeat_is_due_after_it() -> None:
+    sent, _ = watched(0, (3, 3, 5), 13)
+    assert sent == [(0, 0), (3, 2), (5, 1), (12.5, 0)]
+
+
+def test_heartbeats_come_in_time_while_a_reading_takes_long() -> None:
+    sent, log = watched(25, (1,), 60)
+    times = [seconds for seconds, _ in sent]
+    assert times[:3] == [1.25, 10, 18.75]
+    assert max(later - earlier for earlier, later in pairwise(times)) <= 10
+    assert [count for _, count in sent if count] == [1]
+    assert log.reads <= 3
+
+
+def test_a_reading_that_is_a_little_late_spares_a_heartbeat() -> None:
+    assert watched(1, (), 2)[0] == [(1, 0)]
+    assert watched(2, (), 3)[0] == [(1.25, 0)]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import InvalidArgument, InvalidPageToken
-from server.paging import PageRequest
+from server.paging import Page, PageRequest
 
 FILTERS = ("project", "search")
 
@@ -82,3 +82,60 @@ def test_a_page_has_fifty_items_by_default_and_a_thousand_at_most() -> None:
     assert [PageRequest(size).limit() for size in (0, 1, 1_000, 1_001)] == [50, 1, 1_000, 1_000]
     with pytest.raises(InvalidArgument):
         PageRequest(-1).limit()
+
+
+def test_a_token_holds_numbers_that_a_database_takes_unless_its_list_has_fewer() -> None:
+    """A column of 64 bits holds up to 2^63 - 1; a larger number would be an internal error."""
+    largest = 2**63 - 1
+    for number in (largest, -largest):
+        assert PageRequest(token=forged(number)).cursor(FILTERS, int) == (number,)
+    for beyond in (largest + 1, -largest - 1, 2**64 - 1):
+        with pytest.raises(InvalidPageToken):
+            PageRequest(token=forged(beyond)).cursor(FILTERS, int)
+
+
+def forged(number: int) -> str:
+    return PageRequest(1).page([number, number], FILTERS, lambda item: (item,)).next_token
+
+
+def test_every_number_of_a_cursor_is_bounded_and_no_other_kind_is_a_number() -> None:
+    for cursor in ((1, 2**63), (2**63, 1)):
+        token = PageRequest(1).page([cursor, cursor], FILTERS, lambda item: item).next_token
+        with pytest.raises(InvalidPageToken):
+            PageRequest(token=token).cursor(FILTERS, int, int)
+    token = PageRequest(1).page([True, True], FILTERS, lambda item: (item,)).next_token
+    with pytest.raises(InvalidPageToken):
+        PageRequest(token=token).cursor(FILTERS, int)
+
+
+def test_a_page_says_whether_more_follows() -> None:
+    request = PageRequest(2)
+    for found, more, expected in (
+        ("ab", None, False),
+        ("abc", None, True),
+        ("a", None, False),
+        ("", None, False),
+        ("ab", True, True),
+        ("a", True, True),
+        ("ab", False, False),
+        ("abc", False, False),
+    ):
+        page = request.page(list(found), FILTERS, lambda item: (item,), more=more)
+        assert "".join(page.items) == found[:2]
+        assert bool(page.next_token) is expected
+        if expected:
+            assert PageRequest(token=page.next_token).cursor(FILTERS, str) == (page.items[-1],)
+
+
+def test_the_first_items_of_a_page_are_a_page() -> None:
+    page: Page[str] = Page(["a", "b", "c"], "rest", lambda item: f"after {item}")
+    assert (page.first(3), page.first(4)) == (page, page)
+    for count, items in ((1, ["a"]), (2, ["a", "b"])):
+        first = page.first(count)
+        assert (first.items, first.next_token) == (items, f"after {items[-1]}")
+        assert first.token_after("x") == "after x"
+
+
+def test_a_request_without_a_token_begins_at_the_first_page() -> None:
+    assert PageRequest().cursor(FILTERS, int) is None
+    assert (PageRequest().size, PageRequest().token) == (0, "")

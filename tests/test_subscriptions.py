@@ -24,6 +24,7 @@ from automation.subscriptions.values import (
 )
 from registry.timestamps import now_micros
 from server.api.messages.times import timestamp
+from server.delivery.subscriptions import MAX_CONSUMERS
 from signalbox.v1 import match_stream_pb2 as pb
 from tests.support.automations import automate
 from tests.support.consumers import (
@@ -48,6 +49,7 @@ from tests.support.consumers import (
     stats,
     subscribe,
 )
+from tests.support.proto_comments import proto_comments
 from tests.support.refusals import refusal, verdict
 from tests.support.service import serving
 
@@ -512,3 +514,49 @@ async def test_a_selection_names_filters_or_all(till: Client, selection: pb.Park
     for call in (till.matches.ReplayParkedMatches(replay), till.matches.DiscardParkedMatches(discard)):
         refused = await refusal(call)
         assert (refused.code, [each for each, _ in refused.violations]) == (INVALID, [path])
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+async def test_consumers_are_listed_by_their_ids_with_those_that_are_connected(
+    till: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await subscribe(till)
+    await record(till, 3)
+    engine = await Engine.open(till, consumer_id="b", max_outstanding=2)
+    taken = await engine.deliveries(2)
+    await pull(till, 1, consumer_id="a")
+    idle = await Engine.open(till, consumer_id="c", max_outstanding=7)
+
+    async def listed() -> list[tuple[str, bool, int, int, bool]]:
+        return [
+            (
+                each.consumer_id,
+                each.connected,
+                each.outstanding_count,
+                each.max_outstanding,
+                each.HasField("connected_at"),
+            )
+            for each in (await get(till)).consumers
+        ]
+
+    expected = [("a", False, 1, 0, False), ("b", True, 2, 2, True), ("c", True, 0, 7, True)]
+    assert await listed() == expected
+    assert (await stats(till)).consumer_count == 2
+    monkeypatch.setattr("server.delivery.subscriptions.MAX_CONSUMERS", 2)
+    assert await listed() == expected[:2]
+    request = pb.DeleteSubscriptionRequest(subscription="engine")
+    refused = await refusal(till.matches.DeleteSubscription(request))
+    assert (refused.reason, refused.metadata) == (
+        "SUBSCRIPTION_IN_USE",
+        {"subscription": "engine", "consumer_count": "2"},
+    )
+    await engine.ack(taken)
+    await engine.close()
+    await idle.close()
+    request.force = True
+    assert (await till.matches.DeleteSubscription(request)).subscription.name == "engine"
+
+
+def test_a_subscription_lists_a_thousand_consumers() -> None:
+    assert "At most the first 1,000" in proto_comments()["GetSubscriptionResponse.consumers"]
+    assert MAX_CONSUMERS == 1_000

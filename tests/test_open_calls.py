@@ -1,0 +1,178 @@
+"""The calls in progress at a shutdown, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from server.api.open_calls import LAST_WORD_SECONDS, OpenCalls
+from server.errors import Stopping
+from tests.support.virtual_time import VirtualTimeLoop
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+STREAM: dict[str, bool] = {"stream": True}
+IDLE: dict[str, bool] = {"idle": True}
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    loop = VirtualTimeLoop()
+    try:
+        loop.run_until_complete(work)
+    finally:
+        loop.close()
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+class Call:
+    """A call that is served for a time, and takes a while to answer once it is cut off."""
+
+    def __init__(self, calls: OpenCalls, seconds: float, answering: float = 0, **kind: bool) -> None:
+        self.cut_off_at: float | None = None
+        self.ended_at: float | None = None
+        self._calls = calls
+        self._seconds = seconds
+        self._answering = answering
+        self._kind = kind
+        self.task = asyncio.ensure_future(self._serve())
+
+    async def _serve(self) -> None:
+        task = self._calls.enter(**self._kind)
+        try:
+            await asyncio.sleep(self._seconds)
+        except asyncio.CancelledError:
+            if not self._calls.was_ended(task):
+                raise
+            self.cut_off_at = now()
+            await asyncio.sleep(self._answering)
+        finally:
+            self.ended_at = now()
+            self._calls.leave(task)
+
+
+async def drained(calls: OpenCalls, seconds: float) -> float:
+    """Drain, and return how long it took."""
+    await asyncio.sleep(0)
+    began = now()
+    await calls.drain(seconds)
+    return now() - began
+
+
+async def nothing_to_wait_for() -> None:
+    calls = OpenCalls()
+    calls.check_open()
+    assert (calls.leaving.is_set(), calls.stopping.is_set(), calls.closed) == (False, False, False)
+    ended = [Call(calls, 1, **kind) for kind in ({}, STREAM, IDLE)]
+    await asyncio.wait([call.task for call in ended])
+    assert await drained(calls, 60) == 0
+    assert (calls.leaving.is_set(), calls.stopping.is_set(), calls.closed) == (True, True, True)
+    with pytest.raises(Stopping):
+        calls.check_open()
+    assert [call.cut_off_at for call in ended] == [None] * 3
+
+
+def test_calls_that_have_ended_hold_up_no_shutdown() -> None:
+    run(nothing_to_wait_for())
+
+
+async def served_until_the_streams_end() -> None:
+    calls = OpenCalls()
+    stream, call = Call(calls, 5, **STREAM), Call(calls, 2)
+    draining = asyncio.create_task(drained(calls, 60))
+    await asyncio.sleep(3)
+    # A client that was refused here would come back: single calls are served as long as there are streams.
+    calls.check_open()
+    late = Call(calls, 4)
+    assert await draining == 7
+    assert calls.closed
+    assert [each.cut_off_at for each in (stream, call, late)] == [None] * 3
+    assert (stream.ended_at, call.ended_at, late.ended_at) == (5, 2, 7)
+
+
+def test_calls_are_served_until_the_last_stream_has_ended() -> None:
+    run(served_until_the_streams_end())
+
+
+async def closed_after_the_streams() -> None:
+    calls = OpenCalls()
+    Call(calls, 2, **STREAM)
+    Call(calls, 9)
+    draining = asyncio.create_task(drained(calls, 60))
+    await asyncio.sleep(3)
+    with pytest.raises(Stopping):
+        calls.check_open()
+    assert await draining == 9
+
+
+def test_no_further_call_is_served_once_the_streams_have_ended() -> None:
+    run(closed_after_the_streams())
+
+
+async def cut_off() -> None:
+    calls = OpenCalls()
+    stream, call, idle = Call(calls, 50, **STREAM), Call(calls, 50, 0.5), Call(calls, 50, **IDLE)
+    assert await drained(calls, 3) == 3.5
+    assert (stream.cut_off_at, call.cut_off_at, idle.cut_off_at) == (3, 3, 0)
+    assert call.ended_at == 3.5
+    assert calls.closed
+
+
+def test_what_takes_longer_is_cut_off_and_what_is_idle_at_once() -> None:
+    run(cut_off())
+
+
+async def no_last_word() -> None:
+    calls = OpenCalls()
+    stubborn = Call(calls, 50, 20)
+    assert await drained(calls, 3) == 3 + LAST_WORD_SECONDS
+    assert stubborn.ended_at is None
+    stubborn.task.cancel()
+    await asyncio.gather(stubborn.task, return_exceptions=True)
+
+
+def test_a_client_that_reads_nothing_holds_up_a_shutdown_for_a_second() -> None:
+    run(no_last_word())
+
+
+async def cancelled_otherwise() -> None:
+    calls = OpenCalls()
+    call = Call(calls, 50)
+    await asyncio.sleep(0)
+    call.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call.task
+    assert (call.cut_off_at, call.ended_at) == (None, 0)
+    assert await drained(calls, 60) == 0
+
+
+def test_a_call_whose_client_goes_is_cancelled() -> None:
+    run(cancelled_otherwise())
+
+
+async def cancellation_is_undone() -> None:
+    calls = OpenCalls()
+    found: list[tuple[bool, int]] = []
+
+    async def serve() -> None:
+        task = calls.enter()
+        try:
+            await asyncio.sleep(50)
+        except asyncio.CancelledError:
+            found.append((calls.was_ended(task), task.cancelling()))
+        finally:
+            calls.leave(task)
+
+    serving = asyncio.create_task(serve())
+    await drained(calls, 1)
+    await serving
+    assert found == [(True, 0)]
+
+
+def test_the_cancellation_by_a_shutdown_is_undone() -> None:
+    run(cancellation_is_undone())
