@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.siege.attacks.rows import ATTACKS
@@ -23,7 +23,6 @@ from tests.support.process import server_process
 from tests.support.service import ADMIN_KEY
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import AsyncIterator
     from multiprocessing.connection import Connection
     from pathlib import Path
@@ -138,11 +137,10 @@ class Attacker:
         """Wait until the attack can begin."""
         assert await self._received(PREPARING_SECONDS) == "prepared"
 
-    async def attack(self, seconds: float) -> Counter[str]:
-        """Attack for some seconds; return what the attacker was answered."""
+    async def attack(self, seconds: float, report: Report) -> None:
+        """Attack for some seconds; put into the report what the attacker was answered and found."""
         self._pipe.send(seconds)
-        answers: Counter[str] = await self._received(seconds + READY_SECONDS)
-        return answers
+        report.answers, report.facts, report.misses = await self._received(seconds + READY_SECONDS)
 
     async def _received(self, within: float) -> Any:
         if not await asyncio.to_thread(self._pipe.poll, within):
@@ -170,7 +168,7 @@ async def _attack(target: Target, row: str, pipe: Connection) -> None:
     seconds = await asyncio.to_thread(pipe.recv)
     assault.until = time.monotonic() + seconds
     await attack.run(assault)
-    pipe.send(assault.answers)
+    pipe.send((assault.answers, assault.facts, assault.misses))
 
 
 @asynccontextmanager
@@ -201,14 +199,17 @@ async def besiege(row: str, plan: Plan) -> Report:
             before = memory.now()
             memory.forget_peak()
             begun = time.monotonic()
-            report.answers = await attacker.attack(plan.seconds)
+            await attacker.attack(plan.seconds, report)
             during = Period(begun, time.monotonic())
             peak = memory.peak()
             after, seconds = await memory.fallen(before + GIVEN_BACK, GIVING_BACK_SECONDS)
             report.resident = Resident(before, peak, after, seconds)
             samples = await observer.samples()
     report.alone, report.during = Felt.of(samples, alone), Felt.of(samples, during)
-    report.judge(plan.bounds)
+    bounds = plan.bounds
+    if attack.peak_growth is not None:
+        bounds = replace(bounds, peak_growth=attack.peak_growth)
+    report.judge(bounds)
     return report
 
 

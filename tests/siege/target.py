@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 PAUSE: Final = 0.1
 """Seconds that an attacker rests after a refusal: it is one machine, which shares its cores with what it attacks."""
 
+ATTACKER: Final = "127.0.0.2"
+"""The address that connections of the attacker come from; the neighbour's come from another one."""
+
 RETRIABLE: Final = frozenset({grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE})
 
 
@@ -52,6 +55,8 @@ class Assault:
     target: Target
     until: float = 0.0
     answers: Counter[str] = field(default_factory=Counter)
+    facts: list[str] = field(default_factory=list)
+    misses: list[str] = field(default_factory=list)
 
     @asynccontextmanager
     async def client(self, key: int = 0) -> AsyncIterator[Client]:
@@ -113,3 +118,9 @@ def outcome_of(error: grpc.aio.AioRpcError) -> str:
     name = refused.reason or f"{refused.code.name} without reason"
     unhelpful = refused.code in RETRIABLE and refused.retry_after is None
     return f"{name} (no RetryInfo)" if unhelpful else name
+
+
+async def open_connection(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to HOST:PORT as the attacker."""
+    host, _, port = address.rpartition(":")
+    return await asyncio.open_connection(host, int(port), local_addr=(ATTACKER, 0))

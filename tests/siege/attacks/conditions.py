@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from signalbox.v1 import event_ingest_pb2 as pb
+from tests.siege.attacks.attack import Attack
 from tests.support.automations import automate
 from tests.support.messages import ANYTHING, event
 from tests.support.wire import call_raw
@@ -16,7 +17,7 @@ NAME: Final = "list_sent"
 ITEMS: Final = 9_990
 
 
-class LongConditions:
+class LongConditions(Attack):
     """Conditions that look at every item of a long list, over batches of such lists."""
 
     what: ClassVar = "40 conditions with exists over 9,990 items, SendEvents of 60 such events, 2 at a time"

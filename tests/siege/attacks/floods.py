@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import grpc
 
 from signalbox.v1 import event_ingest_pb2 as pb
+from tests.siege.attacks.attack import Attack
 from tests.siege.samples import OK
 from tests.siege.target import PAUSE, outcome_of
 from tests.support.messages import event, orders
@@ -27,12 +28,12 @@ STREAM_WINDOW: Final = 8
 LOGGED: Final = 20_000
 
 
-async def connections(assault: Assault, stack: AsyncExitStack, count: int) -> Iterator[Client]:
+async def connected_often(assault: Assault, stack: AsyncExitStack, count: int) -> Iterator[Client]:
     """Connect a number of times, with one key after the other; return the clients, again and again."""
     return cycle([await stack.enter_async_context(assault.client(number)) for number in range(count)])
 
 
-class Streams:
+class Streams(Attack):
     """Streams of batches, each with as many on their way as it may have."""
 
     what: ClassVar = "64 streams of StreamEvents, 8 batches of 100 on their way on each"
@@ -43,7 +44,7 @@ class Streams:
     async def run(self, assault: Assault) -> None:
         streams = assault.target.sized(64, 8)
         async with AsyncExitStack() as stack:
-            clients = await connections(assault, stack, max(streams // 8, 1))
+            clients = await connected_often(assault, stack, max(streams // 8, 1))
             await asyncio.gather(*(self._repeat(assault, next(clients)) for _ in range(streams)))
 
     async def _repeat(self, assault: Assault, client: Client) -> None:
@@ -77,7 +78,7 @@ class Streams:
             window.release()
 
 
-class Batches:
+class Batches(Attack):
     """Batches sent at once."""
 
     what: ClassVar = "400 calls of SendEvents at once, each of 500 events"
@@ -86,10 +87,10 @@ class Batches:
         self._batch = pb.SendEventsRequest(events=orders(500)).SerializeToString()
 
     async def run(self, assault: Assault) -> None:
-        await _call_at_once(assault, "EventIngest/SendEvents", self._batch, assault.target.sized(400, 40), 16)
+        await call_at_once(assault, "EventIngest/SendEvents", self._batch, assault.target.sized(400, 40), 16)
 
 
-class Singles:
+class Singles(Attack):
     """Single events sent at once, as by a client without any patience."""
 
     what: ClassVar = "3,000 calls of SendEvent in flight, over 32 connections"
@@ -98,12 +99,12 @@ class Singles:
         self._event = pb.SendEventRequest(event=event({"order_total": 1})).SerializeToString()
 
     async def run(self, assault: Assault) -> None:
-        await _call_at_once(assault, "EventIngest/SendEvent", self._event, assault.target.sized(3_000, 200), 32)
+        await call_at_once(assault, "EventIngest/SendEvent", self._event, assault.target.sized(3_000, 200), 32)
 
 
-async def _call_at_once(assault: Assault, method: str, request: bytes, count: int, channels: int) -> None:
+async def call_at_once(assault: Assault, method: str, request: bytes, count: int, channels: int) -> None:
     async with AsyncExitStack() as stack:
-        clients = await connections(assault, stack, channels)
+        clients = await connected_often(assault, stack, channels)
 
         async def call() -> bytes:
             client = next(clients)
@@ -112,7 +113,7 @@ async def _call_at_once(assault: Assault, method: str, request: bytes, count: in
         await assault.repeat(count, call)
 
 
-class Scans:
+class Scans(Attack):
     """Readers of the whole log, page after page, from the beginning again when they reached the end."""
 
     what: ClassVar = "12 scans of a log of 20,000 events by ListEvents, 1,000 a page"
@@ -124,7 +125,7 @@ class Scans:
 
     async def run(self, assault: Assault) -> None:
         async with AsyncExitStack() as stack:
-            clients = await connections(assault, stack, 4)
+            clients = await connected_often(assault, stack, 4)
             await asyncio.gather(*(self._scan(assault, next(clients)) for _ in range(12)))
 
     async def _scan(self, assault: Assault, client: Client) -> None:

@@ -6,6 +6,9 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from tests.siege.attacks.attack import Attack
+from tests.siege.target import open_connection
+
 if TYPE_CHECKING:
     from tests.siege.target import Assault
 
@@ -18,9 +21,8 @@ STUCK_SECONDS: Final = 1.0
 
 async def pour(assault: Assault, head: bytes, chunk: bytes, *, read: bool = True) -> None:
     """Send a head and then chunks without end on one connection; note what ended it."""
-    host, _, port = assault.target.http.rpartition(":")
     try:
-        reader, writer = await asyncio.open_connection(host, int(port))
+        reader, writer = await open_connection(assault.target.http)
     except OSError as error:
         assault.answers[type(error).__name__] += 1
         return
@@ -63,16 +65,13 @@ async def _status(answer: asyncio.Task[object]) -> str:
     return "closed"
 
 
-class _Pouring:
+class _Pouring(Attack):
     """Connections side by side, each made anew when it was ended."""
 
     connections: ClassVar = 4
     heads: ClassVar[tuple[bytes, ...]]
     chunk: ClassVar[bytes] = b"a" * CHUNK
     read: ClassVar = True
-
-    async def prepare(self, assault: Assault) -> None:
-        """Nothing is needed."""
 
     async def run(self, assault: Assault) -> None:
         await asyncio.gather(*(self._repeat(assault, number) for number in range(self.connections)))
@@ -100,7 +99,6 @@ class LargeHeads(_Pouring):
         + b"".join(b"X-%d: %s\r\n" % (number, b"a" * 1_000) for number in range(100))
         + b"\r\n"
     )
-    read: ClassVar = True
 
 
 class Pipelining(_Pouring):

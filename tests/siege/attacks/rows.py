@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from tests.siege.attacks.automations import ChangedAutomations, ManyMatches
 from tests.siege.attacks.conditions import LongConditions
 from tests.siege.attacks.floods import Batches, Scans, Singles, Streams
 from tests.siege.attacks.heads import EndlessHeads, LargeHeads, Pipelining
+from tests.siege.attacks.sizes import LargeMessages, Patterns, WrongValues
+from tests.siege.attacks.unfinished import IdleConnections, UnfinishedMessages, UnfinishedMessagesOfATenant
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,11 +18,19 @@ if TYPE_CHECKING:
 
 ATTACKS: Final[Mapping[str, type[Attack]]] = {
     "1": LongConditions,
+    "2a": ManyMatches,
+    "2b": ChangedAutomations,
     "3a": EndlessHeads,
     "3b": LargeHeads,
     "3c": Pipelining,
+    "4a": UnfinishedMessages,
+    "4b": UnfinishedMessagesOfATenant,
+    "4c": IdleConnections,
     "5a": Streams,
     "5b": Batches,
     "5c": Scans,
     "5d": Singles,
+    "8a": Patterns,
+    "8b": LargeMessages,
+    "8c": WrongValues,
 }
