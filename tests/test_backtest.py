@@ -339,11 +339,11 @@ class CountedReads:
         self.reads = 0
         self.third = asyncio.Event()
 
-    async def read(self, work: Callable[[Connection], T], *, brief: bool = False) -> T:
+    async def read(self, work: Callable[[Connection], T], *, brief: bool = False, delivery: bool = False) -> T:
         self.reads += 1
         if self.reads == 3:
             self.third.set()
-        return await self._database.read(work, brief=brief)
+        return await self._database.read(work, brief=brief, delivery=delivery)
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         return await self._database.write(work)

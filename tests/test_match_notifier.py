@@ -25,7 +25,7 @@ class Heads:
         self.ends = {MINE: 3, OTHERS: 7}
         self.reads = 0
 
-    async def read(self, work: Callable[[Any], Any], *, brief: bool = False) -> dict[int, int]:
+    async def read(self, work: Callable[[Any], Any], *, brief: bool = False, delivery: bool = False) -> dict[int, int]:
         assert brief
         self.reads += 1
         return dict(self.ends)

@@ -25,7 +25,7 @@ class WaitsDatabase:
         self._due_at = due_at
         self._looks = looks
 
-    async def read(self, work: Any, *, brief: bool = False) -> tuple[list[int], int | None]:
+    async def read(self, work: Any, *, brief: bool = False, delivery: bool = False) -> tuple[list[int], int | None]:
         self.read_at.append(asyncio.get_running_loop().time())
         if len(self.read_at) == self._looks:
             self.done.set()

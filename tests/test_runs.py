@@ -457,7 +457,7 @@ async def test_an_outage_is_logged_in_a_line_and_outlived(database: Database, mo
         def __init__(self) -> None:
             self.reads = 0
 
-        async def read(self, work: Any, *, brief: bool = False) -> Any:
+        async def read(self, work: Any, *, brief: bool = False, delivery: bool = False) -> Any:
             self.reads += 1
             if self.reads <= 3:
                 raise StorageUnavailable from OSError("gone")

@@ -376,9 +376,9 @@ class SlowDatabase:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def read(self, work: Callable[[Connection], T], *, brief: bool = False) -> T:
+    async def read(self, work: Callable[[Connection], T], *, brief: bool = False, delivery: bool = False) -> T:
         await self.gate.wait()
-        return await self._database.read(work, brief=brief)
+        return await self._database.read(work, brief=brief, delivery=delivery)
 
 
 async def test_a_match_is_there_soon_after_its_event_is_accepted(

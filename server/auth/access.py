@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from server.current_project import work_for
 from server.errors import AdminRequired, KeyInvalid, KeyMissing, ProjectNotFound, ProjectRequired, ScopeMissing
 from server.model import Dialect, Scope
 from server.storage.projects import catalog_version, get_project, key_by_digest
@@ -82,7 +83,15 @@ class Access:
         return await self.authenticate_secret(bearer_secret(authorization), project)
 
     async def authenticate_secret(self, secret: str, project: str = "") -> Caller:
-        """Return the caller of a bare secret. Raise KeyInvalid and ProjectNotFound."""
+        """Return the caller of a bare secret, for whose project the task works from now on.
+
+        Raise KeyInvalid and ProjectNotFound.
+        """
+        caller = await self._identify(secret, project)
+        work_for(caller.project_pk)
+        return caller
+
+    async def _identify(self, secret: str, project: str) -> Caller:
         digest = digest_of(secret)
         if self._epoch != self._database.epoch:
             self._epoch = self._database.epoch

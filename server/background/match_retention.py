@@ -15,6 +15,7 @@ import structlog
 
 from automation.retention import deletable_matches, delete_matches, move_start, next_start
 from registry.timestamps import now_micros
+from server.current_project import SERVER, work_for
 from server.recurring import Recurring, try_each
 from server.storage.log import lock_heads
 from server.storage.projects import match_positions
@@ -57,6 +58,7 @@ class MatchRetention:
 
     async def _prune_all(self) -> float:
         """Delete in all projects. Return the seconds after which to do so again."""
+        work_for(SERVER)
         heads = await self._database.read(match_positions, brief=True)
         self._deleted = 0
         await try_each(heads.items(), self._prune)
@@ -66,6 +68,7 @@ class MatchRetention:
 
     async def _prune(self, project: tuple[int, int]) -> None:
         key, head = project
+        work_for(key)
         before = now_micros() - round(self._retention_seconds * 1_000_000)
         if await self._database.read(lambda connection: next_start(connection, key, before, head)) is not None:
             await self._write(lambda connection: _move_start(connection, key, before))

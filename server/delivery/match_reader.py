@@ -40,9 +40,6 @@ _BYTES_PER_CHARACTER = 6
 # The ids, times and numbers of a delivery and of the match and event in it, and the framing of a label.
 _MATCH_BYTES, _LABEL = 1_000, 2
 
-READS_AT_ONCE: Final = 2
-"""The number of watchers that read at once; the others take turns, so that other reads find a connection."""
-
 # A heartbeat is due early enough to be there within its interval, also where the log is read for it first.
 _DUE_SHARE, _READ_SHARE = 0.75, 0.125
 
@@ -86,13 +83,14 @@ class MatchReader:
     def __init__(self, database: Database, notifier: MatchNotifier) -> None:
         self._database = database
         self._notifier = notifier
-        self._turns = asyncio.Semaphore(READS_AT_ONCE)
 
     async def load(
         self, project_pk: int, matches: Sequence[Match], texts: Sequence[str] | None = None
     ) -> list[LoadedMatch | UnreadableMatch]:
         """Load the first of these matches of a project, as `load_in` does, in a transaction of its own."""
-        return await self._database.read(lambda connection: load_in(connection, project_pk, matches, texts))
+        return await self._database.read(
+            lambda connection: load_in(connection, project_pk, matches, texts), delivery=True
+        )
 
     async def watch(self, project_pk: int, query: WatchQuery) -> AsyncGenerator[WatchUpdate, None]:
         """Follow the match log of a project: the first update comes at once, then matches and heartbeats, for ever.
@@ -125,11 +123,12 @@ class MatchReader:
             position = resolve_start(connection, project_pk, start)
             return _place(connection, project_pk, position), match_head(connection, project_pk)
 
-        return await self._database.read(work)
+        return await self._database.read(work, delivery=True)
 
     async def _read(self, project_pk: int, query: WatchQuery, after: Place) -> WatchUpdate:
-        async with self._turns:
-            return await self._database.read(lambda connection: read_on(connection, project_pk, query, after))
+        return await self._database.read(
+            lambda connection: read_on(connection, project_pk, query, after), delivery=True
+        )
 
 
 def read_on(connection: Connection, project_pk: int, query: WatchQuery, after: Place) -> WatchUpdate:

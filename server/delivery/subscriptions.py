@@ -94,7 +94,7 @@ class Subscriptions:
             ordered = [consumers[consumer_id] for consumer_id in sorted(consumers)]
             return self._status(connection, [current])[0], ordered[:MAX_CONSUMERS]
 
-        return await self._database.read(read)
+        return await self._database.read(read, delivery=True)
 
     async def list(self, project_pk: int, request: PageRequest) -> Page[SubscriptionStatus]:
         """List subscriptions, newest first."""

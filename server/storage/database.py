@@ -36,15 +36,16 @@ class Database(Protocol):
     epoch: int
     """Changes when connections are lost: a failover or a restore may have undone commits that were read before."""
 
-    async def read(self, work: Callable[[Connection], T], *, brief: bool = False) -> T:
+    async def read(self, work: Callable[[Connection], T], *, brief: bool = False, delivery: bool = False) -> T:
         """Run work in one read-only transaction, which sees one state of the database.
 
-        Brief work, such as a query by key, has connections of its own and never waits for long reads.
+        Brief work, such as a query by key, and work that loads matches for delivery have connections of their own and
+        never wait for long reads. Of each kind, work for one project (`server.current_project`) uses at most a share.
         """
         ...
 
     async def write(self, work: Callable[[Connection], T]) -> T:
-        """Run work in one transaction, durable when this returns."""
+        """Run work in one transaction, durable when this returns. Projects take turns."""
         ...
 
     async def check(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
@@ -11,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from server.current_project import SERVER, current_project
 from server.errors import (
     ServiceError,
     StorageBusy,
@@ -20,6 +22,7 @@ from server.errors import (
     StorageUnavailable,
     UnstorableText,
 )
+from server.fair_queue import FairTurns
 from server.storage.head_turns import HeadTurn, HeadTurns
 from server.storage.maintenance import postgres_maintenance
 from server.storage.postgres_connections import Connector
@@ -39,10 +42,18 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
-READERS, WRITERS = 8, 4
+READERS, WRITERS = 7, 5
+"""The connections of the two pools, which the turns below divide."""
+READ_TURNS, READ_SHARE = 5, 3
+DELIVERY_TURNS, DELIVERY_SHARE = 2, 1
+WRITE_TURNS, WRITE_SHARE = 3, 2
+BRIEF_TURNS, BRIEF_SHARE = 2, 1
+"""How many transactions of a kind run at the same time, and how many of them for one project: others find free ones."""
 MAINTAINERS = 3
 """One connection holds the lock, one works, one watches its progress."""
 POOL_TIMEOUT_S = 10
+TURN_SECONDS = 10.0
+"""How long a transaction waits for its turn."""
 COMMAND_TIMEOUT_S = 30
 
 _SETTINGS = {
@@ -72,12 +83,16 @@ class PostgresDatabase:
     def __init__(self, url: str) -> None:
         parsed = parse_postgres_url(url)
         connector = Connector()
-        # Two pools, so that commits never wait for long reads; brief reads use the pool of the commits.
+        # Two pools, because readers may be idle in a transaction for longer; brief reads use the pool of the commits.
         self._url = parsed
         self._connector = connector
         self._writers = _Pool(parsed, connector, WRITERS, _WRITER_SETTINGS)
         self._readers = _Pool(parsed, connector, READERS, _READER_SETTINGS)
-        self._turns = HeadTurns()
+        self._head_turns = HeadTurns()
+        self._read_turns = FairTurns(READ_TURNS, READ_SHARE)
+        self._delivery_turns = FairTurns(DELIVERY_TURNS, DELIVERY_SHARE)
+        self._write_turns = FairTurns(WRITE_TURNS, WRITE_SHARE)
+        self._brief_turns = FairTurns(BRIEF_TURNS, BRIEF_SHARE)
         self.epoch = 0
 
     @classmethod
@@ -93,14 +108,17 @@ class PostgresDatabase:
             raise
         return database
 
-    async def read(self, work: Callable[[Connection], T], *, brief: bool = False) -> T:
-        """Run work in one snapshot."""
+    async def read(self, work: Callable[[Connection], T], *, brief: bool = False, delivery: bool = False) -> T:
+        """Run work in one snapshot. Raise StorageBusy if it gets no turn within TURN_SECONDS."""
         pool = self._writers if brief else self._readers
-        return await self._run(pool, pool.snapshots, work)
+        turns = self._brief_turns if brief else self._delivery_turns if delivery else self._read_turns
+        async with _turn(turns):
+            return await self._run(pool, pool.snapshots, work)
 
     async def write(self, work: Callable[[Connection], T]) -> T:
-        """Run work in one transaction."""
-        return await self._run(self._writers, self._writers.transactions, work)
+        """Run work in one transaction. Raise StorageBusy if it gets no turn within TURN_SECONDS."""
+        async with _turn(self._write_turns):
+            return await self._run(self._writers, self._writers.transactions, work)
 
     async def check(self) -> None:
         """Raise StorageError unless the database accepts writes now."""
@@ -144,7 +162,7 @@ class PostgresDatabase:
 
     async def _run_once(self, pool: _Pool, engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
         committing = False
-        turn = HeadTurn(self._turns)
+        turn = HeadTurn(self._head_turns)
 
         def begun(connection: Connection) -> T:
             nonlocal committing
@@ -182,6 +200,21 @@ class PostgresDatabase:
         """Leave a server that has become a standby; the next connections look for the primary."""
         self.epoch += 1
         await self.close()
+
+
+@asynccontextmanager
+async def _turn(turns: FairTurns) -> AsyncIterator[None]:
+    """Hold a turn for the current project; the server's own work, such as commits, goes before that of projects."""
+    project = current_project()
+    try:
+        async with asyncio.timeout(TURN_SECONDS):
+            await turns.acquire(project, 0 if project is SERVER else 1)
+    except TimeoutError:
+        raise StorageBusy from None
+    try:
+        yield
+    finally:
+        turns.release(project)
 
 
 class _ConnectionLost(Exception):

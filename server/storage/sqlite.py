@@ -1,8 +1,11 @@
-"""SQLite: one process, one writing thread, three reading connections.
+"""SQLite: one process, one writing thread, six reading connections.
 
-    write         one thread, one connection         `sqlite_writer`
-    read          two connections, for long reads    `sqlite_readers`
-    brief read    one connection, for keys, definitions and versions, which never wait for a long read
+    write            one thread, one connection         `sqlite_writer`
+    read             two connections, for long reads    `sqlite_readers`
+    delivery read    two connections, for matches to deliver, which never wait for a long read
+    brief read       two connections, for keys, definitions and versions, which wait for neither
+
+The reads of one project use one connection of each kind, and the writes of projects take turns.
 
 A lock file keeps a second server away (`sqlite_file`).
 """
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 READERS: Final = 2
+"""The reading connections of each kind."""
+READER_SHARE: Final = 1
+"""The connections of each kind that reads of one project use at the same time: another project finds a free one."""
 
 
 class SqliteDatabase:
@@ -44,8 +50,9 @@ class SqliteDatabase:
         create_file(path)
         self._lock = lock_file(path)
         self._writer = SqliteWriter(path)
-        self._readers = Readers(path, READERS)
-        self._brief_reader = Readers(path, 1)
+        self._readers = Readers(path, READERS, READER_SHARE)
+        self._delivery_readers = Readers(path, READERS, READER_SHARE)
+        self._brief_readers = Readers(path, READERS, READER_SHARE)
 
     @classmethod
     async def open(cls, path: str) -> SqliteDatabase:
@@ -61,15 +68,16 @@ class SqliteDatabase:
             raise
         return database
 
-    async def read(self, work: Callable[[Connection], T], *, brief: bool = False) -> T:
+    async def read(self, work: Callable[[Connection], T], *, brief: bool = False, delivery: bool = False) -> T:
         """Run work in one snapshot; it is interrupted when the caller is cancelled, and after READ_SECONDS."""
+        readers = self._brief_readers if brief else self._delivery_readers if delivery else self._readers
         try:
-            return await (self._brief_reader if brief else self._readers).run(work)
+            return await readers.run(work)
         except DBAPIError as error:
             raise storage_error(error.orig) from error
 
     async def write(self, work: Callable[[Connection], T]) -> T:
-        """Run work in one transaction, in the order of the calls."""
+        """Run work in one transaction. Projects take turns; work for one project runs in the order of the calls."""
         try:
             return await self._writer.run(work)
         except DBAPIError as error:
@@ -91,8 +99,8 @@ class SqliteDatabase:
         await finished(self._close())
 
     async def _close(self) -> None:
-        await self._readers.close()
-        await self._brief_reader.close()
+        for readers in (self._readers, self._delivery_readers, self._brief_readers):
+            await readers.close()
         # Last, because the last connection to close checkpoints.
         await self._writer.close()
         self._lock.close()

@@ -24,7 +24,9 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from server.current_project import current_project
 from server.errors import StorageUnavailable
+from server.fair_queue import FairTurns
 from server.storage.transactions import finished, run_transaction
 
 if TYPE_CHECKING:
@@ -46,15 +48,19 @@ _ROWS_PER_CHUNK: Final = 64
 
 
 class Readers:
-    """A fixed number of reading connections. Reads take turns in the order in which they arrive."""
+    """A fixed number of reading connections, of which the reads of one project use at most `share` at the same time.
 
-    def __init__(self, path: Path, count: int) -> None:
+    Projects whose reads wait take turns (`FairTurns`); those of one project run in the order in which they arrive.
+    """
+
+    def __init__(self, path: Path, count: int, share: int) -> None:
         self._path = path
-        self._count = count
         self._engine = _engine(self._connect)
-        self._turns = asyncio.Semaphore(count)
+        self._turns = FairTurns(count, share)
         self._idle: deque[tuple[AsyncConnection, ReadingConnection]] = deque()
         self._closing = threading.Event()
+        self._reads = 0
+        self._done = asyncio.Event()
 
     async def run(self, work: Callable[[Connection], T]) -> T:
         """Run work in one read-only transaction, which sees one state of the database.
@@ -64,27 +70,36 @@ class Readers:
         """
         if self._closing.is_set():
             raise StorageUnavailable
-        async with self._turns:
-            if not self._idle:
-                # Not cancelled half-way: nobody would close a connection that opens for a caller who has left.
-                await finished(self._open())
-            connection, driver = self._idle.popleft()
-            try:
-                return await driver.run(run_transaction(connection, work))
-            finally:
-                # Last in the queue: the read of a cancelled caller may still be running for a moment.
-                self._idle.append((connection, driver))
+        self._reads += 1
+        try:
+            async with self._turns.turn(current_project()):
+                return await self._run(work)
+        finally:
+            self._reads -= 1
+            if self._closing.is_set() and not self._reads:
+                self._done.set()
 
     async def close(self) -> None:
         """Interrupt long reads, wait until the others have ended, and close the connections."""
         if self._closing.is_set():
             return
         self._closing.set()
-        for _ in range(self._count):
-            await self._turns.acquire()
+        if self._reads:
+            await self._done.wait()
         for connection, driver in self._idle:
             await driver.settle()
             await connection.close()
+
+    async def _run(self, work: Callable[[Connection], T]) -> T:
+        if not self._idle:
+            # Not cancelled half-way: nobody would close a connection that opens for a caller who has left.
+            await finished(self._open())
+        connection, driver = self._idle.popleft()
+        try:
+            return await driver.run(run_transaction(connection, work))
+        finally:
+            # Last in the queue: the read of a cancelled caller may still be running for a moment.
+            self._idle.append((connection, driver))
 
     async def _open(self) -> None:
         connection = await self._engine.connect()

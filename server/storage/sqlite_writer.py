@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
+
+from server.current_project import SERVER, current_project
+from server.fair_queue import FairQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,21 +38,49 @@ CHECKPOINT_PAGES = 8_192
 """
 
 
+_SERVER_COST: Final = 0
+"""Work that costs nothing never waits for a turn, only for the transaction that runs."""
+
+
 class SqliteWriter:
-    """A thread that runs writing transactions one after the other."""
+    """A thread that runs writing transactions one after the other.
+
+    Projects whose transactions wait take turns: one that writes without a pause holds another up for one transaction.
+    Commits of events serve all projects, and go first; there is one at a time, so others run between them.
+    """
 
     def __init__(self, path: Path) -> None:
         self._engine = _engine(path)
         self._thread = ThreadPoolExecutor(1, "sqlite-writer")
         self._connection: Connection | None = None
+        self._lock = threading.Lock()
+        self._queue: FairQueue[tuple[Callable[[Connection], Any], Future[Any]]] = FairQueue()
 
     async def run(self, work: Callable[[Connection], T]) -> T:
-        """Run work in one transaction, in the order of the calls; durable when this returns."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, work)
+        """Run work in one transaction; durable when this returns. The work of one project runs in the order of calls.
+
+        Work that has not begun when the caller is cancelled is left out.
+        """
+        project, done = current_project(), Future[T]()
+        with self._lock:
+            # Each task of the thread runs whatever is next by then.
+            self._thread.submit(self._run_next)
+            self._queue.push(project, (work, done), _SERVER_COST if project is SERVER else 1)
+        return await asyncio.wrap_future(done)
 
     async def close(self) -> None:
         """Finish queued work and close the connection."""
         await asyncio.get_running_loop().run_in_executor(None, self._close)
+
+    def _run_next(self) -> None:
+        with self._lock:
+            work, done = self._queue.pop()
+        if not done.set_running_or_notify_cancel():
+            return
+        try:
+            done.set_result(self._run(work))
+        except BaseException as error:
+            done.set_exception(error)
 
     def _run(self, work: Callable[[Connection], T]) -> T:
         if self._connection is None:

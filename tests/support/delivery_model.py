@@ -265,7 +265,7 @@ class ModelDatabase:
         """True while a transaction runs."""
         return self._writer.locked()
 
-    async def read(self, work: Callable[[Any], T], *, brief: bool = False) -> Any:
+    async def read(self, work: Callable[[Any], T], *, brief: bool = False, delivery: bool = False) -> Any:
         """Return the ends of the match logs: nothing else is read."""
         await self.delay()
         if self._random.random() < self.failing:

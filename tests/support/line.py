@@ -37,8 +37,8 @@ class GatedDatabase:
         self.gate.set()
         self.writes = 0
 
-    async def read(self, work: Callable[[Connection], T], *, brief: bool = False) -> T:
-        return await self._database.read(work, brief=brief)
+    async def read(self, work: Callable[[Connection], T], *, brief: bool = False, delivery: bool = False) -> T:
+        return await self._database.read(work, brief=brief, delivery=delivery)
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         self.writes += 1
