@@ -44,6 +44,13 @@ def now_micros() -> int:
     return time.time_ns() // 1000
 
 
+def check_instant(micros: int) -> int:
+    """Return an instant. Raise ValueError outside the years 0001 to 9999."""
+    if not MIN_MICROS <= micros <= MAX_MICROS:
+        raise ValueError(f"{micros} microseconds since 1970 are not in the years 1 to 9999")
+    return micros
+
+
 def parse_rfc3339(text: str) -> int:
     """Return the instant of an RFC 3339 date-time; digits beyond the microsecond are cut off.
 

@@ -39,7 +39,7 @@ async def test_a_text_longer_than_any_name_is_found_nowhere(shop: Client, name: 
     ],
 )
 async def test_dialects_find_such_a_text_nowhere(
-    service: Service, shop: Client, dialect: projects_pb2.Dialect, path: str
+    service: Service, shop: Client, dialect: projects_pb2.Dialect.ValueType, path: str
 ) -> None:
     secret = await service.secret(shop.project, dialect)
     async with http_client(service) as http:

@@ -30,6 +30,8 @@ BROKEN = {
     "coercions with a path that is no text": (
         """UPDATE event SET coercions = '[[7,"converted","1",1]]' WHERE position = 3"""
     ),
+    "a time of receipt of no calendar": "UPDATE event SET received_at = 1000000000000000000 WHERE position = 3",
+    "a time of occurrence of no calendar": "UPDATE event SET occurred_at = -1000000000000000000 WHERE position = 3",
     "a missing event": "DELETE FROM event WHERE position = 3",
 }
 

@@ -16,6 +16,7 @@ from registry.json_values import MAX_DEPTH
 from registry.log_ids import position_of
 from registry.page_sizes import read_page
 from registry.stored_json import load_nested
+from registry.timestamps import check_instant
 from registry.unreadable_rows import UNREADABLE, UNREADABLE_ROWS, load_object
 from server.errors import EventNotFound
 from server.model import Event
@@ -157,8 +158,9 @@ def to_event(row: Row[Any]) -> Event:
     coercions: tuple[Coercion, ...]
     try:
         properties, coercions = load_object(row.properties), read_coercions(row.coercions) if row.coercions else ()
+        occurred_at, received_at = check_instant(row.occurred_at), check_instant(row.received_at)
     except UNREADABLE as error:
-        properties, coercions = {}, ()
+        properties, coercions, occurred_at, received_at = {}, (), 0, 0
         unreadable = UNREADABLE_ROWS.report("event", row.id, error)
     return Event(
         id=row.id,
@@ -170,8 +172,8 @@ def to_event(row: Row[Any]) -> Event:
         email=row.contact_email,
         properties=properties,
         coercions=coercions,
-        occurred_at=row.occurred_at,
-        received_at=row.received_at,
+        occurred_at=occurred_at,
+        received_at=received_at,
         match_count=row.match_count,
         ignore_case=bool(row.ignore_case),
         contact_deleted=bool(row.contact_deleted),
