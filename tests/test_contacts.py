@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from google.protobuf.json_format import MessageToDict
 from grpc import StatusCode
 
+from server.errors import InvalidArgument
+from server.services.contacts import _check_size
 from signalbox.v1 import contacts_pb2 as pb
 from tests.support.messages import ADA, BOB, event, struct
 from tests.support.refusals import refusal, verdict
@@ -195,3 +198,25 @@ async def test_upserts_add_up_to_no_more_than_one_may_hold(shop: Client) -> None
     refused = await refusal(upsert(shop, ADA, one_more=True))
     assert refused.code is StatusCode.INVALID_ARGUMENT
     assert len((await by_email(shop, ADA)).properties.fields) == 1_000
+
+
+def properties_of(count: int, size: int) -> dict[str, str]:
+    """Make a number of properties that take a number of bytes as JSON."""
+    made = {f"p{number}": "" for number in range(count)}
+    made["p0"] = "x" * (size - len(json.dumps(made, separators=(",", ":"))))
+    assert len(json.dumps(made, separators=(",", ":"))) == size
+    return made
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "fits"),
+    [(1, 65_536, True), (1, 65_537, False), (1_000, 65_536, True), (1_000, 65_537, False), (1_001, 60_000, False)],
+)
+def test_a_contact_holds_up_to_1000_properties_and_64_kibibytes(count: int, size: int, fits: bool) -> None:
+    properties = properties_of(count, size)
+    if fits:
+        _check_size(properties)
+    else:
+        with pytest.raises(InvalidArgument, match=f"would have {count:,} properties and {size:,} bytes") as refused:
+            _check_size(properties)
+        assert [(each.path, each.reason) for each in refused.value.violations] == [("properties", "TOO_LARGE")]

@@ -8,7 +8,8 @@ import pytest
 from grpc import StatusCode
 
 from server.errors import ProjectNotFound
-from server.model import Rules
+from server.model import Dialect, Rules
+from server.services.projects import Projects
 from server.storage.projects import get_project, insert_project
 from signalbox.v1 import contacts_pb2, event_ingest_pb2
 from signalbox.v1 import projects_pb2 as pb
@@ -309,3 +310,19 @@ async def test_a_project_is_read_by_its_id_or_name_alone(database: Database) -> 
         assert get_project(connection, named.id) == named
 
     await database.write(work)
+
+
+@pytest.mark.parametrize(
+    ("secret", "hint"),
+    [
+        ("sb_" + "x" * 12 + "1234", "sb_…1234"),
+        ("sb_" + "x" * 11 + "1234", "sb_…"),
+        ("ar_" + "x" * 12 + "1234", "ar_…1234"),
+        ("x" * 12 + "1234", "…1234"),
+        ("other_" + "x" * 10, "…xxxx"),
+    ],
+)
+def test_a_hint_shows_the_end_of_a_secret_that_keeps_enough_of_it(secret: str, hint: str) -> None:
+    nothing: Any = None
+    projects = Projects(nothing, nothing, nothing, {Dialect.ARSEL: "ar_"})
+    assert projects._hint(secret) == hint

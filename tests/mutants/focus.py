@@ -50,7 +50,7 @@ PACKAGES: Final = (
 TESTS: Final = tuple(
     f"tests/test_{name}.py"
     for name in (
-        "access", "access_cache", "admin_key", "arsel", "automations", "autosend", "backtest", "backtest_tally",
+        "access", "access_cache", "admin_key", "app", "arsel", "automations", "autosend", "backtest", "backtest_tally",
         "bounds", "bridge", "catalog", "coercion", "compatibility", "conditions", "conditions_in_service",
         "conditions_index", "conditions_oracle", "conditions_tracing", "connections", "consume", "consumers",
         "contact_deletion", "contact_store", "contacts", "definitions", "dialects", "dispatcher", "dispatcher_waits",
