@@ -1,0 +1,272 @@
+"""The decisions of a consumer's stream: what is renewed, requested and sent next."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from automation.subscriptions.values import Delivery, Extend, Settlement
+from server.delivery import consumer_session
+from server.delivery.consumer_session import ConsumerSession, DeliveryBatch, Drain, Heartbeat, Opening, SettleResults
+from server.delivery.loading import LoadedDelivery
+from server.errors import ConsumerReplaced, Stopping
+from server.shutdown import Shutdown
+from tests.support.delivery_model import SECOND, SUBSCRIPTION
+from tests.support.virtual_time import VirtualTimeLoop
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Sequence
+
+NOW = 1_000 * SECOND
+
+
+class Noting:
+    """Stands for the dispatcher: it notes what it is asked for."""
+
+    def __init__(self, ack_deadline: int = 30 * SECOND) -> None:
+        self.subscription = replace(SUBSCRIPTION, ack_deadline=ack_deadline, floor_position=5)
+        self.submitted: list[Sequence[Settlement]] = []
+        self.requested: list[int] = []
+        self.stopped = 0
+
+    def submit(self, settlements: Sequence[Settlement]) -> asyncio.Future[Any]:
+        self.submitted.append(settlements)
+        return asyncio.get_running_loop().create_future()
+
+    def request(self, consumer: Any, capacity: int) -> None:
+        self.requested.append(capacity)
+
+    def stop_delivering(self, consumer: Any) -> None:
+        self.stopped += 1
+
+    async def head_position(self) -> int:
+        return 9
+
+
+class Stream:
+    """A session over a dispatcher that notes."""
+
+    def __init__(self, dispatcher: Noting, grace_seconds: float = 10, heartbeat_seconds: float = 4) -> None:
+        self.dispatcher = dispatcher
+        self.stopping = asyncio.Event()
+        noting: Any = dispatcher
+        opening = Opening("engine", "worker", 5, [], heartbeat_seconds)
+        self.session = ConsumerSession(noting, noting, Shutdown(self.stopping, grace_seconds), opening)
+        self.session._note_sent()
+
+    async def next(self, reading: asyncio.Task[None] | None = None) -> Any:
+        endless: Any = asyncio.get_running_loop().create_future()
+        return await self.session._next(reading or endless)
+
+
+def virtually(work: Coroutine[Any, Any, None]) -> None:
+    loop = VirtualTimeLoop()
+    try:
+        loop.run_until_complete(work)
+    finally:
+        loop.close()
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def loaded(number: int, lease_expires_at: int = 0) -> LoadedDelivery:
+    nothing: Any = None
+    return LoadedDelivery(Delivery(f"d{number}", "worker", 1, nothing, lease_expires_at, False, ""), nothing)
+
+
+@pytest.mark.parametrize(
+    ("ack_deadline", "waited", "renewed"),
+    [
+        (30 * SECOND, SECOND, False),
+        (30 * SECOND, SECOND + 1, True),
+        (10 * SECOND, SECOND, False),
+        (5 * SECOND, SECOND // 2, False),
+        (5 * SECOND, SECOND // 2 + 1, True),
+        (SECOND, SECOND // 10, False),
+        (SECOND, SECOND // 10 + 1, True),
+    ],
+)
+def test_leases_are_renewed_a_second_or_a_tenth_of_the_deadline_after_they_began(
+    monkeypatch: pytest.MonkeyPatch, ack_deadline: int, waited: int, renewed: bool
+) -> None:
+    async def work() -> None:
+        stream = Stream(Noting(ack_deadline))
+        began = NOW - waited
+        # Those of one batch began at the same time; the first one tells.
+        batch = DeliveryBatch([loaded(1, began + ack_deadline), loaded(2, began + ack_deadline)], 5)
+        stream.session._renew_late(batch)
+        assert stream.dispatcher.submitted == ([[Extend(["d1", "d2"])]] if renewed else [])
+
+    monkeypatch.setattr(consumer_session, "now_micros", lambda: NOW)
+    virtually(work())
+
+
+def test_as_many_are_requested_as_fitted_last_time_and_more_while_all_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitting: list[int] = []
+
+    async def load(_reader: Any, _dispatcher: Any, deliveries: Sequence[Delivery]) -> list[LoadedDelivery]:
+        return [loaded(number) for number in range(min(fitting.pop(0), len(deliveries)))]
+
+    async def work() -> None:
+        session = Stream(Noting()).session
+        assert session._batch_size == 1_000
+        for taken, fit, size in (
+            (10, 10, 1_000),
+            (10, 3, 3),
+            (3, 3, 6),
+            (6, 6, 12),
+            (12, 1, 1),
+            (1, 1, 2),
+            (2, 0, 1),
+            (400, 399, 399),
+            (399, 399, 798),
+            (798, 798, 1_000),
+        ):
+            session.consumer.deliveries = [loaded(number).delivery for number in range(taken)]
+            fitting.append(fit)
+            batch = await session._load()
+            assert (0 if batch is None else len(batch.deliveries), session._batch_size) == (fit, size)
+            assert session.consumer.deliveries == []
+            assert batch is None or batch.max_attempts == SUBSCRIPTION.max_attempts
+
+    monkeypatch.setattr(consumer_session, "load_deliveries", load)
+    virtually(work())
+
+
+def done() -> asyncio.Future[Any]:
+    made: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    made.set_result([[]])
+    return made
+
+
+@pytest.mark.parametrize(
+    ("stop_step", "unanswered", "outstanding", "deliveries", "over"),
+    [
+        ("done", False, 0, False, True),
+        ("done", True, 0, False, False),
+        ("done", False, 1, False, False),
+        ("done", False, 0, True, False),
+        ("pending", False, 0, False, False),
+        (None, False, 0, False, False),
+    ],
+)
+def test_a_stopped_stream_is_over_once_all_is_answered_and_settled(
+    stop_step: str | None, unanswered: bool, outstanding: int, deliveries: bool, over: bool
+) -> None:
+    async def work() -> None:
+        session = Stream(Noting()).session
+        if stop_step is not None:
+            session._stop_step = done() if stop_step == "done" else asyncio.get_running_loop().create_future()
+        waiting: Any = [None] * unanswered
+        session._unanswered.extend(waiting)
+        session.consumer.outstanding = outstanding
+        session.consumer.deliveries = [loaded(1).delivery] * deliveries
+        assert session._is_over() is over
+
+    virtually(work())
+
+
+def test_a_drain_lasts_nine_tenths_of_the_grace_period() -> None:
+    async def work() -> None:
+        stream = Stream(Noting(), grace_seconds=10, heartbeat_seconds=60)
+        stream.session.consumer.outstanding = 1
+        stream.stopping.set()
+        assert await stream.next() == Drain(9)
+        assert (stream.dispatcher.stopped, stream.dispatcher.submitted) == (1, [[]])
+        assert not stream.session._is_over()
+        with pytest.raises(Stopping):
+            await stream.next()
+        assert now() == 9
+        # Nothing is requested any more, and the stop was submitted once.
+        assert set(stream.dispatcher.requested) == {0}
+        assert stream.dispatcher.submitted == [[]]
+
+    virtually(work())
+
+
+def test_heartbeats_go_on_during_a_drain() -> None:
+    async def work() -> None:
+        stream = Stream(Noting(), grace_seconds=10, heartbeat_seconds=4)
+        stream.session.consumer.outstanding = 2
+        stream.stopping.set()
+        assert await stream.next() == Drain(9)
+        stream.session._note_sent()
+        for seconds in (4, 8):
+            assert await stream.next() == Heartbeat(5, 9, 2)
+            assert now() == seconds
+            stream.session._note_sent()
+        with pytest.raises(Stopping):
+            await stream.next()
+        assert now() == 9
+
+    virtually(work())
+
+
+def test_a_quiet_stream_requests_matches_only_while_it_waits() -> None:
+    async def work() -> None:
+        stream = Stream(Noting())
+        assert await stream.next() == Heartbeat(5, 9, 0)
+        assert (now(), stream.dispatcher.requested) == (4, [1_000, 0])
+
+    virtually(work())
+
+
+def test_results_are_sent_before_deliveries_and_in_their_order() -> None:
+    async def work() -> None:
+        stream = Stream(Noting())
+        session = stream.session
+        session.consumer.deliveries = [loaded(1).delivery]
+        pending: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        for sequence, results in ((1, done()), (2, pending), (3, done())):
+            await session._request_window.acquire()
+            session._unanswered.append(consumer_session._UnansweredRequest(sequence, results))
+        before = session._request_window._value
+        assert await stream.next() == SettleResults(1, [])
+        assert session._request_window._value == before + 1
+        pending.set_result([["second"]])
+        assert await stream.next() == SettleResults(2, ["second"])  # type: ignore[list-item]  # any result
+        assert await stream.next() == SettleResults(3, [])
+
+    virtually(work())
+
+
+def test_a_failure_of_the_consumer_ends_its_stream() -> None:
+    async def work() -> None:
+        stream = Stream(Noting())
+        stream.session.consumer.fail(ConsumerReplaced("worker"))
+        with pytest.raises(ConsumerReplaced):
+            await stream.next()
+
+    virtually(work())
+
+
+@pytest.mark.parametrize("close", [True, False])
+def test_a_stream_that_its_client_closed_ends_its_leases_unless_another_one_has_them(close: bool) -> None:
+    taken_over: list[str] = []
+
+    async def take_over(consumer_id: str) -> list[str]:
+        taken_over.append(consumer_id)
+        return []
+
+    async def work() -> None:
+        stream = Stream(Noting())
+        noting: Any = stream.dispatcher
+        noting.take_over = take_over
+        reading = asyncio.create_task(asyncio.sleep(0))
+        await reading
+        if close:
+            assert await stream.next(reading) is None
+            assert (taken_over, now()) == (["worker"], consumer_session.BROKEN_SECONDS)
+        else:
+            soon, fail = consumer_session.BROKEN_SECONDS / 2, stream.session.consumer.fail
+            asyncio.get_running_loop().call_later(soon, fail, ConsumerReplaced("worker"))
+            with pytest.raises(ConsumerReplaced):
+                await stream.next(reading)
+            assert taken_over == []
+
+    virtually(work())
