@@ -34,6 +34,7 @@ ServiceError                     a SignalboxError
     ├── StorageFull              the disk is full
     ├── StorageReadOnly          the database cannot be written
     ├── StorageBusy              another process holds the database
+    ├── StorageReplaced          the database file was deleted or replaced
     ├── StorageUnavailable       the database cannot be reached
     └── StorageRefused           the database refused a statement; never the caller's fault
 
@@ -371,6 +372,20 @@ class StorageBusy(StorageError):
     """Another process has locked the database. Nothing was stored; try again."""
 
     reason = "STORAGE_BUSY"
+
+
+class StorageReplaced(StorageError):
+    """A file of the database was deleted or replaced while the server ran. Nothing is stored until it is restarted."""
+
+    reason = "STORAGE_REPLACED"
+    retry_after = 5.0
+
+    def __init__(self, file: str, happened: str) -> None:
+        super().__init__(
+            f"The file {file} of the database was {happened} while the server ran. Nothing is stored until the server"
+            " is restarted; then send the request again with the same idempotency key",
+            file=file,
+        )
 
 
 class StorageUnavailable(StorageError):

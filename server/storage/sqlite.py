@@ -7,26 +7,34 @@
 
 The reads of one project use one connection of each kind, and the writes of projects take turns.
 
-A lock file keeps a second server away (`sqlite_file`).
+Locks keep a second server away, and a file that was deleted or replaced is noticed (`sqlite_file`).
 """
 
 from __future__ import annotations
 
 import sqlite3
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 
-from server.errors import StorageBusy, StorageError, StorageFull, StorageReadOnly, StorageRefused, StorageUnavailable
-from server.storage.sqlite_file import create_file, lock_file, real_path
+from server.errors import (
+    StorageBusy,
+    StorageError,
+    StorageFull,
+    StorageReadOnly,
+    StorageRefused,
+    StorageReplaced,
+    StorageUnavailable,
+)
+from server.recurring import Recurring
+from server.storage.sqlite_file import DatabaseFile
 from server.storage.sqlite_readers import Readers
 from server.storage.sqlite_writer import SqliteWriter
 from server.storage.transactions import finished
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
 
     from sqlalchemy import Connection
 
@@ -34,6 +42,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+CHECK_SECONDS: Final = 0.5
+"""The time in which a deleted or replaced file is noticed while nothing is written."""
 READERS: Final = 2
 """The reading connections of each kind."""
 READER_SHARE: Final = 1
@@ -46,23 +56,25 @@ class SqliteDatabase:
     shared = False
     epoch = 0
 
-    def __init__(self, path: Path) -> None:
-        create_file(path)
-        self._lock = lock_file(path)
-        self._writer = SqliteWriter(path)
-        self._readers = Readers(path, READERS, READER_SHARE)
-        self._delivery_readers = Readers(path, READERS, READER_SHARE)
-        self._brief_readers = Readers(path, READERS, READER_SHARE)
+    def __init__(self, file: DatabaseFile) -> None:
+        self._file = file
+        self._writer = SqliteWriter(file)
+        self._readers = Readers(file.path, READERS, READER_SHARE)
+        self._delivery_readers = Readers(file.path, READERS, READER_SHARE)
+        self._brief_readers = Readers(file.path, READERS, READER_SHARE)
+        self._watch = Recurring("database file", self._check_file)
 
     @classmethod
     async def open(cls, path: str) -> SqliteDatabase:
         """Open or create the file. Raise StorageBusy if another server holds it."""
         if not path or path.startswith(":memory:"):
             raise ValueError("An in-memory database cannot be shared by readers and the writer: name a file")
-        database = cls(real_path(path))
+        database = cls(DatabaseFile.open(path))
         try:
             # SQLite takes BEGIN IMMEDIATE on a file that it cannot write for a read; this is a write.
             await database.write(lambda connection: connection.exec_driver_sql("PRAGMA user_version = 0"))
+            database._file.watch_log()
+            database._watch.start()
         except BaseException:
             await database.close()
             raise
@@ -86,7 +98,8 @@ class SqliteDatabase:
             raise storage_error(error) from error
 
     async def check(self) -> None:
-        """Raise StorageError unless the file can be read; `open` has checked that it can be written."""
+        """Raise StorageError unless the file is in its place and can be read."""
+        self._file.check()
         await self.read(lambda connection: connection.exec_driver_sql("SELECT 1"), brief=True)
 
     @asynccontextmanager
@@ -98,12 +111,20 @@ class SqliteDatabase:
         """Finish running work, close every connection and release the file."""
         await finished(self._close())
 
+    async def _check_file(self) -> float:
+        """Notice a file that was deleted or replaced also while nothing is written. Return the seconds until again."""
+        with suppress(StorageReplaced):
+            self._file.check()
+            self._file.check_lock()
+        return CHECK_SECONDS
+
     async def _close(self) -> None:
+        await self._watch.close()
         for readers in (self._readers, self._delivery_readers, self._brief_readers):
             await readers.close()
         # Last, because the last connection to close checkpoints.
         await self._writer.close()
-        self._lock.close()
+        self._file.close()
 
 
 class SqliteMaintenance:

@@ -1,42 +1,158 @@
-"""The file of an SQLite database and the lock that keeps other servers away from it."""
+"""The file of an SQLite database: the locks that keep other servers away, and whether it is still there.
+
+SQLite writes to the open file, whatever becomes of its name: after a deletion or a replacement, it would go on writing
+to a file that nobody can open again. So the device and inode of each file are compared with those that were opened:
+after each commit, before anything is reported as stored, and by `SqliteDatabase` in between.
+
+    database    deleted or replaced            nothing is written any more
+    -wal, -shm  deleted or replaced            nothing is written any more: a crash would lose what only they hold, and
+                                               another program would not see the locks of this one
+    lock file   deleted or replaced            locked again; if another process has locked it, as above
+
+There are two locks, because the lock file may be deleted. The one of the database file itself is invisible to SQLite on
+Linux, where the locks of flock and fcntl are independent; elsewhere there is only the lock file.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import sys
 from pathlib import Path
-from typing import IO
+from typing import Final, Self
 
-from server.errors import StorageBusy, StorageReadOnly, StorageUnavailable
+import structlog
 
+from server.errors import StorageBusy, StorageReadOnly, StorageReplaced, StorageUnavailable
 
-def real_path(path: str) -> Path:
-    """Resolve links: a file has one lock, whatever name it is opened by."""
-    return Path(path).resolve()
+log = structlog.get_logger()
 
-
-def create_file(path: Path) -> None:
-    """Create the file unless it exists, readable by its owner alone: it holds people's addresses."""
-    os.close(_open(path))
+_ATTEMPTS: Final = 10
+_Identity = tuple[int, int]
 
 
-def lock_file(database: Path) -> IO[str]:
-    """Lock `<database>.lock` until the returned file is closed. Raise StorageBusy if another process holds the lock.
+class DatabaseFile:
+    """An open and locked database file, until it is closed.
 
-    The kernel releases the lock when the process ends, even after kill -9.
+    Its own descriptor stays open as long as SQLite uses the file: closing any descriptor of it would release the locks
+    that SQLite has on it.
     """
-    lock = os.fdopen(_open(database.with_name(database.name + ".lock")), "r+")
+
+    def __init__(self, name: Path, path: Path, lock: int, file: int) -> None:
+        self.path = path
+        self._lock = lock
+        self._file = file
+        # Both: a link may be pointed at another file.
+        self._opened: dict[Path, _Identity] = dict.fromkeys((name, path), _identity(os.fstat(file)))
+        self._replaced: StorageReplaced | None = None
+
+    @classmethod
+    def open(cls, name: str) -> Self:
+        """Open or create a file, readable by its owner alone: it holds people's addresses.
+
+        Links are resolved: a file has one lock, whatever name it is opened by. Raise StorageBusy if another process
+        holds it, StorageReadOnly and StorageUnavailable. The kernel releases the locks when the process ends.
+        """
+        path = Path(name).resolve()
+        lock = _lock(_lock_path(path))
+        try:
+            file = _open(path)
+            try:
+                if sys.platform == "linux":
+                    _flock(file)
+                return cls(Path(name).absolute(), path, lock, file)
+            except BaseException:
+                os.close(file)
+                raise
+        except BaseException:
+            os.close(lock)
+            raise
+
+    def watch_log(self) -> None:
+        """Watch the files of the write-ahead log as well, which SQLite keeps while the database is open."""
+        for suffix in ("-wal", "-shm"):
+            path = self.path.with_name(self.path.name + suffix)
+            self._opened[path] = _identity(path.stat())
+
+    def check(self) -> None:
+        """Raise StorageReplaced if a file was deleted or replaced, now or before. Takes a few microseconds."""
+        if self._replaced is not None:
+            raise self._replaced
+        for path, opened in self._opened.items():
+            if (found := _find(path)) != opened:
+                self._refuse(path, "deleted" if found is None else "replaced by another file")
+
+    def check_lock(self) -> None:
+        """Lock the lock file again if it was deleted or replaced. Raise StorageReplaced if another process did so."""
+        path = _lock_path(self.path)
+        if self._replaced is not None or _find(path) == _identity(os.fstat(self._lock)):
+            return
+        try:
+            lock = _lock(path)
+        except StorageBusy:
+            self._refuse(path, "deleted and locked by another process")
+        else:
+            os.close(self._lock)
+            self._lock = lock
+            log.warning("lock_file_restored", path=str(path), cause="it was deleted while the server ran")
+
+    def close(self) -> None:
+        """Release the locks, after all connections are closed."""
+        os.close(self._file)
+        os.close(self._lock)
+
+    def _refuse(self, path: Path, happened: str) -> None:
+        if self._replaced is None:
+            self._replaced = StorageReplaced(path.name, happened)
+            advice = "stop the server, put the right files in place, and start it again"
+            log.error("database_file_lost", path=str(path), happened=happened, advice=advice)
+        raise self._replaced
+
+
+def _lock_path(database: Path) -> Path:
+    return database.with_name(database.name + ".lock")
+
+
+def _lock(path: Path) -> int:
+    """Create and lock a lock file. Raise StorageBusy if another process holds it."""
+    for _ in range(_ATTEMPTS):
+        lock = _open(path)
+        try:
+            _flock(lock)
+            if _find(path) == _identity(os.fstat(lock)):
+                return lock
+        except BaseException:
+            os.close(lock)
+            raise
+        # It was deleted between being opened and being locked.
+        os.close(lock)
+    raise StorageBusy
+
+
+def _flock(file: int) -> None:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        lock.close()
         raise StorageBusy from error
-    return lock
+
+
+def _find(path: Path) -> _Identity | None:
+    """Return the identity of the file at a path, None if there is none. Raise StorageUnavailable."""
+    try:
+        return _identity(path.stat())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StorageUnavailable from error
+
+
+def _identity(state: os.stat_result) -> _Identity:
+    return state.st_dev, state.st_ino
 
 
 def _open(path: Path) -> int:
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except PermissionError as error:
         raise StorageReadOnly from error
     except OSError as error:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
+    from server.storage.sqlite_file import DatabaseFile
+
 T = TypeVar("T")
 
 _BUSY_TIMEOUT_MS: Final = 5_000
@@ -49,8 +51,9 @@ class SqliteWriter:
     Commits of events serve all projects, and go first; there is one at a time, so others run between them.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._engine = _engine(path)
+    def __init__(self, file: DatabaseFile) -> None:
+        self._file = file
+        self._engine = _engine(file.path)
         self._thread = ThreadPoolExecutor(1, "sqlite-writer")
         self._connection: Connection | None = None
         self._lock = threading.Lock()
@@ -83,13 +86,17 @@ class SqliteWriter:
             done.set_exception(error)
 
     def _run(self, work: Callable[[Connection], T]) -> T:
+        self._file.check()
         if self._connection is None:
             self._connection = self._engine.connect()
         try:
             with self._connection.begin():
-                return work(self._connection)
+                result = work(self._connection)
         finally:
             _end_transaction(self._connection)
+        # Nothing is reported as stored that was written to a file without a name.
+        self._file.check()
+        return result
 
     def _close(self) -> None:
         self._thread.shutdown()
