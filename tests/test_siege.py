@@ -22,7 +22,7 @@ RESIDENT = Resident(100, 1_124, 356, 2.0)
 
 
 def report(felt: Felt = DURING, resident: Resident = RESIDENT, answers: Mapping[str, int] | None = None) -> Report:
-    return Report("1", "an attack", ALONE, felt, resident, Counter(answers or {}))
+    return Report("1", "an attack", ALONE, felt, resident, answers=Counter(answers or {}))
 
 
 def test_what_is_just_within_the_bounds_held() -> None:
@@ -42,9 +42,10 @@ MISSES: list[tuple[str, Callable[[], Report]]] = [
     ("1025 MiB more memory at the peak, wanted 1024 MiB", lambda: report(resident=replace(RESIDENT, peak=1_125))),
     ("257 MiB more memory afterwards, wanted 256 MiB", lambda: report(resident=replace(RESIDENT, after=357))),
     (
-        "refused without RetryInfo: CANCELLED without reason (no RetryInfo)",
-        lambda: report(answers={"CANCELLED without reason (no RetryInfo)": 1}),
+        "unhelpful refusals: CANCELLED without reason, QUEUE_FULL (no RetryInfo)",
+        lambda: report(answers={"QUEUE_FULL (no RetryInfo)": 1, "CANCELLED without reason": 1}),
     ),
+    ("not as before 3 s after the attack", lambda: replace(report(), back=2.8)),
 ]
 
 
@@ -69,6 +70,8 @@ def test_samples_belong_to_the_period_in_which_they_began() -> None:
     assert samples.first_refusal(1.5, SEND) == 1.0
     assert samples.first_refusal(2.5, SEND) is None
     assert samples.last_refusal(1.5, SEND) == 1.0
+    assert samples.last_slow(0.5, 1.0, SEND) == 1.5
+    assert samples.last_slow(2.5, 1.0, SEND) == 0.0
     assert OK not in samples.refused(Period(0.0, 9.0), SEND)
 
 

@@ -17,13 +17,12 @@ from signalbox.v1 import event_ingest_pb2
 from signalbox.v1 import match_stream_pb2 as pb
 from tests.siege.probe import INTERVAL, Probe
 from tests.siege.samples import DELIVERY, LATE, OK, SEND, SILENCE, Sample
+from tests.siege.target import outcome_of
 from tests.support.consumers import ids, seconds
 from tests.support.messages import event
-from tests.support.recorders import reason_of
 from tests.support.service import connected
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from multiprocessing.connection import Connection
 
     from tests.siege.target import Target
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 SEND_INTERVAL: Final = 0.05
 CALL_SECONDS: Final = 30.0
 HEARTBEAT_SECONDS: Final = 1.0
+REOPEN_SECONDS: Final = 0.1
 SUBSCRIPTION: Final = "engine"
 
 
@@ -68,41 +68,41 @@ class Neighbour:
         try:
             await self._client.ingest.SendEvent(request, timeout=CALL_SECONDS)
         except grpc.aio.AioRpcError as error:
-            outcome = reason_of(error)
+            outcome = outcome_of(error)
         self.samples.append(Sample(SEND, due, time.monotonic() - due, outcome))
 
     async def consume(self) -> None:
         """Consume matches until cancelled; a stream that ends is noted as a refusal and opened again."""
+        opening = pb.OpenConsumer(subscription=SUBSCRIPTION, heartbeat_interval=seconds(HEARTBEAT_SECONDS))
         while True:
-            outgoing: asyncio.Queue[pb.ConsumeMatchesRequest] = asyncio.Queue()
-            opening = pb.OpenConsumer(subscription=SUBSCRIPTION, heartbeat_interval=seconds(HEARTBEAT_SECONDS))
-            outgoing.put_nowait(pb.ConsumeMatchesRequest(open=opening))
             begun = time.monotonic()
+            call = self._client.matches.ConsumeMatches()
             try:
-                await self._read(self._client.matches.ConsumeMatches(_requests(outgoing)), outgoing)
+                await call.write(pb.ConsumeMatchesRequest(open=opening))
+                await self._read(call)
                 outcome = "ENDED"
             except grpc.aio.AioRpcError as error:
-                outcome = reason_of(error)
+                outcome = outcome_of(error)
+            except asyncio.InvalidStateError:
+                outcome = "ENDED"  # while an acknowledgement was on its way
+            finally:
+                call.cancel()
             self.samples.append(Sample(DELIVERY, time.monotonic(), time.monotonic() - begun, outcome))
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(REOPEN_SECONDS)
 
-    async def _read(self, answers: Any, outgoing: asyncio.Queue[pb.ConsumeMatchesRequest]) -> None:
+    async def _read(self, call: Any) -> None:
         heard = time.monotonic()
-        async for answer in answers:
+        while (answer := await call.read()) is not grpc.aio.EOF:
             now = time.monotonic()
             self.samples.append(Sample(SILENCE, heard, now - heard))
             heard = now
-            if deliveries := answer.deliveries.deliveries:
-                outgoing.put_nowait(pb.ConsumeMatchesRequest(ack=pb.AckDeliveries(delivery_ids=ids(deliveries))))
+            deliveries = answer.deliveries.deliveries
             for delivery in deliveries:
                 number = int(delivery.match.event.properties["order_total"])
                 if due := self._due.pop(number, None):
                     self.samples.append(Sample(DELIVERY, due, now - due))
-
-
-async def _requests(outgoing: asyncio.Queue[pb.ConsumeMatchesRequest]) -> AsyncIterator[pb.ConsumeMatchesRequest]:
-    while True:
-        yield await outgoing.get()
+            if deliveries:
+                await call.write(pb.ConsumeMatchesRequest(ack=pb.AckDeliveries(delivery_ids=ids(deliveries))))
 
 
 def observe(target: Target, pipe: Connection) -> None:

@@ -23,6 +23,7 @@ class Bounds:
     floor: float = 0.025
     probe: float = 0.2
     silence: float = 2.0
+    back: float = 3.0
     peak_growth: int = 1_024
     kept_growth: int = 256
 
@@ -75,13 +76,17 @@ class Resident:
 
 @dataclass
 class Report:
-    """What came of one row. `facts` are sentences, and so are `misses`, what was wanted and is not so."""
+    """What came of one row. `facts` are sentences, and so are `misses`, what was wanted and is not so.
+
+    `back` is how many seconds after the attack the neighbour still felt it.
+    """
 
     row: str
     what: str
     alone: Felt | None = None
     during: Felt | None = None
     resident: Resident | None = None
+    back: float = 0.0
     answers: Counter[str] = field(default_factory=Counter)
     facts: list[str] = field(default_factory=list)
     misses: list[str] = field(default_factory=list)
@@ -90,15 +95,24 @@ class Report:
         """Note what the neighbour and the probe should not have felt, and memory that should not have been taken."""
         if self.alone and self.during:
             self.misses += _misses(self.alone, self.during, bounds)
+            if self.back > 0.9 * bounds.back:
+                self.misses.append(f"not as before {bounds.back:.0f} s after the attack")
         if self.resident:
             self.misses += _memory_misses(self.resident, bounds)
-        if unhelpful := [each for each in self.answers if each.endswith("(no RetryInfo)")]:
-            self.misses.append(f"refused without RetryInfo: {', '.join(sorted(unhelpful))}")
+        self.judge_answers()
+
+    def judge_answers(self) -> None:
+        """Note refusals that neither give a reason nor the time after which to repeat the call."""
+        if unhelpful := sorted(each for each in self.answers if "without reason" in each or "(no RetryInfo)" in each):
+            self.misses.append(f"unhelpful refusals: {', '.join(unhelpful)}")
 
     def line(self) -> str:
         """Return the row of the table."""
-        cells = [self.row, self.what, *self._felt(), self._memory(), _counts(self.answers), "; ".join(self.facts)]
+        cells = [self.row, self.what, *self._felt(), self._memory(), _counts(self.answers), "; ".join(self._facts())]
         return f"| {' | '.join(cells)} | {'; '.join(self.misses) if self.misses else 'held'} |"
+
+    def _facts(self) -> list[str]:
+        return [*self.facts, f"as before after {self.back:.1f} s"] if self.during else self.facts
 
     def _felt(self) -> list[str]:
         alone, during = self.alone, self.during

@@ -66,6 +66,15 @@ class Samples:
         ends = (each.at + each.seconds for each in self.within(period, *kinds) if each.outcome != OK)
         return max((end - after for end in ends), default=0.0)
 
+    def last_slow(self, after: float, allowed: float, *kinds: str) -> float:
+        """Return the seconds until the last start of what was slow or refused; 0 if nothing was after a moment."""
+        slow = (
+            each.at
+            for each in self.within(Period(after, math.inf), *kinds)
+            if each.seconds > allowed or each.outcome != OK
+        )
+        return max((at - after for at in slow), default=0.0)
+
 
 def quantile(ordered: Sequence[float], share: float) -> float:
     """Return the smallest number that is not below a share of some ordered numbers; not a number of none."""

@@ -6,7 +6,7 @@ import asyncio
 import multiprocessing
 import os
 import time
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,7 +14,7 @@ from tests.siege.attacks.rows import ATTACKS
 from tests.siege.memory import Memory
 from tests.siege.neighbour import SUBSCRIPTION, observe
 from tests.siege.report import Felt, Report, Resident
-from tests.siege.samples import Period, Sample, Samples
+from tests.siege.samples import SEND, Period, Sample, Samples
 from tests.siege.target import Assault, Target
 from tests.support.automations import automate
 from tests.support.consumers import subscribe
@@ -75,17 +75,24 @@ class Stage:
 @asynccontextmanager
 async def staged(plan: Plan, *options: str) -> AsyncIterator[Stage]:
     """Start a server on an empty database, with an attacker and a neighbour."""
-    async with AsyncExitStack() as stack:
-        url, cluster = plan.database, None
-        if plan.database == "sqlite":
-            url = f"sqlite:///{plan.folder}/signalbox.db"
-        elif plan.database == "postgresql":
-            binaries = find_binaries()
-            assert binaries, "PostgreSQL is not installed: neither initdb on the PATH nor /usr/lib/postgresql/*/bin"
-            cluster = await asyncio.to_thread(stack.enter_context, running_cluster(binaries))
-            url = cluster.url("postgres")
-        server = await stack.enter_async_context(server_process(url, plan.folder, *options))
+    async with empty_database(plan) as (url, cluster), server_process(url, plan.folder, *options) as server:
         yield Stage(plan, server, await populated(server, plan.scale), url, cluster)
+
+
+@asynccontextmanager
+async def empty_database(plan: Plan) -> AsyncIterator[tuple[str, Cluster | None]]:
+    """Make a database; yield its URL, and its server if that is the row's own."""
+    if plan.database == "sqlite":
+        yield f"sqlite:///{plan.folder}/signalbox.db", None
+        return
+    if plan.database != "postgresql":
+        yield plan.database, None
+        return
+    binaries = find_binaries()
+    assert binaries, "PostgreSQL is not installed: neither initdb on the PATH nor /usr/lib/postgresql/*/bin"
+    with ExitStack() as stack:
+        cluster = await asyncio.to_thread(stack.enter_context, running_cluster(binaries))
+        yield cluster.url("postgres"), cluster
 
 
 async def populated(server: Process, scale: float) -> Target:
@@ -204,8 +211,10 @@ async def besiege(row: str, plan: Plan) -> Report:
             peak = memory.peak()
             after, seconds = await memory.fallen(before + GIVEN_BACK, GIVING_BACK_SECONDS)
             report.resident = Resident(before, peak, after, seconds)
+            await asyncio.sleep(during.end + plan.bounds.back - time.monotonic())
             samples = await observer.samples()
     report.alone, report.during = Felt.of(samples, alone), Felt.of(samples, during)
+    report.back = samples.last_slow(during.end, plan.bounds.allowed(report.alone.send_p99), SEND)
     bounds = plan.bounds
     if attack.peak_growth is not None:
         bounds = replace(bounds, peak_growth=attack.peak_growth)

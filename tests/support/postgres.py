@@ -10,7 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,6 +81,21 @@ class Cluster:
     def crash(self) -> None:
         """End the server as in a crash: nothing is finished, and a standby receives nothing more."""
         self._end(signal.SIGQUIT)
+
+    def freeze(self) -> None:
+        """Stop all processes of the server in the middle of whatever they do."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Resume the processes of a frozen server."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        for process in (self._process.pid, *children_of(self._process.pid)):
+            # A process may have ended since it was found.
+            with suppress(ProcessLookupError):
+                os.kill(process, number)
 
     def execute(self, statement: str, database: str = "postgres") -> str:
         """Run one statement outside of a transaction. Return its output, unaligned."""
@@ -233,6 +248,19 @@ def _as(owner: dict[str, Any]) -> list[str]:
     if not owner:
         return []
     return ["setpriv", f"--reuid={owner['user']}", f"--regid={owner['group']}", "--clear-groups", "--"]
+
+
+def children_of(parent: int) -> list[int]:
+    """Return the processes that a process has started and that still run."""
+    return [int(each.parent.name) for each in Path("/proc").glob("[0-9]*/stat") if _parent(each) == parent]
+
+
+def _parent(status: Path) -> int:
+    try:
+        # The name of the program, in parentheses, may hold anything.
+        return int(status.read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def free_port() -> int:

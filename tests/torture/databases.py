@@ -11,7 +11,7 @@ from contextlib import ExitStack, asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from tests.support.postgres import USER, find_binaries, running_cluster
+from tests.support.postgres import USER, children_of, find_binaries, running_cluster
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -97,7 +97,7 @@ class PostgresServer:
     def _kill_postmaster(self) -> None:
         """Kill the postmaster; the processes that it leaves notice and end, and only then may another one start."""
         postmaster = int((self._primary.socket / "data" / "postmaster.pid").read_text().splitlines()[0])
-        children = _children(postmaster)
+        children = children_of(postmaster)
         os.kill(postmaster, signal.SIGKILL)
         until = time.monotonic() + START_SECONDS
         while any(map(_runs, children)):
@@ -138,19 +138,6 @@ class PostgresServer:
             WHERE pg_am.amname = 'btree' AND pg_class.relkind = 'i' AND pg_index.indisvalid
             """
         )
-
-
-def _children(parent: int) -> list[int]:
-    """Return the processes that a process has started and that still run."""
-    return [int(each.parent.name) for each in Path("/proc").glob("[0-9]*/stat") if _parent(each) == parent]
-
-
-def _parent(status: Path) -> int:
-    try:
-        # The name of the program, in parentheses, may hold anything.
-        return int(status.read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
 
 
 def _runs(process: int) -> bool:

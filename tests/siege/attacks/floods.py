@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from contextlib import AsyncExitStack
-from itertools import cycle
+from itertools import count, cycle
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import grpc
@@ -18,7 +18,7 @@ from tests.support.messages import event, orders
 from tests.support.wire import call_raw
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
 
     from tests.siege.target import Assault
     from tests.support.service import Client
@@ -28,9 +28,9 @@ STREAM_WINDOW: Final = 8
 LOGGED: Final = 20_000
 
 
-async def connected_often(assault: Assault, stack: AsyncExitStack, count: int) -> Iterator[Client]:
+async def connected_often(assault: Assault, stack: AsyncExitStack, number: int) -> Iterator[Client]:
     """Connect a number of times, with one key after the other; return the clients, again and again."""
-    return cycle([await stack.enter_async_context(assault.client(number)) for number in range(count)])
+    return cycle([await stack.enter_async_context(assault.client(key)) for key in range(number)])
 
 
 class Streams(Attack):
@@ -52,30 +52,33 @@ class Streams(Attack):
             try:
                 async with asyncio.timeout(assault.remaining):
                     await self._stream(assault, client)
-            except TimeoutError:
-                return
+            except (TimeoutError, asyncio.InvalidStateError):
+                pass  # the time is over, or the stream ended while a batch was on its way
             except grpc.aio.AioRpcError as error:
                 assault.answers[outcome_of(error)] += 1
             await asyncio.sleep(PAUSE)
 
     async def _stream(self, assault: Assault, client: Client) -> None:
-        window = asyncio.Semaphore(STREAM_WINDOW)
-
-        async def requests() -> AsyncIterator[bytes]:
-            sequence = 0
-            while not assault.over:
-                await window.acquire()
-                sequence += 1
+        start: Any = client.channel.stream_stream("/signalbox.v1.EventIngest/StreamEvents")
+        call = start(metadata=client.metadata)
+        try:
+            for sequence in count(1):
                 # Bytes of messages that follow each other are the bytes of one message with the fields of both.
-                yield pb.StreamEventsRequest(sequence=sequence).SerializeToString() + self._batch
+                await call.write(pb.StreamEventsRequest(sequence=sequence).SerializeToString() + self._batch)
+                if sequence > STREAM_WINDOW and not await self._answered(assault, call):
+                    return
+        finally:
+            call.cancel()
 
-        call: Any = client.channel.stream_stream("/signalbox.v1.EventIngest/StreamEvents")
-        async for content in call(requests(), metadata=client.metadata):
-            answer = pb.StreamEventsResponse.FromString(content)
-            assault.answers[answer.error.reason or OK] += 1
-            if answer.HasField("error"):
-                await asyncio.sleep(PAUSE)
-            window.release()
+    async def _answered(self, assault: Assault, call: Any) -> bool:
+        content = await call.read()
+        if content is grpc.aio.EOF:
+            return False
+        answer = pb.StreamEventsResponse.FromString(content)
+        assault.answers[answer.error.reason or OK] += 1
+        if answer.HasField("error"):
+            await asyncio.sleep(PAUSE)
+        return True
 
 
 class Batches(Attack):
@@ -102,7 +105,7 @@ class Singles(Attack):
         await call_at_once(assault, "EventIngest/SendEvent", self._event, assault.target.sized(3_000, 200), 32)
 
 
-async def call_at_once(assault: Assault, method: str, request: bytes, count: int, channels: int) -> None:
+async def call_at_once(assault: Assault, method: str, request: bytes, calls: int, channels: int) -> None:
     async with AsyncExitStack() as stack:
         clients = await connected_often(assault, stack, channels)
 
@@ -110,7 +113,7 @@ async def call_at_once(assault: Assault, method: str, request: bytes, count: int
             client = next(clients)
             return await call_raw(client.channel, method, request, client.metadata)
 
-        await assault.repeat(count, call)
+        await assault.repeat(calls, call)
 
 
 class Scans(Attack):

@@ -8,6 +8,7 @@ from tests.siege.attacks.automations import ChangedAutomations, ManyMatches
 from tests.siege.attacks.conditions import LongConditions
 from tests.siege.attacks.floods import Batches, Scans, Singles, Streams
 from tests.siege.attacks.heads import EndlessHeads, LargeHeads, Pipelining
+from tests.siege.attacks.overload import Overload
 from tests.siege.attacks.sizes import LargeMessages, Patterns, WrongValues
 from tests.siege.attacks.unfinished import IdleConnections, UnfinishedMessages, UnfinishedMessagesOfATenant
 
@@ -33,4 +34,5 @@ ATTACKS: Final[Mapping[str, type[Attack]]] = {
     "8a": Patterns,
     "8b": LargeMessages,
     "8c": WrongValues,
+    "overload": Overload,
 }

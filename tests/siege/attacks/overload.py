@@ -1,0 +1,76 @@
+"""More work than there is capacity for, from one tenant, at a steady rate that does not wait for answers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from signalbox.v1 import event_ingest_pb2 as pb
+from tests.siege.attacks.attack import Attack
+from tests.siege.attacks.floods import connected_often
+from tests.siege.samples import OK
+from tests.siege.target import Assault
+from tests.support.messages import orders
+from tests.support.wire import call_raw
+
+if TYPE_CHECKING:
+    from tests.support.service import Client
+
+BATCH: Final = 50
+SENDERS: Final = 32
+CONNECTIONS: Final = 8
+MEASURED_SECONDS: Final = 6.0
+TIMES: Final = 3.0
+WANTED_SHARE: Final = 0.8
+TICK_SECONDS: Final = 0.01
+IN_FLIGHT: Final = 2_000
+"""The generator is one process: beyond this many calls on their way it leaves out what would be due."""
+
+
+class Overload(Attack):
+    """Measures the capacity with senders that wait for answers, then sends a multiple of it."""
+
+    what: ClassVar = "SendEvents of 50 events at three times the rate that 32 senders reach"
+
+    async def prepare(self, assault: Assault) -> None:
+        self._batch = pb.SendEventsRequest(events=orders(BATCH)).SerializeToString()
+        measured = Assault(assault.target, time.monotonic() + MEASURED_SECONDS)
+        async with AsyncExitStack() as stack:
+            clients = await connected_often(measured, stack, CONNECTIONS)
+            await measured.repeat(SENDERS, lambda: self._call(next(clients)))
+        self._rate = measured.answers[OK] / MEASURED_SECONDS
+        assault.facts.append(f"capacity {self._rate * BATCH:,.0f} events a second")
+
+    async def _call(self, client: Client) -> None:
+        await call_raw(client.channel, "EventIngest/SendEvents", self._batch, client.metadata)
+
+    async def run(self, assault: Assault) -> None:
+        begun, due, left_out = time.monotonic(), 0, 0
+        calls: set[asyncio.Task[str]] = set()
+        async with AsyncExitStack() as stack:
+            clients = await connected_often(assault, stack, CONNECTIONS)
+            while not assault.over:
+                late = round((time.monotonic() - begun) * self._rate * TIMES) - due
+                due += late
+                for _ in range(late):
+                    if len(calls) >= IN_FLIGHT:
+                        left_out += 1
+                        continue
+                    call = asyncio.create_task(assault.made(self._call(next(clients))))
+                    calls.add(call)
+                    call.add_done_callback(calls.discard)
+                await asyncio.sleep(TICK_SECONDS)
+            seconds = time.monotonic() - begun
+            await asyncio.gather(*calls)
+        self._judge(assault, seconds, due, left_out)
+
+    def _judge(self, assault: Assault, seconds: float, due: int, left_out: int) -> None:
+        accepted = assault.answers[OK] / seconds
+        assault.facts += [
+            f"{due * BATCH / seconds:,.0f} a second were due, {left_out * BATCH / seconds:,.0f} of them not sent",
+            f"{accepted * BATCH:,.0f} a second accepted, {accepted / self._rate:.2f} of the capacity",
+        ]
+        if accepted < WANTED_SHARE * self._rate:
+            assault.misses.append(f"accepted {accepted / self._rate:.2f} of the capacity, wanted {WANTED_SHARE}")
