@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import StrEnum
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
@@ -79,26 +79,29 @@ class CoercedPayload(msgspec.Struct, frozen=True):
     coercions: tuple[Coercion, ...]
 
 
-Coercer: TypeAlias = Callable[[dict[str, JSON]], CoercedPayload]
-"""Validates and coerces one payload. Raises PayloadRejected with every violation, up to MAX_VIOLATIONS.
+class Coercer(Protocol):
+    """Validates and coerces one payload, by a compiled schema."""
 
-Its invariants:
-- The payload, made of the types that a JSON decoder makes, is never mutated. The result shares subtrees with it where
-  no schema applies and no number changes.
-- NaN, infinities and integers beyond the range of a double are rejected at any depth of the kept values.
-- A coerced payload is coerced to itself.
-"""
+    def __call__(self, payload: dict[str, JSON], violations: int = MAX_VIOLATIONS, /) -> CoercedPayload:
+        """Return the coerced payload. Raise PayloadRejected with every violation, up to this many.
+
+        - The payload, made of the types that a JSON decoder makes, is never mutated. The result shares subtrees with it
+          where no schema applies and no number changes.
+        - NaN, infinities and integers beyond the range of a double are rejected at any depth of the kept values.
+        - A coerced payload is coerced to itself.
+        """
+        ...
 
 
 def compile_schema(schema: Schema) -> Coercer:
     """Compile a valid schema; the work that every payload would repeat is done here."""
     validate = _object_step(schema.properties, ROOT, schema)
 
-    def coerce(payload: dict[str, JSON]) -> CoercedPayload:
-        report = _Report()
+    def coerce(payload: dict[str, JSON], violations: int = MAX_VIOLATIONS, /) -> CoercedPayload:
+        report = _Report(violations)
         properties = validate(payload, report)
         if report.violations:
-            raise PayloadRejected(report.violations)
+            raise PayloadRejected(tuple(report.violations))
         return CoercedPayload(properties, tuple(report.coercions))
 
     return coerce
@@ -123,8 +126,9 @@ class _Report(msgspec.Struct):
     `trail` holds the paths of the enclosing arrays, each followed by the index of the current item.
     """
 
+    limit: int
     coercions: list[Coercion] = []
-    violations: tuple[Violation, ...] = ()
+    violations: list[Violation] = []
     trail: tuple[str | int, ...] = ()
 
     def at(self, path: str) -> str:
@@ -140,9 +144,9 @@ class _Report(msgspec.Struct):
         """Add a violation, whose message is the path followed by the problem. Raise PayloadRejected at the limit."""
         full = self.at(path)
         message = f"Property {quoted_property(full)} {problem}"
-        self.violations += (Violation(full, reason, message, expected),)
-        if len(self.violations) == MAX_VIOLATIONS:
-            raise PayloadRejected(self.violations)
+        self.violations.append(Violation(full, reason, message, expected))
+        if len(self.violations) == self.limit:
+            raise PayloadRejected(tuple(self.violations))
 
 
 _Step: TypeAlias = Callable[[Any, _Report], Any]

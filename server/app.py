@@ -38,6 +38,7 @@ from server.errors import StorageError
 from server.ingest.catalog import Catalog
 from server.ingest.group_commit import GroupCommit
 from server.ingest.ingest import Ingest
+from server.loop_time import LoopTime
 from server.metrics import Metrics
 from server.recurring import Recurring
 from server.services.automations import Automations
@@ -105,9 +106,9 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         notifier.start()
         stack.push_async_callback(notifier.close)
         metrics = Metrics()
-        queue = GroupCommit(database, catalog, notifier, metrics, settings.queue_events)
-        queue.start()
-        stack.push_async_callback(_in_time, queue.close, settings.grace_seconds)
+        loop_time = LoopTime()
+        queue = GroupCommit(database, catalog, notifier, metrics, settings.queue_events, loop_time)
+        await stack.enter_async_context(_committing(queue, settings.grace_seconds))
         timer = RunTimeouts(database, notifier, metrics)
         timer.start()
         stack.push_async_callback(timer.close)
@@ -125,7 +126,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         shutdown = Shutdown(calls.stopping, settings.grace_seconds)
         subscriptions = Subscriptions(database, dispatchers, matches)
         deliveries = Deliveries(subscriptions, dispatchers, matches, shutdown)
-        ingest, runs = Ingest(catalog, queue), Runs(database)
+        ingest, runs = Ingest(catalog, queue, loop_time), Runs(database)
         grpc_server = GrpcServer(
             access,
             calls,
@@ -156,6 +157,14 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
             stack.push_async_callback(readiness.close)
         http_address = await http_server.start(settings.http, settings.tls)
         yield Server(grpc_address, http_address, grpc_server.leave, demo_contact)
+
+
+@asynccontextmanager
+async def _committing(queue: GroupCommit, grace_seconds: float) -> AsyncIterator[None]:
+    """Commit queued batches; at the end, store those that are still queued."""
+    queue.start()
+    yield
+    await _in_time(queue.close, grace_seconds)
 
 
 async def _report_ready(database: Database, grpc_server: GrpcServer) -> float:

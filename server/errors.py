@@ -323,6 +323,13 @@ class QueueFull(ServiceError):
     reason = "QUEUE_FULL"
     retry_after = 0.5
 
+    def __init__(self, waiting: str = "") -> None:
+        super().__init__(
+            waiting
+            and f"{waiting} of this project are waiting to be stored, and its share of the queue has no room for this"
+            " request. Nothing was stored; try again shortly"
+        )
+
 
 class WatcherTooSlow(ServiceError):
     """The caller did not read a response of a stream in time; it can resume after the last one that it read."""

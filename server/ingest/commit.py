@@ -18,6 +18,7 @@ contacts, entries of contacts into automations) is known to the next.
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -64,7 +65,8 @@ class ProjectCommit:
         self, connection: Connection, batches: Sequence[Batch], head: Head, cache: ContactCache | None, now: int
     ) -> None:
         self._connection = connection
-        self._batches = batches
+        self.batches = batches
+        self.seconds = 0.0
         drafts = [draft for batch in batches for draft in batch.drafts]
         self.snapshot = _current_snapshot(connection, batches, head)
         self.head = head
@@ -100,7 +102,7 @@ class ProjectCommit:
 
     def run(self) -> None:
         """Decide every batch and gather the rows to store."""
-        for batch in self._batches:
+        for batch in self.batches:
             self._decide(batch)
         match_position = self.matching.position if self.matching else self.head.match_position
         self.head = Head(self._position, self._received_at, self.head.catalog_version, match_position)
@@ -245,12 +247,16 @@ def commit(connection: Connection, batches: Sequence[Batch], caches: dict[int, C
     if len(heads) < len(by_project):
         raise KeyInvalid
     for project_pk, head in heads.items():
+        began = perf_counter()
         project = ProjectCommit(connection, by_project[project_pk], head, caches.get(project_pk), now)
         project.run()
+        project.seconds = perf_counter() - began
         commits.append(project)
     if stored := [project for project in commits if project.rows]:
         for project in stored:
+            began = perf_counter()
             project.store()
+            project.seconds += perf_counter() - began
         move_heads(connection, {project.snapshot.project_pk: project.head for project in stored})
     return commits
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from enum import Enum
 from hashlib import sha256
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -26,6 +27,10 @@ MAX_IDEMPOTENCY_KEY = 255
 
 MAX_REPORTED = 100
 """How many violations the error of a rejected batch holds at most."""
+
+
+EVENT_BYTES = 512
+"""What an event is taken to have where the size of its request is not known."""
 
 
 class BatchMode(Enum):
@@ -83,18 +88,76 @@ class Draft(msgspec.Struct):
 class Batch:
     """Drafts of one project that are decided in one transaction. `done` is resolved when they are decided and durable.
 
-    Its drafts were validated by `snapshot`.
+    Its drafts were validated by `snapshot`. `size` is the number of bytes of the request, or an estimate of it.
+
+    A large independent batch is decided in parts, each in a transaction of its own: they are batches too, and stand in
+    the queue for the `whole`. If some parts fail, the drafts of these have the failure as their error.
     """
 
-    __slots__ = ("done", "drafts", "mode", "snapshot")
+    __slots__ = ("_left", "_parts", "done", "drafts", "mode", "size", "snapshot", "whole")
 
     def __init__(
-        self, snapshot: CatalogSnapshot, drafts: Sequence[Draft], mode: BatchMode, done: asyncio.Future[None]
+        self,
+        snapshot: CatalogSnapshot,
+        drafts: Sequence[Draft],
+        mode: BatchMode,
+        done: asyncio.Future[None],
+        size: int = 0,
     ) -> None:
         self.snapshot = snapshot
         self.drafts = drafts
         self.mode = mode
         self.done = done
+        self.size = size or EVENT_BYTES * len(drafts)
+        self.whole: Batch = self
+        self._parts: list[Batch] = []
+        self._left = 0
+
+    def split(self, events: int) -> Sequence[Batch]:
+        """Return the parts in which the batch is stored: one, or several of this many events."""
+        if self.mode is BatchMode.ALL_OR_NOTHING or len(self.drafts) <= events:
+            return (self,)
+        loop = self.done.get_loop()
+        for start in range(0, len(self.drafts), events):
+            drafts = self.drafts[start : start + events]
+            size = self.size * len(drafts) // len(self.drafts)
+            part = Batch(self.snapshot, drafts, self.mode, loop.create_future(), size)
+            part.whole = self
+            self._parts.append(part)
+        self._left = len(self._parts)
+        return self._parts
+
+    def abandoned(self) -> bool:
+        """Return whether nobody waits for the result."""
+        return self.done.done() or self.whole.done.done()
+
+    def resolve(self, error: Exception | None = None) -> None:
+        """Resolve `done`, unless nobody waits for it any more."""
+        if self.done.done():
+            return
+        if error is None:
+            self.done.set_result(None)
+        else:
+            self.done.set_exception(error)
+            # The caller may be gone; that is no news for the log.
+            self.done.exception()
+        if self.whole is not self:
+            self.whole.part_resolved()
+
+    def part_resolved(self) -> None:
+        """Resolve this batch once each of its parts is: as a failure only if nothing of it was stored."""
+        self._left -= 1
+        if self._left:
+            return
+        failures = [(part, error) for part in self._parts if (error := part.done.exception()) is not None]
+        if len(failures) == len(self._parts):
+            self.resolve(failures[0][1])  # type: ignore[arg-type]  # what `resolve` was given
+            return
+        for part, error in failures:
+            for draft in part.drafts:
+                draft.error = draft.error or error  # type: ignore[assignment]  # as above
+                draft.event, draft.matches, draft.duplicate = None, (), False
+        self.resolve()
 
     def rejected(self) -> bool:
         """Return whether the batch is rejected as a whole."""
@@ -120,12 +183,12 @@ class Batch:
 def batch_rejected(drafts: Sequence[Draft]) -> BatchRejected:
     """Return one error for an all-or-nothing batch, with the violations under the paths of their events."""
     failed = [(index, draft.error) for index, draft in enumerate(drafts) if draft.error]
-    violations = [violation for index, error in failed for violation in _violations(index, error)]
+    violations = chain.from_iterable(_violations(index, error) for index, error in failed)
     first = f"events[{failed[0][0]}]: {failed[0][1]}"
     return BatchRejected(
         f"{len(failed)} of {len(drafts)} events {'was' if len(failed) == 1 else 'were'} rejected, so none was stored."
         f" The first one: {first}",
-        violations=violations[:MAX_REPORTED],
+        violations=[*islice(violations, MAX_REPORTED)],
     )
 
 

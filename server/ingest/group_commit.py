@@ -3,10 +3,11 @@
 One commit is in progress at a time; meanwhile batches queue, and the next commit takes them all. So a lone event is
 stored at once, and under load many senders share the cost of one durable write (one fsync).
 
-    submit   a batch joins the queue; QueueFull beyond `queue_events` unless the queue is empty, Stopping after `close`
-    wake     at once while few senders are active, else when the expected number of batches is queued, or
-             GATHER_SECONDS after the first of them
-    take     batches until they hold GROUP_EVENTS events or more, without those whose callers are gone
+    submit   a batch joins the queue (`CommitQueue`); QueueFull beyond its project's share, Stopping after `close`
+    wake     at once while few senders are active or another project sends, else when the expected number of batches is
+             queued, or GATHER_SECONDS after the first of them
+    take     a group: batches of all projects in turn, as many as the queue finds right, without those whose callers
+             are gone
     commit   `server.ingest.commit` in one transaction; on failure of one batch's data, each batch on its own
     resolve  `Batch.done` of each, only once the transaction is durable
 
@@ -21,7 +22,6 @@ transaction that is rolled back, or an attempt that is repeated, must leave no t
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -30,8 +30,10 @@ import structlog
 from server import runtime
 from server.errors import AccessError, QueueFull, RequestError, ServiceError, Stopping, StorageError, StorageRefused
 from server.ingest.commit import commit
+from server.ingest.commit_queue import CommitQueue
 from server.ingest.contacts import ContactCache
-from server.ingest.validate import validate_batch
+from server.ingest.validate import validate_batch, validate_in_slices
+from server.loop_time import LoopTime
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,9 +49,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-GROUP_EVENTS = 1_000
-"""A commit takes no further batch once it holds this many events: while it is stored, the loop reads the next ones."""
-
 GATHER_BATCHES = 4
 """After a group of at most this size the next commit does not wait: with few senders that costs more than it saves."""
 
@@ -61,24 +60,28 @@ class GroupCommit:
     """The queue before the log, and the task that commits it."""
 
     def __init__(
-        self, database: Database, catalog: Catalog, notifier: MatchNotifier, metrics: Metrics, queue_events: int
+        self,
+        database: Database,
+        catalog: Catalog,
+        notifier: MatchNotifier,
+        metrics: Metrics,
+        queue_events: int,
+        loop_time: LoopTime | None = None,
     ) -> None:
         self._database = database
         self._catalog = catalog
         self._notifier = notifier
         self._metrics = metrics
-        self._limit = queue_events
-        self._queue: deque[Batch] = deque()
-        self._queued = 0
+        self._loop_time = loop_time or LoopTime()
+        self._queue = CommitQueue(queue_events)
+        self._latest: set[int] = set()
         self._caches: dict[int, ContactCache] = {}
         self._wake = asyncio.Event()
-        self._room = asyncio.Event()
-        self._room.set()
         self._expected = 1
         self._timer: asyncio.TimerHandle | None = None
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
-        metrics.watch_queue(lambda: self._queued)
+        metrics.watch_queue(lambda: self._queue.events)
 
     def start(self) -> None:
         """Start the task."""
@@ -92,22 +95,28 @@ class GroupCommit:
             await self._task
 
     def submit(self, batch: Batch) -> None:
-        """Queue a batch; its `done` is resolved when it is decided and durable.
+        """Queue a batch; its `done` is resolved when it is decided and durable. Raise QueueFull and Stopping."""
+        try:
+            self._submit(batch)
+        except QueueFull as error:
+            self._metrics.count_refused(error.reason)
+            raise
 
-        Raise QueueFull and Stopping. A batch larger than the whole queue is accepted when the queue is empty.
-        """
+    async def submit_patiently(self, batch: Batch) -> None:
+        """Queue a batch as soon as its project's share of the queue has room. Raise Stopping."""
+        while True:
+            try:
+                self._submit(batch)
+            except QueueFull:
+                await self._queue.wait_for_room(batch.snapshot.project_pk)
+            else:
+                return
+
+    def _submit(self, batch: Batch) -> None:
         if self._stopping:
             raise Stopping
-        if self._queued and self._queued + len(batch.drafts) > self._limit:
-            self._room.clear()
-            raise QueueFull
-        self._queued += len(batch.drafts)
-        self._queue.append(batch)
-        self._schedule()
-
-    async def wait_for_room(self) -> None:
-        """Wait until the queue is half empty, if it was full."""
-        await self._room.wait()
+        self._queue.push(batch)
+        self._schedule(batch.snapshot.project_pk)
 
     async def _run(self) -> None:
         while True:
@@ -120,29 +129,27 @@ class GroupCommit:
             elif self._stopping:
                 return
 
-    def _schedule(self) -> None:
-        """Wake the task: at once, or within GATHER_SECONDS if further senders are expected."""
-        if len(self._queue) >= self._expected or self._stopping:
+    def _schedule(self, project_pk: int | None = None) -> None:
+        """Wake the task: at once, or within GATHER_SECONDS if further senders are expected.
+
+        Only those of the last group are: a project that was not in it does not wait for them.
+        """
+        newcomer = project_pk is not None and project_pk not in self._latest
+        if newcomer or len(self._queue) >= self._expected or self._stopping:
             self._wake.set()
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._wake.set)
 
     def _take(self) -> list[Batch]:
-        """Return the next group, without the batches whose callers were cancelled."""
+        """Return the next group, and note whose batches may be expected after it."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        batches: list[Batch] = []
-        count = 0
-        while self._queue and count < GROUP_EVENTS:
-            batch = self._queue.popleft()
-            self._queued -= len(batch.drafts)
-            if not batch.done.done():
-                batches.append(batch)
-                count += len(batch.drafts)
-        if self._queued <= self._limit // 2:
-            self._room.set()
-        self._expected = len(batches) - 1 if len(batches) > GATHER_BATCHES else 1
+        batches = self._queue.take()
+        senders = len({id(batch.whole) for batch in batches})
+        self._latest = {batch.snapshot.project_pk for batch in batches}
+        self._expected = senders - 1 if senders > GATHER_BATCHES else 1
+        count = sum(len(batch.drafts) for batch in batches)
         runtime.favour_database_threads(large_batches=count > runtime.LARGE_BATCH_EVENTS * len(batches))
         return batches
 
@@ -165,6 +172,9 @@ class GroupCommit:
     def _count(self, commits: Sequence[ProjectCommit], seconds: float) -> None:
         matches = sum(len(each.matching.matches) for each in commits if each.matching is not None)
         self._metrics.count_commit(sum(len(each.rows) for each in commits), matches, seconds)
+        for each in commits:
+            self._queue.learn(each.snapshot.project_pk, each.batches, each.seconds)
+        self._queue.learn_fixed(seconds - sum(each.seconds for each in commits))
 
     async def _commit_safely(self, batches: Sequence[Batch]) -> None:
         """Commit a group. A defect is logged and fails the group, but does not end the task that all senders need."""
@@ -180,7 +190,8 @@ class GroupCommit:
         The failed attempt left its decisions in the drafts, so they are validated again.
         """
         for batch in batches:
-            validate_batch(batch)
+            async with self._loop_time.slices(batch.snapshot.project_pk) as slices:
+                await validate_in_slices(batch, slices)
             await self._commit([batch])
 
     def _keep(self, commits: Sequence[ProjectCommit], invalidations: int) -> None:
@@ -234,9 +245,4 @@ def _concerns_all(error: Exception) -> bool:
 
 def _resolve(batches: Sequence[Batch], error: Exception | None = None) -> None:
     for batch in batches:
-        if batch.done.done():
-            continue
-        if error is None:
-            batch.done.set_result(None)
-        else:
-            batch.done.set_exception(error)
+        batch.resolve(error)

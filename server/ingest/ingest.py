@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from server.errors import QueueFull, StorageRefused
+from server.errors import StorageRefused
+from server.ingest.commit_queue import SMALL_BYTES, SMALL_EVENTS
 from server.ingest.draft import Batch, BatchMode
-from server.ingest.validate import validate_batch
+from server.ingest.validate import validate_batch, validate_in_slices
+from server.loop_time import LoopTime
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,19 +23,21 @@ if TYPE_CHECKING:
 class Ingest:
     """Records events. An event that is returned is durable; where an error is raised, nothing was stored.
 
-    The one exception is StorageUnavailable: the connection broke before the database confirmed.
+    The one exception is StorageUnavailable: the connection broke before the database confirmed. `size` is the number of
+    bytes of the request, for the bounds of the queue; without it, it is estimated.
     """
 
-    def __init__(self, catalog: Catalog, queue: GroupCommit) -> None:
+    def __init__(self, catalog: Catalog, queue: GroupCommit, loop_time: LoopTime | None = None) -> None:
         self._catalog = catalog
         self._queue = queue
+        self._loop_time = loop_time or LoopTime()
 
-    async def send(self, project_pk: int, draft: Draft) -> Event:
+    async def send(self, project_pk: int, draft: Draft, size: int = 0) -> Event:
         """Record one event and return it; it is set in the draft, too.
 
         Raise the error that the draft is refused with, QueueFull, Stopping or StorageError.
         """
-        batch = await self._validated(project_pk, (draft,), BatchMode.INDEPENDENT)
+        batch = await self._validated(project_pk, (draft,), BatchMode.INDEPENDENT, size)
         if batch.worth_storing():
             self._queue.submit(batch)
             await batch.done
@@ -41,41 +45,46 @@ class Ingest:
             raise draft.error or StorageRefused
         return draft.event
 
-    async def send_batch(self, project_pk: int, drafts: Sequence[Draft], mode: BatchMode) -> None:
-        """Record events in one transaction; each draft has its `event` or `error` set.
+    async def send_batch(self, project_pk: int, drafts: Sequence[Draft], mode: BatchMode, size: int = 0) -> None:
+        """Record events; each draft has its `event` or `error` set.
+
+        They are stored in one transaction if the mode is ALL_OR_NOTHING, else perhaps in several: where one of these
+        fails, its drafts have that error.
 
         Raise BatchRejected if the mode is ALL_OR_NOTHING and a draft is refused, QueueFull, Stopping or StorageError.
         """
-        batch = await self._validated(project_pk, drafts, mode)
+        batch = await self._validated(project_pk, drafts, mode, size)
         if batch.worth_storing():
             self._queue.submit(batch)
             await batch.done
         batch.check()
 
-    async def enqueue(self, project_pk: int, drafts: Sequence[Draft], mode: BatchMode) -> Batch:
+    async def enqueue(self, project_pk: int, drafts: Sequence[Draft], mode: BatchMode, size: int = 0) -> Batch:
         """Queue a batch, waiting while the queue is full. Batches are stored in the order of the calls.
 
         After its `done`, the result is that of `send_batch`: call `check`, then read the drafts.
         """
-        batch = await self._validated(project_pk, drafts, mode)
+        batch = await self._validated(project_pk, drafts, mode, size)
         if not batch.worth_storing():
             batch.done.set_result(None)
             return batch
-        while True:
-            await self._queue.wait_for_room()
-            try:
-                self._queue.submit(batch)
-            except QueueFull:
-                continue
-            return batch
+        await self._queue.submit_patiently(batch)
+        return batch
 
-    async def _validated(self, project_pk: int, drafts: Sequence[Draft], mode: BatchMode) -> Batch:
+    async def _validated(self, project_pk: int, drafts: Sequence[Draft], mode: BatchMode, size: int = 0) -> Batch:
         snapshot = self._catalog.cached(project_pk) or await self._catalog.load(project_pk)
-        batch = Batch(snapshot, drafts, mode, asyncio.get_running_loop().create_future())
-        validate_batch(batch)
+        batch = Batch(snapshot, drafts, mode, asyncio.get_running_loop().create_future(), size)
+        await self._validate(batch)
         if not batch.worth_storing():
             # A commit would have noticed an outdated snapshot; this batch reaches none.
             batch.snapshot = await self._catalog.current(snapshot)
             if batch.snapshot is not snapshot:
-                validate_batch(batch)
+                await self._validate(batch)
         return batch
+
+    async def _validate(self, batch: Batch) -> None:
+        if len(batch.drafts) <= SMALL_EVENTS and batch.size <= SMALL_BYTES:
+            validate_batch(batch)
+            return
+        async with self._loop_time.slices(batch.snapshot.project_pk) as slices:
+            await validate_in_slices(batch, slices)

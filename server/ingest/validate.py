@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from registry.coercion import coerce_undefined
+from registry.coercion import MAX_VIOLATIONS, coerce_undefined
 from registry.errors import DefinitionNotFound, InvalidName, PayloadRejected
 from registry.names import check_event_name
+from server.ingest.draft import MAX_REPORTED
 from server.model import UndefinedEvents
 
 if TYPE_CHECKING:
     from server.ingest.catalog import CatalogSnapshot
     from server.ingest.draft import Batch, Draft
+    from server.loop_time import Slices
     from server.model import Rules
 
 
-def validate_draft(snapshot: CatalogSnapshot, draft: Draft) -> None:
-    """Coerce the payload by its definition, or set the draft's error. Results of an earlier validation are dropped."""
+def validate_draft(snapshot: CatalogSnapshot, draft: Draft, violations: int = MAX_VIOLATIONS) -> None:
+    """Coerce the payload by its definition, or set the draft's error, which has at most this many violations.
+
+    Results of an earlier validation are dropped.
+    """
     draft.event, draft.matches, draft.duplicate = None, (), False
     draft.encoded = None
     draft.error = draft.invalid
@@ -25,10 +30,10 @@ def validate_draft(snapshot: CatalogSnapshot, draft: Draft) -> None:
     rules = draft.rules or snapshot.rules
     draft.definition = definition = snapshot.definition(draft.name, rules)
     if definition is None:
-        _validate_undefined(rules, draft)
+        _validate_undefined(rules, draft, violations)
         return
     try:
-        coerced = definition.coerce(draft.given)
+        coerced = definition.coerce(draft.given, violations)
     except PayloadRejected as error:
         error.metadata["event"] = definition.name
         draft.error = error
@@ -39,11 +44,36 @@ def validate_draft(snapshot: CatalogSnapshot, draft: Draft) -> None:
 
 def validate_batch(batch: Batch) -> None:
     """Validate every draft of a batch by the batch's snapshot."""
+    validate = _Validation(batch.snapshot)
     for draft in batch.drafts:
-        validate_draft(batch.snapshot, draft)
+        validate(draft)
 
 
-def _validate_undefined(rules: Rules, draft: Draft) -> None:
+async def validate_in_slices(batch: Batch, slices: Slices) -> None:
+    """Do the same, and let others have the event loop meanwhile."""
+    validate = _Validation(batch.snapshot)
+    for draft in batch.drafts:
+        validate(draft)
+        await slices.pause()
+
+
+class _Validation:
+    """Validates the drafts of one batch. Of the first MAX_REPORTED that are refused, every violation is found.
+
+    Of the others nobody is shown more than the first one. To find the rest could take seconds, and a gigabyte.
+    """
+
+    def __init__(self, snapshot: CatalogSnapshot) -> None:
+        self._snapshot = snapshot
+        self._refused = 0
+
+    def __call__(self, draft: Draft) -> None:
+        validate_draft(self._snapshot, draft, MAX_VIOLATIONS if self._refused < MAX_REPORTED else 1)
+        if draft.error is not None:
+            self._refused += 1
+
+
+def _validate_undefined(rules: Rules, draft: Draft, violations: int) -> None:
     try:
         check_event_name(draft.name)
     except InvalidName as error:
@@ -51,5 +81,5 @@ def _validate_undefined(rules: Rules, draft: Draft) -> None:
         return
     if rules.undefined_events is UndefinedEvents.REJECT:
         draft.error = DefinitionNotFound(draft.name)
-    coerced = coerce_undefined(draft.given)
+    coerced = coerce_undefined(draft.given, violations)
     draft.properties, draft.coercions = coerced.properties, coerced.coercions

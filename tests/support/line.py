@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from server.delivery.match_notifier import MatchNotifier
 from server.ingest.catalog import Catalog
-from server.ingest.draft import BatchMode, Draft
+from server.ingest.draft import Batch, BatchMode, Draft
 from server.ingest.group_commit import GroupCommit
 from server.ingest.ingest import Ingest
 from server.metrics import Metrics
@@ -45,6 +45,10 @@ class GatedDatabase:
         await self.gate.wait()
         return await self._database.write(work)
 
+    async def write_past(self, work: Callable[[Connection], T]) -> T:
+        """Write without being counted or held back."""
+        return await self._database.write(work)
+
     async def check(self) -> None:
         await self._database.check()
 
@@ -70,8 +74,22 @@ class Line:
     def writes(self) -> int:
         return self._database.writes
 
+    @property
+    def queued(self) -> float:
+        """The number of events in the queue."""
+        return self.metrics.registry.get_sample_value("signalbox_queue_events") or 0
+
     async def send(self, drafts: Sequence[Draft], mode: BatchMode = BatchMode.ALL_OR_NOTHING) -> None:
         await self._ingest.send_batch(self.project_pk, drafts, mode)
+
+    async def enqueue(self, drafts: Sequence[Draft], mode: BatchMode = BatchMode.ALL_OR_NOTHING) -> Batch:
+        return await self._ingest.enqueue(self.project_pk, drafts, mode)
+
+    async def neighbour(self, name: str) -> Neighbour:
+        """Make another project that sends through the same queue."""
+        rules = Rules(UndefinedEvents.ACCEPT, UnknownContacts.CREATE)
+        project = await self._database.write_past(lambda connection: insert_project(connection, name, name, rules, 1))
+        return Neighbour(self._ingest, project.pk)
 
     async def automate(self, wanted: NewAutomation) -> None:
         await self._automations.create(self.project_pk, wanted)
@@ -80,11 +98,28 @@ class Line:
         return asyncio.create_task(self.send(drafts))
 
     async def stored(self) -> list[str]:
-        """Read the names of the events, in the order of the log, which must be gapless."""
-        query = "SELECT position, name FROM event ORDER BY position"
+        """Read the names of the project's events, in the order of the log, which must be gapless."""
+        query = f"SELECT position, name FROM event WHERE project_key = {self.project_pk} ORDER BY position"
         rows = await self._database.read(lambda connection: connection.exec_driver_sql(query).fetchall())
         assert [row.position for row in rows] == list(range(1, len(rows) + 1))
         return [row.name for row in rows]
+
+
+class Neighbour:
+    """Another project of a line."""
+
+    def __init__(self, ingest: Ingest, project_pk: int) -> None:
+        self._ingest = ingest
+        self.project_pk = project_pk
+
+    async def send(self, drafts: Sequence[Draft], mode: BatchMode = BatchMode.ALL_OR_NOTHING) -> None:
+        await self._ingest.send_batch(self.project_pk, drafts, mode)
+
+    async def enqueue(self, drafts: Sequence[Draft], mode: BatchMode = BatchMode.ALL_OR_NOTHING) -> Batch:
+        return await self._ingest.enqueue(self.project_pk, drafts, mode)
+
+    def begin(self, drafts: Sequence[Draft]) -> asyncio.Task[None]:
+        return asyncio.create_task(self.send(drafts))
 
 
 def drafts(count: int = 1, name: str = "page_viewed", text: str = "") -> list[Draft]:

@@ -1,0 +1,213 @@
+"""The queue before the log: batches of all projects, bounded, and fair between projects.
+
+Whose batch is next is decided by a `FairQueue` whose costs are microseconds of the writer, as the commits of that
+project have taken lately: a project whose events match a thousand automations pays for that. Within a project, batches
+leave in the order in which they came.
+
+    a project's share   as much as is still free beside it: alone QUEUE_EVENTS, two that flood two thirds of that each,
+                        and so on. So nobody fills the queue, and there is room for whoever sends now and then.
+    a group             1,000 events while one project sends. While several do, as much as takes a few milliseconds:
+                        whoever has just missed a commit waits for it, and for its own.
+    a part              of a large independent batch, so that it does not make a long commit. A batch that is all or
+                        nothing is one transaction, however large.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from server.errors import QueueFull
+from server.fair_queue import FairQueue
+from server.memory import usable_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from server.ingest.draft import Batch
+
+QUEUE_EVENTS: Final = 50_000
+"""The events that one project may queue while no other does. More would wait for seconds."""
+
+QUEUE_MEMORY_SHARE: Final = 4
+HELD_PER_BYTE: Final = 12
+"""The queue holds at most a quarter of the memory. An event in Python takes up to 12 times the bytes of its request."""
+
+MIN_QUEUE_BYTES: Final = 64 * 1024 * 1024
+"""Four of the largest requests, on machines of any size."""
+
+GROUP_EVENTS: Final = 1_000
+"""A commit takes no further batch once it holds this many events: while it is stored, the loop reads the next ones."""
+
+GROUP_MICROSECONDS: Final = 50_000
+"""Nor once it is likely to take this long: whoever comes next waits for it."""
+
+SHARED_GROUP_MICROSECONDS: Final = 6_000
+"""The same while several projects send. Twice the time of a lone send: one that came too late waits for another one."""
+
+SHARED_SECONDS: Final = 5.0
+"""How long after several projects were in the queue groups stay short, for those that send now and then."""
+
+PART_EVENTS: Final = 250
+"""The events in a part of an independent batch, fewer where these would take longer than a shared group."""
+
+SMALL_EVENTS: Final = 8
+SMALL_BYTES: Final = 16 * 1024
+"""A project with nothing in the queue may always add a batch of this size."""
+
+_UNIT_BYTES: Final = 1_024
+"""A batch costs a unit for each event, and one for each KiB, which take the writer about the same time."""
+
+_UNIT_MICROSECONDS: Final = 10.0
+"""What a unit costs before the commits of a project have shown it."""
+
+_LEARN_UNITS: Final = 16
+"""Commits of fewer units say little: most of their time goes by whatever they hold."""
+
+_KEPT_PROJECTS: Final = 10_000
+
+
+def queue_bytes() -> int:
+    """Return the bytes of requests that the queue may hold, by the memory of this machine."""
+    return max(MIN_QUEUE_BYTES, usable_memory() // QUEUE_MEMORY_SHARE // HELD_PER_BYTE)
+
+
+class _Held:
+    """What one project has in the queue."""
+
+    __slots__ = ("bytes", "events")
+
+    def __init__(self) -> None:
+        self.events = self.bytes = 0
+
+
+class CommitQueue:
+    """Batches that wait for the commit task."""
+
+    def __init__(self, events: int, size: int | None = None) -> None:
+        self._max_events = 2 * events  # of which a project alone may have a half
+        self._max_bytes = queue_bytes() if size is None else size
+        self._queue: FairQueue[Batch] = FairQueue()
+        self._held: dict[int, _Held] = {}
+        self._rooms: dict[int, asyncio.Event] = {}
+        self._costs: dict[int, float] = {}
+        self._fixed = 0.0
+        self._shared_until = 0.0
+        self.events = 0
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def push(self, batch: Batch) -> None:
+        """Append a batch to those of its project. Raise QueueFull beyond the project's share.
+
+        A batch larger than the share is accepted while the queue is empty.
+        """
+        project_pk, events = batch.snapshot.project_pk, len(batch.drafts)
+        held = self._held.get(project_pk)
+        if held is None:
+            held = _Held()
+        self._check_room(held, events, batch.size)
+        self._held[project_pk] = held
+        held.events += events
+        held.bytes += batch.size
+        self.events += events
+        self.bytes += batch.size
+        cost = self._costs.get(project_pk, _UNIT_MICROSECONDS)
+        if events <= SMALL_EVENTS:
+            self._queue.push(project_pk, batch, 1 + int(cost * _units(batch)))
+            return
+        most = max(1, min(PART_EVENTS, int(SHARED_GROUP_MICROSECONDS * events / (cost * _units(batch)))))
+        for part in batch.split(most):
+            self._queue.push(project_pk, part, 1 + int(cost * _units(part)))
+
+    def _check_room(self, held: _Held, events: int, size: int) -> None:
+        if not self._queue or (not held.events and events <= SMALL_EVENTS and size <= SMALL_BYTES):
+            return
+        # What the project would have must not be more than what would still be free.
+        if held.events + self.events + 2 * events > self._max_events:
+            raise QueueFull(f"{held.events:,} events")
+        if held.bytes + self.bytes + 2 * size > self._max_bytes:
+            raise QueueFull(f"{held.bytes:,} bytes of events")
+
+    def take(self) -> list[Batch]:
+        """Return the next group, without the batches whose callers were cancelled."""
+        shared = self._shared()
+        limit = min(max(SHARED_GROUP_MICROSECONDS, self._fixed), GROUP_MICROSECONDS) if shared else GROUP_MICROSECONDS
+        batches: list[Batch] = []
+        events, cost = 0, 0.0
+        while self._queue and events < GROUP_EVENTS and cost < limit:
+            batch = self._pop()
+            if not batch.abandoned():
+                batches.append(batch)
+                events += len(batch.drafts)
+                cost += _units(batch) * self._costs.get(batch.snapshot.project_pk, _UNIT_MICROSECONDS)
+        self._open_rooms()
+        return batches
+
+    def clear(self) -> list[Batch]:
+        """Remove all batches and return them."""
+        batches = [*self._drain()]
+        self._open_rooms()
+        return batches
+
+    async def wait_for_room(self, project_pk: int) -> None:
+        """After QueueFull: wait until the queue has been worked on, and the project uses half its share at most."""
+        room = self._rooms.get(project_pk)
+        if room is None:
+            room = self._rooms[project_pk] = asyncio.Event()
+        await room.wait()
+
+    def learn(self, project_pk: int, batches: Iterable[Batch], seconds: float) -> None:
+        """Note how long the writer was busy with batches of a project."""
+        units = sum(_units(batch) for batch in batches)
+        if units < _LEARN_UNITS:
+            return
+        before = self._costs.get(project_pk, _UNIT_MICROSECONDS)
+        if len(self._costs) > _KEPT_PROJECTS:
+            self._costs.clear()
+        self._costs[project_pk] = before + (1e6 * seconds / units - before) / 4
+
+    def learn_fixed(self, seconds: float) -> None:
+        """Note how long a commit took beside that, such as for the disk: shared groups work at least as long."""
+        self._fixed += (1e6 * seconds - self._fixed) / 8
+
+    def _shared(self) -> bool:
+        """Return whether several projects are in the queue, or were a short time ago."""
+        now = monotonic()
+        if self._queue.keys > 1:
+            self._shared_until = now + SHARED_SECONDS
+        return now < self._shared_until
+
+    def _pop(self) -> Batch:
+        batch = self._queue.pop()
+        project_pk, events = batch.snapshot.project_pk, len(batch.drafts)
+        held = self._held[project_pk]
+        held.events -= events
+        held.bytes -= batch.size
+        self.events -= events
+        self.bytes -= batch.size
+        if not held.events:
+            # Of the bytes of a batch in parts, less than one for each part is left.
+            self.bytes -= held.bytes
+            del self._held[project_pk]
+        return batch
+
+    def _drain(self) -> Iterator[Batch]:
+        while self._queue:
+            yield self._pop()
+
+    def _open_rooms(self) -> None:
+        for project_pk in [pk for pk in self._rooms if self._half_free(self._held.get(pk))]:
+            self._rooms.pop(project_pk).set()
+
+    def _half_free(self, held: _Held | None) -> bool:
+        if held is None:
+            return True
+        return 3 * held.events + self.events <= self._max_events and 3 * held.bytes + self.bytes <= self._max_bytes
+
+
+def _units(batch: Batch) -> float:
+    return len(batch.drafts) + batch.size / _UNIT_BYTES

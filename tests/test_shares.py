@@ -1,0 +1,247 @@
+"""The shares of projects in the queue before the log: who floods it fills only its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, defaultdict, deque
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_asyncio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.errors import QueueFull, StorageRefused
+from server.ingest.commit_queue import (
+    GROUP_EVENTS,
+    PART_EVENTS,
+    SHARED_GROUP_MICROSECONDS,
+    SMALL_BYTES,
+    SMALL_EVENTS,
+    CommitQueue,
+)
+from server.ingest.draft import Batch, BatchMode, Draft
+from tests.support.line import GatedDatabase, drafts, line_over
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from server.storage.database import Database
+    from tests.support.line import Line
+    from tests.support.stores import Store
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - what is waited for counts and does not tell
+            await asyncio.sleep(0.001)
+
+
+EVENTS, SIZE = 100, 1_000_000
+
+
+class Waiting:
+    """A future of a batch, without a loop."""
+
+    def __init__(self) -> None:
+        self.cancelled = False
+
+    def done(self) -> bool:
+        return self.cancelled
+
+    def get_loop(self) -> Any:
+        return SimpleNamespace(create_future=Waiting)
+
+
+def batch(project: int, events: int = 1, size: int = 0, mode: BatchMode = BatchMode.ALL_OR_NOTHING) -> Batch:
+    snapshot: Any = SimpleNamespace(project_pk=project)
+    done: Any = Waiting()
+    return Batch(snapshot, drafts(events), mode, done, size)
+
+
+projects = st.integers(1, 4)
+sends = st.tuples(projects, st.integers(1, 60), st.sampled_from([0, 100, 200_000]), st.sampled_from(BatchMode))
+
+
+@given(st.lists(st.one_of(sends, st.none()), max_size=60))
+def test_the_queue_is_bounded_ordered_and_open_to_whoever_is_not_in_it(steps: list[Any]) -> None:
+    queue = CommitQueue(EVENTS, SIZE)
+    waiting: dict[int, deque[Draft]] = defaultdict(deque)
+    for step in steps:
+        if step is None:
+            take_and_check(queue, waiting)
+        else:
+            push_and_check(queue, waiting, *step)
+        assert queue.events == sum(map(len, waiting.values()))
+        newcomer = batch(99, SMALL_EVENTS, SMALL_BYTES)
+        queue.push(newcomer)
+        assert newcomer in taken_at_once(queue, waiting)
+    while queue:
+        take_and_check(queue, waiting)
+    assert (queue.events, queue.bytes) == (0, 0)
+    assert not any(waiting.values())
+
+
+def push_and_check(
+    queue: CommitQueue, waiting: dict[int, deque[Draft]], project: int, events: int, size: int, mode: BatchMode
+) -> None:
+    sent, empty, held = batch(project, events, size, mode), not queue.events, len(waiting[project])
+    total = queue.events
+    try:
+        queue.push(sent)
+    except QueueFull:
+        assert not empty
+        assert held + total + 2 * events > 2 * EVENTS or queue.bytes + 2 * sent.size > SIZE / 2
+    else:
+        waiting[project].extend(sent.drafts)
+        assert queue.events <= 2 * EVENTS + SMALL_EVENTS * len(waiting)
+        assert empty or queue.bytes <= SIZE + SMALL_BYTES * len(waiting) or size <= SMALL_BYTES
+
+
+def take_and_check(queue: CommitQueue, waiting: dict[int, deque[Draft]]) -> list[Batch]:
+    group = queue.take()
+    for taken in group:
+        for draft in taken.drafts:
+            assert waiting[taken.snapshot.project_pk].popleft() is draft
+    return group
+
+
+def taken_at_once(queue: CommitQueue, waiting: dict[int, deque[Draft]]) -> list[Batch]:
+    """Take the group that a newcomer is in, which is the next one."""
+    group = queue.take()
+    for taken in group:
+        if taken.snapshot.project_pk != 99:
+            for draft in taken.drafts:
+                assert waiting[taken.snapshot.project_pk].popleft() is draft
+    return group
+
+
+def test_each_project_that_floods_has_the_same_share() -> None:
+    for flooding in (1, 2, 3, 5):
+        queue = CommitQueue(6_000, SIZE * 1_000)
+        shares: Counter[int] = Counter()
+        for _ in range(6_000):
+            for project in range(flooding):
+                try:
+                    queue.push(batch(project, 2))
+                except QueueFull:
+                    continue
+                shares[project] += 2
+        assert all(abs(share - 2 * 6_000 / (flooding + 1)) < 8 for share in shares.values()), shares
+
+
+def test_a_group_is_as_short_as_the_commits_of_its_projects_are_slow() -> None:
+    queue = CommitQueue(100_000)
+    for _ in range(30):
+        queue.learn(1, [batch(1, 100)], 0.1)
+    for _ in range(2_000):
+        queue.push(batch(1))
+    alone = len(queue.take())
+    queue.push(batch(2))
+    shared = len(queue.take())
+    # A millisecond for each event: 50 while nobody else sends, then as many as take six.
+    assert 45 <= alone <= 55
+    assert shared <= 2 + SHARED_GROUP_MICROSECONDS / 900
+    cheap = CommitQueue(100_000)
+    for _ in range(2_000):
+        cheap.push(batch(1))
+    assert len(cheap.take()) == GROUP_EVENTS
+
+
+def test_what_a_project_pays_is_the_time_of_the_writer() -> None:
+    queue = CommitQueue(100_000)
+    for _ in range(40):
+        queue.learn(1, [batch(1, 100)], 0.01)
+        queue.learn(2, [batch(2, 100)], 0.001)
+    for _ in range(2_000):
+        queue.push(batch(1))
+        queue.push(batch(2))
+    taken = Counter(each.snapshot.project_pk for _ in range(3) for each in queue.take())
+    assert 8 < taken[2] / taken[1] < 12
+
+
+@pytest_asyncio.fixture
+async def line(database: Database) -> AsyncIterator[Line]:
+    async with line_over(GatedDatabase(database), limit=2_000) as made:
+        yield made
+        made.gate.set()
+
+
+async def test_a_single_send_beside_a_flood_is_in_the_next_commit(line: Line) -> None:
+    neighbour = await line.neighbour("neighbour")
+    line.gate.clear()
+    under_way = line.begin(drafts())
+    await until(lambda: line.writes == 1)
+    flood = [line.begin(drafts(50)) for _ in range(41)]
+    await until(lambda: any(each.done() for each in flood))
+    lone = neighbour.begin(drafts())
+    await until(lambda: line.queued == 2_001)
+    line.gate.set()
+    await lone
+    # The commit that was under way, and its own.
+    assert line.writes <= 2 + 1
+    assert not all(each.done() for each in flood)
+    await under_way
+    (refused,) = [each for each in await asyncio.gather(*flood, return_exceptions=True) if each is not None]
+    assert isinstance(refused, QueueFull)
+    assert "2,000 events of this project are waiting" in str(refused)
+
+
+async def test_a_stream_of_a_project_waits_for_its_share_and_loses_nothing(line: Line) -> None:
+    neighbour = await line.neighbour("neighbour")
+    line.gate.clear()
+    flood = [asyncio.create_task(line.enqueue(drafts(100))) for _ in range(50)]
+    beside = [asyncio.create_task(neighbour.enqueue(drafts(100))) for _ in range(50)]
+    await until(lambda: line.queued > 2_000)
+    assert any(not each.done() for each in flood)
+    line.gate.set()
+    for each in [*flood, *beside]:
+        await (await each).done
+    assert len(await line.stored()) == 5_000
+
+
+async def test_a_large_independent_batch_is_stored_in_parts_and_a_whole_one_at_once(line: Line) -> None:
+    await line.send(drafts(8 * PART_EVENTS), BatchMode.ALL_OR_NOTHING)
+    assert line.writes == 1
+    await line.send(drafts(8 * PART_EVENTS), BatchMode.INDEPENDENT)
+    assert line.writes >= 3
+    assert len(await line.stored()) == 16 * PART_EVENTS
+
+
+async def test_a_part_that_is_refused_is_reported_in_its_own_events(line: Line, store: Store) -> None:
+    await store.refuse_events_named("poison")
+    sent = drafts(4 * PART_EVENTS)
+    sent[-1].name = "poison"
+    await line.send(sent, BatchMode.INDEPENDENT)
+    refused = [draft for draft in sent if draft.error is not None]
+    assert 0 < len(refused) <= PART_EVENTS
+    assert {type(draft.error) for draft in refused} == {StorageRefused}
+    assert refused == sent[-len(refused) :]
+    assert {draft.event is None for draft in refused} == {True}
+    assert len(await line.stored()) == len(sent) - len(refused)
+    poison = drafts(2 * PART_EVENTS, name="poison")
+    with pytest.raises(StorageRefused):
+        await line.send(poison, BatchMode.INDEPENDENT)
+
+
+async def test_parts_whose_caller_leaves_are_not_stored(line: Line) -> None:
+    neighbour = await line.neighbour("neighbour")
+    line.gate.clear()
+    first = neighbour.begin(drafts())
+    await until(lambda: line.writes == 1)
+    waiting = asyncio.create_task(line.send(drafts(4 * PART_EVENTS), BatchMode.INDEPENDENT))
+    await until(lambda: line.queued == 4 * PART_EVENTS)
+    waiting.cancel()
+    line.gate.set()
+    await first
+    await line.send(drafts(name="later"))
+    assert (await line.stored())[-1] == "later"
+    assert len(await line.stored()) <= PART_EVENTS + 1
+
+
+def test_wide_open_is_not_free_for_many_bytes() -> None:
+    queue = CommitQueue(EVENTS, SIZE)
+    queue.push(batch(1, 1, 3 * SIZE))
+    with pytest.raises(QueueFull, match="bytes of events"):
+        queue.push(batch(1, 1, 100))
+    queue.push(batch(2, 1, 100))
