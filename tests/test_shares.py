@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tests.support.line import Line
     from tests.support.stores import Store
 
+
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 - what is waited for counts and does not tell

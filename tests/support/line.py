@@ -99,7 +99,7 @@ class Line:
 
     async def stored(self) -> list[str]:
         """Read the names of the project's events, in the order of the log, which must be gapless."""
-        query = f"SELECT position, name FROM event WHERE project_key = {self.project_pk} ORDER BY position"
+        query = f"SELECT position, name FROM event WHERE project_key = {self.project_pk} ORDER BY position"  # noqa: S608 - a number
         rows = await self._database.read(lambda connection: connection.exec_driver_sql(query).fetchall())
         assert [row.position for row in rows] == list(range(1, len(rows) + 1))
         return [row.name for row in rows]

@@ -28,8 +28,8 @@ if _version_not_supported:
 class EventIngestStub:
     """Records events and reads them back.
 
-    A response is sent only after the event is durable. A rejected request stores nothing. When too many events are
-    waiting to be committed, the sending RPCs fail with QUEUE_FULL and RetryInfo.
+    A response is sent only after the event is durable. A rejected request stores nothing. When too many events of a
+    project are waiting to be committed, the sending RPCs of that project fail with QUEUE_FULL and RetryInfo.
     """
 
     def __init__(self, channel):
@@ -68,8 +68,8 @@ class EventIngestStub:
 class EventIngestServicer:
     """Records events and reads them back.
 
-    A response is sent only after the event is durable. A rejected request stores nothing. When too many events are
-    waiting to be committed, the sending RPCs fail with QUEUE_FULL and RetryInfo.
+    A response is sent only after the event is durable. A rejected request stores nothing. When too many events of a
+    project are waiting to be committed, the sending RPCs of that project fail with QUEUE_FULL and RetryInfo.
     """
 
     def SendEvent(self, request, context):
@@ -83,7 +83,9 @@ class EventIngestServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SendEvents(self, request, context):
-        """Records up to 10,000 events in one transaction. Returns one result for each event, in the order of the request.
+        """Records up to 10,000 events. Returns one result for each event, in the order of the request. A batch that is
+        BATCH_MODE_ALL_OR_NOTHING is recorded in one transaction, one that is BATCH_MODE_INDEPENDENT perhaps in several: if
+        one of these fails, its events have that error as their result.
 
         Errors: BATCH_REJECTED, if an event is rejected and the mode is BATCH_MODE_ALL_OR_NOTHING; QUEUE_FULL. The reasons
         for a single event are those of SendEvent.
@@ -161,8 +163,8 @@ def add_EventIngestServicer_to_server(servicer, server):
 class EventIngest:
     """Records events and reads them back.
 
-    A response is sent only after the event is durable. A rejected request stores nothing. When too many events are
-    waiting to be committed, the sending RPCs fail with QUEUE_FULL and RetryInfo.
+    A response is sent only after the event is durable. A rejected request stores nothing. When too many events of a
+    project are waiting to be committed, the sending RPCs of that project fail with QUEUE_FULL and RetryInfo.
     """
 
     @staticmethod

@@ -29,8 +29,8 @@ GRPC_VERSION: str
 class EventIngestStub:
     """Records events and reads them back.
 
-    A response is sent only after the event is durable. A rejected request stores nothing. When too many events are
-    waiting to be committed, the sending RPCs fail with QUEUE_FULL and RetryInfo.
+    A response is sent only after the event is durable. A rejected request stores nothing. When too many events of a
+    project are waiting to be committed, the sending RPCs of that project fail with QUEUE_FULL and RetryInfo.
     """
 
     @_typing.overload
@@ -44,7 +44,9 @@ class EventIngestStub:
     IDEMPOTENCY_KEY_REUSED, QUEUE_FULL.
     """
     SendEvents: _grpc.UnaryUnaryMultiCallable[_event_ingest_pb2.SendEventsRequest, _event_ingest_pb2.SendEventsResponse]
-    """Records up to 10,000 events in one transaction. Returns one result for each event, in the order of the request.
+    """Records up to 10,000 events. Returns one result for each event, in the order of the request. A batch that is
+    BATCH_MODE_ALL_OR_NOTHING is recorded in one transaction, one that is BATCH_MODE_INDEPENDENT perhaps in several: if
+    one of these fails, its events have that error as their result.
 
     Errors: BATCH_REJECTED, if an event is rejected and the mode is BATCH_MODE_ALL_OR_NOTHING; QUEUE_FULL. The reasons
     for a single event are those of SendEvent.
@@ -72,8 +74,8 @@ class EventIngestStub:
 class EventIngestAsyncStub(EventIngestStub):
     """Records events and reads them back.
 
-    A response is sent only after the event is durable. A rejected request stores nothing. When too many events are
-    waiting to be committed, the sending RPCs fail with QUEUE_FULL and RetryInfo.
+    A response is sent only after the event is durable. A rejected request stores nothing. When too many events of a
+    project are waiting to be committed, the sending RPCs of that project fail with QUEUE_FULL and RetryInfo.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -84,7 +86,9 @@ class EventIngestAsyncStub(EventIngestStub):
     IDEMPOTENCY_KEY_REUSED, QUEUE_FULL.
     """
     SendEvents: _aio.UnaryUnaryMultiCallable[_event_ingest_pb2.SendEventsRequest, _event_ingest_pb2.SendEventsResponse]  # type: ignore[assignment]
-    """Records up to 10,000 events in one transaction. Returns one result for each event, in the order of the request.
+    """Records up to 10,000 events. Returns one result for each event, in the order of the request. A batch that is
+    BATCH_MODE_ALL_OR_NOTHING is recorded in one transaction, one that is BATCH_MODE_INDEPENDENT perhaps in several: if
+    one of these fails, its events have that error as their result.
 
     Errors: BATCH_REJECTED, if an event is rejected and the mode is BATCH_MODE_ALL_OR_NOTHING; QUEUE_FULL. The reasons
     for a single event are those of SendEvent.
@@ -111,8 +115,8 @@ class EventIngestAsyncStub(EventIngestStub):
 class EventIngestServicer(metaclass=_abc_1.ABCMeta):
     """Records events and reads them back.
 
-    A response is sent only after the event is durable. A rejected request stores nothing. When too many events are
-    waiting to be committed, the sending RPCs fail with QUEUE_FULL and RetryInfo.
+    A response is sent only after the event is durable. A rejected request stores nothing. When too many events of a
+    project are waiting to be committed, the sending RPCs of that project fail with QUEUE_FULL and RetryInfo.
     """
 
     @_abc_1.abstractmethod
@@ -133,7 +137,9 @@ class EventIngestServicer(metaclass=_abc_1.ABCMeta):
         request: _event_ingest_pb2.SendEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_ingest_pb2.SendEventsResponse, _abc.Awaitable[_event_ingest_pb2.SendEventsResponse]]:
-        """Records up to 10,000 events in one transaction. Returns one result for each event, in the order of the request.
+        """Records up to 10,000 events. Returns one result for each event, in the order of the request. A batch that is
+        BATCH_MODE_ALL_OR_NOTHING is recorded in one transaction, one that is BATCH_MODE_INDEPENDENT perhaps in several: if
+        one of these fails, its events have that error as their result.
 
         Errors: BATCH_REJECTED, if an event is rejected and the mode is BATCH_MODE_ALL_OR_NOTHING; QUEUE_FULL. The reasons
         for a single event are those of SendEvent.

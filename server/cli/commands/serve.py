@@ -100,7 +100,7 @@ log = structlog.get_logger()
     metavar="N",
     default=_DEFAULTS.queue_events,
     show_default=True,
-    help="Maximum number of events waiting to be stored; more are refused.",
+    help="Maximum number of events of a project waiting to be stored, fewer while several send; more are refused.",
 )
 @option(
     "--match-retention",
