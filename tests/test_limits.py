@@ -1,0 +1,181 @@
+"""The page of limits, compared with the constants and settings that it is about."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from automation import automation_store
+from automation.conditions import closures, parsing
+from automation.subscriptions import store as subscription_store
+from automation.subscriptions import values as subscription_values
+from registry import coercion, json_values, names, schema, store
+from server import budgets, emails, paging
+from server.api import server as grpc_server
+from server.api.messages import deliveries, watches
+from server.api.servicers import event_ingest, match_stream
+from server.bridge import body, http_server
+from server.bridge.dialects import DIALECTS
+from server.cli.commands.serve import serve
+from server.delivery import consumer, consumer_session
+from server.ingest import commit_queue, draft
+from server.services import runs
+from server.settings import Settings
+from server.storage import sqlite_readers
+
+pytestmark = pytest.mark.checkout
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "limits.md"
+SECOND = 1_000_000
+
+
+class Row(NamedTuple):
+    """A row of the page, without formatting."""
+
+    limit: str
+    default: str
+    setting: str
+    crossed: str
+
+
+def rows() -> list[Row]:
+    cells = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in PAGE.read_text().splitlines()
+        if line.startswith("|")
+    ]
+    return [Row(*row) for row in cells if row[0] != "limit" and not row[0].startswith("---")]
+
+
+def size(count: int) -> str:
+    for unit, factor in (("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count % factor == 0:
+            return f"{count // factor} {unit}"
+    return f"{count:,} bytes"
+
+
+def number(count: float, unit: str = "") -> str:
+    return f"{count:,.10g} {unit}".strip() if count % 1 else f"{int(count):,} {unit}".strip()
+
+
+def seconds(count: float) -> str:
+    return number(count, "s")
+
+
+SETTINGS = Settings()
+EVENT, CONTACT, RUN = json_values.EVENT_BUDGET, json_values.CONTACT_BUDGET, json_values.RUN_BUDGET
+
+LIMITS = {
+    "gRPC: a message": size(grpc_server.MAX_MESSAGE_BYTES),
+    "REST: a body, as sent and as decoded": size(SETTINGS.http_body_bytes),
+    "REST: time for the body to arrive": seconds(body.BODY_SECONDS),
+    "REST: an idle connection": seconds(http_server.KEEP_ALIVE_SECONDS),
+    "Events of one SendEvents or StreamEvents message": number(event_ingest.MAX_BATCH),
+    "Messages of one StreamEvents on their way to the log": number(event_ingest.STREAM_WINDOW),
+    "Messages of one ConsumeMatches on their way": number(consumer_session.REQUEST_WINDOW),
+    "A page of a list": number(paging.MAX_SIZE),
+    "A page of a list whose size is not stated": number(paging.DEFAULT_SIZE),
+    "A response": f"{budgets.MAX_RESPONSE_BYTES:,} bytes",
+    "Name of an event or a property": number(names.MAX_NAME_LENGTH, "characters"),
+    "Email address": number(emails.MAX_LENGTH, "characters"),
+    "Idempotency key": number(draft.MAX_IDEMPOTENCY_KEY, "characters"),
+    "Properties of an event": size(EVENT.size),
+    "Values of an event": number(EVENT.values),
+    "Depth of an event": number(EVENT.depth, "levels"),
+    "Properties of a contact": size(CONTACT.size),
+    "Values of a contact": number(CONTACT.values),
+    "Violations reported of one event": number(coercion.MAX_VIOLATIONS),
+    "Live definitions of a project": number(store.MAX_LIVE_DEFINITIONS),
+    "Revisions of a definition": number(store.MAX_REVISIONS),
+    "Properties of a schema, nested ones included": number(schema.MAX_PROPERTIES),
+    "Depth of a schema": number(schema.MAX_DEPTH, "levels"),
+    "A schema as JSON": size(schema.MAX_BYTES),
+    "Description of a definition or a property": number(schema.MAX_DESCRIPTION_LENGTH, "characters"),
+    "Suggested values of a property": number(schema.MAX_SUGGESTED_VALUES),
+    "A suggested value": number(schema.MAX_SUGGESTED_VALUE_LENGTH, "characters"),
+    "A condition": number(parsing.MAX_LENGTH, "characters"),
+    "Depth of a condition, and names of a path in it": number(parsing.MAX_DEPTH, "levels"),
+    "Elements of a list in a condition": number(parsing.MAX_ELEMENTS),
+    "Steps of one evaluation": number(closures.MAX_STEPS),
+    "Labels of an automation": number(automation_store.MAX_LABELS),
+    "Key of a label": number(automation_store.MAX_LABEL_KEY, "characters"),
+    "Value of a label": number(automation_store.MAX_LABEL_VALUE, "characters"),
+    "Attributes of a run": size(RUN.size),
+    "Values of the attributes of a run": number(RUN.values),
+    "A wait for an event": number(runs.MAX_TIMEOUT / SECOND / 86_400, "days"),
+    "Deliveries under lease of one consumer": number(consumer.DEFAULT_OUTSTANDING),
+    "Attempts to deliver a match": number(subscription_values.DEFAULT_MAX_ATTEMPTS),
+    "A lease": seconds(subscription_values.DEFAULT_ACK_DEADLINE / SECOND),
+    "Delivery IDs of one acknowledgement, nack or extension": number(deliveries.MAX_SETTLED),
+    "Delivery IDs of one AcknowledgeMatches": number(deliveries.MAX_ACKNOWLEDGED),
+    "Nacks of one AcknowledgeMatches": number(deliveries.MAX_NACKS),
+    "Names and automations of a filter": number(subscription_store.MAX_FILTER_NAMES),
+    "Labels of a filter": number(subscription_store.MAX_FILTER_LABELS),
+    "Matches of one response of a watch": number(watches.MAX_MATCHES),
+    "ID of a consumer": number(deliveries.MAX_CONSUMER_ID, "characters"),
+    "Wait of PullMatches": seconds(match_stream.MAX_WAIT_SECONDS),
+    "Events of a project that wait to be stored, fewer while several projects fill the queue": number(
+        SETTINGS.queue_events
+    ),
+    "Bytes of requests that wait to be stored: with what is made of them, a quarter of the memory": (
+        f"1/{commit_queue.QUEUE_MEMORY_SHARE * commit_queue.HELD_PER_BYTE} of the memory, "
+        f"at least {size(commit_queue.MIN_QUEUE_BYTES)}"
+    ),
+    "Time for one read of an SQLite database": seconds(sqlite_readers.READ_SECONDS),
+}
+
+
+def rate_limits() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for dialect in DIALECTS:
+        limit = dialect.rate_limit
+        reads = "" if limit.reads is None else f" and {limit.reads}"
+        found[dialect.name.value] = f"{limit.requests}{reads} in {seconds(limit.seconds)}"
+    return found
+
+
+def test_every_figure_of_the_page_is_that_of_its_constant() -> None:
+    page = {row.limit: row.default for row in rows() if not row.limit.startswith("Requests of a")}
+    assert page == LIMITS
+
+
+def test_every_rate_of_the_page_is_that_of_its_dialect() -> None:
+    page = {
+        named[1].lower(): row.default for row in rows() if (named := re.match(r"Requests of an? (\w+) key", row.limit))
+    }
+    assert page == rate_limits()
+
+
+def test_no_limit_is_listed_twice() -> None:
+    limits = [row.limit for row in rows()]
+    assert len(limits) == len(set(limits))
+
+
+def test_every_option_of_the_page_is_one_of_serve() -> None:
+    options = {name for parameter in serve.params for name in parameter.opts}
+    named = {option for row in rows() for option in re.findall(r"--[a-z-]+", row.setting)}
+    assert named
+    assert named <= options
+
+
+@pytest.mark.parametrize(
+    "name", sorted({name for row in rows() for name in re.findall(r"`([A-Z_]{4,})`", row.crossed)})
+)
+def test_every_reason_of_the_page_is_one_that_the_code_gives(name: str) -> None:
+    source = PAGE.parents[1]
+    texts = (
+        path.read_text() for folder in ("registry", "automation", "server") for path in (source / folder).rglob("*.py")
+    )
+    assert any(f'"{name}"' in text for text in texts)
+
+
+def test_the_larger_values_of_settings_are_those_that_are_accepted() -> None:
+    page = {row.limit: row.setting for row in rows()}
+    largest = {
+        "Deliveries under lease of one consumer": f"`max_outstanding`, to {number(consumer.MAX_OUTSTANDING)}",
+        "Attempts to deliver a match": f"`max_attempts`, to {number(subscription_store.MAX_ATTEMPTS)}",
+    }
+    assert {limit: page[limit] for limit in largest} == largest
