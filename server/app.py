@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from server import runtime
 from server.api.messages.typed_properties import TypedReaders
 from server.api.open_calls import OpenCalls
 from server.api.server import GrpcServer
@@ -25,6 +26,7 @@ from server.background.match_retention import MatchRetention
 from server.background.run_timeouts import RunTimeouts
 from server.bridge.app import Bridge
 from server.bridge.dialects import DIALECTS
+from server.bridge.http_connections import HttpConnections, connection_limits
 from server.bridge.http_server import HttpServer
 from server.bridge.operations import Services
 from server.bridge.system import READY_SECONDS, System
@@ -148,7 +150,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
             rate_limits=settings.rate_limits,
             max_body=settings.http_body_bytes,
         )
-        http_server = HttpServer(bridge, settings.grace_seconds)
+        http_server = HttpServer(bridge, settings.grace_seconds, _http_connections(settings, metrics))
         grpc_address = await grpc_server.start(settings.grpc, settings.tls)
         stack.push_async_callback(_stop_doors, grpc_server, http_server, settings.grace_seconds)
         if database.shared:
@@ -165,6 +167,13 @@ async def _committing(queue: GroupCommit, grace_seconds: float) -> AsyncIterator
     queue.start()
     yield
     await _in_time(queue.close, grace_seconds)
+
+
+def _http_connections(settings: Settings, metrics: Metrics) -> HttpConnections:
+    files = runtime.raise_file_limit()
+    return HttpConnections(
+        connection_limits(files, settings.http_connections, settings.http_address_connections), metrics
+    )
 
 
 async def _report_ready(database: Database, grpc_server: GrpcServer) -> float:

@@ -6,6 +6,7 @@ Measured on two cores with CPython 3.11, server and clients on the same machine.
 from __future__ import annotations
 
 import gc
+import resource
 import sys
 from typing import Final
 
@@ -14,6 +15,9 @@ LARGE_BATCH_EVENTS: Final = 8
 
 _SWITCH_SECONDS: Final = 0.005
 _SWITCH_SECONDS_OF_BATCHES: Final = 0.000_2
+
+_MANY_FILES: Final = 1_048_576
+"""The limit of file descriptors where the system has none."""
 
 
 def favour_database_threads(*, large_batches: bool) -> None:
@@ -35,3 +39,21 @@ def collect_garbage_rarely() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+
+
+def raise_file_limit() -> int:
+    """Raise the soft limit of file descriptors to the hard one, and return it: each connection takes one.
+
+    The soft limit is 1,024 on most systems, for programs that use select(); this one does not.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        hard = max(soft, _MANY_FILES)
+    if soft == resource.RLIM_INFINITY:
+        return _MANY_FILES
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    except (OSError, ValueError):
+        # Some systems have a lower limit than the one that they report.
+        return soft
+    return hard

@@ -40,6 +40,8 @@ class Settings:
     tls: Tls | None = None
     rate_limits: bool = False
     http_body_bytes: int = 1024 * 1024
+    http_connections: int | None = None
+    http_address_connections: int | None = None
 
 
 def admin_key_file(database: str) -> Path:

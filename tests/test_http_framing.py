@@ -24,6 +24,7 @@ from tests.support.framing import (
     HEALTH,
     HOST,
     KEY,
+    PATH,
     REFUSED,
     SECOND,
     UPGRADE,
@@ -229,11 +230,11 @@ async def test_segments_of_tcp_change_nothing(framing: Framing) -> None:
 
 @pytest.mark.parametrize("upgrade", [(), UPGRADE], ids=["plain", "upgrade"])
 async def test_a_body_that_comes_after_its_answer_is_never_a_request(caller: Caller, upgrade: tuple[bytes]) -> None:
-    nobody = sized(sized(SECOND), *upgrade).replace(KEY, NOBODY)
-    head, _, body = nobody.partition(b"\r\n\r\n")
+    nowhere = caller.own(sized(sized(SECOND), *upgrade, target=b"/v1/nowhere"))
+    head, _, body = nowhere.partition(b"\r\n\r\n")
     async with connection(caller.address) as raw:
         await raw.send(head + b"\r\n\r\n")
-        assert (await raw.answer()).status == 401
+        assert (await raw.answer()).status == 404
         await raw.send(*(body[at : at + 50] for at in range(0, len(body), 50)))
         await raw.send(caller.own(sized(FIRST)))
         assert (await raw.answer()).status == 202
@@ -243,18 +244,19 @@ async def test_a_body_that_comes_after_its_answer_is_never_a_request(caller: Cal
 @pytest.mark.parametrize(
     ("status", "headers"),
     [
-        (401, [b"Content-Length: %d" % (DROPPED_BYTES + 1)]),
-        (401, [b"Transfer-Encoding: chunked"]),
+        (401, [b"Content-Length: 10"]),
+        (404, [b"Content-Length: %d" % (DROPPED_BYTES + 1)]),
+        (404, [b"Transfer-Encoding: chunked"]),
         (401, [b"Content-Length: 10", b"Expect: 100-continue"]),
         (413, [b"Content-Length: 18446744073709551615"]),
     ],
-    ids=["large", "of unknown length", "held back", "too large"],
+    ids=["without a key", "large", "of unknown length", "held back", "too large"],
 )
 async def test_an_early_answer_ends_the_connection_unless_a_short_rest_is_known(
     caller: Caller, status: int, headers: list[bytes]
 ) -> None:
-    sent = request(HOST, *headers)
-    sent = caller.own(sent) if status == 413 else sent.replace(KEY, NOBODY)
+    sent = request(HOST, *headers, target=b"/v1/nowhere" if status == 404 else PATH)
+    sent = sent.replace(KEY, NOBODY) if status == 401 else caller.own(sent)
     async with connection(caller.address) as raw:
         await raw.send(sent)
         answer = await raw.answer()

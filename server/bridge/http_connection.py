@@ -1,30 +1,33 @@
 """One HTTP/1.1 connection: where requests begin and end, the order of answers, and the end of the connection.
 
-The framing of a request is never guessed. A head that the parser or `body_length` refuses is answered with 400, after
-all earlier requests, and nothing after it is read as a request:
+The framing of a request is never guessed. A head that the parser or `body_length` refuses is answered with 400, and
+nothing after it is read as a request:
 
-    reading heads ── head complete ──> reading a body ── body complete ──> reading heads
+    reading a head ── head complete ──> reading a body ── body complete, answered ──> reading a head
          │                                   │                                  │
-         └── framing broken, answered early and much still to come ──> ended <──┘ `Connection: close`, HTTP/1.0, EOF
+         └── framing broken, too large, too slow, answered early ──> ended <────┘ `Connection: close`, HTTP/1.0, EOF
 
-Requests are served one at a time, in the order they arrived; while one waits, the socket is not read. An *early* answer
-is one given before the body has arrived (401, 413, 415): a short rest of known length is then read and dropped, in any
-other case the answer says `Connection: close`.
+Requests are served one at a time, in the order they arrived. While one is served, the bytes of the next ones are kept
+as they are, at most what one read of the socket returned, and the socket is not read. An *early* answer is one given
+before the body has arrived. After 401, 408 and 413 the connection ends; after others a short rest of known length is
+read and dropped, and in any other case the answer says `Connection: close`.
 
-An upgrade is ignored, as RFC 9110 allows: llhttp stops after a head that asks for one, and would take the body for
-another protocol, so the head is read a second time without its `Upgrade` field.
+Every state but that of being served has a deadline, which `HttpConnections` looks after: no request sets a timer.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 import httptools
 
+from server.bridge.http_bodies import ChunkedBody, SizedBody
+from server.bridge.http_connections import HttpConnections, address_of, file_of
 from server.bridge.http_exchange import HttpExchange
-from server.bridge.http_framing import Headers, Malformed, bad_request, body_length
+from server.bridge.http_framing import Malformed, RequestTooSlow, body_length, last_response, refusal
+from server.bridge.http_head import RequestHead
 
 if TYPE_CHECKING:
     import uvicorn
@@ -33,14 +36,30 @@ if TYPE_CHECKING:
 DROPPED_BYTES: Final = 1024 * 1024
 """The most bytes of a body that are dropped after an early answer; if more are announced, the connection is closed."""
 
+HEAD_SECONDS: Final = 10.0
+"""The time for a head from its first byte on, for the first head from the connection on, and for dropped bytes."""
+
 LINGER_SECONDS: Final = 2.0
 """The time for which a connection that ended early is still read, so that no reset loses the last answer."""
 
-BODY_BUFFER: Final = 64 * 1024
+LINGER_BYTES: Final = 64 * 1024 * 1024
+"""The most bytes that are read in that time."""
+
+WRITE_SECONDS: Final = 30.0
+"""The time in which a client must read what was written before more is, and a second more for each WRITE_BYTES."""
+
+WRITE_BYTES: Final = 16 * 1024
+
+BODY_BUFFER: Final = 32 * 1024
 """While more bytes of a body than this are buffered, the socket is not read."""
 
+_FULL: Final = last_response(503, "The server has too many connections; try again in a second", "retry-after: 1")
 
-class HttpConnection(asyncio.Protocol):
+_ENDING: Final = frozenset({401, 408, 413})
+"""Statuses of early answers after which nothing more is read."""
+
+
+class HttpConnection(asyncio.BufferedProtocol):
     """A connection of uvicorn's server, in place of uvicorn's own protocol."""
 
     def __init__(
@@ -49,22 +68,27 @@ class HttpConnection(asyncio.Protocol):
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
+        connections: HttpConnections | None = None,
     ) -> None:
         self._application = config.loaded_app
         self._idle_seconds = config.timeout_keep_alive
         self._server_state = server_state
         self._loop = _loop or asyncio.get_running_loop()
-        self._parser = httptools.HttpRequestParser(self)
-        self._url = b""
-        self._headers: Headers = []
-        self._exchanges: deque[HttpExchange] = deque()  # not answered yet; the first one is being served
-        self._reading: HttpExchange | None = None  # its body is arriving
-        self._refusal = ""  # why the framing is broken: the last answer, once the exchanges are done
+        self._connections = HttpConnections() if connections is None else connections
+        self.address = ""  # of the client, as connections are counted
+        self._head: RequestHead | None = None  # has begun to arrive
+        self._body: SizedBody | ChunkedBody | None = None  # of the request whose body is arriving
+        self._reading: HttpExchange | None = None  # that request, even if it is answered
+        self._serving: HttpExchange | None = None  # not answered yet
+        self._rest = b""  # what arrived after the request that is being served
+        self._refusal: Exception | None = None  # why the request is not read on: the last answer
         self._ended = False  # nothing that arrives is read as a request any more
         self._at_eof = False
         self._stopping = False
         self._read_paused = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._lingering = 0  # bytes that were read since the connection ended
+        self._deadline = inf
+        self._write_deadline = inf
         self._writable = asyncio.Event()
         self._writable.set()
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before any other call
@@ -72,42 +96,67 @@ class HttpConnection(asyncio.Protocol):
     # What asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start reading from a new connection."""
+        """Start reading from a new connection, or refuse it."""
         self.transport = transport  # type: ignore[assignment]  # uvloop's are of no class of asyncio
         self._server_state.connections.add(self)  # type: ignore[arg-type]  # a protocol of our own
+        self._deadline = self._loop.time() + HEAD_SECONDS
+        self.address = address_of(transport)
+        if self._connections.add(self, file_of(transport)):
+            return
+        self._ended = True
+        self.transport.write(_FULL)
+        if self._connections.linger(self):
+            self._linger()
+        else:
+            self._close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Disconnect every exchange; those not yet served are dropped."""
+        """Disconnect the exchange; what was not yet read is dropped."""
         self._server_state.connections.discard(self)
+        self._connections.discard(self)
         self._ended = True
-        self._set_timer(None)
+        self._rest = b""
+        self._deadline = self._write_deadline = inf
         self._writable.set()
-        for exchange in self._exchanges:
-            exchange.disconnect()
+        for exchange in (self._serving, self._reading):
+            if exchange is not None:
+                exchange.disconnect()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return the buffer for the next read, which all connections share: it is copied before the next one."""
+        return self._connections.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Read what is in the buffer."""
+        self.data_received(bytes(self._connections.buffer[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         """Read what arrived."""
         if self._ended:
+            self._lingering += len(data)
+            if self._lingering > LINGER_BYTES:
+                self._close()
             return
-        try:
-            self._parse(memoryview(data))
-        except httptools.HttpParserError as error:
-            self._refuse(error)
-        self._pause_or_resume()
+        self._rest += data
+        self._read()
 
     def eof_received(self) -> bool:
         """Keep the connection for answers still due to a client that has half-closed it; not over TLS."""
-        self._ended = self._at_eof = True
-        if self._reading is not None or not self._exchanges:
+        self._at_eof = True
+        if self._serving is None or self._reading is not None:
+            self._ended = True
             return False
         return self.transport.get_extra_info("sslcontext") is None
 
     def pause_writing(self) -> None:
         """Pause answers: the client does not read them."""
         self._writable.clear()
+        seconds = WRITE_SECONDS + self.transport.get_write_buffer_size() / WRITE_BYTES
+        self._write_deadline = self._loop.time() + seconds
 
     def resume_writing(self) -> None:
         """Resume answers."""
+        self._write_deadline = inf
         self._writable.set()
 
     # What uvicorn calls
@@ -115,54 +164,30 @@ class HttpConnection(asyncio.Protocol):
     def shutdown(self) -> None:
         """End the connection once its requests are answered."""
         self._stopping = True
-        if not self._exchanges:
-            self.transport.close()
+        if self._serving is None:
+            self._close()
 
-    # What the parser calls
+    # What the set of connections calls
 
-    def on_message_begin(self) -> None:
-        """Begin a head. Raise Malformed after the last request: the parser would read on."""
-        if self._ended:
-            raise Malformed("The connection has ended")
-        self._url = b""
-        self._headers = []
+    @property
+    def idle_since(self) -> float:
+        """A time by which idle connections are ordered; infinite for others."""
+        idle = self._serving is None and self._reading is None and self._head is None and not self._ended
+        return self._deadline if idle else inf
 
-    def on_url(self, part: bytes) -> None:
-        """Append a part of the target."""
-        self._url += part
+    def check_time(self, now: float) -> None:
+        """End the connection if a deadline has passed."""
+        if now >= self._write_deadline or (now >= self._deadline and self.transport.is_closing()):
+            self.transport.abort()
+        elif now >= self._deadline:
+            if self._head is not None:
+                self._refuse(RequestTooSlow(f"The request head was not received within {HEAD_SECONDS:g} seconds"))
+            else:
+                self._close()
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Append a header. The parser also reports trailers here, after the body; they are dropped."""
-        if self._reading is None:
-            self._headers.append((name.lower(), value.rstrip(b" \t")))
-
-    def on_headers_complete(self) -> None:
-        """Begin an exchange. Raise Malformed if the framing is in doubt."""
-        method, version = self._parser.get_method().decode("ascii"), self._parser.get_http_version()
-        if self._parser.should_upgrade():
-            if method == "CONNECT":
-                raise Malformed("CONNECT is not supported")
-            return
-        length = body_length(version, self._headers)
-        self._set_timer(None)
-        keep_alive = version == "1.1" and self._parser.should_keep_alive()
-        exchange = HttpExchange(self, self._scope(method, version), length, keep_alive=keep_alive)
-        self._reading = exchange
-        self._exchanges.append(exchange)
-        if len(self._exchanges) == 1:
-            self._serve(exchange)
-
-    def on_body(self, part: bytes) -> None:
-        """Pass a part of the body to its exchange."""
-        assert self._reading is not None
-        self._reading.feed(part)
-
-    def on_message_complete(self) -> None:
-        """End the body; after a head that asks for an upgrade, which is read again, there is none."""
-        if self._reading is not None:
-            self._reading.feed_end()
-            self._ended = not self._reading.keep_alive
-            self._reading = None
+    def close_idle(self) -> None:
+        """Close the connection to make room for another one."""
+        self._close()
 
     # What exchanges call
 
@@ -180,66 +205,91 @@ class HttpConnection(asyncio.Protocol):
 
     def is_last(self, exchange: HttpExchange) -> bool:
         """Return whether the answer to an exchange must say that the connection ends."""
-        if not exchange.keep_alive or (self._stopping and exchange is self._exchanges[-1]):
+        if not exchange.keep_alive or (self._stopping and not self._rest):
             return True
-        return not exchange.complete and not 0 <= exchange.expected <= DROPPED_BYTES
+        if exchange.complete:
+            return False
+        return exchange.status in _ENDING or not 0 <= exchange.expected <= DROPPED_BYTES
 
     # Reading
 
-    def _parse(self, data: memoryview) -> None:
-        while data:
-            try:
-                self._parser.feed_data(data)
-            except httptools.HttpParserUpgrade as upgrade:
-                head_size = upgrade.args[0]
-            else:
-                return
-            data = data[head_size:]
-            self._read_head_again()
-
-    def _read_head_again(self) -> None:
-        """Read the last head without its `Upgrade` field, in a new parser."""
-        method, version = self._parser.get_method(), self._parser.get_http_version().encode()
-        lines = [b"%b %b HTTP/%b" % (method, self._url, version)]
-        lines += [b"%b: %b" % header for header in self._headers if header[0] != b"upgrade"]
-        self._parser = httptools.HttpRequestParser(self)
-        self._parser.feed_data(b"\r\n".join([*lines, b"", b""]))
-
-    def _scope(self, method: str, version: str) -> dict[str, Any]:
+    def _read(self) -> None:
+        """Read until a request is complete and being served; what arrived after it is kept."""
+        data, self._rest = self._rest, b""
+        at = 0
         try:
-            target = httptools.parse_url(self._url)
-        except httptools.HttpParserError as error:
-            raise Malformed("Invalid request target") from error
-        return {
-            "type": "http",
-            "http_version": version,
-            "method": method,
-            "raw_path": target.path or b"/",
-            "query_string": target.query or b"",
-            "headers": self._headers,
-        }
+            while at < len(data) and not self._ended:
+                if self._reading is not None:
+                    at = self._read_body(self._reading, data, at)
+                elif self._serving is not None:
+                    self._rest = data[at:]
+                    break
+                else:
+                    at = self._read_head(data, at)
+        except (Malformed, httptools.HttpParserError) as error:
+            self._refuse(error)
+        self._pause_or_resume()
 
-    def _refuse(self, error: httptools.HttpParserError) -> None:
-        """Answer 400 as the last thing, unless the request whose framing is broken has its answer already."""
+    def _read_head(self, data: bytes, at: int) -> int:
+        head = self._head or RequestHead()
+        at = head.feed(data, at)
+        if head.complete:
+            self._head = None
+            self._begin(head)
+        elif self._head is None:
+            self._head = head
+            self._deadline = min(self._deadline, self._loop.time() + HEAD_SECONDS)
+        return at
+
+    def _begin(self, head: RequestHead) -> None:
+        """Begin an exchange. Raise Malformed if the framing is in doubt."""
+        length = body_length(head.version, head.headers)
+        exchange = HttpExchange(self, _scope(head), length, keep_alive=head.keep_alive)
+        self._deadline = inf
+        self._serving = exchange
+        if length:
+            self._reading, self._body = exchange, ChunkedBody() if length < 0 else SizedBody(length)
+        else:
+            self._finish_body(exchange)
+        task = self._loop.create_task(self._answer(exchange))
+        self._server_state.tasks.add(task)
+        task.add_done_callback(self._server_state.tasks.discard)
+
+    def _read_body(self, exchange: HttpExchange, data: bytes, at: int) -> int:
+        assert self._body is not None
+        at = self._body.feed(data, at, exchange.feed)
+        if self._body.complete:
+            self._reading = self._body = None
+            self._finish_body(exchange)
+        return at
+
+    def _finish_body(self, exchange: HttpExchange) -> None:
+        exchange.feed_end()
+        self._ended = not exchange.keep_alive
+        if self._serving is None:
+            self._deadline = self._loop.time() + self._idle_seconds
+
+    def _refuse(self, error: Exception) -> None:
+        """Answer as the last thing, unless the request that is not read on has its answer already."""
         if self._ended:
             return
-        self._ended = True
         own = error.__context__
-        if isinstance(error, httptools.HttpParserCallbackError) and not isinstance(own, Malformed):
-            raise error
-        broken, self._reading = self._reading, None
-        if broken is None or broken in self._exchanges:
-            self._refusal = str(own if isinstance(own, Malformed) else error)
+        if isinstance(error, httptools.HttpParserCallbackError):
+            if not isinstance(own, Malformed):
+                raise error
+            error = own
+        self._ended = True
+        broken, self._reading, self._head = self._reading, None, None
+        if broken is None or broken is self._serving:
+            self._refusal = error
         if broken is not None:
             broken.disconnect()
-            if broken in self._exchanges and broken is not self._exchanges[0]:
-                self._exchanges.remove(broken)
-        if not self._exchanges:
+        if self._serving is None:
             self._end()
 
     def _pause_or_resume(self) -> None:
         reading = self._reading
-        full = len(self._exchanges) > 1 or (reading is not None and reading.buffered > BODY_BUFFER)
+        full = bool(self._rest) or (reading is not None and reading.buffered > BODY_BUFFER)
         if full is self._read_paused or self.transport.is_closing():
             return
         self._read_paused = full
@@ -250,11 +300,6 @@ class HttpConnection(asyncio.Protocol):
 
     # Answering
 
-    def _serve(self, exchange: HttpExchange) -> None:
-        task = self._loop.create_task(self._answer(exchange))
-        self._server_state.tasks.add(task)
-        task.add_done_callback(self._server_state.tasks.discard)
-
     async def _answer(self, exchange: HttpExchange) -> None:
         try:
             await exchange.run(self._application, self._server_state.default_headers)
@@ -262,39 +307,62 @@ class HttpConnection(asyncio.Protocol):
             self._answered(exchange)
 
     def _answered(self, exchange: HttpExchange) -> None:
-        """Serve the next request, end the connection, or wait for more."""
-        self._exchanges.popleft()
+        """Read the next request, end the connection, or wait for more."""
+        self._serving = None
         if self.transport.is_closing():
             return
-        if exchange.closes:
-            self._exchanges.clear()
-        if self._exchanges:
-            self._serve(self._exchanges[0])
-        elif exchange.closes or self._ended or self._stopping:
+        if exchange.closes or self._refusal is not None or (self._ended and not self._rest):
             self._end()
+            return
+        self._deadline = self._loop.time() + (self._idle_seconds if self._reading is None else HEAD_SECONDS)
+        if self._rest:
+            self._read()
         else:
-            self._set_timer(self._idle_seconds)
-        self._pause_or_resume()
+            self._pause_or_resume()
+        if self._at_eof and self._reading is not None:
+            self._close()
+        elif self._serving is None and not self._ended and (self._stopping or self._at_eof):
+            self._end()
 
     def _end(self) -> None:
-        """Close the connection, after the answer to broken framing if there is one.
+        """Close the connection, after the answer to a broken request if there is one.
 
         If a socket is closed with unread data, the kernel sends a reset, which can destroy the last answer. So where
         more may arrive, it is read and dropped until the client closes too, for LINGER_SECONDS.
         """
-        unread = self._reading is not None or self._refusal != ""
+        unread = self._reading is not None or self._refusal is not None
         self._ended = True
-        if self._refusal:
-            self.transport.write(bad_request(self._refusal))
+        self._rest = b""
+        if self._refusal is not None:
+            self.transport.write(refusal(self._refusal))
         if self._at_eof or not unread:
-            self.transport.close()
-            return
+            self._close()
+        else:
+            self._linger()
+
+    def _linger(self) -> None:
+        self._pause_or_resume()
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self._set_timer(LINGER_SECONDS)
+        self._deadline = self._loop.time() + LINGER_SECONDS
 
-    def _set_timer(self, seconds: float | None) -> None:
-        """Close the connection after some seconds; None cancels that."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = None if seconds is None else self._loop.call_later(seconds, self.transport.close)
+    def _close(self) -> None:
+        """Close the connection once the client has read what was written, and within WRITE_SECONDS."""
+        self._ended = True
+        self._deadline = self._loop.time() + WRITE_SECONDS
+        self.transport.close()
+
+
+def _scope(head: RequestHead) -> dict[str, Any]:
+    try:
+        target = httptools.parse_url(head.target)
+    except httptools.HttpParserError as error:
+        raise Malformed("Invalid request target") from error
+    return {
+        "type": "http",
+        "http_version": head.version,
+        "method": head.method,
+        "raw_path": target.path or b"/",
+        "query_string": target.query or b"",
+        "headers": head.headers,
+    }

@@ -53,6 +53,7 @@ class HttpExchange:
         self.keep_alive = keep_alive
         self.complete = False
         self.expected = length
+        self.status = 0  # of the answer, once it has begun
         self.closes = False  # the answer said that the connection ends
         self._connection = connection
         self._scope = scope
@@ -77,7 +78,7 @@ class HttpExchange:
         self._asks_first = False
         if self.expected > 0:
             self.expected -= len(part)
-        if not self._answered:
+        if part and not self._answered:
             self._body += part
             self._news.set()
 
@@ -150,6 +151,7 @@ class HttpExchange:
             parts += name, b": ", value, b"\r\n"
         if chunked:
             parts.append(b"transfer-encoding: chunked\r\n")
+        self.status = status
         self.closes = self._asks_first_still() or self._connection.is_last(self)
         if self.closes:
             parts.append(b"connection: close\r\n")

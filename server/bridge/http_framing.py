@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+import http
+import re
+from typing import Final, TypeAlias
 
 import msgspec
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
+_HOST: Final = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
+"""The characters of a host and a port; an empty value is what some health checks send."""
+
 
 class Malformed(Exception):
     """The head leaves in doubt where the request ends, or for which host it is."""
+
+    status = 400
+
+
+class HeadTooLarge(Malformed):
+    """The head, or the trailers, are larger than the server takes."""
+
+    status = 431
+
+
+class TargetTooLong(Malformed):
+    """The target is longer than the server takes."""
+
+    status = 414
+
+
+class RequestTooSlow(Malformed):
+    """The request did not arrive in time."""
+
+    status = 408
 
 
 def body_length(version: str, headers: Headers) -> int:
@@ -27,6 +52,8 @@ def body_length(version: str, headers: Headers) -> int:
             length = int(value)
         elif name == b"host":
             hosts += 1
+            if not _HOST.fullmatch(value):
+                raise Malformed("The Host header is not a host with an optional port")
         elif name == b"transfer-encoding":
             if value.lower() != b"chunked" or version != "1.1":
                 raise Malformed("The only Transfer-Encoding is chunked, in HTTP/1.1")
@@ -36,8 +63,23 @@ def body_length(version: str, headers: Headers) -> int:
     return length
 
 
-def bad_request(reason: str) -> bytes:
-    """Return the complete response to a request with broken framing."""
-    content = msgspec.json.encode({"error": f"The request is not valid HTTP/1.1: {reason}"})
-    head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n"
-    return f"{head}connection: close\r\n\r\n".encode() + content
+def refusal(error: Exception) -> bytes:
+    """Return the complete and last response to a request that is not read to its end."""
+    status = error.status if isinstance(error, Malformed) else 400
+    text = f"The request is not valid HTTP/1.1: {error}" if status == 400 else str(error)
+    return last_response(status, text)
+
+
+def last_response(status: int, message: str, *headers: str) -> bytes:
+    """Return a complete response after which the connection ends."""
+    content = msgspec.json.encode({"error": message})
+    lines = [
+        f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}",
+        "content-type: application/json",
+        f"content-length: {len(content)}",
+        "x-content-type-options: nosniff",
+        "cache-control: no-store",
+        *headers,
+        "connection: close",
+    ]
+    return "\r\n".join([*lines, "", ""]).encode() + content

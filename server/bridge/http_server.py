@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -13,25 +14,43 @@ from server.bridge.http_connection import HttpConnection
 from server.bridge.tls import server_context
 
 if TYPE_CHECKING:
-    from server.bridge.app import Bridge
+    from collections.abc import Awaitable
+    from typing import Any, Protocol
+
+    from server.bridge.http_connections import HttpConnections
     from server.settings import Tls
+
+    class Application(Protocol):
+        """An ASGI application whose requests can be ended."""
+
+        def __call__(self, scope: Any, receive: Any, send: Any) -> Awaitable[None]:
+            """Serve one request."""
+            ...
+
+        def end_calls(self) -> None:
+            """Respond to the requests in progress."""
+            ...
+
 
 LAST_WORD_SECONDS = 1.0
 """The time for a client to read the last response."""
 BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 75
+HANDSHAKE_SECONDS = 10.0
+"""The time for a TLS handshake: a connection is counted after it."""
 
 
 class HttpServer:
     """Serves the bridge."""
 
-    def __init__(self, application: Bridge, grace_seconds: float) -> None:
-        self._bridge, self._grace_seconds = application, grace_seconds
+    def __init__(self, application: Application, grace_seconds: float, connections: HttpConnections) -> None:
+        self._application, self._grace_seconds = application, grace_seconds
+        self._connections = connections
         self._config = uvicorn.Config(
             application,
             loop="none",
             lifespan="off",
-            http=HttpConnection,
+            http=HttpConnection,  # type: ignore[arg-type]  # a protocol with a buffer
             ws="none",
             interface="asgi3",
             access_log=False,
@@ -41,7 +60,7 @@ class HttpServer:
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=round(grace_seconds + 2 * LAST_WORD_SECONDS),
         )
-        self._server = _Server(self._config)
+        self._server = _Server(self._config, connections)
         self._task: asyncio.Task[None] | None = None
 
     async def start(self, address: str, tls: Tls | None) -> str:
@@ -49,6 +68,7 @@ class HttpServer:
         listening = _listen(address)
         self._config.load()
         self._config.ssl = server_context(tls) if tls is not None else None
+        self._connections.start()
         self._task = asyncio.create_task(self._server.serve(sockets=[listening]), name="http")
         while not self._server.started:
             if self._task.done():
@@ -61,12 +81,33 @@ class HttpServer:
         self._server.should_exit = True
         if self._task is not None:
             await asyncio.wait({self._task}, timeout=self._grace_seconds)
-            self._bridge.end_calls()
+            self._application.end_calls()
             await self._task
+        await self._connections.close()
 
 
 class _Server(uvicorn.Server):
     """uvicorn's server without its signal handlers: the process handles signals itself."""
+
+    def __init__(self, config: uvicorn.Config, connections: HttpConnections) -> None:
+        super().__init__(config)
+        self._connections = connections
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen on a socket, with a limit of time for TLS handshakes, which uvicorn does not set."""
+        tls = self.config.ssl
+        connect = partial(HttpConnection, self.config, self.server_state, {}, connections=self._connections)
+        self.servers = [
+            await asyncio.get_running_loop().create_server(
+                connect,
+                sock=listening,
+                ssl=tls,
+                backlog=BACKLOG,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS if tls is not None else None,
+            )
+            for listening in sockets or ()
+        ]
+        self.started = True
 
     def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
         return nullcontext()

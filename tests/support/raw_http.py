@@ -67,10 +67,10 @@ def parsed(content: bytes, heads: Iterable[int] = ()) -> Iterator[Answer]:
 
 
 @asynccontextmanager
-async def connection(address: str) -> AsyncIterator[RawConnection]:
-    """Connect to HOST:PORT."""
+async def connection(address: str, source: str = "") -> AsyncIterator[RawConnection]:
+    """Connect to HOST:PORT, from a source address if one is given."""
     host, _, port = address.rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
+    reader, writer = await asyncio.open_connection(host, int(port), local_addr=(source, 0) if source else None)
     try:
         yield RawConnection(reader, writer)
     finally:

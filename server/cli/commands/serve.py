@@ -127,6 +127,20 @@ log = structlog.get_logger()
     show_default=True,
     help="Maximum size of a request body of the REST bridge, in bytes.",
 )
+@option(
+    "--http-connections",
+    envvar="SIGNALBOX_HTTP_CONNECTIONS",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Maximum number of connections to the REST bridge; by default half of the file descriptors, at most 10,000.",
+)
+@option(
+    "--http-address-connections",
+    envvar="SIGNALBOX_HTTP_ADDRESS_CONNECTIONS",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Maximum number of them from one address; by default half of --http-connections.",
+)
 @option("--tls-cert", envvar="SIGNALBOX_TLS_CERT", type=_FILE, help="Certificate of the server; enables TLS.")
 @option("--tls-key", envvar="SIGNALBOX_TLS_KEY", type=_FILE, help="Private key of the certificate.")
 @option(

@@ -1,0 +1,135 @@
+"""The head of a request: read with httptools as it arrives, and bounded by its bytes.
+
+The parts of an unfinished field are joined each time one arrives, without a bound. So the parser is given whole lines
+here, except for the first line, which it hands over in parts; and it is given nothing after the empty line that ends
+the head. The end is found in the bytes themselves: if the parser does not agree, the request is malformed.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Final
+
+import httptools
+
+from server.bridge.http_framing import Headers, HeadTooLarge, Malformed, TargetTooLong
+
+MAX_HEAD: Final = 64 * 1024
+"""Bytes of a head, with the empty lines before it; other servers take 8 to 64 KiB."""
+
+MAX_LINE: Final = 16 * 1024
+"""Bytes of the target, and of one header."""
+
+MAX_HEADERS: Final = 100
+"""The number of headers; real clients behind several proxies send thirty."""
+
+_END: Final = b"\r\n\r\n"
+
+
+class RequestHead:
+    """One head, of which the fields are known once `complete` is true."""
+
+    __slots__ = (
+        "_held",
+        "_parser",
+        "_seen",
+        "_tail",
+        "complete",
+        "headers",
+        "keep_alive",
+        "method",
+        "target",
+        "version",
+    )
+
+    def __init__(self) -> None:
+        self.method = self.version = ""
+        self.target = b""
+        self.headers: Headers = []
+        self.keep_alive = False
+        self.complete = False
+        self._parser = httptools.HttpRequestParser(self)
+        self._seen = 0  # bytes, of the empty lines before the head too
+        self._tail = b""  # the last bytes of the head so far, which may be part of its end
+        self._held: bytearray | None = None  # after the first line: a line that has not ended
+
+    def feed(self, data: bytes, start: int) -> int:
+        """Read on from an offset. Return the offset after the head, or the size of the data if the head goes on.
+
+        Raise Malformed and httptools.HttpParserError.
+        """
+        begin = start if self._tail else self._after_empty_lines(data, start)
+        found = self._end(data, begin)
+        end = found or len(data)
+        room = max(MAX_HEAD - self._seen - (begin - start), 0)
+        part = data[begin : min(end, begin + room)]
+        self._seen += end - start
+        self._tail = (self._tail + part[-3:])[-3:]
+        self._parse(part)
+        if self._seen > MAX_HEAD:
+            raise HeadTooLarge(f"The request head is larger than {MAX_HEAD:,} bytes")
+        if found and not self.complete:
+            raise Malformed("The head does not end with its empty line")
+        return end
+
+    def _after_empty_lines(self, data: bytes, start: int) -> int:
+        return len(data) - len(data[start:].lstrip(b"\r\n")) if data[start] in b"\r\n" else start
+
+    def _end(self, data: bytes, begin: int) -> int:
+        """Return the offset after the head, 0 if it goes on."""
+        tail = self._tail
+        if tail:
+            found = (tail + data[begin : begin + 3]).find(_END)
+            if found >= 0:
+                return begin + found + len(_END) - len(tail)
+        found = data.find(_END, begin)
+        return found + len(_END) if found >= 0 else 0
+
+    def _parse(self, part: bytes) -> None:
+        """Pass whole lines on to the parser, and what there is of the first line."""
+        if self._held is None:
+            if b"\n" not in part:
+                self._parser.feed_data(part)
+                return
+            self._held = bytearray()
+        self._held += part
+        if b"\n" not in part:
+            return
+        lines = self._held.rfind(b"\n") + 1
+        # RFC 9110 allows to ignore an upgrade, and the body is not read by this parser in any case.
+        with suppress(httptools.HttpParserUpgrade):
+            self._parser.feed_data(bytes(self._held[:lines]))
+        del self._held[:lines]
+
+    # What the parser calls
+
+    def on_url(self, part: bytes) -> None:
+        """Append a part of the target."""
+        self.target += part
+        if len(self.target) > MAX_LINE:
+            raise TargetTooLong(f"The request target is longer than {MAX_LINE:,} bytes")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Append a header."""
+        if self.complete:
+            raise Malformed("The head does not end with its empty line")
+        if len(name) + len(value) > MAX_LINE:
+            raise HeadTooLarge(f"A header is larger than {MAX_LINE:,} bytes")
+        if len(self.headers) >= MAX_HEADERS:
+            raise HeadTooLarge(f"The request has more than {MAX_HEADERS} headers")
+        self.headers.append((name.lower(), value.rstrip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        """Take what the first line said. Raise Malformed for CONNECT."""
+        if self.complete:
+            raise Malformed("The head does not end with its empty line")
+        self.method = self._parser.get_method().decode("ascii")
+        self.version = self._parser.get_http_version()
+        if self.method == "CONNECT":
+            raise Malformed("CONNECT is not supported")
+        self.keep_alive = self.version == "1.1" and self._parser.should_keep_alive()
+        self.complete = True
+
+    def on_body(self, _part: bytes) -> None:
+        """Raise Malformed: the parser took something before the end of the head for a body."""
+        raise Malformed("The head does not end with its empty line")

@@ -1,0 +1,325 @@
+"""What a client without a key can take of the REST bridge: bytes, time and connections, all of them bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+from hypothesis import given
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from server.bridge import http_connection, http_connections
+from server.bridge.http_bodies import MAX_CHUNK_LINE, MAX_TRAILERS, ChunkedBody
+from server.bridge.http_connections import ConnectionLimits, HttpConnections, connection_limits
+from server.bridge.http_framing import HeadTooLarge, Malformed
+from server.bridge.http_head import MAX_HEAD, MAX_HEADERS, MAX_LINE, RequestHead
+from server.bridge.http_server import HttpServer
+from server.metrics import Metrics
+from tests.support.framing import HEALTH, HOST, request
+from tests.support.raw_http import RawConnection, connection
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from typing import Any
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n"
+
+
+class Site:
+    """A server with an application that answers once it is allowed to."""
+
+    def __init__(self, limits: ConnectionLimits) -> None:
+        self.metrics = Metrics()
+        self.connections = HttpConnections(limits, self.metrics)
+        self.server = HttpServer(self, 0, self.connections)
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.served = 0
+        self.content = b""
+        self.address = ""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.served += 1
+        await self.may_answer.wait()
+        headers = [(b"content-length", b"%d" % len(self.content))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": self.content})
+
+    def end_calls(self) -> None:
+        self.may_answer.set()
+
+    def refused(self) -> float:
+        value = self.metrics.registry.get_sample_value("signalbox_refused_total", {"reason": "TOO_MANY_CONNECTIONS"})
+        return value or 0
+
+
+@pytest_asyncio.fixture
+async def site(request: pytest.FixtureRequest) -> AsyncIterator[Site]:
+    site = Site(getattr(request, "param", ConnectionLimits()))
+    site.address = await site.server.start("127.0.0.1:0", None)
+    yield site
+    await site.server.stop()
+
+
+async def true(condition: Callable[[], bool]) -> None:
+    """Wait until a condition is true."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - nobody sets an event
+            await asyncio.sleep(0.01)
+
+
+def cuts(raw: bytes) -> Iterator[list[bytes]]:
+    """Cut bytes into pieces of several sizes."""
+    for size in (len(raw), 4_096, 1_000, 97):
+        yield [raw[at : at + size] for at in range(0, len(raw), size)]
+
+
+# The head
+
+
+TOO_LARGE = {
+    "an unfinished header": (431, GET + b"X: " + b"a" * MAX_HEAD),
+    "an unfinished name of a header": (431, GET + b"a" * MAX_HEAD),
+    "many headers, unfinished": (431, GET + (b"X: " + b"a" * 1_000 + b"\r\n") * 70),
+    "a head of many bytes": (431, GET + (b"X: " + b"a" * 1_000 + b"\r\n") * 70 + b"\r\n"),
+    "a large header": (431, GET + b"X: " + b"a" * MAX_LINE + b"\r\n\r\n"),
+    "many headers": (431, GET + b"X: a\r\n" * MAX_HEADERS + b"\r\n"),
+    "an unfinished target": (414, b"GET /" + b"a" * MAX_LINE),
+    "a long target": (414, b"GET /" + b"a" * MAX_LINE + b" HTTP/1.1\r\nHost: x\r\n\r\n"),
+    "empty lines": (431, b"\r\n" * (MAX_HEAD // 2 + 1)),
+}
+
+
+@pytest.mark.parametrize(("status", "sent"), TOO_LARGE.values(), ids=TOO_LARGE)
+async def test_a_head_is_bounded(site: Site, status: int, sent: bytes) -> None:
+    for segments in cuts(sent):
+        async with connection(site.address) as raw:
+            await raw.send(*segments)
+            (answer,) = await raw.answers()
+            assert (answer.status, answer.headers["connection"]) == (status, "close")
+    assert site.served == 0
+
+
+_large = GET + (b"X: " + b"a" * 16_000 + b"\r\n") * 4
+FITTING = {
+    "a head of all bytes": _large + b"Y: " + b"a" * (MAX_HEAD - len(_large) - 7) + b"\r\n",
+    "many headers": GET + b"X: a\r\n" * (MAX_HEADERS - 1),
+    "a long target": b"GET /" + b"a" * (MAX_LINE - 1) + b" HTTP/1.1\r\nHost: x\r\n",
+    "empty lines": b"\r\n" * 1_000 + GET,
+}
+
+
+@pytest.mark.parametrize("sent", FITTING.values(), ids=FITTING)
+async def test_a_head_up_to_the_bounds_is_served(site: Site, sent: bytes) -> None:
+    async with connection(site.address) as raw:
+        for segments in cuts(sent + b"\r\n"):
+            await raw.send(*segments)
+            assert (await raw.answer()).status == 200
+
+
+def test_an_unfinished_head_costs_the_same_for_each_byte() -> None:
+    seconds = []
+    for size in (5_000, 50_000):
+        head, begun = RequestHead(), time.process_time()
+        for segment in (GET, b"X: ", *[b"a"] * size):
+            head.feed(segment, 0)
+        seconds.append(time.process_time() - begun)
+    assert seconds[1] < 40 * seconds[0]
+
+
+@given(st.data())
+def test_a_head_is_the_same_however_it_is_cut(data: st.DataObject) -> None:
+    raw = b"\r\n" + GET + b"Authorization: Bearer key\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n"
+    after = b"POST / HTTP/1.1\r\nHost: y\r\n\r\n"
+    at, sent = 0, raw + after
+    head = RequestHead()
+    while not head.complete:
+        end = data.draw(st.integers(at + 1, len(sent)))
+        used = head.feed(sent[at:end], 0)
+        assert used == end - at or head.complete
+        at += used
+    assert (at, head.method, head.target, [name for name, _ in head.headers]) == (
+        len(raw),
+        "GET",
+        b"/",
+        [b"host", b"authorization", b"upgrade", b"connection"],
+    )
+
+
+# The body in chunks
+
+
+@given(st.lists(st.binary(min_size=1, max_size=40), max_size=5), st.data())
+def test_chunks_are_the_same_however_they_are_cut(parts: list[bytes], data: st.DataObject) -> None:
+    raw = b"".join(b"%x;x=y\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\nAuthorization: key\r\n\r\n"
+    body, found, at, sent = ChunkedBody(), bytearray(), 0, raw + GET
+    while not body.complete:
+        end = data.draw(st.integers(at + 1, len(sent)))
+        at += body.feed(sent[at:end], 0, found.extend)
+    assert (bytes(found), at) == (b"".join(parts), len(raw))
+
+
+def feed_all(body: ChunkedBody, segments: list[bytes]) -> None:
+    for segment in segments:
+        assert body.feed(segment, 0, lambda _: None) == len(segment)
+
+
+@pytest.mark.parametrize(
+    ("sent", "error"),
+    [
+        (b"1;" + b"a" * MAX_CHUNK_LINE, Malformed),
+        (b"0" * (MAX_CHUNK_LINE + 1), Malformed),
+        (b"1\r\naa" + b"a" * MAX_CHUNK_LINE, Malformed),
+        (b"0\r\nX: " + b"a" * MAX_TRAILERS, HeadTooLarge),
+        (b"0\r\n" + b"X: a\r\n" * MAX_TRAILERS, HeadTooLarge),
+    ],
+    ids=["an extension", "zeros", "no end of a chunk", "a trailer", "trailers"],
+)
+def test_lines_between_chunks_are_bounded(sent: bytes, error: type[Exception]) -> None:
+    for segments in cuts(sent):
+        body = ChunkedBody()
+        with pytest.raises(error):
+            feed_all(body, segments)
+
+
+# Time
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HEAD_SECONDS", "LINGER_SECONDS", "WRITE_SECONDS"):
+        monkeypatch.setattr(http_connection, name, 0.1)
+    monkeypatch.setattr(http_connection, "WRITE_BYTES", 1_000_000_000)
+    monkeypatch.setattr(http_connections, "CHECK_SECONDS", 0.02)
+
+
+async def emptied(site: Site) -> None:
+    await true(lambda: not len(site.connections))
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize(("sent", "statuses"), [(b"", []), (b"\r\n", [408]), (GET, [408]), (HEALTH + GET, [200, 408])])
+async def test_a_head_has_its_time(site: Site, sent: bytes, statuses: list[int]) -> None:
+    async with connection(site.address) as raw:
+        await raw.send(sent)
+        assert [answer.status for answer in await raw.answers()] == statuses
+    await emptied(site)
+
+
+@pytest.mark.usefixtures("hurried")
+async def test_a_head_that_trickles_in_gets_no_more_time(site: Site) -> None:
+    async with connection(site.address) as raw:
+        answer = asyncio.create_task(raw.answer())
+        while not answer.done():
+            await raw.send(b"\r\n")
+            await asyncio.sleep(0.01)
+        assert answer.result().status == 408
+
+
+@pytest.mark.usefixtures("hurried")
+async def test_a_client_that_does_not_read_its_answer_is_disconnected(site: Site) -> None:
+    site.content = bytes(50_000_000)
+    async with connection(site.address) as raw:
+        await raw.send(HEALTH * 2)
+        await emptied(site)
+
+
+@pytest.mark.usefixtures("hurried")
+async def test_a_client_that_sends_on_after_its_refusal_is_disconnected(site: Site) -> None:
+    async with connection(site.address) as raw:
+        await raw.send(request(HOST, b"X: \0") + GET)
+        assert (await raw.answer()).status == 400
+        sending = asyncio.create_task(raw.send(*[b"a" * 1_000] * 1_000_000))
+        await emptied(site)
+        sending.cancel()
+
+
+# Connections
+
+
+async def opened(site: Site, stack: AsyncExitStack, count: int, source: str = "127.0.0.1") -> list[RawConnection]:
+    """Open connections and send a request over each of them."""
+    found = [await stack.enter_async_context(connection(site.address, source)) for _ in range(count)]
+    for raw in found:
+        await raw.send(HEALTH)
+        if site.may_answer.is_set():
+            assert (await raw.answer()).status == 200
+    return found
+
+
+FEW = pytest.mark.parametrize("site", [ConnectionLimits(in_all=6, per_address=4)], indirect=True)
+
+
+@FEW
+async def test_the_connection_that_is_idle_longest_makes_room(site: Site) -> None:
+    async with AsyncExitStack() as stack:
+        first, second, *_ = await opened(site, stack, 4)
+        await first.send(HEALTH)
+        assert (await first.answer()).status == 200
+        await opened(site, stack, 1)
+        assert await second.answers() == []
+        others = await opened(site, stack, 2, "127.0.0.2")
+        await opened(site, stack, 1, "127.0.0.3")
+        await others[0].send(HEALTH)
+        assert (await others[0].answer()).status == 200
+        assert len(site.connections) == 6
+    assert site.refused() == 0
+
+
+@FEW
+async def test_where_none_is_idle_a_new_connection_is_refused(site: Site) -> None:
+    site.may_answer.clear()
+    with capture_logs() as logs:
+        async with AsyncExitStack() as stack:
+            busy = await opened(site, stack, 4)
+            for source, more in (("127.0.0.1", 0), ("127.0.0.2", 2), ("127.0.0.3", 0)):
+                busy += await opened(site, stack, more, source)
+                await true(lambda: site.served == len(busy))  # noqa: B023 - awaited at once
+                if more:
+                    continue
+                (refused,) = await opened(site, stack, 1, source)
+                (answer,) = await refused.answers()
+                assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+            site.connections.check(asyncio.get_running_loop().time())
+            site.connections.check(asyncio.get_running_loop().time())
+            site.may_answer.set()
+            assert [(await raw.answer()).status for raw in busy] == [200] * 6
+            await opened(site, stack, 1, "127.0.0.3")
+    assert site.refused() == 2
+    assert [line["event"] for line in logs] == ["http_connections_limited"]
+
+
+@pytest.mark.parametrize("site", [ConnectionLimits(files=1)], indirect=True)
+async def test_connections_are_refused_before_file_descriptors_run_out(site: Site) -> None:
+    async with connection(site.address) as raw:
+        await raw.send(HEALTH)
+        assert [answer.status for answer in await raw.answers()] == [503]
+
+
+def test_limits_follow_from_the_file_descriptors() -> None:
+    assert connection_limits(1_024, None, None) == ConnectionLimits(462, 231, 1_024)
+    assert connection_limits(1_048_576, None, None) == ConnectionLimits(10_000, 5_000, 1_048_576)
+    assert connection_limits(1_024, 30, 10) == ConnectionLimits(30, 10, 1_024)
+
+
+# Pipelining
+
+
+async def test_requests_are_not_read_ahead(site: Site) -> None:
+    site.may_answer.clear()
+    async with connection(site.address) as raw:
+        sending = asyncio.create_task(raw.send(HEALTH * 2_000))
+        await true(lambda: site.served > 0)
+        await asyncio.sleep(0.05)
+        (http,) = site.connections._open
+        assert (site.served, len(http._rest) <= http_connections.READ_BYTES) == (1, True)  # type: ignore[attr-defined]
+        site.may_answer.set()
+        for _ in range(2_000):
+            assert (await raw.answer()).status == 200
+        await sending
+    assert site.served == 2_000
