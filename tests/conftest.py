@@ -5,6 +5,7 @@ What takes `backend`, `store`, `database`, `service` or `shop` runs once over SQ
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,9 @@ import pytest_asyncio
 import structlog
 from hypothesis import settings
 
+from server.runtime import collect_garbage_rarely
 from server.storage.database import open_database
-from tests.support.neighbour import assert_untouched, plant
+from tests.support.neighbour import Neighbourhood
 from tests.support.postgres import Cluster, find_binaries, running_cluster
 from tests.support.service import serving
 from tests.support.stores import PostgresBackend, SqliteBackend, migrated
@@ -32,6 +34,24 @@ pytest.register_assert_rewrite("tests.support.bridge")
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("signalbox", deadline=None)
 settings.load_profile("signalbox")
+
+
+def pytest_configure() -> None:
+    """Collect no garbage while thousands of tests are collected: there is none."""
+    gc.disable()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    from tests.support.bridge import without_repeated_refusals  # not before its assertions can be rewritten
+
+    kept = without_repeated_refusals(items)
+    config.hook.pytest_deselected(items=list(set(items).difference(kept)))
+    items[:] = kept
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
+    collect_garbage_rarely()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -61,9 +81,17 @@ async def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
     return PostgresBackend(request.getfixturevalue("postgres"))
 
 
+@pytest.fixture(scope="session")
+def neighbourhood(backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> Neighbourhood:
+    return Neighbourhood(backend, tmp_path_factory.mktemp("neighbourhood"))
+
+
 @pytest_asyncio.fixture
-async def store(backend: Backend, tmp_path: Path) -> AsyncIterator[Store]:
-    async with backend.fresh(tmp_path) as fresh:
+async def store(
+    request: pytest.FixtureRequest, backend: Backend, neighbourhood: Neighbourhood, tmp_path: Path
+) -> AsyncIterator[Store]:
+    has_neighbour = {"neighbour", "service"} <= set(request.fixturenames)
+    async with neighbourhood.fresh(tmp_path) if has_neighbour else backend.fresh(tmp_path) as fresh:
         yield fresh
 
 
@@ -93,17 +121,15 @@ async def lasting_service(backend: Backend, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest_asyncio.fixture
-async def planted_neighbour(service: Service, store: Store) -> AsyncIterator[None]:
-    planted = await plant(service, store)
-    yield
-    await assert_untouched(store, planted)
+async def called_neighbour(service: Service, neighbourhood: Neighbourhood) -> None:
+    await neighbourhood.call(service)
 
 
 @pytest.fixture
 def neighbour(request: pytest.FixtureRequest) -> None:
     """Put a second project beside that of a test of `service`; the test must leave all its rows as they are."""
     if "service" in request.fixturenames:
-        request.getfixturevalue("planted_neighbour")
+        request.getfixturevalue("called_neighbour")
 
 
 @pytest_asyncio.fixture

@@ -44,6 +44,12 @@ STOPPING = (StatusCode.UNAVAILABLE, "SERVER_STOPPING")
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 
+@pytest.fixture
+def service(lasting_service: Service) -> Service:
+    """One server for all tests here: each has a project of its own."""
+    return lasting_service
+
+
 def asked(candidate: pb.Schema | None, name: str = ORDER, **fields: Any) -> pb.BacktestSchemaRequest:
     return pb.BacktestSchemaRequest(event_definition=name, schema=candidate, **fields)
 

@@ -49,6 +49,12 @@ if TYPE_CHECKING:
 INVALID = StatusCode.INVALID_ARGUMENT
 
 
+@pytest.fixture
+def service(lasting_service: Service) -> Service:
+    """One server for all tests here: each has a project of its own."""
+    return lasting_service
+
+
 def leaves(kind: type[SignalboxError]) -> Iterator[type[SignalboxError]]:
     below = kind.__subclasses__()
     if not below:

@@ -100,7 +100,7 @@ async def test_no_request_of_the_contract_causes_an_internal_error(target: Targe
 
     await spread(send, map(Rpc.read, seeds("rpcs.jsonl")))
     for random in randoms():
-        await spread(send, drawn_rpcs(random, target, 700))
+        await spread(send, drawn_rpcs(random, target, 400))
     await check_nothing_is_left(target, refused[-200:])
 
 
@@ -126,7 +126,7 @@ async def test_no_token_causes_an_internal_error(target: Target) -> None:
         await target.call(rpc)
 
     def drawn(random: Random) -> Iterator[Rpc]:
-        for _ in range(300):
+        for _ in range(200):
             base = random.choice(lists)
             request = message(random, METHODS[base.method].input_type, target.things)
             if random.random() < 0.9:
@@ -176,7 +176,7 @@ async def test_no_request_of_a_dialect_causes_an_internal_error(target: Target, 
     ]
 
     def drawn(random: Random) -> Iterator[HttpRequest]:
-        for _ in range(700):
+        for _ in range(400):
             key, drawer = random.choice(drawers)
             request = HttpRequest(drawer.dialect, drawer.draw(random), key)
             damaged = random.random() < 0.1

@@ -70,6 +70,12 @@ PAYLOAD: dict[str, Any] = {
 }
 
 
+@pytest.fixture
+def service(lasting_service: Service) -> Service:
+    """One server for all tests here: each has a project of its own."""
+    return lasting_service
+
+
 def typed_event(data: bytes, revision: int = 1, *, name: str = "rich", key: str = "") -> event_ingest_pb2.EventInput:
     made = event(name=name, key=key)
     made.typed_properties.revision = revision

@@ -28,7 +28,7 @@ CHECKS = (
     "unsupported_method",
     "ignored_auth",
 )
-EXAMPLES = int(os.environ.get("SIGNALBOX_OPENAPI_EXAMPLES", "5"))
+EXAMPLES = int(os.environ.get("SIGNALBOX_OPENAPI_EXAMPLES", "2"))
 
 
 # The tables of the dialects run on both databases; this test is about the document.

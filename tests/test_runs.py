@@ -347,8 +347,7 @@ async def test_a_timeout_reaches_a_waiting_consumer_and_is_counted(
     async with http_client(service) as http:
         counted = re.search(r"^signalbox_matches_total ([0-9.]+)$", (await http.get("/metrics")).text, re.MULTILINE)
     assert counted is not None
-    # Those of the neighbour, too.
-    assert float(counted[1]) == len(await store.rows("automation_match"))
+    assert float(counted[1]) == len(await match_log(store))
     await engine.close()
 
 

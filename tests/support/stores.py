@@ -11,6 +11,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import asyncpg
+import sqlalchemy as sa
 
 from automation.subscriptions import tables as subscription_tables
 from registry import tables as registry_tables
@@ -82,7 +83,11 @@ class Backend(Protocol):
         ...
 
     def fresh(self, folder: Path) -> AbstractAsyncContextManager[Store]:
-        """Create a migrated, empty database."""
+        """Create a migrated database, empty but for what the template holds."""
+        ...
+
+    async def like(self, store: Store) -> Backend:
+        """Return a backend whose fresh databases hold the rows of a store, to which nothing is connected any more."""
         ...
 
 
@@ -150,12 +155,20 @@ class SqliteBackend:
         shutil.copy(self._template, path)
         yield SqliteStore(path)
 
+    async def like(self, store: Store) -> SqliteBackend:
+        assert isinstance(store, SqliteStore)
+        return SqliteBackend(store.path)
+
 
 class PostgresStore:
     def __init__(self, url: str) -> None:
         self.url = url
         self.altered = False
         self.neighbour: int | None = None
+
+    @property
+    def name(self) -> str:
+        return sa.make_url(self.url).database or ""
 
     def connected(self) -> AbstractAsyncContextManager[asyncpg.Connection]:
         return _connected(self.url)
@@ -199,36 +212,49 @@ class PostgresStore:
 
 
 class PostgresBackend:
-    """Hands out one database again and again, emptied: to make one takes longer than most tests."""
+    """Hands out one database again and again, with the rows of its template: to make one takes long."""
 
     name = "postgresql"
     _numbers = count(1)
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, template: str = "", restore: str = "") -> None:
         self._cluster = cluster
+        self._template = template
+        self._reset = "; ".join((*(f"DELETE FROM {table}" for table in TABLES), restore))  # noqa: S608 - ours
         self._clean: PostgresStore | None = None
 
     @asynccontextmanager
     async def empty(self, folder: Path) -> AsyncIterator[PostgresStore]:
-        store = await self._created()
-        yield store
+        yield await self._created()
 
     @asynccontextmanager
     async def fresh(self, folder: Path) -> AsyncIterator[PostgresStore]:
         store, self._clean = self._clean, None
         if store is None:
-            store = await self._created()
+            store = await self._created(self._template)
             await migrated(store.url)
         yield store
         if not store.altered:
             store.neighbour = None
-            await store.execute("; ".join(f"DELETE FROM {table}" for table in TABLES))  # noqa: S608 - ours
+            await store.execute(self._reset)
             self._clean = store
 
-    async def _created(self) -> PostgresStore:
+    async def like(self, store: Store) -> PostgresBackend:
+        """Return a backend with the database of the store as template, which also holds copies of the filled tables."""
+        assert isinstance(store, PostgresStore)
+        store.altered = True
+        filled = [table for table in reversed(TABLES) if await store.rows(table)]
+        await store.execute(
+            "; ".join(("CREATE SCHEMA copy", *(f"CREATE TABLE copy.{each} AS TABLE {each}" for each in filled)))
+        )
+        restore = "; ".join(f"INSERT INTO {each} SELECT * FROM copy.{each}" for each in filled)  # noqa: S608 - ours
+        return PostgresBackend(self._cluster, store.name, restore)
+
+    async def _created(self, template: str = "") -> PostgresStore:
         database = f"signalbox_{next(self._numbers)}"
+        options = f"TEMPLATE {template}" if template else ""
         async with _connected(self._cluster.url("postgres")) as connection:
-            await connection.execute(f"CREATE DATABASE {database}")
+            await connection.execute(f"CREATE DATABASE {database} {options}")
         return PostgresStore(self._cluster.url(database))
 
 
