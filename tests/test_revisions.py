@@ -11,6 +11,7 @@ from grpc import StatusCode
 
 from signalbox.v1 import event_definitions_pb2 as pb
 from signalbox.v1 import event_ingest_pb2, projects_pb2
+from tests.support.automations import automate
 from tests.support.messages import BOB, COERCED, ORDER, ORDER_SCHEMA, event, orders, schema, struct
 from tests.support.refusals import refusal, verdict
 
@@ -475,6 +476,25 @@ async def test_dependents_are_paged(shop: Client) -> None:
     assert pages == [[3, 2], [1]]
     refused = await refusal(dependents(shop, page_size=-1))
     assert refused.violations == (("page_size", "OUT_OF_RANGE"),)
+
+
+@pytest.mark.parametrize("size", [1, 3, 4])
+async def test_pages_of_dependents_have_the_automations_first_and_then_the_revisions(shop: Client, size: int) -> None:
+    made = [(await automate(shop, name=str(number))).id for number in range(3)]
+    await automate(shop, "other")
+    for candidate in (NUMBER, ORDER_SCHEMA):
+        await shop.send()
+        await shop.redefine(candidate)
+    found: list[Any] = []
+    lengths: list[int] = []
+    token = ""
+    while not lengths or token:
+        answer = await dependents(shop, page_size=size, page_token=token)
+        lengths.append(len(answer.dependents))
+        found += [each.automation.id or each.traffic.revision for each in answer.dependents]
+        token = answer.next_page_token
+    assert found == [*made, 2, 1]
+    assert lengths == [size] * (5 // size) + [5 % size] * (5 % size > 0)
 
 
 async def test_a_definitions_traffic_is_not_that_of_another_of_its_name(shop: Client) -> None:
