@@ -78,3 +78,36 @@ async def test_a_cancelled_request_gives_its_turn_back() -> None:
     began = perf_counter()
     async with loop_time.slices("b"):
         assert perf_counter() - began < 1
+
+
+async def test_a_request_that_is_cancelled_between_two_turns_gives_back_none() -> None:
+    loop_time = LoopTime()
+    first_ends = asyncio.Event()
+    begun: list[str] = []
+
+    async def hold(name: str, until: asyncio.Event) -> None:
+        async with loop_time.slices(name):
+            begun.append(name)
+            await until.wait()
+
+    async def pause() -> None:
+        async with loop_time.slices("between") as slices:
+            begun.append("between")
+            _work(2 * SLICE_SECONDS)
+            await slices.pause()
+            begun.append("again")
+
+    between = asyncio.create_task(pause())
+    first = asyncio.create_task(hold("first", first_ends))
+    while "first" not in begun:  # noqa: ASYNC110 - a turn tells nobody
+        await asyncio.sleep(0)
+    between.cancel()
+    await asyncio.gather(between, return_exceptions=True)
+    second = asyncio.create_task(hold("second", first_ends))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    # The first one still has the only turn.
+    assert begun == ["between", "first"]
+    first_ends.set()
+    await asyncio.gather(first, second)
+    assert begun == ["between", "first", "second"]
