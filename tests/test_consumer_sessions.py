@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,11 @@ import pytest
 
 from automation.subscriptions.values import Delivery, Extend, Settlement
 from server.delivery import consumer_session
+from server.delivery.consumer import Consumer
 from server.delivery.consumer_session import ConsumerSession, DeliveryBatch, Drain, Heartbeat, Opening, SettleResults
+from server.delivery.deliveries import _first_delivery
 from server.delivery.loading import LoadedDelivery
-from server.errors import ConsumerReplaced, Stopping
+from server.errors import ConsumerReplaced, Stopping, StorageUnavailable
 from server.shutdown import Shutdown
 from tests.support.delivery_model import SECOND, SUBSCRIPTION
 from tests.support.virtual_time import VirtualTimeLoop
@@ -268,5 +271,42 @@ def test_a_stream_that_its_client_closed_ends_its_leases_unless_another_one_has_
             with pytest.raises(ConsumerReplaced):
                 await stream.next(reading)
             assert taken_over == []
+
+    virtually(work())
+
+
+# Pulls
+
+
+@pytest.mark.parametrize(
+    ("changes", "fails", "ends_at"),
+    [([0], None, 5), ([3], None, 5), ([7], None, 7), ([0, 2], 2, 2), ([0], 5, 5), ([1], 1, 1), ([6], 6, 6)],
+)
+def test_a_pull_waits_for_one_step_and_then_for_its_time_and_hears_of_a_failure(
+    changes: list[float], fails: float | None, ends_at: float
+) -> None:
+    async def work() -> None:
+        consumer, loop = Consumer("puller"), asyncio.get_running_loop()
+        for seconds in changes:
+            loop.call_at(seconds, consumer.changed.set)
+        if fails is not None:
+            # Also at the very end of its time.
+            loop.call_at(fails, consumer.fail, StorageUnavailable())
+        with nullcontext() if fails is None else pytest.raises(StorageUnavailable):
+            await _first_delivery(consumer, 5)
+        assert now() == ends_at
+
+    virtually(work())
+
+
+def test_a_pull_ends_with_its_first_deliveries() -> None:
+    async def work() -> None:
+        consumer, loop = Consumer("puller"), asyncio.get_running_loop()
+        loop.call_at(1, consumer.changed.set)
+        loop.call_at(2, consumer.changed.set)
+        loop.call_at(3, consumer.deliveries.append, loaded(1).delivery)
+        loop.call_at(3, consumer.changed.set)
+        await _first_delivery(consumer, 5)
+        assert (now(), len(consumer.take())) == (3, 1)
 
     virtually(work())
