@@ -56,6 +56,7 @@ from server.settings import admin_key_file
 from server.shutdown import Shutdown
 from server.storage.database import open_database
 from server.storage.migrations import check_migrated, migrate
+from server.storage.server_secrets import PAGE_TOKENS, read_or_make_secret
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -93,9 +94,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         stack.push_async_callback(_in_time, database.close, settings.grace_seconds)
         await (migrate(database) if settings.migrate else check_migrated(database))
 
-        given = settings.admin_key
-        secret = admin_key.check_strength(given) if given else admin_key.read_or_make(admin_key_file(settings.database))
-        access = Access(database, secret, demo=settings.demo)
+        access = await _access(database, settings)
         catalog = Catalog(database)
         key_prefixes = {dialect.name: dialect.key_prefixes[0] for dialect in DIALECTS}
         projects = Projects(database, catalog, access, key_prefixes)
@@ -174,6 +173,13 @@ def _http_connections(settings: Settings, metrics: Metrics) -> HttpConnections:
     return HttpConnections(
         connection_limits(files, settings.http_connections, settings.http_address_connections), metrics
     )
+
+
+async def _access(database: Database, settings: Settings) -> Access:
+    given = settings.admin_key
+    secret = admin_key.check_strength(given) if given else admin_key.read_or_make(admin_key_file(settings.database))
+    page_secret = await database.write(partial(read_or_make_secret, name=PAGE_TOKENS))
+    return Access(database, secret, demo=settings.demo, page_secret=page_secret)
 
 
 async def _report_ready(database: Database, grpc_server: GrpcServer) -> float:

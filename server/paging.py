@@ -1,12 +1,19 @@
-"""Pages of lists: sizes and tokens."""
+"""Pages of lists: sizes and tokens.
+
+A token is the cursor of the page that follows, signed with a secret of the server together with the filters of its
+list. So a caller cannot make one, and one list refuses the tokens of another. The secret is shared by all servers of a
+database, and each call has that of the server which authenticated it (`sign_with`).
+"""
 
 from __future__ import annotations
 
 import binascii
+import hmac
+import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from dataclasses import dataclass
-from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import msgspec
 
@@ -19,6 +26,18 @@ T = TypeVar("T")
 
 DEFAULT_SIZE = 50
 MAX_SIZE = 1_000
+
+_SIGNATURE_BYTES: Final = 16
+
+_OWN_SECRET: Final = secrets.token_bytes()
+"""The secret outside of calls, where no token goes to a caller."""
+
+_secret: ContextVar[bytes] = ContextVar("page_token_secret", default=_OWN_SECRET)
+
+
+def sign_with(secret: bytes) -> None:
+    """Sign and check page tokens with this secret in the rest of the current task, and in tasks that it starts."""
+    _secret.set(secret)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +64,8 @@ class PageRequest:
 
     size: int = 0
     token: str = ""
+    # Taken where the request is made: a store function may run in a thread, which has no context of the call.
+    _secret: bytes = field(default_factory=_secret.get, repr=False, kw_only=True)
 
     def limit(self) -> int:
         """Return how many items the page holds at most. Raise InvalidArgument for a negative size."""
@@ -56,17 +77,24 @@ class PageRequest:
     def cursor(self, filters: object, *kinds: type, most: int = 2**63 - 1) -> tuple[Any, ...] | None:
         """Return the place after which the page begins, None for the first page.
 
-        Raise InvalidPageToken unless the token was made by `page` with equal filters and a cursor of these types, with
-        whole numbers up to `most`. Tokens can be forged, and a database refuses numbers that fit no column.
+        `filters` begins with the name of the list. Raise InvalidPageToken unless the token was made by `page` with
+        equal filters and a cursor of these types, with whole numbers up to `most`, which a column holds.
         """
         if not self.token:
             return None
         try:
-            digest, *cursor = msgspec.json.decode(urlsafe_b64decode(self.token.encode("ascii")))
-        except (ValueError, TypeError, RecursionError, binascii.Error) as error:
+            token = urlsafe_b64decode(self.token.encode("ascii"))
+        except (ValueError, binascii.Error) as error:
             raise InvalidPageToken from error
+        # The decoder skips what is not of its alphabet.
+        if urlsafe_b64encode(token).decode() != self.token:
+            raise InvalidPageToken
+        signature, content = token[:_SIGNATURE_BYTES], token[_SIGNATURE_BYTES:]
+        if not hmac.compare_digest(signature, self._sign(filters, content)):
+            raise InvalidPageToken
+        cursor = msgspec.json.decode(content)
         whole = all(abs(value) <= most for value in cursor if type(value) is int)
-        if digest != _digest(filters) or [type(value) for value in cursor] != list(kinds) or not whole:
+        if [type(value) for value in cursor] != list(kinds) or not whole:
             raise InvalidPageToken
         return tuple(cursor)
 
@@ -79,12 +107,14 @@ class PageRequest:
         """
 
         def token_after(item: T) -> str:
-            return urlsafe_b64encode(msgspec.json.encode([_digest(filters), *cursor(item)])).decode()
+            content = msgspec.json.encode(cursor(item))
+            return urlsafe_b64encode(self._sign(filters, content) + content).decode()
 
         items = found[: self.limit()]
         more = len(found) > len(items) if more is None else more
         return Page(items, token_after(items[-1]) if more else "", token_after)
 
-
-def _digest(filters: object) -> str:
-    return sha256(repr(filters).encode()).hexdigest()[:12]
+    def _sign(self, filters: object, content: bytes) -> bytes:
+        # The text of filters is quoted, so the separator is unambiguous.
+        signed = repr(filters).encode() + b"\n" + content
+        return hmac.digest(self._secret, signed, "sha256")[:_SIGNATURE_BYTES]

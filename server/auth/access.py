@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import secrets
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from server.current_project import work_for
 from server.errors import AdminRequired, KeyInvalid, KeyMissing, ProjectNotFound, ProjectRequired, ScopeMissing
 from server.model import Dialect, Scope
+from server.paging import sign_with
 from server.storage.projects import catalog_version, get_project, key_by_digest
 
 if TYPE_CHECKING:
@@ -67,10 +69,13 @@ class Access:
 
     LIMIT = 10_000
 
-    def __init__(self, database: Database, admin_secret: str, *, demo: bool = False) -> None:
+    def __init__(
+        self, database: Database, admin_secret: str, *, demo: bool = False, page_secret: bytes | None = None
+    ) -> None:
         self._database = database
         self._admin_digest = digest_of(admin_secret)
         self._demo = demo
+        self._page_secret = secrets.token_bytes() if page_secret is None else page_secret
         self._callers: dict[bytes, tuple[Caller, int]] = {}
         self._epoch = database.epoch
         self._invalidations = 0
@@ -83,12 +88,13 @@ class Access:
         return await self.authenticate_secret(bearer_secret(authorization), project)
 
     async def authenticate_secret(self, secret: str, project: str = "") -> Caller:
-        """Return the caller of a bare secret, for whose project the task works from now on.
+        """Return the caller of a bare secret, for whose project the task works from now on, with our page tokens.
 
         Raise KeyInvalid and ProjectNotFound.
         """
         caller = await self._identify(secret, project)
         work_for(caller.project_pk)
+        sign_with(self._page_secret)
         return caller
 
     async def _identify(self, secret: str, project: str) -> Caller:

@@ -98,14 +98,14 @@ class Subscriptions:
 
     async def list(self, project_pk: int, request: PageRequest) -> Page[SubscriptionStatus]:
         """List subscriptions, newest first."""
-        limit = request.limit()
-        (before,) = request.cursor(project_pk, str) or (None,)
+        limit, filters = request.limit(), ("subscriptions", project_pk)
+        (before,) = request.cursor(filters, str) or (None,)
 
         def read(connection: Connection) -> Sequence[SubscriptionStatus]:
             return self._status(connection, store.list_subscriptions(connection, project_pk, limit + 1, before))
 
         statuses = await self._database.read(read)
-        return request.page(statuses, project_pk, lambda status: (status.subscription.id,))
+        return request.page(statuses, filters, lambda status: (status.subscription.id,))
 
     async def update(
         self, project_pk: int, subscription: str, changes: SubscriptionChanges, etag: str
@@ -161,7 +161,7 @@ class Subscriptions:
         self, project_pk: int, subscription: str, selection: ParkedSelection, request: PageRequest
     ) -> Page[tuple[ParkedMatch, LoadedMatch | UnreadableMatch]]:
         """List parked matches, the last parked first. Raise SubscriptionNotFound."""
-        limit, filters = request.limit(), (project_pk, subscription, selection)
+        limit, filters = request.limit(), ("parked", project_pk, subscription, selection)
         before = request.cursor(filters, int, int)
 
         def read(connection: Connection) -> Sequence[ParkedMatch]:

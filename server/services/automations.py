@@ -69,7 +69,7 @@ class Automations:
         self, project_pk: int, automation_filter: AutomationFilter, request: PageRequest
     ) -> Page[Automation]:
         """List automations, newest first."""
-        limit, filters = request.limit(), (project_pk, automation_filter)
+        limit, filters = request.limit(), ("automations", project_pk, automation_filter)
         (before,) = request.cursor(filters, str) or ("",)
         found, more = await self._database.read(
             lambda connection: store.list_automations(connection, project_pk, automation_filter, limit, before)

@@ -96,7 +96,7 @@ class Contacts:
 
     async def list(self, project_pk: int, request: PageRequest, search: str = "") -> Page[Contact]:
         """List contacts, newest first; `search` is a part of the address, in any case."""
-        limit, filters = request.limit(), (project_pk, search)
+        limit, filters = request.limit(), ("contacts", project_pk, search)
         (before,) = request.cursor(filters, str) or ("",)
         found, more = await self._database.read(
             lambda connection: store.contact_page(connection, project_pk, limit, before, search.lower())

@@ -80,7 +80,7 @@ class Definitions:
         self, caller: Caller, request: PageRequest, search: str = "", *, show_deleted: bool = False
     ) -> Page[EventDefinition]:
         """List definitions, newest first; `search` is a part of the name, in any ASCII case."""
-        limit, filters = request.limit(), (caller.project_id, search, show_deleted)
+        limit, filters = request.limit(), ("definitions", caller.project_id, search, show_deleted)
         after = request.cursor(filters, int, str)
         found, more = await self._database.read(
             lambda connection: store.list_definitions(
@@ -165,7 +165,7 @@ class Definitions:
 
     async def revisions(self, caller: Caller, name_or_id: str, request: PageRequest) -> Page[Revision]:
         """List the revisions of a definition, newest first. Raise DefinitionNotFound."""
-        limit, filters = request.limit(), (caller.project_id, name_or_id)
+        limit, filters = request.limit(), ("revisions", caller.project_id, name_or_id)
         (before,) = request.cursor(filters, int, most=store.MAX_REVISIONS) or (None,)
 
         def work(connection: Connection) -> tuple[list[Revision], bool]:
@@ -212,7 +212,7 @@ class Definitions:
 
         Raise DefinitionNotFound.
         """
-        limit, filters = request.limit(), (caller.project_id, name_or_id)
+        limit, filters = request.limit(), ("dependents", caller.project_id, name_or_id)
         after_id, before = request.cursor(filters, str, int, most=store.MAX_REVISIONS) or ("", 0)
 
         def work(connection: Connection) -> list[Dependent]:

@@ -33,7 +33,7 @@ class Events:
 
         Raise CursorRewound if a page, oldest first, continues from an event that was lost in a failover or a restore.
         """
-        limit, filters = request.limit(), (project_pk, event_filter, after)
+        limit, filters = request.limit(), ("events", project_pk, event_filter, after)
         last, last_id = request.cursor(filters, int, str) or (None, "")
 
         def read(connection: Connection) -> tuple[list[Event], bool]:

@@ -233,7 +233,7 @@ def _page(
     connection: Connection, project_pk: int, matched: _Matched, automation_id: str, request: PageRequest, source: str
 ) -> Page[Explanation]:
     """Return a page of explanations, the newest automation first."""
-    limit, filters = request.limit(), (project_pk, source, automation_id)
+    limit, filters = request.limit(), ("explanations", project_pk, source, automation_id)
     (before,) = request.cursor(filters, int) or (_NOW,)
     name = matched.event.name.casefold()
     candidates = event_names_by_key(connection, project_pk)

@@ -63,7 +63,7 @@ class GeneratedTypes:
         Raise DefinitionNotFound and InvalidPageToken.
         """
         named = tuple(dict.fromkeys(names_or_ids))
-        request, filters = PageRequest(MAX_LIVE_DEFINITIONS, page_token), (caller.project_id, named)
+        request, filters = PageRequest(MAX_LIVE_DEFINITIONS, page_token), ("types", caller.project_id, named)
         after = request.cursor(filters, int, str) or (0, "")
 
         def work(connection: Connection) -> list[GeneratedType]:

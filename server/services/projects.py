@@ -59,9 +59,9 @@ class Projects:
     async def list(self, request: PageRequest) -> Page[Project]:
         """List projects, newest first."""
         limit = request.limit()
-        (before,) = request.cursor("projects", str) or ("",)
+        (before,) = request.cursor(("projects",), str) or ("",)
         found = await self._database.read(lambda connection: store.list_projects(connection, limit + 1, before))
-        return request.page(found, "projects", lambda project: (project.id,))
+        return request.page(found, ("projects",), lambda project: (project.id,))
 
     async def update(self, id_or_name: str, *, name: str | None, rules: Mapping[str, Any], etag: str = "") -> Project:
         """Update the name, if not None, and the given rules.
@@ -125,13 +125,14 @@ class Projects:
     async def keys(self, id_or_name: str, request: PageRequest) -> Page[ApiKey]:
         """List the keys of a project, newest first. Raise ProjectNotFound."""
         limit = request.limit()
-        (before,) = request.cursor(id_or_name, str) or ("",)
+        filters = ("keys", id_or_name)
+        (before,) = request.cursor(filters, str) or ("",)
 
         def work(connection: Connection) -> list[ApiKey]:
             project = store.get_project(connection, id_or_name)
             return store.list_keys(connection, project.pk, limit + 1, before)
 
-        return request.page(await self._database.read(work), id_or_name, lambda key: (key.id,))
+        return request.page(await self._database.read(work), filters, lambda key: (key.id,))
 
     async def revoke_key(self, key_id: str) -> ApiKey:
         """Revoke a key for good. Raise KeyNotFound."""

@@ -92,7 +92,7 @@ class Runs:
 
     async def list(self, project_pk: int, query: RunQuery, request: PageRequest) -> Page[RunView]:
         """List runs, newest first; none if the automation or contact does not exist."""
-        limit, filters = request.limit(), (project_pk, query)
+        limit, filters = request.limit(), ("runs", project_pk, query)
         (before,) = request.cursor(filters, int) or (None,)
         views, more = await self._database.read(lambda connection: _found(connection, project_pk, query, limit, before))
         return request.page(views, filters, lambda each: (each.run.number,), more=more)

@@ -70,6 +70,14 @@ api_key = Table(
 )
 Index("api_key_by_project", api_key.c.project_key, api_key.c.id)
 
+# Shared by all servers of the database: see `server.storage.server_secrets`.
+server_secret = Table(
+    "server_secret",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("secret", LargeBinary, nullable=False),
+)
+
 # A deleted contact keeps its row, without address and properties, so that its events still have its id.
 contact = Table(
     "contact",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.message_factory import GetMessageClass
@@ -42,6 +42,17 @@ SERVICES = [
 METHODS: dict[str, MethodDescriptor] = {
     f"{service.name}.{method.name}": method for service in SERVICES for method in service.methods
 }
+
+
+async def call_method(
+    channel: grpc.aio.Channel, method: MethodDescriptor, metadata: list[tuple[str, str]], **fields: Any
+) -> Message:
+    """Call a unary method with the fields of its request."""
+    path = f"/{method.containing_service.full_name}/{method.name}"
+    request, answer = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+    call = channel.unary_unary(path, request.SerializeToString, answer.FromString)
+    response: Message = await call(request(**fields), metadata=metadata)
+    return response
 
 
 async def met(channel: grpc.aio.Channel, method: MethodDescriptor, metadata: list[tuple[str, str]]) -> Refusal | None:
