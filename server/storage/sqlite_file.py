@@ -45,6 +45,7 @@ class DatabaseFile:
         # Both: a link may be pointed at another file.
         self._opened: dict[Path, _Identity] = dict.fromkeys((name, path), _identity(os.fstat(file)))
         self._replaced: StorageReplaced | None = None
+        self._closed = False
 
     @classmethod
     def open(cls, name: str) -> Self:
@@ -98,8 +99,10 @@ class DatabaseFile:
 
     def close(self) -> None:
         """Release the locks, after all connections are closed."""
-        os.close(self._file)
-        os.close(self._lock)
+        if not self._closed:
+            self._closed = True
+            os.close(self._file)
+            os.close(self._lock)
 
     def _refuse(self, path: Path, happened: str) -> None:
         if self._replaced is None:
