@@ -11,7 +11,22 @@ from grpc import StatusCode
 
 from registry.errors import SignalboxError, Violation
 from server.api.rich_status import rich_status
-from server.errors import InvalidArgument, ProjectNotFound, QueueFull, ServiceError, Stopping, WatcherTooSlow
+from server.errors import (
+    CursorExpired,
+    CursorRewound,
+    DefinitionInUse,
+    InvalidArgument,
+    PositionBeyondHead,
+    ProjectNotFound,
+    QueueFull,
+    ServiceError,
+    Stopping,
+    StorageBusy,
+    StorageFull,
+    SubscriptionInUse,
+    UnstorableText,
+    WatcherTooSlow,
+)
 from server.status import CODES, code_of, cut, http_status_of, message_of, reason_of
 
 if TYPE_CHECKING:
@@ -135,7 +150,15 @@ def test_a_status_has_the_parts_of_its_error_and_no_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "seconds"), [(QueueFull(), 0.5), (WatcherTooSlow(3), 1), (Stopping(), 1), (ProjectNotFound("x"), None)]
+    ("error", "seconds"),
+    [
+        (QueueFull(), 0.5),
+        (WatcherTooSlow(3), 1),
+        (Stopping(), 1),
+        (StorageFull(), 5),
+        (StorageBusy(), None),
+        (ProjectNotFound("x"), None),
+    ],
 )
 def test_an_error_that_passes_says_when_to_try_again(error: SignalboxError, seconds: float | None) -> None:
     delays = [each.retry_delay.ToTimedelta().total_seconds() for each in details(rich_status(error), RetryInfo)]
@@ -171,3 +194,66 @@ def violation_of(name: str, size: int) -> Violation:
     made = Violation(name, "R", "x" * (size - empty))
     assert BadRequest.FieldViolation(field=name, reason="R", description=made.message).ByteSize() == size
     return made
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "metadata"),
+    [
+        (
+            DefinitionInUse("paid", 1),
+            'Event "paid" is used by 1 active automation; pause them first',
+            {"event": "paid", "count": "1"},
+        ),
+        (
+            DefinitionInUse("paid", 2_000),
+            'Event "paid" is used by 2,000 active automations; pause them first',
+            {"event": "paid", "count": "2000"},
+        ),
+        (
+            SubscriptionInUse("engine", 1),
+            "The subscription has 1 connected consumer; disconnect them, or delete it with force",
+            {"subscription": "engine", "consumer_count": "1"},
+        ),
+        (
+            CursorExpired(7_000),
+            "Matches after this start point have been deleted; the earliest available match is at position 7,000",
+            {"earliest_position": "7000"},
+        ),
+        (
+            PositionBeyondHead(7_000, 12),
+            "The requested start position 7,000 is past the newest match (position 12)",
+            {"position": "7000", "head_position": "12"},
+        ),
+        (
+            CursorRewound(7_000, 12),
+            (
+                "The log was restored to an earlier state after this cursor was returned at position 7,000; it now ends at"
+                " position 12. Start again at a position or time before the restore"
+            ),
+            {"position": "7000", "head_position": "12"},
+        ),
+        (Stopping(), "The server is shutting down; requests without a response were not stored", {}),
+        (
+            Stopping(cut_off=True),
+            "The server stopped before the request was finished; send it again with the same idempotency key",
+            {},
+        ),
+        (
+            WatcherTooSlow(1.5),
+            "The client did not read a response within 1.5 seconds; resume from the cursor of the last one read",
+            {},
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_error_tells_what_it_is_about(error: SignalboxError, message: str, metadata: dict[str, str]) -> None:
+    assert (error.message, error.metadata) == (message, metadata)
+
+
+@pytest.mark.parametrize(
+    ("error", "place", "paths"),
+    [(UnstorableText(), "A text in the request", []), (UnstorableText("a.b"), "a.b", ["a.b"])],
+)
+def test_a_text_that_cannot_be_stored_is_named_by_its_path(error: UnstorableText, place: str, paths: list[str]) -> None:
+    assert error.message == f"{place} contains the character U+0000, which cannot be stored"
+    assert [each.path for each in error.violations] == paths
