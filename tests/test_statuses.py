@@ -227,8 +227,8 @@ def violation_of(name: str, size: int) -> Violation:
         (
             CursorRewound(7_000, 12),
             (
-                "The log was restored to an earlier state after this cursor was returned at position 7,000; it now ends at"
-                " position 12. Start again at a position or time before the restore"
+                "The log was restored to an earlier state after this cursor was returned at position 7,000;"
+                " it now ends at position 12. Start again at a position or time before the restore"
             ),
             {"position": "7000", "head_position": "12"},
         ),
