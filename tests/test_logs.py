@@ -133,7 +133,7 @@ def test_warnings_of_python_are_logged(logged: Callable[[], str]) -> None:
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_entries_below_the_level_are_left_out(capsys: pytest.CaptureFixture[str], level: str) -> None:
-    handlers, before = logging.root.handlers[:], structlog.get_config()
+    handlers, before, root_level = logging.root.handlers[:], structlog.get_config(), logging.root.level
     logging.root.handlers[:] = []
     try:
         configure_logs(level)
@@ -144,6 +144,7 @@ def test_entries_below_the_level_are_left_out(capsys: pytest.CaptureFixture[str]
     finally:
         logging.captureWarnings(capture=False)
         logging.root.handlers[:] = handlers
+        logging.root.setLevel(root_level)
         structlog.configure(**before)
     found = [json.loads(line)["level"] for line in capsys.readouterr().err.splitlines()]
     of_libraries = [each for each in ("warning", "error") if LEVELS.index(each) >= LEVELS.index(level)]
