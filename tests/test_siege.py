@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from math import nan
+from math import inf, nan
 from typing import TYPE_CHECKING
 
 import pytest
@@ -45,7 +45,7 @@ MISSES: list[tuple[str, Callable[[], Report]]] = [
         "unhelpful refusals: CANCELLED without reason, QUEUE_FULL (no RetryInfo)",
         lambda: report(answers={"QUEUE_FULL (no RetryInfo)": 1, "CANCELLED without reason": 1}),
     ),
-    ("not as before 3 s after the attack", lambda: replace(report(), back=2.8)),
+    ("not as before 3 s after the attack", lambda: replace(report(), back=4.0)),
 ]
 
 
@@ -70,8 +70,8 @@ def test_samples_belong_to_the_period_in_which_they_began() -> None:
     assert samples.first_refusal(1.5, SEND) == 1.0
     assert samples.first_refusal(2.5, SEND) is None
     assert samples.last_refusal(1.5, SEND) == 1.0
-    assert samples.last_slow(0.5, 1.0, SEND) == 1.5
-    assert samples.last_slow(2.5, 1.0, SEND) == 0.0
+    assert samples.normal_after(0.5, 1.0, SEND) == 2.0
+    assert samples.normal_after(3.5, 1.0, SEND) == inf
     assert OK not in samples.refused(Period(0.0, 9.0), SEND)
 
 

@@ -78,7 +78,7 @@ class Resident:
 class Report:
     """What came of one row. `facts` are sentences, and so are `misses`, what was wanted and is not so.
 
-    `back` is how many seconds after the attack the neighbour still felt it.
+    `back` is after how many seconds without the attack the neighbour felt nothing of it.
     """
 
     row: str
@@ -95,7 +95,7 @@ class Report:
         """Note what the neighbour and the probe should not have felt, and memory that should not have been taken."""
         if self.alone and self.during:
             self.misses += _misses(self.alone, self.during, bounds)
-            if self.back > 0.9 * bounds.back:
+            if self.back > bounds.back:
                 self.misses.append(f"not as before {bounds.back:.0f} s after the attack")
         if self.resident:
             self.misses += _memory_misses(self.resident, bounds)
@@ -112,7 +112,7 @@ class Report:
         return f"| {' | '.join(cells)} | {'; '.join(self.misses) if self.misses else 'held'} |"
 
     def _facts(self) -> list[str]:
-        return [*self.facts, f"as before after {self.back:.1f} s"] if self.during else self.facts
+        return [*self.facts, f"as before after {self.back:.0f} s"] if self.during else self.facts
 
     def _felt(self) -> list[str]:
         alone, during = self.alone, self.during

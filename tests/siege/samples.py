@@ -14,6 +14,7 @@ OK: Final = "OK"
 UNANSWERED: Final = "UNANSWERED"
 
 SEND, DELIVERY, SILENCE, HEALTH, READY, LATE = "send", "delivery", "silence", "/healthz", "/readyz", "late"
+MOST_SECONDS: Final = 60
 PROBES: Final = (HEALTH, READY)
 
 
@@ -66,14 +67,14 @@ class Samples:
         ends = (each.at + each.seconds for each in self.within(period, *kinds) if each.outcome != OK)
         return max((end - after for end in ends), default=0.0)
 
-    def last_slow(self, after: float, allowed: float, *kinds: str) -> float:
-        """Return the seconds until the last start of what was slow or refused; 0 if nothing was after a moment."""
-        slow = (
-            each.at
-            for each in self.within(Period(after, math.inf), *kinds)
-            if each.seconds > allowed or each.outcome != OK
-        )
-        return max((at - after for at in slow), default=0.0)
+    def normal_after(self, end: float, allowed: float, *kinds: str) -> float:
+        """Return the seconds until nine of ten that begin within a second are quick again."""
+        for second in range(MOST_SECONDS):
+            found = list(self.within(Period(end + second, end + second + 1), *kinds))
+            quick = sum(each.seconds <= allowed and each.outcome == OK for each in found)
+            if quick >= 0.9 * len(found) > 0:
+                return second
+        return math.inf
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:

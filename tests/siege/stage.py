@@ -39,7 +39,10 @@ NICENESS: Final = 5
 KEYS: Final = 8
 READY_SECONDS: Final = 60.0
 PREPARING_SECONDS: Final = 120.0
-GIVING_BACK_SECONDS: Final = 30.0
+GIVING_BACK_SECONDS: Final = 10.0
+LAST_GIVING_BACK_SECONDS: Final = 30.0
+"""How long a row waits for memory that is still too much."""
+
 GIVEN_BACK: Final = 64
 """Memory counts as given back once no more than this many MiB are left of it."""
 
@@ -209,17 +212,25 @@ async def besiege(row: str, plan: Plan) -> Report:
             await attacker.attack(plan.seconds, report)
             during = Period(begun, time.monotonic())
             peak = memory.peak()
-            after, seconds = await memory.fallen(before + GIVEN_BACK, GIVING_BACK_SECONDS)
-            report.resident = Resident(before, peak, after, seconds)
-            await asyncio.sleep(during.end + plan.bounds.back - time.monotonic())
+            report.resident = Resident(before, peak, *await _after(memory, before, plan.bounds))
+            await asyncio.sleep(during.end + plan.bounds.back + 1 - time.monotonic())
             samples = await observer.samples()
     report.alone, report.during = Felt.of(samples, alone), Felt.of(samples, during)
-    report.back = samples.last_slow(during.end, plan.bounds.allowed(report.alone.send_p99), SEND)
+    report.back = samples.normal_after(during.end, plan.bounds.allowed(report.alone.send_p99), SEND)
     bounds = plan.bounds
     if attack.peak_growth is not None:
         bounds = replace(bounds, peak_growth=attack.peak_growth)
     report.judge(bounds)
     return report
+
+
+async def _after(memory: Memory, before: int, bounds: Bounds) -> tuple[int, float]:
+    """Wait until memory is given back; return what is resident then, and after how many seconds."""
+    now, seconds = await memory.fallen(before + GIVEN_BACK, GIVING_BACK_SECONDS)
+    if now <= before + bounds.kept_growth:
+        return now, seconds
+    now, more = await memory.fallen(before + bounds.kept_growth, LAST_GIVING_BACK_SECONDS - seconds)
+    return now, seconds + more
 
 
 async def _period(waiting: Any) -> Period:
