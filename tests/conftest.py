@@ -41,12 +41,30 @@ def pytest_configure() -> None:
     gc.disable()
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     from tests.support.bridge import without_repeated_refusals  # not before its assertions can be rewritten
 
     kept = without_repeated_refusals(items)
     config.hook.pytest_deselected(items=list(set(items).difference(kept)))
-    items[:] = kept
+    items[:] = long_ones_first(kept, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+
+
+def long_ones_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
+    """Let each worker begin with its share of the long tests: it gets so many items in a row.
+
+    Otherwise one of them begins when the others end, and all cores but one have nothing to do.
+    """
+    long = [item for item in items if item.get_closest_marker("long")]
+    short = [item for item in items if not item.get_closest_marker("long")]
+    size = len(items) // workers
+    ordered: list[pytest.Item] = []
+    for worker in range(workers):
+        ordered += long[worker::workers]
+        room = max(0, size * (worker + 1) - len(ordered))
+        ordered += short[:room]
+        short = short[room:]
+    return ordered + short
 
 
 def pytest_collection_finish() -> None:
@@ -108,28 +126,62 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 
 @pytest_asyncio.fixture
-async def service(database_url: str) -> AsyncIterator[Service]:
+async def own_service(database_url: str) -> AsyncIterator[Service]:
     async with serving(database_url) as running:
         yield running
 
 
+@pytest.fixture
+def service(request: pytest.FixtureRequest, backend: Backend) -> Service:
+    """Run a server for the test; in modules marked `lasting`, tests that do not name their database share one."""
+    found: Service = request.getfixturevalue("lasting_service" if shares_server(request) else "own_service")
+    return found
+
+
+@pytest.fixture
+def served_store(request: pytest.FixtureRequest, backend: Backend) -> Store:
+    """Return the database of `service`."""
+    found: Store = request.getfixturevalue("lasting_store" if shares_server(request) else "store")
+    return found
+
+
+def shares_server(request: pytest.FixtureRequest) -> bool:
+    own = {"store", "database", "database_url", "monkeypatch"}
+    return request.node.get_closest_marker("lasting") is not None and own.isdisjoint(request.fixturenames)
+
+
 @pytest_asyncio.fixture(scope="module")
-async def lasting_service(backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
+async def lasting_store(
+    request: pytest.FixtureRequest,
+    backend: Backend,
+    neighbourhood: Neighbourhood,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[Store]:
+    has_neighbour = any("neighbour" in mark.args for mark in request.node.iter_markers("usefixtures"))
+    folder = tmp_path_factory.mktemp("lasting")
+    async with neighbourhood.fresh(folder) if has_neighbour else backend.fresh(folder) as fresh:
+        yield fresh
+
+
+@pytest_asyncio.fixture(scope="module")
+async def lasting_service(lasting_store: Store) -> AsyncIterator[Service]:
     """One server for all tests of a module that keep to projects of their own."""
-    async with backend.fresh(tmp_path_factory.mktemp("lasting")) as fresh, serving(fresh.url) as running:
+    async with serving(lasting_store.url) as running:
         yield running
 
 
 @pytest_asyncio.fixture
-async def called_neighbour(service: Service, neighbourhood: Neighbourhood) -> None:
+async def watched_neighbour(service: Service, served_store: Store, neighbourhood: Neighbourhood) -> AsyncIterator[None]:
     await neighbourhood.call(service)
+    yield
+    await neighbourhood.check(served_store)
 
 
 @pytest.fixture
 def neighbour(request: pytest.FixtureRequest) -> None:
     """Put a second project beside that of a test of `service`; the test must leave all its rows as they are."""
     if "service" in request.fixturenames:
-        request.getfixturevalue("called_neighbour")
+        request.getfixturevalue("watched_neighbour")
 
 
 @pytest_asyncio.fixture

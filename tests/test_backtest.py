@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from server.storage.database import Database
     from tests.support.service import Client, Service
 
+pytestmark = pytest.mark.lasting
+
 T = TypeVar("T")
 
 REJECTED, ACCEPTED, DIFFERENT = (
@@ -42,12 +44,6 @@ NO_TOTAL = schema(currency="string", is_first_purchase="boolean")
 STOPPING = (StatusCode.UNAVAILABLE, "SERVER_STOPPING")
 
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-
-
-@pytest.fixture
-def service(lasting_service: Service) -> Service:
-    """One server for all tests here: each has a project of its own."""
-    return lasting_service
 
 
 def asked(candidate: pb.Schema | None, name: str = ORDER, **fields: Any) -> pb.BacktestSchemaRequest:

@@ -26,7 +26,7 @@ from tests.support.refusals import refusal, verdict
 if TYPE_CHECKING:
     from tests.support.service import Client
 
-pytestmark = pytest.mark.usefixtures("neighbour")
+pytestmark = [pytest.mark.lasting, pytest.mark.usefixtures("neighbour")]
 
 INVALID = StatusCode.INVALID_ARGUMENT
 FIRST = "properties.is_first_purchase"

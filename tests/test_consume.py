@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from tests.support.service import Client
     from tests.support.stores import Store
 
+pytestmark = pytest.mark.lasting
+
 INVALID = StatusCode.INVALID_ARGUMENT
 SOON = pb.Backoff(initial_delay=seconds(0.2))
 AT_ONCE = pb.Backoff(initial_delay=seconds(0))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.support.service import Client, Service
     from tests.support.stores import Store
 
-pytestmark = pytest.mark.usefixtures("neighbour")
+pytestmark = [pytest.mark.lasting, pytest.mark.usefixtures("neighbour")]
 
 NOT_FOUND = (StatusCode.NOT_FOUND, "CONTACT_NOT_FOUND")
 

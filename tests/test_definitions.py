@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from server.storage.database import Database
     from tests.support.service import Client, Service
 
-pytestmark = pytest.mark.usefixtures("neighbour")
+pytestmark = [pytest.mark.lasting, pytest.mark.usefixtures("neighbour")]
 
 NOT_FOUND = (StatusCode.NOT_FOUND, "DEFINITION_NOT_FOUND")
 TOTAL_ONLY = schema(order_total="number")

@@ -46,13 +46,9 @@ if TYPE_CHECKING:
     from server.storage.database import Database
     from tests.support.service import Client, Service
 
+pytestmark = pytest.mark.lasting
+
 INVALID = StatusCode.INVALID_ARGUMENT
-
-
-@pytest.fixture
-def service(lasting_service: Service) -> Service:
-    """One server for all tests here: each has a project of its own."""
-    return lasting_service
 
 
 def leaves(kind: type[SignalboxError]) -> Iterator[type[SignalboxError]]:

@@ -19,7 +19,7 @@ from tests.support.refusals import verdict
 if TYPE_CHECKING:
     from tests.support.service import Client, Service
 
-pytestmark = pytest.mark.usefixtures("neighbour")
+pytestmark = [pytest.mark.lasting, pytest.mark.usefixtures("neighbour")]
 
 Kind = pb.OutsideReason
 ONCE, ALONE = pb.ENTRY_RULE_ONCE_PER_CONTACT, pb.ENTRY_RULE_ONCE_WHILE_RUNNING

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from tests.support.service import Client, Service
     from tests.support.stores import Backend
 
+pytestmark = pytest.mark.lasting
+
 P, T = Property, PropertyType
 
 RICH = Schema(
@@ -68,12 +70,6 @@ PAYLOAD: dict[str, Any] = {
     "list": [1, "a", None],
     "free": {"b": [1, {"c": None}]},
 }
-
-
-@pytest.fixture
-def service(lasting_service: Service) -> Service:
-    """One server for all tests here: each has a project of its own."""
-    return lasting_service
 
 
 def typed_event(data: bytes, revision: int = 1, *, name: str = "rich", key: str = "") -> event_ingest_pb2.EventInput:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from tests.support.service import Client, Service
 
-pytestmark = pytest.mark.usefixtures("neighbour")
+pytestmark = [pytest.mark.lasting, pytest.mark.usefixtures("neighbour")]
 
 PAYLOAD_REJECTED = (StatusCode.INVALID_ARGUMENT, "PAYLOAD_REJECTED")
 DEFINITION_NOT_FOUND = (StatusCode.NOT_FOUND, "DEFINITION_NOT_FOUND")

@@ -32,6 +32,7 @@ EXAMPLES = int(os.environ.get("SIGNALBOX_OPENAPI_EXAMPLES", "2"))
 
 
 # The tables of the dialects run on both databases; this test is about the document.
+@pytest.mark.long
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 @pytest.mark.timeout(140 + 20 * EXAMPLES)
 @pytest.mark.parametrize("dialect", [dialect.name.value for dialect in DIALECTS])

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from tests.support.service import Client, Service
     from tests.support.stores import Store
 
+pytestmark = pytest.mark.lasting
+
 INVALID = StatusCode.INVALID_ARGUMENT
 DEFINITION_NOT_FOUND = (StatusCode.NOT_FOUND, "DEFINITION_NOT_FOUND")
 INCOMPATIBLE = (StatusCode.FAILED_PRECONDITION, "INCOMPATIBLE_SCHEMA")

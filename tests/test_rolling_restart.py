@@ -40,6 +40,7 @@ async def rest_headers(service: Service, shop: Client) -> dict[str, str]:
     return {"authorization": f"Bearer {secret}"}
 
 
+@pytest.mark.long
 @on_postgresql
 @pytest.mark.timeout(600)  # four starts of a server
 async def test_a_rolling_restart_behind_a_balancer_fails_no_call(

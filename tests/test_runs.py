@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from tests.support.service import Client, Service
     from tests.support.stores import Store
 
-pytestmark = pytest.mark.usefixtures("neighbour")
+pytestmark = [pytest.mark.lasting, pytest.mark.usefixtures("neighbour")]
 
 INVALID = StatusCode.INVALID_ARGUMENT
 NOT_FOUND = (StatusCode.NOT_FOUND, "RUN_NOT_FOUND")

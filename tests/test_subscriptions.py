@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
     from tests.support.service import Client, Service
 
-pytestmark = pytest.mark.usefixtures("neighbour")
+pytestmark = [pytest.mark.lasting, pytest.mark.usefixtures("neighbour")]
 
 INVALID = StatusCode.INVALID_ARGUMENT
 NOT_FOUND = (StatusCode.NOT_FOUND, "SUBSCRIPTION_NOT_FOUND")

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 KILLS = int(os.environ.get("SIGNALBOX_TORTURE_KILLS", "4"))
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 async def test_every_promise_holds_while_servers_are_killed(kind: str) -> None:

@@ -17,7 +17,7 @@ from tests.test_coercion import CASES, validated_or_none
 if TYPE_CHECKING:
     from registry.values import JSON
 
-pytestmark = pytest.mark.usefixtures("neighbour")
+pytestmark = [pytest.mark.lasting, pytest.mark.usefixtures("neighbour")]
 
 STRING, NUMBER, BOOLEAN, DATE, OBJECT, ARRAY, ANY = PropertyType
 REJECT, KEEP, DROP = UnknownProperties

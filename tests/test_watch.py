@@ -60,6 +60,8 @@ if TYPE_CHECKING:
 
     Watch = UnaryStreamCall[pb.WatchMatchesRequest, pb.WatchMatchesResponse]
 
+pytestmark = pytest.mark.lasting
+
 EARLIEST, LATEST = pb.StartPoint(log_end=pb.LOG_END_EARLIEST), pb.StartPoint(log_end=pb.LOG_END_LATEST)
 PAID = "paid"
 LATEST_BEAT = 3.0

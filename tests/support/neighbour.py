@@ -37,19 +37,23 @@ class Neighbourhood:
 
     @asynccontextmanager
     async def fresh(self, folder: Path) -> AsyncIterator[Store]:
-        """Create a database that holds the neighbour alone; in the end every row of it must be as it was."""
+        """Create a database that holds the neighbour alone."""
         planted = self._planted = self._planted or await self._plant()
         async with planted.backend.fresh(folder) as store:
             store.neighbour = planted.key
             yield store
-            lost = planted.rows - await store.all_rows()
-            assert not lost, f"rows of another project were changed: {sorted(table for table, _ in lost)}"
 
     async def call(self, service: Service) -> None:
         """Repeat a send of the neighbour, which changes nothing: its definitions and contacts are in memory, too."""
         assert self._planted is not None
         receipt = await service.client(self._planted.secret).send(REPEATED)
         assert receipt.event.position == 1
+
+    async def check(self, store: Store) -> None:
+        """Assert that every row of the neighbour is as it was."""
+        assert self._planted is not None
+        lost = self._planted.rows - await store.all_rows()
+        assert not lost, f"rows of another project were changed: {sorted(table for table, _ in lost)}"
 
     async def _plant(self) -> _Planted:
         async with self._backend.fresh(self._folder) as store:
