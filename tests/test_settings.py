@@ -26,6 +26,8 @@ DEFAULTS: dict[str, Any] = {
     "tls": None,
     "rate_limits": False,
     "http_body_bytes": 1_048_576,
+    "http_connections": None,
+    "http_address_connections": None,
 }
 
 WORDS = {
