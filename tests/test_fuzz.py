@@ -142,6 +142,8 @@ async def test_no_token_causes_an_internal_error(target: Target) -> None:
 # Conditions
 
 
+# Conditions are parsed and evaluated in memory.
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 async def test_no_condition_causes_an_internal_error(target: Target) -> None:
     async def send(text: str) -> None:
         judged = automations_pb2.TestConditionRequest(
