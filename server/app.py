@@ -66,8 +66,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-REFRESH_SECONDS = 1.0
-"""How long a key that another server revoked may still work; changed schemas are noticed by each commit."""
+REFRESH_SECONDS = 0.5
+"""How long a key that another server revoked may still work: with reading it again, streams end within a second.
+Changed schemas are noticed by each commit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         await (migrate(database) if settings.migrate else check_migrated(database))
 
         access = await _access(database, settings)
+        stack.push_async_callback(access.close)
         catalog = Catalog(database)
         key_prefixes = {dialect.name: dialect.key_prefixes[0] for dialect in DIALECTS}
         projects = Projects(database, catalog, access, key_prefixes)
@@ -139,6 +141,8 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
                 "MatchStream": MatchStreamServicer(matches, subscriptions, deliveries, shutdown),
                 "Projects": ProjectsServicer(projects),
             },
+            metrics,
+            loop_time,
         )
         bridge = Bridge(
             access,

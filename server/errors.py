@@ -28,6 +28,11 @@ ServiceError                     a SignalboxError
 │   ├── PositionBeyondHead       the start position is past the newest match
 │   └── IdempotencyKeyReused     the key was used with other content
 ├── QueueFull                    the queue of events to be stored is full
+├── LimitReached                 a limit that protects the server; counted in its metrics
+│   ├── TooManyCalls             of one project, or of callers whose keys are not known yet
+│   ├── TooManyStreams           of one project
+│   ├── TooManyKeyLookups        of keys that are not known yet
+│   └── RequestTooSlow           the message of a call did not arrive in time
 ├── WatcherTooSlow               the client does not read the responses of a stream
 ├── Stopping                     the server is shutting down
 └── StorageError
@@ -329,6 +334,64 @@ class QueueFull(ServiceError):
             and f"{waiting} of this project are waiting to be stored, and its share of the queue has no room for this"
             " request. Nothing was stored; try again shortly"
         )
+
+
+class LimitReached(ServiceError):
+    """A limit that protects the server from its callers."""
+
+
+class TooManyCalls(LimitReached):
+    """Too many calls are in progress. Nothing of this one was stored; wait for responses, and try again shortly."""
+
+    reason = "TOO_MANY_CALLS"
+    retry_after = 0.5
+
+    def __init__(self, count: int, limit: int) -> None:
+        super().__init__(
+            f"{_counted(count, 'call')} of this project are in progress; a project may have as many as are still free"
+            f" of {limit:,}. Nothing of this one was stored; wait for responses, and try again shortly",
+            limit=str(limit),
+        )
+
+
+class TooManyStreams(LimitReached):
+    """Too many streams are open; end some, or try again later."""
+
+    reason = "TOO_MANY_STREAMS"
+    retry_after = 5.0
+
+    @classmethod
+    def of_project(cls, count: int, limit: int) -> Self:
+        """Return the error of a project that has `count` streams."""
+        return cls(
+            f"{_counted(count, 'stream')} of this project are open; a project may have as many as are still free of"
+            f" {limit:,}. End some, or try again later",
+            limit=str(limit),
+        )
+
+    @classmethod
+    def without_key(cls, limit: int) -> Self:
+        """Return the error of the streams that need no key."""
+        return cls(
+            f"{_counted(limit, 'stream')} of this kind, which needs no key, are open; try again later",
+            limit=str(limit),
+        )
+
+
+class TooManyKeyLookups(LimitReached):
+    """Too many API keys that this server has not seen yet are being looked up; try again shortly."""
+
+    reason = "TOO_MANY_KEY_LOOKUPS"
+    retry_after = 0.5
+
+
+class RequestTooSlow(LimitReached):
+    """The message of the call did not arrive in time; nothing was stored."""
+
+    reason = "REQUEST_TOO_SLOW"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"The message of the call did not arrive within {seconds:g} seconds; nothing was stored")
 
 
 class WatcherTooSlow(ServiceError):

@@ -14,7 +14,7 @@ from automation.subscriptions import store as subscription_store
 from automation.subscriptions import values as subscription_values
 from registry import coercion, json_values, names, schema, store
 from server import budgets, emails, paging
-from server.api import server as grpc_server
+from server.api import call_limits
 from server.api.messages import deliveries, watches
 from server.api.servicers import event_ingest, match_stream
 from server.bridge import body, http_server
@@ -69,7 +69,7 @@ SETTINGS = Settings()
 EVENT, CONTACT, RUN = json_values.EVENT_BUDGET, json_values.CONTACT_BUDGET, json_values.RUN_BUDGET
 
 LIMITS = {
-    "gRPC: a message": size(grpc_server.MAX_MESSAGE_BYTES),
+    "gRPC: a message": size(call_limits.MAX_MESSAGE_BYTES),
     "REST: a body, as sent and as decoded": size(SETTINGS.http_body_bytes),
     "REST: time for the body to arrive": seconds(body.BODY_SECONDS),
     "REST: an idle connection": seconds(http_server.KEEP_ALIVE_SECONDS),

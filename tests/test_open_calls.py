@@ -47,7 +47,7 @@ class Call:
         try:
             await asyncio.sleep(self._seconds)
         except asyncio.CancelledError:
-            if not self._calls.was_ended(task):
+            if self._calls.ended_by(task) is None:
                 raise
             self.cut_off_at = now()
             await asyncio.sleep(self._answering)
@@ -164,7 +164,7 @@ async def cancellation_is_undone() -> None:
         try:
             await asyncio.sleep(50)
         except asyncio.CancelledError:
-            found.append((calls.was_ended(task), task.cancelling()))
+            found.append((calls.ended_by(task) is not None, task.cancelling()))
         finally:
             calls.leave(task)
 

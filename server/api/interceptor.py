@@ -14,57 +14,59 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeAlias
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
 from registry.errors import SignalboxError
-from server.api.messages.texts import text_check
+from server.api.call_limits import ARRIVAL_SECONDS, FIRST_MESSAGE_SECONDS, SMALL_BYTES
 from server.api.open_calls import LAST_WORD_SECONDS
-from server.api.rich_status import rich_status
+from server.api.parsing import LARGE_BYTES, Parser
+from server.api.rich_status import abort
 from server.errors import (
     KeyInvalid,
+    LimitReached,
     MalformedRequest,
-    Stopping,
     StorageRefused,
     WatcherTooSlow,
 )
 from server.shutdown import until
-from server.status import code_of, message_of
 from signalbox.v1 import options_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
     from google.protobuf.message import Message
 
+    from server.api.call_limits import CallLimits
     from server.api.open_calls import OpenCalls
-    from server.auth.access import Access, Caller
+    from server.auth.access import Access, Caller, WatchedStream
 
 log = structlog.get_logger()
 
 Context = grpc.aio.ServicerContext[Any, Any]
-
-Parse: TypeAlias = "Callable[[bytes], Message]"
-"""Reads the bytes of a request. Raise MalformedRequest and UnstorableText."""
-
-STATUS_KEY = "grpc-status-details-bin"
 
 Send = Callable[[Any, float], Awaitable[None]]
 """Writes a response of a stream. Raise WatcherTooSlow if the transport does not take it within the given seconds."""
 
 
 class Interceptor:
-    """Wraps every RPC: authenticates the caller, checks its scope, and turns errors into statuses."""
+    """Wraps every RPC: authenticates the caller, checks its scope and limits, and turns errors into statuses.
 
-    def __init__(self, access: Access, calls: OpenCalls) -> None:
+    The library calls a handler when the headers of a call have arrived, if the handler reads the requests itself; so
+    all of them do. A caller is authenticated and counted before its message is received.
+    """
+
+    def __init__(self, access: Access, calls: OpenCalls, limits: CallLimits) -> None:
         self._access = access
         self._calls = calls
+        self._limits = limits
 
     def handler(self, method: MethodDescriptor, servicer: object) -> grpc.RpcMethodHandler[Any, Any]:
         """Return the handler of one method."""
@@ -72,104 +74,215 @@ class Interceptor:
         if not scope:
             raise ValueError(f"{method.full_name} has no required_scope")
         call = getattr(servicer, method.name)
-        parse = _parser(method)
+        parser = Parser(method)
         serialize = GetMessageClass(method.output_type).SerializeToString
-        # Requests arrive as bytes and are parsed after the caller is authenticated: parsing can cost seconds.
         if method.client_streaming:
-            return grpc.stream_stream_rpc_method_handler(self._stream(call, scope, parse), None, serialize)
+            return grpc.stream_stream_rpc_method_handler(self._stream(call, scope, parser), None, serialize)
         if method.server_streaming:
-            return grpc.unary_stream_rpc_method_handler(self._response_stream(call, scope, parse), None, serialize)
-        return grpc.unary_unary_rpc_method_handler(self._unary(call, scope, parse), None, serialize)
+            return grpc.stream_stream_rpc_method_handler(self._response_stream(call, scope, parser), None, serialize)
+        return grpc.stream_unary_rpc_method_handler(self._unary(call, scope, parser), None, serialize)
 
-    def _unary(self, call: Callable[[Any, Caller], Awaitable[Any]], scope: str, parse: Parse) -> Any:
-        async def handle(data: bytes, context: Context) -> Any:
+    def _unary(self, call: Callable[[Any, Caller], Awaitable[Any]], scope: str, parser: Parser) -> Any:
+        limits = self._limits
+
+        async def handle(_requests: object, context: Context) -> Any:
             task = self._calls.enter()
+            counted: int | None = None
             try:
                 self._calls.check_open()
-                caller = await self._authenticate(context, scope)
-                return await call(parse(data), caller)
+                caller = await self.authenticate(context, scope)
+                limits.enter_call(caller.project_pk)
+                counted = caller.project_pk
+                data = await self._receive(context, task, counted)
+                if len(data) <= SMALL_BYTES:
+                    return await call(parser.parse(data), caller)
+                size = len(data)
+                try:
+                    request = await self._parse(parser, data, counted)
+                    del data
+                    return await call(request, caller)
+                finally:
+                    limits.working.give(counted, size)
             except asyncio.CancelledError:
                 await self._abort_ended(context, task)
             except Exception as error:
-                await _abort(context, error)
+                await self._abort(context, error)
             finally:
+                if counted is not None:
+                    limits.calls.give(counted)
                 self._calls.leave(task)
 
         return handle
 
-    def _stream(self, call: Callable[[Any, Caller], AsyncIterator[Any]], scope: str, parse: Parse) -> Any:
-        async def handle(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
-            task = self._calls.enter(stream=True)
-            try:
-                self._calls.check_open()
-                caller = await self._authenticate(context, scope)
-                async for response in call(self._checked(requests, context, scope, parse), caller):
-                    yield response
-            except asyncio.CancelledError:
-                await self._abort_ended(context, task)
-            except Exception as error:
-                await _abort(context, error)
-            finally:
-                self._calls.leave(task)
+    def _stream(self, call: Callable[[Any, Caller], AsyncGenerator[Any, None]], scope: str, parser: Parser) -> Any:
+        async def handle(requests: AsyncIterator[bytes], context: Context) -> None:
+            async with self._serving(context, scope) as stream:
+                parsed = self._parsed(requests, stream, parser)
+                async with aclosing(call(parsed, stream.caller)) as responses:
+                    async for response in responses:
+                        await context.write(response)
 
         return handle
 
     def _response_stream(
-        self, call: Callable[[Any, Caller, Send], Coroutine[Any, Any, None]], scope: str, parse: Parse
+        self, call: Callable[[Any, Caller, Send], Coroutine[Any, Any, None]], scope: str, parser: Parser
     ) -> Any:
-        async def handle(data: bytes, context: Context) -> None:
-            async def send(response: Any, seconds: float) -> None:
-                # The key may have been revoked since the last response.
-                await self._authenticate(context, scope)
-                try:
-                    async with asyncio.timeout(seconds):
-                        await context.write(response)
-                except TimeoutError:
-                    raise WatcherTooSlow(seconds) from None
+        async def handle(_requests: object, context: Context) -> None:
+            async with self._serving(context, scope) as stream:
 
-            task = self._calls.enter(stream=True)
-            try:
-                self._calls.check_open()
-                caller = await self._authenticate(context, scope)
-                await until(self._calls.stopping, call(parse(data), caller, send))
-            except asyncio.CancelledError:
-                await self._abort_ended(context, task)
-            except Exception as error:
-                # The status is sent after the responses, which the client may never read.
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(LAST_WORD_SECONDS):
-                        await _abort(context, error)
-            finally:
-                self._calls.leave(task)
+                async def send(response: Any, seconds: float) -> None:
+                    await stream.check()
+                    try:
+                        async with asyncio.timeout(seconds):
+                            await context.write(response)
+                    except TimeoutError:
+                        raise WatcherTooSlow(seconds) from None
+
+                key = stream.caller.project_pk
+                data = await self._receive(context, stream.task, key)
+                request, size = parser.parse(data) if len(data) <= SMALL_BYTES else None, len(data)
+                if request is None:
+                    try:
+                        request = await self._parse(parser, data, key)
+                    finally:
+                        self._limits.working.give(key, size)
+                del data
+                await until(self._calls.stopping, call(request, stream.caller, send))
 
         return handle
 
+    @asynccontextmanager
+    async def _serving(self, context: Context, scope: str) -> AsyncIterator[_Stream]:
+        """Serve a stream: authenticate and count it, end it once its key is revoked, and answer its errors."""
+        task = self._calls.enter(stream=True)
+        limits = self._limits
+        stream: _Stream | None = None
+        counted: int | None = None
+        try:
+            self._calls.check_open()
+            caller = await self.authenticate(context, scope)
+            limits.enter_stream(caller.project_pk)
+            counted = caller.project_pk
+            watched = self._access.watch(_credentials(context)[0], caller, partial(self._calls.end, task))
+            stream = _Stream(self, context, scope, task, caller, watched)
+            yield stream
+        except asyncio.CancelledError:
+            await self._last_word(self._abort_ended(context, task))
+        except Exception as error:
+            await self._last_word(self._abort(context, error))
+        finally:
+            if stream is not None:
+                self._access.unwatch(stream.watched)
+            if counted is not None:
+                limits.streams.give(counted)
+            self._calls.leave(task)
+
+    async def _receive(self, context: Context, task: asyncio.Task[Any], key: int) -> bytes:
+        """Receive the message of a call with one; of a message that is not small, the size is taken of `working`."""
+        limits = self._limits
+        if not limits.arriving.take(key):
+            await limits.arriving.acquire(key)
+        try:
+            limits.expected[task] = asyncio.get_running_loop().time(), ARRIVAL_SECONDS
+            try:
+                data: Any = await context.read()
+            finally:
+                del limits.expected[task]
+            if data is grpc.aio.EOF:
+                raise MalformedRequest("The call ended without a request; send one message")
+            if len(data) > SMALL_BYTES:
+                await limits.working.acquire(key, len(data))
+            return bytes(data)
+        finally:
+            limits.arriving.give(key)
+
+    async def _parse(self, parser: Parser, data: bytes, key: int) -> Message:
+        if len(data) <= LARGE_BYTES:
+            return parser.parse(data)
+        return await parser.parse_in_slices(data, self._limits.loop_time, key)
+
+    async def _parsed(
+        self, requests: AsyncIterator[bytes], stream: _Stream, parser: Parser
+    ) -> AsyncGenerator[Any, None]:
+        """Parse each message of a stream. One that is not small is counted until the next one is asked for."""
+        limits, key = self._limits, stream.caller.project_pk
+        limits.expected[stream.task] = asyncio.get_running_loop().time(), FIRST_MESSAGE_SECONDS
+        try:
+            async for data in requests:
+                limits.expected.pop(stream.task, None)
+                await stream.check()
+                size = len(data)
+                if size <= SMALL_BYTES:
+                    yield parser.parse(data)
+                    continue
+                await limits.working.acquire(key, size)
+                try:
+                    yield await self._parse(parser, data, key)
+                finally:
+                    limits.working.give(key, size)
+        finally:
+            limits.expected.pop(stream.task, None)
+
     async def _abort_ended(self, context: Context, task: asyncio.Task[Any]) -> None:
-        """Turn a cancellation by the shutdown into Stopping: retry policies do not retry CANCELLED."""
-        if not self._calls.was_ended(task):
+        """Answer a call that was ended with the error: retry policies do not retry CANCELLED."""
+        error = self._calls.ended_by(task)
+        if error is None:
             raise asyncio.CancelledError
-        await _abort(context, Stopping(cut_off=True))
+        await self._abort(context, error)
 
-    async def _checked(
-        self, requests: AsyncIterator[bytes], context: Context, scope: str, parse: Parse
-    ) -> AsyncIterator[Any]:
-        """Parse each message of a stream after authenticating its caller again: the key may have been revoked."""
-        async for data in requests:
-            await self._authenticate(context, scope)
-            yield parse(data)
+    async def _abort(self, context: Context, error: Exception) -> None:
+        # Errors of the library itself: the call is aborted already, or its client is gone.
+        if isinstance(error, grpc.aio.BaseError):
+            raise error
+        if isinstance(error, LimitReached):
+            self._limits.metrics.count_refused(error.reason)
+        elif not isinstance(error, SignalboxError):
+            log.error("call_failed", exc_info=error)
+        elif isinstance(error, StorageRefused):
+            log.error("storage_refused", exc_info=error.__cause__)
+        await abort(context, error)
 
-    async def _authenticate(self, context: Context, scope: str) -> Caller:
-        authorization = project = ""
-        for name, value in context.invocation_metadata() or ():
-            if name == "authorization":
-                if authorization:
-                    raise KeyInvalid
-                authorization = str(value)
-            elif name == "signalbox-project":
-                project = str(value)
-        caller = await self._access.authenticate(authorization, project)
+    async def _last_word(self, answer: Awaitable[None]) -> None:
+        """Send the status of a stream, which comes after the responses; the client may never read those."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORD_SECONDS):
+                await answer
+
+    async def authenticate(self, context: Context, scope: str) -> Caller:
+        """Return the caller of a call, who has the scope. Raise AccessError, ProjectNotFound and TooManyKeyLookups."""
+        caller = await self._access.authenticate(*_credentials(context))
         caller.authorize(scope)
         return caller
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """A stream that is being served."""
+
+    interceptor: Interceptor
+    context: Context
+    scope: str
+    task: asyncio.Task[Any]
+    caller: Caller
+    watched: WatchedStream
+
+    async def check(self) -> None:
+        """Authenticate the caller again if the key may have been revoked. Raise KeyInvalid."""
+        if self.watched.suspect:
+            await self.interceptor.authenticate(self.context, self.scope)
+
+
+def _credentials(context: Context) -> tuple[str, str]:
+    """Return the key and the project that a call names. Raise KeyInvalid for two keys."""
+    authorization = project = ""
+    for name, value in context.invocation_metadata() or ():
+        if name == "authorization":
+            if authorization:
+                raise KeyInvalid
+            authorization = str(value)
+        elif name == "signalbox-project":
+            project = str(value)
+    return authorization, project
 
 
 def service_handler(service: ServiceDescriptor, servicer: object, interceptor: Interceptor) -> grpc.GenericRpcHandler:
@@ -178,31 +291,3 @@ def service_handler(service: ServiceDescriptor, servicer: object, interceptor: I
     return grpc.method_handlers_generic_handler(
         service.full_name, {method.name: interceptor.handler(method, servicer) for method in served}
     )
-
-
-async def _abort(context: Context, error: Exception) -> None:
-    if isinstance(error, grpc.aio.AbortError):
-        raise error
-    if not isinstance(error, SignalboxError):
-        log.error("call_failed", exc_info=error)
-    elif isinstance(error, StorageRefused):
-        log.error("storage_refused", exc_info=error.__cause__)
-    status = rich_status(error)
-    await context.abort(code_of(error), message_of(error), ((STATUS_KEY, status.SerializeToString()),))
-
-
-def _parser(method: MethodDescriptor) -> Parse:
-    parse, check_texts = GetMessageClass(method.input_type).FromString, text_check(method.input_type)
-
-    def parse_or_refuse(data: bytes) -> Message:
-        try:
-            message = parse(data)
-        except DecodeError as error:
-            name = method.input_type.full_name
-            text = f"The request is not a valid {name}, or is nested more than 100 messages deep"
-            raise MalformedRequest(text) from error
-        if check_texts is not None:
-            check_texts(message)
-        return message
-
-    return parse_or_refuse

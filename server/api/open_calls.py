@@ -19,6 +19,8 @@ class OpenCalls:
     stopping   streams are asked to end; single calls are served
     closed     further calls are answered Stopping; calls that have not ended in time are cancelled, which the
                interceptor turns into Stopping, too
+
+    `end` ends one call early: its task is cancelled, and the interceptor answers the call with the given error.
     """
 
     def __init__(self) -> None:
@@ -28,7 +30,7 @@ class OpenCalls:
         self._streams: set[asyncio.Task[Any]] = set()
         self._calls: set[asyncio.Task[Any]] = set()
         self._idle: set[asyncio.Task[Any]] = set()
-        self._ended: set[asyncio.Task[Any]] = set()
+        self._ended: dict[asyncio.Task[Any], Exception] = {}
 
     def enter(self, *, stream: bool = False, idle: bool = False) -> asyncio.Task[Any]:
         """Register the current task as serving a call. An idle one has nothing to finish when the server stops."""
@@ -47,14 +49,20 @@ class OpenCalls:
         self._streams.discard(task)
         self._calls.discard(task)
         self._idle.discard(task)
-        self._ended.discard(task)
+        self._ended.pop(task, None)
 
-    def was_ended(self, task: asyncio.Task[Any]) -> bool:
-        """Return whether the shutdown cancelled a task, and undo the cancellation if so."""
-        if task not in self._ended:
-            return False
-        task.uncancel()
-        return True
+    def end(self, task: asyncio.Task[Any], error: Exception) -> None:
+        """End a call with an error. The first error stands."""
+        if task not in self._ended and not task.done():
+            self._ended[task] = error
+            task.cancel()
+
+    def ended_by(self, task: asyncio.Task[Any]) -> Exception | None:
+        """Return the error that a call was ended with, if it was, and undo the cancellation."""
+        error = self._ended.get(task)
+        if error is not None:
+            task.uncancel()
+        return error
 
     async def drain(self, seconds: float) -> None:
         """Ask the streams to end, wait for all calls for `seconds`, then cancel the rest.
@@ -64,7 +72,7 @@ class OpenCalls:
         """
         self.leaving.set()
         self.stopping.set()
-        self._end(self._idle)
+        self._end(self._idle, Stopping())
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self._streams:
@@ -73,11 +81,10 @@ class OpenCalls:
                 while self._calls:
                     await asyncio.wait(self._calls)
         self.closed = True
-        self._end(self._streams | self._calls)
+        self._end(self._streams | self._calls, Stopping(cut_off=True))
         if self._ended:
             await asyncio.wait(self._ended, timeout=LAST_WORD_SECONDS)
 
-    def _end(self, tasks: set[asyncio.Task[Any]]) -> None:
+    def _end(self, tasks: set[asyncio.Task[Any]], error: Stopping) -> None:
         for task in tasks:
-            self._ended.add(task)
-            task.cancel()
+            self.end(task, error)

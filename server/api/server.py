@@ -3,38 +3,63 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from server.api.call_limits import MAX_MESSAGE_BYTES, CallLimits
 from server.api.connections import close_connections
 from server.api.interceptor import Interceptor, service_handler
 from server.api.open_calls import LAST_WORD_SECONDS
+from server.api.open_services import OpenServices
 from server.api.tls import server_credentials
-from server.contract import SERVICE_NAMES, SERVICES
-from server.errors import Stopping
-from server.shutdown import until
+from server.contract import SERVICES
+from server.loop_time import LoopTime
+from server.metrics import Metrics
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import Mapping
 
     from server.api.open_calls import OpenCalls
     from server.auth.access import Access
     from server.settings import Tls
 
-_LAST_WORD_SECONDS = 0.1
-"""How long a health watch stays open to report NOT_SERVING."""
-
 _FLUSH_SECONDS = 0.1
 """Time for the last responses to reach the connections: a handler that has returned has not sent its response yet."""
 
-MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+MAX_CONNECTION_STREAMS: Final = 1_000
+"""Calls of one connection that are open. More wait in the client; one connection thus has its project's share alone."""
+
+MAX_CONNECTIONS: Final = 5_000
+"""Connections that are open. Each takes 50 KB and a file descriptor. Further ones are closed at once."""
+
+MAX_UNANSWERED: Final = 50_000
+"""Calls whose headers have arrived and which this server has yet to look at, at 10 KB each. Beyond it, the library ends
+calls as CANCELLED, which retry policies do not retry, so that the limits of calls must come first."""
+
+KEEPALIVE_SECONDS: Final = 60
+"""A client that has sent nothing for this time is asked whether it is still there."""
+
+KEEPALIVE_TIMEOUT_SECONDS: Final = 20
+"""A client that does not respond for this time is gone: its calls are cancelled."""
+
+IDLE_SECONDS: Final = 900
+"""A connection without a call is closed after this time. Clients connect again with their next call."""
+
+HANDSHAKE_SECONDS: Final = 10
+"""Time until a connection is ready for calls."""
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_concurrent_streams", MAX_CONNECTION_STREAMS),
+    ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
+    ("grpc.server.max_pending_requests", MAX_UNANSWERED),
+    ("grpc.server.max_pending_requests_hard_limit", MAX_UNANSWERED),
+    ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1_000),
+    ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1_000),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1_000),
+    # The age of connections is not limited: it would end streams, which consumers keep open for days.
+    ("grpc.max_connection_idle_ms", IDLE_SECONDS * 1_000),
     # Two servers on one port would each take some of the calls.
     ("grpc.so_reuseport", 0),
     # Clients behind balancers keep idle connections alive; a ping every ten seconds is welcome.
@@ -46,17 +71,26 @@ _OPTIONS = (
 class GrpcServer:
     """Serves the contract. `servicers` are by service name."""
 
-    def __init__(self, access: Access, calls: OpenCalls, servicers: Mapping[str, object]) -> None:
+    def __init__(
+        self,
+        access: Access,
+        calls: OpenCalls,
+        servicers: Mapping[str, object],
+        metrics: Metrics | None = None,
+        loop_time: LoopTime | None = None,
+    ) -> None:
         self._calls = calls
+        metrics = metrics or Metrics()
+        self._limits = CallLimits(calls, metrics, loop_time or LoopTime())
         self._server = grpc.aio.server(options=_OPTIONS)
         self._port = 0
-        self._health = _Health(calls)
-        interceptor = Interceptor(access, calls)
+        open_services = OpenServices(calls, metrics)
+        self._health = open_services.health
+        interceptor = Interceptor(access, calls, self._limits)
         self._server.add_generic_rpc_handlers(
             [service_handler(service, servicers.get(service.name), interceptor) for service in SERVICES]
         )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        _add_reflection(self._server, calls)
+        self._server.add_generic_rpc_handlers(open_services.handlers())
 
     async def start(self, address: str, tls: Tls | None) -> str:
         """Listen, and return the address as HOST:PORT, with the chosen port if it was 0. Raise OSError."""
@@ -72,8 +106,7 @@ class GrpcServer:
             ) from error
         self._port = port
         await self._server.start()
-        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
-        await self.report_ready(ready=True)
+        self._limits.start()
         return f"{address.rpartition(':')[0]}:{port}"
 
     async def report_ready(self, *, ready: bool) -> None:
@@ -81,14 +114,12 @@ class GrpcServer:
 
         The health of the server as a whole, the empty name, stays SERVING: a restart would not help.
         """
-        status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in SERVICE_NAMES:
-            await self._health.set(name, status)
+        self._health.report_ready(ready=ready)
 
     async def leave(self) -> None:
         """Report NOT_SERVING and keep serving, because load balancers need time to notice."""
         self._calls.leaving.set()
-        await self._health.enter_graceful_shutdown()
+        self._health.leave()
 
     async def stop(self, grace_seconds: float) -> None:
         """End streams, and give calls `grace_seconds` to finish.
@@ -102,54 +133,4 @@ class GrpcServer:
         await asyncio.sleep(_FLUSH_SECONDS)
         close_connections(self._port)
         await self._server.stop(LAST_WORD_SECONDS)
-
-
-class _Health(health.aio.HealthServicer):
-    """Health whose watches end with the server, after they have reported NOT_SERVING."""
-
-    def __init__(self, calls: OpenCalls) -> None:
-        super().__init__()
-        self._calls = calls
-
-    async def Watch(self, request: Any, context: Any) -> None:
-        """Watch until the caller cancels or the server stops."""
-        watching = asyncio.create_task(super().Watch(request, context))
-        try:
-            with suppress(Stopping):
-                await until(self._calls.stopping, asyncio.shield(watching))
-            await asyncio.wait({watching}, timeout=_LAST_WORD_SECONDS)
-        finally:
-            watching.cancel()
-
-
-def _add_reflection(server: grpc.aio.Server, calls: OpenCalls) -> None:
-    """Serve reflection as v1alpha and as v1: the messages of both are the same on the wire."""
-    names = (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-    servicer = reflection.aio.ReflectionServicer(service_names=names)
-
-    async def info(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
-        task = calls.enter(idle=True)
-        try:
-            answers: Any = servicer.ServerReflectionInfo(requests, context)
-            async for answer in answers:
-                yield answer
-        except asyncio.CancelledError:
-            if not calls.was_ended(task):
-                raise
-            await context.abort(grpc.StatusCode.UNAVAILABLE, Stopping().message)
-        finally:
-            calls.leave(task)
-
-    handler: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(
-        info,
-        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
-        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
-    )
-    server.add_generic_rpc_handlers(
-        [
-            grpc.method_handlers_generic_handler(
-                f"grpc.reflection.{version}.ServerReflection", {"ServerReflectionInfo": handler}
-            )
-            for version in ("v1alpha", "v1")
-        ]
-    )
+        await self._limits.close()

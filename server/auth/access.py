@@ -1,26 +1,56 @@
-"""Callers: authenticated by their secrets, authorized by their scopes."""
+"""Callers: authenticated by their secrets, authorized by their scopes.
+
+A stream outlives the moment in which its key was checked. `Access.watch` notes it, and when the key may have been
+revoked, here or on another server, the key is read again and the stream is ended, although nobody speaks:
+
+    the key is revoked        here                  `invalidate`, right after the commit
+                              on another server     `invalidate_outdated`, with the next refresh
+    the database changed      a failover            `invalidate_outdated`: every key is read again
+"""
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from time import monotonic
+from typing import TYPE_CHECKING, Final
 
 from server.current_project import work_for
-from server.errors import AdminRequired, KeyInvalid, KeyMissing, ProjectNotFound, ProjectRequired, ScopeMissing
+from server.errors import (
+    AdminRequired,
+    KeyInvalid,
+    KeyMissing,
+    ProjectNotFound,
+    ProjectRequired,
+    ScopeMissing,
+    StorageError,
+    TooManyKeyLookups,
+)
 from server.model import Dialect, Scope
 from server.paging import sign_with
 from server.storage.projects import catalog_version, get_project, key_by_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from sqlalchemy import Connection
 
     from server.model import ApiKey, Project
     from server.storage.database import Database
+
+MAX_LOOKUPS: Final = 500
+"""Keys that are not cached and are looked up at once. Real keys are few and cached; a flood of invented ones would
+fill the queue of short reads, at 0.1 ms each, which senders and heartbeats wait in, too."""
+
+UNKNOWN_SECONDS: Final = 1.0
+"""How long a key that was not found is refused without another look."""
+
+RETRY_SECONDS: Final = 0.25
+"""The time between attempts to read the keys of open streams again while the database does not respond."""
 
 ADMIN = "admin"
 """The scope of methods that only the admin key may call."""
@@ -58,6 +88,17 @@ class Caller:
             raise ScopeMissing(scope)
 
 
+@dataclass(eq=False, slots=True)
+class WatchedStream:
+    """An open stream. While it is `suspect`, its key is being read again: its requests are authenticated themselves."""
+
+    digest: bytes
+    caller: Caller
+    end: Callable[[Exception], None]
+    version: int | None = None
+    suspect: bool = False
+
+
 class Access:
     """Authenticates callers.
 
@@ -79,18 +120,30 @@ class Access:
         self._callers: dict[bytes, tuple[Caller, int]] = {}
         self._epoch = database.epoch
         self._invalidations = 0
+        self._unknown: dict[bytes, float] = {}
+        self._creations = 0
+        self._lookups = 0
+        self._streams: set[WatchedStream] = set()
+        self._rechecking: asyncio.Task[None] | None = None
+
+    async def close(self) -> None:
+        """Stop reading keys again."""
+        if self._rechecking is not None:
+            self._rechecking.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._rechecking
 
     async def authenticate(self, authorization: str, project: str) -> Caller:
         """Return the caller of an `authorization` value; `project` is the one that the call names, if any.
 
-        Raise KeyMissing, KeyInvalid and ProjectNotFound.
+        Raise KeyMissing, KeyInvalid, TooManyKeyLookups and ProjectNotFound.
         """
         return await self.authenticate_secret(bearer_secret(authorization), project)
 
     async def authenticate_secret(self, secret: str, project: str = "") -> Caller:
         """Return the caller of a bare secret, for whose project the task works from now on, with our page tokens.
 
-        Raise KeyInvalid and ProjectNotFound.
+        Raise KeyInvalid, TooManyKeyLookups and ProjectNotFound.
         """
         caller = await self._identify(secret, project)
         work_for(caller.project_pk)
@@ -99,9 +152,7 @@ class Access:
 
     async def _identify(self, secret: str, project: str) -> Caller:
         digest = digest_of(secret)
-        if self._epoch != self._database.epoch:
-            self._epoch = self._database.epoch
-            self._callers.clear()
+        self._check_epoch()
         known = self._callers.get(digest)
         if known is not None:
             caller = known[0]
@@ -113,6 +164,31 @@ class Access:
             raise ProjectNotFound(project)
         return caller
 
+    def watch(self, authorization: str, caller: Caller, end: Callable[[Exception], None]) -> WatchedStream:
+        """Call `end` with KeyInvalid once the key of an open stream is found to be revoked.
+
+        The stream is given to `unwatch` when it is closed. The admin key cannot be revoked while the server runs.
+        """
+        stream = WatchedStream(digest_of(bearer_secret(authorization)), caller, end)
+        if not caller.admin:
+            self._streams.add(stream)
+            known = self._callers.get(stream.digest)
+            if known is None:
+                # Something was revoked while the key was read.
+                self._recheck([stream])
+            else:
+                stream.version = known[1]
+        return stream
+
+    def unwatch(self, stream: WatchedStream) -> None:
+        """Forget a stream that is closed."""
+        self._streams.discard(stream)
+
+    def key_created(self) -> None:
+        """Look up again the keys that were not found: one of them may exist now."""
+        self._creations += 1
+        self._unknown.clear()
+
     def invalidate(self, project_pk: int) -> None:
         """Drop the keys of a project from the cache, because one of them was revoked."""
         self._invalidations += 1
@@ -120,11 +196,54 @@ class Access:
 
     def invalidate_outdated(self, versions: Mapping[int, int]) -> None:
         """Drop the keys that were read under other catalog versions than `versions`, by project."""
+        self._check_epoch()
         self._drop_where(lambda caller, version: versions.get(caller.project_pk) != version)
 
-    def _drop_where(self, outdated: Callable[[Caller, int], bool]) -> None:
+    def _drop_where(self, outdated: Callable[[Caller, int | None], bool]) -> None:
         for digest in [digest for digest, known in self._callers.items() if outdated(*known)]:
             del self._callers[digest]
+        self._recheck(stream for stream in self._streams if outdated(stream.caller, stream.version))
+
+    def _check_epoch(self) -> None:
+        if self._epoch != self._database.epoch:
+            self._epoch = self._database.epoch
+            self._callers.clear()
+            self._recheck(self._streams)
+
+    def _recheck(self, streams: Iterable[WatchedStream]) -> None:
+        """Read the keys of streams again, in the background."""
+        suspects = False
+        for stream in streams:
+            stream.suspect = suspects = True
+        if suspects and (self._rechecking is None or self._rechecking.done()):
+            self._rechecking = asyncio.create_task(self._recheck_suspects(), name="recheck-keys")
+
+    async def _recheck_suspects(self) -> None:
+        while digests := {stream.digest for stream in self._streams if stream.suspect}:
+            for digest in digests:
+                try:
+                    await self._recheck_key(digest)
+                except StorageError:
+                    await asyncio.sleep(RETRY_SECONDS)
+
+    async def _recheck_key(self, digest: bytes) -> None:
+        """Read a key, and end its streams if it is invalid. Raise StorageError."""
+        try:
+            if digest not in self._callers:
+                await self._read_key(digest)
+        except KeyInvalid as error:
+            for stream in self._suspects(digest):
+                stream.suspect = False
+                stream.end(error)
+            return
+        known = self._callers.get(digest)
+        # None if another key was revoked meanwhile: this one is read once more.
+        if known is not None:
+            for stream in self._suspects(digest):
+                stream.suspect, stream.version = False, known[1]
+
+    def _suspects(self, digest: bytes) -> list[WatchedStream]:
+        return [stream for stream in self._streams if stream.suspect and stream.digest == digest]
 
     async def _admin(self, project: str) -> Caller:
         if not project:
@@ -136,6 +255,29 @@ class Access:
         return await self._database.read(lambda connection: get_project(connection, project), brief=True)
 
     async def _by_key(self, digest: bytes) -> Caller:
+        """Look up a key that is not cached. Raise KeyInvalid and TooManyKeyLookups."""
+        unknown_until = self._unknown.get(digest)
+        if unknown_until is not None:
+            if monotonic() < unknown_until:
+                raise KeyInvalid
+            del self._unknown[digest]
+        if self._lookups >= MAX_LOOKUPS:
+            raise TooManyKeyLookups
+        self._lookups += 1
+        creations = self._creations
+        try:
+            return await self._read_key(digest)
+        except KeyInvalid:
+            if len(self._unknown) >= self.LIMIT:
+                self._unknown.clear()
+            # A key that was created while it was read must not be refused afterwards.
+            if creations == self._creations:
+                self._unknown[digest] = monotonic() + UNKNOWN_SECONDS
+            raise
+        finally:
+            self._lookups -= 1
+
+    async def _read_key(self, digest: bytes) -> Caller:
         invalidations = self._invalidations
         key, version = await self._database.read(lambda connection: _key_and_version(connection, digest), brief=True)
         if key is None or key.revoked_at is not None or (key.demo and not self._demo):

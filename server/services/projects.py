@@ -120,7 +120,10 @@ class Projects:
             store.insert_key(connection, key, digest_of(shown))
             return key
 
-        return await self._catalog.change(found.pk, create), shown
+        try:
+            return await self._catalog.change(found.pk, create), shown
+        finally:
+            self._access.key_created()
 
     async def keys(self, id_or_name: str, request: PageRequest) -> Page[ApiKey]:
         """List the keys of a project, newest first. Raise ProjectNotFound."""

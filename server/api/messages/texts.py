@@ -39,6 +39,35 @@ def text_check(descriptor: Descriptor) -> Callable[[Message], None] | None:
     return check_texts if checks else None
 
 
+def text_steps(message: Any, prefix: str = "") -> Iterator[None]:
+    """Check the texts of a request as `text_check` does, one at a time; the iteration may be left and continued."""
+    for field in message.DESCRIPTOR.fields:
+        if not _is_checked_once(field):
+            continue
+        value, path = getattr(message, field.name), prefix + field.name
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            for item in value.items():
+                _check_all([item], path)
+                yield
+        elif not field.is_repeated:
+            if field.message_type is None:
+                _check_text(value, path)
+            elif message.HasField(field.name):
+                yield from text_steps(value, f"{path}.")
+        else:
+            for index, each in enumerate(value):
+                if field.message_type is None:
+                    _check_text(each, f"{path}[{index}]")
+                else:
+                    yield from text_steps(each, f"{path}[{index}].")
+                yield
+
+
+@cache
+def _is_checked_once(field: FieldDescriptor) -> bool:
+    return _is_checked(field, set())
+
+
 @cache
 def _checks(descriptor: Descriptor) -> tuple[_Check, ...]:
     if not _holds_text(descriptor, set()):

@@ -1,0 +1,102 @@
+"""The limits of gRPC calls.
+
+    what                       limit                                    crossing it
+    calls in progress          MAX_CALLS, shared fairly by projects     TOO_MANY_CALLS
+    open streams               MAX_STREAMS, shared likewise             TOO_MANY_STREAMS
+    a call's message           ARRIVAL_SECONDS until it is complete     REQUEST_TOO_SLOW
+    a stream's first message   FIRST_MESSAGE_SECONDS                    REQUEST_TOO_SLOW
+    messages that arrive       ARRIVING_PART of the memory, shared      the call waits before its message is read
+    messages in work           WORKING_PART of the memory, shared       the call waits before its message is parsed
+
+All of it comes after authentication, which needs the headers alone: of a caller without a key no message is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from server.errors import RequestTooSlow, Stopping, TooManyCalls, TooManyStreams
+from server.fair_budget import FairBudget
+from server.memory import usable_memory
+from server.recurring import Recurring
+
+if TYPE_CHECKING:
+    from server.api.open_calls import OpenCalls
+    from server.loop_time import LoopTime
+    from server.metrics import Metrics
+
+MAX_CALLS: Final = 2_000
+"""Calls with one response that are in progress. Each takes 50 KB, and a single send waits behind the others."""
+
+MAX_STREAMS: Final = 2_000
+"""Open streams. Each takes 100 KB, and one tick of the loop for its heartbeat."""
+
+MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
+
+SMALL_BYTES: Final = 16 * 1024
+"""Up to this size, a message is not counted: those of all calls in progress take 32 MB."""
+
+ARRIVAL_SECONDS: Final = 30.0
+"""16 MiB arrive in this time over 5 Mbit/s."""
+
+FIRST_MESSAGE_SECONDS: Final = 300.0
+"""A producer may open its stream before it has something to send."""
+
+STOPPING_SECONDS: Final = 1.0
+"""How old a call without a message may become during a shutdown, which would wait for it."""
+
+ARRIVING_PART: Final = 8
+"""The eighth part of the memory is for messages that arrive, each of which may become as large as any."""
+
+WORKING_PART: Final = 64
+"""A message takes up to 8 times its size while it is worked on, so that this is another eighth of the memory."""
+
+_LEAST_ARRIVING: Final = 8
+_LEAST_WORKING: Final = 2 * MAX_MESSAGE_BYTES
+
+
+class CallLimits:
+    """What the calls of one server share."""
+
+    def __init__(self, calls: OpenCalls, metrics: Metrics, loop_time: LoopTime) -> None:
+        memory = usable_memory()
+        self.metrics = metrics
+        self.loop_time = loop_time
+        self.calls = FairBudget(MAX_CALLS)
+        self.streams = FairBudget(MAX_STREAMS)
+        self.arriving = FairBudget(max(_LEAST_ARRIVING, memory // ARRIVING_PART // MAX_MESSAGE_BYTES))
+        self.working = FairBudget(max(_LEAST_WORKING, memory // WORKING_PART))
+        self.expected: dict[asyncio.Task[Any], tuple[float, float]] = {}
+        """The calls whose message is waited for: since when, by the loop's time, and for how many seconds."""
+        self._open_calls = calls
+        self._sweep = Recurring("slow-requests", self._end_slow)
+
+    def start(self) -> None:
+        """Begin to end calls whose messages are late."""
+        self._sweep.start()
+
+    async def close(self) -> None:
+        """Stop ending calls."""
+        await self._sweep.close()
+
+    def enter_call(self, project_pk: int) -> None:
+        """Count a call, which is given back to `calls`. Raise TooManyCalls."""
+        if not self.calls.take(project_pk):
+            raise TooManyCalls(self.calls.held_by(project_pk), self.calls.total)
+
+    def enter_stream(self, project_pk: int) -> None:
+        """Count a stream, which is given back to `streams`. Raise TooManyStreams."""
+        if not self.streams.take(project_pk):
+            raise TooManyStreams.of_project(self.streams.held_by(project_pk), self.streams.total)
+
+    # One look a second at all calls: a timer for each would cost every call 10 microseconds.
+    async def _end_slow(self) -> float:
+        now = asyncio.get_running_loop().time()
+        stopping = self._open_calls.stopping.is_set()
+        for task, (since, seconds) in list(self.expected.items()):
+            if now - since > seconds:
+                self._open_calls.end(task, RequestTooSlow(seconds))
+            elif stopping and now - since > STOPPING_SECONDS:
+                self._open_calls.end(task, Stopping())
+        return 1.0

@@ -1,0 +1,182 @@
+"""Requests from bytes: small ones at once, large ones in pieces, so that the event loop serves others in between.
+
+Bytes of a message that follow each other may be merged into it piece by piece, if they are cut between its fields: that
+is how Protocol Buffers define the encoding. A field that is a large message itself is entered and cut in the same way.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from google.protobuf.message import DecodeError
+from google.protobuf.message_factory import GetMessageClass
+
+from server.api.messages.texts import text_check, text_steps
+from server.errors import MalformedRequest
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import MethodDescriptor
+    from google.protobuf.message import Message
+
+    from server.loop_time import LoopTime, Slices
+
+LARGE_BYTES: Final = 128 * 1024
+"""Messages above this size are parsed in slices: 16 MiB would hold the loop for 100 ms to a second."""
+
+PIECE_BYTES: Final = 16 * 1024
+"""Parsed in 0.1 ms, or 1 ms if it is a thousand values."""
+
+_STEPS: Final = 500
+"""Fields and texts that are passed between two looks at the clock."""
+
+_MAX_DEPTH: Final = 64
+"""Messages that are nested deeper are not entered: the library parses no more than 100 levels, and counts them anew."""
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+
+class Parser:
+    """Parses the requests of one method. Its methods raise MalformedRequest and UnstorableText."""
+
+    def __init__(self, method: MethodDescriptor) -> None:
+        self._name = method.input_type.full_name
+        self._class = GetMessageClass(method.input_type)
+        self._check_texts = text_check(method.input_type)
+
+    def parse(self, data: bytes) -> Message:
+        """Parse a request."""
+        try:
+            message = self._class.FromString(data)
+        except DecodeError as error:
+            raise self._malformed() from error
+        # In UTF-8 no other character has this byte.
+        if self._check_texts is not None and b"\0" in data:
+            self._check_texts(message)
+        return message
+
+    async def parse_in_slices(self, data: bytes, loop_time: LoopTime, key: object) -> Message:
+        """Parse a large request, as `parse` does."""
+        message = self._class()
+        async with loop_time.slices(key) as slices:
+            try:
+                await _merge(message, data, 0, len(data), slices)
+            except DecodeError as error:
+                raise self._malformed() from error
+            if self._check_texts is not None and b"\0" in data:
+                for index, _ in enumerate(text_steps(message)):
+                    if index % _STEPS == 0:
+                        await slices.pause()
+        return message
+
+    def _malformed(self) -> MalformedRequest:
+        return MalformedRequest(f"The request is not a valid {self._name}, or is nested more than 100 messages deep")
+
+
+async def _merge(message: Message, data: bytes, start: int, end: int, slices: Slices, depth: int = 0) -> None:
+    """Merge the fields between two places of the data into a message. Raise DecodeError."""
+    fields = message.DESCRIPTOR.fields_by_number
+    place, passed = start, 0
+    while place < end:
+        number, body, after = _field(data, place, end)
+        field = fields.get(number)
+        if after - body > PIECE_BYTES and depth < _MAX_DEPTH and field is not None and field.message_type is not None:
+            message.MergeFromString(data[start:place])
+            await slices.pause()
+            start = await _enter(message, field, data, place, body, after, slices, depth)
+        elif after - start > PIECE_BYTES:
+            message.MergeFromString(data[start:after])
+            await slices.pause()
+            start = after
+        place = after
+        passed += 1
+        if passed % _STEPS == 0:
+            await slices.pause()
+    message.MergeFromString(data[start:end])
+
+
+async def _enter(
+    message: Any,
+    field: Any,
+    data: bytes,
+    place: int,
+    body: int,
+    after: int,
+    slices: Slices,
+    depth: int,
+) -> int:
+    """Merge a field that is a large message. Return where the data continues that is not merged."""
+    if field.message_type.GetOptions().map_entry:
+        entry = _map_entry(field, data, body, after)
+        if entry is None:
+            return place
+        key, body = entry
+        values = getattr(message, field.name)
+        # A later entry of a key replaces the earlier one.
+        values.pop(key, None)
+        inner = values[key]
+    elif field.is_repeated:
+        inner = getattr(message, field.name).add()
+    else:
+        inner = getattr(message, field.name)
+        inner.SetInParent()
+    await _merge(inner, data, body, after, slices, depth + 1)
+    return after
+
+
+def _map_entry(field: Any, data: bytes, start: int, end: int) -> tuple[str, int] | None:
+    """Return the key of a map entry and where its value begins, if it is a text and then a message as usual."""
+    key_field, value_field = field.message_type.fields_by_number[1], field.message_type.fields_by_number[2]
+    if (
+        key_field.type != key_field.TYPE_STRING
+        or value_field.message_type is None
+        or data[start : start + 1] != b"\x0a"
+    ):
+        return None
+    _, key_at, key_end = _field(data, start, end)
+    if data[key_end : key_end + 1] != b"\x12":
+        return None
+    _, value_at, value_end = _field(data, key_end, end)
+    if value_end != end:
+        return None
+    try:
+        return data[key_at:key_end].decode(), value_at
+    except UnicodeDecodeError as error:
+        raise DecodeError("A key is not UTF-8") from error
+
+
+def _field(data: bytes, place: int, end: int) -> tuple[int, int, int]:
+    """Return the number of a field, and where its content begins and ends.
+
+    What is not well-formed, and groups, which no message of the contract has, extend to the end: the library decides.
+    """
+    tag, body = _varint(data, place, end)
+    kind = tag & 7
+    if kind == _BYTES:
+        length, body = _varint(data, body, end)
+        after = body + length
+    elif kind == _VARINT:
+        after = _varint(data, body, end)[1]
+    elif kind == _FIXED64:
+        after = body + 8
+    elif kind == _FIXED32:
+        after = body + 4
+    else:
+        after = end + 1
+    if after > end:
+        return 0, body, end
+    return tag >> 3 if kind == _BYTES else 0, body, after
+
+
+def _varint(data: bytes, place: int, end: int) -> tuple[int, int]:
+    """Return the number at a place and the place after it, which is beyond the end if it is cut off or too long."""
+    first = data[place] if place < end else 128
+    if first < 128:
+        return first, place + 1
+    number = shift = 0
+    for index in range(place, min(end, place + 10)):
+        byte = data[index]
+        number |= (byte & 127) << shift
+        if byte < 128:
+            return number, index + 1
+        shift += 7
+    return 0, end + 1

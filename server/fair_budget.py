@@ -1,0 +1,98 @@
+"""A bounded amount of something, such as calls in progress or bytes in memory, shared fairly between projects.
+
+A key, such as a project, may hold as much as is still free: alone half of everything, one of two a third. However many
+keys take all that they can get, something is left for the next one. A key that holds nothing may take all that is free,
+so that one item that is larger than half is not refused for ever.
+
+`take` refuses what does not fit; `acquire` waits for it, each key's waiters in their order, the keys in turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, OrderedDict, deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+
+class FairBudget:
+    """An amount that keys hold parts of."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.used = 0
+        self._held: Counter[Hashable] = Counter()
+        self._waiting: OrderedDict[Hashable, deque[tuple[int, asyncio.Future[None]]]] = OrderedDict()
+
+    def held_by(self, key: Hashable) -> int:
+        """Return what a key holds."""
+        return self._held[key]
+
+    def take(self, key: Hashable, cost: int = 1) -> bool:
+        """Take a part if the key may have it now. The caller gives it back with `give`."""
+        if key in self._waiting or not self._fits(key, cost):
+            return False
+        self._hold(key, cost)
+        return True
+
+    async def acquire(self, key: Hashable, cost: int = 1) -> None:
+        """Wait until the key may have a part, and take it. Raise ValueError for more than there is."""
+        if cost > self.total:
+            raise ValueError(f"{cost} of {self.total} can never be had")
+        if self.take(key, cost):
+            return
+        given = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(key, deque()).append((cost, given))
+        try:
+            await given
+        except asyncio.CancelledError:
+            if given.done() and not given.cancelled():
+                self.give(key, cost)
+            else:
+                # The one behind it may be smaller.
+                self._serve()
+            raise
+
+    def give(self, key: Hashable, cost: int = 1) -> None:
+        """Give a part back."""
+        self.used -= cost
+        self._held[key] -= cost
+        if not self._held[key]:
+            del self._held[key]
+        if self._waiting:
+            self._serve()
+
+    def _fits(self, key: Hashable, cost: int) -> bool:
+        held = self._held.get(key, 0)
+        # What the key holds counts twice: once among the used, once against the free.
+        return self.used + cost + held <= self.total
+
+    def _hold(self, key: Hashable, cost: int) -> None:
+        self.used += cost
+        self._held[key] += cost
+
+    def _serve(self) -> None:
+        """Give to those who wait, the key that was served last coming last, until nobody can have anything."""
+        served = True
+        while served:
+            served = False
+            for key in list(self._waiting):
+                if self._serve_first(key):
+                    served = True
+
+    def _serve_first(self, key: Hashable) -> bool:
+        waiting = self._waiting[key]
+        while waiting and waiting[0][1].done():
+            waiting.popleft()
+        given = bool(waiting) and self._fits(key, waiting[0][0])
+        if given:
+            cost, future = waiting.popleft()
+            self._hold(key, cost)
+            future.set_result(None)
+        if not waiting:
+            del self._waiting[key]
+        elif given:
+            self._waiting.move_to_end(key)
+        return given
