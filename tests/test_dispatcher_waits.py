@@ -315,3 +315,40 @@ def test_streams_are_counted_and_pulls_are_not() -> None:
         assert dispatcher._step_due()
 
     virtually(work)
+
+
+def test_a_shutdown_waits_for_the_steps_that_are_in_progress() -> None:
+    class Working:
+        """A dispatcher whose task goes on for three seconds."""
+
+        users = 0
+
+        def __init__(self, *_: object) -> None: ...
+
+        def leave(self) -> None: ...
+
+        async def run(self, on_end: Callable[[], object]) -> None:
+            await asyncio.sleep(3)
+            on_end()
+
+    async def work() -> None:
+        nobody: Any = None
+        make: Any = Working
+        dispatchers = Dispatchers(nobody, nobody, make)
+        await dispatchers.close()
+        assert asyncio.get_running_loop().time() == 0
+        with dispatchers.used(SUBSCRIPTION) as first, dispatchers.used(SUBSCRIPTION) as again:
+            assert first is again
+        await dispatchers.close()
+        assert asyncio.get_running_loop().time() == 3
+        await asyncio.sleep(0)
+        assert not dispatchers._tasks
+        with dispatchers.used(SUBSCRIPTION) as later:
+            assert later is not first
+        await dispatchers.close()
+
+    loop = VirtualTimeLoop()
+    try:
+        loop.run_until_complete(work())
+    finally:
+        loop.close()
