@@ -29,19 +29,19 @@ from server.bridge.dialects import DIALECTS
 from server.bridge.http_connections import HttpConnections, connection_limits
 from server.bridge.http_server import HttpServer
 from server.bridge.operations import Services
-from server.bridge.system import READY_SECONDS, System
+from server.bridge.system import System
 from server.delivery.deliveries import Deliveries
 from server.delivery.dispatcher import Dispatchers
 from server.delivery.match_notifier import MatchNotifier
 from server.delivery.match_reader import MatchReader
 from server.delivery.subscriptions import Subscriptions
 from server.demo import make_demo
-from server.errors import StorageError
 from server.ingest.catalog import Catalog
 from server.ingest.group_commit import GroupCommit
 from server.ingest.ingest import Ingest
 from server.loop_time import LoopTime
 from server.metrics import Metrics
+from server.outages import Outages
 from server.recurring import Recurring
 from server.services.automations import Automations
 from server.services.backtests import Backtests
@@ -55,6 +55,7 @@ from server.services.runs import Runs
 from server.settings import admin_key_file
 from server.shutdown import Shutdown
 from server.storage.database import open_database
+from server.storage.health import StorageHealth
 from server.storage.migrations import check_migrated, migrate
 from server.storage.server_secrets import PAGE_TOKENS, read_or_make_secret
 
@@ -105,21 +106,23 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         automations = Automations(database, catalog)
         demo_contact = await make_demo(projects, definitions, contacts, automations) if settings.demo else ""
 
-        notifier = MatchNotifier(database)
+        outages = Outages()
+        notifier = MatchNotifier(database, outages)
         notifier.start()
         stack.push_async_callback(notifier.close)
         metrics = Metrics()
         loop_time = LoopTime()
-        queue = GroupCommit(database, catalog, notifier, metrics, settings.queue_events, loop_time)
+        health = await stack.enter_async_context(_watching(database, outages))
+        queue = GroupCommit(database, catalog, notifier, metrics, settings.queue_events, loop_time, health)
         await stack.enter_async_context(_committing(queue, settings.grace_seconds))
-        timer = RunTimeouts(database, notifier, metrics)
+        timer = RunTimeouts(database, notifier, metrics, outages)
         timer.start()
         stack.push_async_callback(timer.close)
         if settings.match_retention_seconds is not None:
-            pruner = MatchRetention(database, settings.match_retention_seconds)
+            pruner = MatchRetention(database, settings.match_retention_seconds, outages)
             pruner.start()
             stack.push_async_callback(pruner.close)
-        await stack.enter_async_context(_following(database, catalog, access))
+        await stack.enter_async_context(_following(database, catalog, access, outages))
 
         types = GeneratedTypes(database, catalog)
         typed = TypedReaders(types)
@@ -147,7 +150,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         bridge = Bridge(
             access,
             Services(ingest, definitions, contacts, automations, runs),
-            System(database, metrics, calls.leaving, DIALECTS),
+            System(health, metrics, calls.leaving, DIALECTS),
             metrics,
             leaving=calls.leaving,
             rate_limits=settings.rate_limits,
@@ -156,12 +159,20 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         http_server = HttpServer(bridge, settings.grace_seconds, _http_connections(settings, metrics))
         grpc_address = await grpc_server.start(settings.grpc, settings.tls)
         stack.push_async_callback(_stop_doors, grpc_server, http_server, settings.grace_seconds)
-        if database.shared:
-            readiness = Recurring("readiness", partial(_report_ready, database, grpc_server))
-            readiness.start()
-            stack.push_async_callback(readiness.close)
+        health.on_change(grpc_server.report_ready)
         http_address = await http_server.start(settings.http, settings.tls)
         yield Server(grpc_address, http_address, grpc_server.leave, demo_contact)
+
+
+@asynccontextmanager
+async def _watching(database: Database, outages: Outages) -> AsyncIterator[StorageHealth]:
+    """Watch whether events can be stored."""
+    health = StorageHealth(database, outages)
+    health.start()
+    try:
+        yield health
+    finally:
+        await health.close()
 
 
 @asynccontextmanager
@@ -186,18 +197,6 @@ async def _access(database: Database, settings: Settings) -> Access:
     return Access(database, secret, demo=settings.demo, page_secret=page_secret)
 
 
-async def _report_ready(database: Database, grpc_server: GrpcServer) -> float:
-    """Report whether the database can be written. Return the seconds after which to do so again."""
-    ready = True
-    try:
-        async with asyncio.timeout(READY_SECONDS):
-            await database.check()
-    except (StorageError, TimeoutError):
-        ready = False
-    await grpc_server.report_ready(ready=ready)
-    return REFRESH_SECONDS
-
-
 async def _stop_doors(grpc_server: GrpcServer, http_server: HttpServer, grace_seconds: float) -> None:
     await asyncio.gather(grpc_server.stop(grace_seconds), http_server.stop())
 
@@ -212,7 +211,9 @@ async def _in_time(close: Callable[[], Awaitable[None]], grace_seconds: float) -
 
 
 @asynccontextmanager
-async def _following(database: Database, catalog: Catalog, access: Access) -> AsyncIterator[None]:
+async def _following(
+    database: Database, catalog: Catalog, access: Access, outages: Outages | None = None
+) -> AsyncIterator[None]:
     """Follow the changes that other servers on the same database make."""
     if not database.shared:
         yield
@@ -222,7 +223,7 @@ async def _following(database: Database, catalog: Catalog, access: Access) -> As
         access.invalidate_outdated(await catalog.refresh())
         return REFRESH_SECONDS
 
-    task = Recurring("catalog", refresh)
+    task = Recurring("catalog", refresh, outages)
     task.start()
     try:
         yield

@@ -39,6 +39,7 @@ ServiceError                     a SignalboxError
     ├── StorageFull              the disk is full
     ├── StorageReadOnly          the database cannot be written
     ├── StorageBusy              another process holds the database
+    ├── StorageLate              the database has not confirmed a commit for a while
     ├── StorageReplaced          the database file was deleted or replaced
     ├── StorageUnavailable       the database cannot be reached
     └── StorageRefused           the database refused a statement; never the caller's fault
@@ -436,12 +437,21 @@ class StorageReadOnly(StorageError):
     """The database is read-only; nothing was stored."""
 
     reason = "STORAGE_READ_ONLY"
+    retry_after = 5.0
 
 
 class StorageBusy(StorageError):
     """Another process has locked the database. Nothing was stored; try again."""
 
     reason = "STORAGE_BUSY"
+    retry_after = 1.0
+
+
+class StorageLate(StorageError):
+    """The database has not confirmed a commit for some time. Nothing of this request was stored; try again shortly."""
+
+    reason = "STORAGE_LATE"
+    retry_after = 1.0
 
 
 class StorageReplaced(StorageError):
@@ -459,9 +469,13 @@ class StorageReplaced(StorageError):
 
 
 class StorageUnavailable(StorageError):
-    """The database did not respond; send the request again with the same idempotency key."""
+    """The database did not respond, and may have stored the request; send it again with the same idempotency key."""
 
     reason = "STORAGE_UNAVAILABLE"
+    retry_after = 1.0
+
+    def __init__(self, *, began: bool = True) -> None:
+        super().__init__("" if began else "The database cannot be reached. Nothing was stored; try again shortly")
 
 
 class StorageRefused(StorageError):

@@ -6,14 +6,10 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
-import structlog
-
-from server.errors import StorageError, StorageRefused
+from server.outages import Outages
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
-
-log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -24,13 +20,13 @@ RETRY_SECONDS = 1.0
 class Recurring:
     """A task that repeats a piece of work, which returns the seconds until it is to be repeated.
 
-    Failures are logged under its name and do not end the task.
+    Failures are reported under its name, to the outages of the server, and do not end the task.
     """
 
-    def __init__(self, name: str, work: Callable[[], Awaitable[float]]) -> None:
+    def __init__(self, name: str, work: Callable[[], Awaitable[float]], outages: Outages | None = None) -> None:
         self._name = name
         self._work = work
-        self._away = False
+        self._outages = outages or Outages()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -48,19 +44,11 @@ class Recurring:
         while True:
             try:
                 seconds = await self._work()
-                self._away = False
+                self._outages.succeeded(self._name)
             except Exception as error:
-                self._report(error)
+                self._outages.report(self._name, error)
                 seconds = RETRY_SECONDS
             await asyncio.sleep(seconds)
-
-    def _report(self, error: Exception) -> None:
-        """Log an outage once, in one line, and a defect each time, with its traceback."""
-        if not isinstance(error, StorageError) or isinstance(error, StorageRefused):
-            log.error("work_failed", work=self._name, exc_info=error)
-        elif not self._away:
-            self._away = True
-            log.error("work_delayed", work=self._name, reason=type(error).__name__, cause=str(error.__cause__))
 
 
 async def try_each(items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None:

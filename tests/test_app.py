@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from server.app import REFRESH_SECONDS, _following, _in_time, _report_ready
-from server.bridge.system import READY_SECONDS
-from server.errors import StorageUnavailable
+from server.app import _following, _in_time
 from tests.support.virtual_time import VirtualTimeLoop
 
 if TYPE_CHECKING:
@@ -37,43 +35,6 @@ def test_what_closes_has_a_second_more_than_the_grace_period(takes: float, took:
     with capture_logs() as logs:
         assert timed(_in_time(closing, 5)) == (None, took)
     assert [(each["event"], each["what"], each["waited_seconds"]) for each in logs] == logged
-
-
-class Checked:
-    """A database whose check takes a time, and may fail."""
-
-    shared = True
-
-    def __init__(self, seconds: float = 0, failure: Exception | None = None) -> None:
-        self.reported: list[bool] = []
-        self._seconds = seconds
-        self._failure = failure
-
-    async def check(self) -> None:
-        await asyncio.sleep(self._seconds)
-        if self._failure is not None:
-            raise self._failure
-
-    async def report_ready(self, *, ready: bool) -> None:
-        """Stand for the gRPC server, too."""
-        self.reported.append(ready)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "failure", "ready", "took"),
-    [
-        (0, None, True, 0),
-        (READY_SECONDS / 2, None, True, READY_SECONDS / 2),
-        (READY_SECONDS * 2, None, False, READY_SECONDS),
-        (0, StorageUnavailable(), False, 0),
-    ],
-)
-def test_a_server_is_ready_while_its_database_answers_in_time(
-    seconds: float, failure: Exception | None, ready: bool, took: float
-) -> None:
-    database: Any = Checked(seconds, failure)
-    assert timed(_report_ready(database, database)) == (REFRESH_SECONDS, took)
-    assert database.reported == [ready]
 
 
 class Followed:

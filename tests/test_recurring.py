@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from server import recurring
+from server import outages, recurring
 from server.errors import StorageBusy, StorageRefused, StorageUnavailable
 from server.recurring import Recurring, try_each
 
@@ -34,16 +34,18 @@ async def outcomes_logged(outcomes: Sequence[Exception | None], monkeypatch: pyt
         async with asyncio.timeout(10):
             await done.wait()
         await task.close()
-    return [(entry["event"], entry["work"], "exc_info" in entry) for entry in logged]
+    return [(entry["event"], entry.get("work", ""), "exc_info" in entry) for entry in logged]
 
 
-async def test_an_outage_is_logged_once_and_the_next_one_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_outage_is_logged_at_its_start_and_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outages, "SETTLE_SECONDS", 0.0)
     away = [StorageUnavailable(), StorageBusy(), StorageUnavailable()]
-    assert await outcomes_logged([*away, None, None, *away], monkeypatch) == [("work_delayed", "sweeping", False)] * 2
+    began, ended = ("storage_outage", "sweeping", False), ("storage_outage_over", "", False)
+    assert await outcomes_logged([*away, None, None, *away], monkeypatch) == [began, ended, began, ended]
 
 
-async def test_a_defect_is_logged_each_time_with_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    defects = [StorageRefused(), ValueError("7 is no length"), StorageRefused()]
+async def test_each_defect_is_logged_with_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    defects = [StorageRefused(), ValueError("7 is no length"), ValueError("8 is no length")]
     assert await outcomes_logged(defects, monkeypatch) == [("work_failed", "sweeping", True)] * 3
 
 

@@ -470,7 +470,7 @@ async def test_an_outage_is_logged_in_a_line_and_outlived(database: Database, mo
             while away.reads < 5:  # noqa: ASYNC110 - what is waited for counts and does not tell
                 await asyncio.sleep(0.01)
         await timer.close()
-    assert [(each["event"], each["work"], each["cause"]) for each in logs] == [("work_delayed", "timeouts", "gone")]
+    assert [(each["event"], each["work"], each["cause"]) for each in logs] == [("storage_outage", "timeouts", "gone")]
 
 
 # Ending

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from server.outages import Outages
     from server.storage.database import Database
 
 log = structlog.get_logger()
@@ -42,11 +43,11 @@ REST_FACTOR = 4
 class MatchRetention:
     """The task that deletes matches which were recorded longer ago than `retention_seconds`."""
 
-    def __init__(self, database: Database, retention_seconds: float) -> None:
+    def __init__(self, database: Database, retention_seconds: float, outages: Outages | None = None) -> None:
         self._database = database
         self._retention_seconds = retention_seconds
         self._deleted = 0
-        self._task = Recurring("pruning", self._prune_all)
+        self._task = Recurring("pruning", self._prune_all, outages)
 
     def start(self) -> None:
         """Start deleting."""

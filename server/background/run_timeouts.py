@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from server.delivery.match_notifier import MatchNotifier
     from server.metrics import Metrics
+    from server.outages import Outages
     from server.storage.database import Database
 
 POLL_SECONDS = 1.0
@@ -33,11 +34,13 @@ BATCH_RUNS = 500
 class RunTimeouts:
     """The task that ends waits whose time is over."""
 
-    def __init__(self, database: Database, notifier: MatchNotifier, metrics: Metrics) -> None:
+    def __init__(
+        self, database: Database, notifier: MatchNotifier, metrics: Metrics, outages: Outages | None = None
+    ) -> None:
         self._database = database
         self._notifier = notifier
         self._metrics = metrics
-        self._task = Recurring("timeouts", self._time_out_due)
+        self._task = Recurring("timeouts", self._time_out_due, outages)
 
     def start(self) -> None:
         """Start, first with waits that ended while no server ran."""

@@ -5,24 +5,32 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from server.bridge.openapi import document
-from server.errors import StorageReadOnly
+from server.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from server.bridge.dialect import RestDialect
     from server.metrics import Metrics
-    from server.storage.database import Database
 
 READY_SECONDS: Final = 2.0
 """The time within which the database must answer to be ready."""
+
+_UNREADY: Final = {
+    "STORAGE_FULL": "database full",
+    "STORAGE_READ_ONLY": "database read-only",
+    "STORAGE_BUSY": "database locked",
+    "STORAGE_LATE": "database not responding",
+    "STORAGE_REPLACED": "database replaced",
+}
+"""What readiness reports, by the reason why no event can be stored; "database unavailable" for others."""
 
 _JSON: Final = b"application/json"
 
@@ -36,13 +44,21 @@ class Page:
     media_type: bytes = _JSON
 
 
+class Checked(Protocol):
+    """What may be unable to store events: the health of the storage, or a database itself."""
+
+    async def check(self) -> None:
+        """Raise StorageError if no event can be stored."""
+        ...
+
+
 class System:
     """Serves the pages about the server as a whole. They need no key, and contain no data of projects."""
 
     def __init__(
-        self, database: Database, metrics: Metrics, stopping: asyncio.Event, dialects: Sequence[RestDialect]
+        self, storage: Checked, metrics: Metrics, stopping: asyncio.Event, dialects: Sequence[RestDialect]
     ) -> None:
-        self._database = database
+        self._storage = storage
         self._metrics = metrics
         self._stopping = stopping
         self._dialects = dialects
@@ -67,14 +83,14 @@ class System:
         return _json(200, {"status": "ok"})
 
     async def _readiness(self) -> Page:
-        """Report whether events can be accepted: the database accepts writes, and no shutdown has begun."""
+        """Report whether an event can be stored now, and no shutdown has begun."""
         if self._stopping.is_set():
             return _json(503, {"status": "stopping"})
         try:
             async with asyncio.timeout(READY_SECONDS):
-                await self._database.check()
-        except StorageReadOnly:
-            return _json(503, {"status": "database read-only"})
+                await self._storage.check()
+        except StorageError as error:
+            return _json(503, {"status": _UNREADY.get(error.reason, "database unavailable")})
         except Exception:
             return _json(503, {"status": "database unavailable"})
         return _json(200, {"status": "ready"})

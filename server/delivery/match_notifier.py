@@ -15,6 +15,7 @@ from server.storage.projects import match_positions
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from server.outages import Outages
     from server.storage.database import Database
 
 POLL_SECONDS = 0.1
@@ -53,10 +54,10 @@ class _Head:
 class MatchNotifier:
     """The ends of the followed match logs."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, outages: Outages | None = None) -> None:
         self._database = database
         self._heads: dict[int, _Head] = {}
-        self._task = Recurring("following", self._poll)
+        self._task = Recurring("following", self._poll, outages)
 
     def start(self) -> None:
         """Follow what other servers write, where there may be any."""

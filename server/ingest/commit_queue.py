@@ -115,13 +115,12 @@ class CommitQueue:
         held.bytes += batch.size
         self.events += events
         self.bytes += batch.size
-        cost = self._costs.get(project_pk, _UNIT_MICROSECONDS)
+        cost = self._cost(batch)
         if events <= SMALL_EVENTS:
-            self._queue.push(project_pk, batch, 1 + int(cost * _units(batch)))
+            self._queue.push(project_pk, batch, 1 + int(cost))
             return
-        most = max(1, min(PART_EVENTS, int(SHARED_GROUP_MICROSECONDS * events / (cost * _units(batch)))))
-        for part in batch.split(most):
-            self._queue.push(project_pk, part, 1 + int(cost * _units(part)))
+        for part in batch.split(max(1, min(PART_EVENTS, int(SHARED_GROUP_MICROSECONDS * events / cost)))):
+            self._queue.push(project_pk, part, 1 + int(self._cost(part)))
 
     def _check_room(self, held: _Held, events: int, size: int) -> None:
         if not self._queue or (not held.events and events <= SMALL_EVENTS and size <= SMALL_BYTES):
@@ -143,7 +142,7 @@ class CommitQueue:
             if not batch.abandoned():
                 batches.append(batch)
                 events += len(batch.drafts)
-                cost += _units(batch) * self._costs.get(batch.snapshot.project_pk, _UNIT_MICROSECONDS)
+                cost += self._cost(batch)
         self._open_rooms()
         return batches
 
@@ -160,6 +159,10 @@ class CommitQueue:
             room = self._rooms[project_pk] = asyncio.Event()
         await room.wait()
 
+    def expected_seconds(self, batches: Iterable[Batch]) -> float:
+        """Return how long a commit of batches should take."""
+        return (self._fixed + sum(self._cost(batch) for batch in batches)) / 1e6
+
     def learn(self, project_pk: int, batches: Iterable[Batch], seconds: float) -> None:
         """Note how long the writer was busy with batches of a project."""
         units = sum(_units(batch) for batch in batches)
@@ -173,6 +176,9 @@ class CommitQueue:
     def learn_fixed(self, seconds: float) -> None:
         """Note how long a commit took beside that, such as for the disk: shared groups work at least as long."""
         self._fixed += (1e6 * seconds - self._fixed) / 8
+
+    def _cost(self, batch: Batch) -> float:
+        return self._costs.get(batch.snapshot.project_pk, _UNIT_MICROSECONDS) * _units(batch)
 
     def _shared(self) -> bool:
         """Return whether several projects are in the queue, or were a short time ago."""

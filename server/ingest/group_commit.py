@@ -28,12 +28,23 @@ from typing import TYPE_CHECKING
 import structlog
 
 from server import runtime
-from server.errors import AccessError, QueueFull, RequestError, ServiceError, Stopping, StorageError, StorageRefused
+from server.errors import (
+    AccessError,
+    QueueFull,
+    RequestError,
+    ServiceError,
+    Stopping,
+    StorageLate,
+    StorageRefused,
+    StorageUnavailable,
+)
 from server.ingest.commit import commit
 from server.ingest.commit_queue import CommitQueue
 from server.ingest.contacts import ContactCache
 from server.ingest.validate import validate_batch, validate_in_slices
 from server.loop_time import LoopTime
+from server.outages import is_outage
+from server.storage.health import StorageHealth
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,12 +78,16 @@ class GroupCommit:
         metrics: Metrics,
         queue_events: int,
         loop_time: LoopTime | None = None,
+        health: StorageHealth | None = None,
     ) -> None:
         self._database = database
         self._catalog = catalog
         self._notifier = notifier
         self._metrics = metrics
         self._loop_time = loop_time or LoopTime()
+        self._health = health or StorageHealth(database)
+        self._health.on_late(self._refuse_queued, self._answer_running)
+        self._running: Sequence[Batch] = ()
         self._queue = CommitQueue(queue_events)
         self._latest: set[int] = set()
         self._caches: dict[int, ContactCache] = {}
@@ -95,7 +110,10 @@ class GroupCommit:
             await self._task
 
     def submit(self, batch: Batch) -> None:
-        """Queue a batch; its `done` is resolved when it is decided and durable. Raise QueueFull and Stopping."""
+        """Queue a batch; its `done` is resolved when it is decided and durable.
+
+        Raise QueueFull, Stopping, and StorageLate while the database confirms nothing.
+        """
         try:
             self._submit(batch)
         except QueueFull as error:
@@ -103,7 +121,7 @@ class GroupCommit:
             raise
 
     async def submit_patiently(self, batch: Batch) -> None:
-        """Queue a batch as soon as its project's share of the queue has room. Raise Stopping."""
+        """Queue a batch as soon as its project's share of the queue has room. Raise Stopping and StorageLate."""
         while True:
             try:
                 self._submit(batch)
@@ -115,8 +133,21 @@ class GroupCommit:
     def _submit(self, batch: Batch) -> None:
         if self._stopping:
             raise Stopping
+        self._health.check_open()
         self._queue.push(batch)
         self._schedule(batch.snapshot.project_pk)
+
+    def _refuse_queued(self) -> None:
+        """Refuse what is queued while the running commit does not end. Nothing of it is stored."""
+        batches = self._queue.clear()
+        if events := sum(len(batch.drafts) for batch in batches):
+            self._health.outages.count("events refused", events)
+            self._metrics.count_refused(StorageLate.reason)
+            _resolve(batches, StorageLate())
+
+    def _answer_running(self) -> None:
+        """Answer the senders of the running commit, of which nobody knows whether it will be stored."""
+        _resolve(self._running, StorageUnavailable())
 
     async def _run(self) -> None:
         while True:
@@ -156,18 +187,27 @@ class GroupCommit:
     async def _commit(self, batches: Sequence[Batch]) -> None:
         invalidations = self._catalog.invalidations
         began = perf_counter()
+        self._running = batches
+        self._health.commit_began(self._queue.expected_seconds(batches))
         try:
             commits = await self._database.write(_Attempts(batches, self._caches))
         except Exception as error:
-            if len(batches) > 1 and not _concerns_all(error):
+            self._health.commit_ended(error)
+            if len(batches) > 1 and not is_outage(error):
                 await self._commit_apart(batches)
                 return
-            _log_failure(error, sum(len(batch.drafts) for batch in batches))
+            self._report(error, sum(len(batch.drafts) for batch in batches))
             _resolve(batches, error if isinstance(error, ServiceError) else StorageRefused())
         else:
+            self._health.commit_ended()
             self._keep(commits, invalidations)
             _resolve(batches)
             self._count(commits, perf_counter() - began)
+
+    def _report(self, error: Exception, events: int) -> None:
+        """Report a defect of a commit. An outage is the health's to report, a refused request nobody's."""
+        if not is_outage(error) and not isinstance(error, (AccessError, RequestError)):
+            self._health.outages.report("commit", error, "commit_failed", events=events)
 
     def _count(self, commits: Sequence[ProjectCommit], seconds: float) -> None:
         matches = sum(len(each.matching.matches) for each in commits if each.matching is not None)
@@ -228,19 +268,6 @@ class _Attempts:
                 validate_batch(batch)
         self._begun = True
         return commit(connection, self._batches, self._caches)
-
-
-def _log_failure(error: Exception, events: int) -> None:
-    """Log a failed commit: an outage in one line, since it recurs with every commit, a defect with its traceback."""
-    if _concerns_all(error):
-        log.error("commit_failed", events=events, reason=type(error).__name__, cause=str(error.__cause__))
-    elif not isinstance(error, (AccessError, RequestError)):
-        log.error("commit_failed", events=events, exc_info=error)
-
-
-def _concerns_all(error: Exception) -> bool:
-    """Return whether the database itself failed, rather than a statement because of the data of one batch."""
-    return isinstance(error, StorageError) and not isinstance(error, StorageRefused)
 
 
 def _resolve(batches: Sequence[Batch], error: Exception | None = None) -> None:

@@ -49,7 +49,7 @@ class Database(Protocol):
         ...
 
     async def check(self) -> None:
-        """Raise StorageError unless the database answers and accepts writes."""
+        """Raise StorageError unless a write can be committed: one is, which leaves nothing behind."""
         ...
 
     async def close(self) -> None:

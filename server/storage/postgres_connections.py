@@ -62,7 +62,7 @@ async def _connected(arguments: dict[str, Any]) -> asyncpg.Connection:
     except asyncpg.exceptions.TargetServerAttributeNotMatched as error:
         raise StorageReadOnly from error
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise StorageUnavailable from error
+        raise StorageUnavailable(began=False) from error
     _watch_peer(connection)
     return connection
 

@@ -121,9 +121,8 @@ class PostgresDatabase:
             return await self._run(self._writers, self._writers.transactions, work)
 
     async def check(self) -> None:
-        """Raise StorageError unless the database accepts writes now."""
-        standby = await self.read(_read_only, brief=True)
-        if standby:
+        """Raise StorageError unless a write can be committed now."""
+        if await self._run(self._writers, self._writers.transactions, _write_a_record):
             await self._leave()
             raise StorageReadOnly
 
@@ -158,7 +157,7 @@ class PostgresDatabase:
             try:
                 return await self._run_once(pool, engine, work)
             except _ConnectionLost as lost:
-                raise StorageUnavailable from lost.__cause__
+                raise StorageUnavailable(began=False) from lost.__cause__
 
     async def _run_once(self, pool: _Pool, engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
         committing = False
@@ -190,7 +189,7 @@ class PostgresDatabase:
             raise
         except (OSError, PoolTimeoutError) as error:
             self.epoch += 1
-            raise StorageUnavailable from error
+            raise StorageUnavailable(began=committing) from error
         except _driver_errors() as error:
             # SQLAlchemy does not wrap an error that ends a connection while it prepares it for its first transaction.
             self.epoch += 1
@@ -278,6 +277,19 @@ def _read_only(connection: Connection) -> bool:
     """Return whether writes are refused, by a standby or by the settings of the database."""
     query = "SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean"
     return bool(connection.exec_driver_sql(query).scalar_one())
+
+
+def _write_a_record(connection: Connection) -> bool:
+    """Write a record to the log of PostgreSQL, unless writes are refused. Return whether they are.
+
+    It changes no table, but waits for the locks that keep events out, and is committed as every change is: on disk, and
+    by a synchronous standby.
+    """
+    refused = _read_only(connection)
+    if not refused:
+        connection.exec_driver_sql("LOCK TABLE project_head, event IN ROW EXCLUSIVE MODE")
+        connection.exec_driver_sql("SELECT pg_logical_emit_message(true, 'signalbox', '')")
+    return refused
 
 
 def _driver_errors() -> tuple[type[Exception], ...]:

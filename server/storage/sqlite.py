@@ -72,7 +72,7 @@ class SqliteDatabase:
         database = cls(DatabaseFile.open(path))
         try:
             # SQLite takes BEGIN IMMEDIATE on a file that it cannot write for a read; this is a write.
-            await database.write(lambda connection: connection.exec_driver_sql("PRAGMA user_version = 0"))
+            await database.write(_write_a_page)
             database._file.watch_log()
             database._watch.start()
         except BaseException:
@@ -98,9 +98,8 @@ class SqliteDatabase:
             raise storage_error(error) from error
 
     async def check(self) -> None:
-        """Raise StorageError unless the file is in its place and can be read."""
-        self._file.check()
-        await self.read(lambda connection: connection.exec_driver_sql("SELECT 1"), brief=True)
+        """Raise StorageError unless the file is in its place and can be written."""
+        await self.write(_write_a_page)
 
     @asynccontextmanager
     async def maintenance(self) -> AsyncIterator[Maintenance]:
@@ -125,6 +124,11 @@ class SqliteDatabase:
         # Last, because the last connection to close checkpoints.
         await self._writer.close()
         self._file.close()
+
+
+def _write_a_page(connection: Connection) -> None:
+    """Write the first page as it is."""
+    connection.exec_driver_sql("PRAGMA user_version = 0")
 
 
 class SqliteMaintenance:

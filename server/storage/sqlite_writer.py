@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_BUSY_TIMEOUT_MS: Final = 5_000
+_BUSY_TIMEOUT_MS: Final = 2_000
+"""Less than DOUBT_SECONDS of `server.storage.health`: a send is told that another process holds the lock."""
 PAGE_BYTES: Final = 8_192
 """A row longer than a quarter of a page takes a page of its own. The size counts when the file is created."""
 CHECKPOINT_PAGES = 8_192

@@ -1,0 +1,117 @@
+"""Outages and defects, in few lines of the log, whatever fails and however often.
+
+Everything that fails again and again reports here under the name of its work: commits, probes, and the server's
+recurring work.
+
+    storage_outage         the first failure, with the database's own words
+    storage_outage_lasts   once a minute, with the failures of each work
+    storage_outage_over    with the duration and all failures, once everything that failed works again
+    commit_failed, ...     a defect, with its traceback; the same one is logged once a minute, with its repetitions
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from server.errors import StorageError, StorageRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = structlog.get_logger()
+
+LASTS_SECONDS = 60.0
+"""How often a lasting outage, or a defect that recurs, is logged."""
+
+SETTLE_SECONDS = 5.0
+"""How long nothing must have failed for an outage to be over: a full disk takes small writes and refuses large ones."""
+
+_KEPT_DEFECTS: Final = 100
+
+
+def is_outage(error: Exception) -> bool:
+    """Return whether the database itself failed, rather than a statement because of its data."""
+    return isinstance(error, StorageError) and not isinstance(error, StorageRefused)
+
+
+class Outages:
+    """The outage of a server's database, if there is one, and the defects of its recurring work."""
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._failing: set[str] = set()
+        self._failures: Counter[str] = Counter()
+        self._began = self._latest = self._logged = 0.0
+        self._defects: dict[tuple[str, str], _Defect] = {}
+
+    def report(self, work: str, error: Exception, defect: str = "work_failed", **facts: Any) -> None:
+        """Report that work failed, by an outage or by a defect, which is logged under the name `defect`."""
+        if is_outage(error):
+            self.failed(work, error)
+        else:
+            self._report_defect(work, error, defect, facts)
+
+    def failed(self, work: str, error: Exception, count: int = 1) -> None:
+        """Report work that an outage made fail."""
+        self._latest = self._clock()
+        if not self._failures:
+            self._began = self._logged = self._latest
+            cause = str(error.__cause__ or error)
+            log.error("storage_outage", work=work, reason=type(error).__name__, cause=cause)
+        self._failing.add(work)
+        self._failures[work] += count
+        self.tick()
+
+    def count(self, what: str, number: int) -> None:
+        """Count a consequence of the outage, such as refused events."""
+        if self._failures:
+            self._failures[what] += number
+
+    def succeeded(self, work: str) -> None:
+        """Report that work succeeded."""
+        if self._failures:
+            self._failing.discard(work)
+            self.tick()
+
+    def tick(self) -> None:
+        """Log that an outage lasts or is over, if it is time to."""
+        if not self._failures:
+            return
+        now = self._clock()
+        if not self._failing and now - self._latest >= SETTLE_SECONDS:
+            log.warning("storage_outage_over", seconds=round(self._latest - self._began, 1), failures=self._counts())
+            self._failures.clear()
+        elif now - self._logged >= LASTS_SECONDS:
+            self._logged = now
+            log.error("storage_outage_lasts", seconds=round(now - self._began), failures=self._counts())
+
+    def _counts(self) -> dict[str, int]:
+        return dict(sorted(self._failures.items()))
+
+    def _report_defect(self, work: str, error: Exception, name: str, facts: dict[str, Any]) -> None:
+        now = self._clock()
+        key = work, f"{type(error).__name__}: {error}"
+        before = self._defects.get(key)
+        if before is not None and now - before.logged < LASTS_SECONDS:
+            before.repeated += 1
+            return
+        if len(self._defects) >= _KEPT_DEFECTS:
+            self._defects.clear()
+        self._defects[key] = _Defect(now)
+        if before is not None:
+            facts["repeated"] = before.repeated
+        log.error(name, work=work, exc_info=error, **facts)
+
+
+class _Defect:
+    """A defect, when it was logged, and how often it recurred since."""
+
+    __slots__ = ("logged", "repeated")
+
+    def __init__(self, logged: float) -> None:
+        self.logged = logged
+        self.repeated = 0

@@ -1,0 +1,301 @@
+"""Whether an event can be stored: in virtual time, then with databases that fail, are locked, or freeze."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from grpc import StatusCode
+from structlog.testing import capture_logs
+
+from server import outages
+from server.errors import StorageBusy, StorageError, StorageFull, StorageLate, StorageRefused, StorageUnavailable
+from server.outages import Outages
+from server.storage.health import DOUBT_SECONDS, FULL_SECONDS, LATE_SECONDS, PROBE_SECONDS, TICK_SECONDS, StorageHealth
+from tests.support.messages import event
+from tests.support.postgres import find_binaries, running_cluster
+from tests.support.refusals import refusal
+from tests.support.service import serving
+from tests.support.virtual_time import VirtualTimeLoop
+from tests.test_failover import created, health, states_of, url_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine
+
+    from tests.support.service import Client, Service
+    from tests.support.stores import Store
+
+NEVER = 1_000.0
+
+
+class Probed:
+    """A database whose checks take the given seconds, and end with the given error."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.error: StorageError | None = None
+        self.checks: list[float] = []
+
+    async def check(self) -> None:
+        self.checks.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(self.seconds)
+        if self.error is not None:
+            raise self.error
+
+
+class Watched:
+    """A health in virtual time, and what it calls."""
+
+    def __init__(self) -> None:
+        self.database = Probed()
+        database: Any = self.database
+        loop = asyncio.get_running_loop()
+        self.health = StorageHealth(database, Outages(loop.time))
+        self.late: list[float] = []
+        self.doubt: list[float] = []
+        self.ready: list[tuple[float, bool]] = []
+        self.health.on_late(lambda: self.late.append(loop.time()), lambda: self.doubt.append(loop.time()))
+        self.health.on_change(self._report)
+        self.health.start()
+
+    async def _report(self, *, ready: bool) -> None:
+        self.ready.append((asyncio.get_running_loop().time(), ready))
+
+    async def until(self, seconds: float) -> None:
+        await asyncio.sleep(seconds - asyncio.get_running_loop().time())
+
+
+def in_virtual_time(work: Callable[[Watched], Coroutine[Any, Any, None]]) -> Watched:
+    async def watched() -> Watched:
+        made = Watched()
+        await work(made)
+        await made.health.close()
+        return made
+
+    loop = VirtualTimeLoop()
+    try:
+        return loop.run_until_complete(watched())
+    finally:
+        loop.close()
+
+
+def test_a_probe_writes_once_a_second_while_nothing_is_committed_and_not_beside_a_commit() -> None:
+    async def idle_then_busy(watched: Watched) -> None:
+        await watched.until(10)
+        assert 9 <= len(watched.database.checks) <= 10
+        for _ in range(100):
+            watched.health.commit_began(0)
+            await asyncio.sleep(0.1)
+            watched.health.commit_ended()
+        assert len(watched.database.checks) <= 11
+
+    watched = in_virtual_time(idle_then_busy)
+    assert (watched.ready, watched.late) == ([], [])
+
+
+def test_a_commit_that_does_not_end_refuses_sends_within_a_second_and_answers_its_own_within_three() -> None:
+    async def stuck(watched: Watched) -> None:
+        watched.health.commit_began(0.01)
+        await watched.until(0.9)
+        watched.health.check_open()
+        await watched.until(LATE_SECONDS + TICK_SECONDS)
+        with pytest.raises(StorageLate):
+            watched.health.check_open()
+        with pytest.raises(StorageLate):
+            await watched.health.check()
+        await watched.until(20)
+        watched.health.commit_ended()
+        watched.health.check_open()
+        await watched.health.check()
+        await watched.until(21)
+
+    watched = in_virtual_time(stuck)
+    assert watched.late[0] <= LATE_SECONDS + TICK_SECONDS
+    assert LATE_SECONDS < watched.doubt[0] <= DOUBT_SECONDS + TICK_SECONDS
+    assert [ready for _, ready in watched.ready] == [False, True]
+
+
+def test_a_large_commit_has_the_time_that_it_needs() -> None:
+    async def large(watched: Watched) -> None:
+        watched.health.commit_began(2)
+        await asyncio.sleep(6)
+        watched.health.commit_ended()
+        await asyncio.sleep(1)
+
+    assert not in_virtual_time(large).late
+
+
+def test_after_a_failure_that_came_late_sends_are_refused_until_a_probe_succeeds() -> None:
+    async def frozen(watched: Watched) -> None:
+        watched.database.error, watched.database.seconds = StorageUnavailable(), 2.0
+        watched.health.commit_began(0)
+        await watched.until(10)
+        watched.health.commit_ended(StorageUnavailable())
+        for _ in range(50):
+            await asyncio.sleep(0.2)
+            assert watched.health.blocked
+        watched.database.error, watched.database.seconds = None, 0.0
+        await asyncio.sleep(2 + 2 * PROBE_SECONDS)
+        watched.health.check_open()
+        await watched.health.check()
+
+    in_virtual_time(frozen)
+
+
+def test_where_failures_come_soon_each_send_is_told_its_own_reason() -> None:
+    async def failing(watched: Watched) -> None:
+        watched.health.commit_began(0)
+        watched.health.commit_ended(StorageBusy())
+        watched.health.check_open()
+        with pytest.raises(StorageBusy):
+            await watched.health.check()
+        watched.health.commit_began(0)
+        watched.health.commit_ended(StorageRefused())
+        await watched.health.check()
+
+    in_virtual_time(failing)
+
+
+def test_a_probe_that_finds_room_does_not_end_a_full_disk_at_once() -> None:
+    async def full(watched: Watched) -> None:
+        watched.health.commit_began(0)
+        watched.health.commit_ended(StorageFull())
+        await watched.until(FULL_SECONDS - 1)
+        assert isinstance(watched.health.problem, StorageFull)
+        await watched.until(FULL_SECONDS + 2)
+        assert watched.health.problem is None
+
+    in_virtual_time(full)
+
+
+def test_an_outage_is_a_line_at_its_start_one_a_minute_and_one_at_its_end() -> None:
+    async def outage(watched: Watched) -> None:
+        watched.database.error = StorageUnavailable()
+        for _ in range(1_500):
+            watched.health.commit_began(0)
+            watched.health.commit_ended(StorageUnavailable())
+            watched.health.outages.report("timeouts", StorageUnavailable())
+            await asyncio.sleep(0.1)
+        watched.database.error = None
+        watched.health.outages.succeeded("timeouts")
+        await asyncio.sleep(10)
+
+    with capture_logs() as logs:
+        in_virtual_time(outage)
+    assert [each["event"] for each in logs] == [
+        "storage_outage",
+        *["storage_outage_lasts"] * 2,
+        "storage_outage_over",
+    ]
+    assert logs[-1]["failures"]["commit"] == logs[-1]["failures"]["timeouts"] == 1_500
+    assert 149 <= logs[-1]["seconds"] <= 152
+
+
+def test_a_defect_that_recurs_is_logged_once_a_minute_with_its_repetitions() -> None:
+    clock = iter(range(1_000))
+    defects = Outages(lambda: next(clock) // 2)
+    with capture_logs() as logs:
+        for _ in range(130):
+            defects.report("sweeping", ValueError("7 is no length"))
+            defects.report("pruning", ValueError("7 is no length"))
+    assert [(each["work"], each.get("repeated")) for each in logs] == [
+        (work, repeated) for repeated in (None, 59, 59) for work in ("sweeping", "pruning")
+    ]
+    assert outages.LASTS_SECONDS == 60
+
+
+# With real databases
+
+
+async def ready(service: Service) -> tuple[str, bool]:
+    return await states_of(service)
+
+
+@asynccontextmanager
+async def reached(service: Service, status: str, seconds: float) -> AsyncIterator[None]:
+    """Wait, after what is done in the context, until a server reports a status, for some seconds at most."""
+    yield
+    async with asyncio.timeout(seconds):
+        while await ready(service) != (status, status == "ready"):  # noqa: ASYNC110 - a page has no event
+            await asyncio.sleep(0.05)
+
+
+async def test_a_held_lock_is_heard_within_a_second_or_two_and_over_at_once(service: Service, store: Store) -> None:
+    shop = await service.shop()
+    await shop.send()
+    assert await ready(service) == ("ready", True)
+    with capture_logs() as logs:
+        async with store.held():
+            under_way = asyncio.create_task(refusal(shop.send(event(key="k"))))
+            async with asyncio.timeout(2 * LATE_SECONDS + 4):
+                while not (late := await refused_late(shop)):  # noqa: ASYNC110 - a refusal has no event
+                    await asyncio.sleep(0.05)
+            assert late <= 0.5
+            page, serving_now = await ready(service)
+            assert page != "ready"
+            assert not serving_now
+            told = await under_way
+            assert told.code is StatusCode.UNAVAILABLE
+            assert told.retry_after
+            assert "stored" in told.message
+        async with reached(service, "ready", 10):
+            pass
+        for key in ("k", "other"):
+            await shop.send(event(key=key))
+    assert len(await shop.positions()) == 3
+    assert [each["event"] for each in logs if each["event"].startswith("storage_outage")][:1] == ["storage_outage"]
+    assert sum(each["log_level"] == "error" for each in logs) <= 2
+
+
+async def refused_late(shop: Client) -> float:
+    """Send. Return how long the refusal took, if it was because of late commits."""
+    begun = time.monotonic()
+    refused = await refusal(shop.send(event(key="other")))
+    assert refused.code is StatusCode.UNAVAILABLE
+    return time.monotonic() - begun if refused.reason == "STORAGE_LATE" else 0.0
+
+
+async def test_an_idle_server_notices_that_nothing_can_be_written(service: Service, store: Store) -> None:
+    async with store.held():
+        async with asyncio.timeout(10):
+            while (await ready(service))[0] == "ready":  # noqa: ASYNC110 - a page has no event
+                await asyncio.sleep(0.05)
+    async with reached(service, "ready", 10):
+        pass
+
+
+async def test_a_frozen_postgresql_is_heard_within_seconds(tmp_path: Any) -> None:
+    binaries = find_binaries()
+    if binaries is None:
+        pytest.skip("PostgreSQL is not installed")
+    with running_cluster(binaries) as cluster:
+        async with serving(url_of(cluster, database=await created(cluster))) as service:
+            shop = await service.shop()
+            await shop.send()
+            cluster.freeze()
+            try:
+                begun = time.monotonic()
+                first, late = await asyncio.gather(refusal(shop.send(event(key="k"))), heard(shop))
+                assert time.monotonic() - begun < DOUBT_SECONDS + 3
+                assert (first.reason, late.reason) == ("STORAGE_UNAVAILABLE", "STORAGE_LATE")
+                assert "may have stored" in first.message
+                assert "Nothing of this request was stored" in late.message
+                async with httpx.AsyncClient(base_url=f"http://{service.http_address}") as http:
+                    assert (await http.get("/readyz")).json() == {"status": "database not responding"}
+                assert not await health(service, "signalbox.v1.EventIngest")
+            finally:
+                cluster.thaw()
+            async with reached(service, "ready", 20):
+                pass
+            await shop.send(event(key="k"))
+            assert len(await shop.positions()) == 2
+
+
+async def heard(shop: Client) -> Any:
+    """Send once the first send is under way, and return how it is refused."""
+    await asyncio.sleep(0.2)
+    return await refusal(shop.send())
