@@ -23,7 +23,8 @@ from server.api.open_calls import OpenCalls
 from server.api.rich_status import DOMAIN, rich_status
 from server.api.server import GrpcServer
 from server.auth.access import Access
-from server.errors import InvalidArgument, ProjectNotFound, QueueFull, ServiceError, StorageFull
+from server.bridge.app import _error_headers
+from server.errors import InvalidArgument, ProjectNotFound, QueueFull, StorageError, StorageRefused
 from server.model import Rules
 from server.status import CODES
 from server.storage.projects import insert_project
@@ -95,10 +96,38 @@ def test_the_drawn_tree_names_every_error(module: Any) -> None:
     assert [name for name in classes if name not in (module.__doc__ or "")] == []
 
 
-@pytest.mark.parametrize("error", [QueueFull(), StorageFull()], ids=lambda error: type(error).__name__)
-def test_exhausted_resources_have_a_retry_delay(error: ServiceError) -> None:
-    details = [packed.TypeName() for packed in rich_status(error).details]
+RETRYABLE = (StatusCode.UNAVAILABLE, StatusCode.RESOURCE_EXHAUSTED)
+TOO_LARGE_FOR_EVER = {"BODY_TOO_LARGE"}
+"""Exhausted, but by the request itself."""
+
+ARGUMENTS = {"str": "x", "int": 3, "float": 3.0}
+
+
+def made(error: type[SignalboxError]) -> SignalboxError:
+    """Make an error, with some value for whatever its constructor requires."""
+    required = [
+        each
+        for each in inspect.signature(error).parameters.values()
+        if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD
+    ]
+    arguments: list[Any] = [ARGUMENTS.get(each.annotation, ()) for each in required]
+    return error(*arguments)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [each for each in ERRORS if CODES[each.reason] in RETRYABLE and each.reason not in TOO_LARGE_FOR_EVER],
+    ids=lambda error: error.__name__,
+)
+def test_every_error_after_which_a_retry_helps_tells_when(error: type[SignalboxError]) -> None:
+    details = [packed.TypeName() for packed in rich_status(made(error)).details]
     assert "google.rpc.RetryInfo" in details
+    assert dict(_error_headers(made(error)))[b"retry-after"].isdigit()
+
+
+@pytest.mark.parametrize("error", [*leaves(StorageError)], ids=lambda error: error.__name__)
+def test_an_error_of_the_storage_tells_whether_anything_was_stored(error: type[SignalboxError]) -> None:
+    assert error is StorageRefused or "stored" in made(error).message
 
 
 # What the caller is told

@@ -14,7 +14,8 @@ Any RPC may also fail with: API_KEY_MISSING or API_KEY_INVALID (UNAUTHENTICATED)
 (PERMISSION_DENIED); PROJECT_REQUIRED or PROJECT_NOT_FOUND, if the admin key names no project or one that does not
 exist; MALFORMED_REQUEST, INVALID_ARGUMENT or UNSTORABLE_TEXT (the character U+0000), if the request itself is
 invalid; INVALID_PAGE_TOKEN, if it has a `page_token`; SERVER_STOPPING; STORAGE_UNAVAILABLE, STORAGE_BUSY,
-STORAGE_READ_ONLY, STORAGE_FULL or STORAGE_REPLACED, if the database cannot be used at the moment; and INTERNAL.
+STORAGE_LATE, STORAGE_READ_ONLY, STORAGE_FULL or STORAGE_REPLACED, if the database cannot be used at the moment; and
+INTERNAL.
 
 Every response stays below 4 MiB. Texts have a length in characters unless a size in KiB or MiB is given, which
 counts the bytes of the JSON form.
