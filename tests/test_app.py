@@ -54,16 +54,16 @@ class Followed:
 
 
 @pytest.mark.parametrize(
-    ("shared", "refreshed_at", "versions"), [(True, [0, 1, 2], [{1: 1}, {1: 2}, {1: 3}]), (False, [], [])]
+    ("shared", "refreshed_at", "versions"), [(True, [0, 0.5, 1], [{1: 1}, {1: 2}, {1: 3}]), (False, [], [])]
 )
-def test_the_changes_of_other_servers_are_followed_each_second_where_there_may_be_any(
+def test_the_changes_of_other_servers_are_followed_twice_a_second_where_there_may_be_any(
     shared: bool, refreshed_at: list[float], versions: list[dict[int, int]]
 ) -> None:
     followed: Any = Followed(shared=shared)
 
     async def work() -> None:
         async with _following(followed, followed, followed):
-            await asyncio.sleep(2.5)
+            await asyncio.sleep(1.25)
         await asyncio.sleep(5)
 
     timed(work())
