@@ -140,7 +140,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
                 "Automations": AutomationsServicer(automations, Explanations(database, catalog), runs, typed),
                 "Contacts": ContactsServicer(contacts),
                 "EventDefinitions": EventDefinitionsServicer(definitions, Backtests(database, calls.stopping), types),
-                "EventIngest": EventIngestServicer(ingest, Events(database), typed, calls.stopping),
+                "EventIngest": EventIngestServicer(ingest, Events(database), typed, calls.stopping, loop_time),
                 "MatchStream": MatchStreamServicer(matches, subscriptions, deliveries, shutdown),
                 "Projects": ProjectsServicer(projects),
             },

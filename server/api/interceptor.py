@@ -27,6 +27,7 @@ from registry.errors import SignalboxError
 from server.api.call_limits import ARRIVAL_SECONDS, FIRST_MESSAGE_SECONDS, SMALL_BYTES
 from server.api.open_calls import LAST_WORD_SECONDS
 from server.api.parsing import LARGE_BYTES, Parser
+from server.api.request_size import note_request_size
 from server.api.rich_status import abort
 from server.errors import (
     KeyInvalid,
@@ -94,9 +95,10 @@ class Interceptor:
                 limits.enter_call(caller.project_pk)
                 counted = caller.project_pk
                 data = await self._receive(context, task, counted)
-                if len(data) <= SMALL_BYTES:
-                    return await call(parser.parse(data), caller)
                 size = len(data)
+                note_request_size(size)
+                if size <= SMALL_BYTES:
+                    return await call(parser.parse(data), caller)
                 try:
                     request = await self._parse(parser, data, counted)
                     del data
@@ -212,6 +214,7 @@ class Interceptor:
                 limits.expected.pop(stream.task, None)
                 await stream.check()
                 size = len(data)
+                note_request_size(size)
                 if size <= SMALL_BYTES:
                     yield parser.parse(data)
                     continue

@@ -17,7 +17,7 @@ from server.budgets import MAX_DEPTH, MAX_RESPONSE_BYTES
 from server.status import cut
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
@@ -54,7 +54,15 @@ def write_receipt(draft: Draft, view: View, into: pb.EventReceipt, room: int) ->
 
 
 def write_results(drafts: Sequence[Draft], view: View, into: RepeatedCompositeFieldContainer[pb.EventResult]) -> None:
-    """Write the results of a batch, each at least in its brief form.
+    """Write the results of a batch, as `result_steps` does."""
+    for _ in result_steps(drafts, view, into):
+        pass
+
+
+def result_steps(
+    drafts: Sequence[Draft], view: View, into: RepeatedCompositeFieldContainer[pb.EventResult]
+) -> Iterator[None]:
+    """Write the results of a batch, each at least in its brief form: one with each step of the iteration.
 
     Views are written while there is room, violations only of the first MAX_DETAILED refused events: the response to a
     stored batch must reach its client.
@@ -70,6 +78,7 @@ def write_results(drafts: Sequence[Draft], view: View, into: RepeatedCompositeFi
             write_receipt(draft, view, result.receipt, room)
         else:
             room = _write_accepted(draft, view, result.receipt, room)
+        yield
 
 
 def _write_accepted(draft: Draft, view: View, into: pb.EventReceipt, room: int) -> int:

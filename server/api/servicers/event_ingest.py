@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from registry.errors import SignalboxError
@@ -14,24 +16,27 @@ from server.api.messages.events import (
     write_error,
     write_event,
 )
-from server.api.messages.receipts import write_receipt, write_results
+from server.api.messages.receipts import result_steps, write_receipt, write_results
 from server.api.messages.times import read_timestamp
+from server.api.request_size import request_size
 from server.api.response_size import write_page
 from server.budgets import MAX_RESPONSE_BYTES
 from server.emails import normalize_email
 from server.errors import ContactRequired, InvalidArgument
+from server.ingest.commit_queue import SMALL_BYTES, SMALL_EVENTS
 from server.paging import PageRequest
 from server.shutdown import until
 from server.storage.events import EventFilter
 from signalbox.v1 import event_ingest_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
     from server.api.messages.typed_properties import TypedReaders
     from server.auth.access import Caller
     from server.ingest.draft import Batch, BatchMode, Draft
     from server.ingest.ingest import Ingest
+    from server.loop_time import LoopTime
     from server.services.events import Events
 
 MAX_BATCH = 10_000
@@ -43,9 +48,12 @@ STREAM_WINDOW = 8
 class EventIngestServicer:
     """Sends and reads events."""
 
-    def __init__(self, ingest: Ingest, events: Events, typed: TypedReaders, stopping: asyncio.Event) -> None:
+    def __init__(
+        self, ingest: Ingest, events: Events, typed: TypedReaders, stopping: asyncio.Event, loop_time: LoopTime
+    ) -> None:
         self._ingest = ingest
         self._events = events
+        self._batches = _Batches(typed, loop_time)
         self._typed = typed
         self._stopping = stopping
 
@@ -53,24 +61,25 @@ class EventIngestServicer:
         readers = await self._typed.needed(caller.project_pk, (request.event,))
         draft = read_draft(request.event, readers)
         view = RESULT_VIEW.read_optional(request.view, "view") or View.COERCED
-        await self._ingest.send(caller.project_pk, draft)
+        await self._ingest.send(caller.project_pk, draft, request_size())
         response = pb.SendEventResponse()
         write_receipt(draft, view, response.receipt, MAX_RESPONSE_BYTES)
         return response
 
     async def SendEvents(self, request: pb.SendEventsRequest, caller: Caller) -> pb.SendEventsResponse:
-        drafts, mode, view = await _read_batch(request, caller.project_pk, self._typed)
-        await self._ingest.send_batch(caller.project_pk, drafts, mode)
+        drafts, mode, view = await self._batches.read(request, caller.project_pk)
+        await self._ingest.send_batch(caller.project_pk, drafts, mode, request_size())
         response = pb.SendEventsResponse()
-        write_results(drafts, view, response.results)
+        await self._batches.write(caller.project_pk, drafts, view, response)
         return response
 
     async def StreamEvents(
         self, requests: AsyncIterator[pb.StreamEventsRequest], caller: Caller
-    ) -> AsyncIterator[pb.StreamEventsResponse]:
-        stream = _EventStream(self._ingest, caller.project_pk, self._typed, self._stopping)
-        async for response in stream.responses(requests):
-            yield response
+    ) -> AsyncGenerator[pb.StreamEventsResponse, None]:
+        stream = _EventStream(self._ingest, caller.project_pk, self._batches, self._stopping)
+        async with aclosing(stream.responses(requests)) as responses:
+            async for response in responses:
+                yield response
 
     async def GetEvent(self, request: pb.GetEventRequest, caller: Caller) -> pb.GetEventResponse:
         response = pb.GetEventResponse()
@@ -92,22 +101,22 @@ class EventIngestServicer:
 class _EventStream:
     """One StreamEvents call: reads up to a window ahead of its responses, so that commits and the network overlap."""
 
-    def __init__(self, ingest: Ingest, project_pk: int, typed: TypedReaders, stopping: asyncio.Event) -> None:
+    def __init__(self, ingest: Ingest, project_pk: int, batches: _Batches, stopping: asyncio.Event) -> None:
         self._ingest = ingest
         self._project_pk = project_pk
-        self._typed = typed
+        self._batches = batches
         self._stopping = stopping
         self._window = asyncio.Semaphore(STREAM_WINDOW)
         self._pending: asyncio.Queue[_Pending | None] = asyncio.Queue()
 
     async def responses(
         self, requests: AsyncIterator[pb.StreamEventsRequest]
-    ) -> AsyncIterator[pb.StreamEventsResponse]:
+    ) -> AsyncGenerator[pb.StreamEventsResponse, None]:
         """Yield the responses in the order of the messages; at a shutdown of those read, then raise Stopping."""
         reading = asyncio.create_task(until(self._stopping, self._read(requests)))
         try:
             while (pending := await self._pending.get()) is not None:
-                yield await pending.response()
+                yield await self._response(pending)
                 self._window.release()
             await reading
         finally:
@@ -116,60 +125,91 @@ class _EventStream:
 
     async def _read(self, requests: AsyncIterator[pb.StreamEventsRequest]) -> None:
         try:
+            await self._window.acquire()
             async for request in requests:
-                await self._window.acquire()
                 self._pending.put_nowait(await self._enqueue(request))
+                del request
+                # Before the next message is taken over: what it holds is bounded, and given back when it is queued.
+                await self._window.acquire()
         finally:
             self._pending.put_nowait(None)
 
     async def _enqueue(self, request: pb.StreamEventsRequest) -> _Pending:
         try:
-            drafts, mode, view = await _read_batch(request, self._project_pk, self._typed)
-            batch = await self._ingest.enqueue(self._project_pk, drafts, mode)
+            drafts, mode, view = await self._batches.read(request, self._project_pk)
+            batch = await self._ingest.enqueue(self._project_pk, drafts, mode, request_size())
         except SignalboxError as error:
-            return _Pending(request.sequence, View.RECEIPT, error=error)
-        return _Pending(request.sequence, view, batch=batch)
+            return _Pending(request.sequence, View.RECEIPT, error)
+        return _Pending(request.sequence, view, batch)
 
-
-class _Pending:
-    """A message of a stream that was read and is yet to be answered."""
-
-    def __init__(
-        self, sequence: int, view: View, *, batch: Batch | None = None, error: Exception | None = None
-    ) -> None:
-        self._sequence = sequence
-        self._view = view
-        self._batch = batch
-        self._error = error
-
-    async def response(self) -> pb.StreamEventsResponse:
-        """Return the response once the message is decided and durable."""
-        if self._batch is None:
-            assert self._error is not None
-            return pb.StreamEventsResponse(sequence=self._sequence, error=write_error(self._error))
+    async def _response(self, pending: _Pending) -> pb.StreamEventsResponse:
+        """Return the response to a message once it is decided and durable."""
+        response = pb.StreamEventsResponse(sequence=pending.sequence)
+        if isinstance(pending.outcome, SignalboxError):
+            response.error.CopyFrom(write_error(pending.outcome))
+            return response
+        batch = pending.outcome
         try:
-            await self._batch.done
-            self._batch.check()
+            await batch.done
+            batch.check()
         except SignalboxError as error:
-            return pb.StreamEventsResponse(sequence=self._sequence, error=write_error(error))
-        response = pb.StreamEventsResponse(sequence=self._sequence)
-        write_results(self._batch.drafts, self._view, response.results)
+            response.error.CopyFrom(write_error(error))
+            return response
+        await self._batches.write(self._project_pk, batch.drafts, pending.view, response)
         return response
 
 
-async def _read_batch(
-    request: pb.SendEventsRequest | pb.StreamEventsRequest, project_pk: int, typed: TypedReaders
-) -> tuple[Sequence[Draft], BatchMode, View]:
-    """Read a batch; an event that cannot be read becomes a draft that is refused. Raise InvalidArgument."""
-    if not 1 <= len(request.events) <= MAX_BATCH:
-        message = f"events has {len(request.events):,} events; it must have 1 to {MAX_BATCH:,}"
-        raise InvalidArgument.at("events", "OUT_OF_RANGE", message)
-    mode = BATCH_MODE.read(request.mode, "mode")
-    view = RESULT_VIEW.read_optional(request.view, "view") or View.RECEIPT
-    # Each pass over the repeated field wraps every event anew.
-    events = list(request.events)
-    readers = await typed.needed(project_pk, events)
-    return [read_draft_or_refuse(event, readers) for event in events], mode, view
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A message of a stream that was read and is yet to be answered."""
+
+    sequence: int
+    view: View
+    outcome: Batch | SignalboxError
+
+
+class _Batches:
+    """Reads and answers batches, large ones in slices of the loop's time."""
+
+    def __init__(self, typed: TypedReaders, loop_time: LoopTime) -> None:
+        self._typed = typed
+        self._loop_time = loop_time
+
+    async def read(
+        self, request: pb.SendEventsRequest | pb.StreamEventsRequest, project_pk: int
+    ) -> tuple[Sequence[Draft], BatchMode, View]:
+        """Read a batch; an event that cannot be read becomes a draft that is refused. Raise InvalidArgument."""
+        if not 1 <= len(request.events) <= MAX_BATCH:
+            message = f"events has {len(request.events):,} events; it must have 1 to {MAX_BATCH:,}"
+            raise InvalidArgument.at("events", "OUT_OF_RANGE", message)
+        mode = BATCH_MODE.read(request.mode, "mode")
+        view = RESULT_VIEW.read_optional(request.view, "view") or View.RECEIPT
+        # Each pass over the repeated field wraps every event anew.
+        events = list(request.events)
+        readers = await self._typed.needed(project_pk, events)
+        if len(events) <= SMALL_EVENTS and request_size() <= SMALL_BYTES:
+            return [read_draft_or_refuse(event, readers) for event in events], mode, view
+        drafts: list[Draft] = []
+        async with self._loop_time.slices(project_pk) as slices:
+            for event in events:
+                drafts.append(read_draft_or_refuse(event, readers))
+                await slices.pause()
+        return drafts, mode, view
+
+    async def write(
+        self,
+        project_pk: int,
+        drafts: Sequence[Draft],
+        view: View,
+        response: pb.SendEventsResponse | pb.StreamEventsResponse,
+    ) -> None:
+        """Write the results of a batch that is decided."""
+        if len(drafts) <= SMALL_EVENTS:
+            write_results(drafts, view, response.results)
+            return
+        async with self._loop_time.slices(project_pk) as slices:
+            for _ in result_steps(drafts, view, response.results):
+                await slices.pause()
 
 
 def _read_filter(request: pb.ListEventsRequest) -> EventFilter:
