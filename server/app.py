@@ -26,8 +26,9 @@ from server.background.match_retention import MatchRetention
 from server.background.run_timeouts import RunTimeouts
 from server.bridge.app import Bridge
 from server.bridge.dialects import DIALECTS
-from server.bridge.http_connections import HttpConnections, connection_limits
+from server.bridge.http_connections import ConnectionLimits, HttpConnections, connection_limits
 from server.bridge.http_server import HttpServer
+from server.bridge.metrics_page import MetricsListener
 from server.bridge.operations import Services
 from server.bridge.system import System
 from server.delivery.deliveries import Deliveries
@@ -62,10 +63,14 @@ from server.storage.server_secrets import PAGE_TOKENS, read_or_make_secret
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from server.bridge.metrics_page import MetricsPage
     from server.settings import Settings
     from server.storage.database import Database
 
 log = structlog.get_logger()
+
+METRICS_CONNECTIONS = 100
+"""The number of connections to the listener for metrics."""
 
 REFRESH_SECONDS = 0.5
 """How long a key that another server revoked may still work: with reading it again, streams end within a second.
@@ -76,6 +81,7 @@ Changed schemas are noticed by each commit."""
 class Server:
     """A running server, and where it listens; `demo_contact` is the id of the demo's contact, if there is a demo.
 
+    `metrics_address` is empty without a listener for metrics.
     `leave` makes health and readiness report that the server is about to stop, and keeps it serving.
     """
 
@@ -83,6 +89,7 @@ class Server:
     http_address: str
     leave: Callable[[], Awaitable[None]]
     demo_contact: str = ""
+    metrics_address: str = ""
 
 
 @asynccontextmanager
@@ -147,10 +154,11 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
             metrics,
             loop_time,
         )
+        system = System(health, metrics, calls.leaving, DIALECTS)
         bridge = Bridge(
             access,
             Services(ingest, definitions, contacts, automations, runs),
-            System(health, metrics, calls.leaving, DIALECTS),
+            system,
             metrics,
             leaving=calls.leaving,
             rate_limits=settings.rate_limits,
@@ -160,8 +168,13 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         grpc_address = await grpc_server.start(settings.grpc, settings.tls)
         stack.push_async_callback(_stop_doors, grpc_server, http_server, settings.grace_seconds)
         health.on_change(grpc_server.report_ready)
-        http_address = await http_server.start(settings.http, settings.tls)
-        yield Server(grpc_address, http_address, grpc_server.leave, demo_contact)
+        yield Server(
+            grpc_address,
+            await http_server.start(settings.http, settings.tls),
+            grpc_server.leave,
+            demo_contact,
+            await stack.enter_async_context(_listening_for_metrics(settings, system.metrics_page)),
+        )
 
 
 @asynccontextmanager
@@ -181,6 +194,21 @@ async def _committing(queue: GroupCommit, grace_seconds: float) -> AsyncIterator
     queue.start()
     yield
     await _in_time(queue.close, grace_seconds)
+
+
+@asynccontextmanager
+async def _listening_for_metrics(settings: Settings, page: MetricsPage) -> AsyncIterator[str]:
+    """Serve the metrics on their own address if there is one, and yield it with its actual port."""
+    if settings.metrics is None:
+        yield ""
+        return
+    limits = ConnectionLimits(METRICS_CONNECTIONS, METRICS_CONNECTIONS)
+    server = HttpServer(MetricsListener(page), settings.grace_seconds, HttpConnections(limits))
+    address = await server.start(settings.metrics, settings.tls)
+    try:
+        yield address
+    finally:
+        await server.stop()
 
 
 def _http_connections(settings: Settings, metrics: Metrics) -> HttpConnections:

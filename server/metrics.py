@@ -20,6 +20,10 @@ _COMMIT_SECONDS = (0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
 _COMMIT_EVENTS = (1, 10, 100, 1_000, 10_000)
 
 
+PROJECT_LABEL = "project"
+"""The label of projects, which only operators may see. No other label may hold anything of a project."""
+
+
 class Metrics:
     """The numbers of one server, in a registry of their own."""
 
@@ -28,7 +32,7 @@ class Metrics:
         self._condition_failures = Counter(
             "signalbox_condition_failures",
             "Conditions that were neither true nor false on a recorded event, and so did not match.",
-            ("project", "verdict"),
+            (PROJECT_LABEL, "verdict"),
             registry=self.registry,
         )
         self._requests = Counter(

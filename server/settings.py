@@ -29,6 +29,7 @@ class Settings:
 
     grpc: str = DEFAULT_GRPC
     http: str = DEFAULT_HTTP
+    metrics: str | None = None
     database: str = DEFAULT_DATABASE
     migrate: bool = True
     admin_key: str = ""

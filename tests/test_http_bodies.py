@@ -152,10 +152,15 @@ async def test_one_byte_order_mark_is_skipped(arsel: Caller) -> None:
         ("idempotency-key", "one", "other"),
     ],
 )
-async def test_a_header_with_two_values_is_refused(arsel: Caller, name: str, one: str, other: str) -> None:
+async def test_a_header_that_comes_twice_is_refused(arsel: Caller, name: str, one: str, other: str) -> None:
     usual = [("authorization", f"Bearer {arsel.secret}"), ("content-type", "application/json")]
     sent = [header for header in usual if header[0] != name] + [(name, one.format(key=arsel.secret))]
-    for values, status in (([*sent, (name, other)], 400), ([(name, other), *sent], 400), (sent + sent[-1:], 202)):
+    for values, status in (
+        ([*sent, (name, other)], 400),
+        ([(name, other), *sent], 400),
+        (sent + sent[-1:], 400),
+        (sent, 202),
+    ):
         answer = await arsel.http.request("POST", "/v1/events/send", content=PLAIN, headers=values)
         assert answer.status_code == status
     assert answer.json()["status"] == "accepted"

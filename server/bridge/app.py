@@ -19,6 +19,7 @@ import msgspec
 import structlog
 
 from registry.errors import SignalboxError
+from server.auth.access import ADMIN
 from server.bridge.body import ClientGone, decode_body, read_body
 from server.bridge.dialects import DIALECTS
 from server.bridge.errors import NO_DIALECT, RuleBroken, report_error
@@ -30,7 +31,8 @@ from server.bridge.identification import (
     repeated_header,
     secret_of,
 )
-from server.bridge.messages import Request, Response
+from server.bridge.messages import SAFE_HEADERS, Request, Response
+from server.bridge.metrics_page import METRICS_PATH
 from server.bridge.rate_limits import RateLimiter
 from server.bridge.routes import RouteTable
 from server.errors import KeyInvalid, KeyMissing, Stopping, StorageRefused
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from server.bridge.dialect import RestDialect
     from server.bridge.operations import Services
     from server.bridge.routes import Route
-    from server.bridge.system import System
+    from server.bridge.system import Page, System
     from server.metrics import Metrics
 
     Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -111,9 +113,14 @@ class Bridge:
         if scope["type"] != "http":
             raise ValueError(f"{scope['type']} is not served")
         exchange = _Exchange(scope)
-        if exchange.path in self._system.pages and exchange.method in _READING:
-            page = await self._system.page(exchange.path)
-            await _send(send, exchange, page.status, page.content, page.media_type)
+        if exchange.path in self._system.pages and exchange.method in _READING and not exchange.repeated:
+            try:
+                page = await self._page(exchange)
+            except SignalboxError as error:
+                response = self._error_response(exchange, error)
+                await _send(send, exchange, response.status, _encode(response.body), _JSON, response.headers)
+            else:
+                await _send(send, exchange, page.status, page.content, page.media_type)
             return
         task = asyncio.current_task()
         assert task is not None
@@ -144,6 +151,14 @@ class Bridge:
         for task in self._calls:
             self._ended.add(task)
             task.cancel()
+
+    async def _page(self, exchange: _Exchange) -> Page:
+        """Return a page of the system. Raise KeyInvalid and AdminRequired for metrics with another key."""
+        if exchange.path == METRICS_PATH and b"authorization" in exchange.headers:
+            caller = await self._access.authenticate_secret(secret_of(exchange.headers))
+            caller.authorize(ADMIN)
+            return await self._system.complete_metrics()
+        return await self._system.page(exchange.path)
 
     async def _handle(self, exchange: _Exchange, query: bytes, receive: Receive) -> Response:
         if exchange.repeated:
@@ -244,6 +259,6 @@ async def _send(
     extra: Iterable[tuple[bytes, bytes]] = (),
 ) -> None:
     length = str(len(content)).encode()
-    headers = [(b"content-type", media_type), (b"content-length", length), *extra]
+    headers = [(b"content-type", media_type), (b"content-length", length), *SAFE_HEADERS, *extra]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if exchange.method == "HEAD" else content})

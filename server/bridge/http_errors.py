@@ -9,7 +9,7 @@ HttpError                a RequestError: the request over HTTP is not one that i
 ├── UnsupportedCharset   the body is declared as other than UTF-8, and is not ASCII
 ├── UnsupportedEncoding  the content encoding of the body is not supported
 ├── MalformedBody        the body does not match its content encoding
-├── RepeatedHeader       a single-valued header has two values
+├── RepeatedHeader       a single-valued header was sent more than once
 ├── MalformedJson        the body is not JSON
 ├── InvalidBody          a field of the body breaks its rule; carries violations
 └── RateLimited          the key has reached its rate limit
@@ -107,12 +107,12 @@ class MalformedBody(HttpError):
 
 
 class RepeatedHeader(HttpError):
-    """A single-valued header was sent with two values."""
+    """A single-valued header was sent more than once."""
 
     reason = "REPEATED_HEADER"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"The header {name} was sent twice, with different values")
+        super().__init__(f"The header {name} was sent more than once")
 
 
 class MalformedJson(HttpError):

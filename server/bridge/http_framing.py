@@ -10,7 +10,7 @@ import msgspec
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
-_HOST: Final = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
+_HOST: Final = re.compile(rb"[A-Za-z0-9._~%!$&'()*+;=:\[\]-]*")
 """The characters of a host and a port; an empty value is what some health checks send."""
 
 

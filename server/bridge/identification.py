@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 _KEY_HEADERS: Final = tuple(dialect.key_header for dialect in DIALECTS if dialect.key_header)
 
 _SINGLE: Final = frozenset({b"authorization", b"content-encoding", b"content-type", b"idempotency-key", *_KEY_HEADERS})
-"""Headers with a single value: of two values, a proxy in front may have used the other one."""
+"""Headers with a single value: of two values, a proxy in front may have used the other one. A client that sends one of
+them twice with the same value is refused too, as it could not know which of the two is changed on the way."""
 
 
 def secret_of(headers: Mapping[bytes, bytes]) -> str:
@@ -63,9 +64,11 @@ def dialects_of_path(path: str) -> Sequence[RestDialect]:
 
 
 def repeated_header(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Return the name of a single-valued header with two different values, empty if there is none."""
-    values: dict[bytes, bytes] = {}
-    for name, value in headers:
-        if name in _SINGLE and values.setdefault(name, value) != value:
+    """Return the name of a single-valued header that was sent more than once, empty if there is none."""
+    seen: set[bytes] = set()
+    for name, _ in headers:
+        if name in seen:
             return name
+        if name in _SINGLE:
+            seen.add(name)
     return b""

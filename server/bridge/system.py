@@ -8,9 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
-from prometheus_client import generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from server.bridge.metrics_page import MEDIA_TYPE, METRICS_PATH, MetricsPage
 from server.bridge.openapi import document
 from server.errors import StorageError
 
@@ -59,14 +58,14 @@ class System:
         self, storage: Checked, metrics: Metrics, stopping: asyncio.Event, dialects: Sequence[RestDialect]
     ) -> None:
         self._storage = storage
-        self._metrics = metrics
+        self.metrics_page = MetricsPage(metrics)
         self._stopping = stopping
         self._dialects = dialects
         self.pages: Mapping[str, Callable[[], Awaitable[Page]]] = {
             "/": self._index,
             "/healthz": self._health,
             "/readyz": self._readiness,
-            "/metrics": self._metrics_page,
+            METRICS_PATH: self._metrics_page,
             "/openapi.json": self._openapi,
         }
 
@@ -96,9 +95,11 @@ class System:
         return _json(200, {"status": "ready"})
 
     async def _metrics_page(self) -> Page:
-        # Rendering takes about 20 ms, too long for the event loop.
-        content = await asyncio.to_thread(generate_latest, self._metrics.registry)
-        return Page(200, content, CONTENT_TYPE_LATEST.encode())
+        return Page(200, await self.metrics_page.render(by_project=False), MEDIA_TYPE)
+
+    async def complete_metrics(self) -> Page:
+        """Return the metrics with those of each project, which are for operators only."""
+        return Page(200, await self.metrics_page.render(by_project=True), MEDIA_TYPE)
 
     async def _openapi(self) -> Page:
         return self._document

@@ -55,6 +55,13 @@ log = structlog.get_logger()
     show_default=True,
     help="Address of the REST bridge; port 0 for any free port.",
 )
+@option(
+    "--metrics",
+    envvar="SIGNALBOX_METRICS",
+    type=address,
+    metavar="HOST:PORT",
+    help="Address that serves /metrics with the series of each project, without a key; none by default.",
+)
 @database_option
 @debug_option
 @option(
@@ -171,11 +178,12 @@ def serve(
 ) -> None:
     """Run a server until SIGTERM or Ctrl-C; a second one ends it at once.
 
-    When the server takes calls, it prints one line on stdout: signalbox ready grpc=HOST:PORT http=HOST:PORT
+    When the server takes calls, it prints one line on stdout: signalbox ready grpc=HOST:PORT http=HOST:PORT,
+    and metrics=HOST:PORT if there is such a listener.
     """
     tls = _tls(tls_cert, tls_key, tls_client_ca)
     if dev:
-        for listening in (settings["grpc"], settings["http"]):
+        for listening in filter(None, (settings["grpc"], settings["http"], settings["metrics"])):
             _refuse_public_demo(listening, tls=tls is not None)
     configure_logs(log_level)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -193,7 +201,8 @@ async def _serve(settings: Settings) -> None:
         with clear_start_failures(settings.database):
             server = await stack.enter_async_context(running(settings))
         runtime.collect_garbage_rarely()
-        click.echo(f"signalbox ready grpc={server.grpc_address} http={server.http_address}")
+        metrics = f" metrics={server.metrics_address}" if server.metrics_address else ""
+        click.echo(f"signalbox ready grpc={server.grpc_address} http={server.http_address}{metrics}")
         if settings.demo:
             from server.cli.output.demo_commands import demo_commands
 
