@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
@@ -13,19 +14,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from server.bridge import http_connection, http_connections
+from server.bridge import body, http_connection, http_connections
 from server.bridge.http_bodies import MAX_CHUNK_LINE, MAX_TRAILERS, ChunkedBody
 from server.bridge.http_connections import ConnectionLimits, HttpConnections, connection_limits
 from server.bridge.http_framing import HeadTooLarge, Malformed
 from server.bridge.http_head import MAX_HEAD, MAX_HEADERS, MAX_LINE, RequestHead
 from server.bridge.http_server import HttpServer
 from server.metrics import Metrics
-from tests.support.framing import HEALTH, HOST, request
-from tests.support.raw_http import RawConnection, connection
+from signalbox.v1 import projects_pb2 as pb
+from tests.support.framing import FIRST, HEALTH, HOST, chunks, request
+from tests.support.raw_http import Answer, RawConnection, connection
+from tests.support.service import serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
     from typing import Any
+
+    from tests.support.service import Service
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n"
 
@@ -157,16 +163,16 @@ def test_a_head_is_the_same_however_it_is_cut(data: st.DataObject) -> None:
 @given(st.lists(st.binary(min_size=1, max_size=40), max_size=5), st.data())
 def test_chunks_are_the_same_however_they_are_cut(parts: list[bytes], data: st.DataObject) -> None:
     raw = b"".join(b"%x;x=y\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\nAuthorization: key\r\n\r\n"
-    body, found, at, sent = ChunkedBody(), bytearray(), 0, raw + GET
-    while not body.complete:
+    chunked, found, at, sent = ChunkedBody(), bytearray(), 0, raw + GET
+    while not chunked.complete:
         end = data.draw(st.integers(at + 1, len(sent)))
-        at += body.feed(sent[at:end], 0, found.extend)
+        at += chunked.feed(sent[at:end], 0, found.extend)
     assert (bytes(found), at) == (b"".join(parts), len(raw))
 
 
-def feed_all(body: ChunkedBody, segments: list[bytes]) -> None:
+def feed_all(chunked: ChunkedBody, segments: list[bytes]) -> None:
     for segment in segments:
-        assert body.feed(segment, 0, lambda _: None) == len(segment)
+        assert chunked.feed(segment, 0, lambda _: None) == len(segment)
 
 
 @pytest.mark.parametrize(
@@ -182,9 +188,9 @@ def feed_all(body: ChunkedBody, segments: list[bytes]) -> None:
 )
 def test_lines_between_chunks_are_bounded(sent: bytes, error: type[Exception]) -> None:
     for segments in cuts(sent):
-        body = ChunkedBody()
+        chunked = ChunkedBody()
         with pytest.raises(error):
-            feed_all(body, segments)
+            feed_all(chunked, segments)
 
 
 # Time
@@ -323,3 +329,60 @@ async def test_requests_are_not_read_ahead(site: Site) -> None:
             assert (await raw.answer()).status == 200
         await sending
     assert site.served == 2_000
+
+
+# Bodies
+
+
+async def test_bodies_that_are_not_finished_take_the_share_of_their_project_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = 64 * 1024
+    monkeypatch.setattr(body, "BODIES_OF_PROJECT", limit)
+    monkeypatch.setattr(body, "ALL_BODIES", 4 * limit)
+    monkeypatch.setattr(body, "BODY_WAIT_SECONDS", 0.2)
+    async with (
+        serving(f"sqlite:///{tmp_path}/signalbox.db", http_body_bytes=limit) as service,
+        AsyncExitStack() as stack,
+    ):
+        secrets = [await service.secret((await service.shop()).project, pb.DIALECT_ARSEL) for _ in range(2)]
+        flood, other = (b"Authorization: Bearer " + secret.encode() for secret in secrets)
+        large = FIRST.ljust(limit - 100)
+
+        def head(key: bytes, *headers: bytes) -> bytes:
+            lines = (b"POST /v1/events/send HTTP/1.1", HOST, key, *(headers or (b"Content-Length: %d" % len(large),)))
+            return b"\r\n".join([*lines, b"", b""])
+
+        async def answered(sent: bytes) -> Answer:
+            async with connection(service.http_address) as raw:
+                await raw.send(sent)
+                return await raw.answer()
+
+        holding = await stack.enter_async_context(connection(service.http_address))
+        await holding.send(head(flood) + large[:-1])
+        # Until the first one has its share, this one could come first.
+        await asyncio.sleep(0.1)
+        refused = await answered(head(flood) + large)
+        assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+        assert b"together" in refused.body
+        for key in (other, flood):
+            # Small bodies do not wait, and neither do the bodies of others.
+            small = head(key, b"Content-Length: %d" % len(FIRST)) + FIRST
+            assert (await answered(small)).status == 202
+        assert (await answered(head(other) + large)).status == 202
+        await holding.send(large[-1:])
+        assert (await holding.answer()).status == 202
+        for sent in (
+            head(flood) + large,
+            head(flood, b"Transfer-Encoding: chunked") + chunks(large, 10_000) + b"0\r\n\r\n",
+            head(flood, b"Content-Encoding: gzip", b"Content-Length: %d" % len(gzip.compress(large)))
+            + gzip.compress(large),
+            head(flood) + large,
+        ):
+            assert (await answered(sent)).status == 202
+
+
+async def test_bodies_of_clients_without_a_key_are_not_read(lasting_service: Service) -> None:
+    async with connection(lasting_service.http_address) as raw:
+        await raw.send(request(HOST, b"Content-Length: 1000000") + b"a" * 1_000)
+        assert [answer.status for answer in await raw.answers()] == [401]

@@ -20,10 +20,17 @@ import structlog
 
 from registry.errors import SignalboxError
 from server.auth.access import ADMIN
-from server.bridge.body import ClientGone, decode_body, read_body
+from server.bridge.body import ClientGone, HeldBytes, body_bytes, decode_body, read_body
 from server.bridge.dialects import DIALECTS
 from server.bridge.errors import NO_DIALECT, RuleBroken, report_error
-from server.bridge.http_errors import MethodNotAllowed, RateLimited, RepeatedHeader, RouteNotFound, UnsupportedEncoding
+from server.bridge.http_errors import (
+    BodiesTooLarge,
+    MethodNotAllowed,
+    RateLimited,
+    RepeatedHeader,
+    RouteNotFound,
+    UnsupportedEncoding,
+)
 from server.bridge.identification import (
     dialects_of_path,
     key_header_allowed,
@@ -106,6 +113,7 @@ class Bridge:
         self._system = system
         self._metrics = metrics
         self._max_body = max_body
+        self._body_bytes = body_bytes(max_body)
         self._mounts = {dialect.name.value: _Mount(dialect, rate_limits=rate_limits) for dialect in DIALECTS}
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
@@ -166,9 +174,14 @@ class Bridge:
         caller, mount = await self._authenticate(exchange)
         route, params = self._find_route(exchange, mount, caller)
         caller.authorize(route.scope)
-        body = await read_body(exchange.headers, receive, self._max_body)
-        body = b"" if exchange.method in _BODILESS else decode_body(exchange.headers, body, self._max_body)
-        return await route.handler(self._services, Request(caller, params, query, exchange.headers, body))
+        held = HeldBytes(self._body_bytes, caller.project_pk)
+        try:
+            body = await read_body(exchange.headers, receive, self._max_body, held)
+            body = b"" if exchange.method in _BODILESS else decode_body(exchange.headers, body, self._max_body)
+            held.shrink(len(body))
+            return await route.handler(self._services, Request(caller, params, query, exchange.headers, body))
+        finally:
+            held.shrink(0)
 
     async def _authenticate(self, exchange: _Exchange) -> tuple[Caller, _Mount]:
         """Return the caller and the mount of its dialect. Raise KeyMissing, KeyInvalid and RouteNotFound."""
@@ -220,6 +233,8 @@ class Bridge:
         """
         if not isinstance(error, (SignalboxError, RuleBroken)):
             log.error("request_failed", method=exchange.method, path=exchange.path, exc_info=error)
+        elif isinstance(error, BodiesTooLarge):
+            self._metrics.count_refused(error.reason)
         elif isinstance(error, StorageRefused):
             log.error("storage_refused", exc_info=error.__cause__)
         dialects = [exchange.mount.dialect] if exchange.mount else likely_dialects(exchange.headers, exchange.path)

@@ -8,6 +8,7 @@ from codecs import BOM_UTF8
 from typing import TYPE_CHECKING, Any, Final
 
 from server.bridge.http_errors import (
+    BodiesTooLarge,
     BodyTooLarge,
     BodyTooSlow,
     MalformedBody,
@@ -15,15 +16,29 @@ from server.bridge.http_errors import (
     UnsupportedEncoding,
     UnsupportedMediaType,
 )
+from server.fair_bytes import FairBytes
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Hashable, Mapping
 
     Receive = Callable[[], Awaitable[dict[str, Any]]]
     Headers = Mapping[bytes, bytes]
 
 BODY_SECONDS: Final = 30.0
 """The time within which a body must arrive."""
+
+SMALL_BODY: Final = 16 * 1024
+"""A body of at most this size takes nothing of the bytes that all projects share; connections bound their number."""
+
+ALL_BODIES: Final = 64 * 1024 * 1024
+"""Bytes of the larger bodies that are being received or handled: more than a second's work for the event loop, and as
+JSON values ten times as much memory."""
+
+BODIES_OF_PROJECT: Final = 8 * 1024 * 1024
+"""The share of one project; at least one body of the largest size."""
+
+BODY_WAIT_SECONDS: Final = 10.0
+"""The time for which a body is not read because others have used up those bytes."""
 
 ENCODINGS: Final = ("gzip", "identity")
 """The content encodings that are decoded."""
@@ -39,14 +54,52 @@ class ClientGone(Exception):
     """The client went away in the middle of its request."""
 
 
-async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes:
-    """Read the body as it was sent. Raise BodyTooLarge, BodyTooSlow and ClientGone."""
+def body_bytes(limit: int) -> FairBytes:
+    """Return the bytes that all bodies share, where one body has up to `limit` bytes."""
+    return FairBytes(max(ALL_BODIES, 4 * limit), max(BODIES_OF_PROJECT, limit))
+
+
+class HeldBytes:
+    """The bytes that the body of one request holds, from before it is read until it is answered."""
+
+    __slots__ = ("_key", "_shared", "size")
+
+    def __init__(self, shared: FairBytes, key: Hashable) -> None:
+        self._shared = shared
+        self._key = key
+        self.size = 0
+
+    async def take(self, size: int) -> None:
+        """Wait until so many bytes can be held. Raise BodiesTooLarge."""
+        try:
+            async with asyncio.timeout(BODY_WAIT_SECONDS):
+                await self._shared.acquire(self._key, size)
+        except TimeoutError:
+            raise BodiesTooLarge from None
+        self.size = size
+
+    def shrink(self, size: int) -> None:
+        """Give back what is more than the size of the body, or than nothing if the body is small."""
+        rest = size if size > SMALL_BODY else 0
+        if self.size > rest:
+            self._shared.release(self._key, self.size - rest)
+            self.size = rest
+
+
+async def read_body(headers: Headers, receive: Receive, limit: int, held: HeldBytes) -> bytes:
+    """Read the body as it was sent. Raise BodyTooLarge, BodiesTooLarge, BodyTooSlow and ClientGone."""
     length = headers.get(b"content-length", b"")
-    if length.isdigit() and int(length) > limit:
+    announced = int(length) if length.isdigit() else 0
+    if announced > limit:
         raise BodyTooLarge(limit)
+    if b"content-encoding" in headers and (announced or b"transfer-encoding" in headers):
+        # How large it will be is known once it is decoded.
+        await held.take(limit)
+    elif announced > SMALL_BODY:
+        await held.take(announced)
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            return await _received(receive, limit)
+            return await _received(receive, limit, held)
     except TimeoutError:
         raise BodyTooSlow(BODY_SECONDS) from None
 
@@ -69,7 +122,8 @@ def decode_body(headers: Headers, body: bytes, limit: int) -> bytes:
     return body.removeprefix(BOM_UTF8)
 
 
-async def _received(receive: Receive, limit: int) -> bytes:
+async def _received(receive: Receive, limit: int, held: HeldBytes) -> bytes:
+    """Read all parts; for a body of unknown length, bytes are held once it is not small."""
     parts: list[bytes] = []
     size, more = 0, True
     while more:
@@ -81,6 +135,8 @@ async def _received(receive: Receive, limit: int) -> bytes:
         if size > limit:
             raise BodyTooLarge(limit)
         more = message["more_body"]
+        if size > SMALL_BODY and not held.size:
+            await held.take(limit)
     return b"".join(parts)
 
 

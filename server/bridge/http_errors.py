@@ -4,6 +4,7 @@ HttpError                a RequestError: the request over HTTP is not one that i
 ├── RouteNotFound        nothing is served at this path
 ├── MethodNotAllowed     something is served at this path, under other methods
 ├── BodyTooLarge         the body is larger than the server takes
+├── BodiesTooLarge       the bodies being received are too large together
 ├── BodyTooSlow          the body was not received in time
 ├── UnsupportedMediaType the body is declared as something other than JSON
 ├── UnsupportedCharset   the body is declared as other than UTF-8, and is not ASCII
@@ -60,6 +61,13 @@ class BodyTooLarge(HttpError):
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"The body is larger than {limit:,} bytes", limit=str(limit))
+
+
+class BodiesTooLarge(HttpError):
+    """The bodies that are being received are too large together; send this one again later."""
+
+    reason = "BODIES_TOO_LARGE"
+    retry_after = 1.0
 
 
 class BodyTooSlow(HttpError):
