@@ -225,6 +225,31 @@ async def test_segments_of_tcp_change_nothing(framing: Framing) -> None:
         assert await outcome(segments, framing.sent.startswith(b"HEAD")) == wanted, segments
 
 
+async def test_a_trailer_is_never_a_header() -> None:
+    seen = set()
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        seen.add((scope["raw_path"], *scope["headers"]))
+        while (await receive()).get("more_body"):
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    first = b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nAuthorization: k\r\n\r\n"
+    for segments in splits(first + b"GET /b HTTP/1.1\r\nHost: y\r\n\r\n", 1):
+        http, wire = opened(application)
+        for segment in segments:
+            await wire.readable()
+            http.data_received(segment)
+            await asyncio.sleep(0)
+        while tasks := http_tasks(http):
+            await asyncio.gather(*tasks)
+    assert seen == {
+        (b"/a", (b"host", b"x"), (b"transfer-encoding", b"chunked")),
+        (b"/b", (b"host", b"y")),
+    }
+
+
 # Answers before the body
 
 

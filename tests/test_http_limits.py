@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import random
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING
 
+import httptools
 import pytest
 import pytest_asyncio
 from hypothesis import given
@@ -168,6 +170,49 @@ def test_chunks_are_the_same_however_they_are_cut(parts: list[bytes], data: st.D
         end = data.draw(st.integers(at + 1, len(sent)))
         at += chunked.feed(sent[at:end], 0, found.extend)
     assert (bytes(found), at) == (b"".join(parts), len(raw))
+
+
+class Judge:
+    """The same body as httptools reads it: complete, in part, or refused."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.body = b""
+        self.outcome = "in part"
+        with suppress(httptools.HttpParserError):
+            httptools.HttpRequestParser(self).feed_data(CHUNKED_HEAD + raw)
+
+    def on_body(self, part: bytes) -> None:
+        self.body += part
+
+    def on_message_complete(self) -> None:
+        self.outcome = "complete"
+
+
+CHUNKED_HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+SEEDS = [
+    b"5\r\nabcde\r\n0\r\n\r\n",
+    b'1;a;b=c;d="e \\" f"\r\nx\r\n00\r\nX: y\r\nZ:\r\n\r\n',
+    b"3;a=b\r\n\r\n0\r\n0;e\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_chunks_that_are_read_are_read_the_same_by_another_server(seed: bytes) -> None:
+    chance = random.Random(len(seed))  # noqa: S311 - the same changes each time
+    complete = 0
+    for _ in range(5_000):
+        raw = bytearray(seed)
+        for _ in range(chance.randrange(3)):
+            at, byte = chance.randrange(len(raw)), chance.choice(b"0123aF;=\"\\' \t\r\n:,X-+\x00\x7f\xff(")
+            raw[at : at + chance.randrange(2)] = [byte] if chance.random() < 0.7 else []
+        chunked, found = ChunkedBody(), bytearray()
+        with suppress(Malformed):
+            chunked.feed(bytes(raw), 0, found.extend)
+        if chunked.complete:
+            complete += 1
+            judge = Judge(bytes(raw))
+            assert (judge.outcome, judge.body) == ("complete", bytes(found)), bytes(raw)
+    assert complete > 1_000
 
 
 def feed_all(chunked: ChunkedBody, segments: list[bytes]) -> None:

@@ -23,10 +23,14 @@ MAX_CHUNK_LINE: Final = 1024
 MAX_TRAILERS: Final = 16 * 1024
 """Bytes of all trailers, which are dropped."""
 
-_SIZE: Final = re.compile(rb"0*([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
+_TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_QUOTED: Final = rb'"(?:[\t\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
+_EXTENSIONS: Final = rb"(?:;%b(?:=(?:%b|%b))?)*" % (_TOKEN, _TOKEN, _QUOTED)
+
+_SIZE: Final = re.compile(rb"0*([0-9A-Fa-f]{1,15})%b\r\n" % _EXTENSIONS)
 """A size of at most 60 bits, and extensions."""
 
-_TRAILER: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[\t\x20-\x7e\x80-\xff]*\r\n")
+_TRAILER: Final = re.compile(rb"(%b):[\t\x20-\x7e\x80-\xff]*\r\n" % _TOKEN)
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 
