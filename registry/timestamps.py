@@ -9,6 +9,8 @@ import re
 import time
 from datetime import UTC, date, datetime, timedelta
 
+from registry.steady_clock import SteadyClock
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NAIVE_EPOCH = _EPOCH.replace(tzinfo=None)
 _MICROSECOND = timedelta(microseconds=1)
@@ -40,8 +42,16 @@ _FRACTION_DIGITS = 15
 
 
 def now_micros() -> int:
-    """Return the present instant by the system clock."""
-    return time.time_ns() // 1000
+    """Return the present instant by the system clock, of which steps are not followed (`registry.steady_clock`)."""
+    return _CLOCK.now()
+
+
+def clock_behind() -> int:
+    """Return how far `now_micros` is behind the system clock since a step, in microseconds; below 0 if it is ahead."""
+    return _CLOCK.behind_micros
+
+
+_CLOCK = SteadyClock(lambda: time.time_ns() // 1000)
 
 
 def check_instant(micros: int) -> int:

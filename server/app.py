@@ -31,6 +31,7 @@ from server.bridge.http_server import HttpServer
 from server.bridge.metrics_page import MetricsListener
 from server.bridge.operations import Services
 from server.bridge.system import System
+from server.clock import ClockWatch
 from server.delivery.deliveries import Deliveries
 from server.delivery.dispatcher import Dispatchers
 from server.delivery.match_notifier import MatchNotifier
@@ -118,6 +119,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         notifier.start()
         stack.push_async_callback(notifier.close)
         metrics = Metrics()
+        await stack.enter_async_context(ClockWatch(metrics).watching())
         loop_time = LoopTime()
         health = await stack.enter_async_context(_watching(database, outages))
         queue = GroupCommit(database, catalog, notifier, metrics, settings.queue_events, loop_time, health)

@@ -90,6 +90,12 @@ class Metrics:
         self._commit_events.observe(events)
         self._commit_seconds.observe(seconds)
 
+    def watch_clock(self, skew_seconds: Callable[[], float]) -> None:
+        """Report how far the system clock was stepped, which is read whenever the metrics are."""
+        text = "How far the system clock is ahead of the time that is used, since a step that is not followed."
+        gauge = Gauge("signalbox_clock_skew_seconds", text, registry=self.registry)
+        gauge.set_function(skew_seconds)
+
     def watch_queue(self, waiting: Callable[[], int]) -> None:
         """Report the number of queued events, which is read whenever the metrics are."""
         gauge = Gauge("signalbox_queue_events", "Events that are queued to be stored.", registry=self.registry)

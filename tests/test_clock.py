@@ -37,7 +37,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in ("ingest.commit", "services.runs", "services.automations"):
+    monkeypatch.setattr("server.ingest.commit.log_time", lambda _read_at: clock())
+    for module in ("services.runs", "services.automations"):
         monkeypatch.setattr(f"server.{module}.now_micros", clock)
     return clock
 

@@ -489,6 +489,7 @@ async def replayed_by_a_caller_that_gives_up(monkeypatch: pytest.MonkeyPatch) ->
         return 1
 
     monkeypatch.setattr(subscription_store, "replay_parked", replay)
+    monkeypatch.setattr("server.delivery.subscriptions.transaction_time", lambda _: server.clock())
     stream = Stream(server, "idle", 1, diligent=True)
     stream.open()
     await asyncio.sleep(HEARTBEAT / 2)
@@ -576,6 +577,6 @@ def test_leases_begin_anew_if_their_batch_was_taken_after_a_tenth_of_the_ack_dea
     def clock() -> int:
         return START + round(asyncio.get_running_loop().time() * SECOND)
 
-    monkeypatch.setattr(consumer_session, "now_micros", clock)
+    monkeypatch.setattr(consumer_session, "database_now", clock)
     assert run_virtually(renewed_for(0.01)) == 0
     assert run_virtually(renewed_for(0.3)) >= 0.3

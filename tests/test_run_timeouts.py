@@ -60,7 +60,7 @@ async def looks_of(due_at: int, count: int) -> list[float]:
 def test_waits_are_looked_for_when_the_next_one_ends_and_at_each_interval(
     due_at: int, looks: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_timeouts, "now_micros", _now)
+    monkeypatch.setattr(run_timeouts, "database_now", _now)
     loop = VirtualTimeLoop()
     try:
         assert loop.run_until_complete(looks_of(due_at, len(looks))) == looks

@@ -646,7 +646,7 @@ async def test_an_event_received_when_the_time_is_up_resumes_nothing(
         waiting = await runs.Runs(database).await_event(line.project_pk, match.run_id, awaited, runs.EngineUpdate())
         assert waiting.run.wait is not None
         received_at = waiting.run.wait.timeout_at + later
-        monkeypatch.setattr("server.ingest.commit.now_micros", lambda: received_at)
+        monkeypatch.setattr("server.ingest.commit.log_time", lambda _read_at: received_at)
         (paid,) = drafts(name="paid")
         await line.send([paid])
         kinds = [found.kind for found, _ in paid.matches]

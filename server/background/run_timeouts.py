@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from automation.match_log import match_values
 from automation.matching import timed_out
 from automation.run_store import due_projects, due_runs, next_timeout, resume_runs
-from registry.timestamps import now_micros
+from server.clock import database_now, transaction_time
 from server.recurring import Recurring, try_each
 from server.storage.events import event_names
 from server.storage.log import lock_heads, matches, move_heads
@@ -52,12 +52,12 @@ class RunTimeouts:
 
     async def _time_out_due(self) -> float:
         """Time out a batch of each project. Return the seconds after which to look again."""
-        now = now_micros()
         projects, due_at = await self._database.read(
-            lambda connection: (due_projects(connection, now), next_timeout(connection)), brief=True
+            lambda connection: (due_projects(connection, transaction_time(connection)), next_timeout(connection)),
+            brief=True,
         )
         await try_each(projects, self._time_out)
-        return POLL_SECONDS if due_at is None else min(max(due_at - now_micros(), 0) / 1_000_000, POLL_SECONDS)
+        return POLL_SECONDS if due_at is None else min(max(due_at - database_now(), 0) / 1_000_000, POLL_SECONDS)
 
     async def _time_out(self, project_pk: int) -> None:
         position, count = await self._database.write(lambda connection: time_out(connection, project_pk))
@@ -71,7 +71,7 @@ def time_out(connection: Connection, project_pk: int) -> tuple[int, int]:
     Return the position of the project's newest match, and the number of timeouts.
     """
     head = lock_heads(connection, [project_pk])[project_pk]
-    now = now_micros()
+    now = transaction_time(connection)
     due = due_runs(connection, project_pk, now, BATCH_RUNS)
     if not due:
         return head.match_position, 0

@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from automation.subscriptions.values import Extend
-from registry.timestamps import now_micros
+from server.clock import database_now
 from server.delivery.consumer import Consumer
 from server.delivery.loading import load_deliveries, parking
 from server.delivery.match_reader import MAX_LOADED
@@ -270,7 +270,7 @@ class ConsumerSession:
         """Extend the leases of a batch if the transport took it long after they began."""
         ack_deadline = self._dispatcher.subscription.ack_deadline
         leased_at = batch.deliveries[0].delivery.lease_expires_at - ack_deadline
-        if now_micros() - leased_at > min(LATE_SECONDS * 1_000_000, ack_deadline / 10):
+        if database_now() - leased_at > min(LATE_SECONDS * 1_000_000, ack_deadline / 10):
             self._dispatcher.submit([Extend([delivery.id for delivery, _ in batch.deliveries])])
 
     async def _wait(self) -> bool:

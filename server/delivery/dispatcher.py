@@ -40,14 +40,14 @@ import asyncio
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import structlog
 
 from automation.errors import AutomationError
 from automation.subscriptions import leasing
 from automation.subscriptions.values import DeliveryRequest, SearchBounds, TakeOver, Undelivered
-from registry.timestamps import now_micros
+from server.clock import database_now, transaction_time
 from server.errors import ConsumerReplaced, ServiceError, StorageRefused
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ POLL_SECONDS: Final = 1.0
 """The longest time until settlements, seeks and deletions by another server are noticed."""
 
 MAX_WAIT_SECONDS: Final = 60.0
-"""The longest wait while consumers are attached: due times are of the wall clock, which may be set forward."""
+"""The longest wait while consumers are attached: the clock of the database may be set forward."""
 
 _MIN_WAIT_SECONDS: Final = 0.001
 _HOUR: Final = 3_600.0
@@ -123,7 +123,7 @@ class Dispatcher:
         subscription: Subscription,
         *,
         step: Step = leasing.step,
-        clock: Callable[[], int] = now_micros,
+        clock: Callable[[], int] | None = None,
         group_deliveries: int = GROUP_DELIVERIES,
     ) -> None:
         self.subscription = subscription
@@ -132,7 +132,8 @@ class Dispatcher:
         self._database = database
         self._notifier = notifier
         self._take_step = step
-        self._clock = clock
+        self._given_clock = clock
+        self._clock = clock or database_now
         self._group_deliveries = group_deliveries
         self._queue: list[_PendingSettlements | _PendingTakeOver] = []
         self._returned: list[str] = []
@@ -292,9 +293,8 @@ class Dispatcher:
         self._poll_at = asyncio.get_running_loop().time() + POLL_SECONDS
         log_version, self._exhausted_version = self._log_version, None
         work = partial(
-            self._take_step,
+            self._run_step,
             subscription_key=self.subscription.key,
-            clock=self._clock,
             settlements=[*returned, *(settlement for group in submitted for settlement in group.settlements)],
             requests=requests,
             take_overs=[take_over.take_over for take_over in take_overs],
@@ -314,6 +314,10 @@ class Dispatcher:
             self._deliver(consumers, requests, result)
         except Exception as error:
             self._fail(consumers, pending, error)
+
+    def _run_step(self, connection: Connection, **arguments: Any) -> StepResult:
+        clock = self._given_clock or partial(transaction_time, connection)
+        return self._take_step(connection, clock=clock, **arguments)
 
     def _take_pending(self) -> list[_PendingSettlements | _PendingTakeOver]:
         """Remove and return the part of the queue that the next step takes."""

@@ -10,6 +10,7 @@ from uuid_utils import uuid7
 from automation.errors import SubscriptionNotFound
 from automation.subscriptions import store
 from registry.timestamps import now_micros
+from server.clock import transaction_time
 from server.delivery.start_points import resolve_start
 from server.errors import SubscriptionInUse
 from server.storage.log import lock_heads
@@ -147,7 +148,8 @@ class Subscriptions:
             # Retention deletes under this lock: no match after the position goes before the subscription protects it.
             lock_heads(connection, [project_pk])
             position = resolve_start(connection, project_pk, start)
-            return store.seek_subscription(connection, project_pk, subscription, position, etag, now_micros())
+            now = transaction_time(connection)
+            return store.seek_subscription(connection, project_pk, subscription, position, etag, now)
 
         return await self._change(seek)
 
@@ -184,7 +186,7 @@ class Subscriptions:
         """Deliver parked matches again; return their number. Raise SubscriptionNotFound."""
 
         def replay(connection: Connection, current: Subscription) -> int:
-            return store.replay_parked(connection, current.key, selection, now_micros())
+            return store.replay_parked(connection, current.key, selection, transaction_time(connection))
 
         return await self._move_parked(project_pk, subscription, selection, replay, dry_run=dry_run)
 

@@ -29,7 +29,7 @@ from automation.matches import MatchKind
 from automation.matching import Matching
 from automation.run_store import new_run_values, resume_runs
 from registry.log_ids import LogIds
-from registry.timestamps import now_micros
+from server.clock import log_time
 from server.errors import ContactNotFound, KeyInvalid
 from server.ingest.catalog import load_snapshot
 from server.ingest.contacts import NOBODY, CommitContacts, IfUnknown, if_unknown, with_new_contact
@@ -235,7 +235,6 @@ def commit(connection: Connection, batches: Sequence[Batch], caches: dict[int, C
     by_project: dict[int, list[Batch]] = {}
     for batch in batches:
         by_project.setdefault(batch.snapshot.project_pk, []).append(batch)
-    now = now_micros()
     commits = []
     witnesses = {project_pk: caches[project_pk].position for project_pk in by_project if project_pk in caches}
     # Before the lock: all other senders to these projects wait for the work done under it.
@@ -248,7 +247,7 @@ def commit(connection: Connection, batches: Sequence[Batch], caches: dict[int, C
         raise KeyInvalid
     for project_pk, head in heads.items():
         began = perf_counter()
-        project = ProjectCommit(connection, by_project[project_pk], head, caches.get(project_pk), now)
+        project = ProjectCommit(connection, by_project[project_pk], head, caches.get(project_pk), log_time(head.now))
         project.run()
         project.seconds = perf_counter() - began
         commits.append(project)

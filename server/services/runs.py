@@ -14,6 +14,7 @@ from automation.runs import Wait
 from registry.log_ids import position_of
 from registry.names import check_event_name
 from registry.timestamps import now_micros
+from server.clock import transaction_time
 from server.errors import InvalidArgument
 from server.services.automations import check_condition
 from server.storage.contacts import contact_ids, contact_key
@@ -127,7 +128,7 @@ class Runs:
             store.check_newest(connection, project_pk, current, engine.match_id)
             check_condition(connection, project_pk, awaited.event_name, awaited.condition)
             now = now_micros()
-            timeout_at = 0 if awaited.timeout is None else now + awaited.timeout
+            timeout_at = 0 if awaited.timeout is None else transaction_time(connection) + awaited.timeout
             wait = Wait(awaited.event_name, awaited.condition, head.position, timeout_at)
             return store.set_run_waiting(connection, project_pk, current, wait, engine.attributes, now)
 

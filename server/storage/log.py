@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sqlalchemy.dialects import postgresql
 
 from automation.tables import automation_match, run
+from server.clock import DATABASE_MICROS
 from server.storage.head_turns import await_turn
 from server.storage.sqlite_writer import sqlite_driver
 from server.storage.tables import event
@@ -30,12 +31,13 @@ _HEADS = (
     "SELECT project_key, position, received_at, catalog_version, match_position FROM project_head WHERE project_key"
 )
 _HEAD_SQLITE = f"{_HEADS} = ?"
-_HEADS_POSTGRESQL = """
+_HEADS_POSTGRESQL = f"""
 SELECT project_key, head.position, received_at, catalog_version, match_position,
-       (SELECT id FROM event WHERE event.project_key = head.project_key AND event.position = wanted.witness)
+       (SELECT id FROM event WHERE event.project_key = head.project_key AND event.position = wanted.witness),
+       {DATABASE_MICROS}
 FROM project_head AS head JOIN unnest($1::bigint[], $2::bigint[]) AS wanted (project_key, witness) USING (project_key)
 ORDER BY project_key FOR UPDATE OF head
-"""
+"""  # noqa: S608 - our own expression
 
 _MOVE_SQLITE = "UPDATE project_head SET position = ?, received_at = ?, match_position = ? WHERE project_key = ?"
 _MOVE_POSTGRESQL = "UPDATE project_head SET position = $1, received_at = $2, match_position = $3 WHERE project_key = $4"
@@ -51,6 +53,7 @@ class Head(NamedTuple):
     """The end of a project's log, and its catalog version.
 
     `witness_id` is the id of the event at the witness position of `lock_heads`; None if no event is recorded there.
+    `now` is the time of the database when the head was read, 0 on SQLite.
     """
 
     position: int
@@ -58,6 +61,7 @@ class Head(NamedTuple):
     catalog_version: int
     match_position: int
     witness_id: str | None = None
+    now: int = 0
 
 
 def lock_heads(

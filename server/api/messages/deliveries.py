@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Final
 from uuid_utils import uuid7
 
 from automation.subscriptions.values import Ack, Extend, Nack, SettleOutcome
-from registry.timestamps import now_micros
 from registry.unreadable_rows import UNREADABLE, describe_error
 from server.api.messages.enums import DELIVERY_OUTCOME, NACK_ACTION
 from server.api.messages.matches import write_loaded
 from server.api.messages.subscriptions import duration, write_subscription
 from server.api.messages.times import read_duration, write_timestamp
 from server.api.messages.watches import read_heartbeat_seconds
+from server.clock import database_now
 from server.delivery.consumer import DEFAULT_OUTSTANDING, MAX_OUTSTANDING
 from server.delivery.consumer_session import (
     DeliveryBatch,
@@ -168,7 +168,7 @@ def write_consumer_response(response: ConsumerResponse) -> pb.ConsumeMatchesResp
 
 def write_deliveries(batch: DeliveryBatch, into: pb.DeliveryBatch | pb.PullMatchesResponse) -> None:
     """Write deliveries just before they are sent. Those that cannot be written are added to `batch.unwritable`."""
-    now = now_micros()
+    now = database_now()
     for delivery, loaded in batch.deliveries:
         message = into.deliveries.add()
         try:

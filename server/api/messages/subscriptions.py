@@ -18,12 +18,12 @@ from automation.subscriptions.values import (
     ParkedSelection,
     Subscription,
 )
-from registry.timestamps import now_micros
 from registry.unreadable_rows import UNREADABLE
 from server.api.messages.enums import DELIVERY_ORDER, PARKING_CAUSE
 from server.api.messages.matches import write_loaded, write_log_entry
 from server.api.messages.times import read_duration, read_timestamp, timestamp, write_timestamp
 from server.api.messages.watches import read_filter
+from server.clock import database_now
 from server.delivery.match_reader import LoadedMatch, UnreadableMatch
 from server.errors import InvalidArgument
 from signalbox.v1 import match_stream_pb2 as pb
@@ -103,7 +103,7 @@ def write_subscription(described: SubscriptionStatus) -> pb.Subscription:
         etag=each.etag,
     )
     if stats.oldest_matched_at:
-        message.stats.oldest_unacked_age.FromMicroseconds(max(0, now_micros() - stats.oldest_matched_at))
+        message.stats.oldest_unacked_age.FromMicroseconds(max(0, database_now() - stats.oldest_matched_at))
     return message
 
 
