@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.siege.report import STRICT, Felt, Report, Resident
+from tests.siege.report import GENEROUS, STRICT, Felt, Report, Resident
 from tests.siege.rows import ROWS, chosen
 from tests.siege.samples import OK, SEND, Period, Sample, Samples, quantile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-ALONE = Felt(0.003, 0.010, 0.012, 0.005, 1.0, 0.001, Counter())
+ALONE = Felt(0.003, 0.010, 0.005, 0.012, 0.005, 1.0, 0.001, Counter())
 DURING = replace(ALONE, send_p99=0.050, delivery_p99=0.060, probe=0.2, silence=2.0)
 RESIDENT = Resident(100, 1_124, 356, 2.0)
 
@@ -60,6 +60,12 @@ def test_each_bound_is_missed_when_it_is_crossed(miss: str, broken: Callable[[],
 def test_a_quick_neighbour_may_be_as_slow_as_a_timer() -> None:
     assert STRICT.allowed(0.001) == STRICT.floor
     assert STRICT.allowed(1.0) == 5.0
+
+
+def test_generous_bounds_compare_the_usual_answers() -> None:
+    found = report(replace(DURING, send_p99=9.0, send_p50=1.0, delivery_p50=1.001))
+    found.judge(GENEROUS)
+    assert found.misses == ["delivery p50 1,001 ms, wanted 1,000 ms"]
 
 
 def test_samples_belong_to_the_period_in_which_they_began() -> None:

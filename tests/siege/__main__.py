@@ -22,7 +22,7 @@ from tests.siege.rows import ROWS, chosen
 from tests.siege.stage import Plan
 
 SHORT: Final = "1,3a,5b"
-SHORT_SCALE: Final = 0.2
+SHORT_SCALE: Final = 0.5
 
 
 async def siege(rows: list[str], options: argparse.Namespace) -> list[Report]:
