@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import sys
 from collections import Counter
 from dataclasses import replace
 from math import inf, nan
@@ -12,6 +15,8 @@ import pytest
 from tests.siege.report import GENEROUS, STRICT, Felt, Report, Resident
 from tests.siege.rows import ROWS, chosen
 from tests.siege.samples import OK, SEND, Period, Sample, Samples, quantile
+from tests.support.postgres import find_binaries
+from tests.torture.nodes import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,6 +24,24 @@ if TYPE_CHECKING:
 ALONE = Felt(0.003, 0.010, 0.005, 0.012, 0.005, 1.0, 0.001, Counter())
 DURING = replace(ALONE, send_p99=0.050, delivery_p99=0.060, probe=0.2, silence=2.0)
 RESIDENT = Resident(100, 1_124, 356, 2.0)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("database", "rows"), [("sqlite", "3a,4a")])
+async def test_a_neighbour_is_served_while_the_server_is_attacked(database: str, rows: str) -> None:
+    if database == "postgresql" and find_binaries() is None:
+        pytest.skip("PostgreSQL is not installed: neither initdb on the PATH nor /usr/lib/postgresql/*/bin")
+    command = [sys.executable, "-m", "tests.siege", "--short", "--rows", rows, "--database", database]
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=ROOT,
+        # Observers and attackers are forked and started while gRPC is at work in that process.
+        env={**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "0"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
 
 
 def report(felt: Felt = DURING, resident: Resident = RESIDENT, answers: Mapping[str, int] | None = None) -> Report:

@@ -21,7 +21,7 @@ from tests.siege.report import GENEROUS, HEADER, STRICT, Report
 from tests.siege.rows import ROWS, chosen
 from tests.siege.stage import Plan
 
-SHORT: Final = "1,3a,5b"
+SHORT: Final = "1,3a,4a,5b"
 SHORT_SCALE: Final = 0.5
 
 

@@ -39,8 +39,7 @@ NICENESS: Final = 5
 KEYS: Final = 8
 READY_SECONDS: Final = 60.0
 PREPARING_SECONDS: Final = 120.0
-GIVING_BACK_SECONDS: Final = 10.0
-LAST_GIVING_BACK_SECONDS: Final = 30.0
+GIVING_BACK_SECONDS: Final = 30.0
 """How long a row waits for memory that is still too much."""
 
 GIVEN_BACK: Final = 64
@@ -212,7 +211,7 @@ async def besiege(row: str, plan: Plan) -> Report:
             await attacker.attack(plan.seconds, report)
             during = Period(begun, time.monotonic())
             peak = memory.peak()
-            report.resident = Resident(before, peak, *await _after(memory, before, plan.bounds))
+            report.resident = Resident(before, peak, *await _after(memory, before, plan))
             await asyncio.sleep(during.end + plan.bounds.back + 1 - time.monotonic())
             samples = await observer.samples()
     report.alone, report.during = Felt.of(samples, alone), Felt.of(samples, during)
@@ -224,12 +223,12 @@ async def besiege(row: str, plan: Plan) -> Report:
     return report
 
 
-async def _after(memory: Memory, before: int, bounds: Bounds) -> tuple[int, float]:
+async def _after(memory: Memory, before: int, plan: Plan) -> tuple[int, float]:
     """Wait until memory is given back; return what is resident then, and after how many seconds."""
-    now, seconds = await memory.fallen(before + GIVEN_BACK, GIVING_BACK_SECONDS)
-    if now <= before + bounds.kept_growth:
+    now, seconds = await memory.fallen(before + GIVEN_BACK, plan.seconds)
+    if now <= before + plan.bounds.kept_growth:
         return now, seconds
-    now, more = await memory.fallen(before + bounds.kept_growth, LAST_GIVING_BACK_SECONDS - seconds)
+    now, more = await memory.fallen(before + plan.bounds.kept_growth, GIVING_BACK_SECONDS - seconds)
     return now, seconds + more
 
 
