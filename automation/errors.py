@@ -2,6 +2,7 @@
 
     AutomationError              a SignalboxError
     ├── InvalidAutomation        a field of an automation breaks its rule
+    ├── TooManyAutomations       the project has as many automations as a project may have
     ├── ConditionInvalid         a condition cannot be saved
     ├── ConditionsBroken         a schema would break conditions that are in use
     ├── AutomationNotFound
@@ -41,6 +42,15 @@ class InvalidAutomation(AutomationError):
 
     def __init__(self, violations: Sequence[Violation]) -> None:
         super().__init__(violations[0].message, violations=violations)
+
+
+class TooManyAutomations(AutomationError):
+    """The project has as many automations as a project may have."""
+
+    reason = "TOO_MANY_AUTOMATIONS"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The project already has {limit:,} automations, the maximum; delete one first")
 
 
 class ConditionInvalid(AutomationError):

@@ -13,18 +13,22 @@ Two invariants:
   transaction have the same matches as events that were sent one by one.
 - The runs that `prepare` reads do not change until the transaction ends: all writers of runs hold the same lock.
 
-The cost of an event depends on the candidates of `ConditionIndex`, not on the number of automations.
+The cost of an event depends on the candidates of `ConditionIndex`, not on the number of automations. Its limits are
+those of `automation.matcher`. What a transaction evaluates itself is limited by the room that each batch has: a batch
+that needs more is judged before its transaction, and its outcomes come as `known`.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from functools import lru_cache
+from math import inf
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from automation.automations import Automation, AutomationState, EntryRule
 from automation.conditions.condition import Condition
-from automation.conditions.index import ConditionIndex
+from automation.matcher import EVENT_MATCHES, EVENT_STEPS, UNLIMITED, Limit, Matcher
 from automation.matches import Match, MatchKind
 from automation.run_store import entries_of, waiting_runs
 from registry.log_ids import LogIds
@@ -35,56 +39,32 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from automation.conditions.subject import Subject
-    from automation.conditions.values import Verdict
+    from automation.matcher import Decision, Known
     from automation.runs import Run
 
 
 EventName: TypeAlias = tuple[str, bool]
 """The name of an event, and whether its case is ignored."""
 
-_compiled = lru_cache(1_000)(Condition)
+compiled = lru_cache(1_000)(Condition)
 """Compiles the conditions of waiting runs, of which many are equal."""
-
-
-class Matcher:
-    """The active automations of one event name; `condition` returns the compiled condition of a text."""
-
-    def __init__(self, automations: Sequence[Automation], condition: Callable[[str], Condition]) -> None:
-        conditions = [condition(automation.condition) if automation.condition else None for automation in automations]
-        self._automations = automations
-        self._conditions: list[Condition | None] = conditions
-        self._index = ConditionIndex(conditions)
-        self.entry_limited = [
-            automation.key for automation in automations if automation.entry_rule is not EntryRule.EVERY_TIME
-        ]
-        self.reads_contact = any(compiled.reads_contact for compiled in conditions if compiled)
-
-    def matching(self, subject: Subject, failures: Counter[Verdict] | None = None) -> list[Automation]:
-        """Return the automations whose condition holds, oldest first; count the failures of conditions by verdict."""
-        matching = []
-        for number in self._index.candidates(subject):
-            condition = self._conditions[number]
-            outcome = True if condition is None else condition.evaluate(subject)
-            if outcome is True:
-                matching.append(self._automations[number])
-            elif outcome is not False and failures is not None:
-                failures[outcome.verdict] += 1
-        return matching
 
 
 class LiveAutomations:
     """The automations of a project at one version of its catalog.
 
-    The matcher of an event name is compiled when its first event arrives. Conditions that the previous version had
-    compiled are not compiled again. Each event determines whether the case of its name is ignored.
+    The matcher of an event name is compiled when its first event arrives. What the version before had compiled is taken
+    over: its conditions, and the index of those that did not change. Each event determines whether the case of its name
+    is ignored.
     """
 
     def __init__(
         self, version: int, automations: Iterable[Automation], *, before: LiveAutomations | None = None
     ) -> None:
         self.version = version
-        self.by_key = {automation.key: automation for automation in automations}
+        self.by_key: dict[int, Automation] = {automation.key: automation for automation in automations}
         self._matchers: dict[tuple[str, ...], Matcher] = {}
+        self._before: dict[tuple[str, ...], Matcher] = before.all_matchers() if before is not None else {}
         texts = {automation.condition for automation in self.by_key.values()}
         # A copy, made at once: the previous version may still be in use, and compile more conditions meanwhile.
         compiled = before.conditions.copy() if before is not None else {}
@@ -113,14 +93,33 @@ class LiveAutomations:
         matcher = self._matchers.get(spellings)
         if matcher is None:
             active = [automation for name in spellings for automation in self._active[name]]
-            matcher = Matcher(sorted(active, key=lambda automation: automation.key), self._condition)
+            active.sort(key=lambda automation: automation.key)
+            matcher = Matcher(active, self._condition, self._before.get(spellings))
             self._matchers[spellings] = matcher
         return matcher
 
-    def compile(self) -> None:
-        """Compile the matchers of all event names, so that no event has to wait for it."""
+    def all_matchers(self) -> dict[tuple[str, ...], Matcher]:
+        """Return the matchers of this version, and those of earlier ones where it has none yet."""
+        return {**self._before, **self._matchers}
+
+    def compile(self, seconds: float = inf) -> bool:
+        """Compile the matchers of all event names, so that no event has to wait for it.
+
+        Return whether all is done. If not, call it again: it ends when the time is over.
+        """
+        ends_at = perf_counter() + seconds
+        for automations in self._active.values():
+            for automation in automations:
+                if automation.condition and automation.condition not in self.conditions:
+                    self._condition(automation.condition)
+                    if perf_counter() > ends_at:
+                        return False
         for name in self._active:
             self.matcher(name, ignore_case=False)
+        for name in self._spellings:
+            self.matcher(name, ignore_case=True)
+        self._before.clear()
+        return True
 
     def _condition(self, text: str) -> Condition:
         condition = self.conditions.get(text)
@@ -129,11 +128,17 @@ class LiveAutomations:
         return condition
 
 
+class TooManyMatches(Exception):
+    """An event would have a match beyond `Matching.match_limit`."""
+
+
 class Matching:
     """Matches the events of one project in one transaction, in the order of their positions.
 
     `matches` are to be appended to the match log. `resumed` has the positions of the newest matches of resumed runs, by
-    run numbers. `failures` counts the conditions of automations that were neither true nor false, by verdict.
+    run numbers. `failures` counts the conditions of automations that were neither true nor false, by verdict, and what
+    was not considered because of a limit, by limit. `room` is the number of steps that the transaction may still spend,
+    and `match_limit` that of matches which it may hold.
     """
 
     def __init__(
@@ -158,7 +163,9 @@ class Matching:
         self.position = position
         self.matches: list[Match] = []
         self.resumed: dict[int, int] = {}
-        self.failures: Counter[Verdict] = Counter()
+        self.failures: Counter[str] = Counter()
+        self.room = UNLIMITED
+        self.match_limit = UNLIMITED
 
     def prepare(self, event_names: Collection[EventName], contact_keys: Collection[int]) -> None:
         """Read, in a few queries, all that matching events of these names about these contacts depends on."""
@@ -192,28 +199,74 @@ class Matching:
         """Return the properties of a contact; none if no condition reads them."""
         return self._properties.get(contact_key, {})
 
-    def match(self, event_name: EventName, event_position: int, contact_key: int, subject: Subject) -> list[Match]:
-        """Return the matches of one event: waiting runs are resumed first, then new runs start."""
+    def match(
+        self,
+        event_name: EventName,
+        event_position: int,
+        contact_key: int,
+        subject: Subject,
+        known: Known | None = None,
+    ) -> list[Match]:
+        """Return the matches of one event: waiting runs are resumed first, then new runs start.
+
+        Raise OutOfRoom if that takes more steps than there is room for, and TooManyMatches.
+        """
         first = len(self.matches)
         if self._waiting:
-            self._resume(event_name, event_position, contact_key, subject)
+            self._resume(event_name, event_position, contact_key, subject, known)
         if matcher := self._matchers[event_name]:
-            for automation in matcher.matching(subject, self.failures):
+            decision = self.decide(matcher, subject, known)
+            for automation in decision.matching:
                 if self._may_enter(automation, contact_key):
                     self._start(automation, event_name[0], event_position, contact_key)
+            if decision.failures:
+                self.failures.update(decision.failures)
+            if decision.beyond:
+                self.failures[decision.limit or Limit.LATE] += decision.beyond
+        if len(self.matches) > self.match_limit:
+            raise TooManyMatches
         return self.matches[first:]
 
-    def _resume(self, event_name: EventName, event_position: int, contact_key: int, subject: Subject) -> None:
+    def decide(self, matcher: Matcher, subject: Subject, known: Known | None = None) -> Decision:
+        """Return the decision of a matcher, and spend its steps. Raise OutOfRoom."""
+        decision = matcher.decide(subject, known, self.room)
+        self.room -= decision.spent
+        return decision
+
+    def _resume(
+        self, event_name: EventName, event_position: int, contact_key: int, subject: Subject, known: Known | None
+    ) -> None:
         name = event_name[0]
         waiting = self._waiting.get((contact_key, name.casefold()))
         if not waiting:
             return
-        for run in [run for run in waiting if _awaits(run, event_name) and _holds(run, subject)]:
+        for run in self._satisfied([run for run in waiting if awaits(run, event_name)], subject, known):
             waiting.remove(run)
             match = self._add(
                 MatchKind.RESUMED, run.automation_key, name, event_position, contact_key, run.number, run.id
             )
             self.resumed[run.number] = match.position
+
+    def _satisfied(self, waiting: Sequence[Run], subject: Subject, known: Known | None) -> list[Run]:
+        """Return the runs whose condition holds, oldest first, within the limits of one event; others keep waiting."""
+        satisfied: list[Run] = []
+        steps = 0
+        for place, run in enumerate(waiting):
+            if steps >= EVENT_STEPS or len(satisfied) == EVENT_MATCHES:
+                self.failures[Limit.STEPS if steps >= EVENT_STEPS else Limit.MATCHES] += len(waiting) - place
+                break
+            if run.wait is None or not run.wait.condition:
+                satisfied.append(run)
+                continue
+            condition = compiled(run.wait.condition)
+            found = known.outcome(condition) if known is not None else None
+            if found is None:
+                found = condition.spend(subject, self.room)
+                self.room -= found[1]
+            steps += found[1]
+            if found[0] is True:
+                satisfied.append(run)
+        return satisfied
 
     def _may_enter(self, automation: Automation, contact_key: int) -> bool:
         if automation.entry_rule is EntryRule.EVERY_TIME or not contact_key:
@@ -276,11 +329,7 @@ def timed_out(runs: Sequence[Run], started_by: Mapping[int, str], position: int,
     ]
 
 
-def _awaits(run: Run, event_name: EventName) -> bool:
+def awaits(run: Run, event_name: EventName) -> bool:
+    """Return whether a run waits for events of a name."""
     name, ignore_case = event_name
     return ignore_case or (run.wait is not None and run.wait.event_name == name)
-
-
-def _holds(run: Run, subject: Subject) -> bool:
-    condition = run.wait.condition if run.wait else ""
-    return not condition or _compiled(condition).matches(subject)

@@ -141,7 +141,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         shutdown = Shutdown(calls.stopping, settings.grace_seconds)
         subscriptions = Subscriptions(database, dispatchers, matches)
         deliveries = Deliveries(subscriptions, dispatchers, matches, shutdown)
-        ingest, runs = Ingest(catalog, queue, loop_time), Runs(database)
+        ingest, runs = Ingest(catalog, queue, loop_time), Runs(database, catalog.thread)
         grpc_server = GrpcServer(
             access,
             calls,

@@ -16,7 +16,8 @@ ServiceError                     a SignalboxError
 │   ├── InvalidPageToken         the token is not of this list and these filters
 │   ├── CursorInvalid            the cursor is not of this project's match log
 │   ├── ContactRequired          the request names no contact
-│   └── BatchRejected            an all-or-nothing batch holds events that are refused
+│   ├── BatchRejected            an all-or-nothing batch holds events that are refused
+│   └── BatchTooCostly           matching the events of a batch takes too much for one request
 ├── ResourceError
 │   ├── ProjectNotFound, ContactNotFound, EventNotFound, KeyNotFound
 │   ├── ProjectAlreadyExists, ContactAlreadyExists, SecretInUse
@@ -33,6 +34,7 @@ ServiceError                     a SignalboxError
 │   ├── TooManyStreams           of one project
 │   ├── TooManyKeyLookups        of keys that are not known yet
 │   └── RequestTooSlow           the message of a call did not arrive in time
+├── AutomationsChanging          the automations changed each time that the events were matched
 ├── WatcherTooSlow               the client does not read the responses of a stream
 ├── Stopping                     the server is shutting down
 └── StorageError
@@ -166,6 +168,28 @@ class BatchRejected(RequestError):
     """An all-or-nothing batch holds events that are refused; nothing of it is stored."""
 
     reason = "BATCH_REJECTED"
+
+
+class BatchTooCostly(RequestError):
+    """Matching the events of a batch takes too much for one request; nothing of it is stored."""
+
+    reason = "BATCH_TOO_COSTLY"
+
+    @classmethod
+    def by_steps(cls, limit: int) -> Self:
+        """Return the error of a batch on which the conditions take too many steps."""
+        return cls(
+            f"The conditions of the project's automations take more than {limit:,} steps on the events of this batch,"
+            " so none was stored; send fewer events in a batch"
+        )
+
+    @classmethod
+    def by_matches(cls, limit: int) -> Self:
+        """Return the error of a batch that has too many matches."""
+        return cls(
+            f"The events of this batch have more than {limit:,} matches, which is the most that can be stored together,"
+            " so none was stored; send fewer events in a batch, or independent ones"
+        )
 
 
 class ResourceError(ServiceError):
@@ -393,6 +417,13 @@ class RequestTooSlow(LimitReached):
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"The message of the call did not arrive within {seconds:g} seconds; nothing was stored")
+
+
+class AutomationsChanging(ServiceError):
+    """The project's automations changed each time that the events were matched. Nothing was stored; try again."""
+
+    reason = "AUTOMATIONS_CHANGING"
+    retry_after = 1.0
 
 
 class WatcherTooSlow(ServiceError):

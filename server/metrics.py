@@ -14,8 +14,6 @@ from registry.unreadable_rows import UNREADABLE_ROWS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from automation.conditions.values import Verdict
-
 _COMMIT_SECONDS = (0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 _COMMIT_EVENTS = (1, 10, 100, 1_000, 10_000)
 
@@ -31,7 +29,8 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._condition_failures = Counter(
             "signalbox_condition_failures",
-            "Conditions that were neither true nor false on a recorded event, and so did not match.",
+            "Conditions that were neither true nor false on a recorded event, or not evaluated because of a limit,"
+            " and so did not match.",
             (PROJECT_LABEL, "verdict"),
             registry=self.registry,
         )
@@ -66,8 +65,8 @@ class Metrics:
         self._request = lru_cache(1_000)(lambda dialect, status: self._requests.labels(dialect, status).inc)
         self._refusal = lru_cache(1_000)(lambda reason: self._refused.labels(reason).inc)
 
-    def count_failures(self, project_id: str, failures: Mapping[Verdict, int]) -> None:
-        """Count failed conditions, by verdict."""
+    def count_failures(self, project_id: str, failures: Mapping[str, int]) -> None:
+        """Count failed conditions, by verdict or limit."""
         for verdict, count in failures.items():
             self._condition_failures.labels(project_id, verdict).inc(count)
 

@@ -8,7 +8,11 @@ from __future__ import annotations
 import gc
 import resource
 import sys
-from typing import Final
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 LARGE_BATCH_EVENTS: Final = 8
 """From this many events in a batch on, the event loop is busy for milliseconds without a pause."""
@@ -20,6 +24,10 @@ _MANY_FILES: Final = 1_048_576
 """The limit of file descriptors where the system has none."""
 
 
+_computing = 0
+_large_batches = False
+
+
 def favour_database_threads(*, large_batches: bool) -> None:
     """Set how long a thread waits for the interpreter while the event loop is busy.
 
@@ -27,7 +35,26 @@ def favour_database_threads(*, large_batches: bool) -> None:
     by itself: with the short interval, batches of 500 events are a seventh faster. Between single sends the loop lets
     go anyway, and the short interval would cost them a sixth, so they get CPython's default.
     """
-    sys.setswitchinterval(_SWITCH_SECONDS_OF_BATCHES if large_batches else _SWITCH_SECONDS)
+    global _large_batches  # noqa: PLW0603 - the interval is one for the whole process
+    _large_batches = large_batches
+    _set_interval()
+
+
+@contextmanager
+def computing() -> Iterator[None]:
+    """Use the short interval while a thread computes: the loop and the database thread would wait for it each time."""
+    global _computing  # noqa: PLW0603 - as above
+    _computing += 1
+    _set_interval()
+    try:
+        yield
+    finally:
+        _computing -= 1
+        _set_interval()
+
+
+def _set_interval() -> None:
+    sys.setswitchinterval(_SWITCH_SECONDS_OF_BATCHES if _large_batches or _computing else _SWITCH_SECONDS)
 
 
 def collect_garbage_rarely() -> None:

@@ -79,13 +79,8 @@ from server.paging import Page
 from server.services.backtests import Outcome, Progress, Report, Sample
 from server.services.definitions import CompatibilityVerdict
 from server.services.dependents import ReadingAutomation
-from server.services.explanations import (
-    BlockingKind,
-    BlockingReason,
-    ConditionTest,
-    EventExplanation,
-    Explanation,
-)
+from server.services.explained import BlockingKind, BlockingReason, Explanation
+from server.services.explanations import ConditionTest, EventExplanation
 from server.services.runs import RunView
 from server.storage.event_history import Traffic
 from signalbox.v1 import automations_pb2, event_ingest_pb2, event_pb2, match_pb2, match_stream_pb2

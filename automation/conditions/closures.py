@@ -6,6 +6,8 @@ evaluation: frame[0] is the number of remaining steps, the other slots hold the 
 Steps bound the time of an evaluation, whatever the condition and the payload: about 100,000 evaluated nodes. The nodes
 of a condition are limited by its length, so evaluating each of them once needs no metering. Steps are spent only where
 work grows with the data: by macros, for their body at each item, and by the operations of `metered` and `matches`.
+An evaluation may be given fewer steps than the condition's own limit, by the room that its caller has; then it does
+not fail when they have run out, but has no outcome (`OutOfRoom`).
 """
 
 from __future__ import annotations
@@ -24,6 +26,13 @@ Closure: TypeAlias = Callable[[Subject, Frame], Any]
 
 MAX_STEPS: Final = 100_000
 TOO_MUCH: Final = error(f"The evaluation takes more than {MAX_STEPS:,} steps")
+
+LATE_STEPS: Final = 10_000
+"""The limit of a condition that reads a value which is only known in the commit, where all senders wait for it."""
+LATE_TOO_MUCH: Final = error(
+    f"The evaluation takes more than {LATE_STEPS:,} steps, the limit of conditions that read event.id,"
+    " event.received_at or contact.id"
+)
 
 
 def not_boolean(value: object) -> Failure:

@@ -9,7 +9,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from automation.conditions.closures import (
+    LATE_STEPS,
+    LATE_TOO_MUCH,
     MAX_STEPS,
+    TOO_MUCH,
     conditional,
     equals,
     equals_constant,
@@ -69,28 +72,66 @@ if TYPE_CHECKING:
     from automation.conditions.closures import Closure, Frame
     from automation.conditions.nodes import Node
 
-Evaluate: TypeAlias = Callable[[Subject], "bool | Failure"]
+Spend: TypeAlias = Callable[[Subject, int], "tuple[bool | Failure, int]"]
+"""Evaluates a condition with at most a number of steps. Returns the outcome and its cost in steps."""
 
 _ABSENT: Final[Any] = object()
 
+EVALUATION_STEPS: Final = 4
+"""What beginning an evaluation costs, about half a microsecond."""
 
-def compile_condition(root: Node) -> Evaluate:
-    """Return the compiled condition, which evaluates to True, False or a Failure that no `&&` or `||` absorbed."""
+LATE: Final = frozenset({("event", "id"), ("event", "received_at"), ("contact", "id")})
+"""The paths whose values only the commit knows: it makes them from the position, the log's time and new contacts."""
+
+
+class OutOfRoom(Exception):
+    """The evaluation takes more steps than its caller has room for, so it has no outcome."""
+
+
+def compile_condition(root: Node) -> Spend:
+    """Return the compiled condition.
+
+    It evaluates to True, False or a Failure that no `&&` or `||` absorbed. Its cost is EVALUATION_STEPS, the number of
+    its nodes and the steps that it spent. Raise OutOfRoom if that takes more than the given steps, and the condition's
+    limit is higher.
+    """
     run = compile_node(root)
     fresh = new_frame(root)
+    limit, nodes = fresh[0], EVALUATION_STEPS + sum(1 for _ in walk(root))
 
-    def evaluate(subject: Subject) -> bool | Failure:
-        value = run(subject, fresh.copy())
+    def spend(subject: Subject, room: int) -> tuple[bool | Failure, int]:
+        frame = fresh.copy()
+        room -= nodes
+        if room < limit:
+            frame[0] = room
+        value = run(subject, frame)
+        left = frame[0]
+        if left < 0:
+            if room < limit:
+                raise OutOfRoom
+            left = 0
+        cost = nodes + min(room, limit) - left
         if value is True or value is False or type(value) is Failure:
-            return value
-        return not_boolean(value)
+            return limited(value, limit), cost
+        return not_boolean(value), cost
 
-    return evaluate
+    return spend
+
+
+def limited(outcome: Any, limit: int) -> Any:
+    """Return an outcome, with the message of a lower limit in place of that of MAX_STEPS."""
+    return LATE_TOO_MUCH if outcome is TOO_MUCH and limit < MAX_STEPS else outcome
+
+
+def is_late(root: Node) -> bool:
+    """Return whether a condition reads a value that only the commit knows."""
+    return any(isinstance(node, Path) and node.names in LATE for node in walk(root))
 
 
 def new_frame(root: Node) -> Frame:
     """Return the frame for one evaluation of a whole condition."""
-    return [MAX_STEPS] + [None] * sum(isinstance(node, Macro) for node in walk(root))
+    steps = LATE_STEPS if is_late(root) else MAX_STEPS
+    return [steps] + [None] * sum(isinstance(node, Macro) for node in walk(root))
 
 
 def compile_node(node: Node) -> Closure:

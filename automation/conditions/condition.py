@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from automation.conditions.compiling import compile_condition
+from automation.conditions.closures import MAX_STEPS
+from automation.conditions.compiling import compile_condition, is_late
+from automation.conditions.costs import growth
 from automation.conditions.nodes import CONTACT, Path, walk
 from automation.conditions.parsing import parse
 from automation.conditions.tracing import trace_condition
 
 if TYPE_CHECKING:
+    from automation.conditions.nodes import Node
     from automation.conditions.subject import Subject
     from automation.conditions.tracing import Clause
     from automation.conditions.values import Failure
@@ -18,14 +21,29 @@ if TYPE_CHECKING:
 class Condition:
     """A condition that was parsed and compiled from its text; blank text always holds.
 
-    Raise ConditionInvalid as `parse` does.
+    `spend` evaluates it and returns the outcome and the cost, see `compile_condition`. `growth` estimates the cost that
+    grows with the payload. A `late` condition reads a value that only the commit knows. Raise ConditionInvalid as
+    `parse` does.
     """
 
-    __slots__ = ("evaluate", "expression")
+    __slots__ = ("expression", "growth", "late", "reads_contact", "spend")
 
     def __init__(self, text: str) -> None:
         self.expression = parse(text)
-        self.evaluate = compile_condition(self.expression.root)
+        root = self.expression.root
+        self.spend = compile_condition(root)
+        self.growth = growth(root)
+        self.late = is_late(root)
+        self.reads_contact = any(isinstance(node, Path) and node.names[0] == CONTACT for node in walk(root))
+
+    @property
+    def text(self) -> str:
+        """The text of the condition."""
+        return self.expression.text
+
+    def evaluate(self, subject: Subject) -> bool | Failure:
+        """Return the outcome of the condition."""
+        return self.spend(subject, MAX_STEPS)[0]
 
     def matches(self, subject: Subject) -> bool:
         """Return whether the condition holds; a condition that fails does not."""
@@ -41,12 +59,12 @@ class Condition:
         return trace_condition(self.expression, subject)
 
     @property
-    def reads_contact(self) -> bool:
-        """Whether the condition reads the contact."""
-        return any(isinstance(node, Path) and node.names[0] == CONTACT for node in walk(self.expression.root))
-
-    @property
     def properties_read(self) -> frozenset[str]:
-        """The paths of the properties of the event that it reads, such as `properties.order.total`."""
-        paths = (node for node in walk(self.expression.root) if isinstance(node, Path))
-        return frozenset(str(path) for path in paths if path.names[0] == "properties")
+        """The paths of the properties of the event that it reads."""
+        return properties_read(self.expression.root)
+
+
+def properties_read(root: Node) -> frozenset[str]:
+    """Return the paths of the properties of the event that a condition reads, such as `properties.order.total`."""
+    paths = (node for node in walk(root) if isinstance(node, Path))
+    return frozenset(str(path) for path in paths if path.names[0] == "properties")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import msgspec
 
 from automation.conditions.closures import not_boolean
-from automation.conditions.compiling import compile_node, new_frame
+from automation.conditions.compiling import compile_node, limited, new_frame
 from automation.conditions.errors import line_and_column
 from automation.conditions.nodes import Binary, Call, Conditional, Has, Logical, Macro, Path, Unary, walk
 from automation.conditions.values import SECOND, Duration, Failure, Timestamp, Verdict
@@ -70,6 +70,7 @@ class _Trace:
         self._text = expression.text
         self._subject = subject
         self._frame = new_frame(expression.root)
+        self._limit = self._frame[0]
         self._spare = self._frame.copy()
         self._shown_paths: dict[tuple[str, ...], Shown | None] = {}
         self.clauses: list[Clause] = []
@@ -92,7 +93,7 @@ class _Trace:
                 return self._conditional(condition, then, otherwise, depth)
             case _:
                 value = compile_node(node)(self._subject, self._frame)
-                return value if type(value) in {bool, Failure} else not_boolean(value)
+                return limited(value, self._limit) if type(value) in {bool, Failure} else not_boolean(value)
 
     def _logical(self, parts: tuple[Node, ...], depth: int, *, decisive: bool) -> _Outcome:
         failure = None

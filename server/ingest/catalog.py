@@ -24,10 +24,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from automation.automation_store import live_automations
+from automation.automation_store import automations_by_key, count_automations, live_automations, versions_by_key
+from automation.bulk import chunks
 from automation.matching import LiveAutomations
 from registry.coercion import compile_schema
 from registry.store import active_definitions
@@ -39,12 +40,14 @@ from server.storage.projects import (
     project_by_pk,
 )
 from server.storage.transactions import finished
+from server.work_thread import SLICE_SECONDS, WorkThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sqlalchemy import Connection
 
+    from automation.automations import Automation
     from registry.coercion import Coercer
     from registry.definitions import EventDefinition
     from server.model import Project, Rules
@@ -93,19 +96,46 @@ class CatalogSnapshot:
         return found
 
 
-def load_snapshot(connection: Connection, project_pk: int, previous: CatalogSnapshot | None = None) -> CatalogSnapshot:
+def load_snapshot(
+    connection: Connection, project_pk: int, previous: CatalogSnapshot | None = None, most: int | None = None
+) -> CatalogSnapshot:
     """Read the catalog as this transaction sees it.
 
-    The automations of the previous snapshot are taken over if their version is the same: compiling their conditions is
-    the expensive part. If it is not, those that did not change are still compiled once.
+    Of the automations of the previous snapshot, those that did not change are taken over: reading thousands and
+    compiling their conditions takes seconds. Raise TooManyChanged if more than `most` have to be read.
     """
     project = project_by_pk(connection, project_pk)
     version = catalog_version(connection, project_pk)
     automations = previous.automations if previous is not None else None
     stored = automations_version(connection, project_pk)
     if automations is None or automations.version != stored:
-        automations = LiveAutomations(stored, live_automations(connection, project_pk), before=automations)
+        current = _current_automations(connection, project_pk, automations, most)
+        automations = LiveAutomations(stored, current, before=automations)
     return CatalogSnapshot(project, version, active_definitions(connection, project.id), automations)
+
+
+class TooManyChanged(Exception):
+    """More automations have changed than are to be read in this transaction."""
+
+
+def _current_automations(
+    connection: Connection, project_pk: int, before: LiveAutomations | None, most: int | None
+) -> list[Automation]:
+    """Return the automations that are not deleted, oldest first."""
+    if before is None or not before:
+        if most is not None and count_automations(connection, project_pk) > most:
+            raise TooManyChanged
+        return live_automations(connection, project_pk)
+    versions = versions_by_key(connection, project_pk)
+    known = before.by_key
+    same = {key for key, each in known.items() if versions.get(key) == (each.version, each.updated_at)}
+    changed = [key for key in versions if key not in same]
+    if most is not None and len(changed) > most:
+        raise TooManyChanged
+    read: dict[int, Automation] = {}
+    for keys in chunks(changed):
+        read |= automations_by_key(connection, keys)
+    return [read.get(key) or known[key] for key in versions]
 
 
 def definitions_only(connection: Connection, project_pk: int) -> CatalogSnapshot:
@@ -122,6 +152,7 @@ class Catalog:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.thread = WorkThread()
         self._snapshots: dict[int, CatalogSnapshot] = {}
         self._previous: dict[int, CatalogSnapshot] = {}
         self._loading: dict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -149,7 +180,7 @@ class Catalog:
         self._previous[project_pk] = snapshot
         if previous is None or snapshot.automations is not previous.automations:
             # Compiling thousands of conditions takes seconds. In a thread, only senders to this project wait for it.
-            await asyncio.to_thread(snapshot.automations.compile)
+            await self.thread.run_in_slices(project_pk, partial(snapshot.automations.compile, SLICE_SECONDS))
         self.keep(snapshot, invalidations)
         return snapshot
 

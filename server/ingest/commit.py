@@ -5,11 +5,13 @@ head, which makes all commits and catalog changes of one project come one after 
 
     1. encode properties        before the lock, because all other senders to the project wait for the lock
     2. lock the heads           catalog version, positions, and the id of the event that vouches for cached contacts
-    3. catalog                  another version than the batch's: load the snapshot, validate again
+    3. catalog                  another version than the batch's: load the snapshot, validate again; a large one is
+                                loaded outside of the transaction (`SetBack`)
     4. idempotency keys         repeated: duplicate or refused
     5. contacts                 of the cache, else read; created where the rules say so
     6. positions                numbered without gaps: a rejected batch takes none
-    7. matches                  automations matched, in the order of positions
+    7. matches                  automations matched, in the order of positions; a batch that has not room enough for
+                                it is judged outside of the transaction (`SetBack`, `server.ingest.judging`)
     8. rows, then the heads     a failed statement rolls all of it back, so no position is used twice
 
 Within one project, batches are decided in the order in which they were queued, and what one of them stores (keys,
@@ -24,17 +26,20 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
+from automation.conditions.compiling import OutOfRoom
 from automation.match_log import match_values
 from automation.matches import MatchKind
-from automation.matching import Matching
+from automation.matching import Matching, TooManyMatches
 from automation.run_store import new_run_values, resume_runs
 from registry.log_ids import LogIds
 from server.clock import log_time
-from server.errors import ContactNotFound, KeyInvalid
-from server.ingest.catalog import load_snapshot
+from server.errors import BatchTooCostly, ContactNotFound, KeyInvalid
+from server.ingest.catalog import TooManyChanged, load_snapshot
 from server.ingest.contacts import NOBODY, CommitContacts, IfUnknown, if_unknown, with_new_contact
-from server.ingest.draft import Draft
+from server.ingest.draft import BatchMode, Draft
 from server.ingest.idempotency import EarlierSends
+from server.ingest.judged import known_outcomes
+from server.ingest.judging import BATCH_MATCHES, COMMIT_STEPS
 from server.ingest.subjects import subject_of
 from server.ingest.validate import validate_batch
 from server.model import Event
@@ -46,6 +51,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from automation.conditions.subject import Subject
+    from automation.matcher import Decision, Known, Matcher
     from server.ingest.catalog import CatalogSnapshot
     from server.ingest.contacts import ContactCache
     from server.ingest.draft import Batch
@@ -56,6 +63,31 @@ _Placed = tuple[Draft, ContactKey, Event]
 """A draft, its contact, and its event with its position."""
 
 _encode = msgspec.json.Encoder().encode
+
+QUICK_AUTOMATIONS = 20
+"""If more automations have changed, the snapshot is not loaded in the transaction: each takes about a millisecond."""
+
+
+class SetBack(Exception):
+    """Ends the transaction: batches of a project have to be prepared again before it is repeated.
+
+    Without a `batch`, the project's catalog has changed and is large. Else the batch has to be judged, or, if it is
+    `divisible`, stored in parts; with an `error` it is refused.
+    """
+
+    def __init__(
+        self,
+        project_pk: int,
+        batch: Batch | None = None,
+        *,
+        error: Exception | None = None,
+        divisible: bool = False,
+    ) -> None:
+        super().__init__(project_pk)
+        self.project_pk = project_pk
+        self.batch = batch
+        self.error = error
+        self.divisible = divisible
 
 
 class ProjectCommit:
@@ -121,7 +153,10 @@ class ProjectCommit:
                     first[draft.idempotency_key] = draft
         if batch.rejected():
             return
-        self._accept(fresh)
+        if self.matching is None:
+            self._accept(fresh)
+        else:
+            self._accept_within_limits(batch, fresh, self.matching)
         for draft in batch.drafts:
             if draft.duplicate and draft.event is None:
                 original = first[draft.idempotency_key]
@@ -136,6 +171,19 @@ class ProjectCommit:
 
     def _rules(self, draft: Draft) -> Rules:
         return draft.rules or self.snapshot.rules
+
+    def _accept_within_limits(
+        self, batch: Batch, fresh: Sequence[tuple[Draft, ContactKey | None]], matching: Matching
+    ) -> None:
+        matching.room, matching.match_limit = COMMIT_STEPS, len(matching.matches) + BATCH_MATCHES
+        try:
+            self._accept(fresh)
+        except OutOfRoom:
+            raise SetBack(self.snapshot.project_pk, batch) from None
+        except TooManyMatches:
+            divisible = batch.mode is BatchMode.INDEPENDENT
+            error = None if divisible else BatchTooCostly.by_matches(BATCH_MATCHES)
+            raise SetBack(self.snapshot.project_pk, batch, error=error, divisible=divisible) from None
 
     def _accept(self, fresh: Sequence[tuple[Draft, ContactKey | None]]) -> None:
         self.contacts.create({draft.email for draft, contact in fresh if contact is None}, self._received_at)
@@ -160,11 +208,17 @@ class ProjectCommit:
             contact.email or draft.email,
             draft.properties,
             draft.coercions,
-            self._received_at if draft.occurred_at is None else draft.occurred_at,
+            self._occurred_at(draft),
             self._received_at,
             0,
             self._rules(draft).ignore_case,
         )
+
+    def _occurred_at(self, draft: Draft) -> int:
+        """Return the time of the event: that of the commit if none is given, unless conditions have read another."""
+        if draft.occurred_at is not None:
+            return draft.occurred_at
+        return self._received_at if draft.judged_at is None else draft.judged_at
 
     def _created_on_match(self, draft: Draft, contact: ContactKey) -> bool:
         """Return whether the event's contact is created if the event matches an automation."""
@@ -174,7 +228,11 @@ class ProjectCommit:
         """Create the contacts of unknown addresses, each from its first event on that matches an automation."""
         new: dict[str, str] = {}
         assigned = [
-            (draft, contact, self._assign_new_contact(event, new) if self._created_on_match(draft, contact) else event)
+            (
+                draft,
+                contact,
+                self._assign_new_contact(draft, event, new) if self._created_on_match(draft, contact) else event,
+            )
             for draft, contact, event in placed
         ]
         self.contacts.insert([(contact_id, email) for email, contact_id in new.items()], self._received_at)
@@ -183,11 +241,16 @@ class ProjectCommit:
             for draft, contact, event in assigned
         ]
 
-    def _assign_new_contact(self, event: Event, new: dict[str, str]) -> Event:
+    def _assign_new_contact(self, draft: Draft, event: Event, new: dict[str, str]) -> Event:
         """Return the event with the id of its new contact, if it or an earlier event of the address creates one."""
         if contact_id := new.get(event.email):
             return replace(event, contact_id=contact_id)
-        assigned = with_new_contact(event, self.snapshot.automations)
+
+        def decide(matcher: Matcher, event: Event, subject: Subject) -> Decision:
+            assert self.matching is not None
+            return self.matching.decide(matcher, subject, _known(draft, event, subject))
+
+        assigned = with_new_contact(event, self.snapshot.automations, decide)
         if assigned is None:
             return event
         new[event.email] = assigned.contact_id
@@ -207,7 +270,8 @@ class ProjectCommit:
     def _matched(self, matching: Matching, draft: Draft, contact_key: int, event: Event) -> Event:
         """Match the event with the automations and waiting runs. Return it with the number of its matches."""
         subject = subject_of(event, matching.contact_properties(contact_key))
-        found = matching.match((event.name, event.ignore_case), event.position, contact_key, subject)
+        known = _known(draft, event, subject)
+        found = matching.match((event.name, event.ignore_case), event.position, contact_key, subject, known)
         if not found:
             return event
         automations = self.snapshot.automations.by_key
@@ -260,12 +324,23 @@ def commit(connection: Connection, batches: Sequence[Batch], caches: dict[int, C
     return commits
 
 
+def _known(draft: Draft, event: Event, subject: Subject) -> Known | None:
+    """Return what is known of a draft's conditions; None if it was not judged."""
+    return known_outcomes(draft.judged, event, subject) if draft.judged else None
+
+
 def _current_snapshot(connection: Connection, batches: Sequence[Batch], head: Head) -> CatalogSnapshot:
-    """Return the current catalog snapshot, and validate again the batches that were validated by another."""
+    """Return the current catalog snapshot, and validate again the batches that were validated by another.
+
+    Raise SetBack if it takes too long to load it here.
+    """
     snapshot = max((batch.snapshot for batch in batches), key=lambda snapshot: snapshot.version)
     if snapshot.version != head.catalog_version:
         project_id = snapshot.project_id
-        snapshot = load_snapshot(connection, snapshot.project_pk, snapshot)
+        try:
+            snapshot = load_snapshot(connection, snapshot.project_pk, snapshot, QUICK_AUTOMATIONS)
+        except TooManyChanged:
+            raise SetBack(snapshot.project_pk) from None
         if snapshot.project_id != project_id:
             # The project was lost, and its integer key belongs to another one by now.
             raise KeyInvalid

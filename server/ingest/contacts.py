@@ -21,10 +21,12 @@ from server.model import UnknownContacts, UnknownIds
 from server.storage.contacts import ContactKey, contact_keys, insert_contacts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from sqlalchemy import Connection
 
+    from automation.conditions.subject import Subject
+    from automation.matcher import Decision, Matcher
     from automation.matching import LiveAutomations
     from server.ingest.draft import Draft
     from server.model import Event, Rules
@@ -56,7 +58,9 @@ def if_unknown(draft: Draft, rules: Rules) -> IfUnknown:
     return _BY_ID[rules.unknown_ids] if draft.contact_id else _BY_EMAIL[rules.unknown_contacts]
 
 
-def with_new_contact(event: Event, automations: LiveAutomations) -> Event | None:
+def with_new_contact(
+    event: Event, automations: LiveAutomations, decide: Callable[[Matcher, Event, Subject], Decision]
+) -> Event | None:
     """Return the event with the id of a contact to create if it then matches an automation, else None.
 
     A contact without properties and without runs may enter every automation, so only the conditions decide.
@@ -65,7 +69,7 @@ def with_new_contact(event: Event, automations: LiveAutomations) -> Event | None
     if matcher is None:
         return None
     event = replace(event, contact_id=str(uuid7()))
-    return event if matcher.matching(subject_of(event, {})) else None
+    return event if decide(matcher, event, subject_of(event, {})).matching else None
 
 
 class ContactCache:

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
     from automation.automations import Automation
     from automation.matches import Match
+    from automation.matching import LiveAutomations
     from registry.coercion import Coercion
     from server.ingest.catalog import CatalogSnapshot, LiveDefinition
+    from server.ingest.judged import Judged
     from server.model import Event, Rules
 
 MAX_IDEMPOTENCY_KEY = 255
@@ -55,6 +57,8 @@ class Draft(msgspec.Struct):
     in microseconds. `rules` are those of the sender's dialect, in place of the project's. `invalid` is the error of a
     request that could not be read; such a draft is refused without being validated.
 
+    `judged` has what conditions came to before the commit, if they were evaluated then, at the time `judged_at`.
+
     `encoded` holds the JSON texts of properties and coercions once they were needed. A `duplicate` repeats an earlier
     send with the same idempotency key and has the event and matches of that one.
     """
@@ -78,6 +82,9 @@ class Draft(msgspec.Struct):
     matches: tuple[tuple[Match, Automation], ...] = ()
     duplicate: bool = False
     encoded: tuple[str, str] | None = None
+    # judged
+    judged: tuple[Judged, ...] = ()
+    judged_at: int | None = None
 
     def fingerprint(self) -> str:
         """Return a digest of the request, which distinguishes a repeated send from a reused idempotency key."""
@@ -92,9 +99,12 @@ class Batch:
 
     A large independent batch is decided in parts, each in a transaction of its own: they are batches too, and stand in
     the queue for the `whole`. If some parts fail, the drafts of these have the failure as their error.
+
+    `judged_by` are the automations by which it was judged before its commit, and `rounds` is how often a commit has set
+    it back.
     """
 
-    __slots__ = ("_left", "_parts", "done", "drafts", "mode", "size", "snapshot", "whole")
+    __slots__ = ("_left", "_parts", "done", "drafts", "judged_by", "mode", "rounds", "size", "snapshot", "whole")
 
     def __init__(
         self,
@@ -109,6 +119,8 @@ class Batch:
         self.mode = mode
         self.done = done
         self.size = size or EVENT_BYTES * len(drafts)
+        self.judged_by: LiveAutomations | None = None
+        self.rounds = 0
         self.whole: Batch = self
         self._parts: list[Batch] = []
         self._left = 0
@@ -122,7 +134,7 @@ class Batch:
             drafts = self.drafts[start : start + events]
             size = self.size * len(drafts) // len(self.drafts)
             part = Batch(self.snapshot, drafts, self.mode, loop.create_future(), size)
-            part.whole = self
+            part.judged_by, part.rounds, part.whole = self.judged_by, self.rounds, self
             self._parts.append(part)
         self._left = len(self._parts)
         return self._parts

@@ -30,6 +30,7 @@ import structlog
 from server import runtime
 from server.errors import (
     AccessError,
+    BatchTooCostly,
     QueueFull,
     RequestError,
     ServiceError,
@@ -38,9 +39,11 @@ from server.errors import (
     StorageRefused,
     StorageUnavailable,
 )
-from server.ingest.commit import commit
+from server.ingest.commit import SetBack, commit
 from server.ingest.commit_queue import CommitQueue
 from server.ingest.contacts import ContactCache
+from server.ingest.judging import Judging
+from server.ingest.setting_back import SettingBack
 from server.ingest.validate import validate_batch, validate_in_slices
 from server.loop_time import LoopTime
 from server.outages import is_outage
@@ -89,9 +92,11 @@ class GroupCommit:
         self._health.on_late(self._refuse_queued, self._answer_running)
         self._running: Sequence[Batch] = ()
         self._queue = CommitQueue(queue_events)
+        self._judging = Judging(database, catalog.thread)
         self._latest: set[int] = set()
         self._caches: dict[int, ContactCache] = {}
         self._wake = asyncio.Event()
+        self._set_back = SettingBack(catalog, self._judging, self._wake.set)
         self._expected = 1
         self._timer: asyncio.TimerHandle | None = None
         self._stopping = False
@@ -117,6 +122,14 @@ class GroupCommit:
         try:
             self._submit(batch)
         except QueueFull as error:
+            self._metrics.count_refused(error.reason)
+            raise
+
+    async def judge_if_costly(self, batch: Batch) -> None:
+        """Evaluate conditions before the commit if that is likely to take long. Raise BatchTooCostly."""
+        try:
+            await self._judging.judge_if_costly(batch)
+        except BatchTooCostly as error:
             self._metrics.count_refused(error.reason)
             raise
 
@@ -155,9 +168,11 @@ class GroupCommit:
             self._wake.clear()
             if batches := self._take():
                 await self._commit_safely(batches)
-            if self._queue:
+            if self._set_back.ready:
+                self._wake.set()
+            elif self._queue:
                 self._schedule()
-            elif self._stopping:
+            elif self._stopping and not self._set_back:
                 return
 
     def _schedule(self, project_pk: int | None = None) -> None:
@@ -177,6 +192,8 @@ class GroupCommit:
             self._timer.cancel()
             self._timer = None
         batches = self._queue.take()
+        if self._set_back:
+            batches = self._set_back.group(batches)
         senders = len({id(batch.whole) for batch in batches})
         self._latest = {batch.snapshot.project_pk for batch in batches}
         self._expected = senders - 1 if senders > GATHER_BATCHES else 1
@@ -191,6 +208,10 @@ class GroupCommit:
         self._health.commit_began(self._queue.expected_seconds(batches))
         try:
             commits = await self._database.write(_Attempts(batches, self._caches))
+        except SetBack as back:
+            self._health.commit_ended(back)
+            for group in self._set_back.regroup(back, batches):
+                await self._commit_again(group)
         except Exception as error:
             self._health.commit_ended(error)
             if len(batches) > 1 and not is_outage(error):
@@ -225,14 +246,17 @@ class GroupCommit:
             _resolve(batches, StorageRefused())
 
     async def _commit_apart(self, batches: Sequence[Batch]) -> None:
-        """Store batches one by one, so that one which the database refuses does not fail the others.
+        """Store batches one by one, so that one which the database refuses does not fail the others."""
+        for batch in batches:
+            await self._commit_again([batch])
 
-        The failed attempt left its decisions in the drafts, so they are validated again.
-        """
+    async def _commit_again(self, batches: Sequence[Batch]) -> None:
+        """Commit batches after a failed attempt: it left its decisions in the drafts, so they are validated again."""
         for batch in batches:
             async with self._loop_time.slices(batch.snapshot.project_pk) as slices:
                 await validate_in_slices(batch, slices)
-            await self._commit([batch])
+        if batches:
+            await self._commit(batches)
 
     def _keep(self, commits: Sequence[ProjectCommit], invalidations: int) -> None:
         for project in commits:

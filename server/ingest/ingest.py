@@ -80,6 +80,8 @@ class Ingest:
             batch.snapshot = await self._catalog.current(snapshot)
             if batch.snapshot is not snapshot:
                 await self._validate(batch)
+        if batch.snapshot.automations:
+            await self._queue.judge_if_costly(batch)
         return batch
 
     async def _validate(self, batch: Batch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -12,6 +13,7 @@ from automation.automation_store import AutomationFilter
 from automation.automations import AutomationState
 from automation.conditions.checking import check
 from automation.conditions.parsing import parse
+from automation.errors import ConditionInvalid
 from automation.run_store import cancel_runs, newest_runs, run_counts
 from registry.page_sizes import UNBOUNDED
 from registry.timestamps import now_micros
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from server.ingest.catalog import Catalog
     from server.paging import Page, PageRequest
     from server.storage.database import Database
+    from server.work_thread import WorkThread
 
 T = TypeVar("T")
 
@@ -51,9 +54,10 @@ class Automations:
     async def create(self, project_pk: int, new: NewAutomation, *, validate_only: bool = False) -> Automation:
         """Create an automation; with `validate_only` it is only checked, and has no id.
 
-        Raise InvalidAutomation, InvalidName and ConditionInvalid.
+        Raise InvalidAutomation, TooManyAutomations, InvalidName and ConditionInvalid.
         """
         automation_id = "" if validate_only else str(uuid7())
+        await parse_ahead(self._catalog.thread, project_pk, new.condition)
 
         def create(connection: Connection, head: int) -> Automation:
             check_condition(connection, project_pk, new.event_name, new.condition)
@@ -124,6 +128,10 @@ class Automations:
 
         Raise AutomationNotFound, EtagMismatch, InvalidAutomation, InvalidName and ConditionInvalid.
         """
+        condition = changes.condition
+        if condition is None:
+            condition = (await self.get(project_pk, automation_id)).condition
+        await parse_ahead(self._catalog.thread, project_pk, condition)
 
         def update(connection: Connection, head: int) -> Automation:
             current = store.get_automation(connection, project_pk, automation_id)
@@ -140,6 +148,8 @@ class Automations:
 
         Raise AutomationNotFound, EtagMismatch and ConditionInvalid.
         """
+        condition = (await self.get(project_pk, automation_id)).condition
+        await parse_ahead(self._catalog.thread, project_pk, condition)
 
         def activate(connection: Connection, head: int) -> Automation:
             current = store.get_automation(connection, project_pk, automation_id)
@@ -188,6 +198,20 @@ class Automations:
 def _counted(connection: Connection, automations: Sequence[Automation]) -> list[AutomationWithCounts]:
     counts = run_counts(connection, [each.key for each in automations])
     return [AutomationWithCounts(each, *counts.get(each.key, (0, 0))) for each in automations]
+
+
+async def parse_ahead(thread: WorkThread, project_pk: int, condition: str) -> None:
+    """Parse a condition before the transaction in which it is checked, where all writers would wait for it.
+
+    The result is cached. A condition of many patterns takes a second. Its errors are raised where it is checked.
+    """
+
+    def attempt() -> None:
+        with suppress(ConditionInvalid):
+            parse(condition)
+
+    if condition:
+        await thread.run(project_pk, attempt)
 
 
 def check_condition(connection: Connection, project_pk: int, event_name: str, condition: str) -> None:

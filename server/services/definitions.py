@@ -236,11 +236,12 @@ class Definitions:
         force: bool,
     ) -> EventDefinition:
         """Update a definition; `work` returns it before and after. Raise ConditionsBroken without force."""
+        compiled = (await self._catalog.load(caller.project_pk)).automations.conditions
 
         def update(connection: Connection) -> EventDefinition:
             before, after = work(connection)
             if not force:
-                check_conditions(connection, caller.project_pk, before, after)
+                check_conditions(connection, caller.project_pk, before, after, compiled)
             return after
 
         return await self._catalog.change(caller.project_pk, update, dry_run=validate_only)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from automation.automation_store import automations_by_key, live_automations
 from automation.automations import AutomationState
 from automation.conditions.checking import check
-from automation.conditions.condition import Condition
+from automation.conditions.condition import properties_read
+from automation.conditions.parsing import parse
 from automation.errors import ConditionInvalid, ConditionsBroken
 from automation.run_store import awaited_conditions
 from registry.errors import Violation
@@ -17,11 +18,12 @@ from registry.schema import same_schema
 from server.ingest.catalog import definitions_only
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from sqlalchemy import Connection
 
     from automation.automations import Automation
+    from automation.conditions.condition import Condition
     from registry.definitions import EventDefinition
     from registry.schema import Schema
     from server.ingest.catalog import CatalogSnapshot
@@ -46,21 +48,30 @@ def reading_automations(
         if automation.id > after and _validated_by(snapshot, automation.event_name) == definition.id
     ]
     return [
-        ReadingAutomation(automation, tuple(sorted(Condition(automation.condition).properties_read)))
+        ReadingAutomation(automation, tuple(sorted(properties_read(parse(automation.condition).root))))
         for automation in found[:limit]
     ]
 
 
-def check_conditions(connection: Connection, project_pk: int, before: EventDefinition, after: EventDefinition) -> None:
-    """Raise ConditionsBroken if a new schema breaks conditions that are in use, more than the old one did."""
+def check_conditions(
+    connection: Connection,
+    project_pk: int,
+    before: EventDefinition,
+    after: EventDefinition,
+    compiled: Mapping[str, Condition],
+) -> None:
+    """Raise ConditionsBroken if a new schema breaks conditions that are in use, more than the old one did.
+
+    `compiled` are conditions by their texts: parsing thousands of them here would hold up all writers.
+    """
     if same_schema(before.schema, after.schema):
         return
     violations: list[Violation] = []
     broken: dict[str, str] = {}
     for automation, what, condition in _in_use(connection, project_pk, after):
-        known = _errors(condition, before.schema)
+        known = _errors(condition, before.schema, compiled)
         path = property_path("automations", automation.id)
-        for key, message in _errors(condition, after.schema).items():
+        for key, message in _errors(condition, after.schema, compiled).items():
             if key not in known:
                 violations.append(Violation(path, key[2], f'{what} of "{automation.name}": {message}'))
                 broken[automation.id] = automation.name
@@ -92,10 +103,11 @@ def _validated_by(snapshot: CatalogSnapshot, event_name: str) -> str:
     return definition.id if definition else ""
 
 
-def _errors(condition: str, schema: Schema) -> dict[tuple[int, int, str], str]:
+def _errors(text: str, schema: Schema, compiled: Mapping[str, Condition]) -> dict[tuple[int, int, str], str]:
     """Return the errors of a condition, by place and reason."""
+    condition = compiled.get(text)
     try:
-        check(Condition(condition).expression, schema)
+        check(condition.expression if condition is not None else parse(text), schema)
     except ConditionInvalid as error:
         return {(each.line, each.column, each.reason): str(each) for each in error.errors}
     return {}

@@ -16,10 +16,11 @@ from registry.names import check_event_name
 from registry.timestamps import now_micros
 from server.clock import transaction_time
 from server.errors import InvalidArgument
-from server.services.automations import check_condition
+from server.services.automations import check_condition, parse_ahead
 from server.storage.contacts import contact_ids, contact_key
 from server.storage.events import event_ids
 from server.storage.log import lock_heads
+from server.work_thread import WorkThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -82,8 +83,9 @@ class EngineUpdate:
 class Runs:
     """Reads and moves runs. Each is moved under the lock of its project's head, in line with the events."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, thread: WorkThread | None = None) -> None:
         self._database = database
+        self._thread = thread or WorkThread()
 
     async def get(self, project_pk: int, run_id: str) -> RunView:
         """Read a run. Raise RunNotFound."""
@@ -123,6 +125,7 @@ class Runs:
         """
         check_event_name(awaited.event_name, "event_name")
         _check_timeout(awaited.timeout)
+        await parse_ahead(self._thread, project_pk, awaited.condition)
 
         def park(connection: Connection, head: Head, current: Run) -> Run:
             store.check_newest(connection, project_pk, current, engine.match_id)

@@ -564,6 +564,10 @@ class OutsideReason(_message.Message):
         """The contact had an open run, and may have only one at a time."""
         KIND_OTHER_CASE: OutsideReason._Kind.ValueType  # 6
         """The names differ in letter case, and the project compares names exactly."""
+        KIND_STEP_LIMIT: OutsideReason._Kind.ValueType  # 7
+        """The conditions of older automations had used up the steps that conditions may take on one event."""
+        KIND_MATCH_LIMIT: OutsideReason._Kind.ValueType  # 8
+        """Older automations had as many matches as one event may have."""
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
         """Kind of reason."""
@@ -582,6 +586,10 @@ class OutsideReason(_message.Message):
     """The contact had an open run, and may have only one at a time."""
     KIND_OTHER_CASE: OutsideReason.Kind.ValueType  # 6
     """The names differ in letter case, and the project compares names exactly."""
+    KIND_STEP_LIMIT: OutsideReason.Kind.ValueType  # 7
+    """The conditions of older automations had used up the steps that conditions may take on one event."""
+    KIND_MATCH_LIMIT: OutsideReason.Kind.ValueType  # 8
+    """Older automations had as many matches as one event may have."""
 
     KIND_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int

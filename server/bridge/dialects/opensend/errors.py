@@ -38,6 +38,7 @@ ERRORS: Final[ErrorTable] = {
     "DEFINITION_ALREADY_EXISTS": ReportedError(409, "", "An event with this name already exists"),
     "DEFINITION_IN_USE": ReportedError(409, "event_in_use"),
     "TOO_MANY_DEFINITIONS": ReportedError(422, "max_events_reached"),
+    "TOO_MANY_AUTOMATIONS": ReportedError(422, "max_automations_reached"),
     "CONTACT_NOT_FOUND": ReportedError(404, "", "Contact not found"),
     "CONTACT_ALREADY_EXISTS": ReportedError(409, "", "A contact with this email already exists"),
     "AUTOMATION_NOT_FOUND": ReportedError(404, "", "Automation not found"),

@@ -1,0 +1,248 @@
+"""The decision which automations an event matches, within the budgets of one event.
+
+A decision is a function of the event, its contact and the active automations of the event's name alone. It takes them
+in the order in which they were created, so that one which is added later never changes what becomes of the others:
+
+    EVENT_STEPS      once the conditions have spent this many steps, no further automation is considered
+    EVENT_MATCHES    once this many automations match, no further automation is considered
+    LATE_STEPS       once the late conditions have spent this many steps, no further late condition is evaluated
+
+An automation that is not considered does not match. It is counted, and an explanation names the limit.
+
+Outcomes may be known before: they are used, at the cost that they had, as if the conditions were evaluated here.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import msgspec
+
+from automation.automations import EntryRule
+from automation.conditions.closures import LATE_STEPS
+from automation.conditions.costs import combined
+from automation.conditions.index import ConditionIndex
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from automation.automations import Automation
+    from automation.conditions.condition import Condition
+    from automation.conditions.costs import Growth
+    from automation.conditions.subject import Subject
+    from automation.conditions.values import Failure, Verdict
+
+EVENT_STEPS: Final = 200_000
+"""Two conditions at their limit, or tens of thousands of comparisons: 20 to 60 ms."""
+
+EVENT_MATCHES: Final = 1_000
+"""Each match is a run, which is stored with the event in one transaction: a thousand take about 10 ms."""
+
+UNLIMITED: Final = 2**60
+
+CHANGED: Final = 128
+"""Once more automations than this have changed, all are indexed again."""
+
+Outcome: TypeAlias = "tuple[bool | Failure, int]"
+"""What a condition evaluated to, and its cost in steps."""
+
+
+Candidate: TypeAlias = "tuple[Automation, Condition | None]"
+"""An automation whose condition may hold; None is the condition that always holds."""
+
+
+class Limit(StrEnum):
+    """The limits of one event."""
+
+    STEPS = "over_step_limit"
+    MATCHES = "over_match_limit"
+    LATE = "over_late_step_limit"
+
+
+class Decision(msgspec.Struct):
+    """Which automations one event matches, oldest first.
+
+    `failures` has the verdicts of conditions that were neither true nor false. `steps` is the cost of all conditions,
+    `spent` that of those whose outcomes were not known. If a limit was reached, the automations with keys above
+    `last_key` were not considered; those of `late` were not because of LATE_STEPS. `beyond` is the number of candidates
+    among them. `by_late` is true if a late condition had a part in it.
+    """
+
+    matching: list[Automation]
+    failures: list[Verdict] = []
+    steps: int = 0
+    spent: int = 0
+    limit: Limit | None = None
+    last_key: int = 0
+    beyond: int = 0
+    late: list[int] = []
+    by_late: bool = False
+
+    def limit_of(self, key: int) -> Limit | None:
+        """Return the limit because of which the automation of a key was not considered."""
+        if self.limit is not None and key > self.last_key:
+            return self.limit
+        return Limit.LATE if key in self.late else None
+
+
+class Known(msgspec.Struct):
+    """The outcomes of conditions on one event, by their texts, and the decision of a matcher, as far as they hold.
+
+    Those of late conditions never do; those of conditions that read the contact only if `with_contact` is true.
+    """
+
+    outcomes: dict[str, Outcome]
+    with_contact: bool = True
+    matcher: Matcher | None = None
+    decision: Decision | None = None
+
+    def outcome(self, condition: Condition) -> Outcome | None:
+        """Return the outcome of a condition, None if it has to be evaluated."""
+        if condition.late or (condition.reads_contact and not self.with_contact):
+            return None
+        return self.outcomes.get(condition.text)
+
+    def decision_of(self, matcher: Matcher) -> Decision | None:
+        """Return the decision of a matcher, None if it has to be made."""
+        decision = self.decision
+        if self.matcher is not matcher or decision is None or decision.by_late:
+            return None
+        return decision if self.with_contact or not matcher.reads_contact else None
+
+
+class Recorder:
+    """Evaluates the conditions that a matcher asks for, each once, and keeps their outcomes."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self.outcomes: dict[str, Outcome] = {}
+
+    def outcome(self, condition: Condition) -> Outcome:
+        """Return the outcome of a condition."""
+        outcome = self.outcomes.get(condition.text)
+        if outcome is None:
+            outcome = self.outcomes[condition.text] = condition.spend(self._subject, UNLIMITED)
+        return outcome
+
+    def decision_of(self, matcher: Matcher) -> None:
+        """Return None: each decision is to be made."""
+
+
+class _Layer:
+    """Automations of one event name with an index of their conditions."""
+
+    def __init__(self, automations: Sequence[Automation], condition: Callable[[str], Condition]) -> None:
+        self.automations = automations
+        self.conditions = [condition(each.condition) if each.condition else None for each in automations]
+        self._index = ConditionIndex(self.conditions)
+
+    @cached_property
+    def by_key(self) -> dict[int, Automation]:
+        """The automations by their keys."""
+        return {automation.key: automation for automation in self.automations}
+
+    @cached_property
+    def growth(self) -> Growth:
+        """The estimated cost of all conditions together, each text once."""
+        return combined({each.text: each.growth for each in self.conditions if each and each.growth}.values())
+
+    def candidates(self, subject: Subject) -> list[Candidate]:
+        """Return the automations that may match, oldest first."""
+        automations, conditions = self.automations, self.conditions
+        return [(automations[number], conditions[number]) for number in self._index.candidates(subject)]
+
+
+class Matcher:
+    """The active automations of one event name; `condition` returns the compiled condition of a text.
+
+    Indexing thousands of conditions takes a second, and while automations are edited each change makes a matcher. So a
+    matcher takes over the layer that the one `before` it has indexed, and has a layer of its own for the few
+    automations that have changed since.
+
+    `growth` estimates the cost of all conditions together, see `Condition`. `always` is the number of automations that
+    match every event, whoever its contact is.
+    """
+
+    def __init__(
+        self, automations: Sequence[Automation], condition: Callable[[str], Condition], before: Matcher | None = None
+    ) -> None:
+        self.base, self._changed, self._gone = self._layers(automations, condition, before)
+        self.entry_limited = [
+            automation.key for automation in automations if automation.entry_rule is not EntryRule.EVERY_TIME
+        ]
+        layers = (self.base,) if self._changed is None else (self.base, self._changed)
+        self.reads_contact = any(each.reads_contact for layer in layers for each in layer.conditions if each)
+        self.growth = combined(layer.growth for layer in layers)
+        self.always = sum(
+            not automation.condition and automation.entry_rule is EntryRule.EVERY_TIME for automation in automations
+        )
+        self.usual_steps: float = 0.0 if before is None else before.usual_steps
+        """The cost of recent events in steps, roughly."""
+
+    def _layers(
+        self, automations: Sequence[Automation], condition: Callable[[str], Condition], before: Matcher | None
+    ) -> tuple[_Layer, _Layer | None, Collection[int]]:
+        """Return the base, the changed automations, and the keys of the base that are changed or gone."""
+        if before is not None:
+            base = before.base
+            known = base.by_key
+            changed = [automation for automation in automations if known.get(automation.key) is not automation]
+            gone = known.keys() - {automation.key for automation in automations}
+            gone.update(automation.key for automation in changed if automation.key in known)
+            if len(changed) + len(gone) <= min(CHANGED, len(known) // 4):
+                return base, _Layer(changed, condition), gone
+        return _Layer(automations, condition), None, frozenset()
+
+    def _candidates(self, subject: Subject) -> list[Candidate]:
+        candidates = self.base.candidates(subject)
+        if self._changed is not None:
+            gone = self._gone
+            candidates = [candidate for candidate in candidates if candidate[0].key not in gone]
+            candidates += self._changed.candidates(subject)
+            candidates.sort(key=lambda candidate: candidate[0].key)
+        return candidates
+
+    def decide(self, subject: Subject, known: Known | Recorder | None = None, room: int = UNLIMITED) -> Decision:  # noqa: C901 - the loop of every event
+        """Return the decision on an event. Raise OutOfRoom if more than `room` steps would have to be spent for it."""
+        if known is not None and (made := known.decision_of(self)) is not None:
+            return made
+        decision = Decision([])
+        matching, late = decision.matching, 0
+        candidates = self._candidates(subject)
+        for place, (automation, condition) in enumerate(candidates):
+            if decision.steps >= EVENT_STEPS or len(matching) == EVENT_MATCHES:
+                _cut(decision, candidates, place)
+                break
+            if condition is None:
+                decision.steps += 1
+                matching.append(automation)
+                continue
+            if condition.late:
+                decision.by_late = True
+                if late >= LATE_STEPS:
+                    decision.late.append(automation.key)
+                    decision.beyond += 1
+                    continue
+            found = known.outcome(condition) if known is not None else None
+            if found is None:
+                found = condition.spend(subject, room - decision.spent)
+                decision.spent += found[1]
+            outcome, cost = found
+            decision.steps += cost
+            if condition.late:
+                late += cost
+            if outcome is True:
+                matching.append(automation)
+            elif outcome is not False:
+                decision.failures.append(outcome.verdict)
+        self.usual_steps += (decision.steps - self.usual_steps) / 16
+        return decision
+
+
+def _cut(decision: Decision, candidates: Sequence[Candidate], place: int) -> None:
+    """Note that the candidates from a place on are not considered."""
+    decision.limit = Limit.STEPS if decision.steps >= EVENT_STEPS else Limit.MATCHES
+    decision.last_key = candidates[place - 1][0].key
+    decision.beyond += len(candidates) - place

@@ -1,0 +1,217 @@
+"""Judging: costly conditions are evaluated before the transaction that stores the events, and outside of it.
+
+In the transaction all senders wait, and on PostgreSQL the event loop, too. So a batch has little room for evaluating
+conditions there, COMMIT_STEPS. One that is likely to need more is judged before it is queued; one that needed more
+after all is set back, judged, and committed then.
+
+    estimate   by the texts of the conditions, the size of the request, and what recent events of the name have cost
+    judge      in one thread, a few milliseconds at a time, projects in turn; it ends when the caller gives up
+    refuse     a batch that takes more than BATCH_STEPS, before anything is written; one event never does
+    commit     decides again, with the same limits (`automation.matcher`), and takes the outcomes that still hold
+
+An outcome holds if the condition would read the same values: the event is the same and validated by the same revision,
+and the contact has the same address and properties. The automations may have changed: outcomes are known by the text of
+the condition. What only the commit knows, such as the id of the event, is never judged; the `late` conditions that read
+it have a small limit of their own instead.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from automation.automations import EntryRule
+from automation.conditions.costs import estimated
+from automation.conditions.subject import Subject
+from automation.matcher import EVENT_MATCHES, EVENT_STEPS, Known, Recorder
+from automation.matching import awaits, compiled
+from automation.run_store import waiting_runs
+from server.clock import database_now
+from server.errors import BatchTooCostly
+from server.ingest.contacts import CommitContacts, IfUnknown, if_unknown
+from server.ingest.draft import BatchMode
+from server.ingest.judged import Judged
+from server.storage.contacts import contact_properties
+from server.work_thread import SLICE_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from sqlalchemy import Connection
+
+    from automation.matcher import Matcher
+    from automation.matching import EventName
+    from automation.runs import Run
+    from server.ingest.draft import Batch, Draft
+    from server.storage.database import Database
+    from server.work_thread import WorkThread
+
+COMMIT_STEPS: Final = 100_000
+"""The room of a batch in its transaction: about 15 ms."""
+
+BATCH_STEPS: Final = 2_000_000
+"""The most steps that the conditions may take on all events of a batch: about half a second."""
+
+BATCH_MATCHES: Final = 10_000
+"""The most matches that are stored in one transaction: about 100 ms. An independent batch is divided."""
+
+
+def estimated_steps(batch: Batch) -> float:
+    """Return what the conditions on the events of a batch are likely to take.
+
+    Raise BatchTooCostly if its events certainly have too many matches for one transaction.
+    """
+    if not batch.snapshot.automations:
+        return 0.0
+    counts: dict[EventName, int] = {}
+    for draft in batch.drafts:
+        if draft.error is None:
+            event = event_name(batch, draft)
+            counts[event] = counts.get(event, 0) + 1
+    steps, matches = 0.0, 0
+    for (name, ignore_case), count in counts.items():
+        matcher = batch.snapshot.automations.matcher(name, ignore_case=ignore_case)
+        if matcher is not None:
+            steps += count * matcher.usual_steps
+            matches += count * min(matcher.always, EVENT_MATCHES)
+            if matcher.growth:
+                constant, *others = matcher.growth
+                steps += count * constant + estimated((0.0, *others), batch.size)
+    _check_matches(batch, matches)
+    return steps
+
+
+def event_name(batch: Batch, draft: Draft) -> EventName:
+    """Return the name by which a draft's event is matched."""
+    rules = draft.rules or batch.snapshot.rules
+    return draft.definition.name if draft.definition else draft.name, rules.ignore_case
+
+
+def _check_matches(batch: Batch, matches: int) -> None:
+    if matches > BATCH_MATCHES and batch.mode is BatchMode.ALL_OR_NOTHING:
+        raise BatchTooCostly.by_matches(BATCH_MATCHES)
+
+
+class Judging:
+    """Judges batches in a thread."""
+
+    def __init__(self, database: Database, thread: WorkThread) -> None:
+        self._database = database
+        self._thread = thread
+
+    async def judge_if_costly(self, batch: Batch) -> None:
+        """Judge a batch that is likely to need more than its room in the transaction. Raise BatchTooCostly."""
+        if estimated_steps(batch) > COMMIT_STEPS:
+            await self.judge(batch)
+
+    async def judge(self, batch: Batch) -> None:
+        """Evaluate the conditions on the events of a batch. Raise BatchTooCostly.
+
+        The contacts are read before the transaction, but not before the batch was sent: so whoever changes a contact
+        and then sends an event finds the change in its matches.
+        """
+        about = await self._database.read(lambda connection: _read(connection, batch), brief=True)
+        await self._thread.run_in_slices(batch.snapshot.project_pk, _Work(batch, about).proceed)
+        batch.judged_by = batch.snapshot.automations
+
+
+class _About(msgspec.Struct):
+    """What was read about the contacts of a batch."""
+
+    contacts: CommitContacts
+    properties: Mapping[int, Mapping[str, Any]]
+    waiting: Sequence[Run]
+
+
+def _read(connection: Connection, batch: Batch) -> _About:
+    project_pk = batch.snapshot.project_pk
+    contacts = CommitContacts(connection, project_pk, {}, batch.drafts)
+    keys = sorted(contacts.keys(batch.drafts))
+    return _About(contacts, contact_properties(connection, keys), waiting_runs(connection, project_pk, keys))
+
+
+class _Work:
+    """The judging of one batch."""
+
+    def __init__(self, batch: Batch, about: _About) -> None:
+        self._batch = batch
+        self._about = about
+        self._drafts = iter(batch.drafts)
+        self._waiting: dict[int, list[Run]] = defaultdict(list)
+        for run in about.waiting:
+            self._waiting[run.contact_key].append(run)
+        self._now = database_now()
+        self._steps = self._matches = 0
+
+    def proceed(self) -> bool:
+        """Judge events for a short time. Return whether all are judged. Raise BatchTooCostly."""
+        ends_at = perf_counter() + SLICE_SECONDS
+        for draft in self._drafts:
+            if draft.error is None:
+                self._judge(draft)
+            if perf_counter() > ends_at:
+                return False
+        return True
+
+    def _judge(self, draft: Draft) -> None:
+        name = event_name(self._batch, draft)
+        matcher = self._batch.snapshot.automations.matcher(name[0], ignore_case=name[1])
+        contact = self._about.contacts.find(draft)
+        waiting = [run for run in self._waiting[contact.key] if _reads(run, name)] if contact is not None else []
+        draft.judged_at = self._now
+        draft.judged = tuple(
+            self._with_contact(draft, subject, matcher, waiting) for subject in self._subjects(draft, name[0])
+        )
+
+    def _subjects(self, draft: Draft, name: str) -> Iterator[Subject]:
+        """Yield what conditions read of the event, with each contact that it may have by the time of the commit."""
+        contact = self._about.contacts.find(draft)
+        fate = if_unknown(draft, draft.rules or self._batch.snapshot.rules)
+        definition = draft.definition
+        occurred_at = self._now if draft.occurred_at is None else draft.occurred_at
+        event = Subject(
+            draft.properties,
+            name,
+            "",
+            definition.revision if definition else 0,
+            occurred_at,
+            self._now,
+        )
+        if contact is not None:
+            properties = self._about.properties.get(contact.key, {})
+            yield msgspec.structs.replace(
+                event, contact_id=contact.id, email=contact.email or draft.email, contact_properties=properties
+            )
+            return
+        if fate in {IfUnknown.CREATE, IfUnknown.CREATE_ON_MATCH}:
+            yield msgspec.structs.replace(event, contact_id="", email=draft.email, contact_properties={})
+        if fate in {IfUnknown.RECORD_WITHOUT, IfUnknown.CREATE_ON_MATCH}:
+            yield event
+
+    def _with_contact(self, draft: Draft, subject: Subject, matcher: Matcher | None, waiting: Sequence[Run]) -> Judged:
+        recorder = Recorder(subject)
+        known = Known(recorder.outcomes)
+        steps = 0
+        for run in waiting:
+            if steps < EVENT_STEPS and run.wait is not None:
+                steps += recorder.outcome(compiled(run.wait.condition))[1]
+        if matcher is not None:
+            known.matcher, known.decision = matcher, matcher.decide(subject, recorder)
+            steps += known.decision.steps
+            self._matches += sum(each.entry_rule is EntryRule.EVERY_TIME for each in known.decision.matching)
+        self._steps += steps
+        if self._steps > BATCH_STEPS:
+            raise BatchTooCostly.by_steps(BATCH_STEPS)
+        _check_matches(self._batch, self._matches)
+        return Judged(subject, draft.definition.id if draft.definition else "", known)
+
+
+def _reads(run: Run, name: EventName) -> bool:
+    """Return whether a run waits for an event of a name that satisfies a condition."""
+    wait = run.wait
+    if wait is None or not wait.condition or wait.event_name.casefold() != name[0].casefold():
+        return False
+    return awaits(run, name)

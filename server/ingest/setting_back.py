@@ -1,0 +1,123 @@
+"""Batches that a commit has set back (`server.ingest.commit.SetBack`), until they are committed after all.
+
+    refused      the batch has its error; the rest of the group is committed again
+    divided      an independent batch with too many matches is committed in parts, one after the other
+    held         its project's catalog is loaded again, off the loop, and its batches are judged again if they are
+                 costly; the other projects' batches are committed meanwhile
+
+While a project is held, its later batches wait, too: the batches of a project are stored in the order in which they
+were queued. A batch that was held MAX_ROUNDS times in vain is refused, so that nobody waits for ever where automations
+change all the time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from server.errors import AutomationsChanging, BatchTooCostly, QueueFull, ServiceError, StorageRefused
+from server.ingest.judging import COMMIT_STEPS, estimated_steps
+from server.ingest.validate import validate_batch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from server.ingest.catalog import Catalog
+    from server.ingest.commit import SetBack
+    from server.ingest.draft import Batch
+    from server.ingest.judging import Judging
+
+log = structlog.get_logger()
+
+MAX_ROUNDS: Final = 3
+
+HELD_EVENTS: Final = 50_000
+"""The events of a held project that wait here. Its queue is filled as long, within its share."""
+
+_PARTS: Final = 4
+
+
+class SettingBack:
+    """The batches that were set back. `wake` is called when some of them can be committed."""
+
+    def __init__(self, catalog: Catalog, judging: Judging, wake: Callable[[], None]) -> None:
+        self._catalog = catalog
+        self._judging = judging
+        self._wake = wake
+        self._held: dict[int, list[Batch]] = {}
+        self._ready: deque[Batch] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._held or self._ready)
+
+    @property
+    def ready(self) -> bool:
+        """Whether batches can be committed."""
+        return bool(self._ready)
+
+    def group(self, batches: Sequence[Batch]) -> list[Batch]:
+        """Return the group that is to be committed: what is ready, and of these batches those that need not wait."""
+        group = [batch for batch in self._ready if not batch.done.done()]
+        self._ready.clear()
+        for batch in batches:
+            held = self._held.get(batch.snapshot.project_pk)
+            if held is None:
+                group.append(batch)
+            elif sum(len(other.drafts) for other in held) + len(batch.drafts) > HELD_EVENTS:
+                batch.resolve(QueueFull())
+            else:
+                held.append(batch)
+        return group
+
+    def regroup(self, back: SetBack, batches: Sequence[Batch]) -> list[list[Batch]]:
+        """Return the groups that are to be committed now in place of one that was set back."""
+        batch = back.batch
+        if batch is not None and back.error is not None:
+            batch.resolve(back.error)
+            return [[other for other in batches if other is not batch]]
+        if batch is not None and back.divisible:
+            place = batches.index(batch)
+            parts = batch.split(max(1, len(batch.drafts) // _PARTS))
+            return [[*batches[:place]], *([part] for part in parts), [*batches[place + 1 :]]]
+        own = [other for other in batches if other.snapshot.project_pk == back.project_pk]
+        self._hold(back.project_pk, own, batch)
+        return [[other for other in batches if other.snapshot.project_pk != back.project_pk]]
+
+    def _hold(self, project_pk: int, batches: list[Batch], costly: Batch | None) -> None:
+        self._held[project_pk] = batches
+        task = asyncio.create_task(self._prepare(project_pk, [*batches], costly), name="setting-back")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _prepare(self, project_pk: int, batches: Sequence[Batch], costly: Batch | None) -> None:
+        try:
+            snapshot = await self._catalog.current(batches[0].snapshot)
+            for batch in batches:
+                batch.snapshot = snapshot
+                validate_batch(batch)
+                await self._judge(batch, costly=batch is costly)
+        except Exception as error:
+            if not isinstance(error, ServiceError):
+                log.exception("preparing_failed")
+            for batch in batches:
+                batch.resolve(error if isinstance(error, ServiceError) else StorageRefused())
+        self._ready.extend(self._held.pop(project_pk))
+        self._wake()
+
+    async def _judge(self, batch: Batch, *, costly: bool) -> None:
+        """Judge a batch that needs it, or refuse it."""
+        if batch.done.done():
+            return
+        batch.rounds += 1
+        try:
+            if batch.rounds > MAX_ROUNDS:
+                stale = batch.judged_by is not batch.snapshot.automations
+                raise AutomationsChanging if stale else BatchTooCostly.by_steps(COMMIT_STEPS)
+            if costly or estimated_steps(batch) > COMMIT_STEPS:
+                await self._judging.judge(batch)
+        except ServiceError as error:
+            batch.resolve(error)
