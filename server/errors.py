@@ -30,6 +30,7 @@ ServiceError                     a SignalboxError
 │   └── IdempotencyKeyReused     the key was used with other content
 ├── QueueFull                    the queue of events to be stored is full
 ├── LimitReached                 a limit that protects the server; counted in its metrics
+│   ├── ProjectBusy              earlier requests of the project keep its share of the database busy
 │   ├── TooManyCalls             of one project, or of callers whose keys are not known yet
 │   ├── TooManyStreams           of one project
 │   ├── TooManyKeyLookups        of keys that are not known yet
@@ -363,6 +364,19 @@ class QueueFull(ServiceError):
 
 class LimitReached(ServiceError):
     """A limit that protects the server from its callers."""
+
+
+class ProjectBusy(LimitReached):
+    """The project's earlier requests keep its share of the database busy. Nothing was stored; send fewer at once."""
+
+    reason = "PROJECT_BUSY"
+    retry_after = 1.0
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"This request waited {seconds:g} seconds for a turn at the database: earlier requests of the project use"
+            " its share. Nothing of this one was stored; send fewer at the same time, and try again"
+        )
 
 
 class TooManyCalls(LimitReached):

@@ -11,7 +11,8 @@ import pytest
 
 from registry import store as definitions
 from server.current_project import SERVER, work_for
-from server.storage import events
+from server.errors import ProjectBusy
+from server.storage import events, postgresql, turns
 from signalbox.v1 import event_ingest_pb2, match_stream_pb2
 from tests.support.automations import automate
 from tests.support.bridge import calling
@@ -131,3 +132,38 @@ async def test_a_write_whose_caller_has_gone_before_it_began_is_left_out(databas
     await asyncio.gather(*writes, return_exceptions=True)
     await database.write(lambda _: None)
     assert sorted(done) == [0, 1, 2, 3]
+
+
+async def test_a_project_is_told_that_it_waits_for_itself(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "TURN_SECONDS", 0.3)
+
+    async def read(project_pk: int, statement: str) -> Any:
+        work_for(project_pk)
+        return await database.read(lambda connection: connection.exec_driver_sql(statement).scalar())
+
+    reads = [asyncio.create_task(read(1, LONG["postgresql" if database.shared else "sqlite"])) for _ in range(4)]
+    try:
+        with pytest.raises(ProjectBusy):
+            await asyncio.create_task(read(1, "SELECT 1"))
+        assert await asyncio.create_task(read(2, "SELECT 1")) == 1
+    finally:
+        for task in reads:
+            task.cancel()
+        await asyncio.gather(*reads, return_exceptions=True)
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+async def test_the_server_writes_although_its_other_writes_are_held_up(database: Database) -> None:
+    holding = [asyncio.create_task(database.write(sleep)) for _ in range(postgresql.WRITE_SHARE)]
+    try:
+        async with asyncio.timeout(10):
+            await database.write(lambda connection: connection.exec_driver_sql("SELECT 1").scalar())
+        assert not any(task.done() for task in holding)
+    finally:
+        for task in holding:
+            task.cancel()
+        await asyncio.gather(*holding, return_exceptions=True)
+
+
+def sleep(connection: Connection) -> None:
+    connection.exec_driver_sql(LONG["postgresql"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
@@ -12,7 +11,6 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from server.current_project import SERVER, current_project
 from server.errors import (
     ServiceError,
     StorageBusy,
@@ -28,6 +26,7 @@ from server.storage.maintenance import postgres_maintenance
 from server.storage.postgres_connections import Connector
 from server.storage.postgres_url import parse_postgres_url
 from server.storage.transactions import run_transaction
+from server.storage.turns import turn_for_project
 from server.version import POSTGRES_EXTRA
 
 if TYPE_CHECKING:
@@ -52,8 +51,6 @@ BRIEF_TURNS, BRIEF_SHARE = 2, 1
 MAINTAINERS = 3
 """One connection holds the lock, one works, one watches its progress."""
 POOL_TIMEOUT_S = 10
-TURN_SECONDS = 10.0
-"""How long a transaction waits for its turn."""
 COMMAND_TIMEOUT_S = 30
 
 _SETTINGS = {
@@ -109,15 +106,15 @@ class PostgresDatabase:
         return database
 
     async def read(self, work: Callable[[Connection], T], *, brief: bool = False, delivery: bool = False) -> T:
-        """Run work in one snapshot. Raise StorageBusy if it gets no turn within TURN_SECONDS."""
+        """Run work in one snapshot. Raise ProjectBusy if it gets no turn in time."""
         pool = self._writers if brief else self._readers
         turns = self._brief_turns if brief else self._delivery_turns if delivery else self._read_turns
-        async with _turn(turns):
+        async with turn_for_project(turns):
             return await self._run(pool, pool.snapshots, work)
 
     async def write(self, work: Callable[[Connection], T]) -> T:
-        """Run work in one transaction. Raise StorageBusy if it gets no turn within TURN_SECONDS."""
-        async with _turn(self._write_turns):
+        """Run work in one transaction. Raise ProjectBusy if it gets no turn in time."""
+        async with turn_for_project(self._write_turns, server_first=True):
             return await self._run(self._writers, self._writers.transactions, work)
 
     async def check(self) -> None:
@@ -199,21 +196,6 @@ class PostgresDatabase:
         """Leave a server that has become a standby; the next connections look for the primary."""
         self.epoch += 1
         await self.close()
-
-
-@asynccontextmanager
-async def _turn(turns: FairTurns) -> AsyncIterator[None]:
-    """Hold a turn for the current project; the server's own work, such as commits, goes before that of projects."""
-    project = current_project()
-    try:
-        async with asyncio.timeout(TURN_SECONDS):
-            await turns.acquire(project, 0 if project is SERVER else 1)
-    except TimeoutError:
-        raise StorageBusy from None
-    try:
-        yield
-    finally:
-        turns.release(project)
 
 
 class _ConnectionLost(Exception):

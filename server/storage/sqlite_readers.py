@@ -24,10 +24,10 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from server.current_project import current_project
 from server.errors import StorageUnavailable
 from server.fair_queue import FairTurns
 from server.storage.transactions import finished, run_transaction
+from server.storage.turns import turn_for_project
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -66,13 +66,13 @@ class Readers:
         """Run work in one read-only transaction, which sees one state of the database.
 
         It is interrupted, with an error of the driver, after READ_SECONDS, and when the caller is cancelled. Raise
-        StorageUnavailable after `close`.
+        ProjectBusy if it gets no turn in time, and StorageUnavailable after `close`.
         """
         if self._closing.is_set():
             raise StorageUnavailable
         self._reads += 1
         try:
-            async with self._turns.turn(current_project()):
+            async with turn_for_project(self._turns):
                 return await self._run(work)
         finally:
             self._reads -= 1
