@@ -1,8 +1,9 @@
-"""The memory of a process, as the kernel counts it."""
+"""The memory and the processor time of a process, as the kernel counts them."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import time
 from pathlib import Path
@@ -40,3 +41,10 @@ class Memory:
         found = re.search(rf"^{name}:\s+(\d+) kB", (self._folder / "status").read_text(), re.MULTILINE)
         assert found, f"the kernel does not tell {name}"
         return int(found[1]) * 1024 // MIB
+
+
+def processor_seconds(process: int) -> float:
+    """Return the processor time that a process has used, with all its threads."""
+    # The name of the program, in parentheses, may hold anything.
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

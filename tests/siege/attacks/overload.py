@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from signalbox.v1 import event_ingest_pb2 as pb
 from tests.siege.attacks.attack import Attack
 from tests.siege.attacks.floods import connected_often
+from tests.siege.memory import processor_seconds
 from tests.siege.samples import OK
 from tests.siege.target import Assault
 from tests.support.messages import orders
@@ -18,7 +19,7 @@ from tests.support.wire import call_raw
 if TYPE_CHECKING:
     from tests.support.service import Client
 
-BATCH: Final = 50
+BATCH: Final = 100
 SENDERS: Final = 32
 CONNECTIONS: Final = 8
 MEASURED_SECONDS: Final = 6.0
@@ -32,22 +33,25 @@ IN_FLIGHT: Final = 2_000
 class Overload(Attack):
     """Measures the capacity with senders that wait for answers, then sends a multiple of it."""
 
-    what: ClassVar = "SendEvents of 50 events at three times the rate that 32 senders reach"
+    what: ClassVar = "SendEvents of 100 events at three times the rate that 32 senders reach"
 
     async def prepare(self, assault: Assault) -> None:
         self._batch = pb.SendEventsRequest(events=orders(BATCH)).SerializeToString()
+        used = processor_seconds(assault.target.process)
         measured = Assault(assault.target, time.monotonic() + MEASURED_SECONDS)
         async with AsyncExitStack() as stack:
             clients = await connected_often(measured, stack, CONNECTIONS)
             await measured.repeat(SENDERS, lambda: self._call(next(clients)))
         self._rate = measured.answers[OK] / MEASURED_SECONDS
-        assault.facts.append(f"capacity {self._rate * BATCH:,.0f} events a second")
+        cores = (processor_seconds(assault.target.process) - used) / MEASURED_SECONDS
+        assault.facts.append(f"capacity {self._rate * BATCH:,.0f} events a second with {cores:.2f} cores")
 
     async def _call(self, client: Client) -> None:
         await call_raw(client.channel, "EventIngest/SendEvents", self._batch, client.metadata)
 
     async def run(self, assault: Assault) -> None:
         begun, due, left_out = time.monotonic(), 0, 0
+        used = processor_seconds(assault.target.process)
         calls: set[asyncio.Task[str]] = set()
         async with AsyncExitStack() as stack:
             clients = await connected_often(assault, stack, CONNECTIONS)
@@ -63,6 +67,8 @@ class Overload(Attack):
                     call.add_done_callback(calls.discard)
                 await asyncio.sleep(TICK_SECONDS)
             seconds = time.monotonic() - begun
+            cores = (processor_seconds(assault.target.process) - used) / seconds
+            assault.facts.append(f"{cores:.2f} cores under the overload")
             await asyncio.gather(*calls)
         self._judge(assault, seconds, due, left_out)
 
