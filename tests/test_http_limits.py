@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import gzip
 import random
+import socket
 import time
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import httptools
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from server.bridge import body, http_connection, http_connections
+from server.bridge import app, body, http_connection, http_connections
 from server.bridge.http_bodies import MAX_CHUNK_LINE, MAX_TRAILERS, ChunkedBody
 from server.bridge.http_connections import ConnectionLimits, HttpConnections, connection_limits
 from server.bridge.http_framing import HeadTooLarge, Malformed
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from tests.support.service import Service
+
+# Nothing here depends on the database.
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n"
 
@@ -428,7 +432,46 @@ async def test_bodies_that_are_not_finished_take_the_share_of_their_project_alon
             assert (await answered(sent)).status == 202
 
 
+@on_sqlite
 async def test_bodies_of_clients_without_a_key_are_not_read(lasting_service: Service) -> None:
     async with connection(lasting_service.http_address) as raw:
         await raw.send(request(HOST, b"Content-Length: 1000000") + b"a" * 1_000)
         assert [answer.status for answer in await raw.answers()] == [401]
+
+
+# Reads
+
+
+@on_sqlite
+async def test_clients_that_do_not_read_take_the_share_of_their_project_alone(
+    lasting_service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "READ_WAIT_SECONDS", 0.3)
+    flood, other = [await lasting_service.shop() for _ in range(2)]
+    keys = [await lasting_service.secret(each.project, pb.DIALECT_ARSEL) for each in (flood, other)]
+    for number in range(100):
+        await flood.upsert(f"c{number}@example.com", properties={"note": "x" * 60_000})
+
+    def read(secret: str) -> bytes:
+        head = (b"GET /v1/contacts?limit=100 HTTP/1.1", HOST, b"Authorization: Bearer " + secret.encode())
+        return b"\r\n".join([*head, b"", b""])
+
+    async def answered(secret: str) -> Answer:
+        async with connection(lasting_service.http_address) as raw:
+            await raw.send(read(secret))
+            return await raw.answer()
+
+    loop = asyncio.get_running_loop()
+    host, _, port = lasting_service.http_address.rpartition(":")
+    with ExitStack() as stack:
+        for _ in range(app.READS_OF_PROJECT):
+            unread = stack.enter_context(socket.socket())
+            unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            unread.setblocking(False)
+            await loop.sock_connect(unread, (host, int(port)))
+            await loop.sock_sendall(unread, read(keys[0]))
+            assert (await loop.sock_recv(unread, 12)) == b"HTTP/1.1 200"
+        refused = await answered(keys[0])
+        assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+        assert (await answered(keys[1])).status == 200
+    assert (await answered(keys[0])).status == 200

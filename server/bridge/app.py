@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import structlog
@@ -29,6 +29,7 @@ from server.bridge.http_errors import (
     RateLimited,
     RepeatedHeader,
     RouteNotFound,
+    TooManyReads,
     UnsupportedEncoding,
 )
 from server.bridge.identification import (
@@ -43,6 +44,7 @@ from server.bridge.metrics_page import METRICS_PATH
 from server.bridge.rate_limits import RateLimiter
 from server.bridge.routes import RouteTable
 from server.errors import KeyInvalid, KeyMissing, Stopping, StorageRefused
+from server.fair_queue import FairTurns
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -64,6 +66,18 @@ _READING = frozenset({"GET", "HEAD"})
 _BODILESS = _READING | {"DELETE"}
 """Methods whose bodies are read, because some clients send one, and ignored."""
 
+READS: Final = 64
+"""Reads that are served at the same time, until the client has read a large response: each may be some megabytes."""
+
+READS_OF_PROJECT: Final = 8
+"""The share of one project; more than there are connections to read with would only wait there."""
+
+READ_WAIT_SECONDS: Final = 10.0
+"""The time for which a read waits for others."""
+
+LARGE_RESPONSE: Final = 64 * 1024
+"""A smaller response fits into the buffers of the connection."""
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -79,7 +93,7 @@ class _Mount:
 class _Exchange:
     """A request in progress. How an error is written depends on the fields set so far."""
 
-    __slots__ = ("headers", "method", "mount", "path", "repeated", "response_headers", "route")
+    __slots__ = ("headers", "method", "mount", "path", "reads_for", "repeated", "response_headers", "route")
 
     def __init__(self, scope: Mapping[str, Any]) -> None:
         self.method: str = scope["method"]
@@ -89,6 +103,7 @@ class _Exchange:
         self.mount: _Mount | None = None
         self.route: Route | None = None
         self.response_headers: tuple[tuple[bytes, bytes], ...] = ()
+        self.reads_for: int | None = None  # the project that has a turn for this request
 
 
 class Bridge:
@@ -114,6 +129,7 @@ class Bridge:
         self._metrics = metrics
         self._max_body = max_body
         self._body_bytes = body_bytes(max_body)
+        self._reads = FairTurns(READS, READS_OF_PROJECT)
         self._mounts = {dialect.name.value: _Mount(dialect, rate_limits=rate_limits) for dialect in DIALECTS}
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
@@ -130,11 +146,18 @@ class Bridge:
             else:
                 await _send(send, exchange, page.status, page.content, page.media_type)
             return
+        try:
+            await self._respond(exchange, scope["query_string"], receive, send)
+        finally:
+            if exchange.reads_for is not None:
+                self._reads.release(exchange.reads_for)
+
+    async def _respond(self, exchange: _Exchange, query: bytes, receive: Receive, send: Send) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._calls.add(task)
         try:
-            response = await self._handle(exchange, scope["query_string"], receive)
+            response = await self._handle(exchange, query, receive)
         except ClientGone:
             return
         except asyncio.CancelledError:
@@ -174,6 +197,8 @@ class Bridge:
         caller, mount = await self._authenticate(exchange)
         route, params = self._find_route(exchange, mount, caller)
         caller.authorize(route.scope)
+        if exchange.method in _READING:
+            await self._take_turn(exchange, caller.project_pk)
         held = HeldBytes(self._body_bytes, caller.project_pk)
         try:
             body = await read_body(exchange.headers, receive, self._max_body, held)
@@ -182,6 +207,15 @@ class Bridge:
             return await route.handler(self._services, Request(caller, params, query, exchange.headers, body))
         finally:
             held.shrink(0)
+
+    async def _take_turn(self, exchange: _Exchange, project_pk: int) -> None:
+        """Wait for one of the reads that are served at the same time. Raise TooManyReads."""
+        try:
+            async with asyncio.timeout(READ_WAIT_SECONDS):
+                await self._reads.acquire(project_pk)
+        except TimeoutError:
+            raise TooManyReads from None
+        exchange.reads_for = project_pk
 
     async def _authenticate(self, exchange: _Exchange) -> tuple[Caller, _Mount]:
         """Return the caller and the mount of its dialect. Raise KeyMissing, KeyInvalid and RouteNotFound."""
@@ -233,7 +267,7 @@ class Bridge:
         """
         if not isinstance(error, (SignalboxError, RuleBroken)):
             log.error("request_failed", method=exchange.method, path=exchange.path, exc_info=error)
-        elif isinstance(error, BodiesTooLarge):
+        elif isinstance(error, (BodiesTooLarge, TooManyReads)):
             self._metrics.count_refused(error.reason)
         elif isinstance(error, StorageRefused):
             log.error("storage_refused", exc_info=error.__cause__)
@@ -276,4 +310,9 @@ async def _send(
     length = str(len(content)).encode()
     headers = [(b"content-type", media_type), (b"content-length", length), *SAFE_HEADERS, *extra]
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if exchange.method == "HEAD" else content})
+    large = len(content) > LARGE_RESPONSE
+    content = b"" if exchange.method == "HEAD" else content
+    await send({"type": "http.response.body", "body": content, "more_body": large})
+    if large:
+        # The end waits until the client has read almost all of it.
+        await send({"type": "http.response.body", "body": b""})

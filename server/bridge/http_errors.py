@@ -5,6 +5,7 @@ HttpError                a RequestError: the request over HTTP is not one that i
 ├── MethodNotAllowed     something is served at this path, under other methods
 ├── BodyTooLarge         the body is larger than the server takes
 ├── BodiesTooLarge       the bodies being received are too large together
+├── TooManyReads         too many reads are being served
 ├── BodyTooSlow          the body was not received in time
 ├── UnsupportedMediaType the body is declared as something other than JSON
 ├── UnsupportedCharset   the body is declared as other than UTF-8, and is not ASCII
@@ -67,6 +68,13 @@ class BodiesTooLarge(HttpError):
     """The bodies that are being received are too large together; send this one again later."""
 
     reason = "BODIES_TOO_LARGE"
+    retry_after = 1.0
+
+
+class TooManyReads(HttpError):
+    """Too many reads are being served; repeat this one later."""
+
+    reason = "TOO_MANY_READS"
     retry_after = 1.0
 
 

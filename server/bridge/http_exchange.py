@@ -63,6 +63,7 @@ class HttpExchange:
         self._disconnected = False
         self._asks_first = _expects_continue(scope)
         self._started = False
+        self._head = b""  # of the answer, until the first part of its body
         self._answered = False
         self._unsent: int | None = None  # of the answer's body in bytes; None if it goes out in chunks
 
@@ -157,7 +158,7 @@ class HttpExchange:
             parts.append(b"connection: close\r\n")
         parts.append(b"\r\n")
         self._started = True
-        self._connection.transport.write(b"".join(parts))
+        self._head = b"".join(parts)
 
     def _asks_first_still(self) -> bool:
         """Return whether the client still holds the body back; then its next bytes may be the body or a new request."""
@@ -174,7 +175,8 @@ class HttpExchange:
             self._unsent -= len(part)
             if self._unsent < 0 or (self._unsent and not more):
                 raise RuntimeError("The answer is not as long as its content-length")
-        self._connection.transport.write(part)
+        self._connection.transport.write(self._head + part if self._head else part)
+        self._head = b""
         self._answered = not more
         if self._answered:
             self._body.clear()
@@ -183,4 +185,5 @@ class HttpExchange:
 def _expects_continue(scope: dict[str, Any]) -> bool:
     if scope["http_version"] != "1.1":
         return False
-    return any(name == b"expect" and value.lower() == b"100-continue" for name, value in scope["headers"])
+    expected = [value for name, value in scope["headers"] if name == b"expect"]
+    return bool(expected) and b"100-continue" in [value.lower() for value in expected]

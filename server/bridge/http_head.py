@@ -25,11 +25,15 @@ MAX_HEADERS: Final = 100
 
 _END: Final = b"\r\n\r\n"
 
+_NO_UPGRADE: Final = suppress(httptools.HttpParserUpgrade)
+"""RFC 9110 allows to ignore an upgrade, and the body is not read by this parser in any case."""
+
 
 class RequestHead:
     """One head, of which the fields are known once `complete` is true."""
 
     __slots__ = (
+        "_count",
         "_held",
         "_parser",
         "_seen",
@@ -49,6 +53,7 @@ class RequestHead:
         self.keep_alive = False
         self.complete = False
         self._parser = httptools.HttpRequestParser(self)
+        self._count = 0  # of headers, once they are complete
         self._seen = 0  # bytes, of the empty lines before the head too
         self._tail = b""  # the last bytes of the head so far, which may be part of its end
         self._held: bytearray | None = None  # after the first line: a line that has not ended
@@ -61,14 +66,17 @@ class RequestHead:
         begin = start if self._tail else self._after_empty_lines(data, start)
         found = self._end(data, begin)
         end = found or len(data)
-        room = max(MAX_HEAD - self._seen - (begin - start), 0)
-        part = data[begin : min(end, begin + room)]
+        room = MAX_HEAD - self._seen - (begin - start)
+        part = data[begin:end] if end - begin <= room else data[begin : begin + max(room, 0)]
         self._seen += end - start
-        self._tail = (self._tail + part[-3:])[-3:]
-        self._parse(part)
+        if found and not self._tail:
+            self._parse(part)
+        else:
+            self._tail = (self._tail + part[-3:])[-3:]
+            self._parse_lines(part)
         if self._seen > MAX_HEAD:
             raise HeadTooLarge(f"The request head is larger than {MAX_HEAD:,} bytes")
-        if found and not self.complete:
+        if found and (not self.complete or len(self.headers) != self._count):
             raise Malformed("The head does not end with its empty line")
         return end
 
@@ -85,21 +93,22 @@ class RequestHead:
         found = data.find(_END, begin)
         return found + len(_END) if found >= 0 else 0
 
-    def _parse(self, part: bytes) -> None:
+    def _parse_lines(self, part: bytes) -> None:
         """Pass whole lines on to the parser, and what there is of the first line."""
         if self._held is None:
             if b"\n" not in part:
-                self._parser.feed_data(part)
+                self._parse(part)
                 return
             self._held = bytearray()
         self._held += part
-        if b"\n" not in part:
-            return
-        lines = self._held.rfind(b"\n") + 1
-        # RFC 9110 allows to ignore an upgrade, and the body is not read by this parser in any case.
-        with suppress(httptools.HttpParserUpgrade):
-            self._parser.feed_data(bytes(self._held[:lines]))
-        del self._held[:lines]
+        if b"\n" in part:
+            lines = self._held.rfind(b"\n") + 1
+            self._parse(bytes(self._held[:lines]))
+            del self._held[:lines]
+
+    def _parse(self, part: bytes) -> None:
+        with _NO_UPGRADE:
+            self._parser.feed_data(part)
 
     # What the parser calls
 
@@ -111,24 +120,20 @@ class RequestHead:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Append a header."""
-        if self.complete:
-            raise Malformed("The head does not end with its empty line")
-        if len(name) + len(value) > MAX_LINE:
-            raise HeadTooLarge(f"A header is larger than {MAX_LINE:,} bytes")
-        if len(self.headers) >= MAX_HEADERS:
-            raise HeadTooLarge(f"The request has more than {MAX_HEADERS} headers")
         self.headers.append((name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
-        """Take what the first line said. Raise Malformed for CONNECT."""
-        if self.complete:
-            raise Malformed("The head does not end with its empty line")
+        """Take what the first line said. Raise HeadTooLarge, and Malformed for CONNECT."""
+        self.complete, self._count = True, len(self.headers)
+        if self._count > MAX_HEADERS:
+            raise HeadTooLarge(f"The request has more than {MAX_HEADERS} headers")
+        if self._seen > MAX_LINE and any(len(name) + len(value) > MAX_LINE for name, value in self.headers):
+            raise HeadTooLarge(f"A header is larger than {MAX_LINE:,} bytes")
         self.method = self._parser.get_method().decode("ascii")
         self.version = self._parser.get_http_version()
         if self.method == "CONNECT":
             raise Malformed("CONNECT is not supported")
         self.keep_alive = self.version == "1.1" and self._parser.should_keep_alive()
-        self.complete = True
 
     def on_body(self, _part: bytes) -> None:
         """Raise Malformed: the parser took something before the end of the head for a body."""
