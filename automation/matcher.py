@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from functools import cached_property
+from operator import is_
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
@@ -168,6 +169,7 @@ class Matcher:
     def __init__(
         self, automations: Sequence[Automation], condition: Callable[[str], Condition], before: Matcher | None = None
     ) -> None:
+        self._automations = automations
         self.base, self._changed, self._gone = self._layers(automations, condition, before)
         self.entry_limited = [
             automation.key for automation in automations if automation.entry_rule is not EntryRule.EVERY_TIME
@@ -180,6 +182,10 @@ class Matcher:
         )
         self.usual_steps: float = 0.0 if before is None else before.usual_steps
         """The cost of recent events in steps, roughly."""
+
+    def is_of(self, automations: Sequence[Automation]) -> bool:
+        """Return whether the matcher is of exactly these automations."""
+        return len(automations) == len(self._automations) and all(map(is_, automations, self._automations))
 
     def _layers(
         self, automations: Sequence[Automation], condition: Callable[[str], Condition], before: Matcher | None

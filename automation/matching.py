@@ -94,7 +94,9 @@ class LiveAutomations:
         if matcher is None:
             active = [automation for name in spellings for automation in self._active[name]]
             active.sort(key=lambda automation: automation.key)
-            matcher = Matcher(active, self._condition, self._before.get(spellings))
+            before = self._before.get(spellings)
+            matcher = before if before is not None and before.is_of(active) else None
+            matcher = matcher or Matcher(active, self._condition, before)
             self._matchers[spellings] = matcher
         return matcher
 

@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import pytest_asyncio
 from grpc import StatusCode
+from grpc.aio import AioRpcError
 from hypothesis import given
 from hypothesis import strategies as st
 
 from automation import automation_store, matcher, matching
-from automation.automations import Automation, AutomationState, EntryRule
+from automation.automations import Automation, AutomationState, EntryRule, NewAutomation
 from automation.conditions.compiling import OutOfRoom
 from automation.conditions.condition import Condition
 from automation.conditions.subject import Subject
 from automation.matcher import Decision, Known, Limit, Matcher, Recorder
-from server.ingest import judging
+from server.errors import AutomationsChanging
+from server.ingest import commit, judging
+from server.ingest.catalog import Catalog, CatalogSnapshot
+from server.services.automations import Automations
 from signalbox.v1 import automations_pb2 as pb
 from signalbox.v1 import event_ingest_pb2
 from tests.support.automations import automate, change, delete
+from tests.support.line import GatedDatabase, drafts, line_over
 from tests.support.messages import ANYTHING, MATCHES, event
 from tests.support.refusals import refusal, verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
+    from server.storage.database import Database
+    from tests.support.line import Line
     from tests.support.service import Client, Service
 
 ITEMS = [float(number) for number in range(9_990)]
@@ -278,3 +287,92 @@ async def test_a_condition_of_many_patterns_does_not_hold_up_the_event_loop(serv
         longest, before = max(longest, loop.time() - before), loop.time()
     assert not (await testing).errors
     assert longest < 0.1
+
+
+ACTIVE = AutomationState.ACTIVE
+
+
+@pytest_asyncio.fixture
+async def line(database: Database) -> AsyncIterator[Line]:
+    async with line_over(GatedDatabase(database), limit=100) as made:
+        await made.send(drafts())
+        yield made
+        made.gate.set()
+
+
+COSTLY = "contact.properties.items.all(a, contact.properties.items.all(b, a + b > -1.0))"
+"""Takes 50,000 steps on a contact with a hundred items, which the size of a request does not tell."""
+
+
+async def test_a_batch_that_needs_more_room_than_it_has_is_set_back_and_stored_in_its_order(service: Service) -> None:
+    """What conditions cost on properties of contacts is known only in the transaction."""
+    client = await service.project()
+    await client.upsert(properties={"items": ITEMS[:100]})
+    await client.define("large", ANYTHING)
+    for number in range(3):
+        await automate(client, "large", condition=f"{COSTLY} && properties.n > -{number}.0")
+    batches = [[event({"n": 1, "batch": f"{batch}-{n}"}, name="large") for n in range(2)] for batch in range(4)]
+    requests = [
+        event_ingest_pb2.StreamEventsRequest(sequence=number, events=batch, view=MATCHES)
+        for number, batch in enumerate(batches, 1)
+    ]
+    responses = [each async for each in client.ingest.StreamEvents(iter(requests))]
+    assert [[len(result.receipt.matches) for result in each.results] for each in responses] == [[3, 3]] * 4
+    stored = [str(each.properties["batch"]) for each in await client.log()]
+    assert stored == [f"{batch}-{n}" for batch in range(4) for n in (0, 1)]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - what changes it has no event
+            await asyncio.sleep(0.001)
+
+
+async def test_a_large_catalog_is_loaded_outside_of_the_transaction(
+    line: Line, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commit, "QUICK_AUTOMATIONS", 1)
+    neighbour = await line.neighbour("beside")
+    await neighbour.send(drafts())
+    line.gate.clear()
+    writes = line.writes
+    here, beside = line.begin(drafts(2)), neighbour.begin(drafts())
+    await until(lambda: line.writes > writes)
+    elsewhere = Automations(database, Catalog(database))
+    for number in range(3):
+        await elsewhere.create(line.project_pk, NewAutomation(f"a{number}", "page_viewed", state=ACTIVE))
+    line.gate.set()
+    await asyncio.gather(here, beside)
+    sent = drafts(2)
+    await line.send(sent)
+    assert [len(draft.matches) for draft in sent] == [3, 3]
+    assert len(await line.stored()) == 5
+
+
+async def test_a_batch_is_refused_when_its_automations_change_all_the_time(
+    line: Line, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commit, "QUICK_AUTOMATIONS", -1)
+    elsewhere = Automations(database, Catalog(database))
+    changes = count()
+
+    async def load(catalog: Catalog, snapshot: CatalogSnapshot) -> CatalogSnapshot:
+        await elsewhere.create(line.project_pk, NewAutomation(f"a{next(changes)}", "page_viewed", state=ACTIVE))
+        return snapshot
+
+    monkeypatch.setattr(Catalog, "current", load)
+    await elsewhere.create(line.project_pk, NewAutomation("first", "page_viewed", state=ACTIVE))
+    with pytest.raises(AutomationsChanging):
+        await line.send(drafts())
+    assert len(await line.stored()) == 1
+
+
+async def test_judging_ends_with_the_call(service: Service) -> None:
+    conditions = [f"properties.items.exists(a, properties.items.exists(b, a + b < -{n}.0))" for n in range(2)]
+    costly = await large(service, conditions)
+    request = event_ingest_pb2.SendEventsRequest(events=[event({"items": ITEMS}, name="large")] * 9)
+    with pytest.raises(AioRpcError) as ended:
+        await costly.ingest.SendEvents(request, timeout=0.05)
+    assert ended.value.code() is StatusCode.DEADLINE_EXCEEDED
+    await costly.send(event({"items": []}, name="large"))
+    assert await costly.positions() == [1]

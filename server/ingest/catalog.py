@@ -25,9 +25,9 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from automation.automation_store import automations_by_key, count_automations, live_automations, versions_by_key
+from automation.automation_store import automations_by_key, versions_by_key
 from automation.bulk import chunks
 from automation.matching import LiveAutomations
 from registry.coercion import compile_schema
@@ -54,6 +54,9 @@ if TYPE_CHECKING:
     from server.storage.database import Database
 
 T = TypeVar("T")
+
+_PAGE: Final = 500
+"""The automations that one statement reads."""
 
 
 class LiveDefinition:
@@ -121,19 +124,18 @@ class TooManyChanged(Exception):
 def _current_automations(
     connection: Connection, project_pk: int, before: LiveAutomations | None, most: int | None
 ) -> list[Automation]:
-    """Return the automations that are not deleted, oldest first."""
-    if before is None or not before:
-        if most is not None and count_automations(connection, project_pk) > most:
-            raise TooManyChanged
-        return live_automations(connection, project_pk)
+    """Return the automations that are not deleted, oldest first.
+
+    They are read in pages: on PostgreSQL the event loop serves others between two statements.
+    """
     versions = versions_by_key(connection, project_pk)
-    known = before.by_key
+    known = before.by_key if before is not None else {}
     same = {key for key, each in known.items() if versions.get(key) == (each.version, each.updated_at)}
     changed = [key for key in versions if key not in same]
     if most is not None and len(changed) > most:
         raise TooManyChanged
     read: dict[int, Automation] = {}
-    for keys in chunks(changed):
+    for keys in chunks(changed, _PAGE):
         read |= automations_by_key(connection, keys)
     return [read.get(key) or known[key] for key in versions]
 

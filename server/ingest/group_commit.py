@@ -96,7 +96,7 @@ class GroupCommit:
         self._latest: set[int] = set()
         self._caches: dict[int, ContactCache] = {}
         self._wake = asyncio.Event()
-        self._set_back = SettingBack(catalog, self._judging, self._wake.set)
+        self._set_back = SettingBack(catalog, self._judging, self._loop_time, self._wake.set)
         self._expected = 1
         self._timer: asyncio.TimerHandle | None = None
         self._stopping = False

@@ -20,7 +20,7 @@ import structlog
 
 from server.errors import AutomationsChanging, BatchTooCostly, QueueFull, ServiceError, StorageRefused
 from server.ingest.judging import COMMIT_STEPS, estimated_steps
-from server.ingest.validate import validate_batch
+from server.ingest.validate import validate_in_slices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from server.ingest.commit import SetBack
     from server.ingest.draft import Batch
     from server.ingest.judging import Judging
+    from server.loop_time import LoopTime
 
 log = structlog.get_logger()
 
@@ -37,15 +38,19 @@ MAX_ROUNDS: Final = 3
 HELD_EVENTS: Final = 50_000
 """The events of a held project that wait here. Its queue is filled as long, within its share."""
 
+READY_EVENTS: Final = 250
+"""The events of such batches that a group takes in addition to those of the queue."""
+
 _PARTS: Final = 4
 
 
 class SettingBack:
     """The batches that were set back. `wake` is called when some of them can be committed."""
 
-    def __init__(self, catalog: Catalog, judging: Judging, wake: Callable[[], None]) -> None:
+    def __init__(self, catalog: Catalog, judging: Judging, loop_time: LoopTime, wake: Callable[[], None]) -> None:
         self._catalog = catalog
         self._judging = judging
+        self._loop_time = loop_time
         self._wake = wake
         self._held: dict[int, list[Batch]] = {}
         self._ready: deque[Batch] = deque()
@@ -61,17 +66,30 @@ class SettingBack:
 
     def group(self, batches: Sequence[Batch]) -> list[Batch]:
         """Return the group that is to be committed: what is ready, and of these batches those that need not wait."""
-        group = [batch for batch in self._ready if not batch.done.done()]
-        self._ready.clear()
+        group: list[Batch] = []
+        events = 0
+        while self._ready and events < READY_EVENTS:
+            batch = self._ready.popleft()
+            if not batch.abandoned():
+                group.append(batch)
+                events += len(batch.drafts)
+        before = {batch.snapshot.project_pk for batch in self._ready}
         for batch in batches:
             held = self._held.get(batch.snapshot.project_pk)
-            if held is None:
-                group.append(batch)
-            elif sum(len(other.drafts) for other in held) + len(batch.drafts) > HELD_EVENTS:
-                batch.resolve(QueueFull())
+            if held is not None:
+                self._wait(batch, held)
+            elif batch.snapshot.project_pk in before:
+                self._ready.append(batch)
             else:
-                held.append(batch)
+                group.append(batch)
         return group
+
+    def _wait(self, batch: Batch, held: list[Batch]) -> None:
+        """Let a batch of a held project wait, within a limit."""
+        if sum(len(other.drafts) for other in held) + len(batch.drafts) > HELD_EVENTS:
+            batch.resolve(QueueFull())
+        else:
+            held.append(batch)
 
     def regroup(self, back: SetBack, batches: Sequence[Batch]) -> list[list[Batch]]:
         """Return the groups that are to be committed now in place of one that was set back."""
@@ -98,7 +116,8 @@ class SettingBack:
             snapshot = await self._catalog.current(batches[0].snapshot)
             for batch in batches:
                 batch.snapshot = snapshot
-                validate_batch(batch)
+                async with self._loop_time.slices(project_pk) as slices:
+                    await validate_in_slices(batch, slices)
                 await self._judge(batch, costly=batch is costly)
         except Exception as error:
             if not isinstance(error, ServiceError):
@@ -110,7 +129,7 @@ class SettingBack:
 
     async def _judge(self, batch: Batch, *, costly: bool) -> None:
         """Judge a batch that needs it, or refuse it."""
-        if batch.done.done():
+        if batch.abandoned():
             return
         batch.rounds += 1
         try:
