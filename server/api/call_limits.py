@@ -5,8 +5,8 @@
     open streams               MAX_STREAMS, shared likewise             TOO_MANY_STREAMS
     a call's message           ARRIVAL_SECONDS until it is complete     REQUEST_TOO_SLOW
     a stream's first message   FIRST_MESSAGE_SECONDS                    REQUEST_TOO_SLOW
-    messages that arrive       ARRIVING_PART of the memory, shared      the call waits before its message is read
-    messages in work           WORKING_PART of the memory, shared       the call waits before its message is parsed
+    messages that arrive       8 to 32, by the memory, shared likewise  the call waits before its message is read
+    messages in work           32 to 64 MiB, shared likewise            the call waits before its message is parsed
 
 All of it comes after authentication, which needs the headers alone: of a caller without a key no message is read.
 """
@@ -46,13 +46,13 @@ FIRST_MESSAGE_SECONDS: Final = 300.0
 STOPPING_SECONDS: Final = 1.0
 """How old a call without a message may become during a shutdown, which would wait for it."""
 
-ARRIVING_PART: Final = 8
-"""The eighth part of the memory is for messages that arrive, each of which may become as large as any."""
+MEMORY_PART: Final = 64
+"""Messages that arrive may take a 16th of the memory, and those in work a 64th: they take up to 12 times their size."""
 
-WORKING_PART: Final = 64
-"""A message takes up to 8 times its size while it is worked on, so that this is another eighth of the memory."""
-
+_MOST_ARRIVING: Final = 32
 _LEAST_ARRIVING: Final = 8
+_MOST_WORKING: Final = 4 * MAX_MESSAGE_BYTES
+"""More would not be faster: one message has the loop at a time."""
 _LEAST_WORKING: Final = 2 * MAX_MESSAGE_BYTES
 
 
@@ -60,13 +60,13 @@ class CallLimits:
     """What the calls of one server share."""
 
     def __init__(self, calls: OpenCalls, metrics: Metrics, loop_time: LoopTime) -> None:
-        memory = usable_memory()
+        part = usable_memory() // MEMORY_PART
         self.metrics = metrics
         self.loop_time = loop_time
         self.calls = FairBudget(MAX_CALLS)
         self.streams = FairBudget(MAX_STREAMS)
-        self.arriving = FairBudget(max(_LEAST_ARRIVING, memory // ARRIVING_PART // MAX_MESSAGE_BYTES))
-        self.working = FairBudget(max(_LEAST_WORKING, memory // WORKING_PART))
+        self.arriving = FairBudget(_between(_LEAST_ARRIVING, 4 * part // MAX_MESSAGE_BYTES, _MOST_ARRIVING))
+        self.working = FairBudget(_between(_LEAST_WORKING, part, _MOST_WORKING))
         self.expected: dict[asyncio.Task[Any], tuple[float, float]] = {}
         """The calls whose message is waited for: since when, by the loop's time, and for how many seconds."""
         self._open_calls = calls
@@ -100,3 +100,7 @@ class CallLimits:
             elif stopping and now - since > STOPPING_SECONDS:
                 self._open_calls.end(task, Stopping())
         return 1.0
+
+
+def _between(least: int, wanted: int, most: int) -> int:
+    return max(least, min(wanted, most))

@@ -16,6 +16,7 @@ from server.api.tls import server_credentials
 from server.contract import SERVICES
 from server.loop_time import LoopTime
 from server.metrics import Metrics
+from server.runtime import raise_file_limit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,23 +50,32 @@ IDLE_SECONDS: Final = 900
 HANDSHAKE_SECONDS: Final = 10
 """Time until a connection is ready for calls."""
 
-_OPTIONS = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_concurrent_streams", MAX_CONNECTION_STREAMS),
-    ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
-    ("grpc.server.max_pending_requests", MAX_UNANSWERED),
-    ("grpc.server.max_pending_requests_hard_limit", MAX_UNANSWERED),
-    ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1_000),
-    ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1_000),
-    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1_000),
-    # The age of connections is not limited: it would end streams, which consumers keep open for days.
-    ("grpc.max_connection_idle_ms", IDLE_SECONDS * 1_000),
-    # Two servers on one port would each take some of the calls.
-    ("grpc.so_reuseport", 0),
-    # Clients behind balancers keep idle connections alive; a ping every ten seconds is welcome.
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-)
+SPARE_FILES: Final = 200
+"""File descriptors for the database, listeners and logs."""
+
+
+def _options() -> list[tuple[str, int]]:
+    # The bridge may have the other half of the file descriptors.
+    connections = max(1, min(MAX_CONNECTIONS, (raise_file_limit() - SPARE_FILES) // 2))
+    return [
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_concurrent_streams", MAX_CONNECTION_STREAMS),
+        ("grpc.max_allowed_incoming_connections", connections),
+        ("grpc.server.max_pending_requests", MAX_UNANSWERED),
+        ("grpc.server.max_pending_requests_hard_limit", MAX_UNANSWERED),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1_000),
+        ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1_000),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1_000),
+        # The former is for a connection that takes nothing, this one for a client that takes pings and ignores them.
+        ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1_000),
+        # The age of connections is not limited: it would end streams, which consumers keep open for days.
+        ("grpc.max_connection_idle_ms", IDLE_SECONDS * 1_000),
+        # Two servers on one port would each take some of the calls.
+        ("grpc.so_reuseport", 0),
+        # Clients behind balancers keep idle connections alive; a ping every ten seconds is welcome.
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
 
 
 class GrpcServer:
@@ -82,7 +92,7 @@ class GrpcServer:
         self._calls = calls
         metrics = metrics or Metrics()
         self._limits = CallLimits(calls, metrics, loop_time or LoopTime())
-        self._server = grpc.aio.server(options=_OPTIONS)
+        self._server = grpc.aio.server(options=_options())
         self._port = 0
         open_services = OpenServices(calls, metrics)
         self._health = open_services.health

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
 END_STREAM, END_HEADERS, ACK = 1, 4, 1
 INITIAL_WINDOW_SIZE = 4
 
@@ -21,7 +21,11 @@ FRAME = 16_384
 
 
 class RawConnection:
-    """One connection. `ended` has the streams that the server ended, and `closed` is set once it closed everything."""
+    """One connection.
+
+    `greeted` is set once the server has sent its settings, `goaway` once it wants no further calls, and `closed` once
+    it has closed everything; `ended` has the streams that it ended.
+    """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -32,6 +36,9 @@ class RawConnection:
         self._changed = asyncio.Event()
         self.ended: dict[int, bytes] = {}
         self.settings: dict[int, int] = {}
+        self.answers_pings = True
+        self.greeted = asyncio.Event()
+        self.goaway = asyncio.Event()
         self.closed = asyncio.Event()
 
     async def open(self, method: str, *metadata: tuple[str, str]) -> int:
@@ -43,7 +50,10 @@ class RawConnection:
             *[("te", "trailers"), ("content-type", "application/grpc"), *metadata],
         ]
         block = b"".join(b"\x00" + _text(name) + _text(value) for name, value in headers)
-        await self.frame(HEADERS, END_HEADERS, self._last, block)
+        parts = [block[at : at + FRAME] for at in range(0, len(block), FRAME)]
+        for index, part in enumerate(parts):
+            last = END_HEADERS if index == len(parts) - 1 else 0
+            await self.frame(CONTINUATION if index else HEADERS, last, self._last, part)
         return self._last
 
     async def send(self, stream: int, content: bytes) -> None:
@@ -91,9 +101,12 @@ class RawConnection:
                     for each in self._window:
                         self._window[each] += value - self._initial_window if each else 0
                     self._initial_window = value
+            self.greeted.set()
             await self.frame(SETTINGS, ACK, 0)
-        elif kind == PING and not flags & ACK:
+        elif kind == PING and not flags & ACK and self.answers_pings:
             await self.frame(PING, ACK, 0, content)
+        elif kind == GOAWAY:
+            self.goaway.set()
         elif kind == WINDOW_UPDATE:
             self._window[stream] = self._window.get(stream, 0) + int.from_bytes(content, "big")
         elif kind == RST_STREAM or (kind == HEADERS and flags & END_STREAM):
