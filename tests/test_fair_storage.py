@@ -11,18 +11,19 @@ import pytest
 
 from registry import store as definitions
 from server.current_project import SERVER, work_for
+from server.delivery import match_reader
 from server.errors import ProjectBusy
 from server.storage import events, postgresql, turns
 from signalbox.v1 import event_ingest_pb2, match_stream_pb2
 from tests.support.automations import automate
 from tests.support.bridge import calling
-from tests.support.consumers import Engine, acknowledge, pull, record, seconds, subscribe
+from tests.support.consumers import ACKNOWLEDGED, Engine, acknowledge, pull, record, seconds, stats, subscribe
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from server.storage.database import Database
-    from tests.support.service import Service
+    from tests.support.service import Client, Service
 
 SCANS = 12
 LONG = {
@@ -167,3 +168,42 @@ async def test_the_server_writes_although_its_other_writes_are_held_up(database:
 
 def sleep(connection: Connection) -> None:
     connection.exec_driver_sql(LONG["postgresql"])
+
+
+async def test_heartbeats_and_results_do_not_wait_for_matches_that_are_loaded(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads, load_in = asyncio.Semaphore(1), match_reader.MatchReader.load
+
+    async def load(self: Any, *arguments: Any) -> Any:
+        async with loads:
+            return await load_in(self, *arguments)
+
+    monkeypatch.setattr(match_reader.MatchReader, "load", load)
+    shop = await service.shop()
+    await automate(shop)
+    await subscribe(shop)
+    engine = await Engine.open(shop, consumer_id="a", heartbeat_interval=seconds(1))
+    await record(shop, 1)
+    first = await engine.deliveries()
+    async with loads:
+        await record(shop, 1)
+        (result,) = await engine.ack(first)
+        assert result.outcome == ACKNOWLEDGED
+        seen = len(engine.heartbeats)
+        while len(engine.heartbeats) < seen + 2:
+            await engine.read()
+    (second,) = await engine.deliveries()
+    await engine.ack([second])
+    # Loaded by nobody when the stream ends, and delivered to the next one without a failed attempt.
+    async with loads:
+        await record(shop, 1)
+        while not await stats_outstanding(shop):  # noqa: ASYNC110 - a lease wakes nobody
+            await asyncio.sleep(0.01)
+        await engine.close()
+    (third,) = await pull(shop, wait=5)
+    assert (third.match.position, third.attempt) == (3, 1)
+
+
+async def stats_outstanding(client: Client) -> int:
+    return (await stats(client)).outstanding_count

@@ -15,6 +15,8 @@ Why it is so:
   leases wait here and are extended if they were sent late (LATE_SECONDS).
 - *Results go before deliveries.* A client that waits for results before it settles more would otherwise wait until
   large batches are sent.
+- *Nothing waits for matches that are loaded.* The database may be slow, or others be first; heartbeats and results are
+  sent meanwhile. What is not loaded when the stream ends is returned before its leases end, which counts no attempt.
 - *Reading has a window.* At most REQUEST_WINDOW requests of a consumer are unanswered; with that number, its stream is
   read no further, which slows the client down through HTTP/2's own flow control.
 - *A step in progress may still deliver after a stop.* Its deliveries are returned (`Dispatcher.stop_delivering`), and
@@ -28,6 +30,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -155,6 +158,7 @@ class ConsumerSession:
         self._unanswered: deque[_UnansweredRequest] = deque()
         self._request_window = asyncio.Semaphore(REQUEST_WINDOW)
         self._batch_size = MAX_LOADED
+        self._loading: asyncio.Task[DeliveryBatch | None] | None = None
         self._stop_step: asyncio.Future[Any] | None = None
         self._drain_ends_at: float | None = None
         self._sent_at = 0.0
@@ -186,7 +190,7 @@ class ConsumerSession:
         finally:
             reading.cancel()
             stopping.cancel()
-            await asyncio.gather(reading, stopping, return_exceptions=True)
+            await asyncio.gather(reading, stopping, self._stop_loading(), return_exceptions=True)
 
     async def _read(self, requests: AsyncIterator[ConsumerRequest]) -> None:
         async for request in requests:
@@ -209,14 +213,15 @@ class ConsumerSession:
             if self._shutdown.stopping.is_set() and self._drain_ends_at is None:
                 return self._drain()
             if reading.done() and not self._unanswered:
+                await self._stop_loading()
                 await self._end_leases(reading)
                 return None
             if self._is_over():
                 if self._drain_ends_at is not None:
                     raise Stopping
                 return None
-            if self.consumer.deliveries:
-                if batch := await self._load():
+            if self._is_loaded():
+                if batch := self._take_loaded():
                     return batch
             elif not await self._wait():
                 return await self._heartbeat()
@@ -245,7 +250,8 @@ class ConsumerSession:
         if self._drain_ends_at is not None and asyncio.get_running_loop().time() >= self._drain_ends_at:
             return True
         answered = self._stop_step is not None and self._stop_step.done() and not self._unanswered
-        return answered and not self.consumer.outstanding and not self.consumer.deliveries
+        holds = self.consumer.outstanding or self.consumer.deliveries or self._loading is not None
+        return answered and not holds
 
     async def _end_leases(self, reading: asyncio.Task[None]) -> None:
         """End the leases left over, since the client has closed its side. Raise the error of its last request."""
@@ -254,6 +260,27 @@ class ConsumerSession:
         # If a newer stream has replaced this one, the leases are its own by now.
         self.consumer.check()
         await self._dispatcher.take_over(self.consumer.id)
+
+    def _is_loaded(self) -> bool:
+        """Begin to load deliveries if there are any. Return whether they are loaded."""
+        if self._loading is None and self.consumer.deliveries:
+            self._loading = asyncio.create_task(self._load(), name="load-deliveries")
+            self._loading.add_done_callback(self._notice)
+        return self._loading is not None and self._loading.done()
+
+    def _take_loaded(self) -> DeliveryBatch | None:
+        loading, self._loading = self._loading, None
+        return loading.result() if loading is not None else None
+
+    async def _stop_loading(self) -> None:
+        """Return deliveries that are being loaded, or are loaded and not sent."""
+        if self._loading is None:
+            return
+        self._loading.cancel()
+        await asyncio.wait({self._loading})
+        with suppress(Exception, asyncio.CancelledError):
+            if batch := self._take_loaded():
+                self._dispatcher.return_undelivered([delivery for delivery, _ in batch.deliveries])
 
     async def _load(self) -> DeliveryBatch | None:
         """Load the deliveries that fit into a response; None if none of them can be read.
@@ -274,9 +301,9 @@ class ConsumerSession:
             self._dispatcher.submit([Extend([delivery.id for delivery, _ in batch.deliveries])])
 
     async def _wait(self) -> bool:
-        """Request matches and wait for a change. Return False if a heartbeat is due."""
+        """Request matches, unless some are loaded, and wait for a change. Return False if a heartbeat is due."""
         heartbeat_at = self._sent_at + self._heartbeat_seconds
-        if self._stop_step is None:
+        if self._stop_step is None and self._loading is None:
             self._dispatcher.request(self.consumer, self._batch_size)
         until = heartbeat_at if self._drain_ends_at is None else min(heartbeat_at, self._drain_ends_at)
         try:
