@@ -8,23 +8,25 @@ from typing import NamedTuple
 
 import pytest
 
-from automation import automation_store
+from automation import automation_store, matcher
 from automation.conditions import closures, parsing
 from automation.subscriptions import store as subscription_store
 from automation.subscriptions import values as subscription_values
 from registry import coercion, json_values, names, schema, store
 from server import budgets, emails, paging
-from server.api import call_limits
+from server.api import call_limits, open_services
+from server.api import server as grpc_server
 from server.api.messages import deliveries, watches
 from server.api.servicers import event_ingest, match_stream
-from server.bridge import body, http_server
+from server.auth import access
+from server.bridge import body, http_connection, http_connections, http_head, http_server
 from server.bridge.dialects import DIALECTS
 from server.cli.commands.serve import serve
 from server.delivery import consumer, consumer_session
-from server.ingest import commit_queue, draft
+from server.ingest import commit_queue, draft, judging
 from server.services import runs
 from server.settings import Settings
-from server.storage import sqlite_readers
+from server.storage import health, sqlite_readers, turns
 
 pytestmark = pytest.mark.checkout
 
@@ -69,7 +71,34 @@ SETTINGS = Settings()
 EVENT, CONTACT, RUN = json_values.EVENT_BUDGET, json_values.CONTACT_BUDGET, json_values.RUN_BUDGET
 
 LIMITS = {
+    "gRPC: connections": number(grpc_server.MAX_CONNECTIONS),
+    "gRPC: calls of one connection": number(grpc_server.MAX_CONNECTION_STREAMS),
+    "gRPC: a handshake": seconds(grpc_server.HANDSHAKE_SECONDS),
+    "gRPC: a client that says nothing, until it is asked": seconds(grpc_server.KEEPALIVE_SECONDS),
+    "gRPC: a connection without a call": seconds(grpc_server.IDLE_SECONDS),
+    "REST: connections, at most half of the file descriptors": number(http_connections.MAX_CONNECTIONS),
+    "REST: connections of one address": "half of them",
+    "REST: an answer that the client does not read": seconds(http_connection.WRITE_SECONDS),
+    "Keys that are looked up at once, of those not seen before": number(access.MAX_LOOKUPS),
     "gRPC: a message": size(call_limits.MAX_MESSAGE_BYTES),
+    "gRPC: time for the message of a call to arrive": seconds(call_limits.ARRIVAL_SECONDS),
+    "gRPC: time for the first message of a stream to arrive": seconds(call_limits.FIRST_MESSAGE_SECONDS),
+    "gRPC: calls in progress, shared by projects": number(call_limits.MAX_CALLS),
+    "gRPC: open streams, shared by projects": number(call_limits.MAX_STREAMS),
+    "gRPC: watches of health": number(open_services.MAX_WATCHES),
+    "gRPC: streams of reflection": number(open_services.MAX_REFLECTIONS),
+    "gRPC: large messages that arrive, shared by projects": (
+        f"{call_limits._LEAST_ARRIVING} to {call_limits._MOST_ARRIVING}, by the memory"
+    ),
+    "gRPC: large messages in work, shared by projects": (
+        f"{size(call_limits._LEAST_WORKING)} to {size(call_limits._MOST_WORKING)}, by the memory"
+    ),
+    "REST: a head": size(http_head.MAX_HEAD),
+    "REST: a target or a header": size(http_head.MAX_LINE),
+    "REST: headers": number(http_head.MAX_HEADERS),
+    "REST: time for the head to arrive": seconds(http_connection.HEAD_SECONDS),
+    f"REST: bodies beyond {size(body.SMALL_BODY)} that are received or handled": size(body.ALL_BODIES),
+    "REST: such bodies of one project": size(body.BODIES_OF_PROJECT),
     "REST: a body, as sent and as decoded": size(SETTINGS.http_body_bytes),
     "REST: time for the body to arrive": seconds(body.BODY_SECONDS),
     "REST: an idle connection": seconds(http_server.KEEP_ALIVE_SECONDS),
@@ -100,6 +129,12 @@ LIMITS = {
     "Depth of a condition, and names of a path in it": number(parsing.MAX_DEPTH, "levels"),
     "Elements of a list in a condition": number(parsing.MAX_ELEMENTS),
     "Steps of one evaluation": number(closures.MAX_STEPS),
+    "Steps of an evaluation with what is known only while the event is stored": number(closures.LATE_STEPS),
+    "Steps of all evaluations of an event": number(matcher.EVENT_STEPS),
+    "Matches of an event": number(matcher.EVENT_MATCHES),
+    "Steps of all evaluations of a batch": number(judging.BATCH_STEPS),
+    "Matches of a batch that is all or nothing": number(judging.BATCH_MATCHES),
+    "Automations of a project": number(automation_store.MAX_AUTOMATIONS),
     "Labels of an automation": number(automation_store.MAX_LABELS),
     "Key of a label": number(automation_store.MAX_LABEL_KEY, "characters"),
     "Value of a label": number(automation_store.MAX_LABEL_VALUE, "characters"),
@@ -124,6 +159,8 @@ LIMITS = {
         f"1/{commit_queue.QUEUE_MEMORY_SHARE * commit_queue.HELD_PER_BYTE} of the memory, "
         f"at least {size(commit_queue.MIN_QUEUE_BYTES)}"
     ),
+    "A commit, until sends are refused at once": seconds(health.LATE_SECONDS),
+    "A wait for a turn at the database, in which projects share": seconds(turns.TURN_SECONDS),
     "Time for one read of an SQLite database": seconds(sqlite_readers.READ_SECONDS),
 }
 
