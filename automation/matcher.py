@@ -23,6 +23,7 @@ import msgspec
 
 from automation.automations import EntryRule
 from automation.conditions.closures import LATE_STEPS
+from automation.conditions.compiling import UNLIMITED, OutOfRoom
 from automation.conditions.costs import combined
 from automation.conditions.index import ConditionIndex
 
@@ -41,17 +42,11 @@ EVENT_STEPS: Final = 200_000
 EVENT_MATCHES: Final = 1_000
 """Each match is a run, which is stored with the event in one transaction: a thousand take about 10 ms."""
 
-UNLIMITED: Final = 2**60
-
 CHANGED: Final = 128
 """Once more automations than this have changed, all are indexed again."""
 
 Outcome: TypeAlias = "tuple[bool | Failure, int]"
 """What a condition evaluated to, and its cost in steps."""
-
-
-Candidate: TypeAlias = "tuple[Automation, Condition | None]"
-"""An automation whose condition may hold; None is the condition that always holds."""
 
 
 class Limit(StrEnum):
@@ -72,13 +67,13 @@ class Decision(msgspec.Struct):
     """
 
     matching: list[Automation]
-    failures: list[Verdict] = []
+    failures: Sequence[Verdict] = ()
     steps: int = 0
     spent: int = 0
     limit: Limit | None = None
     last_key: int = 0
     beyond: int = 0
-    late: list[int] = []
+    late: Sequence[int] = ()
     by_late: bool = False
 
     def limit_of(self, key: int) -> Limit | None:
@@ -149,10 +144,9 @@ class _Layer:
         """The estimated cost of all conditions together, each text once."""
         return combined({each.text: each.growth for each in self.conditions if each and each.growth}.values())
 
-    def candidates(self, subject: Subject) -> list[Candidate]:
-        """Return the automations that may match, oldest first."""
-        automations, conditions = self.automations, self.conditions
-        return [(automations[number], conditions[number]) for number in self._index.candidates(subject)]
+    def candidates(self, subject: Subject) -> Sequence[int]:
+        """Return the places of the automations that may match, oldest first."""
+        return self._index.candidates(subject)
 
 
 class Matcher:
@@ -201,54 +195,63 @@ class Matcher:
                 return base, _Layer(changed, condition), gone
         return _Layer(automations, condition), None, frozenset()
 
-    def _candidates(self, subject: Subject) -> list[Candidate]:
-        candidates = self.base.candidates(subject)
-        if self._changed is not None:
-            gone = self._gone
-            candidates = [candidate for candidate in candidates if candidate[0].key not in gone]
-            candidates += self._changed.candidates(subject)
-            candidates.sort(key=lambda candidate: candidate[0].key)
-        return candidates
+    def _candidates(self, subject: Subject) -> tuple[Sequence[Automation], Sequence[Condition | None], Sequence[int]]:
+        """Return automations and their conditions, and the places of those that may match, oldest first."""
+        base, changed = self.base, self._changed
+        places = base.candidates(subject)
+        if changed is None:
+            return base.automations, base.conditions, places
+        gone = self._gone
+        kept = [(base.automations[place], base.conditions[place]) for place in places]
+        found = [candidate for candidate in kept if candidate[0].key not in gone]
+        found += [(changed.automations[place], changed.conditions[place]) for place in changed.candidates(subject)]
+        found.sort(key=lambda candidate: candidate[0].key)
+        return [each for each, _ in found], [condition for _, condition in found], range(len(found))
 
     def decide(self, subject: Subject, known: Known | Recorder | None = None, room: int = UNLIMITED) -> Decision:  # noqa: C901 - the loop of every event
         """Return the decision on an event. Raise OutOfRoom if more than `room` steps would have to be spent for it."""
         if known is not None and (made := known.decision_of(self)) is not None:
             return made
-        decision = Decision([])
-        matching, late = decision.matching, 0
-        candidates = self._candidates(subject)
-        for place, (automation, condition) in enumerate(candidates):
-            if decision.steps >= EVENT_STEPS or len(matching) == EVENT_MATCHES:
-                _cut(decision, candidates, place)
+        automations, conditions, places = self._candidates(subject)
+        matching: list[Automation] = []
+        failures: list[Verdict] = []
+        passed_over: list[int] = []
+        decision = Decision(matching, failures, late=passed_over)
+        steps = spent = late = 0
+        for number, place in enumerate(places):
+            if steps >= EVENT_STEPS or len(matching) == EVENT_MATCHES:
+                decision.limit = Limit.STEPS if steps >= EVENT_STEPS else Limit.MATCHES
+                decision.last_key = automations[places[number - 1]].key
+                decision.beyond += len(places) - number
                 break
+            condition = conditions[place]
             if condition is None:
-                decision.steps += 1
-                matching.append(automation)
+                steps += 1
+                matching.append(automations[place])
                 continue
-            if condition.late:
-                decision.by_late = True
-                if late >= LATE_STEPS:
-                    decision.late.append(automation.key)
-                    decision.beyond += 1
-                    continue
-            found = known.outcome(condition) if known is not None else None
-            if found is None:
-                found = condition.spend(subject, room - decision.spent)
-                decision.spent += found[1]
-            outcome, cost = found
-            decision.steps += cost
-            if condition.late:
-                late += cost
+            if known is None and condition.plain is not None:
+                outcome, cost = condition.plain(subject), condition.cost
+                spent += cost
+                if spent > room:
+                    raise OutOfRoom
+            else:
+                if condition.late:
+                    decision.by_late = True
+                    if late >= LATE_STEPS:
+                        passed_over.append(automations[place].key)
+                        decision.beyond += 1
+                        continue
+                found = known.outcome(condition) if known is not None else None
+                if found is None:
+                    found = condition.spend(subject, room - spent)
+                    spent += found[1]
+                outcome, cost = found
+                late += cost if condition.late else 0
+            steps += cost
             if outcome is True:
-                matching.append(automation)
+                matching.append(automations[place])
             elif outcome is not False:
-                decision.failures.append(outcome.verdict)
-        self.usual_steps += (decision.steps - self.usual_steps) / 16
+                failures.append(outcome.verdict)
+        decision.steps, decision.spent = steps, spent
+        self.usual_steps += (steps - self.usual_steps) / 16
         return decision
-
-
-def _cut(decision: Decision, candidates: Sequence[Candidate], place: int) -> None:
-    """Note that the candidates from a place on are not considered."""
-    decision.limit = Limit.STEPS if decision.steps >= EVENT_STEPS else Limit.MATCHES
-    decision.last_key = candidates[place - 1][0].key
-    decision.beyond += len(candidates) - place

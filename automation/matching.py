@@ -27,8 +27,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from automation.automations import Automation, AutomationState, EntryRule
+from automation.conditions.compiling import UNLIMITED
 from automation.conditions.condition import Condition
-from automation.matcher import EVENT_MATCHES, EVENT_STEPS, UNLIMITED, Limit, Matcher
+from automation.matcher import EVENT_MATCHES, EVENT_STEPS, Limit, Matcher
 from automation.matches import Match, MatchKind
 from automation.run_store import entries_of, waiting_runs
 from registry.log_ids import LogIds

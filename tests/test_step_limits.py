@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from automation import automation_store, matcher, matching
 from automation.automations import Automation, AutomationState, EntryRule, NewAutomation
-from automation.conditions.compiling import OutOfRoom
+from automation.conditions.compiling import UNLIMITED, OutOfRoom
 from automation.conditions.condition import Condition
 from automation.conditions.subject import Subject
+from automation.errors import ConditionInvalid
 from automation.matcher import Decision, Known, Limit, Matcher, Recorder
 from server.errors import AutomationsChanging
 from server.ingest import commit, judging
@@ -26,6 +27,8 @@ from server.services.automations import Automations
 from signalbox.v1 import automations_pb2 as pb
 from signalbox.v1 import event_ingest_pb2
 from tests.support.automations import automate, change, delete
+from tests.support.conditions import conditions as written_conditions
+from tests.support.conditions import contacts, payloads
 from tests.support.line import GatedDatabase, drafts, line_over
 from tests.support.messages import ANYTHING, MATCHES, event
 from tests.support.refusals import refusal, verdict
@@ -89,7 +92,7 @@ def test_late_conditions_have_a_small_limit_for_each_and_for_all() -> None:
     late = f'{NONE_OF_MANY} || event.received_at > timestamp("1970-01-01T00:00:00Z")'
     few = 'properties.items.exists(i, i > 2900.0) && event.received_at > timestamp("1970-01-01T00:00:00Z")'
     decision = matcher_of([late, few, few, few, "true"]).decide(subject)
-    assert (keys(decision), decision.late) == ([1, 5], [2, 3, 4])
+    assert (keys(decision), [*decision.late]) == ([1, 5], [2, 3, 4])
     assert "10,000 steps" in Condition(f"{late} && false || {late}").trace(subject)[0].message + "10,000 steps"
 
 
@@ -376,3 +379,18 @@ async def test_judging_ends_with_the_call(service: Service) -> None:
     assert ended.value.code() is StatusCode.DEADLINE_EXCEEDED
     await costly.send(event({"items": []}, name="large"))
     assert await costly.positions() == [1]
+
+
+@given(written_conditions(), payloads, contacts)
+def test_a_plain_condition_spends_no_steps(
+    text: str, properties: dict[str, Any], contact: dict[str, Any] | None
+) -> None:
+    try:
+        condition = Condition(text)
+    except ConditionInvalid:
+        return
+    subject = Subject(properties, "abc", "e", 3, 1, 1, "c", "ada@example.com", contact)
+    outcome, cost = condition.spend(subject, UNLIMITED)
+    assert cost >= condition.cost
+    if condition.plain is not None:
+        assert (condition.plain(subject), condition.cost) == (outcome, cost)

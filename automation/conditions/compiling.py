@@ -72,8 +72,13 @@ if TYPE_CHECKING:
     from automation.conditions.closures import Closure, Frame
     from automation.conditions.nodes import Node
 
+Evaluate: TypeAlias = Callable[[Subject], "bool | Failure"]
+
 Spend: TypeAlias = Callable[[Subject, int], "tuple[bool | Failure, int]"]
 """Evaluates a condition with at most a number of steps. Returns the outcome and its cost in steps."""
+
+UNLIMITED: Final = 2**60
+"""Room for an evaluation of any cost."""
 
 _ABSENT: Final[Any] = object()
 
@@ -91,17 +96,16 @@ class OutOfRoom(Exception):
 def compile_condition(root: Node) -> Spend:
     """Return the compiled condition.
 
-    It evaluates to True, False or a Failure that no `&&` or `||` absorbed. Its cost is EVALUATION_STEPS, the number of
-    its nodes and the steps that it spent. Raise OutOfRoom if that takes more than the given steps, and the condition's
-    limit is higher.
+    It evaluates to True, False or a Failure that no `&&` or `||` absorbed. Its cost is `base_cost` and the steps that
+    it spent. Raise OutOfRoom if that takes more than the given steps, and the condition's limit is higher.
     """
     run = compile_node(root)
     fresh = new_frame(root)
-    limit, nodes = fresh[0], EVALUATION_STEPS + sum(1 for _ in walk(root))
+    limit, base = fresh[0], base_cost(root)
 
     def spend(subject: Subject, room: int) -> tuple[bool | Failure, int]:
         frame = fresh.copy()
-        room -= nodes
+        room -= base
         if room < limit:
             frame[0] = room
         value = run(subject, frame)
@@ -110,12 +114,34 @@ def compile_condition(root: Node) -> Spend:
             if room < limit:
                 raise OutOfRoom
             left = 0
-        cost = nodes + min(room, limit) - left
+        cost = base + min(room, limit) - left
         if value is True or value is False or type(value) is Failure:
             return limited(value, limit), cost
         return not_boolean(value), cost
 
     return spend
+
+
+def compile_plain(root: Node) -> Evaluate:
+    """Return the compiled condition if it spends no steps: none of its operations has a price.
+
+    It has no macros either, so that nothing changes the frame, and all evaluations share one.
+    """
+    run = compile_node(root)
+    frame = new_frame(root)
+
+    def evaluate(subject: Subject) -> bool | Failure:
+        value = run(subject, frame)
+        if value is True or value is False or type(value) is Failure:
+            return value
+        return not_boolean(value)
+
+    return evaluate
+
+
+def base_cost(root: Node) -> int:
+    """Return what each evaluation of a condition costs: EVALUATION_STEPS and a step for each of its nodes."""
+    return EVALUATION_STEPS + sum(1 for _ in walk(root))
 
 
 def limited(outcome: Any, limit: int) -> Any:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from automation.conditions.closures import MAX_STEPS
-from automation.conditions.compiling import compile_condition, is_late
+from automation.conditions.compiling import UNLIMITED, base_cost, compile_condition, compile_plain, is_late
 from automation.conditions.costs import growth
 from automation.conditions.nodes import CONTACT, Path, walk
 from automation.conditions.parsing import parse
@@ -22,11 +21,11 @@ class Condition:
     """A condition that was parsed and compiled from its text; blank text always holds.
 
     `spend` evaluates it and returns the outcome and the cost, see `compile_condition`. `growth` estimates the cost that
-    grows with the payload. A `late` condition reads a value that only the commit knows. Raise ConditionInvalid as
-    `parse` does.
+    grows with the payload. If there is none, `plain` evaluates it, at `cost`. A `late` condition reads a value that
+    only the commit knows; it is never plain. Raise ConditionInvalid as `parse` does.
     """
 
-    __slots__ = ("expression", "growth", "late", "reads_contact", "spend")
+    __slots__ = ("cost", "expression", "growth", "late", "plain", "reads_contact", "spend")
 
     def __init__(self, text: str) -> None:
         self.expression = parse(text)
@@ -34,6 +33,8 @@ class Condition:
         self.spend = compile_condition(root)
         self.growth = growth(root)
         self.late = is_late(root)
+        self.plain = compile_plain(root) if not self.growth and not self.late else None
+        self.cost = base_cost(root)
         self.reads_contact = any(isinstance(node, Path) and node.names[0] == CONTACT for node in walk(root))
 
     @property
@@ -43,7 +44,7 @@ class Condition:
 
     def evaluate(self, subject: Subject) -> bool | Failure:
         """Return the outcome of the condition."""
-        return self.spend(subject, MAX_STEPS)[0]
+        return self.spend(subject, UNLIMITED)[0]
 
     def matches(self, subject: Subject) -> bool:
         """Return whether the condition holds; a condition that fails does not."""

@@ -23,7 +23,7 @@ _ITEMS: Final = 0.5
 """The most items per byte of JSON: an item and its comma."""
 
 
-def growth(node: Node) -> Growth:
+def growth(node: Node) -> Growth:  # noqa: PLR0911 - a line for each operation
     """Return the estimate for a part of a condition; empty if its cost does not grow with the data."""
     total = combined(growth(part) for part in children(node) if not isinstance(node, Macro))
     match node:
@@ -35,10 +35,13 @@ def growth(node: Node) -> Growth:
             return combined([total, (1.0, len(str(pattern)) / 16)])
         case Call(function=".contains"):
             return combined([total, (0.0, 1 / 64)])
-        case Binary(operator="+"):
+        case Binary(operator="+" | "-" | "*" | "/" | "%"):
             return combined([total, (0.0, 1 / 8)])
-        case Binary(operator="==" | "!=" | "in", left=left, right=right):
-            constant = isinstance(left, Literal) or isinstance(right, (Literal, ListOf))
+        case Binary(operator="==" | "!=", left=left, right=right):
+            constant = isinstance(left, Literal) or isinstance(right, Literal)
+            return total if constant else combined([total, (0.0, 1.0)])
+        case Binary(operator="in", right=right):
+            constant = isinstance(right, ListOf) and all(isinstance(item, Literal) for item in right.items)
             return total if constant else combined([total, (0.0, 1.0)])
         case _:
             return total
