@@ -25,12 +25,12 @@ from server.ingest import commit, judging
 from server.ingest.catalog import Catalog, CatalogSnapshot
 from server.services.automations import Automations
 from signalbox.v1 import automations_pb2 as pb
-from signalbox.v1 import event_ingest_pb2
+from signalbox.v1 import event_definitions_pb2, event_ingest_pb2
 from tests.support.automations import automate, change, delete
 from tests.support.conditions import conditions as written_conditions
 from tests.support.conditions import contacts, payloads
 from tests.support.line import GatedDatabase, drafts, line_over
-from tests.support.messages import ANYTHING, MATCHES, event
+from tests.support.messages import ANYTHING, MATCHES, ORDER_SCHEMA, event
 from tests.support.refusals import refusal, verdict
 
 if TYPE_CHECKING:
@@ -394,3 +394,19 @@ def test_a_plain_condition_spends_no_steps(
     assert cost >= condition.cost
     if condition.plain is not None:
         assert (condition.plain(subject), condition.cost) == (outcome, cost)
+
+
+@pytest.mark.parametrize("few", [0, 50])
+async def test_a_schema_that_breaks_conditions_is_refused_however_many_there_are(
+    shop: Client, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr("server.services.definitions._FEW_CONDITIONS", few)
+    for number in range(3):
+        await automate(shop, condition=f"properties.order_total > {number}.0")
+    narrowed = event_definitions_pb2.Schema(properties=ORDER_SCHEMA.properties[1:])
+    assert narrowed.properties[0].name != ORDER_SCHEMA.properties[0].name == "order_total"
+    refused = await refusal(shop.redefine(narrowed))
+    assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "CONDITIONS_BROKEN")
+    widened = event_definitions_pb2.Schema(properties=ORDER_SCHEMA.properties)
+    widened.properties.add(name="added", type=event_definitions_pb2.PROPERTY_TYPE_STRING)
+    assert (await shop.redefine(widened)).revision == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from automation.automation_store import automations_by_key, live_automations
@@ -16,14 +17,17 @@ from registry.errors import Violation
 from registry.paths import property_path
 from registry.schema import same_schema
 from server.ingest.catalog import definitions_only
+from server.storage.projects import automations_version
+from server.work_thread import SLICE_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from sqlalchemy import Connection
 
     from automation.automations import Automation
     from automation.conditions.condition import Condition
+    from automation.matching import LiveAutomations
     from registry.definitions import EventDefinition
     from registry.schema import Schema
     from server.ingest.catalog import CatalogSnapshot
@@ -53,38 +57,83 @@ def reading_automations(
     ]
 
 
+class SchemaErrors:
+    """The errors of conditions under a new schema that they do not have under the old one, by their texts.
+
+    Checking thousands of conditions takes a second, so it is done in slices, before the transaction that needs them.
+    """
+
+    def __init__(self, before: Schema, after: Schema, compiled: Mapping[str, Condition]) -> None:
+        self.before = before
+        self.after = after
+        self._compiled = compiled
+        self._texts = iter([*compiled])
+        self._found: dict[str, list[tuple[str, str]]] = {}
+
+    def proceed(self) -> bool:
+        """Check compiled conditions for a short time. Return whether all are checked."""
+        ends_at = perf_counter() + SLICE_SECONDS
+        for text in self._texts:
+            self.of(text)
+            if perf_counter() > ends_at:
+                return False
+        return True
+
+    def of(self, text: str) -> Sequence[tuple[str, str]]:
+        """Return reason and message of each error of a condition that the new schema causes."""
+        found = self._found.get(text)
+        if found is None:
+            known = self._errors(text, self.before)
+            found = [(key[2], message) for key, message in self._errors(text, self.after).items() if key not in known]
+            self._found[text] = found
+        return found
+
+    def _errors(self, text: str, schema: Schema) -> dict[tuple[int, int, str], str]:
+        """Return the errors of a condition, by place and reason."""
+        condition = self._compiled.get(text)
+        try:
+            check(condition.expression if condition is not None else parse(text), schema)
+        except ConditionInvalid as error:
+            return {(each.line, each.column, each.reason): str(each) for each in error.errors}
+        return {}
+
+
 def check_conditions(
     connection: Connection,
     project_pk: int,
     before: EventDefinition,
     after: EventDefinition,
-    compiled: Mapping[str, Condition],
+    known: LiveAutomations,
+    ahead: SchemaErrors | None = None,
 ) -> None:
     """Raise ConditionsBroken if a new schema breaks conditions that are in use, more than the old one did.
 
-    `compiled` are conditions by their texts: parsing thousands of them here would hold up all writers.
+    `known` are the automations that the caller has in memory, and `ahead` the errors that it has found in their
+    conditions; they are used as far as they are of this transaction.
     """
     if same_schema(before.schema, after.schema):
         return
+    errors = ahead
+    if errors is None or (errors.before, errors.after) != (before.schema, after.schema):
+        errors = SchemaErrors(before.schema, after.schema, known.conditions)
     violations: list[Violation] = []
     broken: dict[str, str] = {}
-    for automation, what, condition in _in_use(connection, project_pk, after):
-        known = _errors(condition, before.schema, compiled)
+    for automation, what, condition in _in_use(connection, project_pk, after, known):
         path = property_path("automations", automation.id)
-        for key, message in _errors(condition, after.schema, compiled).items():
-            if key not in known:
-                violations.append(Violation(path, key[2], f'{what} of "{automation.name}": {message}'))
-                broken[automation.id] = automation.name
+        for reason, message in errors.of(condition):
+            violations.append(Violation(path, reason, f'{what} of "{automation.name}": {message}'))
+            broken[automation.id] = automation.name
     if broken:
         raise ConditionsBroken(violations, list(broken.values()), list(broken))
 
 
 def _in_use(
-    connection: Connection, project_pk: int, definition: EventDefinition
+    connection: Connection, project_pk: int, definition: EventDefinition, known: LiveAutomations
 ) -> Iterator[tuple[Automation, str, str]]:
     """Yield the conditions on events of a definition: their automation, where they are used, and their text."""
     snapshot = definitions_only(connection, project_pk)
-    for automation in live_automations(connection, project_pk):
+    same = automations_version(connection, project_pk) == known.version
+    for automation in known.by_key.values() if same else live_automations(connection, project_pk):
         used = automation.state is AutomationState.ACTIVE and automation.condition != ""
         if used and _validated_by(snapshot, automation.event_name) == definition.id:
             yield automation, "Condition", automation.condition
@@ -101,13 +150,3 @@ def _in_use(
 def _validated_by(snapshot: CatalogSnapshot, event_name: str) -> str:
     definition = snapshot.definition(event_name)
     return definition.id if definition else ""
-
-
-def _errors(text: str, schema: Schema, compiled: Mapping[str, Condition]) -> dict[tuple[int, int, str], str]:
-    """Return the errors of a condition, by place and reason."""
-    condition = compiled.get(text)
-    try:
-        check(condition.expression if condition is not None else parse(text), schema)
-    except ConditionInvalid as error:
-        return {(each.line, each.column, each.reason): str(each) for each in error.errors}
-    return {}

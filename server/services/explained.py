@@ -22,6 +22,7 @@ from automation.conditions.values import Verdict
 from automation.matcher import EVENT_MATCHES, EVENT_STEPS, Limit, Matcher
 from automation.run_store import entries_before
 from registry.page_sizes import PAGE_CHARACTERS
+from server.storage.projects import automations_version
 from server.work_thread import SLICE_SECONDS
 
 if TYPE_CHECKING:
@@ -217,10 +218,13 @@ def considered_of_page(
     return found[: limit + 1], every
 
 
-def limits_of(connection: Connection, matched: MatchedEvent, keys: list[int], current: LiveAutomations) -> EventLimits:
+def limits_of(
+    connection: Connection, project_pk: int, matched: MatchedEvent, keys: list[int], current: LiveAutomations
+) -> EventLimits:
     """Return the limits of a recorded event, decided by the current automations if they match as they did then."""
     event = matched.event
-    if last_change(connection, keys) < matched.position:
+    loaded = automations_version(connection, project_pk) == current.version
+    if loaded and last_change(connection, keys) < matched.position:
         return EventLimits(current.matcher(event.name, ignore_case=event.ignore_case))
     past = [then for _, then in _past(connection, matched, keys).values()]
     active = [each for each in past if each.state is AutomationState.ACTIVE and not [*_case_reasons(each, matched)]]

@@ -146,7 +146,7 @@ class Explanations:
         def read(connection: Connection) -> tuple[MatchedEvent, list[Considered], EventLimits]:
             event = read_event(connection)
             considered, keys = considered_of_page(connection, project_pk, event, automation_id, request, event_id)
-            return event, considered, limits_of(connection, event, keys, snapshot.automations)
+            return event, considered, limits_of(connection, project_pk, event, keys, snapshot.automations)
 
         matched, considered, limits = await self._database.read(read)
         page = await self._explain(project_pk, matched, considered, limits, request, event_id, automation_id)
