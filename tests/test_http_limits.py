@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import random
 import socket
 import time
+import weakref
 from contextlib import AsyncExitStack, ExitStack, suppress
 from typing import TYPE_CHECKING
 
@@ -161,6 +163,22 @@ def test_a_head_is_the_same_however_it_is_cut(data: st.DataObject) -> None:
         b"/",
         [b"host", b"authorization", b"upgrade", b"connection"],
     )
+
+
+async def test_unfinished_heads_are_bounded_together(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_connections, "MAX_HEADS", 100_000)
+    async with AsyncExitStack() as stack:
+        for _ in range(2):
+            raw = await stack.enter_async_context(connection(site.address))
+            await raw.send(GET + b"X: " + b"a" * 45_000)
+        await true(lambda: site.connections._heads > 90_000)
+        async with connection(site.address) as third:
+            await third.send(GET + b"X: " + b"a" * 45_000)
+            (answer,) = await third.answers()
+            assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        await opened(site, stack, 1)
+    await emptied(site)
+    assert site.connections._heads == 0
 
 
 # The body in chunks
@@ -439,6 +457,22 @@ async def test_bodies_of_clients_without_a_key_are_not_read(lasting_service: Ser
         assert [answer.status for answer in await raw.answers()] == [401]
 
 
+async def test_pipelined_requests_leave_room_for_others() -> None:
+    connections, read = HttpConnections(), []
+
+    class Pipelining:
+        def read_on(self) -> None:
+            read.append(self)
+
+    for _ in range(40):
+        connections.read_later(Pipelining())  # type: ignore[arg-type]  # reading is all that is asked for
+    counts = []
+    while len(read) < 40:
+        await asyncio.sleep(0)
+        counts.append(len(read))
+    assert counts == [16, 32, 40]
+
+
 # Reads
 
 
@@ -475,3 +509,19 @@ async def test_clients_that_do_not_read_take_the_share_of_their_project_alone(
         assert (refused.status, refused.headers["retry-after"]) == (503, "1")
         assert (await answered(keys[1])).status == 200
     assert (await answered(keys[0])).status == 200
+
+
+# Memory
+
+
+def test_a_head_is_freed_without_a_search_for_cycles() -> None:
+    head = RequestHead()
+    head.feed(GET + b"\r\n", 0)
+    head.release()
+    freed = weakref.ref(head)
+    gc.disable()
+    try:
+        del head
+        assert freed() is None
+    finally:
+        gc.enable()

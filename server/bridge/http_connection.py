@@ -77,11 +77,12 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._connections = HttpConnections() if connections is None else connections
         self.address = ""  # of the client, as connections are counted
         self._head: RequestHead | None = None  # has begun to arrive
+        self._head_bytes = 0
         self._body: SizedBody | ChunkedBody | None = None  # of the request whose body is arriving
         self._reading: HttpExchange | None = None  # that request, even if it is answered
         self._serving: HttpExchange | None = None  # not answered yet
         self._rest = b""  # what arrived after the request that is being served
-        self._refusal: Exception | None = None  # why the request is not read on: the last answer
+        self._refusal = b""  # the last answer, which says why the request is not read on
         self._ended = False  # nothing that arrives is read as a request any more
         self._at_eof = False
         self._stopping = False
@@ -116,6 +117,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._connections.discard(self)
         self._ended = True
         self._rest = b""
+        self._forget_head()
         self._deadline = self._write_deadline = inf
         self._writable.set()
         for exchange in (self._serving, self._reading):
@@ -231,15 +233,28 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._pause_or_resume()
 
     def _read_head(self, data: bytes, at: int) -> int:
-        head = self._head or RequestHead()
-        at = head.feed(data, at)
+        head = self._head
+        first = head is None
+        if head is None:
+            head = self._head = RequestHead()
+        end = head.feed(data, at)
         if head.complete:
-            self._head = None
+            self._forget_head()
             self._begin(head)
-        elif self._head is None:
-            self._head = head
+            return end
+        if first:
             self._deadline = min(self._deadline, self._loop.time() + HEAD_SECONDS)
-        return at
+        self._head_bytes += end - at
+        self._connections.count_head(end - at, self._head_bytes)
+        return end
+
+    def _forget_head(self) -> None:
+        if self._head is not None:
+            self._head.release()
+            self._head = None
+        if self._head_bytes:
+            self._connections.count_head(-self._head_bytes, 0)
+            self._head_bytes = 0
 
     def _begin(self, head: RequestHead) -> None:
         """Begin an exchange. Raise Malformed if the framing is in doubt."""
@@ -279,9 +294,10 @@ class HttpConnection(asyncio.BufferedProtocol):
                 raise error
             error = own
         self._ended = True
-        broken, self._reading, self._head = self._reading, None, None
+        broken, self._reading = self._reading, None
+        self._forget_head()
         if broken is None or broken is self._serving:
-            self._refusal = error
+            self._refusal = refusal(error)
         if broken is not None:
             broken.disconnect()
         if self._serving is None:
@@ -311,14 +327,23 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._serving = None
         if self.transport.is_closing():
             return
-        if exchange.closes or self._refusal is not None or (self._ended and not self._rest):
+        if exchange.closes or self._refusal or (self._ended and not self._rest):
             self._end()
             return
         self._deadline = self._loop.time() + (self._idle_seconds if self._reading is None else HEAD_SECONDS)
         if self._rest:
-            self._read()
+            self._connections.read_later(self)
         else:
             self._pause_or_resume()
+            self._end_if_due()
+
+    def read_on(self) -> None:
+        """Read what arrived while a request was served."""
+        if self._serving is None and self._rest:
+            self._read()
+            self._end_if_due()
+
+    def _end_if_due(self) -> None:
         if self._at_eof and self._reading is not None:
             self._close()
         elif self._serving is None and not self._ended and (self._stopping or self._at_eof):
@@ -330,11 +355,11 @@ class HttpConnection(asyncio.BufferedProtocol):
         If a socket is closed with unread data, the kernel sends a reset, which can destroy the last answer. So where
         more may arrive, it is read and dropped until the client closes too, for LINGER_SECONDS.
         """
-        unread = self._reading is not None or self._refusal is not None
+        unread = self._reading is not None or self._refusal != b""
         self._ended = True
         self._rest = b""
-        if self._refusal is not None:
-            self.transport.write(refusal(self._refusal))
+        if self._refusal:
+            self.transport.write(self._refusal)
         if self._at_eof or not unread:
             self._close()
         else:

@@ -9,7 +9,7 @@ microsecond each; a timer for each request would cost more than a microsecond.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass
 from heapq import nsmallest
 from ipaddress import IPv6Address, IPv6Network
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
+from server.bridge.http_framing import TooManyHeads
 from server.recurring import Recurring
 
 if TYPE_CHECKING:
@@ -31,6 +32,15 @@ READ_BYTES: Final = 32 * 1024
 
 MAX_CONNECTIONS: Final = 10_000
 """Enough for any proxy; an idle connection takes a few kilobytes."""
+
+MAX_HEADS: Final = 32 * 1024 * 1024
+"""Bytes of the unfinished heads of all connections. Beyond that, only small heads may go on."""
+
+SMALL_HEAD: Final = 2 * 1024
+"""Bytes of a small head; those of all connections are another 20 MB."""
+
+PIPELINED_AT_ONCE: Final = 16
+"""Pipelined requests that are begun in one round of the event loop; others' requests come between the rounds."""
 
 SPARE_FILES: Final = 100
 """File descriptors that connections leave to the database, the log and everything else."""
@@ -62,6 +72,10 @@ class Connection(Protocol):
 
     def close_idle(self) -> None:
         """Close the connection to make room for another one."""
+        ...
+
+    def read_on(self) -> None:
+        """Read what arrived while a request was served."""
         ...
 
 
@@ -108,6 +122,8 @@ class HttpConnections:
         self._metrics = metrics
         self._open: dict[Connection, None] = {}
         self._leaving: dict[Connection, None] = {}  # refused, or closed to make room; not counted any more
+        self._pipelined: deque[Connection] = deque()
+        self._heads = 0  # bytes of unfinished heads
         self._by_address: Counter[str] = Counter()
         self._none_idle: set[str] = set()  # the addresses, empty for all, searched in vain since the last check
         self._refused = self._closed = 0  # since the last line in the log
@@ -156,6 +172,26 @@ class HttpConnections:
         self._by_address[connection.address] -= 1
         if not self._by_address[connection.address]:
             del self._by_address[connection.address]
+
+    def count_head(self, size: int, head: int) -> None:
+        """Add bytes to those of unfinished heads, which make `head` bytes of one. Raise TooManyHeads."""
+        self._heads += size
+        if self._heads > MAX_HEADS and head > SMALL_HEAD:
+            if self._metrics is not None:
+                self._metrics.count_refused("TOO_MANY_HEADS")
+            raise TooManyHeads("The server has too many unfinished requests; try again in a second")
+
+    def read_later(self, connection: Connection) -> None:
+        """Let a connection read its next pipelined request, in one of the next rounds of the event loop."""
+        if not self._pipelined:
+            asyncio.get_running_loop().call_soon(self._read_pipelined)
+        self._pipelined.append(connection)
+
+    def _read_pipelined(self) -> None:
+        for _ in range(min(len(self._pipelined), PIPELINED_AT_ONCE)):
+            self._pipelined.popleft().read_on()
+        if self._pipelined:
+            asyncio.get_running_loop().call_soon(self._read_pipelined)
 
     def check(self, now: float) -> None:
         """End the connections whose deadline has passed; report once a minute what was refused."""

@@ -32,6 +32,12 @@ class TargetTooLong(Malformed):
     status = 414
 
 
+class TooManyHeads(Malformed):
+    """The unfinished heads of all connections are too large together."""
+
+    status = 503
+
+
 class RequestTooSlow(Malformed):
     """The request did not arrive in time."""
 
@@ -67,7 +73,7 @@ def refusal(error: Exception) -> bytes:
     """Return the complete and last response to a request that is not read to its end."""
     status = error.status if isinstance(error, Malformed) else 400
     text = f"The request is not valid HTTP/1.1: {error}" if status == 400 else str(error)
-    return last_response(status, text)
+    return last_response(status, text, *(["retry-after: 1"] if status == 503 else []))
 
 
 def last_response(status: int, message: str, *headers: str) -> bytes:

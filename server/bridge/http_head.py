@@ -33,6 +33,7 @@ class RequestHead:
     """One head, of which the fields are known once `complete` is true."""
 
     __slots__ = (
+        "__weakref__",
         "_count",
         "_held",
         "_parser",
@@ -52,7 +53,7 @@ class RequestHead:
         self.headers: Headers = []
         self.keep_alive = False
         self.complete = False
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         self._count = 0  # of headers, once they are complete
         self._seen = 0  # bytes, of the empty lines before the head too
         self._tail = b""  # the last bytes of the head so far, which may be part of its end
@@ -79,6 +80,10 @@ class RequestHead:
         if found and (not self.complete or len(self.headers) != self._count):
             raise Malformed("The head does not end with its empty line")
         return end
+
+    def release(self) -> None:
+        """Let go of the parser, which refers to the head: memory must not wait for a search for cycles."""
+        self._parser = self._held = None
 
     def _after_empty_lines(self, data: bytes, start: int) -> int:
         return len(data) - len(data[start:].lstrip(b"\r\n")) if data[start] in b"\r\n" else start
@@ -107,6 +112,7 @@ class RequestHead:
             del self._held[:lines]
 
     def _parse(self, part: bytes) -> None:
+        assert self._parser is not None
         with _NO_UPGRADE:
             self._parser.feed_data(part)
 
@@ -124,6 +130,7 @@ class RequestHead:
 
     def on_headers_complete(self) -> None:
         """Take what the first line said. Raise HeadTooLarge, and Malformed for CONNECT."""
+        assert self._parser is not None
         self.complete, self._count = True, len(self.headers)
         if self._count > MAX_HEADERS:
             raise HeadTooLarge(f"The request has more than {MAX_HEADERS} headers")
