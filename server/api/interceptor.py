@@ -288,9 +288,9 @@ def _credentials(context: Context) -> tuple[str, str]:
     return authorization, project
 
 
-def service_handler(service: ServiceDescriptor, servicer: object, interceptor: Interceptor) -> grpc.GenericRpcHandler:
-    """Return the handler of the methods of a service that its servicer has."""
+def method_handlers(
+    service: ServiceDescriptor, servicer: object, interceptor: Interceptor
+) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+    """Return the handlers of the methods of a service that its servicer has, by name."""
     served = [method for method in service.methods if hasattr(servicer, method.name)]
-    return grpc.method_handlers_generic_handler(
-        service.full_name, {method.name: interceptor.handler(method, servicer) for method in served}
-    )
+    return {method.name: interceptor.handler(method, servicer) for method in served}

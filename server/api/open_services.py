@@ -66,28 +66,23 @@ class OpenServices:
         names = (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         self._reflection = reflection.aio.ReflectionServicer(service_names=names)
 
-    def handlers(self) -> list[grpc.GenericRpcHandler]:
-        """Return the handlers; reflection is served as v1alpha and as v1, whose messages are the same on the wire."""
+    def handlers(self) -> dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]]:
+        """Return the handlers by service and method; the messages of reflection v1alpha and v1 are the same."""
         write_health = health_pb2.HealthCheckResponse.SerializeToString
         write_reflection = reflection_pb2.ServerReflectionResponse.SerializeToString
         reflecting: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(
             self._reflect, None, write_reflection
         )
-        return [
-            grpc.method_handlers_generic_handler(
-                health.SERVICE_NAME,
-                {
-                    "Check": grpc.stream_unary_rpc_method_handler(self._check, None, write_health),
-                    "Watch": grpc.stream_stream_rpc_method_handler(self._watch, None, write_health),
-                },
-            ),
-            *(
-                grpc.method_handlers_generic_handler(
-                    f"grpc.reflection.{version}.ServerReflection", {"ServerReflectionInfo": reflecting}
-                )
+        return {
+            health.SERVICE_NAME: {
+                "Check": grpc.stream_unary_rpc_method_handler(self._check, None, write_health),
+                "Watch": grpc.stream_stream_rpc_method_handler(self._watch, None, write_health),
+            },
+            **{
+                f"grpc.reflection.{version}.ServerReflection": {"ServerReflectionInfo": reflecting}
                 for version in ("v1alpha", "v1")
-            ),
-        ]
+            },
+        }
 
     async def _check(self, _requests: object, context: Context) -> health_pb2.HealthCheckResponse:
         async with self._answering(context):

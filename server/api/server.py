@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 
 from server.api.call_limits import MAX_MESSAGE_BYTES, CallLimits
 from server.api.connections import close_connections
-from server.api.interceptor import Interceptor, service_handler
+from server.api.interceptor import Interceptor, method_handlers
 from server.api.open_calls import LAST_WORD_SECONDS
 from server.api.open_services import OpenServices
 from server.api.tls import server_credentials
@@ -97,10 +97,20 @@ class GrpcServer:
         open_services = OpenServices(calls, metrics)
         self._health = open_services.health
         interceptor = Interceptor(access, calls, self._limits)
-        self._server.add_generic_rpc_handlers(
-            [service_handler(service, servicers.get(service.name), interceptor) for service in SERVICES]
-        )
-        self._server.add_generic_rpc_handlers(open_services.handlers())
+        for service in SERVICES:
+            self._serve(service.full_name, method_handlers(service, servicers.get(service.name), interceptor))
+        for name, handlers in open_services.handlers().items():
+            self._serve(name, handlers)
+
+    def _serve(self, service: str, handlers: dict[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
+        """Serve the methods of a service.
+
+        They are registered, so that the calls of each method are accepted in a queue of their own. Otherwise all calls
+        are accepted in one, a call with each round of the event loop: behind 1,500 sends, a check of health waited for
+        three seconds, instead of 0.03.
+        """
+        self._server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, handlers)])
+        self._server.add_registered_method_handlers(service, handlers)
 
     async def start(self, address: str, tls: Tls | None) -> str:
         """Listen, and return the address as HOST:PORT, with the chosen port if it was 0. Raise OSError."""
