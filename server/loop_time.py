@@ -28,29 +28,51 @@ if TYPE_CHECKING:
 SLICE_SECONDS: Final = 0.002
 """A single send comes back to the loop four or five times, and may wait for a slice each time."""
 
+GAP_SECONDS: Final = 0.000_3
+"""The pause after a slice in which a call arrived, for the next one to arrive."""
+
+ARRIVAL_SECONDS: Final = 0.01
+"""How long arriving calls keep large requests waiting."""
+
 
 class LoopTime:
     """The loop's time for large requests."""
 
     def __init__(self) -> None:
-        self._turns = FairTurns(1)
+        self.turns = FairTurns(1)
+        self.arrivals = 0
+        """The number of calls that have arrived. While they do, further ones are let in between slices."""
+        self._seen = 0
 
     @asynccontextmanager
     async def slices(self, key: Hashable) -> AsyncIterator[Slices]:
         """Wait for a turn of a key, such as a project, and work in slices while the context is open."""
-        slices = Slices(self._turns, key)
+        slices = Slices(self, key)
         await slices.begin()
         try:
             yield slices
         finally:
             slices.end()
 
+    async def serve_others(self) -> None:
+        """Let the loop serve others: for one round, or for longer while calls arrive.
+
+        gRPC accepts one call at a time, which takes a round of the loop and another thread: with a slice in every
+        round, a hundred calls at once would take a second to be let in, and whoever calls meanwhile would wait behind.
+        """
+        await asyncio.sleep(0)
+        until = perf_counter() + ARRIVAL_SECONDS
+        while self.arrivals != self._seen and perf_counter() < until:
+            self._seen = self.arrivals
+            await asyncio.sleep(GAP_SECONDS)
+
 
 class Slices:
     """The slices of one piece of work."""
 
-    def __init__(self, turns: FairTurns, key: Hashable) -> None:
-        self._turns = turns
+    def __init__(self, loop_time: LoopTime, key: Hashable) -> None:
+        self._loop_time = loop_time
+        self._turns = loop_time.turns
         self._key = key
         self._holds_turn = False
         self._ends_at = 0.0
@@ -73,6 +95,6 @@ class Slices:
         if over < 0:
             return
         # Before the turn is given back: whoever has it next would use it at once, in the same round of the loop.
-        await asyncio.sleep(0)
+        await self._loop_time.serve_others()
         self.end()
         await self.begin(round((over + SLICE_SECONDS) * 1e6))

@@ -73,7 +73,10 @@ async def test_all_queued_batches_go_into_one_commit(line: Line) -> None:
     assert await line.stored() == ["first", *(f"waiting_{number}" for number in range(10))]
 
 
-async def test_a_full_queue_refuses_further_batches_and_stores_nothing_of_them(line: Line) -> None:
+async def test_a_full_queue_refuses_further_batches_and_stores_nothing_of_them(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", 0.1)
     waiting = line.begin(drafts(8))
     await asyncio.sleep(0.01)
     with pytest.raises(QueueFull):

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import QueueFull, StorageRefused
+from server.ingest import group_commit
 from server.ingest.commit_queue import (
     GROUP_EVENTS,
     PART_EVENTS,
@@ -168,7 +169,24 @@ async def line(database: Database) -> AsyncIterator[Line]:
         made.gate.set()
 
 
-async def test_a_single_send_beside_a_flood_is_in_the_next_commit(line: Line) -> None:
+async def test_a_batch_waits_a_short_time_for_room(line: Line) -> None:
+    line.gate.clear()
+    under_way = line.begin(drafts())
+    await until(lambda: line.writes == 1)
+    flood = [line.begin(drafts(1_000)) for _ in range(2)]
+    await until(lambda: line.queued == 2_000)
+    patient = [line.begin(drafts(100)) for _ in range(5)]
+    await asyncio.sleep(0.05)
+    assert not any(each.done() for each in patient)
+    gone = patient.pop(0)
+    gone.cancel()
+    line.gate.set()
+    await asyncio.gather(under_way, *flood, *patient)
+    assert len(await line.stored()) == 2_401
+
+
+async def test_a_single_send_beside_a_flood_is_in_the_next_commit(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", 0.1)
     neighbour = await line.neighbour("neighbour")
     line.gate.clear()
     under_way = line.begin(drafts())

@@ -87,6 +87,7 @@ class Interceptor:
         limits = self._limits
 
         async def handle(_requests: object, context: Context) -> Any:
+            limits.loop_time.arrivals += 1
             task = self._calls.enter()
             counted: int | None = None
             try:

@@ -15,6 +15,8 @@ leave in the order in which they came.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -82,6 +84,20 @@ class _Held:
         self.events = self.bytes = 0
 
 
+_NOTHING: Final = _Held()
+
+
+class _Waiter:
+    """A batch that waits for room."""
+
+    __slots__ = ("events", "room", "size")
+
+    def __init__(self, events: int, size: int) -> None:
+        self.events = events
+        self.size = size
+        self.room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
 class CommitQueue:
     """Batches that wait for the commit task."""
 
@@ -90,7 +106,7 @@ class CommitQueue:
         self._max_bytes = queue_bytes() if size is None else size
         self._queue: FairQueue[Batch] = FairQueue()
         self._held: dict[int, _Held] = {}
-        self._rooms: dict[int, asyncio.Event] = {}
+        self._waiters: dict[int, deque[_Waiter]] = {}
         self._costs: dict[int, float] = {}
         self._fixed = 0.0
         self._shared_until = 0.0
@@ -106,11 +122,10 @@ class CommitQueue:
         A batch larger than the share is accepted while the queue is empty.
         """
         project_pk, events = batch.snapshot.project_pk, len(batch.drafts)
+        self.check_room(project_pk, events, batch.size)
         held = self._held.get(project_pk)
         if held is None:
-            held = _Held()
-        self._check_room(held, events, batch.size)
-        self._held[project_pk] = held
+            held = self._held[project_pk] = _Held()
         held.events += events
         held.bytes += batch.size
         self.events += events
@@ -122,7 +137,9 @@ class CommitQueue:
         for part in batch.split(max(1, min(PART_EVENTS, int(SHARED_GROUP_MICROSECONDS * events / cost)))):
             self._queue.push(project_pk, part, 1 + int(self._cost(part)))
 
-    def _check_room(self, held: _Held, events: int, size: int) -> None:
+    def check_room(self, project_pk: int, events: int, size: int) -> None:
+        """Raise QueueFull if a batch of a project does not fit into its share."""
+        held = self._held.get(project_pk, _NOTHING)
         if not self._queue or (not held.events and events <= SMALL_EVENTS and size <= SMALL_BYTES):
             return
         # What the project would have must not be more than what would still be free.
@@ -134,7 +151,9 @@ class CommitQueue:
     def take(self) -> list[Batch]:
         """Return the next group, without the batches whose callers were cancelled."""
         shared = self._shared()
-        limit = min(max(SHARED_GROUP_MICROSECONDS, self._fixed), GROUP_MICROSECONDS) if shared else GROUP_MICROSECONDS
+        limit = GROUP_MICROSECONDS
+        if shared:
+            limit = max(SHARED_GROUP_MICROSECONDS, min(int(self._fixed), 2 * SHARED_GROUP_MICROSECONDS))
         batches: list[Batch] = []
         events, cost = 0, 0.0
         while self._queue and events < GROUP_EVENTS and cost < limit:
@@ -152,12 +171,13 @@ class CommitQueue:
         self._open_rooms()
         return batches
 
-    async def wait_for_room(self, project_pk: int) -> None:
-        """After QueueFull: wait until the queue has been worked on, and the project uses half its share at most."""
-        room = self._rooms.get(project_pk)
-        if room is None:
-            room = self._rooms[project_pk] = asyncio.Event()
-        await room.wait()
+    async def wait_for_room(self, project_pk: int, events: int, size: int, seconds: float) -> None:
+        """After QueueFull: wait until there is likely to be room for a batch, for some seconds at most."""
+        waiter = _Waiter(events, size)
+        self._waiters.setdefault(project_pk, deque()).append(waiter)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await waiter.room
 
     def expected_seconds(self, batches: Iterable[Batch]) -> float:
         """Return how long a commit of batches should take."""
@@ -174,7 +194,7 @@ class CommitQueue:
         self._costs[project_pk] = before + (1e6 * seconds / units - before) / 4
 
     def learn_fixed(self, seconds: float) -> None:
-        """Note how long a commit took beside that, such as for the disk: shared groups work at least as long."""
+        """Note how long a commit took beside that, such as for the disk: where that is long, so are shared groups."""
         self._fixed += (1e6 * seconds - self._fixed) / 8
 
     def _cost(self, batch: Batch) -> float:
@@ -206,13 +226,22 @@ class CommitQueue:
             yield self._pop()
 
     def _open_rooms(self) -> None:
-        for project_pk in [pk for pk in self._rooms if self._half_free(self._held.get(pk))]:
-            self._rooms.pop(project_pk).set()
-
-    def _half_free(self, held: _Held | None) -> bool:
-        if held is None:
-            return True
-        return 3 * held.events + self.events <= self._max_events and 3 * held.bytes + self.bytes <= self._max_bytes
+        """Wake, in each project, the first waiters that fit into its share together."""
+        for project_pk in [*self._waiters]:
+            waiters = self._waiters[project_pk]
+            events = size = 0
+            while waiters:
+                if not waiters[0].room.done():
+                    events += waiters[0].events
+                    size += waiters[0].size
+                    try:
+                        self.check_room(project_pk, events, size)
+                    except QueueFull:
+                        break
+                    waiters[0].room.set_result(None)
+                waiters.popleft()
+            if not waiters:
+                del self._waiters[project_pk]
 
 
 def _units(batch: Batch) -> float:

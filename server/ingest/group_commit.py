@@ -22,6 +22,7 @@ transaction that is rolled back, or an attempt that is repeated, must leave no t
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,7 @@ from server.outages import is_outage
 from server.storage.health import StorageHealth
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from sqlalchemy import Connection
 
@@ -68,6 +69,11 @@ GATHER_BATCHES = 4
 
 GATHER_SECONDS = 0.020
 """The longest time that a commit waits for the expected batches. A commit costs as much as several events."""
+
+
+PATIENCE_SECONDS = 2.0
+"""How long a batch waits for room before it is refused. A client without patience sends it again at once: four hundred
+such calls, refused as they come, keep the server busy with calls, and it accepts them one after the other."""
 
 
 class GroupCommit:
@@ -133,15 +139,45 @@ class GroupCommit:
             self._metrics.count_refused(error.reason)
             raise
 
+    async def admit(self, project_pk: int, events: int, size: int) -> None:
+        """Wait a short time for room for a batch, before work is spent on it. Raise as `submit` does."""
+        await self._in_time(partial(self._check, project_pk, events, size), project_pk, events, size)
+
+    async def submit_in_time(self, batch: Batch) -> None:
+        """Queue a batch as `submit` does, but wait a short time for room."""
+        await self._in_time(partial(self._submit, batch), batch.snapshot.project_pk, len(batch.drafts), batch.size)
+
     async def submit_patiently(self, batch: Batch) -> None:
         """Queue a batch as soon as its project's share of the queue has room. Raise Stopping and StorageLate."""
         while True:
             try:
                 self._submit(batch)
             except QueueFull:
-                await self._queue.wait_for_room(batch.snapshot.project_pk)
+                await self._queue.wait_for_room(
+                    batch.snapshot.project_pk, len(batch.drafts), batch.size, PATIENCE_SECONDS
+                )
             else:
                 return
+
+    async def _in_time(self, attempt: Callable[[], None], project_pk: int, events: int, size: int) -> None:
+        clock = asyncio.get_running_loop().time
+        until = clock() + PATIENCE_SECONDS
+        while True:
+            try:
+                attempt()
+            except QueueFull as error:
+                if (left := until - clock()) <= 0:
+                    self._metrics.count_refused(error.reason)
+                    raise
+                await self._queue.wait_for_room(project_pk, events, size, left)
+            else:
+                return
+
+    def _check(self, project_pk: int, events: int, size: int) -> None:
+        if self._stopping:
+            raise Stopping
+        self._health.check_open()
+        self._queue.check_room(project_pk, events, size)
 
     def _submit(self, batch: Batch) -> None:
         if self._stopping:

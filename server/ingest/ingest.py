@@ -45,6 +45,13 @@ class Ingest:
             raise draft.error or StorageRefused
         return draft.event
 
+    async def admit(self, project_pk: int, events: int, size: int) -> None:
+        """Wait a short time for room for a batch that is about to be read. Raise QueueFull, Stopping, StorageLate.
+
+        So batches that are refused in a flood cost no more than a look.
+        """
+        await self._queue.admit(project_pk, events, size)
+
     async def send_batch(self, project_pk: int, drafts: Sequence[Draft], mode: BatchMode, size: int = 0) -> None:
         """Record events; each draft has its `event` or `error` set.
 
@@ -55,7 +62,7 @@ class Ingest:
         """
         batch = await self._validated(project_pk, drafts, mode, size)
         if batch.worth_storing():
-            self._queue.submit(batch)
+            await self._queue.submit_in_time(batch)
             await batch.done
         batch.check()
 

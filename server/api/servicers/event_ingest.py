@@ -67,6 +67,7 @@ class EventIngestServicer:
         return response
 
     async def SendEvents(self, request: pb.SendEventsRequest, caller: Caller) -> pb.SendEventsResponse:
+        await self._ingest.admit(caller.project_pk, len(request.events), request_size())
         drafts, mode, view = await self._batches.read(request, caller.project_pk)
         await self._ingest.send_batch(caller.project_pk, drafts, mode, request_size())
         response = pb.SendEventsResponse()
