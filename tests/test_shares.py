@@ -12,7 +12,7 @@ import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.errors import QueueFull, StorageRefused
+from server.errors import QueueFull, StorageLate, StorageRefused, StorageUnavailable
 from server.ingest import group_commit
 from server.ingest.commit_queue import (
     GROUP_EVENTS,
@@ -241,6 +241,15 @@ async def test_a_part_that_is_refused_is_reported_in_its_own_events(line: Line, 
     poison = drafts(2 * PART_EVENTS, name="poison")
     with pytest.raises(StorageRefused):
         await line.send(poison, BatchMode.INDEPENDENT)
+
+
+async def test_a_batch_of_which_a_part_is_in_doubt_is_in_doubt() -> None:
+    snapshot: Any = SimpleNamespace(project_pk=1)
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    whole = Batch(snapshot, drafts(30), BatchMode.INDEPENDENT, done)
+    for part, error in zip(whole.split(10), (StorageLate(), StorageUnavailable(), StorageLate()), strict=True):
+        part.resolve(error)
+    assert isinstance(done.exception(), StorageUnavailable)
 
 
 async def test_parts_whose_caller_leaves_are_not_stored(line: Line) -> None:

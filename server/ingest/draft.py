@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from registry.errors import Violation
-from server.errors import BatchRejected, InvalidArgument
+from server.errors import BatchRejected, InvalidArgument, StorageUnavailable
 
 if TYPE_CHECKING:
     import asyncio
@@ -163,7 +163,9 @@ class Batch:
             return
         failures = [(part, error) for part in self._parts if (error := part.done.exception()) is not None]
         if len(failures) == len(self._parts):
-            self.resolve(failures[0][1])  # type: ignore[arg-type]  # what `resolve` was given
+            doubtful = [error for _, error in failures if isinstance(error, StorageUnavailable)]
+            # Of a part that may have been stored, the caller must hear.
+            self.resolve(doubtful[0] if doubtful else failures[0][1])  # type: ignore[arg-type]  # what it was given
             return
         for part, error in failures:
             for draft in part.drafts:
