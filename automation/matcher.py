@@ -109,17 +109,23 @@ class Known(msgspec.Struct):
 
 
 class Recorder:
-    """Evaluates the conditions that a matcher asks for, each once, and keeps their outcomes."""
+    """Evaluates the conditions that a matcher asks for, each once, and keeps their outcomes.
+
+    `costly` has those whose cost grows with the data: the others are soon evaluated again, and may be many.
+    """
 
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
         self.outcomes: dict[str, Outcome] = {}
+        self.costly: dict[str, Outcome] = {}
 
     def outcome(self, condition: Condition) -> Outcome:
         """Return the outcome of a condition."""
         outcome = self.outcomes.get(condition.text)
         if outcome is None:
             outcome = self.outcomes[condition.text] = condition.spend(self._subject, UNLIMITED)
+            if condition.plain is None:
+                self.costly[condition.text] = outcome
         return outcome
 
     def decision_of(self, matcher: Matcher) -> None:

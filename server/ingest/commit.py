@@ -39,7 +39,7 @@ from server.ingest.contacts import NOBODY, CommitContacts, IfUnknown, if_unknown
 from server.ingest.draft import BatchMode, Draft
 from server.ingest.idempotency import EarlierSends
 from server.ingest.judged import known_outcomes
-from server.ingest.judging import BATCH_MATCHES, COMMIT_STEPS
+from server.ingest.judging import BATCH_MATCHES, room_of
 from server.ingest.subjects import subject_of
 from server.ingest.validate import validate_batch
 from server.model import Event
@@ -175,7 +175,7 @@ class ProjectCommit:
     def _accept_within_limits(
         self, batch: Batch, fresh: Sequence[tuple[Draft, ContactKey | None]], matching: Matching
     ) -> None:
-        matching.room, matching.match_limit = COMMIT_STEPS, len(matching.matches) + BATCH_MATCHES
+        matching.room, matching.match_limit = room_of(batch), len(matching.matches) + BATCH_MATCHES
         try:
             self._accept(fresh)
         except OutOfRoom:

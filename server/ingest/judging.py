@@ -50,10 +50,15 @@ if TYPE_CHECKING:
     from server.work_thread import WorkThread
 
 COMMIT_STEPS: Final = 100_000
-"""The room of a batch in its transaction: about 15 ms."""
+COMMIT_EVENT_STEPS: Final = 100
+"""The room of a batch in its transaction: about 15 ms, and as long for each event as storing it takes."""
 
 BATCH_STEPS: Final = 2_000_000
-"""The most steps that the conditions may take on all events of a batch: about half a second."""
+BATCH_EVENT_STEPS: Final = 1_000
+"""The most steps that the conditions may take on all events of a batch: about half a second.
+
+If it is more, 1,000 for each event: large batches with many cheap conditions are nothing unusual.
+"""
 
 BATCH_MATCHES: Final = 10_000
 """The most matches that are stored in one transaction: about 100 ms. An independent batch is divided."""
@@ -84,6 +89,11 @@ def estimated_steps(batch: Batch) -> float:
     return steps
 
 
+def room_of(batch: Batch) -> int:
+    """Return the steps that a batch may spend in its transaction."""
+    return COMMIT_STEPS + COMMIT_EVENT_STEPS * len(batch.drafts)
+
+
 def event_name(batch: Batch, draft: Draft) -> EventName:
     """Return the name by which a draft's event is matched."""
     rules = draft.rules or batch.snapshot.rules
@@ -104,7 +114,7 @@ class Judging:
 
     async def judge_if_costly(self, batch: Batch) -> None:
         """Judge a batch that is likely to need more than its room in the transaction. Raise BatchTooCostly."""
-        if estimated_steps(batch) > COMMIT_STEPS:
+        if estimated_steps(batch) > room_of(batch):
             await self.judge(batch)
 
     async def judge(self, batch: Batch) -> None:
@@ -144,6 +154,7 @@ class _Work:
         for run in about.waiting:
             self._waiting[run.contact_key].append(run)
         self._now = database_now()
+        self._most = max(BATCH_STEPS, BATCH_EVENT_STEPS * len(batch.drafts))
         self._steps = self._matches = 0
 
     def proceed(self) -> bool:
@@ -193,7 +204,7 @@ class _Work:
 
     def _with_contact(self, draft: Draft, subject: Subject, matcher: Matcher | None, waiting: Sequence[Run]) -> Judged:
         recorder = Recorder(subject)
-        known = Known(recorder.outcomes)
+        known = Known(recorder.costly)
         steps = 0
         for run in waiting:
             if steps < EVENT_STEPS and run.wait is not None:
@@ -201,10 +212,12 @@ class _Work:
         if matcher is not None:
             known.matcher, known.decision = matcher, matcher.decide(subject, recorder)
             steps += known.decision.steps
+            if known.decision.by_late:
+                known.outcomes = recorder.outcomes
             self._matches += sum(each.entry_rule is EntryRule.EVERY_TIME for each in known.decision.matching)
         self._steps += steps
-        if self._steps > BATCH_STEPS:
-            raise BatchTooCostly.by_steps(BATCH_STEPS)
+        if self._steps > self._most:
+            raise BatchTooCostly.by_steps(self._most)
         _check_matches(self._batch, self._matches)
         return Judged(subject, draft.definition.id if draft.definition else "", known)
 

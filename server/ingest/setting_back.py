@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from server.errors import AutomationsChanging, BatchTooCostly, QueueFull, ServiceError, StorageRefused
-from server.ingest.judging import COMMIT_STEPS, estimated_steps
+from server.ingest.judging import estimated_steps, room_of
 from server.ingest.validate import validate_in_slices
 
 if TYPE_CHECKING:
@@ -135,8 +135,8 @@ class SettingBack:
         try:
             if batch.rounds > MAX_ROUNDS:
                 stale = batch.judged_by is not batch.snapshot.automations
-                raise AutomationsChanging if stale else BatchTooCostly.by_steps(COMMIT_STEPS)
-            if costly or estimated_steps(batch) > COMMIT_STEPS:
+                raise AutomationsChanging if stale else BatchTooCostly.by_steps(room_of(batch))
+            if costly or estimated_steps(batch) > room_of(batch):
                 await self._judging.judge(batch)
         except ServiceError as error:
             batch.resolve(error)
