@@ -25,7 +25,7 @@ from server.ingest import commit, judging
 from server.ingest.catalog import Catalog, CatalogSnapshot
 from server.services.automations import Automations
 from signalbox.v1 import automations_pb2 as pb
-from signalbox.v1 import event_definitions_pb2, event_ingest_pb2
+from signalbox.v1 import event_definitions_pb2, event_ingest_pb2, projects_pb2
 from tests.support.automations import automate, change, delete
 from tests.support.conditions import conditions as written_conditions
 from tests.support.conditions import contacts, payloads
@@ -418,3 +418,16 @@ async def test_a_schema_that_breaks_conditions_is_refused_however_many_there_are
     widened = event_definitions_pb2.Schema(properties=ORDER_SCHEMA.properties)
     widened.properties.add(name="added", type=event_definitions_pb2.PROPERTY_TYPE_STRING)
     assert (await shop.redefine(widened)).revision == 2
+
+
+async def test_a_costly_event_of_an_unknown_contact_creates_it_if_it_matches(service: Service) -> None:
+    client = await service.project(unknown_contacts=projects_pb2.UNKNOWN_CONTACTS_CREATE_ON_MATCH)
+    await client.define("large", ANYTHING)
+    for number in range(4):
+        condition = f"({NONE_OF_MANY_EACH[number]} || properties.n == {number}.0) && has(contact.email)"
+        await automate(client, "large", condition=condition)
+    for sent, matches in ((1, 1), (9, 0)):
+        receipt = await client.send(
+            event({"items": ITEMS, "n": sent}, name="large", email=f"{sent}@example.com"), MATCHES
+        )
+        assert (len(receipt.matches), receipt.event.contact_id != "") == (matches, matches == 1)
