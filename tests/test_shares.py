@@ -12,8 +12,11 @@ import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.errors import QueueFull, StorageLate, StorageRefused, StorageUnavailable
+from registry.schema import Compatibility, Property, PropertyType, Schema
+from server.auth.access import Caller
+from server.errors import BatchRejected, QueueFull, StorageLate, StorageRefused, StorageUnavailable
 from server.ingest import group_commit
+from server.ingest.catalog import Catalog
 from server.ingest.commit_queue import (
     GROUP_EVENTS,
     PART_EVENTS,
@@ -22,7 +25,8 @@ from server.ingest.commit_queue import (
     SMALL_EVENTS,
     CommitQueue,
 )
-from server.ingest.draft import Batch, BatchMode, Draft
+from server.ingest.draft import MAX_REPORTED, Batch, BatchMode, Draft
+from server.services.definitions import Definitions
 from tests.support.line import GatedDatabase, drafts, line_over
 
 if TYPE_CHECKING:
@@ -241,6 +245,25 @@ async def test_a_part_that_is_refused_is_reported_in_its_own_events(line: Line, 
     poison = drafts(2 * PART_EVENTS, name="poison")
     with pytest.raises(StorageRefused):
         await line.send(poison, BatchMode.INDEPENDENT)
+
+
+async def test_the_violations_of_a_batch_are_found_for_its_first_hundred_events_only(
+    line: Line, database: Database
+) -> None:
+    schema = Schema(tuple(Property(f"p{number}", PropertyType.NUMBER) for number in range(50)))
+    caller = Caller(line.project_pk, "id", frozenset())
+    await Definitions(database, Catalog(database)).create(caller, "measured", "", schema, Compatibility.NONE)
+    wrong: dict[str, Any] = {f"p{number}": "wrong" for number in range(50)}
+    sent = [Draft("measured", "", "ada@example.com", wrong) for _ in range(300)]
+    await line.send(sent, BatchMode.INDEPENDENT)
+    errors: list[Any] = [draft.error for draft in sent]
+    found = [len(error.violations) for error in errors]
+    assert found == [50] * MAX_REPORTED + [1] * (300 - MAX_REPORTED)
+    assert {error.violations[0] for error in errors} == {errors[0].violations[0]}
+    with pytest.raises(BatchRejected) as rejected:
+        await line.send(sent)
+    assert "300 of 300 events" in str(rejected.value)
+    assert len(rejected.value.violations) == MAX_REPORTED
 
 
 async def test_a_batch_of_which_a_part_is_in_doubt_is_in_doubt() -> None:

@@ -108,7 +108,7 @@ async def send_event(services: Services, request: Request) -> Response:
         request.idempotency_key(),
         RULES,
     )
-    event = await services.ingest.send(request.caller.project_pk, draft)
+    event = await services.ingest.send(request.caller.project_pk, draft, len(request.body))
     return Response(202, bodies.Accepted(event.id))
 
 

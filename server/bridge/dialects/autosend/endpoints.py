@@ -108,7 +108,7 @@ async def send_event(services: Services, request: Request) -> Response:
         idempotency_key=request.idempotency_key(),
         rules=RULES,
     )
-    event = await services.ingest.send(request.caller.project_pk, draft)
+    event = await services.ingest.send(request.caller.project_pk, draft, len(request.body))
     recorded = bodies.EventLog(
         id=event.id,
         event_name=event.name,

@@ -37,7 +37,7 @@ async def fire_event(services: Services, request: Request) -> Response:
     data = body.data or {}
     check_json(data, len(request.body), "data", DATA_BUDGET)
     draft = Draft(body.name, request.params["id"], "", data, idempotency_key=request.idempotency_key(), rules=RULES)
-    event = await services.ingest.send(request.caller.project_pk, draft)
+    event = await services.ingest.send(request.caller.project_pk, draft, len(request.body))
     started = sum(match.kind is MatchKind.STARTED for match, _ in draft.matches)
     return Response(
         200, bodies.FiredAnswer(bodies.Fired(event.contact_id, body.name, started, format_seconds(event.received_at)))

@@ -108,7 +108,7 @@ async def send_event(services: Services, request: Request) -> Response:
     check_event_name(name, "event")
     check_json(payload, len(request.body), "payload")
     draft = Draft(name, contact_id or "", email or "", payload, idempotency_key=request.idempotency_key(), rules=RULES)
-    event = await services.ingest.send(request.caller.project_pk, draft)
+    event = await services.ingest.send(request.caller.project_pk, draft, len(request.body))
     delivery = bodies.Delivery(
         id=event.id,
         event=event.name,

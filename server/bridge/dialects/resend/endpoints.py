@@ -116,7 +116,7 @@ async def send_event(services: Services, request: Request) -> Response:
         idempotency_key=_idempotency_key(request),
         rules=RULES,
     )
-    event = await services.ingest.send(request.caller.project_pk, draft)
+    event = await services.ingest.send(request.caller.project_pk, draft, len(request.body))
     return Response(202, bodies.SentEvent(event=event.name))
 
 
