@@ -27,7 +27,7 @@ RESIDENT = Resident(100, 1_124, 356, 2.0)
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("database", "rows"), [("sqlite", "3a,4a")])
+@pytest.mark.parametrize(("database", "rows"), [("sqlite", "1,3a,4a"), ("postgresql", "5b")])
 async def test_a_neighbour_is_served_while_the_server_is_attacked(database: str, rows: str) -> None:
     if database == "postgresql" and find_binaries() is None:
         pytest.skip("PostgreSQL is not installed: neither initdb on the PATH nor /usr/lib/postgresql/*/bin")
