@@ -32,7 +32,7 @@ run: $(VENV)/running ## Start a server with a demo project; its data are in sign
 tools: $(VENV)/ready ## Install the development tools into .venv; targets that need them do so themselves
 
 # Tests start dozens of processes: without cached bytecode each would compile everything that it imports.
-test test-quick test-long torture: export PYTHONDONTWRITEBYTECODE =
+test test-quick test-long siege torture: export PYTHONDONTWRITEBYTECODE =
 
 test: $(VENV)/ready ## Run all tests, four at a time because they wait half of the time (WORKERS=0: one by one)
 	$(PYTEST)
