@@ -2,9 +2,10 @@
 
 A key, such as a project, may hold as much as is still free: alone half of everything, one of two a third. However many
 keys take all that they can get, something is left for the next one. A key that holds nothing may take all that is free,
-so that one item that is larger than half is not refused for ever.
+so that one item that is larger than half is not refused for ever. With a `share` a key holds no more than that, either.
 
-`take` refuses what does not fit; `acquire` waits for it, each key's waiters in their order, the keys in turn.
+`take` refuses what does not fit; `acquire` waits for it, each key's waiters in their order, the keys in turn. A waiter
+for whom too little is free, whoever holds it, is not overtaken: so a large item does not wait while small ones pass.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ if TYPE_CHECKING:
 
 
 class FairBudget:
-    """An amount that keys hold parts of."""
+    """An amount that keys hold parts of, each at most `share`."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, share: int | None = None) -> None:
         self.total = total
         self.used = 0
+        self._share = total if share is None else min(share, total)
         self._held: Counter[Hashable] = Counter()
         self._waiting: OrderedDict[Hashable, deque[tuple[int, asyncio.Future[None]]]] = OrderedDict()
 
@@ -31,20 +33,21 @@ class FairBudget:
         return self._held[key]
 
     def take(self, key: Hashable, cost: int = 1) -> bool:
-        """Take a part if the key may have it now. The caller gives it back with `give`."""
-        if key in self._waiting or not self._fits(key, cost):
+        """Take a part if nobody waits and the key may have it now. The caller gives it back with `give`."""
+        if self._waiting or not self._fits(key, cost):
             return False
         self._hold(key, cost)
         return True
 
     async def acquire(self, key: Hashable, cost: int = 1) -> None:
-        """Wait until the key may have a part, and take it. Raise ValueError for more than there is."""
-        if cost > self.total:
-            raise ValueError(f"{cost} of {self.total} can never be had")
+        """Wait until the key may have a part, and take it. Raise ValueError for more than a key can ever have."""
+        if cost > self._share:
+            raise ValueError(f"{cost} of {self._share} can never be had")
         if self.take(key, cost):
             return
         given = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, deque()).append((cost, given))
+        self._serve()
         try:
             await given
         except asyncio.CancelledError:
@@ -67,7 +70,7 @@ class FairBudget:
     def _fits(self, key: Hashable, cost: int) -> bool:
         held = self._held.get(key, 0)
         # What the key holds counts twice: once among the used, once against the free.
-        return self.used + cost + held <= self.total
+        return self.used + cost + held <= self.total and held + cost <= self._share
 
     def _hold(self, key: Hashable, cost: int) -> None:
         self.used += cost
@@ -79,20 +82,31 @@ class FairBudget:
         while served:
             served = False
             for key in list(self._waiting):
-                if self._serve_first(key):
+                cost = self._first_cost(key)
+                if cost is None:
+                    continue
+                if self._fits(key, cost):
+                    self._serve_first(key)
                     served = True
+                elif self.used + cost > self.total:
+                    return
 
-    def _serve_first(self, key: Hashable) -> bool:
+    def _first_cost(self, key: Hashable) -> int | None:
+        """Return the cost of a key's first waiter, None if all have given up."""
         waiting = self._waiting[key]
         while waiting and waiting[0][1].done():
             waiting.popleft()
-        given = bool(waiting) and self._fits(key, waiting[0][0])
-        if given:
-            cost, future = waiting.popleft()
-            self._hold(key, cost)
-            future.set_result(None)
-        if not waiting:
-            del self._waiting[key]
-        elif given:
+        if waiting:
+            return waiting[0][0]
+        del self._waiting[key]
+        return None
+
+    def _serve_first(self, key: Hashable) -> None:
+        waiting = self._waiting[key]
+        cost, given = waiting.popleft()
+        self._hold(key, cost)
+        given.set_result(None)
+        if waiting:
             self._waiting.move_to_end(key)
-        return given
+        else:
+            del self._waiting[key]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter
 
 import pytest
@@ -126,3 +127,71 @@ def test_keys_that_wait_are_served_in_turn() -> None:
 def test_more_than_there_is_can_never_be_had() -> None:
     with pytest.raises(ValueError, match="11 of 10 can never be had"):
         asyncio.run(FairBudget(10).acquire("a", 11))
+
+
+async def acquired(shared: FairBudget, key: str, size: int) -> asyncio.Task[None]:
+    """Ask for a part, and let whoever can have theirs have them."""
+    task = asyncio.create_task(shared.acquire(key, size))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    return task
+
+
+async def test_a_key_waits_once_its_share_is_used_up_and_others_do_not() -> None:
+    shared = FairBudget(100, 40)
+    await shared.acquire("flood", 30)
+    second, third = await acquired(shared, "flood", 20), await acquired(shared, "flood", 10)
+    assert (second.done(), third.done()) == (False, False)
+    await shared.acquire("other", 40)
+    shared.give("flood", 30)
+    await asyncio.gather(second, third)
+    assert shared.used == 70
+
+
+async def test_a_large_request_is_not_overtaken_by_small_ones() -> None:
+    shared = FairBudget(100, 80)
+    await shared.acquire("a", 70)
+    large = await acquired(shared, "b", 60)
+    small = await acquired(shared, "c", 10)
+    assert (large.done(), small.done(), shared.used) == (False, False, 70)
+    shared.give("a", 70)
+    await asyncio.gather(large, small)
+    assert shared.used == 70
+
+
+async def test_more_than_a_share_can_never_be_had() -> None:
+    with pytest.raises(ValueError, match="41 of 40 can never be had"):
+        await FairBudget(100, 40).acquire("a", 41)
+
+
+@pytest.mark.parametrize("seed", range(30))
+async def test_parts_are_neither_lost_nor_given_twice_whoever_is_cancelled(seed: int) -> None:
+    chance = random.Random(seed)  # noqa: S311 - the same ones each time
+    shared, held, total, share = FairBudget(100, 40), Counter[str](), 100, 40
+
+    async def use(key: str, size: int) -> None:
+        await shared.acquire(key, size)
+        held[key] += size
+        assert held.total() <= total
+        assert held[key] <= share
+        try:
+            for _ in range(chance.randrange(4)):
+                await asyncio.sleep(0)
+        finally:
+            held[key] -= size
+            shared.give(key, size)
+
+    tasks = []
+    for _ in range(200):
+        tasks.append(asyncio.create_task(use(chance.choice("abcd"), chance.randrange(1, 41))))
+        if chance.random() < 0.3:
+            chance.choice(tasks).cancel()
+        if chance.random() < 0.5:
+            await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} <= {type(None), asyncio.CancelledError}
+    assert shared.used == 0
+    # Nothing is left of keys that wait for nothing.
+    assert not shared._held
+    assert not shared._waiting

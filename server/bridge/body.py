@@ -16,7 +16,7 @@ from server.bridge.http_errors import (
     UnsupportedEncoding,
     UnsupportedMediaType,
 )
-from server.fair_bytes import FairBytes
+from server.fair_budget import FairBudget
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Mapping
@@ -54,9 +54,9 @@ class ClientGone(Exception):
     """The client went away in the middle of its request."""
 
 
-def body_bytes(limit: int) -> FairBytes:
+def body_bytes(limit: int) -> FairBudget:
     """Return the bytes that all bodies share, where one body has up to `limit` bytes."""
-    return FairBytes(max(ALL_BODIES, 4 * limit), max(BODIES_OF_PROJECT, limit))
+    return FairBudget(max(ALL_BODIES, 4 * limit), max(BODIES_OF_PROJECT, limit))
 
 
 class HeldBytes:
@@ -64,7 +64,7 @@ class HeldBytes:
 
     __slots__ = ("_key", "_shared", "size")
 
-    def __init__(self, shared: FairBytes, key: Hashable) -> None:
+    def __init__(self, shared: FairBudget, key: Hashable) -> None:
         self._shared = shared
         self._key = key
         self.size = 0
@@ -82,7 +82,7 @@ class HeldBytes:
         """Give back what is more than the size of the body, or than nothing if the body is small."""
         rest = size if size > SMALL_BODY else 0
         if self.size > rest:
-            self._shared.release(self._key, self.size - rest)
+            self._shared.give(self._key, self.size - rest)
             self.size = rest
 
 
