@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
-from server.auth.access import ADMIN, Access, Caller, bearer_secret, digest_of
+from server.auth import access
+from server.auth.access import ADMIN, UNKNOWN_SECONDS, Access, Caller, bearer_secret, digest_of
 from server.errors import AdminRequired, KeyInvalid, KeyMissing, ProjectNotFound, ProjectRequired, ScopeMissing
 from server.model import ApiKey, Dialect, Rules, Scope
 from server.storage.projects import insert_key, insert_project
@@ -81,11 +82,31 @@ async def test_a_key_is_read_once(keys: Keys) -> None:
 
 
 @on_sqlite
-async def test_an_unknown_key_is_looked_up_each_time(keys: Keys) -> None:
-    for _ in range(2):
+async def test_an_unknown_key_is_looked_up_once_a_second_and_when_a_key_was_created(
+    keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(access, "monotonic", lambda: now)
+
+    async def reads() -> int:
         with pytest.raises(KeyInvalid):
             await keys.access.authenticate_secret("sb_nobody_made_this_key")
-    assert keys.database.reads == 2
+        return keys.database.reads
+
+    assert [await reads() for _ in range(2)] == [1, 1]
+    keys.access.key_created()
+    assert [await reads() for _ in range(2)] == [2, 2]
+    now = UNKNOWN_SECONDS
+    assert [await reads() for _ in range(2)] == [3, 3]
+
+
+@on_sqlite
+async def test_a_key_that_is_created_while_it_is_looked_up_is_looked_up_again(keys: Keys) -> None:
+    keys.database.during_read = keys.access.key_created
+    for reads in (1, 2):
+        with pytest.raises(KeyInvalid):
+            await keys.access.authenticate_secret("sb_nobody_made_this_key")
+        assert keys.database.reads == reads
 
 
 @on_sqlite

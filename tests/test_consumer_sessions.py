@@ -105,7 +105,7 @@ def test_leases_are_renewed_a_second_or_a_tenth_of_the_deadline_after_they_began
         stream.session._renew_late(batch)
         assert stream.dispatcher.submitted == ([[Extend(["d1", "d2"])]] if renewed else [])
 
-    monkeypatch.setattr(consumer_session, "now_micros", lambda: NOW)
+    monkeypatch.setattr(consumer_session, "database_now", lambda: NOW)
     virtually(work())
 
 

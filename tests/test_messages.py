@@ -32,7 +32,6 @@ from registry.compatibility import Direction, Incompatibility, IncompatibilityKi
 from registry.definitions import EventDefinition, Revision
 from registry.errors import Violation
 from registry.schema import CoercionMode, Compatibility, Property, PropertyType, Schema, UnknownProperties
-from registry.timestamps import now_micros
 from server.api import response_size
 from server.api.messages import deliveries as delivery_messages
 from server.api.messages import receipts
@@ -56,6 +55,7 @@ from server.api.messages.watches import write_update
 from server.api.response_size import MAX_DETAIL_BYTES, size_of, write_details, write_page
 from server.api.servicers.contacts import _write_contact
 from server.api.servicers.projects import _write_key, _write_project
+from server.clock import database_now
 from server.delivery.consumer_session import DeliveryBatch, Drain, Heartbeat, Opened, Opening, SettleResults
 from server.delivery.loading import LoadedDelivery
 from server.delivery.match_reader import LoadedMatch, UnreadableMatch, WatchUpdate
@@ -489,7 +489,7 @@ def test_a_subscription_is_written_whole() -> None:
 
 
 def test_the_age_of_the_oldest_match_is_never_negative() -> None:
-    now = now_micros()
+    now = database_now()
     for oldest, least, most in ((now - 60 * SECOND, 60, 3_600), (now + 3_600 * SECOND, 0, 0)):
         stats = write_subscription(status(oldest)).stats
         assert stats.HasField("oldest_unacked_age")
@@ -553,7 +553,7 @@ def loaded(made: Delivery, event: Event = EVENT) -> LoadedDelivery:
 
 
 def test_a_delivery_is_written_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delivery_messages, "now_micros", lambda: 4 * SECOND)
+    monkeypatch.setattr(delivery_messages, "database_now", lambda: 4 * SECOND)
     into = match_stream_pb2.PullMatchesResponse()
     late, first = delivery(2, lease_expires_at=3 * SECOND), delivery(3, replayed=False, last_failure="")
     write_deliveries(DeliveryBatch([loaded(delivery()), loaded(late), loaded(first)], 5), into)

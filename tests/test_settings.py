@@ -15,6 +15,7 @@ from server.settings import Settings, admin_key_file
 DEFAULTS: dict[str, Any] = {
     "grpc": "127.0.0.1:50051",
     "http": "127.0.0.1:8080",
+    "metrics": None,
     "database": "sqlite:///signalbox.db",
     "migrate": True,
     "admin_key": "",
@@ -31,6 +32,7 @@ DEFAULTS: dict[str, Any] = {
 }
 
 WORDS = {
+    "metrics": "no key: `--metrics HOST:PORT` (`SIGNALBOX_METRICS`)",
     "drain_seconds": "For `--drain` seconds (5; `SIGNALBOX_DRAIN`)",
     "match_retention_seconds": "For ever, unless `--match-retention 30d` is set",
 }

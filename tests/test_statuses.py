@@ -156,7 +156,7 @@ def test_a_status_has_the_parts_of_its_error_and_no_others() -> None:
         (WatcherTooSlow(3), 1),
         (Stopping(), 1),
         (StorageFull(), 5),
-        (StorageBusy(), None),
+        (StorageBusy(), 1),
         (ProjectNotFound("x"), None),
     ],
 )
