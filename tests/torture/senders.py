@@ -29,7 +29,14 @@ UNKNOWN_OUTCOME = frozenset(
         "STORAGE_BUSY",
         "STORAGE_READ_ONLY",
         "STORAGE_FULL",
+        "STORAGE_LATE",
         "QUEUE_FULL",
+        "PROJECT_BUSY",
+        "AUTOMATIONS_CHANGING",
+        "TOO_MANY_CALLS",
+        "TOO_MANY_STREAMS",
+        "TOO_MANY_KEY_LOOKUPS",
+        "REQUEST_TOO_SLOW",
     }
 )
 """Why a send may fail without the event being at fault; nobody knows then whether it was stored."""
@@ -162,6 +169,8 @@ def note_results(world: TortureWorld, intents: Sequence[Intent], results: Sequen
     for intent, result in zip(intents, results, strict=True):
         if result.HasField("receipt"):
             acknowledge(world, intent, result.receipt)
+        elif result.error.reason in UNKNOWN_OUTCOME:
+            world.journal.fail(intent.number, result.error.reason)
         else:
             world.journal.refuse(intent.number, result.error.reason)
 
