@@ -105,6 +105,11 @@ class FairTurns:
         self._places: Counter[Hashable] = Counter()  # of a key: its turns and its places in the queue, at most a share
         self._beyond: dict[Hashable, deque[_Waiter]] = {}  # the waiters of keys whose share is used up
 
+    @property
+    def waiting(self) -> int:
+        """The number of callers that wait."""
+        return len(self._queue) + sum(map(len, self._beyond.values()))
+
     @asynccontextmanager
     async def turn(self, key: Hashable, cost: int = 1) -> AsyncIterator[None]:
         """Wait for a turn, and hold it while the context is open."""

@@ -28,10 +28,13 @@ if TYPE_CHECKING:
 SLICE_SECONDS: Final = 0.002
 """A single send comes back to the loop four or five times, and may wait for a slice each time."""
 
-GAP_SECONDS: Final = 0.000_3
-"""The pause after a slice in which a call arrived, for the next one to arrive."""
+MANY_WAITING: Final = 8
+"""With more requests than this waiting for a turn, calls are let in first."""
 
-ARRIVAL_SECONDS: Final = 0.01
+GAP_SECONDS: Final = 0.001
+"""The pause in which the next call can arrive, while calls do: to be accepted it needs the loop and another thread."""
+
+ARRIVAL_SECONDS: Final = 0.02
 """How long arriving calls keep large requests waiting."""
 
 
@@ -55,14 +58,14 @@ class LoopTime:
             slices.end()
 
     async def serve_others(self) -> None:
-        """Let the loop serve others: for one round, or for longer while calls arrive.
+        """Let the loop serve others: for one round, or for longer while many calls arrive.
 
         gRPC accepts one call at a time, which takes a round of the loop and another thread: with a slice in every
-        round, a hundred calls at once would take a second to be let in, and whoever calls meanwhile would wait behind.
+        round, 400 large calls at once took two seconds to be let in, and whoever called meanwhile waited behind them.
         """
         await asyncio.sleep(0)
         until = perf_counter() + ARRIVAL_SECONDS
-        while self.arrivals != self._seen and perf_counter() < until:
+        while self.turns.waiting > MANY_WAITING and self.arrivals != self._seen and perf_counter() < until:
             self._seen = self.arrivals
             await asyncio.sleep(GAP_SECONDS)
 

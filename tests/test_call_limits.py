@@ -200,18 +200,6 @@ async def test_watches_of_health_are_bounded_and_checks_are_answered(
         each.cancel()
 
 
-@on_sqlite
-async def test_a_check_of_health_does_not_wait_for_the_calls_before_it(service: Service, shop: Client) -> None:
-    channel: Any = service.channel
-    request = event_ingest_pb2.GetEventRequest(id="nothing").SerializeToString()
-    get = channel.unary_unary("/signalbox.v1.EventIngest/GetEvent")
-    calls = [asyncio.ensure_future(_answer(get(request, metadata=shop.metadata))) for _ in range(900)]
-    await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
-    await channel.unary_unary(CHECK)(b"")
-    assert sum(call.done() for call in calls) < len(calls) / 2
-    await asyncio.gather(*calls)
-
-
 # Keys that are revoked while nobody speaks
 
 

@@ -5,7 +5,7 @@
     open streams               MAX_STREAMS, shared likewise             TOO_MANY_STREAMS
     a call's message           ARRIVAL_SECONDS until it is complete     REQUEST_TOO_SLOW
     a stream's first message   FIRST_MESSAGE_SECONDS                    REQUEST_TOO_SLOW
-    messages that arrive       8 to 32, by the memory, shared likewise  the call waits before its message is read
+    messages that arrive       8 to 256, by the memory, likewise     the call waits before its message is read
     messages in work           32 to 64 MiB, shared likewise            the call waits before its message is parsed
 
 All of it comes after authentication, which needs the headers alone: of a caller without a key no message is read.
@@ -47,9 +47,10 @@ STOPPING_SECONDS: Final = 1.0
 """How old a call without a message may become during a shutdown, which would wait for it."""
 
 MEMORY_PART: Final = 64
-"""Messages that arrive may take a 16th of the memory, and those in work a 64th: they take up to 12 times their size."""
+"""Messages in work may take a 64th of the memory: they take up to 12 times their size. Those that arrive, a quarter."""
 
-_MOST_ARRIVING: Final = 32
+_MOST_ARRIVING: Final = 256
+"""Of which one project has a half. Every call takes a place for a moment: with fewer than are in flight they wait."""
 _LEAST_ARRIVING: Final = 8
 _MOST_WORKING: Final = 4 * MAX_MESSAGE_BYTES
 """More would not be faster: one message has the loop at a time."""
@@ -65,7 +66,7 @@ class CallLimits:
         self.loop_time = loop_time
         self.calls = FairBudget(MAX_CALLS)
         self.streams = FairBudget(MAX_STREAMS)
-        self.arriving = FairBudget(_between(_LEAST_ARRIVING, 4 * part // MAX_MESSAGE_BYTES, _MOST_ARRIVING))
+        self.arriving = FairBudget(_between(_LEAST_ARRIVING, usable_memory() // 4 // MAX_MESSAGE_BYTES, _MOST_ARRIVING))
         self.working = FairBudget(_between(_LEAST_WORKING, part, _MOST_WORKING))
         self.expected: dict[asyncio.Task[Any], tuple[float, float]] = {}
         """The calls whose message is waited for: since when, by the loop's time, and for how many seconds."""

@@ -201,7 +201,9 @@ class Interceptor:
 
     async def _parse(self, parser: Parser, data: bytes, key: int) -> Message:
         if len(data) <= LARGE_BYTES:
-            return parser.parse(data)
+            # In a turn, so that of many calls that arrive together one is parsed in each round of the loop.
+            async with self._limits.loop_time.slices(key):
+                return parser.parse(data)
         return await parser.parse_in_slices(data, self._limits.loop_time, key)
 
     async def _parsed(

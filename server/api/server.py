@@ -105,12 +105,10 @@ class GrpcServer:
     def _serve(self, service: str, handlers: dict[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
         """Serve the methods of a service.
 
-        They are registered, so that the calls of each method are accepted in a queue of their own. Otherwise all calls
-        are accepted in one, a call with each round of the event loop: behind 1,500 sends, a check of health waited for
-        three seconds, instead of 0.03.
+        Calls are accepted in one queue. Registered methods would have one each, but every queue costs every call: with
+        all 50 methods a server took a quarter fewer single sends, with one method a tenth.
         """
         self._server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, handlers)])
-        self._server.add_registered_method_handlers(service, handlers)
 
     async def start(self, address: str, tls: Tls | None) -> str:
         """Listen, and return the address as HOST:PORT, with the chosen port if it was 0. Raise OSError."""

@@ -65,12 +65,17 @@ class SqliteWriter:
 
         Work that has not begun when the caller is cancelled is left out.
         """
+        self._file.check()
         project, done = current_project(), Future[T]()
         with self._lock:
             # Each task of the thread runs whatever is next by then.
             self._thread.submit(self._run_next)
             self._queue.push(project, (work, done), _SERVER_COST if project is SERVER else 1)
-        return await asyncio.wrap_future(done)
+        result = await asyncio.wrap_future(done)
+        # Nothing is reported as stored that was written to a file without a name. It is not the thread that looks: each
+        # look gives the interpreter away, and the thread waits for the busy event loop to get it back.
+        self._file.check()
+        return result
 
     async def close(self) -> None:
         """Finish queued work and close the connection."""
@@ -87,17 +92,13 @@ class SqliteWriter:
             done.set_exception(error)
 
     def _run(self, work: Callable[[Connection], T]) -> T:
-        self._file.check()
         if self._connection is None:
             self._connection = self._engine.connect()
         try:
             with self._connection.begin():
-                result = work(self._connection)
+                return work(self._connection)
         finally:
             _end_transaction(self._connection)
-        # Nothing is reported as stored that was written to a file without a name.
-        self._file.check()
-        return result
 
     def _close(self) -> None:
         self._thread.shutdown()
