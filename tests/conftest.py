@@ -15,6 +15,7 @@ import structlog
 from hypothesis import settings
 
 from server.runtime import collect_garbage_rarely
+from server.storage import health
 from server.storage.database import open_database
 from tests.support.neighbour import Neighbourhood
 from tests.support.postgres import Cluster, find_binaries, running_cluster
@@ -76,6 +77,14 @@ def pytest_collection_finish() -> None:
 def plain_logs() -> None:
     """Log without pictures of the stack: drawing one holds the event loop for seconds."""
     structlog.configure(processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()])
+
+
+@pytest.fixture(autouse=True)
+def patient_storage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give commits time: beside other tests the disk may take seconds. Tests about it are marked `late_commits`."""
+    if request.node.get_closest_marker("late_commits") is None:
+        monkeypatch.setattr(health, "LATE_SECONDS", 20.0)
+        monkeypatch.setattr(health, "DOUBT_SECONDS", 30.0)
 
 
 @pytest.fixture(scope="session")

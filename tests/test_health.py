@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from tests.support.service import Client, Service
     from tests.support.stores import Store
 
+pytestmark = pytest.mark.late_commits
+
 NEVER = 1_000.0
 
 

@@ -28,7 +28,7 @@ from server.services import runs
 from server.settings import Settings
 from server.storage import health, sqlite_readers, turns
 
-pytestmark = pytest.mark.checkout
+pytestmark = [pytest.mark.checkout, pytest.mark.late_commits]
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "limits.md"
 SECOND = 1_000_000
