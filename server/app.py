@@ -41,7 +41,6 @@ from server.demo import make_demo
 from server.ingest.catalog import Catalog
 from server.ingest.group_commit import GroupCommit
 from server.ingest.ingest import Ingest
-from server.loop_time import LoopTime
 from server.metrics import Metrics
 from server.outages import Outages
 from server.recurring import Recurring
@@ -55,6 +54,7 @@ from server.services.generated_types import GeneratedTypes
 from server.services.projects import Projects
 from server.services.runs import Runs
 from server.settings import admin_key_file
+from server.sharing.loop_time import LoopTime
 from server.shutdown import Shutdown
 from server.storage.database import open_database
 from server.storage.health import StorageHealth

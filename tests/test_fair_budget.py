@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.fair_budget import FairBudget
+from server.sharing.fair_budget import FairBudget
 
 KEYS = st.sampled_from("abc")
 COSTS = st.integers(1, 10)

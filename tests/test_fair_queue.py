@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.fair_queue import FairQueue, FairTurns
+from server.sharing.fair_queue import FairQueue, FairTurns
 
 KEYS = "abcd"
 

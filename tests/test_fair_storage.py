@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy.util import await_only
 
 from registry import store as definitions
-from server.current_project import SERVER, work_for
 from server.delivery import match_reader
 from server.errors import ProjectBusy
+from server.sharing.current_project import SERVER, work_for
 from server.storage import events, postgresql, turns
 from signalbox.v1 import event_ingest_pb2, match_stream_pb2
 from tests.support.automations import automate

@@ -7,7 +7,7 @@ from time import perf_counter, process_time
 
 import pytest
 
-from server.loop_time import SLICE_SECONDS, LoopTime
+from server.sharing.loop_time import SLICE_SECONDS, LoopTime
 
 PIECE_SECONDS = 0.000_2
 

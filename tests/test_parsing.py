@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from registry.errors import SignalboxError
 from server.api import parsing
 from server.api.parsing import Parser
-from server.loop_time import LoopTime
+from server.sharing.loop_time import LoopTime
 from signalbox.v1 import event_ingest_pb2
 from tests.support.contract import METHODS
 from tests.support.fuzzing import Things, message, mutated

@@ -17,14 +17,14 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from server.errors import RequestTooSlow, Stopping, TooManyCalls, TooManyStreams
-from server.fair_budget import FairBudget
-from server.memory import usable_memory
 from server.recurring import Recurring
+from server.sharing.fair_budget import FairBudget
+from server.sharing.memory import usable_memory
 
 if TYPE_CHECKING:
     from server.api.open_calls import OpenCalls
-    from server.loop_time import LoopTime
     from server.metrics import Metrics
+    from server.sharing.loop_time import LoopTime
 
 MAX_CALLS: Final = 2_000
 """Calls with one response that are in progress. Each takes 50 KB, and a single send waits behind the others."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor
     from google.protobuf.message import Message
 
-    from server.loop_time import LoopTime, Slices
+    from server.sharing.loop_time import LoopTime, Slices
 
 LARGE_BYTES: Final = 128 * 1024
 """Messages above this size are parsed in slices: 16 MiB would hold the loop for 100 ms to a second."""

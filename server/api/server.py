@@ -14,9 +14,9 @@ from server.api.open_calls import LAST_WORD_SECONDS
 from server.api.open_services import OpenServices
 from server.api.tls import server_credentials
 from server.contract import SERVICES
-from server.loop_time import LoopTime
 from server.metrics import Metrics
 from server.runtime import raise_file_limit
+from server.sharing.loop_time import LoopTime
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

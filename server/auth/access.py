@@ -19,7 +19,6 @@ from hashlib import sha256
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from server.current_project import work_for
 from server.errors import (
     AdminRequired,
     KeyInvalid,
@@ -32,6 +31,7 @@ from server.errors import (
 )
 from server.model import Dialect, Scope
 from server.paging import sign_with
+from server.sharing.current_project import work_for
 from server.storage.projects import catalog_version, get_project, key_by_digest
 
 if TYPE_CHECKING:

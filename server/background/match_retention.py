@@ -15,8 +15,8 @@ import structlog
 
 from automation.retention import deletable_matches, delete_matches, move_start, next_start
 from registry.timestamps import now_micros
-from server.current_project import SERVER, work_for
 from server.recurring import Recurring, try_each
+from server.sharing.current_project import SERVER, work_for
 from server.storage.log import lock_heads
 from server.storage.projects import match_positions
 

@@ -44,7 +44,7 @@ from server.bridge.metrics_page import METRICS_PATH
 from server.bridge.rate_limits import RateLimiter
 from server.bridge.routes import RouteTable
 from server.errors import KeyInvalid, KeyMissing, Stopping, StorageRefused
-from server.fair_queue import FairTurns
+from server.sharing.fair_queue import FairTurns
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping

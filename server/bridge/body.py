@@ -16,7 +16,7 @@ from server.bridge.http_errors import (
     UnsupportedEncoding,
     UnsupportedMediaType,
 )
-from server.fair_budget import FairBudget
+from server.sharing.fair_budget import FairBudget
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Mapping

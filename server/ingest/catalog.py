@@ -32,6 +32,7 @@ from automation.bulk import chunks
 from automation.matching import LiveAutomations
 from registry.coercion import compile_schema
 from registry.store import active_definitions
+from server.sharing.work_thread import SLICE_SECONDS, WorkThread
 from server.storage.projects import (
     advance_catalog,
     automations_version,
@@ -40,7 +41,6 @@ from server.storage.projects import (
     project_by_pk,
 )
 from server.storage.transactions import finished
-from server.work_thread import SLICE_SECONDS, WorkThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -46,8 +46,8 @@ from server.ingest.contacts import ContactCache
 from server.ingest.judging import Judging
 from server.ingest.setting_back import SettingBack
 from server.ingest.validate import validate_batch, validate_in_slices
-from server.loop_time import LoopTime
 from server.outages import is_outage
+from server.sharing.loop_time import LoopTime
 from server.storage.health import StorageHealth
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from server.errors import StorageRefused
 from server.ingest.commit_queue import SMALL_BYTES, SMALL_EVENTS
 from server.ingest.draft import Batch, BatchMode
 from server.ingest.validate import validate_batch, validate_in_slices
-from server.loop_time import LoopTime
+from server.sharing.loop_time import LoopTime
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -34,8 +34,8 @@ from server.errors import BatchTooCostly
 from server.ingest.contacts import CommitContacts, IfUnknown, if_unknown
 from server.ingest.draft import BatchMode
 from server.ingest.judged import Judged
+from server.sharing.work_thread import SLICE_SECONDS
 from server.storage.contacts import contact_properties
-from server.work_thread import SLICE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from automation.matching import EventName
     from automation.runs import Run
     from server.ingest.draft import Batch, Draft
+    from server.sharing.work_thread import WorkThread
     from server.storage.database import Database
-    from server.work_thread import WorkThread
 
 COMMIT_STEPS: Final = 100_000
 COMMIT_EVENT_STEPS: Final = 100

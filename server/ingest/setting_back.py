@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from server.ingest.commit import SetBack
     from server.ingest.draft import Batch
     from server.ingest.judging import Judging
-    from server.loop_time import LoopTime
+    from server.sharing.loop_time import LoopTime
 
 log = structlog.get_logger()
 

@@ -13,8 +13,8 @@ from server.model import UndefinedEvents
 if TYPE_CHECKING:
     from server.ingest.catalog import CatalogSnapshot
     from server.ingest.draft import Batch, Draft
-    from server.loop_time import Slices
     from server.model import Rules
+    from server.sharing.loop_time import Slices
 
 
 def validate_draft(snapshot: CatalogSnapshot, draft: Draft, violations: int = MAX_VIOLATIONS) -> None:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from automation.runs import Run
     from server.ingest.catalog import Catalog
     from server.paging import Page, PageRequest
+    from server.sharing.work_thread import WorkThread
     from server.storage.database import Database
-    from server.work_thread import WorkThread
 
 T = TypeVar("T")
 

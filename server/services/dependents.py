@@ -17,8 +17,8 @@ from registry.errors import Violation
 from registry.paths import property_path
 from registry.schema import same_schema
 from server.ingest.catalog import definitions_only
+from server.sharing.work_thread import SLICE_SECONDS
 from server.storage.projects import automations_version
-from server.work_thread import SLICE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

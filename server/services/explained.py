@@ -22,8 +22,8 @@ from automation.conditions.values import Verdict
 from automation.matcher import EVENT_MATCHES, EVENT_STEPS, Limit, Matcher
 from automation.run_store import entries_before
 from registry.page_sizes import PAGE_CHARACTERS
+from server.sharing.work_thread import SLICE_SECONDS
 from server.storage.projects import automations_version
-from server.work_thread import SLICE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence

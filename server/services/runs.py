@@ -17,10 +17,10 @@ from registry.timestamps import now_micros
 from server.clock import transaction_time
 from server.errors import InvalidArgument
 from server.services.automations import check_condition, parse_ahead
+from server.sharing.work_thread import WorkThread
 from server.storage.contacts import contact_ids, contact_key
 from server.storage.events import event_ids
 from server.storage.log import lock_heads
-from server.work_thread import WorkThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence

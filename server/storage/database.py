@@ -40,7 +40,8 @@ class Database(Protocol):
         """Run work in one read-only transaction, which sees one state of the database.
 
         Brief work, such as a query by key, and work that loads matches for delivery have connections of their own and
-        never wait for long reads. Of each kind, work for one project (`server.current_project`) uses at most a share.
+        never wait for long reads. Of each kind, work for one project (`server.sharing.current_project`) uses at most a
+        share.
         """
         ...
 

@@ -20,7 +20,7 @@ from server.errors import (
     StorageUnavailable,
     UnstorableText,
 )
-from server.fair_queue import FairTurns
+from server.sharing.fair_queue import FairTurns
 from server.storage.head_turns import HeadTurn, HeadTurns
 from server.storage.maintenance import postgres_maintenance
 from server.storage.postgres_connections import Connector

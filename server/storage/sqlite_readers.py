@@ -25,7 +25,7 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from server.errors import StorageUnavailable
-from server.fair_queue import FairTurns
+from server.sharing.fair_queue import FairTurns
 from server.storage.transactions import finished, run_transaction
 from server.storage.turns import turn_for_project
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from server.current_project import SERVER, current_project
-from server.fair_queue import FairQueue
+from server.sharing.current_project import SERVER, current_project
+from server.sharing.fair_queue import FairQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,13 +6,13 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
-from server.current_project import SERVER, current_project
 from server.errors import ProjectBusy, StorageBusy
+from server.sharing.current_project import SERVER, current_project
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Hashable
 
-    from server.fair_queue import FairTurns
+    from server.sharing.fair_queue import FairTurns
 
 TURN_SECONDS: Final = 10.0
 """How long a transaction waits for its turn: by then the caller is better told than kept waiting."""

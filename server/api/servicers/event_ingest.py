@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from server.auth.access import Caller
     from server.ingest.draft import Batch, BatchMode, Draft
     from server.ingest.ingest import Ingest
-    from server.loop_time import LoopTime
     from server.services.events import Events
+    from server.sharing.loop_time import LoopTime
 
 MAX_BATCH = 10_000
 

@@ -20,7 +20,7 @@ from contextlib import asynccontextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
-from server.fair_queue import FairTurns
+from server.sharing.fair_queue import FairTurns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Hashable

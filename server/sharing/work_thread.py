@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from server import runtime
-from server.fair_queue import FairTurns
+from server.sharing.fair_queue import FairTurns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
