@@ -26,6 +26,7 @@ DURING = replace(ALONE, send_p99=0.050, delivery_p99=0.060, probe=0.2, silence=2
 RESIDENT = Resident(100, 1_124, 356, 2.0)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("database", "rows"), [("sqlite", "1,3a,4a"), ("postgresql", "5b")])
 async def test_a_neighbour_is_served_while_the_server_is_attacked(database: str, rows: str) -> None:
@@ -86,9 +87,9 @@ def test_a_quick_neighbour_may_be_as_slow_as_a_timer() -> None:
 
 
 def test_generous_bounds_compare_the_usual_answers() -> None:
-    found = report(replace(DURING, send_p99=9.0, send_p50=1.0, delivery_p50=1.001))
+    found = report(replace(DURING, send_p99=9.0, send_p50=1.0, delivery_p50=3.001))
     found.judge(GENEROUS)
-    assert found.misses == ["delivery p50 1,001 ms, wanted 1,000 ms"]
+    assert found.misses == ["delivery p50 3,001 ms, wanted 3,000 ms"]
 
 
 def test_samples_belong_to_the_period_in_which_they_began() -> None:

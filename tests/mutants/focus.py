@@ -39,7 +39,14 @@ PACKAGES: Final = (
     Package("registry", ("registry/*.py", "registry/codegen/*.py")),
     Package(
         "server",
-        ("server/*.py", "server/auth/*.py", "server/background/*.py", "server/delivery/*.py", "server/services/*.py"),
+        (
+            "server/*.py",
+            "server/auth/*.py",
+            "server/background/*.py",
+            "server/delivery/*.py",
+            "server/services/*.py",
+            "server/sharing/*.py",
+        ),
     ),
     Package("server/ingest", ("server/ingest/*.py",)),
     Package("server/api", ("server/api/**/*.py",)),

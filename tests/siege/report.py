@@ -36,7 +36,7 @@ class Bounds:
 
 
 STRICT: Final = Bounds()
-GENEROUS: Final = Bounds("p50", times=20.0, floor=1.0, probe=3.0, silence=5.0, back=2.0)
+GENEROUS: Final = Bounds("p50", times=20.0, floor=3.0, probe=5.0, silence=8.0, back=3.0)
 """What holds on a machine with other work too, which makes some answers late, but not half of them."""
 
 
