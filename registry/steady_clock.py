@@ -45,7 +45,7 @@ class SteadyClock:
         self._offset: int | None = None
         self._slewed_at = 0
         self.behind_micros = 0
-        """How far this clock is behind the system clock since a step that it does not follow; below 0 if ahead."""
+        """The system clock minus this clock, after a step that this clock does not follow; else 0."""
 
     def now(self) -> int:
         """Return the present instant in microseconds."""

@@ -47,7 +47,7 @@ def now_micros() -> int:
 
 
 def clock_behind() -> int:
-    """Return how far `now_micros` is behind the system clock since a step, in microseconds; below 0 if it is ahead."""
+    """Return the system clock minus `now_micros`, in microseconds: 0 unless the system clock was stepped."""
     return _CLOCK.behind_micros
 
 

@@ -5,7 +5,7 @@
     open streams               MAX_STREAMS, shared likewise             TOO_MANY_STREAMS
     a call's message           ARRIVAL_SECONDS until it is complete     REQUEST_TOO_SLOW
     a stream's first message   FIRST_MESSAGE_SECONDS                    REQUEST_TOO_SLOW
-    messages that arrive       8 to 256, by the memory, likewise     the call waits before its message is read
+    messages that arrive       8 to 256, shared likewise                the call waits before its message is read
     messages in work           32 to 64 MiB, shared likewise            the call waits before its message is parsed
 
 All of it comes after authentication, which needs the headers alone: of a caller without a key no message is read.
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from server.sharing.loop_time import LoopTime
 
 MAX_CALLS: Final = 2_000
-"""Calls with one response that are in progress. Each takes 50 KB, and a single send waits behind the others."""
+"""Calls with one response that are in progress. Each takes 50 KB, and delays every later call."""
 
 MAX_STREAMS: Final = 2_000
 """Open streams. Each takes 100 KB, and one tick of the loop for its heartbeat."""
@@ -46,8 +46,11 @@ FIRST_MESSAGE_SECONDS: Final = 300.0
 STOPPING_SECONDS: Final = 1.0
 """How old a call without a message may become during a shutdown, which would wait for it."""
 
-MEMORY_PART: Final = 64
-"""Messages in work may take a 64th of the memory: they take up to 12 times their size. Those that arrive, a quarter."""
+_ARRIVING_PART: Final = 4
+"""Messages that arrive may take a quarter of the memory, if each has the largest size."""
+
+_WORKING_PART: Final = 64
+"""Messages in work may take a 64th of the memory: as objects they take up to 12 times their size."""
 
 _MOST_ARRIVING: Final = 256
 """Of which one project has a half. Every call takes a place for a moment: with fewer than are in flight they wait."""
@@ -61,13 +64,14 @@ class CallLimits:
     """What the calls of one server share."""
 
     def __init__(self, calls: OpenCalls, metrics: Metrics, loop_time: LoopTime) -> None:
-        part = usable_memory() // MEMORY_PART
+        memory = usable_memory()
         self.metrics = metrics
         self.loop_time = loop_time
         self.calls = FairBudget(MAX_CALLS)
         self.streams = FairBudget(MAX_STREAMS)
-        self.arriving = FairBudget(_between(_LEAST_ARRIVING, usable_memory() // 4 // MAX_MESSAGE_BYTES, _MOST_ARRIVING))
-        self.working = FairBudget(_between(_LEAST_WORKING, part, _MOST_WORKING))
+        arriving = memory // _ARRIVING_PART // MAX_MESSAGE_BYTES
+        self.arriving = FairBudget(_between(_LEAST_ARRIVING, arriving, _MOST_ARRIVING))
+        self.working = FairBudget(_between(_LEAST_WORKING, memory // _WORKING_PART, _MOST_WORKING))
         self.expected: dict[asyncio.Task[Any], tuple[float, float]] = {}
         """The calls whose message is waited for: since when, by the loop's time, and for how many seconds."""
         self._open_calls = calls

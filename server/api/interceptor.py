@@ -143,12 +143,11 @@ class Interceptor:
 
                 key = stream.caller.project_pk
                 data = await self._receive(context, stream.task, key)
-                request, size = parser.parse(data) if len(data) <= SMALL_BYTES else None, len(data)
-                if request is None:
-                    try:
-                        request = await self._parse(parser, data, key)
-                    finally:
-                        self._limits.working.give(key, size)
+                try:
+                    request = await self._parse(parser, data, key)
+                finally:
+                    if len(data) > SMALL_BYTES:
+                        self._limits.working.give(key, len(data))
                 del data
                 await until(self._calls.stopping, call(request, stream.caller, send))
 
@@ -183,8 +182,7 @@ class Interceptor:
     async def _receive(self, context: Context, task: asyncio.Task[Any], key: int) -> bytes:
         """Receive the message of a call with one; of a message that is not small, the size is taken of `working`."""
         limits = self._limits
-        if not limits.arriving.take(key):
-            await limits.arriving.acquire(key)
+        await limits.arriving.acquire(key)
         try:
             limits.expected[task] = asyncio.get_running_loop().time(), ARRIVAL_SECONDS
             try:
@@ -200,6 +198,8 @@ class Interceptor:
             limits.arriving.give(key)
 
     async def _parse(self, parser: Parser, data: bytes, key: int) -> Message:
+        if len(data) <= SMALL_BYTES:
+            return parser.parse(data)
         if len(data) <= LARGE_BYTES:
             # In a turn, so that of many calls that arrive together one is parsed in each round of the loop.
             async with self._limits.loop_time.slices(key):

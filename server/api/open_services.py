@@ -117,7 +117,7 @@ class OpenServices:
 
     @asynccontextmanager
     async def _answering(self, context: Context, limit: int = 0) -> AsyncIterator[None]:
-        """Answer the errors of a call; of calls with the same limit, only so many are open."""
+        """Answer the errors of a call, and refuse it if `limit` calls with this limit are open; 0 for no limit."""
         count = self._open.get(limit, 0)
         self._open[limit] = count + 1
         try:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -141,27 +142,27 @@ class GroupCommit:
 
     async def admit(self, project_pk: int, events: int, size: int) -> None:
         """Wait a short time for room for a batch, before work is spent on it. Raise as `submit` does."""
-        await self._in_time(partial(self._check, project_pk, events, size), project_pk, events, size)
+        attempt = partial(self._check, project_pk, events, size)
+        await self._in_time(attempt, project_pk, events, size, PATIENCE_SECONDS)
 
     async def submit_in_time(self, batch: Batch) -> None:
         """Queue a batch as `submit` does, but wait a short time for room."""
-        await self._in_time(partial(self._submit, batch), batch.snapshot.project_pk, len(batch.drafts), batch.size)
+        await self._submit_in(batch, PATIENCE_SECONDS)
 
     async def submit_patiently(self, batch: Batch) -> None:
         """Queue a batch as soon as its project's share of the queue has room. Raise Stopping and StorageLate."""
-        while True:
-            try:
-                self._submit(batch)
-            except QueueFull:
-                await self._queue.wait_for_room(
-                    batch.snapshot.project_pk, len(batch.drafts), batch.size, PATIENCE_SECONDS
-                )
-            else:
-                return
+        await self._submit_in(batch, inf)
 
-    async def _in_time(self, attempt: Callable[[], None], project_pk: int, events: int, size: int) -> None:
+    async def _submit_in(self, batch: Batch, patience: float) -> None:
+        attempt = partial(self._submit, batch)
+        await self._in_time(attempt, batch.snapshot.project_pk, len(batch.drafts), batch.size, patience)
+
+    async def _in_time(
+        self, attempt: Callable[[], None], project_pk: int, events: int, size: int, patience: float
+    ) -> None:
+        """Repeat an attempt whenever there may be room, until it succeeds or the patience has ended."""
         clock = asyncio.get_running_loop().time
-        until = clock() + PATIENCE_SECONDS
+        until = clock() + patience
         while True:
             try:
                 attempt()
@@ -169,22 +170,23 @@ class GroupCommit:
                 if (left := until - clock()) <= 0:
                     self._metrics.count_refused(error.reason)
                     raise
-                await self._queue.wait_for_room(project_pk, events, size, left)
+                await self._queue.wait_for_room(project_pk, events, size, min(left, PATIENCE_SECONDS))
             else:
                 return
 
     def _check(self, project_pk: int, events: int, size: int) -> None:
-        if self._stopping:
-            raise Stopping
-        self._health.check_open()
+        self._check_open()
         self._queue.check_room(project_pk, events, size)
 
     def _submit(self, batch: Batch) -> None:
+        self._check_open()
+        self._queue.push(batch)
+        self._schedule(batch.snapshot.project_pk)
+
+    def _check_open(self) -> None:
         if self._stopping:
             raise Stopping
         self._health.check_open()
-        self._queue.push(batch)
-        self._schedule(batch.snapshot.project_pk)
 
     def _refuse_queued(self) -> None:
         """Refuse what is queued while the running commit does not end. Nothing of it is stored."""

@@ -180,8 +180,7 @@ class StorageHealth:
         if not isinstance(self.problem, StorageLate):
             self.problem = StorageLate()
             self.outages.failed("commit", self.problem)
-        if not self.blocked:
-            self.blocked = True
+        self.blocked = True
         self._on_late()
 
     async def _write_probe(self, probe: _Write) -> None:
