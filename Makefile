@@ -90,13 +90,13 @@ torture: $(VENV)/ready ## Kill servers and databases under load, and check every
 mutants: $(VENV)/ready ## Put small faults into a sample of the code, and name those that no test notices (ARGS="--package registry")
 	@$(BIN)/python -m tests.mutants $(ARGS)
 
-bench-quick: $(VENV)/ready ## Measure against bare servers, in under two minutes; needs h2load
+bench-quick: $(VENV)/ready ## Measure against bare servers, in two minutes
 	@$(BIN)/python -m bench.quick
 
 bench-rest: $(VENV)/ready ## Measure the REST bridge against an echo and a service written by hand; needs wrk
 	@$(BIN)/python -m bench.rest
 
-bench-automations: $(VENV)/ready ## Measure sending among 10,000 automations against 10; needs h2load
+bench-automations: $(VENV)/ready ## Measure sending among 10,000 automations against 10
 	@$(BIN)/python -m bench.automations
 
 clean: ## Remove the environment and everything built; data stay

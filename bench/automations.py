@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from bench.data import NAMES, Request, single_requests, write_requests
 from bench.harness import Rates, Ratio, main, progress
-from bench.quick import unary_load
-from bench.subjects import METADATA, Signalbox, signalbox
-from server.demo import EVENT
+from bench.subjects import METADATA, Matching, Signalbox, signalbox
 from signalbox.v1 import automations_pb2 as pb
 from signalbox.v1.automations_pb2_grpc import AutomationsStub
+from signalbox.v1.event_ingest_pb2 import SendEventRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+EVENT = next(iter(NAMES))
 MATCHING, ALL = 10, 10_000
 IN_FLIGHT = 64
 WARM_UP_SECONDS = 1.0
@@ -37,21 +38,20 @@ RATIOS = (Ratio(MANY, FEW, 0.80),)
 def measure(rounds: int, seconds: float) -> Rates:
     """Start both servers, create the automations, measure `rounds` rounds, and stop the servers."""
     with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="signalbox-bench-")))
+        requests = write_requests(folder / "matching.bin", _requests())
         subjects: dict[str, Signalbox] = {}
         rates: Rates = {MANY: [], FEW: []}
         for name, count in ((MANY, ALL), (FEW, MATCHING)):
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="signalbox-bench-")))
-            subjects[name] = stack.enter_context(signalbox(folder))
+            subjects[name] = stack.enter_context(signalbox(folder, Matching.ITS_OWN))
             began = perf_counter()
             _create(subjects[name], conditions(count))
             progress(f"{count:,} automations were made in {perf_counter() - began:.1f} s\n")
-            subjects[name].send_one()
-            subjects[name].load(unary_load(folder, subjects[name].grpc), 1, WARM_UP_SECONDS)
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="signalbox-bench-")))
+            subjects[name].load("unary", WARM_UP_SECONDS, requests)
         for number in range(1, rounds + 1):
             progress(f"round {number} of {rounds}")
             for name, subject in subjects.items():
-                rates[name].append(subject.load(unary_load(folder, subject.grpc), 1, seconds))
+                rates[name].append(subject.load("unary", seconds, requests))
         progress("")
         return rates
 
@@ -60,13 +60,20 @@ def conditions(count: int) -> Iterator[str]:
     """Yield `count` conditions on the benchmark's event: the first ten hold, the others do not."""
     for number in range(count):
         if number < MATCHING:
-            yield f"properties.order_total > {number}"
+            yield f"properties.order_total > 0.0{number}"
         elif number % 3 == 0:
             yield f'properties.currency == "X{number}"'
         elif number % 3 == 1:
             yield f"properties.order_total > {1_000 + number}"
         else:
             yield f'properties.currency in ["Y{number}", "Z{number}"] && properties.is_first_purchase'
+
+
+def _requests() -> Iterator[Request]:
+    """Yield requests of SendEvent whose events match all of the ten."""
+    for request in single_requests():
+        if SendEventRequest.FromString(request.body).event.name == EVENT:
+            yield Request(request.body, MATCHING)
 
 
 def _create(subject: Signalbox, texts: Iterator[str]) -> None:
@@ -88,4 +95,4 @@ def _create(subject: Signalbox, texts: Iterator[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(__doc__, ("h2load",), measure, RATIOS)
+    main(__doc__, (), measure, RATIOS)

@@ -28,7 +28,6 @@ GRACE_SECONDS = 15.0
 LOAD_TIMEOUT_SECONDS = 60
 
 INSTALL = {
-    "h2load": "apt-get install nghttp2-client (macOS: brew install nghttp2)",
     "wrk": "apt-get install wrk (macOS: brew install wrk)",
 }
 
@@ -77,9 +76,9 @@ def run_python(module: str, *arguments: str) -> dict[str, float]:
 def server(
     folder: Path, *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
 ) -> Iterator[Mapping[str, str]]:
-    """Run a server in its own process. Gives its addresses, `grpc` and `http`.
+    """Run a server in its own process. Yield its addresses, `grpc` and `http`, and its `pid`.
 
-    Raises Failed if it does not start or end well.
+    Raise Failed if it does not start or end well.
     """
     errors = folder / f"{'-'.join(arguments[:2])}.log"
     command = (sys.executable, "-m", *arguments)
@@ -93,7 +92,7 @@ def server(
             addresses = dict(re.findall(r"(grpc|http)=(\S+)", process.stdout.readline()))
             if not addresses:
                 raise Failed(f"{arguments[0]} did not start")
-            yield addresses
+            yield addresses | {"pid": str(process.pid)}
         except (Failed, grpc.RpcError) as error:
             # A server that broke down says more about the cause than the load that it left without answers.
             if code := _end(process):

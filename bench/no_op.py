@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import uvloop
 
-from bench.messages import send_event_response
+from bench.data import send_event_response
 from signalbox.v1 import event_ingest_pb2 as pb
 
 if TYPE_CHECKING:

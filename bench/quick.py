@@ -7,22 +7,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.harness import Failed, Rates, Ratio, main, progress, run_python, server
-from bench.messages import BATCH, SEND_EVENT, SEND_EVENTS, framed, send_event_body, send_events_request
-from bench.subjects import H2load, Signalbox, signalbox
+from bench.harness import Rates, Ratio, main, progress, run_python, server
+from bench.subjects import KEY, Requests, Signalbox, signalbox
 
-CONNECTIONS, STREAMS = 8, 8
-BATCH_CONNECTIONS, BATCH_STREAMS = 4, 2
 WARM_UP_SECONDS = 1.0
 
 UNARY = "SendEvent, 64 in flight"
 NO_OP = "  no-op gRPC server"
-BATCHES = "SendEvents of 500, 8 in flight"
+BATCHES = "SendEvents of 500, 4 in flight"
 BARE = "  bare loop"
 STREAM = "StreamEvents, 100 a message"
-CLIENT_BATCHES = "  SendEvents from the same client"
 
-RATIOS = (Ratio(UNARY, NO_OP, 0.60), Ratio(BATCHES, BARE, 0.40), Ratio(STREAM, CLIENT_BATCHES))
+RATIOS = (Ratio(UNARY, NO_OP, 0.70), Ratio(BATCHES, BARE, 0.45), Ratio(STREAM, BATCHES))
 
 
 @dataclass
@@ -35,57 +31,33 @@ class Bench:
     seconds: float
     rates: Rates = field(default_factory=dict)
 
-    def unary_round(self) -> None:
-        """Measure SendEvent and the no-op server once."""
-        self._note(UNARY, self._signalbox_unary(self.seconds))
-        self._note(NO_OP, self._unary_load(self.no_op).run(self.seconds) / self.seconds)
-
-    def batch_round(self) -> None:
-        """Measure SendEvents and the bare loop once."""
-        self._note(BATCHES, self.signalbox.load(self._batch_load(), BATCH, self.seconds))
-        self._note(BARE, _rate(run_python("bare_loop", str(self.folder / "bare.db"), str(self.seconds))))
-
-    def stream_round(self) -> None:
-        """Measure StreamEvents and SendEvents of one client once."""
-        self._note(STREAM, self._signalbox_load("stream", self.seconds))
-        self._note(CLIENT_BATCHES, self._signalbox_load("batches", self.seconds))
+    def round(self) -> None:
+        """Measure everything once."""
+        self._note(UNARY, self.signalbox.load("unary", self.seconds))
+        self._note(NO_OP, self._no_op(self.seconds))
+        self._note(BATCHES, self.signalbox.load("batches", self.seconds))
+        self._note(BARE, self._bare_loop())
+        self._note(STREAM, self.signalbox.load("stream", self.seconds))
 
     def warm_up(self) -> None:
         """Let every server run for a moment that does not count."""
-        self._signalbox_unary(WARM_UP_SECONDS)
-        self._unary_load(self.no_op).run(WARM_UP_SECONDS)
-        self.signalbox.load(self._batch_load(), BATCH, WARM_UP_SECONDS)
-        for kind in ("batches", "stream"):
-            self._signalbox_load(kind, WARM_UP_SECONDS)
+        self._no_op(WARM_UP_SECONDS)
+        for kind in ("unary", "batches", "stream"):
+            self.signalbox.load(kind, WARM_UP_SECONDS)
+
+    def _no_op(self, seconds: float) -> float:
+        return _rate(run_python("load", "unary", self.no_op, KEY, str(self._requests.singles()), str(seconds)))
+
+    def _bare_loop(self) -> float:
+        database = str(self.folder / "bare.db")
+        return _rate(run_python("bare_loop", database, str(self._requests.batches()), str(self.seconds)))
+
+    @property
+    def _requests(self) -> Requests:
+        return self.signalbox.requests
 
     def _note(self, subject: str, rate: float) -> None:
         self.rates.setdefault(subject, []).append(rate)
-
-    def _unary_load(self, address: str) -> H2load:
-        return unary_load(self.folder, address)
-
-    def _batch_load(self) -> H2load:
-        body = self.folder / "send_events.bin"
-        body.write_bytes(framed(send_events_request()))
-        return H2load(f"http://{self.signalbox.grpc}{SEND_EVENTS}", body, BATCH_CONNECTIONS, BATCH_STREAMS)
-
-    def _signalbox_unary(self, seconds: float) -> float:
-        return self.signalbox.load(self._unary_load(self.signalbox.grpc), 1, seconds)
-
-    def _signalbox_load(self, kind: str, seconds: float) -> float:
-        before = self.signalbox.settled_position()
-        result = run_python("load", kind, self.signalbox.grpc, str(seconds))
-        stored = self.signalbox.settled_position() - before
-        if stored != result["events"]:
-            raise Failed(f"{kind}: {result['events']:,} events were receipted, but the log has {stored:,} more")
-        return _rate(result)
-
-
-def unary_load(folder: Path, address: str) -> H2load:
-    """Return the load of SendEvent."""
-    body = folder / "send_event.bin"
-    body.write_bytes(send_event_body())
-    return H2load(f"http://{address}{SEND_EVENT}", body, CONNECTIONS, STREAMS)
 
 
 def measure(rounds: int, seconds: float) -> Rates:
@@ -98,9 +70,7 @@ def measure(rounds: int, seconds: float) -> Rates:
         bench.warm_up()
         for number in range(1, rounds + 1):
             progress(f"round {number} of {rounds}")
-            bench.unary_round()
-            bench.batch_round()
-            bench.stream_round()
+            bench.round()
         progress("")
         return bench.rates
 
@@ -110,4 +80,4 @@ def _rate(result: dict[str, float]) -> float:
 
 
 if __name__ == "__main__":
-    main(__doc__, ("h2load",), measure, RATIOS)
+    main(__doc__, (), measure, RATIOS)

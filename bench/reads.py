@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import sys
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import uvloop
 
-from bench.harness import Failed, Rates, Ratio, machine, progress, server, table, too_low
-from bench.messages import BATCH, SEND_EVENTS, send_events_request
-from bench.subjects import ADMIN_KEY, ANY_PORTS, METADATA
+from bench.data import SEND_EVENTS, batch_requests
+from bench.harness import Failed, Rates, Ratio, machine, progress, table, too_low
+from bench.subjects import METADATA, ROOT, signalbox
 from signalbox.v1 import event_ingest_pb2, match_stream_pb2
 from signalbox.v1.event_ingest_pb2_grpc import EventIngestStub
 from signalbox.v1.match_stream_pb2_grpc import MatchStreamStub
@@ -30,9 +30,10 @@ from signalbox.v1.match_stream_pb2_grpc import MatchStreamStub
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-ROOT = Path(__file__).parent.parent
 SUBSCRIPTION = "bench"
-GETS, PAGES, BATCHES = 60, 20, 2
+GETS, PAGES, BATCHES = 60, 20, 20
+REQUESTS = list(islice(batch_requests(), BATCHES))
+MATCHES = sum(request.matches for request in REQUESTS)
 PAGE = 50
 
 HERE, OTHER = "", "other checkout"
@@ -76,15 +77,15 @@ class Side:
         await call(request, metadata=METADATA, timeout=60)
         for _ in range(5):
             await self.send()
-            await self.consume(BATCHES * BATCH)
+            await self.consume(MATCHES)
 
     async def send(self) -> None:
         """Record matches for one round."""
         call: Any = self.channel.unary_unary(
             SEND_EVENTS, response_deserializer=event_ingest_pb2.SendEventsResponse.FromString
         )
-        for _ in range(BATCHES):
-            await call(send_events_request(), metadata=METADATA, timeout=60)
+        for request in REQUESTS:
+            await call(request.body, metadata=METADATA, timeout=60)
 
     async def get(self, event_id: str) -> None:
         call: Any = self.events.GetEvent
@@ -154,7 +155,7 @@ async def measure_round(sides: list[Side], rates: Rates) -> None:
     for side in sides:
         await side.send()
     for side in sides:
-        note("ConsumeMatches", side, BATCHES * BATCH / await side.consume(BATCHES * BATCH))
+        note("ConsumeMatches", side, MATCHES / await side.consume(MATCHES))
 
 
 async def measure(addresses: list[str], rounds: int) -> Rates:
@@ -184,10 +185,7 @@ def main() -> None:
         addresses = []
         for checkout in (ROOT, arguments.checkout.resolve()):
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="signalbox-bench-")))
-            options = ("--dev", *ANY_PORTS, "--database", f"sqlite:///{folder / 'x.db'}", "--admin-key", ADMIN_KEY)
-            path = os.pathsep.join((str(checkout), str(checkout / "generated")))
-            running = server(folder, "server", "serve", *options, cwd=checkout, env={"PYTHONPATH": path})
-            addresses.append(stack.enter_context(running)["grpc"])
+            addresses.append(stack.enter_context(signalbox(folder, checkout=checkout)).grpc)
         try:
             rates = uvloop.run(measure(addresses, arguments.rounds))
         except (Failed, grpc.RpcError) as error:

@@ -24,8 +24,8 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from server.demo import EMAIL, EVENT, SECRETS
-from server.model import Dialect
+from bench.data import CONTACTS, NAMES, email
+from bench.subjects import AUTOSEND_KEY
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -36,7 +36,7 @@ PATH = "/v1/events/send"
 
 
 class Properties(BaseModel):
-    """What the demo's event may say; pydantic coerces."""
+    """The properties of an event; pydantic coerces."""
 
     order_total: float | None = None
     currency: str | None = None
@@ -98,7 +98,7 @@ def by_hand(database: str) -> FastAPI:
         async with engine.begin() as connection:
             await connection.run_sync(Base.metadata.create_all)
         async with sessions.begin() as session:
-            session.add(Contact(id=str(uuid4()), email=EMAIL))
+            session.add_all(Contact(id=str(uuid4()), email=email(number)) for number in range(CONTACTS))
         yield
         await engine.dispose()
 
@@ -114,10 +114,10 @@ def by_hand(database: str) -> FastAPI:
         opened: AsyncSession = Depends(session),  # noqa: B008 - so FastAPI has it
         authorization: str = Header(),
     ) -> dict[str, Any]:
-        if authorization != f"Bearer {SECRETS[Dialect.AUTOSEND]}":
+        if authorization != f"Bearer {AUTOSEND_KEY}":
             raise HTTPException(401)
         contact = await opened.scalar(select(Contact).where(Contact.email == sent.email))
-        if contact is None or sent.eventName != EVENT:
+        if contact is None or sent.eventName not in NAMES:
             raise HTTPException(404)
         recorded = Recorded(
             id=str(uuid4()),
