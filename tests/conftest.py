@@ -79,12 +79,14 @@ def plain_logs() -> None:
     structlog.configure(processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()])
 
 
-@pytest.fixture(autouse=True)
-def patient_storage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give commits time: beside other tests the disk may take seconds. Tests about it are marked `late_commits`."""
-    if request.node.get_closest_marker("late_commits") is None:
-        monkeypatch.setattr(health, "LATE_SECONDS", 20.0)
-        monkeypatch.setattr(health, "DOUBT_SECONDS", 30.0)
+@pytest.fixture(scope="module", autouse=True)
+def patient_storage(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Give commits time: beside other tests the disk may take seconds. Modules about it are marked `late_commits`."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.node.get_closest_marker("late_commits") is None:
+            patch.setattr(health, "LATE_SECONDS", 20.0)
+            patch.setattr(health, "DOUBT_SECONDS", 30.0)
+        yield
 
 
 @pytest.fixture(scope="session")
