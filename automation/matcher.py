@@ -111,11 +111,13 @@ class Known(msgspec.Struct):
 class Recorder:
     """Evaluates the conditions that a matcher asks for, each once, and keeps their outcomes.
 
-    `costly` has those whose cost grows with the data: the others are soon evaluated again, and may be many.
+    `costly` has those whose cost grows with the data: the others are soon evaluated again, and may be many. `pause` is
+    called before each of them.
     """
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: Subject, pause: Callable[[], None]) -> None:
         self._subject = subject
+        self._pause = pause
         self.outcomes: dict[str, Outcome] = {}
         self.costly: dict[str, Outcome] = {}
 
@@ -123,6 +125,8 @@ class Recorder:
         """Return the outcome of a condition."""
         outcome = self.outcomes.get(condition.text)
         if outcome is None:
+            if condition.plain is None:
+                self._pause()
             outcome = self.outcomes[condition.text] = condition.spend(self._subject, UNLIMITED)
             if condition.plain is None:
                 self.costly[condition.text] = outcome

@@ -161,7 +161,7 @@ def test_known_outcomes_change_no_decision(
         patch.setattr(matcher, "EVENT_MATCHES", matches)
         decides = matcher_of(conditions)
         expected = decides.decide(subject)
-        recorder = Recorder(subject)
+        recorder = Recorder(subject, lambda: None)
         judged = decides.decide(subject, recorder)
         known = Known(
             recorder.outcomes if judged.by_late or not made else recorder.costly,

@@ -9,7 +9,9 @@ from server.errors import StorageRefused
 from server.ingest.commit_queue import SMALL_BYTES, SMALL_EVENTS
 from server.ingest.draft import Batch, BatchMode
 from server.ingest.validate import validate_batch, validate_in_slices
+from server.sharing.current_project import SERVER
 from server.sharing.loop_time import LoopTime
+from server.sharing.small_work import SmallWork
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,8 +41,9 @@ class Ingest:
         """
         batch = await self._validated(project_pk, (draft,), BatchMode.INDEPENDENT, size)
         if batch.worth_storing():
-            self._queue.submit(batch)
-            await batch.done
+            with SmallWork(project_pk):
+                self._queue.submit(batch)
+                await batch.done
         if draft.event is None:
             raise draft.error or StorageRefused
         return draft.event
@@ -62,8 +65,9 @@ class Ingest:
         """
         batch = await self._validated(project_pk, drafts, mode, size)
         if batch.worth_storing():
-            await self._queue.submit_in_time(batch)
-            await batch.done
+            with SmallWork(project_pk if _is_small(batch) else SERVER):
+                await self._queue.submit_in_time(batch)
+                await batch.done
         batch.check()
 
     async def enqueue(self, project_pk: int, drafts: Sequence[Draft], mode: BatchMode, size: int = 0) -> Batch:
@@ -92,8 +96,12 @@ class Ingest:
         return batch
 
     async def _validate(self, batch: Batch) -> None:
-        if len(batch.drafts) <= SMALL_EVENTS and batch.size <= SMALL_BYTES:
+        if _is_small(batch):
             validate_batch(batch)
             return
         async with self._loop_time.slices(batch.snapshot.project_pk) as slices:
             await validate_in_slices(batch, slices)
+
+
+def _is_small(batch: Batch) -> bool:
+    return len(batch.drafts) <= SMALL_EVENTS and batch.size <= SMALL_BYTES

@@ -18,6 +18,7 @@ it have a small limit of their own instead.
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,7 +39,7 @@ from server.sharing.work_thread import SLICE_SECONDS
 from server.storage.contacts import contact_properties
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from sqlalchemy import Connection
 
@@ -124,7 +125,9 @@ class Judging:
         and then sends an event finds the change in its matches.
         """
         about = await self._database.read(lambda connection: _read(connection, batch), brief=True)
-        await self._thread.run_in_slices(batch.snapshot.project_pk, _Work(batch, about).proceed)
+        key = batch.snapshot.project_pk
+        work = _Work(batch, about, partial(self._thread.give_way, key))
+        await self._thread.run_in_slices(key, work.proceed)
         batch.judged_by = batch.snapshot.automations
 
 
@@ -146,8 +149,9 @@ def _read(connection: Connection, batch: Batch) -> _About:
 class _Work:
     """The judging of one batch."""
 
-    def __init__(self, batch: Batch, about: _About) -> None:
+    def __init__(self, batch: Batch, about: _About, pause: Callable[[], None]) -> None:
         self._batch = batch
+        self._pause = pause
         self._about = about
         self._drafts = iter(batch.drafts)
         self._waiting: dict[int, list[Run]] = defaultdict(list)
@@ -203,7 +207,7 @@ class _Work:
             yield event
 
     def _with_contact(self, draft: Draft, subject: Subject, matcher: Matcher | None, waiting: Sequence[Run]) -> Judged:
-        recorder = Recorder(subject)
+        recorder = Recorder(subject, self._pause)
         known = Known(recorder.costly)
         steps = 0
         for run in waiting:

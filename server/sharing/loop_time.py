@@ -10,7 +10,8 @@ none takes longer than a few milliseconds, and between them the loop serves ever
             await slices.pause()
 
 One large request has the loop at a time. After SLICE_SECONDS the next one has its turn, by `FairTurns`, at the cost of
-the time that was used. Work on a small request needs no turn.
+the time that was used. Work on a small request needs no turn, and no slice begins while one of another project is in
+progress (`small_work`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from server.sharing.fair_queue import FairTurns
+from server.sharing.small_work import GivingWay
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Hashable
@@ -43,6 +45,7 @@ class LoopTime:
 
     def __init__(self) -> None:
         self.turns = FairTurns(1)
+        self.giving_way = GivingWay()
         self.arrivals = 0
         """The number of calls that have arrived. While they do, further ones are let in between slices."""
         self._seen = 0
@@ -84,13 +87,22 @@ class Slices:
         """Wait for the first turn, or for the next one at a cost in microseconds."""
         await self._turns.acquire(self._key, cost)
         self._holds_turn = True
+        try:
+            await self._loop_time.giving_way.give_way(self._key)
+        except BaseException:
+            self._release()
+            raise
         self._ends_at = perf_counter() + SLICE_SECONDS
 
     def end(self) -> None:
         """Give the turn back."""
         if self._holds_turn:
-            self._holds_turn = False
-            self._turns.release(self._key)
+            self._loop_time.giving_way.worked(perf_counter() - self._ends_at + SLICE_SECONDS)
+            self._release()
+
+    def _release(self) -> None:
+        self._holds_turn = False
+        self._turns.release(self._key)
 
     async def pause(self) -> None:
         """If the slice is used up, let the loop serve others, and wait for the next turn."""

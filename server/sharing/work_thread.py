@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from time import thread_time
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from server import runtime
 from server.sharing.fair_queue import FairTurns
+from server.sharing.small_work import GivingWay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -31,13 +33,26 @@ class WorkThread:
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "work")
         self._turns = FairTurns(1)
+        self._giving_way = GivingWay()
 
     async def run(self, key: Hashable, work: Callable[[], T]) -> T:
         """Run short work for a key, such as a project, and return its result."""
         loop = asyncio.get_running_loop()
         with runtime.computing():
             async with self._turns.turn(key):
-                return await loop.run_in_executor(self._thread, work)
+                await self._giving_way.give_way(key)
+                return await loop.run_in_executor(self._thread, self._run, work)
+
+    def _run(self, work: Callable[[], T]) -> T:
+        began = thread_time()
+        try:
+            return work()
+        finally:
+            self._giving_way.worked(thread_time() - began)
+
+    def give_way(self, key: Hashable) -> None:
+        """Wait in the middle of a slice, in the thread, as before each slice (`small_work`)."""
+        self._giving_way.give_way_in_thread(key)
 
     async def run_in_slices(self, key: Hashable, proceed: Callable[[], bool]) -> None:
         """Call `proceed`, which works for SLICE_SECONDS, until it returns true."""

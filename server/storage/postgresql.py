@@ -20,7 +20,9 @@ from server.errors import (
     StorageUnavailable,
     UnstorableText,
 )
+from server.sharing.current_project import current_project
 from server.sharing.fair_queue import FairTurns
+from server.sharing.small_work import SmallWork
 from server.storage.head_turns import HeadTurn, HeadTurns
 from server.storage.maintenance import postgres_maintenance
 from server.storage.postgres_connections import Connector
@@ -115,7 +117,8 @@ class PostgresDatabase:
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run work in one transaction. Raise ProjectBusy if it gets no turn in time."""
         async with turn_for_project(self._write_turns, server_first=True):
-            return await self._run(self._writers, self._writers.transactions, work)
+            with SmallWork(current_project()):
+                return await self._run(self._writers, self._writers.transactions, work)
 
     async def check(self) -> None:
         """Raise StorageError unless a write can be committed now."""

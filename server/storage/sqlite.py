@@ -28,6 +28,8 @@ from server.errors import (
     StorageUnavailable,
 )
 from server.recurring import Recurring
+from server.sharing.current_project import current_project
+from server.sharing.small_work import SmallWork
 from server.storage.sqlite_file import DatabaseFile
 from server.storage.sqlite_readers import Readers
 from server.storage.sqlite_writer import SqliteWriter
@@ -91,7 +93,8 @@ class SqliteDatabase:
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run work in one transaction. Projects take turns; work for one project runs in the order of the calls."""
         try:
-            return await self._writer.run(work)
+            with SmallWork(current_project()):
+                return await self._writer.run(work)
         except DBAPIError as error:
             raise storage_error(error.orig) from error
         except sqlite3.Error as error:

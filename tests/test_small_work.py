@@ -1,0 +1,170 @@
+"""Large work gives way to the small work of other projects, and is held up no longer than it works."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.sharing import small_work
+from server.sharing.current_project import SERVER
+from server.sharing.loop_time import LoopTime
+from server.sharing.small_work import CREDIT_SECONDS, GivingWay, SmallWork, others_work
+from server.sharing.work_thread import WorkThread
+from server.storage.postgresql import PostgresDatabase
+from server.storage.sqlite import SqliteDatabase
+from tests.support.automations import automate
+from tests.support.consumers import Engine, subscribe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Connection
+
+    from server.storage.database import Database
+    from tests.support.service import Client
+
+LARGE, SMALL = "large", "small"
+
+
+class Time:
+    """A clock that goes on only while somebody sleeps."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, overslept: list[float]) -> None:
+        self.now = 0.0
+        self.last = 0.0
+        self._overslept = iter(overslept)
+        patch.setattr(small_work, "perf_counter", lambda: self.now)
+        patch.setattr(small_work, "sleep", self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        self.last = seconds + next(self._overslept, 0.0)
+        self.now += self.last
+
+
+@given(st.lists(st.floats(0.000_1, 0.1), min_size=1, max_size=30), st.lists(st.floats(0, 0.1), max_size=30))
+def test_large_work_waits_no_longer_than_it_works(slices: list[float], overslept: list[float]) -> None:
+    with pytest.MonkeyPatch.context() as patch, SmallWork(SMALL):
+        time, giving_way = Time(patch, overslept), GivingWay()
+        for worked in slices:
+            began = time.now
+            giving_way.give_way_in_thread(LARGE)
+            assert time.now - began <= CREDIT_SECONDS + time.last
+            giving_way.worked(worked)
+        # A sleep may last longer than it should; that is made up for by the next slices.
+        assert time.now <= sum(slices) + time.last
+
+
+def test_only_the_work_of_others_counts_and_only_while_it_lasts() -> None:
+    with SmallWork(SMALL), SmallWork(SERVER):
+        assert others_work(LARGE)
+        assert not others_work(SMALL)
+        with SmallWork(SMALL), SmallWork(LARGE):
+            assert others_work(LARGE)
+            assert others_work(SMALL)
+        assert others_work(LARGE)
+    with SmallWork(SERVER):
+        assert not others_work(LARGE)
+
+
+async def test_no_slice_begins_while_small_work_of_another_project_is_in_progress(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(small_work, "CREDIT_SECONDS", 1e9)
+    loop_time = LoopTime()
+    loop_time.giving_way.worked(1e9)
+    slices: list[int] = []
+
+    async def work() -> None:
+        for number in range(3):
+            async with loop_time.slices(LARGE):
+                slices.append(number)
+
+    with SmallWork(SMALL):
+        working = asyncio.create_task(work())
+        for _ in range(10):
+            await asyncio.sleep(small_work.LOOK_SECONDS)
+        assert not slices
+    await working
+    assert slices == [0, 1, 2]
+
+
+async def test_a_request_that_is_cancelled_while_it_gives_way_gives_its_turn_back() -> None:
+    loop_time = LoopTime()
+    loop_time.giving_way.worked(1e9)
+
+    async def work() -> None:
+        async with loop_time.slices(LARGE):
+            pass
+
+    with SmallWork(SMALL):
+        working = asyncio.create_task(work())
+        await asyncio.sleep(0)
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+    async with loop_time.slices(SMALL):
+        pass
+
+
+async def test_the_thread_gives_way_before_a_slice_and_within_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small_work, "CREDIT_SECONDS", 1e9)
+    thread = WorkThread()
+    loop = asyncio.get_running_loop()
+    steps: list[str] = []
+    begun, other = asyncio.Event(), SmallWork(SMALL)
+
+    def work() -> None:
+        steps.append("first half")
+        other.__enter__()
+        loop.call_soon_threadsafe(begun.set)
+        thread.give_way(LARGE)
+        steps.append("second half")
+
+    thread._giving_way.worked(1e9)
+    working = asyncio.create_task(thread.run(LARGE, work))
+    await begun.wait()
+    for _ in range(10):
+        await asyncio.sleep(small_work.LOOK_SECONDS)
+    assert steps == ["first half"]
+    other.__exit__()
+    await working
+    with SmallWork(SMALL):
+        working = asyncio.create_task(thread.run(LARGE, lambda: steps.append("next")))
+        for _ in range(10):
+            await asyncio.sleep(small_work.LOOK_SECONDS)
+        assert len(steps) == 2
+    await working
+
+
+async def test_sends_and_deliveries_are_small_work(shop: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    for database in (SqliteDatabase, PostgresDatabase):
+        monkeypatch.setattr(database, "write", watched(database.write, seen))
+    await automate(shop)
+    await subscribe(shop)
+    del seen[:]
+    await shop.send()
+    assert seen == [True]
+    del seen[:]
+    engine = await Engine.open(shop)
+    await engine.ack(await engine.deliveries())
+    await engine.close()
+    assert seen
+    assert all(seen)
+    assert not others_work(LARGE)
+
+
+def watched(write: Any, seen: list[bool]) -> Any:
+    """Note for each transaction whether large work would give way to it."""
+
+    async def write_and_note(self: Database, work: Callable[[Connection], object]) -> object:
+        def noting(connection: Connection) -> object:
+            seen.append(others_work(LARGE))
+            return work(connection)
+
+        return await write(self, noting)
+
+    return write_and_note
