@@ -11,7 +11,7 @@ QUICK_TESTS := access automations coercion conditions consume contacts definitio
     json_values layering log_ids paging projects queue schema structs suggestions texts timestamps undo
 
 .PHONY: help run tools test test-quick test-long check check-static fix format lint types proto-lint generate docs \
-    siege torture mutants bench-quick bench-rest bench-automations clean
+    siege torture mutants bench-quick bench-check bench-rest bench-automations clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,7 +93,10 @@ mutants: $(VENV)/ready ## Put small faults into a sample of the code, and name t
 bench-quick: $(VENV)/ready ## Measure against bare servers, in two minutes
 	@$(BIN)/python -m bench.quick
 
-bench-rest: $(VENV)/ready ## Measure the REST bridge against an echo and a service written by hand; needs wrk
+bench-check: $(VENV)/ready ## Compare the speed of this checkout with main's, and fail on a loss (ARGS="COMMIT --rows stream")
+	@$(BIN)/python -m bench.check $(ARGS)
+
+bench-rest: $(VENV)/ready ## Measure the REST bridge against an echo and a service written by hand
 	@$(BIN)/python -m bench.rest
 
 bench-automations: $(VENV)/ready ## Measure sending among 10,000 automations against 10

@@ -95,4 +95,4 @@ def _create(subject: Signalbox, texts: Iterator[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(__doc__, (), measure, RATIOS)
+    main(__doc__, measure, RATIOS)

@@ -9,12 +9,14 @@ definitions nor time to encode.
 
 from __future__ import annotations
 
+import json
 import random
 import struct
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import TYPE_CHECKING
 
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from signalbox.v1 import event_ingest_pb2 as pb
@@ -38,6 +40,13 @@ CONTACTS = 1_000
 MATCHING_EVERY = 10
 EVENTS = 32_000
 """Different events; loads begin again after the last one."""
+
+KEY = "sb_key_of_the_benchmark"
+AUTOSEND_KEY = "AS_key_of_the_benchmark"
+REST_PATH = "/v1/events/send"
+
+MATCHES = 20_000
+"""Matches that are stored before they are consumed."""
 
 SINGLES = 4_000
 """Different requests of SendEvent."""
@@ -104,8 +113,10 @@ def email(number: int) -> str:
     return f"contact{number}@example.com"
 
 
-def event_inputs(count: int, contacts: int = CONTACTS) -> Iterator[tuple[pb.EventInput, bool]]:
-    """Yield `count` events, the same each time, and whether each matches."""
+def event_inputs(
+    count: int, contacts: int = CONTACTS, every: int = MATCHING_EVERY
+) -> Iterator[tuple[pb.EventInput, bool]]:
+    """Yield `count` events, the same each time, and whether each matches: one of `every`."""
     chance = random.Random(20)
     weights = list(accumulate(1 / rank for rank in range(1, contacts + 1)))
     numbers = chance.choices(range(contacts), cum_weights=weights, k=count)
@@ -116,12 +127,36 @@ def event_inputs(count: int, contacts: int = CONTACTS) -> Iterator[tuple[pb.Even
             "currency": chance.choice(CURRENCIES),
             "is_first_purchase": chance.choice(("true", "false")),
         }
-        matches = index % MATCHING_EVERY == MATCHING_EVERY - 1
+        matches = index % every == every - 1
         if matches:
             properties |= chance.choice([rule for rule in RULES if rule.event == name]).matching
         event = pb.EventInput(name=name, email=email(number))
         event.properties.update(properties)
         yield event, matches
+
+
+def matching_events(count: int) -> Iterator[pb.EventInput]:
+    """Yield `count` events that all match."""
+    return (event for event, _ in event_inputs(count, every=1))
+
+
+def matching_requests(_contacts: int = CONTACTS) -> Iterator[Request]:
+    """Yield requests of SendEvents whose events all match."""
+    events = matching_events(MATCHES)
+    while batch := list(islice(events, BATCH)):
+        yield Request(pb.SendEventsRequest(events=batch).SerializeToString(), len(batch))
+
+
+def rest_requests(contacts: int = CONTACTS) -> Iterator[Request]:
+    """Yield HTTP requests that send an event in AutoSend's dialect."""
+    for event, matches in event_inputs(SINGLES, contacts):
+        properties = MessageToDict(event.properties)
+        body = json.dumps({"eventName": event.name, "email": event.email, "eventProperties": properties}).encode()
+        head = (
+            f"POST {REST_PATH} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {AUTOSEND_KEY}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        yield Request(head.encode() + body, int(matches))
 
 
 def single_requests(contacts: int = CONTACTS) -> Iterator[Request]:
@@ -130,18 +165,20 @@ def single_requests(contacts: int = CONTACTS) -> Iterator[Request]:
         yield Request(pb.SendEventRequest(event=event).SerializeToString(), int(matches))
 
 
-def batch_requests(contacts: int = CONTACTS, size: int = BATCH) -> Iterator[Request]:
-    """Yield requests of SendEvents; they are messages of StreamEvents without a sequence as well."""
-    events: list[pb.EventInput] = []
-    matching = 0
-    stream = size == STREAM_BATCH
-    for event, matches in event_inputs(EVENTS, contacts):
-        events.append(event)
-        matching += matches
-        if len(events) == size:
-            request = pb.StreamEventsRequest(events=events) if stream else pb.SendEventsRequest(events=events)
-            yield Request(request.SerializeToString(), matching)
-            events, matching = [], 0
+def batch_requests(contacts: int = CONTACTS) -> Iterator[Request]:
+    """Yield requests of SendEvents."""
+    inputs = event_inputs(EVENTS, contacts)
+    while batch := list(islice(inputs, BATCH)):
+        request = pb.SendEventsRequest(events=[event for event, _ in batch])
+        yield Request(request.SerializeToString(), sum(matches for _, matches in batch))
+
+
+def stream_requests(contacts: int = CONTACTS) -> Iterator[Request]:
+    """Yield messages of StreamEvents without their sequence, which may be appended."""
+    inputs = event_inputs(EVENTS, contacts)
+    while batch := list(islice(inputs, STREAM_BATCH)):
+        request = pb.StreamEventsRequest(events=[event for event, _ in batch])
+        yield Request(request.SerializeToString(), sum(matches for _, matches in batch))
 
 
 def introduction() -> pb.SendEventsRequest:

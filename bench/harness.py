@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import re
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -26,10 +25,6 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS = 15.0
 LOAD_TIMEOUT_SECONDS = 60
-
-INSTALL = {
-    "wrk": "apt-get install wrk (macOS: brew install wrk)",
-}
 
 Rates: TypeAlias = dict[str, list[float]]
 """Events a second of each subject, one for each round."""
@@ -138,16 +133,13 @@ def too_low(rates: Rates, ratios: Sequence[Ratio]) -> list[str]:
     return low
 
 
-def main(description: str | None, needs: Sequence[str], measure: Measure, ratios: Sequence[Ratio]) -> None:
+def main(description: str | None, measure: Measure, ratios: Sequence[Ratio]) -> None:
     """Measure and write the table; the exit code says whether it failed or, with --require, a ratio is too low."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=7, help="rounds of each measurement (7)")
     parser.add_argument("--seconds", type=float, default=1.2, help="seconds of each measurement (1.2)")
     parser.add_argument("--require", action="store_true", help="fail if a ratio is lower than wanted")
     arguments = parser.parse_args()
-    for tool in needs:
-        if shutil.which(tool) is None:
-            sys.exit(f"{tool} is missing. Install it: {INSTALL[tool]}")
     print(machine(), end="\n\n", flush=True)
     try:
         rates = measure(arguments.rounds, arguments.seconds)

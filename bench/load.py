@@ -1,8 +1,9 @@
-"""Sends requests of a file to a server: `python -m bench.load unary|batches|stream ADDRESS KEY REQUESTS SECONDS`.
+"""Sends requests of a file to a server: `python -m bench.load KIND ADDRESS KEY REQUESTS SECONDS`.
 
-Requests were serialized before. Every call is answered before the load ends, and a call that fails ends it. Answers
-are not parsed: events and matches are counted in the logs afterwards. Prints
-`{"events": ..., "matches": ..., "seconds": ...}`.
+The kinds are `unary`, `one` (one call at a time), `batches`, `stream` and `rest`, and `once`: all batches of the file
+once. Requests were serialized before. Every call is answered before the load ends, and a call that fails ends it.
+Answers are not parsed: events and matches are counted in the logs afterwards. Prints
+`{"events": ..., "matches": ..., "seconds": ...}`; of `one` also `p50`, in milliseconds.
 """
 
 from __future__ import annotations
@@ -14,23 +15,26 @@ import sys
 from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
+from statistics import median
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import grpc
-import uvloop
-
+from bench import http1, http2
 from bench.data import BATCH, SEND_EVENT, SEND_EVENTS, STREAM_BATCH, STREAM_EVENTS, read_requests
-from bench.http2 import Connection
-from signalbox.v1 import event_ingest_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+    import grpc
+
     from bench.data import Request
+
+Connection: TypeAlias = http1.Connection | http2.Connection
 
 CONNECTIONS, STREAMS = 8, 8
 """Calls of SendEvent in flight: connections, and calls of each."""
+
+REST_CONNECTIONS = 64
 
 CALLERS = 4
 """Calls of SendEvents in flight: while one is committed, the next is read."""
@@ -56,61 +60,71 @@ class Load:
     events: int = 0
     matches: int = 0
     began: float = field(default_factory=perf_counter)
+    times: list[float] = field(default_factory=list)
 
     def begin(self) -> None:
         """Begin the time."""
         self.began = perf_counter()
 
-    def goes_on(self) -> bool:
-        """Return whether to send another request."""
-        return perf_counter() - self.began < self.seconds
+    def next(self) -> Request | None:
+        """Return the next request to send, None if it is time to end."""
+        return next(self.requests, None) if perf_counter() - self.began < self.seconds else None
 
     def note(self, request: Request, events: int) -> None:
         """Note that a request was answered."""
         self.events += events
         self.matches += request.matches
 
-    def unary(self) -> None:
-        """Send single events over several connections, with several calls of each in flight."""
+    def one(self) -> None:
+        """Send single events, each after the answer to the one before."""
+        connection = http2.Connection.open(self.address, SEND_EVENT, self.key)
+        self.begin()
+        while request := self.next():
+            began = perf_counter()
+            connection.call(request.body)
+            connection.flush()
+            while not list(connection.answered()):
+                pass
+            self.times.append(1_000 * (perf_counter() - began))
+            self.note(request, 1)
+
+    def calls(self, connections: list[Connection], in_flight: int) -> None:
+        """Send single events over several connections, with a number of calls of each in flight."""
+        pending = 0
         with selectors.DefaultSelector() as ready:
-            for _ in range(CONNECTIONS):
-                connection = Connection.open(self.address, SEND_EVENT, self.key)
-                ready.register(connection.socket, selectors.EVENT_READ, (connection, {}))
             self.begin()
-            pending = 0
-            for registered in list(ready.get_map().values()):
-                connection, calls = registered.data
-                for _ in range(STREAMS):
-                    request = next(self.requests)
-                    calls[connection.call(request.body)] = request
-                    pending += 1
+            for connection in connections:
+                under_way: dict[int, Request] = {}
+                ready.register(connection.socket, selectors.EVENT_READ, (connection, under_way))
+                pending += sum(self._call(connection, under_way) for _ in range(in_flight))
                 connection.flush()
             while pending:
                 for registered, _ in ready.select():
                     pending += self._next_calls(*registered.data)
-            for registered in list(ready.get_map().values()):
-                registered.data[0].socket.close()
 
-    def _next_calls(self, connection: Connection, calls: dict[int, Request]) -> int:
+    def _next_calls(self, connection: Connection, under_way: dict[int, Request]) -> int:
         """Read answers of a connection and begin as many calls. Return by how many the calls in flight changed."""
         change = 0
-        for stream in connection.answered():
-            self.note(calls.pop(stream), 1)
-            if self.goes_on():
-                request = next(self.requests)
-                calls[connection.call(request.body)] = request
-            else:
-                change -= 1
+        for number in connection.answered():
+            self.note(under_way.pop(number), 1)
+            change += self._call(connection, under_way) - 1
         connection.flush()
         return change
+
+    def _call(self, connection: Connection, under_way: dict[int, Request]) -> int:
+        """Begin a call, unless it is time to end. Return the number of calls that were begun."""
+        request = self.next()
+        if request is None:
+            return 0
+        under_way[connection.call(request.body)] = request
+        return 1
 
     async def batches(self, channel: grpc.aio.Channel) -> None:
         """Send batches from all callers."""
         call: Any = channel.unary_unary(SEND_EVENTS)
 
         async def send() -> None:
-            while self.goes_on():
-                request = next(self.requests)
+            while request := self.next():
                 await call(request.body, metadata=self._metadata())
                 self.note(request, BATCH)
 
@@ -118,14 +132,17 @@ class Load:
 
     async def stream(self, channel: grpc.aio.Channel) -> None:
         """Send one stream."""
+        # Imported here, as grpc below: loads of single calls start sooner without them.
+        from signalbox.v1 import event_ingest_pb2 as pb
+
         window = asyncio.Semaphore(STREAM_WINDOW)
         sent: list[Request] = []
 
         async def messages() -> AsyncIterator[bytes]:
-            while self.goes_on():
+            while request := self.next():
                 await window.acquire()
-                sent.append(next(self.requests))
-                yield sent[-1].body + pb.StreamEventsRequest(sequence=len(sent)).SerializeToString()
+                sent.append(request)
+                yield request.body + pb.StreamEventsRequest(sequence=len(sent)).SerializeToString()
 
         call: Any = channel.stream_stream(STREAM_EVENTS)
         answered, newest = 0, b""
@@ -140,21 +157,35 @@ class Load:
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         return (("authorization", f"Bearer {self.key}"),)
 
+    def figures(self) -> dict[str, float]:
+        """Return what was sent and in what time."""
+        figures = {"events": self.events, "matches": self.matches, "seconds": perf_counter() - self.began}
+        return figures | ({"p50": median(self.times)} if self.times else {})
+
 
 async def run_aio(load: Load, kind: str) -> None:
+    import grpc
+
     async with grpc.aio.insecure_channel(load.address, options=OPTIONS) as channel:
         await channel.channel_ready()
         load.begin()
-        await {"batches": load.batches, "stream": load.stream}[kind](channel)
+        await (load.stream if kind == "stream" else load.batches)(channel)
 
 
 def main(kind: str, address: str, key: str, requests: str, seconds: float) -> None:
-    load = Load(address, key, cycle(read_requests(Path(requests))), seconds)
-    if kind == "unary":
-        load.unary()
+    read = read_requests(Path(requests))
+    load = Load(address, key, iter(read) if kind == "once" else cycle(read), seconds)
+    if kind == "one":
+        load.one()
+    elif kind == "unary":
+        load.calls([http2.Connection.open(address, SEND_EVENT, key) for _ in range(CONNECTIONS)], STREAMS)
+    elif kind == "rest":
+        load.calls([http1.Connection.open(address) for _ in range(REST_CONNECTIONS)], 1)
     else:
+        import uvloop
+
         uvloop.run(run_aio(load, kind))
-    print(json.dumps({"events": load.events, "matches": load.matches, "seconds": perf_counter() - load.began}))
+    print(json.dumps(load.figures()))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.data import KEY
 from bench.harness import Rates, Ratio, main, progress, run_python, server
-from bench.subjects import KEY, Requests, Signalbox, signalbox
+from bench.subjects import Requests, Signalbox, signalbox
 
 WARM_UP_SECONDS = 1.0
 
@@ -46,11 +47,11 @@ class Bench:
             self.signalbox.load(kind, WARM_UP_SECONDS)
 
     def _no_op(self, seconds: float) -> float:
-        return _rate(run_python("load", "unary", self.no_op, KEY, str(self._requests.singles()), str(seconds)))
+        return _rate(run_python("load", "unary", self.no_op, KEY, str(self._requests.of("unary")), str(seconds)))
 
     def _bare_loop(self) -> float:
         database = str(self.folder / "bare.db")
-        return _rate(run_python("bare_loop", database, str(self._requests.batches()), str(self.seconds)))
+        return _rate(run_python("bare_loop", database, str(self._requests.of("batches")), str(self.seconds)))
 
     @property
     def _requests(self) -> Requests:
@@ -80,4 +81,4 @@ def _rate(result: dict[str, float]) -> float:
 
 
 if __name__ == "__main__":
-    main(__doc__, (), measure, RATIOS)
+    main(__doc__, measure, RATIOS)

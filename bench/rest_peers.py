@@ -24,15 +24,12 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from bench.data import CONTACTS, NAMES, email
-from bench.subjects import AUTOSEND_KEY
+from bench.data import AUTOSEND_KEY, CONTACTS, NAMES, REST_PATH, email
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from starlette.requests import Request
-
-PATH = "/v1/events/send"
 
 
 class Properties(BaseModel):
@@ -80,7 +77,7 @@ def echo() -> Starlette:
     async def send(request: Request) -> JSONResponse:
         return JSONResponse(await request.json(), 201)
 
-    return Starlette(routes=[Route(PATH, send, methods=["POST"])])
+    return Starlette(routes=[Route(REST_PATH, send, methods=["POST"])])
 
 
 def by_hand(database: str) -> FastAPI:
@@ -108,7 +105,7 @@ def by_hand(database: str) -> FastAPI:
 
     app = FastAPI(lifespan=lifespan)
 
-    @app.post(PATH, status_code=201)
+    @app.post(REST_PATH, status_code=201)
     async def send(
         sent: Sent,
         opened: AsyncSession = Depends(session),  # noqa: B008 - so FastAPI has it

@@ -7,28 +7,31 @@ that were acknowledged, and by their matches.
 from __future__ import annotations
 
 import os
-import re
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from time import sleep
 from typing import TYPE_CHECKING
 
 import grpc
 
 from bench.data import (
+    AUTOSEND_KEY,
     CONTACTS,
+    KEY,
+    MATCHES,
     NAMES,
     NEVER,
     RULES,
-    STREAM_BATCH,
     batch_requests,
     introduction,
+    matching_requests,
+    rest_requests,
     single_requests,
+    stream_requests,
     write_requests,
 )
-from bench.harness import Failed, run, run_python, server
+from bench.harness import Failed, run_python, server
 from signalbox.v1 import automations_pb2, event_definitions_pb2, match_stream_pb2, projects_pb2
 from signalbox.v1.automations_pb2_grpc import AutomationsStub
 from signalbox.v1.event_definitions_pb2_grpc import EventDefinitionsStub
@@ -43,8 +46,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 ADMIN_KEY = "sb_admin_of_the_benchmark"
-KEY = "sb_key_of_the_benchmark"
-AUTOSEND_KEY = "AS_key_of_the_benchmark"
 PROJECT = "bench"
 METADATA = (("authorization", f"Bearer {KEY}"),)
 ADMIN_METADATA = (("authorization", f"Bearer {ADMIN_KEY}"),)
@@ -72,45 +73,21 @@ class Requests:
 
     folder: Path
 
-    def singles(self, contacts: int = CONTACTS) -> Path:
-        """Return the file with requests of SendEvent."""
-        return self._file(f"singles_{contacts}", single_requests, contacts)
-
-    def batches(self, contacts: int = CONTACTS) -> Path:
-        """Return the file with requests of SendEvents."""
-        return self._file(f"batches_{contacts}", batch_requests, contacts)
-
-    def messages(self, contacts: int = CONTACTS) -> Path:
-        """Return the file with messages of StreamEvents."""
-        return self._file(f"messages_{contacts}", lambda contacts: batch_requests(contacts, STREAM_BATCH), contacts)
-
     def of(self, kind: str, contacts: int = CONTACTS) -> Path:
         """Return the file for a kind of load."""
-        return {"unary": self.singles, "batches": self.batches, "stream": self.messages}[kind](contacts)
-
-    def _file(self, name: str, make: Callable[[int], Iterable[Request]], contacts: int) -> Path:
-        path = self.folder / f"{name}.bin"
-        return path if path.exists() else write_requests(path, make(contacts))
+        path = self.folder / f"{kind}-{contacts}.bin"
+        return path if path.exists() else write_requests(path, REQUESTS[kind](contacts))
 
 
-@dataclass(frozen=True)
-class Wrk:
-    """One kind of load: a POST sent repeatedly over `in_flight` connections, one at a time on each."""
-
-    url: str
-    script: Path
-    in_flight: int
-
-    def run(self, seconds: float) -> int:
-        """Send for `seconds`. Return the number of successful requests."""
-        output = run(
-            *("wrk", "-t", "1", "-c", str(self.in_flight), "-d", f"{max(1, round(seconds))}s"),
-            *("-s", str(self.script), self.url),
-        )
-        found = re.search(r"(\d+) requests in ([\d.]+)s", output)
-        if found is None or "Non-2xx" in output or "Socket errors" in output:
-            raise Failed(f"wrk was not answered well:\n{output}")
-        return int(found[1])
+REQUESTS: dict[str, Callable[[int], Iterable[Request]]] = {
+    "unary": single_requests,
+    "one": single_requests,
+    "rest": rest_requests,
+    "batches": batch_requests,
+    "stream": stream_requests,
+    "once": matching_requests,
+}
+"""The requests that each kind of load sends."""
 
 
 @dataclass(frozen=True)
@@ -136,28 +113,69 @@ class Signalbox:
     contacts: int = CONTACTS
 
     def load(self, kind: str, seconds: float, requests: Path | None = None) -> float:
-        """Load it for `seconds`: `unary`, `batches` or `stream`. Return events per second.
+        """Load it for `seconds`; the kinds are those of `bench.load`. Return events per second."""
+        result = self.run_load(kind, seconds, requests)
+        return result["events"] / result["seconds"]
+
+    def run_load(self, kind: str, seconds: float, requests: Path | None = None) -> dict[str, float]:
+        """Load it and return the figures of the load.
 
         Raise Failed unless every acknowledged event and each of its matches is in the logs.
         """
         before = self.heads()
         file = requests or self.requests.of(kind, self.contacts)
-        result = run_python("load", kind, self.grpc, KEY, str(file), str(seconds))
-        matches = int(result["matches"]) if self.matching in {Matching.ONE_IN_TEN, Matching.ITS_OWN} else 0
-        acknowledged = Heads(int(result["events"]), matches)
+        address = self.http if kind == "rest" else self.grpc
+        result = run_python("load", kind, address, KEY, str(file), str(seconds))
+        self._check(kind, before, int(result["events"]), int(result["matches"]))
+        return result
+
+    def store_matches(self) -> None:
+        """Store events that all match, so that there are matches to deliver."""
+        self.run_load("once", 3_600)
+
+    def deliveries(self, window: int = 1_000, consumers: int = 1, *, by_contact: bool = False) -> float:
+        """Consume the first matches by a new subscription, with acknowledgements. Return deliveries per second."""
+        with self._subscription(by_contact=by_contact, from_start=True) as name:
+            counts = (str(MATCHES), str(window), str(consumers))
+            result = run_python("consume", self.grpc, KEY, name, *counts)
+        if result["events"] != MATCHES:
+            raise Failed(f"{result['events']:,.0f} deliveries were acknowledged instead of {MATCHES:,}")
+        return MATCHES / result["seconds"]
+
+    def lag(self, kind: str, rate: float, seconds: float) -> dict[str, float]:
+        """Send single events at a rate while the matches are received: by `watch`, `consume`, or not, `alone`.
+
+        Return the percentiles of `bench.lag`.
+        """
+        before = self.heads()
+        with self._subscription() as name:
+            result = run_python("lag", kind, self.grpc, KEY, str(rate), str(seconds), name)
+        self._check(f"lag of {kind}", before, int(result["events"]), int(result["events"]))
+        return result
+
+    def _check(self, load: str, before: Heads, events: int, matches: int) -> None:
+        """Raise Failed unless the logs have exactly that much more."""
+        if self.matching in {Matching.NEVER, Matching.NO_AUTOMATIONS}:
+            matches = 0
+        acknowledged = Heads(events, matches)
         stored = self.heads() - before
         if stored != acknowledged:
-            raise Failed(f"{kind}: {acknowledged} were acknowledged, but the logs have {stored} more")
-        return result["events"] / result["seconds"]
+            raise Failed(f"{load}: {acknowledged} were acknowledged, but the logs have {stored} more")
 
-    def load_rest(self, load: Wrk, seconds: float) -> float:
-        """Load it by wrk, which leaves requests unanswered when its time is up. Return events per second."""
-        before = self.settled_heads().events
-        succeeded = load.run(seconds)
-        stored = self.settled_heads().events - before
-        if not succeeded <= stored <= succeeded + load.in_flight:
-            raise Failed(f"{load.url}: {succeeded:,} events were answered, but the log has {stored:,} more")
-        return succeeded / seconds
+    @contextmanager
+    def _subscription(self, *, by_contact: bool = False, from_start: bool = False) -> Iterator[str]:
+        """Create a subscription, and delete it afterwards."""
+        order = match_stream_pb2.DELIVERY_ORDER_CONTACT if by_contact else match_stream_pb2.DELIVERY_ORDER_POSITION
+        subscription = match_stream_pb2.Subscription(name="bench", order=order)
+        end = match_stream_pb2.LOG_END_EARLIEST if from_start else match_stream_pb2.LOG_END_LATEST
+        start = match_stream_pb2.StartPoint(log_end=end)
+        create = match_stream_pb2.CreateSubscriptionRequest(subscription=subscription, start=start)
+        delete = match_stream_pb2.DeleteSubscriptionRequest(subscription="bench", force=True)
+        with grpc.insecure_channel(self.grpc) as channel:
+            stub = MatchStreamStub(channel)
+            stub.CreateSubscription(create, metadata=METADATA, timeout=60)
+            yield subscription.name
+            stub.DeleteSubscription(delete, metadata=METADATA, timeout=60)
 
     def heads(self) -> Heads:
         """Return the heads of the logs."""
@@ -168,13 +186,6 @@ class Signalbox:
             matches = next(watch).head_position
             watch.cancel()
             return Heads(project.head_position, matches)
-
-    def settled_heads(self) -> Heads:
-        """Return the heads once they no longer move: calls that were given up may still be committed."""
-        heads = None
-        while heads != (heads := self.heads()):
-            sleep(0.1)
-        return heads
 
 
 def _prepare(address: str, matching: Matching) -> None:
