@@ -101,6 +101,8 @@ class OldDatabase:
 
 
 INDEX = "event_without_contact"
+ONLY_ON_POSTGRESQL = "event_by_contact"
+ONLY_ON_SQLITE = "event_by_segment_and_contact"
 
 
 # The files
@@ -128,9 +130,15 @@ def tables_of_the_code() -> MetaData:
     return tables
 
 
+@pytest.mark.filterwarnings("ignore:Skipped unsupported reflection of expression-based index")  # the next test has it
+@pytest.mark.filterwarnings("ignore:autogenerate skipping metadata-specified expression-based index")
 async def test_the_migrations_make_the_tables_of_the_code(database: Database) -> None:
     def differences(connection: Connection) -> list[Any]:
-        return list(compare_metadata(MigrationContext.configure(connection), tables_of_the_code()))
+        def wanted(_object: object, name: str | None, *_rest: object) -> bool:
+            return name != (ONLY_ON_SQLITE if connection.dialect.name == "postgresql" else ONLY_ON_POSTGRESQL)
+
+        context = MigrationContext.configure(connection, opts={"include_object": wanted})
+        return list(compare_metadata(context, tables_of_the_code()))
 
     assert await database.read(differences) == []
 
@@ -146,6 +154,11 @@ async def test_tables_and_partial_indexes_are_stored_as_in_the_code(database: Da
         with_rowid = table.dialect_options["sqlite"]["with_rowid"]
         assert ("WITHOUT ROWID" in made[table.name]) is not with_rowid, table.name
         for index in table.indexes:
+            if index.name == ONLY_ON_POSTGRESQL:
+                assert index.name not in made
+                continue
+            if index.name == ONLY_ON_SQLITE:
+                assert made[index.name] == str(CreateIndex(index).compile(dialect=sqlite_dialect()))
             for dialect in (sqlite_dialect(), postgresql_dialect()):  # type: ignore[no-untyped-call]
                 condition = str(CreateIndex(index).compile(dialect=dialect)).partition(" WHERE ")[2]
                 assert made[str(index.name)].partition(" WHERE ")[2] == condition

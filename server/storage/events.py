@@ -21,7 +21,8 @@ from registry.unreadable_rows import UNREADABLE, UNREADABLE_ROWS, load_object
 from server.errors import EventNotFound
 from server.model import Event
 from server.storage.contacts import contact_key
-from server.storage.tables import WITHOUT_CONTACT, contact, event, project_head
+from server.storage.events_of_contact import PositionRange, positions_of_contact
+from server.storage.tables import contact, event, project_head
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -104,24 +105,27 @@ def list_events(
     Return at most `limit` events and at most PAGE_CHARACTERS of payload, and whether there are more.
     """
     low, high = position_range(connection, project_pk, wanted)
-    position = event.c.position
-    within = [event.c.project_key == project_pk, position >= low, *_filters(wanted)]
     if after is not None:
-        within.append(position > after)
-    else:
-        high = high if before is None else min(high or before, before)
-    if high is not None:
-        within.append(position < high)
-    order = position if after is not None else position.desc()
-    query = _EVENTS.where(*within)
+        low = max(low, after + 1)
+    elif before is not None:
+        high = min(high or before, before)
+    conditions = [event.c.project_key == project_pk]
     if wanted.contact_id or wanted.email:
-        query = _EVENTS.where(event.c.project_key == project_pk)
-        query = query.where(
-            position.in_(_positions_of_contact(connection, project_pk, wanted, within, order, limit + 1))
+        high = high or log_head(connection, project_pk) + 1
+        key = contact_key(connection, project_pk, contact_id=wanted.contact_id, email=wanted.email)
+        positions = PositionRange(low, high, newest_first=after is None)
+        email = "" if wanted.contact_id else wanted.email
+        found = positions_of_contact(
+            connection, project_pk, _filters(wanted), positions, limit + 1, contact_key=key, email=email
         )
-    page, more = read_page(
-        connection, query.order_by(order), limit, lambda row: len(row.properties) + len(row.coercions)
-    )
+        conditions.append(event.c.position.in_(found))
+    else:
+        conditions += [event.c.position >= low, *_filters(wanted)]
+        if high is not None:
+            conditions.append(event.c.position < high)
+    order = event.c.position if after is not None else event.c.position.desc()
+    query = _EVENTS.where(*conditions).order_by(order)
+    page, more = read_page(connection, query, limit, lambda row: len(row.properties) + len(row.coercions))
     return [to_event(row) for row in page], more
 
 
@@ -207,26 +211,3 @@ def _filters(wanted: EventFilter) -> list[sa.ColumnElement[bool]]:
     if wanted.occurred_until is not None:
         filters.append(event.c.occurred_at < wanted.occurred_until)
     return filters
-
-
-def _positions_of_contact(
-    connection: Connection,
-    project_pk: int,
-    wanted: EventFilter,
-    within: Sequence[sa.ColumnElement[bool]],
-    order: sa.ColumnElement[Any],
-    limit: int,
-) -> sa.Select[tuple[int]]:
-    """Select the first positions of a contact's events, including those recorded without a contact by their address.
-
-    Both kinds have an index, so each is selected on its own: a query with OR would read the log from its end.
-    """
-    key = contact_key(connection, project_pk, contact_id=wanted.contact_id, email=wanted.email)
-    kinds = [] if key is None else [event.c.contact_key == key]
-    if not wanted.contact_id:
-        kinds.append(WITHOUT_CONTACT & (event.c.email == wanted.email))
-    parts = [sa.select(event.c.position).where(*within, kind).order_by(order).limit(limit).subquery() for kind in kinds]
-    if not parts:
-        return sa.select(event.c.position).where(sa.false())
-    positions = sa.union_all(*(sa.select(part.c.position) for part in parts)).subquery()
-    return sa.select(positions.c.position)

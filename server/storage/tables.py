@@ -11,6 +11,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Index,
     Integer,
     LargeBinary,
@@ -120,7 +121,20 @@ event = Table(
     sqlite_with_rowid=False,
 )
 Index("event_by_name", event.c.project_key, event.c.name, event.c.position)
-Index("event_by_contact", event.c.project_key, event.c.contact_key, event.c.position)
+# On SQLite each commit writes whole pages. In an index by contact alone, nearly every event of a batch has a page of
+# its own: with 1,000 contacts and a million events, it adds 3.7 KB and 15 us to an event. So the log is divided into
+# segments, and the index has the contacts of each: 0.3 KB and 2 us. `events_of_contact` reads it. It begins with no
+# project, or SQLite would prefer the primary key. PostgreSQL writes rows rather than pages, and has the plain index.
+SEGMENT_BITS = 13
+SEGMENT: ColumnElement[int] = event.c.position.bitwise_rshift(literal_column(str(SEGMENT_BITS)))
+Index(
+    "event_by_segment_and_contact",
+    SEGMENT,
+    event.c.contact_key,
+    event.c.name,
+    event.c.position,
+).ddl_if(dialect="sqlite")
+Index("event_by_contact", event.c.project_key, event.c.contact_key, event.c.position).ddl_if(dialect="postgresql")
 Index(
     "event_by_idempotency_key",
     event.c.project_key,

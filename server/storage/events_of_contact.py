@@ -1,0 +1,114 @@
+"""SQL of the log: finding the events of one contact.
+
+On SQLite the index of contacts is divided into segments of the log (`server.storage.tables`), so a contact is looked up
+in one segment after the other, in the order of the list. A contact with many events fills its page from the first ones;
+for others, segments without events of theirs are passed over, at 4 us each: 2.5 ms for five million events.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import sqlalchemy as sa
+
+from automation.bulk import chunks
+from automation.tables import hidden_from_planner
+from server.storage.tables import SEGMENT, SEGMENT_BITS, WITHOUT_CONTACT, event
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Connection
+
+SEARCHED: Final = 256
+"""The most segments that one statement searches for events of a contact."""
+
+READ: Final = 16
+"""The most segments that one statement reads. If all events in them are the contact's, it takes some milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class PositionRange:
+    """Positions from `low` on and before `high`, and the order in which they are listed."""
+
+    low: int
+    high: int
+    newest_first: bool
+
+    def within(self) -> sa.ColumnElement[bool]:
+        """Return the condition that an event has one of the positions."""
+        return (event.c.position >= self.low) & (event.c.position < self.high)
+
+    def order(self) -> sa.ColumnElement[int]:
+        """Return the order of the positions."""
+        return event.c.position.desc() if self.newest_first else event.c.position.asc()
+
+    def segments(self) -> range:
+        """Return the segments of the log, in the order of the positions."""
+        first, last = self.low >> SEGMENT_BITS, (self.high - 1) >> SEGMENT_BITS
+        return range(last, first - 1, -1) if self.newest_first else range(first, last + 1)
+
+
+def positions_of_contact(
+    connection: Connection,
+    project_pk: int,
+    filters: Sequence[sa.ColumnElement[bool]],
+    positions: PositionRange,
+    limit: int,
+    *,
+    contact_key: int | None,
+    email: str,
+) -> list[int]:
+    """Return the first positions of a contact's events that pass filters.
+
+    The events are those of the contact with the key, if there is one, and those that were recorded without a contact by
+    the address, unless that is empty. Each kind has its index: a query with OR would read the log from its end.
+    """
+    conditions = [*filters, positions.within()]
+    in_project = event.c.project_key == project_pk
+    found: list[int] = []
+    if contact_key is not None:
+        conditions_of_contact = [*conditions, event.c.contact_key == contact_key]
+        if connection.dialect.name == "sqlite":
+            hidden = hidden_from_planner(event.c.project_key) == project_pk
+            found += _in_segments(connection, [*conditions_of_contact, hidden], positions, limit)
+        else:
+            found += _first(connection, [*conditions_of_contact, in_project], positions, limit)
+    if email:
+        without_contact = [*conditions, in_project, WITHOUT_CONTACT & (event.c.email == email)]
+        found += _first(connection, without_contact, positions, limit)
+    return sorted(found, reverse=positions.newest_first)[:limit]
+
+
+def _first(
+    connection: Connection, conditions: Sequence[sa.ColumnElement[bool]], positions: PositionRange, limit: int
+) -> Sequence[int]:
+    query = sa.select(event.c.position).where(*conditions).order_by(positions.order()).limit(limit)
+    return connection.scalars(query).all()
+
+
+def _in_segments(
+    connection: Connection, conditions: Sequence[sa.ColumnElement[bool]], positions: PositionRange, limit: int
+) -> list[int]:
+    """Return the first positions, from segment to segment: of one, of two, of four, and so on."""
+    segments = positions.segments()
+    found: list[int] = []
+    start, count = 0, 1
+    while start < len(segments) and len(found) < limit:
+        next_ones = segments[start : start + count]
+        for some in chunks(_occupied(connection, conditions, next_ones), READ):
+            if len(found) < limit:
+                found += _first(connection, [*conditions, SEGMENT.in_(some)], positions, limit - len(found))
+        start, count = start + count, min(2 * count, SEARCHED)
+    return found
+
+
+def _occupied(connection: Connection, conditions: Sequence[sa.ColumnElement[bool]], segments: range) -> Sequence[int]:
+    """Return which of the segments have events that meet the conditions, in the same order."""
+    if len(segments) == 1:
+        return segments
+    segment = sa.func.json_each(msgspec.json.encode([*segments]).decode()).table_valued("value").c.value
+    query = sa.select(segment).where(sa.select(event.c.position).where(*conditions, segment == SEGMENT).exists())
+    return sorted(connection.scalars(query), reverse=segments.step < 0)
