@@ -63,8 +63,8 @@ class LoopTime:
     async def serve_others(self) -> None:
         """Let the loop serve others: for one round, or for longer while many calls arrive.
 
-        gRPC accepts one call at a time, which takes a round of the loop and another thread: with a slice in every
-        round, 400 large calls at once took two seconds to be let in, and whoever called meanwhile waited behind them.
+        To accept calls takes rounds of the loop and another thread: with a slice in every round, 400 large calls at
+        once took two seconds to be let in one by one, and whoever called meanwhile waited for them.
         """
         await asyncio.sleep(0)
         until = perf_counter() + ARRIVAL_SECONDS

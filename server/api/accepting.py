@@ -1,0 +1,129 @@
+"""A gRPC server that accepts many calls at a time.
+
+The server of the library accepts one call, of all methods and connections, in about four rounds of the event loop, with
+a new task, a wait for all lines and a hop to another thread for each. Calls that arrive together thus wait in a line in
+the library that no fairness between projects reaches, and a server that is flooded spends its time on rounds. Here each
+method has a line of its own (a registered method), with tasks that wait for its calls:
+
+    method    registered before the start, with one task
+    call      its task begins to serve it, waits for the next call, and sees to it that there are ACCEPTORS such tasks
+    stop      the library fails what is waited for, and the tasks end
+
+With 64 calls in flight a server takes 1.7 times as many single sends, at 0.6 of the CPU time for each.
+
+The library has no setting for this, so it needs some of its internals. `_internals_known` looks whether they are as
+they were when this was written; if not, the library's own server is used: correct, and slower.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from importlib import import_module
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Final
+
+import grpc
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    Handlers = Mapping[str, Mapping[str, grpc.RpcMethodHandler[Any, Any]]]
+
+ACCEPTORS: Final = 16
+"""The tasks that wait for calls of one method, once that many have come. With four a server takes a fifth fewer."""
+
+log = structlog.get_logger()
+
+_cython: Any = import_module("grpc._cython.cygrpc")
+_library: Any = import_module("grpc.aio._server")
+
+_INTERNALS: Final = {
+    "_handle_stream_unary_rpc": ("method_handler", "rpc_state", "loop"),
+    "_handle_stream_stream_rpc": ("method_handler", "rpc_state", "loop"),
+    "_schedule_rpc_coro": ("rpc_coro", "rpc_state", "loop", "method_name"),
+    "AioServer._make_request_call_future": ("self", "method_bytes"),
+    "AioServer._request_registered_call": ("self", "method"),
+}
+
+
+def accepting_server(handlers: Handlers, options: Sequence[tuple[str, int]]) -> grpc.aio.Server:
+    """Return a server of handlers, all of them with a stream of requests, by service and method."""
+    if not _internals_known():
+        log.warning("grpc_internals_unknown", detail="Calls are accepted one by one, which is slower")
+        server = grpc.aio.server(options=options)
+        server.add_generic_rpc_handlers(
+            [grpc.method_handlers_generic_handler(service, dict(methods)) for service, methods in handlers.items()]
+        )
+        return server
+    server = _Server(options)
+    for service, methods in handlers.items():
+        server.add_registered_method_handlers(service, dict(methods))
+    return server
+
+
+def _internals_known() -> bool:
+    try:
+        return issubclass(_internal("_RequestCallError"), Exception) and all(
+            tuple(signature(_internal(name)).parameters) == parameters for name, parameters in _INTERNALS.items()
+        )
+    except (AttributeError, TypeError, ValueError):
+        return False
+
+
+def _internal(name: str) -> Any:
+    owner, _, member = name.rpartition(".")
+    return getattr(getattr(_cython, owner) if owner else _cython, member)
+
+
+class _Server(_library.Server):  # type: ignore[misc]
+    """The library's server around `_Core`."""
+
+    def __init__(self, options: Sequence[tuple[str, int]]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._server = _Core(self._loop, None, (), (), tuple(options), None)
+
+
+class _Core(_cython.AioServer):  # type: ignore[misc]
+    """Its loop waits for calls of methods that are not served, and for the tasks here, which serve the others."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._calls: set[asyncio.Task[None]] = set()
+
+    def add_registered_method_handlers(self, handlers: dict[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
+        """Register methods, by the paths of their calls."""
+        super().add_registered_method_handlers(handlers)
+        self._handlers |= handlers
+
+    def _make_request_call_future(self, method_bytes: bytes | None) -> Any:
+        """Return what the library's loop waits for; it is called once for each method, and after each other call."""
+        if method_bytes is None:
+            return super()._make_request_call_future(None)
+        return asyncio.create_task(self._accept_all(method_bytes))
+
+    async def _accept_all(self, method: bytes) -> None:
+        async with asyncio.TaskGroup() as acceptors:
+            acceptors.create_task(self._accept(method, acceptors, ACCEPTORS - 1))
+        # What the library expects of a wait that has ended without a call.
+        raise _internal("_RequestCallError")
+
+    async def _accept(self, method: bytes, acceptors: asyncio.TaskGroup, more: int) -> None:
+        """Serve the calls of a method as they come; with the first one, start the next of `more` further acceptors."""
+        loop = asyncio.get_running_loop()
+        path = method.decode()
+        handler = self._handlers[path]
+        handle = _internal(f"_handle_stream_{'stream' if handler.response_streaming else 'unary'}_rpc")
+        schedule, ended = _internal("_schedule_rpc_coro"), _internal("_RequestCallError")
+        while self.is_running():
+            try:
+                call = await self._request_registered_call(method)
+            except ended:
+                continue
+            if more:
+                acceptors.create_task(self._accept(method, acceptors, more - 1))
+                more = 0
+            serving = loop.create_task(schedule(handle(handler, call, loop), call, loop, path))
+            self._calls.add(serving)
+            serving.add_done_callback(self._calls.discard)
