@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,15 @@ class SignalboxError(Exception):
         super().__init__(self.message)
         self.metadata = metadata
         self.violations = tuple(violations) or ((Violation(field, self.reason, self.message),) if field else ())
+
+    def detached(self) -> Self:
+        """Return this error without the frames that it came through, to be kept.
+
+        They hold what was refused, and lead back to whatever keeps the error: all of it would stay in memory until the
+        next collection of garbage.
+        """
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)
 
 
 def _message_of(error: type[SignalboxError]) -> str:

@@ -100,11 +100,14 @@ class Interceptor:
                 note_request_size(size)
                 if size <= SMALL_BYTES:
                     return await call(parser.parse(data), caller)
+                request: Message | None = None
                 try:
                     request = await self._parse(parser, data, counted)
                     del data
                     return await call(request, caller)
                 finally:
+                    # The library keeps this frame of a call that is answered with an error, in a cycle.
+                    request = None
                     limits.working.give(counted, size)
             except asyncio.CancelledError:
                 await self._abort_ended(context, task)
@@ -246,7 +249,8 @@ class Interceptor:
             log.error("call_failed", exc_info=error)
         elif isinstance(error, StorageRefused):
             log.error("storage_refused", exc_info=error.__cause__)
-        await abort(context, error)
+        # Its frames lead to the batch, which leads to the error: all of it would stay until garbage is collected.
+        await abort(context, error.with_traceback(None))
 
     async def _last_word(self, answer: Awaitable[None]) -> None:
         """Send the status of a stream, which comes after the responses; the client may never read those."""

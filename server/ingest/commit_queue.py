@@ -158,10 +158,12 @@ class CommitQueue:
         events, cost = 0, 0.0
         while self._queue and events < GROUP_EVENTS and cost < limit:
             batch = self._pop()
-            if not batch.abandoned():
-                batches.append(batch)
-                events += len(batch.drafts)
-                cost += self._cost(batch)
+            if batch.abandoned():
+                batch.resolve()
+                continue
+            batches.append(batch)
+            events += len(batch.drafts)
+            cost += self._cost(batch)
         self._open_rooms()
         return batches
 

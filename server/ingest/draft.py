@@ -104,7 +104,7 @@ class Batch:
     it back.
     """
 
-    __slots__ = ("_left", "_parts", "done", "drafts", "judged_by", "mode", "rounds", "size", "snapshot", "whole")
+    __slots__ = ("_left", "_parts", "_whole", "done", "drafts", "judged_by", "mode", "rounds", "size", "snapshot")
 
     def __init__(
         self,
@@ -121,9 +121,16 @@ class Batch:
         self.size = size or EVENT_BYTES * len(drafts)
         self.judged_by: LiveAutomations | None = None
         self.rounds = 0
-        self.whole: Batch = self
+        # Not itself, and parts only while they are stored: events of a batch that refers to itself would stay in memory
+        # until the next collection of garbage, which is rare (`server.runtime`).
+        self._whole: Batch | None = None
         self._parts: list[Batch] = []
         self._left = 0
+
+    @property
+    def whole(self) -> Batch:
+        """The batch that this is a part of, or else this batch."""
+        return self._whole or self
 
     def split(self, events: int) -> Sequence[Batch]:
         """Return the parts in which the batch is stored: one, or several of this many events."""
@@ -134,7 +141,7 @@ class Batch:
             drafts = self.drafts[start : start + events]
             size = self.size * len(drafts) // len(self.drafts)
             part = Batch(self.snapshot, drafts, self.mode, loop.create_future(), size)
-            part.judged_by, part.rounds, part.whole = self.judged_by, self.rounds, self
+            part.judged_by, part.rounds, part._whole = self.judged_by, self.rounds, self
             self._parts.append(part)
         self._left = len(self._parts)
         return self._parts
@@ -153,16 +160,17 @@ class Batch:
             self.done.set_exception(error)
             # The caller may be gone; that is no news for the log.
             self.done.exception()
-        if self.whole is not self:
-            self.whole.part_resolved()
+        if self._whole is not None:
+            self._whole.part_resolved()
 
     def part_resolved(self) -> None:
         """Resolve this batch once each of its parts is: as a failure only if nothing of it was stored."""
         self._left -= 1
         if self._left:
             return
-        failures = [(part, error) for part in self._parts if (error := part.done.exception()) is not None]
-        if len(failures) == len(self._parts):
+        parts, self._parts = self._parts, []
+        failures = [(part, error) for part in parts if (error := part.done.exception()) is not None]
+        if len(failures) == len(parts):
             doubtful = [error for _, error in failures if isinstance(error, StorageUnavailable)]
             # Of a part that may have been stored, the caller must hear.
             self.resolve(doubtful[0] if doubtful else failures[0][1])  # type: ignore[arg-type]  # what it was given

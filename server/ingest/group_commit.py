@@ -204,8 +204,7 @@ class GroupCommit:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            if batches := self._take():
-                await self._commit_safely(batches)
+            await self._commit_safely(self._take())
             if self._set_back.ready:
                 self._wake.set()
             elif self._queue:
@@ -277,11 +276,16 @@ class GroupCommit:
 
     async def _commit_safely(self, batches: Sequence[Batch]) -> None:
         """Commit a group. A defect is logged and fails the group, but does not end the task that all senders need."""
+        if not batches:
+            return
         try:
             await self._commit(batches)
         except Exception:
             log.exception("group_failed")
             _resolve(batches, StorageRefused())
+        finally:
+            # The next group may come much later.
+            self._running = ()
 
     async def _commit_apart(self, batches: Sequence[Batch]) -> None:
         """Store batches one by one, so that one which the database refuses does not fail the others."""

@@ -36,7 +36,7 @@ def validate_draft(snapshot: CatalogSnapshot, draft: Draft, violations: int = MA
         coerced = definition.coerce(draft.given, violations)
     except PayloadRejected as error:
         error.metadata["event"] = definition.name
-        draft.error = error
+        draft.error = error.detached()
     else:
         draft.properties = coerced.properties
         draft.coercions = coerced.coercions
@@ -77,7 +77,7 @@ def _validate_undefined(rules: Rules, draft: Draft, violations: int) -> None:
     try:
         check_event_name(draft.name)
     except InvalidName as error:
-        draft.error = error
+        draft.error = error.detached()
         return
     if rules.undefined_events is UndefinedEvents.REJECT:
         draft.error = DefinitionNotFound(draft.name)

@@ -53,7 +53,7 @@ def read_draft_or_refuse(message: pb.EventInput, readers: Readers) -> Draft:
     try:
         return read_draft(message, readers)
     except SignalboxError as error:
-        return _unreadable(message.name, error)
+        return _unreadable(message.name, error.detached())
 
 
 # What is written for every event is written in place: a message given to a constructor is copied.

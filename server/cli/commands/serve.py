@@ -194,6 +194,7 @@ def serve(
 async def _serve(settings: Settings) -> None:
     # Importing the server takes longer than all the rest of `serve --help`.
     from server.app import running
+    from server.background.freed_memory import FreedMemory
     from server.cli.starting import clear_start_failures
 
     stop = _first_signal()
@@ -201,6 +202,9 @@ async def _serve(settings: Settings) -> None:
         with clear_start_failures(settings.database):
             server = await stack.enter_async_context(running(settings))
         runtime.collect_garbage_rarely()
+        memory = FreedMemory()
+        memory.start()
+        stack.push_async_callback(memory.close)
         metrics = f" metrics={server.metrics_address}" if server.metrics_address else ""
         click.echo(f"signalbox ready grpc={server.grpc_address} http={server.http_address}{metrics}")
         if settings.demo:

@@ -1,0 +1,84 @@
+"""Memory that was taken for large requests is given back."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import grpc
+import pytest
+
+from server.ingest.draft import Batch, Draft
+from signalbox.v1 import event_ingest_pb2 as pb
+from tests.siege.memory import Memory
+from tests.support.messages import ANYTHING, event, schema
+from tests.support.process import server_process
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.support.service import Client
+
+WRONG: Final = [f"p{number}" for number in range(50)]
+KEPT_MIB: Final = 100
+TAKEN_MIB: Final = 100
+"""What an attack takes at least, else nothing is shown."""
+
+WITHIN_SECONDS: Final = 30.0
+"""Ten seconds on a machine without other work."""
+
+
+async def _send(client: Client, batch: pb.SendEventsRequest) -> None:
+    with suppress(grpc.aio.AioRpcError):
+        await client.ingest.SendEvents(batch)
+
+
+@pytest.mark.parametrize("mode", [pb.BATCH_MODE_ALL_OR_NOTHING, pb.BATCH_MODE_INDEPENDENT])
+async def test_memory_of_large_invalid_batches_is_given_back(tmp_path: Path, mode: pb.BatchMode.ValueType) -> None:
+    async with server_process(f"sqlite:///{tmp_path}/signalbox.db", tmp_path) as server:
+        shop = await server.service.shop()
+        await shop.define("wrong", schema(**dict.fromkeys(WRONG, "number")))
+        wrong = event(dict.fromkeys(WRONG, "x"), name="wrong")
+        await _send(shop, pb.SendEventsRequest(events=[wrong], mode=mode))
+        memory = Memory(server.pid)
+        before = memory.now()
+        batch = pb.SendEventsRequest(events=[wrong] * 3_000, mode=mode)
+        await asyncio.gather(*(_send(shop, batch) for _ in range(4)))
+        assert memory.peak() > before + TAKEN_MIB
+        now, _ = await memory.fallen(before + KEPT_MIB, WITHIN_SECONDS)
+        assert now <= before + KEPT_MIB
+
+
+@pytest.fixture
+def _no_collection() -> Iterator[None]:
+    """Free objects by their reference counts only."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("_no_collection")
+@pytest.mark.parametrize("mode", [pb.BATCH_MODE_ALL_OR_NOTHING, pb.BATCH_MODE_INDEPENDENT])
+@pytest.mark.parametrize("count", [3, 600])
+@pytest.mark.parametrize("faulty", ["none", "wrong", "undefined", "unreadable"])
+async def test_nothing_of_a_batch_waits_for_the_collection_of_garbage(
+    shop: Client, mode: pb.BatchMode.ValueType, count: int, faulty: str
+) -> None:
+    await shop.define("right", ANYTHING)
+    await shop.define("wrong", schema(p="number"))
+    sent = {
+        "none": event({"p": 1}, name="right"),
+        "wrong": event({"p": "x"}, name="wrong"),
+        "undefined": event({"p": 1}, name="undefined"),
+        "unreadable": event({"p": 1}, name="right", email="nobody"),
+    }
+    await _send(shop, pb.SendEventsRequest(events=[event({"p": 1}, name="right"), *[sent[faulty]] * count], mode=mode))
+    await _send(shop, pb.SendEventsRequest(events=[event({"p": 1}, name="right")]))
+    async with asyncio.timeout(10):
+        # The thread of the database lets go of its work a moment after the response.
+        while any(isinstance(each, Batch | Draft) for each in gc.get_objects()):  # noqa: ASYNC110 - freed objects do not tell
+            await asyncio.sleep(0.01)
