@@ -6,16 +6,14 @@ more on the same event, whose conditions ask for other values.
 
 from __future__ import annotations
 
-import tempfile
-from contextlib import ExitStack
-from pathlib import Path
-from time import perf_counter
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import grpc
 
 from bench.data import NAMES, Request, single_requests, write_requests
-from bench.harness import Rates, Ratio, main, progress
+from bench.harness import Group, main
+from bench.results import Ratio
 from bench.subjects import METADATA, Matching, Signalbox, signalbox
 from signalbox.v1 import automations_pb2 as pb
 from signalbox.v1.automations_pb2_grpc import AutomationsStub
@@ -23,37 +21,31 @@ from signalbox.v1.event_ingest_pb2 import SendEventRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+    from bench.harness import Round
 
 EVENT = next(iter(NAMES))
 MATCHING, ALL = 10, 10_000
 IN_FLIGHT = 64
-WARM_UP_SECONDS = 1.0
 
 MANY = "SendEvent among 10,000 automations, 10 match"
-FEW = "  SendEvent among the 10 alone"
-
-RATIOS = (Ratio(MANY, FEW, 0.80),)
+FEW = "SendEvent among the 10 alone"
 
 
-def measure(rounds: int, seconds: float) -> Rates:
-    """Start both servers, create the automations, measure `rounds` rounds, and stop the servers."""
+@contextmanager
+def many_automations(folder: Path, seconds: float) -> Iterator[Round]:
+    """Start both servers and create the automations."""
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="signalbox-bench-")))
         requests = write_requests(folder / "matching.bin", _requests())
         subjects: dict[str, Signalbox] = {}
-        rates: Rates = {MANY: [], FEW: []}
         for name, count in ((MANY, ALL), (FEW, MATCHING)):
             subjects[name] = stack.enter_context(signalbox(folder, Matching.ITS_OWN))
-            began = perf_counter()
             _create(subjects[name], conditions(count))
-            progress(f"{count:,} automations were made in {perf_counter() - began:.1f} s\n")
-            subjects[name].load("unary", WARM_UP_SECONDS, requests)
-        for number in range(1, rounds + 1):
-            progress(f"round {number} of {rounds}")
-            for name, subject in subjects.items():
-                rates[name].append(subject.load("unary", seconds, requests))
-        progress("")
-        return rates
+        yield lambda: {name: subject.load("unary", seconds, requests) for name, subject in subjects.items()}
+
+
+MANY_AUTOMATIONS = Group("Many automations", "events/s", (Ratio(MANY, FEW, 0.80),), many_automations)
 
 
 def conditions(count: int) -> Iterator[str]:
@@ -95,4 +87,4 @@ def _create(subject: Signalbox, texts: Iterator[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(__doc__, measure, RATIOS)
+    main(__doc__, (MANY_AUTOMATIONS,))

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from bench.harness import Failed, machine, progress
+from bench.harness import machine, progress
+from bench.results import Failed
 from bench.subjects import ROOT, Signalbox, signalbox
 
 if TYPE_CHECKING:

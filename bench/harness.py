@@ -1,4 +1,4 @@
-"""What every benchmark shares: processes, rounds that take turns, and the table of what came of them."""
+"""What every benchmark shares: processes, and the program that measures groups in rounds and reports the ratios."""
 
 from __future__ import annotations
 
@@ -11,47 +11,60 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from statistics import median
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
 
+from bench.results import Failed, Ratio, Result, to_json
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
 GRACE_SECONDS = 15.0
-LOAD_TIMEOUT_SECONDS = 60
+LOAD_TIMEOUT_SECONDS = 90
 
-Rates: TypeAlias = dict[str, list[float]]
-"""Events a second of each subject, one for each round."""
-
-Measure: TypeAlias = Callable[[int, float], Rates]
-"""Starts the subjects, measures a number of rounds of a number of seconds, and stops them."""
-
-
-class Failed(Exception):
-    """The benchmark cannot go on, or what it measured is void."""
+Round: TypeAlias = Callable[[], dict[str, float]]
+"""Measures every subject of a group once, one right after the other, and returns their values."""
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """What is compared with what, and how much of it is wanted at least."""
+class Group:
+    """Subjects that are measured together, and the ratios between them.
 
-    subject: str
-    base: str
-    wanted: float | None = None
+    `opened` starts the servers, in a folder, for measurements of a number of seconds each. `unit` is the unit of all
+    values. `skipped` says what is missing of what is optional.
+    """
 
-    def of_rounds(self, rates: Rates) -> list[float]:
-        """Compare round by round: both sides of a round ran one right after the other."""
-        return [one / other for one, other in zip(rates[self.subject], rates[self.base], strict=True)]
+    title: str
+    unit: str
+    ratios: Sequence[Ratio]
+    opened: Callable[[Path, float], AbstractContextManager[Round]]
+    skipped: Callable[[], Sequence[str]] = tuple
+    rounds: int | None = None
+
+    def measure(self, rounds: int, seconds: float) -> Result:
+        """Start the servers, measure a number of rounds after one that does not count, and stop the servers."""
+        values: dict[str, list[float]] = {}
+        with tempfile.TemporaryDirectory(prefix="signalbox-bench-") as name, self.opened(Path(name), seconds) as take:
+            if self.rounds is None:
+                progress(f"{self.title}: warming up")
+                take()
+            rounds = self.rounds or rounds
+            for number in range(1, rounds + 1):
+                progress(f"{self.title}: round {number} of {rounds}")
+                for subject, value in take().items():
+                    values.setdefault(subject, []).append(value)
+        progress("")
+        return Result(self.title, self.unit, values, tuple(self.ratios), tuple(self.skipped()))
 
 
 def run(*command: str) -> str:
-    """Run a command to its end and give what it printed. Raises Failed."""
+    """Run a command to its end and return what it printed. Raise Failed."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LOAD_TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired as error:
@@ -62,9 +75,14 @@ def run(*command: str) -> str:
 
 
 def run_python(module: str, *arguments: str) -> dict[str, float]:
-    """Run a module of the benchmark in its own process; it prints what it did."""
+    """Run a module of the benchmark in its own process, and return the figures that it prints."""
     result: dict[str, float] = json.loads(run(sys.executable, "-m", f"bench.{module}", *arguments))
     return result
+
+
+def rate(result: Mapping[str, float]) -> float:
+    """Return the events per second of a load's figures."""
+    return result["events"] / result["seconds"]
 
 
 @contextmanager
@@ -111,48 +129,34 @@ def machine() -> str:
     return f"{os.cpu_count()} cores, Python {python}, SQLite {sqlite}, grpcio {grpc.__version__}, {platform.platform()}"
 
 
-def table(rates: Rates, ratios: Sequence[Ratio]) -> str:
-    """Write the rates and the ratios as aligned columns."""
-    lines = [f"{'events/s':<48}{'median':>10}{'min':>10}{'max':>10}"]
-    lines += [_line(subject, values, "{:,.0f}") for subject, values in rates.items()]
-    lines += ["", f"{'ratio, round by round':<48}{'median':>10}{'min':>10}{'max':>10}{'wanted':>10}"]
-    for ratio in ratios:
-        title = f"{ratio.subject.partition(',')[0]} / {ratio.base.partition(',')[0].strip()}"
-        wanted = "" if ratio.wanted is None else f"{ratio.wanted:>10.2f}"
-        lines.append(_line(title, ratio.of_rounds(rates), "{:.2f}") + wanted)
-    return "\n".join(lines)
+def main(description: str | None, groups: Sequence[Group], rounds: int = 7, json_file: Path | None = None) -> None:
+    """Measure groups and print their tables.
 
-
-def too_low(rates: Rates, ratios: Sequence[Ratio]) -> list[str]:
-    """Return a line for each ratio that is below its required value."""
-    low = []
-    for ratio in ratios:
-        reached = median(ratio.of_rounds(rates))
-        if ratio.wanted is not None and reached < ratio.wanted:
-            low.append(f"{ratio.subject} reached {reached:.2f}; wanted are {ratio.wanted:.2f}")
-    return low
-
-
-def main(description: str | None, measure: Measure, ratios: Sequence[Ratio]) -> None:
-    """Measure and write the table; the exit code says whether it failed or, with --require, a ratio is too low."""
+    The exit code is not zero if a server or a load failed or, with --require, if a ratio misses its target.
+    """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--rounds", type=int, default=7, help="rounds of each measurement (7)")
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"rounds of each measurement ({rounds})")
     parser.add_argument("--seconds", type=float, default=1.2, help="seconds of each measurement (1.2)")
-    parser.add_argument("--require", action="store_true", help="fail if a ratio is lower than wanted")
+    titles = ", ".join(group.title for group in groups)
+    parser.add_argument("--groups", default="", help=f"only groups that contain one of these words: {titles}")
+    parser.add_argument("--require", action="store_true", help="fail if a ratio misses its target")
+    parser.add_argument("--json", type=Path, default=json_file, help="the file for the results")
     arguments = parser.parse_args()
-    print(machine(), end="\n\n", flush=True)
-    try:
-        rates = measure(arguments.rounds, arguments.seconds)
-    except (Failed, grpc.RpcError) as error:
-        sys.exit(f"The benchmark failed: {error}")
-    print(table(rates, ratios))
-    if arguments.require and (low := too_low(rates, ratios)):
-        sys.exit("\n".join(low))
-
-
-def _line(title: str, values: Sequence[float], form: str) -> str:
-    figures = (form.format(value) for value in (median(values), min(values), max(values)))
-    return f"{title:<48}" + "".join(f"{figure:>10}" for figure in figures)
+    words = arguments.groups.lower().split(",")
+    print(machine(), flush=True)
+    results = []
+    for group in groups:
+        if any(word in group.title.lower() for word in words):
+            try:
+                results.append(group.measure(arguments.rounds, arguments.seconds))
+            except (Failed, grpc.RpcError) as error:
+                sys.exit(f"The benchmark failed: {error}")
+            print(f"\n{results[-1].table()}", flush=True)
+            if arguments.json:
+                arguments.json.parent.mkdir(parents=True, exist_ok=True)
+                arguments.json.write_text(to_json(machine(), results))
+    if arguments.require and (missed := [line for result in results for line in result.missed()]):
+        sys.exit("\n".join(missed))
 
 
 def _end(process: subprocess.Popen[str]) -> int:

@@ -21,7 +21,8 @@ import grpc
 import uvloop
 
 from bench.data import SEND_EVENTS, batch_requests
-from bench.harness import Failed, Rates, Ratio, machine, progress, table, too_low
+from bench.harness import machine, progress
+from bench.results import Failed, Ratio, Result
 from bench.subjects import METADATA, ROOT, signalbox
 from signalbox.v1 import event_ingest_pb2, match_stream_pb2
 from signalbox.v1.event_ingest_pb2_grpc import EventIngestStub
@@ -48,7 +49,7 @@ MEASURED = {
 
 def title(name: str, side: str) -> str:
     """Return the title of a measurement on one side."""
-    return f"  {name}, {side}" if side else name
+    return f"{name}, {side}" if side else name
 
 
 RATIOS = [Ratio(title(name, HERE), title(name, OTHER), wanted) for name, wanted in MEASURED.items()]
@@ -139,7 +140,7 @@ async def p50(call: Callable[[], Awaitable[Any]], calls: int) -> float:
     return median(times)
 
 
-async def measure_round(sides: list[Side], rates: Rates) -> None:
+async def measure_round(sides: list[Side], rates: dict[str, list[float]]) -> None:
     """Measure each thing on one side right after the other."""
 
     def note(name: str, side: Side, rate: float) -> None:
@@ -158,10 +159,10 @@ async def measure_round(sides: list[Side], rates: Rates) -> None:
         note("ConsumeMatches", side, MATCHES / await side.consume(MATCHES))
 
 
-async def measure(addresses: list[str], rounds: int) -> Rates:
+async def measure(addresses: list[str], rounds: int) -> dict[str, list[float]]:
     """Measure both servers by turns."""
     here, other = addresses
-    rates: Rates = {}
+    rates: dict[str, list[float]] = {}
     async with grpc.aio.insecure_channel(here) as one, grpc.aio.insecure_channel(other) as two:
         sides = [Side(HERE, one), Side(OTHER, two)]
         for side in sides:
@@ -190,9 +191,10 @@ def main() -> None:
             rates = uvloop.run(measure(addresses, arguments.rounds))
         except (Failed, grpc.RpcError) as error:
             sys.exit(f"The benchmark failed: {error}")
-    print(table(rates, RATIOS))
-    if arguments.require and (low := too_low(rates, RATIOS)):
-        sys.exit("\n".join(low))
+    result = Result("Reads and deliveries", "a second", rates, RATIOS)
+    print(result.table())
+    if arguments.require and (missed := result.missed()):
+        sys.exit("\n".join(missed))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ from bench.data import (
     stream_requests,
     write_requests,
 )
-from bench.harness import Failed, run_python, server
+from bench.harness import run_python, server
+from bench.results import Failed
 from signalbox.v1 import automations_pb2, event_definitions_pb2, match_stream_pb2, projects_pb2
 from signalbox.v1.automations_pb2_grpc import AutomationsStub
 from signalbox.v1.event_definitions_pb2_grpc import EventDefinitionsStub
@@ -229,8 +230,11 @@ def signalbox(
     *,
     checkout: Path = ROOT,
     database: Path | None = None,
+    prepare: bool | None = None,
 ) -> Iterator[Signalbox]:
     """Run the server of a checkout over an SQLite file, by default a new one, with the benchmark's project in it.
+
+    The project is created if `prepare` is set, by default in a new file.
 
     All servers run in the environment of this command. Prepared requests are stored in `folder`.
     """
@@ -242,7 +246,7 @@ def signalbox(
         arguments = ("server", "serve", "--database", f"sqlite:///{file}", *OPTIONS)
         running = server(own, *arguments, cwd=checkout, env={"PYTHONPATH": path})
         addresses = stack.enter_context(running)
-        if database is None:
+        if database is None if prepare is None else prepare:
             _prepare(addresses["grpc"], matching)
         yield Signalbox(
             addresses["grpc"], addresses["http"], matching, Requests(folder), int(addresses["pid"]), contacts
