@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from server.sharing import small_work
 from server.sharing.current_project import SERVER
-from server.sharing.loop_time import LoopTime
+from server.sharing.loop_time import MANY_WAITING, LoopTime
 from server.sharing.small_work import CREDIT_SECONDS, GivingWay, SmallWork, others_work
 from server.sharing.work_thread import WorkThread
 from server.storage.postgresql import PostgresDatabase
@@ -51,7 +51,8 @@ def test_large_work_waits_no_longer_than_it_works(slices: list[float], overslept
         time, giving_way = Time(patch, overslept), GivingWay()
         for worked in slices:
             began = time.now
-            giving_way.give_way_in_thread(LARGE)
+            while giving_way.due(LARGE):
+                giving_way.wait_in_thread()
             assert time.now - began <= CREDIT_SECONDS + time.last
             giving_way.worked(worked)
         # A sleep may last longer than it should; that is made up for by the next slices.
@@ -90,6 +91,25 @@ async def test_no_slice_begins_while_small_work_of_another_project_is_in_progres
         assert not slices
     await working
     assert slices == [0, 1, 2]
+
+
+async def test_while_many_large_requests_wait_they_wait_for_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small_work, "CREDIT_SECONDS", 1e9)
+    loop_time = LoopTime()
+    loop_time.giving_way.worked(1e9)
+    done: list[int] = []
+
+    async def work(number: int) -> None:
+        async with loop_time.slices(LARGE):
+            done.append(number)
+
+    with SmallWork(SMALL):
+        working = [asyncio.create_task(work(number)) for number in range(MANY_WAITING + 5)]
+        for _ in range(10):
+            await asyncio.sleep(small_work.LOOK_SECONDS)
+        # One has the turn, and no more than MANY_WAITING wait behind it.
+        assert len(done) == 4
+    await asyncio.gather(*working)
 
 
 async def test_a_request_that_is_cancelled_while_it_gives_way_gives_its_turn_back() -> None:

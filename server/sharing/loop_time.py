@@ -31,7 +31,7 @@ SLICE_SECONDS: Final = 0.002
 """A single send comes back to the loop four or five times, and may wait for a slice each time."""
 
 MANY_WAITING: Final = 8
-"""With more requests than this waiting for a turn, calls are let in first."""
+"""With more requests than this waiting for a turn, calls are let in first, and slices wait for nobody else."""
 
 GAP_SECONDS: Final = 0.001
 """The pause in which the next call can arrive, while calls do: to be accepted it needs the loop and another thread."""
@@ -59,6 +59,14 @@ class LoopTime:
             yield slices
         finally:
             slices.end()
+
+    async def give_way(self, key: Hashable) -> None:
+        """Wait for the small work of other projects, unless many large requests wait: then they need all of the loop.
+
+        A small call waits behind them by then, before it is even accepted, and longer the longer they take.
+        """
+        while self.turns.waiting <= MANY_WAITING and self.giving_way.due(key):
+            await self.giving_way.wait()
 
     async def serve_others(self) -> None:
         """Let the loop serve others: for one round, or for longer while many calls arrive.
@@ -88,7 +96,7 @@ class Slices:
         await self._turns.acquire(self._key, cost)
         self._holds_turn = True
         try:
-            await self._loop_time.giving_way.give_way(self._key)
+            await self._loop_time.give_way(self._key)
         except BaseException:
             self._release()
             raise

@@ -66,16 +66,18 @@ class GivingWay:
         """Note how long a slice took: the next ones may wait as long."""
         self._credit = min(self._credit + seconds, CREDIT_SECONDS)
 
-    async def give_way(self, key: Hashable) -> None:
-        """Wait until no small work of others than a project is in progress, or until the credit is used up."""
-        while self._credit > 0 and others_work(key):
-            began = perf_counter()
-            await asyncio.sleep(LOOK_SECONDS)
-            self._credit -= perf_counter() - began
+    def due(self, key: Hashable) -> bool:
+        """Return whether a slice must wait: small work of others than a project is in progress, and there is credit."""
+        return self._credit > 0 and others_work(key)
 
-    def give_way_in_thread(self, key: Hashable) -> None:
+    async def wait(self) -> None:
+        """Wait a moment, before looking again."""
+        began = perf_counter()
+        await asyncio.sleep(LOOK_SECONDS)
+        self._credit -= perf_counter() - began
+
+    def wait_in_thread(self) -> None:
         """Do the same in a thread that computes."""
-        while self._credit > 0 and others_work(key):
-            began = perf_counter()
-            sleep(LOOK_SECONDS)
-            self._credit -= perf_counter() - began
+        began = perf_counter()
+        sleep(LOOK_SECONDS)
+        self._credit -= perf_counter() - began

@@ -40,7 +40,8 @@ class WorkThread:
         loop = asyncio.get_running_loop()
         with runtime.computing():
             async with self._turns.turn(key):
-                await self._giving_way.give_way(key)
+                while self._giving_way.due(key):
+                    await self._giving_way.wait()
                 return await loop.run_in_executor(self._thread, self._run, work)
 
     def _run(self, work: Callable[[], T]) -> T:
@@ -52,7 +53,8 @@ class WorkThread:
 
     def give_way(self, key: Hashable) -> None:
         """Wait in the middle of a slice, in the thread, as before each slice (`small_work`)."""
-        self._giving_way.give_way_in_thread(key)
+        while self._giving_way.due(key):
+            self._giving_way.wait_in_thread()
 
     async def run_in_slices(self, key: Hashable, proceed: Callable[[], bool]) -> None:
         """Call `proceed`, which works for SLICE_SECONDS, until it returns true."""
