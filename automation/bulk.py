@@ -70,3 +70,10 @@ def between(column: ColumnElement[int], first: ColumnElement[int], last: ColumnE
 def packed(connection: Connection, integers: Sequence[int]) -> str | Sequence[int]:
     """Return the value of the parameter of `among` for these integers."""
     return msgspec.json.encode(integers).decode() if connection.dialect.name == "sqlite" else integers
+
+
+def packed_pairs(connection: Connection, pairs: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """Return the parameters for pairs of integers: `pairs` as JSON on SQLite, the arrays `first` and `second` else."""
+    if connection.dialect.name == "sqlite":
+        return {"pairs": msgspec.json.encode(pairs).decode()}
+    return {"first": [first for first, _ in pairs], "second": [second for _, second in pairs]}

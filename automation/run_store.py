@@ -17,14 +17,16 @@ The status of a run changes as follows; a run that has ended never changes again
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from sqlalchemy import and_, bindparam, case, func, select, update
 
-from automation.bulk import chunks, execute_many
+from automation.bulk import among, chunks, execute_many, packed
 from automation.errors import RunFinished, RunMovedOn, RunNotFound, RunWithoutContact
 from automation.match_log import matches_at
+from automation.prepared import Prepared
 from automation.runs import OPEN, Run, RunStatus, Wait
 from automation.tables import TIMED, WAITING, hidden_from_planner, run
 from registry.etags import check_etag
@@ -184,7 +186,15 @@ def resume_runs(connection: Connection, project_pk: int, positions: Mapping[int,
 def mark_running(connection: Connection, project_pk: int, matches: Iterable[Match]) -> None:
     """Set queued runs to running whose newest matches were delivered."""
     rows = [{"project": project_pk, "of": match.run_number, "at": match.position} for match in matches]
-    execute_many(connection, _MARK_RUNNING, rows)
+    if connection.dialect.name != "sqlite":
+        # Row by row and in one order: steps of several subscriptions may change the same runs.
+        execute_many(connection, _MARK_RUNNING, sorted(rows, key=itemgetter("of")))
+    elif rows:
+        # The newest match of a run is no other run's, so the two lists are as good as pairs.
+        numbers, positions = ([row[name] for row in rows] for name in ("of", "at"))
+        _MARK_ALL_RUNNING.run(
+            connection, project=project_pk, numbers=packed(connection, numbers), positions=packed(connection, positions)
+        )
 
 
 def set_run_waiting(
@@ -318,6 +328,16 @@ _MARK_RUNNING = (
         _run.project_key == bindparam("project"),
         _run.number == bindparam("of"),
         _run.match_position == bindparam("at"),
+        _run.status == RunStatus.QUEUED,
+    )
+    .values(status=RunStatus.RUNNING)
+)
+_MARK_ALL_RUNNING = Prepared(
+    update(run)
+    .where(
+        _run.project_key == bindparam("project"),
+        among(_run.number, "numbers", "sqlite"),
+        among(_run.match_position, "positions", "sqlite"),
         _run.status == RunStatus.QUEUED,
     )
     .values(status=RunStatus.RUNNING)

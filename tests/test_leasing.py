@@ -22,7 +22,8 @@ from automation.matches import Match, MatchKind
 from automation.retention import deletable_matches, delete_matches, move_start
 from automation.run_store import new_run_values
 from automation.subscriptions import tables as subscription_tables
-from automation.subscriptions.leasing import READ_LIMIT, step
+from automation.subscriptions.leasing import step
+from automation.subscriptions.log_reading import READ_LIMIT
 from automation.subscriptions.store import (
     BLOCKED,
     SubscriptionChanges,
@@ -650,6 +651,8 @@ class Promises(RuleBasedStateMachine):
     def replay(self) -> None:
         assert replay_parked(self.connection, self.subscription.key, ALL, self.now) == len(self.parked)
         self.parked.clear()
+        # As a dispatcher that is woken: it does not know of any quiet time.
+        self.bounds = replace(self.bounds, quiet_until=0)
 
     @rule(data=st.data(), limit=st.integers(1, 3))
     def prune(self, data: st.DataObject, limit: int) -> None:
@@ -684,7 +687,7 @@ class Promises(RuleBasedStateMachine):
         result = step(self.connection, self.subscription.key, clock, settlements, requests, take_overs, self.bounds)
         # No full search mends what the bounds may miss.
         self.bounds = replace(result.bounds, full_at=2**62)
-        assert result.next_due == self.next_due()
+        self.check_next_due(result.next_due)
         for said, results in zip(settlements, result.results, strict=True):
             for one in results:
                 self.check_result(said, one)
@@ -721,10 +724,13 @@ class Promises(RuleBasedStateMachine):
             if key not in kept:
                 self.failed(self.leases.pop(key))
 
-    def next_due(self) -> int:
-        """Find when something is due next by a look at every row."""
+    def check_next_due(self, next_due: int) -> None:
+        """A look at every row finds nothing due earlier; a step that searches nothing may name a settled match."""
         rows = self.connection.execute(select(subscription_delivery.c.due_at, subscription_delivery.c.state)).all()
-        return min((row.due_at for row in rows if row.state != BLOCKED and row.due_at > self.now), default=0)
+        due = [row.due_at for row in rows if row.state != BLOCKED and row.due_at > self.now]
+        assert not next_due or next_due > self.now
+        assert not due or 0 < next_due <= min(due)
+        assert self.bounds.quiet_until or next_due == min(due, default=0)
 
     def check_result(self, said: Settlement, result: SettleResult) -> None:
         lease = self.leases[result.delivery_id]

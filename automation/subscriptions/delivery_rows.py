@@ -10,16 +10,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from sqlalchemy import BigInteger, bindparam, case, delete, func, insert, literal_column, select, update
+from sqlalchemy import BigInteger, bindparam, delete, func, insert, literal_column, select, text, update
 
 from automation.bulk import among, between, execute_many, packed
 from automation.match_log import matches_at
+from automation.prepared import Prepared
 from automation.subscriptions.store import BLOCKED, WAITING
 from automation.subscriptions.tables import subscription_delivery, subscription_parked
 from automation.subscriptions.values import ParkingCause
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from sqlalchemy import ColumnElement, Connection, Table
 
@@ -68,17 +69,22 @@ def delivery_rows_at(connection: Connection, subscription_key: int, positions: S
     """Return the rows at positions, by position."""
     if not positions:
         return {}
-    statements = _READ_DENSE if _dense(positions) else _READ
-    rows = connection.execute(statements[connection.dialect.name], _among(connection, subscription_key, positions))
+    statement = _READ_DENSE if _dense(positions) else _READ
+    rows = statement.rows(connection, **_among(connection, subscription_key, positions))
     return {row[1]: to_delivery_row(row) for row in rows}
+
+
+def delete_rows(connection: Connection, subscription_key: int, positions: Sequence[int]) -> None:
+    """Delete the rows at positions."""
+    statement = _DELETE_DENSE if _dense(positions) else _DELETE
+    statement.run(connection, **_among(connection, subscription_key, positions))
 
 
 def parked_among(connection: Connection, subscription_key: int, positions: Sequence[int]) -> set[int]:
     """Return the positions of parked matches."""
     if not positions:
         return set()
-    parameters = _among(connection, subscription_key, positions)
-    return set(connection.scalars(_READ_PARKED[connection.dialect.name], parameters))
+    return {row[0] for row in _READ_PARKED.rows(connection, **_among(connection, subscription_key, positions))}
 
 
 def to_delivery_row(row: Any) -> DeliveryRow:
@@ -90,9 +96,7 @@ def write_changes(connection: Connection, subscription: Subscription, changes: C
     """Write the changes of rows, and unblock or block the matches of their contacts."""
     gone = [*changes.settled, *(row for row, _ in changes.parked)]
     if gone:
-        positions = [row.match_position for row in gone]
-        statements = _DELETE_DENSE if _dense(positions) else _DELETE
-        connection.execute(statements[connection.dialect.name], _among(connection, subscription.key, positions))
+        delete_rows(connection, subscription.key, [row.match_position for row in gone])
     if changes.parked:
         _insert_parked(connection, subscription, changes.parked, now)
     if changes.changed:
@@ -108,12 +112,7 @@ def write_changes(connection: Connection, subscription: Subscription, changes: C
             for row in changes.changed.values()
         ]
         execute_many(connection, _CHANGE, rows)
-    if freed := {row.contact_key for row in gone if row.contact_key}:
-        execute_many(
-            connection,
-            _UNBLOCK,
-            [{"own": subscription.key, "contact": contact_key, "now": now} for contact_key in freed],
-        )
+    unblock(connection, subscription, {row.contact_key for row in gone}, now)
     waiting = [row for row in changes.changed.values() if row.contact_key and row.state == WAITING]
     if waiting:
         execute_many(
@@ -121,6 +120,12 @@ def write_changes(connection: Connection, subscription: Subscription, changes: C
             _BLOCK,
             [{"own": subscription.key, "at": row.match_position, "contact": row.contact_key} for row in waiting],
         )
+
+
+def unblock(connection: Connection, subscription: Subscription, contact_keys: Iterable[int], now: int) -> None:
+    """Make the earliest match of each of these contacts due if it is blocked: the one before it has been settled."""
+    if keys := [key for key in contact_keys if key]:
+        _UNBLOCK.run(connection, own=subscription.key, contacts=packed(connection, keys), now=now)
 
 
 def _insert_parked(
@@ -163,13 +168,13 @@ def _at(table: Table, dialect: str) -> ColumnElement[bool]:
 _DIALECTS = ("sqlite", "postgresql")
 _first, _last = bindparam("first", type_=BigInteger), bindparam("last", type_=BigInteger)
 _within = between(_delivery.match_position, _first, _last)
-_READ = {dialect: select(subscription_delivery).where(_at(subscription_delivery, dialect)) for dialect in _DIALECTS}
-_READ_DENSE = {dialect: _READ[dialect].where(_within) for dialect in _DIALECTS}
-_READ_PARKED = {
-    dialect: select(_parked.match_position).where(_at(subscription_parked, dialect)) for dialect in _DIALECTS
-}
-_DELETE = {dialect: delete(subscription_delivery).where(_at(subscription_delivery, dialect)) for dialect in _DIALECTS}
-_DELETE_DENSE = {dialect: _DELETE[dialect].where(_within) for dialect in _DIALECTS}
+_reads = [select(subscription_delivery).where(_at(subscription_delivery, dialect)) for dialect in _DIALECTS]
+_READ, _READ_DENSE = Prepared(*_reads), Prepared(*(read.where(_within) for read in _reads))
+_READ_PARKED = Prepared(
+    *(select(_parked.match_position).where(_at(subscription_parked, dialect)) for dialect in _DIALECTS)
+)
+_deletes = [delete(subscription_delivery).where(_at(subscription_delivery, dialect)) for dialect in _DIALECTS]
+_DELETE, _DELETE_DENSE = Prepared(*_deletes), Prepared(*(statement.where(_within) for statement in _deletes))
 _PARK = insert(subscription_parked)
 _other = subscription_delivery.alias("other")
 _FIRST_OF_CONTACT = (
@@ -186,18 +191,25 @@ _CHANGE = (
     .where(_delivery.subscription_key == bindparam("own"), _delivery.match_position == bindparam("at"))
     .values(state=bindparam("to"), attempt=bindparam("times"), due_at=bindparam("due"), last_failure=bindparam("why"))
 )
+_FIRSTS = """(SELECT min(match_position) FROM subscription_delivery
+WHERE subscription_key = :own AND contact_key != 0 AND contact_key {among} GROUP BY contact_key)"""
 # The earliest match of a contact never stays blocked. It is due now, after everything that was due before.
-_UNBLOCK = (
-    update(subscription_delivery)
-    .where(
-        _delivery.subscription_key == bindparam("own"),
-        _delivery.match_position == _FIRST_OF_CONTACT,
-        _delivery.state == BLOCKED,
-    )
-    .values(
-        state=WAITING,
-        due_at=case((_delivery.due_at < bindparam("now"), bindparam("now")), else_=_delivery.due_at),
-    )
+_UNBLOCK = Prepared(
+    # With the plus, SQLite does not read all blocked rows.
+    text(
+        f"""
+UPDATE subscription_delivery SET state = '{WAITING}', due_at = max(due_at, :now)
+WHERE subscription_key = :own AND +state = '{BLOCKED}'
+AND match_position IN {_FIRSTS.format(among="IN (SELECT value FROM json_each(:contacts))")}
+"""  # noqa: S608 - our own words
+    ),
+    text(
+        f"""
+UPDATE subscription_delivery SET state = '{WAITING}', due_at = greatest(due_at, :now)
+WHERE subscription_key = :own AND state = '{BLOCKED}'
+AND match_position IN {_FIRSTS.format(among="= ANY (CAST(:contacts AS bigint[]))")}
+"""  # noqa: S608 - as above
+    ),
 )
 # After a replay of an earlier one of its contact, a match that failed waits for that one.
 _BLOCK = (

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 
+from automation.prepared import Prepared
 from automation.subscriptions.delivery_rows import Changes, to_delivery_row, write_changes
 from automation.subscriptions.store import LEASED
 from automation.subscriptions.tables import subscription_delivery
@@ -33,13 +34,8 @@ def expire(connection: Connection, subscription: Subscription, now: int, since: 
 
     Return whether there may be more of them, and when the first of their matches is due again (0: none).
     """
-    query = select(subscription_delivery).where(
-        _delivery.subscription_key == subscription.key,
-        _delivery.state == LEASED,
-        _delivery.due_at >= since,
-        _delivery.due_at <= now,
-    )
-    rows = [to_delivery_row(row) for row in connection.execute(query.order_by(_delivery.due_at).limit(EXPIRE_LIMIT))]
+    found = _EXPIRED.rows(connection, own=subscription.key, since=since, now=now, limit=EXPIRE_LIMIT)
+    rows = [to_delivery_row(row) for row in found]
     changes = Changes()
     for row in rows:
         row.last_failure = LEASE_EXPIRED
@@ -68,3 +64,16 @@ def take_over(connection: Connection, subscription: Subscription, request: TakeO
         changes.fail(subscription, row, now)
     write_changes(connection, subscription, changes, now)
     return kept
+
+
+_EXPIRED = Prepared(
+    select(subscription_delivery)
+    .where(
+        _delivery.subscription_key == bindparam("own"),
+        _delivery.state == LEASED,
+        _delivery.due_at >= bindparam("since"),
+        _delivery.due_at <= bindparam("now"),
+    )
+    .order_by(_delivery.due_at)
+    .limit(bindparam("limit"))
+)

@@ -37,59 +37,41 @@ Times are microseconds UTC.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import BigInteger, bindparam, delete, func, insert, literal, literal_column, select, union_all, update
+import msgspec
+from sqlalchemy import BigInteger, Integer, Text, any_, bindparam, func, select, text, union_all, update
+from sqlalchemy.dialects.postgresql import ARRAY
 
-from automation.bulk import between, execute_many
-from automation.match_log import filtered, matches_at, to_match
+from automation.bulk import between
+from automation.match_log import matches_at
+from automation.prepared import Prepared
 from automation.run_store import mark_running
 from automation.subscriptions.delivery_rows import to_delivery_row
+from automation.subscriptions.due_search import NEVER, DueSearch
 from automation.subscriptions.expiry import expire, take_over
+from automation.subscriptions.lease_rows import block, lease_again, lease_first, unpark
+from automation.subscriptions.log_reading import read_log
 from automation.subscriptions.settling import settle
-from automation.subscriptions.store import BLOCKED, LEASED, WAITING, lock_subscription
-from automation.subscriptions.tables import REPLAYED, subscription_delivery, subscription_parked
+from automation.subscriptions.store import LEASED, WAITING, lock_subscription
+from automation.subscriptions.tables import REPLAYED, subscription_delivery
 from automation.subscriptions.tables import subscription as subscription_table
-from automation.subscriptions.values import Delivery, DeliveryOrder, SearchBounds, StepResult, delivery_id
-from automation.tables import automation_match
+from automation.subscriptions.values import Ack, Delivery, DeliveryOrder, SearchBounds, StepResult, delivery_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sqlalchemy import Connection
+    from sqlalchemy import ColumnElement, CompoundSelect, Connection
 
-    from automation.matches import Match
     from automation.subscriptions.delivery_rows import DeliveryRow
+    from automation.subscriptions.log_reading import Reading
     from automation.subscriptions.values import DeliveryRequest, Settlement, Subscription, TakeOver, Undelivered
 
-BOUNDS_MARGIN: Final = 2_000_000
-"""The difference between the clocks of two nodes, in microseconds, up to which a due match is found at once."""
-FULL_SEARCH_PERIOD: Final = 10_000_000
-"""If the clocks differ by more, a due match is found after at most this time."""
-
-READ_LIMIT: Final = 1_000
-"""The most matches of the log that one step reads."""
-BLOCKED_LIMIT: Final = 10_000
-"""With this many blocked matches, a subscription reads no further: one contact cannot fill the table."""
-_READ_AHEAD: Final = 100
-NEVER: Final = 2**62
 NO_BOUNDS: Final = SearchBounds()
 
 _delivery = subscription_delivery.c
-_match = automation_match.c
-_parked = subscription_parked.c
 _subscription = subscription_table.c
-
-
-@dataclass(slots=True)
-class _Reading:
-    """The matches read from the log: to lease, and blocked ones; `more` if the next step can read on at once."""
-
-    read_position: int
-    leased: list[Match] = field(default_factory=list)
-    blocked: list[Match] = field(default_factory=list)
-    more: bool = False
 
 
 def step(
@@ -111,81 +93,49 @@ def step(
     """
     subscription = lock_subscription(connection, subscription_key)
     now = clock()
-    search = _Search.begin(subscription, bounds, now)
+    search = DueSearch.begin(
+        subscription, bounds, now, undisturbed=_alone(connection) and _only_acks(settlements) and not take_overs
+    )
     results = settle(connection, subscription, settlements, now)
     kept = [take_over(connection, subscription, request, now) for request in take_overs]
-    more, retry_due = expire(connection, subscription, now, search.leases_from)
+    more, retry_due = (False, 0) if search.quiet else expire(connection, subscription, now, search.leases_from)
     outstanding = _outstanding(connection, subscription, requests)
     capacities = [_capacity(request, outstanding[request.consumer_id]) for request in requests]
-    due = _due(connection, subscription, sum(capacities), now, search.retries_from)
-    reading = _read_log(connection, subscription, sum(capacities) - len(due))
+    capacity = sum(capacities)
+    due: Sequence[DeliveryRow] = ()
+    # A match that an acknowledgement of an earlier one of its contact sets free is due at once.
+    if not search.quiet or subscription.order is DeliveryOrder.CONTACT:
+        due = _due(connection, subscription, capacity, now, search.retries_from)
+    reading = read_log(connection, subscription, capacity - len(due))
     deliveries = _lease(
         connection, subscription, due, reading, _shares(capacities, len(due) + len(reading.leased)), requests, now
     )
     for batch in deliveries:
         for delivery in batch:
             outstanding[delivery.consumer_id] += 1
-    leases = subscription.last_serial + sum(map(len, deliveries))
-    written = [result.due_at for group in results for result in group] + [retry_due, now + subscription.ack_deadline]
-    search.narrow(min(time for time in written if time), all_due=len(due) < sum(capacities), all_expired=not more)
-    moved = _advance(connection, subscription, reading.read_position, leases)
-    search.find_next(connection, subscription)
+    leased = sum(map(len, deliveries))
+    moved = _advance(connection, subscription, reading.read_position, subscription.last_serial + leased)
+    lease_end = now + subscription.ack_deadline
+    if search.quiet:
+        search.end_quietly(lease_end if leased else NEVER)
+    else:
+        all_due, all_expired = len(due) < capacity, not more
+        written = [result.due_at for group in results for result in group] + [retry_due, lease_end]
+        search.narrow(min(time for time in written if time), all_due=all_due, all_expired=all_expired)
+        search.find_next(connection, subscription, all_found=all_due and all_expired)
     more = more or reading.more
-    exhausted = not more and sum(map(len, deliveries)) < sum(capacities)
+    exhausted = not more and leased < capacity
     bounds = search.bounds()
     return StepResult(moved, results, kept, deliveries, outstanding, more, exhausted, search.next_due, bounds)
 
 
-@dataclass(slots=True)
-class _Search:
-    """Where a step searches for due leases and retries, and for the next ones. See SearchBounds."""
+def _alone(connection: Connection) -> bool:
+    """Return whether no other node takes steps: an SQLite file has one server."""
+    return connection.dialect.name == "sqlite"
 
-    now: int
-    leases_from: int
-    retries_from: int
-    next_lease: int
-    next_retry: int
-    full_at: int
 
-    @classmethod
-    def begin(cls, subscription: Subscription, bounds: SearchBounds, now: int) -> _Search:
-        """Begin where the last step ended, or at the beginning of time."""
-        if now >= bounds.full_at or now < max(bounds.leases_from, bounds.retries_from):
-            return cls(now, 0, 0, now + 1, now + 1, now + FULL_SEARCH_PERIOD)
-        next_lease, next_retry = max(bounds.next_lease, now + 1), max(bounds.next_retry, now + 1)
-        if subscription.order is DeliveryOrder.CONTACT:
-            # A match that an earlier one of its contact sets free may be due at any time.
-            next_retry = now + 1
-        return cls(now, bounds.leases_from, bounds.retries_from, next_lease, next_retry, bounds.full_at)
-
-    def narrow(self, earliest_written: int, *, all_due: bool, all_expired: bool) -> None:
-        """Update the bounds after the searches and writes of this step."""
-        self.next_lease = max(min(self.next_lease, earliest_written), self.now + 1)
-        self.next_retry = max(min(self.next_retry, earliest_written), self.now + 1)
-        if all_expired:
-            self.leases_from = max(0, self.now - BOUNDS_MARGIN)
-        if all_due:
-            self.retries_from = max(0, self.now - BOUNDS_MARGIN)
-
-    def find_next(self, connection: Connection, subscription: Subscription) -> None:
-        """Find when a lease ends and a match is due next, 0 where none is."""
-        own = _delivery.subscription_key == subscription.key
-        queries = [
-            select(func.min(_delivery.due_at)).where(own, _delivery.state == state, _delivery.due_at >= first)
-            for state, first in ((LEASED, self.next_lease), (WAITING, self.next_retry))
-        ]
-        times = connection.execute(select(*(query.scalar_subquery() for query in queries))).one()
-        self.next_lease, self.next_retry = (time or 0 for time in times)
-
-    @property
-    def next_due(self) -> int:
-        """The earlier of both times, 0 if there is neither."""
-        return min((time for time in (self.next_lease, self.next_retry) if time), default=0)
-
-    def bounds(self) -> SearchBounds:
-        """Return the bounds for the next step; the time is NEVER where no lease ends or no retry is due."""
-        next_lease, next_retry = self.next_lease or NEVER, self.next_retry or NEVER
-        return SearchBounds(self.leases_from, self.retries_from, next_lease, next_retry, self.full_at)
+def _only_acks(settlements: Sequence[Settlement | Undelivered]) -> bool:
+    return all(isinstance(settlement, Ack) for settlement in settlements)
 
 
 def _capacity(request: DeliveryRequest, outstanding: int) -> int:
@@ -214,15 +164,14 @@ def _outstanding(
     counts = dict.fromkeys((request.consumer_id for request in requests), 0)
     if not counts:
         return counts
-    leased = select(_delivery.consumer_id, func.count().label("leases")).where(
-        _delivery.subscription_key == subscription.key,
-        _delivery.consumer_id.in_(list(counts)),
-        _delivery.state == LEASED,
+    found = _OUTSTANDING.rows(
+        connection,
+        own=subscription.key,
+        first=subscription.floor_position + 1,
+        last=subscription.read_position,
+        consumers=msgspec.json.encode([*counts]).decode() if connection.dialect.name == "sqlite" else [*counts],
     )
-    first, last = literal(subscription.floor_position + 1, BigInteger), literal(subscription.read_position, BigInteger)
-    parts = (between(_delivery.match_position, first, last), REPLAYED & (_delivery.match_position < first))
-    query = union_all(*(leased.where(part).group_by(_delivery.consumer_id) for part in parts))
-    for consumer, leases in connection.execute(query):
+    for consumer, leases in found:
         counts[consumer] += leases
     return counts
 
@@ -231,86 +180,18 @@ def _due(connection: Connection, subscription: Subscription, limit: int, now: in
     """Read due retries: undelivered ones, which are due at 0, and then those due from `since` on."""
     if not limit:
         return []
-    ranges = ((0, now),) if not since else ((0, 0), (since, now))
-    parts = [
-        select(subscription_delivery)
-        .where(
-            _delivery.subscription_key == subscription.key,
-            _delivery.state == WAITING,
-            _delivery.due_at >= first,
-            _delivery.due_at <= last,
-        )
-        .order_by(_delivery.due_at, _delivery.match_position)
-        .limit(limit)
-        for first, last in ranges
-    ]
-    if len(parts) > 1:
-        rows = union_all(*(select(part.subquery()) for part in parts)).subquery()
-        parts = [select(rows).order_by(rows.c.due_at, rows.c.match_position).limit(limit)]
-    return [to_delivery_row(row) for row in connection.execute(parts[0]).all()]
-
-
-def _read_log(connection: Connection, subscription: Subscription, capacity: int) -> _Reading:
-    """Read the log for first deliveries, over at most READ_LIMIT of its matches."""
-    start = subscription.read_position
-    if not capacity:
-        return _Reading(start)
-    unread = (_match.project_key == subscription.project_pk) & (_match.position > start)
-    end = connection.scalar(select(func.max(_match.position)).where(unread, _match.position <= start + READ_LIMIT))
-    if end is None:
-        return _Reading(start)
-    # A match that is committed from here on is left to the next step: on PostgreSQL the query below would see it.
-    within = unread & (_match.position <= end)
-    by_contact = subscription.order is DeliveryOrder.CONTACT
-    limit = capacity + _READ_AHEAD if by_contact else capacity
-    query = filtered(connection, select(automation_match).where(within), subscription.filter)
-    query = query.order_by(_match.position).limit(limit)
-    if by_contact:
-        query = query.add_columns(_has_earlier(subscription).label("blocked"))
-    rows = connection.execute(query).all()
-    reading = _Reading(rows[-1].position if len(rows) == limit else end)
-    reading.more = len(rows) == limit or end == start + READ_LIMIT
-    if by_contact:
-        _sort_by_contact(reading, rows, capacity, BLOCKED_LIMIT - _blocked_count(connection, subscription))
+    if since:
+        rows = _DUE_SINCE.rows(connection, own=subscription.key, since=since, now=now, limit=limit)
     else:
-        reading.leased += map(to_match, rows)
-    reading.more = reading.more and len(reading.leased) < capacity
-    return reading
-
-
-def _sort_by_contact(reading: _Reading, rows: Sequence[Any], capacity: int, blocked_capacity: int) -> None:
-    """Lease the first match of every contact without unsettled matches, block the others, stop at the capacity."""
-    busy = set()
-    for row in rows:
-        match = to_match(row)
-        blocked = bool(match.contact_key) and (row.blocked or match.contact_key in busy)
-        if (len(reading.blocked) >= blocked_capacity) if blocked else (len(reading.leased) == capacity):
-            reading.read_position, reading.more = match.position - 1, False
-            return
-        (reading.blocked if blocked else reading.leased).append(match)
-        busy.add(match.contact_key)
-
-
-def _has_earlier(subscription: Subscription) -> Any:
-    """Return the condition that the contact of a match of the log has unsettled matches; they are all earlier."""
-    earlier = select(func.min(_delivery.match_position)).where(
-        _delivery.subscription_key == subscription.key,
-        _delivery.contact_key == _match.contact_key,
-        _delivery.contact_key != literal_column("0"),
-    )
-    return earlier.scalar_subquery().is_not(None)
-
-
-def _blocked_count(connection: Connection, subscription: Subscription) -> int:
-    query = select(func.count()).where(_delivery.subscription_key == subscription.key, _delivery.state == BLOCKED)
-    return connection.scalar(query) or 0
+        rows = _DUE.rows(connection, own=subscription.key, now=now, limit=limit)
+    return [to_delivery_row(row) for row in rows]
 
 
 def _lease(
     connection: Connection,
     subscription: Subscription,
     due: Sequence[DeliveryRow],
-    reading: _Reading,
+    reading: Reading,
     shares: Sequence[int],
     requests: Sequence[DeliveryRequest],
     now: int,
@@ -326,117 +207,98 @@ def _lease(
         Delivery(delivery_id(subscription, match.position, serial), consumer, attempt, match, ends, replayed, failure)
         for (match, attempt, replayed, failure), serial, consumer in zip(leases, serials, consumers, strict=True)
     ]
-    _write_again(connection, subscription, made[: len(due)], serials)
-    _write_first(connection, subscription, made[len(due) :], serials[len(due) :], reading)
+    dealt = iter(made)
+    dealt_out = [[next(dealt) for _ in range(share)] for share in shares]
+    _write_leases(connection, subscription, dealt_out, len(due), serials, reading)
     mark_running(
         connection,
         subscription.project_pk,
         sorted((delivery.match for delivery in made if delivery.attempt == 1), key=lambda match: match.run_number),
     )
-    dealt = iter(made)
-    return [[next(dealt) for _ in range(share)] for share in shares]
+    return dealt_out
 
 
-def _write_again(
-    connection: Connection, subscription: Subscription, again: Sequence[Delivery], serials: Sequence[int]
-) -> None:
-    rows = [
-        {
-            "own": subscription.key,
-            "at": delivery.match.position,
-            "number": serial,
-            "times": delivery.attempt,
-            "consumer": delivery.consumer_id,
-            "ends": delivery.lease_expires_at,
-        }
-        for delivery, serial in zip(again, serials, strict=False)
-    ]
-    execute_many(connection, _LEASE_AGAIN, rows)
-
-
-def _write_first(
+def _write_leases(
     connection: Connection,
     subscription: Subscription,
-    first: Sequence[Delivery],
-    serials: Sequence[int],
-    reading: _Reading,
-) -> None:
-    by_contact = subscription.order is DeliveryOrder.CONTACT
-    rows = [
-        _row(
-            subscription, delivery.match, by_contact, LEASED, serial, 1, delivery.consumer_id, delivery.lease_expires_at
-        )
-        for delivery, serial in zip(first, serials, strict=True)
-    ]
-    rows += [_row(subscription, match, by_contact, BLOCKED, 0, 0, "", 0) for match in reading.blocked]
-    if rows:
-        _unpark(connection, subscription, [row["match_position"] for row in rows])
-        execute_many(connection, _INSERT, rows)
-
-
-def _row(
-    subscription: Subscription,
-    match: Match,
-    by_contact: bool,
-    state: str,
-    serial: int,
-    attempt: int,
-    consumer: str,
+    dealt: Sequence[Sequence[Delivery]],
     due: int,
-) -> dict[str, Any]:
-    return {
-        "subscription_key": subscription.key,
-        "match_position": match.position,
-        "state": state,
-        "serial": serial,
-        "attempt": attempt,
-        "consumer_id": consumer,
-        "due_at": due,
-        "contact_key": match.contact_key if by_contact else 0,
-        "replayed": False,
-        "last_failure": "",
-    }
-
-
-def _unpark(connection: Connection, subscription: Subscription, positions: Sequence[int]) -> None:
-    """Delete parked matches that are delivered because a seek went back to before them."""
-    own = _parked.subscription_key == subscription.key
-    within = _parked.match_position.between(min(positions), max(positions))
-    parked = set(connection.scalars(select(_parked.match_position).where(own, within))).intersection(positions)
-    if parked:
-        connection.execute(delete(subscription_parked).where(own, _parked.match_position.in_(parked)))
+    serials: Sequence[int],
+    reading: Reading,
+) -> None:
+    """Write the leases of matches that are due again, `due` in number, then those of first deliveries."""
+    again = [delivery for deliveries in dealt for delivery in deliveries][:due]
+    lease_again(connection, subscription, again, serials)
+    first = []
+    for deliveries in dealt:
+        first.append(deliveries[due:])
+        due = max(0, due - len(deliveries))
+    read = [*reading.leased, *reading.blocked]
+    unpark(connection, subscription, [match.position for match in read])
+    lease_first(connection, subscription, first, serials[len(again)] if len(again) < len(serials) else 0)
+    block(connection, subscription, reading.blocked)
 
 
 def _advance(connection: Connection, subscription: Subscription, read_position: int, last_serial: int) -> Subscription:
     """Advance the read position, the ack floor and the last serial, and return the subscription."""
-    own = _delivery.subscription_key == subscription.key
     # Only replayed matches are at or below the ack floor.
-    rest = [
-        select(func.min(_delivery.match_position)).where(own, condition).scalar_subquery()
-        for condition in (_delivery.match_position > subscription.floor_position, REPLAYED)
-    ]
-    positions = connection.execute(select(*rest)).one()
+    positions = _UNSETTLED.row(connection, own=subscription.key, floor=subscription.floor_position)
     first = min((position for position in positions if position is not None), default=None)
     floor = max(subscription.floor_position, read_position if first is None else first - 1)
     moved = replace(subscription, read_position=read_position, floor_position=floor, last_serial=last_serial)
     if moved != subscription:
-        connection.execute(
-            update(subscription_table)
-            .where(_subscription.key == subscription.key)
-            .values(read_position=read_position, floor_position=floor, last_serial=last_serial)
-        )
+        _MOVE.run(connection, own=subscription.key, read=read_position, floor=floor, serial=last_serial)
     return moved
 
 
-_INSERT = insert(subscription_delivery)
-_LEASE_AGAIN = (
-    update(subscription_delivery)
-    .where(_delivery.subscription_key == bindparam("own"), _delivery.match_position == bindparam("at"))
-    .values(
-        state=LEASED,
-        serial=bindparam("number"),
-        attempt=bindparam("times"),
-        consumer_id=bindparam("consumer"),
-        due_at=bindparam("ends"),
+_own = _delivery.subscription_key == bindparam("own")
+
+
+def _outstanding_counts(consumer: ColumnElement[bool]) -> CompoundSelect[Any]:
+    leased = select(_delivery.consumer_id, func.count().label("leases")).where(
+        _own, consumer, _delivery.state == LEASED
     )
+    first, last = (bindparam(name, type_=BigInteger) for name in ("first", "last"))
+    parts = (between(_delivery.match_position, first, last), REPLAYED & (_delivery.match_position < first))
+    return union_all(*(leased.where(part).group_by(_delivery.consumer_id) for part in parts))
+
+
+_consumers = func.json_each(bindparam("consumers")).table_valued("value").c.value
+_OUTSTANDING = Prepared(
+    _outstanding_counts(_delivery.consumer_id.in_(select(_consumers))),
+    _outstanding_counts(_delivery.consumer_id == any_(bindparam("consumers", type_=ARRAY(Text)))),
+)
+_waiting = select(subscription_delivery).where(_own, _delivery.state == WAITING)
+_due_at = _delivery.due_at
+_limit = bindparam("limit", type_=Integer)
+_DUE = Prepared(
+    _waiting.where(_due_at >= 0, _due_at <= bindparam("now")).order_by(_due_at, _delivery.match_position).limit(_limit)
+)
+_due_parts = union_all(
+    *(
+        select(_waiting.where(part).order_by(_due_at, _delivery.match_position).limit(_limit).subquery())
+        for part in ((_due_at >= 0) & (_due_at <= 0), (_due_at >= bindparam("since")) & (_due_at <= bindparam("now")))
+    )
+).subquery()
+_DUE_SINCE = Prepared(select(_due_parts).order_by(_due_parts.c.due_at, _due_parts.c.match_position).limit(_limit))
+_first_unsettled = [
+    select(func.min(_delivery.match_position)).where(_own, part).scalar_subquery()
+    for part in (_delivery.match_position > bindparam("floor"), REPLAYED)
+]
+_UNSETTLED = Prepared(
+    # SQLite would read all rows of the subscription in the order of the primary key.
+    text(
+        """
+SELECT (SELECT min(match_position) FROM subscription_delivery
+        WHERE subscription_key = :own AND match_position > :floor),
+       (SELECT min(match_position) FROM subscription_delivery INDEXED BY delivery_replayed
+        WHERE subscription_key = :own AND replayed)
+"""
+    ),
+    select(*_first_unsettled),
+)
+_MOVE = Prepared(
+    update(subscription_table)
+    .where(_subscription.key == bindparam("own"))
+    .values(read_position=bindparam("read"), floor_position=bindparam("floor"), last_serial=bindparam("serial"))
 )

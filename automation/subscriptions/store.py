@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import UNSET, UnsetType
-from sqlalchemy import and_, delete, exists, false, func, insert, literal, or_, select, tuple_, update
+from sqlalchemy import and_, bindparam, delete, exists, false, func, insert, literal, or_, select, tuple_, update
 
 from automation.errors import InvalidSubscription, SubscriptionAlreadyExists, SubscriptionNotFound
 from automation.match_log import log_end, matches_at
+from automation.prepared import Prepared
 from automation.subscriptions.tables import subscription as subscription_table
 from automation.subscriptions.tables import subscription_delivery, subscription_parked
 from automation.subscriptions.values import (
@@ -98,7 +99,7 @@ def lock_subscription(connection: Connection, key: int) -> Subscription:
 
     Raise SubscriptionNotFound.
     """
-    row = connection.execute(select(subscription_table).where(_subscription.key == key).with_for_update()).one_or_none()
+    row = _LOCK.row(connection, own=key)
     if row is None:
         raise SubscriptionNotFound(str(key))
     return _to_subscription(row)
@@ -365,9 +366,21 @@ def _columns(subscription: Subscription) -> dict[str, Any]:
     return values | {"project_key": subscription.project_pk, "filter": match_filter}
 
 
-def _to_subscription(row: Row[Any]) -> Subscription:
-    values = row._asdict()
-    values["project_pk"] = values.pop("project_key")
-    backoff = Backoff(values.pop("initial_delay"), values.pop("max_delay"), values.pop("multiplier"))
-    match_filter = msgspec.json.decode(row.filter, type=MatchFilter)
-    return Subscription(**values | {"filter": match_filter, "order": DeliveryOrder(row.order), "backoff": backoff})
+def _to_subscription(row: Sequence[Any] | Row[Any]) -> Subscription:
+    """Return the subscription of a row with the columns in their order."""
+    key, project_pk, subscription_id, name, match_filter, order, ack_deadline, max_attempts, *backoff = row[:11]
+    return Subscription(
+        key,
+        project_pk,
+        subscription_id,
+        name,
+        msgspec.json.decode(match_filter, type=MatchFilter),
+        DeliveryOrder(order),
+        ack_deadline,
+        max_attempts,
+        Backoff(*backoff),
+        *row[11:],
+    )
+
+
+_LOCK = Prepared(select(subscription_table).where(_subscription.key == bindparam("own")).with_for_update())

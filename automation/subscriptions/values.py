@@ -238,6 +238,10 @@ class SearchBounds:
     PostgreSQL keeps the index entries of settled matches as long as any transaction might still see them. A search that
     begins where the last search ended does not visit them again. Other nodes write due times by their own clocks, so
     it begins BOUNDS_MARGIN earlier, and at the very beginning at `full_at` or when the clock has stepped back.
+
+    Before `quiet_until` no lease ends and no retry is due, unless a step has written an earlier time, or something
+    other than a step has changed the deliveries: nothing is searched until then by a node that is alone on its database
+    and begins without bounds after such a change.
     """
 
     leases_from: int = 0
@@ -245,6 +249,7 @@ class SearchBounds:
     next_lease: int = 0
     next_retry: int = 0
     full_at: int = 0
+    quiet_until: int = 0
 
 
 @dataclass(frozen=True, slots=True)

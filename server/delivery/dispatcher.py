@@ -138,6 +138,7 @@ class Dispatcher:
         self._queue: list[_PendingSettlements | _PendingTakeOver] = []
         self._returned: list[str] = []
         self._step_requested = False
+        self._woken = 0
         self._log_version = 0
         self._exhausted_version: int | None = None
         self._next_due = 0
@@ -212,6 +213,8 @@ class Dispatcher:
     def wake(self) -> None:
         """Take a step soon, because something other than a step has changed the subscription."""
         self._step_requested = True
+        self._woken += 1
+        self._bounds = SearchBounds()
         self._changed.set()
 
     def leave(self) -> None:
@@ -292,6 +295,7 @@ class Dispatcher:
         self._step_requested = False
         self._poll_at = asyncio.get_running_loop().time() + POLL_SECONDS
         log_version, self._exhausted_version = self._log_version, None
+        woken = self._woken
         work = partial(
             self._run_step,
             subscription_key=self.subscription.key,
@@ -302,7 +306,9 @@ class Dispatcher:
         )
         try:
             result = await self._database.write(work)
-            self.subscription, self._next_due, self._bounds = result.subscription, result.next_due, result.bounds
+            self.subscription, self._next_due = result.subscription, result.next_due
+            # The step may have begun before the change that it was woken for.
+            self._bounds = result.bounds if self._woken == woken else SearchBounds()
             self._step_requested = self._step_requested or result.more
             if result.exhausted:
                 self._exhausted_version = log_version
@@ -313,6 +319,7 @@ class Dispatcher:
                 _resolve(take_over.done, kept)
             self._deliver(consumers, requests, result)
         except Exception as error:
+            self._bounds = SearchBounds()
             self._fail(consumers, pending, error)
 
     def _run_step(self, connection: Connection, **arguments: Any) -> StepResult:

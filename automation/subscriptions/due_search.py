@@ -1,0 +1,113 @@
+"""Where a step searches for leases that end and retries that are due. Times are microseconds UTC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import bindparam, func, select
+
+from automation.prepared import Prepared
+from automation.subscriptions.store import LEASED, WAITING
+from automation.subscriptions.tables import subscription_delivery
+from automation.subscriptions.values import DeliveryOrder, SearchBounds
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from automation.subscriptions.values import Subscription
+
+BOUNDS_MARGIN: Final = 2_000_000
+"""The difference between the clocks of two nodes, in microseconds, up to which a due match is found at once."""
+FULL_SEARCH_PERIOD: Final = 10_000_000
+"""If the clocks differ by more, a due match is found after at most this time."""
+
+NEVER: Final = 2**62
+
+_delivery = subscription_delivery.c
+
+
+@dataclass(slots=True)
+class DueSearch:
+    """Where a step searches for due leases and retries, and for the next ones. See SearchBounds."""
+
+    now: int
+    leases_from: int
+    retries_from: int
+    next_lease: int
+    next_retry: int
+    full_at: int
+    quiet_until: int = 0
+
+    @classmethod
+    def begin(cls, subscription: Subscription, bounds: SearchBounds, now: int, *, undisturbed: bool) -> DueSearch:
+        """Begin where the last step ended, or at the beginning of time.
+
+        `undisturbed` if this step itself writes no time at which a lease ends or a retry is due, new leases apart, and
+        no other node writes any.
+        """
+        if undisturbed and now < bounds.quiet_until:
+            known = bounds.leases_from, bounds.retries_from, bounds.next_lease, bounds.next_retry, bounds.full_at
+            return cls(now, *known, bounds.quiet_until)
+        if now >= bounds.full_at or now < max(bounds.leases_from, bounds.retries_from):
+            return cls(now, 0, 0, now + 1, now + 1, now + FULL_SEARCH_PERIOD)
+        next_lease, next_retry = max(bounds.next_lease, now + 1), max(bounds.next_retry, now + 1)
+        if subscription.order is DeliveryOrder.CONTACT:
+            # A match that an earlier one of its contact sets free may be due at any time.
+            next_retry = now + 1
+        return cls(now, bounds.leases_from, bounds.retries_from, next_lease, next_retry, bounds.full_at)
+
+    @property
+    def quiet(self) -> bool:
+        """True if it is known without a search that no lease ends and no retry is due."""
+        return self.quiet_until > self.now
+
+    def end_quietly(self, lease_end: int) -> None:
+        """Update the bounds after a step that has searched nothing; `lease_end` is when its leases end."""
+        self.quiet_until = min(self.quiet_until, lease_end)
+        self.next_lease = min(self.next_lease, lease_end)
+
+    def narrow(self, earliest_written: int, *, all_due: bool, all_expired: bool) -> None:
+        """Update the bounds after the searches and writes of this step."""
+        self.next_lease = max(min(self.next_lease, earliest_written), self.now + 1)
+        self.next_retry = max(min(self.next_retry, earliest_written), self.now + 1)
+        if all_expired:
+            self.leases_from = max(0, self.now - BOUNDS_MARGIN)
+        if all_due:
+            self.retries_from = max(0, self.now - BOUNDS_MARGIN)
+
+    def find_next(self, connection: Connection, subscription: Subscription, *, all_found: bool) -> None:
+        """Find when a lease ends and a match is due next, NEVER where none is.
+
+        `all_found` if no lease has ended and no retry is due by now that this step leaves to the next one.
+        """
+        times = _NEXT.row(connection, own=subscription.key, lease=self.next_lease, retry=self.next_retry)
+        self.next_lease, self.next_retry = (time or NEVER for time in times)
+        self.quiet_until = min(self.next_lease, self.next_retry) if all_found else 0
+
+    @property
+    def next_due(self) -> int:
+        """The time of the next lease that ends or match that is due, at the earliest; 0 if there is neither."""
+        next_due = self.quiet_until or min(self.next_lease, self.next_retry)
+        return 0 if next_due == NEVER else next_due
+
+    def bounds(self) -> SearchBounds:
+        """Return the bounds for the next step; the time is NEVER where no lease ends or no retry is due."""
+        times = self.leases_from, self.retries_from, self.next_lease, self.next_retry, self.full_at
+        return SearchBounds(*times, self.quiet_until)
+
+
+_NEXT = Prepared(
+    select(
+        *(
+            select(func.min(_delivery.due_at))
+            .where(
+                _delivery.subscription_key == bindparam("own"),
+                _delivery.state == state,
+                _delivery.due_at >= bindparam(first),
+            )
+            .scalar_subquery()
+            for state, first in ((LEASED, "lease"), (WAITING, "retry"))
+        )
+    )
+)

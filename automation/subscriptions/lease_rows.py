@@ -1,0 +1,144 @@
+"""The statements that write leases into `subscription_delivery`, for many matches at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import bindparam, text, update
+
+from automation.bulk import execute_many, packed, packed_pairs
+from automation.prepared import Prepared
+from automation.subscriptions.store import BLOCKED, LEASED
+from automation.subscriptions.tables import subscription_delivery
+from automation.subscriptions.values import DeliveryOrder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Connection
+
+    from automation.matches import Match
+    from automation.subscriptions.values import Delivery, Subscription
+
+_delivery = subscription_delivery.c
+
+
+def lease_first(
+    connection: Connection, subscription: Subscription, shares: Sequence[Sequence[Delivery]], serial: int
+) -> None:
+    """Write first deliveries, in one statement for each consumer; the leases are numbered from `serial` on."""
+    for deliveries in shares:
+        if deliveries:
+            matches = [delivery.match for delivery in deliveries]
+            lease = deliveries[0]
+            _insert(connection, subscription, matches, LEASED, serial, 1, lease.consumer_id, lease.lease_expires_at)
+            serial += len(deliveries)
+
+
+def block(connection: Connection, subscription: Subscription, matches: Sequence[Match]) -> None:
+    """Write matches that wait for an earlier one of their contact."""
+    if matches:
+        _insert(connection, subscription, matches, BLOCKED, 0, 0, "", 0)
+
+
+def lease_again(
+    connection: Connection, subscription: Subscription, again: Sequence[Delivery], serials: Sequence[int]
+) -> None:
+    """Write the leases of matches that were delivered before."""
+    rows = [
+        {
+            "own": subscription.key,
+            "at": delivery.match.position,
+            "number": serial,
+            "times": delivery.attempt,
+            "consumer": delivery.consumer_id,
+            "ends": delivery.lease_expires_at,
+        }
+        for delivery, serial in zip(again, serials, strict=False)
+    ]
+    execute_many(connection, _LEASE_AGAIN, rows)
+
+
+def unpark(connection: Connection, subscription: Subscription, positions: Sequence[int]) -> None:
+    """Delete parked matches that are delivered because a seek went back to before them."""
+    if positions:
+        _UNPARK.run(
+            connection,
+            own=subscription.key,
+            low=min(positions),
+            high=max(positions),
+            positions=packed(connection, positions),
+        )
+
+
+def _insert(
+    connection: Connection,
+    subscription: Subscription,
+    matches: Sequence[Match],
+    state: str,
+    serial: int,
+    attempt: int,
+    consumer_id: str,
+    due_at: int,
+) -> None:
+    """Insert rows whose leases are numbered from `serial` on, unless that is 0."""
+    by_contact = subscription.order is DeliveryOrder.CONTACT
+    pairs = [(match.position, match.contact_key if by_contact else 0) for match in matches]
+    _INSERT.run(
+        connection,
+        own=subscription.key,
+        state=state,
+        serial=serial,
+        step=1 if serial else 0,
+        attempt=attempt,
+        consumer=consumer_id,
+        due=due_at,
+        **packed_pairs(connection, pairs),
+    )
+
+
+_INSERT = Prepared(
+    text(
+        """
+INSERT INTO subscription_delivery (subscription_key, match_position, state, serial, attempt, consumer_id, due_at,
+                                   contact_key, replayed, last_failure)
+SELECT :own, json_extract(value, '$[0]'), :state, :serial + :step * key, :attempt, :consumer, :due,
+       json_extract(value, '$[1]'), 0, '' FROM json_each(:pairs)
+"""
+    ),
+    text(
+        """
+INSERT INTO subscription_delivery (subscription_key, match_position, state, serial, attempt, consumer_id, due_at,
+                                   contact_key, replayed, last_failure)
+SELECT CAST(:own AS bigint), at, CAST(:state AS text),
+       CAST(:serial AS bigint) + CAST(:step AS bigint) * (number - 1), CAST(:attempt AS integer),
+       CAST(:consumer AS text), CAST(:due AS bigint), contact, false, ''
+FROM unnest(CAST(:first AS bigint[]), CAST(:second AS bigint[])) WITH ORDINALITY AS rows (at, contact, number)
+"""
+    ),
+)
+_LEASE_AGAIN = (
+    update(subscription_delivery)
+    .where(_delivery.subscription_key == bindparam("own"), _delivery.match_position == bindparam("at"))
+    .values(
+        state=LEASED,
+        serial=bindparam("number"),
+        attempt=bindparam("times"),
+        consumer_id=bindparam("consumer"),
+        due_at=bindparam("ends"),
+    )
+)
+_UNPARK = Prepared(
+    text(
+        """
+DELETE FROM subscription_parked WHERE subscription_key = :own AND match_position BETWEEN :low AND :high
+AND match_position IN (SELECT value FROM json_each(:positions))
+"""
+    ),
+    text(
+        """
+DELETE FROM subscription_parked WHERE subscription_key = :own AND match_position BETWEEN :low AND :high
+AND match_position = ANY (CAST(:positions AS bigint[]))
+"""
+    ),
+)

@@ -1,0 +1,141 @@
+"""Reading the match log for first deliveries.
+
+Without a filter, which is the common case, one prepared statement reads the matches. On SQLite it returns them as one
+JSON text (`automation.prepared`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from sqlalchemy import bindparam, func, literal_column, select, text
+
+from automation.bulk import among, packed
+from automation.match_log import filtered, to_match
+from automation.prepared import Prepared
+from automation.subscriptions.store import BLOCKED
+from automation.subscriptions.tables import subscription_delivery
+from automation.subscriptions.values import DeliveryOrder, MatchFilter
+from automation.tables import automation_match
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Connection
+
+    from automation.matches import Match
+    from automation.subscriptions.values import Subscription
+
+READ_LIMIT: Final = 1_000
+"""The most matches of the log that one step reads."""
+BLOCKED_LIMIT: Final = 10_000
+"""With this many blocked matches, a subscription reads no further: one contact cannot fill the table."""
+_READ_AHEAD: Final = 100
+_NO_FILTER: Final = MatchFilter()
+
+_delivery = subscription_delivery.c
+_match = automation_match.c
+
+
+@dataclass(slots=True)
+class Reading:
+    """The matches read from the log: to lease, and blocked ones; `more` if the next step can read on at once."""
+
+    read_position: int
+    leased: list[Match] = field(default_factory=list)
+    blocked: list[Match] = field(default_factory=list)
+    more: bool = False
+
+
+def read_log(connection: Connection, subscription: Subscription, capacity: int) -> Reading:
+    """Read the log for first deliveries, over at most READ_LIMIT of its matches."""
+    start = subscription.read_position
+    if not capacity:
+        return Reading(start)
+    by_contact = subscription.order is DeliveryOrder.CONTACT
+    limit = min(READ_LIMIT, capacity + _READ_AHEAD if by_contact else capacity)
+    matches, end = _read(connection, subscription, limit)
+    reading = Reading(matches[-1].position if len(matches) == limit else end)
+    reading.more = len(matches) == limit or end == start + READ_LIMIT
+    if by_contact:
+        _sort_by_contact(connection, subscription, reading, matches, capacity)
+    else:
+        reading.leased += matches
+    reading.more = reading.more and len(reading.leased) < capacity
+    return reading
+
+
+def _read(connection: Connection, subscription: Subscription, limit: int) -> tuple[Sequence[Match], int]:
+    """Return the next matches of the filter, and the position up to which the log was read for them."""
+    start = subscription.read_position
+    if subscription.filter == _NO_FILTER:
+        rows = _UNREAD.rows(connection, project=subscription.project_pk, start=start, limit=limit)
+        if connection.dialect.name == "sqlite":
+            rows = msgspec.json.decode(rows[0][0])
+        matches = [to_match(row) for row in rows]
+        return matches, matches[-1].position if matches else start
+    unread = (_match.project_key == subscription.project_pk) & (_match.position > start)
+    end = connection.scalar(select(func.max(_match.position)).where(unread, _match.position <= start + READ_LIMIT))
+    if end is None:
+        return [], start
+    # A match that is committed from here on is left to the next step: on PostgreSQL the query below would see it.
+    within = unread & (_match.position <= end)
+    query = filtered(connection, select(automation_match).where(within), subscription.filter)
+    return [to_match(row) for row in connection.execute(query.order_by(_match.position).limit(limit))], end
+
+
+def _sort_by_contact(
+    connection: Connection, subscription: Subscription, reading: Reading, matches: Sequence[Match], capacity: int
+) -> None:
+    """Lease the first match of every contact without unsettled matches, block the others, stop at the capacity."""
+    busy = _busy_contacts(connection, subscription, {match.contact_key for match in matches if match.contact_key})
+    blocked_capacity: int | None = None
+    for match in matches:
+        blocked = match.contact_key in busy
+        if blocked and blocked_capacity is None:
+            blocked_capacity = BLOCKED_LIMIT - _BLOCKED_COUNT.row(connection, own=subscription.key)[0]
+        if len(reading.blocked) >= (blocked_capacity or 0) if blocked else len(reading.leased) == capacity:
+            reading.read_position, reading.more = match.position - 1, False
+            return
+        (reading.blocked if blocked else reading.leased).append(match)
+        if match.contact_key:
+            busy.add(match.contact_key)
+
+
+def _busy_contacts(connection: Connection, subscription: Subscription, contact_keys: set[int]) -> set[int]:
+    """Return which of these contacts have unsettled matches; these are earlier than all that is read."""
+    if not contact_keys:
+        return set()
+    packed_keys = packed(connection, [*contact_keys])
+    return {row[0] for row in _BUSY.rows(connection, own=subscription.key, contacts=packed_keys)}
+
+
+_COLUMNS: Final = ", ".join(column.name for column in automation_match.columns)
+_UNREAD_ROWS: Final = f"""
+SELECT {_COLUMNS} FROM automation_match
+WHERE project_key = :project AND position > :start ORDER BY position LIMIT :limit
+"""  # noqa: S608 - our own names
+_UNREAD = Prepared(
+    text(f"SELECT json_group_array(json_array({_COLUMNS})) FROM ({_UNREAD_ROWS})"),  # noqa: S608 - as above
+    text(_UNREAD_ROWS),
+)
+_BLOCKED_COUNT = Prepared(
+    select(func.count()).where(_delivery.subscription_key == bindparam("own"), _delivery.state == BLOCKED)
+)
+
+
+def _busy(dialect: str) -> Any:
+    return (
+        select(_delivery.contact_key)
+        .distinct()
+        .where(
+            _delivery.subscription_key == bindparam("own"),
+            among(_delivery.contact_key, "contacts", dialect),
+            _delivery.contact_key != literal_column("0"),
+        )
+    )
+
+
+_BUSY = Prepared(_busy("sqlite"), _busy("postgresql"))
