@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.sharing import loop_time as loop_time_module
 from server.sharing import small_work
 from server.sharing.current_project import SERVER
-from server.sharing.loop_time import MANY_WAITING, LoopTime
+from server.sharing.loop_time import MANY_ARRIVING, MANY_WAITING, LoopTime
 from server.sharing.small_work import CREDIT_SECONDS, GivingWay, SmallWork, others_work
 from server.sharing.work_thread import WorkThread
 from server.storage.postgresql import PostgresDatabase
@@ -93,10 +94,13 @@ async def test_no_slice_begins_while_small_work_of_another_project_is_in_progres
     assert slices == [0, 1, 2]
 
 
-async def test_while_many_large_requests_wait_they_wait_for_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_while_many_large_requests_wait_and_calls_arrive_they_wait_for_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(small_work, "CREDIT_SECONDS", 1e9)
     loop_time = LoopTime()
     loop_time.giving_way.worked(1e9)
+    monkeypatch.setattr(loop_time_module, "RATE_SECONDS", 1e9)
     done: list[int] = []
 
     async def work(number: int) -> None:
@@ -105,6 +109,10 @@ async def test_while_many_large_requests_wait_they_wait_for_nobody_else(monkeypa
 
     with SmallWork(SMALL):
         working = [asyncio.create_task(work(number)) for number in range(MANY_WAITING + 5)]
+        for _ in range(10):
+            await asyncio.sleep(small_work.LOOK_SECONDS)
+        assert not done
+        loop_time._rate = 2.0 * MANY_ARRIVING
         for _ in range(10):
             await asyncio.sleep(small_work.LOOK_SECONDS)
         # One has the turn, and no more than MANY_WAITING wait behind it.

@@ -31,7 +31,13 @@ SLICE_SECONDS: Final = 0.002
 """A single send comes back to the loop four or five times, and may wait for a slice each time."""
 
 MANY_WAITING: Final = 8
-"""With more requests than this waiting for a turn, calls are let in first, and slices wait for nobody else."""
+"""With more requests than this waiting for a turn, calls are let in first."""
+
+MANY_ARRIVING: Final = 100
+"""With more calls than this in a second, and many large requests waiting, the loop has more work than it can do."""
+
+RATE_SECONDS: Final = 0.05
+"""How long arriving calls are counted for a rate."""
 
 GAP_SECONDS: Final = 0.001
 """The pause in which the next call can arrive, while calls do: to be accepted it needs the loop and another thread."""
@@ -49,6 +55,7 @@ class LoopTime:
         self.arrivals = 0
         """The number of calls that have arrived. While they do, further ones are let in between slices."""
         self._seen = 0
+        self._counted, self._counted_at, self._rate = 0, perf_counter(), 0.0
 
     @asynccontextmanager
     async def slices(self, key: Hashable) -> AsyncIterator[Slices]:
@@ -60,12 +67,19 @@ class LoopTime:
         finally:
             slices.end()
 
-    async def give_way(self, key: Hashable) -> None:
-        """Wait for the small work of other projects, unless many large requests wait: then they need all of the loop.
+    def _overrun(self) -> bool:
+        now = perf_counter()
+        if (passed := now - self._counted_at) > RATE_SECONDS:
+            self._rate = (self.arrivals - self._counted) / passed
+            self._counted, self._counted_at = self.arrivals, now
+        return self.turns.waiting > MANY_WAITING and self._rate > MANY_ARRIVING
 
-        A small call waits behind them by then, before it is even accepted, and longer the longer they take.
+    async def give_way(self, key: Hashable) -> None:
+        """Wait for the small work of other projects, unless many large requests wait and further calls arrive.
+
+        Then they need all of the loop: every call waits behind them by then, before it is even accepted.
         """
-        while self.turns.waiting <= MANY_WAITING and self.giving_way.due(key):
+        while self.giving_way.due(key) and not self._overrun():
             await self.giving_way.wait()
 
     async def serve_others(self) -> None:
