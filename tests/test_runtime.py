@@ -50,7 +50,7 @@ def test_what_is_loaded_at_the_start_is_never_searched_for_garbage() -> None:
     del garbage
     collect_garbage_rarely()
     assert gc.get_freeze_count() > 1_000
-    assert gc.get_threshold() == (50_000, 20, 100)
+    assert gc.get_threshold() == (50_000, 4, 500)
     # Garbage is collected before the rest is frozen: it would stay for ever.
     assert kept() is None
 
