@@ -6,7 +6,8 @@ deliveries 60 ms in place of 6, and whoever sent now and then waited in a queue.
 another project's small work is in progress.
 
 It is not held up for long: on the whole it waits no longer than it works. So a project that sends without a pause takes
-half of the time of another one's large work, and no more.
+half of the time of another one's large work, and no more. And while more calls arrive than the event loop can serve,
+it gives way to nobody (`loop_time`): all calls wait for it by then.
 """
 
 from __future__ import annotations
