@@ -1,4 +1,4 @@
-"""Large work gives way to the small work of other projects: single sends on their way to the log, and transactions.
+"""Large work gives way to the small work of other projects: single sends, and transactions other than long reads.
 
 A transaction needs the interpreter dozens of times, for a moment each. While the event loop or a thread computes, it
 waits each time until the interpreter is handed over: with both computing, a commit of 1.5 ms took 25 ms and a step of

@@ -20,7 +20,7 @@ from server.errors import (
     StorageUnavailable,
     UnstorableText,
 )
-from server.sharing.current_project import current_project
+from server.sharing.current_project import SERVER, current_project
 from server.sharing.fair_queue import FairTurns
 from server.sharing.small_work import SmallWork
 from server.storage.head_turns import HeadTurn, HeadTurns
@@ -112,7 +112,8 @@ class PostgresDatabase:
         pool = self._writers if brief else self._readers
         turns = self._brief_turns if brief else self._delivery_turns if delivery else self._read_turns
         async with turn_for_project(turns):
-            return await self._run(pool, pool.snapshots, work)
+            with SmallWork(current_project() if brief or delivery else SERVER):
+                return await self._run(pool, pool.snapshots, work)
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run work in one transaction. Raise ProjectBusy if it gets no turn in time."""

@@ -28,7 +28,7 @@ from server.errors import (
     StorageUnavailable,
 )
 from server.recurring import Recurring
-from server.sharing.current_project import current_project
+from server.sharing.current_project import SERVER, current_project
 from server.sharing.small_work import SmallWork
 from server.storage.sqlite_file import DatabaseFile
 from server.storage.sqlite_readers import Readers
@@ -86,7 +86,8 @@ class SqliteDatabase:
         """Run work in one snapshot; it is interrupted when the caller is cancelled, and after READ_SECONDS."""
         readers = self._brief_readers if brief else self._delivery_readers if delivery else self._readers
         try:
-            return await readers.run(work)
+            with SmallWork(current_project() if brief or delivery else SERVER):
+                return await readers.run(work)
         except DBAPIError as error:
             raise storage_error(error.orig) from error
 
