@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections import Counter
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ import grpc
 import pytest
 
 from server.api import accepting
-from server.api.accepting import ACCEPTORS, accepting_server
+from server.api.accepting import accepting_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -77,7 +78,7 @@ async def test_calls_that_arrived_together_are_accepted_together() -> None:
         await call_together(channel)
     assert rounds.begun.total() == TOGETHER
     assert len(rounds.begun) <= TOGETHER // 4
-    assert max(rounds.begun.values()) > ACCEPTORS // 2
+    assert max(rounds.begun.values()) > TOGETHER // 8
 
 
 async def test_methods_that_are_not_served_are_unimplemented_and_streams_flow() -> None:
@@ -99,6 +100,29 @@ async def test_the_library_s_own_server_is_used_if_its_internals_changed(monkeyp
     monkeypatch.setitem(accepting._INTERNALS, "_schedule_rpc_coro", ("call",))
     async with served(Rounds().serve) as channel:
         await call_together(channel)
+
+
+async def test_a_reader_takes_all_bytes_at_once() -> None:
+    loop = asyncio.get_running_loop()
+    called: list[int] = []
+    read = asyncio.Event()
+
+    def reader(number: int) -> None:
+        called.append(number)
+        read.set()
+
+    reading, writing = socket.socketpair()
+    with reading, writing:
+        reading.setblocking(False)
+        with accepting.taking_all_bytes(loop):
+            loop.add_reader(reading, reader, 1)
+        for _ in range(100):
+            writing.send(b"x")
+        await read.wait()
+        await asyncio.sleep(0.01)
+        loop.remove_reader(reading)
+    assert called == [1]
+    assert "add_reader" not in vars(loop)
 
 
 def test_the_internals_of_the_installed_library_are_known() -> None:

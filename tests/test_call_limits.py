@@ -112,24 +112,50 @@ async def test_messages_of_services_without_a_key_arrive_at_once(
 
 
 @on_sqlite
-async def test_calls_beyond_a_projects_share_are_refused_with_a_time_to_try_again(
+async def test_calls_beyond_a_projects_share_wait_and_the_rest_is_refused_with_a_time_to_try_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of eight calls that the server takes, four are for a project that is alone."""
+    """Of eight calls that the server takes, four are for a project that is alone, and of eight that may wait, too."""
     monkeypatch.setattr(call_limits, "MAX_CALLS", 8)
+    monkeypatch.setattr(call_limits, "MAX_WAITING_CALLS", 8)
+    monkeypatch.setattr(call_limits, "WAITING_SECONDS", 30.0)
     async with serving(store.url) as service:
         shop, neighbour = await service.shop(), await service.shop()
         async with store.held():
             calls = [asyncio.ensure_future(_answer(shop.send())) for _ in range(20)]
-            refused = await _refusals(calls, 16)
+            refused = await _refusals(calls, 12)
             sending = asyncio.create_task(neighbour.send())
             await asyncio.sleep(0.1)
             assert not sending.done()
         assert (await sending).event.position == 1
-        assert (await asyncio.gather(*calls)).count(None) == 4
+        assert (await asyncio.gather(*calls)).count(None) == 8
     assert {(each.code, each.reason, each.retry_after) for each in refused} == {
         (StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS", 0.5)
     }
+
+
+@on_sqlite
+async def test_calls_that_waited_too_long_are_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(call_limits, "MAX_CALLS", 8)
+    monkeypatch.setattr(call_limits, "WAITING_SECONDS", 0.1)
+    async with serving(store.url) as service:
+        shop = await service.shop()
+        async with store.held():
+            calls = [asyncio.ensure_future(_answer(shop.send())) for _ in range(20)]
+            refused = await _refusals(calls, 16)
+        assert (await asyncio.gather(*calls)).count(None) == 4
+        assert (await shop.send()).event.position == 5
+    assert {each.reason for each in refused} == {"TOO_MANY_CALLS"}
+
+
+@on_sqlite
+async def test_many_calls_with_a_key_that_is_not_cached_look_it_up_once(
+    service: Service, shop: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.auth.access.MAX_LOOKUPS", 1)
+    client = service.client((await created(service, shop.project)).secret)
+    answers = await asyncio.gather(*(_answer(client.send()) for _ in range(50)))
+    assert answers == [None] * 50
 
 
 @on_sqlite

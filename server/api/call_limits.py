@@ -1,7 +1,8 @@
 """The limits of gRPC calls.
 
     what                       limit                                    crossing it
-    calls in progress          MAX_CALLS, shared fairly by projects     TOO_MANY_CALLS
+    calls in progress          MAX_CALLS, shared fairly by projects     the call waits before its message is read
+    calls that wait for that   MAX_WAITING_CALLS, shared likewise       TOO_MANY_CALLS, also after WAITING_SECONDS
     open streams               MAX_STREAMS, shared likewise             TOO_MANY_STREAMS
     a call's message           ARRIVAL_SECONDS until it is complete     REQUEST_TOO_SLOW
     a stream's first message   FIRST_MESSAGE_SECONDS                    REQUEST_TOO_SLOW
@@ -27,7 +28,13 @@ if TYPE_CHECKING:
     from server.sharing.loop_time import LoopTime
 
 MAX_CALLS: Final = 2_000
-"""Calls with one response that are in progress. Each takes 50 KB, and delays every later call."""
+"""Calls with one response that are in progress. Each takes 50 KB."""
+
+MAX_WAITING_CALLS: Final = 8_000
+"""Calls that wait until their project may have one more in progress, at 20 KB each. To refuse a call costs as much as
+to serve it, and a client without patience sends it again at once: a flood that waits is cheaper for everybody."""
+
+WAITING_SECONDS: Final = 2.0
 
 MAX_STREAMS: Final = 2_000
 """Open streams. Each takes 100 KB, and one tick of the loop for its heartbeat."""
@@ -68,6 +75,7 @@ class CallLimits:
         self.metrics = metrics
         self.loop_time = loop_time
         self.calls = FairBudget(MAX_CALLS)
+        self.waiting_calls = FairBudget(MAX_WAITING_CALLS)
         self.streams = FairBudget(MAX_STREAMS)
         arriving = memory // _ARRIVING_PART // MAX_MESSAGE_BYTES
         self.arriving = FairBudget(_between(_LEAST_ARRIVING, arriving, _MOST_ARRIVING))
@@ -85,10 +93,19 @@ class CallLimits:
         """Stop ending calls."""
         await self._sweep.close()
 
-    def enter_call(self, project_pk: int) -> None:
-        """Count a call, which is given back to `calls`. Raise TooManyCalls."""
-        if not self.calls.take(project_pk):
+    async def enter_call(self, project_pk: int) -> None:
+        """Count a call, which is given back to `calls`; wait a short time for its turn. Raise TooManyCalls."""
+        if self.calls.take(project_pk):
+            return
+        if not self.waiting_calls.take(project_pk):
             raise TooManyCalls(self.calls.held_by(project_pk), self.calls.total)
+        try:
+            async with asyncio.timeout(WAITING_SECONDS):
+                await self.calls.acquire(project_pk)
+        except TimeoutError:
+            raise TooManyCalls(self.calls.held_by(project_pk), self.calls.total) from None
+        finally:
+            self.waiting_calls.give(project_pk)
 
     def enter_stream(self, project_pk: int) -> None:
         """Count a stream, which is given back to `streams`. Raise TooManyStreams."""

@@ -93,7 +93,7 @@ class Interceptor:
             try:
                 self._calls.check_open()
                 caller = await self.authenticate(context, scope)
-                limits.enter_call(caller.project_pk)
+                await limits.enter_call(caller.project_pk)
                 counted = caller.project_pk
                 data = await self._receive(context, task, counted)
                 size = len(data)

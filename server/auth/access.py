@@ -15,6 +15,7 @@ import hmac
 import secrets
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from time import monotonic
 from typing import TYPE_CHECKING, Final
@@ -122,7 +123,8 @@ class Access:
         self._invalidations = 0
         self._unknown: dict[bytes, float] = {}
         self._creations = 0
-        self._lookups = 0
+        self._lookups: dict[tuple[bytes, int, int], asyncio.Task[Caller]] = {}
+        """The keys that are looked up now. Calls with the same key wait for the same lookup."""
         self._streams: set[WatchedStream] = set()
         self._rechecking: asyncio.Task[None] | None = None
 
@@ -261,9 +263,17 @@ class Access:
             if monotonic() < unknown_until:
                 raise KeyInvalid
             del self._unknown[digest]
-        if self._lookups >= MAX_LOOKUPS:
-            raise TooManyKeyLookups
-        self._lookups += 1
+        # A key that was created or revoked since a lookup began needs a new one.
+        lookup = digest, self._creations, self._invalidations
+        looking = self._lookups.get(lookup)
+        if looking is None:
+            if len(self._lookups) >= MAX_LOOKUPS:
+                raise TooManyKeyLookups
+            looking = self._lookups[lookup] = asyncio.create_task(self._look_up(digest), name="look-up-key")
+            looking.add_done_callback(partial(self._looked_up, lookup))
+        return await asyncio.shield(looking)
+
+    async def _look_up(self, digest: bytes) -> Caller:
         creations = self._creations
         try:
             return await self._read_key(digest)
@@ -274,8 +284,12 @@ class Access:
             if creations == self._creations:
                 self._unknown[digest] = monotonic() + UNKNOWN_SECONDS
             raise
-        finally:
-            self._lookups -= 1
+
+    def _looked_up(self, lookup: tuple[bytes, int, int], looking: asyncio.Task[Caller]) -> None:
+        del self._lookups[lookup]
+        # The callers that waited may have gone.
+        if not looking.cancelled():
+            looking.exception()
 
     async def _read_key(self, digest: bytes) -> Caller:
         invalidations = self._invalidations

@@ -48,6 +48,9 @@ GROUP_MICROSECONDS: Final = 50_000
 SHARED_GROUP_MICROSECONDS: Final = 6_000
 """The same while several projects send. Twice the time of a lone send: one that came too late waits for another one."""
 
+ANSWER_MICROSECONDS: Final = 100
+"""What each batch of a group takes the loop afterwards: all of them are answered in one round of it."""
+
 SHARED_SECONDS: Final = 5.0
 """How long after several projects were in the queue groups stay short, for those that send now and then."""
 
