@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tests.support.service import Client
     from tests.support.stores import Store
 
+pytestmark = pytest.mark.lasting
+
 UNREADABLE = pb.ParkedMatch.CAUSE_UNREADABLE
 GOOD = [1, 2, 4, 5]
 
@@ -57,9 +59,9 @@ async def check_parked(client: Client) -> None:
 
 
 @bad_row
-async def test_a_pull_parks_it_and_delivers_the_others(till: Client, store: Store, damage: str) -> None:
+async def test_a_pull_parks_it_and_delivers_the_others(till: Client, served_store: Store, damage: str) -> None:
     await record(till, 5)
-    await store.execute(damage)
+    await served_store.execute(damage)
     deliveries = await pull(till)
     assert positions(deliveries) == GOOD
     await acknowledge(till, ack=pb.AckDeliveries(delivery_ids=ids(deliveries)))
@@ -68,9 +70,9 @@ async def test_a_pull_parks_it_and_delivers_the_others(till: Client, store: Stor
 
 
 @bad_row
-async def test_a_consumer_gets_the_others(till: Client, store: Store, damage: str) -> None:
+async def test_a_consumer_gets_the_others(till: Client, served_store: Store, damage: str) -> None:
     await record(till, 5)
-    await store.execute(damage)
+    await served_store.execute(damage)
     engine = await Engine.open(till)
     await engine.ack(await engine.deliveries(4))
     await record(till, 1)
@@ -83,9 +85,11 @@ async def test_a_consumer_gets_the_others(till: Client, store: Store, damage: st
 
 
 @bad_row
-async def test_a_consumer_with_a_window_of_one_receives_the_next_match(till: Client, store: Store, damage: str) -> None:
+async def test_a_consumer_with_a_window_of_one_receives_the_next_match(
+    till: Client, served_store: Store, damage: str
+) -> None:
     await record(till, 5)
-    await store.execute(damage)
+    await served_store.execute(damage)
     engine = await Engine.open(till, max_outstanding=1)
     delivered: list[int] = []
     while len(delivered) < len(GOOD):
@@ -97,17 +101,17 @@ async def test_a_consumer_with_a_window_of_one_receives_the_next_match(till: Cli
     await check_parked(till)
 
 
-async def test_a_pull_of_one_skips_to_the_next_readable_match(till: Client, store: Store) -> None:
+async def test_a_pull_of_one_skips_to_the_next_readable_match(till: Client, served_store: Store) -> None:
     await record(till, 5)
-    await store.execute("UPDATE event SET properties = '{' WHERE position < 4")
+    await served_store.execute("UPDATE event SET properties = '{' WHERE position < 4")
     assert positions(await pull(till, 1)) == [4]
     assert [each.match.position for each in await parked(till)] == [3, 2, 1]
 
 
 @bad_row
-async def test_a_watch_skips_an_unreadable_match(till: Client, store: Store, damage: str) -> None:
+async def test_a_watch_skips_an_unreadable_match(till: Client, served_store: Store, damage: str) -> None:
     await record(till, 5)
-    await store.execute(damage)
+    await served_store.execute(damage)
     seen: list[int] = []
     watch = till.matches.WatchMatches(pb.WatchMatchesRequest(start=EARLIEST, max_matches=2))
     async for answer in watch:
@@ -118,11 +122,11 @@ async def test_a_watch_skips_an_unreadable_match(till: Client, store: Store, dam
     assert seen == GOOD
 
 
-async def test_a_replayed_match_is_read_again(till: Client, store: Store) -> None:
+async def test_a_replayed_match_is_read_again(till: Client, served_store: Store) -> None:
     await record(till, 1)
-    await store.execute("UPDATE event SET properties = '[1]'")
+    await served_store.execute("UPDATE event SET properties = '[1]'")
     assert await pull(till) == []
-    await store.execute("UPDATE event SET properties = '{}'")
+    await served_store.execute("UPDATE event SET properties = '{}'")
     request = pb.ReplayParkedMatchesRequest(subscription="engine", selection=pb.ParkedSelection(all=True))
     assert (await till.matches.ReplayParkedMatches(request)).match_count == 1
     assert positions(await pull(till, wait=5)) == [1]
@@ -137,10 +141,10 @@ async def test_a_match_whose_automation_is_missing_parks_alone(till: Client, sto
 
 
 async def test_a_number_beyond_the_range_that_an_earlier_release_stored_is_delivered(
-    till: Client, store: Store
+    till: Client, served_store: Store
 ) -> None:
     await record(till, 1)
-    await store.execute(f"UPDATE event SET properties = '{json.dumps({'n': 10**400, 'list': [-(10**400)]})}'")  # noqa: S608
+    await served_store.execute(f"UPDATE event SET properties = '{json.dumps({'n': 10**400, 'list': [-(10**400)]})}'")  # noqa: S608
     (delivery,) = await pull(till)
     largest = 1.7976931348623157e308
     assert read_struct(delivery.match.event.properties) == {"n": largest, "list": [-largest]}

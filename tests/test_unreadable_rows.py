@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from tests.support.service import Client, Service
     from tests.support.stores import Store
 
+pytestmark = pytest.mark.lasting
+
 LARGEST = sys.float_info.max
 REFUSED = (grpc.StatusCode.FAILED_PRECONDITION, "ROW_UNREADABLE")
 
@@ -76,10 +78,10 @@ def check_shown(shown: Any, values: Struct, reported: str = "") -> None:
 
 @every_damage
 async def test_an_event_is_shown_with_its_reason_beside_the_others(
-    service: Service, shop: Client, store: Store, damage: str, caplog: pytest.LogCaptureFixture
+    service: Service, shop: Client, served_store: Store, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     receipts = [await shop.send(event({"currency": "EUR"})) for _ in range(3)]
-    await plant(store, "event", "properties", damage, "position = 2")
+    await plant(served_store, "event", "properties", damage, "position = 2")
     before = await counted(service, "event")
     log = await shop.log()
     assert [each.position for each in log] == [1, 2, 3]
@@ -95,11 +97,11 @@ async def test_an_event_is_shown_with_its_reason_beside_the_others(
 
 @every_damage
 async def test_a_backtest_skips_and_counts_an_unreadable_event(
-    service: Service, shop: Client, store: Store, damage: str
+    service: Service, shop: Client, served_store: Store, damage: str
 ) -> None:
     for _ in range(3):
         await shop.send(event({"currency": "EUR"}))
-    await plant(store, "event", "properties", damage, "position = 2")
+    await plant(served_store, "event", "properties", damage, "position = 2")
     before = await counted(service, "event")
     request = event_definitions_pb2.BacktestSchemaRequest(event_definition=ORDER, schema=schema(currency="number"))
     *_, last = [answer async for answer in shop.definitions.BacktestSchema(request)]
@@ -107,9 +109,11 @@ async def test_a_backtest_skips_and_counts_an_unreadable_event(
     assert await counted(service, "event") == before + 1
 
 
-async def test_an_event_with_coercions_of_an_unknown_kind_is_shown_with_its_reason(shop: Client, store: Store) -> None:
+async def test_an_event_with_coercions_of_an_unknown_kind_is_shown_with_its_reason(
+    shop: Client, served_store: Store
+) -> None:
     await shop.send()
-    await plant(store, "event", "coercions", '[["x","odd",1,2]]', "position = 1")
+    await plant(served_store, "event", "coercions", '[["x","odd",1,2]]', "position = 1")
     (found,) = await shop.log()
     check_shown(found, found.properties)
     assert not found.coercions
@@ -117,12 +121,12 @@ async def test_an_event_with_coercions_of_an_unknown_kind_is_shown_with_its_reas
 
 @one_damage
 async def test_an_event_whose_key_is_sent_again_does_not_fail_the_batch(
-    shop: Client, store: Store, damage: str
+    shop: Client, served_store: Store, damage: str
 ) -> None:
     sent = event()
     sent.idempotency_key = "once"
     await shop.send(sent)
-    await plant(store, "event", "properties", damage, "position = 1")
+    await plant(served_store, "event", "properties", damage, "position = 1")
     results = await shop.send_all([event(), sent, event()])
     assert [each.WhichOneof("outcome") for each in results] == ["receipt"] * 3
     assert await shop.positions() == [1, 2, 3]
@@ -154,11 +158,11 @@ async def test_a_contact_is_shown_with_its_reason_and_is_not_changed_but_deleted
 @one_damage
 @pytest.mark.parametrize("column", ["labels", "attributes"])
 async def test_an_unreadable_automation_is_shown_with_the_reason_and_still_matches(
-    service: Service, shop: Client, store: Store, damage: str, column: str
+    service: Service, shop: Client, served_store: Store, damage: str, column: str
 ) -> None:
     made = await automate(shop, labels={"team": "a"}, attributes=struct({"steps": [1]}))
     await automate(shop, name="Sound", labels={"team": "a"})
-    await plant(store, "automation", column, damage, "name = 'Welcome'")
+    await plant(served_store, "automation", column, damage, "name = 'Welcome'")
     # Another automation makes the server read the catalog again.
     await automate(shop, name="Newest")
     before = await counted(service, "automation")
@@ -200,12 +204,12 @@ async def test_a_change_of_an_automation_keeps_unreadable_values_until_they_are_
     )
 
 
-async def test_a_match_of_an_automation_with_damaged_labels_parks_alone(shop: Client, store: Store) -> None:
+async def test_a_match_of_an_automation_with_damaged_labels_parks_alone(shop: Client, served_store: Store) -> None:
     await automate(shop)
     await automate(shop, name="Sound")
     await subscribe(shop, start=EARLIEST)
     await record(shop, 1)
-    await plant(store, "automation", "labels", "[1]", "name = 'Welcome'")
+    await plant(served_store, "automation", "labels", "[1]", "name = 'Welcome'")
     assert [each.match.automation_name for each in await pull(shop)] == ["Sound"]
     request = pb.ListParkedMatchesRequest(subscription="engine")
     (parked,) = (await shop.matches.ListParkedMatches(request)).parked_matches
@@ -231,11 +235,13 @@ async def test_an_unreadable_run_is_shown_with_the_reason_and_ends_without_losin
     assert any(damage in row for row in await store.rows("run"))
 
 
-async def test_numbers_beyond_the_range_are_read_as_the_largest_double_everywhere(shop: Client, store: Store) -> None:
+async def test_numbers_beyond_the_range_are_read_as_the_largest_double_everywhere(
+    shop: Client, served_store: Store
+) -> None:
     await automate(shop)
     receipt = await shop.send()
     for table, column in (("event", "properties"), ("contact", "properties"), ("automation", "attributes")):
-        await plant(store, table, column, HUGE, "1 = 1")
+        await plant(served_store, table, column, HUGE, "1 = 1")
     wanted = {"n": LARGEST, "list": [-LARGEST]}
     for values in (
         (await shop.log())[0].properties,
@@ -259,12 +265,12 @@ async def test_numbers_beyond_the_range_are_read_as_the_largest_double_everywher
     ],
 )
 async def test_every_dialect_answers_beside_unreadable_rows(
-    service: Service, shop: Client, store: Store, dialect: str, call: str
+    service: Service, shop: Client, served_store: Store, dialect: str, call: str
 ) -> None:
     contact = await shop.upsert()
     await automate(shop)
-    await plant(store, "contact", "properties", "{", "1 = 1")
-    await plant(store, "automation", "attributes", "{", "1 = 1")
+    await plant(served_store, "contact", "properties", "{", "1 = 1")
+    await plant(served_store, "automation", "attributes", "{", "1 = 1")
     async with calling(service, shop, dialect) as caller:
         answer = await caller.call(call.replace("CONTACT", contact.id))
     assert answer.status_code == 200, answer.text
