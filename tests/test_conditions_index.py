@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from functools import cache
 from itertools import pairwise
 from math import inf, nextafter
@@ -14,6 +15,8 @@ from automation.conditions.index import ConditionIndex
 from automation.conditions.subject import Subject
 from automation.errors import ConditionInvalid
 from tests.support.conditions import conditions, contacts, payloads
+
+EXAMPLES = int(os.environ.get("SIGNALBOX_INDEX_EXAMPLES", "150"))
 
 
 def compiled(texts: list[str]) -> list[Condition | None]:
@@ -32,7 +35,7 @@ def subject(properties: dict[str, Any], contact: dict[str, Any] | None = None) -
     return Subject(properties, "abc", "e", 3, 0, 0, **about)  # type: ignore[arg-type]  # a dict of kinds
 
 
-@settings(max_examples=400)
+@settings(max_examples=EXAMPLES)
 @given(st.lists(conditions(("guard", "guard", "guard", "bool")), max_size=25), st.lists(payloads, max_size=4), contacts)
 def test_every_condition_that_holds_is_a_candidate(
     texts: list[str], events: list[dict[str, Any]], contact: dict[str, Any] | None
@@ -85,7 +88,7 @@ condition = cache(Condition)
 at_a_bound = st.sampled_from(sorted(BOUNDS)).flatmap(lambda text: st.sampled_from(around(BOUNDS[text])))
 
 
-@settings(max_examples=150)
+@settings(max_examples=EXAMPLES // 2)
 @given(st.lists(comparisons() | between(), min_size=1, max_size=12), st.lists(st.tuples(*[at_a_bound] * 4), max_size=6))
 def test_no_value_at_a_bound_is_lost(texts: list[str], values: list[tuple[float, ...]]) -> None:
     all_of_them = [condition(text) for text in texts]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
@@ -72,6 +73,8 @@ if TYPE_CHECKING:
     from automation.subscriptions.values import Settlement, StepResult
     from server.storage.database import Database
     from tests.support.stores import Store
+
+EXAMPLES = int(os.environ.get("SIGNALBOX_LEASING_EXAMPLES", "15"))
 
 T = TypeVar("T")
 
@@ -803,4 +806,4 @@ class Promises(RuleBasedStateMachine):
 
 
 TestPromises = Promises.TestCase
-TestPromises.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestPromises.settings = settings(max_examples=EXAMPLES, stateful_step_count=25, deadline=None)

@@ -13,6 +13,7 @@ import pytest
 from server.bridge.dialects import DIALECTS
 from server.bridge.openapi import document
 from tests.support.bridge import calling
+from tests.torture.nodes import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,6 +50,8 @@ async def test_every_endpoint_responds_as_documented(lasting_service: Service, d
             *("--checks", ",".join(CHECKS), "--max-examples", str(EXAMPLES), "--phases", "coverage,fuzzing"),
             *("--generation-deterministic", "--no-color"),
             cwd=tmp_path,
+            # Hypothesis keeps tables of characters there: to make them takes longer than most of these runs.
+            env={**os.environ, "HYPOTHESIS_STORAGE_DIRECTORY": str(ROOT / ".hypothesis")},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
