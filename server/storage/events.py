@@ -7,7 +7,7 @@ a range of time is a range of positions, which bisection finds without an index.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Row
 
+_LAST_POSITION: Final = 2**63 - 1
+"""A caller may ask for the events after any position that the column can hold. No log reaches the last one."""
 
 _EVENTS = sa.select(
     event,
@@ -106,7 +108,7 @@ def list_events(
     """
     low, high = position_range(connection, project_pk, wanted)
     if after is not None:
-        low = max(low, after + 1)
+        low = max(low, min(after + 1, _LAST_POSITION))
     elif before is not None:
         high = min(high or before, before)
     conditions = [event.c.project_key == project_pk]
