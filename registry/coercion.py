@@ -38,6 +38,13 @@ if TYPE_CHECKING:
 MAX_VIOLATIONS: Final = 100
 """Validation of a payload stops at this many violations."""
 
+MAX_COERCIONS: Final = 1_000
+MAX_COERCION_CHARACTERS: Final = 256 * 1024
+"""The most coercions of a payload that are reported, and the most characters of their paths; the rest is counted.
+
+A path may have 40,000 characters, and a payload 10,000 values: the report of 50 KB would have 400 MB.
+"""
+
 _SUGGESTIONS = 3
 """The number of violations that come with a suggestion."""
 
@@ -73,10 +80,14 @@ class Coercion(msgspec.Struct, frozen=True, array_like=True):
 
 
 class CoercedPayload(msgspec.Struct, frozen=True):
-    """A valid payload in its canonical form, keys in the order sent, with every coercion that led to it."""
+    """A valid payload in its canonical form, keys in the order sent, with the coercions that led to it.
+
+    `omitted` is the number of further coercions that are not reported.
+    """
 
     properties: dict[str, JSON]
     coercions: tuple[Coercion, ...]
+    omitted: int = 0
 
 
 class Coercer(Protocol):
@@ -102,7 +113,7 @@ def compile_schema(schema: Schema) -> Coercer:
         properties = validate(payload, report)
         if report.violations:
             raise PayloadRejected(tuple(report.violations))
-        return CoercedPayload(properties, tuple(report.coercions))
+        return CoercedPayload(properties, tuple(report.coercions), report.omitted)
 
     return coerce
 
@@ -130,6 +141,8 @@ class _Report(msgspec.Struct):
     coercions: list[Coercion] = []
     violations: list[Violation] = []
     trail: tuple[str | int, ...] = ()
+    omitted: int = 0
+    room: int = MAX_COERCION_CHARACTERS
 
     def at(self, path: str) -> str:
         """Return the full path of a path that was compiled relative to the current item."""
@@ -137,12 +150,21 @@ class _Report(msgspec.Struct):
             return path
         return "".join(part if isinstance(part, str) else f"[{part}]" for part in self.trail) + path
 
-    def coerced(self, path: str, kind: CoercionKind, before: JSON, after: JSON) -> None:
-        self.coercions.append(Coercion(self.at(path), kind, before, after))
+    def coerced(self, path: str | Callable[[], str], kind: CoercionKind, before: JSON, after: JSON) -> None:
+        """Add a coercion, or only count it once one has not fitted. A path that may be long is a function."""
+        if self.omitted or len(self.coercions) == MAX_COERCIONS:
+            self.omitted += 1
+            return
+        full = self.at(path if isinstance(path, str) else path())
+        self.room -= len(full)
+        if self.room < 0:
+            self.omitted += 1
+            return
+        self.coercions.append(Coercion(full, kind, before, after))
 
-    def reject(self, path: str, reason: str, problem: str, expected: str = "") -> None:
+    def reject(self, path: str | Callable[[], str], reason: str, problem: str, expected: str = "") -> None:
         """Add a violation, whose message is the path followed by the problem. Raise PayloadRejected at the limit."""
-        full = self.at(path)
+        full = self.at(path if isinstance(path, str) else path())
         message = f"Property {quoted_property(full)} {problem}"
         self.violations.append(Violation(full, reason, message, expected))
         if len(self.violations) == self.limit:
@@ -222,7 +244,7 @@ def _open_step(path: str) -> _Step:
 
 
 def _with_doubles(sent: Any, path: str, report: _Report) -> Any:
-    def convert(number_path: str, number: float) -> JSON:
+    def convert(number_path: Callable[[], str], number: float) -> JSON:
         after = canonical_number(number)
         _report_inexact_number(report, number_path, _FINITE, number, after)
         return after
@@ -260,8 +282,7 @@ def _converting_step(convert: Convert, path: str, expected: _Expected) -> _Step 
         if after is None:
             _reject_value(report, path, expected, sent)
         elif after is not sent:
-            full_path = report.at(path) if report.trail else path
-            report.coercions.append(Coercion(full_path, _conversion_kind(sent, after), sent, after))
+            report.coerced(path, _conversion_kind(sent, after), sent, after)
         return after
 
     return step
@@ -279,7 +300,9 @@ def _number_step(path: str, expected: _Expected) -> _Step:
     return step
 
 
-def _report_inexact_number(report: _Report, path: str, expected: _Expected, sent: float, after: JSON) -> None:
+def _report_inexact_number(
+    report: _Report, path: str | Callable[[], str], expected: _Expected, sent: float, after: JSON
+) -> None:
     if after is None:
         _reject_value(report, path, expected, sent)
     else:
@@ -295,7 +318,7 @@ def _rejecting_step(path: str, expected: _Expected) -> _Step:
     return lambda sent, report: _reject_value(report, path, expected, sent)
 
 
-def _reject_value(report: _Report, path: str, expected: _Expected, sent: JSON) -> None:
+def _reject_value(report: _Report, path: str | Callable[[], str], expected: _Expected, sent: JSON) -> None:
     report.reject(path, "INVALID_PROPERTY_VALUE", f"must be {expected.words}; got {describe(sent)}", expected.type)
 
 
@@ -321,7 +344,7 @@ def _rejecting_unknown(path: str, declared: Sequence[str]) -> _Unknown:
 
 def _dropping_unknown(path: str, _declared: Sequence[str]) -> _Unknown:
     def drop(name: str, value: JSON, _kept: dict[str, JSON], report: _Report) -> None:
-        report.coerced(property_path(path, name), CoercionKind.UNKNOWN_DROPPED, value, None)
+        report.coerced(lambda: property_path(path, name), CoercionKind.UNKNOWN_DROPPED, value, None)
 
     return drop
 
@@ -334,7 +357,7 @@ def _keeping_unknown(path: str, _declared: Sequence[str]) -> _Unknown:
             number: Any = value
             after = canonical_number(number)
             if not is_exact(number):
-                _report_inexact_number(report, property_path(path, name), _FINITE, number, after)
+                _report_inexact_number(report, lambda: property_path(path, name), _FINITE, number, after)
         elif (kind is dict or kind is list) and not all_exact(value):
             after = _with_doubles(value, property_path(path, name), report)
         kept[name] = after

@@ -12,8 +12,9 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from functools import partial
 from math import copysign, inf, isfinite
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
 import msgspec
 
@@ -165,20 +166,39 @@ def all_exact(container: Any) -> bool:
     return True
 
 
-def with_numbers(container: Any, path: str, convert: Callable[[str, float], JSON]) -> Any:
-    """Return a copy of an object or array in which each number not within ±2^53 is `convert(path, number)`."""
+_Place: TypeAlias = "tuple[_Place | None, str | int]"
+"""The place of a container and the name in it; of the outermost one its path. Paths are longer than what is there."""
+
+
+def with_numbers(container: Any, path: str, convert: Callable[[Callable[[], str], float], JSON]) -> Any:
+    """Return a copy of an object or array in which each number not within ±2^53 is `convert(path, number)`.
+
+    `path` is a function that makes the path.
+    """
     copy = container.copy()
-    pending = [(copy, path)]
+    pending: list[tuple[Any, _Place]] = [(copy, (None, path))]
     while pending:
         into, parent = pending.pop()
         for name, value in into.items() if type(into) is dict else enumerate(into):
             kind = type(value)
             if kind is dict or kind is list:
                 into[name] = value.copy()
-                pending.append((into[name], value_path(parent, name)))
+                pending.append((into[name], (parent, name)))
             elif (kind is int or kind is float) and not -_EXACT < value < _EXACT:
-                into[name] = convert(value_path(parent, name), value)
+                into[name] = convert(partial(_path_to, (parent, name)), value)
     return copy
+
+
+def _path_to(place: _Place) -> str:
+    names: list[str | int] = []
+    parent, name = place
+    while parent is not None:
+        names.append(name)
+        parent, name = parent
+    path = str(name)
+    for inner in reversed(names):
+        path = _member_path(path, inner)
+    return path
 
 
 def with_doubles(container: Any) -> Any:
@@ -189,7 +209,14 @@ def with_doubles(container: Any) -> Any:
 
 
 def value_path(parent: str, name: str | int) -> str:
-    """Return the path of a member of an object or an array."""
+    """Return the path of a member of an object or an array for a violation, which has no more than MAX_PATH of it.
+
+    A path that is longer leads no further: 10,000 members of one object would have as many copies of it.
+    """
+    return _member_path(parent, name) if len(parent) <= MAX_PATH else parent
+
+
+def _member_path(parent: str, name: str | int) -> str:
     if isinstance(name, int):
         return f"{parent}[{name}]"
     return property_path(parent, name) if parent else property_path("", name).removeprefix(".")

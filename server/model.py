@@ -162,3 +162,5 @@ class Event(msgspec.Struct, frozen=True):
     contact_deleted: bool = False
     unreadable: str = ""
     """Why properties or coercions cannot be read, both of which are empty then."""
+    omitted_coercions: int = 0
+    """The number of further coercions that were not recorded."""

@@ -212,6 +212,7 @@ class ProjectCommit:
             self._received_at,
             0,
             self._rules(draft).ignore_case,
+            omitted_coercions=draft.omitted_coercions,
         )
 
     def _occurred_at(self, draft: Draft) -> int:
@@ -354,7 +355,10 @@ def _current_snapshot(connection: Connection, batches: Sequence[Batch], head: He
 def _encoded(draft: Draft) -> tuple[str, str]:
     """Return the texts of the properties and the coercions, encoded once for each validation."""
     if draft.encoded is None:
-        coercions = _encode(draft.coercions).decode() if draft.coercions else ""
+        coercions = ""
+        if draft.coercions:
+            omitted = (draft.omitted_coercions,) if draft.omitted_coercions else ()
+            coercions = _encode(draft.coercions + omitted).decode()
         draft.encoded = _encode(draft.properties).decode(), coercions
     return draft.encoded
 

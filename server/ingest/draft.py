@@ -77,6 +77,7 @@ class Draft(msgspec.Struct):
     definition: LiveDefinition | None = None
     properties: dict[str, Any] = {}
     coercions: tuple[Coercion, ...] = ()
+    omitted_coercions: int = 0
     # decided
     event: Event | None = None
     matches: tuple[tuple[Match, Automation], ...] = ()

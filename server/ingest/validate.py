@@ -39,7 +39,7 @@ def validate_draft(snapshot: CatalogSnapshot, draft: Draft, violations: int = MA
         draft.error = error.detached()
     else:
         draft.properties = coerced.properties
-        draft.coercions = coerced.coercions
+        draft.coercions, draft.omitted_coercions = coerced.coercions, coerced.omitted
 
 
 def validate_batch(batch: Batch) -> None:
@@ -82,4 +82,5 @@ def _validate_undefined(rules: Rules, draft: Draft, violations: int) -> None:
     if rules.undefined_events is UndefinedEvents.REJECT:
         draft.error = DefinitionNotFound(draft.name)
     coerced = coerce_undefined(draft.given, violations)
-    draft.properties, draft.coercions = coerced.properties, coerced.coercions
+    draft.properties = coerced.properties
+    draft.coercions, draft.omitted_coercions = coerced.coercions, coerced.omitted

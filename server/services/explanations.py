@@ -5,7 +5,7 @@ The database is read first; conditions are evaluated after that, in a thread, be
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from uuid_utils import uuid7
@@ -16,7 +16,7 @@ from automation.conditions.values import Verdict
 from automation.errors import ConditionInvalid
 from automation.match_log import matches_of_events
 from automation.matches import MatchKind
-from registry.coercion import coerce_undefined
+from registry.coercion import CoercedPayload, coerce_undefined
 from registry.errors import PayloadRejected, RowUnreadable, Violation
 from registry.names import check_event_name
 from registry.timestamps import now_micros
@@ -75,6 +75,7 @@ class ConditionTest:
     errors: Sequence[ConditionError] = ()
     violations: Sequence[Violation] = ()
     coercions: Sequence[Coercion] = ()
+    omitted_coercions: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,21 +107,22 @@ class Explanations:
         violations: Sequence[Violation] = ()
         schema = definition.schema if definition else None
         compiled, errors = await self._catalog.thread.run(project_pk, lambda: _compiled(condition, schema))
-        properties: dict[str, Any] = {}
-        coercions: tuple[Coercion, ...] = ()
+        coerced = CoercedPayload({}, ())
         try:
             coerced = (definition.coerce if definition else coerce_undefined)(draft.given)
-            properties, coercions = coerced.properties, coerced.coercions
         except PayloadRejected as error:
             violations = error.violations
+        tested = ConditionTest(
+            errors=errors, violations=violations, coercions=coerced.coercions, omitted_coercions=coerced.omitted
+        )
         if compiled is None or violations:
-            return ConditionTest(errors=errors, violations=violations, coercions=coercions)
+            return tested
         if contact is None:
             contact = await self._database.read(lambda connection: _contact_of(connection, project_pk, draft))
-        event = _unrecorded(snapshot, draft, properties, coercions, contact)
+        event = _unrecorded(snapshot, draft, coerced, contact)
         subject = subject_of(event, contact.properties if contact else {})
         trace = await self._catalog.thread.run(project_pk, lambda: compiled.trace(subject))
-        return ConditionTest(verdict_of(trace), trace, coercions=coercions)
+        return replace(tested, verdict=verdict_of(trace), trace=trace)
 
     async def of_recorded(
         self, project_pk: int, event_id: str, automation_id: str, request: PageRequest
@@ -164,7 +166,7 @@ class Explanations:
             key, contact = await self._contact_of_commit(snapshot, draft)
         except ContactNotFound as error:
             return EventExplanation(None, _refusal(error))
-        event = _unrecorded(snapshot, draft, draft.properties, draft.coercions, contact)
+        event = _unrecorded(snapshot, draft, _coerced(draft), contact)
         matched = MatchedEvent(event, NOW, key, subject_of(event, contact.properties if contact else {}), {})
         source = draft.fingerprint()
 
@@ -215,19 +217,19 @@ class Explanations:
             return 0, ExplainedContact(str(uuid7()), draft.email, {})
         if fate is IfUnknown.RECORD_WITHOUT:
             return 0, None
-        event = _unrecorded(snapshot, draft, draft.properties, draft.coercions, None)
+        event = _unrecorded(snapshot, draft, _coerced(draft), None)
         assigned = await self._catalog.thread.run(
             snapshot.project_pk, lambda: with_new_contact(event, snapshot.automations, _decide)
         )
         return 0, ExplainedContact(assigned.contact_id, draft.email, {}) if assigned else None
 
 
+def _coerced(draft: Draft) -> CoercedPayload:
+    return CoercedPayload(draft.properties, draft.coercions, draft.omitted_coercions)
+
+
 def _unrecorded(
-    snapshot: CatalogSnapshot,
-    draft: Draft,
-    properties: dict[str, Any],
-    coercions: tuple[Coercion, ...],
-    contact: ExplainedContact | None,
+    snapshot: CatalogSnapshot, draft: Draft, coerced: CoercedPayload, contact: ExplainedContact | None
 ) -> Event:
     definition = snapshot.definition(draft.name)
     now = now_micros()
@@ -239,12 +241,13 @@ def _unrecorded(
         definition.revision if definition else 0,
         contact.id if contact else "",
         contact.email if contact else draft.email,
-        properties,
-        coercions,
+        coerced.properties,
+        coerced.coercions,
         now if draft.occurred_at is None else draft.occurred_at,
         now,
         0,
         snapshot.rules.ignore_case,
+        omitted_coercions=coerced.omitted,
     )
 
 

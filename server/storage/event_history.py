@@ -109,7 +109,12 @@ class Recorded(NamedTuple):
     def sent(self) -> dict[str, Any]:
         """Return the properties as they were sent. Raise one of UNREADABLE if they are stored in another form."""
         properties = load_object(self.properties)
-        return undo(properties, read_coercions(self.coercions)) if self.coercions else properties
+        if not self.coercions:
+            return properties
+        coercions, omitted = read_coercions(self.coercions)
+        if omitted:
+            raise ValueError(f"{omitted:,} of its coercions were not recorded, so what was sent is not known")
+        return undo(properties, coercions)
 
 
 _RECORDED = sa.select(event.c.id, event.c.position, event.c.revision, event.c.properties, event.c.coercions)

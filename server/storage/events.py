@@ -163,10 +163,11 @@ def to_event(row: Row[Any]) -> Event:
     properties: dict[str, Any]
     coercions: tuple[Coercion, ...]
     try:
-        properties, coercions = load_object(row.properties), read_coercions(row.coercions) if row.coercions else ()
+        properties = load_object(row.properties)
+        coercions, omitted = read_coercions(row.coercions) if row.coercions else ((), 0)
         occurred_at, received_at = check_instant(row.occurred_at), check_instant(row.received_at)
     except UNREADABLE as error:
-        properties, coercions, occurred_at, received_at = {}, (), 0, 0
+        properties, coercions, omitted, occurred_at, received_at = {}, (), 0, 0, 0
         unreadable = UNREADABLE_ROWS.report("event", row.id, error)
     return Event(
         id=row.id,
@@ -184,14 +185,17 @@ def to_event(row: Row[Any]) -> Event:
         ignore_case=bool(row.ignore_case),
         contact_deleted=bool(row.contact_deleted),
         unreadable=unreadable,
+        omitted_coercions=omitted,
     )
 
 
-def read_coercions(text: str) -> tuple[Coercion, ...]:
-    """Return the coercions of an event from their recorded JSON."""
-    # Stored as [[path, kind, from, to], ...], where `from` is at most one level less deep than the payload.
+def read_coercions(text: str) -> tuple[tuple[Coercion, ...], int]:
+    """Return the coercions of an event from their recorded JSON, and how many further ones were not recorded."""
+    # Stored as [[path, kind, from, to], ...], where `from` is at most one level less deep than the payload. The number
+    # of further ones comes last, if there are any.
     coercions = load_nested(text, MAX_DEPTH + 1)
-    return tuple(Coercion(path, CoercionKind(kind), *values) for path, kind, *values in coercions)
+    omitted = coercions.pop() if coercions and type(coercions[-1]) is int else 0
+    return tuple(Coercion(path, CoercionKind(kind), *values) for path, kind, *values in coercions), omitted
 
 
 def position_range(connection: Connection, project_pk: int, wanted: EventFilter) -> tuple[int, int | None]:

@@ -1056,14 +1056,14 @@ class ValidateEventResponse(_message.Message):
     valid: _builtins.bool
     """Output only. True if an event with this payload would be accepted."""
     omitted_coercion_count: _builtins.int
-    """Output only. Number of coercions left out of `coercions` because they exceed 1 MiB."""
+    """Output only. Number of coercions left out at the end of `coercions`."""
     @_builtins.property
     def properties(self) -> _struct_pb2.Struct:
         """Output only. The payload after coercion. Not set if the payload is not valid."""
 
     @_builtins.property
     def coercions(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Coercion]:
-        """Output only. The values that were coerced. At most 1 MiB."""
+        """Output only. The values that were coerced. At most 1 MiB, and at most the 1,000 that would be recorded."""
 
     @_builtins.property
     def violations(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Violation]:
@@ -1229,8 +1229,9 @@ class BacktestReport(_message.Message):
     head_position: _builtins.int
     """Output only. The log was read up to and including this position."""
     unreadable_count: _builtins.int
-    """Output only. Number of events that were skipped because their stored properties could not be read. They are not
-    counted in `event_count`. Such reads are counted in the metric signalbox_unreadable_rows_total.
+    """Output only. Number of events that were skipped because their stored properties could not be read, or because not
+    all of their coercions are recorded, so that it is not known what was sent. They are not counted in `event_count`.
+    Such reads are counted in the metric signalbox_unreadable_rows_total.
     """
     @_builtins.property
     def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___BacktestReason]:

@@ -57,7 +57,7 @@ class Event(_message.Message):
     after the contact is deleted.
     """
     omitted_coercion_count: _builtins.int
-    """Output only. Number of coercions left out of `coercions` because they exceed 1 MiB."""
+    """Output only. Number of coercions left out at the end of `coercions`."""
     unreadable_reason: _builtins.str
     """Output only. Why the stored properties or coercions could not be read; both are empty then. Empty if they could be
     read. Such reads are counted in the metric signalbox_unreadable_rows_total.
@@ -68,7 +68,9 @@ class Event(_message.Message):
 
     @_builtins.property
     def coercions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Coercion]:
-        """Output only. The values that were coerced, in the order of their names. At most 1 MiB."""
+        """Output only. The values that were coerced, in the order of their names. At most 1 MiB, and at most the 1,000 that
+        are recorded, whose paths have at most 262,144 characters.
+        """
 
     @_builtins.property
     def occurred_at(self) -> _timestamp_pb2.Timestamp:

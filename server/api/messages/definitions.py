@@ -105,7 +105,8 @@ def write_validation(schema: Schema, payload: Struct) -> pb.ValidateEventRespons
     response = pb.ValidateEventResponse(valid=True)
     response.properties.SetInParent()
     write_struct(coerced.properties, response.properties)
-    response.omitted_coercion_count = write_details(coerced.coercions, write_coercion, response.coercions)
+    unwritten = write_details(coerced.coercions, write_coercion, response.coercions)
+    response.omitted_coercion_count = coerced.omitted + unwritten
     return response
 
 

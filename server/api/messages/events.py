@@ -58,7 +58,7 @@ def read_draft_or_refuse(message: pb.EventInput, readers: Readers) -> Draft:
 
 # What is written for every event is written in place: a message given to a constructor is copied.
 def write_event(event: Event, into: event_pb2.Event) -> None:
-    """Write a whole event; of coercions beyond MAX_DETAIL_BYTES only the count."""
+    """Write a whole event; of coercions that are not recorded, and beyond MAX_DETAIL_BYTES, only the count."""
     into.id = event.id
     into.position = event.position
     into.name = event.name
@@ -69,7 +69,8 @@ def write_event(event: Event, into: event_pb2.Event) -> None:
     into.properties.SetInParent()
     write_struct(event.properties, into.properties)
     if event.coercions:
-        into.omitted_coercion_count = write_details(event.coercions, write_coercion, into.coercions)
+        unwritten = write_details(event.coercions, write_coercion, into.coercions)
+        into.omitted_coercion_count = event.omitted_coercions + unwritten
     write_timestamp(event.occurred_at, into.occurred_at)
     write_timestamp(event.received_at, into.received_at)
     if event.unreadable:

@@ -45,7 +45,8 @@ def write_condition_test(tested: ConditionTest) -> pb.TestConditionResponse:
         violations=map(write_violation, tested.violations),
     )
     message.omitted_clause_count = write_details(tested.trace, _write_clause, message.trace)
-    message.omitted_coercion_count = write_details(tested.coercions, write_coercion, message.coercions)
+    unwritten = write_details(tested.coercions, write_coercion, message.coercions)
+    message.omitted_coercion_count = tested.omitted_coercions + unwritten
     return message
 
 

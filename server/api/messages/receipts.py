@@ -46,7 +46,7 @@ def write_receipt(draft: Draft, view: View, into: pb.EventReceipt, room: int) ->
     if draft.duplicate:
         into.duplicate = True
     if event.coercions:
-        into.coercion_count = len(event.coercions)
+        into.coercion_count = len(event.coercions) + event.omitted_coercions
     if draft.matches:
         into.match_count = sum(match.kind is MatchKind.STARTED for match, _ in draft.matches)
         if view is View.MATCHES:
