@@ -17,6 +17,8 @@ UNBOUNDED: Final = sys.maxsize
 """No limit on characters, for pages addressed by number: they must have exactly the requested number of items."""
 
 _ROWS_AT_ONCE: Final = 100
+_ROWS_AT_ONCE_OF_SQLITE: Final = 10
+"""A row may have a megabyte, and a page ends after one. On PostgreSQL each further part takes another round trip."""
 
 
 def page_of(
@@ -40,6 +42,12 @@ def read_page(
     connection: Connection, query: Select[Any], limit: int, size: Callable[[Row[Any]], int]
 ) -> tuple[list[Row[Any]], bool]:
     """Return a page of the rows of a query, as `page_of` does; a long page is read in chunks."""
-    options = {"yield_per": _ROWS_AT_ONCE} if limit > _ROWS_AT_ONCE else {}
+    at_once = rows_at_once(connection)
+    options = {"yield_per": at_once} if limit > at_once else {}
     with connection.execute(query.limit(limit + 1), execution_options=options) as rows:
         return page_of(rows, limit, size)
+
+
+def rows_at_once(connection: Connection) -> int:
+    """Return how many rows of unknown size to fetch at a time."""
+    return _ROWS_AT_ONCE_OF_SQLITE if connection.dialect.name == "sqlite" else _ROWS_AT_ONCE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import tracemalloc
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +16,7 @@ from signalbox.v1 import event_ingest_pb2 as pb
 from tests.siege.memory import Memory
 from tests.support.messages import ANYTHING, event, schema
 from tests.support.process import server_process
+from tests.support.service import serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,6 +52,23 @@ async def test_memory_of_large_invalid_batches_is_given_back(tmp_path: Path, mod
         assert memory.peak() > before + TAKEN_MIB
         now, _ = await memory.fallen(before + KEPT_MIB, WITHIN_SECONDS)
         assert now <= before + KEPT_MIB
+
+
+async def test_of_a_page_of_large_events_no_more_is_read_than_is_sent(tmp_path: Path) -> None:
+    async with serving(f"sqlite:///{tmp_path}/signalbox.db") as service:
+        shop = await service.shop()
+        await shop.define("large", ANYTHING)
+        large = event({"text": "x" * 250_000}, name="large")
+        await shop.ingest.SendEvents(pb.SendEventsRequest(events=[large] * 60))
+        gc.collect()
+        tracemalloc.start()
+        try:
+            page = await shop.ingest.ListEvents(pb.ListEventsRequest(page_size=60))
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert 1 <= len(page.events) <= 4
+        assert peak < 10_000_000
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
-from registry.page_sizes import PAGE_CHARACTERS
+from registry.page_sizes import PAGE_CHARACTERS, rows_at_once
 from registry.undo import undo
 from registry.unreadable_rows import load_object
 from server.storage.events import log_head, position_at, position_range, read_coercions
@@ -24,8 +24,6 @@ RECENT_EVENTS: Final = 10_000
 
 _CLOCK_SKEW: Final = 60_000_000
 """The clocks of servers on one database differ by less than this, in microseconds."""
-
-_ROWS_AT_ONCE: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +131,7 @@ def recorded_payloads(
     payloads: list[Recorded] = []
     characters = 0
     # A part of the rows at a time, because `limit` large payloads would be far more than PAGE_CHARACTERS.
-    with connection.execute(query, execution_options={"yield_per": _ROWS_AT_ONCE}) as rows:
+    with connection.execute(query, execution_options={"yield_per": rows_at_once(connection)}) as rows:
         for row in rows:
             payloads.append(Recorded(*row))
             characters += len(row.properties) + len(row.coercions)
