@@ -155,7 +155,9 @@ class _Report(msgspec.Struct):
         if self.omitted or len(self.coercions) == MAX_COERCIONS:
             self.omitted += 1
             return
-        full = self.at(path if isinstance(path, str) else path())
+        full = path if isinstance(path, str) else path()
+        if self.trail:
+            full = self.at(full)
         self.room -= len(full)
         if self.room < 0:
             self.omitted += 1
