@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+DIALECTS: Final = ("sqlite", "postgresql")
+
 IN_LIST: Final = 10_000
 """The most values that are bound in one statement; SQLite allows 32,766."""
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from enum import StrEnum
 from functools import cached_property
 from operator import is_
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
@@ -28,7 +28,7 @@ from automation.conditions.costs import combined
 from automation.conditions.index import ConditionIndex
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from automation.automations import Automation
     from automation.conditions.condition import Condition
@@ -158,6 +158,10 @@ class _Layer:
         """Return the places of the automations that may match, oldest first."""
         return self._index.candidates(subject)
 
+    def rules_out(self, properties: Mapping[str, Any]) -> bool:
+        """Return whether certainly none of the automations matches an event with these properties."""
+        return self._index.rules_out(properties)
+
 
 class Matcher:
     """The active automations of one event name; `condition` returns the compiled condition of a text.
@@ -186,6 +190,13 @@ class Matcher:
         )
         self.usual_steps: float = 0.0 if before is None else before.usual_steps
         """The cost of recent events in steps, roughly."""
+
+    def rules_out(self, properties: Mapping[str, Any]) -> bool:
+        """Return whether certainly no automation matches an event with these properties."""
+        if not self.base.rules_out(properties) or (self._changed and not self._changed.rules_out(properties)):
+            return False
+        self.usual_steps -= self.usual_steps / 16
+        return True
 
     def is_of(self, automations: Sequence[Automation]) -> bool:
         """Return whether the matcher is of exactly these automations."""

@@ -192,9 +192,10 @@ class Matching:
         ):
             self._properties = self._contact_properties(contacts)
 
-    def may_match(self, event_name: EventName, contact_key: int) -> bool:
+    def may_match(self, event_name: EventName, contact_key: int, properties: Mapping[str, Any]) -> bool:
         """Return whether an event could start or resume a run; if not, its subject need not be made."""
-        if self._matchers[event_name] is not None:
+        matcher = self._matchers[event_name]
+        if matcher is not None and not matcher.rules_out(properties):
             return True
         return bool(self._waiting) and (contact_key, event_name[0].casefold()) in self._waiting
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from sqlalchemy import and_, bindparam, case, func, select, update
 
-from automation.bulk import among, chunks, execute_many, packed
+from automation.bulk import DIALECTS, among, chunks, execute_many, packed
 from automation.errors import RunFinished, RunMovedOn, RunNotFound, RunWithoutContact
 from automation.match_log import matches_at
 from automation.prepared import Prepared
@@ -103,11 +103,9 @@ def newest_runs(connection: Connection, project_pk: int, automation_keys: Sequen
 
 def waiting_runs(connection: Connection, project_pk: int, contact_keys: Sequence[int]) -> list[Run]:
     """Return the waiting runs of contacts, oldest first."""
-    waiting: list[Run] = []
-    for chunk in chunks(contact_keys):
-        query = select(run).where(WAITING, _run_project == project_pk, _run.contact_key.in_(chunk))
-        waiting += map(_to_run, connection.execute(query))
-    return sorted(waiting, key=lambda waiting_run: waiting_run.number)
+    parameters = {"project": project_pk, "contacts": packed(connection, contact_keys)}
+    rows = connection.execute(_WAITING_OF[connection.dialect.name], parameters)
+    return sorted(map(_to_run, rows), key=lambda waiting_run: waiting_run.number)
 
 
 def entries_of(
@@ -115,16 +113,14 @@ def entries_of(
 ) -> dict[tuple[int, int], bool]:
     """Return the pairs of automations and contacts with a run, each with whether such a run is still open."""
     entries: dict[tuple[int, int], bool] = {}
-    for chunk in chunks(contact_keys):
-        query = select(_run.automation_key, _run.contact_key, _run.status).distinct()
-        query = query.where(
-            _run_project == project_pk,
-            _run.automation_key.in_(automation_keys),
-            _run.contact_key.in_(chunk),
-        )
-        for row in connection.execute(query):
-            pair = row.automation_key, row.contact_key
-            entries[pair] = entries.get(pair, False) or row.status in OPEN
+    parameters = {
+        "project": project_pk,
+        "automations": packed(connection, automation_keys),
+        "contacts": packed(connection, contact_keys),
+    }
+    for automation_key, contact_key, status in connection.execute(_ENTRIES[connection.dialect.name], parameters):
+        pair = automation_key, contact_key
+        entries[pair] = entries.get(pair, False) or status in OPEN
     return entries
 
 
@@ -308,6 +304,23 @@ def new_run_values(project_pk: int, match: Match) -> tuple[Any, ...]:
     )
 
 
+# Statements of every commit that might match: compiled once, whatever the number of contacts.
+_WAITING_OF = {
+    dialect: select(run).where(
+        WAITING, _run_project == bindparam("project"), among(_run.contact_key, "contacts", dialect)
+    )
+    for dialect in DIALECTS
+}
+_ENTRIES = {
+    dialect: select(_run.automation_key, _run.contact_key, _run.status)
+    .distinct()
+    .where(
+        _run_project == bindparam("project"),
+        among(_run.automation_key, "automations", dialect),
+        among(_run.contact_key, "contacts", dialect),
+    )
+    for dialect in DIALECTS
+}
 _RESUME = (
     update(run)
     .where(_run.project_key == bindparam("project"), _run.number == bindparam("of"))

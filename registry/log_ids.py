@@ -46,7 +46,9 @@ class LogIds:
         block = position >> _TAIL_BITS
         if block != self._block:
             self._block, self._head = block, self._head_of(position)
-        return f"{self._head}{(position & _TAIL) << _RANDOM_BITS | getrandbits(_RANDOM_BITS):012x}"
+        tail = (position & _TAIL) << _RANDOM_BITS | getrandbits(_RANDOM_BITS)
+        # Half the time of a format with 12 digits.
+        return self._head + tail.to_bytes(6, "big").hex()
 
     def _head_of(self, position: int) -> str:
         """Return the common beginning of the ids of a block of positions."""

@@ -49,6 +49,21 @@ def test_every_condition_that_holds_is_a_candidate(
         assert candidates == sorted(set(candidates))
         indexed = [number for number in candidates if (each := all_of_them[number]) is None or each.matches(given_to)]
         assert indexed == naive
+        if index.rules_out(properties):
+            assert candidates == []
+
+
+@pytest.mark.parametrize("value", ["x", 1, 2.5, True, None, [1], {"b": 1}])
+def test_an_event_is_ruled_out_by_its_properties_alone(value: Any) -> None:
+    texts = ['properties.a == "x"', "properties.a > 2.0", "properties.a == true", "properties.c in [1]"]
+    for some in (texts, texts[:1], texts[2:]):
+        index = ConditionIndex([Condition(text) for text in some])
+        assert index.rules_out({"a": value, "d": 1}) is (index.candidates(subject({"a": value, "d": 1})) == [])
+    unknown = ConditionIndex([Condition(text) for text in (*texts, 'contact.email == "ada@example.com"')])
+    assert not unknown.rules_out({"a": value})
+    nested = ConditionIndex([Condition("properties.a.b == 1")])
+    assert not nested.rules_out({"a": value})
+    assert nested.rules_out({"b": value})
 
 
 BOUNDS: dict[str, float] = {

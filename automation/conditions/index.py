@@ -33,7 +33,7 @@ from automation.conditions.reading import compile_path
 from automation.conditions.values import Int
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator, Sequence
+    from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 
     from automation.conditions.closures import Closure
     from automation.conditions.condition import Condition
@@ -160,12 +160,25 @@ class ConditionIndex:
         found: list[int] = []
         for name in self._by_name.keys() & subject.properties.keys():
             for path_index in self._by_name[name]:
-                path_index.find(subject, found)
+                path_index.find(path_index.read(subject, []), found)
         for path_index in self._others:
-            path_index.find(subject, found)
+            path_index.find(path_index.read(subject, []), found)
         if not found:
             return self._always
         return sorted({*found, *self._always})
+
+    def rules_out(self, properties: Mapping[str, Any]) -> bool:
+        """Return whether certainly no condition holds for an event with these properties, whatever else it has.
+
+        Most events match nothing, and this takes a third of the time of making a subject and asking for candidates.
+        """
+        if self._always or self._others:
+            return False
+        for name in self._by_name.keys() & properties.keys():
+            for path_index in self._by_name[name]:
+                if path_index.nested or path_index.selects(properties[name]):
+                    return False
+        return True
 
 
 def _conditions_selected(options: list[list[Guard]]) -> dict[Test, float]:
@@ -186,7 +199,8 @@ class _PathIndex:
     """The tests of one path."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
-        self._read: Closure = compile_path(Path(start=0, end=0, names=names))
+        self.read: Closure = compile_path(Path(start=0, end=0, names=names))
+        self.nested = len(names) > 2
         self._equal: dict[Hashable, list[int]] = {}
         self._intervals: list[_Interval] = []
         self._tree: _Node | None = None
@@ -202,9 +216,16 @@ class _PathIndex:
         """Build the tree, after all tests were added."""
         self._tree = _Node.build(self._intervals)
 
-    def find(self, subject: Subject, found: list[int]) -> None:
-        """Append the conditions whose test the subject passes to `found`."""
-        value = self._read(subject, [])
+    def selects(self, value: Any) -> bool:
+        """Return whether a value at the path passes any test."""
+        if type(value) is str:
+            return value in self._equal
+        found: list[int] = []
+        self.find(value, found)
+        return bool(found)
+
+    def find(self, value: Any, found: list[int]) -> None:
+        """Append the conditions whose test a value at the path passes to `found`."""
         kind = type(value)
         if kind is list or kind is dict:
             return

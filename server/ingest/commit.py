@@ -112,6 +112,7 @@ class ProjectCommit:
         self._position = head.position
         self._ids = LogIds(self._received_at)
         self.matching = self._prepare_matching(drafts) if self.snapshot.automations else None
+        self._ignore_case = self.snapshot.rules.ignore_case
         self.rows: list[LogRow] = []
         self.last_id = ""
 
@@ -125,11 +126,13 @@ class ProjectCommit:
             self._received_at,
             lambda keys: contact_properties(connection, keys),
         )
+        # Of many events few differ in this, so rules and names are looked at once for each kind.
+        kinds = {(draft.definition or draft.name, draft.rules) for draft in drafts}
         names = {
-            (draft.definition.name if draft.definition else draft.name, self._rules(draft).ignore_case)
-            for draft in drafts
+            (kind if isinstance(kind, str) else kind.name, (rules or self.snapshot.rules).ignore_case)
+            for kind, rules in kinds
         }
-        matching.prepare(names, self.contacts.keys(drafts))
+        matching.prepare(names, self.contacts.keys())
         return matching
 
     def run(self) -> None:
@@ -186,13 +189,16 @@ class ProjectCommit:
             raise SetBack(self.snapshot.project_pk, batch, error=error, divisible=divisible) from None
 
     def _accept(self, fresh: Sequence[tuple[Draft, ContactKey | None]]) -> None:
-        self.contacts.create({draft.email for draft, contact in fresh if contact is None}, self._received_at)
+        if new := {draft.email for draft, contact in fresh if contact is None}:
+            self.contacts.create(new, self._received_at)
         known = [(draft, contact or self.contacts.read[draft.email]) for draft, contact in fresh]
-        placed = [(draft, contact, self._event(draft, contact)) for draft, contact in known]
-        if self.matching is not None and any(self._created_on_match(draft, contact) for draft, contact, _ in placed):
-            placed = self._create_matched_contacts(placed)
-        for draft, contact, event in placed:
-            self._append(draft, contact, event)
+        if self.matching is not None and any(self._created_on_match(draft, contact) for draft, contact in known):
+            placed = [(draft, contact, self._event(draft, contact)) for draft, contact in known]
+            for draft, contact, event in self._create_matched_contacts(placed):
+                self._append(draft, contact, event)
+            return
+        for draft, contact in known:
+            self._append(draft, contact, self._event(draft, contact))
 
     def _event(self, draft: Draft, contact: ContactKey) -> Event:
         """Return the event of an accepted draft, at the next position of the log."""
@@ -211,7 +217,7 @@ class ProjectCommit:
             self._occurred_at(draft),
             self._received_at,
             0,
-            self._rules(draft).ignore_case,
+            self._ignore_case if draft.rules is None else draft.rules.ignore_case,
             omitted_coercions=draft.omitted_coercions,
         )
 
@@ -258,7 +264,9 @@ class ProjectCommit:
         return assigned
 
     def _append(self, draft: Draft, contact: ContactKey, event: Event) -> None:
-        if self.matching is not None and self.matching.may_match((event.name, event.ignore_case), contact.key):
+        if self.matching is not None and self.matching.may_match(
+            (event.name, event.ignore_case), contact.key, event.properties
+        ):
             event = self._matched(self.matching, draft, contact.key, event)
         draft.event = event
         self.last_id = event.id

@@ -114,13 +114,12 @@ class CommitContacts:
         self._cached = cached
         self.read: dict[str, ContactKey] = {}
         """The contacts that were read or created, and are to be cached once the transaction is committed."""
-        ids = self._not_cached({draft.contact_id for draft in drafts})
-        emails = self._not_cached({draft.email for draft in drafts})
+        self._ids = {draft.contact_id for draft in drafts if draft.contact_id}
+        self._emails = {draft.email for draft in drafts if not draft.contact_id}
+        self._emails.discard("")
+        ids, emails = self._ids.difference(cached), self._emails.difference(cached)
         if ids or emails:
             self.read = contact_keys(connection, project_pk, ids=ids, emails=emails)
-
-    def _not_cached(self, names: set[str]) -> set[str]:
-        return {name for name in names if name and name not in self._cached}
 
     def find(self, draft: Draft) -> ContactKey | None:
         """Return the contact that a draft names, None if it does not exist."""
@@ -131,10 +130,9 @@ class CommitContacts:
             return contact
         return None
 
-    def keys(self, drafts: Iterable[Draft]) -> set[int]:
-        """Return the keys of the existing contacts that drafts name."""
-        names = {draft.contact_id or draft.email for draft in drafts}
-        found = (self._cached.get(name) or self.read.get(name) for name in names)
+    def keys(self) -> set[int]:
+        """Return the keys of the existing contacts that the drafts name."""
+        found = (self._cached.get(name) or self.read.get(name) for names in (self._ids, self._emails) for name in names)
         return {contact.key for contact in found if contact}
 
     def create(self, emails: Iterable[str], now: int) -> None:

@@ -142,7 +142,7 @@ class _About(msgspec.Struct):
 def _read(connection: Connection, batch: Batch) -> _About:
     project_pk = batch.snapshot.project_pk
     contacts = CommitContacts(connection, project_pk, {}, batch.drafts)
-    keys = sorted(contacts.keys(batch.drafts))
+    keys = sorted(contacts.keys())
     return _About(contacts, contact_properties(connection, keys), waiting_runs(connection, project_pk, keys))
 
 
