@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from operator import itemgetter
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -37,7 +38,7 @@ from registry.unreadable_rows import load_reported
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from sqlalchemy import ColumnElement, Connection, Row
+    from sqlalchemy import ColumnElement, Connection
 
     from automation.matches import Match
 
@@ -103,9 +104,8 @@ def newest_runs(connection: Connection, project_pk: int, automation_keys: Sequen
 
 def waiting_runs(connection: Connection, project_pk: int, contact_keys: Sequence[int]) -> list[Run]:
     """Return the waiting runs of contacts, oldest first."""
-    parameters = {"project": project_pk, "contacts": packed(connection, contact_keys)}
-    rows = connection.execute(_WAITING_OF[connection.dialect.name], parameters)
-    return sorted(map(_to_run, rows), key=lambda waiting_run: waiting_run.number)
+    rows = _WAITING_OF.rows(connection, project=project_pk, contacts=packed(connection, contact_keys))
+    return sorted((_to_run(_named(row)) for row in rows), key=lambda waiting_run: waiting_run.number)
 
 
 def entries_of(
@@ -113,12 +113,10 @@ def entries_of(
 ) -> dict[tuple[int, int], bool]:
     """Return the pairs of automations and contacts with a run, each with whether such a run is still open."""
     entries: dict[tuple[int, int], bool] = {}
-    parameters = {
-        "project": project_pk,
-        "automations": packed(connection, automation_keys),
-        "contacts": packed(connection, contact_keys),
-    }
-    for automation_key, contact_key, status in connection.execute(_ENTRIES[connection.dialect.name], parameters):
+    automations, contacts = packed(connection, automation_keys), packed(connection, contact_keys)
+    for automation_key, contact_key, status in _ENTRIES.rows(
+        connection, project=project_pk, automations=automations, contacts=contacts
+    ):
         pair = automation_key, contact_key
         entries[pair] = entries.get(pair, False) or status in OPEN
     return entries
@@ -304,23 +302,24 @@ def new_run_values(project_pk: int, match: Match) -> tuple[Any, ...]:
     )
 
 
-# Statements of every commit that might match: compiled once, whatever the number of contacts.
-_WAITING_OF = {
-    dialect: select(run).where(
-        WAITING, _run_project == bindparam("project"), among(_run.contact_key, "contacts", dialect)
+_WAITING_OF = Prepared(
+    *(
+        select(run).where(WAITING, _run_project == bindparam("project"), among(_run.contact_key, "contacts", dialect))
+        for dialect in DIALECTS
     )
-    for dialect in DIALECTS
-}
-_ENTRIES = {
-    dialect: select(_run.automation_key, _run.contact_key, _run.status)
-    .distinct()
-    .where(
-        _run_project == bindparam("project"),
-        among(_run.automation_key, "automations", dialect),
-        among(_run.contact_key, "contacts", dialect),
+)
+_ENTRIES = Prepared(
+    *(
+        select(_run.automation_key, _run.contact_key, _run.status)
+        .distinct()
+        .where(
+            _run_project == bindparam("project"),
+            among(_run.automation_key, "automations", dialect),
+            among(_run.contact_key, "contacts", dialect),
+        )
+        for dialect in DIALECTS
     )
-    for dialect in DIALECTS
-}
+)
 _RESUME = (
     update(run)
     .where(_run.project_key == bindparam("project"), _run.number == bindparam("of"))
@@ -390,7 +389,12 @@ def _wait_columns(wait: Wait | None) -> dict[str, Any]:
     }
 
 
-def _to_run(row: Row[Any]) -> Run:
+def _named(row: Any) -> Any:
+    """Return a row of the driver with the names of the columns."""
+    return SimpleNamespace(**dict(zip(run.columns.keys(), row, strict=True)))
+
+
+def _to_run(row: Any) -> Run:
     status = RunStatus(row.status)
     waiting = status is RunStatus.WAITING
     attributes, unreadable = load_reported("run", row.id, row.attributes)

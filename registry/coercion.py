@@ -284,7 +284,9 @@ def _converting_step(convert: Convert, path: str, expected: _Expected) -> _Step 
         if after is None:
             _reject_value(report, path, expected, sent)
         elif after is not sent:
-            report.coerced(path, _conversion_kind(sent, after), sent, after)
+            number = after if type(after) is float else sent
+            kind = _ROUNDED if type(number) is float and not is_exact(number) else _CONVERTED
+            report.coerced(path, kind, sent, after)
         return after
 
     return step
@@ -309,11 +311,6 @@ def _report_inexact_number(
         _reject_value(report, path, expected, sent)
     else:
         report.coerced(path, _ROUNDED, sent, after)
-
-
-def _conversion_kind(sent: JSON, after: JSON) -> CoercionKind:
-    number = after if type(after) is float else sent
-    return _ROUNDED if type(number) is float and not is_exact(number) else _CONVERTED
 
 
 def _rejecting_step(path: str, expected: _Expected) -> _Step:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from math import isfinite
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -61,7 +62,9 @@ def number_from_string(text: str) -> JSON:
     """Return the number of a text that is one decimal number, with ASCII blanks around it."""
     if len(text) > _MAX_NUMBER_LENGTH or not _DECIMAL.fullmatch(text):
         return None
-    return canonical_number(float(text))
+    number = float(text)
+    # Most texts have decimals: they need no second look.
+    return number if not number.is_integer() and isfinite(number) else canonical_number(number)
 
 
 def boolean_from_string(text: str) -> JSON:

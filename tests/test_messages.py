@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import pytest
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct, Value
@@ -928,6 +929,29 @@ def test_results_are_whole_while_there_is_room_and_brief_afterwards(monkeypatch:
         room = 3 * receipts.BRIEF_BYTES + size_of(whole) + spare
         monkeypatch.setattr(receipts, "MAX_RESPONSE_BYTES", room)
         assert [each.receipt for each in results([draft()] * 3, View.COERCED)] == expected
+
+
+def test_the_brief_results_of_a_batch_are_those_of_its_events_alone() -> None:
+    """One message is copied for all of them: nothing of one event may stay for the next."""
+    drafts = [draft(matches=2), draft(), draft(duplicate=True), draft(error=REFUSED), draft(matches=1), draft()]
+    for number, made in enumerate(drafts):
+        if made.event is not None and number % 2:
+            made.event = msgspec.structs.replace(
+                made.event,
+                id=f"e{number}",
+                position=number,
+                revision=0,
+                contact_id="",
+                coercions=(),
+                received_at=number * 1_000_001,
+            )
+        elif made.event is not None:
+            made.event = msgspec.structs.replace(made.event, omitted_coercions=number)
+    for order in (drafts, drafts[::-1]):
+        for made, result in zip(order, results(order, View.RECEIPT), strict=True):
+            assert result.WhichOneof("outcome") == ("receipt" if made.error is None else "error")
+            if made.error is None:
+                assert result.receipt == receipt(made, View.RECEIPT)
 
 
 def test_receipts_are_never_cut(monkeypatch: pytest.MonkeyPatch) -> None:

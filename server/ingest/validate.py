@@ -54,7 +54,8 @@ async def validate_in_slices(batch: Batch, slices: Slices) -> None:
     validate = _Validation(batch.snapshot)
     for draft in batch.drafts:
         validate(draft)
-        await slices.pause()
+        if slices.used_up():
+            await slices.pause()
 
 
 class _Validation:

@@ -126,6 +126,10 @@ class Slices:
         self._holds_turn = False
         self._turns.release(self._key)
 
+    def used_up(self) -> bool:
+        """Return whether it is time for a pause. Asked for every event, because a call of `pause` takes 0.2 us more."""
+        return perf_counter() >= self._ends_at
+
     async def pause(self) -> None:
         """If the slice is used up, let the loop serve others, and wait for the next turn."""
         over = perf_counter() - self._ends_at

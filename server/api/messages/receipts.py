@@ -15,6 +15,7 @@ from server.api.messages.times import write_timestamp
 from server.api.response_size import size_of
 from server.budgets import MAX_DEPTH, MAX_RESPONSE_BYTES
 from server.status import cut
+from signalbox.v1 import event_ingest_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from server.ingest.draft import Draft
     from server.model import Event
-    from signalbox.v1 import event_ingest_pb2 as pb
     from signalbox.v1 import event_pb2, match_pb2
 
 MAX_DETAILED = 100
@@ -48,7 +48,7 @@ def write_receipt(draft: Draft, view: View, into: pb.EventReceipt, room: int) ->
     if event.coercions:
         into.coercion_count = len(event.coercions) + event.omitted_coercions
     if draft.matches:
-        into.match_count = sum(match.kind is MatchKind.STARTED for match, _ in draft.matches)
+        into.match_count = _started(draft)
         if view is View.MATCHES:
             into.truncated = not _write_matches(draft, event, into.matches, room - size_of(into.event))
 
@@ -69,16 +69,51 @@ def result_steps(
     """
     room = MAX_RESPONSE_BYTES - len(drafts) * BRIEF_BYTES
     refused = 0
+    brief = _BriefResults(into)
     for draft in drafts:
-        result = into.add()
         if draft.error is not None:
             refused += 1
-            room = _write_refused(draft.error, result.error, room, detailed=refused <= MAX_DETAILED and room >= 0)
+            room = _write_refused(draft.error, into.add().error, room, detailed=refused <= MAX_DETAILED and room >= 0)
         elif view is View.RECEIPT:
-            write_receipt(draft, view, result.receipt, room)
+            brief.add(draft)
         else:
-            room = _write_accepted(draft, view, result.receipt, room)
+            room = _write_accepted(draft, view, into.add().receipt, room)
         yield
+
+
+class _BriefResults:
+    """Writes results in their brief form: copies of one message, in which only what differs is set again.
+
+    Of a batch, few events differ in more than ids and position. A copy takes half of the time of a message of its own.
+    """
+
+    def __init__(self, into: RepeatedCompositeFieldContainer[pb.EventResult]) -> None:
+        self._into = into
+        self._result = pb.EventResult()
+        self._receipt = self._result.receipt
+        self._event = self._receipt.event
+        self._common: tuple[int, int, int, int, bool] | None = None
+
+    def add(self, draft: Draft) -> None:
+        """Append the result of an accepted event."""
+        event, message = draft.event, self._event
+        assert event is not None
+        coercions = len(event.coercions) + event.omitted_coercions
+        common = (event.received_at, event.revision, coercions, _started(draft), draft.duplicate)
+        if common != self._common:
+            self._common = common
+            write_timestamp(event.received_at, message.received_at)
+            message.revision = event.revision
+            _, _, self._receipt.coercion_count, self._receipt.match_count, self._receipt.duplicate = common
+        message.id = event.id
+        message.position = event.position
+        message.contact_id = event.contact_id
+        self._into.append(self._result)
+
+
+def _started(draft: Draft) -> int:
+    """Return how many automations the event matched."""
+    return sum(match.kind is MatchKind.STARTED for match, _ in draft.matches) if draft.matches else 0
 
 
 def _write_accepted(draft: Draft, view: View, into: pb.EventReceipt, room: int) -> int:

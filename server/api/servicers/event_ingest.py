@@ -207,7 +207,8 @@ class _Batches:
         async with self._loop_time.slices(project_pk) as slices:
             for event in events:
                 drafts.append(read_draft_or_refuse(event, readers))
-                await slices.pause()
+                if slices.used_up():
+                    await slices.pause()
         return drafts, mode, view
 
     async def write(
@@ -223,7 +224,8 @@ class _Batches:
             return
         async with self._loop_time.slices(project_pk) as slices:
             for _ in result_steps(drafts, view, response.results):
-                await slices.pause()
+                if slices.used_up():
+                    await slices.pause()
 
     async def free(self, project_pk: int, held: list[Draft]) -> None:
         """Let go of drafts, of which the list has the last references: freeing all at once takes up to 100 ms."""
@@ -232,7 +234,8 @@ class _Batches:
         async with self._loop_time.slices(project_pk) as slices:
             while held:
                 del held[-_FREED_AT_ONCE:]
-                await slices.pause()
+                if slices.used_up():
+                    await slices.pause()
 
 
 def _read_filter(request: pb.ListEventsRequest) -> EventFilter:
