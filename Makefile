@@ -11,7 +11,7 @@ QUICK_TESTS := access automations coercion conditions consume contacts definitio
     json_values layering log_ids paging projects queue schema structs suggestions texts timestamps undo
 
 .PHONY: help run tools test test-quick test-long check check-static fix format lint types proto-lint generate docs \
-    siege torture mutants bench-quick bench-check bench-rest bench-automations clean
+    siege torture mutants bench bench-quick bench-check bench-rest bench-automations clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,6 +92,9 @@ torture: $(VENV)/ready ## Kill servers and databases under load, and check every
 
 mutants: $(VENV)/ready ## Put small faults into a sample of the code, and name those that no test notices (ARGS="--package registry")
 	@$(BIN)/python -m tests.mutants $(ARGS)
+
+bench: $(VENV)/ready ## Measure everything, beside peers that are installed, and write docs/performance.md (ARGS="--groups rest")
+	@$(BIN)/python -m bench.all $(ARGS) && $(BIN)/python -m bench.page
 
 bench-quick: $(VENV)/ready ## Measure against bare servers, in two minutes
 	@$(BIN)/python -m bench.quick

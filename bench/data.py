@@ -114,11 +114,14 @@ def email(number: int) -> str:
 
 
 def event_inputs(
-    count: int, contacts: int = CONTACTS, every: int = MATCHING_EVERY
+    count: int, contacts: int = CONTACTS, every: int = MATCHING_EVERY, exponent: float = 1.0
 ) -> Iterator[tuple[pb.EventInput, bool]]:
-    """Yield `count` events, the same each time, and whether each matches: one of `every`."""
+    """Yield `count` events, the same each time, and whether each matches: one of `every`.
+
+    `exponent` is that of Zipf's law; with 0 all contacts are alike.
+    """
     chance = random.Random(20)
-    weights = list(accumulate(1 / rank for rank in range(1, contacts + 1)))
+    weights = list(accumulate(rank**-exponent for rank in range(1, contacts + 1)))
     numbers = chance.choices(range(contacts), cum_weights=weights, k=count)
     names = chance.choices(list(NAMES), weights=list(NAMES.values()), k=count)
     for index, (number, name) in enumerate(zip(numbers, names, strict=True)):
@@ -136,8 +139,12 @@ def event_inputs(
 
 
 def matching_events(count: int) -> Iterator[pb.EventInput]:
-    """Yield `count` events that all match."""
-    return (event for event, _ in event_inputs(count, every=1))
+    """Yield `count` events that all match.
+
+    All contacts are alike: a subscription in the order of contacts delivers the matches of one contact one after the
+    other, so that the most active one would decide alone how long the delivery of stored matches takes.
+    """
+    return (event for event, _ in event_inputs(count, every=1, exponent=0.0))
 
 
 def matching_requests(_contacts: int = CONTACTS) -> Iterator[Request]:

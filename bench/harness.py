@@ -15,12 +15,13 @@ import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
 
-from bench.results import Failed, Ratio, Result, to_json
+from bench.results import Failed, Ratio, Result, from_json, merged, to_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -60,7 +61,8 @@ class Group:
                 for subject, value in take().items():
                     values.setdefault(subject, []).append(value)
         progress("")
-        return Result(self.title, self.unit, values, tuple(self.ratios), tuple(self.skipped()))
+        skipped = tuple(self.skipped())
+        return Result(self.title, self.unit, values, tuple(self.ratios), skipped, f"{commit()}, {datetime.now(UTC):%F}")
 
 
 def run(*command: str) -> str:
@@ -123,6 +125,13 @@ def progress(text: str) -> None:
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
+def commit() -> str:
+    """Return the commit of this checkout, with a plus if files were changed."""
+    command = ("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*")
+    described = subprocess.run(command, capture_output=True, text=True, check=False)
+    return described.stdout.strip() or "unknown commit"
+
+
 def machine() -> str:
     """Describe where this runs."""
     python, sqlite = platform.python_version(), sqlite3.sqlite_version
@@ -140,7 +149,7 @@ def main(description: str | None, groups: Sequence[Group], rounds: int = 7, json
     titles = ", ".join(group.title for group in groups)
     parser.add_argument("--groups", default="", help=f"only groups that contain one of these words: {titles}")
     parser.add_argument("--require", action="store_true", help="fail if a ratio misses its target")
-    parser.add_argument("--json", type=Path, default=json_file, help="the file for the results")
+    parser.add_argument("--json", type=Path, default=json_file, help="the file for results; those of other groups stay")
     arguments = parser.parse_args()
     words = arguments.groups.lower().split(",")
     print(machine(), flush=True)
@@ -154,7 +163,8 @@ def main(description: str | None, groups: Sequence[Group], rounds: int = 7, json
             print(f"\n{results[-1].table()}", flush=True)
             if arguments.json:
                 arguments.json.parent.mkdir(parents=True, exist_ok=True)
-                arguments.json.write_text(to_json(machine(), results))
+                kept = from_json(arguments.json.read_text())[1] if arguments.json.exists() else []
+                arguments.json.write_text(to_json(machine(), merged(kept, results)))
     if arguments.require and (missed := [line for result in results for line in result.missed()]):
         sys.exit("\n".join(missed))
 

@@ -1,10 +1,11 @@
-"""How soon a match is delivered: `python -m bench.lag watch|consume|alone ADDRESS KEY RATE SECONDS SUBSCRIPTION`.
+"""How soon a match is delivered: `python -m bench.lag KIND ADDRESS KEY RATE SECONDS EVERY SUBSCRIPTION`.
 
-One thread sends single events at a fixed rate, whether earlier ones were answered or not, each of which matches one
-automation, and receives the matches: the times of both are of one clock. Frames are read by `bench.http2`, so that the
-figures are the server's rather than a client library's. Prints the percentiles, in milliseconds:
+One thread sends single events at a fixed rate, whether earlier ones were answered or not, and receives the matches by
+`watch` or `consume`, or not at all, `alone`: the times of both are of one clock. One of EVERY events matches; all must
+if the matches are received. Frames are read by `bench.http2`, so that the figures are the server's rather than a client
+library's. Prints the percentiles, in milliseconds:
 
-- `lag`: from the answer of SendEvent to the arrival of the match, 0 if the match came first;
+- `lag`: from the answer of SendEvent to the arrival of the match, 0.01 if the match came first;
 - `send`: from the time at which the event was due to the answer of SendEvent;
 - `delivery`: from the time at which the event was due to the arrival of the match.
 """
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from bench.data import SEND_EVENT, matching_events
+from bench.data import SEND_EVENT, event_inputs
 from bench.http2 import Broken, Connection, messages
 from signalbox.v1 import event_ingest_pb2, match_stream_pb2
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 WATCH = "/signalbox.v1.MatchStream/WatchMatches"
 CONSUME = "/signalbox.v1.MatchStream/ConsumeMatches"
+
+LEAST_LAG = 0.01
+"""Shorter times, in milliseconds, are not told apart; so are those of matches that come before the answer."""
 
 AFTER_SECONDS = 10
 """Time for the last matches to arrive."""
@@ -119,22 +123,21 @@ class Times:
 
 def percentiles(begin: Sequence[float], end: Sequence[float]) -> dict[int, float]:
     """Return the 50th and the 99th percentile of times, in milliseconds."""
-    times = sorted(max(0.0, 1_000 * (after - before)) for before, after in zip(begin, end, strict=True))
+    times = sorted(max(LEAST_LAG, 1_000 * (after - before)) for before, after in zip(begin, end, strict=True))
     return {percent: times[min(len(times) - 1, len(times) * percent // 100)] for percent in (50, 99)}
 
 
-def bodies(count: int) -> list[bytes]:
-    """Return requests of SendEvent, each of which matches, numbered by their `occurred_at`."""
+def bodies(count: int, every: int) -> list[bytes]:
+    """Return requests of SendEvent, one of `every` with a match, numbered by their `occurred_at`."""
     found = []
-    for number, event in enumerate(matching_events(count), 1):
+    for number, (event, _) in enumerate(event_inputs(count, every=every), 1):
         event.occurred_at.seconds = number
         found.append(event_ingest_pb2.SendEventRequest(event=event).SerializeToString())
     return found
 
 
-def run(sender: Connection, receiver: Watcher | None, rate: float, seconds: float) -> Times:
+def run(sender: Connection, receiver: Watcher | None, rate: float, requests: list[bytes]) -> Times:
     """Send events at a rate. Return when everything happened."""
-    requests = bodies(round(rate * seconds))
     count = len(requests)
     accepted, delivered = [0.0] * count, [0.0] * count
     calls: dict[int, int] = {}
@@ -165,18 +168,19 @@ def run(sender: Connection, receiver: Watcher | None, rate: float, seconds: floa
     return Times(due, accepted, delivered)
 
 
-def main(kind: str, address: str, key: str, rate: float, seconds: float, subscription: str) -> None:
+def main(kind: str, address: str, key: str, rate: float, requests: list[bytes], subscription: str) -> None:
     receiver = None
     if kind == "watch":
         receiver = Watcher.open(address, key)
     elif kind == "consume":
         receiver = Consumer.open_subscription(address, key, subscription)
     gc.disable()
-    times = run(Connection.open(address, SEND_EVENT, key), receiver, rate, seconds)
+    times = run(Connection.open(address, SEND_EVENT, key), receiver, rate, requests)
     while isinstance(receiver, Consumer) and receiver.acknowledged < len(times.due):
         receiver.numbers()
     print(json.dumps(times.figures(received=receiver is not None) | {"events": len(times.due)}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3], float(sys.argv[4]), float(sys.argv[5]), sys.argv[6])
+    kind, address, key, rate, seconds, every, subscription = sys.argv[1:]
+    main(kind, address, key, float(rate), bodies(round(float(rate) * float(seconds)), int(every)), subscription)

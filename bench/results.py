@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -59,13 +58,17 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Result:
-    """The values of a group's subjects, one for each round, and the ratios between them."""
+    """The values of a group's subjects, one for each round, and the ratios between them.
+
+    `skipped` says what is not installed, `measured` the commit and the day.
+    """
 
     title: str
     unit: str
     values: Mapping[str, Sequence[float]]
     ratios: Sequence[Ratio]
     skipped: Sequence[str] = ()
+    measured: str = ""
 
     def compared(self) -> list[Ratio]:
         """Return the ratios whose subjects were measured."""
@@ -104,11 +107,16 @@ def figure(value: float) -> str:
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
+def merged(kept: Sequence[Result], measured: Sequence[Result]) -> list[Result]:
+    """Return the results with those of the same groups replaced, in the order in which the groups came first."""
+    results = {result.title: result for result in (*kept, *measured)}
+    return list(results.values())
+
+
 def to_json(machine: str, results: Iterable[Result]) -> str:
-    """Return the results as JSON, with the time."""
+    """Return the results as JSON."""
     document = {
         "machine": machine,
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "groups": [asdict(result) for result in results],
     }
     return json.dumps(document, indent=1) + "\n"
@@ -124,6 +132,7 @@ def from_json(text: str) -> tuple[dict[str, Any], list[Result]]:
             group["values"],
             tuple(Ratio(**ratio) for ratio in group["ratios"]),
             tuple(group["skipped"]),
+            group["measured"],
         )
         for group in document["groups"]
     ]

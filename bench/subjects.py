@@ -41,7 +41,7 @@ from signalbox.v1.match_stream_pb2_grpc import MatchStreamStub
 from signalbox.v1.projects_pb2_grpc import ProjectsStub
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from bench.data import Request
 
@@ -134,24 +134,26 @@ class Signalbox:
         """Store events that all match, so that there are matches to deliver."""
         self.run_load("once", 3_600)
 
-    def deliveries(self, window: int = 1_000, consumers: int = 1, *, by_contact: bool = False) -> float:
-        """Consume the first matches by a new subscription, with acknowledgements. Return deliveries per second."""
-        with self._subscription(by_contact=by_contact, from_start=True) as name:
-            counts = (str(MATCHES), str(window), str(consumers))
+    def deliveries(
+        self, window: int = 1_000, consumers: int = 1, *, by_contact: bool = False, count: int = MATCHES
+    ) -> float:
+        """Consume `count` matches by a new subscription, with acknowledgements. Return deliveries per second."""
+        with self.subscription(by_contact=by_contact, from_start=True) as name:
+            counts = (str(count), str(window), str(consumers))
             result = run_python("consume", self.grpc, KEY, name, *counts)
-        if result["events"] != MATCHES:
-            raise Failed(f"{result['events']:,.0f} deliveries were acknowledged instead of {MATCHES:,}")
-        return MATCHES / result["seconds"]
+        if result["events"] != count:
+            raise Failed(f"{result['events']:,.0f} deliveries were acknowledged instead of {count:,}")
+        return count / result["seconds"]
 
-    def lag(self, kind: str, rate: float, seconds: float) -> dict[str, float]:
+    def lag(self, kind: str, rate: float, seconds: float, every: int = 1) -> dict[str, float]:
         """Send single events at a rate while the matches are received: by `watch`, `consume`, or not, `alone`.
 
-        Return the percentiles of `bench.lag`.
+        One of `every` matches; all must if the matches are received. Return the percentiles of `bench.lag`.
         """
         before = self.heads()
-        with self._subscription() as name:
-            result = run_python("lag", kind, self.grpc, KEY, str(rate), str(seconds), name)
-        self._check(f"lag of {kind}", before, int(result["events"]), int(result["events"]))
+        with self.subscription() as name:
+            result = run_python("lag", kind, self.grpc, KEY, str(rate), str(seconds), str(every), name)
+        self._check(f"lag of {kind}", before, int(result["events"]), int(result["events"]) // every)
         return result
 
     def _check(self, load: str, before: Heads, events: int, matches: int) -> None:
@@ -164,40 +166,51 @@ class Signalbox:
             raise Failed(f"{load}: {acknowledged} were acknowledged, but the logs have {stored} more")
 
     @contextmanager
-    def _subscription(self, *, by_contact: bool = False, from_start: bool = False) -> Iterator[str]:
-        """Create a subscription, and delete it afterwards."""
+    def subscription(
+        self, name: str = "bench", *, by_contact: bool = False, from_start: bool = False, key: str = KEY
+    ) -> Iterator[str]:
+        """Create a subscription, and delete it afterwards. Yield its name."""
+        metadata = (("authorization", f"Bearer {key}"),)
         order = match_stream_pb2.DELIVERY_ORDER_CONTACT if by_contact else match_stream_pb2.DELIVERY_ORDER_POSITION
-        subscription = match_stream_pb2.Subscription(name="bench", order=order)
+        subscription = match_stream_pb2.Subscription(name=name, order=order)
         end = match_stream_pb2.LOG_END_EARLIEST if from_start else match_stream_pb2.LOG_END_LATEST
         start = match_stream_pb2.StartPoint(log_end=end)
         create = match_stream_pb2.CreateSubscriptionRequest(subscription=subscription, start=start)
-        delete = match_stream_pb2.DeleteSubscriptionRequest(subscription="bench", force=True)
+        delete = match_stream_pb2.DeleteSubscriptionRequest(subscription=name, force=True)
         with grpc.insecure_channel(self.grpc) as channel:
             stub = MatchStreamStub(channel)
-            stub.CreateSubscription(create, metadata=METADATA, timeout=60)
-            yield subscription.name
-            stub.DeleteSubscription(delete, metadata=METADATA, timeout=60)
+            stub.CreateSubscription(create, metadata=metadata, timeout=60)
+            yield name
+            stub.DeleteSubscription(delete, metadata=metadata, timeout=60)
 
     def heads(self) -> Heads:
-        """Return the heads of the logs."""
-        with grpc.insecure_channel(self.grpc) as channel:
+        """Return the heads of the logs. No stream is opened for it: a project may have only so many."""
+        with grpc.insecure_channel(self.grpc) as channel, self.subscription("heads") as name:
             request = projects_pb2.GetProjectRequest(project=PROJECT)
             project = ProjectsStub(channel).GetProject(request, metadata=ADMIN_METADATA, timeout=30).project
-            watch = MatchStreamStub(channel).WatchMatches(match_stream_pb2.WatchMatchesRequest(), metadata=METADATA)
-            matches = next(watch).head_position
-            watch.cancel()
-            return Heads(project.head_position, matches)
+            wanted = match_stream_pb2.GetSubscriptionRequest(subscription=name)
+            stats = MatchStreamStub(channel).GetSubscription(wanted, metadata=METADATA, timeout=30).subscription.stats
+            return Heads(project.head_position, stats.head_position)
+
+    def add_project(self, key: str) -> None:
+        """Create another project, with a key."""
+        with grpc.insecure_channel(self.grpc) as channel:
+            _create_project(ProjectsStub(channel), f"project of {key}", {projects_pb2.DIALECT_NATIVE: key})
+
+
+def _create_project(projects: ProjectsStub, name: str, keys: Mapping[projects_pb2.Dialect.ValueType, str]) -> None:
+    project = projects_pb2.Project(name=name, unknown_contacts=projects_pb2.UNKNOWN_CONTACTS_CREATE)
+    projects.CreateProject(projects_pb2.CreateProjectRequest(project=project), metadata=ADMIN_METADATA)
+    for dialect, secret in keys.items():
+        wanted = projects_pb2.CreateApiKeyRequest(project=name, dialect=dialect, secret=secret)
+        projects.CreateApiKey(wanted, metadata=ADMIN_METADATA)
 
 
 def _prepare(address: str, matching: Matching) -> None:
     """Create the project, its keys, definitions, contacts and automations."""
     with grpc.insecure_channel(address) as channel:
-        projects = ProjectsStub(channel)
-        project = projects_pb2.Project(name=PROJECT, unknown_contacts=projects_pb2.UNKNOWN_CONTACTS_CREATE)
-        projects.CreateProject(projects_pb2.CreateProjectRequest(project=project), metadata=ADMIN_METADATA)
-        for dialect, secret in ((projects_pb2.DIALECT_NATIVE, KEY), (projects_pb2.DIALECT_AUTOSEND, AUTOSEND_KEY)):
-            wanted = projects_pb2.CreateApiKeyRequest(project=PROJECT, dialect=dialect, secret=secret)
-            projects.CreateApiKey(wanted, metadata=ADMIN_METADATA)
+        keys = {projects_pb2.DIALECT_NATIVE: KEY, projects_pb2.DIALECT_AUTOSEND: AUTOSEND_KEY}
+        _create_project(ProjectsStub(channel), PROJECT, keys)
         for name in NAMES:
             definition = event_definitions_pb2.EventDefinition(name=name)
             for property_name, kind in PROPERTIES.items():

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 USER = "signalbox"
 START_SECONDS = 30
@@ -25,6 +25,9 @@ INITDB = ("--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
 
 # The data is thrown away, so nothing needs to survive a power cut; many small databases are made from a template.
 OPTIONS = ("fsync=off", "full_page_writes=off", "autovacuum=off", "shared_buffers=64MB", "max_connections=200")
+
+DURABLE = ("shared_buffers=64MB", "max_connections=200")
+"""Options of a server whose commits survive a power cut, for measurements."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,13 @@ class Cluster:
     The folder holds its data, its log and its socket.
     """
 
-    def __init__(self, binaries: Path, folder: Path) -> None:
+    def __init__(self, binaries: Path, folder: Path, options: Sequence[str] = OPTIONS) -> None:
         self.socket = folder
         self.port = free_port()
         self._binaries = binaries
         self._data = folder / "data"
         self._owner = unprivileged_user()
+        self._options = options
         self._process: subprocess.Popen[bytes] | None = None
 
     def url(self, database: str) -> str:
@@ -64,7 +68,7 @@ class Cluster:
         # The file of a server that was killed would look like that of a running one.
         (self._data / "postmaster.pid").unlink(missing_ok=True)
         options = [f"unix_socket_directories={self.socket}", "listen_addresses=127.0.0.1", f"port={self.port}"]
-        arguments = [part for option in (*OPTIONS, *options) for part in ("-c", option)]
+        arguments = [part for option in (*self._options, *options) for part in ("-c", option)]
         with (self.socket / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*_as(self._owner), self._binaries / "postgres", "-D", self._data, *arguments],
@@ -210,10 +214,10 @@ def find_binaries() -> Path | None:
 
 
 @contextmanager
-def running_cluster(binaries: Path, tls: TlsFiles | None = None) -> Iterator[Cluster]:
+def running_cluster(binaries: Path, tls: TlsFiles | None = None, options: Sequence[str] = OPTIONS) -> Iterator[Cluster]:
     """Run a server until the context is left, which offers TLS with these files."""
     with ExitStack() as stack:
-        cluster = Cluster(binaries, stack.enter_context(_folder()))
+        cluster = Cluster(binaries, stack.enter_context(_folder()), options)
         cluster.make()
         if tls is not None:
             cluster.offer_tls(tls)
