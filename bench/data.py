@@ -45,7 +45,7 @@ KEY = "sb_key_of_the_benchmark"
 AUTOSEND_KEY = "AS_key_of_the_benchmark"
 REST_PATH = "/v1/events/send"
 
-MATCHES = 20_000
+MATCHES = 10_000
 """Matches that are stored before they are consumed."""
 
 SINGLES = 4_000

@@ -26,8 +26,9 @@ from bench.peers import CONFIRMED
 nats: Any = import_module("nats")
 api: Any = import_module("nats.js.api")
 
-FETCHED, FETCHERS = 250, 4
-"""Together the 1,000 outstanding messages."""
+OUTSTANDING = 1_000
+FETCHED, FETCHERS = 240, 4
+"""Together a little less than may be outstanding, since a fetch waits until it has all that it asked for."""
 
 
 async def publish(jetstream: Any, seconds: str) -> dict[str, float]:
@@ -49,24 +50,25 @@ async def fill(jetstream: Any, count: str) -> dict[str, float]:
 
 async def consume(jetstream: Any, kind: str, count: str) -> dict[str, float]:
     durable = uuid4().hex
-    config = api.ConsumerConfig(max_ack_pending=FETCHED * FETCHERS, ack_policy=api.AckPolicy.EXPLICIT)
-    subscription = await jetstream.pull_subscribe("filled", durable, config=config)
+    config = api.ConsumerConfig(max_ack_pending=OUTSTANDING, ack_policy=api.AckPolicy.EXPLICIT)
+    # A subscription for each fetcher: concurrent fetches of one would take each other's messages.
+    subscriptions = [await jetstream.pull_subscribe("filled", durable, config=config) for _ in range(FETCHERS)]
     left = int(count)
     began = perf_counter()
 
-    async def fetcher() -> None:
+    async def fetcher(subscription: Any) -> None:
         nonlocal left
         while left > 0:
             wanted = min(FETCHED, left)
             left -= wanted
-            messages = await subscription.fetch(wanted, timeout=30)
+            messages = await subscription.fetch(wanted, timeout=2)
             left += wanted - len(messages)
             acks = [message.ack_sync(30) if kind == CONFIRMED else message.ack() for message in messages]
             await asyncio.gather(*acks)
 
-    await asyncio.gather(*(fetcher() for _ in range(FETCHERS)))
+    await asyncio.gather(*(fetcher(subscription) for subscription in subscriptions))
     # Acks without confirmation are on their way: they count once the consumer has them.
-    while (info := await subscription.consumer_info()).num_ack_pending or info.num_pending:  # noqa: ASYNC110
+    while (info := await subscriptions[0].consumer_info()).num_ack_pending or info.num_pending:  # noqa: ASYNC110
         await asyncio.sleep(0.001)
     seconds = perf_counter() - began
     await jetstream.delete_consumer("filled", durable)

@@ -58,11 +58,10 @@ def readme_table(results: Iterable[Result]) -> str:
 
 def with_results(text: str, table: str) -> str:
     """Return the text of a page with another table between the markers."""
-    replaced, count = re.subn(
-        r"(<!-- results -->\n).*(\n<!-- end -->)", lambda at: at[1] + table + at[2], text, flags=re.DOTALL
-    )
-    assert count == 1, "the page has no markers"
-    return replaced
+    before, begin, rest = text.partition("<!-- results -->\n")
+    _, end, after = rest.partition("\n<!-- end -->")
+    assert end, "the page has no markers"
+    return f"{before}{begin}{table}{end}{after}"
 
 
 def pages() -> Iterator[tuple[Path, str]]:

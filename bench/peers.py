@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Protocol
 
+from bench.data import MATCHES
 from bench.harness import run_python
 from bench.results import Failed
 from tests.support.postgres import DURABLE, Cluster, find_binaries, running_cluster
@@ -44,7 +45,7 @@ class Peer:
     module: str
     server: Callable[[Path], AbstractContextManager[str]]
     lacks: Callable[[], str]
-    deliveries: int = 20_000
+    deliveries: int = MATCHES
     consumes: tuple[str, ...] = (CONFIRMED,)
 
 
@@ -177,6 +178,6 @@ REDIS = Peer(
     _redis,
     lambda: _lacks("redis-server", "redis-server", "redis"),
 )
-JOBS = Peer("procrastinate on PostgreSQL", "job_queue", _postgresql, _lacks_jobs, deliveries=1_000)
+JOBS = Peer("procrastinate on PostgreSQL", "job_queue", _postgresql, _lacks_jobs, deliveries=300)
 
 ALL = (JETSTREAM, JETSTREAM_ALWAYS, REDIS, JOBS)

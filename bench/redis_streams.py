@@ -45,11 +45,12 @@ async def consume(client: Any, _kind: str, count: str) -> dict[str, float]:
         nonlocal acknowledged
         while read := await client.xreadgroup(group, name, {"filled": ">"}, count=READ):
             ((_, entries),) = read
-            acknowledged += await client.xack("filled", group, *(entry_id for entry_id, _ in entries))
+            settled = await client.xack("filled", group, *(entry_id for entry_id, _ in entries))
+            acknowledged += settled
 
     await asyncio.gather(*(reader(f"reader{number}") for number in range(READERS)))
     seconds = perf_counter() - began
-    assert acknowledged == int(count)
+    assert acknowledged == int(count), f"{acknowledged} entries were acknowledged"
     await client.xgroup_destroy("filled", group)
     return {"events": acknowledged, "seconds": seconds}
 
