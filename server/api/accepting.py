@@ -42,6 +42,9 @@ ACCEPTORS: Final = 64
 7 ms under a flood, can serve. With 16, most of 3,000 calls of one project waited in the library, and others' with them.
 """
 
+ACCEPTING: Final = "accept-calls"
+"""The name of these tasks."""
+
 _MANY_BYTES: Final = 4_096
 
 log = structlog.get_logger()
@@ -141,7 +144,7 @@ class _Core(_cython.AioServer):  # type: ignore[misc]
 
     async def _accept_all(self, method: bytes) -> None:
         async with asyncio.TaskGroup() as acceptors:
-            acceptors.create_task(self._accept(method, acceptors, ACCEPTORS - 1))
+            acceptors.create_task(self._accept(method, acceptors, ACCEPTORS - 1), name=ACCEPTING)
         # What the library expects of a wait that has ended without a call.
         raise _internal("_RequestCallError")
 
@@ -158,7 +161,7 @@ class _Core(_cython.AioServer):  # type: ignore[misc]
             except ended:
                 continue
             if more:
-                acceptors.create_task(self._accept(method, acceptors, more - 1))
+                acceptors.create_task(self._accept(method, acceptors, more - 1), name=ACCEPTING)
                 more = 0
             serving = loop.create_task(schedule(handle(handler, call, loop), call, loop, path))
             self._calls.add(serving)
