@@ -16,7 +16,7 @@ The status of a run changes as follows; a run that has ended never changes again
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from operator import itemgetter
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,6 @@ from automation.runs import OPEN, Run, RunStatus, Wait
 from automation.tables import TIMED, WAITING, hidden_from_planner, run
 from registry.etags import check_etag
 from registry.log_ids import position_of
-from registry.page_sizes import read_page
 from registry.unreadable_rows import load_reported
 
 if TYPE_CHECKING:
@@ -46,15 +45,6 @@ _run = run.c
 _run_project = hidden_from_planner(_run.project_key)
 
 
-@dataclass(frozen=True, slots=True)
-class RunFilter:
-    """A filter of runs; fields that are None or empty match all."""
-
-    statuses: Collection[RunStatus] = ()
-    automation_key: int | None = None
-    contact_key: int | None = None
-
-
 def get_run(connection: Connection, project_pk: int, run_id: str) -> Run:
     """Return one run. Raise RunNotFound."""
     number = position_of(run_id)
@@ -65,26 +55,7 @@ def get_run(connection: Connection, project_pk: int, run_id: str) -> Run:
     ).one_or_none()
     if row is None:
         raise RunNotFound(run_id)
-    return _to_run(row)
-
-
-def list_runs(
-    connection: Connection, project_pk: int, run_filter: RunFilter, limit: int, before: int | None = None
-) -> tuple[list[Run], bool]:
-    """Return a page of runs with numbers below `before`, newest first, and whether there are more."""
-    narrowed = run_filter.automation_key is not None or run_filter.contact_key is not None
-    query = select(run).where((_run_project if narrowed else _run.project_key) == project_pk)
-    query = query.order_by(_run.number.desc())
-    if run_filter.statuses:
-        query = query.where(_run.status.in_(list(run_filter.statuses)))
-    if run_filter.automation_key is not None:
-        query = query.where(_run.automation_key == run_filter.automation_key)
-    if run_filter.contact_key is not None:
-        query = query.where(_run.contact_key == run_filter.contact_key)
-    if before is not None:
-        query = query.where(_run.number < before)
-    page, more = read_page(connection, query, limit, lambda row: len(row.attributes))
-    return [_to_run(row) for row in page], more
+    return to_run(row)
 
 
 def run_counts(connection: Connection, automation_keys: Sequence[int]) -> dict[int, tuple[int, int]]:
@@ -99,13 +70,13 @@ def newest_runs(connection: Connection, project_pk: int, automation_keys: Sequen
     numbers = select(func.max(_run.number)).where(_run.automation_key.in_(automation_keys))
     newest = list(connection.scalars(numbers.group_by(_run.automation_key)))
     rows = connection.execute(select(run).where(_run.project_key == project_pk, _run.number.in_(newest)))
-    return {row.automation_key: _to_run(row) for row in rows}
+    return {row.automation_key: to_run(row) for row in rows}
 
 
 def waiting_runs(connection: Connection, project_pk: int, contact_keys: Sequence[int]) -> list[Run]:
     """Return the waiting runs of contacts, oldest first."""
     rows = _WAITING_OF.rows(connection, project=project_pk, contacts=packed(connection, contact_keys))
-    return sorted((_to_run(_named(row)) for row in rows), key=lambda waiting_run: waiting_run.number)
+    return sorted((to_run(_named(row)) for row in rows), key=lambda waiting_run: waiting_run.number)
 
 
 def entries_of(
@@ -161,7 +132,7 @@ def due_projects(connection: Connection, now: int) -> list[int]:
 def due_runs(connection: Connection, project_pk: int, now: int, limit: int) -> list[Run]:
     """Return waiting runs of a project whose timeout has passed, the longest overdue first."""
     query = select(run).where(TIMED, _run.timeout_at <= now, _run_project == project_pk)
-    return [_to_run(row) for row in connection.execute(query.order_by(_run.timeout_at).limit(limit))]
+    return [to_run(row) for row in connection.execute(query.order_by(_run.timeout_at).limit(limit))]
 
 
 def next_timeout(connection: Connection) -> int | None:
@@ -394,7 +365,8 @@ def _named(row: Any) -> Any:
     return SimpleNamespace(**dict(zip(run.columns.keys(), row, strict=True)))
 
 
-def _to_run(row: Any) -> Run:
+def to_run(row: Any) -> Run:
+    """Return the run of a row."""
     status = RunStatus(row.status)
     waiting = status is RunStatus.WAITING
     attributes, unreadable = load_reported("run", row.id, row.attributes)

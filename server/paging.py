@@ -99,20 +99,31 @@ class PageRequest:
         return tuple(cursor)
 
     def page(
-        self, found: Sequence[T], filters: object, cursor: Callable[[T], tuple[Any, ...]], *, more: bool | None = None
+        self,
+        found: Sequence[T],
+        filters: object,
+        cursor: Callable[[T], tuple[Any, ...]],
+        *,
+        more: bool | None = None,
+        resume: tuple[Any, ...] | None = None,
     ) -> Page[T]:
         """Return a page of items.
 
         Without `more`, which says whether items follow, the items must have been read up to one beyond the limit.
+        `resume` is the cursor of the next page where that is not the one after the last item.
         """
 
-        def token_after(item: T) -> str:
-            content = msgspec.json.encode(cursor(item))
+        def token_at(place: tuple[Any, ...]) -> str:
+            content = msgspec.json.encode(place)
             return urlsafe_b64encode(self._sign(filters, content) + content).decode()
+
+        def token_after(item: T) -> str:
+            return token_at(cursor(item))
 
         items = found[: self.limit()]
         more = len(found) > len(items) if more is None else more
-        return Page(items, token_after(items[-1]) if more else "", token_after)
+        following = (token_after(items[-1]) if resume is None else token_at(resume)) if more else ""
+        return Page(items, following, token_after)
 
     def _sign(self, filters: object, content: bytes) -> bytes:
         # The text of filters is quoted, so the separator is unambiguous.

@@ -13,8 +13,9 @@ from sqlalchemy.util import await_only
 from registry import store as definitions
 from server.delivery import match_reader
 from server.errors import ProjectBusy
+from server.services import events
 from server.sharing.current_project import SERVER, work_for
-from server.storage import events, postgresql, turns
+from server.storage import event_pages, postgresql, turns
 from signalbox.v1 import event_ingest_pb2, match_stream_pb2
 from tests.support.automations import automate
 from tests.support.bridge import calling
@@ -37,7 +38,7 @@ LONG = {
 def long_scans(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Lists of events and of definitions take a minute if they are searched for "long"; set once the first begins."""
     begun = threading.Event()
-    list_events, list_definitions = events.list_events, definitions.list_definitions
+    list_events, list_definitions = event_pages.list_events, definitions.list_definitions
 
     def scan(connection: Connection) -> None:
         begun.set()

@@ -17,6 +17,7 @@ from server.storage import events as store
 from server.storage import log
 from server.storage.contacts import erase_contact, find_contact, insert_contact
 from server.storage.event_history import NameRange
+from server.storage.event_pages import list_events
 from server.storage.events import EventFilter
 from server.storage.log import Head, lock_heads, move_heads
 from server.storage.projects import insert_project
@@ -80,8 +81,8 @@ class Log:
 
     async def listed(self, wanted: EventFilter, limit: int = 10, **place: int | None) -> tuple[list[int], bool]:
         named = {"before": None, "after": None} | place
-        found, more = await self.do(store.list_events, self.project, wanted, limit, **named)
-        return positions(found), more
+        found, resume = await self.do(list_events, self.project, wanted, limit, **named)
+        return positions(found), resume is not None
 
     async def event(self, position: int) -> Event:
         return (await self.do(store.events_at, self.project, [position]))[position]

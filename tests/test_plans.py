@@ -9,15 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
+from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import create_engine
 
+from automation import run_pages
 from automation.prepared import Prepared
+from automation.subscriptions import store as subscription_store
 from automation.subscriptions.leasing import step
 from automation.subscriptions.store import create_subscription
 from automation.subscriptions.values import Ack, Delivery, DeliveryRequest, SearchBounds
 from automation.tables import metadata
+from server.storage import contacts as contact_store
+from server.storage import event_pages
 from signalbox.v1 import automations_pb2, contacts_pb2, event_definitions_pb2, event_ingest_pb2, match_stream_pb2
 from tests.support.automations import automate
+from tests.support.list_filters import filters_of, lists, singles_and_pairs
 from tests.support.messages import ADA, ORDER
 from tests.support.plans import plans
 from tests.support.service import serving
@@ -35,14 +42,17 @@ if TYPE_CHECKING:
 
 # ruff: noqa: S608 - the statements are our own
 ROWS = 20_000
+NUMBERS = f"WITH RECURSIVE number(n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM number WHERE n < {ROWS})"
 LARGE = ("event", "contact", "automation_match", "run", "subscription_delivery", "subscription_parked")
 NOBODY = "nobody@example.com"
+MOST_STEPS, MOST_BLOCKS = 20_000, 800
+"""A read of a table as a whole takes some 10 steps for each of the ROWS, or visits 0.05 blocks for each."""
 
 on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 
 
 @pytest_asyncio.fixture(scope="module")
-async def crowded(backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
+async def crowd(backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Client, Store]]:
     """A shop whose large tables are large; one event in a hundred was recorded without a contact."""
     async with backend.empty(tmp_path_factory.mktemp("crowded")) as store, serving(store.url) as service:
         shop = await service.shop(unknown_contacts="UNKNOWN_CONTACTS_CREATE_ON_MATCH")
@@ -52,21 +62,37 @@ async def crowded(backend: Backend, tmp_path_factory: pytest.TempPathFactory) ->
         await shop.send()
         for statement in seeds():
             await store.execute(statement)
-        yield shop
+        yield shop, store
+
+
+@pytest.fixture
+def crowded(crowd: tuple[Client, Store]) -> Client:
+    return crowd[0]
+
+
+@pytest_asyncio.fixture
+async def many_parked(crowd: tuple[Client, Store]) -> AsyncIterator[None]:
+    """Many parked matches, which would be counted for every other test of subscriptions."""
+    await crowd[1].execute(
+        f"""{NUMBERS} INSERT INTO subscription_parked SELECT key, n, 0, 0, 'nacked', 1, '', '', n
+            FROM subscription, number"""
+    )
+    await crowd[1].execute("ANALYZE")
+    yield
+    await crowd[1].execute("DELETE FROM subscription_parked")
 
 
 def seeds() -> list[str]:
-    numbers = f"WITH RECURSIVE number(n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM number WHERE n < {ROWS})"
     email = f"CASE WHEN n = 1000 THEN '{NOBODY}' WHEN n % 100 = 0 THEN 'x@y.z' ELSE '' END"
     return [
-        f"""{numbers} INSERT INTO contact SELECT key + n, 'c' || n, project_key, n || '@example.com', properties,
+        f"""{NUMBERS} INSERT INTO contact SELECT key + n, 'c' || n, project_key, n || '@example.com', properties,
             version, created_at, updated_at, deleted_at FROM contact, number""",
-        f"""{numbers} INSERT INTO event SELECT project_key, n, id, name, definition_id, revision,
+        f"""{NUMBERS} INSERT INTO event SELECT project_key, n, id, name, definition_id, revision,
             CASE WHEN n % 100 = 0 THEN 0 ELSE contact_key + 2 + n % 1000 END, {email}, properties, coercions,
             occurred_at, received_at + n, match_count, '', '', ignore_case FROM event, number""",
-        f"""{numbers} INSERT INTO automation_match SELECT project_key, n, id, kind, automation_key, n, run_id, n,
+        f"""{NUMBERS} INSERT INTO automation_match SELECT project_key, n, id, kind, automation_key, n, run_id, n,
             event_name, contact_key, matched_at FROM automation_match, number""",
-        f"""{numbers} INSERT INTO run SELECT project_key, n, id, automation_key, contact_key + n % 1000, n, status, n,
+        f"""{NUMBERS} INSERT INTO run SELECT project_key, n, id, automation_key, contact_key + n % 1000, n, status, n,
             wait_event, wait_condition, wait_from, timeout_at, reason, attributes, version, created_at, updated_at,
             finished_at, finished_position FROM run, number""",
         f"UPDATE project_head SET position = {ROWS}, match_position = {ROWS}",
@@ -97,6 +123,70 @@ async def test_events_are_listed_by_an_index(
     if filters.get("email") == NOBODY:
         assert [each.position for each in page.events] == [1_000]
         assert "event_without_contact" in noted.used
+
+
+PAST, FUTURE = Timestamp(seconds=1_000_000_000), Timestamp(seconds=4_000_000_000)
+
+FILTERS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
+    "ListEvents": (
+        {},
+        {
+            "name": [ORDER, "never"],
+            "contact_id": ["c1000"],
+            "email": [ADA, NOBODY],
+            "received_from": [PAST, FUTURE],
+            "received_until": [PAST, FUTURE],
+            "occurred_from": [PAST, FUTURE],
+            "occurred_until": [PAST, FUTURE],
+            "after_position": [0, ROWS // 2],
+        },
+    ),
+    "ListRuns": (
+        {},
+        {
+            "statuses": [[automations_pb2.RUN_STATUS_QUEUED], [automations_pb2.RUN_STATUS_FAILED]],
+            "automation_id": ["of the shop"],
+            "contact_id": ["c1000"],
+            "email": [ADA, NOBODY],
+        },
+    ),
+    "ListContacts": ({}, {"search": ["1", "never"]}),
+    "ListParkedMatches": (
+        {"subscription": "engine"},
+        {"automation_id": ["of the shop", "never"], "parked_until": [PAST, FUTURE]},
+    ),
+}
+"""The filters of each list with large tables, with many rows and with none."""
+
+
+@pytest.mark.usefixtures("many_parked")
+@pytest.mark.parametrize("name", FILTERS)
+async def test_no_page_of_a_list_reads_more_the_larger_its_tables_are(
+    crowded: Client, backend: Backend, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (event_pages, run_pages, contact_store, subscription_store):
+        for limit, rows in (("EXAMINED_ROWS", 50), ("EXAMINED_LOG_ROWS", 500)):
+            if hasattr(module, limit):
+                monkeypatch.setattr(module, limit, rows)
+    always, values = FILTERS[name]
+    request = lists()[name].input_type
+    assert set(values) == filters_of(request) - set(always)
+    call: Any = {
+        "ListEvents": crowded.ingest.ListEvents,
+        "ListRuns": crowded.automations.ListRuns,
+        "ListContacts": crowded.contacts.ListContacts,
+        "ListParkedMatches": crowded.matches.ListParkedMatches,
+    }[name]
+    automations = await crowded.automations.ListAutomations(automations_pb2.ListAutomationsRequest())
+    too_much: list[str] = []
+    for filters in singles_and_pairs(request, values, always):
+        if filters.get("automation_id") == "of the shop":
+            filters["automation_id"] = automations.automations[0].id
+        with plans(*LARGE) as noted:
+            await call(GetMessageClass(request)(page_size=10, **filters))
+        if noted.scans or noted.steps > MOST_STEPS or noted.blocks > MOST_BLOCKS:
+            too_much.append(f"{filters}: {noted.steps} steps, {noted.blocks} blocks, {noted.scans}")
+    assert not too_much, "\n".join(too_much)
 
 
 async def test_other_lists_are_read_by_an_index(crowded: Client) -> None:

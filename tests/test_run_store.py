@@ -12,7 +12,7 @@ from automation import run_store
 from automation.errors import RunMovedOn, RunNotFound
 from automation.match_log import match_values
 from automation.matches import Match, MatchKind
-from automation.run_store import RunFilter
+from automation.run_pages import RunFilter, list_runs
 from automation.runs import Run, RunStatus
 from automation.tables import automation_match, run
 from registry.log_ids import LogIds
@@ -66,7 +66,7 @@ class Runs:
         return next(each for each in await self.all(project) if each.number == number)
 
     async def all(self, project: int) -> list[Run]:
-        return (await self.do(run_store.list_runs, project, RunFilter(), 100))[0]
+        return (await self.do(list_runs, project, RunFilter(), 100))[0]
 
 
 def fill(connection: Connection) -> None:
@@ -116,11 +116,11 @@ async def test_a_run_is_found_by_its_whole_id_in_its_own_project(runs: Runs) -> 
 async def test_runs_are_listed_newest_first(
     runs: Runs, wanted: RunFilter, before: int | None, expected: list[int]
 ) -> None:
-    page, more = await runs.do(run_store.list_runs, OWN, wanted, len(expected), before)
-    assert (numbers(page), more) == (expected, False)
+    page, resume = await runs.do(list_runs, OWN, wanted, len(expected), before)
+    assert (numbers(page), resume) == (expected, None)
     if expected[1:]:
-        page, more = await runs.do(run_store.list_runs, OWN, wanted, len(expected) - 1, before)
-        assert (numbers(page), more) == (expected[:-1], True)
+        page, resume = await runs.do(list_runs, OWN, wanted, len(expected) - 1, before)
+        assert (numbers(page), resume) == (expected[:-1], expected[-2])
 
 
 async def test_runs_are_counted_for_the_given_automations(runs: Runs) -> None:

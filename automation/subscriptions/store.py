@@ -30,6 +30,7 @@ from automation.subscriptions.values import (
     SubscriptionStats,
 )
 from automation.tables import automation
+from registry.bounded_pages import EXAMINED_ROWS
 from registry.errors import Violation
 from registry.etags import check_etag
 from registry.log_ids import position_of
@@ -55,6 +56,7 @@ MAX_FILTER_LABELS: Final = 32
 _subscription = subscription_table.c
 _delivery = subscription_delivery.c
 _parked = subscription_parked.c
+_PARKED_PLACE = tuple_(_parked.parked_at, _parked.match_position)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,11 +183,14 @@ def list_parked(
     selection: ParkedSelection,
     limit: int,
     before: tuple[int, int] | None = None,
+    edge: tuple[int, int] | None = None,
 ) -> list[ParkedMatch]:
-    """List parked matches, the last parked first, after a (parked_at, position)."""
+    """List parked matches, the last parked first, after a (parked_at, position), up to and including an edge."""
     query = select(subscription_parked).where(_selected(connection, subscription, selection))
     if before is not None:
-        query = query.where(tuple_(_parked.parked_at, _parked.match_position) < before)
+        query = query.where(before > _PARKED_PLACE)
+    if edge is not None:
+        query = query.where(edge <= _PARKED_PLACE)
     query = query.order_by(_parked.parked_at.desc(), _parked.match_position.desc()).limit(limit)
     rows = connection.execute(query).all()
     matches = matches_at(connection, subscription.project_pk, [row.match_position for row in rows])
@@ -200,6 +205,25 @@ def list_parked(
         )
         for row in rows
     ]
+
+
+def parked_edge(
+    connection: Connection, subscription: Subscription, selection: ParkedSelection, before: tuple[int, int] | None
+) -> tuple[int, int] | None:
+    """Return the last (parked_at, position) that a page after `before` may examine; None if it may examine all.
+
+    Only automations have no index.
+    """
+    if not selection.automation_id:
+        return None
+    query = select(_parked.parked_at, _parked.match_position).where(_parked.subscription_key == subscription.key)
+    if selection.parked_until is not None:
+        query = query.where(_parked.parked_at < selection.parked_until)
+    if before is not None:
+        query = query.where(before > _PARKED_PLACE)
+    query = query.order_by(_parked.parked_at.desc(), _parked.match_position.desc())
+    row = connection.execute(query.limit(1).offset(EXAMINED_ROWS - 1)).one_or_none()
+    return None if row is None else (row.parked_at, row.match_position)
 
 
 def count_parked(connection: Connection, subscription: Subscription, selection: ParkedSelection) -> int:

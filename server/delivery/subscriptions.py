@@ -162,22 +162,25 @@ class Subscriptions:
     async def list_parked(
         self, project_pk: int, subscription: str, selection: ParkedSelection, request: PageRequest
     ) -> Page[tuple[ParkedMatch, LoadedMatch | UnreadableMatch]]:
-        """List parked matches, the last parked first. Raise SubscriptionNotFound."""
+        """List parked matches, the last parked first; a page may be short. Raise SubscriptionNotFound."""
         limit, filters = request.limit(), ("parked", project_pk, subscription, selection)
-        before = request.cursor(filters, int, int)
+        cursor = request.cursor(filters, int, int)
+        before = (*cursor,) if cursor else None
 
-        def read(connection: Connection) -> Sequence[ParkedMatch]:
+        def read(connection: Connection) -> tuple[Sequence[ParkedMatch], tuple[int, int] | None]:
             current = store.get_subscription(connection, project_pk, subscription)
-            return store.list_parked(connection, current, selection, limit + 1, (*before,) if before else None)
+            edge = store.parked_edge(connection, current, selection, before)
+            return store.list_parked(connection, current, selection, limit + 1, before, edge), edge
 
-        parked = await self._database.read(read)
+        parked, edge = await self._database.read(read)
         loaded = await self._reader.load(project_pk, [parked_match.match for parked_match in parked[:limit]])
         page = list(zip(parked, loaded, strict=False))
         return request.page(
             page,
             filters,
             lambda item: (item[0].parked_at, item[0].match.position),
-            more=len(page) < len(parked),
+            more=len(page) < len(parked) or edge is not None,
+            resume=edge if len(page) == len(parked) else None,
         )
 
     async def replay_parked(

@@ -95,13 +95,13 @@ class Contacts:
         )
 
     async def list(self, project_pk: int, request: PageRequest, search: str = "") -> Page[Contact]:
-        """List contacts, newest first; `search` is a part of the address, in any case."""
+        """List contacts, newest first; `search` is a part of the address, in any case. A page may be short."""
         limit, filters = request.limit(), ("contacts", project_pk, search)
         (before,) = request.cursor(filters, str) or ("",)
-        found, more = await self._database.read(
+        found, resume = await self._database.read(
             lambda connection: store.contact_page(connection, project_pk, limit, before, search.lower())
         )
-        return request.page(found, filters, lambda contact: (contact.id,), more=more)
+        return request.page(found, filters, lambda contact: (contact.id,), more=bool(resume), resume=(resume,))
 
     async def list_next_to(
         self, project_pk: int, limit: int, *, after_id: str = "", before_id: str = "", search: str = ""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from server.errors import CursorRewound, EventNotFound
 from server.storage import events as store
+from server.storage.event_pages import list_events
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from server.model import Event
     from server.paging import Page, PageRequest
     from server.storage.database import Database
+    from server.storage.event_pages import EventPage
     from server.storage.events import EventFilter
 
 
@@ -29,22 +31,24 @@ class Events:
     async def list(
         self, project_pk: int, event_filter: EventFilter, request: PageRequest, after: int | None = None
     ) -> Page[Event]:
-        """List events, newest first, or oldest first after the position `after`.
+        """List events, newest first, or oldest first after the position `after`; a page may be short.
 
         Raise CursorRewound if a page, oldest first, continues from an event that was lost in a failover or a restore.
         """
         limit, filters = request.limit(), ("events", project_pk, event_filter, after)
         last, last_id = request.cursor(filters, int, str) or (None, "")
 
-        def read(connection: Connection) -> tuple[list[Event], bool]:
+        def read(connection: Connection) -> EventPage:
             if after is None:
-                return store.list_events(connection, project_pk, event_filter, limit, before=last, after=None)
+                return list_events(connection, project_pk, event_filter, limit, before=last, after=None)
             if last_id:
                 _check_kept(connection, project_pk, last, last_id)
-            return store.list_events(connection, project_pk, event_filter, limit, before=None, after=last or after)
+            return list_events(connection, project_pk, event_filter, limit, before=None, after=last or after)
 
-        found, more = await self._database.read(read)
-        return request.page(found, filters, lambda event: (event.position, event.id), more=more)
+        found, resume = await self._database.read(read)
+        return request.page(
+            found, filters, lambda event: (event.position, event.id), more=resume is not None, resume=resume
+        )
 
 
 def _check_kept(connection: Connection, project_pk: int, position: int, event_id: str) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from automation import run_store as store
 from automation.automation_store import automation_ids, automation_key
 from automation.errors import RunFinished, RunNotFound
 from automation.match_log import matches_at
-from automation.run_store import RunFilter
+from automation.run_pages import RunFilter, list_runs
 from automation.runs import Wait
 from registry.log_ids import position_of
 from registry.names import check_event_name
@@ -94,21 +95,41 @@ class Runs:
         )
 
     async def list(self, project_pk: int, query: RunQuery, request: PageRequest) -> Page[RunView]:
-        """List runs, newest first; none if the automation or contact does not exist."""
+        """List runs, newest first; none if the automation or contact does not exist. A page may be short."""
         limit, filters = request.limit(), ("runs", project_pk, query)
         (before,) = request.cursor(filters, int) or (None,)
-        views, more = await self._database.read(lambda connection: _found(connection, project_pk, query, limit, before))
-        return request.page(views, filters, lambda each: (each.run.number,), more=more)
+        views, resume = await self._database.read(
+            lambda connection: _found(connection, project_pk, query, limit, before)
+        )
+        return request.page(
+            views,
+            filters,
+            lambda view: (view.run.number,),
+            more=resume is not None,
+            resume=None if resume is None else (resume,),
+        )
 
     async def list_after(
         self, project_pk: int, query: RunQuery, limit: int, after_id: str
     ) -> tuple[Sequence[RunView], bool]:
-        """List runs, newest first, after an id, and whether there are more. Raise InvalidArgument."""
+        """List runs, newest first, after an id, and whether there are more. Raise InvalidArgument.
+
+        The caller continues after the last run, so a page is short only at the end of the list.
+        """
         before = position_of(after_id) if after_id else None
         if after_id and before is None:
             message = f'"{after_id[:60]}" is not the ID of a run'
             raise InvalidArgument.at("after", "INVALID_ARGUMENT", message)
-        return await self._database.read(lambda connection: _found(connection, project_pk, query, limit, before))
+        found: list[RunView] = []
+        while len(found) <= limit:
+            rest = limit + 1 - len(found)
+            views, before = await self._database.read(
+                partial(_found, project_pk=project_pk, query=query, limit=rest, before=before)
+            )
+            found += views
+            if before is None:
+                break
+        return found[:limit], len(found) > limit
 
     async def get_of_automation(self, project_pk: int, automation_id: str, run_id: str) -> RunView:
         """Read a run of one automation. Raise RunNotFound."""
@@ -201,12 +222,13 @@ def _views(connection: Connection, project_pk: int, runs: Sequence[Run]) -> list
 
 def _found(
     connection: Connection, project_pk: int, query: RunQuery, limit: int, before: int | None
-) -> tuple[list[RunView], bool]:
+) -> tuple[list[RunView], int | None]:
+    """Return a page of runs, and the number of the run after which the next one begins."""
     run_filter = _filter(connection, project_pk, query)
     if run_filter is None:
-        return [], False
-    found, more = store.list_runs(connection, project_pk, run_filter, limit, before)
-    return _views(connection, project_pk, found), more
+        return [], None
+    found, resume = list_runs(connection, project_pk, run_filter, limit, before)
+    return _views(connection, project_pk, found), resume
 
 
 def _filter(connection: Connection, project_pk: int, query: RunQuery) -> RunFilter | None:

@@ -9,10 +9,10 @@ import msgspec
 import sqlalchemy as sa
 
 from automation.bulk import chunks
+from registry.bounded_pages import EXAMINED_LOG_ROWS, edge_of, read_bounded
 from registry.errors import RowUnreadable
 from registry.etags import check_etag
 from registry.name_search import name_contains
-from registry.page_sizes import read_page
 from registry.unreadable_rows import load_reported
 from server.errors import ContactNotFound
 from server.model import Contact
@@ -112,13 +112,23 @@ def list_contacts(
 
 def contact_page(
     connection: Connection, project_pk: int, limit: int, before_id: str = "", search: str = ""
-) -> tuple[list[Contact], bool]:
-    """Return a page of the live contacts older than `before_id`, newest first, and whether there are more."""
-    query = sa.select(contact).where(_found(project_pk, search)).order_by(contact.c.id.desc())
-    if before_id:
-        query = query.where(contact.c.id < before_id)
-    page, more = read_page(connection, query, limit, lambda row: len(row.properties))
-    return [_contact(row) for row in page], more
+) -> tuple[list[Contact], str]:
+    """Return a page of the live contacts older than `before_id`, newest first.
+
+    Also return the id of the contact after which the next page begins, empty if none. With a search, a page may be
+    short (`registry.bounded_pages`).
+    """
+    older = (contact.c.project_key == project_pk) & ((contact.c.id < before_id) if before_id else sa.true())
+    newest_first = contact.c.id.desc()
+    edge = edge_of(connection, sa.select(contact.c.id).where(older).order_by(newest_first), EXAMINED_LOG_ROWS)
+
+    def within(edge: str | None) -> sa.Select[Any]:
+        found = sa.select(contact).where(older, _found(project_pk, search)).order_by(newest_first)
+        return found if edge is None else found.where(contact.c.id >= edge)
+
+    rows, more, resume = read_bounded(connection, within, edge, limit, lambda row: len(row.properties))
+    found = [_contact(row) for row in rows]
+    return found, (resume or found[-1].id) if more else ""
 
 
 def newer_contacts(

@@ -1,4 +1,4 @@
-"""SQL of the log: reading and paging.
+"""SQL of the log: reading. Lists of events are in `event_pages`.
 
 A project's log is clustered by (project, position), and `received_at` never decreases from one position to the next. So
 a range of time is a range of positions, which bisection finds without an index.
@@ -7,21 +7,18 @@ a range of time is a range of positions, which bisection finds without an index.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from registry.coercion import Coercion, CoercionKind
 from registry.json_values import MAX_DEPTH
 from registry.log_ids import position_of
-from registry.page_sizes import read_page
 from registry.stored_json import load_nested
 from registry.timestamps import check_instant
 from registry.unreadable_rows import UNREADABLE, UNREADABLE_ROWS, load_object
 from server.errors import EventNotFound
 from server.model import Event
-from server.storage.contacts import contact_key
-from server.storage.events_of_contact import PositionRange, positions_of_contact
 from server.storage.tables import contact, event, project_head
 
 if TYPE_CHECKING:
@@ -29,10 +26,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Row
 
-_LAST_POSITION: Final = 2**63 - 1
-"""A caller may ask for the events after any position that the column can hold. No log reaches the last one."""
 
-_EVENTS = sa.select(
+EVENTS = sa.select(
     event,
     contact.c.id.label("contact_id"),
     sa.func.coalesce(contact.c.email, event.c.email).label("contact_email"),
@@ -56,7 +51,7 @@ class EventFilter:
 def get_event(connection: Connection, project_pk: int, event_id: str) -> Event:
     """Read one event. Raise EventNotFound."""
     at = (event.c.project_key == project_pk) & (event.c.position == position_of(event_id))
-    row = connection.execute(_EVENTS.where(at, event.c.id == event_id)).one_or_none()
+    row = connection.execute(EVENTS.where(at, event.c.id == event_id)).one_or_none()
     if row is None:
         raise EventNotFound(event_id)
     return to_event(row)
@@ -88,47 +83,15 @@ def event_sizes(connection: Connection, project_pk: int, positions: Iterable[int
 def events_at(connection: Connection, project_pk: int, positions: Iterable[int]) -> dict[int, Event]:
     """Return the events at positions, by position."""
     wanted = (event.c.project_key == project_pk) & event.c.position.in_(list(positions))
-    return {row.position: to_event(row) for row in connection.execute(_EVENTS.where(wanted))}
+    return {row.position: to_event(row) for row in connection.execute(EVENTS.where(wanted))}
 
 
 def events_by_idempotency_key(
     connection: Connection, project_pk: int, keys: Sequence[str]
 ) -> dict[str, tuple[str, Event]]:
     """Return the events with these idempotency keys, each with its fingerprint, by idempotency key."""
-    query = _EVENTS.where(event.c.project_key == project_pk, event.c.idempotency_key.in_(keys))
+    query = EVENTS.where(event.c.project_key == project_pk, event.c.idempotency_key.in_(keys))
     return {row.idempotency_key: (row.fingerprint, to_event(row)) for row in connection.execute(query)}
-
-
-def list_events(
-    connection: Connection, project_pk: int, wanted: EventFilter, limit: int, *, before: int | None, after: int | None
-) -> tuple[list[Event], bool]:
-    """List events, newest first before the position `before`, or oldest first after the position `after`.
-
-    Return at most `limit` events and at most PAGE_CHARACTERS of payload, and whether there are more.
-    """
-    low, high = position_range(connection, project_pk, wanted)
-    if after is not None:
-        low = max(low, min(after + 1, _LAST_POSITION))
-    elif before is not None:
-        high = min(high or before, before)
-    conditions = [event.c.project_key == project_pk]
-    if wanted.contact_id or wanted.email:
-        high = high or log_head(connection, project_pk) + 1
-        key = contact_key(connection, project_pk, contact_id=wanted.contact_id, email=wanted.email)
-        positions = PositionRange(low, high, newest_first=after is None)
-        email = "" if wanted.contact_id else wanted.email
-        found = positions_of_contact(
-            connection, project_pk, _filters(wanted), positions, limit + 1, contact_key=key, email=email
-        )
-        conditions.append(event.c.position.in_(found))
-    else:
-        conditions += [event.c.position >= low, *_filters(wanted)]
-        if high is not None:
-            conditions.append(event.c.position < high)
-    order = event.c.position if after is not None else event.c.position.desc()
-    query = _EVENTS.where(*conditions).order_by(order)
-    page, more = read_page(connection, query, limit, lambda row: len(row.properties) + len(row.coercions))
-    return [to_event(row) for row in page], more
 
 
 def _texts_at(
@@ -206,14 +169,3 @@ def position_range(connection: Connection, project_pk: int, wanted: EventFilter)
     if wanted.received_until is not None:
         high = position_at(connection, project_pk, wanted.received_until)
     return low, high
-
-
-def _filters(wanted: EventFilter) -> list[sa.ColumnElement[bool]]:
-    filters: list[sa.ColumnElement[bool]] = []
-    if wanted.name:
-        filters.append(event.c.name == wanted.name)
-    if wanted.occurred_from is not None:
-        filters.append(event.c.occurred_at >= wanted.occurred_from)
-    if wanted.occurred_until is not None:
-        filters.append(event.c.occurred_at < wanted.occurred_until)
-    return filters

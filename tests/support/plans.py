@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import sqlite3
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+_STEPS = 100
 _WASTED_ROWS = 500
 """A scan that reads and drops more rows has no index that fits."""
 
@@ -27,12 +29,18 @@ class Plans:
     scans: list[str] = field(default_factory=list)
     costs: dict[str, int] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
+    _steps: list[int] = field(default_factory=list)
     _explaining: set[int] = field(default_factory=set)
 
     @property
     def blocks(self) -> int:
         """The number of pages that reads visited, on PostgreSQL."""
         return sum(self.costs.values())
+
+    @property
+    def steps(self) -> int:
+        """The number of steps that reads took, on SQLite, to the nearest _STEPS for each statement."""
+        return sum(self._steps)
 
     def explain(self, connection: Connection, statement: str, parameters: Any) -> None:
         """Note the plan of a statement that is about to run."""
@@ -51,6 +59,9 @@ class Plans:
             self._explaining.remove(id(connection))
 
     def _explain_sqlite(self, connection: Connection, statement: str, parameters: Any) -> None:
+        if statement.startswith(("SELECT", "WITH")):
+            path = connection.exec_driver_sql("PRAGMA database_list").fetchall()[0][2]
+            self._steps.append(_steps_of(path, statement, parameters))
         for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters):
             words = row[3].split()
             self.used.update(words)
@@ -69,6 +80,20 @@ class Plans:
             whole = node["Node Type"] == "Seq Scan" and node["Relation Name"] in self.tables and read > _WASTED_ROWS
             if whole or wasted > _WASTED_ROWS:
                 self.scans.append(f"{node}: {statement}")
+
+
+def _steps_of(path: str, statement: str, parameters: Any) -> int:
+    """Run a query once more, on a connection of its own, and return the number of its steps."""
+    calls = 0
+
+    def count() -> None:
+        nonlocal calls
+        calls += 1
+
+    with closing(sqlite3.connect(path)) as connection:
+        connection.set_progress_handler(count, _STEPS)
+        connection.execute(statement, parameters).fetchall()
+    return calls * _STEPS
 
 
 def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:

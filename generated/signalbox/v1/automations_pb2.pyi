@@ -1333,7 +1333,9 @@ class ListRunsRequest(_message.Message):
     CONTACT_ID_FIELD_NUMBER: _builtins.int
     EMAIL_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Optional. Maximum number of runs to return. Defaults to 50; values above 1,000 are treated as 1,000."""
+    """Optional. Maximum number of runs to return. Defaults to 50; values above 1,000 are treated as 1,000. A page may
+    have fewer, even none, and a `next_page_token`: only a bounded number of runs is examined for it.
+    """
     page_token: _builtins.str
     """Optional. The `next_page_token` of the previous response. The filters must be the same as in that request."""
     automation_id: _builtins.str

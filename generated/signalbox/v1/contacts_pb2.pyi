@@ -198,7 +198,9 @@ class ListContactsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     SEARCH_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Optional. Maximum number of contacts to return. Defaults to 50; values above 1,000 are treated as 1,000."""
+    """Optional. Maximum number of contacts to return. Defaults to 50; values above 1,000 are treated as 1,000. A page may
+    have fewer, even none, and a `next_page_token`: only a bounded number of contacts is examined for it.
+    """
     page_token: _builtins.str
     """Optional. The `next_page_token` of the previous response. The filters must be the same as in that request."""
     search: _builtins.str

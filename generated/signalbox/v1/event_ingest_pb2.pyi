@@ -523,7 +523,9 @@ class ListEventsRequest(_message.Message):
     OCCURRED_UNTIL_FIELD_NUMBER: _builtins.int
     AFTER_POSITION_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Optional. Maximum number of events to return. Defaults to 50; values above 1,000 are treated as 1,000."""
+    """Optional. Maximum number of events to return. Defaults to 50; values above 1,000 are treated as 1,000. A page may
+    have fewer, even none, and a `next_page_token`: only a bounded number of events is examined for it.
+    """
     page_token: _builtins.str
     """Optional. The `next_page_token` of the previous response. The filters must be the same as in that request."""
     name: _builtins.str

@@ -1669,7 +1669,8 @@ class ListParkedMatchesRequest(_message.Message):
     """Required. ID or name of the subscription."""
     page_size: _builtins.int
     """Optional. Maximum number of matches to return. Defaults to 50; values above 1,000 are treated as 1,000. A page
-    stays below 4 MiB and may hold fewer.
+    stays below 4 MiB and may hold fewer, even none, and have a `next_page_token`: only a bounded number of matches is
+    examined for it.
     """
     page_token: _builtins.str
     """Optional. The `next_page_token` of the previous response. The filters must be the same as in that request."""

@@ -1,0 +1,123 @@
+"""SQL of the log: pages of events.
+
+A range of time of receipt is a range of positions. Within it, the candidates for a page are, in the order of the list:
+
+    filters                                  candidates                                 at most
+    none, or occurred_at alone               the log itself                             EXAMINED_LOG_ROWS
+    name                                     the index by name                          EXAMINED_ROWS
+    contact, with or without name            the index by contact (`events_of_contact`) EXAMINED_ROWS
+
+No index has `occurred_at`, which a sender chooses. With a filter by it, only these candidates are examined, so the page
+may be shorter than requested, and the next one continues where it ended (`registry.bounded_pages`). Without, all of
+them belong to the page.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import sqlalchemy as sa
+
+from automation.bulk import among, packed
+from registry.bounded_pages import EXAMINED_LOG_ROWS, EXAMINED_ROWS
+from registry.page_sizes import read_page
+from server.storage.contacts import contact_key
+from server.storage.events import EVENTS, event_ids, log_head, position_range, to_event
+from server.storage.events_of_contact import PositionRange, positions_of_contact
+from server.storage.tables import event
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Connection
+
+    from server.model import Event
+    from server.storage.events import EventFilter
+
+
+class EventPage(NamedTuple):
+    """A page of events. `resume` is the (position, id) of the event after which the next page begins, None if none."""
+
+    events: list[Event]
+    resume: tuple[int, str] | None
+
+
+def list_events(
+    connection: Connection, project_pk: int, wanted: EventFilter, limit: int, *, before: int | None, after: int | None
+) -> EventPage:
+    """List events, newest first before the position `before`, or oldest first after the position `after`.
+
+    Return at most `limit` events of at most PAGE_CHARACTERS of payload.
+    """
+    positions, occurred = _range(connection, project_pk, wanted, before, after), _occurred(wanted)
+    query = EVENTS.where(event.c.project_key == project_pk, *occurred).order_by(positions.order())
+    if wanted.contact_id or wanted.email or (wanted.name and occurred):
+        count = EXAMINED_ROWS if occurred else limit + 1
+        candidates = _candidates(connection, project_pk, wanted, positions, count)
+        edge = candidates[-1] if occurred and len(candidates) == count else None
+        query = query.where(among(event.c.position, "candidates", connection.dialect.name))
+        query = query.params(candidates=packed(connection, candidates))
+    else:
+        edge = _edge(positions) if occurred else None
+        query = query.where(_part(positions, edge).within(), *_named(wanted))
+    return _page(connection, project_pk, query, limit, edge)
+
+
+def _page(connection: Connection, project_pk: int, query: sa.Select[Any], limit: int, edge: int | None) -> EventPage:
+    rows, more = read_page(connection, query, limit, lambda row: len(row.properties) + len(row.coercions))
+    events = [to_event(row) for row in rows]
+    if more:
+        return EventPage(events, (events[-1].position, events[-1].id))
+    return EventPage(events, None if edge is None else (edge, event_ids(connection, project_pk, [edge])[edge]))
+
+
+def _range(
+    connection: Connection, project_pk: int, wanted: EventFilter, before: int | None, after: int | None
+) -> PositionRange:
+    """Return the range of a page, with one bound at each end: of two lower ones SQLite would seek only the first."""
+    low, high = position_range(connection, project_pk, wanted)
+    high = log_head(connection, project_pk) + 1 if high is None else high
+    if after is not None:
+        return PositionRange(max(low, after + 1), high, newest_first=False)
+    return PositionRange(low, high if before is None else min(high, before), newest_first=True)
+
+
+def _edge(positions: PositionRange) -> int | None:
+    """Return the last position of the log to examine; None if that is all of them."""
+    if positions.high - positions.low <= EXAMINED_LOG_ROWS:
+        return None
+    return positions.high - EXAMINED_LOG_ROWS if positions.newest_first else positions.low + EXAMINED_LOG_ROWS - 1
+
+
+def _part(positions: PositionRange, edge: int | None) -> PositionRange:
+    """Return the part of a range up to and including an edge."""
+    if edge is None:
+        return positions
+    low, high = (edge, positions.high) if positions.newest_first else (positions.low, edge + 1)
+    return PositionRange(low, high, positions.newest_first)
+
+
+def _candidates(
+    connection: Connection, project_pk: int, wanted: EventFilter, positions: PositionRange, count: int
+) -> Sequence[int]:
+    """Return the first `count` positions of the events of a contact or of a name."""
+    named = _named(wanted)
+    if not wanted.contact_id and not wanted.email:
+        query = sa.select(event.c.position).where(event.c.project_key == project_pk, *named, positions.within())
+        return connection.scalars(query.order_by(positions.order()).limit(count)).all()
+    key = contact_key(connection, project_pk, contact_id=wanted.contact_id, email=wanted.email)
+    email = "" if wanted.contact_id else wanted.email
+    return positions_of_contact(connection, project_pk, named, positions, count, contact_key=key, email=email)
+
+
+def _named(wanted: EventFilter) -> list[sa.ColumnElement[bool]]:
+    return [event.c.name == wanted.name] if wanted.name else []
+
+
+def _occurred(wanted: EventFilter) -> list[sa.ColumnElement[bool]]:
+    filters: list[sa.ColumnElement[bool]] = []
+    if wanted.occurred_from is not None:
+        filters.append(event.c.occurred_at >= wanted.occurred_from)
+    if wanted.occurred_until is not None:
+        filters.append(event.c.occurred_at < wanted.occurred_until)
+    return filters

@@ -1,0 +1,40 @@
+"""The lists of the contract and their filters, from the descriptors."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+from server.contract import SERVICES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from google.protobuf.descriptor import Descriptor, MethodDescriptor
+
+PAGING = {"page_size", "page_token"}
+
+
+def lists() -> dict[str, MethodDescriptor]:
+    """Return the methods that answer in pages, by name."""
+    methods = [method for service in SERVICES for method in service.methods]
+    return {method.name: method for method in methods if "page_token" in method.input_type.fields_by_name}
+
+
+def filters_of(request: Descriptor) -> set[str]:
+    """Return the fields of a request other than those that choose the page."""
+    return set(request.fields_by_name) - PAGING
+
+
+def singles_and_pairs(
+    request: Descriptor, values: Mapping[str, Sequence[Any]], always: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Yield no filter, each value of each filter, and each pair of values of two filters that may stand together."""
+    yield dict(always)
+    named = [(field, value) for field in sorted(values) for value in values[field]]
+    for field, value in named:
+        yield {**always, field: value}
+    for (one, value), (other, other_value) in combinations(named, 2):
+        choices = [request.fields_by_name[field].containing_oneof for field in (one, other)]
+        if one != other and (choices[0] is None or choices[0] is not choices[1]):
+            yield {**always, one: value, other: other_value}
