@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import func, select
 
+from automation.bulk import among, packed
 from automation.run_store import to_run
 from automation.tables import hidden_from_planner, run
-from registry.bounded_pages import EXAMINED_LOG_ROWS, EXAMINED_ROWS, edge_of, read_bounded
+from registry.bounded_pages import EXAMINED_LOG_ROWS, EXAMINED_ROWS, edge_of
+from registry.page_sizes import read_page
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from sqlalchemy import ColumnElement, Connection, Select
 
@@ -52,56 +54,64 @@ def list_runs(
     connection: Connection, project_pk: int, run_filter: RunFilter, limit: int, before: int | None = None
 ) -> RunPage:
     """Return a page of the runs with numbers below `before`."""
-    candidates, edge = _candidates(connection, project_pk, run_filter, before)
-    filtered = _filtered(candidates, run_filter)
-
-    def within(edge: int | None) -> Select[Any]:
-        return filtered if edge is None else filtered.where(_run.number >= edge)
-
-    rows, more, resume = read_bounded(connection, within, edge, limit, lambda row: len(row.attributes))
+    query, edge = _examined(connection, project_pk, run_filter, before)
+    rows, more = read_page(connection, query.order_by(_run.number.desc()), limit, lambda row: len(row.attributes))
     runs = [to_run(row) for row in rows]
-    return RunPage(runs, (resume or runs[-1].number) if more else None)
+    return RunPage(runs, runs[-1].number if more else edge)
 
 
-def _candidates(
+def _examined(
     connection: Connection, project_pk: int, run_filter: RunFilter, before: int | None
 ) -> tuple[Select[Any], int | None]:
-    """Return the query of the candidates, and the last one to examine if there are too many for a page."""
+    """Return the query of a page, and the number of the last run that it examines if there are too many for a page."""
     newest = connection.scalar(select(func.max(_run.number)).where(_run.project_key == project_pk)) or 0
     before = newest + 1 if before is None else before
-    query = select(run).where(_run.number < before).order_by(_run.number.desc())
     # PostgreSQL would take a hidden project for one with few runs, and read all of them to sort these.
     is_sqlite = connection.dialect.name == "sqlite"
     in_project = (hidden_from_planner(_run.project_key) if is_sqlite else _run.project_key) == project_pk
+    with_status = [_run.status.in_(list(run_filter.statuses))] if run_filter.statuses else []
     if run_filter.contact_key is not None:
-        of_contact = query.where(in_project, _run.contact_key == run_filter.contact_key)
-        if _is_short(connection, of_contact, run_filter):
-            return of_contact, None
-    if run_filter.automation_key is not None:
-        of_automation = query.where(in_project, _run.automation_key == run_filter.automation_key)
-        is_exact = run_filter.contact_key is None and not run_filter.statuses
-        return of_automation, None if is_exact else edge_of(
-            connection, of_automation.with_only_columns(_run.number), EXAMINED_ROWS
-        )
-    examined = run_filter.contact_key is not None or run_filter.statuses
-    edge = max(before - EXAMINED_LOG_ROWS, 1) if examined else 1
-    return query.where(_run.project_key == project_pk), None if edge == 1 else edge
+        numbers = _numbers_of_contact(connection, in_project, run_filter, before)
+        if len(numbers) <= EXAMINED_ROWS:
+            # Nothing else about the number or the contact: SQLite would use another index for it.
+            named = among(_run.number, "numbers", connection.dialect.name)
+            query = select(run).where(_run.project_key == project_pk, named, *with_status)
+            return query.params(numbers=packed(connection, numbers)), None
+    return _of_many(connection, project_pk, in_project, run_filter, before, with_status)
 
 
-def _is_short(connection: Connection, of_contact: Select[Any], run_filter: RunFilter) -> bool:
-    """Return whether a page may examine all runs of a contact; the index has them in the order of automations."""
-    if run_filter.automation_key is not None:
-        of_contact = of_contact.where(_run.automation_key == run_filter.automation_key)
-    some = of_contact.with_only_columns(_run.number).order_by(None).limit(EXAMINED_ROWS + 1).subquery()
-    return (connection.scalar(select(func.count()).select_from(some)) or 0) <= EXAMINED_ROWS
-
-
-def _filtered(query: Select[Any], run_filter: RunFilter) -> Select[Any]:
-    filters: list[ColumnElement[bool]] = []
-    if run_filter.statuses:
-        filters.append(_run.status.in_(list(run_filter.statuses)))
-    if run_filter.automation_key is not None:
-        filters.append(_run.automation_key == run_filter.automation_key)
+def _of_many(
+    connection: Connection,
+    project_pk: int,
+    in_project: ColumnElement[bool],
+    run_filter: RunFilter,
+    before: int,
+    with_status: Sequence[ColumnElement[bool]],
+) -> tuple[Select[Any], int | None]:
+    rest = [*with_status]
     if run_filter.contact_key is not None:
-        filters.append(_run.contact_key == run_filter.contact_key)
-    return query.where(*filters)
+        rest.append(_run.contact_key == run_filter.contact_key)
+    if run_filter.automation_key is None:
+        edge = before - EXAMINED_LOG_ROWS if rest and before - EXAMINED_LOG_ROWS > 1 else None
+        candidates = [_run.project_key == project_pk, _run.number < before]
+    else:
+        candidates = [in_project, _run.automation_key == run_filter.automation_key, _run.number < before]
+        ordered = select(_run.number).where(*candidates).order_by(_run.number.desc())
+        edge = edge_of(connection, ordered, EXAMINED_ROWS) if rest else None
+    query = select(run).where(*candidates, *rest)
+    return query if edge is None else query.where(_run.number >= edge), edge
+
+
+def _numbers_of_contact(
+    connection: Connection, in_project: ColumnElement[bool], run_filter: RunFilter, before: int
+) -> Sequence[int]:
+    """Return the numbers of a contact's runs, in any order: all of them, or more than EXAMINED_ROWS.
+
+    The index has them in the order of automations. If SQLite saw a range or an order of numbers, it would rather read
+    all runs of the automation.
+    """
+    earlier = hidden_from_planner(_run.number) < before
+    query = select(_run.number).where(in_project, _run.contact_key == run_filter.contact_key, earlier)
+    if run_filter.automation_key is not None:
+        query = query.where(_run.automation_key == run_filter.automation_key)
+    return connection.scalars(query.limit(EXAMINED_ROWS + 1)).all()

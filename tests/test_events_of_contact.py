@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import pytest_asyncio
 
 from server.storage.contacts import insert_contacts
 from server.storage.database import open_database
-from server.storage.events import EventFilter, list_events
+from server.storage.event_pages import list_events
+from server.storage.events import EventFilter
 from server.storage.migrations import migrate
 from server.storage.tables import SEGMENT_BITS
 from tests.support.plans import plans
@@ -66,12 +68,19 @@ class Log:
             self.expected[emails[key], ""].append(position)
 
     async def page(self, wanted: EventFilter, limit: int, **bounds: int | None) -> list[int]:
-        """Return the positions of a page."""
+        """Return the positions of a page, or of several if the first ones are short."""
         bounds = {"before": None, "after": None, **bounds}
-        events, _more = await self.database.read(
-            lambda connection: list_events(connection, self.project_pk, wanted, limit, **bounds)
-        )
-        return [event.position for event in events]
+        positions: list[int] = []
+        while len(positions) < limit:
+            rest = limit - len(positions)
+            arguments: dict[str, Any] = {"wanted": wanted, "limit": rest, **bounds}
+            work = partial(list_events, project_pk=self.project_pk, **arguments)
+            events, resume = await self.database.read(work)
+            positions += [event.position for event in events]
+            if resume is None:
+                break
+            bounds["before" if bounds["after"] is None else "after"] = resume[0]
+        return positions
 
 
 @pytest_asyncio.fixture(scope="module")

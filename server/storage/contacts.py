@@ -9,10 +9,11 @@ import msgspec
 import sqlalchemy as sa
 
 from automation.bulk import chunks
-from registry.bounded_pages import EXAMINED_LOG_ROWS, edge_of, read_bounded
+from registry.bounded_pages import EXAMINED_LOG_ROWS, edge_of
 from registry.errors import RowUnreadable
 from registry.etags import check_etag
 from registry.name_search import name_contains
+from registry.page_sizes import read_page
 from registry.unreadable_rows import load_reported
 from server.errors import ContactNotFound
 from server.model import Contact
@@ -118,17 +119,20 @@ def contact_page(
     Also return the id of the contact after which the next page begins, empty if none. With a search, a page may be
     short (`registry.bounded_pages`).
     """
-    older = (contact.c.project_key == project_pk) & ((contact.c.id < before_id) if before_id else sa.true())
-    newest_first = contact.c.id.desc()
-    edge = edge_of(connection, sa.select(contact.c.id).where(older).order_by(newest_first), EXAMINED_LOG_ROWS)
-
-    def within(edge: str | None) -> sa.Select[Any]:
-        found = sa.select(contact).where(older, _found(project_pk, search)).order_by(newest_first)
-        return found if edge is None else found.where(contact.c.id >= edge)
-
-    rows, more, resume = read_bounded(connection, within, edge, limit, lambda row: len(row.properties))
+    query = sa.select(contact).where(_found(project_pk, search)).order_by(contact.c.id.desc())
+    older = [contact.c.id < before_id] if before_id else []
+    edge = _search_edge(connection, project_pk, older) if search else None
+    if edge is not None:
+        older.append(contact.c.id >= edge)
+    rows, more = read_page(connection, query.where(*older), limit, lambda row: len(row.properties))
     found = [_contact(row) for row in rows]
-    return found, (resume or found[-1].id) if more else ""
+    return found, found[-1].id if more else edge or ""
+
+
+def _search_edge(connection: Connection, project_pk: int, older: Sequence[ColumnElement[bool]]) -> str | None:
+    """Return the id of the last contact that a search examines for a page, None if it may examine all."""
+    query = sa.select(contact.c.id).where(contact.c.project_key == project_pk, *older)
+    return edge_of(connection, query.order_by(contact.c.id.desc()), EXAMINED_LOG_ROWS)
 
 
 def newer_contacts(

@@ -7,13 +7,14 @@ A range of time of receipt is a range of positions. Within it, the candidates fo
     name                                     the index by name                          EXAMINED_ROWS
     contact, with or without name            the index by contact (`events_of_contact`) EXAMINED_ROWS
 
-No index has `occurred_at`, which a sender chooses. With a filter by it, only these candidates are examined, so the page
-may be shorter than requested, and the next one continues where it ended (`registry.bounded_pages`). Without, all of
-them belong to the page.
+No index has `occurred_at`, which a sender chooses, and that of events without a contact, by their address, has no name.
+With a filter by these, only that number of candidates is examined: the page may be shorter than requested, and the next
+one continues where it ended (`registry.bounded_pages`). Otherwise all candidates belong to the page.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
@@ -51,15 +52,13 @@ def list_events(
     """
     positions, occurred = _range(connection, project_pk, wanted, before, after), _occurred(wanted)
     query = EVENTS.where(event.c.project_key == project_pk, *occurred).order_by(positions.order())
-    if wanted.contact_id or wanted.email or (wanted.name and occurred):
-        count = EXAMINED_ROWS if occurred else limit + 1
-        candidates = _candidates(connection, project_pk, wanted, positions, count)
-        edge = candidates[-1] if occurred and len(candidates) == count else None
-        query = query.where(among(event.c.position, "candidates", connection.dialect.name))
+    if wanted.contact_id or wanted.email or wanted.name:
+        candidates, edge = _candidates(connection, project_pk, wanted, positions, limit + 1)
+        query = query.where(among(event.c.position, "candidates", connection.dialect.name), *_named(wanted))
         query = query.params(candidates=packed(connection, candidates))
     else:
         edge = _edge(positions) if occurred else None
-        query = query.where(_part(positions, edge).within(), *_named(wanted))
+        query = query.where(_part(positions, edge).within())
     return _page(connection, project_pk, query, limit, edge)
 
 
@@ -99,15 +98,35 @@ def _part(positions: PositionRange, edge: int | None) -> PositionRange:
 
 def _candidates(
     connection: Connection, project_pk: int, wanted: EventFilter, positions: PositionRange, count: int
-) -> Sequence[int]:
-    """Return the first `count` positions of the events of a contact or of a name."""
-    named = _named(wanted)
+) -> tuple[list[int], int | None]:
+    """Return the candidates of a contact or of a name, in any order, and the last one to examine if there are more.
+
+    Of events that need no examination, the first `count` are enough.
+    """
+    named, occurred = _named(wanted), bool(_occurred(wanted))
+    find = partial(positions_of_contact, connection, project_pk, named, positions)
+    parts: list[tuple[Sequence[int], bool]] = []
     if not wanted.contact_id and not wanted.email:
+        # With other columns SQLite would read the whole range by the primary key instead.
         query = sa.select(event.c.position).where(event.c.project_key == project_pk, *named, positions.within())
-        return connection.scalars(query.order_by(positions.order()).limit(count)).all()
-    key = contact_key(connection, project_pk, contact_id=wanted.contact_id, email=wanted.email)
-    email = "" if wanted.contact_id else wanted.email
-    return positions_of_contact(connection, project_pk, named, positions, count, contact_key=key, email=email)
+        query = query.order_by(positions.order()).limit(EXAMINED_ROWS if occurred else count)
+        parts.append((connection.scalars(query).all(), occurred))
+    else:
+        key = contact_key(connection, project_pk, contact_id=wanted.contact_id, email=wanted.email)
+        if key is not None:
+            parts.append((find(EXAMINED_ROWS if occurred else count, contact_key=key, email=""), occurred))
+        if not wanted.contact_id:
+            examined = occurred or bool(named)
+            found = find(EXAMINED_ROWS if examined else count, contact_key=None, email=wanted.email)
+            parts.append((found, examined))
+    edges = [found[-1] for found, examined in parts if examined and len(found) == EXAMINED_ROWS]
+    candidates = [position for found, _ in parts for position in found]
+    if not edges:
+        return candidates, None
+    edge = max(edges) if positions.newest_first else min(edges)
+    return [
+        position for position in candidates if (position >= edge) is positions.newest_first or position == edge
+    ], edge
 
 
 def _named(wanted: EventFilter) -> list[sa.ColumnElement[bool]]:

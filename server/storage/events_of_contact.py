@@ -64,7 +64,8 @@ def positions_of_contact(
     """Return the first positions of a contact's events that pass filters.
 
     The events are those of the contact with the key, if there is one, and those that were recorded without a contact by
-    the address, unless that is empty. Each kind has its index: a query with OR would read the log from its end.
+    the address, unless that is empty. Each kind has its index: a query with OR would read the log from its end. The
+    latter are not filtered, because their index has no names.
     """
     conditions = [*filters, positions.within()]
     in_project = event.c.project_key == project_pk
@@ -77,7 +78,7 @@ def positions_of_contact(
         else:
             found += _first(connection, [*conditions_of_contact, in_project], positions, limit)
     if email:
-        without_contact = [*conditions, in_project, WITHOUT_CONTACT & (event.c.email == email)]
+        without_contact = [positions.within(), in_project, WITHOUT_CONTACT & (event.c.email == email)]
         found += _first(connection, without_contact, positions, limit)
     return sorted(found, reverse=positions.newest_first)[:limit]
 
