@@ -77,7 +77,8 @@ def _range(
     low, high = position_range(connection, project_pk, wanted)
     high = log_head(connection, project_pk) + 1 if high is None else high
     if after is not None:
-        return PositionRange(max(low, after + 1), high, newest_first=False)
+        # Within the log: a caller may ask for the events after any position that the column can hold.
+        return PositionRange(min(max(low, after + 1), high), high, newest_first=False)
     return PositionRange(low, high if before is None else min(high, before), newest_first=True)
 
 
