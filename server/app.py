@@ -33,7 +33,7 @@ from server.bridge.operations import Services
 from server.bridge.system import System
 from server.clock import ClockWatch
 from server.delivery.deliveries import Deliveries
-from server.delivery.dispatcher import Dispatchers
+from server.delivery.dispatchers import Dispatchers
 from server.delivery.match_notifier import MatchNotifier
 from server.delivery.match_reader import MatchReader
 from server.delivery.subscriptions import Subscriptions
@@ -136,7 +136,8 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         types = GeneratedTypes(database, catalog)
         typed = TypedReaders(types)
         calls = OpenCalls()
-        matches, dispatchers = MatchReader(database, notifier), Dispatchers(database, notifier)
+        matches = MatchReader(database, notifier)
+        dispatchers = queue.riders = Dispatchers(database, notifier, schedule=queue.schedule_steps)
         stack.push_async_callback(_in_time, dispatchers.close, settings.grace_seconds)
         shutdown = Shutdown(calls.stopping, settings.grace_seconds)
         subscriptions = Subscriptions(database, dispatchers, matches)

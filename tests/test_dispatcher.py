@@ -12,7 +12,6 @@ from collections import deque
 from contextlib import aclosing, suppress
 from functools import partial
 from random import Random
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from structlog.testing import capture_logs
@@ -39,7 +38,8 @@ from server.delivery.consumer_session import (
     StopRequest,
 )
 from server.delivery.deliveries import Deliveries
-from server.delivery.dispatcher import GROUP_DELIVERIES, Dispatcher, Dispatchers
+from server.delivery.dispatcher import GROUP_DELIVERIES, Dispatcher
+from server.delivery.dispatchers import Dispatchers
 from server.delivery.match_notifier import MatchNotifier
 from server.delivery.subscriptions import Subscriptions, SubscriptionStatus
 from server.errors import ServiceError
@@ -48,6 +48,7 @@ from tests.support.delivery_model import (
     PROJECT,
     SECOND,
     SUBSCRIPTION,
+    ModelCommits,
     ModelDatabase,
     ModelMatches,
     ModelSubscription,
@@ -64,12 +65,12 @@ if TYPE_CHECKING:
         Delivery,
         Settlement,
         SettleResult,
-        StepResult,
         Subscription,
         TakeOver,
     )
     from server.delivery.consumer import Consumer
     from server.delivery.consumer_session import ConsumerRequest, ConsumerResponse
+    from server.delivery.dispatcher import StepInProgress
 
 T = TypeVar("T")
 
@@ -87,13 +88,11 @@ class CheckedDispatcher(Dispatcher):
     Settled: submitted before the takeover. Returned: before the step that takes over.
     """
 
-    def __init__(self, database: Any, *arguments: Any, **options: Any) -> None:
-        self._model_database = database
+    def __init__(self, *arguments: Any, **options: Any) -> None:
         self._untaken: list[Settlement] = []
         self._before_take_overs: deque[list[Settlement]] = deque()
         self._undelivered: set[str] = set()
-        checked: Any = SimpleNamespace(shared=database.shared, write=self._write)
-        super().__init__(checked, *arguments, **options)
+        super().__init__(*arguments, **options)
 
     def submit(self, settlements: Sequence[Settlement]) -> asyncio.Future[list[list[SettleResult]]]:
         self._untaken += settlements
@@ -107,9 +106,18 @@ class CheckedDispatcher(Dispatcher):
         self._before_take_overs.append(list(self._untaken))
         return await super().take_over(consumer_id, held_delivery_ids)
 
-    async def _write(self, step: partial[StepResult]) -> StepResult:
-        self._check(step.keywords["settlements"], step.keywords["take_overs"])
-        return await self._model_database.write(step)  # type: ignore[no-any-return]
+    def begin(self) -> StepInProgress:
+        assert not self._stepping, "two steps at the same time"
+        step = super().begin()
+        settlements = [*step.returned, *(each for group in step.submitted for each in group.settlements)]
+        self._check(settlements, [take_over.take_over for take_over in step.take_overs])
+        return step
+
+    def put_back(self, step: StepInProgress) -> None:
+        self._untaken[:0] = [settlement for group in step.submitted for settlement in group.settlements]
+        self._before_take_overs.extendleft([] for _ in step.take_overs)
+        self._undelivered |= {name for returned in step.returned for name in returned.delivery_ids}
+        super().put_back(step)
 
     def _check(self, settlements: Sequence[Settlement | Undelivered], take_overs: Sequence[TakeOver]) -> None:
         taken = {id(settlement) for settlement in settlements}
@@ -126,14 +134,22 @@ class CheckedDispatcher(Dispatcher):
 class Server:
     """The parts of one server that deliver, in virtual time."""
 
-    def __init__(self, random: Random, *, shared: bool, group_deliveries: int = GROUP_DELIVERIES) -> None:
+    def __init__(
+        self, random: Random, *, shared: bool, group_deliveries: int = GROUP_DELIVERIES, riding: bool = False
+    ) -> None:
         self.random = random
         self.model = ModelSubscription()
         self.database = ModelDatabase(self.model, random, shared=shared)
         self.notifier = MatchNotifier(self.database)
         self.stopping = asyncio.Event()
         make = partial(CheckedDispatcher, step=self.model.step, clock=self.clock, group_deliveries=group_deliveries)
-        self.dispatchers = Dispatchers(self.database, self.notifier, make)
+        self.commits = ModelCommits(self.database, self.model)
+        self.model.locked = lambda: shared and random.random() < 0.2
+        self.riding = riding
+        schedule = self.commits.schedule if riding else None
+        self.dispatchers = Dispatchers(self.database, self.notifier, make, schedule)
+        if riding:
+            self.commits.riders = self.dispatchers
         matches: Any = ModelMatches(self.database, random)
         self.subscriptions = ModelSubscriptions(self.database, self.dispatchers, matches)
         self.deliveries = Deliveries(self.subscriptions, self.dispatchers, matches, Shutdown(self.stopping, 5))
@@ -259,7 +275,8 @@ class Schedule:
         self.random = Random(seed)  # noqa: S311 - it draws schedules
         self.shared = self.random.random() < 0.4
         group_deliveries = self.random.choice((1, 1, 3, GROUP_DELIVERIES))
-        self.server = Server(self.random, shared=self.shared, group_deliveries=group_deliveries)
+        riding = self.random.random() < 0.6
+        self.server = Server(self.random, shared=self.shared, group_deliveries=group_deliveries, riding=riding)
         self.server.database.failing = self.random.choice((0, 0, 0.02, 0.1))
         self.streams: list[Stream] = []
         self.calls: set[asyncio.Task[None]] = set()
@@ -269,6 +286,7 @@ class Schedule:
         server, random = self.server, self.random
         server.notifier.start()
         watching = asyncio.create_task(self._watch())
+        committing = asyncio.create_task(server.commits.run())
         try:
             for _ in range(random.randint(5, 40)):
                 random.choices(*zip(*self._actions(), strict=True))[0]()
@@ -286,6 +304,7 @@ class Schedule:
             await server.dispatchers.close()
             assert now() - ended_at < LOCAL_SECONDS, "a dispatcher outlives its users"
             await server.notifier.close()
+            await cancelled(committing)
         return server.model.steps
 
     def _raise_from(self, watching: asyncio.Task[None]) -> None:
@@ -307,9 +326,16 @@ class Schedule:
         return [*actions, (self._elsewhere, 6)] if self.shared else actions
 
     def _commit(self) -> None:
-        """Record matches; the notifier hears of them a little later."""
+        """Record matches, with all steps that can ride; the notifier hears of them a little later."""
+        if self.server.riding and self.random.random() < 0.8:
+            self.calls.add(asyncio.create_task(self._commit_with_riders()))
+            return
         self._record()
         later(self.random.random() / 50, self.server.notifier.advance, PROJECT, self.server.model.head)
+
+    async def _commit_with_riders(self) -> None:
+        head = await self.server.commits.record(self.random.choice((1, 1, 2, 15)))
+        self.server.notifier.advance(PROJECT, head)
 
     def _record(self) -> None:
         self.server.model.head += self.random.choice((1, 1, 2, 15))

@@ -9,7 +9,8 @@ import pytest
 
 from automation.subscriptions.values import Ack, Delivery, DeliveryRequest, StepResult, Undelivered
 from server.delivery.consumer import Consumer
-from server.delivery.dispatcher import MAX_WAIT_SECONDS, POLL_SECONDS, Dispatcher, Dispatchers
+from server.delivery.dispatcher import MAX_WAIT_SECONDS, POLL_SECONDS, Dispatcher
+from server.delivery.dispatchers import Dispatchers
 from server.errors import ConsumerReplaced, StorageRefused, StorageUnavailable
 from tests.support.delivery_model import SECOND, SUBSCRIPTION
 from tests.support.virtual_time import VirtualTimeLoop

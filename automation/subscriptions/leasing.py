@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, CompoundSelect, Connection
 
     from automation.subscriptions.delivery_rows import DeliveryRow
-    from automation.subscriptions.log_reading import Reading
+    from automation.subscriptions.log_reading import Reading, Recorded
     from automation.subscriptions.values import DeliveryRequest, Settlement, Subscription, TakeOver, Undelivered
 
 NO_BOUNDS: Final = SearchBounds()
@@ -82,6 +82,7 @@ def step(
     requests: Sequence[DeliveryRequest] = (),
     take_overs: Sequence[TakeOver] = (),
     bounds: SearchBounds = NO_BOUNDS,
+    recorded: Recorded | None = None,
 ) -> StepResult:
     """Settle, take over, expire and lease. Leases last the subscription's ack deadline from the time of the step.
 
@@ -90,8 +91,11 @@ def step(
 
     Due matches go before first deliveries, which are in the order of positions, after the read position. Each consumer
     gets a consecutive share; the consumer with the most capacity gets the remainder. Raise SubscriptionNotFound.
+
+    With `recorded`, the step is one part of a transaction that has recorded these matches, and that must not wait for
+    another server: raise SubscriptionLocked, before anything is written, if it would.
     """
-    subscription = lock_subscription(connection, subscription_key)
+    subscription = lock_subscription(connection, subscription_key, wait=recorded is None or _alone(connection))
     now = clock()
     search = DueSearch.begin(
         subscription, bounds, now, undisturbed=_alone(connection) and _only_acks(settlements) and not take_overs
@@ -106,7 +110,7 @@ def step(
     # A match that an acknowledgement of an earlier one of its contact sets free is due at once.
     if not search.quiet or subscription.order is DeliveryOrder.CONTACT:
         due = _due(connection, subscription, capacity, now, search.retries_from)
-    reading = read_log(connection, subscription, capacity - len(due))
+    reading = read_log(connection, subscription, capacity - len(due), recorded)
     deliveries = _lease(
         connection, subscription, due, reading, _shares(capacities, len(due) + len(reading.leased)), requests, now
     )

@@ -7,11 +7,13 @@ JSON text (`automation.prepared`).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from sqlalchemy import bindparam, func, literal_column, select, text
 
+from automation.automation_store import has_labels
 from automation.bulk import among, packed
 from automation.match_log import filtered, to_match
 from automation.prepared import Prepared
@@ -21,10 +23,11 @@ from automation.subscriptions.values import DeliveryOrder, MatchFilter
 from automation.tables import automation_match
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from sqlalchemy import Connection
 
+    from automation.automations import Automation
     from automation.matches import Match
     from automation.subscriptions.values import Subscription
 
@@ -49,14 +52,56 @@ class Reading:
     more: bool = False
 
 
-def read_log(connection: Connection, subscription: Subscription, capacity: int) -> Reading:
-    """Read the log for first deliveries, over at most READ_LIMIT of its matches."""
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The matches that a transaction has recorded, and the automations of the project by key."""
+
+    matches: Sequence[Match] = ()
+    automations: Mapping[int, Automation] = field(default_factory=dict)
+
+    def after(self, position: int) -> bool:
+        """Return whether these are all matches after a position, with their automations."""
+        known = self.automations
+        return (
+            bool(self.matches)
+            and self.matches[0].position == position + 1
+            and all(match.automation_key in known for match in self.matches)
+        )
+
+    def of(self, match_filter: MatchFilter) -> Iterator[Match]:
+        """Yield those that pass a filter."""
+        names, ids = match_filter.event_names, match_filter.automation_ids
+        for match in self.matches:
+            automation = self.automations[match.automation_key]
+            if (
+                (not names or match.event_name in names)
+                and (not ids or automation.id in ids)
+                and has_labels(automation, match_filter.labels)
+            ):
+                yield match
+
+
+def read_log(
+    connection: Connection, subscription: Subscription, capacity: int, recorded: Recorded | None = None
+) -> Reading:
+    """Read the log for first deliveries, over at most READ_LIMIT of its matches.
+
+    Of a transaction that has `recorded` matches, only these are read, without a query. A step with earlier matches to
+    read leaves all of them to a later one.
+    """
     start = subscription.read_position
     if not capacity:
         return Reading(start)
     by_contact = subscription.order is DeliveryOrder.CONTACT
     limit = min(READ_LIMIT, capacity + _READ_AHEAD if by_contact else capacity)
-    matches, end = _read(connection, subscription, limit)
+    if recorded is not None and recorded.matches and not recorded.after(start):
+        return Reading(start, more=True)
+    if recorded is not None and recorded.matches:
+        matches: Sequence[Match] = [*islice(recorded.of(subscription.filter), limit)]
+        end = min(recorded.matches[-1].position, start + READ_LIMIT)
+        matches = [match for match in matches if match.position <= end]
+    else:
+        matches, end = _read(connection, subscription, limit)
     reading = Reading(matches[-1].position if len(matches) == limit else end)
     reading.more = len(matches) == limit or end == start + READ_LIMIT
     if by_contact:

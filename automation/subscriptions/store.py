@@ -96,14 +96,14 @@ def list_subscriptions(
     return [_to_subscription(row) for row in connection.execute(query.order_by(_subscription.id.desc()).limit(limit))]
 
 
-def lock_subscription(connection: Connection, key: int) -> Subscription:
+def lock_subscription(connection: Connection, key: int, *, wait: bool = True) -> Subscription:
     """Read a subscription by its key; nobody else changes it or its deliveries until the transaction ends.
 
-    Raise SubscriptionNotFound.
+    Raise SubscriptionNotFound, or without `wait`, SubscriptionLocked if it is missing or locked by another transaction.
     """
-    row = _LOCK.row(connection, own=key)
+    row = (_LOCK if wait else _LOCK_FREE).row(connection, own=key)
     if row is None:
-        raise SubscriptionNotFound(str(key))
+        raise SubscriptionNotFound(str(key)) if wait else SubscriptionLocked(str(key))
     return _to_subscription(row)
 
 
@@ -407,4 +407,10 @@ def _to_subscription(row: Sequence[Any] | Row[Any]) -> Subscription:
     )
 
 
-_LOCK = Prepared(select(subscription_table).where(_subscription.key == bindparam("own")).with_for_update())
+class SubscriptionLocked(Exception):
+    """Another transaction has locked the subscription."""
+
+
+_by_key = select(subscription_table).where(_subscription.key == bindparam("own"))
+_LOCK = Prepared(_by_key.with_for_update())
+_LOCK_FREE = Prepared(_by_key.with_for_update(skip_locked=True))

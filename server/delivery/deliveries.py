@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from automation.subscriptions.values import Delivery, Settlement, SettleResult, Subscription
     from server.delivery.consumer_session import ConsumerRequest, ConsumerResponse, Opening
-    from server.delivery.dispatcher import Dispatcher, Dispatchers
+    from server.delivery.dispatcher import Dispatcher
+    from server.delivery.dispatchers import Dispatchers
     from server.delivery.match_reader import MatchReader
     from server.delivery.subscriptions import Subscriptions
     from server.shutdown import Shutdown

@@ -31,6 +31,14 @@ no finding; a pull's request also discards the finding, so that a step looks for
 the capacity of its consumer, so it does not matter whether it arrives before, during or after a step: it makes a step
 due unless the log is known to be exhausted.
 
+Steps ride with the group commit (`server.ingest.riders`) where there is one. A step that is due waits for a group of
+steps (`Steps`); on a shared database it takes a transaction of its own, beside the commits. And a step is taken
+without being due, as a part of the commit that records matches for consumers with capacity: the log was exhausted, so
+it reads nothing. One step is in progress at a time (`_stepping`); a step that rode without success is taken again.
+
+    commit     stores events and matches, then the step        `_log_version` does not rise by a commit that a step rode
+    the loop   _keep, senders, then `end` of each step         with: the read position is the end of the log already
+
 Every change of state sets `_changed`. The task clears it, and computes anew, before each wait: no wake-up is lost.
 """
 
@@ -40,12 +48,14 @@ import asyncio
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import structlog
 
-from automation.errors import AutomationError
+from automation.errors import AutomationError, SubscriptionNotFound
 from automation.subscriptions import leasing
+from automation.subscriptions.log_reading import READ_LIMIT
+from automation.subscriptions.store import SubscriptionLocked
 from automation.subscriptions.values import DeliveryRequest, SearchBounds, TakeOver, Undelivered
 from server.clock import database_now, transaction_time
 from server.errors import ConsumerReplaced, ServiceError, StorageRefused
@@ -55,6 +65,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from automation.subscriptions.log_reading import Recorded
     from automation.subscriptions.values import Delivery, Settlement, SettleResult, StepResult, Subscription
     from server.delivery.consumer import Consumer
     from server.delivery.match_notifier import MatchNotifier
@@ -63,6 +74,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 T = TypeVar("T")
+
+RIDE_DELIVERIES: Final = 500
+"""A step that names more deliveries does not ride with events, whose senders would wait for it."""
 
 GROUP_DELIVERIES: Final = 5_000
 """A step takes nothing more from the queue once its settlements name this many deliveries, which bounds its time."""
@@ -110,6 +124,81 @@ class _PendingTakeOver:
     done: asyncio.Future[list[str]]
 
 
+class Steps(Protocol):
+    """Where the steps of a server that are due wait for a transaction."""
+
+    async def take(self, dispatcher: Dispatcher) -> None:
+        """Wait until a step of a dispatcher has begun with the next transaction."""
+        ...
+
+
+class StepInProgress:
+    """A step, and everything that it was taken for. It is a `server.ingest.riders.Rider`."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        pending: Sequence[_PendingSettlements | _PendingTakeOver],
+        returned: Sequence[Undelivered],
+        consumers: Sequence[Consumer],
+        requests: Sequence[DeliveryRequest],
+        bounds: SearchBounds,
+        log_version: int,
+        woken: int,
+    ) -> None:
+        self.project_pk = dispatcher.subscription.project_pk
+        self.pending = pending
+        self.submitted = [settlements for settlements in pending if isinstance(settlements, _PendingSettlements)]
+        self.take_overs = [take_over for take_over in pending if isinstance(take_over, _PendingTakeOver)]
+        self.returned = returned
+        self.consumers = consumers
+        self.requests = requests
+        self.bounds = bounds
+        self.log_version = log_version
+        self.woken = woken
+        self._dispatcher = dispatcher
+        self._result: StepResult | None = None
+        self._error: Exception | None = None
+
+    @property
+    def size(self) -> int:
+        """The number of deliveries that the step settles, and of those that it may lease."""
+        settled = sum(len(settlement.delivery_ids) for group in self.submitted for settlement in group.settlements)
+        return settled + sum(min(request.capacity, READ_LIMIT) for request in self.requests)
+
+    def run_alone(self, connection: Connection) -> None:
+        """Take the step in a transaction of its own."""
+        self._result = self._dispatcher.run_step(connection, self, None)
+
+    def run(self, connection: Connection, recorded: Recorded) -> None:
+        """Take the step as a part of a transaction that has recorded these matches."""
+        self._result = self._error = None
+        # Both are found before anything is written, so they do not end the transaction.
+        try:
+            self._result = self._dispatcher.run_step(connection, self, recorded)
+        except SubscriptionLocked:
+            pass
+        except SubscriptionNotFound as error:
+            self._error = error
+
+    def end(self) -> None:
+        """Hand out the results, once the transaction is durable."""
+        if self._error is not None:
+            self.fail(self._error)
+        elif self._result is None:
+            self.put_back()
+        else:
+            self._dispatcher.end(self, self._result)
+
+    def put_back(self) -> None:
+        """Take the step again, in a transaction of its own."""
+        self._dispatcher.put_back(self)
+
+    def fail(self, error: Exception) -> None:
+        """Fail what the step was taken for."""
+        self._dispatcher.fail(self, error)
+
+
 class Dispatcher:
     """One subscription in use. Its task runs as long as it has users or work.
 
@@ -125,6 +214,7 @@ class Dispatcher:
         step: Step = leasing.step,
         clock: Callable[[], int] | None = None,
         group_deliveries: int = GROUP_DELIVERIES,
+        steps: Steps | None = None,
     ) -> None:
         self.subscription = subscription
         self.consumers: list[Consumer] = []
@@ -135,6 +225,8 @@ class Dispatcher:
         self._given_clock = clock
         self._clock = clock or database_now
         self._group_deliveries = group_deliveries
+        self._steps = steps
+        self._stepping = False
         self._queue: list[_PendingSettlements | _PendingTakeOver] = []
         self._returned: list[str] = []
         self._step_requested = False
@@ -226,8 +318,8 @@ class Dispatcher:
         """Take steps until there are neither users nor work; `on_end` is called then, before anything else can run."""
         following = asyncio.create_task(self._follow_log(), name="follow-match-log")
         try:
-            while self.users or self._has_work:
-                if self._step_due():
+            while self.users or self._has_work or self._stepping:
+                if self._step_due() and not self._stepping:
                     await self._step()
                 else:
                     await self._wait()
@@ -264,7 +356,7 @@ class Dispatcher:
                 await self._changed.wait()
 
     def _wait_seconds(self) -> float | None:
-        if not self.consumers:
+        if not self.consumers or self._stepping:
             return None
         seconds = MAX_WAIT_SECONDS
         if self._next_due:
@@ -284,47 +376,97 @@ class Dispatcher:
                 log.warning("match_log_not_followed", cause=repr(error))
                 await asyncio.sleep(POLL_SECONDS)
                 continue
-            self._log_version += 1
-            self._changed.set()
+            if position != self.subscription.read_position:
+                self._log_version += 1
+                self._changed.set()
 
     async def _step(self) -> None:
+        """Take a step, in a transaction of its own or with others."""
+        if self._steps is not None:
+            await self._steps.take(self)
+            return
+        step = self.begin()
+        try:
+            await self._database.write(step.run_alone)
+        except Exception as error:
+            step.fail(error)
+        else:
+            step.end()
+
+    @property
+    def can_ride(self) -> bool:
+        """True if a step with the matches of a commit is light, and of use to a consumer."""
+        if self._stepping or self._step_requested or not (self._exhausted or self._queue):
+            return False
+        return self._light and (bool(self._queue) or any(consumer.has_capacity for consumer in self.consumers))
+
+    @property
+    def _light(self) -> bool:
+        named = sum(
+            len(settlement.delivery_ids)
+            for pending in self._queue
+            if isinstance(pending, _PendingSettlements)
+            for settlement in pending.settlements
+        )
+        return named <= RIDE_DELIVERIES
+
+    def begin(self) -> StepInProgress:
+        """Begin a step: with all consumers, and with the part of the queue that one step takes."""
         pending, returned, consumers = self._take_pending(), self._take_returned(), list(self.consumers)
-        submitted = [settlements for settlements in pending if isinstance(settlements, _PendingSettlements)]
-        take_overs = [take_over for take_over in pending if isinstance(take_over, _PendingTakeOver)]
         requests = [DeliveryRequest(consumer.id, consumer.capacity, consumer.max_outstanding) for consumer in consumers]
         self._step_requested = False
         self._poll_at = asyncio.get_running_loop().time() + POLL_SECONDS
         log_version, self._exhausted_version = self._log_version, None
-        woken = self._woken
-        work = partial(
-            self._run_step,
-            subscription_key=self.subscription.key,
-            settlements=[*returned, *(settlement for group in submitted for settlement in group.settlements)],
-            requests=requests,
-            take_overs=[take_over.take_over for take_over in take_overs],
-            bounds=self._bounds,
-        )
-        try:
-            result = await self._database.write(work)
-            self.subscription, self._next_due = result.subscription, result.next_due
-            # The step may have begun before the change that it was woken for.
-            self._bounds = result.bounds if self._woken == woken else SearchBounds()
-            self._step_requested = self._step_requested or result.more
-            if result.exhausted:
-                self._exhausted_version = log_version
-            results = iter(result.results[len(returned) :])
-            for group in submitted:
-                _resolve(group.done, [next(results) for _ in group.settlements])
-            for take_over, kept in zip(take_overs, result.kept, strict=True):
-                _resolve(take_over.done, kept)
-            self._deliver(consumers, requests, result)
-        except Exception as error:
-            self._bounds = SearchBounds()
-            self._fail(consumers, pending, error)
+        self._stepping = True
+        return StepInProgress(self, pending, returned, consumers, requests, self._bounds, log_version, self._woken)
 
-    def _run_step(self, connection: Connection, **arguments: Any) -> StepResult:
+    def end(self, step: StepInProgress, result: StepResult) -> None:
+        """Hand out what a step came to, once it is durable."""
+        self._over()
+        self.subscription, self._next_due = result.subscription, result.next_due
+        # The step may have begun before the change that it was woken for.
+        self._bounds = result.bounds if self._woken == step.woken else SearchBounds()
+        self._step_requested = self._step_requested or result.more
+        if result.exhausted:
+            self._exhausted_version = step.log_version
+        results = iter(result.results[len(step.returned) :])
+        for group in step.submitted:
+            _resolve(group.done, [next(results) for _ in group.settlements])
+        for take_over, kept in zip(step.take_overs, result.kept, strict=True):
+            _resolve(take_over.done, kept)
+        self._deliver(step.consumers, step.requests, result)
+
+    def put_back(self, step: StepInProgress) -> None:
+        """Take a step again that was not committed, with what it had taken from the queue."""
+        self._over()
+        self._queue[:0] = step.pending
+        self._returned[:0] = [name for returned in step.returned for name in returned.delivery_ids]
+        self._step_requested = True
+
+    def fail(self, step: StepInProgress, error: Exception) -> None:
+        """Fail everything that a step was taken for."""
+        self._over()
+        self._bounds = SearchBounds()
+        self._fail(step.consumers, step.pending, error)
+
+    def run_step(self, connection: Connection, step: StepInProgress, recorded: Recorded | None) -> StepResult:
+        """Take a step in a transaction, which has `recorded` matches if it is a group commit."""
         clock = self._given_clock or partial(transaction_time, connection)
-        return self._take_step(connection, clock=clock, **arguments)
+        riding = {} if recorded is None else {"recorded": recorded}
+        return self._take_step(
+            connection,
+            subscription_key=self.subscription.key,
+            clock=clock,
+            settlements=[*step.returned, *(each for group in step.submitted for each in group.settlements)],
+            requests=step.requests,
+            take_overs=[take_over.take_over for take_over in step.take_overs],
+            bounds=step.bounds,
+            **riding,
+        )
+
+    def _over(self) -> None:
+        self._stepping = False
+        self._changed.set()
 
     def _take_pending(self) -> list[_PendingSettlements | _PendingTakeOver]:
         """Remove and return the part of the queue that the next step takes."""
@@ -382,57 +524,6 @@ class Dispatcher:
             if consumer in self.consumers:
                 self._detach(consumer)
                 consumer.fail(error)
-
-
-class Dispatchers:
-    """The dispatchers of the subscriptions in use."""
-
-    def __init__(
-        self,
-        database: Database,
-        notifier: MatchNotifier,
-        make: Callable[[Database, MatchNotifier, Subscription], Dispatcher] = Dispatcher,
-    ) -> None:
-        self._database = database
-        self._notifier = notifier
-        self._make = make
-        self._by_key: dict[int, Dispatcher] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    @contextmanager
-    def used(self, current: Subscription) -> Iterator[Dispatcher]:
-        """Use the dispatcher of a subscription until the context is left.
-
-        One without users is kept until its work is done: a consumer that returns at once finds its last settlements
-        applied, and no second dispatcher grants leases beside it.
-        """
-        dispatcher = self._by_key.get(current.key)
-        if dispatcher is None:
-            dispatcher = self._by_key[current.key] = self._make(self._database, self._notifier, current)
-            on_end = partial(self._by_key.pop, current.key)
-            task = asyncio.create_task(dispatcher.run(on_end), name="dispatch-matches")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        dispatcher.users += 1
-        try:
-            yield dispatcher
-        finally:
-            dispatcher.leave()
-
-    def streams(self, subscription_key: int) -> list[Consumer]:
-        """Return the streams that are connected to this server."""
-        dispatcher = self._by_key.get(subscription_key)
-        return [consumer for consumer in dispatcher.consumers if not consumer.is_pull] if dispatcher else []
-
-    def wake(self, subscription_key: int) -> None:
-        """Wake the dispatcher of a subscription that something other than a step has changed."""
-        if dispatcher := self._by_key.get(subscription_key):
-            dispatcher.wake()
-
-    async def close(self) -> None:
-        """Wait until the steps that are in progress have ended."""
-        if self._tasks:
-            await asyncio.wait(self._tasks)
 
 
 def _resolve(done: asyncio.Future[list[T]], result: list[T]) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from automation.subscriptions.store import SubscriptionChanges
     from automation.subscriptions.values import ParkedMatch, ParkedSelection, Subscription, SubscriptionStats
-    from server.delivery.dispatcher import Dispatchers
+    from server.delivery.dispatchers import Dispatchers
     from server.delivery.match_reader import LoadedMatch, MatchReader, UnreadableMatch
     from server.delivery.start_points import StartPoint
     from server.paging import Page, PageRequest

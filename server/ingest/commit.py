@@ -31,6 +31,7 @@ from automation.match_log import match_values
 from automation.matches import MatchKind
 from automation.matching import Matching, TooManyMatches
 from automation.run_store import new_run_values, resume_runs
+from automation.subscriptions.log_reading import Recorded
 from registry.log_ids import LogIds
 from server.clock import log_time
 from server.errors import BatchTooCostly, ContactNotFound, KeyInvalid
@@ -286,6 +287,11 @@ class ProjectCommit:
         automations = self.snapshot.automations.by_key
         draft.matches = tuple((match, automations[match.automation_key]) for match in found)
         return replace(event, match_count=len(found))
+
+    @property
+    def recorded(self) -> Recorded:
+        """The matches of this commit."""
+        return Recorded(self.matching.matches if self.matching else (), self.snapshot.automations.by_key)
 
     def store(self) -> None:
         """Write the gathered rows."""

@@ -25,10 +25,11 @@ import asyncio
 from functools import partial
 from math import inf
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from automation.subscriptions.log_reading import Recorded
 from server import runtime
 from server.errors import (
     AccessError,
@@ -45,6 +46,7 @@ from server.ingest.commit import SetBack, commit
 from server.ingest.commit_queue import CommitQueue
 from server.ingest.contacts import ContactCache
 from server.ingest.judging import Judging
+from server.ingest.riders import NoRiders
 from server.ingest.setting_back import SettingBack
 from server.ingest.validate import validate_batch, validate_in_slices
 from server.outages import is_outage
@@ -52,7 +54,7 @@ from server.sharing.loop_time import LoopTime
 from server.storage.health import StorageHealth
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from sqlalchemy import Connection
 
@@ -60,10 +62,13 @@ if TYPE_CHECKING:
     from server.ingest.catalog import Catalog
     from server.ingest.commit import ProjectCommit
     from server.ingest.draft import Batch
+    from server.ingest.riders import Rider, Riders
     from server.metrics import Metrics
     from server.storage.database import Database
 
 log = structlog.get_logger()
+
+_NOTHING_RECORDED: Final = Recorded()
 
 GATHER_BATCHES = 4
 """After a group of at most this size the next commit does not wait: with few senders that costs more than it saves."""
@@ -90,6 +95,7 @@ class GroupCommit:
         loop_time: LoopTime | None = None,
         health: StorageHealth | None = None,
     ) -> None:
+        self.riders: Riders = NoRiders()
         self._database = database
         self._catalog = catalog
         self._notifier = notifier
@@ -105,6 +111,7 @@ class GroupCommit:
         self._wake = asyncio.Event()
         self._set_back = SettingBack(catalog, self._judging, self._loop_time, self._wake.set)
         self._expected = 1
+        self._steps_next = False
         self._timer: asyncio.TimerHandle | None = None
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
@@ -200,12 +207,16 @@ class GroupCommit:
         """Answer the senders of the running commit, of which nobody knows whether it will be stored."""
         _resolve(self._running, StorageUnavailable())
 
+    def schedule_steps(self) -> None:
+        """Commit the steps that are due with the next group, at once while further senders are awaited."""
+        self._wake.set()
+
     async def _run(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            await self._commit_safely(self._take())
-            if self._set_back.ready:
+            await self._commit_safely(*self._take())
+            if self._set_back.ready or self.riders.due:
                 self._wake.set()
             elif self._queue:
                 self._schedule()
@@ -219,12 +230,30 @@ class GroupCommit:
         """
         newcomer = project_pk is not None and project_pk not in self._latest
         if newcomer or len(self._queue) >= self._expected or self._stopping:
-            self._wake.set()
+            self._gathered()
         elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._wake.set)
+            self._timer = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._gathered)
 
-    def _take(self) -> list[Batch]:
-        """Return the next group, and note whose batches may be expected after it."""
+    def _gathered(self) -> None:
+        """Wake the task: no further batches are awaited."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._wake.set()
+
+    def _take(self) -> tuple[list[Batch], Sequence[Rider]]:
+        """Return the next group with its riders.
+
+        Groups of steps that are due and groups of batches take turns; while further batches are awaited, only steps go.
+        """
+        self._steps_next = self.riders.due and (not self._steps_next or self._timer is not None)
+        if self._steps_next or not (self._queue or self._set_back):
+            return [], self.riders.board_due()
+        batches = self._take_batches()
+        return batches, self.riders.board({batch.snapshot.project_pk for batch in batches})
+
+    def _take_batches(self) -> list[Batch]:
+        """Return the next batches, and note whose may be expected after them."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -238,19 +267,31 @@ class GroupCommit:
         runtime.favour_database_threads(large_batches=count > runtime.LARGE_BATCH_EVENTS * len(batches))
         return batches
 
-    async def _commit(self, batches: Sequence[Batch]) -> None:
+    async def _commit(self, batches: Sequence[Batch], riders: Sequence[Rider] = ()) -> None:
         invalidations = self._catalog.invalidations
         began = perf_counter()
         self._running = batches
         self._health.commit_began(self._queue.expected_seconds(batches))
+        attempts = _Attempts(batches, self._caches, riders)
         try:
-            commits = await self._database.write(_Attempts(batches, self._caches))
+            commits = await self._database.write(attempts)
         except SetBack as back:
             self._health.commit_ended(back)
+            _put_back(riders)
             for group in self._set_back.regroup(back, batches):
                 await self._commit_again(group)
         except Exception as error:
+            if attempts.broken_by is not None:
+                self._health.commit_ended()
+                attempts.broken_by.fail(error)
+                _put_back(rider for rider in riders if rider is not attempts.broken_by)
+                await self._commit_again(batches)
+                return
             self._health.commit_ended(error)
+            if is_outage(error) or not batches:
+                _fail(riders, error)
+            else:
+                _put_back(riders)
             if len(batches) > 1 and not is_outage(error):
                 await self._commit_apart(batches)
                 return
@@ -260,7 +301,10 @@ class GroupCommit:
             self._health.commit_ended()
             self._keep(commits, invalidations)
             _resolve(batches)
-            self._count(commits, perf_counter() - began)
+            for rider in riders:
+                rider.end()
+            if batches:
+                self._count(commits, perf_counter() - began - attempts.rider_seconds)
 
     def _report(self, error: Exception, events: int) -> None:
         """Report a defect of a commit. An outage is the health's to report, a refused request nobody's."""
@@ -274,15 +318,16 @@ class GroupCommit:
             self._queue.learn(each.snapshot.project_pk, each.batches, each.seconds)
         self._queue.learn_fixed(seconds - sum(each.seconds for each in commits))
 
-    async def _commit_safely(self, batches: Sequence[Batch]) -> None:
+    async def _commit_safely(self, batches: Sequence[Batch], riders: Sequence[Rider]) -> None:
         """Commit a group. A defect is logged and fails the group, but does not end the task that all senders need."""
-        if not batches:
+        if not batches and not riders:
             return
         try:
-            await self._commit(batches)
+            await self._commit(batches, riders)
         except Exception:
             log.exception("group_failed")
             _resolve(batches, StorageRefused())
+            _fail(riders, StorageRefused())
         finally:
             # The next group may come much later.
             self._running = ()
@@ -323,19 +368,40 @@ class _Attempts:
     A failed attempt left its decisions in the drafts, so each later one validates them again.
     """
 
-    def __init__(self, batches: Sequence[Batch], caches: dict[int, ContactCache]) -> None:
+    def __init__(self, batches: Sequence[Batch], caches: dict[int, ContactCache], riders: Sequence[Rider] = ()) -> None:
         self._batches = batches
         self._caches = caches
+        self._riders = riders
         self._begun = False
+        self.rider_seconds = 0.0
+        self.broken_by: Rider | None = None
 
     def __call__(self, connection: Connection) -> list[ProjectCommit]:
         if self._begun:
             for batch in self._batches:
                 validate_batch(batch)
         self._begun = True
-        return commit(connection, self._batches, self._caches)
+        commits = commit(connection, self._batches, self._caches) if self._batches else []
+        began = perf_counter()
+        recorded = {project.snapshot.project_pk: project.recorded for project in commits}
+        for rider in self._riders:
+            self.broken_by = rider
+            rider.run(connection, recorded.get(rider.project_pk, _NOTHING_RECORDED))
+        self.broken_by = None
+        self.rider_seconds = perf_counter() - began
+        return commits
 
 
 def _resolve(batches: Sequence[Batch], error: Exception | None = None) -> None:
     for batch in batches:
         batch.resolve(error)
+
+
+def _put_back(riders: Iterable[Rider]) -> None:
+    for rider in riders:
+        rider.put_back()
+
+
+def _fail(riders: Iterable[Rider], error: Exception) -> None:
+    for rider in riders:
+        rider.fail(error)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from automation.automations import Automation, AutomationState, EntryRule
 from automation.errors import SubscriptionNotFound
 from automation.matches import Match, MatchKind
-from automation.subscriptions.store import LEASED, WAITING
+from automation.subscriptions.log_reading import Recorded
+from automation.subscriptions.store import LEASED, WAITING, SubscriptionLocked
 from automation.subscriptions.values import (
     Ack,
     Backoff,
@@ -34,6 +35,7 @@ from automation.subscriptions.values import (
 )
 from server.delivery.match_reader import LoadedMatch
 from server.errors import StorageBusy, StorageUnavailable
+from server.ingest.riders import NoRiders
 from server.model import Event
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from automation.subscriptions.values import DeliveryRequest, SearchBounds, Settlement, TakeOver
+    from server.ingest.riders import Rider, Riders
 
 T = TypeVar("T")
 
@@ -97,6 +100,8 @@ class ModelSubscription:
         self.parked: set[int] = set()
         self.deleted = False
         self.steps = 0
+        self.locked: Callable[[], bool] = lambda: False
+        """Whether another server has locked the subscription."""
 
     def step(
         self,
@@ -107,9 +112,12 @@ class ModelSubscription:
         requests: Sequence[DeliveryRequest],
         take_overs: Sequence[TakeOver],
         bounds: SearchBounds,
+        recorded: Recorded | None = None,
     ) -> StepResult:
         """Settle, take over, expire and lease."""
         self.steps += 1
+        if recorded is not None and self.locked():
+            raise SubscriptionLocked(str(subscription_key))
         if self.deleted:
             raise SubscriptionNotFound(str(subscription_key))
         now = clock()
@@ -120,7 +128,10 @@ class ModelSubscription:
         again = sorted((row.due_at, at) for at, row in self.rows.items() if row.state == WAITING and row.due_at <= now)[
             : sum(rooms)
         ]
-        first, read_more = self._read_on(sum(rooms) - len(again))
+        if recorded is not None and recorded.matches and recorded.matches[0].position != self.read_position + 1:
+            first, read_more = list[int](), sum(rooms) > len(again)
+        else:
+            first, read_more = self._read_on(sum(rooms) - len(again))
         places = iter([at for _, at in again] + first)
         deliveries = [
             [self._lease(at, want.consumer_id, now) for at in islice(places, room)]
@@ -128,7 +139,7 @@ class ModelSubscription:
         ]
         outstanding = {want.consumer_id: self.outstanding(want.consumer_id) for want in requests}
         more = more or read_more
-        self.current = replace(self.current, last_serial=self.serial)
+        self.current = replace(self.current, read_position=self.read_position, last_serial=self.serial)
         exhausted = not more and sum(map(len, deliveries)) < sum(rooms)
         due = [row.due_at for row in self.rows.values() if row.due_at > now]
         return StepResult(self.current, results, kept, deliveries, outstanding, more, exhausted, min(due, default=0))
@@ -278,6 +289,58 @@ class ModelDatabase:
     async def delay(self, seconds: float = 0.02) -> None:
         """Yield to other tasks for one turn of the loop, or for up to some time."""
         await asyncio.sleep(self._random.choice((0, self._random.random() * seconds)))
+
+
+class ModelCommits:
+    """A group commit of one writer: groups of steps that are due, and matches that are recorded with riders."""
+
+    def __init__(self, database: ModelDatabase, model: ModelSubscription) -> None:
+        self.riders: Riders = NoRiders()
+        self._database = database
+        self._model = model
+        self._wake = asyncio.Event()
+        self._turn = asyncio.Lock()
+
+    def schedule(self) -> None:
+        """Commit the steps that are due."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Commit groups of steps, for ever."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            async with self._turn:
+                await self._commit(self.riders.board_due(), 0)
+            if self.riders.due:
+                self._wake.set()
+
+    async def record(self, count: int) -> int:
+        """Record matches with all that can ride. Return the end of the log."""
+        async with self._turn:
+            await self._commit(self.riders.board({PROJECT}), count)
+        return self._model.head
+
+    async def _commit(self, riders: Sequence[Rider], count: int) -> None:
+        def work(_: Any) -> None:
+            first = self._model.head + 1
+            self._model.head += count
+            recorded = Recorded([_match(at) for at in range(first, first + count)])
+            for rider in riders:
+                rider.run(None, recorded)  # type: ignore[arg-type]
+
+        try:
+            await self._database.write(work)
+        except StorageBusy:
+            # Nothing was committed: senders try again, and so do the steps.
+            for rider in riders:
+                rider.put_back()
+        except StorageUnavailable as error:
+            for rider in riders:
+                rider.fail(error)
+        else:
+            for rider in riders:
+                rider.end()
 
 
 class ModelMatches:

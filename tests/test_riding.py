@@ -1,0 +1,181 @@
+"""Steps of delivery that ride with a group commit: one transaction, and no harm to the senders."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_asyncio
+
+from automation.automations import AutomationState, NewAutomation
+from automation.subscriptions import leasing
+from automation.subscriptions.store import create_subscription, delete_subscription
+from automation.subscriptions.values import Ack, MatchFilter, SettleOutcome
+from server.delivery.consumer import Consumer
+from server.delivery.dispatcher import Dispatcher
+from server.delivery.dispatchers import Dispatchers
+from server.errors import StorageRefused
+from tests.support.line import GatedDatabase, drafts, line_over
+from tests.support.stores import PostgresStore
+from tests.test_leasing import SUBSCRIPTION
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from automation.subscriptions.values import Delivery, StepResult, Subscription
+    from server.storage.database import Database
+    from tests.support.line import Line
+    from tests.support.stores import Store
+
+ALWAYS = NewAutomation("x", "page_viewed", "", AutomationState.ACTIVE)
+
+
+class Riding:
+    """A subscription in use beside a queue of events, with a consumer that has got all that there was."""
+
+    def __init__(self, line: Line, database: GatedDatabase, subscription: Subscription) -> None:
+        self.line = line
+        self.breaking = False
+        self._database = database
+        self._subscription = subscription
+        self.dispatchers = Dispatchers(database, line.notifier, self._make, line.queue.schedule_steps)
+        line.queue.riders = self.dispatchers
+        self.consumer = Consumer("a", 100)
+
+    def _make(self, *arguments: Any, **options: Any) -> Dispatcher:
+        return Dispatcher(*arguments, step=self._step, **options)
+
+    def _step(self, *arguments: Any, **options: Any) -> StepResult:
+        result = leasing.step(*arguments, **options)
+        if self.breaking and options.get("recorded") is not None:
+            raise ZeroDivisionError
+        return result
+
+    async def idle(self, dispatcher: Dispatcher) -> None:
+        """Wait until the consumer has got everything and the dispatcher waits for more."""
+        dispatcher.request(self.consumer, 10)
+        while not dispatcher._exhausted or dispatcher._stepping:  # noqa: ASYNC110 - steps end without a word
+            await asyncio.sleep(0)
+
+    async def delivered(self) -> list[Delivery]:
+        """Wait for deliveries."""
+        while not self.consumer.deliveries:
+            self.consumer.changed.clear()
+            self.consumer.check()
+            await self.consumer.changed.wait()
+        return self.consumer.take()
+
+
+@pytest_asyncio.fixture
+async def riding(database: Database) -> AsyncIterator[Riding]:
+    gated = GatedDatabase(database)
+    async with line_over(gated) as line:
+        await line.automate(ALWAYS)
+        wanted = replace(SUBSCRIPTION, project_pk=line.project_pk)
+        subscription = await gated.write_past(lambda connection: create_subscription(connection, wanted))
+        made = Riding(line, gated, subscription)
+        yield made
+        await made.dispatchers.close()
+
+
+async def test_matches_are_leased_in_the_transaction_that_records_them(riding: Riding) -> None:
+    with riding.dispatchers.used(riding._subscription) as dispatcher, dispatcher.attached(riding.consumer):
+        await riding.idle(dispatcher)
+        for number in range(1, 4):
+            writes = riding.line.writes
+            await riding.line.send(drafts())
+            [delivery] = await riding.delivered()
+            assert (delivery.match.position, delivery.attempt) == (number, 1)
+            assert riding.line.writes == writes + 1
+            await riding.idle(dispatcher)
+            # Nothing is left to look for.
+            assert riding.line.writes == writes + 1
+
+
+async def test_acknowledgements_join_the_commit_of_events(riding: Riding) -> None:
+    with riding.dispatchers.used(riding._subscription) as dispatcher, dispatcher.attached(riding.consumer):
+        await riding.idle(dispatcher)
+        await riding.line.send(drafts())
+        [first] = await riding.delivered()
+        await riding.idle(dispatcher)
+        riding.line.gate.clear()
+        begun = riding.line.begin(drafts(name="signup"))
+        while not riding.line.queue._running:  # noqa: ASYNC110 - it does not tell
+            await asyncio.sleep(0)
+        writes = riding.line.writes
+        sent = riding.line.begin(drafts())
+        await asyncio.sleep(0.01)
+        if riding._database.shared:
+            # On a shared database a step that is due has its own transaction beside the commits.
+            riding.line.gate.set()
+        results = dispatcher.submit([Ack([first.id])])
+        riding.line.gate.set()
+        [[result]] = await results
+        [second] = await riding.delivered()
+        await asyncio.gather(begun, sent)
+        assert (result.outcome, second.match.position) == (SettleOutcome.ACKNOWLEDGED, 2)
+        assert riding.line.writes <= writes + 2
+
+
+async def test_a_step_that_breaks_the_transaction_fails_no_sender(riding: Riding) -> None:
+    with riding.dispatchers.used(riding._subscription) as dispatcher, dispatcher.attached(riding.consumer):
+        await riding.idle(dispatcher)
+        riding.breaking = True
+        await riding.line.send(drafts(3))
+        assert await riding.line.stored() == ["page_viewed"] * 3
+        with pytest.raises(StorageRefused):
+            await riding.delivered()
+        riding.breaking = False
+        riding.consumer = Consumer("a", 100)
+        with dispatcher.attached(riding.consumer):
+            dispatcher.request(riding.consumer, 10)
+            assert [delivery.match.position for delivery in await riding.delivered()] == [1, 2, 3]
+
+
+async def test_matches_of_a_filter_are_known_without_being_read(riding: Riding, database: Database) -> None:
+    wanted = replace(
+        SUBSCRIPTION,
+        id=SUBSCRIPTION.id.replace("abcd", "abce"),
+        name="signups",
+        project_pk=riding.line.project_pk,
+        filter=MatchFilter(event_names=("signup",)),
+    )
+    filtered = await database.write(lambda connection: create_subscription(connection, wanted))
+    await riding.line.automate(replace(ALWAYS, name="y", event_name="signup"))
+    with riding.dispatchers.used(filtered) as dispatcher, dispatcher.attached(riding.consumer):
+        await riding.idle(dispatcher)
+        await riding.line.send(drafts(2))
+        await riding.line.send([*drafts(), *drafts(1, "signup"), *drafts()])
+        [delivery] = await riding.delivered()
+        assert (delivery.match.position, delivery.match.event_name) == (4, "signup")
+        await riding.idle(dispatcher)
+        assert dispatcher.subscription.read_position == 5
+
+
+async def test_senders_do_not_wait_for_a_subscription_that_another_server_has_locked(
+    riding: Riding, store: Store
+) -> None:
+    if not isinstance(store, PostgresStore):
+        pytest.skip("an SQLite file has one server")
+    with riding.dispatchers.used(riding._subscription) as dispatcher, dispatcher.attached(riding.consumer):
+        await riding.idle(dispatcher)
+        async with store.connected() as other, other.transaction():
+            await other.execute("SELECT 1 FROM subscription FOR UPDATE")
+            await riding.line.send(drafts())
+            assert await riding.line.stored() == ["page_viewed"]
+            assert not riding.consumer.deliveries
+        assert [delivery.match.position for delivery in await riding.delivered()] == [1]
+
+
+async def test_a_deleted_subscription_ends_its_consumers_and_no_commit(riding: Riding, database: Database) -> None:
+    with riding.dispatchers.used(riding._subscription) as dispatcher, dispatcher.attached(riding.consumer):
+        await riding.idle(dispatcher)
+        await database.write(
+            lambda connection: delete_subscription(connection, riding.line.project_pk, SUBSCRIPTION.id, "")
+        )
+        await riding.line.send(drafts())
+        with pytest.raises(Exception, match="subscription"):
+            await riding.delivered()
+    assert await riding.line.stored() == ["page_viewed"]
