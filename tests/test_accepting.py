@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from structlog.testing import capture_logs
 
 from server.api import accepting
 from server.api.accepting import accepting_server
@@ -94,6 +95,71 @@ async def test_methods_that_are_not_served_are_unimplemented_and_streams_flow() 
             assert await call.read() == word
         await call.done_writing()
         assert await call.code() is grpc.StatusCode.OK
+
+
+async def test_calls_are_served_after_a_failure_to_accept_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    request_call = accepting._Core._request_registered_call
+    failures = 3
+
+    async def failing(core: Any, method: bytes) -> Any:
+        nonlocal failures
+        if method == b"/test.Service/Call" and failures:
+            failures -= 1
+            raise RuntimeError("out of something")
+        return await request_call(core, method)
+
+    monkeypatch.setattr(accepting._Core, "_request_registered_call", failing)
+    monkeypatch.setattr(accepting, "FAILED_SECONDS", 0.001)
+    with capture_logs() as logs:
+        async with served(Rounds().serve) as channel:
+            await call_together(channel)
+    assert [entry["method"] for entry in logs if entry["event"] == "accept_failed"] == ["/test.Service/Call"] * 3
+
+
+async def test_calls_that_are_cancelled_as_they_are_accepted_leave_nothing() -> None:
+    tasks = asyncio.all_tasks()
+    async with served(Rounds().serve) as channel:
+        call: Any = channel.unary_unary("/test.Service/Call")
+        for pause in (0, 0.0005, 0.001, 0.002, 0.005):
+            calls = [call(b"") for _ in range(2 * TOGETHER)]
+            await asyncio.sleep(pause)
+            for each in calls:
+                each.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+        await call_together(channel)
+    if left := asyncio.all_tasks() - tasks:
+        await asyncio.wait(left, timeout=10)
+    assert asyncio.all_tasks() <= tasks
+
+
+async def test_a_stop_lets_calls_in_progress_finish_and_ends_the_rest() -> None:
+    begun, finish = asyncio.Event(), asyncio.Event()
+
+    async def slow(requests: AsyncIterator[bytes], _context: object) -> bytes:
+        message = b"".join([request async for request in requests])
+        begun.set()
+        await finish.wait()
+        return message
+
+    handler: Any = grpc.stream_unary_rpc_method_handler(slow)
+    server = accepting_server({"test.Service": {"Call": handler}}, [])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call: Any = channel.unary_unary("/test.Service/Call")
+        finished = call(b"finished")
+        await begun.wait()
+        stopping = asyncio.create_task(server.stop(5))
+        timed_out = asyncio.create_task(server.wait_for_termination(5))
+        await asyncio.sleep(0.05)
+        assert not stopping.done()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(b"late")
+        assert caught.value.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+        finish.set()
+        assert await finished == b"finished"
+        await stopping
+        assert not await timed_out
 
 
 async def test_the_library_s_own_server_is_used_if_its_internals_changed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from server.api import server as grpc_server
 from server.api.messages import deliveries, watches
 from server.api.servicers import event_ingest, match_stream
 from server.auth import access
+from server.background import freed_memory
 from server.bridge import body, http_connection, http_connections, http_head, http_server
 from server.bridge.dialects import DIALECTS
 from server.cli.commands.serve import serve
@@ -26,6 +27,7 @@ from server.delivery import consumer, consumer_session
 from server.ingest import commit_queue, draft, judging
 from server.services import runs
 from server.settings import Settings
+from server.sharing import small_work
 from server.storage import health, sqlite_readers, turns
 
 pytestmark = [pytest.mark.checkout, pytest.mark.late_commits]
@@ -84,6 +86,9 @@ LIMITS = {
     "gRPC: time for the message of a call to arrive": seconds(call_limits.ARRIVAL_SECONDS),
     "gRPC: time for the first message of a stream to arrive": seconds(call_limits.FIRST_MESSAGE_SECONDS),
     "gRPC: calls in progress, shared by projects": number(call_limits.MAX_CALLS),
+    "gRPC: calls that wait for that, shared by projects": (
+        f"{number(call_limits.MAX_WAITING_CALLS)}, for {seconds(call_limits.WAITING_SECONDS)}"
+    ),
     "gRPC: open streams, shared by projects": number(call_limits.MAX_STREAMS),
     "gRPC: watches of health": number(open_services.MAX_WATCHES),
     "gRPC: streams of reflection": number(open_services.MAX_REFLECTIONS),
@@ -117,6 +122,9 @@ LIMITS = {
     "Properties of a contact": size(CONTACT.size),
     "Values of a contact": number(CONTACT.values),
     "Violations reported of one event": number(coercion.MAX_VIOLATIONS),
+    "Coercions recorded of an event": (
+        f"{number(coercion.MAX_COERCIONS)}, with {number(coercion.MAX_COERCION_CHARACTERS, 'characters')} of paths"
+    ),
     "Live definitions of a project": number(store.MAX_LIVE_DEFINITIONS),
     "Revisions of a definition": number(store.MAX_REVISIONS),
     "Properties of a schema, nested ones included": number(schema.MAX_PROPERTIES),
@@ -159,6 +167,10 @@ LIMITS = {
         f"1/{commit_queue.QUEUE_MEMORY_SHARE * commit_queue.HELD_PER_BYTE} of the memory, "
         f"at least {size(commit_queue.MIN_QUEUE_BYTES)}"
     ),
+    "Large work while another project's small work is in progress": (
+        f"waits no longer than it has worked, {number(1_000 * small_work.CREDIT_SECONDS, 'ms')} at a time"
+    ),
+    "Memory that is free again, beyond that of the start": size(freed_memory.WORTHWHILE_BYTES),
     "A commit, until sends are refused at once": seconds(health.LATE_SECONDS),
     "A wait for a turn at the database, in which projects share": seconds(turns.TURN_SECONDS),
     "Time for one read of an SQLite database": seconds(sqlite_readers.READ_SECONDS),

@@ -45,6 +45,9 @@ ACCEPTORS: Final = 64
 ACCEPTING: Final = "accept-calls"
 """The name of these tasks."""
 
+FAILED_SECONDS: Final = 0.1
+"""The pause of an acceptor after a failure that the library does not have in normal operation."""
+
 _MANY_BYTES: Final = 4_096
 
 log = structlog.get_logger()
@@ -159,6 +162,11 @@ class _Core(_cython.AioServer):  # type: ignore[misc]
             try:
                 call = await self._request_registered_call(method)
             except ended:
+                continue
+            except Exception:
+                # Without acceptors, a method's calls would never be answered.
+                log.exception("accept_failed", method=path)
+                await asyncio.sleep(FAILED_SECONDS)
                 continue
             if more:
                 acceptors.create_task(self._accept(method, acceptors, more - 1), name=ACCEPTING)
