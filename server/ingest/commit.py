@@ -3,16 +3,15 @@
 Validation used a snapshot in memory. What only the database knows is decided here, under the lock of each project's
 head, which makes all commits and catalog changes of one project come one after the other:
 
-    1. encode properties        before the lock, because all other senders to the project wait for the lock
-    2. lock the heads           catalog version, positions, and the id of the event that vouches for cached contacts
-    3. catalog                  another version than the batch's: load the snapshot, validate again; a large one is
+    1. lock the heads           catalog version, positions, and the id of the event that vouches for cached contacts
+    2. catalog                  another version than the batch's: load the snapshot, validate again; a large one is
                                 loaded outside of the transaction (`SetBack`)
-    4. idempotency keys         repeated: duplicate or refused
-    5. contacts                 of the cache, else read; created where the rules say so
-    6. positions                numbered without gaps: a rejected batch takes none
-    7. matches                  automations matched, in the order of positions; a batch that has not room enough for
+    3. idempotency keys         repeated: duplicate or refused
+    4. contacts                 of the cache, else read; created where the rules say so
+    5. positions                numbered without gaps: a rejected batch takes none
+    6. matches                  automations matched, in the order of positions; a batch that has not room enough for
                                 it is judged outside of the transaction (`SetBack`, `server.ingest.judging`)
-    8. rows, then the heads     a failed statement rolls all of it back, so no position is used twice
+    7. rows, then the heads     a failed statement rolls all of it back, so no position is used twice
 
 Within one project, batches are decided in the order in which they were queued, and what one of them stores (keys,
 contacts, entries of contacts into automations) is known to the next.
@@ -23,7 +22,6 @@ from __future__ import annotations
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-import msgspec
 from msgspec.structs import replace
 
 from automation.conditions.compiling import OutOfRoom
@@ -62,8 +60,6 @@ if TYPE_CHECKING:
 
 _Placed = tuple[Draft, ContactKey, Event]
 """A draft, its contact, and its event with its position."""
-
-_encode = msgspec.json.Encoder().encode
 
 QUICK_AUTOMATIONS = 20
 """If more automations have changed, the snapshot is not loaded in the transaction: each takes about a millisecond."""
@@ -316,11 +312,6 @@ def commit(connection: Connection, batches: Sequence[Batch], caches: dict[int, C
         by_project.setdefault(batch.snapshot.project_pk, []).append(batch)
     commits = []
     witnesses = {project_pk: caches[project_pk].position for project_pk in by_project if project_pk in caches}
-    # Before the lock: all other senders to these projects wait for the work done under it.
-    for batch in batches:
-        for draft in batch.drafts:
-            if draft.error is None:
-                _encoded(draft)
     heads = lock_heads(connection, by_project, witnesses)
     if len(heads) < len(by_project):
         raise KeyInvalid
@@ -366,17 +357,6 @@ def _current_snapshot(connection: Connection, batches: Sequence[Batch], head: He
     return snapshot
 
 
-def _encoded(draft: Draft) -> tuple[str, str]:
-    """Return the texts of the properties and the coercions, encoded once for each validation."""
-    if draft.encoded is None:
-        coercions = ""
-        if draft.coercions:
-            omitted = (draft.omitted_coercions,) if draft.omitted_coercions else ()
-            coercions = _encode(draft.coercions + omitted).decode()
-        draft.encoded = _encode(draft.properties).decode(), coercions
-    return draft.encoded
-
-
 def _row(project_pk: int, event: Event, contact: ContactKey, draft: Draft, fingerprint: str) -> LogRow:
     return (
         project_pk,
@@ -387,7 +367,7 @@ def _row(project_pk: int, event: Event, contact: ContactKey, draft: Draft, finge
         event.revision,
         contact.key,
         "" if contact.key else event.email,
-        *_encoded(draft),
+        *draft.encoded,
         event.occurred_at,
         event.received_at,
         event.match_count,

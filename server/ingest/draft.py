@@ -49,8 +49,8 @@ class Draft(msgspec.Struct):
     It is one object for speed. Its fields are set in three states:
 
         requested   by the API. Not changed afterwards.
-        validated   by `validate_draft`: `definition`, `properties` and `coercions`, or `error`. Repeated, and all of it
-                    replaced, each time the catalog turns out to have changed.
+        validated   by `validate_draft`: `definition`, `properties` and `coercions` with their JSON texts `encoded`, or
+                    `error`. Repeated, and all of it replaced, each time the catalog turns out to have changed.
         decided     by the commit: `event` and `matches`, or `error`. Read by the API once `Batch.done` is set.
 
     The request: either `contact_id` or `email`, which is lower-cased, is filled. `given` is the payload, `occurred_at`
@@ -59,8 +59,7 @@ class Draft(msgspec.Struct):
 
     `judged` has what conditions came to before the commit, if they were evaluated then, at the time `judged_at`.
 
-    `encoded` holds the JSON texts of properties and coercions once they were needed. A `duplicate` repeats an earlier
-    send with the same idempotency key and has the event and matches of that one.
+    A `duplicate` repeats an earlier send with the same idempotency key and has the event and matches of that one.
     """
 
     # requested
@@ -78,11 +77,11 @@ class Draft(msgspec.Struct):
     properties: dict[str, Any] = {}
     coercions: tuple[Coercion, ...] = ()
     omitted_coercions: int = 0
+    encoded: tuple[str, str] = ("", "")
     # decided
     event: Event | None = None
     matches: tuple[tuple[Match, Automation], ...] = ()
     duplicate: bool = False
-    encoded: tuple[str, str] | None = None
     # judged
     judged: tuple[Judged, ...] = ()
     judged_at: int | None = None

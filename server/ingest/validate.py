@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from registry.coercion import MAX_VIOLATIONS, coerce_undefined
 from registry.errors import DefinitionNotFound, InvalidName, PayloadRejected
 from registry.names import check_event_name
@@ -11,10 +13,13 @@ from server.ingest.draft import MAX_REPORTED
 from server.model import UndefinedEvents
 
 if TYPE_CHECKING:
+    from registry.coercion import CoercedPayload
     from server.ingest.catalog import CatalogSnapshot
     from server.ingest.draft import Batch, Draft
     from server.model import Rules
     from server.sharing.loop_time import Slices
+
+_encode = msgspec.json.Encoder().encode
 
 
 def validate_draft(snapshot: CatalogSnapshot, draft: Draft, violations: int = MAX_VIOLATIONS) -> None:
@@ -23,7 +28,6 @@ def validate_draft(snapshot: CatalogSnapshot, draft: Draft, violations: int = MA
     Results of an earlier validation are dropped.
     """
     draft.event, draft.matches, draft.duplicate = None, (), False
-    draft.encoded = None
     draft.error = draft.invalid
     if draft.invalid is not None:
         return
@@ -38,8 +42,7 @@ def validate_draft(snapshot: CatalogSnapshot, draft: Draft, violations: int = MA
         error.metadata["event"] = definition.name
         draft.error = error.detached()
     else:
-        draft.properties = coerced.properties
-        draft.coercions, draft.omitted_coercions = coerced.coercions, coerced.omitted
+        _keep(coerced, draft)
 
 
 def validate_batch(batch: Batch) -> None:
@@ -82,6 +85,15 @@ def _validate_undefined(rules: Rules, draft: Draft, violations: int) -> None:
         return
     if rules.undefined_events is UndefinedEvents.REJECT:
         draft.error = DefinitionNotFound(draft.name)
-    coerced = coerce_undefined(draft.given, violations)
+    _keep(coerce_undefined(draft.given, violations), draft)
+
+
+def _keep(coerced: CoercedPayload, draft: Draft) -> None:
+    """Set the coerced payload, and its JSON texts: in the commit, all other senders would wait for them."""
     draft.properties = coerced.properties
     draft.coercions, draft.omitted_coercions = coerced.coercions, coerced.omitted
+    coercions = ""
+    if coerced.coercions:
+        omitted = (coerced.omitted,) if coerced.omitted else ()
+        coercions = _encode(coerced.coercions + omitted).decode()
+    draft.encoded = _encode(coerced.properties).decode(), coercions

@@ -44,7 +44,7 @@ _MOVE_POSTGRESQL = "UPDATE project_head SET position = $1, received_at = $2, mat
 
 # Rows are inserted in chunks of one statement each. SQLite runs a statement without the GIL; `executemany` would take
 # the GIL back after every row, and wait each time until the event loop lets go of it.
-_CHUNK = 256
+_CHUNK = 512
 
 _POSTGRESQL = postgresql.dialect()  # type: ignore[no-untyped-call]
 
