@@ -145,7 +145,7 @@ def idle(folder: Path, seconds: float) -> Iterator[Round]:
         subject.add_project(SECOND_KEY)
         stack.enter_context(open_streams(subject, "watch", WATCHERS))
         stack.enter_context(open_streams(subject, "consume", CONSUMERS, SECOND_KEY))
-        sleep(2 * seconds)
+        sleep(5 * seconds)  # until the server has settled
 
         def take() -> dict[str, float]:
             before, began = cpu_seconds(subject.process), monotonic()

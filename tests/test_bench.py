@@ -13,7 +13,6 @@ from bench.data import (
     BATCH,
     CONTACTS,
     EVENTS,
-    KEY,
     MATCHING_EVERY,
     Request,
     batch_requests,
@@ -22,7 +21,8 @@ from bench.data import (
     write_requests,
 )
 from bench.delivery import cpu_seconds, open_streams, resident
-from bench.harness import Group, run_python, server
+from bench.harness import Group, run_python
+from bench.ingest import BATCHES, CALLER, REST_SENDS, SINGLE_EVENTS
 from bench.page import pages
 from bench.results import Failed, Ratio, Result, from_json, merged, to_json
 from bench.subjects import Heads, Matching, Signalbox, signalbox
@@ -86,15 +86,20 @@ def test_matches_are_consumed_and_watched_while_events_are_sent(subject: Signalb
     assert resident(subject.process) > 1e6
 
 
-def test_bare_loop_and_no_op_server_take_the_same_requests(subject: Signalbox, folder: Path) -> None:
+def test_the_bare_loop_stores_the_same_events(subject: Signalbox, folder: Path) -> None:
     for kind, size in (("batches", str(BATCH)), ("one", "1")):
         file = str(subject.requests.of(kind))
         result = run_python("bare_loop", str(folder / f"{kind}.db"), file, str(SECONDS), size)
         connection = sqlite3.connect(folder / f"{kind}.db")
         assert connection.execute("SELECT count(*) FROM event").fetchone()[0] == result["events"]
         connection.close()
-    with server(folder, "bench.no_op") as no_op:
-        assert run_python("load", "unary", no_op["grpc"], KEY, file, str(SECONDS))["events"] > 0
+
+
+@pytest.mark.parametrize("group", [SINGLE_EVENTS, BATCHES, CALLER, REST_SENDS], ids=lambda group: group.title)
+def test_a_group_measures_everything_that_it_compares(group: Group) -> None:
+    result = group.measure(1, SECONDS)
+    assert result.compared() == list(group.ratios)
+    assert all(value > 0 for values in result.values.values() for value in values)
 
 
 def test_a_project_may_have_no_matches(folder: Path) -> None:
