@@ -88,6 +88,8 @@ def long_ones_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]
 
 
 def pytest_collection_finish() -> None:
+    # The items live as long as the process: nobody looks for garbage among them.
+    gc.freeze()
     gc.enable()
     collect_garbage_rarely()
 

@@ -52,8 +52,8 @@ def main() -> int:
     parser.add_argument("--database", default="sqlite", metavar="sqlite|postgresql|URL", help="an URL's is emptied")
     parser.add_argument("--short", action="store_true", help="small inputs, short attacks and generous bounds")
     options = parser.parse_args()
-    options.seconds = options.seconds or (2.0 if options.short else 8.0)
-    options.alone = options.alone or (1.5 if options.short else 4.0)
+    options.seconds = options.seconds or (1.0 if options.short else 8.0)
+    options.alone = options.alone or (1.0 if options.short else 4.0)
     try:
         rows = chosen(options.rows or (SHORT if options.short else ""))
     except ValueError as error:
