@@ -10,6 +10,7 @@ and returns one, where it can.
 
 from __future__ import annotations
 
+import sqlite3
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.dialects import postgresql, sqlite
@@ -53,10 +54,10 @@ class Prepared:
         dialect = connection.dialect.name
         text, names, fixed = self.text(dialect)
         parameters = tuple([values[name] if name in values else fixed[name] for name in names])
-        if dialect == "sqlite":
-            driver: Any = connection.connection.driver_connection
-            rows: Sequence[Any] = driver.execute(text, parameters).fetchall()
-            return rows
+        driver = connection.connection.driver_connection if dialect == "sqlite" else None
+        # A connection that only reads belongs to another library, which SQLAlchemy speaks to.
+        if isinstance(driver, sqlite3.Connection):
+            return driver.execute(text, parameters).fetchall()
         return connection.exec_driver_sql(text, parameters).fetchall()
 
     def row(self, connection: Connection, **values: Any) -> Any:

@@ -189,7 +189,9 @@ class ProjectCommit:
         if new := {draft.email for draft, contact in fresh if contact is None}:
             self.contacts.create(new, self._received_at)
         known = [(draft, contact or self.contacts.read[draft.email]) for draft, contact in fresh]
-        if self.matching is not None and any(self._created_on_match(draft, contact) for draft, contact in known):
+        if self.matching is not None and any(
+            contact is NOBODY and self._created_on_match(draft, contact) for draft, contact in known
+        ):
             placed = [(draft, contact, self._event(draft, contact)) for draft, contact in known]
             for draft, contact, event in self._create_matched_contacts(placed):
                 self._append(draft, contact, event)

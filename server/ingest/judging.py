@@ -17,7 +17,7 @@ it have a small limit of their own instead.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
@@ -72,13 +72,12 @@ def estimated_steps(batch: Batch) -> float:
     """
     if not batch.snapshot.automations:
         return 0.0
-    counts: dict[EventName, int] = {}
-    for draft in batch.drafts:
-        if draft.error is None:
-            event = event_name(batch, draft)
-            counts[event] = counts.get(event, 0) + 1
+    # Of many events few differ in this, so names and rules are looked at once for each kind.
+    kinds = Counter((draft.definition or draft.name, draft.rules) for draft in batch.drafts if draft.error is None)
     steps, matches = 0.0, 0
-    for (name, ignore_case), count in counts.items():
+    for (defined, rules), count in kinds.items():
+        name = defined if isinstance(defined, str) else defined.name
+        ignore_case = (rules or batch.snapshot.rules).ignore_case
         matcher = batch.snapshot.automations.matcher(name, ignore_case=ignore_case)
         if matcher is not None:
             steps += count * matcher.usual_steps
