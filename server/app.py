@@ -36,6 +36,7 @@ from server.delivery.deliveries import Deliveries
 from server.delivery.dispatchers import Dispatchers
 from server.delivery.match_notifier import MatchNotifier
 from server.delivery.match_reader import MatchReader
+from server.delivery.recent_matches import RecentMatches
 from server.delivery.subscriptions import Subscriptions
 from server.demo import make_demo
 from server.ingest.catalog import Catalog
@@ -106,16 +107,16 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
 
         access = await _access(database, settings)
         stack.push_async_callback(access.close)
-        catalog = Catalog(database)
+        recent = RecentMatches()
+        catalog = Catalog(database, recent.forget)
         key_prefixes = {dialect.name: dialect.key_prefixes[0] for dialect in DIALECTS}
         projects = Projects(database, catalog, access, key_prefixes)
-        contacts = Contacts(database)
-        definitions = Definitions(database, catalog)
-        automations = Automations(database, catalog)
+        contacts = Contacts(database, recent.forget)
+        definitions, automations = Definitions(database, catalog), Automations(database, catalog)
         demo_contact = await make_demo(projects, definitions, contacts, automations) if settings.demo else ""
 
         outages = Outages()
-        notifier = MatchNotifier(database, outages)
+        notifier = MatchNotifier(database, outages, recent)
         notifier.start()
         stack.push_async_callback(notifier.close)
         metrics = Metrics()

@@ -13,6 +13,7 @@ from automation.automations import Automation, AutomationState, EntryRule
 from automation.matches import Match, MatchKind
 from server.budgets import MAX_RESPONSE_BYTES
 from server.delivery.match_reader import MatchReader, WatchQuery, WatchUpdate, fitting
+from server.delivery.recent_matches import RecentMatches
 from server.delivery.start_points import Place
 from tests.support.virtual_time import VirtualTimeLoop
 
@@ -79,7 +80,8 @@ class TimedLog(MatchReader):
     """A log of which each reading takes a time; `ends` is the position of its newest match."""
 
     def __init__(self, reading_seconds: float) -> None:
-        self.ends = 0
+        self.ends = self.epoch = 0
+        self.recent = RecentMatches()
         self.moved = asyncio.Event()
         self.reads = 0
         self.readings = 0
@@ -87,6 +89,10 @@ class TimedLog(MatchReader):
 
         log: Any = self
         super().__init__(log, log)
+
+    def known_position(self, project_pk: int) -> int:
+        """Return the position of the newest match."""
+        return self.ends
 
     async def wait_beyond(self, project_pk: int, position: int, seconds: float) -> int:
         """Wait for a match after a position."""

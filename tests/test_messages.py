@@ -59,7 +59,8 @@ from server.api.servicers.projects import _write_key, _write_project
 from server.clock import database_now
 from server.delivery.consumer_session import DeliveryBatch, Drain, Heartbeat, Opened, Opening, SettleResults
 from server.delivery.loading import LoadedDelivery
-from server.delivery.match_reader import LoadedMatch, UnreadableMatch, WatchUpdate
+from server.delivery.match_reader import UnreadableMatch, WatchUpdate
+from server.delivery.recent_matches import LoadedMatch
 from server.delivery.start_points import Place
 from server.delivery.subscriptions import ConsumerStatus, SubscriptionStatus
 from server.errors import InvalidArgument, QueueFull
@@ -631,7 +632,8 @@ def test_a_batch_is_sent_unless_nothing_of_it_can_be_written() -> None:
 
 def test_a_watch_skips_a_match_that_cannot_be_written() -> None:
     matches = [LoadedMatch(MATCH, AUTOMATION, each) for each in (UNWRITABLE, EVENT, UNWRITABLE)]
-    message = write_update(WatchUpdate(matches, Place(31, "0123456789ab"), 40), "p1")
+    encoded = write_update(WatchUpdate(matches, Place(31, "0123456789ab"), 40), "p1")
+    message = match_stream_pb2.WatchMatchesResponse.FromString(encoded)
     assert (message.position, message.head_position, len(message.cursor)) == (31, 40, 28)
     assert [plain(each) for each in message.matches] == [MATCH_AS_JSON]
 

@@ -21,7 +21,8 @@ from automation.subscriptions.values import MatchFilter
 from server.api.accepting import ACCEPTING
 from server.delivery import match_reader
 from server.delivery.match_notifier import MatchNotifier
-from server.delivery.match_reader import LoadedMatch, MatchReader, WatchQuery, WatchUpdate, load_in, read_on
+from server.delivery.match_reader import MatchReader, WatchQuery, WatchUpdate, load_in, read_on
+from server.delivery.recent_matches import LoadedMatch
 from server.delivery.start_points import Place
 from server.model import Rules
 from server.storage.database import open_database

@@ -76,7 +76,7 @@ class Interceptor:
             raise ValueError(f"{method.full_name} has no required_scope")
         call = getattr(servicer, method.name)
         parser = Parser(method)
-        serialize = GetMessageClass(method.output_type).SerializeToString
+        serialize = partial(_serialized, GetMessageClass(method.output_type).SerializeToString)
         if method.client_streaming:
             return grpc.stream_stream_rpc_method_handler(self._stream(call, scope, parser), None, serialize)
         if method.server_streaming:
@@ -293,6 +293,11 @@ def _credentials(context: Context) -> tuple[str, str]:
         elif name == "signalbox-project":
             project = str(value)
     return authorization, project
+
+
+def _serialized(serialize: Callable[[Any], bytes], response: Any) -> bytes:
+    """Serialize a response, unless its servicer has already."""
+    return response if isinstance(response, bytes) else serialize(response)
 
 
 def method_handlers(

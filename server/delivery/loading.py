@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from automation.subscriptions.values import Nack, NackAction, ParkingCause
-from server.delivery.match_reader import LoadedMatch, UnreadableMatch, log_unreadable
+from server.delivery.match_reader import UnreadableMatch, log_unreadable
+from server.delivery.recent_matches import LoadedMatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

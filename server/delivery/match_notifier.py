@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from server.delivery.recent_matches import RecentMatches
 from server.recurring import Recurring
 from server.storage.projects import match_positions
 
@@ -54,7 +55,8 @@ class _Head:
 class MatchNotifier:
     """The ends of the followed match logs."""
 
-    def __init__(self, database: Database, outages: Outages | None = None) -> None:
+    def __init__(self, database: Database, outages: Outages | None = None, recent: RecentMatches | None = None) -> None:
+        self.recent = recent or RecentMatches()
         self._database = database
         self._heads: dict[int, _Head] = {}
         self._task = Recurring("following", self._poll, outages)
@@ -72,6 +74,16 @@ class MatchNotifier:
         """Move the end of a log after a commit, and wake its followers."""
         if head := self._heads.get(project_pk):
             head.move(position)
+
+    def followed(self, project_pk: int) -> bool:
+        """Return whether somebody follows the log of a project."""
+        head = self._heads.get(project_pk)
+        return head is not None and head.followers > 0
+
+    def known_position(self, project_pk: int) -> int:
+        """Return the end of a log as far as it is known."""
+        head = self._heads.get(project_pk)
+        return head.position if head is not None else 0
 
     async def position(self, project_pk: int) -> int:
         """Return the position of the newest match of a project, 0 if there is none."""

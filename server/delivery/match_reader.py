@@ -13,6 +13,7 @@ from automation.match_log import READ_LIMIT, log_start, match_id_at, read_filter
 from automation.subscriptions.values import MatchFilter
 from registry.unreadable_rows import UNREADABLE, describe_error
 from server.budgets import MAX_RESPONSE_BYTES
+from server.delivery.recent_matches import LoadedMatch
 from server.delivery.start_points import LogEnd, Place, check_kept, check_place, match_head, resolve_start
 from server.storage.events import event_sizes, events_at
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from automation.matches import Match
     from server.delivery.match_notifier import MatchNotifier
     from server.delivery.start_points import StartPoint
-    from server.model import Event
     from server.storage.database import Database
 
 T = TypeVar("T")
@@ -42,14 +42,6 @@ _MATCH_BYTES, _LABEL = 1_000, 2
 
 # A heartbeat is due early enough to be there within its interval, also where the log is read for it first.
 _DUE_SHARE, _READ_SHARE = 0.75, 0.125
-
-
-class LoadedMatch(NamedTuple):
-    """A match with what it refers to; the automation has no attributes, and may be deleted."""
-
-    match: Match
-    automation: Automation
-    event: Event
 
 
 class UnreadableMatch(NamedTuple):
@@ -87,10 +79,41 @@ class MatchReader:
     async def load(
         self, project_pk: int, matches: Sequence[Match], texts: Sequence[str] | None = None
     ) -> list[LoadedMatch | UnreadableMatch]:
-        """Load the first of these matches of a project, as `load_in` does, in a transaction of its own."""
+        """Load the first of these matches of a project, as `load_in` does: from memory, else in a transaction."""
+        if recent := self._recent(project_pk, matches, texts):
+            return recent
         return await self._database.read(
             lambda connection: load_in(connection, project_pk, matches, texts), delivery=True
         )
+
+    def _recent(
+        self, project_pk: int, matches: Sequence[Match], texts: Sequence[str] | None
+    ) -> list[LoadedMatch | UnreadableMatch]:
+        """Return the first of these matches, as many as fit into a response, if all of them are in memory."""
+        found: list[LoadedMatch | UnreadableMatch] = []
+        characters = []
+        for match in matches[:MAX_LOADED]:
+            recent = self._notifier.recent.find(project_pk, match)
+            if recent is None:
+                return []
+            found.append(recent)
+            characters.append(recent.characters + _characters(recent.automation))
+        return found[: _fitting_count(characters, texts or [""] * len(found))]
+
+    def _recent_update(self, project_pk: int, query: WatchQuery, after: Place, epoch: int) -> WatchUpdate | None:
+        """Return the next matches after a place if they are in memory, and the place was reached in the same epoch."""
+        if epoch != self._database.epoch:
+            return None
+        head = self._notifier.known_position(project_pk)
+        last = min(head, after.position + READ_LIMIT)
+        recent = self._notifier.recent.between(project_pk, after.position, last)
+        if not recent:
+            return None
+        passing = [match for match in recent if match.passes(query.filter)]
+        first = passing[: query.max_matches]
+        first = first[: _fitting_count([each.characters + _characters(each.automation) for each in first])]
+        newest = first[-1].match if len(first) < len(passing) else recent[-1].match
+        return WatchUpdate(first, Place(newest.position, newest.id), head)
 
     async def watch(self, project_pk: int, query: WatchQuery) -> AsyncGenerator[WatchUpdate, None]:
         """Follow the match log of a project: the first update comes at once, then matches and heartbeats, for ever.
@@ -101,14 +124,19 @@ class MatchReader:
         interval, shared = query.heartbeat_seconds, self._database.shared
         due = _now()
         reading: asyncio.Task[WatchUpdate] | None = None
+        epoch = self._database.epoch
         try:
             while True:
-                reading = reading or asyncio.create_task(self._read(project_pk, query, place))
-                await asyncio.wait({reading}, timeout=max(due - _now(), 0) + interval * _READ_SHARE)
-                update = WatchUpdate((), place, head)
-                if reading.done():
-                    update, reading = await reading, None
-                    place, head = update.place, update.head_position
+                update = None if reading is not None else self._recent_update(project_pk, query, place, epoch)
+                if update is None:
+                    if reading is None:
+                        epoch = self._database.epoch
+                        reading = asyncio.create_task(self._read(project_pk, query, place))
+                    await asyncio.wait({reading}, timeout=max(due - _now(), 0) + interval * _READ_SHARE)
+                    update = WatchUpdate((), place, head)
+                    if reading.done():
+                        update, reading = await reading, None
+                place, head = update.place, update.head_position
                 if update.matches or _now() >= due:
                     yield update
                     due = _now() + interval * _DUE_SHARE
@@ -232,15 +260,23 @@ def fitting(
 
     `automations` are by key, `sizes` the characters of events by position, `texts` is sent with the matches.
     """
+    known = [
+        sizes.get(match.event_position, 0)
+        + (_characters(automation) if (automation := automations.get(match.automation_key)) else 0)
+        for match in matches
+    ]
+    return matches[: _fitting_count(known, texts)]
+
+
+def _fitting_count(characters: Sequence[int], texts: Sequence[str] = ()) -> int:
+    """Return how many matches fit into one response, by the characters of each and the texts sent with them."""
     free_bytes = MAX_RESPONSE_BYTES
-    for index, match in enumerate(matches):
-        automation = automations.get(match.automation_key)
-        characters = sizes.get(match.event_position, 0) + len(texts[index])
-        characters += _characters(automation) if automation else 0
-        free_bytes -= _MATCH_BYTES + _BYTES_PER_CHARACTER * characters
+    for index, size in enumerate(characters):
+        text = len(texts[index]) if texts else 0
+        free_bytes -= _MATCH_BYTES + _BYTES_PER_CHARACTER * (size + text)
         if index and free_bytes < 0:
-            return matches[:index]
-    return matches
+            return index
+    return len(characters)
 
 
 def _characters(automation: Automation) -> int:

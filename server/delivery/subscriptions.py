@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from automation.subscriptions.store import SubscriptionChanges
     from automation.subscriptions.values import ParkedMatch, ParkedSelection, Subscription, SubscriptionStats
     from server.delivery.dispatchers import Dispatchers
-    from server.delivery.match_reader import LoadedMatch, MatchReader, UnreadableMatch
+    from server.delivery.match_reader import MatchReader, UnreadableMatch
+    from server.delivery.recent_matches import LoadedMatch
     from server.delivery.start_points import StartPoint
     from server.paging import Page, PageRequest
     from server.storage.database import Database

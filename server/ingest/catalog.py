@@ -152,8 +152,10 @@ def definitions_only(connection: Connection, project_pk: int) -> CatalogSnapshot
 class Catalog:
     """The snapshots of the projects that are in use."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, invalidated: Callable[[int], object] = lambda project_pk: None) -> None:
+        """`invalidated` is called with a project whose catalog has changed."""
         self._database = database
+        self._invalidated = invalidated
         self.thread = WorkThread()
         self._snapshots: dict[int, CatalogSnapshot] = {}
         self._previous: dict[int, CatalogSnapshot] = {}
@@ -206,6 +208,7 @@ class Catalog:
         """Drop the snapshot of a project, because its catalog has changed."""
         self.invalidations += 1
         self._snapshots.pop(project_pk, None)
+        self._invalidated(project_pk)
 
     async def change(self, project_pk: int, work: Callable[[Connection], T], *, dry_run: bool = False) -> T:
         """Change the catalog of a project in one transaction, and invalidate its snapshot. Return the result of `work`.

@@ -32,6 +32,7 @@ from automation.run_store import new_run_values, resume_runs
 from automation.subscriptions.log_reading import Recorded
 from registry.log_ids import LogIds
 from server.clock import log_time
+from server.delivery.recent_matches import RecentMatch
 from server.errors import BatchTooCostly, ContactNotFound, KeyInvalid
 from server.ingest.catalog import TooManyChanged, load_snapshot
 from server.ingest.contacts import NOBODY, CommitContacts, IfUnknown, if_unknown, with_new_contact
@@ -291,6 +292,16 @@ class ProjectCommit:
         """The matches of this commit."""
         return Recorded(self.matching.matches if self.matching else (), self.snapshot.automations.by_key)
 
+    def recent(self) -> list[RecentMatch]:
+        """Return the matches of this commit with their events, in the order of positions."""
+        return [
+            RecentMatch.of(match, automation, draft.event, _characters(draft, draft.event))
+            for batch in self.batches
+            for draft in batch.drafts
+            if draft.event is not None and draft.matches and not draft.duplicate
+            for match, automation in draft.matches
+        ]
+
     def store(self) -> None:
         """Write the gathered rows."""
         events.append(self._connection, self.rows)
@@ -357,6 +368,11 @@ def _current_snapshot(connection: Connection, batches: Sequence[Batch], head: He
             batch.snapshot = snapshot
             validate_batch(batch)
     return snapshot
+
+
+def _characters(draft: Draft, event: Event) -> int:
+    """Return the characters of an event: payload, coercions, name and address."""
+    return sum(map(len, draft.encoded)) + len(event.name) + len(event.email)
 
 
 def _row(project_pk: int, event: Event, contact: ContactKey, draft: Draft, fingerprint: str) -> LogRow:

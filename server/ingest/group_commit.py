@@ -268,7 +268,7 @@ class GroupCommit:
         return batches
 
     async def _commit(self, batches: Sequence[Batch], riders: Sequence[Rider] = ()) -> None:
-        invalidations = self._catalog.invalidations
+        invalidations, recent = self._catalog.invalidations, self._notifier.recent.version
         began = perf_counter()
         self._running = batches
         self._health.commit_began(self._queue.expected_seconds(batches))
@@ -299,7 +299,7 @@ class GroupCommit:
             _resolve(batches, error if isinstance(error, ServiceError) else StorageRefused())
         else:
             self._health.commit_ended()
-            self._keep(commits, invalidations)
+            self._keep(commits, invalidations, recent)
             _resolve(batches)
             for rider in riders:
                 rider.end()
@@ -345,11 +345,14 @@ class GroupCommit:
         if batches:
             await self._commit(batches)
 
-    def _keep(self, commits: Sequence[ProjectCommit], invalidations: int) -> None:
+    def _keep(self, commits: Sequence[ProjectCommit], invalidations: int, recent: int) -> None:
         for project in commits:
             self._keep_contacts(project)
             self._catalog.keep(project.snapshot, invalidations)
-            self._notifier.advance(project.snapshot.project_pk, project.head.match_position)
+            project_pk = project.snapshot.project_pk
+            if self._notifier.followed(project_pk):
+                self._notifier.recent.record(project_pk, project.recent(), recent)
+            self._notifier.advance(project_pk, project.head.match_position)
             if project.matching is not None:
                 self._metrics.count_failures(project.snapshot.project_id, project.matching.failures)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from uuid_utils import uuid7
@@ -15,15 +15,18 @@ from server.errors import ContactAlreadyExists, ContactNotFound, InvalidArgument
 from server.storage import contacts as store
 from server.storage.log import lock_heads
 from server.storage.projects import advance_catalog
+from server.storage.transactions import finished
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from sqlalchemy import Connection
 
     from server.model import Contact
     from server.paging import Page, PageRequest
     from server.storage.database import Database
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +40,10 @@ class ContactRef:
 class Contacts:
     """Manages contacts. Addresses are in the form of `server.emails.normalize_email`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, erased: Callable[[int], object] = lambda project_pk: None) -> None:
+        """`erased` is called with a project of which contacts were erased."""
         self._database = database
+        self._erased = erased
 
     async def upsert(
         self, project_pk: int, email: str, properties: Mapping[str, Any], etag: str = ""
@@ -141,7 +146,7 @@ class Contacts:
             _erase(connection, project_pk, [current], etag)
             return current
 
-        return await self._database.write(work)
+        return await self._erase(project_pk, work)
 
     async def delete_all(self, project_pk: int, contact_ids: Iterable[str]) -> int:
         """Erase the contacts that exist, as `delete` does, in one transaction. Return their number."""
@@ -156,7 +161,17 @@ class Contacts:
             _erase(connection, project_pk, found)
             return len(found)
 
-        return await self._database.write(work)
+        return await self._erase(project_pk, work)
+
+    async def _erase(self, project_pk: int, work: Callable[[Connection], T]) -> T:
+        """Erase contacts in a transaction, and report it, also if the caller is cancelled meanwhile."""
+
+        async def erase_and_report() -> T:
+            result = await self._database.write(work)
+            self._erased(project_pk)
+            return result
+
+        return await finished(erase_and_report())
 
 
 def _erase(connection: Connection, project_pk: int, contacts: Sequence[Contact], etag: str = "") -> None:

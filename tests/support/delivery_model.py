@@ -33,7 +33,7 @@ from automation.subscriptions.values import (
     delivery_id,
     parse_delivery_id,
 )
-from server.delivery.match_reader import LoadedMatch
+from server.delivery.recent_matches import LoadedMatch
 from server.errors import StorageBusy, StorageUnavailable
 from server.ingest.riders import NoRiders
 from server.model import Event

@@ -15,7 +15,7 @@ from server.budgets import MAX_DEPTH
 if TYPE_CHECKING:
     from automation.automations import Automation
     from automation.matches import Match
-    from server.delivery.match_reader import LoadedMatch
+    from server.delivery.recent_matches import LoadedMatch
     from server.model import Event
     from signalbox.v1 import match_pb2
 

@@ -24,12 +24,13 @@ from server.api.messages.matches import write_loaded, write_log_entry
 from server.api.messages.times import read_duration, read_timestamp, timestamp, write_timestamp
 from server.api.messages.watches import read_filter
 from server.clock import database_now
-from server.delivery.match_reader import LoadedMatch, UnreadableMatch
+from server.delivery.recent_matches import LoadedMatch
 from server.errors import InvalidArgument
 from signalbox.v1 import match_stream_pb2 as pb
 
 if TYPE_CHECKING:
     from automation.subscriptions.values import ParkedMatch
+    from server.delivery.match_reader import UnreadableMatch
     from server.delivery.subscriptions import ConsumerStatus, SubscriptionStatus
 
 MAX_MATCH_IDS: Final = 1_000

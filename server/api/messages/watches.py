@@ -11,6 +11,7 @@ from server.api.messages.enums import LOG_END
 from server.api.messages.matches import write_match
 from server.api.messages.times import read_duration, read_timestamp
 from server.delivery.match_reader import WatchQuery, log_unreadable
+from server.delivery.recent_matches import RecentMatch
 from server.delivery.start_points import AfterPosition, Cursor, LogEnd, Since, make_cursor
 from server.errors import InvalidArgument
 from signalbox.v1 import match_stream_pb2 as pb
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sized
 
     from server.delivery.match_reader import WatchUpdate
+    from server.delivery.recent_matches import LoadedMatch
     from server.delivery.start_points import StartPoint
 
 MAX_MATCHES: Final = 1_000
@@ -79,20 +81,34 @@ def read_max_matches(number: int) -> int:
     return number or DEFAULT_MATCHES
 
 
-def write_update(update: WatchUpdate, project_id: str) -> pb.WatchMatchesResponse:
-    """Write one message of a watch. A match that cannot be written is skipped and logged."""
+def write_update(update: WatchUpdate, project_id: str) -> bytes:
+    """Write one message of a watch, encoded. A match that cannot be written is skipped and logged.
+
+    A match in memory is encoded once for all watchers, which get it as it is: an encoded message is the concatenation
+    of its encoded fields.
+    """
     response = pb.WatchMatchesResponse(
         cursor=make_cursor(project_id, update.place),
         position=update.place.position,
         head_position=update.head_position,
     )
-    for match, automation, event in update.matches:
-        try:
-            write_match(match, automation, event, response.matches.add())
-        except UNREADABLE as error:
-            del response.matches[-1]
-            log_unreadable(match, f"It cannot be written: {describe_error(error)}")
-    return response
+    return b"".join([response.SerializeToString(), *map(_encoded_field, update.matches)])
+
+
+def _encoded_field(loaded: LoadedMatch) -> bytes:
+    """Return the field `matches` of a response with one match; empty if it cannot be written."""
+    if isinstance(loaded, RecentMatch) and loaded.message is not None:
+        return loaded.message
+    response = pb.WatchMatchesResponse()
+    try:
+        write_match(*loaded, response.matches.add())
+        encoded = response.SerializeToString()
+    except UNREADABLE as error:
+        log_unreadable(loaded.match, f"It cannot be written: {describe_error(error)}")
+        encoded = b""
+    if isinstance(loaded, RecentMatch):
+        loaded.message = encoded
+    return encoded
 
 
 def _check_size(path: str, items: Sized, most: int) -> None:

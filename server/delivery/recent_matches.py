@@ -1,0 +1,130 @@
+"""The newest matches, with their events and automations: those who have caught up need not read them back.
+
+A commit records its matches here if somebody follows the log of its project. They are kept for RECENT_SECONDS, and up
+to RECENT_CHARACTERS of a project's events.
+
+What the matches refer to may change: a contact is deleted, an automation renamed. `forget` drops the matches of the
+project then. A commit notes `version` before it begins, and records nothing if something was forgotten meanwhile: its
+transaction may have been the earlier one. Changes by other servers on the same database are noticed when the matches
+are too old.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from automation.automation_store import has_labels
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from automation.automations import Automation
+    from automation.matches import Match
+    from automation.subscriptions.values import MatchFilter
+    from server.model import Event
+
+RECENT_SECONDS: Final = 0.5
+"""As long as a change by another server may go unnoticed otherwise."""
+
+RECENT_CHARACTERS: Final = 1_000_000
+RECENT_PROJECTS: Final = 64
+"""Of more projects, those that recorded last are kept."""
+
+
+class LoadedMatch(NamedTuple):
+    """A match with what it refers to; the automation has no attributes, and may be deleted."""
+
+    match: Match
+    automation: Automation
+    event: Event
+
+
+class RecentMatch(LoadedMatch):
+    """A match in memory. `characters` is the size of its event, `message` its encoded form once it was needed."""
+
+    characters: int
+    message: bytes | None
+
+    @classmethod
+    def of(cls, match: Match, automation: Automation, event: Event, characters: int) -> RecentMatch:
+        """Return a match that is not encoded yet."""
+        made = cls(match, automation, event)
+        made.characters, made.message = characters, None
+        return made
+
+    def passes(self, match_filter: MatchFilter) -> bool:
+        """Return whether the match passes a filter."""
+        return (
+            (not match_filter.event_names or self.match.event_name in match_filter.event_names)
+            and (not match_filter.automation_ids or self.automation.id in match_filter.automation_ids)
+            and has_labels(self.automation, match_filter.labels)
+        )
+
+
+class _Tail:
+    """The newest matches of one log, without a gap."""
+
+    def __init__(self) -> None:
+        self.by_position: dict[int, tuple[float, RecentMatch]] = {}
+        self.last = 0
+        self.characters = 0
+
+    def append(self, matches: Sequence[RecentMatch], now: float) -> None:
+        if matches[0].match.position != self.last + 1:
+            self.by_position.clear()
+            self.characters = 0
+        for match in matches:
+            self.by_position[match.match.position] = now, match
+            self.characters += match.characters
+        self.last = matches[-1].match.position
+        while self.by_position:
+            first = next(iter(self.by_position))
+            recorded_at, match = self.by_position[first]
+            if self.characters <= RECENT_CHARACTERS and now - recorded_at <= RECENT_SECONDS:
+                break
+            self.characters -= match.characters
+            del self.by_position[first]
+
+
+class RecentMatches:
+    """The newest matches of the projects whose logs are followed."""
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._tails: dict[int, _Tail] = {}
+        self.version = 0
+
+    def record(self, project_pk: int, matches: Sequence[RecentMatch], version: int) -> None:
+        """Add the matches of a commit, in the order of positions; `version` is that at the beginning of the commit."""
+        if not matches or version != self.version:
+            return
+        tail = self._tails.pop(project_pk, None) or _Tail()
+        self._tails[project_pk] = tail
+        tail.append(matches, self._clock())
+        if len(self._tails) > RECENT_PROJECTS:
+            del self._tails[next(iter(self._tails))]
+
+    def forget(self, project_pk: int) -> None:
+        """Drop the matches of a project: what they refer to has changed."""
+        self.version += 1
+        self._tails.pop(project_pk, None)
+
+    def find(self, project_pk: int, match: Match) -> RecentMatch | None:
+        """Return a match if it is in memory."""
+        tail = self._tails.get(project_pk)
+        found = tail.by_position.get(match.position) if tail is not None else None
+        if found is None or found[0] < self._clock() - RECENT_SECONDS or found[1].match.id != match.id:
+            return None
+        return found[1]
+
+    def between(self, project_pk: int, after: int, last: int) -> list[RecentMatch]:
+        """Return all matches after a position, up to and including `last`; none if some of them are not in memory."""
+        tail = self._tails.get(project_pk)
+        if tail is None or last <= after or tail.last < last:
+            return []
+        oldest = self._clock() - RECENT_SECONDS
+        first = tail.by_position.get(after + 1)
+        if first is None or first[0] < oldest:
+            return []
+        return [tail.by_position[position][1] for position in range(after + 1, last + 1)]
