@@ -81,6 +81,7 @@ class TimedLog(MatchReader):
 
     def __init__(self, reading_seconds: float) -> None:
         self.ends = self.epoch = 0
+        self.shared = True
         self.recent = RecentMatches()
         self.moved = asyncio.Event()
         self.reads = 0
