@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import pytest_asyncio
@@ -15,16 +17,17 @@ from automation.subscriptions.store import create_subscription, delete_subscript
 from automation.subscriptions.values import Ack, MatchFilter, SettleOutcome
 from server.delivery.consumer import Consumer
 from server.delivery.dispatcher import Dispatcher
-from server.delivery.dispatchers import Dispatchers
+from server.delivery.dispatchers import GROUP_STEPS, RIDING_STEPS, Dispatchers
 from server.errors import StorageRefused
 from tests.support.line import GatedDatabase, drafts, line_over
 from tests.support.stores import PostgresStore
 from tests.test_leasing import SUBSCRIPTION
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Collection, Sequence
 
     from automation.subscriptions.values import Delivery, StepResult, Subscription
+    from server.delivery.dispatcher import StepInProgress
     from server.storage.database import Database
     from tests.support.line import Line
     from tests.support.stores import Store
@@ -66,6 +69,19 @@ class Riding:
             self.consumer.check()
             await self.consumer.changed.wait()
         return self.consumer.take()
+
+
+class DueDispatcher:
+    """A dispatcher that notes when its step begins."""
+
+    def __init__(self, project_pk: int, begun: list[int]) -> None:
+        self.subscription = replace(SUBSCRIPTION, project_pk=project_pk)
+        self._begun = begun
+
+    def begin(self) -> Any:
+        """Begin a step of one delivery."""
+        self._begun.append(self.subscription.project_pk)
+        return SimpleNamespace(size=1)
 
 
 @pytest_asyncio.fixture
@@ -167,6 +183,56 @@ async def test_senders_do_not_wait_for_a_subscription_that_another_server_has_lo
             assert await riding.line.stored() == ["page_viewed"]
             assert not riding.consumer.deliveries
         assert [delivery.match.position for delivery in await riding.delivered()] == [1]
+
+
+async def create(database: Database, new: Subscription) -> Subscription:
+    return await database.write(lambda connection: create_subscription(connection, new))
+
+
+async def test_a_commit_of_events_takes_few_steps_along_and_the_others_follow(
+    riding: Riding, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boarded: list[int] = []
+    board = riding.dispatchers.board
+
+    def counted(project_pks: Collection[int]) -> Sequence[StepInProgress]:
+        steps = board(project_pks)
+        boarded.append(len(steps))
+        return steps
+
+    monkeypatch.setattr(riding.dispatchers, "board", counted)
+    wanted = replace(SUBSCRIPTION, project_pk=riding.line.project_pk)
+    consumers = [Consumer("a", 100) for _ in range(3 * RIDING_STEPS)]
+    async with AsyncExitStack() as stack:
+        for number, consumer in enumerate(consumers):
+            named = replace(wanted, id=f"{wanted.id[:-4]}{number:04}", name=f"engine {number}")
+            subscription = await create(database, named)
+            dispatcher = stack.enter_context(riding.dispatchers.used(subscription))
+            stack.enter_context(dispatcher.attached(consumer))
+            riding.consumer = consumer
+            await riding.idle(dispatcher)
+        await riding.line.send(drafts())
+        for consumer in consumers:
+            riding.consumer = consumer
+            assert [delivery.match.position for delivery in await riding.delivered()] == [1]
+    assert boarded == [RIDING_STEPS]
+
+
+async def test_steps_that_are_due_have_their_turns_by_project() -> None:
+    begun: list[int] = []
+    dispatchers = Dispatchers(cast("Any", None), cast("Any", None), schedule=lambda: None)
+
+    def due(project_pk: int) -> asyncio.Task[None]:
+        return asyncio.create_task(dispatchers.take(cast("Dispatcher", DueDispatcher(project_pk, begun))))
+
+    waiting = [due(1) for _ in range(3 * GROUP_STEPS)] + [due(2)]
+    await asyncio.sleep(0)
+    assert len(dispatchers.board_due()) == GROUP_STEPS
+    assert 2 in begun[:3]
+    while dispatchers.due:
+        dispatchers.board_due()
+    await asyncio.gather(*waiting)
+    assert len(begun) == len(waiting)
 
 
 async def test_a_deleted_subscription_ends_its_consumers_and_no_commit(riding: Riding, database: Database) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
 
 from server.delivery.dispatcher import GROUP_DELIVERIES, Dispatcher
+from server.sharing.fair_queue import FairQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -17,6 +20,12 @@ if TYPE_CHECKING:
     from server.delivery.dispatcher import StepInProgress
     from server.delivery.match_notifier import MatchNotifier
     from server.storage.database import Database
+
+RIDING_STEPS: Final = 8
+"""The most steps that ride with a commit of events, whose senders wait for them. The others wait for their own turn."""
+
+GROUP_STEPS: Final = 32
+"""The most steps of one transaction. Those of all projects are taken in turn."""
 
 
 class Dispatchers:
@@ -34,9 +43,11 @@ class Dispatchers:
         self._notifier = notifier
         self._make = make
         self._by_key: dict[int, Dispatcher] = {}
+        self._by_project: defaultdict[int, list[Dispatcher]] = defaultdict(list)
         self._tasks: set[asyncio.Task[None]] = set()
         self._schedule = schedule
         self._due: dict[Dispatcher, asyncio.Future[None]] = {}
+        self._line: FairQueue[Dispatcher] = FairQueue()  # of those that are due, and of some that have ridden since
 
     @contextmanager
     def used(self, current: Subscription) -> Iterator[Dispatcher]:
@@ -50,7 +61,8 @@ class Dispatchers:
             dispatcher = self._by_key[current.key] = self._make(
                 self._database, self._notifier, current, **self._riding()
             )
-            on_end = partial(self._by_key.pop, current.key)
+            self._by_project[current.project_pk].append(dispatcher)
+            on_end = partial(self._remove, current)
             task = asyncio.create_task(dispatcher.run(on_end), name="dispatch-matches")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -59,6 +71,13 @@ class Dispatchers:
             yield dispatcher
         finally:
             dispatcher.leave()
+
+    def _remove(self, current: Subscription) -> None:
+        dispatcher = self._by_key.pop(current.key)
+        dispatchers = self._by_project[current.project_pk]
+        dispatchers.remove(dispatcher)
+        if not dispatchers:
+            del self._by_project[current.project_pk]
 
     def _riding(self) -> dict[str, Any]:
         """Return the arguments of a dispatcher whose steps wait for the group commit.
@@ -73,6 +92,7 @@ class Dispatchers:
         assert self._schedule is not None
         begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._due[dispatcher] = begun
+        self._line.push(dispatcher.subscription.project_pk, dispatcher)
         self._schedule()
         await begun
 
@@ -82,19 +102,22 @@ class Dispatchers:
         return bool(self._due)
 
     def board(self, project_pks: Collection[int]) -> Sequence[StepInProgress]:
-        """Begin the light steps that can be taken with a commit of events of these projects."""
-        return [
-            self._begin(dispatcher)
-            for dispatcher in self._by_key.values()
-            if dispatcher.subscription.project_pk in project_pks and dispatcher.can_ride
-        ]
+        """Begin the light steps that can be taken with a commit of events of these projects, up to RIDING_STEPS."""
+        able = (
+            dispatcher
+            for project_pk in project_pks
+            for dispatcher in self._by_project.get(project_pk, ())
+            if dispatcher.can_ride
+        )
+        return [self._begin(dispatcher) for dispatcher in islice(able, RIDING_STEPS)]
 
     def board_due(self) -> Sequence[StepInProgress]:
-        """Begin steps that are due, as many as one transaction takes."""
+        """Begin steps that are due, as many as one transaction takes, projects in turn."""
         steps: list[StepInProgress] = []
         work = 0
-        for dispatcher in [*self._due]:
-            if work < GROUP_DELIVERIES:
+        while self._due and work < GROUP_DELIVERIES and len(steps) < GROUP_STEPS:
+            dispatcher = self._line.pop()
+            if dispatcher in self._due:
                 steps.append(self._begin(dispatcher))
                 work += steps[-1].size
         return steps
@@ -104,6 +127,8 @@ class Dispatchers:
         begun = self._due.pop(dispatcher, None)
         if begun is not None and not begun.done():
             begun.set_result(None)
+        if not self._due:
+            self._line = FairQueue()
         return step
 
     def streams(self, subscription_key: int) -> list[Consumer]:
