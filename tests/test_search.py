@@ -14,6 +14,8 @@ from tests.support.contract import METHODS
 if TYPE_CHECKING:
     from tests.support.service import Client, Service
 
+pytestmark = pytest.mark.lasting
+
 SEARCHES = sorted(name for name, method in METHODS.items() if "search" in method.input_type.fields_by_name)
 LONG = "x%_/" * 15_000
 

@@ -19,11 +19,12 @@ from collections import Counter
 from pathlib import Path
 
 from tests.torture.rounds import Outcome, play
+from tests.torture.senders import PACE
 
 KINDS = ("sqlite", "postgresql")
 
 
-async def torture(kind: str, kills: int, kills_a_round: int, seed: int) -> tuple[list[Outcome], int]:
+async def torture(kind: str, kills: int, kills_a_round: int, seed: int, pace: float) -> tuple[list[Outcome], int]:
     """Play rounds on a kind of database; return their figures and how many broke a promise."""
     outcomes: list[Outcome] = []
     broken = 0
@@ -31,7 +32,7 @@ async def torture(kind: str, kills: int, kills_a_round: int, seed: int) -> tuple
         begun = time.monotonic()
         folder = Path(tempfile.mkdtemp(prefix="signalbox-torture-"))
         try:
-            outcome = await play(kind, seed, min(left, kills_a_round), folder)
+            outcome = await play(kind, seed, min(left, kills_a_round), folder, pace)
         except Exception:
             broken += 1
             print(f"{kind} seed={seed} BROKEN, logs in {folder}\n{traceback.format_exc()}", flush=True)
@@ -50,12 +51,15 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=40, help="how often to kill, over all databases (default: 40)")
     parser.add_argument("--kills-a-round", type=int, default=10, help="how many kills before a check (default: 10)")
     parser.add_argument("--seed", type=int, default=random.randrange(1, 1 << 31))  # noqa: S311 - any will do
+    parser.add_argument("--pace", type=float, default=PACE, help=f"the longest rest between sends (default: {PACE} s)")
     options = parser.parse_args()
     kinds = KINDS if options.database == "both" else (options.database,)
 
     async def all_kinds() -> list[tuple[list[Outcome], int]]:
         share = -(-options.kills // len(kinds))
-        return await asyncio.gather(*(torture(kind, share, options.kills_a_round, options.seed) for kind in kinds))
+        return await asyncio.gather(
+            *(torture(kind, share, options.kills_a_round, options.seed, options.pace) for kind in kinds)
+        )
 
     broken = 0
     for kind, (outcomes, failures) in zip(kinds, asyncio.run(all_kinds()), strict=True):

@@ -39,7 +39,7 @@ from tests.torture.journal import StoredEvent
 from tests.torture.launcher import FAILPOINTS
 from tests.torture.nodes import Membership, Node
 from tests.torture.scenario import EMAILS, EXPECTATIONS, PAID, SCHEMAS
-from tests.torture.senders import UNKNOWN_OUTCOME, GrpcSender, RestSender, StreamSender, TortureWorld
+from tests.torture.senders import PACE, UNKNOWN_OUTCOME, GrpcSender, RestSender, StreamSender, TortureWorld
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -84,11 +84,11 @@ class Outcome:
         )
 
 
-async def play(kind: str, seed: int, kills: int, folder: Path) -> Outcome:
+async def play(kind: str, seed: int, kills: int, folder: Path, pace: float = PACE) -> Outcome:
     """Play a round on a fresh database of a kind and check it. Raise AssertionError if a promise was broken."""
     async with fresh_database(kind, folder) as database:
         outcome = Outcome(seed)
-        world = await set_up(database, folder, seed)
+        world = await set_up(database, folder, seed, pace)
         nodes = [Node(database, folder) for _ in range(database.nodes)]
         try:
             async with asyncio.timeout(ROUND_SECONDS + kills * KILL_SECONDS), playing(world):
@@ -101,7 +101,7 @@ async def play(kind: str, seed: int, kills: int, folder: Path) -> Outcome:
     return outcome
 
 
-async def set_up(database: TorturedDatabase, folder: Path, seed: int) -> TortureWorld:
+async def set_up(database: TorturedDatabase, folder: Path, seed: int, pace: float) -> TortureWorld:
     """Create everything that a round plays with, on a server that is killed then."""
     history, node = History(), Node(database, folder)
     client = await (await node.start()).project()
@@ -150,6 +150,7 @@ async def set_up(database: TorturedDatabase, folder: Path, seed: int) -> Torture
         tolerated=UNKNOWN_OUTCOME | {"WATCHER_TOO_SLOW", "CONSUMER_REPLACED"},
         secrets=secrets,
         contacts=contacts,
+        pace=pace,
     )
 
 

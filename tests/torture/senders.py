@@ -45,6 +45,9 @@ CALL_SECONDS = 20.0
 FAR_BEHIND = 1_000
 """Nothing is sent while a subscription has this many matches left to deliver, so that the final drain is bounded."""
 
+PACE = 0.05
+"""The longest rest in seconds of a sender after each send."""
+
 STREAMED = 6
 KEYED = 0.6
 """The share of the sends that carry idempotency keys, and are repeated until they are answered."""
@@ -58,7 +61,7 @@ class TortureWorld(World):
     bridges: list[str] = field(default_factory=list)
     secrets: Mapping[str, str] = field(default_factory=dict)
     contacts: Mapping[str, str] = field(default_factory=dict)
-    pace: float = 0.05
+    pace: float = PACE
 
     async def bridge(self) -> str:
         """Wait for a server and return the address of its bridge."""
