@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing, suppress
+from contextlib import AbstractContextManager, aclosing, nullcontext, suppress
 from itertools import pairwise
 from typing import Any
 
@@ -95,7 +95,11 @@ class TimedLog(MatchReader):
         """Return the position of the newest match."""
         return self.ends
 
-    async def wait_beyond(self, project_pk: int, position: int, seconds: float) -> int:
+    def following(self, project_pk: int) -> AbstractContextManager[None]:
+        """Follow the log."""
+        return nullcontext()
+
+    async def wait_turn(self, project_pk: int, position: int, seconds: float) -> int:
         """Wait for a match after a position."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):

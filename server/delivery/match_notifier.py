@@ -1,20 +1,23 @@
 """Notifies the followers of a match log, watchers and dispatchers, of its growth.
 
-A commit of this server wakes them at once. On a database that is shared with other servers, the ends of the followed
-logs are read every POLL_SECONDS, in one query for all of them, so that followers cost no query each.
+A commit of this server wakes them at once, watchers in portions if there are many. On a database that is shared with
+other servers, the ends of the followed logs are read every POLL_SECONDS, in one query for all of them, so that
+followers cost no query each.
 """
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from server.delivery.recent_matches import RecentMatches
+from server.delivery.wake_ups import WakeUps
 from server.recurring import Recurring
 from server.storage.projects import match_positions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from server.outages import Outages
     from server.storage.database import Database
@@ -25,11 +28,27 @@ POLL_SECONDS = 0.1
 class _Head:
     """The end of one log: the position of its newest match, and the event that wakes the followers."""
 
-    def __init__(self) -> None:
+    def __init__(self, wake_ups: WakeUps) -> None:
         self.position = 0
         self.known = False
         self.followers = 0
         self.moved = asyncio.Event()
+        self._wake_ups = wake_ups
+        self._watchers: dict[asyncio.Future[None], None] = {}
+
+    def watch(self, position: int) -> asyncio.Future[None]:
+        """Return a future that is resolved in its turn, once the end differs from a position."""
+        turn = asyncio.get_running_loop().create_future()
+        if self.position == position:
+            self._watchers[turn] = None
+        else:
+            self._wake_ups.add([turn])
+        return turn
+
+    def unwatch(self, turn: asyncio.Future[None]) -> None:
+        """Drop a future that nobody waits for any more."""
+        turn.cancel()
+        self._watchers.pop(turn, None)
 
     def move(self, position: int) -> None:
         """Move the end of the log to the position of a commit or a read; an earlier position changes nothing."""
@@ -50,6 +69,8 @@ class _Head:
         self.position = position
         self.moved.set()
         self.moved = asyncio.Event()
+        watchers, self._watchers = self._watchers, {}
+        self._wake_ups.add(watchers)
 
 
 class MatchNotifier:
@@ -58,6 +79,7 @@ class MatchNotifier:
     def __init__(self, database: Database, outages: Outages | None = None, recent: RecentMatches | None = None) -> None:
         self.recent = recent or RecentMatches()
         self._database = database
+        self._wake_ups = WakeUps()
         self._heads: dict[int, _Head] = {}
         self._task = Recurring("following", self._poll, outages)
 
@@ -111,8 +133,40 @@ class MatchNotifier:
             head.followers -= 1
         return head.position
 
+    @contextmanager
+    def following(self, project_pk: int) -> Iterator[None]:
+        """Follow a log while the context is open, also between two waits: its matches are kept in memory."""
+        head = self._head(project_pk)
+        head.followers += 1
+        try:
+            yield
+        finally:
+            head.followers -= 1
+
+    async def wait_turn(self, project_pk: int, position: int, seconds: float) -> int:
+        """Wait as `wait_beyond` does, then for a turn among all watchers: they are woken in portions."""
+        head, loop = self._head(project_pk), asyncio.get_running_loop()
+        until = loop.time() + seconds
+        if not head.known or head.position < position:
+            try:
+                async with asyncio.timeout_at(until):
+                    await self._refresh([project_pk])
+            except TimeoutError:
+                return head.position
+        turn = head.watch(position)
+        timer = loop.call_at(until, _resolve, turn)
+        try:
+            await turn
+        finally:
+            timer.cancel()
+            head.unwatch(turn)
+        return head.position
+
     def _head(self, project_pk: int) -> _Head:
-        return self._heads.setdefault(project_pk, _Head())
+        head = self._heads.get(project_pk)
+        if head is None:
+            head = self._heads[project_pk] = _Head(self._wake_ups)
+        return head
 
     async def _poll(self) -> float:
         """Read the ends of the logs that are followed. Return the seconds after which to do so again."""
@@ -127,3 +181,8 @@ class MatchNotifier:
             # A missing project was lost with its log.
             self._heads[key].check(position, found.get(key, 0))
             self._heads[key].known = True
+
+
+def _resolve(turn: asyncio.Future[None]) -> None:
+    if not turn.done():
+        turn.set_result(None)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import structlog
@@ -18,7 +20,7 @@ from server.delivery.start_points import LogEnd, Place, check_kept, check_place,
 from server.storage.events import event_sizes, events_at
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 
     from sqlalchemy import Connection
 
@@ -51,7 +53,7 @@ class UnreadableMatch(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class WatchQuery:
     """Which matches to watch. `heartbeat_seconds` is the longest time between two updates."""
 
@@ -59,6 +61,12 @@ class WatchQuery:
     filter: MatchFilter = field(default_factory=MatchFilter)
     heartbeat_seconds: float = 10.0
     max_matches: int = 100
+
+    @cached_property
+    def selection(self) -> Hashable:
+        """A value that is equal for queries that select the same matches."""
+        labels = tuple(sorted(self.filter.labels.items()))
+        return self.filter.automation_ids, labels, self.filter.event_names, self.max_matches
 
 
 class WatchUpdate(NamedTuple):
@@ -69,12 +77,20 @@ class WatchUpdate(NamedTuple):
     head_position: int
 
 
+class SharedUpdate(WatchUpdate):
+    """An update for all watchers with equal queries at the same place. `message` is its encoded form once needed."""
+
+    message: bytes | None = None
+
+
 class MatchReader:
     """Reads matches with their automations and events, and follows the log."""
 
     def __init__(self, database: Database, notifier: MatchNotifier) -> None:
         self._database = database
         self._notifier = notifier
+        self._shared: dict[Hashable, SharedUpdate] = {}
+        self._shared_content: Hashable = None
 
     async def load(
         self, project_pk: int, matches: Sequence[Match], texts: Sequence[str] | None = None
@@ -109,17 +125,32 @@ class MatchReader:
         recent = self._notifier.recent.between(project_pk, after.position, last)
         if not recent:
             return None
+        # The id of the last match tells apart what is in memory at different times.
+        content = (project_pk, head, recent[-1].match.id, self._notifier.recent.version)
+        if content != self._shared_content:
+            self._shared_content = content
+            self._shared.clear()
+        key = (after, query.selection)
+        if (shared := self._shared.get(key)) is not None:
+            return shared
         passing = [match for match in recent if match.passes(query.filter)]
         first = passing[: query.max_matches]
         first = first[: _fitting_count([each.characters + _characters(each.automation) for each in first])]
         newest = first[-1].match if len(first) < len(passing) else recent[-1].match
-        return WatchUpdate(first, Place(newest.position, newest.id), head)
+        update = self._shared[key] = SharedUpdate(first, Place(newest.position, newest.id), head)
+        return update
 
     async def watch(self, project_pk: int, query: WatchQuery) -> AsyncGenerator[WatchUpdate, None]:
         """Follow the match log of a project: the first update comes at once, then matches and heartbeats, for ever.
 
         Raise CursorInvalid, PositionBeyondHead, CursorExpired and CursorRewound.
         """
+        with self._notifier.following(project_pk):
+            async with aclosing(self._follow(project_pk, query)) as updates:
+                async for update in updates:
+                    yield update
+
+    async def _follow(self, project_pk: int, query: WatchQuery) -> AsyncGenerator[WatchUpdate, None]:
         place, head = await self._begin(project_pk, query.start)
         interval, shared = query.heartbeat_seconds, self._database.shared
         due = _now()
@@ -143,7 +174,7 @@ class MatchReader:
                 if reading is None and place.position == head:
                     # An SQLite file loses nothing while it is open, so there is nothing to read for a heartbeat: that
                     # was half of the processor time of idle watchers.
-                    while await self._notifier.wait_beyond(project_pk, head, due - _now()) == head and not shared:
+                    while await self._notifier.wait_turn(project_pk, head, due - _now()) == head and not shared:
                         yield WatchUpdate((), place, head)
                         due = _now() + interval * _DUE_SHARE
         finally:

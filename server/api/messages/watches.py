@@ -10,7 +10,7 @@ from registry.unreadable_rows import UNREADABLE, describe_error
 from server.api.messages.enums import LOG_END
 from server.api.messages.matches import write_match
 from server.api.messages.times import read_duration, read_timestamp
-from server.delivery.match_reader import WatchQuery, log_unreadable
+from server.delivery.match_reader import SharedUpdate, WatchQuery, log_unreadable
 from server.delivery.recent_matches import RecentMatch
 from server.delivery.start_points import AfterPosition, Cursor, LogEnd, Since, make_cursor
 from server.errors import InvalidArgument
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 MAX_MATCHES: Final = 1_000
 DEFAULT_MATCHES: Final = 100
+MAX_SHARED_BYTES: Final = 32 * 1024
+"""Larger messages are assembled for each watcher, from matches that are encoded once."""
+
 _SECOND: Final = 1_000_000
 _DEFAULT_HEARTBEAT: Final = 10 * _SECOND
 
@@ -87,12 +90,17 @@ def write_update(update: WatchUpdate, project_id: str) -> bytes:
     A match in memory is encoded once for all watchers, which get it as it is: an encoded message is the concatenation
     of its encoded fields.
     """
+    if isinstance(update, SharedUpdate) and update.message is not None:
+        return update.message
     response = pb.WatchMatchesResponse(
         cursor=make_cursor(project_id, update.place),
         position=update.place.position,
         head_position=update.head_position,
     )
-    return b"".join([response.SerializeToString(), *map(_encoded_field, update.matches)])
+    encoded = b"".join([response.SerializeToString(), *map(_encoded_field, update.matches)])
+    if isinstance(update, SharedUpdate) and len(encoded) <= MAX_SHARED_BYTES:
+        update.message = encoded
+    return encoded
 
 
 def _encoded_field(loaded: LoadedMatch) -> bytes:
