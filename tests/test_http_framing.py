@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 from itertools import count, pairwise
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
 
     from tests.support.service import Client
+
+STEP = int(os.environ.get("SIGNALBOX_FRAMING_STEP", "5"))
+"""Requests are cut in two beside every end of a line, and at every STEPth place between; at 1, everywhere."""
 
 NOBODY = b"nobody".ljust(len(KEY), b"x")
 
@@ -207,11 +211,13 @@ async def outcome(segments: Sequence[bytes], head_first: bool) -> tuple[tuple[in
 
 
 def splits(raw: bytes, beginning: int) -> Iterator[list[bytes]]:
-    """Cut bytes into single bytes, in two at every place after the beginning, and at random places."""
+    """Cut bytes into single bytes, in two at places after the beginning, and at random places."""
     chance = random.Random(len(raw))  # noqa: S311 - places to cut at, the same ones each time
     yield [raw]
     yield [raw[at : at + 1] for at in range(len(raw))]
-    yield from ([raw[:at], raw[at:]] for at in range(beginning, len(raw)))
+    at_lines = (at for at in range(beginning, len(raw)) if any(byte in b"\r\n" for byte in raw[at - 1 : at + 1]))
+    between = range(beginning + len(raw) % STEP, len(raw), STEP)
+    yield from ([raw[:at], raw[at:]] for at in sorted({*at_lines, *between}))
     for _ in range(5):
         cuts = [0, *sorted(chance.sample(range(1, len(raw)), min(5, len(raw) - 1))), len(raw)]
         yield [raw[start:end] for start, end in pairwise(cuts)]
