@@ -12,9 +12,10 @@ import pytest
 from grpc import StatusCode
 
 from server.api import call_limits, open_services
+from server.storage import turns
 from signalbox.v1 import event_ingest_pb2, match_stream_pb2, projects_pb2
 from tests.support.consumers import Engine, seconds, subscribe
-from tests.support.messages import orders
+from tests.support.messages import event, orders
 from tests.support.raw_http2 import message_head, raw_connection
 from tests.support.refusals import Refusal, read_refusal, refusal, verdict
 from tests.support.service import serving
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from tests.support.service import Client, Service
     from tests.support.stores import Store
 
+SEND_EVENT = "/signalbox.v1.EventIngest/SendEvent"
 SEND_EVENTS = "/signalbox.v1.EventIngest/SendEvents"
 STREAM_EVENTS = "/signalbox.v1.EventIngest/StreamEvents"
 CHECK = "/grpc.health.v1.Health/Check"
@@ -149,6 +151,27 @@ async def test_calls_that_waited_too_long_are_refused(store: Store, monkeypatch:
 
 
 @on_sqlite
+async def test_calls_whose_responses_are_not_let_through_are_in_progress(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(call_limits, "MAX_CALLS", 8)
+    monkeypatch.setattr(call_limits, "WAITING_SECONDS", 0.1)
+    async with asyncio.timeout(30), serving(store.url) as service:
+        shop, neighbour = await service.shop(), await service.shop()
+        async with raw_connection(service.address, window=0) as connection:
+            message = event_ingest_pb2.SendEventRequest(event=event()).SerializeToString()
+            for _ in range(4):
+                stream = await connection.open(SEND_EVENT, ("authorization", f"Bearer {shop.secret}"))
+                await connection.send(stream, message_head(len(message)) + message)
+            while (refused := await _answer(shop.send())) is None:
+                pass
+            assert refused.reason == "TOO_MANY_CALLS"
+            assert (await neighbour.send()).event.position == 1
+        while await _answer(shop.send()) is not None:
+            pass
+
+
+@on_sqlite
 async def test_many_calls_with_a_key_that_is_not_cached_look_it_up_once(
     service: Service, shop: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,7 +182,10 @@ async def test_many_calls_with_a_key_that_is_not_cached_look_it_up_once(
 
 
 @on_sqlite
-async def test_no_call_of_thousands_at_once_ends_without_a_reason(service: Service, shop: Client) -> None:
+async def test_no_call_of_thousands_at_once_ends_without_a_reason(
+    service: Service, shop: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "TURN_SECONDS", 60.0)
     request = event_ingest_pb2.GetEventRequest(id="nothing").SerializeToString()
     async with AsyncExitStack() as stack:
         calls = []

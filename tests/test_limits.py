@@ -85,7 +85,7 @@ LIMITS = {
     "gRPC: a message": size(call_limits.MAX_MESSAGE_BYTES),
     "gRPC: time for the message of a call to arrive": seconds(call_limits.ARRIVAL_SECONDS),
     "gRPC: time for the first message of a stream to arrive": seconds(call_limits.FIRST_MESSAGE_SECONDS),
-    "gRPC: calls in progress, shared by projects": number(call_limits.MAX_CALLS),
+    "gRPC: calls in progress, until their responses are sent, shared by projects": number(call_limits.MAX_CALLS),
     "gRPC: calls that wait for that, shared by projects": (
         f"{number(call_limits.MAX_WAITING_CALLS)}, for {seconds(call_limits.WAITING_SECONDS)}"
     ),

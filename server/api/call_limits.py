@@ -15,6 +15,7 @@ All of it comes after authentication, which needs the headers alone: of a caller
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from server.errors import RequestTooSlow, Stopping, TooManyCalls, TooManyStreams
@@ -94,7 +95,7 @@ class CallLimits:
         await self._sweep.close()
 
     async def enter_call(self, project_pk: int) -> None:
-        """Count a call, which is given back to `calls`; wait a short time for its turn. Raise TooManyCalls."""
+        """Count a call until `leave_call`; wait a short time for its turn. Raise TooManyCalls."""
         if self.calls.take(project_pk):
             return
         if not self.waiting_calls.take(project_pk):
@@ -106,6 +107,16 @@ class CallLimits:
             raise TooManyCalls(self.calls.held_by(project_pk), self.calls.total) from None
         finally:
             self.waiting_calls.give(project_pk)
+
+    def leave_call(self, task: asyncio.Task[Any], project_pk: int) -> None:
+        """Count a call no longer once its task has ended, which sends the response.
+
+        A client that opens no window keeps responses in the memory of this server.
+        """
+        task.add_done_callback(partial(self._sent, project_pk))
+
+    def _sent(self, project_pk: int, _: object) -> None:
+        self.calls.give(project_pk)
 
     def enter_stream(self, project_pk: int) -> None:
         """Count a stream, which is given back to `streams`. Raise TooManyStreams."""

@@ -115,7 +115,7 @@ class Interceptor:
                 await self._abort(context, error)
             finally:
                 if counted is not None:
-                    limits.calls.give(counted)
+                    limits.leave_call(task, counted)
                 self._calls.leave(task)
 
         return handle

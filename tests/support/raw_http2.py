@@ -121,13 +121,13 @@ class RawConnection:
 
 
 @asynccontextmanager
-async def raw_connection(address: str) -> AsyncIterator[RawConnection]:
-    """Connect to a server at HOST:PORT."""
+async def raw_connection(address: str, window: int = 65_535) -> AsyncIterator[RawConnection]:
+    """Connect to a server at HOST:PORT, which may send `window` bytes of each response."""
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     connection = RawConnection(reader, writer)
     writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-    await connection.frame(SETTINGS, 0, 0)
+    await connection.frame(SETTINGS, 0, 0, struct.pack(">HI", INITIAL_WINDOW_SIZE, window))
     reading = asyncio.create_task(connection.read())
     try:
         yield connection
