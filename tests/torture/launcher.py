@@ -28,13 +28,14 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 from registry import timestamps
+from server.ingest import group_commit
 from tests.support.service import ADMIN_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-PARTS: Final = {"server.ingest.group_commit": "ingest", "server.delivery.dispatcher": "settle", "automation": "settle"}
-"""The parts by the modules of their transactions: the dispatcher hands over a function of the package `automation`."""
+STEP: Final = "server.delivery.dispatcher"
+"""The module of the transactions that are a step of a subscription alone."""
 
 MOMENTS: Final = ("before-commit", "after-commit", "answering")
 FAILPOINTS: Final = tuple(f"{part}.{moment}" for part in ("ingest", "settle") for moment in MOMENTS)
@@ -60,10 +61,11 @@ class Failpoint:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def part_of(work: Any) -> str:
-    """Return which part of the server a transaction belongs to; empty for all others."""
-    module = getattr(getattr(work, "func", work), "__module__", "") or ""
-    return next((part for prefix, part in PARTS.items() if module.startswith(prefix)), "")
+def parts_of(work: Any) -> list[str]:
+    """Return the parts of the server whose work a transaction does: a group commit may do both."""
+    if isinstance(work, group_commit._Attempts):
+        return ["ingest"] * bool(work._batches) + ["settle"] * bool(work._riders)
+    return ["settle"] if getattr(work, "__module__", "") == STEP else []
 
 
 def add_failpoints(database: type[Any], failpoint: Failpoint) -> None:
@@ -71,17 +73,21 @@ def add_failpoints(database: type[Any], failpoint: Failpoint) -> None:
     write = database.write
 
     async def failing_write(self: Any, work: Callable[[Any], Any], **options: Any) -> Any:
-        part = part_of(work)
+        parts = parts_of(work)
+
+        def reach(moment: str) -> None:
+            for part in parts:
+                failpoint.reach(f"{part}.{moment}")
 
         def failing_work(connection: Any) -> Any:
             result = work(connection)
-            failpoint.reach(f"{part}.before-commit")
+            reach("before-commit")
             return result
 
-        result = await write(self, failing_work if part else work, **options)
-        failpoint.reach(f"{part}.after-commit")
+        result = await write(self, failing_work if parts else work, **options)
+        reach("after-commit")
         delay = random.random() * ANSWERING_SECONDS  # noqa: S311 - any moment will do
-        asyncio.get_running_loop().call_later(delay, failpoint.reach, f"{part}.answering")
+        asyncio.get_running_loop().call_later(delay, reach, "answering")
         return result
 
     database.write = failing_write
