@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from tests.support.service import Client, Service
 
-EXAMPLES = int(os.environ.get("SIGNALBOX_VALUES_EXAMPLES", "8"))
+EXAMPLES = int(os.environ.get("SIGNALBOX_VALUES_EXAMPLES", "5"))
 """Of the law over JSON texts, on each database; the long form takes thousands."""
 
 DIALECTS = ("autosend", "opensend", "emailsendx", "arsel", "resend")
