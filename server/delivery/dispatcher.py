@@ -32,9 +32,10 @@ the capacity of its consumer, so it does not matter whether it arrives before, d
 due unless the log is known to be exhausted.
 
 Steps ride with the group commit (`server.ingest.riders`) where there is one. A step that is due waits for a group of
-steps (`Steps`); on a shared database it takes a transaction of its own, beside the commits. And a step is taken
-without being due, as a part of the commit that records matches for consumers with capacity: the log was exhausted, so
-it reads nothing. One step is in progress at a time (`_stepping`); a step that rode without success is taken again.
+steps (`Steps`); on a shared database it takes a transaction of its own, beside the commits. And a light step is taken,
+due or not, as a part of the commit that records matches for consumers with capacity: if the log was exhausted, it reads
+nothing, else a few matches. One step is in progress at a time (`_stepping`); a step that rode without success is taken
+again.
 
     commit     stores events and matches, then the step        `_log_version` does not rise by a commit that a step rode
     the loop   _keep, senders, then `end` of each step         with: the read position is the end of the log already
@@ -396,7 +397,7 @@ class Dispatcher:
     @property
     def can_ride(self) -> bool:
         """True if a step with the matches of a commit is light, and of use to a consumer."""
-        if self._stepping or self._step_requested or not (self._exhausted or self._queue):
+        if self._stepping or self._step_requested:
             return False
         return self._light and (bool(self._queue) or any(consumer.has_capacity for consumer in self.consumers))
 

@@ -179,7 +179,10 @@ class MatchNotifier:
         found = await self._database.read(lambda connection: match_positions(connection, list(known)), brief=True)
         for key, position in known.items():
             # A missing project was lost with its log.
-            self._heads[key].check(position, found.get(key, 0))
+            end = found.get(key, 0)
+            if end < position:
+                self.recent.forget(key)
+            self._heads[key].check(position, end)
             self._heads[key].known = True
 
 

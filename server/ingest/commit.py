@@ -293,14 +293,18 @@ class ProjectCommit:
         return Recorded(self.matching.matches if self.matching else (), self.snapshot.automations.by_key)
 
     def recent(self) -> list[RecentMatch]:
-        """Return the matches of this commit with their events, in the order of positions."""
-        return [
+        """Return the matches of this commit with their events, in the order of positions.
+
+        None are returned if some cannot be delivered: whoever reads them back finds out why.
+        """
+        found = [
             RecentMatch.of(match, automation, draft.event, _characters(draft, draft.event))
             for batch in self.batches
             for draft in batch.drafts
             if draft.event is not None and draft.matches and not draft.duplicate
             for match, automation in draft.matches
         ]
+        return [] if any(match.automation.unreadable for match in found) else found
 
     def store(self) -> None:
         """Write the gathered rows."""

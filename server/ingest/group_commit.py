@@ -244,13 +244,19 @@ class GroupCommit:
     def _take(self) -> tuple[list[Batch], Sequence[Rider]]:
         """Return the next group with its riders.
 
-        Groups of steps that are due and groups of batches take turns; while further batches are awaited, only steps go.
+        Steps that are due and could not ride with the last batches go before the next ones; while further batches are
+        awaited, steps go at once.
         """
-        self._steps_next = self.riders.due and (not self._steps_next or self._timer is not None)
-        if self._steps_next or not (self._queue or self._set_back):
+        waiting = bool(self._queue or self._set_back)
+        if self.riders.due and (self._steps_next or self._timer is not None or not waiting):
+            self._steps_next = False
             return [], self.riders.board_due()
+        if not waiting:
+            return [], ()
         batches = self._take_batches()
-        return batches, self.riders.board({batch.snapshot.project_pk for batch in batches})
+        riders = self.riders.board({batch.snapshot.project_pk for batch in batches})
+        self._steps_next = self.riders.due
+        return batches, riders
 
     def _take_batches(self) -> list[Batch]:
         """Return the next batches, and note whose may be expected after them."""
