@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     )
     from server.delivery.consumer import Consumer
     from server.delivery.consumer_session import ConsumerRequest, ConsumerResponse
-    from server.delivery.dispatcher import StepInProgress
+    from server.delivery.steps import StepInProgress
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from automation import automation_store, matcher
 from automation.conditions import closures, parsing
 from automation.subscriptions import store as subscription_store
 from automation.subscriptions import values as subscription_values
-from registry import coercion, json_values, names, schema, store
+from registry import bounded_pages, coercion, json_values, names, schema, store
 from server import budgets, emails, paging
 from server.api import call_limits, open_services
 from server.api import server as grpc_server
@@ -23,7 +23,7 @@ from server.background import freed_memory
 from server.bridge import body, http_connection, http_connections, http_head, http_server
 from server.bridge.dialects import DIALECTS
 from server.cli.commands.serve import serve
-from server.delivery import consumer, consumer_session
+from server.delivery import consumer, consumer_session, dispatchers, recent_matches, wake_ups
 from server.ingest import commit_queue, draft, judging
 from server.services import runs
 from server.settings import Settings
@@ -112,6 +112,14 @@ LIMITS = {
     "Messages of one ConsumeMatches on their way": number(consumer_session.REQUEST_WINDOW),
     "A page of a list": number(paging.MAX_SIZE),
     "A page of a list whose size is not stated": number(paging.DEFAULT_SIZE),
+    "Rows that a page of a long list examines through an index": number(bounded_pages.EXAMINED_ROWS),
+    "Rows that it examines in the order in which they are stored": number(bounded_pages.EXAMINED_LOG_ROWS),
+    "Steps of subscriptions in one commit of events": number(dispatchers.RIDING_STEPS),
+    "Steps of subscriptions in one commit of theirs, projects in turn": number(dispatchers.GROUP_STEPS),
+    "Watchers that are woken at once": number(wake_ups.PORTION),
+    "Matches in memory for those who have caught up, of a project": (
+        f"{number(recent_matches.RECENT_CHARACTERS, 'characters')}, for {seconds(recent_matches.RECENT_SECONDS)}"
+    ),
     "A response": f"{budgets.MAX_RESPONSE_BYTES:,} bytes",
     "Name of an event or a property": number(names.MAX_NAME_LENGTH, "characters"),
     "Email address": number(emails.MAX_LENGTH, "characters"),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Sequence
 
     from automation.subscriptions.values import Delivery, StepResult, Subscription
-    from server.delivery.dispatcher import StepInProgress
+    from server.delivery.steps import StepInProgress
     from server.storage.database import Database
     from tests.support.line import Line
     from tests.support.stores import Store

@@ -47,18 +47,16 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import structlog
 
-from automation.errors import AutomationError, SubscriptionNotFound
+from automation.errors import AutomationError
 from automation.subscriptions import leasing
-from automation.subscriptions.log_reading import READ_LIMIT
-from automation.subscriptions.store import SubscriptionLocked
 from automation.subscriptions.values import DeliveryRequest, SearchBounds, TakeOver, Undelivered
 from server.clock import database_now, transaction_time
+from server.delivery.steps import PendingSettlements, PendingTakeOver, StepInProgress
 from server.errors import ConsumerReplaced, ServiceError, StorageRefused
 
 if TYPE_CHECKING:
@@ -70,6 +68,7 @@ if TYPE_CHECKING:
     from automation.subscriptions.values import Delivery, Settlement, SettleResult, StepResult, Subscription
     from server.delivery.consumer import Consumer
     from server.delivery.match_notifier import MatchNotifier
+    from server.delivery.steps import Step
     from server.storage.database import Database
 
 log = structlog.get_logger()
@@ -92,112 +91,12 @@ _MIN_WAIT_SECONDS: Final = 0.001
 _HOUR: Final = 3_600.0
 
 
-class Step(Protocol):
-    """The type of `automation.subscriptions.leasing.step`."""
-
-    def __call__(
-        self,
-        connection: Connection,
-        subscription_key: int,
-        clock: Callable[[], int],
-        settlements: Sequence[Settlement | Undelivered],
-        requests: Sequence[DeliveryRequest],
-        take_overs: Sequence[TakeOver],
-        bounds: SearchBounds,
-    ) -> StepResult:
-        """Settle, take over, expire and lease."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class _PendingSettlements:
-    """Settlements that wait for a step, and the future of their results."""
-
-    settlements: Sequence[Settlement]
-    done: asyncio.Future[list[list[SettleResult]]]
-
-
-@dataclass(frozen=True, slots=True)
-class _PendingTakeOver:
-    """A takeover that waits for a step, and the future of the deliveries that are kept."""
-
-    take_over: TakeOver
-    done: asyncio.Future[list[str]]
-
-
 class Steps(Protocol):
     """Where the steps of a server that are due wait for a transaction."""
 
     async def take(self, dispatcher: Dispatcher) -> None:
         """Wait until a step of a dispatcher has begun with the next transaction."""
         ...
-
-
-class StepInProgress:
-    """A step, and everything that it was taken for. It is a `server.ingest.riders.Rider`."""
-
-    def __init__(
-        self,
-        dispatcher: Dispatcher,
-        pending: Sequence[_PendingSettlements | _PendingTakeOver],
-        returned: Sequence[Undelivered],
-        consumers: Sequence[Consumer],
-        requests: Sequence[DeliveryRequest],
-        bounds: SearchBounds,
-        log_version: int,
-        woken: int,
-    ) -> None:
-        self.project_pk = dispatcher.subscription.project_pk
-        self.pending = pending
-        self.submitted = [settlements for settlements in pending if isinstance(settlements, _PendingSettlements)]
-        self.take_overs = [take_over for take_over in pending if isinstance(take_over, _PendingTakeOver)]
-        self.returned = returned
-        self.consumers = consumers
-        self.requests = requests
-        self.bounds = bounds
-        self.log_version = log_version
-        self.woken = woken
-        self._dispatcher = dispatcher
-        self._result: StepResult | None = None
-        self._error: Exception | None = None
-
-    @property
-    def size(self) -> int:
-        """The number of deliveries that the step settles, and of those that it may lease."""
-        settled = sum(len(settlement.delivery_ids) for group in self.submitted for settlement in group.settlements)
-        return settled + sum(min(request.capacity, READ_LIMIT) for request in self.requests)
-
-    def run_alone(self, connection: Connection) -> None:
-        """Take the step in a transaction of its own."""
-        self._result = self._dispatcher.run_step(connection, self, None)
-
-    def run(self, connection: Connection, recorded: Recorded) -> None:
-        """Take the step as a part of a transaction that has recorded these matches."""
-        self._result = self._error = None
-        # Both are found before anything is written, so they do not end the transaction.
-        try:
-            self._result = self._dispatcher.run_step(connection, self, recorded)
-        except SubscriptionLocked:
-            pass
-        except SubscriptionNotFound as error:
-            self._error = error
-
-    def end(self) -> None:
-        """Hand out the results, once the transaction is durable."""
-        if self._error is not None:
-            self.fail(self._error)
-        elif self._result is None:
-            self.put_back()
-        else:
-            self._dispatcher.end(self, self._result)
-
-    def put_back(self) -> None:
-        """Take the step again, in a transaction of its own."""
-        self._dispatcher.put_back(self)
-
-    def fail(self, error: Exception) -> None:
-        """Fail what the step was taken for."""
-        self._dispatcher.fail(self, error)
 
 
 class Dispatcher:
@@ -228,7 +127,7 @@ class Dispatcher:
         self._group_deliveries = group_deliveries
         self._steps = steps
         self._stepping = False
-        self._queue: list[_PendingSettlements | _PendingTakeOver] = []
+        self._queue: list[PendingSettlements | PendingTakeOver] = []
         self._returned: list[str] = []
         self._step_requested = False
         self._woken = 0
@@ -288,7 +187,7 @@ class Dispatcher:
         """Settle deliveries in one of the next steps; the future has the results once they are durable."""
         done: asyncio.Future[list[list[SettleResult]]] = asyncio.get_running_loop().create_future()
         done.add_done_callback(_mark_retrieved)
-        self._queue.append(_PendingSettlements(settlements, done))
+        self._queue.append(PendingSettlements(settlements, done))
         self._changed.set()
         return done
 
@@ -299,7 +198,7 @@ class Dispatcher:
         """
         done: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
         done.add_done_callback(_mark_retrieved)
-        self._queue.append(_PendingTakeOver(TakeOver(consumer_id, held_delivery_ids), done))
+        self._queue.append(PendingTakeOver(TakeOver(consumer_id, held_delivery_ids), done))
         self._changed.set()
         return await done
 
@@ -406,7 +305,7 @@ class Dispatcher:
         named = sum(
             len(settlement.delivery_ids)
             for pending in self._queue
-            if isinstance(pending, _PendingSettlements)
+            if isinstance(pending, PendingSettlements)
             for settlement in pending.settlements
         )
         return named <= RIDE_DELIVERIES
@@ -469,14 +368,14 @@ class Dispatcher:
         self._stepping = False
         self._changed.set()
 
-    def _take_pending(self) -> list[_PendingSettlements | _PendingTakeOver]:
+    def _take_pending(self) -> list[PendingSettlements | PendingTakeOver]:
         """Remove and return the part of the queue that the next step takes."""
         count = 0
         for index, pending in enumerate(self._queue):
             if count >= self._group_deliveries:
                 taken, self._queue = self._queue[:index], self._queue[index:]
                 return taken
-            if isinstance(pending, _PendingSettlements):
+            if isinstance(pending, PendingSettlements):
                 count += sum(len(settlement.delivery_ids) for settlement in pending.settlements)
         taken, self._queue = self._queue, []
         return taken
@@ -508,7 +407,7 @@ class Dispatcher:
             self.return_undelivered(consumer.take())
 
     def _fail(
-        self, consumers: Sequence[Consumer], work: Sequence[_PendingSettlements | _PendingTakeOver], error: Exception
+        self, consumers: Sequence[Consumer], work: Sequence[PendingSettlements | PendingTakeOver], error: Exception
     ) -> None:
         """Fail everything that a step was taken for. The cause of an internal error is logged, not returned.
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from automation.subscriptions.values import Subscription
     from server.delivery.consumer import Consumer
-    from server.delivery.dispatcher import StepInProgress
     from server.delivery.match_notifier import MatchNotifier
+    from server.delivery.steps import StepInProgress
     from server.storage.database import Database
 
 RIDING_STEPS: Final = 8

@@ -34,7 +34,7 @@ from tests.support.service import ADMIN_KEY
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-STEP: Final = "server.delivery.dispatcher"
+STEP: Final = "server.delivery.steps"
 """The module of the transactions that are a step of a subscription alone."""
 
 MOMENTS: Final = ("before-commit", "after-commit", "answering")

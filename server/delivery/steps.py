@@ -1,0 +1,158 @@
+"""A step of a subscription: what it was taken for, and its way through a transaction.
+
+begin      the dispatcher takes the settlements, returns, takeovers and requests that wait
+run        in a transaction of its own, or in one with others (`server.ingest.riders`), which may be repeated
+end        the transaction is durable: the dispatcher hands out the results
+put back   it was rolled back, and not for this step, or the subscription was locked: the dispatcher steps again
+fail       the step was refused, or nobody knows whether it is stored
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from automation.errors import SubscriptionNotFound
+from automation.subscriptions.log_reading import READ_LIMIT
+from automation.subscriptions.store import SubscriptionLocked
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Sequence
+
+    from sqlalchemy import Connection
+
+    from automation.subscriptions.log_reading import Recorded
+    from automation.subscriptions.values import (
+        DeliveryRequest,
+        SearchBounds,
+        Settlement,
+        SettleResult,
+        StepResult,
+        Subscription,
+        TakeOver,
+        Undelivered,
+    )
+    from server.delivery.consumer import Consumer
+
+
+class Step(Protocol):
+    """The type of `automation.subscriptions.leasing.step`."""
+
+    def __call__(
+        self,
+        connection: Connection,
+        subscription_key: int,
+        clock: Callable[[], int],
+        settlements: Sequence[Settlement | Undelivered],
+        requests: Sequence[DeliveryRequest],
+        take_overs: Sequence[TakeOver],
+        bounds: SearchBounds,
+    ) -> StepResult:
+        """Settle, take over, expire and lease."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PendingSettlements:
+    """Settlements that wait for a step, and the future of their results."""
+
+    settlements: Sequence[Settlement]
+    done: asyncio.Future[list[list[SettleResult]]]
+
+
+@dataclass(frozen=True, slots=True)
+class PendingTakeOver:
+    """A takeover that waits for a step, and the future of the deliveries that are kept."""
+
+    take_over: TakeOver
+    done: asyncio.Future[list[str]]
+
+
+class Stepping(Protocol):
+    """A dispatcher, as its step knows it."""
+
+    subscription: Subscription
+
+    def run_step(self, connection: Connection, step: StepInProgress, recorded: Recorded | None) -> StepResult:
+        """Take a step in a transaction, which has `recorded` matches if it is a group commit."""
+        ...
+
+    def end(self, step: StepInProgress, result: StepResult) -> None:
+        """Hand out what a step came to, once it is durable."""
+        ...
+
+    def put_back(self, step: StepInProgress) -> None:
+        """Take a step again that was not committed."""
+        ...
+
+    def fail(self, step: StepInProgress, error: Exception) -> None:
+        """Fail everything that a step was taken for."""
+        ...
+
+
+class StepInProgress:
+    """A step, and everything that it was taken for. It is a `server.ingest.riders.Rider`."""
+
+    def __init__(
+        self,
+        dispatcher: Stepping,
+        pending: Sequence[PendingSettlements | PendingTakeOver],
+        returned: Sequence[Undelivered],
+        consumers: Sequence[Consumer],
+        requests: Sequence[DeliveryRequest],
+        bounds: SearchBounds,
+        log_version: int,
+        woken: int,
+    ) -> None:
+        self.project_pk = dispatcher.subscription.project_pk
+        self.pending = pending
+        self.submitted = [settlements for settlements in pending if isinstance(settlements, PendingSettlements)]
+        self.take_overs = [take_over for take_over in pending if isinstance(take_over, PendingTakeOver)]
+        self.returned = returned
+        self.consumers = consumers
+        self.requests = requests
+        self.bounds = bounds
+        self.log_version = log_version
+        self.woken = woken
+        self._dispatcher = dispatcher
+        self._result: StepResult | None = None
+        self._error: Exception | None = None
+
+    @property
+    def size(self) -> int:
+        """The number of deliveries that the step settles, and of those that it may lease."""
+        settled = sum(len(settlement.delivery_ids) for group in self.submitted for settlement in group.settlements)
+        return settled + sum(min(request.capacity, READ_LIMIT) for request in self.requests)
+
+    def run_alone(self, connection: Connection) -> None:
+        """Take the step in a transaction of its own."""
+        self._result = self._dispatcher.run_step(connection, self, None)
+
+    def run(self, connection: Connection, recorded: Recorded) -> None:
+        """Take the step as a part of a transaction that has recorded these matches."""
+        self._result = self._error = None
+        # Both are found before anything is written, so they do not end the transaction.
+        try:
+            self._result = self._dispatcher.run_step(connection, self, recorded)
+        except SubscriptionLocked:
+            pass
+        except SubscriptionNotFound as error:
+            self._error = error
+
+    def end(self) -> None:
+        """Hand out the results, once the transaction is durable."""
+        if self._error is not None:
+            self.fail(self._error)
+        elif self._result is None:
+            self.put_back()
+        else:
+            self._dispatcher.end(self, self._result)
+
+    def put_back(self) -> None:
+        """Take the step again, in a transaction of its own."""
+        self._dispatcher.put_back(self)
+
+    def fail(self, error: Exception) -> None:
+        """Fail what the step was taken for."""
+        self._dispatcher.fail(self, error)
