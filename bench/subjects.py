@@ -184,7 +184,7 @@ class Signalbox:
             stub.DeleteSubscription(delete, metadata=metadata, timeout=60)
 
     def heads(self) -> Heads:
-        """Return the heads of the logs. No stream is opened for it: a project may have only so many."""
+        """Return the heads of the logs. No stream is opened for it: those of a project are limited."""
         with grpc.insecure_channel(self.grpc) as channel, self.subscription("heads") as name:
             request = projects_pb2.GetProjectRequest(project=PROJECT)
             project = ProjectsStub(channel).GetProject(request, metadata=ADMIN_METADATA, timeout=30).project

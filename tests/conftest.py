@@ -102,7 +102,7 @@ def plain_logs() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def patient_storage(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Give commits time: beside other tests the disk may take seconds. Modules about it are marked `late_commits`."""
+    """Allow commits more time: beside other tests a disk may take seconds. Modules about that are `late_commits`."""
     with pytest.MonkeyPatch.context() as patch:
         if request.node.get_closest_marker("late_commits") is None:
             patch.setattr(health, "LATE_SECONDS", 20.0)

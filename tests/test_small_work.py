@@ -117,7 +117,7 @@ async def test_while_many_large_requests_wait_and_calls_arrive_they_wait_for_nob
         loop_time._rate = 2.0 * MANY_ARRIVING
         for _ in range(10):
             await asyncio.sleep(small_work.LOOK_SECONDS)
-        # One has the turn, and no more than MANY_WAITING wait behind it.
+        # One has the turn, and no more than MANY_WAITING wait after it.
         assert len(done) == 4
     await asyncio.gather(*working)
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 KILLS = int(os.environ.get("SIGNALBOX_TORTURE_KILLS", "2"))
 PACE = 0.3
-"""Senders rest so long that servers and readers, not the number of events, are what the short form is about."""
+"""Senders rest for this time, so that the short form tests servers and readers rather than many events."""
 
 
 @pytest.mark.long

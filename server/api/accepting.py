@@ -95,7 +95,7 @@ def _internal(name: str) -> Any:
 
 @contextmanager
 def taking_all_bytes(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Have every reader that is added meanwhile take all bytes of its socket before it is called.
+    """Make every reader that is added meanwhile take all bytes of its socket before it is called.
 
     The library adds one with its first object on a loop. What happens after the bytes were taken writes a new one.
     """

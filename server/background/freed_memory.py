@@ -59,7 +59,7 @@ class FreedMemory:
         await self._recurring.close()
 
     async def check(self) -> float:
-        """Give memory back if there may be much of it; return the seconds until the next look."""
+        """Return memory to the system if there may be much of it. Return the seconds until the next look."""
         before, self._processor = self._processor, process_time()
         busy = self._processor - before > IDLE_SHARE * CHECK_SECONDS
         due = self._trimmed_at + (BUSY_SECONDS if busy else self._wait)

@@ -3,7 +3,7 @@
 begin      the dispatcher takes the settlements, returns, takeovers and requests that wait
 run        in a transaction of its own, or in one with others (`server.ingest.riders`), which may be repeated
 end        the transaction is durable: the dispatcher hands out the results
-put back   it was rolled back, and not for this step, or the subscription was locked: the dispatcher steps again
+put back   it was rolled back for another reason, or the subscription was locked: the dispatcher steps again
 fail       the step was refused, or nobody knows whether it is stored
 """
 

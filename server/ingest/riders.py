@@ -3,7 +3,7 @@
     board      with a group: the steps that are due, and those of idle subscriptions that can take its matches
     run        in the transaction, after the matches of the group are stored; they are known without being read
     end        once the transaction is durable: matches reach their consumers as the senders get their responses
-    put back   the transaction was rolled back, and not for this step: it is taken again
+    put back   the transaction was rolled back for another reason than this step: it is taken again
     fail       the step was refused, or nobody knows whether it is stored
 
 What riding costs the senders is bounded: with events, only light steps ride. The others have groups of their own,

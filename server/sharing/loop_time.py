@@ -77,7 +77,7 @@ class LoopTime:
     async def give_way(self, key: Hashable) -> None:
         """Wait for the small work of other projects, unless many large requests wait and further calls arrive.
 
-        Then they need all of the loop: every call waits behind them by then, before it is even accepted.
+        Then they need all of the loop: every call waits for them by then, before it is even accepted.
         """
         while self.giving_way.due(key) and not self._overrun():
             await self.giving_way.wait()
