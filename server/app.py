@@ -11,23 +11,13 @@ from typing import TYPE_CHECKING
 import structlog
 
 from server import runtime
-from server.api.messages.typed_properties import TypedReaders
-from server.api.open_calls import OpenCalls
 from server.api.server import GrpcServer
-from server.api.servicers.automations import AutomationsServicer
-from server.api.servicers.contacts import ContactsServicer
-from server.api.servicers.event_definitions import EventDefinitionsServicer
-from server.api.servicers.event_ingest import EventIngestServicer
-from server.api.servicers.match_stream import MatchStreamServicer
-from server.api.servicers.projects import ProjectsServicer
 from server.auth import admin_key
 from server.auth.access import Access
 from server.background.match_retention import MatchRetention
 from server.background.run_timeouts import RunTimeouts
 from server.bridge.app import Bridge
 from server.bridge.dialects import DIALECTS
-from server.bridge.http_connections import ConnectionLimits, HttpConnections, connection_limits
-from server.bridge.http_server import HttpServer
 from server.bridge.metrics_page import MetricsListener
 from server.bridge.operations import Services
 from server.bridge.system import System
@@ -39,12 +29,22 @@ from server.delivery.match_reader import MatchReader
 from server.delivery.recent_matches import RecentMatches
 from server.delivery.subscriptions import Subscriptions
 from server.demo import make_demo
+from server.http.connections import ConnectionLimits, HttpConnections, connection_limits
+from server.http.server import HttpServer
 from server.ingest.catalog import Catalog
 from server.ingest.group_commit import GroupCommit
 from server.ingest.ingest import Ingest
 from server.metrics import Metrics
 from server.outages import Outages
 from server.recurring import Recurring
+from server.rpc.messages.typed_properties import TypedReaders
+from server.rpc.open_calls import OpenCalls
+from server.rpc.servicers.automations import AutomationsServicer
+from server.rpc.servicers.contacts import ContactsServicer
+from server.rpc.servicers.event_definitions import EventDefinitionsServicer
+from server.rpc.servicers.event_ingest import EventIngestServicer
+from server.rpc.servicers.match_stream import MatchStreamServicer
+from server.rpc.servicers.projects import ProjectsServicer
 from server.services.automations import Automations
 from server.services.backtests import Backtests
 from server.services.contacts import Contacts

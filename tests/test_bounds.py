@@ -11,14 +11,14 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from automation.subscriptions.values import Ack, Backoff, DeliveryOrder, Extend, MatchFilter, Nack, NackAction
-from server.api.messages.backtests import read_scope
-from server.api.messages.deliveries import read_consumer_id, read_opening, read_settlement, read_settlements
-from server.api.messages.subscriptions import read_changes, read_new_subscription, read_selection
-from server.api.messages.times import read_duration, read_timestamp
-from server.api.messages.watches import read_start, read_watch
-from server.api.servicers.match_stream import _read_wait_seconds
 from server.delivery.start_points import AfterPosition, Cursor, LogEnd, Since
 from server.errors import FieldError, InvalidArgument, InvalidConsumer
+from server.rpc.messages.backtests import read_scope
+from server.rpc.messages.deliveries import read_consumer_id, read_opening, read_settlement, read_settlements
+from server.rpc.messages.subscriptions import read_changes, read_new_subscription, read_selection
+from server.rpc.messages.times import read_duration, read_timestamp
+from server.rpc.messages.watches import read_start, read_watch
+from server.rpc.servicers.match_stream import _read_wait_seconds
 from server.services.runs import _check_reason, _check_timeout
 from signalbox.v1 import automations_pb2, event_definitions_pb2
 from signalbox.v1 import match_stream_pb2 as pb

@@ -12,9 +12,9 @@ import pytest
 import pytest_asyncio
 
 from server.bridge.dialects import DIALECTS
-from server.bridge.http_errors import RateLimited
 from server.bridge.rate_limits import RateLimit, RateLimiter
 from server.bridge.system import System
+from server.http.errors import RateLimited
 from server.metrics import Metrics
 from server.model import Dialect
 from server.storage.database import open_database

@@ -11,7 +11,8 @@ import httpx
 import pytest
 from grpc import StatusCode
 
-from server.api import call_limits, open_services
+from server.api import open_services
+from server.rpc import call_limits
 from server.storage import turns
 from signalbox.v1 import event_ingest_pb2, match_stream_pb2, projects_pb2
 from tests.support.consumers import Engine, seconds, subscribe

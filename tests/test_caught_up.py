@@ -6,9 +6,9 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
-from server.api.messages import watches
-from server.api.messages.matches import write_match
 from server.delivery.wake_ups import PORTION, WakeUps
+from server.rpc.messages import watches
+from server.rpc.messages.matches import write_match
 from signalbox.v1 import projects_pb2
 from tests.support.automations import RESUMED, STARTED, automate, await_event, change, get_run, matches_of
 from tests.support.messages import ADA, ANYTHING, BOB, event, schema

@@ -11,8 +11,8 @@ from google.protobuf.struct_pb2 import Struct
 from registry.coercion import MAX_COERCION_CHARACTERS, MAX_COERCIONS, coerce_undefined, compile_schema
 from registry.json_values import EVENT_BUDGET, payload_violation
 from registry.schema import Property, PropertyType, Schema, UnknownProperties
-from server.api.messages.structs import read_struct
 from server.errors import InvalidArgument
+from server.rpc.messages.structs import read_struct
 from server.storage.event_history import Recorded
 from signalbox.v1 import event_definitions_pb2, event_ingest_pb2
 from tests.support.messages import ANYTHING, event

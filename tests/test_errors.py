@@ -14,18 +14,18 @@ from structlog.testing import capture_logs
 
 import automation.errors
 import registry.errors
-import server.bridge.http_errors
 import server.errors
+import server.http.errors
 from registry.errors import SignalboxError
-from server.api.messages.deliveries import read_settlement
-from server.api.messages.enums import DIRECTION
-from server.api.open_calls import OpenCalls
-from server.api.rich_status import DOMAIN, rich_status
 from server.api.server import GrpcServer
 from server.auth.access import Access
 from server.bridge.app import _error_headers
 from server.errors import InvalidArgument, ProjectNotFound, QueueFull, StorageError, StorageRefused
 from server.model import Rules
+from server.rpc.messages.deliveries import read_settlement
+from server.rpc.messages.enums import DIRECTION
+from server.rpc.open_calls import OpenCalls
+from server.rpc.rich_status import DOMAIN, rich_status
 from server.status import CODES
 from server.storage.projects import insert_project
 from signalbox.v1 import (
@@ -87,7 +87,7 @@ def test_the_default_message_of_an_error_is_its_docstring() -> None:
     assert str(error) == error.message
 
 
-MODULES = [automation.errors, registry.errors, server.bridge.http_errors, server.errors]
+MODULES = [automation.errors, registry.errors, server.http.errors, server.errors]
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)

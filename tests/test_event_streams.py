@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from server.api.servicers.event_ingest import STREAM_WINDOW, _Batches, _EventStream, _read_filter
 from server.errors import ContactRequired, InvalidArgument, MalformedRequest, QueueFull, Stopping
 from server.ingest.draft import Batch, BatchMode
+from server.rpc.servicers.event_ingest import STREAM_WINDOW, _Batches, _EventStream, _read_filter
 from server.sharing.loop_time import LoopTime
 from server.storage.events import EventFilter
 from signalbox.v1 import event_ingest_pb2 as pb

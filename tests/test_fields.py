@@ -15,7 +15,7 @@ from registry.codegen.field_numbers import NO_LAYOUT, WireType, layout_from_json
 from registry.codegen.proto_names import file_name, message_name
 from registry.codegen.proto_text import proto_text
 from registry.schema import Property, PropertyType, Schema
-from server.api.messages.descriptors import file_descriptor, message_class
+from server.rpc.messages.descriptors import file_descriptor, message_class
 from tests.support.revisions import HOSTILE, every_field, layouts, many_chains, payloads, schemas, typed
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from sqlalchemy import Connection, text
 from registry.codegen.field_numbers import NO_LAYOUT, layout_from_json, next_layout
 from registry.codegen.json_schema import json_schema
 from registry.schema import Property, PropertyType, Schema, UnknownProperties, schema_to_json
-from server.api.messages.definitions import write_schema
-from server.api.messages.structs import read_struct
-from server.api.messages.typed_properties import TypedReader
 from server.cli.client.errors import Failure
 from server.cli.definitions.export import write_files
+from server.rpc.messages.definitions import write_schema
+from server.rpc.messages.structs import read_struct
+from server.rpc.messages.typed_properties import TypedReader
 from server.storage.database import open_database
 from server.storage.migrations import migrate
 from signalbox.v1 import event_definitions_pb2, event_ingest_pb2
@@ -206,7 +206,7 @@ async def test_properties_come_in_one_way(maker: Client) -> None:
 
 
 async def test_more_revisions_are_read_than_readers_are_kept(maker: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.api.messages.typed_properties.MAX_READERS", 1)
+    monkeypatch.setattr("server.rpc.messages.typed_properties.MAX_READERS", 1)
     less = Schema(RICH.properties[:-1])
     await maker.redefine(write_schema(less), "rich")
     data = rich({"order total": 1, "lines": []})

@@ -11,10 +11,10 @@ from grpc import StatusCode
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from server.api.open_calls import OpenCalls
 from server.api.server import GrpcServer
 from server.auth.access import Access
 from server.model import Rules
+from server.rpc.open_calls import OpenCalls
 from server.storage.projects import insert_project
 from signalbox.v1 import event_ingest_pb2 as pb
 from tests.support.contract import METHODS, SERVICES, met

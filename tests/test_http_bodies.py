@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from server.bridge.body import decode_body
 from server.bridge.dialects import DIALECTS
-from server.bridge.http_errors import BodyTooLarge
+from server.http.body import decode_body
+from server.http.errors import BodyTooLarge
 from tests.support.bridge import Caller, calling
 from tests.support.messages import ADA, ORDER
 

@@ -15,7 +15,7 @@ import uvicorn
 from structlog.testing import capture_logs
 from uvicorn.server import ServerState
 
-from server.bridge.http_connection import DROPPED_BYTES, HttpConnection
+from server.http.connection import DROPPED_BYTES, HttpConnection
 from signalbox.v1 import projects_pb2 as pb
 from tests.support.framing import (
     AFTER_ANOTHER,

@@ -19,12 +19,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from server.bridge import app, body, http_connection, http_connections
-from server.bridge.http_bodies import MAX_CHUNK_LINE, MAX_TRAILERS, ChunkedBody
-from server.bridge.http_connections import ConnectionLimits, HttpConnections, connection_limits
-from server.bridge.http_framing import HeadTooLarge, Malformed
-from server.bridge.http_head import MAX_HEAD, MAX_HEADERS, MAX_LINE, RequestHead
-from server.bridge.http_server import HttpServer
+from server.bridge import app
+from server.http import body
+from server.http import connection as http_connection
+from server.http import connections as http_connections
+from server.http.body_framing import MAX_CHUNK_LINE, MAX_TRAILERS, ChunkedBody
+from server.http.connections import ConnectionLimits, HttpConnections, connection_limits
+from server.http.framing import HeadTooLarge, Malformed
+from server.http.head import MAX_HEAD, MAX_HEADERS, MAX_LINE, RequestHead
+from server.http.server import HttpServer
 from server.metrics import Metrics
 from signalbox.v1 import projects_pb2 as pb
 from tests.support.framing import FIRST, HEALTH, HOST, chunks, request

@@ -14,17 +14,22 @@ from automation.subscriptions import store as subscription_store
 from automation.subscriptions import values as subscription_values
 from registry import bounded_pages, coercion, json_values, names, schema, store
 from server import budgets, emails, paging
-from server.api import call_limits, open_services
+from server.api import open_services
 from server.api import server as grpc_server
-from server.api.messages import deliveries, watches
-from server.api.servicers import event_ingest, match_stream
 from server.auth import access
 from server.background import freed_memory
-from server.bridge import body, http_connection, http_connections, http_head, http_server
 from server.bridge.dialects import DIALECTS
 from server.cli.commands.serve import serve
 from server.delivery import consumer, consumer_session, dispatchers, recent_matches, wake_ups
+from server.http import body
+from server.http import connection as http_connection
+from server.http import connections as http_connections
+from server.http import head as http_head
+from server.http import server as http_server
 from server.ingest import commit_queue, draft, judging
+from server.rpc import call_limits
+from server.rpc.messages import deliveries, watches
+from server.rpc.servicers import event_ingest, match_stream
 from server.services import runs
 from server.settings import Settings
 from server.sharing import small_work

@@ -33,29 +33,6 @@ from registry.compatibility import Direction, Incompatibility, IncompatibilityKi
 from registry.definitions import EventDefinition, Revision
 from registry.errors import Violation
 from registry.schema import CoercionMode, Compatibility, Property, PropertyType, Schema, UnknownProperties
-from server.api import response_size
-from server.api.messages import deliveries as delivery_messages
-from server.api.messages import receipts
-from server.api.messages.automations import write_automation, write_run
-from server.api.messages.backtests import write_backtest
-from server.api.messages.definitions import (
-    write_definition,
-    write_dependent,
-    write_revision,
-    write_schema,
-    write_verdict,
-)
-from server.api.messages.deliveries import write_consumer_response, write_deliveries, write_result
-from server.api.messages.enums import View
-from server.api.messages.events import event_message, write_coercion, write_error
-from server.api.messages.explanations import _write_clause, write_condition_test, write_event_explanation
-from server.api.messages.matches import write_loaded, write_log_entry, write_match
-from server.api.messages.structs import depth_of
-from server.api.messages.subscriptions import write_consumer, write_parked, write_subscription
-from server.api.messages.watches import write_update
-from server.api.response_size import MAX_DETAIL_BYTES, size_of, write_details, write_page
-from server.api.servicers.contacts import _write_contact
-from server.api.servicers.projects import _write_key, _write_project
 from server.clock import database_now
 from server.delivery.consumer_session import DeliveryBatch, Drain, Heartbeat, Opened, Opening, SettleResults
 from server.delivery.loading import LoadedDelivery
@@ -78,6 +55,29 @@ from server.model import (
     UnknownContacts,
 )
 from server.paging import Page
+from server.rpc import response_size
+from server.rpc.messages import deliveries as delivery_messages
+from server.rpc.messages import receipts
+from server.rpc.messages.automations import write_automation, write_run
+from server.rpc.messages.backtests import write_backtest
+from server.rpc.messages.definitions import (
+    write_definition,
+    write_dependent,
+    write_revision,
+    write_schema,
+    write_verdict,
+)
+from server.rpc.messages.deliveries import write_consumer_response, write_deliveries, write_result
+from server.rpc.messages.enums import View
+from server.rpc.messages.events import event_message, write_coercion, write_error
+from server.rpc.messages.explanations import _write_clause, write_condition_test, write_event_explanation
+from server.rpc.messages.matches import write_loaded, write_log_entry, write_match
+from server.rpc.messages.structs import depth_of
+from server.rpc.messages.subscriptions import write_consumer, write_parked, write_subscription
+from server.rpc.messages.watches import write_update
+from server.rpc.response_size import MAX_DETAIL_BYTES, size_of, write_details, write_page
+from server.rpc.servicers.contacts import _write_contact
+from server.rpc.servicers.projects import _write_key, _write_project
 from server.services.backtests import Outcome, Progress, Report, Sample
 from server.services.definitions import CompatibilityVerdict
 from server.services.dependents import ReadingAutomation

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from server.api.open_calls import LAST_WORD_SECONDS, OpenCalls
 from server.errors import Stopping
+from server.rpc.open_calls import LAST_WORD_SECONDS, OpenCalls
 from tests.support.virtual_time import VirtualTimeLoop
 
 if TYPE_CHECKING:

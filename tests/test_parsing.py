@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.errors import SignalboxError
-from server.api import parsing
-from server.api.parsing import Parser
+from server.rpc import parsing
+from server.rpc.parsing import Parser
 from server.sharing.loop_time import LoopTime
 from signalbox.v1 import event_ingest_pb2
 from tests.support.contract import METHODS

@@ -10,7 +10,6 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from grpc import StatusCode
 
 from registry.errors import SignalboxError, Violation
-from server.api.rich_status import rich_status
 from server.errors import (
     CursorExpired,
     CursorRewound,
@@ -27,6 +26,7 @@ from server.errors import (
     UnstorableText,
     WatcherTooSlow,
 )
+from server.rpc.rich_status import rich_status
 from server.status import CODES, code_of, cut, http_status_of, message_of, reason_of
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.api.messages.structs import read_struct, write_struct, write_value
 from server.budgets import PayloadBudget
 from server.errors import InvalidArgument
+from server.rpc.messages.structs import read_struct, write_struct, write_value
 from tests.support import boundaries
 from tests.support.messages import struct
 

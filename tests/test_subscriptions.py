@@ -23,8 +23,8 @@ from automation.subscriptions.values import (
     parse_delivery_id,
 )
 from registry.timestamps import now_micros
-from server.api.messages.times import timestamp
 from server.delivery.subscriptions import MAX_CONSUMERS
+from server.rpc.messages.times import timestamp
 from signalbox.v1 import match_stream_pb2 as pb
 from tests.support.automations import automate
 from tests.support.consumers import (

@@ -11,7 +11,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.struct_pb2 import Struct
 
-from server.api.messages.structs import read_struct
+from server.rpc.messages.structs import read_struct
 from server.status import CODES
 from signalbox.v1 import event_ingest_pb2, projects_pb2
 from tests.support.contract import METHODS

@@ -18,8 +18,8 @@ from registry.timestamps import (
     parse_iso8601,
     parse_rfc3339,
 )
-from server.api.messages.times import read_duration, read_timestamp, timestamp
 from server.errors import InvalidArgument
+from server.rpc.messages.times import read_duration, read_timestamp, timestamp
 from signalbox.v1 import match_stream_pb2 as pb
 
 NOON = 1_780_315_200_000_000

@@ -10,14 +10,14 @@ from google.protobuf.struct_pb2 import Struct
 
 from registry.codegen.proto_text import proto_text
 from registry.schema import Property, PropertyType, Schema
-from server.api.messages import descriptors
-from server.api.messages.descriptors import file_descriptor, write_types
-from server.api.messages.structs import read_struct, write_struct
-from server.api.messages.typed_properties import MAX_READERS, TypedReader, TypedReaders
-from server.api.response_size import size_of
 from server.budgets import PayloadBudget
 from server.errors import InvalidArgument
 from server.paging import Page
+from server.rpc.messages import descriptors
+from server.rpc.messages.descriptors import file_descriptor, write_types
+from server.rpc.messages.structs import read_struct, write_struct
+from server.rpc.messages.typed_properties import MAX_READERS, TypedReader, TypedReaders
+from server.rpc.response_size import size_of
 from server.services.generated_types import GeneratedType, RevisionKey
 from signalbox.v1 import event_ingest_pb2
 from tests.support.revisions import layouts, typed

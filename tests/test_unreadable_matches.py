@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from server.api.messages.structs import read_struct
+from server.rpc.messages.structs import read_struct
 from signalbox.v1 import match_stream_pb2 as pb
 from tests.support.automations import automate
 from tests.support.consumers import EARLIEST, Engine, acknowledge, get, ids, parked, positions, pull, record, subscribe

@@ -11,7 +11,7 @@ import grpc
 import httpx
 import pytest
 
-from server.api.messages.structs import read_struct
+from server.rpc.messages.structs import read_struct
 from signalbox.v1 import automations_pb2, contacts_pb2, event_definitions_pb2
 from signalbox.v1 import match_stream_pb2 as pb
 from tests.support.automations import automate

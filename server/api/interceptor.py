@@ -24,11 +24,6 @@ import structlog
 from google.protobuf.message_factory import GetMessageClass
 
 from registry.errors import SignalboxError
-from server.api.call_limits import ARRIVAL_SECONDS, FIRST_MESSAGE_SECONDS, SMALL_BYTES
-from server.api.open_calls import LAST_WORD_SECONDS
-from server.api.parsing import LARGE_BYTES, Parser
-from server.api.request_size import note_request_size
-from server.api.rich_status import abort
 from server.errors import (
     KeyInvalid,
     LimitReached,
@@ -36,6 +31,11 @@ from server.errors import (
     StorageRefused,
     WatcherTooSlow,
 )
+from server.rpc.call_limits import ARRIVAL_SECONDS, FIRST_MESSAGE_SECONDS, SMALL_BYTES
+from server.rpc.open_calls import LAST_WORD_SECONDS
+from server.rpc.parsing import LARGE_BYTES, Parser
+from server.rpc.request_size import note_request_size
+from server.rpc.rich_status import abort
 from server.shutdown import until
 from signalbox.v1 import options_pb2
 
@@ -45,9 +45,9 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
     from google.protobuf.message import Message
 
-    from server.api.call_limits import CallLimits
-    from server.api.open_calls import OpenCalls
     from server.auth.access import Access, Caller, WatchedStream
+    from server.rpc.call_limits import CallLimits
+    from server.rpc.open_calls import OpenCalls
 
 log = structlog.get_logger()
 

@@ -6,22 +6,22 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from server.api.accepting import accepting_server
-from server.api.call_limits import MAX_MESSAGE_BYTES, CallLimits
 from server.api.connections import close_connections
 from server.api.interceptor import Interceptor, method_handlers
-from server.api.open_calls import LAST_WORD_SECONDS
 from server.api.open_services import OpenServices
 from server.api.tls import server_credentials
 from server.contract import SERVICES
 from server.metrics import Metrics
+from server.rpc.call_limits import MAX_MESSAGE_BYTES, CallLimits
+from server.rpc.open_calls import LAST_WORD_SECONDS
 from server.runtime import raise_file_limit
 from server.sharing.loop_time import LoopTime
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from server.api.open_calls import OpenCalls
     from server.auth.access import Access
+    from server.rpc.open_calls import OpenCalls
     from server.settings import Tls
 
 _FLUSH_SECONDS = 0.1

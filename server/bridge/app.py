@@ -20,18 +20,8 @@ import structlog
 
 from registry.errors import SignalboxError
 from server.auth.access import ADMIN
-from server.bridge.body import ClientGone, HeldBytes, body_bytes, decode_body, read_body
 from server.bridge.dialects import DIALECTS
 from server.bridge.errors import NO_DIALECT, RuleBroken, report_error
-from server.bridge.http_errors import (
-    BodiesTooLarge,
-    MethodNotAllowed,
-    RateLimited,
-    RepeatedHeader,
-    RouteNotFound,
-    TooManyReads,
-    UnsupportedEncoding,
-)
 from server.bridge.identification import (
     dialects_of_path,
     key_header_allowed,
@@ -44,6 +34,16 @@ from server.bridge.metrics_page import METRICS_PATH
 from server.bridge.rate_limits import RateLimiter
 from server.bridge.routes import RouteTable
 from server.errors import KeyInvalid, KeyMissing, Stopping, StorageRefused
+from server.http.body import ClientGone, HeldBytes, body_bytes, decode_body, read_body
+from server.http.errors import (
+    BodiesTooLarge,
+    MethodNotAllowed,
+    RateLimited,
+    RepeatedHeader,
+    RouteNotFound,
+    TooManyReads,
+    UnsupportedEncoding,
+)
 from server.sharing.fair_queue import FairTurns
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import msgspec
 
 from registry.errors import Violation
 from registry.json_values import json_violation
-from server.bridge.http_errors import InvalidBody, MalformedJson
 from server.errors import UnstorableText
+from server.http.errors import InvalidBody, MalformedJson
 from server.ingest.draft import check_idempotency_key
 from server.status import cut
 

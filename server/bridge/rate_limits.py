@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from time import monotonic, time
 from typing import TYPE_CHECKING, TypeAlias
 
-from server.bridge.http_errors import RateLimited
+from server.http.errors import RateLimited
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote
 
-from server.bridge.http_errors import MethodNotAllowed, RouteNotFound
 from server.errors import UnstorableText
+from server.http.errors import MethodNotAllowed, RouteNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping

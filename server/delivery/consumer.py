@@ -1,6 +1,6 @@
 """A consumer of a subscription as its dispatcher sees it: what it requested, what it holds, what it was delivered.
 
-A stream chooses the most leases that it may hold, `max_outstanding`, when it opens (`api/messages/deliveries.py` checks
+A stream chooses the most leases that it may hold, `max_outstanding`, when it opens (`rpc/messages/deliveries.py` checks
 the range), and a step leases no more (`automation.subscriptions.leasing`). A pull has no such limit.
 """
 

@@ -51,6 +51,8 @@ PACKAGES: Final = (
     Package("server/ingest", ("server/ingest/*.py",)),
     Package("server/api", ("server/api/**/*.py",)),
     Package("server/bridge", ("server/bridge/**/*.py",)),
+    Package("server/http", ("server/http/**/*.py",)),
+    Package("server/rpc", ("server/rpc/**/*.py",)),
     Package("server/storage", ("server/storage/*.py",)),
 )
 

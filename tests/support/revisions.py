@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from registry.codegen.field_numbers import NO_LAYOUT, WireType, next_layout
 from registry.schema import Property, PropertyType, Schema
-from server.api.messages.descriptors import message_class
-from server.api.messages.structs import write_struct, write_value
+from server.rpc.messages.descriptors import message_class
+from server.rpc.messages.structs import write_struct, write_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

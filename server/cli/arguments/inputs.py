@@ -12,10 +12,10 @@ from google.protobuf.struct_pb2 import Struct
 
 from registry.json_values import EVENT_BUDGET, payload_violation, read_json
 from registry.timestamps import parse_rfc3339
-from server.api.messages.structs import write_struct
-from server.api.messages.times import timestamp
 from server.cli.arguments.enums import PROPERTY_TYPE
 from server.cli.arguments.kinds import seconds
+from server.rpc.messages.structs import write_struct
+from server.rpc.messages.times import timestamp
 from signalbox.v1 import event_definitions_pb2 as pb
 
 if TYPE_CHECKING:

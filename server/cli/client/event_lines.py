@@ -12,8 +12,8 @@ import msgspec
 
 from registry.json_values import json_violation
 from registry.timestamps import parse_rfc3339
-from server.api.messages.times import timestamp
 from server.cli.arguments.inputs import to_struct
+from server.rpc.messages.times import timestamp
 from signalbox.v1 import event_ingest_pb2 as pb
 
 if TYPE_CHECKING:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from registry.coercion import compile_schema
 from registry.errors import PayloadRejected
-from server.api.messages.structs import read_struct
 from server.cli.arguments.inputs import to_struct
 from server.cli.definitions.documents import read_definitions
 from server.cli.definitions.yaml_files import (
@@ -34,6 +33,7 @@ from server.cli.definitions.yaml_files import (
     text_of,
 )
 from server.errors import InvalidArgument
+from server.rpc.messages.structs import read_struct
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

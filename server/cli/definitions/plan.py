@@ -11,11 +11,11 @@ from grpc import StatusCode
 
 from registry.errors import TooManyDefinitions
 from registry.paths import ROOT, property_path
-from server.api.messages.definitions import write_schema
 from server.cli.arguments.enums import COERCION_MODE, COMPATIBILITY, UNKNOWN_PROPERTIES
 from server.cli.arguments.inputs import property_text
 from server.cli.client.errors import Failure
 from server.cli.client.pagination import list_all
+from server.rpc.messages.definitions import write_schema
 from server.status import CODES
 from signalbox.v1 import event_definitions_pb2 as pb
 

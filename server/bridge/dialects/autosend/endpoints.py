@@ -16,7 +16,6 @@ from server.bridge.dialects.autosend import bodies
 from server.bridge.dialects.autosend.errors import CONTACT, SEND
 from server.bridge.errors import RuleBroken
 from server.bridge.fields import FLAT_TYPES
-from server.bridge.http_errors import InvalidBody
 from server.bridge.messages import Request, Response
 from server.bridge.operations import (
     all_definitions,
@@ -29,6 +28,7 @@ from server.bridge.routes import Route
 from server.budgets import check_json
 from server.emails import normalize_email
 from server.errors import ContactRequired
+from server.http.errors import InvalidBody
 from server.ingest.draft import Draft
 from server.model import NameCase, Rules, Scope, UndefinedEvents, UnknownContacts
 from server.services.contacts import ContactRef

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Final
 from automation.subscriptions.store import MAX_FILTER_LABELS, MAX_FILTER_NAMES
 from automation.subscriptions.values import MatchFilter
 from registry.unreadable_rows import UNREADABLE, describe_error
-from server.api.messages.enums import LOG_END
-from server.api.messages.matches import write_match
-from server.api.messages.times import read_duration, read_timestamp
 from server.delivery.match_reader import SharedUpdate, WatchQuery, log_unreadable
 from server.delivery.recent_matches import RecentMatch
 from server.delivery.start_points import AfterPosition, Cursor, LogEnd, Since, make_cursor
 from server.errors import InvalidArgument
+from server.rpc.messages.enums import LOG_END
+from server.rpc.messages.matches import write_match
+from server.rpc.messages.times import read_duration, read_timestamp
 from signalbox.v1 import match_stream_pb2 as pb
 
 if TYPE_CHECKING:

@@ -10,17 +10,17 @@ from google.protobuf.message import DecodeError
 from registry.codegen.field_numbers import WireType
 from registry.json_values import too_large, too_many, value_path
 from registry.paths import ROOT
-from server.api.messages.descriptors import message_class
-from server.api.messages.structs import read_number, read_pending, read_value
 from server.budgets import EVENT_BUDGET
 from server.errors import InvalidArgument
+from server.rpc.messages.descriptors import message_class
+from server.rpc.messages.structs import read_number, read_pending, read_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from registry.codegen.field_numbers import Field, MessageLayout
     from registry.schema import Property, Schema
-    from server.api.messages.structs import Pending
+    from server.rpc.messages.structs import Pending
     from server.services.generated_types import GeneratedTypes, RevisionKey
     from signalbox.v1 import event_ingest_pb2 as pb
 

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import httptools
 
-from server.bridge.http_bodies import ChunkedBody, SizedBody
-from server.bridge.http_connections import HttpConnections, address_of, file_of
-from server.bridge.http_exchange import HttpExchange
-from server.bridge.http_framing import Malformed, RequestTooSlow, body_length, last_response, refusal
-from server.bridge.http_head import RequestHead
+from server.http.body_framing import ChunkedBody, SizedBody
+from server.http.connections import HttpConnections, address_of, file_of
+from server.http.exchange import HttpExchange
+from server.http.framing import Malformed, RequestTooSlow, body_length, last_response, refusal
+from server.http.head import RequestHead
 
 if TYPE_CHECKING:
     import uvicorn

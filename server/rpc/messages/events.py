@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from registry.errors import SignalboxError
-from server.api.messages.enums import COERCION_KIND
-from server.api.messages.structs import read_struct, write_struct, write_value
-from server.api.messages.times import read_timestamp, write_timestamp
-from server.api.messages.typed_properties import read_typed
-from server.api.response_size import write_details
 from server.emails import normalize_email
 from server.errors import ContactRequired
 from server.ingest.draft import Draft, check_idempotency_key
+from server.rpc.messages.enums import COERCION_KIND
+from server.rpc.messages.structs import read_struct, write_struct, write_value
+from server.rpc.messages.times import read_timestamp, write_timestamp
+from server.rpc.messages.typed_properties import read_typed
+from server.rpc.response_size import write_details
 from server.status import code_of, message_of, reason_of
 from signalbox.v1 import event_ingest_pb2 as pb
 from signalbox.v1 import event_pb2
@@ -20,8 +20,8 @@ from signalbox.v1 import event_pb2
 if TYPE_CHECKING:
     from registry.coercion import Coercion
     from registry.errors import Violation
-    from server.api.messages.typed_properties import Readers
     from server.model import Event
+    from server.rpc.messages.typed_properties import Readers
 
 
 def read_draft(message: pb.EventInput, readers: Readers, *, contact_optional: bool = False) -> Draft:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from automation.automations import AutomationChanges, NewAutomation
-from server.api.messages.enums import AUTOMATION_STATE, ENTRY_RULE, RUN_STATUS
-from server.api.messages.structs import read_struct, write_struct
-from server.api.messages.times import timestamp
 from server.budgets import AUTOMATION_BUDGET, RUN_BUDGET
+from server.rpc.messages.enums import AUTOMATION_STATE, ENTRY_RULE, RUN_STATUS
+from server.rpc.messages.structs import read_struct, write_struct
+from server.rpc.messages.times import timestamp
 from server.services.runs import EngineUpdate
 from signalbox.v1 import automations_pb2 as pb
 

@@ -7,7 +7,7 @@ import zlib
 from codecs import BOM_UTF8
 from typing import TYPE_CHECKING, Any, Final
 
-from server.bridge.http_errors import (
+from server.http.errors import (
     BodiesTooLarge,
     BodyTooLarge,
     BodyTooSlow,

@@ -5,28 +5,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from automation.automation_store import AutomationFilter
-from server.api.messages.automations import (
+from server.emails import normalize_email
+from server.errors import ContactRequired, InvalidArgument
+from server.paging import PageRequest
+from server.rpc.messages.automations import (
     read_changes,
     read_engine_update,
     read_new_automation,
     write_automation,
     write_run,
 )
-from server.api.messages.enums import AUTOMATION_STATE, RUN_OUTCOME, RUN_STATUS
-from server.api.messages.events import read_draft
-from server.api.messages.explanations import read_contact, write_condition_test, write_event_explanation
-from server.api.messages.times import read_duration
-from server.api.response_size import write_page
-from server.emails import normalize_email
-from server.errors import ContactRequired, InvalidArgument
-from server.paging import PageRequest
+from server.rpc.messages.enums import AUTOMATION_STATE, RUN_OUTCOME, RUN_STATUS
+from server.rpc.messages.events import read_draft
+from server.rpc.messages.explanations import read_contact, write_condition_test, write_event_explanation
+from server.rpc.messages.times import read_duration
+from server.rpc.response_size import write_page
 from server.services.contacts import ContactRef
 from server.services.runs import AwaitedEvent, RunQuery
 from signalbox.v1 import automations_pb2 as pb
 
 if TYPE_CHECKING:
-    from server.api.messages.typed_properties import TypedReaders
     from server.auth.access import Caller
+    from server.rpc.messages.typed_properties import TypedReaders
     from server.services.automations import Automations
     from server.services.explanations import Explanations
     from server.services.runs import Runs

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from server.api.messages.enums import DIALECT, NAME_CASE, UNDEFINED_EVENTS, UNKNOWN_CONTACTS, EnumMap
-from server.api.messages.times import timestamp
-from server.api.response_size import write_page
 from server.model import Rules
 from server.paging import PageRequest
+from server.rpc.messages.enums import DIALECT, NAME_CASE, UNDEFINED_EVENTS, UNKNOWN_CONTACTS, EnumMap
+from server.rpc.messages.times import timestamp
+from server.rpc.response_size import write_page
 from signalbox.v1 import projects_pb2 as pb
 
 if TYPE_CHECKING:

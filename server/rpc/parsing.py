@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
-from server.api.messages.texts import text_check, text_steps
 from server.errors import MalformedRequest
+from server.rpc.messages.texts import text_check, text_steps
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from server.api.messages.enums import EnumMap
-from server.api.messages.events import write_violation
-from server.api.messages.structs import write_struct
-from server.api.messages.times import read_timestamp
 from server.errors import InvalidArgument
+from server.rpc.messages.enums import EnumMap
+from server.rpc.messages.events import write_violation
+from server.rpc.messages.structs import write_struct
+from server.rpc.messages.times import read_timestamp
 from server.services.backtests import DEFAULT_SAMPLES, BacktestScope, Outcome, Progress, Report
 from signalbox.v1 import event_definitions_pb2 as pb
 

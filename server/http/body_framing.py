@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from server.bridge.http_framing import HeadTooLarge, Malformed
+from server.http.framing import HeadTooLarge, Malformed
 
 if TYPE_CHECKING:
     from collections.abc import Callable

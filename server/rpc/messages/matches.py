@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from server.api.messages.enums import MATCH_KIND
-from server.api.messages.events import write_event
-from server.api.messages.structs import depth_of
-from server.api.messages.times import write_timestamp
 from server.budgets import MAX_DEPTH
+from server.rpc.messages.enums import MATCH_KIND
+from server.rpc.messages.events import write_event
+from server.rpc.messages.structs import depth_of
+from server.rpc.messages.times import write_timestamp
 
 if TYPE_CHECKING:
     from automation.automations import Automation

@@ -24,8 +24,8 @@ from server.sharing.fair_budget import FairBudget
 from server.sharing.memory import usable_memory
 
 if TYPE_CHECKING:
-    from server.api.open_calls import OpenCalls
     from server.metrics import Metrics
+    from server.rpc.open_calls import OpenCalls
     from server.sharing.loop_time import LoopTime
 
 MAX_CALLS: Final = 2_000

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
-from server.bridge.http_framing import TooManyHeads
+from server.http.framing import TooManyHeads
 from server.recurring import Recurring
 
 if TYPE_CHECKING:

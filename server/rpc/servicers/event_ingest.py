@@ -8,23 +8,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from registry.errors import SignalboxError
-from server.api.messages.enums import BATCH_MODE, RESULT_VIEW, View
-from server.api.messages.events import (
+from server.budgets import MAX_RESPONSE_BYTES
+from server.emails import normalize_email
+from server.errors import ContactRequired, InvalidArgument
+from server.ingest.commit_queue import SMALL_BYTES, SMALL_EVENTS
+from server.paging import PageRequest
+from server.rpc.messages.enums import BATCH_MODE, RESULT_VIEW, View
+from server.rpc.messages.events import (
     event_message,
     read_draft,
     read_draft_or_refuse,
     write_error,
     write_event,
 )
-from server.api.messages.receipts import result_steps, write_receipt, write_results
-from server.api.messages.times import read_timestamp
-from server.api.request_size import request_size
-from server.api.response_size import write_page
-from server.budgets import MAX_RESPONSE_BYTES
-from server.emails import normalize_email
-from server.errors import ContactRequired, InvalidArgument
-from server.ingest.commit_queue import SMALL_BYTES, SMALL_EVENTS
-from server.paging import PageRequest
+from server.rpc.messages.receipts import result_steps, write_receipt, write_results
+from server.rpc.messages.times import read_timestamp
+from server.rpc.request_size import request_size
+from server.rpc.response_size import write_page
 from server.shutdown import until
 from server.storage.events import EventFilter
 from signalbox.v1 import event_ingest_pb2 as pb
@@ -32,10 +32,10 @@ from signalbox.v1 import event_ingest_pb2 as pb
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
-    from server.api.messages.typed_properties import TypedReaders
     from server.auth.access import Caller
     from server.ingest.draft import Batch, BatchMode, Draft
     from server.ingest.ingest import Ingest
+    from server.rpc.messages.typed_properties import TypedReaders
     from server.services.events import Events
     from server.sharing.loop_time import LoopTime
 

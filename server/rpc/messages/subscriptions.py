@@ -19,13 +19,13 @@ from automation.subscriptions.values import (
     Subscription,
 )
 from registry.unreadable_rows import UNREADABLE
-from server.api.messages.enums import DELIVERY_ORDER, PARKING_CAUSE
-from server.api.messages.matches import write_loaded, write_log_entry
-from server.api.messages.times import read_duration, read_timestamp, timestamp, write_timestamp
-from server.api.messages.watches import read_filter
 from server.clock import database_now
 from server.delivery.recent_matches import LoadedMatch
 from server.errors import InvalidArgument
+from server.rpc.messages.enums import DELIVERY_ORDER, PARKING_CAUSE
+from server.rpc.messages.matches import write_loaded, write_log_entry
+from server.rpc.messages.times import read_duration, read_timestamp, timestamp, write_timestamp
+from server.rpc.messages.watches import read_filter
 from signalbox.v1 import match_stream_pb2 as pb
 
 if TYPE_CHECKING:

@@ -6,7 +6,9 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
 from automation.subscriptions.values import ParkedSelection
-from server.api.messages.deliveries import (
+from server.errors import InvalidArgument
+from server.paging import PageRequest
+from server.rpc.messages.deliveries import (
     read_consumer_id,
     read_consumer_requests,
     read_opening,
@@ -15,7 +17,7 @@ from server.api.messages.deliveries import (
     write_deliveries,
     write_result,
 )
-from server.api.messages.subscriptions import (
+from server.rpc.messages.subscriptions import (
     read_changes,
     read_new_subscription,
     read_selection,
@@ -23,11 +25,9 @@ from server.api.messages.subscriptions import (
     write_parked,
     write_subscription,
 )
-from server.api.messages.times import read_duration, read_timestamp
-from server.api.messages.watches import read_max_matches, read_start, read_watch, write_update
-from server.api.response_size import write_page
-from server.errors import InvalidArgument
-from server.paging import PageRequest
+from server.rpc.messages.times import read_duration, read_timestamp
+from server.rpc.messages.watches import read_max_matches, read_start, read_watch, write_update
+from server.rpc.response_size import write_page
 from server.shutdown import until
 from signalbox.v1 import match_stream_pb2 as pb
 

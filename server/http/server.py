@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn's, in the event loop of the gRPC server, with its own protocol (`http_connection`)."""
+"""The HTTP server: uvicorn's, in the event loop of the gRPC server, with its own protocol (`connection`)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from server.bridge.http_connection import HttpConnection
-from server.bridge.tls import server_context
+from server.http.connection import HttpConnection
+from server.http.tls import server_context
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
     from typing import Any, Protocol
 
-    from server.bridge.http_connections import HttpConnections
+    from server.http.connections import HttpConnections
     from server.settings import Tls
 
     class Application(Protocol):

@@ -8,11 +8,6 @@ from uuid_utils import uuid7
 
 from automation.subscriptions.values import Ack, Extend, Nack, SettleOutcome
 from registry.unreadable_rows import UNREADABLE, describe_error
-from server.api.messages.enums import DELIVERY_OUTCOME, NACK_ACTION
-from server.api.messages.matches import write_loaded
-from server.api.messages.subscriptions import duration, write_subscription
-from server.api.messages.times import read_duration, write_timestamp
-from server.api.messages.watches import read_heartbeat_seconds
 from server.clock import database_now
 from server.delivery.consumer import DEFAULT_OUTSTANDING, MAX_OUTSTANDING
 from server.delivery.consumer_session import (
@@ -26,6 +21,11 @@ from server.delivery.consumer_session import (
     StopRequest,
 )
 from server.errors import InvalidArgument, InvalidConsumer
+from server.rpc.messages.enums import DELIVERY_OUTCOME, NACK_ACTION
+from server.rpc.messages.matches import write_loaded
+from server.rpc.messages.subscriptions import duration, write_subscription
+from server.rpc.messages.times import read_duration, write_timestamp
+from server.rpc.messages.watches import read_heartbeat_seconds
 from signalbox.v1 import match_stream_pb2 as pb
 
 if TYPE_CHECKING:

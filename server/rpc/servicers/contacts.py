@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from server.api.messages.structs import read_struct, write_struct
-from server.api.messages.times import timestamp
-from server.api.response_size import write_page
 from server.budgets import CONTACT_BUDGET
 from server.emails import normalize_email
 from server.errors import ContactRequired
 from server.paging import PageRequest
+from server.rpc.messages.structs import read_struct, write_struct
+from server.rpc.messages.times import timestamp
+from server.rpc.response_size import write_page
 from server.services.contacts import ContactRef
 from signalbox.v1 import contacts_pb2 as pb
 

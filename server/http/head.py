@@ -12,7 +12,7 @@ from typing import Final
 
 import httptools
 
-from server.bridge.http_framing import Headers, HeadTooLarge, Malformed, TargetTooLong
+from server.http.framing import Headers, HeadTooLarge, Malformed, TargetTooLong
 
 MAX_HEAD: Final = 64 * 1024
 """Bytes of a head, with the empty lines before it; other servers take 8 to 64 KiB."""

@@ -8,8 +8,10 @@ from msgspec import UNSET
 
 from registry.schema import check_schema
 from registry.store import DefinitionChanges
-from server.api.messages.backtests import read_scope, write_backtest
-from server.api.messages.definitions import (
+from server.errors import InvalidArgument
+from server.paging import PageRequest
+from server.rpc.messages.backtests import read_scope, write_backtest
+from server.rpc.messages.definitions import (
     read_candidate,
     read_schema,
     write_definition,
@@ -18,12 +20,10 @@ from server.api.messages.definitions import (
     write_validation,
     write_verdict,
 )
-from server.api.messages.descriptors import write_types
-from server.api.messages.enums import COMPATIBILITY
-from server.api.messages.structs import write_struct
-from server.api.response_size import write_page
-from server.errors import InvalidArgument
-from server.paging import PageRequest
+from server.rpc.messages.descriptors import write_types
+from server.rpc.messages.enums import COMPATIBILITY
+from server.rpc.messages.structs import write_struct
+from server.rpc.response_size import write_page
 from signalbox.v1 import event_definitions_pb2 as pb
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from registry.coercion import compile_schema
 from registry.errors import InvalidSchema, PayloadRejected, Violation
 from registry.schema import Property, Schema
-from server.api.messages.enums import COERCION_MODE, COMPATIBILITY, DIRECTION, PROPERTY_TYPE, UNKNOWN_PROPERTIES
-from server.api.messages.events import write_coercion, write_violation
-from server.api.messages.structs import read_struct, write_struct
-from server.api.messages.times import timestamp
-from server.api.response_size import write_details
 from server.errors import InvalidArgument
+from server.rpc.messages.enums import COERCION_MODE, COMPATIBILITY, DIRECTION, PROPERTY_TYPE, UNKNOWN_PROPERTIES
+from server.rpc.messages.events import write_coercion, write_violation
+from server.rpc.messages.structs import read_struct, write_struct
+from server.rpc.messages.times import timestamp
+from server.rpc.response_size import write_details
 from server.services.dependents import ReadingAutomation
 from signalbox.v1 import event_definitions_pb2 as pb
 
