@@ -37,6 +37,7 @@ from server.ingest.ingest import Ingest
 from server.metrics import Metrics
 from server.outages import Outages
 from server.recurring import Recurring
+from server.rpc.calls import Calls
 from server.rpc.messages.typed_properties import TypedReaders
 from server.rpc.open_calls import OpenCalls
 from server.rpc.servicers.automations import AutomationsServicer
@@ -125,13 +126,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         health = await stack.enter_async_context(_watching(database, outages))
         queue = GroupCommit(database, catalog, notifier, metrics, settings.queue_events, loop_time, health)
         await stack.enter_async_context(_committing(queue, settings.grace_seconds))
-        timer = RunTimeouts(database, notifier, metrics, outages)
-        timer.start()
-        stack.push_async_callback(timer.close)
-        if settings.match_retention_seconds is not None:
-            pruner = MatchRetention(database, settings.match_retention_seconds, outages)
-            pruner.start()
-            stack.push_async_callback(pruner.close)
+        await stack.enter_async_context(_background(settings, database, notifier, metrics, outages))
         await stack.enter_async_context(_following(database, catalog, access, outages))
 
         types = GeneratedTypes(database, catalog)
@@ -144,20 +139,18 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         subscriptions = Subscriptions(database, dispatchers, matches)
         deliveries = Deliveries(subscriptions, dispatchers, matches, shutdown)
         ingest, runs = Ingest(catalog, queue, loop_time), Runs(database, catalog.thread)
-        grpc_server = GrpcServer(
-            access,
-            calls,
-            {
-                "Automations": AutomationsServicer(automations, Explanations(database, catalog), runs, typed),
-                "Contacts": ContactsServicer(contacts),
-                "EventDefinitions": EventDefinitionsServicer(definitions, Backtests(database, calls.stopping), types),
-                "EventIngest": EventIngestServicer(ingest, Events(database), typed, calls.stopping, loop_time),
-                "MatchStream": MatchStreamServicer(matches, subscriptions, deliveries, shutdown),
-                "Projects": ProjectsServicer(projects),
-            },
-            metrics,
-            loop_time,
-        )
+        servicers = {
+            "Automations": AutomationsServicer(automations, Explanations(database, catalog), runs, typed),
+            "Contacts": ContactsServicer(contacts),
+            "EventDefinitions": EventDefinitionsServicer(definitions, Backtests(database, calls.stopping), types),
+            "EventIngest": EventIngestServicer(ingest, Events(database), typed, calls.stopping, loop_time),
+            "MatchStream": MatchStreamServicer(matches, subscriptions, deliveries, shutdown),
+            "Projects": ProjectsServicer(projects),
+        }
+        rpcs = Calls(access, calls, metrics, loop_time)
+        rpcs.start()
+        stack.push_async_callback(rpcs.close)
+        grpc_server = GrpcServer(rpcs, servicers)
         system = System(health, metrics, calls.leaving, DIALECTS)
         bridge = Bridge(
             access,
@@ -198,6 +191,22 @@ async def _committing(queue: GroupCommit, grace_seconds: float) -> AsyncIterator
     queue.start()
     yield
     await _in_time(queue.close, grace_seconds)
+
+
+@asynccontextmanager
+async def _background(
+    settings: Settings, database: Database, notifier: MatchNotifier, metrics: Metrics, outages: Outages
+) -> AsyncIterator[None]:
+    """Do the recurring work."""
+    async with AsyncExitStack() as stack:
+        timer = RunTimeouts(database, notifier, metrics, outages)
+        timer.start()
+        stack.push_async_callback(timer.close)
+        if settings.match_retention_seconds is not None:
+            pruner = MatchRetention(database, settings.match_retention_seconds, outages)
+            pruner.start()
+            stack.push_async_callback(pruner.close)
+        yield
 
 
 @asynccontextmanager

@@ -64,8 +64,8 @@ async def test_the_refusal_of_a_large_message_says_why(service: Service) -> None
 async def test_a_message_that_does_not_arrive_in_time_ends_its_call(
     service: Service, shop: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.api.interceptor.ARRIVAL_SECONDS", 0.5)
-    monkeypatch.setattr("server.api.interceptor.FIRST_MESSAGE_SECONDS", 0.5)
+    monkeypatch.setattr("server.rpc.calls.ARRIVAL_SECONDS", 0.5)
+    monkeypatch.setattr("server.rpc.calls.FIRST_MESSAGE_SECONDS", 0.5)
     async with raw_connection(service.address) as connection, asyncio.timeout(10):
         for method in (SEND_EVENTS, STREAM_EVENTS):
             stream = await connection.open(method, ("authorization", f"Bearer {shop.secret}"))

@@ -22,6 +22,7 @@ from server.auth.access import Access
 from server.bridge.app import _error_headers
 from server.errors import InvalidArgument, ProjectNotFound, QueueFull, StorageError, StorageRefused
 from server.model import Rules
+from server.rpc.calls import Calls
 from server.rpc.messages.deliveries import read_settlement
 from server.rpc.messages.enums import DIRECTION
 from server.rpc.open_calls import OpenCalls
@@ -188,7 +189,7 @@ class Broken:
 
 async def test_a_defect_is_logged_and_not_disclosed(database: Database) -> None:
     servicers = {"Contacts": Broken(), "EventIngest": Broken()}
-    broken = GrpcServer(Access(database, ADMIN_KEY), OpenCalls(), servicers)
+    broken = GrpcServer(Calls(Access(database, ADMIN_KEY), OpenCalls()), servicers)
     address = await broken.start("127.0.0.1:0", None)
     async with connected(address) as service:
         project = await database.write(lambda connection: insert_project(connection, "id", "shop", Rules(), 1))

@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from server.api.server import GrpcServer
 from server.auth.access import Access
 from server.model import Rules
+from server.rpc.calls import Calls
 from server.rpc.open_calls import OpenCalls
 from server.storage.projects import insert_project
 from signalbox.v1 import event_ingest_pb2 as pb
@@ -131,7 +132,7 @@ async def test_reflection_gives_the_files(service: Service, version: str) -> Non
 @on_sqlite
 async def test_a_method_without_a_servicer_is_unimplemented(database: Database) -> None:
     project = await database.write(lambda connection: insert_project(connection, "id", "shop", Rules(), 1))
-    bare = GrpcServer(Access(database, ADMIN_KEY), OpenCalls(), {})
+    bare = GrpcServer(Calls(Access(database, ADMIN_KEY), OpenCalls()), {})
     address = await bare.start("127.0.0.1:0", None)
     async with connected(address) as service:
         metadata = service.client(ADMIN_KEY, project.id).metadata

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.checkout
 
 PROTOS = sorted((ROOT / "protos").rglob("*.proto"))
 
-APIS = {"server.api", "server.bridge", "server.cli"}
+APIS = {"server.api", "server.bridge", "server.cli", "server.http", "server.rpc"}
 PROTOCOLS = {"signalbox", "grpc", "google", "starlette"}
 CORE = APIS | PROTOCOLS | {"tests"}
 FORBIDDEN = {
@@ -31,9 +31,19 @@ FORBIDDEN = {
     "server/ingest": CORE,
     "server/services": CORE,
     "server/storage": CORE,
-    "server/api": {"server.bridge", "server.cli"},
-    "server/bridge": {"server.api", "server.cli", "grpc"},
-    "server/cli": {"server.bridge", "server.delivery", "server.ingest", "server.services"},
+    "server/rpc": {"server.api", "server.bridge", "server.cli", "server.http", "grpc"},
+    "server/http": {"server.api", "server.bridge", "server.cli", "server.rpc", "grpc", "signalbox"},
+    "server/api": {"server.bridge", "server.cli", "server.http"},
+    "server/bridge": {"server.api", "server.cli", "server.rpc", "grpc"},
+    "server/cli": {
+        "server.api",
+        "server.bridge",
+        "server.delivery",
+        "server.http",
+        "server.ingest",
+        "server.rpc.servicers",
+        "server.services",
+    },
 }
 """What the modules of a package do not import, not even for type checkers.
 

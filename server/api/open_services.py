@@ -15,9 +15,9 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from server.api.aborting import abort
 from server.contract import SERVICE_NAMES
 from server.errors import LimitReached, MalformedRequest, RequestTooSlow, Stopping, TooManyStreams, WatcherTooSlow
-from server.rpc.rich_status import abort
 from server.shutdown import until
 
 if TYPE_CHECKING:

@@ -7,21 +7,18 @@ from typing import TYPE_CHECKING, Final
 
 from server.api.accepting import accepting_server
 from server.api.connections import close_connections
-from server.api.interceptor import Interceptor, method_handlers
+from server.api.interceptor import method_handlers
 from server.api.open_services import OpenServices
 from server.api.tls import server_credentials
 from server.contract import SERVICES
-from server.metrics import Metrics
-from server.rpc.call_limits import MAX_MESSAGE_BYTES, CallLimits
+from server.rpc.call_limits import MAX_MESSAGE_BYTES
 from server.rpc.open_calls import LAST_WORD_SECONDS
 from server.runtime import raise_file_limit
-from server.sharing.loop_time import LoopTime
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from server.auth.access import Access
-    from server.rpc.open_calls import OpenCalls
+    from server.rpc.calls import Calls
     from server.settings import Tls
 
 _FLUSH_SECONDS = 0.1
@@ -80,24 +77,13 @@ def _options() -> list[tuple[str, int]]:
 class GrpcServer:
     """Serves the contract. `servicers` are by service name."""
 
-    def __init__(
-        self,
-        access: Access,
-        calls: OpenCalls,
-        servicers: Mapping[str, object],
-        metrics: Metrics | None = None,
-        loop_time: LoopTime | None = None,
-    ) -> None:
-        self._calls = calls
-        metrics = metrics or Metrics()
-        self._limits = CallLimits(calls, metrics, loop_time or LoopTime())
+    def __init__(self, calls: Calls, servicers: Mapping[str, object]) -> None:
+        self._calls = calls.open_calls
         self._port = 0
-        open_services = OpenServices(calls, metrics)
+        open_services = OpenServices(self._calls, calls.metrics)
         self._health = open_services.health
-        interceptor = Interceptor(access, calls, self._limits)
         handlers = {
-            service.full_name: method_handlers(service, servicers.get(service.name), interceptor)
-            for service in SERVICES
+            service.full_name: method_handlers(service, servicers.get(service.name), calls) for service in SERVICES
         } | open_services.handlers()
         self._server = accepting_server(handlers, _options())
 
@@ -115,7 +101,6 @@ class GrpcServer:
             ) from error
         self._port = port
         await self._server.start()
-        self._limits.start()
         return f"{address.rpartition(':')[0]}:{port}"
 
     async def report_ready(self, *, ready: bool) -> None:
@@ -142,4 +127,3 @@ class GrpcServer:
         await asyncio.sleep(_FLUSH_SECONDS)
         close_connections(self._port)
         await self._server.stop(LAST_WORD_SECONDS)
-        await self._limits.close()

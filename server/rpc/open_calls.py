@@ -18,9 +18,9 @@ class OpenCalls:
     leaving    health reports NOT_SERVING; all calls are served
     stopping   streams are asked to end; single calls are served
     closed     further calls are answered Stopping; calls that have not ended in time are cancelled, which the
-               interceptor turns into Stopping, too
+               calls turn into Stopping, too
 
-    `end` ends one call early: its task is cancelled, and the interceptor answers the call with the given error.
+    `end` ends one call early: its task is cancelled, and the call is answered with the given error.
     """
 
     def __init__(self) -> None:

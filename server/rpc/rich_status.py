@@ -16,21 +16,12 @@ from server.status import MAX_MESSAGE, code_of, cut, message_of, reason_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import grpc
     from google.protobuf.message import Message
-
-STATUS_KEY = "grpc-status-details-bin"
 
 DOMAIN = "signalbox"
 
 MAX_VALUE = 255
 MAX_VIOLATION_BYTES = 3_000
-
-
-async def abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> None:
-    """End a call with the status of an error. Raise AbortError, always."""
-    status = rich_status(error)
-    await context.abort(code_of(error), message_of(error), ((STATUS_KEY, status.SerializeToString()),))
 
 
 def rich_status(error: Exception) -> Status:

@@ -28,8 +28,8 @@ from signalbox.v1 import event_definitions_pb2 as pb
 
 if TYPE_CHECKING:
     from registry.schema import Schema
-    from server.api.interceptor import Send
     from server.auth.access import Caller
+    from server.rpc.calls import Send
     from server.services.backtests import Backtests
     from server.services.definitions import Definitions
     from server.services.generated_types import GeneratedTypes

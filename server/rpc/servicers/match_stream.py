@@ -34,11 +34,11 @@ from signalbox.v1 import match_stream_pb2 as pb
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from server.api.interceptor import Send
     from server.auth.access import Caller
     from server.delivery.deliveries import Deliveries
     from server.delivery.match_reader import MatchReader
     from server.delivery.subscriptions import Subscriptions
+    from server.rpc.calls import Send
     from server.shutdown import Shutdown
 
 SLOW_HEARTBEATS: Final = 3

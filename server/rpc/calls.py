@@ -1,0 +1,315 @@
+"""Serves the RPCs of the contract, whatever carries them: authenticates the caller, checks its scope, answers errors.
+
+A servicer is any object with coroutine methods named as in the contract:
+
+    unary               async def Name(self, request, caller) -> response
+    both sides stream   def Name(self, requests, caller) -> async iterator of responses
+    responses stream    async def Name(self, request, caller, send) -> None; `await send(response, seconds)` ends the
+                        call with WatcherTooSlow if the client does not read a response for that many seconds
+
+It sees no transport. `api` (gRPC) and `connect` (HTTP) find the method of a call, make a `Transport` of what they
+received, and have the call served here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+import structlog
+
+from registry.errors import SignalboxError
+from server.errors import LimitReached, MalformedRequest, StorageRefused, WatcherTooSlow
+from server.metrics import Metrics
+from server.rpc.call_limits import ARRIVAL_SECONDS, FIRST_MESSAGE_SECONDS, SMALL_BYTES, CallLimits
+from server.rpc.open_calls import LAST_WORD_SECONDS
+from server.rpc.parsing import LARGE_BYTES
+from server.rpc.request_size import note_request_size
+from server.sharing.loop_time import LoopTime
+from server.shutdown import until
+from signalbox.v1 import options_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+
+    from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+    from google.protobuf.message import Message
+
+    from server.auth.access import Access, Caller, WatchedStream
+    from server.rpc.open_calls import OpenCalls
+
+log = structlog.get_logger()
+
+Send = Callable[[Any, float], Awaitable[None]]
+"""Writes a response of a stream. Raise WatcherTooSlow if the transport does not take it within the given seconds."""
+
+
+class Transport(Protocol):
+    """What carries one call."""
+
+    @property
+    def own_errors(self) -> tuple[type[Exception], ...]:
+        """Errors of the transport itself, as when the client has gone. They are raised on, and nothing is answered."""
+        ...
+
+    def credentials(self) -> tuple[str, str]:
+        """Return the `authorization` value and the project that the call names, empty without. Raise KeyInvalid."""
+        ...
+
+    async def receive(self) -> bytes | None:
+        """Receive a message, None if the client has sent all of them."""
+        ...
+
+    async def write(self, response: Any) -> None:
+        """Write a response of a stream, and return when more can be written."""
+        ...
+
+    async def fail(self, error: Exception) -> None:
+        """End the call with the status of an error."""
+        ...
+
+
+class RequestParser(Protocol):
+    """Parses the requests of one method. Its methods raise MalformedRequest and UnstorableText."""
+
+    def parse(self, data: bytes) -> Message:
+        """Parse a request."""
+        ...
+
+    async def parse_in_slices(self, data: bytes, loop_time: LoopTime, key: object) -> Message:
+        """Parse a large request, as `parse` does, so that the event loop serves others in between."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """An RPC of the contract as it is served: the method of its servicer, and the scope that it needs."""
+
+    descriptor: MethodDescriptor
+    scope: str
+    call: Callable[..., Any]
+
+
+def served_methods(service: ServiceDescriptor, servicer: object) -> Iterator[Method]:
+    """Yield the methods of a service that its servicer has. Raise ValueError for one without a scope."""
+    for descriptor in service.methods:
+        if hasattr(servicer, descriptor.name):
+            scope: str = descriptor.GetOptions().Extensions[options_pb2.required_scope]
+            if not scope:
+                raise ValueError(f"{descriptor.full_name} has no required_scope")
+            yield Method(descriptor, scope, getattr(servicer, descriptor.name))
+
+
+class Calls:
+    """Serves calls: each is authenticated and counted before its message is received."""
+
+    def __init__(
+        self, access: Access, calls: OpenCalls, metrics: Metrics | None = None, loop_time: LoopTime | None = None
+    ) -> None:
+        self.open_calls = calls
+        self.metrics = metrics or Metrics()
+        self._access = access
+        self._calls = calls
+        self._limits = CallLimits(calls, self.metrics, loop_time or LoopTime())
+
+    def start(self) -> None:
+        """Begin to end calls whose messages are late."""
+        self._limits.start()
+
+    async def close(self) -> None:
+        """Stop ending calls."""
+        await self._limits.close()
+
+    async def answer(self, method: Method, parser: RequestParser, transport: Transport) -> Any:
+        """Serve a call with one response, and return that; of a failed one, what `fail` returns."""
+        limits = self._limits
+        limits.loop_time.arrivals += 1
+        task = self._calls.enter()
+        counted: int | None = None
+        try:
+            self._calls.check_open()
+            caller = await self.authenticate(transport, method.scope)
+            await limits.enter_call(caller.project_pk)
+            counted = caller.project_pk
+            data = await self._receive(transport, task, counted)
+            size = len(data)
+            note_request_size(size)
+            if size <= SMALL_BYTES:
+                return await method.call(parser.parse(data), caller)
+            request: Message | None = None
+            try:
+                request = await self._parse(parser, data, counted)
+                del data
+                return await method.call(request, caller)
+            finally:
+                # The gRPC library keeps this frame of a call that is answered with an error, in a cycle.
+                request = None
+                limits.working.give(counted, size)
+        except asyncio.CancelledError:
+            await self._fail_ended(transport, task)
+        except Exception as error:
+            await self._fail(transport, error)
+        finally:
+            if counted is not None:
+                limits.leave_call(task, counted)
+            self._calls.leave(task)
+
+    async def converse(
+        self, method: Method, parser: RequestParser, transport: Transport, messages: AsyncIterator[bytes]
+    ) -> None:
+        """Serve a call in which both sides stream; `messages` are in place of those that `receive` returns."""
+        async with self._serving(transport, method.scope) as stream:
+            requests = self._parsed(messages, stream, parser)
+            async with aclosing(method.call(requests, stream.caller)) as responses:
+                async for response in responses:
+                    await transport.write(response)
+
+    async def stream(self, method: Method, parser: RequestParser, transport: Transport) -> None:
+        """Serve a call with one request and a stream of responses."""
+        async with self._serving(transport, method.scope) as stream:
+
+            async def send(response: Any, seconds: float) -> None:
+                await stream.check()
+                try:
+                    async with asyncio.timeout(seconds):
+                        await transport.write(response)
+                except TimeoutError:
+                    raise WatcherTooSlow(seconds) from None
+
+            key = stream.caller.project_pk
+            data = await self._receive(transport, stream.task, key)
+            try:
+                request = await self._parse(parser, data, key)
+            finally:
+                if len(data) > SMALL_BYTES:
+                    self._limits.working.give(key, len(data))
+            del data
+            await until(self._calls.stopping, method.call(request, stream.caller, send))
+
+    @asynccontextmanager
+    async def _serving(self, transport: Transport, scope: str) -> AsyncIterator[_Stream]:
+        """Serve a stream: authenticate and count it, end it once its key is revoked, and answer its errors."""
+        task = self._calls.enter(stream=True)
+        limits = self._limits
+        stream: _Stream | None = None
+        counted: int | None = None
+        try:
+            self._calls.check_open()
+            caller = await self.authenticate(transport, scope)
+            limits.enter_stream(caller.project_pk)
+            counted = caller.project_pk
+            watched = self._access.watch(transport.credentials()[0], caller, partial(self._calls.end, task))
+            stream = _Stream(self, transport, scope, task, caller, watched)
+            yield stream
+        except asyncio.CancelledError:
+            await self._last_word(self._fail_ended(transport, task))
+        except Exception as error:
+            await self._last_word(self._fail(transport, error))
+        finally:
+            if stream is not None:
+                self._access.unwatch(stream.watched)
+            if counted is not None:
+                limits.streams.give(counted)
+            self._calls.leave(task)
+
+    async def _receive(self, transport: Transport, task: asyncio.Task[Any], key: int) -> bytes:
+        """Receive the message of a call with one; of a message that is not small, the size is taken of `working`."""
+        limits = self._limits
+        await limits.arriving.acquire(key)
+        try:
+            limits.expected[task] = asyncio.get_running_loop().time(), ARRIVAL_SECONDS
+            try:
+                data = await transport.receive()
+            finally:
+                del limits.expected[task]
+            if data is None:
+                raise MalformedRequest("The call ended without a request; send one message")
+            if len(data) > SMALL_BYTES:
+                await limits.working.acquire(key, len(data))
+            return data
+        finally:
+            limits.arriving.give(key)
+
+    async def _parse(self, parser: RequestParser, data: bytes, key: int) -> Message:
+        if len(data) <= SMALL_BYTES:
+            return parser.parse(data)
+        if len(data) <= LARGE_BYTES:
+            # In a turn, so that of many calls that arrive together one is parsed in each round of the loop.
+            async with self._limits.loop_time.slices(key):
+                return parser.parse(data)
+        return await parser.parse_in_slices(data, self._limits.loop_time, key)
+
+    async def _parsed(
+        self, messages: AsyncIterator[bytes], stream: _Stream, parser: RequestParser
+    ) -> AsyncGenerator[Any, None]:
+        """Parse each message of a stream. One that is not small is counted until the next one is asked for."""
+        limits, key = self._limits, stream.caller.project_pk
+        limits.expected[stream.task] = asyncio.get_running_loop().time(), FIRST_MESSAGE_SECONDS
+        try:
+            async for data in messages:
+                limits.expected.pop(stream.task, None)
+                await stream.check()
+                size = len(data)
+                note_request_size(size)
+                if size <= SMALL_BYTES:
+                    yield parser.parse(data)
+                    continue
+                await limits.working.acquire(key, size)
+                try:
+                    yield await self._parse(parser, data, key)
+                finally:
+                    limits.working.give(key, size)
+        finally:
+            limits.expected.pop(stream.task, None)
+
+    async def _fail_ended(self, transport: Transport, task: asyncio.Task[Any]) -> None:
+        """Answer a call that was ended with the error: retry policies do not retry CANCELLED."""
+        error = self._calls.ended_by(task)
+        if error is None:
+            raise asyncio.CancelledError
+        await self._fail(transport, error)
+
+    async def _fail(self, transport: Transport, error: Exception) -> None:
+        if isinstance(error, transport.own_errors):
+            raise error
+        if isinstance(error, LimitReached):
+            self.metrics.count_refused(error.reason)
+        elif not isinstance(error, SignalboxError):
+            log.error("call_failed", exc_info=error)
+        elif isinstance(error, StorageRefused):
+            log.error("storage_refused", exc_info=error.__cause__)
+        # Its frames lead to the batch, which leads to the error: all of it would stay until garbage is collected.
+        await transport.fail(error.with_traceback(None))
+
+    async def _last_word(self, answer: Awaitable[None]) -> None:
+        """Send the status of a stream, which comes after the responses; the client may never read those."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORD_SECONDS):
+                await answer
+
+    async def authenticate(self, transport: Transport, scope: str) -> Caller:
+        """Return the caller of a call, who has the scope. Raise AccessError, ProjectNotFound and TooManyKeyLookups."""
+        caller = await self._access.authenticate(*transport.credentials())
+        caller.authorize(scope)
+        return caller
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """A stream that is being served."""
+
+    calls: Calls
+    transport: Transport
+    scope: str
+    task: asyncio.Task[Any]
+    caller: Caller
+    watched: WatchedStream
+
+    async def check(self) -> None:
+        """Authenticate the caller again if the key may have been revoked. Raise KeyInvalid."""
+        if self.watched.suspect:
+            await self.calls.authenticate(self.transport, self.scope)
