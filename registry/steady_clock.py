@@ -1,12 +1,13 @@
 """A clock that follows the system clock, but not when it is stepped.
 
-    the system clock advances as the time since boot does     it is returned as it is
-    it differs by more than STEP_MICROS from one call on      the time since boot goes on to be counted, and approaches
-                                                              the system clock by a hundredth of the time that passes
-    it agrees again                                           it is followed again
+    the system clock                              this clock
+    advances like the time since boot             returns the system clock
+    jumps by more than STEP_MICROS                continues with the time since boot, and approaches the system clock by
+                                                  a hundredth of the time that passes
+    agrees with this clock again                  returns the system clock again
 
-So a clock that is stepped by an hour and back changes nothing, and no period is measured wrongly by more than a
-hundredth. A step that is right, because the clock was wrong before, is followed at once after a restart.
+So a step by an hour and back changes nothing, and no duration is wrong by more than a hundredth. If the step corrected
+a wrong clock, a restart follows it at once.
 """
 
 from __future__ import annotations
@@ -19,16 +20,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 STEP_MICROS: Final = 1_000_000
-"""A smaller difference is a correction, such as that of NTP, and followed at once."""
+"""A smaller difference is a correction, such as NTP makes, and is followed at once."""
 SLEW_DIVISOR: Final = 100
 """While the clocks differ, the time approaches the system clock by this part of the time that passes."""
 
 _SAMPLE_NANOS: Final = 1_000_000
+"""Both clocks are read again if reading them took longer than this, because the process was stopped in between."""
+
 _SAMPLES: Final = 10
+"""The most attempts to read both clocks together."""
 
 
 def nanos_since_boot() -> int:
-    """Return the time since boot, with that of a suspension where the system counts it."""
+    """Return the time since boot, including the time in suspension where the system counts it."""
     return time.clock_gettime_ns(_CLOCK)
 
 
@@ -44,7 +48,7 @@ class SteadyClock:
         self._lock = threading.Lock()
         self._offset: int | None = None
         self._slewed_at = 0
-        self.behind_micros = 0
+        self.skew_micros = 0
         """The system clock minus this clock, after a step that this clock does not follow; else 0."""
 
     def now(self) -> int:
@@ -53,19 +57,20 @@ class SteadyClock:
         with self._lock:
             if self._offset is None:
                 self._offset = system - running
-            behind = system - running - self._offset
-            followed = behind if abs(behind) <= STEP_MICROS else self._slew(behind, running)
-            if followed == behind:
+            skew = system - running - self._offset
+            followed = skew if abs(skew) <= STEP_MICROS else self._slew(skew, running)
+            if followed == skew:
                 self._slewed_at = running
             self._offset += followed
-            self.behind_micros = behind - followed
+            self.skew_micros = skew - followed
             return running + self._offset
 
-    def _slew(self, behind: int, running: int) -> int:
+    def _slew(self, skew: int, running: int) -> int:
+        """Return how far to follow a step now: SLEW_DIVISOR of the time since the last call, at most the skew."""
         most = max(0, running - self._slewed_at) // SLEW_DIVISOR
         if most:
             self._slewed_at = running
-        return min(behind, most) if behind > 0 else max(behind, -most)
+        return min(skew, most) if skew > 0 else max(skew, -most)
 
     def _sample(self) -> tuple[int, int]:
         """Read both clocks together: a process that is stopped between two reads would look like a step."""

@@ -42,13 +42,13 @@ _FRACTION_DIGITS = 15
 
 
 def now_micros() -> int:
-    """Return the present instant by the system clock, of which steps are not followed (`registry.steady_clock`)."""
+    """Return the present instant: the system clock, whose steps are not followed (`registry.steady_clock`)."""
     return _CLOCK.now()
 
 
-def clock_behind() -> int:
+def clock_skew() -> int:
     """Return the system clock minus `now_micros`, in microseconds: 0 unless the system clock was stepped."""
-    return _CLOCK.behind_micros
+    return _CLOCK.skew_micros
 
 
 _CLOCK = SteadyClock(lambda: time.time_ns() // 1000)

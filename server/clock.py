@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from registry.steady_clock import STEP_MICROS
-from registry.timestamps import clock_behind, now_micros
+from registry.timestamps import clock_skew, now_micros
 from server.recurring import Recurring
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 CHECK_SECONDS: Final = 1.0
-"""The interval at which the system clock is examined."""
+"""The interval at which the system clock is checked for steps."""
 
 DATABASE_MICROS: Final = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 """PostgreSQL's expression for the present instant."""
@@ -36,13 +36,13 @@ _SELECT_MICROS: Final = f"SELECT {DATABASE_MICROS}"
 
 
 class _Estimate:
-    """How far the clock of the database is ahead of that of this process, which has one database."""
+    """How far the clock of the database is ahead of this process's, in microseconds. A process has one database."""
 
     ahead = 0
 
 
 def transaction_time(connection: Connection) -> int:
-    """Return the present instant, in a transaction; called once it holds its locks."""
+    """Return the present instant within a transaction. Call it once the transaction holds its locks."""
     if connection.dialect.name != "postgresql":
         return now_micros()
     now = int(connection.exec_driver_sql(_SELECT_MICROS).scalar_one())
@@ -51,7 +51,10 @@ def transaction_time(connection: Connection) -> int:
 
 
 def log_time(head_read_at: int) -> int:
-    """Return the time of what is appended to a log, whose head PostgreSQL read at this time; 0 on SQLite."""
+    """Return the time of entries appended to a log.
+
+    `head_read_at` is the time at which PostgreSQL read the log's head row, 0 on SQLite.
+    """
     return head_read_at or now_micros()
 
 
@@ -61,11 +64,11 @@ def database_now() -> int:
 
 
 class ClockWatch:
-    """Logs and measures steps of the system clock that the process does not follow."""
+    """Reports steps of the system clock that the process does not follow, in the log and as a metric."""
 
     def __init__(self, metrics: Metrics) -> None:
-        self._behind = 0
-        metrics.watch_clock(lambda: clock_behind() / 1_000_000)
+        self._skew = 0
+        metrics.watch_clock(lambda: clock_skew() / 1_000_000)
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
@@ -79,10 +82,10 @@ class ClockWatch:
 
     async def _check(self) -> float:
         now_micros()
-        before, self._behind = self._behind, clock_behind()
-        if before and not self._behind:
+        before, self._skew = self._skew, clock_skew()
+        if before and not self._skew:
             log.info("clock_agrees")
-        elif abs(self._behind - before) > STEP_MICROS:
-            advice = "set the system clock right; if it is right now, restart the server, which then follows it"
-            log.error("clock_stepped", ahead_seconds=round(self._behind / 1_000_000, 3), advice=advice)
+        elif abs(self._skew - before) > STEP_MICROS:
+            advice = "correct the system clock; if it is correct now, restart the server, which then follows it"
+            log.error("clock_stepped", ahead_seconds=round(self._skew / 1_000_000, 3), advice=advice)
         return CHECK_SECONDS

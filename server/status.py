@@ -123,9 +123,7 @@ _PRECISE_STATUSES: Final[dict[str, int]] = {
 """HTTP statuses of reasons for which HTTP has a more precise status than their gRPC code."""
 
 MAX_MESSAGE: Final = 500
-"""A status travels in the trailers, of which gRPC clients take 8 KiB, and the message twice, percent-encoded."""
-
-"""Errors shown to callers; any other error is a defect, and its text stays in the log."""
+"""The most bytes of a message. gRPC clients accept 8 KiB of trailers, which have the message twice, percent-encoded."""
 
 
 def reason_of(error: Exception) -> str:
@@ -134,7 +132,7 @@ def reason_of(error: Exception) -> str:
 
 
 def message_of(error: Exception) -> str:
-    """Return the message shown to callers."""
+    """Return the message shown to callers. An error of another kind is a defect, whose text stays in the log."""
     return cut(error.message, MAX_MESSAGE) if isinstance(error, SignalboxError) else "Internal error"
 
 

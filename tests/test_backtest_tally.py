@@ -11,7 +11,7 @@ from registry.coercion import compile_schema
 from registry.schema import Property, PropertyType, Schema
 from server.services import backtests
 from server.services.backtests import Outcome, _Tally
-from server.storage.event_history import Recorded
+from server.storage.event_history import RecordedPayload
 
 NUMBER, STRING = PropertyType.NUMBER, PropertyType.STRING
 REJECTED, ACCEPTED, DIFFERENT = Outcome
@@ -25,15 +25,15 @@ def tally_of(before: Schema, after: Schema, max_samples: int = 10) -> _Tally:
     return _Tally(compile_schema(before), compile_schema(after), max_samples)
 
 
-def recorded(position: int, properties: dict[str, Any], coercions: str = "") -> Recorded:
-    return Recorded(f"e{position}", position, 1, json.dumps(properties), coercions)
+def recorded(position: int, properties: dict[str, Any], coercions: str = "") -> RecordedPayload:
+    return RecordedPayload(f"e{position}", position, 1, json.dumps(properties), coercions)
 
 
-def sized(position: int, size: int) -> Recorded:
+def sized(position: int, size: int) -> RecordedPayload:
     """Make an event whose stored properties have a number of characters."""
     text = '{"n":5' + " " * (size - 7) + "}"
     assert len(text) == size
-    return Recorded(f"e{position}", position, 1, text, "")
+    return RecordedPayload(f"e{position}", position, 1, text, "")
 
 
 def test_each_event_has_one_outcome_or_none() -> None:
@@ -60,7 +60,7 @@ def test_each_event_has_one_outcome_or_none() -> None:
 
 def test_an_unreadable_event_is_counted_apart() -> None:
     tally = tally_of(schema(n=NUMBER), schema(n=STRING))
-    tally.take(Recorded("e1", 1, 1, "[1]", ""))
+    tally.take(RecordedPayload("e1", 1, 1, "[1]", ""))
     tally.take(recorded(2, {"n": 1}))
     assert (tally.compared, tally.unreadable, [each.position for each in tally.samples]) == (1, 1, [2])
 

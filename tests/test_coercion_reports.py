@@ -13,7 +13,7 @@ from registry.json_values import EVENT_BUDGET, payload_violation
 from registry.schema import Property, PropertyType, Schema, UnknownProperties
 from server.errors import InvalidArgument
 from server.rpc.messages.structs import read_struct
-from server.storage.event_history import Recorded
+from server.storage.event_history import RecordedPayload
 from signalbox.v1 import event_definitions_pb2, event_ingest_pb2
 from tests.support.messages import ANYTHING, event
 
@@ -118,7 +118,7 @@ def test_the_path_of_a_violation_is_cut_where_it_was_before() -> None:
 
 
 def test_what_was_sent_is_not_guessed_from_a_part_of_the_coercions() -> None:
-    whole = Recorded("id", 1, 1, '{"a":5}', '[["properties.a","converted","5",5]]')
+    whole = RecordedPayload("id", 1, 1, '{"a":5}', '[["properties.a","converted","5",5]]')
     assert whole.sent() == {"a": "5"}
     with pytest.raises(ValueError, match="12 of its coercions were not recorded"):
         whole._replace(coercions='[["properties.a","converted","5",5],12]').sent()

@@ -73,7 +73,7 @@ class Log:
         positions: list[int] = []
         while len(positions) < limit:
             rest = limit - len(positions)
-            arguments: dict[str, Any] = {"wanted": wanted, "limit": rest, **bounds}
+            arguments: dict[str, Any] = {"event_filter": wanted, "limit": rest, **bounds}
             work = partial(list_events, project_pk=self.project_pk, **arguments)
             events, resume = await self.database.read(work)
             positions += [event.position for event in events]

@@ -365,7 +365,7 @@ async def test_a_condition_and_an_event_at_fault_are_told_together(shop: Client)
 
 
 async def test_automations_are_explained_in_chunks(shop: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.services.explained._CHUNK", 2)
+    monkeypatch.setattr("server.services.match_reasons._CHUNK", 2)
     made = [await automate(shop, name=str(number)) for number in range(5)]
     sent = (await shop.send()).event
     for size in (0, 1, 2, 3):

@@ -81,8 +81,8 @@ from server.rpc.servicers.projects import _write_key, _write_project
 from server.services.backtests import Outcome, Progress, Report, Sample
 from server.services.definitions import CompatibilityVerdict
 from server.services.dependents import ReadingAutomation
-from server.services.explained import BlockingKind, BlockingReason, Explanation
 from server.services.explanations import ConditionTest, EventExplanation
+from server.services.match_reasons import BlockingKind, BlockingReason, Explanation
 from server.services.runs import RunView
 from server.storage.event_history import Traffic
 from signalbox.v1 import automations_pb2, event_ingest_pb2, event_pb2, match_pb2, match_stream_pb2

@@ -364,7 +364,7 @@ async def test_an_index_that_was_left_invalid_is_built_anew(old: OldDatabase) ->
 
 @on_postgresql
 async def test_statements_of_a_migration_have_no_limit_of_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgresql, "COMMAND_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(postgresql, "COMMAND_TIMEOUT_SECONDS", 0.2)
     database = await open_database(store.url)
     try:
         async with database.maintenance() as held:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from registry.schema import Schema
     from server.auth.access import Caller
     from server.storage.database import Database
-    from server.storage.event_history import NameRange, Recorded
+    from server.storage.event_history import NameRange, RecordedPayload
 
 CHUNK_EVENTS: Final = 1_000
 PROGRESS_SECONDS: Final = 0.25
@@ -136,12 +136,12 @@ class Backtests:
             compared.number, tally.compared, tally.outcomes, reasons, tally.samples, within.head, tally.unreadable
         )
 
-    async def _read(self, project_pk: int, within: NameRange, after: int) -> list[Recorded]:
+    async def _read(self, project_pk: int, within: NameRange, after: int) -> list[RecordedPayload]:
         return await self._database.read(
             lambda connection: recorded_payloads(connection, project_pk, within, after, CHUNK_EVENTS)
         )
 
-    async def _compare(self, events: Iterable[Recorded], tally: _Tally) -> None:
+    async def _compare(self, events: Iterable[RecordedPayload], tally: _Tally) -> None:
         """Compare events in slices.
 
         The pauses leave the interpreter to the event loop and to the commits, which would wait for it otherwise.
@@ -178,7 +178,7 @@ class _Tally:
         self._places = dict.fromkeys(Outcome, max_samples)
         self._room = dict.fromkeys(Outcome, SAMPLE_CHARACTERS)
 
-    def take(self, event: Recorded) -> None:
+    def take(self, event: RecordedPayload) -> None:
         """Compare the results of both sides on an event."""
         try:
             sent = event.sent()
@@ -205,7 +205,9 @@ class _Tally:
                 self._unknown += 1
             self.reasons[reason] += 1
 
-    def _keep(self, outcome: Outcome, event: Recorded, sent: dict[str, Any], before: _Side, after: _Side) -> None:
+    def _keep(
+        self, outcome: Outcome, event: RecordedPayload, sent: dict[str, Any], before: _Side, after: _Side
+    ) -> None:
         self._places[outcome] -= 1
         self._room[outcome] -= len(event.properties) + len(event.coercions)
         self.samples.append(

@@ -25,8 +25,8 @@ from server.ingest.contacts import CommitContacts, IfUnknown, if_unknown, with_n
 from server.ingest.subjects import subject_of
 from server.ingest.validate import validate_draft
 from server.model import Event
-from server.services.explained import (
-    NOW,
+from server.services.match_reasons import (
+    BEYOND_ALL,
     Considered,
     EventLimits,
     Explaining,
@@ -137,7 +137,7 @@ class Explanations:
             event = get_event(connection, project_pk, event_id)
             if event.unreadable:
                 raise RowUnreadable("event", event_id, event.unreadable)
-            # Without an id this finds nobody: no contact has an empty address.
+            # An event without a contact finds none here: no contact has an empty address.
             key = contact_key(connection, project_pk, contact_id=event.contact_id) or 0
             properties = contact_properties(connection, [key]).get(key, {})
             found = matches_of_events(connection, project_pk, [event.position]).get(event.position, ())
@@ -167,7 +167,7 @@ class Explanations:
         except ContactNotFound as error:
             return EventExplanation(None, _refusal(error))
         event = _unrecorded(snapshot, draft, _coerced(draft), contact)
-        matched = MatchedEvent(event, NOW, key, subject_of(event, contact.properties if contact else {}), {})
+        matched = MatchedEvent(event, BEYOND_ALL, key, subject_of(event, contact.properties if contact else {}), {})
         source = draft.fingerprint()
 
         def read(connection: Connection) -> list[Considered]:

@@ -1,1 +1,1 @@
-"""What projects have in common, shared fairly: turns, amounts, the event loop's time, and threads for long work."""
+"""Resources that all projects use, shared fairly: turns, amounts, time on the event loop, a thread for long work."""

@@ -1,7 +1,7 @@
 """The project on whose behalf the running code works, so that shared resources can be divided fairly between projects.
 
-It is set where a caller is authenticated, which every call passes, and is inherited by the tasks that the call starts.
-The server's own work, such as group commits, which serve all projects, has none.
+It is set when the caller of a request is authenticated, and inherited by the tasks that the request starts. Work of the
+server itself, such as group commits, serves all projects and has none.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ _project_pk: ContextVar[int | None] = ContextVar("project_pk", default=SERVER)
 
 
 def work_for(project_pk: int | None) -> None:
-    """Do the rest of the current task, and all tasks that it starts from now on, for a project, or for SERVER."""
+    """Count the rest of the current task, and the tasks that it starts, as work for a project, or for SERVER."""
     _project_pk.set(project_pk)
 
 
 def current_project() -> int | None:
-    """Return the `project_pk` of the project that the current task works for, SERVER if there is none."""
+    """Return the `project_pk` that the current task works for, or SERVER."""
     return _project_pk.get()

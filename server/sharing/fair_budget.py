@@ -1,11 +1,13 @@
 """A bounded amount of something, such as calls in progress or bytes in memory, shared fairly between projects.
 
-A key, such as a project, may hold as much as is still free: alone half of everything, one of two a third. However many
-keys take all that they can get, something is left for the next one. A key that holds nothing may take all that is free,
-so that one item that is larger than half is not refused for ever. With a `share` a key holds no more than that, either.
+A key, such as a project, may hold at most as much as stays free: a single key gets half of the total, each of two keys
+a third. However many keys take all that they can get, something is left for the next one. A key that holds nothing may
+take all that is free, so that an item larger than half is not refused for ever. With a `share`, that is the most that
+one key holds.
 
-`take` refuses what does not fit; `acquire` waits for it, each key's waiters in their order, the keys in turn. A waiter
-for whom too little is free, whoever holds it, is not overtaken: so a large item does not wait while small ones pass.
+`take` refuses an item that does not fit; `acquire` waits until it does. The waiters of a key are served in their order,
+the keys in turn. A waiter for whom too little is free in all is not overtaken: a large item does not starve while small
+ones pass.
 """
 
 from __future__ import annotations
@@ -29,20 +31,23 @@ class FairBudget:
         self._waiting: OrderedDict[Hashable, deque[tuple[int, asyncio.Future[None]]]] = OrderedDict()
 
     def held_by(self, key: Hashable) -> int:
-        """Return what a key holds."""
+        """Return the amount that a key holds."""
         return self._held[key]
 
     def take(self, key: Hashable, cost: int = 1) -> bool:
-        """Take a part if nobody waits and the key may have it now. The caller gives it back with `give`."""
+        """Take an amount if nobody waits and the key may have it now; return whether it was taken.
+
+        The caller gives it back with `give`.
+        """
         if self._waiting or not self._fits(key, cost):
             return False
         self._hold(key, cost)
         return True
 
     async def acquire(self, key: Hashable, cost: int = 1) -> None:
-        """Wait until the key may have a part, and take it. Raise ValueError for more than a key can ever have."""
+        """Wait until the key may have an amount, and take it. Raise ValueError for more than the share of a key."""
         if cost > self._share:
-            raise ValueError(f"{cost} of {self._share} can never be had")
+            raise ValueError(f"{cost:,} can never be taken: a key may hold at most {self._share:,}")
         if self.take(key, cost):
             return
         given = asyncio.get_running_loop().create_future()
@@ -54,12 +59,12 @@ class FairBudget:
             if given.done() and not given.cancelled():
                 self.give(key, cost)
             else:
-                # The one behind it may be smaller.
+                # The next waiter may be smaller.
                 self._serve()
             raise
 
     def give(self, key: Hashable, cost: int = 1) -> None:
-        """Give a part back."""
+        """Give an amount back."""
         self.used -= cost
         self._held[key] -= cost
         if not self._held[key]:
@@ -77,7 +82,7 @@ class FairBudget:
         self._held[key] += cost
 
     def _serve(self) -> None:
-        """Give to those who wait, the key that was served last coming last, until nobody can have anything."""
+        """Serve waiters, the key that was served last coming last, until none of them can be served."""
         served = True
         while served:
             served = False

@@ -1,12 +1,14 @@
-"""Fair shares of what projects have in common: the writer, the readers, time on the event loop.
+"""Fair queues: who is next at a resource that all projects use, such as the writer or the event loop.
 
-`FairQueue` decides who is next, by start-time fair queueing. An item starts, in virtual time, when the item before it
-of the same key is finished, and is finished after its cost; the item that starts first is the next one, and virtual
-time is its start. So two keys that both wait receive equal cost, up to their largest items, whatever the sizes and
-numbers of their items; a key that seldom asks waits for one item of each other key; and time in which a key asks for
-nothing is not saved up.
+`FairQueue` decides who is next, by start-time fair queueing. In virtual time, an item starts when the previous item of
+its key is finished, and is finished after its cost. The item that starts first is the next one, and virtual time
+advances to its start. So:
 
-`FairTurns` gives out a fixed number of turns at something, such as connections, in that order.
+- keys that wait receive equal cost, up to their largest items, whatever the sizes and numbers of their items;
+- a key that asks seldom waits for one item of each other key;
+- time in which a key asks for nothing is not saved up.
+
+`FairTurns` grants a fixed number of turns, such as the use of connections, in that order.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _FORGET_KEYS: Final = 1_000
-"""Finish times of more keys than this are searched for those that virtual time has passed."""
+"""With finish times of more keys than this, those that virtual time has passed are dropped."""
 
 
 class FairQueue(Generic[T]):
@@ -32,7 +34,8 @@ class FairQueue(Generic[T]):
 
     def __init__(self) -> None:
         self._waiting: dict[Hashable, deque[tuple[int, T]]] = {}
-        self._first: list[tuple[int, int, Hashable]] = []  # for each key with items: the start of the first, a number
+        # For each key with items: the start of its first item, and a number that keeps keys with equal starts in order.
+        self._first: list[tuple[int, int, Hashable]] = []
         self._numbers = count()
         self._finish: dict[Hashable, int] = {}
         self._now = 0
@@ -83,7 +86,7 @@ class FairQueue(Generic[T]):
         heappush(self._first, (start, next(self._numbers), key))
 
     def _forget(self, key: Hashable) -> None:
-        """Drop what is known of a key without items; its finish time only once that has passed."""
+        """Drop the state of a key without items, but its finish time only once virtual time has passed it."""
         del self._waiting[key], self._costs[key]
         if not self._waiting:
             # Nobody waits, so nobody is owed anything.
@@ -95,15 +98,16 @@ class FairQueue(Generic[T]):
 class FairTurns:
     """A number of turns that can be held at the same time, of which one key holds at most `share`.
 
-    Keys that wait are given turns by a `FairQueue`. A caller that is cancelled loses its place and owes nothing for it.
+    Keys that wait get turns in the order of a `FairQueue`. A caller that is cancelled while it waits costs its key
+    nothing.
     """
 
     def __init__(self, turns: int, share: int | None = None) -> None:
         self._free = turns
         self._share = turns if share is None else share
         self._queue: FairQueue[_Waiter] = FairQueue()
-        self._places: Counter[Hashable] = Counter()  # of a key: its turns and its places in the queue, at most a share
-        self._beyond: dict[Hashable, deque[_Waiter]] = {}  # the waiters of keys whose share is used up
+        self._places: Counter[Hashable] = Counter()  # by key: turns held and waiters in the queue, together a share
+        self._beyond: dict[Hashable, deque[_Waiter]] = {}  # by key: waiters beyond the share, not in the queue yet
 
     @property
     def waiting(self) -> int:
@@ -151,7 +155,7 @@ class FairTurns:
                 waiter.given.set_result(None)
 
     def _vacate(self, key: Hashable) -> None:
-        """Pass a place of a key on to its next waiter beyond the share."""
+        """Pass a place of a key on to its first waiter beyond the share, or give it up."""
         beyond = self._beyond.get(key)
         while beyond:
             waiter = beyond.popleft()

@@ -1,17 +1,17 @@
 """Time on the event loop for large requests, in slices and shared fairly between projects.
 
-Everything that the server does meets on one event loop. A request of thousands of events would hold it for seconds, and
-a project that sends many of them for as long as it likes. So work that grows with a request is done in pieces of which
-none takes longer than a few milliseconds, and between them the loop serves everybody else:
+All requests share one event loop. A request of thousands of events would hold it for seconds, and a project that sends
+many of them would hold it for good. So work that grows with a request is done in slices of a few milliseconds, and
+between them the loop serves everybody else:
 
     async with loop_time.slices(project_pk) as slices:
         for event in events:
             convert(event)
             await slices.pause()
 
-One large request has the loop at a time. After SLICE_SECONDS the next one has its turn, by `FairTurns`, at the cost of
-the time that was used. Work on a small request needs no turn, and no slice begins while one of another project is in
-progress (`small_work`).
+One large request has a turn at a time. After SLICE_SECONDS the next one gets it, by `FairTurns`, at a cost of the time
+that was used. Small requests need no turn, and a slice waits while small work of another project is in progress
+(`small_work`).
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Hashable
 
 SLICE_SECONDS: Final = 0.002
-"""A single send comes back to the loop four or five times, and may wait for a slice each time."""
+"""The length of a slice. A single send returns to the loop four or five times, and may wait for a slice each time."""
 
 MANY_WAITING: Final = 8
-"""With more requests than this waiting for a turn, calls are let in first."""
+"""With more large requests than this waiting for a turn, the acceptance of calls goes before their slices."""
 
 MANY_ARRIVING: Final = 100
-"""With more calls than this in a second, and many large requests waiting, the loop has more work than it can do."""
+"""With more calls a second than this, and MANY_WAITING large requests, the loop has more work than it can do."""
 
 RATE_SECONDS: Final = 0.05
-"""How long arriving calls are counted for a rate."""
+"""The rate of arriving calls is measured over this time."""
 
 GAP_SECONDS: Final = 0.001
-"""The pause in which the next call can arrive, while calls do: to be accepted it needs the loop and another thread."""
+"""While calls arrive, the loop is left free for this long at a time: accepting a call takes it and another thread."""
 
 ARRIVAL_SECONDS: Final = 0.02
-"""How long arriving calls keep large requests waiting."""
+"""The most time for which arriving calls keep a slice waiting."""
 
 
 class LoopTime:
@@ -68,6 +68,7 @@ class LoopTime:
             slices.end()
 
     def _overrun(self) -> bool:
+        """Return whether the loop has more work than it can do: many large requests wait, and many calls arrive."""
         now = perf_counter()
         if (passed := now - self._counted_at) > RATE_SECONDS:
             self._rate = (self.arrivals - self._counted) / passed
@@ -75,9 +76,9 @@ class LoopTime:
         return self.turns.waiting > MANY_WAITING and self._rate > MANY_ARRIVING
 
     async def give_way(self, key: Hashable) -> None:
-        """Wait for the small work of other projects, unless many large requests wait and further calls arrive.
+        """Wait for the small work of other projects, unless many large requests wait and many calls arrive.
 
-        Then they need all of the loop: every call waits for them by then, before it is even accepted.
+        In that case every call waits for the large requests before it is even accepted, so these are finished first.
         """
         while self.giving_way.due(key) and not self._overrun():
             await self.giving_way.wait()
@@ -85,8 +86,8 @@ class LoopTime:
     async def serve_others(self) -> None:
         """Let the loop serve others: for one round, or for longer while many calls arrive.
 
-        To accept calls takes rounds of the loop and another thread: with a slice in every round, 400 large calls at
-        once took two seconds to be let in one by one, and whoever called meanwhile waited for them.
+        Accepting calls takes rounds of the loop and another thread. With a slice in every round, it took two seconds
+        until 400 large calls had been accepted one by one, and all other calls waited for that.
         """
         await asyncio.sleep(0)
         until = perf_counter() + ARRIVAL_SECONDS
@@ -127,7 +128,7 @@ class Slices:
         self._turns.release(self._key)
 
     def used_up(self) -> bool:
-        """Return whether it is time for a pause. Asked for every event, because a call of `pause` takes 0.2 us more."""
+        """Return whether it is time for a pause. Loops over events ask this first: `pause` takes 0.2 us more."""
         return perf_counter() >= self._ends_at
 
     async def pause(self) -> None:
@@ -135,7 +136,7 @@ class Slices:
         over = perf_counter() - self._ends_at
         if over < 0:
             return
-        # Before the turn is given back: whoever has it next would use it at once, in the same round of the loop.
+        # While the turn is still held: the next holder would use it at once, in the same round of the loop.
         await self._loop_time.serve_others()
         self.end()
         await self.begin(round((over + SLICE_SECONDS) * 1e6))

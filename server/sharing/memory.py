@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Final
 
 _LIMITS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-"""Where a container reads its own limit, by the version of the control groups."""
+"""The files with the memory limit of a container, for control groups of version 2 and 1."""
 
 _UNKNOWN: Final = 1 << 30
-"""What is assumed of a system that does not tell how much memory it has."""
+"""The memory that is assumed if the system does not report how much it has: 1 GiB."""
 
 
 @cache
 def usable_memory() -> int:
-    """Return the bytes of memory of this machine, or of this container if it has fewer."""
+    """Return the bytes of memory of this machine, or of this container if its limit is lower."""
     return min([_physical(), *(limit for path in _LIMITS if (limit := _read(path)))])
 
 

@@ -1,13 +1,13 @@
 """Large work gives way to the small work of other projects: single sends, and transactions other than long reads.
 
-A transaction needs the interpreter dozens of times, for a moment each. While the event loop or a thread computes, it
-waits each time until the interpreter is handed over: with both computing, a commit of 1.5 ms took 25 ms and a step of
-deliveries 60 ms in place of 6, and whoever sent now and then waited in a queue. So work in slices begins none while
-another project's small work is in progress.
+A transaction needs the interpreter dozens of times, for a moment each. While the event loop or another thread computes,
+it waits each time until the interpreter is handed over. With both computing, a commit of 1.5 ms took 25 ms, a step of
+deliveries 60 ms instead of 6, and single sends queued up. So large work begins no slice while small work of another
+project is in progress.
 
-It is not held up for long: on the whole it waits no longer than it works. So a project that sends without a pause takes
-half of the time of another one's large work, and no more. And while more calls arrive than the event loop can serve,
-it gives way to nobody (`loop_time`): all calls wait for it by then.
+Large work waits no longer than it has worked, so a project that sends without a pause can take half of the time of
+another project's large work, and no more. While more calls arrive than the event loop can serve, large work does not
+give way (`loop_time`): then every call waits for it anyway.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
 CREDIT_SECONDS: Final = 0.05
-"""The most that large work waits at once: longer than small work takes, and too short to be noticed."""
+"""The longest wait of large work at a time: more than small work takes, and too short to be noticed."""
 
 LOOK_SECONDS: Final = 0.001
-"""How often large work that waits looks again."""
+"""The interval at which waiting large work checks whether it may continue."""
 
-# One for the whole process, as the interpreter is. Only the event loop changes it.
+# By project, for the whole process, because there is one interpreter. Only the event loop changes it.
 _in_progress: dict[Hashable, int] = {}
 
 
 class SmallWork:
-    """Small work of a project, in progress while the context is open. That of the server itself is not counted."""
+    """Small work of a project, in progress while the context is open. The server's own work is not counted."""
 
     __slots__ = ("_key",)
 
@@ -53,32 +53,32 @@ class SmallWork:
 
 
 def others_work(key: Hashable) -> bool:
-    """Return whether small work of others than a project is in progress."""
+    """Return whether small work of a project other than this one is in progress."""
     return len(_in_progress) > (key in _in_progress)
 
 
 class GivingWay:
-    """Large work, of which one slice runs at a time."""
+    """Decides when large work waits: it may wait for as long as its slices have taken, up to CREDIT_SECONDS."""
 
     def __init__(self) -> None:
         self._credit = 0.0
 
     def worked(self, seconds: float) -> None:
-        """Note how long a slice took: the next ones may wait as long."""
+        """Add the time that a slice took to the credit for waiting."""
         self._credit = min(self._credit + seconds, CREDIT_SECONDS)
 
     def due(self, key: Hashable) -> bool:
-        """Return whether a slice must wait: small work of others than a project is in progress, and there is credit."""
+        """Return whether a slice of a project must wait: others' small work is in progress, and there is credit."""
         return self._credit > 0 and others_work(key)
 
     async def wait(self) -> None:
-        """Wait a moment, before looking again."""
+        """Wait for LOOK_SECONDS, and take the time off the credit."""
         began = perf_counter()
         await asyncio.sleep(LOOK_SECONDS)
         self._credit -= perf_counter() - began
 
     def wait_in_thread(self) -> None:
-        """Do the same in a thread that computes."""
+        """Wait as `wait` does, in a thread that computes."""
         began = perf_counter()
         sleep(LOOK_SECONDS)
         self._credit -= perf_counter() - began

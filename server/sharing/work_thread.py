@@ -1,10 +1,8 @@
-"""A thread for work that takes long without waiting for anything, such as evaluating and compiling conditions.
+"""A thread for long computations, such as evaluating and compiling conditions.
 
-One thread, because threads that compute take turns with the interpreter anyway, and each of them takes time away from
-the event loop and from the commits. Projects have turns of a few milliseconds: long work is done in slices, so that the
-short work of others waits for one slice of each project at most.
-
-    work that is cancelled ends with the slice that is running
+There is one thread, because threads that compute share one interpreter anyway, and each takes time away from the event
+loop and from commits. Long work is done in slices, and projects take turns: work of one project waits for at most one
+slice of each other project. Work whose caller is cancelled ends with the slice that is running.
 """
 
 from __future__ import annotations
@@ -24,11 +22,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SLICE_SECONDS: Final = 0.01
-"""How long a slice should take."""
+"""The time that one call of `proceed` should take."""
 
 
 class WorkThread:
-    """The thread. It ends when nobody refers to it any more."""
+    """The thread, shared by all projects. It ends when the last reference to this object is gone."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "work")
@@ -52,11 +50,11 @@ class WorkThread:
             self._giving_way.worked(thread_time() - began)
 
     def give_way(self, key: Hashable) -> None:
-        """Wait in the middle of a slice, in the thread, as before each slice (`small_work`)."""
+        """Wait for small work of other projects in the middle of a slice. Call it in the thread (`small_work`)."""
         while self._giving_way.due(key):
             self._giving_way.wait_in_thread()
 
     async def run_in_slices(self, key: Hashable, proceed: Callable[[], bool]) -> None:
-        """Call `proceed`, which works for SLICE_SECONDS, until it returns true."""
+        """Call `proceed`, which works for about SLICE_SECONDS, until it returns true."""
         while not await self.run(key, proceed):
             pass

@@ -80,22 +80,22 @@ class NameRange:
     head: int
 
 
-def name_range(connection: Connection, project_pk: int, wanted: EventFilter, newest: int) -> NameRange:
-    """Return the range of the events of a name and a time of receipt; of the `newest` ones only, unless it is 0."""
-    low, high = position_range(connection, project_pk, wanted)
+def name_range(connection: Connection, project_pk: int, event_filter: EventFilter, newest: int) -> NameRange:
+    """Return the range of the events with a filter's name and time of receipt; of the `newest` ones, unless it is 0."""
+    low, high = position_range(connection, project_pk, event_filter)
     head = log_head(connection, project_pk)
     high = min(head + 1, high or head + 1)
     position = event.c.position
-    query = sa.select(position).where(event.c.project_key == project_pk, event.c.name == wanted.name)
+    query = sa.select(position).where(event.c.project_key == project_pk, event.c.name == event_filter.name)
     query = query.where(position >= low, position < high)
     if newest:
         query = query.order_by(position.desc()).limit(newest)
     positions = query.subquery().c.position
     count, first = connection.execute(sa.select(sa.func.count(), sa.func.min(positions))).one()
-    return NameRange(wanted.name, first or high, high, count, head)
+    return NameRange(event_filter.name, first or high, high, count, head)
 
 
-class Recorded(NamedTuple):
+class RecordedPayload(NamedTuple):
     """A payload as it is recorded: the JSON of its properties after coercion, and that of the coercions."""
 
     id: str
@@ -120,7 +120,7 @@ _RECORDED = sa.select(event.c.id, event.c.position, event.c.revision, event.c.pr
 
 def recorded_payloads(
     connection: Connection, project_pk: int, within: NameRange, after: int, limit: int
-) -> list[Recorded]:
+) -> list[RecordedPayload]:
     """Return payloads of a range after the position `after`, oldest first.
 
     They are at most `limit`, and end with the one that exceeds PAGE_CHARACTERS.
@@ -128,12 +128,12 @@ def recorded_payloads(
     position = event.c.position
     query = _RECORDED.where(event.c.project_key == project_pk, event.c.name == within.name)
     query = query.where(position > after, position < within.high).order_by(position).limit(limit)
-    payloads: list[Recorded] = []
+    payloads: list[RecordedPayload] = []
     characters = 0
     # A part of the rows at a time, because `limit` large payloads would be far more than PAGE_CHARACTERS.
     with connection.execute(query, execution_options={"yield_per": rows_at_once(connection)}) as rows:
         for row in rows:
-            payloads.append(Recorded(*row))
+            payloads.append(RecordedPayload(*row))
             characters += len(row.properties) + len(row.coercions)
             if characters > PAGE_CHARACTERS:
                 break

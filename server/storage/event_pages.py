@@ -1,15 +1,16 @@
 """SQL of the log: pages of events.
 
-A range of time of receipt is a range of positions. Within it, the candidates for a page are, in the order of the list:
+A range of times of receipt is a range of positions. Within it, the candidates for a page are, in the order of the list:
 
     filters                                  candidates                                 at most
     none, or occurred_at alone               the log itself                             EXAMINED_LOG_ROWS
     name                                     the index by name                          EXAMINED_ROWS
     contact, with or without name            the index by contact (`events_of_contact`) EXAMINED_ROWS
 
-No index has `occurred_at`, which a sender chooses, and that of events without a contact, by their address, has no name.
-With a filter by these, only that number of candidates is examined: the page may be shorter than requested, and the next
-one continues where it ended (`registry.bounded_pages`). Otherwise all candidates belong to the page.
+No index has `occurred_at`, which the sender chooses, and the index of events without a contact, by address, has no
+names. So a filter by these examines that number of candidates and drops those that do not pass: the page may be shorter
+than requested, and the next one continues where it ended (`registry.bounded_pages`). Otherwise every candidate belongs
+to the page.
 """
 
 from __future__ import annotations
@@ -44,17 +45,23 @@ class EventPage(NamedTuple):
 
 
 def list_events(
-    connection: Connection, project_pk: int, wanted: EventFilter, limit: int, *, before: int | None, after: int | None
+    connection: Connection,
+    project_pk: int,
+    event_filter: EventFilter,
+    limit: int,
+    *,
+    before: int | None,
+    after: int | None,
 ) -> EventPage:
     """List events, newest first before the position `before`, or oldest first after the position `after`.
 
     Return at most `limit` events of at most PAGE_CHARACTERS of payload.
     """
-    positions, occurred = _range(connection, project_pk, wanted, before, after), _occurred(wanted)
+    positions, occurred = _range(connection, project_pk, event_filter, before, after), _occurred(event_filter)
     query = EVENTS.where(event.c.project_key == project_pk, *occurred).order_by(positions.order())
-    if wanted.contact_id or wanted.email or wanted.name:
-        candidates, edge = _candidates(connection, project_pk, wanted, positions, limit + 1)
-        query = query.where(among(event.c.position, "candidates", connection.dialect.name), *_named(wanted))
+    if event_filter.contact_id or event_filter.email or event_filter.name:
+        candidates, edge = _candidates(connection, project_pk, event_filter, positions, limit + 1)
+        query = query.where(among(event.c.position, "candidates", connection.dialect.name), *_named(event_filter))
         query = query.params(candidates=packed(connection, candidates))
     else:
         edge = _edge(positions) if occurred else None
@@ -71,10 +78,10 @@ def _page(connection: Connection, project_pk: int, query: sa.Select[Any], limit:
 
 
 def _range(
-    connection: Connection, project_pk: int, wanted: EventFilter, before: int | None, after: int | None
+    connection: Connection, project_pk: int, event_filter: EventFilter, before: int | None, after: int | None
 ) -> PositionRange:
     """Return the range of a page, with one bound at each end: of two lower ones SQLite would seek only the first."""
-    low, high = position_range(connection, project_pk, wanted)
+    low, high = position_range(connection, project_pk, event_filter)
     high = log_head(connection, project_pk) + 1 if high is None else high
     if after is not None:
         # Within the log: a caller may ask for the events after any position that the column can hold.
@@ -98,27 +105,27 @@ def _part(positions: PositionRange, edge: int | None) -> PositionRange:
 
 
 def _candidates(
-    connection: Connection, project_pk: int, wanted: EventFilter, positions: PositionRange, count: int
+    connection: Connection, project_pk: int, event_filter: EventFilter, positions: PositionRange, count: int
 ) -> tuple[list[int], int | None]:
     """Return the candidates of a contact or of a name, in any order, and the last one to examine if there are more.
 
     Of events that need no examination, the first `count` are enough.
     """
-    named, occurred = _named(wanted), bool(_occurred(wanted))
+    named, occurred = _named(event_filter), bool(_occurred(event_filter))
     find = partial(positions_of_contact, connection, project_pk, named, positions)
     parts: list[tuple[Sequence[int], bool]] = []
-    if not wanted.contact_id and not wanted.email:
+    if not event_filter.contact_id and not event_filter.email:
         # With other columns SQLite would read the whole range by the primary key instead.
         query = sa.select(event.c.position).where(event.c.project_key == project_pk, *named, positions.within())
         query = query.order_by(positions.order()).limit(EXAMINED_ROWS if occurred else count)
         parts.append((connection.scalars(query).all(), occurred))
     else:
-        key = contact_key(connection, project_pk, contact_id=wanted.contact_id, email=wanted.email)
+        key = contact_key(connection, project_pk, contact_id=event_filter.contact_id, email=event_filter.email)
         if key is not None:
             parts.append((find(EXAMINED_ROWS if occurred else count, contact_key=key, email=""), occurred))
-        if not wanted.contact_id:
+        if not event_filter.contact_id:
             examined = occurred or bool(named)
-            found = find(EXAMINED_ROWS if examined else count, contact_key=None, email=wanted.email)
+            found = find(EXAMINED_ROWS if examined else count, contact_key=None, email=event_filter.email)
             parts.append((found, examined))
     edges = [found[-1] for found, examined in parts if examined and len(found) == EXAMINED_ROWS]
     candidates = [position for found, _ in parts for position in found]
@@ -130,14 +137,14 @@ def _candidates(
     ], edge
 
 
-def _named(wanted: EventFilter) -> list[sa.ColumnElement[bool]]:
-    return [event.c.name == wanted.name] if wanted.name else []
+def _named(event_filter: EventFilter) -> list[sa.ColumnElement[bool]]:
+    return [event.c.name == event_filter.name] if event_filter.name else []
 
 
-def _occurred(wanted: EventFilter) -> list[sa.ColumnElement[bool]]:
+def _occurred(event_filter: EventFilter) -> list[sa.ColumnElement[bool]]:
     filters: list[sa.ColumnElement[bool]] = []
-    if wanted.occurred_from is not None:
-        filters.append(event.c.occurred_at >= wanted.occurred_from)
-    if wanted.occurred_until is not None:
-        filters.append(event.c.occurred_at < wanted.occurred_until)
+    if event_filter.occurred_from is not None:
+        filters.append(event.c.occurred_at >= event_filter.occurred_from)
+    if event_filter.occurred_until is not None:
+        filters.append(event.c.occurred_at < event_filter.occurred_until)
     return filters

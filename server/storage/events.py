@@ -76,14 +76,14 @@ def event_sizes(connection: Connection, project_pk: int, positions: Iterable[int
     """Return the number of characters of the events at positions: payload, coercions, name and address."""
     length = sa.func.length
     size = length(event.c.properties) + length(event.c.coercions) + length(event.c.name) + length(event.c.email)
-    wanted = (event.c.project_key == project_pk) & event.c.position.in_(list(positions))
-    return {row[0]: row[1] for row in connection.execute(sa.select(event.c.position, size).where(wanted))}
+    at = (event.c.project_key == project_pk) & event.c.position.in_(list(positions))
+    return {row[0]: row[1] for row in connection.execute(sa.select(event.c.position, size).where(at))}
 
 
 def events_at(connection: Connection, project_pk: int, positions: Iterable[int]) -> dict[int, Event]:
     """Return the events at positions, by position."""
-    wanted = (event.c.project_key == project_pk) & event.c.position.in_(list(positions))
-    return {row.position: to_event(row) for row in connection.execute(EVENTS.where(wanted))}
+    at = (event.c.project_key == project_pk) & event.c.position.in_(list(positions))
+    return {row.position: to_event(row) for row in connection.execute(EVENTS.where(at))}
 
 
 def events_by_idempotency_key(
@@ -97,8 +97,8 @@ def events_by_idempotency_key(
 def _texts_at(
     connection: Connection, column: sa.Column[str], project_pk: int, positions: Iterable[int]
 ) -> dict[int, str]:
-    wanted = (event.c.project_key == project_pk) & event.c.position.in_(list(positions))
-    return {row[0]: row[1] for row in connection.execute(sa.select(event.c.position, column).where(wanted))}
+    at = (event.c.project_key == project_pk) & event.c.position.in_(list(positions))
+    return {row[0]: row[1] for row in connection.execute(sa.select(event.c.position, column).where(at))}
 
 
 def position_at(connection: Connection, project_pk: int, time: int) -> int:
@@ -161,11 +161,11 @@ def read_coercions(text: str) -> tuple[tuple[Coercion, ...], int]:
     return tuple(Coercion(path, CoercionKind(kind), *values) for path, kind, *values in coercions), omitted
 
 
-def position_range(connection: Connection, project_pk: int, wanted: EventFilter) -> tuple[int, int | None]:
+def position_range(connection: Connection, project_pk: int, event_filter: EventFilter) -> tuple[int, int | None]:
     """Return the positions of the filter's time of receipt: the first one, and the one after the last, if any."""
     low, high = 1, None
-    if wanted.received_from is not None:
-        low = position_at(connection, project_pk, wanted.received_from)
-    if wanted.received_until is not None:
-        high = position_at(connection, project_pk, wanted.received_until)
+    if event_filter.received_from is not None:
+        low = position_at(connection, project_pk, event_filter.received_from)
+    if event_filter.received_until is not None:
+        high = position_at(connection, project_pk, event_filter.received_until)
     return low, high

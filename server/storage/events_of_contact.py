@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-SEARCHED: Final = 256
+SEGMENTS_SEARCHED: Final = 256
 """The most segments that one statement searches for events of a contact."""
 
-READ: Final = 16
-"""The most segments that one statement reads. If all events in them are the contact's, it takes some milliseconds."""
+SEGMENTS_READ: Final = 16
+"""The most segments from which one statement reads. If all their events are the contact's, it takes milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +99,10 @@ def _in_segments(
     start, count = 0, 1
     while start < len(segments) and len(found) < limit:
         next_ones = segments[start : start + count]
-        for some in chunks(_occupied(connection, conditions, next_ones), READ):
+        for some in chunks(_occupied(connection, conditions, next_ones), SEGMENTS_READ):
             if len(found) < limit:
                 found += _first(connection, [*conditions, SEGMENT.in_(some)], positions, limit - len(found))
-        start, count = start + count, min(2 * count, SEARCHED)
+        start, count = start + count, min(2 * count, SEGMENTS_SEARCHED)
     return found
 
 

@@ -44,16 +44,20 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 READERS, WRITERS = 7, 5
-"""The connections of the two pools, which the turns below divide."""
+"""The connections of the two pools, which the turns below divide: reads and deliveries, writes and brief reads."""
+
 READ_TURNS, READ_SHARE = 5, 3
 DELIVERY_TURNS, DELIVERY_SHARE = 2, 1
 WRITE_TURNS, WRITE_SHARE = 3, 2
 BRIEF_TURNS, BRIEF_SHARE = 2, 1
-"""How many transactions of a kind run at the same time, and how many of them for one project: others find free ones."""
+"""The number of transactions of each kind that run at once, and of these for one project, so that others find a
+free connection."""
+
 MAINTAINERS = 3
-"""One connection holds the lock, one works, one watches its progress."""
-POOL_TIMEOUT_S = 10
-COMMAND_TIMEOUT_S = 30
+"""The connections of a migration: one holds the lock, one works, one watches its progress."""
+
+POOL_TIMEOUT_SECONDS = 10
+COMMAND_TIMEOUT_SECONDS = 30
 
 _SETTINGS = {
     "application_name": "signalbox",
@@ -80,13 +84,11 @@ class PostgresDatabase:
     shared = True
 
     def __init__(self, url: str) -> None:
-        parsed = parse_postgres_url(url)
-        connector = Connector()
+        self._url = parse_postgres_url(url)
+        self._connector = Connector()
         # Two pools, because readers may be idle in a transaction for longer; brief reads use the pool of the commits.
-        self._url = parsed
-        self._connector = connector
-        self._writers = _Pool(parsed, connector, WRITERS, _WRITER_SETTINGS)
-        self._readers = _Pool(parsed, connector, READERS, _READER_SETTINGS)
+        self._writers = _Pool(self._url, self._connector, WRITERS, _WRITER_SETTINGS)
+        self._readers = _Pool(self._url, self._connector, READERS, _READER_SETTINGS)
         self._head_turns = HeadTurns()
         self._read_turns = FairTurns(READ_TURNS, READ_SHARE)
         self._delivery_turns = FairTurns(DELIVERY_TURNS, DELIVERY_SHARE)
@@ -225,7 +227,7 @@ def _engine(
     connector: Connector,
     connections: int,
     settings: Mapping[str, str],
-    command_timeout: float | None = COMMAND_TIMEOUT_S,
+    command_timeout: float | None = COMMAND_TIMEOUT_SECONDS,
 ) -> AsyncEngine:
     arguments = url.connect_args(settings)
     try:
@@ -233,7 +235,7 @@ def _engine(
             "postgresql+asyncpg://",
             pool_size=connections,
             max_overflow=0,
-            pool_timeout=POOL_TIMEOUT_S,
+            pool_timeout=POOL_TIMEOUT_SECONDS,
             hide_parameters=True,
             connect_args={**arguments, "command_timeout": command_timeout, "async_creator_fn": connector},
         )

@@ -17,7 +17,7 @@ from server.delivery.start_points import LogEnd
 from server.errors import InvalidArgument
 from server.ingest.draft import BatchMode
 from server.model import Dialect, NameCase, UndefinedEvents, UnknownContacts
-from server.services.explained import BlockingKind
+from server.services.match_reasons import BlockingKind
 from signalbox.v1 import (
     automations_pb2,
     event_definitions_pb2,

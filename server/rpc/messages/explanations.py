@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from automation.conditions.errors import ConditionError
     from automation.conditions.tracing import Clause
-    from server.services.explained import BlockingReason, Explanation
     from server.services.explanations import ConditionTest, EventExplanation
+    from server.services.match_reasons import BlockingReason, Explanation
     from signalbox.v1 import contacts_pb2
 
 _ROOM: int = MAX_DEPTH - 2

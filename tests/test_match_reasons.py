@@ -11,8 +11,8 @@ from automation.automations import Automation, AutomationState, AutomationVersio
 from automation.conditions.tracing import Clause, Shown
 from automation.conditions.values import Verdict
 from server.model import Event
-from server.services import explained
-from server.services.explained import BlockingKind, BlockingReason, Explanation
+from server.services import match_reasons
+from server.services.match_reasons import BlockingKind, BlockingReason, Explanation
 
 DRAFT, ACTIVE, PAUSED = AutomationState.DRAFT, AutomationState.ACTIVE, AutomationState.PAUSED
 ONCE, ALONE = EntryRule.ONCE_PER_CONTACT, EntryRule.ONCE_WHILE_RUNNING
@@ -42,7 +42,7 @@ def then(state: AutomationState) -> AutomationVersion:
 
 @pytest.mark.parametrize("state", [ACTIVE, PAUSED])
 def test_an_automation_is_as_it_was_when_the_event_came(state: AutomationState) -> None:
-    past = explained._as_of_event(NOW, then(state))
+    past = match_reasons._as_of_event(NOW, then(state))
     assert past == replace(NOW, state=state, event_name="sent", condition="false", entry_rule=ONCE)
 
 
@@ -50,15 +50,15 @@ def test_an_automation_is_as_it_was_when_the_event_came(state: AutomationState) 
 def test_an_automation_that_had_not_been_active_was_a_draft_of_what_it_is_now(
     earlier: AutomationVersion | None,
 ) -> None:
-    assert explained._as_of_event(NOW, earlier) == replace(NOW, state=DRAFT)
-    assert explained._as_of_event(DELETED, earlier) is None
+    assert match_reasons._as_of_event(NOW, earlier) == replace(NOW, state=DRAFT)
+    assert match_reasons._as_of_event(DELETED, earlier) is None
 
 
 def test_a_deleted_automation_is_explained_if_it_was_active_then() -> None:
-    past = explained._as_of_event(DELETED, then(ACTIVE))
+    past = match_reasons._as_of_event(DELETED, then(ACTIVE))
     assert past is not None
     assert (past.state, past.event_name) == (ACTIVE, "sent")
-    assert explained._as_of_event(DELETED, then(PAUSED)) is None
+    assert match_reasons._as_of_event(DELETED, then(PAUSED)) is None
 
 
 def kinds(*reasons: BlockingReason) -> list[BlockingKind]:
@@ -79,7 +79,7 @@ def kinds(*reasons: BlockingReason) -> list[BlockingKind]:
 def test_the_state_of_an_automation_may_stand_in_the_way(
     state: AutomationState, activated: int | None, expected: list[BlockingKind]
 ) -> None:
-    found = list(explained._state_reasons(replace(NOW, state=state, activated_position=activated)))
+    found = list(match_reasons._state_reasons(replace(NOW, state=state, activated_position=activated)))
     assert kinds(*found) == expected
     if activated == 20_000:
         assert "after position 20,000" in found[0].message
@@ -98,8 +98,8 @@ def test_the_case_of_a_name_stands_in_the_way_where_it_counts(
     name: str, ignore_case: bool, expected: list[BlockingKind]
 ) -> None:
     event = Event("e1", 1, name, "", 0, "", "", {}, (), 1, 1, 0, ignore_case=ignore_case)
-    matched: Any = explained.MatchedEvent(event, 1, 0, None, {})  # type: ignore[arg-type]  # nothing reads the subject
-    assert kinds(*explained._case_reasons(NOW, matched)) == expected
+    matched: Any = match_reasons.MatchedEvent(event, 1, 0, None, {})  # type: ignore[arg-type]  # nothing reads the subject
+    assert kinds(*match_reasons._case_reasons(NOW, matched)) == expected
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_the_case_of_a_name_stands_in_the_way_where_it_counts(
 def test_the_run_that_stands_in_the_way_is_named(
     rule: EntryRule, blocking: dict[int, str], expected: list[tuple[BlockingKind, str]]
 ) -> None:
-    found = explained._once_reasons(replace(NOW, entry_rule=rule), blocking)
+    found = match_reasons._once_reasons(replace(NOW, entry_rule=rule), blocking)
     assert [(reason.kind, reason.run_id) for reason in found] == expected
 
 
@@ -138,9 +138,9 @@ def test_the_size_of_an_explanation_counts_all_its_texts() -> None:
 
 
 def test_an_empty_condition_is_true() -> None:
-    assert explained.verdict_of([]) is Verdict.TRUE
+    assert match_reasons.verdict_of([]) is Verdict.TRUE
     first, second = (
         Clause(depth, "a", 1, 1, verdict, "", "", None, None, "")
         for depth, verdict in ((0, Verdict.MISSING), (1, Verdict.TRUE))
     )
-    assert explained.verdict_of([first, second]) is Verdict.MISSING
+    assert match_reasons.verdict_of([first, second]) is Verdict.MISSING

@@ -1,4 +1,10 @@
-"""What kept an event from starting runs of automations: the decisions of its time, made again."""
+"""Why an event did or did not match each automation, recomputed from the versions active at its position.
+
+considered_of_page   reads the automations of a page, as they are now and as they were at the position, with the
+reasons that block them whatever their condition says
+limits_of            reads what is needed to find out which limit of an event was reached
+Explaining           evaluates the conditions, in slices and outside of the transaction
+"""
 
 from __future__ import annotations
 
@@ -40,9 +46,13 @@ if TYPE_CHECKING:
     from server.paging import PageRequest
 
 _CHUNK: Final = 200
+"""Automations are read in chunks of this many, until a page is full."""
+
 _CLAUSE_OVERHEAD: Final = 100
-NOW: Final = 2**62
-"""A position after all others."""
+"""The approximate number of characters of a clause besides its texts."""
+
+BEYOND_ALL: Final = 2**62
+"""Greater than every position, and than the key of every automation."""
 
 
 class BlockingKind(StrEnum):
@@ -95,7 +105,7 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class MatchedEvent:
-    """An event with everything that decides its matches. `position` is after all others for an unrecorded one."""
+    """An event with everything that decides its matches; `position` is BEYOND_ALL for one that is not recorded."""
 
     event: Event
     position: int
@@ -106,7 +116,7 @@ class MatchedEvent:
 
 @dataclass(frozen=True, slots=True)
 class Considered:
-    """An automation that was about the event's name at its position, as it is now and as it was then."""
+    """An automation that matched events of this name at the event's position, as it is now and as it was then."""
 
     automation: Automation
     then: Automation
@@ -115,9 +125,10 @@ class Considered:
 
 @dataclass(slots=True)
 class EventLimits:
-    """Which automations were not considered because of a limit. The decision is made again when it is needed.
+    """Finds which automations were not considered because a limit of the event was reached.
 
-    It is made by `matcher`, or by the automations that were active in the `past`.
+    The decision is recomputed when it is first needed: by `matcher`, or else from the automations that were active in
+    the `past`.
     """
 
     matcher: Matcher | None = None
@@ -125,7 +136,7 @@ class EventLimits:
     decision: Decision | None = None
 
     def reason(self, key: int, subject: Subject) -> BlockingReason | None:
-        """Return the limit because of which an automation did not match although its condition holds, if it is one."""
+        """Return the limit that kept an automation whose condition holds from matching, None if none did."""
         if self.decision is None:
             if self.matcher is None:
                 self.matcher = Matcher(self.past, Condition)
@@ -197,12 +208,12 @@ def considered_of_page(
     request: PageRequest,
     source: str,
 ) -> tuple[list[Considered], list[int]]:
-    """Return the automations of a page, the newest first, and one more.
+    """Return the automations of a page, newest first, and one more if there are more.
 
-    Return also the keys of all automations that ever were about the event's name.
+    Also return the keys of all automations that ever matched events of this name.
     """
     limit, filters = request.limit(), ("explanations", project_pk, source, automation_id)
-    (before,) = request.cursor(filters, int) or (NOW,)
+    (before,) = request.cursor(filters, int) or (BEYOND_ALL,)
     name = matched.event.name.casefold()
     named = event_names_by_key(connection, project_pk)
     every = list(dict.fromkeys(key for key, event_name in named if event_name.casefold() == name))
@@ -221,7 +232,7 @@ def considered_of_page(
 def limits_of(
     connection: Connection, project_pk: int, matched: MatchedEvent, keys: list[int], current: LiveAutomations
 ) -> EventLimits:
-    """Return the limits of a recorded event, decided by the current automations if they match as they did then."""
+    """Return the limits of a recorded event; the current matcher is used if no automation has changed since."""
     event = matched.event
     loaded = automations_version(connection, project_pk) == current.version
     if loaded and last_change(connection, keys) < matched.position:
@@ -234,7 +245,7 @@ def limits_of(
 def _past(
     connection: Connection, matched: MatchedEvent, keys: Sequence[int]
 ) -> dict[int, tuple[Automation, Automation]]:
-    """Return the automations that were about the event's name at its position, as they are now and as they were."""
+    """Return the automations that matched events of this name at the position, as they are now and as they were."""
     name = matched.event.name.casefold()
     past: dict[int, tuple[Automation, Automation]] = {}
     for chunk in chunks(keys):
@@ -250,7 +261,7 @@ def _past(
 def _considered(
     connection: Connection, project_pk: int, matched: MatchedEvent, keys: list[int]
 ) -> Iterator[Considered]:
-    """Yield the automations with these keys that were about the event's name at its position."""
+    """Yield the automations with these keys that matched events of this name at the event's position."""
     past = _past(connection, matched, keys)
     blocking = _blocking_runs(connection, project_pk, matched, [then for _, then in past.values()])
     for now, then in past.values():
