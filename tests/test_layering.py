@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from google.protobuf import descriptor_pool as pool
+
+from server.contract import SERVICES
+from signalbox.v1 import options_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Container, Iterator, Mapping
@@ -158,6 +162,25 @@ def test_generated_code_is_what_the_protos_say(tmp_path: Path) -> None:
     made, committed = contents(tmp_path), contents(ROOT / "generated")
     assert made.keys() == committed.keys()
     assert [path for path, text in made.items() if text != committed[path]] == []
+
+
+def test_both_sides_stream_only_where_another_rpc_does_the_same() -> None:
+    for service in SERVICES:
+        for method in service.methods:
+            alternative = method.GetOptions().Extensions[options_pb2.alternative]
+            both = method.client_streaming and method.server_streaming
+            assert (alternative in service.methods_by_name) is both, method.full_name
+
+
+def test_every_file_of_the_contract_says_how_other_languages_name_it() -> None:
+    options = {
+        file: pool.Default().FindFileByName(str(file.relative_to(ROOT / "protos"))).GetOptions() for file in PROTOS
+    }
+    named = {
+        (each.go_package, each.java_package, each.java_multiple_files, each.csharp_namespace)
+        for each in options.values()
+    }
+    assert named == {("signalbox/v1;signalboxv1", "signalbox.v1", True, "Signalbox.V1")}
 
 
 def contents(folder: Path) -> dict[str, bytes]:

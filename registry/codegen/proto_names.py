@@ -11,6 +11,14 @@ if TYPE_CHECKING:
 
 PACKAGE: Final = "signalbox.events.v1"
 
+LANGUAGE_OPTIONS: Final[dict[str, str | bool]] = {
+    "csharp_namespace": "Signalbox.Events.V1",
+    "go_package": "signalbox/events/v1;eventsv1",
+    "java_multiple_files": True,
+    "java_package": PACKAGE,
+}
+"""The options of every file, with which other languages than Python can compile it as it is."""
+
 _MAX_LENGTH = 60
 _PLAIN = re.compile(r"[a-z][a-z0-9]*(?:_[a-z][a-z0-9]*)*")
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from registry.codegen.field_numbers import WireType
-from registry.codegen.proto_names import PACKAGE, message_name
+from registry.codegen.proto_names import LANGUAGE_OPTIONS, PACKAGE, message_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -37,6 +37,8 @@ def proto_text(event_name: str, description: str, schema: Schema, layout: Messag
     lines = ['syntax = "proto3";', "", f"package {PACKAGE};", ""]
     lines += [f'import "{file}";' for file in imports(layout)]
     lines += [""] * (lines[-1] != "")
+    lines += [f"option {name} = {json.dumps(value)};" for name, value in LANGUAGE_OPTIONS.items()]
+    lines += [""]
     lines += _comment(description or f"The properties of the event {event_name}.")
     lines += _message(message_name(event_name), layout, schema.properties)
     return "\n".join(lines) + "\n"

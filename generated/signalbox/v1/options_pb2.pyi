@@ -29,7 +29,12 @@ import builtins as _builtins
 DESCRIPTOR: _descriptor.FileDescriptor
 
 REQUIRED_SCOPE_FIELD_NUMBER: _builtins.int
+ALTERNATIVE_FIELD_NUMBER: _builtins.int
 required_scope: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _builtins.str]
 """The scope that a caller needs for this RPC: a scope of an API key, such as `events:write`, or `admin`, which only
 the admin key has. The server reads it from the descriptor and does not serve an RPC without it.
+"""
+alternative: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _builtins.str]
+"""The RPC to call in place of one in which both sides stream, where the transport lets only one side do so, as Connect
+over HTTP/1.1 does.
 """

@@ -11,7 +11,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
 from registry.codegen.field_numbers import WireType
-from registry.codegen.proto_names import PACKAGE, file_name, message_name
+from registry.codegen.proto_names import LANGUAGE_OPTIONS, PACKAGE, file_name, message_name
 from registry.codegen.proto_text import imports, proto_text
 from server.budgets import MAX_RESPONSE_BYTES
 from server.rpc.response_size import size_of
@@ -75,6 +75,8 @@ async def write_types(page: Page[GeneratedType]) -> pb.GetDescriptorSetResponse:
 def file_descriptor(event_name: str, layout: MessageLayout) -> FileDescriptorProto:
     """Describe the file of one event."""
     file = FileDescriptorProto(name=file_name(event_name), package=PACKAGE, dependency=imports(layout), syntax="proto3")
+    for name, value in LANGUAGE_OPTIONS.items():
+        setattr(file.options, name, value)
     _write_message(message_name(event_name), layout, f".{PACKAGE}", file.message_type.add())
     return file
 
