@@ -5,10 +5,11 @@ What takes `backend`, `store`, `database`, `service` or `shop` runs once over SQ
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import tempfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
@@ -40,6 +41,8 @@ settings.load_profile("signalbox")
 
 MEMORY = "/dev/shm"  # noqa: S108 - each test makes a folder of its own in it
 ROOM_BYTES = 2 << 30
+BUSY_ROUNDS = 1_000
+"""The rounds of an event loop after which it is busy for ever."""
 
 
 def pytest_configure() -> None:
@@ -108,6 +111,18 @@ def patient_storage(request: pytest.FixtureRequest) -> Iterator[None]:
             patch.setattr(health, "LATE_SECONDS", 20.0)
             patch.setattr(health, "DOUBT_SECONDS", 30.0)
         yield
+
+
+@pytest_asyncio.fixture(scope="module", autouse=True)
+async def sleeping_loop() -> AsyncIterator[None]:
+    """Check that the event loop sleeps after each module: what is left busy in it slows down all later tests."""
+    yield
+    loop: Any = asyncio.get_running_loop()
+    for _ in range(BUSY_ROUNDS):
+        await asyncio.sleep(0)
+        if not loop._ready:
+            return
+    pytest.fail(f"the event loop is kept busy by {list(loop._ready)}")
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import time
 from collections import Counter
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -24,7 +24,7 @@ ARRIVED_SECONDS = 0.3
 
 
 class Rounds:
-    """Counts the rounds of the loop, and the calls that begin in each."""
+    """Counts the rounds of the loop, which therefore never sleeps, and the calls that begin in each."""
 
     def __init__(self) -> None:
         self.begun: Counter[int] = Counter()
@@ -33,12 +33,21 @@ class Rounds:
 
     def _next(self) -> None:
         self._round += 1
-        asyncio.get_running_loop().call_soon(self._next)
+        self._following = asyncio.get_running_loop().call_soon(self._next)
 
-    async def serve(self, requests: AsyncIterator[bytes], _context: object) -> bytes:
+    def close(self) -> None:
+        """Let the loop sleep again."""
+        self._following.cancel()
+
+    async def serve(self, requests: AsyncIterator[bytes], context: object) -> bytes:
         """Answer a call with its message."""
         self.begun[self._round] += 1
-        return b"".join([request async for request in requests])
+        return await join(requests, context)
+
+
+async def join(requests: AsyncIterator[bytes], _context: object) -> bytes:
+    """Answer a call with its message."""
+    return b"".join([request async for request in requests])
 
 
 async def echo(requests: AsyncIterator[bytes], _context: object) -> AsyncIterator[bytes]:
@@ -72,18 +81,18 @@ async def call_together(channel: grpc.aio.Channel) -> None:
 
 
 async def test_calls_that_arrived_together_are_accepted_together() -> None:
-    rounds = Rounds()
-    async with served(rounds.serve) as channel:
-        await call_together(channel)
-        rounds.begun.clear()
-        await call_together(channel)
+    with closing(Rounds()) as rounds:
+        async with served(rounds.serve) as channel:
+            await call_together(channel)
+            rounds.begun.clear()
+            await call_together(channel)
     assert rounds.begun.total() == TOGETHER
     assert len(rounds.begun) <= TOGETHER // 4
     assert max(rounds.begun.values()) > TOGETHER // 8
 
 
 async def test_methods_that_are_not_served_are_unimplemented_and_streams_flow() -> None:
-    async with served(Rounds().serve) as channel:
+    async with served(join) as channel:
         missing: Any = channel.unary_unary("/test.Service/Missing")
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await missing(b"")
@@ -111,14 +120,14 @@ async def test_calls_are_served_after_a_failure_to_accept_one(monkeypatch: pytes
     monkeypatch.setattr(accepting._Core, "_request_registered_call", failing)
     monkeypatch.setattr(accepting, "FAILED_SECONDS", 0.001)
     with capture_logs() as logs:
-        async with served(Rounds().serve) as channel:
+        async with served(join) as channel:
             await call_together(channel)
     assert [entry["method"] for entry in logs if entry["event"] == "accept_failed"] == ["/test.Service/Call"] * 3
 
 
 async def test_calls_that_are_cancelled_as_they_are_accepted_leave_nothing() -> None:
     tasks = asyncio.all_tasks()
-    async with served(Rounds().serve) as channel:
+    async with served(join) as channel:
         call: Any = channel.unary_unary("/test.Service/Call")
         for pause in (0, 0.0005, 0.001, 0.002, 0.005):
             calls = [call(b"") for _ in range(2 * TOGETHER)]
@@ -164,7 +173,7 @@ async def test_a_stop_lets_calls_in_progress_finish_and_ends_the_rest() -> None:
 
 async def test_the_library_s_own_server_is_used_if_its_internals_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(accepting._INTERNALS, "_schedule_rpc_coro", ("call",))
-    async with served(Rounds().serve) as channel:
+    async with served(join) as channel:
         await call_together(channel)
 
 
