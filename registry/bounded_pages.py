@@ -1,8 +1,8 @@
 """Pages of lists whose filters no index covers.
 
-A page of such a list examines a bounded number of rows, in the order of the list. If it finds too few within them, it
-is shorter than requested, and the next page continues after the last row examined: no page takes longer because the
-table is larger or because few rows pass the filters.
+A page of such a list examines a bounded number of rows, in the order of the list. If too few of them pass the filters,
+the page is shorter than requested, and the next page continues after the last row examined. So no page takes longer
+because the table is larger or because few rows pass.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EXAMINED_LOG_ROWS: Final = 20_000
 
 
 def edge_of(connection: Connection, candidates: Select[tuple[K]], count: int) -> K | None:
-    """Return the candidate with the number `count`, in the order of the query; None if there are fewer."""
+    """Return the candidate at which a page stops examining: the one numbered `count`, None if there are fewer."""
     found: Any = connection.scalar(candidates.limit(1).offset(count - 1))
     edge: K | None = found
     return edge

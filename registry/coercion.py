@@ -42,7 +42,7 @@ MAX_COERCIONS: Final = 1_000
 MAX_COERCION_CHARACTERS: Final = 256 * 1024
 """The most coercions of a payload that are reported, and the most characters of their paths; the rest is counted.
 
-A path may have 40,000 characters, and a payload 10,000 values: the report of 50 KB would have 400 MB.
+A path may have 40,000 characters and a payload 10,000 values, so the report of a payload of 50 KB could take 400 MB.
 """
 
 _SUGGESTIONS = 3
@@ -151,7 +151,7 @@ class _Report(msgspec.Struct):
         return "".join(part if isinstance(part, str) else f"[{part}]" for part in self.trail) + path
 
     def coerced(self, path: str | Callable[[], str], kind: CoercionKind, before: JSON, after: JSON) -> None:
-        """Add a coercion, or only count it once one has not fitted. A path that may be long is a function."""
+        """Add a coercion; once the budget is used up, only count it. A path that may be long is given as a function."""
         if self.omitted or len(self.coercions) == MAX_COERCIONS:
             self.omitted += 1
             return

@@ -1,4 +1,4 @@
-"""Searching names for a text."""
+"""The condition of a search for a part of a name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
 
 LONGEST_NAME: Final = 1_000
-"""More characters than any name or address has. SQLite refuses patterns of more than 50,000 bytes."""
+"""A longer text is in no name or address, so it is not searched for: SQLite refuses patterns beyond 50,000 bytes."""
 
 
 def name_contains(name: ColumnElement[Any], text: str, *, ignore_case: bool = False) -> ColumnElement[bool]:

@@ -18,7 +18,8 @@ UNBOUNDED: Final = sys.maxsize
 
 _ROWS_AT_ONCE: Final = 100
 _ROWS_AT_ONCE_OF_SQLITE: Final = 10
-"""A row may have a megabyte, and a page ends after one. On PostgreSQL each further part takes another round trip."""
+"""Rows are fetched in parts of this many: a row may have a megabyte, which fills a page. On PostgreSQL the parts are
+larger, because each takes a round trip."""
 
 
 def page_of(
@@ -49,5 +50,5 @@ def read_page(
 
 
 def rows_at_once(connection: Connection) -> int:
-    """Return how many rows of unknown size to fetch at a time."""
+    """Return the number of rows of unknown size to fetch at a time."""
     return _ROWS_AT_ONCE_OF_SQLITE if connection.dialect.name == "sqlite" else _ROWS_AT_ONCE

@@ -73,19 +73,20 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 METRICS_CONNECTIONS = 100
-"""The number of connections to the listener for metrics."""
+"""The most connections to the listener for metrics."""
 
 REFRESH_SECONDS = 0.5
-"""How long a key that another server revoked may still work: with reading it again, streams end within a second.
-Changed schemas are noticed by each commit."""
+"""The interval at which changes by other servers are looked up: a key that one of them revoked may work for this long,
+and its streams end within a second. Changed schemas do not wait for it: every commit notices them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server, and where it listens; `demo_contact` is the id of the demo's contact, if there is a demo.
+    """A running server: the addresses that it listens on, and how to announce that it will stop.
 
-    `metrics_address` is empty without a listener for metrics.
-    `leave` makes health and readiness report that the server is about to stop, and keeps it serving.
+    `leave` makes health and readiness report that the server is about to stop, while it keeps serving. `demo_contact`
+    is the id of the demo's contact, and `metrics_address` that of the listener for metrics; each is empty if there is
+    none.
     """
 
     grpc_address: str
@@ -97,9 +98,9 @@ class Server:
 
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Server]:
-    """Run a server until the context is left, then let calls end, store queued events, and close.
+    """Run a server until the context is left; then let calls end, store queued events, and close.
 
-    Raise StorageError, ValueError and OSError if it cannot start.
+    Raise StorageError, ValueError or OSError if it cannot start.
     """
     async with AsyncExitStack() as stack:
         database = await open_database(settings.database)
@@ -163,7 +164,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         )
         http_server = HttpServer(bridge, settings.grace_seconds, _http_connections(settings, metrics))
         grpc_address = await grpc_server.start(settings.grpc, settings.tls)
-        stack.push_async_callback(_stop_doors, grpc_server, http_server, settings.grace_seconds)
+        stack.push_async_callback(_stop_listeners, grpc_server, http_server, settings.grace_seconds)
         health.on_change(grpc_server.report_ready)
         yield Server(
             grpc_address,
@@ -235,10 +236,10 @@ async def _access(database: Database, settings: Settings) -> Access:
     given = settings.admin_key
     secret = admin_key.check_strength(given) if given else admin_key.read_or_make(admin_key_file(settings.database))
     page_secret = await database.write(partial(read_or_make_secret, name=PAGE_TOKENS))
-    return Access(database, secret, demo=settings.demo, page_secret=page_secret)
+    return Access(database, secret, page_secret, demo=settings.demo)
 
 
-async def _stop_doors(grpc_server: GrpcServer, http_server: HttpServer, grace_seconds: float) -> None:
+async def _stop_listeners(grpc_server: GrpcServer, http_server: HttpServer, grace_seconds: float) -> None:
     await asyncio.gather(grpc_server.stop(grace_seconds), http_server.stop())
 
 
@@ -252,9 +253,7 @@ async def _in_time(close: Callable[[], Awaitable[None]], grace_seconds: float) -
 
 
 @asynccontextmanager
-async def _following(
-    database: Database, catalog: Catalog, access: Access, outages: Outages | None = None
-) -> AsyncIterator[None]:
+async def _following(database: Database, catalog: Catalog, access: Access, outages: Outages) -> AsyncIterator[None]:
     """Follow the changes that other servers on the same database make."""
     if not database.shared:
         yield

@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 _COMMIT_SECONDS = (0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 _COMMIT_EVENTS = (1, 10, 100, 1_000, 10_000)
 
-
 PROJECT_LABEL = "project"
-"""The label of projects, which only operators may see. No other label may hold anything of a project."""
+"""The label that identifies projects, which only operators may see. No other label may reveal a project."""
 
 
 class Metrics:
@@ -29,8 +28,8 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._condition_failures = Counter(
             "signalbox_condition_failures",
-            "Conditions that were neither true nor false on a recorded event, or not evaluated because of a limit,"
-            " and so did not match.",
+            "Conditions that did not match a recorded event because they failed, or because a limit was reached,"
+            " by verdict or limit.",
             (PROJECT_LABEL, "verdict"),
             registry=self.registry,
         )
@@ -61,7 +60,7 @@ class Metrics:
             registry=self.registry,
         )
         self.registry.register(_UnreadableRowsCollector())
-        # Looking a child up by its labels takes a microsecond.
+        # Cached, because looking up a child by its labels takes a microsecond.
         self._request = lru_cache(1_000)(lambda dialect, status: self._requests.labels(dialect, status).inc)
         self._refusal = lru_cache(1_000)(lambda reason: self._refused.labels(reason).inc)
 
@@ -83,7 +82,7 @@ class Metrics:
         self._matches.inc(count)
 
     def count_commit(self, events: int, matches: int, seconds: float) -> None:
-        """Add a group commit."""
+        """Add a group commit: the events and matches that it recorded, and how long it took."""
         self._events.inc(events)
         self._matches.inc(matches)
         self._commit_events.observe(events)

@@ -1,7 +1,6 @@
-"""Outages and defects, in few lines of the log, whatever fails and however often.
+"""Logs outages and defects in few lines, whatever fails and however often.
 
-Everything that fails again and again reports here under the name of its work: commits, probes, and the server's
-recurring work.
+All work that may fail repeatedly reports here under its name: commits, probes, and the server's recurring work.
 
     storage_outage         the first failure, with the database's own words
     storage_outage_lasts   once a minute, with the failures of each work
@@ -28,9 +27,10 @@ LASTS_SECONDS = 60.0
 """How often a lasting outage, or a defect that recurs, is logged."""
 
 SETTLE_SECONDS = 5.0
-"""How long nothing must have failed for an outage to be over: a full disk takes small writes and refuses large ones."""
+"""An outage is over once nothing has failed for this long: a full disk accepts small writes and refuses large ones."""
 
 _KEPT_DEFECTS: Final = 100
+"""The most defects that are remembered to count their repetitions."""
 
 
 def is_outage(error: Exception) -> bool:
@@ -49,14 +49,14 @@ class Outages:
         self._defects: dict[tuple[str, str], _Defect] = {}
 
     def report(self, work: str, error: Exception, defect: str = "work_failed", **facts: Any) -> None:
-        """Report that work failed, by an outage or by a defect, which is logged under the name `defect`."""
+        """Report that work failed, because of an outage or of a defect, which is logged as the event `defect`."""
         if is_outage(error):
             self.failed(work, error)
         else:
             self._report_defect(work, error, defect, facts)
 
     def failed(self, work: str, error: Exception, count: int = 1) -> None:
-        """Report work that an outage made fail."""
+        """Report that work failed because of an outage."""
         self._latest = self._clock()
         if not self._failures:
             self._began = self._logged = self._latest

@@ -1,8 +1,8 @@
 """Pages of lists: sizes and tokens.
 
-A token is the cursor of the page that follows, signed with a secret of the server together with the filters of its
-list. So a caller cannot make one, and one list refuses the tokens of another. The secret is shared by all servers of a
-database, and each call has that of the server which authenticated it (`sign_with`).
+A token is the cursor of the next page. It is signed, together with the name and the filters of its list, with a secret
+that all servers of a database share: callers cannot forge tokens, and a list refuses the tokens of another one. The
+secret is set for each call when its caller is authenticated (`sign_with`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_SIZE = 1_000
 _SIGNATURE_BYTES: Final = 16
 
 _OWN_SECRET: Final = secrets.token_bytes()
-"""The secret outside of calls, where no token goes to a caller."""
+"""The secret outside of calls: tokens that are signed with it never reach a caller."""
 
 _secret: ContextVar[bytes] = ContextVar("page_token_secret", default=_OWN_SECRET)
 
@@ -75,10 +75,10 @@ class PageRequest:
         return min(self.size or DEFAULT_SIZE, MAX_SIZE)
 
     def cursor(self, filters: object, *kinds: type, most: int = 2**63 - 1) -> tuple[Any, ...] | None:
-        """Return the place after which the page begins, None for the first page.
+        """Return the cursor after which the page begins, None for the first page.
 
         `filters` begins with the name of the list. Raise InvalidPageToken unless the token was made by `page` with
-        equal filters and a cursor of these types, with whole numbers up to `most`, which a column holds.
+        equal filters and a cursor of these types, whose integers are at most `most`, the largest that a column holds.
         """
         if not self.token:
             return None
@@ -86,7 +86,7 @@ class PageRequest:
             token = urlsafe_b64decode(self.token.encode("ascii"))
         except (ValueError, binascii.Error) as error:
             raise InvalidPageToken from error
-        # The decoder skips what is not of its alphabet.
+        # The decoder skips characters outside its alphabet.
         if urlsafe_b64encode(token).decode() != self.token:
             raise InvalidPageToken
         signature, content = token[:_SIGNATURE_BYTES], token[_SIGNATURE_BYTES:]
@@ -109,8 +109,8 @@ class PageRequest:
     ) -> Page[T]:
         """Return a page of items.
 
-        Without `more`, which says whether items follow, the items must have been read up to one beyond the limit.
-        `resume` is the cursor of the next page where that is not the one after the last item.
+        `found` has one item beyond the limit if there are more, unless `more` is given. `resume` is the cursor of the
+        next page, by default that of the last item.
         """
 
         def token_at(place: tuple[Any, ...]) -> str:

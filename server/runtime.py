@@ -15,14 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LARGE_BATCH_EVENTS: Final = 8
-"""From this many events in a batch on, the event loop is busy for milliseconds without a pause."""
+"""Batches of more events on average keep the event loop busy for milliseconds without a pause."""
 
 _SWITCH_SECONDS: Final = 0.005
 _SWITCH_SECONDS_OF_BATCHES: Final = 0.000_2
 
 _MANY_FILES: Final = 1_048_576
-"""The limit of file descriptors where the system has none."""
-
+"""The limit of file descriptors that is assumed where the system has none."""
 
 _computing = 0
 _large_batches = False
@@ -31,9 +30,9 @@ _large_batches = False
 def favour_database_threads(*, large_batches: bool) -> None:
     """Set how long a thread waits for the interpreter while the event loop is busy.
 
-    The database thread needs the interpreter a dozen times in each commit. Under large batches the loop does not let go
-    by itself: with the short interval, batches of 500 events are a seventh faster. Between single sends the loop lets
-    go anyway, and the short interval would cost them a sixth, so they get CPython's default.
+    The database thread needs the interpreter a dozen times in each commit. Under large batches the loop does not
+    release it by itself: with the short interval, batches of 500 events are a seventh faster. Between single sends the
+    loop releases it anyway, and the short interval would make them a sixth slower, so they get CPython's default.
     """
     global _large_batches  # noqa: PLW0603 - the interval is one for the whole process
     _large_batches = large_batches
@@ -42,7 +41,7 @@ def favour_database_threads(*, large_batches: bool) -> None:
 
 @contextmanager
 def computing() -> Iterator[None]:
-    """Use the short interval while a thread computes: the loop and the database thread would wait for it each time."""
+    """Use the short interval while a thread computes, for which the loop and the database thread would have to wait."""
     global _computing  # noqa: PLW0603 - as above
     _computing += 1
     _set_interval()
@@ -60,12 +59,12 @@ def _set_interval() -> None:
 def collect_garbage_rarely() -> None:
     """Exclude everything that is loaded by now from garbage collection, and collect the rest less often.
 
-    The many objects of a batch are freed by their reference counts. Looking for cycles among them, and among all loaded
-    modules each time, cost a fifth of the event loop's time in every batch.
+    The many objects of a batch are freed by their reference counts. Searching them, and all loaded modules, for cycles
+    took a fifth of the event loop's time in every batch.
 
-    Everything stops for half a microsecond for each object that is looked at. The second generation has at most the
-    objects of five collections of the first: 0.1 s. With twenty it took 0.3 s, which every caller noticed. Whatever
-    survives is looked at once more in either case.
+    A collection stops the process for half a microsecond for each object. With these thresholds the second generation
+    has at most the objects of five collections of the first, which takes 0.1 s; with twenty it took 0.3 s, which every
+    caller noticed.
     """
     gc.collect()
     gc.freeze()
@@ -73,9 +72,9 @@ def collect_garbage_rarely() -> None:
 
 
 def raise_file_limit() -> int:
-    """Raise the soft limit of file descriptors to the hard one, and return it: each connection takes one.
+    """Raise the soft limit of file descriptors to the hard limit, and return it. Each connection takes a descriptor.
 
-    The soft limit is 1,024 on most systems, for programs that use select(); this one does not.
+    On most systems the soft limit is 1,024, for programs that use select(), which this one does not.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY:

@@ -48,7 +48,7 @@ class Keys:
     def __init__(self, database: Database, project: Project, other: Project) -> None:
         counted: Any = Counted(database)
         self.database: Counted = counted
-        self.access = Access(counted, ADMIN_SECRET)
+        self.access = Access(counted, ADMIN_SECRET, b"page secret")
         self.project = project
         self.other = other
 

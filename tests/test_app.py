@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from server.app import _following, _in_time
+from server.outages import Outages
 from tests.support.virtual_time import VirtualTimeLoop
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def test_the_changes_of_other_servers_are_followed_twice_a_second_where_there_ma
     followed: Any = Followed(shared=shared)
 
     async def work() -> None:
-        async with _following(followed, followed, followed):
+        async with _following(followed, followed, followed, Outages()):
             await asyncio.sleep(1.25)
         await asyncio.sleep(5)
 

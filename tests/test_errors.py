@@ -189,7 +189,7 @@ class Broken:
 
 async def test_a_defect_is_logged_and_not_disclosed(database: Database) -> None:
     servicers = {"Contacts": Broken(), "EventIngest": Broken()}
-    broken = GrpcServer(Calls(Access(database, ADMIN_KEY), OpenCalls()), servicers)
+    broken = GrpcServer(Calls(Access(database, ADMIN_KEY, b"page secret"), OpenCalls()), servicers)
     address = await broken.start("127.0.0.1:0", None)
     async with connected(address) as service:
         project = await database.write(lambda connection: insert_project(connection, "id", "shop", Rules(), 1))

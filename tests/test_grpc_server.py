@@ -132,7 +132,7 @@ async def test_reflection_gives_the_files(service: Service, version: str) -> Non
 @on_sqlite
 async def test_a_method_without_a_servicer_is_unimplemented(database: Database) -> None:
     project = await database.write(lambda connection: insert_project(connection, "id", "shop", Rules(), 1))
-    bare = GrpcServer(Calls(Access(database, ADMIN_KEY), OpenCalls()), {})
+    bare = GrpcServer(Calls(Access(database, ADMIN_KEY, b"page secret"), OpenCalls()), {})
     address = await bare.start("127.0.0.1:0", None)
     async with connected(address) as service:
         metadata = service.client(ADMIN_KEY, project.id).metadata

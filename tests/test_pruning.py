@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 
 from server.background import match_retention
 from server.background.match_retention import LOOK_SECONDS, REST_FACTOR, STEP_MATCHES, MatchRetention
+from server.outages import Outages
 from tests.support.virtual_time import VirtualTimeLoop
 
 NOW: Final = 1_000_000_000_000
@@ -61,7 +62,7 @@ def pruned(monkeypatch: pytest.MonkeyPatch, logs: Logs, retention_seconds: float
     logs.install(monkeypatch, loop)
     try:
         with capture_logs() as logged:
-            seconds = loop.run_until_complete(MatchRetention(database, retention_seconds)._prune_all())
+            seconds = loop.run_until_complete(MatchRetention(database, retention_seconds, Outages())._prune_all())
     finally:
         loop.close()
     return seconds, [(entry["event"], entry["count"]) for entry in logged]
@@ -93,7 +94,7 @@ def test_the_counts_of_two_rounds_are_not_added(monkeypatch: pytest.MonkeyPatch)
     loop = VirtualTimeLoop()
     database: Any = logs
     logs.install(monkeypatch, loop)
-    task = MatchRetention(database, 60)
+    task = MatchRetention(database, 60, Outages())
     try:
         with capture_logs() as logged:
             for _ in range(2):

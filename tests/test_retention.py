@@ -17,6 +17,7 @@ from automation.retention import delete_matches
 from server.background import match_retention as match_pruner
 from server.background.match_retention import MatchRetention
 from server.model import Rules
+from server.outages import Outages
 from server.storage.log import Head, matches, move_heads
 from server.storage.projects import insert_project
 from signalbox.v1 import automations_pb2 as runs_pb
@@ -256,7 +257,7 @@ async def test_one_project_that_cannot_be_pruned_does_not_keep_the_others_from_i
             move_heads(connection, {key: Head(2, 1, 1, 2)})
 
     await database.write(work)
-    pruner = MatchRetention(database, 1)
+    pruner = MatchRetention(database, 1, Outages())
     with capture_logs() as logs:
         pruner.start()
         await kept_are(store, [2])

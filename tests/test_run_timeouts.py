@@ -9,6 +9,7 @@ import pytest
 
 from server.background import run_timeouts
 from server.background.run_timeouts import POLL_SECONDS, RunTimeouts
+from server.outages import Outages
 from tests.support.virtual_time import VirtualTimeLoop
 
 SECOND: Final = 1_000_000
@@ -41,7 +42,7 @@ async def looks_of(due_at: int, count: int) -> list[float]:
     """Return the times of the first looks for waits that have ended."""
     database: Any = WaitsDatabase(due_at, count)
     nobody: Any = None
-    timeouts = RunTimeouts(database, nobody, nobody)
+    timeouts = RunTimeouts(database, nobody, nobody, Outages())
     timeouts.start()
     await database.done.wait()
     await timeouts.close()

@@ -24,7 +24,9 @@ from server.background.run_timeouts import RunTimeouts
 from server.delivery.match_notifier import MatchNotifier
 from server.errors import StorageUnavailable
 from server.metrics import Metrics
+from server.outages import Outages
 from server.services import runs
+from server.sharing.work_thread import WorkThread
 from signalbox.v1 import automations_pb2 as pb
 from signalbox.v1 import event_ingest_pb2, projects_pb2
 from tests.support.automations import (
@@ -463,7 +465,7 @@ async def test_an_outage_is_logged_in_a_line_and_outlived(database: Database, mo
             return await database.read(work, brief=brief)
 
     away: Any = Away()
-    timer = RunTimeouts(away, MatchNotifier(database), Metrics())
+    timer = RunTimeouts(away, MatchNotifier(database), Metrics(), Outages())
     with capture_logs() as logs:
         timer.start()
         async with asyncio.timeout(10):
@@ -626,7 +628,7 @@ async def test_a_run_whose_match_was_deleted_names_none(database: Database, stor
         await line.send(sent)
         (gone, _), (kept, _) = [draft.matches[0] for draft in sent]
         await store.execute(f"DELETE FROM automation_match WHERE position = {gone.position}")  # noqa: S608 - a number
-        named = [await runs.Runs(database).get(line.project_pk, match.run_id) for match in (gone, kept)]
+        named = [await runs.Runs(database, WorkThread()).get(line.project_pk, match.run_id) for match in (gone, kept)]
         assert [(each.run.id, each.match_id, each.match_kind) for each in named] == [
             (gone.run_id, "", None),
             (kept.run_id, kept.id, MatchKind.STARTED),
@@ -643,7 +645,9 @@ async def test_an_event_received_when_the_time_is_up_resumes_nothing(
         await line.send([start])
         ((match, _),) = start.matches
         awaited = runs.AwaitedEvent("paid", timeout=HOUR)
-        waiting = await runs.Runs(database).await_event(line.project_pk, match.run_id, awaited, runs.EngineUpdate())
+        waiting = await runs.Runs(database, WorkThread()).await_event(
+            line.project_pk, match.run_id, awaited, runs.EngineUpdate()
+        )
         assert waiting.run.wait is not None
         received_at = waiting.run.wait.timeout_at + later
         monkeypatch.setattr("server.ingest.commit.log_time", lambda _read_at: received_at)

@@ -1,18 +1,17 @@
 """Callers: authenticated by their secrets, authorized by their scopes.
 
-A stream outlives the moment in which its key was checked. `Access.watch` notes it, and when the key may have been
-revoked, here or on another server, the key is read again and the stream is ended, although nobody speaks:
+A stream may stay open long after its key was checked. `Access.watch` registers it. When the key may have been revoked,
+it is read again, and if it was, the stream is ended, even a silent one:
 
-    the key is revoked        here                  `invalidate`, right after the commit
-                              on another server     `invalidate_outdated`, with the next refresh
-    the database changed      a failover            `invalidate_outdated`: every key is read again
+    revoked on this server       `invalidate`, right after the commit
+    revoked on another server    `invalidate_outdated`, with the next refresh
+    after a failover             `_check_epoch`: every key is read again
 """
 
 from __future__ import annotations
 
 import asyncio
 import hmac
-import secrets
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -44,11 +43,11 @@ if TYPE_CHECKING:
     from server.storage.database import Database
 
 MAX_LOOKUPS: Final = 500
-"""Keys that are not cached and are looked up at once. Real keys are few and cached; a flood of invented ones would
-fill the queue of short reads, at 0.1 ms each, which senders and heartbeats wait in, too."""
+"""The most uncached keys that are looked up at the same time. Real keys are few and cached; a flood of invented ones
+would fill the queue of brief reads, at 0.1 ms each, in which senders and heartbeats wait too."""
 
 UNKNOWN_SECONDS: Final = 1.0
-"""How long a key that was not found is refused without another look."""
+"""How long a key that was not found is refused without looking it up again."""
 
 RETRY_SECONDS: Final = 0.25
 """The time between attempts to read the keys of open streams again while the database does not respond."""
@@ -91,7 +90,7 @@ class Caller:
 
 @dataclass(eq=False, slots=True)
 class WatchedStream:
-    """An open stream. While it is `suspect`, its key is being read again: its requests are authenticated themselves."""
+    """An open stream. While it is `suspect`, its key is read again, and each of its requests is authenticated."""
 
     digest: bytes
     caller: Caller
@@ -106,25 +105,25 @@ class Access:
     Only hashes of secrets are held: the time that it takes to look up a hash reveals nothing of the secret, and the
     admin key's hash is compared in constant time all the same. A revoked key is dropped from this cache at once, and on
     other servers with their next refresh. A key is cached with the catalog version under which it was read, and for one
-    epoch of the database, so that a key lost in a failover is dropped too.
+    epoch of the database, so that a key lost in a failover is dropped too. `page_secret` signs the page tokens of
+    authenticated calls.
     """
 
     LIMIT = 10_000
+    """The most keys in the cache, and the most unknown ones; beyond it they are dropped and read again."""
 
-    def __init__(
-        self, database: Database, admin_secret: str, *, demo: bool = False, page_secret: bytes | None = None
-    ) -> None:
+    def __init__(self, database: Database, admin_secret: str, page_secret: bytes, *, demo: bool = False) -> None:
         self._database = database
         self._admin_digest = digest_of(admin_secret)
         self._demo = demo
-        self._page_secret = secrets.token_bytes() if page_secret is None else page_secret
+        self._page_secret = page_secret
         self._callers: dict[bytes, tuple[Caller, int]] = {}
         self._epoch = database.epoch
         self._invalidations = 0
         self._unknown: dict[bytes, float] = {}
         self._creations = 0
         self._lookups: dict[tuple[bytes, int, int], asyncio.Task[Caller]] = {}
-        """The keys that are looked up now. Calls with the same key wait for the same lookup."""
+        """The lookups in progress. Calls with the same key share one."""
         self._streams: set[WatchedStream] = set()
         self._rechecking: asyncio.Task[None] | None = None
 
@@ -143,8 +142,9 @@ class Access:
         return await self.authenticate_secret(bearer_secret(authorization), project)
 
     async def authenticate_secret(self, secret: str, project: str = "") -> Caller:
-        """Return the caller of a bare secret, for whose project the task works from now on, with our page tokens.
+        """Return the caller of a bare secret.
 
+        From now on the current task works for the caller's project, and signs page tokens with this server's secret.
         Raise KeyInvalid, TooManyKeyLookups and ProjectNotFound.
         """
         caller = await self._identify(secret, project)
@@ -176,7 +176,7 @@ class Access:
             self._streams.add(stream)
             known = self._callers.get(stream.digest)
             if known is None:
-                # Something was revoked while the key was read.
+                # A key of the project was revoked while this one was read.
                 self._recheck([stream])
             else:
                 stream.version = known[1]
@@ -187,7 +187,7 @@ class Access:
         self._streams.discard(stream)
 
     def key_created(self) -> None:
-        """Look up again the keys that were not found: one of them may exist now."""
+        """Forget which keys were not found: one of them may exist now."""
         self._creations += 1
         self._unknown.clear()
 

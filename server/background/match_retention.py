@@ -43,7 +43,7 @@ REST_FACTOR = 4
 class MatchRetention:
     """The task that deletes matches which were recorded longer ago than `retention_seconds`."""
 
-    def __init__(self, database: Database, retention_seconds: float, outages: Outages | None = None) -> None:
+    def __init__(self, database: Database, retention_seconds: float, outages: Outages) -> None:
         self._database = database
         self._retention_seconds = retention_seconds
         self._deleted = 0

@@ -1,4 +1,4 @@
-"""Ends waits of runs whose time is over.
+"""Times out runs whose wait for an event has lasted too long.
 
 The waits are rows, so they outlive a restart, and any server of a shared database may time them out: which runs are
 due is read again under the lock of their project's head, so no wait ends twice.
@@ -28,15 +28,13 @@ POLL_SECONDS = 1.0
 """The interval at which the next timeout is looked up. No wait is shorter, so none is noticed late."""
 
 BATCH_RUNS = 500
-"""The runs timed out in one transaction, for which events of the project wait."""
+"""The most runs timed out in one transaction, for which the project's senders wait."""
 
 
 class RunTimeouts:
-    """The task that ends waits whose time is over."""
+    """The task that times out waiting runs."""
 
-    def __init__(
-        self, database: Database, notifier: MatchNotifier, metrics: Metrics, outages: Outages | None = None
-    ) -> None:
+    def __init__(self, database: Database, notifier: MatchNotifier, metrics: Metrics, outages: Outages) -> None:
         self._database = database
         self._notifier = notifier
         self._metrics = metrics

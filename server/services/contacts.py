@@ -40,10 +40,10 @@ class ContactRef:
 class Contacts:
     """Manages contacts. Addresses are in the form of `server.emails.normalize_email`."""
 
-    def __init__(self, database: Database, erased: Callable[[int], object] = lambda project_pk: None) -> None:
-        """`erased` is called with a project of which contacts were erased."""
+    def __init__(self, database: Database, on_erased: Callable[[int], object]) -> None:
+        """`on_erased` is called with the `project_pk` after contacts of a project were erased."""
         self._database = database
-        self._erased = erased
+        self._on_erased = on_erased
 
     async def upsert(
         self, project_pk: int, email: str, properties: Mapping[str, Any], etag: str = ""
@@ -164,11 +164,11 @@ class Contacts:
         return await self._erase(project_pk, work)
 
     async def _erase(self, project_pk: int, work: Callable[[Connection], T]) -> T:
-        """Erase contacts in a transaction, and report it, also if the caller is cancelled meanwhile."""
+        """Erase contacts in a transaction and report it, even if the caller is cancelled in between."""
 
         async def erase_and_report() -> T:
             result = await self._database.write(work)
-            self._erased(project_pk)
+            self._on_erased(project_pk)
             return result
 
         return await finished(erase_and_report())

@@ -18,7 +18,6 @@ from registry.timestamps import now_micros
 from server.clock import transaction_time
 from server.errors import InvalidArgument
 from server.services.automations import check_condition, parse_ahead
-from server.sharing.work_thread import WorkThread
 from server.storage.contacts import contact_ids, contact_key
 from server.storage.events import event_ids
 from server.storage.log import lock_heads
@@ -32,12 +31,16 @@ if TYPE_CHECKING:
     from automation.runs import Run, RunOutcome, RunStatus
     from server.paging import Page, PageRequest
     from server.services.contacts import ContactRef
+    from server.sharing.work_thread import WorkThread
     from server.storage.database import Database
     from server.storage.log import Head
 
 MIN_TIMEOUT: Final = 1_000_000
 MAX_TIMEOUT: Final = 366 * 86_400 * 1_000_000
+"""The bounds of the time that a run waits for an event, in microseconds."""
+
 MAX_REASON: Final = 1_000
+"""The most characters of the reason with which a run ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +87,10 @@ class EngineUpdate:
 class Runs:
     """Reads and moves runs. Each is moved under the lock of its project's head, in line with the events."""
 
-    def __init__(self, database: Database, thread: WorkThread | None = None) -> None:
+    def __init__(self, database: Database, thread: WorkThread) -> None:
+        """Conditions are parsed in the thread."""
         self._database = database
-        self._thread = thread or WorkThread()
+        self._thread = thread
 
     async def get(self, project_pk: int, run_id: str) -> RunView:
         """Read a run. Raise RunNotFound."""

@@ -1,8 +1,8 @@
 """SQL of the log: finding the events of one contact.
 
-On SQLite the index of contacts is divided into segments of the log (`server.storage.tables`), so a contact is looked up
-in one segment after the other, in the order of the list. A contact with many events fills its page from the first ones;
-for others, segments without events of theirs are passed over, at 4 us each: 2.5 ms for five million events.
+On SQLite the index of events by contact is divided into segments of the log (`server.storage.tables`), so a contact is
+looked up in one segment after the other, in the order of the list. A contact with many events fills its page from the
+first segments. For others, segments without their events are passed over, at 4 us each: 2.5 ms for five million events.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def positions_of_contact(
 ) -> list[int]:
     """Return the first positions of a contact's events that pass filters.
 
-    The events are those of the contact with the key, if there is one, and those that were recorded without a contact by
-    the address, unless that is empty. Each kind has its index: a query with OR would read the log from its end. The
-    latter are not filtered, because their index has no names.
+    They are the events of the contact with this key, unless it is None, and the events that were recorded without a
+    contact for this address, unless it is empty. Each kind has its own index, because a query with OR would read the
+    log from its end. Events without a contact are not filtered, because their index has no names.
     """
     conditions = [*filters, positions.within()]
     in_project = event.c.project_key == project_pk
@@ -93,7 +93,7 @@ def _first(
 def _in_segments(
     connection: Connection, conditions: Sequence[sa.ColumnElement[bool]], positions: PositionRange, limit: int
 ) -> list[int]:
-    """Return the first positions, from segment to segment: of one, of two, of four, and so on."""
+    """Return the first positions, searching one segment, then two, four and so on."""
     segments = positions.segments()
     found: list[int] = []
     start, count = 0, 1

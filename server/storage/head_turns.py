@@ -1,13 +1,13 @@
 """The order in which the transactions of one server lock the heads of projects on PostgreSQL.
 
-PostgreSQL grants a lock in the order of requests. If several transactions of a server waited for the same head while
-the server froze, each would get it, and hold it until PostgreSQL ended its session for being idle: one after the other,
-two seconds each, and every other server would wait for all of them. So one transaction of a server at a time waits for
-a head; the others wait for that one in memory.
+PostgreSQL grants a lock in the order of requests. If a server froze while several of its transactions waited for the
+same head, each of them would get the lock and hold it until PostgreSQL ended its idle session: one after the other, two
+seconds each, while all other servers wait. So only one transaction of a server waits for a head in PostgreSQL; the
+others wait for it in memory.
 
-Every statement that locks a head waits for its turn first. One that did not could hold the lock and then wait for the
-turn of a transaction that waits for the lock, which PostgreSQL cannot see. And no transaction waits here for long,
-because PostgreSQL would end its session for being idle: after WAIT_SECONDS it waits for the lock itself.
+Every statement that locks a head takes its turn first. Otherwise a transaction could hold the lock and then wait for
+the turn of one that waits for the lock, a deadlock that PostgreSQL cannot see. After WAIT_SECONDS in memory, a
+transaction waits for the lock itself, because PostgreSQL would end its idle session.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TURN: Final = "signalbox.head_turn"
 
 
 class HeadTurns:
-    """The locks of one server, by project."""
+    """The locks in memory of one server, by project."""
 
     def __init__(self) -> None:
         self._locks: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
@@ -43,7 +43,7 @@ class HeadTurns:
 
 
 class HeadTurn:
-    """The locks that one transaction holds; they are released when the context is left, after its end."""
+    """The locks in memory that one transaction holds. They are released when the context is left, after its end."""
 
     def __init__(self, turns: HeadTurns) -> None:
         self._turns = turns
@@ -58,7 +58,7 @@ class HeadTurn:
         self._held.clear()
 
     def belongs_to(self, connection_info: dict[Any, Any]) -> None:
-        """Let `await_turn` find this turn by its connection."""
+        """Register this turn with its connection, where `await_turn` finds it."""
         connection_info[_TURN] = self
 
     async def take(self, project_pks: Iterable[int]) -> None:
@@ -73,7 +73,7 @@ class HeadTurn:
 
 
 def await_turn(connection: Connection, project_pks: Iterable[int]) -> None:
-    """Wait until no other transaction of this server locks the heads of projects, named in ascending order."""
+    """Wait until no other transaction of this server locks the heads of these projects, given in ascending order."""
     turn: HeadTurn | None = connection.info.get(_TURN)
     if turn is not None:
         driver: Any = connection.connection

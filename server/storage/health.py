@@ -1,16 +1,17 @@
-"""Whether an event can be stored now: the latest commit knows, or else a probe that writes.
+"""Whether an event can be stored now, by how the latest commit ended or, without commits, by a probe that writes.
 
     commit or probe                          problem                     sends
     succeeded                                none                        are queued
-    failed soon                              its error                   are queued: each commit tries again
-    has not ended for LATE_SECONDS           StorageLate                 are refused at once; what was queued, too
-    has not ended for DOUBT_SECONDS          StorageLate                 the commit's own are answered: perhaps stored
-    ended after it was late, and failed      its error                   are refused at once, until a probe succeeds
+    failed before LATE_SECONDS               its error                   are queued: each commit tries again
+    has not ended for LATE_SECONDS           StorageLate                 are refused at once, queued ones included
+    has not ended for DOUBT_SECONDS          StorageLate                 those of the commit are answered: they may have
+                                                                         been stored
+    failed after LATE_SECONDS                its error                   are refused at once, until a probe succeeds
 
-A server with a problem is not ready. While no commit ends, a probe writes once a second.
+A server with a problem is not ready. If no commit has succeeded for a second and none is in progress, a probe writes.
 
-Time is counted in ticks of a task on the event loop: while the loop itself is held up, or the process is stopped, no
-commit becomes late that has long succeeded.
+Time is counted in ticks of a task on the event loop, so that no commit counts as late because the loop was held up or
+the process was stopped.
 """
 
 from __future__ import annotations
@@ -28,29 +29,31 @@ if TYPE_CHECKING:
     from server.storage.database import Database
 
 TICK_SECONDS: Final = 0.2
+"""The interval at which the age of the running commit is checked."""
 
 LATE_SECONDS: Final = 1.4
-"""A commit takes milliseconds, and on a busy disk half a second now and then. Whoever is refused after this time can
-try another server, or wait."""
+"""A commit that takes longer is late. It usually takes milliseconds, and on a busy disk half a second now and then.
+Callers that are refused can try another server, or wait."""
 
 DOUBT_SECONDS: Final = 3.0
-"""Longer than PostgreSQL lets a frozen server hold a lock, and than SQLite waits for one: these commits still end."""
+"""When the senders of a late commit are answered. PostgreSQL lets a frozen server hold a lock for less than this, and
+SQLite waits less for one, so commits that only wait for a lock end before."""
 
 PROBE_SECONDS: Final = 1.0
-"""How old the latest success may be. A probe costs one write of a page, or of a record in the log of PostgreSQL."""
+"""The age of the latest success at which a probe writes: a page of SQLite, or a record in PostgreSQL's log."""
 
 FULL_SECONDS: Final = 5.0
-"""How long after StorageFull no probe counts: it is smaller than an event, and may find room where that does not."""
+"""For this long after StorageFull a successful probe does not count: it is smaller than an event, and may still fit."""
 
 _LARGE_COMMIT: Final = 4.0
-"""A large commit is late after this many times the seconds that it is expected to take."""
+"""A large commit is late only after this many times its expected duration."""
 
 
 class ReportReady(Protocol):
-    """Reports whether the server is ready."""
+    """Is called when the readiness of the server has changed."""
 
     async def __call__(self, *, ready: bool) -> None:
-        """Report it."""
+        """Report whether the server is ready."""
         ...
 
 
@@ -69,10 +72,7 @@ class _Write:
 
 
 class StorageHealth:
-    """Knows whether an event can be stored now. `problem` is None, or the reason why it cannot.
-
-    While `blocked`, sends are refused at once.
-    """
+    """Tracks whether an event can be stored; if not, `problem` is the error. While `blocked`, sends are refused."""
 
     def __init__(self, database: Database, outages: Outages | None = None) -> None:
         self._database = database
@@ -91,11 +91,11 @@ class StorageHealth:
         self._reported = True
 
     def on_late(self, refuse_queued: Callable[[], None], answer_running: Callable[[], None]) -> None:
-        """Call the one when sends begin to be refused, the other when the running commit is in doubt."""
+        """Set what is called in each tick: the first while sends are refused, the second while a commit is in doubt."""
         self._on_late, self._on_doubt = refuse_queued, answer_running
 
     def on_change(self, report: ReportReady) -> None:
-        """Call this with whether the server is ready, whenever it changes."""
+        """Set what is called when the readiness changes."""
         self._report = report
 
     def start(self) -> None:
@@ -111,7 +111,7 @@ class StorageHealth:
                     await task
 
     async def check(self) -> None:
-        """Raise the StorageError because of which no event can be stored now. Waits for nothing."""
+        """Raise the StorageError that keeps events from being stored, if there is one. Does not wait."""
         if self.problem is not None:
             raise self.problem
 
@@ -121,11 +121,11 @@ class StorageHealth:
             raise StorageLate
 
     def commit_began(self, expected_seconds: float) -> None:
-        """Note that a commit begins, and how long it should take."""
+        """Note that a commit has begun, and how long it is expected to take."""
         self._commit = _Write(expected_seconds)
 
     def commit_ended(self, error: Exception | None = None) -> None:
-        """Note the end of the commit. An error because of its data says that the database works."""
+        """Note the end of the commit. An error that is no outage, such as bad data, shows that the database works."""
         commit, self._commit = self._commit, None
         if error is not None and is_outage(error):
             self._failed("commit", error, late=commit is not None and commit.late())
@@ -146,7 +146,7 @@ class StorageHealth:
         self.outages.failed(work, error)
         self._failed_at = _now()
         self.problem = error if isinstance(error, StorageError) else StorageUnavailable()
-        # Where failures come soon, each send is told its own reason.
+        # While commits fail quickly, each send gets the error of its own commit.
         self.blocked = late
 
     async def _run(self) -> None:

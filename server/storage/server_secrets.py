@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 PAGE_TOKENS: Final = "page_tokens"
+"""The name of the secret that signs page tokens."""
+
 _BYTES: Final = 32
 
 
 def read_or_make_secret(connection: Connection, name: str) -> bytes:
-    """Return a secret, which the first server of a database makes."""
+    """Return the secret with a name; it is made if the database has none yet."""
     query = sa.select(server_secret.c.secret).where(server_secret.c.name == name)
     secret = connection.scalar(query)
     if secret is None:

@@ -1,11 +1,11 @@
 """SQLite: one process, one writing thread, six reading connections.
 
-    write            one thread, one connection         `sqlite_writer`
-    read             two connections, for long reads    `sqlite_readers`
+    write            one connection in a thread of its own (`sqlite_writer`)
+    read             two connections, for lists and other long reads (`sqlite_readers`)
     delivery read    two connections, for matches to deliver, which never wait for a long read
     brief read       two connections, for keys, definitions and versions, which wait for neither
 
-The reads of one project use one connection of each kind, and the writes of projects take turns.
+The reads of one project use at most one connection of each kind, and projects take turns to write.
 
 Locks keep a second server away, and a file that was deleted or replaced is noticed (`sqlite_file`).
 """
@@ -45,11 +45,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CHECK_SECONDS: Final = 0.5
-"""The time in which a deleted or replaced file is noticed while nothing is written."""
+"""The interval at which a deleted or replaced file is noticed while nothing is written."""
+
 READERS: Final = 2
-"""The reading connections of each kind."""
+"""The number of reading connections of each kind."""
+
 READER_SHARE: Final = 1
-"""The connections of each kind that reads of one project use at the same time: another project finds a free one."""
+"""The connections of each kind that one project uses at the same time, so that another one finds a free connection."""
 
 
 class SqliteDatabase:
@@ -83,7 +85,10 @@ class SqliteDatabase:
         return database
 
     async def read(self, work: Callable[[Connection], T], *, brief: bool = False, delivery: bool = False) -> T:
-        """Run work in one snapshot; it is interrupted when the caller is cancelled, and after READ_SECONDS."""
+        """Run work in one snapshot; it is interrupted when the caller is cancelled, and after READ_SECONDS.
+
+        `brief` and `delivery` choose the connections. Raise StorageError, and ProjectBusy if it gets no turn in time.
+        """
         readers = self._brief_readers if brief else self._delivery_readers if delivery else self._readers
         try:
             with SmallWork(current_project() if brief or delivery else SERVER):
@@ -102,7 +107,7 @@ class SqliteDatabase:
             raise storage_error(error) from error
 
     async def check(self) -> None:
-        """Raise StorageError unless the file is in its place and can be written."""
+        """Raise StorageError unless the file is in place and can be written."""
         await self.write(_write_a_page)
 
     @asynccontextmanager
@@ -115,7 +120,7 @@ class SqliteDatabase:
         await finished(self._close())
 
     async def _check_file(self) -> float:
-        """Notice a file that was deleted or replaced also while nothing is written. Return the seconds until again."""
+        """Notice a deleted or replaced file even if nothing is written. Return the seconds until the next check."""
         with suppress(StorageReplaced):
             self._file.check()
             self._file.check_lock()

@@ -1,16 +1,16 @@
 """The file of an SQLite database: the locks that keep other servers away, and whether it is still there.
 
-SQLite writes to the open file, whatever becomes of its name: after a deletion or a replacement, it would go on writing
-to a file that nobody can open again. So the device and inode of each file are compared with those that were opened:
-after each commit, before anything is reported as stored, and by `SqliteDatabase` in between.
+SQLite keeps writing to the open file after it was deleted or replaced, although nobody can open that file again. So the
+device and inode of each file are compared with those of the opened files: after each commit, before anything is
+reported as stored, and by `SqliteDatabase` in between.
 
     database    deleted or replaced            nothing is written any more
     -wal, -shm  deleted or replaced            nothing is written any more: a crash would lose what only they hold, and
                                                another program would not see the locks of this one
     lock file   deleted or replaced            locked again; if another process has locked it, as above
 
-There are two locks, because the lock file may be deleted. The one of the database file itself is invisible to SQLite on
-Linux, where the locks of flock and fcntl are independent; elsewhere there is only the lock file.
+There are two locks, because the lock file may be deleted. The other one is on the database file itself: on Linux locks
+of flock are independent of those of fcntl, which SQLite uses. Elsewhere there is only the lock file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ from server.errors import StorageBusy, StorageReadOnly, StorageReplaced, Storage
 log = structlog.get_logger()
 
 _ATTEMPTS: Final = 10
+"""The most attempts to lock a file that is deleted again and again."""
+
 _Identity = tuple[int, int]
+"""The device and inode of a file."""
 
 
 class DatabaseFile:
@@ -42,17 +45,17 @@ class DatabaseFile:
         self.path = path
         self._lock = lock
         self._file = file
-        # Both: a link may be pointed at another file.
+        # Both the given name and the resolved path, because a link may be changed to point to another file.
         self._opened: dict[Path, _Identity] = dict.fromkeys((name, path), _identity(os.fstat(file)))
         self._replaced: StorageReplaced | None = None
         self._closed = False
 
     @classmethod
     def open(cls, name: str) -> Self:
-        """Open or create a file, readable by its owner alone: it holds people's addresses.
+        """Open or create a file, readable by its owner alone because it holds people's addresses.
 
-        Links are resolved: a file has one lock, whatever name it is opened by. Raise StorageBusy if another process
-        holds it, StorageReadOnly and StorageUnavailable. The kernel releases the locks when the process ends.
+        Links are resolved, so that a file has one lock, whatever name it is opened by. The kernel releases the locks
+        when the process ends. Raise StorageBusy if another process holds them, StorageReadOnly or StorageUnavailable.
         """
         path = Path(name).resolve()
         lock = _lock(_lock_path(path))
@@ -84,7 +87,7 @@ class DatabaseFile:
                 self._refuse(path, "deleted" if found is None else "replaced by another file")
 
     def check_lock(self) -> None:
-        """Lock the lock file again if it was deleted or replaced. Raise StorageReplaced if another process did so."""
+        """Lock the lock file again if it was deleted or replaced. Raise StorageReplaced if another process has it."""
         path = _lock_path(self.path)
         if self._replaced is not None or _find(path) == _identity(os.fstat(self._lock)):
             return

@@ -1,12 +1,12 @@
 """The reading side of SQLite: read-only connections of SQLAlchemy's async engine, on aiosqlite.
 
-An aiosqlite connection has a thread of its own, and every call crosses to that thread and back, which costs more than
-most queries do. A read of one statement would take eight crossings: BEGIN takes two, then the cursor is opened,
-executed, fetched from and closed, the transaction ends, and the pool ends it once more. Here every read takes one,
-however many statements it runs: `run_transaction`, which PostgreSQL runs in the event loop, runs in the thread of the
-connection, where calls of the driver are done at once (`ReadingConnection`).
+An aiosqlite connection has a thread of its own, and every call to it crosses to that thread and back, which takes more
+time than most queries. A read of one statement would cross eight times: twice for BEGIN, then to open, execute, fetch
+from and close the cursor, to end the transaction, and once more when the pool ends it. Here a read crosses once,
+however many statements it has: `run_transaction`, which PostgreSQL runs in the event loop, runs in the thread of the
+connection, where calls of the driver return at once (`ReadingConnection`).
 
-The connections stay checked out, because SQLAlchemy's pool costs as much for each read as a query by key.
+The connections stay checked out, because SQLAlchemy's pool takes as long for each read as a query by key.
 """
 
 from __future__ import annotations
@@ -39,12 +39,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 READ_SECONDS: Final = 10.0
-"""The time limit of one read: it keeps its connection from other reads no longer than that."""
+"""The time limit of one read, which has its connection for that long at most."""
 
 _BUSY_TIMEOUT_MS: Final = 5_000
+
 _STEPS_PER_CHECK: Final = 200_000
-"""Steps of SQLite's virtual machine, a few milliseconds, after which a statement checks whether to stop."""
+"""A statement checks whether to stop after this many steps of SQLite's virtual machine, every few milliseconds."""
+
 _ROWS_PER_CHUNK: Final = 64
+"""The rows that aiosqlite fetches at a time."""
 
 
 class Readers:
@@ -92,7 +95,7 @@ class Readers:
 
     async def _run(self, work: Callable[[Connection], T]) -> T:
         if not self._idle:
-            # Not cancelled half-way: nobody would close a connection that opens for a caller who has left.
+            # Not cancelled half-way, because nobody would close a connection that opens after its caller has left.
             await finished(self._open())
         connection, driver = self._idle.popleft()
         try:
@@ -114,7 +117,7 @@ class Readers:
 
 @dataclass(slots=True)
 class _Limits:
-    """What ends a read early. Set in the event loop, checked in the thread of the connection."""
+    """The conditions that end a read early. Set in the event loop, checked in the thread of the connection."""
 
     closing: threading.Event
     cancelled: bool = False
@@ -135,7 +138,7 @@ class ReadingConnection(aiosqlite.Connection):
         self._thread.daemon = True
 
     async def run(self, read: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine in the thread of this connection, one that waits for nothing but this connection.
+        """Run a coroutine in the thread of this connection. It must await nothing but this connection.
 
         If the caller is cancelled, the coroutine's statement is interrupted, and `run` does not wait for it.
         """
@@ -167,7 +170,7 @@ class ReadingConnection(aiosqlite.Connection):
         raise RuntimeError("A read of SQLite waited for something other than its connection")
 
     async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Cross to the thread of this connection, or call the function where this is that thread.
+        """Call a function in the thread of this connection; at once, if this is that thread.
 
         Every call of aiosqlite and its cursors comes through here.
         """

@@ -1,9 +1,9 @@
 """The writing side of SQLite: one thread with the only connection that writes or checkpoints.
 
-One connection, because SQLite before 3.51.3 can corrupt a WAL when two of them write or checkpoint at once. A plain
-engine in a thread of its own, because aiosqlite crosses between threads for every statement: a transaction of three
-statements takes 0.4 ms here and 0.9 ms through the async engine. Commits also need the driver's connection itself
-(`sqlite_driver`).
+There is one connection, because SQLite before 3.51.3 can corrupt a WAL if two of them write or checkpoint at once. It
+uses a plain engine in a thread of its own, because aiosqlite crosses between threads for every statement: a transaction
+of three statements takes 0.4 ms here and 0.9 ms through the async engine. Commits also need the driver's connection
+itself (`sqlite_driver`).
 """
 
 from __future__ import annotations
@@ -31,25 +31,26 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _BUSY_TIMEOUT_MS: Final = 2_000
-"""Less than DOUBT_SECONDS of `server.storage.health`: a send is told that another process holds the lock."""
-PAGE_BYTES: Final = 8_192
-"""A row longer than a quarter of a page takes a page of its own. The size counts when the file is created."""
-CHECKPOINT_PAGES = 8_192
-"""Pages in the WAL at which a commit checkpoints: writes them to the main file and syncs it.
+"""Less than DOUBT_SECONDS of `server.storage.health`, so that a send reports that another process holds the lock."""
 
-64 MiB make that rare, and a start after a crash reads them in a fraction of a second.
+PAGE_BYTES: Final = 8_192
+"""The size of a page in a new file. A row longer than a quarter of a page takes a page of its own."""
+
+CHECKPOINT_PAGES = 8_192
+"""The number of pages in the WAL at which a commit checkpoints: writes them to the main file and syncs it.
+
+64 MiB make checkpoints rare, and a start after a crash reads them in a fraction of a second.
 """
 
-
 _SERVER_COST: Final = 0
-"""Work that costs nothing never waits for a turn, only for the transaction that runs."""
+"""The server's own work costs nothing, so it never waits for a turn, only for the running transaction."""
 
 
 class SqliteWriter:
     """A thread that runs writing transactions one after the other.
 
-    Projects whose transactions wait take turns: one that writes without a pause holds another up for one transaction.
-    Commits of events serve all projects, and go first; there is one at a time, so others run between them.
+    Projects take turns: one that writes without a pause delays another one by one transaction. Commits of events serve
+    all projects and go first; one of them is queued at a time, so other transactions run between them.
     """
 
     def __init__(self, file: DatabaseFile) -> None:
@@ -61,19 +62,19 @@ class SqliteWriter:
         self._queue: FairQueue[tuple[Callable[[Connection], Any], Future[Any]]] = FairQueue()
 
     async def run(self, work: Callable[[Connection], T]) -> T:
-        """Run work in one transaction; durable when this returns. The work of one project runs in the order of calls.
+        """Run work in one transaction, which is durable when this returns. A project's work runs in the order of calls.
 
-        Work that has not begun when the caller is cancelled is left out.
+        Work that has not begun when its caller is cancelled is not run.
         """
         self._file.check()
         project, done = current_project(), Future[T]()
         with self._lock:
-            # Each task of the thread runs whatever is next by then.
+            # Each task of the thread runs whatever is next in the queue by then.
             self._thread.submit(self._run_next)
             self._queue.push(project, (work, done), _SERVER_COST if project is SERVER else 1)
         result = await asyncio.wrap_future(done)
-        # Nothing is reported as stored that was written to a file without a name. It is not the thread that looks: each
-        # look gives the interpreter away, and the thread waits for the busy event loop to get it back.
+        # Nothing is reported as stored that was written to a deleted file. The event loop checks, because each check
+        # releases the interpreter, and the thread would wait for the busy event loop to get it back.
         self._file.check()
         return result
 
@@ -113,7 +114,7 @@ def sqlite_driver(connection: Connection) -> sqlite3.Connection:
 
 
 def _end_transaction(connection: Connection) -> None:
-    """Roll back an open transaction: SQLAlchemy does not when it was the COMMIT that failed."""
+    """Roll back a transaction that is still open: SQLAlchemy does not do so if its COMMIT failed."""
     driver = sqlite_driver(connection)
     if driver.in_transaction:
         driver.rollback()

@@ -1,4 +1,4 @@
-"""Turns at the connections of a database, shared fairly between projects."""
+"""Turns to use the connections of a database, shared fairly between projects."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from server.sharing.fair_queue import FairTurns
 
 TURN_SECONDS: Final = 10.0
-"""How long a transaction waits for its turn: by then the caller is better told than kept waiting."""
+"""How long a transaction waits for its turn. After that, the caller is better served by an error."""
 
 
 @asynccontextmanager
 async def turn_for_project(turns: FairTurns, *, server_first: bool = False) -> AsyncIterator[None]:
     """Hold a turn for the current project while the context is open.
 
-    With `server_first`, the server's own work, which serves all projects, has no share and goes before theirs. Raise
-    ProjectBusy after TURN_SECONDS, StorageBusy for the server's own work.
+    With `server_first`, the server's own work goes before that of projects and has no share, because it serves all of
+    them. Raise ProjectBusy after TURN_SECONDS, StorageBusy for the server's own work.
     """
     project = current_project()
     key: Hashable = object() if project is SERVER and server_first else project

@@ -10,7 +10,7 @@ down_revision = "0009_no_delivery_by_consumer"
 
 
 def upgrade() -> None:
-    """Create the table; a server that misses a secret makes it."""
+    """Create the table. Servers make the secrets when they first need them."""
     op.create_table(
         "server_secret",
         sa.Column("name", sa.Text, primary_key=True),

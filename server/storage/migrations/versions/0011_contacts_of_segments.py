@@ -9,7 +9,7 @@ down_revision = "0010_server_secret"
 
 
 def upgrade() -> None:
-    """Replace the index. Older releases find the events of a contact without it, but read the whole log for that."""
+    """Replace the index. Older releases work without it, but read the whole log to find the events of a contact."""
     if op.get_bind().dialect.name != "sqlite":
         return
     op.drop_index("event_by_contact", "event")
