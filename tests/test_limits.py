@@ -18,6 +18,7 @@ from server.api import open_services
 from server.api import server as grpc_server
 from server.auth import access
 from server.background import freed_memory
+from server.bridge import app as bridge_app
 from server.bridge.dialects import DIALECTS
 from server.cli.commands.serve import serve
 from server.delivery import consumer, consumer_session, dispatchers, recent_matches, wake_ups
@@ -26,7 +27,7 @@ from server.http import connection as http_connection
 from server.http import connections as http_connections
 from server.http import head as http_head
 from server.http import server as http_server
-from server.ingest import commit_queue, draft, judging
+from server.ingest import commit_queue, draft, judging, setting_back
 from server.rpc import call_limits
 from server.rpc.messages import deliveries, watches
 from server.rpc.servicers import event_ingest, match_stream
@@ -81,22 +82,24 @@ LIMITS = {
     "gRPC: connections": number(grpc_server.MAX_CONNECTIONS),
     "gRPC: calls of one connection": number(grpc_server.MAX_CONNECTION_STREAMS),
     "gRPC: a handshake": seconds(grpc_server.HANDSHAKE_SECONDS),
-    "gRPC: a client that says nothing, until it is asked": seconds(grpc_server.KEEPALIVE_SECONDS),
+    "gRPC: a silent client, until it is asked whether it is there": seconds(grpc_server.KEEPALIVE_SECONDS),
     "gRPC: a connection without a call": seconds(grpc_server.IDLE_SECONDS),
     "REST: connections, at most half of the file descriptors": number(http_connections.MAX_CONNECTIONS),
     "REST: connections of one address": "half of them",
     "REST: an answer that the client does not read": seconds(http_connection.WRITE_SECONDS),
-    "Keys that are looked up at once, of those not seen before": number(access.MAX_LOOKUPS),
+    "Keys not seen before that are looked up at once": number(access.MAX_LOOKUPS),
     "gRPC: a message": size(call_limits.MAX_MESSAGE_BYTES),
     "gRPC: time for the message of a call to arrive": seconds(call_limits.ARRIVAL_SECONDS),
     "gRPC: time for the first message of a stream to arrive": seconds(call_limits.FIRST_MESSAGE_SECONDS),
-    "gRPC: calls in progress, until their responses are sent, shared by projects": number(call_limits.MAX_CALLS),
-    "gRPC: calls that wait for that, shared by projects": (
+    "gRPC: calls in progress, up to their responses, shared by projects": number(call_limits.MAX_CALLS),
+    "gRPC: calls that wait to be in progress, shared by projects": (
         f"{number(call_limits.MAX_WAITING_CALLS)}, for {seconds(call_limits.WAITING_SECONDS)}"
     ),
     "gRPC: open streams, shared by projects": number(call_limits.MAX_STREAMS),
     "gRPC: watches of health": number(open_services.MAX_WATCHES),
     "gRPC: streams of reflection": number(open_services.MAX_REFLECTIONS),
+    "gRPC: a message for health or reflection": size(open_services.MAX_BYTES),
+    "gRPC: time for a message for health to arrive": seconds(open_services.MESSAGE_SECONDS),
     "gRPC: large messages that arrive, shared by projects": (
         f"{call_limits._LEAST_ARRIVING} to {call_limits._MOST_ARRIVING}, by the memory"
     ),
@@ -107,8 +110,11 @@ LIMITS = {
     "REST: a target or a header": size(http_head.MAX_LINE),
     "REST: headers": number(http_head.MAX_HEADERS),
     "REST: time for the head to arrive": seconds(http_connection.HEAD_SECONDS),
+    "REST: unfinished heads of all connections": size(http_connections.MAX_HEADS),
     f"REST: bodies beyond {size(body.SMALL_BODY)} that are received or handled": size(body.ALL_BODIES),
     "REST: such bodies of one project": size(body.BODIES_OF_PROJECT),
+    "REST: GET requests that are served at once": number(bridge_app.READS),
+    "REST: such requests of one project": number(bridge_app.READS_OF_PROJECT),
     "REST: a body, as sent and as decoded": size(SETTINGS.http_body_bytes),
     "REST: time for the body to arrive": seconds(body.BODY_SECONDS),
     "REST: an idle connection": seconds(http_server.KEEP_ALIVE_SECONDS),
@@ -119,14 +125,15 @@ LIMITS = {
     "A page of a list whose size is not stated": number(paging.DEFAULT_SIZE),
     "Rows that a page of a long list examines through an index": number(bounded_pages.EXAMINED_ROWS),
     "Rows that it examines in the order in which they are stored": number(bounded_pages.EXAMINED_LOG_ROWS),
-    "Steps of subscriptions in one commit of events": number(dispatchers.RIDING_STEPS),
-    "Steps of subscriptions in one commit of theirs, projects in turn": number(dispatchers.GROUP_STEPS),
+    "Subscriptions that are served in one commit of events": number(dispatchers.RIDING_STEPS),
+    "Subscriptions that are served in one commit of their own, projects in turn": number(dispatchers.GROUP_STEPS),
     "Watchers that are woken at once": number(wake_ups.PORTION),
-    "Matches in memory for those who have caught up, of a project": (
+    "Recent matches of a project in memory": (
         f"{number(recent_matches.RECENT_CHARACTERS, 'characters')}, for {seconds(recent_matches.RECENT_SECONDS)}"
     ),
     "A response": f"{budgets.MAX_RESPONSE_BYTES:,} bytes",
-    "Name of an event or a property": number(names.MAX_NAME_LENGTH, "characters"),
+    "Name of an event": number(names.MAX_NAME_LENGTH, "characters"),
+    "Name of a property": number(names.MAX_NAME_LENGTH, "characters"),
     "Email address": number(emails.MAX_LENGTH, "characters"),
     "Idempotency key": number(draft.MAX_IDEMPOTENCY_KEY, "characters"),
     "Properties of an event": size(EVENT.size),
@@ -143,7 +150,8 @@ LIMITS = {
     "Properties of a schema, nested ones included": number(schema.MAX_PROPERTIES),
     "Depth of a schema": number(schema.MAX_DEPTH, "levels"),
     "A schema as JSON": size(schema.MAX_BYTES),
-    "Description of a definition or a property": number(schema.MAX_DESCRIPTION_LENGTH, "characters"),
+    "Description of a definition": number(schema.MAX_DESCRIPTION_LENGTH, "characters"),
+    "Description of a property": number(schema.MAX_DESCRIPTION_LENGTH, "characters"),
     "Suggested values of a property": number(schema.MAX_SUGGESTED_VALUES),
     "A suggested value": number(schema.MAX_SUGGESTED_VALUE_LENGTH, "characters"),
     "A condition": number(parsing.MAX_LENGTH, "characters"),
@@ -168,24 +176,24 @@ LIMITS = {
     "Delivery IDs of one acknowledgement, nack or extension": number(deliveries.MAX_SETTLED),
     "Delivery IDs of one AcknowledgeMatches": number(deliveries.MAX_ACKNOWLEDGED),
     "Nacks of one AcknowledgeMatches": number(deliveries.MAX_NACKS),
-    "Names and automations of a filter": number(subscription_store.MAX_FILTER_NAMES),
+    "Event names of a filter, and automations": number(subscription_store.MAX_FILTER_NAMES),
     "Labels of a filter": number(subscription_store.MAX_FILTER_LABELS),
     "Matches of one response of a watch": number(watches.MAX_MATCHES),
+    "Time for a watcher to read a response": number(match_stream.SLOW_HEARTBEATS, "heartbeat intervals"),
     "ID of a consumer": number(deliveries.MAX_CONSUMER_ID, "characters"),
     "Wait of PullMatches": seconds(match_stream.MAX_WAIT_SECONDS),
-    "Events of a project that wait to be stored, fewer while several projects fill the queue": number(
-        SETTINGS.queue_events
-    ),
-    "Bytes of requests that wait to be stored: with what is made of them, a quarter of the memory": (
+    "Queued events of a project, fewer while several projects fill the queue": number(SETTINGS.queue_events),
+    "Bytes of the requests of queued events, which take a quarter of the memory": (
         f"1/{commit_queue.QUEUE_MEMORY_SHARE * commit_queue.HELD_PER_BYTE} of the memory, "
         f"at least {size(commit_queue.MIN_QUEUE_BYTES)}"
     ),
+    "Attempts to match a batch while the automations change": number(setting_back.MAX_ROUNDS),
     "Large work while another project's small work is in progress": (
         f"waits no longer than it has worked, {number(1_000 * small_work.CREDIT_SECONDS, 'ms')} at a time"
     ),
-    "Memory that is free again, beyond that of the start": size(freed_memory.WORTHWHILE_BYTES),
+    "Free memory that the process keeps, beyond its size at the start": size(freed_memory.WORTHWHILE_BYTES),
     "A commit, until sends are refused at once": seconds(health.LATE_SECONDS),
-    "A wait for a turn at the database, in which projects share": seconds(turns.TURN_SECONDS),
+    "A wait for the project's turn at the database": seconds(turns.TURN_SECONDS),
     "Time for one read of an SQLite database": seconds(sqlite_readers.READ_SECONDS),
 }
 
