@@ -33,6 +33,7 @@ ServiceError                     a SignalboxError
 │   ├── ProjectBusy              earlier requests of the project keep its share of the database busy
 │   ├── TooManyCalls             of one project, or of callers whose keys are not known yet
 │   ├── TooManyStreams           of one project
+│   ├── TooManyLargeMessages     of the streams of one project
 │   ├── TooManyKeyLookups        of keys that are not known yet
 │   └── RequestTooSlow           the message of a call did not arrive in time
 ├── AutomationsChanging          the automations changed each time that the events were matched
@@ -415,6 +416,13 @@ class TooManyStreams(LimitReached):
             f"{_counted(limit, 'stream')} of this kind, which needs no key, are open; try again later",
             limit=str(limit),
         )
+
+
+class TooManyLargeMessages(LimitReached):
+    """Too many large messages of this project's streams wait to be handled; send fewer at a time, or smaller ones."""
+
+    reason = "TOO_MANY_LARGE_MESSAGES"
+    retry_after = 1.0
 
 
 class TooManyKeyLookups(LimitReached):

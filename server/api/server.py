@@ -34,6 +34,9 @@ MAX_UNANSWERED: Final = 50_000
 """Calls whose headers have arrived and which this server has yet to look at, at 10 KB each. Beyond it, the library ends
 calls as CANCELLED, which retry policies do not retry, so that the limits of calls must come first."""
 
+UNREAD_BYTES: Final = 64 * 1024
+"""What a call may send before it is read: its message waits in the client until there is room."""
+
 KEEPALIVE_SECONDS: Final = 60
 """A client that has sent nothing for this time is asked whether it is still there."""
 
@@ -66,6 +69,10 @@ def _options() -> list[tuple[str, int]]:
         ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1_000),
         # The age of connections is not limited: it would end streams, which consumers keep open for days.
         ("grpc.max_connection_idle_ms", IDLE_SECONDS * 1_000),
+        # By default the windows of a connection grow with its speed, to 16 MiB for each call, read or not. A message
+        # that is being read has a window of its size.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", UNREAD_BYTES),
         # Two servers on one port would each take some of the calls.
         ("grpc.so_reuseport", 0),
         # Clients behind balancers keep idle connections alive; a ping every ten seconds is welcome.

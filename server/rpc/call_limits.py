@@ -7,7 +7,9 @@
     a call's message           ARRIVAL_SECONDS until it is complete     REQUEST_TOO_SLOW
     a stream's first message   FIRST_MESSAGE_SECONDS                    REQUEST_TOO_SLOW
     messages that arrive       8 to 256, shared likewise                the call waits before its message is read
+    large ones of a project    as many as its latest ones (`arrivals`)  the call waits before its message is read
     messages in work           32 to 64 MiB, shared likewise            the call waits before its message is parsed
+    streams' messages before   a 64th of the memory, shared likewise    TOO_MANY_LARGE_MESSAGES
 
 All of it comes after authentication, which needs the headers alone: of a caller without a key no message is read.
 """
@@ -18,8 +20,9 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from server.errors import RequestTooSlow, Stopping, TooManyCalls, TooManyStreams
+from server.errors import RequestTooSlow, Stopping, TooManyCalls, TooManyLargeMessages, TooManyStreams
 from server.recurring import Recurring
+from server.rpc.arrivals import SLOW_SECONDS, Arrivals
 from server.sharing.fair_budget import FairBudget
 from server.sharing.memory import usable_memory
 
@@ -60,12 +63,16 @@ _ARRIVING_PART: Final = 4
 _WORKING_PART: Final = 64
 """Messages in work may take a 64th of the memory: as objects they take up to 12 times their size."""
 
+_WAITING_PART: Final = 64
+"""Messages of streams that wait to be in work may take as much. A stream is read whenever something comes."""
+
 _MOST_ARRIVING: Final = 256
 """Of which one project has a half. Every call takes a place for a moment: with fewer than are in flight they wait."""
 _LEAST_ARRIVING: Final = 8
 _MOST_WORKING: Final = 4 * MAX_MESSAGE_BYTES
 """More would not be faster: one message has the loop at a time."""
 _LEAST_WORKING: Final = 2 * MAX_MESSAGE_BYTES
+_LEAST_WAITING: Final = 4 * MAX_MESSAGE_BYTES
 
 
 class CallLimits:
@@ -80,7 +87,9 @@ class CallLimits:
         self.streams = FairBudget(MAX_STREAMS)
         arriving = memory // _ARRIVING_PART // MAX_MESSAGE_BYTES
         self.arriving = FairBudget(_between(_LEAST_ARRIVING, arriving, _MOST_ARRIVING))
+        self.arrivals = Arrivals()
         self.working = FairBudget(_between(_LEAST_WORKING, memory // _WORKING_PART, _MOST_WORKING))
+        self._waiting_messages = FairBudget(max(_LEAST_WAITING, memory // _WAITING_PART))
         self.expected: dict[asyncio.Task[Any], tuple[float, float]] = {}
         """The calls whose message is waited for: since when, by the loop's time, and for how many seconds."""
         self._open_calls = calls
@@ -123,11 +132,24 @@ class CallLimits:
         if not self.streams.take(project_pk):
             raise TooManyStreams.of_project(self.streams.held_by(project_pk), self.streams.total)
 
+    async def enter_work(self, project_pk: int, size: int) -> None:
+        """Wait until a message of a stream may be in work, which ends by `working.give`. Raise TooManyLargeMessages."""
+        if self.working.take(project_pk, size):
+            return
+        if not self._waiting_messages.take(project_pk, size):
+            raise TooManyLargeMessages
+        try:
+            await self.working.acquire(project_pk, size)
+        finally:
+            self._waiting_messages.give(project_pk, size)
+
     # One look a second at all calls: a timer for each would cost every call 10 microseconds.
     async def _end_slow(self) -> float:
         now = asyncio.get_running_loop().time()
         stopping = self._open_calls.stopping.is_set()
         for task, (since, seconds) in list(self.expected.items()):
+            if now - since > SLOW_SECONDS:
+                self.arrivals.leave(task)
             if now - since > seconds:
                 self._open_calls.end(task, RequestTooSlow(seconds))
             elif stopping and now - since > STOPPING_SECONDS:

@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
@@ -85,7 +86,7 @@ class RequestParser(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Method:
     """An RPC of the contract as it is served: the method of its servicer, and the scope that it needs."""
 
@@ -135,7 +136,7 @@ class Calls:
             caller = await self.authenticate(transport, method.scope)
             await limits.enter_call(caller.project_pk)
             counted = caller.project_pk
-            data = await self._receive(transport, task, counted)
+            data = await self._receive(transport, task, counted, method)
             size = len(data)
             note_request_size(size)
             if size <= SMALL_BYTES:
@@ -163,7 +164,7 @@ class Calls:
     ) -> None:
         """Serve a call in which both sides stream; `messages` are in place of those that `receive` returns."""
         async with self._serving(transport, method.scope) as stream:
-            requests = self._parsed(messages, stream, parser)
+            requests = self._parsed(messages, stream, method, parser)
             async with aclosing(method.call(requests, stream.caller)) as responses:
                 async for response in responses:
                     await transport.write(response)
@@ -181,7 +182,7 @@ class Calls:
                     raise WatcherTooSlow(seconds) from None
 
             key = stream.caller.project_pk
-            data = await self._receive(transport, stream.task, key)
+            data = await self._receive(transport, stream.task, key, method)
             try:
                 request = await self._parse(parser, data, key)
             finally:
@@ -216,11 +217,13 @@ class Calls:
                 limits.streams.give(counted)
             self._calls.leave(task)
 
-    async def _receive(self, transport: Transport, task: asyncio.Task[Any], key: int) -> bytes:
+    async def _receive(self, transport: Transport, task: asyncio.Task[Any], key: int, method: Method) -> bytes:
         """Receive the message of a call with one; of a message that is not small, the size is taken of `working`."""
         limits = self._limits
+        kind = key, method
         await limits.arriving.acquire(key)
         try:
+            await limits.arrivals.enter(task, kind)
             limits.expected[task] = asyncio.get_running_loop().time(), ARRIVAL_SECONDS
             try:
                 data = await transport.receive()
@@ -228,10 +231,13 @@ class Calls:
                 del limits.expected[task]
             if data is None:
                 raise MalformedRequest("The call ended without a request; send one message")
-            if len(data) > SMALL_BYTES:
-                await limits.working.acquire(key, len(data))
+            size = len(data)
+            limits.arrivals.received(kind, size)
+            if size > SMALL_BYTES:
+                await limits.working.acquire(key, size)
             return data
         finally:
+            limits.arrivals.leave(task)
             limits.arriving.give(key)
 
     async def _parse(self, parser: RequestParser, data: bytes, key: int) -> Message:
@@ -244,27 +250,51 @@ class Calls:
         return await parser.parse_in_slices(data, self._limits.loop_time, key)
 
     async def _parsed(
-        self, messages: AsyncIterator[bytes], stream: _Stream, parser: RequestParser
+        self, messages: AsyncIterator[bytes], stream: _Stream, method: Method, parser: RequestParser
     ) -> AsyncGenerator[Any, None]:
         """Parse each message of a stream. One that is not small is counted until the next one is asked for."""
         limits, key = self._limits, stream.caller.project_pk
-        limits.expected[stream.task] = asyncio.get_running_loop().time(), FIRST_MESSAGE_SECONDS
+        seconds = FIRST_MESSAGE_SECONDS
         try:
-            async for data in messages:
-                limits.expected.pop(stream.task, None)
+            while (data := await self._next(messages, stream.task, (key, method), seconds)) is not None:
+                seconds = inf
                 await stream.check()
                 size = len(data)
                 note_request_size(size)
                 if size <= SMALL_BYTES:
                     yield parser.parse(data)
                     continue
-                await limits.working.acquire(key, size)
+                try:
+                    await limits.enter_work(key, size)
+                finally:
+                    limits.arrivals.leave(stream.task)
                 try:
                     yield await self._parse(parser, data, key)
                 finally:
                     limits.working.give(key, size)
         finally:
-            limits.expected.pop(stream.task, None)
+            limits.arrivals.leave(stream.task)
+
+    async def _next(
+        self, messages: AsyncIterator[bytes], task: asyncio.Task[Any], kind: tuple[int, Method], seconds: float
+    ) -> bytes | None:
+        """Receive the next message of a stream, None after the last. If it is large, the task's place is kept."""
+        limits = self._limits
+        if limited := limits.arrivals.limited(kind):
+            await limits.arrivals.enter(task, kind)
+        if limited or seconds < inf:
+            limits.expected[task] = asyncio.get_running_loop().time(), seconds
+        size = 0
+        try:
+            data = await anext(messages, None)
+            if data is not None:
+                size = len(data)
+                limits.arrivals.received(kind, size)
+            return data
+        finally:
+            limits.expected.pop(task, None)
+            if size <= SMALL_BYTES:
+                limits.arrivals.leave(task)
 
     async def _fail_ended(self, transport: Transport, task: asyncio.Task[Any]) -> None:
         """Answer a call that was ended with the error: retry policies do not retry CANCELLED."""

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 LARGE_BYTES: Final = 128 * 1024
 """Messages above this size are parsed in slices: 16 MiB would hold the loop for 100 ms to a second."""
 
-PIECE_BYTES: Final = 16 * 1024
-"""Parsed in 0.1 ms, or 1 ms if it is a thousand values."""
+PIECE_BYTES: Final = 128 * 1024
+"""Parsed in 0.3 ms if it is numbers, in 3 ms if it is empty messages. What is smaller is not entered: to find the ends
+of its fields would take seven times as long as to parse them."""
 
 _STEPS: Final = 500
 """Fields and texts that are passed between two looks at the clock."""

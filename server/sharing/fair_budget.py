@@ -34,6 +34,10 @@ class FairBudget:
         """Return the amount that a key holds."""
         return self._held[key]
 
+    def share_of(self, _key: Hashable) -> int:
+        """Return the most that a key may hold."""
+        return self._share
+
     def take(self, key: Hashable, cost: int = 1) -> bool:
         """Take an amount if nobody waits and the key may have it now; return whether it was taken.
 
@@ -46,8 +50,8 @@ class FairBudget:
 
     async def acquire(self, key: Hashable, cost: int = 1) -> None:
         """Wait until the key may have an amount, and take it. Raise ValueError for more than the share of a key."""
-        if cost > self._share:
-            raise ValueError(f"{cost:,} can never be taken: a key may hold at most {self._share:,}")
+        if cost > (share := self.share_of(key)):
+            raise ValueError(f"{cost:,} can never be taken: a key may hold at most {share:,}")
         if self.take(key, cost):
             return
         given = asyncio.get_running_loop().create_future()
@@ -75,7 +79,7 @@ class FairBudget:
     def _fits(self, key: Hashable, cost: int) -> bool:
         held = self._held.get(key, 0)
         # What the key holds counts twice: once among the used, once against the free.
-        return self.used + cost + held <= self.total and held + cost <= self._share
+        return self.used + cost + held <= self.total and held + cost <= self.share_of(key)
 
     def _hold(self, key: Hashable, cost: int) -> None:
         self.used += cost

@@ -24,14 +24,14 @@ class RawConnection:
     """One connection.
 
     `greeted` is set once the server has sent its settings, `goaway` once it wants no further calls, and `closed` once
-    it has closed everything; `ended` has the streams that it ended.
+    it has closed everything; `ended` has the streams that it ended, and `windows` what may be sent on each.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
         self._last = -1
-        self._window: dict[int, int] = {0: 65_535}
+        self.windows: dict[int, int] = {0: 65_535}
         self._initial_window = 65_535
         self._changed = asyncio.Event()
         self.ended: dict[int, bytes] = {}
@@ -44,7 +44,7 @@ class RawConnection:
     async def open(self, method: str, *metadata: tuple[str, str]) -> int:
         """Begin a call by its headers, `open("/signalbox.v1.EventIngest/SendEvent")`, and return its stream."""
         self._last += 2
-        self._window[self._last] = self._initial_window
+        self.windows[self._last] = self._initial_window
         headers = [
             *[(":method", "POST"), (":scheme", "http"), (":path", method), (":authority", "localhost")],
             *[("te", "trailers"), ("content-type", "application/grpc"), *metadata],
@@ -59,16 +59,15 @@ class RawConnection:
     async def send(self, stream: int, content: bytes) -> None:
         """Send bytes of a call's messages, as the windows allow."""
         while content:
-            room = min(FRAME, self._window[0], self._window[stream])
+            room = min(FRAME, self.windows[0], self.windows[stream])
             if room <= 0:
-                self._changed.clear()
-                await self._changed.wait()
+                await self.next_frame()
                 if self.closed.is_set() or stream in self.ended:
                     return
                 continue
             await self.frame(DATA, 0, stream, content[:room])
-            self._window[0] -= len(content[:room])
-            self._window[stream] -= len(content[:room])
+            self.windows[0] -= len(content[:room])
+            self.windows[stream] -= len(content[:room])
             content = content[room:]
 
     async def frame(self, kind: int, flags: int, stream: int, content: bytes = b"") -> None:
@@ -98,8 +97,8 @@ class RawConnection:
                 name, value = struct.unpack(">HI", content[at : at + 6])
                 self.settings[name] = value
                 if name == INITIAL_WINDOW_SIZE:
-                    for each in self._window:
-                        self._window[each] += value - self._initial_window if each else 0
+                    for each in self.windows:
+                        self.windows[each] += value - self._initial_window if each else 0
                     self._initial_window = value
             self.greeted.set()
             await self.frame(SETTINGS, ACK, 0)
@@ -108,15 +107,19 @@ class RawConnection:
         elif kind == GOAWAY:
             self.goaway.set()
         elif kind == WINDOW_UPDATE:
-            self._window[stream] = self._window.get(stream, 0) + int.from_bytes(content, "big")
+            self.windows[stream] = self.windows.get(stream, 0) + int.from_bytes(content, "big")
         elif kind == RST_STREAM or (kind == HEADERS and flags & END_STREAM):
             self.ended[stream] = self.ended.get(stream, b"") + content
+
+    async def next_frame(self) -> None:
+        """Wait until something has arrived."""
+        self._changed.clear()
+        await self._changed.wait()
 
     async def ending(self, stream: int) -> bytes:
         """Wait until the server ends a stream, and return the header block that it did so with."""
         while stream not in self.ended and not self.closed.is_set():
-            self._changed.clear()
-            await self._changed.wait()
+            await self.next_frame()
         return self.ended.get(stream, b"")
 
 
