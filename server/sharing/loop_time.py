@@ -11,7 +11,7 @@ between them the loop serves everybody else:
 
 One large request has a turn at a time. After SLICE_SECONDS the next one gets it, by `FairTurns`, at a cost of the time
 that was used. Small requests need no turn, and a slice waits while small work of another project is in progress
-(`small_work`).
+(`small_work`), and while the database thread computes (`interpreter`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from server.sharing.fair_queue import FairTurns
+from server.sharing.interpreter import database_thread
 from server.sharing.small_work import GivingWay
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class LoopTime:
         return self.turns.waiting > MANY_WAITING and self._rate > MANY_ARRIVING
 
     async def give_way(self, key: Hashable) -> None:
-        """Wait for the small work of other projects, unless many large requests wait and many calls arrive.
+        """Wait for the database and others' small work, unless many large requests wait and many calls arrive.
 
         In that case every call waits for the large requests before it is even accepted, so these are finished first.
         """
@@ -129,14 +130,14 @@ class Slices:
 
     def used_up(self) -> bool:
         """Return whether it is time for a pause. Loops over events ask this first: `pause` takes 0.2 us more."""
-        return perf_counter() >= self._ends_at
+        return perf_counter() >= self._ends_at or (database_thread.computes and self._loop_time.giving_way.has_credit)
 
     async def pause(self) -> None:
         """If the slice is used up, let the loop serve others, and wait for the next turn."""
-        over = perf_counter() - self._ends_at
-        if over < 0:
+        if not self.used_up():
             return
+        used = max(0.0, perf_counter() - self._ends_at + SLICE_SECONDS)
         # While the turn is still held: the next holder would use it at once, in the same round of the loop.
         await self._loop_time.serve_others()
         self.end()
-        await self.begin(round((over + SLICE_SECONDS) * 1e6))
+        await self.begin(round(used * 1e6))

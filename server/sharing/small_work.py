@@ -17,6 +17,7 @@ from time import perf_counter, sleep
 from typing import TYPE_CHECKING, Final
 
 from server.sharing.current_project import SERVER
+from server.sharing.interpreter import database_thread
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -68,13 +69,24 @@ class GivingWay:
         self._credit = min(self._credit + seconds, CREDIT_SECONDS)
 
     def due(self, key: Hashable) -> bool:
-        """Return whether a slice of a project must wait: others' small work is in progress, and there is credit."""
-        return self._credit > 0 and others_work(key)
+        """Return whether a slice of a project must wait.
+
+        It must if others' small work is in progress or the database thread computes, and there is credit.
+        """
+        return self.has_credit and (database_thread.computes or others_work(key))
+
+    @property
+    def has_credit(self) -> bool:
+        """Whether large work may be made to wait."""
+        return self._credit > 0
 
     async def wait(self) -> None:
-        """Wait for LOOK_SECONDS, and take the time off the credit."""
+        """Wait until the database thread lets go, or else for LOOK_SECONDS, and take the time off the credit."""
         began = perf_counter()
-        await asyncio.sleep(LOOK_SECONDS)
+        if database_thread.computes:
+            await database_thread.wait()
+        else:
+            await asyncio.sleep(LOOK_SECONDS)
         self._credit -= perf_counter() - began
 
     def wait_in_thread(self) -> None:

@@ -15,6 +15,7 @@ from sqlalchemy.dialects import postgresql
 
 from automation.tables import automation_match, run
 from server.clock import DATABASE_MICROS
+from server.sharing.interpreter import database_thread
 from server.storage.head_turns import await_turn
 from server.storage.sqlite_writer import sqlite_driver
 from server.storage.tables import event
@@ -115,7 +116,10 @@ class Appender:
         execute = sqlite_driver(connection).execute
         for start in range(0, len(rows), _CHUNK):
             chunk = rows[start : start + _CHUNK]
-            execute(self._insert_sqlite(len(chunk)), tuple(chain.from_iterable(chunk)))
+            text, values = self._insert_sqlite(len(chunk)), tuple(chain.from_iterable(chunk))
+            database_thread.let_go()
+            execute(text, values)
+            database_thread.take()
 
     def _insert_of(self, rows: int) -> str:
         return f"{self._insert} VALUES {', '.join([self._place] * rows)}"

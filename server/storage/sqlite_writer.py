@@ -11,14 +11,16 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
 
 from server.sharing.current_project import SERVER, current_project
 from server.sharing.fair_queue import FairQueue
+from server.sharing.interpreter import database_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +44,9 @@ CHECKPOINT_PAGES = 8_192
 64 MiB make checkpoints rare, and a start after a crash reads them in a fraction of a second.
 """
 
+_Task: TypeAlias = "tuple[Callable[[Connection], Any], asyncio.Future[Any]]"
+"""Work, and the future of its result."""
+
 _SERVER_COST: Final = 0
 """The server's own work costs nothing, so it never waits for a turn, only for the running transaction."""
 
@@ -56,10 +61,14 @@ class SqliteWriter:
     def __init__(self, file: DatabaseFile) -> None:
         self._file = file
         self._engine = _engine(file.path)
-        self._thread = ThreadPoolExecutor(1, "sqlite-writer")
         self._connection: Connection | None = None
         self._lock = threading.Lock()
-        self._queue: FairQueue[tuple[Callable[[Connection], Any], Future[Any]]] = FairQueue()
+        self._queue: FairQueue[_Task] = FairQueue()
+        # A token for each task of the queue, and None at the end.
+        self._tokens: SimpleQueue[bool | None] = SimpleQueue()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run_tasks, name="sqlite-writer", daemon=True)
+        self._thread.start()
 
     async def run(self, work: Callable[[Connection], T]) -> T:
         """Run work in one transaction, which is durable when this returns. A project's work runs in the order of calls.
@@ -67,12 +76,14 @@ class SqliteWriter:
         Work that has not begun when its caller is cancelled is not run.
         """
         self._file.check()
-        project, done = current_project(), Future[T]()
+        if self._closed:
+            raise RuntimeError("The database is closed")
+        project, done = current_project(), asyncio.get_running_loop().create_future()
         with self._lock:
-            # Each task of the thread runs whatever is next in the queue by then.
-            self._thread.submit(self._run_next)
             self._queue.push(project, (work, done), _SERVER_COST if project is SERVER else 1)
-        result = await asyncio.wrap_future(done)
+        # The thread runs whatever is next by the time it takes a token.
+        self._tokens.put(True)
+        result: T = await done
         # Nothing is reported as stored that was written to a deleted file. The event loop checks, because each check
         # releases the interpreter, and the thread would wait for the busy event loop to get it back.
         self._file.check()
@@ -80,31 +91,62 @@ class SqliteWriter:
 
     async def close(self) -> None:
         """Finish queued work and close the connection."""
+        self._closed = True
+        self._tokens.put(None)
         await asyncio.get_running_loop().run_in_executor(None, self._close)
 
-    def _run_next(self) -> None:
-        with self._lock:
-            work, done = self._queue.pop()
-        if not done.set_running_or_notify_cancel():
+    def _close(self) -> None:
+        self._thread.join()
+        if self._connection is not None:
+            self._connection.close()
+
+    def _run_tasks(self) -> None:
+        while self._tokens.get() is not None:
+            with self._lock:
+                task = self._queue.pop()
+            self._run_task(*task)
+            # The thread may wait for long, and the work holds the events of a commit.
+            del task
+
+    def _run_task(self, work: Callable[[Connection], Any], done: asyncio.Future[Any]) -> None:
+        """Run work, and hand its result or error over to the loop that waits for it."""
+        if done.cancelled():
             return
+        result = error = None
         try:
-            done.set_result(self._run(work))
-        except BaseException as error:
-            done.set_exception(error)
+            result = self._run(work)
+        except BaseException as caught:
+            error = caught
+        # The loop closes without waiting for work whose caller has gone.
+        with suppress(RuntimeError):
+            done.get_loop().call_soon_threadsafe(_hand_out, done, result, error)
+        # Its traceback refers to this frame.
+        error = None
 
     def _run(self, work: Callable[[Connection], T]) -> T:
         if self._connection is None:
             self._connection = self._engine.connect()
         try:
             with self._connection.begin():
-                return work(self._connection)
+                database_thread.take()
+                result = work(self._connection)
+                database_thread.let_go()
+            return result
         finally:
             _end_transaction(self._connection)
+            # Until the loop has handed the result out: the next commit waits for that.
+            database_thread.take()
 
-    def _close(self) -> None:
-        self._thread.shutdown()
-        if self._connection is not None:
-            self._connection.close()
+
+def _hand_out(done: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    """Resolve the future of a task on its loop, unless its caller has gone."""
+    database_thread.let_go()
+    if done.done():
+        return
+    if error is None:
+        done.set_result(result)
+    else:
+        done.set_exception(error)
 
 
 def sqlite_driver(connection: Connection) -> sqlite3.Connection:
