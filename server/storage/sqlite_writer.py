@@ -64,7 +64,8 @@ class SqliteWriter:
         self._connection: Connection | None = None
         self._lock = threading.Lock()
         self._queue: FairQueue[_Task] = FairQueue()
-        # A token for each task of the queue, and None at the end.
+        # A token for each task of the queue, and None at the end. A pool of one thread does the same with futures of
+        # its own: an empty transaction took 130 us by it, and takes 100.
         self._tokens: SimpleQueue[bool | None] = SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._run_tasks, name="sqlite-writer", daemon=True)
