@@ -50,6 +50,7 @@ test-long: $(VENV)/ready ## Run the long forms of the generated tests, for hours
 	SIGNALBOX_OPENAPI_EXAMPLES=100 $(BIN)/python -m pytest --timeout=0 tests/test_openapi.py
 	SIGNALBOX_POWER_CUTS=200 $(BIN)/python -m pytest --timeout=0 tests/test_power_loss.py
 	SIGNALBOX_FRAMING_STEP=1 $(BIN)/python -m pytest --timeout=0 tests/test_http_framing.py
+	SIGNALBOX_PROTO_JSON_EXAMPLES=200 $(BIN)/python -m pytest --timeout=0 tests/test_proto_json.py
 	SIGNALBOX_FUZZ_ROUNDS=1000 $(BIN)/python -m pytest --timeout=0 tests/test_fuzz.py
 	SIGNALBOX_PROMISES_SECONDS=600 $(BIN)/python -m pytest --timeout=0 tests/test_promises.py
 

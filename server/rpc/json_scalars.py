@@ -1,0 +1,110 @@
+"""Single values of a message's fields, from JSON as Protocol Buffers define it."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.descriptor import FieldDescriptor
+
+from server.rpc.json_writing import enum_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Convert = Callable[[Any], Any]
+
+_INTEGERS = {FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_INT64} | {
+    FieldDescriptor.CPPTYPE_UINT32,
+    FieldDescriptor.CPPTYPE_UINT64,
+}
+_FLOATS = {FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT}
+
+
+def converter(field: FieldDescriptor) -> Convert:
+    """Return what converts a JSON value for a scalar field. It raises ValueError, TypeError and OverflowError."""
+    if field.cpp_type in _INTEGERS:
+        return _integer
+    if field.cpp_type in _FLOATS:
+        return _float
+    if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
+        return _boolean
+    if field.cpp_type == FieldDescriptor.CPPTYPE_ENUM:
+        return _enum_converter(field)
+    return _bytes if field.type == FieldDescriptor.TYPE_BYTES else _text
+
+
+def key_converter(field: FieldDescriptor) -> Convert:
+    if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
+        return lambda name: {"true": True, "false": False}[name]
+    return converter(field)
+
+
+def form_of(field: FieldDescriptor) -> str:
+    """Return what a value of a field must be, to follow "must be"."""
+    if field.cpp_type in _INTEGERS:
+        return "a whole number"
+    if field.cpp_type in _FLOATS:
+        return "a number"
+    if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
+        return "true or false"
+    if field.cpp_type == FieldDescriptor.CPPTYPE_ENUM:
+        names = [value.name for value in enum_of(field).values if value.number]
+        return f"one of {', '.join(names)}"
+    return "bytes in base64" if field.type == FieldDescriptor.TYPE_BYTES else "a text"
+
+
+def _text(value: Any) -> str:
+    if value.__class__ is not str:
+        raise TypeError
+    text: str = value
+    return text
+
+
+def _boolean(value: Any) -> bool:
+    if value.__class__ is not bool:
+        raise TypeError
+    return value is True
+
+
+def _integer(value: Any) -> int:
+    if value.__class__ is bool:
+        raise TypeError
+    if value.__class__ is str and " " in value:
+        raise ValueError
+    if value.__class__ is float and not value.is_integer():
+        raise ValueError
+    try:
+        return int(value)
+    except ValueError:
+        number = float(value)
+        if not number.is_integer():
+            raise
+        return int(number)
+
+
+def _float(value: Any) -> float:
+    if value == "nan":
+        raise ValueError
+    return float(value)
+
+
+def _bytes(value: Any) -> bytes:
+    encoded = _text(value).encode()
+    return base64.urlsafe_b64decode(encoded + b"=" * (4 - len(encoded) % 4))
+
+
+def _enum_converter(field: FieldDescriptor) -> Convert:
+    kind = enum_of(field)
+    numbers = {value.name: value.number for value in kind.values}
+    closed = frozenset(numbers.values()) if kind.is_closed else None
+
+    def convert(value: Any) -> int:
+        number = numbers.get(value) if value.__class__ is str else None
+        if number is None:
+            number = int(value)
+            if closed is not None and number not in closed:
+                raise ValueError
+        return number
+
+    return convert
