@@ -23,7 +23,7 @@ SEND_EVENT = "SendEvent"
 
 @contextmanager
 def durable_sends(folder: Path, seconds: float) -> Iterator[Round]:
-    """One event a request, 64 in flight, beside other systems."""
+    """Measure SendEvent and confirmed sends to other systems, 64 in flight."""
     with signalbox(folder) as subject, peers.running(folder, *peers.ALL) as running:
         yield (
             lambda: (

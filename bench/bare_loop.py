@@ -1,6 +1,6 @@
-"""What batches cost without a server: `python -m bench.bare_loop FILE REQUESTS SECONDS [EVENTS OF A REQUEST]`.
+"""Stores batches without a server: `python -m bench.bare_loop FILE REQUESTS SECONDS [EVENTS_PER_REQUEST]`.
 
-One loop parses requests of SendEvents, reads the properties of each event, encodes them to JSON and inserts the rows
+A loop parses requests of SendEvents, reads the properties of each event, encodes them to JSON, and inserts the rows
 with one `executemany` and one commit a batch. The table is indexed by contact, as Signalbox's is, and by ID. Prints
 `{"events": ..., "seconds": ..., "p50": ...}`; `p50` is the time of one round of the loop, in milliseconds.
 """
@@ -33,7 +33,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def connect(database: str) -> sqlite3.Connection:
-    """Open a database as durable as Signalbox's, which checkpoints as often."""
+    """Open a database as durable as Signalbox's. It checkpoints at 16 MiB of WAL, Signalbox at 64 MiB."""
     connection = sqlite3.connect(database, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
@@ -69,9 +69,7 @@ def rows(inputs: Iterable[pb.EventInput], received_at: int, contacts: dict[str, 
 def insert(connection: sqlite3.Connection, batch: Iterable[tuple[Any, ...]]) -> None:
     """Store rows in one transaction."""
     connection.execute("BEGIN IMMEDIATE")
-    connection.executemany(
-        "INSERT INTO event (id, name, contact, properties, received_at) VALUES (?, ?, ?, ?, ?)", batch
-    )
+    connection.executemany(INSERT, batch)
     connection.execute("COMMIT")
 
 

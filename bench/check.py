@@ -29,16 +29,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 LOST = 0.90
+"""A row is lost if this checkout reaches less than this part of the other one."""
+
 RATE = 500
+"""Events a second while lags are measured."""
+
 SECONDS = 1.0
 LAG_SECONDS = 1.5
+"""The seconds of one measurement of a rate, and of a lag."""
 
 LEAST_LAG = 0.1
-"""Shorter lags, in milliseconds, are not told apart."""
+"""Shorter lags, in milliseconds, count as this one."""
 
 
 def lag(kind: str) -> Callable[[Signalbox], float]:
-    """Return a measurement of the median lag of deliveries: the number of lags in a second, so that more is better."""
+    """Return a measurement of the median lag of deliveries, as lags per second so that more is better."""
     return lambda side: 1_000 / max(LEAST_LAG, side.lag(kind, RATE, LAG_SECONDS)["lag_p50"])
 
 

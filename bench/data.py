@@ -97,7 +97,7 @@ RULES = (
     Rule("page_viewed", 'properties.currency in ["CAD", "NZD"]', {"currency": "NZD"}),
 )
 NEVER = ' && properties.currency == "XXX"'
-"""Added to a condition, it makes it hold for no event."""
+"""Appended to a condition, so that it holds for no event: XXX is ISO 4217's code for no currency."""
 
 
 @dataclass(frozen=True)

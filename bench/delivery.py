@@ -1,4 +1,4 @@
-"""The comparisons of delivering matches. See bench/README.md."""
+"""The groups that measure delivering matches. See bench/README.md."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ CPU, CPU_ALLOWED = "CPU, % of a core", "3 %"
 
 @contextmanager
 def lags(folder: Path, seconds: float) -> Iterator[Round]:
-    """From the answer of SendEvent to the arrival of the match, beside JetStream's and Redis's."""
+    """Measure the time from the response to SendEvent to the arrival of the match, and the same of the peers."""
     with signalbox(folder) as subject, peers.running(folder, peers.JETSTREAM, peers.REDIS) as running:
 
         def take() -> dict[str, float]:
@@ -61,9 +61,9 @@ def lags(folder: Path, seconds: float) -> Iterator[Round]:
 
 @contextmanager
 def deliveries(folder: Path, _seconds: float) -> Iterator[Round]:
-    """Acknowledged deliveries of stored matches."""
-    wanted = (peers.JETSTREAM, peers.JETSTREAM_ALWAYS, peers.REDIS, peers.JOBS)
-    with signalbox(folder) as subject, peers.running(folder, *wanted) as running:
+    """Measure acknowledged deliveries of stored matches, and of the peers' messages."""
+    compared = (peers.JETSTREAM, peers.JETSTREAM_ALWAYS, peers.REDIS, peers.JOBS)
+    with signalbox(folder) as subject, peers.running(folder, *compared) as running:
         subject.store_matches()
         for peer, client in running.items():
             client("fill", str(peer.deliveries))
@@ -122,7 +122,7 @@ def open_streams(subject: Signalbox, kind: str, count: int, key: str = KEY) -> I
 
 @contextmanager
 def watched(folder: Path, seconds: float) -> Iterator[Round]:
-    """SendEvent with and without 1,000 watchers that receive all matches."""
+    """Measure SendEvent with and without 1,000 watchers that receive all matches."""
     with (
         signalbox(folder) as alone,
         signalbox(folder) as subject,
@@ -140,7 +140,7 @@ def watched(folder: Path, seconds: float) -> Iterator[Round]:
 
 @contextmanager
 def idle(folder: Path, seconds: float) -> Iterator[Round]:
-    """Memory and CPU of a server with idle watchers of one project, and idle consumers of another one."""
+    """Measure memory and CPU of a server with idle watchers of one project, and idle consumers of another one."""
     with signalbox(folder) as subject, ExitStack() as stack:
         subject.add_project(SECOND_KEY)
         stack.enter_context(open_streams(subject, "watch", WATCHERS))

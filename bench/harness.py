@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 GRACE_SECONDS = 15.0
+"""The time for a server to end after SIGTERM."""
+
 LOAD_TIMEOUT_SECONDS = 90
+"""The time limit of a load."""
 
 Round: TypeAlias = Callable[[], dict[str, float]]
 """Measures every subject of a group once, one right after the other, and returns their values."""
@@ -37,8 +40,8 @@ Round: TypeAlias = Callable[[], dict[str, float]]
 class Group:
     """Subjects that are measured together, and the ratios between them.
 
-    `opened` starts the servers, in a folder, for measurements of a number of seconds each. `unit` is the unit of all
-    values. `skipped` says what is missing of what is optional.
+    `opened` starts the servers in a folder, for measurements of a number of seconds each. `unit` is the unit of all
+    values. `skipped` returns a line for each optional peer that is not installed.
     """
 
     title: str
@@ -109,7 +112,7 @@ def server(
                 raise Failed(f"{arguments[0]} did not start")
             yield addresses | {"pid": str(process.pid)}
         except (Failed, grpc.RpcError) as error:
-            # A server that broke down says more about the cause than the load that it left without answers.
+            # If the server broke down, its log tells more about the cause than the error of the load.
             if code := _end(process):
                 raise Failed(f"{error}\n{arguments[0]} ended with {code}:\n{errors.read_text()[-2_000:]}") from error
             raise

@@ -1,4 +1,4 @@
-"""The comparisons of sending events. See bench/README.md."""
+"""The groups that measure sending events. See bench/README.md."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ BY_HAND = "FastAPI + SQLAlchemy + aiosqlite by hand"
 
 @contextmanager
 def single_events(folder: Path, seconds: float) -> Iterator[Round]:
-    """SendEvent beside a server that does nothing."""
+    """Measure SendEvent and a server that does nothing."""
     with signalbox(folder) as subject, server(folder, "bench.no_op") as no_op:
         requests = str(subject.requests.of("unary"))
 
@@ -53,7 +53,7 @@ def single_events(folder: Path, seconds: float) -> Iterator[Round]:
 
 @contextmanager
 def batches(folder: Path, seconds: float) -> Iterator[Round]:
-    """SendEvents beside a loop that stores the same, and StreamEvents beside SendEvents."""
+    """Measure SendEvents, a loop that stores the same, and StreamEvents."""
     with signalbox(folder) as subject:
         bare = ("bare_loop", str(folder / "bare.db"), str(subject.requests.of("batches")), str(seconds))
 
@@ -67,7 +67,7 @@ def batches(folder: Path, seconds: float) -> Iterator[Round]:
 
 @contextmanager
 def one_caller(folder: Path, seconds: float) -> Iterator[Round]:
-    """The time of one call at a time beside the time of what it cannot do without."""
+    """Measure one call at a time, and what it cannot do without: a commit and a gRPC call."""
     with signalbox(folder) as subject, server(folder, "bench.no_op") as no_op:
         requests = str(subject.requests.of("one"))
         bare = ("bare_loop", str(folder / "bare.db"), requests, str(seconds), "1")
@@ -83,7 +83,7 @@ def one_caller(folder: Path, seconds: float) -> Iterator[Round]:
 
 @contextmanager
 def projects(folder: Path, seconds: float) -> Iterator[Round]:
-    """SendEvents of 500 to servers with different projects."""
+    """Measure SendEvents of 500 to servers with different projects."""
     with ExitStack() as stack:
         subjects = {
             ONE_CONTACT: stack.enter_context(signalbox(folder, Matching.NO_AUTOMATIONS, contacts=1)),
@@ -97,7 +97,7 @@ def projects(folder: Path, seconds: float) -> Iterator[Round]:
 
 @contextmanager
 def rest(folder: Path, seconds: float) -> Iterator[Round]:
-    """A send over REST beside an echo and a service written by hand."""
+    """Measure a send over REST, an echo, and a service written by hand."""
     with (
         signalbox(folder) as subject,
         server(folder, "bench.rest_peers", "echo") as echo,

@@ -1,4 +1,4 @@
-"""How soon a match is delivered: `python -m bench.lag KIND ADDRESS KEY RATE SECONDS EVERY SUBSCRIPTION`.
+"""Measures how soon a match is delivered: `python -m bench.lag KIND ADDRESS KEY RATE SECONDS EVERY SUBSCRIPTION`.
 
 One thread sends single events at a fixed rate, whether earlier ones were answered or not, and receives the matches by
 `watch` or `consume`, or not at all, `alone`: the times of both are of one clock. One of EVERY events matches; all must
@@ -31,7 +31,7 @@ WATCH = "/signalbox.v1.MatchStream/WatchMatches"
 CONSUME = "/signalbox.v1.MatchStream/ConsumeMatches"
 
 LEAST_LAG = 0.01
-"""Shorter times, in milliseconds, are not told apart; so are those of matches that come before the answer."""
+"""Shorter times, in milliseconds, count as this one, and so does a match that arrives before the response."""
 
 AFTER_SECONDS = 10
 """Time for the last matches to arrive."""

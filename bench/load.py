@@ -51,7 +51,7 @@ class Refused(Exception):
 
 @dataclass
 class Load:
-    """What is sent to whom, and what was answered so far."""
+    """A load in progress: its target, its requests, and the responses so far."""
 
     address: str
     key: str
@@ -63,11 +63,11 @@ class Load:
     times: list[float] = field(default_factory=list)
 
     def begin(self) -> None:
-        """Begin the time."""
+        """Start the clock."""
         self.began = perf_counter()
 
     def next(self) -> Request | None:
-        """Return the next request to send, None if it is time to end."""
+        """Return the next request to send, None once the time is over or all are sent."""
         return next(self.requests, None) if perf_counter() - self.began < self.seconds else None
 
     def note(self, request: Request, events: int) -> None:

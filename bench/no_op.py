@@ -1,6 +1,6 @@
 """A gRPC server that does nothing: `python -m bench.no_op`.
 
-It parses each request of SendEvent and always answers the same; it says where it listens in one line on stdout, and
+It parses each request of SendEvent and always sends the same response. It prints its address in one line on stdout, and
 ends at SIGTERM.
 """
 

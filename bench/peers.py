@@ -1,4 +1,4 @@
-"""The systems beside which Signalbox is measured, each if it is installed: their servers, and a client for each.
+"""The systems with which Signalbox is compared, each if it is installed: their servers, and a client for each.
 
 Servers keep their data in the temporary folder of the run, on the same disk. A client is a module of the benchmark that
 runs in its own process: `jetstream.py`, `redis_streams.py` and `job_queue.py`. Their Python packages are the extra

@@ -1,4 +1,4 @@
-"""Compare reads and deliveries of two checkouts: `python -m bench.reads CHECKOUT`. See bench/README.md.
+"""Compares reads and deliveries of two checkouts: `python -m bench.reads CHECKOUT`. See bench/README.md.
 
 Each checkout, this one and the other, runs a server of its own. Both run in the environment of this command.
 """

@@ -2,7 +2,7 @@
 
 `echo` is Starlette on uvicorn and uvloop, and answers with the JSON that it was sent. `by_hand` is what one would write
 without Signalbox: FastAPI, SQLAlchemy and aiosqlite, a pydantic model, one commit a request with `synchronous=FULL`.
-Both say where they listen in one line on stdout.
+Both print their address in one line on stdout.
 """
 
 from __future__ import annotations

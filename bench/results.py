@@ -11,17 +11,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 WIDTH = 56
+"""The width of the first column of a table."""
 
 
 class Failed(Exception):
-    """The benchmark cannot go on, or what it measured is void."""
+    """The benchmark cannot continue, or its measurements are void."""
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """What is compared with what, and the target: at least `wanted`, or at most if `at_most`.
+    """A ratio of two subjects and its target: at least `wanted`, or at most `wanted` if `at_most` is set.
 
-    A target of `at_most` is also met by a value of the subject up to `enough`.
+    A target with `at_most` is also met if the subject's own value is at most `enough`.
     """
 
     subject: str
@@ -60,7 +61,7 @@ class Ratio:
 class Result:
     """The values of a group's subjects, one for each round, and the ratios between them.
 
-    `skipped` says what is not installed, `measured` the commit and the day.
+    `skipped` has a line for each peer that is not installed; `measured` is the commit and the day.
     """
 
     title: str

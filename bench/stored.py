@@ -36,8 +36,8 @@ COPIED = {
         "number",
     ),
 }
-"""The tables of which rows are copied: columns with a position, and with an ID, each with its distance from one copy to
-the next, and the column by which rows are in order."""
+"""The tables whose rows are copied. For each: the columns that hold a position, and those that hold an ID, with the
+distance from one copy to the next; and the column by which the rows are ordered."""
 
 
 def stored_events(folder: Path, count: int = STORED) -> Path:
@@ -60,7 +60,7 @@ def stored_events(folder: Path, count: int = STORED) -> Path:
 
 
 def cache() -> Path:
-    """Return the folder that is kept."""
+    """Return the folder in which the database is kept."""
     return Path(os.environ.get("SIGNALBOX_BENCH_CACHE") or Path.home() / ".cache" / "signalbox-bench")
 
 

@@ -24,7 +24,7 @@ STREAMS = 100
 
 @dataclass
 class Streams:
-    """All streams; `newest` holds the last message of each watcher, which is parsed only when somebody asks."""
+    """All streams. `watchers` has the last message of each watcher, which is parsed only by `reached`."""
 
     address: str
     key: str

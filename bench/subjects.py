@@ -1,4 +1,4 @@
-"""What is measured and by what: a Signalbox of the benchmark's own, and the loads.
+"""The server under test, with the benchmark's project, and the loads on it.
 
 After each load the heads of the logs of events and of matches are read: they must have risen by exactly the events
 that were acknowledged, and by their matches.
@@ -114,12 +114,12 @@ class Signalbox:
     contacts: int = CONTACTS
 
     def load(self, kind: str, seconds: float, requests: Path | None = None) -> float:
-        """Load it for `seconds`; the kinds are those of `bench.load`. Return events per second."""
+        """Run a load of a kind of `bench.load` for `seconds`. Return events per second."""
         result = self.run_load(kind, seconds, requests)
         return rate(result)
 
     def run_load(self, kind: str, seconds: float, requests: Path | None = None) -> dict[str, float]:
-        """Load it and return the figures of the load.
+        """Run a load and return its figures.
 
         Raise Failed unless every acknowledged event and each of its matches is in the logs.
         """
@@ -157,7 +157,7 @@ class Signalbox:
         return result
 
     def _check(self, load: str, before: Heads, events: int, matches: int) -> None:
-        """Raise Failed unless the logs have exactly that much more."""
+        """Raise Failed unless the logs have grown by exactly these events and matches."""
         if self.matching in {Matching.NEVER, Matching.NO_AUTOMATIONS}:
             matches = 0
         acknowledged = Heads(events, matches)

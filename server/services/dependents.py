@@ -58,9 +58,10 @@ def reading_automations(
 
 
 class SchemaErrors:
-    """The errors of conditions under a new schema that they do not have under the old one, by their texts.
+    """The errors of conditions under a new schema that they do not have under the old one.
 
-    Checking thousands of conditions takes a second, so it is done in slices, before the transaction that needs them.
+    Checking thousands of conditions takes a second, so it is done in slices, before the transaction that needs the
+    errors.
     """
 
     def __init__(self, before: Schema, after: Schema, compiled: Mapping[str, Condition]) -> None:
@@ -80,7 +81,7 @@ class SchemaErrors:
         return True
 
     def of(self, text: str) -> Sequence[tuple[str, str]]:
-        """Return reason and message of each error of a condition that the new schema causes."""
+        """Return the reason and message of each error that the new schema causes in a condition, given as text."""
         found = self._found.get(text)
         if found is None:
             known = self._errors(text, self.before)
@@ -109,7 +110,7 @@ def check_conditions(
     """Raise ConditionsBroken if a new schema breaks conditions that are in use, more than the old one did.
 
     `known` are the automations that the caller has in memory, and `ahead` the errors that it has found in their
-    conditions; they are used as far as they are of this transaction.
+    conditions before the transaction. Both are used only if they are up to date in the transaction.
     """
     if same_schema(before.schema, after.schema):
         return
