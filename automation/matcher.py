@@ -1,7 +1,8 @@
-"""The decision which automations an event matches, within the budgets of one event.
+"""Decides which automations an event matches, within the limits of one event.
 
-A decision is a function of the event, its contact and the active automations of the event's name alone. It takes them
-in the order in which they were created, so that one which is added later never changes what becomes of the others:
+A decision depends only on the event, its contact and the active automations of the event's name. It considers them in
+the order in which they were created, so that an automation which is added later never changes the decision on earlier
+ones:
 
     EVENT_STEPS      once the conditions have spent this many steps, no further automation is considered
     EVENT_MATCHES    once this many automations match, no further automation is considered
@@ -9,7 +10,7 @@ in the order in which they were created, so that one which is added later never 
 
 An automation that is not considered does not match. It is counted, and an explanation names the limit.
 
-Outcomes may be known before: they are used, at the cost that they had, as if the conditions were evaluated here.
+Outcomes that are known from an earlier evaluation are used, and count with the steps that they took.
 """
 
 from __future__ import annotations

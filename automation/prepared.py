@@ -3,9 +3,9 @@
 SQLAlchemy takes 40 to 150 us to prepare a statement and read its rows; SQLite takes 3 us to run it. So statements that
 every delivery needs are written by SQLAlchemy when they are first used, and sent to the driver from then on.
 
-On SQLite they are given to the connection of the driver itself, which gives the interpreter away while it looks for the
-next row, and may wait for a busy event loop to get it back. So a statement about many rows takes them as one JSON text
-and returns one, where it can.
+On SQLite they go to the connection of the driver itself. It releases the interpreter while it looks for the next row,
+and may have to wait for a busy event loop to get it back. So where it can, a statement about many rows takes and
+returns them as one JSON text.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Prepared:
         text, names, fixed = self.text(dialect)
         parameters = tuple([values[name] if name in values else fixed[name] for name in names])
         driver = connection.connection.driver_connection if dialect == "sqlite" else None
-        # A connection that only reads belongs to another library, which SQLAlchemy speaks to.
+        # Reading connections are aiosqlite's, which only SQLAlchemy can call.
         if isinstance(driver, sqlite3.Connection):
             return driver.execute(text, parameters).fetchall()
         return connection.exec_driver_sql(text, parameters).fetchall()

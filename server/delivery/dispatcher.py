@@ -321,7 +321,7 @@ class Dispatcher:
         return StepInProgress(self, pending, returned, consumers, requests, self._bounds, log_version, self._woken)
 
     def end(self, step: StepInProgress, result: StepResult) -> None:
-        """Hand out what a step came to, once it is durable."""
+        """Hand out the results of a step, once it is durable."""
         self._over()
         self.subscription, self._next_due = result.subscription, result.next_due
         # The step may have begun before the change that it was woken for.
@@ -344,7 +344,7 @@ class Dispatcher:
         self._step_requested = True
 
     def fail(self, step: StepInProgress, error: Exception) -> None:
-        """Fail everything that a step was taken for."""
+        """Report an error to the consumers and submitters whose work a step took."""
         self._over()
         self._bounds = SearchBounds()
         self._fail(step.consumers, step.pending, error)
@@ -409,7 +409,7 @@ class Dispatcher:
     def _fail(
         self, consumers: Sequence[Consumer], work: Sequence[PendingSettlements | PendingTakeOver], error: Exception
     ) -> None:
-        """Fail everything that a step was taken for. The cause of an internal error is logged, not returned.
+        """Report an error to the consumers and submitters of a step. The cause of an internal error is only logged.
 
         Whether the step was committed is not known. Clients settle again, which is harmless, and consumers that connect
         again take their leases over.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from server.storage.database import Database
 
 POLL_SECONDS = 0.1
+"""The interval at which the ends of followed logs are read on a shared database."""
 
 
 class _Head:

@@ -1,10 +1,10 @@
-"""A step of a subscription: what it was taken for, and its way through a transaction.
+"""A step of a subscription: the work that it took from the dispatcher, and its transaction.
 
-begin      the dispatcher takes the settlements, returns, takeovers and requests that wait
+begin      the dispatcher takes the waiting settlements, returns, takeovers and requests
 run        in a transaction of its own, or in one with others (`server.ingest.riders`), which may be repeated
 end        the transaction is durable: the dispatcher hands out the results
-put back   it was rolled back for another reason, or the subscription was locked: the dispatcher steps again
-fail       the step was refused, or nobody knows whether it is stored
+put back   it was rolled back for another reason, or the subscription was locked: the dispatcher takes a step again
+fail       the step failed, or may or may not be stored
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Stepping(Protocol):
         ...
 
     def end(self, step: StepInProgress, result: StepResult) -> None:
-        """Hand out what a step came to, once it is durable."""
+        """Hand out the results of a step, once it is durable."""
         ...
 
     def put_back(self, step: StepInProgress) -> None:
@@ -87,12 +87,12 @@ class Stepping(Protocol):
         ...
 
     def fail(self, step: StepInProgress, error: Exception) -> None:
-        """Fail everything that a step was taken for."""
+        """Report an error to the consumers and submitters whose work a step took."""
         ...
 
 
 class StepInProgress:
-    """A step, and everything that it was taken for. It is a `server.ingest.riders.Rider`."""
+    """A step that has begun, with the work that it took. It is a `server.ingest.riders.Rider`."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class StepInProgress:
     def run(self, connection: Connection, recorded: Recorded) -> None:
         """Take the step as a part of a transaction that has recorded these matches."""
         self._result = self._error = None
-        # Both are found before anything is written, so they do not end the transaction.
+        # Both errors are raised before the step writes anything, so the transaction can continue.
         try:
             self._result = self._dispatcher.run_step(connection, self, recorded)
         except SubscriptionLocked:
@@ -154,5 +154,5 @@ class StepInProgress:
         self._dispatcher.put_back(self)
 
     def fail(self, error: Exception) -> None:
-        """Fail what the step was taken for."""
+        """Report an error to the consumers and submitters whose work the step took."""
         self._dispatcher.fail(self, error)

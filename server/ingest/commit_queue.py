@@ -68,7 +68,7 @@ _UNIT_MICROSECONDS: Final = 10.0
 """What a unit costs before the commits of a project have shown it."""
 
 _LEARN_UNITS: Final = 16
-"""Commits of fewer units say little: most of their time goes by whatever they hold."""
+"""Commits of fewer units are not measured: most of their time does not depend on what they hold."""
 
 _KEPT_PROJECTS: Final = 10_000
 

@@ -28,11 +28,10 @@ if TYPE_CHECKING:
 MAX_IDEMPOTENCY_KEY = 255
 
 MAX_REPORTED = 100
-"""How many violations the error of a rejected batch holds at most."""
-
+"""The most violations in the error of a rejected batch."""
 
 EVENT_BYTES = 512
-"""What an event is taken to have where the size of its request is not known."""
+"""The size that is assumed for an event if the size of its request is unknown."""
 
 
 class BatchMode(Enum):
@@ -57,7 +56,7 @@ class Draft(msgspec.Struct):
     in microseconds. `rules` are those of the sender's dialect, in place of the project's. `invalid` is the error of a
     request that could not be read; such a draft is refused without being validated.
 
-    `judged` has what conditions came to before the commit, if they were evaluated then, at the time `judged_at`.
+    `judged` has the outcomes of conditions that were evaluated before the commit, at the time `judged_at`.
 
     A `duplicate` repeats an earlier send with the same idempotency key and has the event and matches of that one.
     """
@@ -172,7 +171,7 @@ class Batch:
         failures = [(part, error) for part in parts if (error := part.done.exception()) is not None]
         if len(failures) == len(parts):
             doubtful = [error for _, error in failures if isinstance(error, StorageUnavailable)]
-            # Of a part that may have been stored, the caller must hear.
+            # If a part may have been stored, the caller must know.
             self.resolve(doubtful[0] if doubtful else failures[0][1])  # type: ignore[arg-type]  # what it was given
             return
         for part, error in failures:

@@ -204,11 +204,11 @@ class GroupCommit:
             _resolve(batches, StorageLate())
 
     def _answer_running(self) -> None:
-        """Answer the senders of the running commit, of which nobody knows whether it will be stored."""
+        """Answer the senders of the running commit, which may or may not be stored."""
         _resolve(self._running, StorageUnavailable())
 
     def schedule_steps(self) -> None:
-        """Commit the steps that are due with the next group, at once while further senders are awaited."""
+        """Wake the task for the steps that are due; they do not wait for the batches that are expected."""
         self._wake.set()
 
     async def _run(self) -> None:
@@ -244,8 +244,8 @@ class GroupCommit:
     def _take(self) -> tuple[list[Batch], Sequence[Rider]]:
         """Return the next group with its riders.
 
-        Steps that are due and could not ride with the last batches go before the next ones; while further batches are
-        awaited, steps go at once.
+        Steps that are due get a group of their own if they could not ride with the last batches, if no batch is queued,
+        or while further batches are awaited.
         """
         waiting = bool(self._queue or self._set_back)
         if self.riders.due and (self._steps_next or self._timer is not None or not waiting):
@@ -313,7 +313,7 @@ class GroupCommit:
                 self._count(commits, perf_counter() - began - attempts.rider_seconds)
 
     def _report(self, error: Exception, events: int) -> None:
-        """Report a defect of a commit. An outage is the health's to report, a refused request nobody's."""
+        """Report a defect of a commit. Outages are reported by the storage health, refused requests not at all."""
         if not is_outage(error) and not isinstance(error, (AccessError, RequestError)):
             self._health.outages.report("commit", error, "commit_failed", events=events)
 

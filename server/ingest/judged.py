@@ -1,4 +1,4 @@
-"""What conditions came to on an event before its commit, and whether that still holds."""
+"""The outcomes of conditions that were evaluated before the commit of their event, and whether they still hold."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Judged(msgspec.Struct):
-    """What was known of an event as its draft was validated, with one possible contact, and came out of it."""
+    """The outcomes of conditions on an event with one possible contact, as its draft was validated."""
 
     subject: Subject
     definition_id: str

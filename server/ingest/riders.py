@@ -1,10 +1,10 @@
 """Steps of delivery that ride with a group commit: one transaction, one durable write for events and deliveries.
 
     board      with a group: the steps that are due, and those of idle subscriptions that can take its matches
-    run        in the transaction, after the matches of the group are stored; they are known without being read
-    end        once the transaction is durable: matches reach their consumers as the senders get their responses
-    put back   the transaction was rolled back for another reason than this step: it is taken again
-    fail       the step was refused, or nobody knows whether it is stored
+    run        in the transaction, after the matches of the group are stored, which the step need not read
+    end        once the transaction is durable: matches reach their consumers when the senders get their responses
+    put back   the transaction was rolled back for another reason than this step, which is taken again
+    fail       the step failed, or may or may not be stored
 
 What riding costs the senders is bounded: with events, only light steps ride. The others have groups of their own,
 between those of the senders. A transaction that a rider breaks is repeated without riders, so that no step fails a
@@ -41,7 +41,7 @@ class Rider(Protocol):
         ...
 
     def fail(self, error: Exception) -> None:
-        """Fail what the step was taken for."""
+        """Report an error to the consumers and submitters whose work the step took."""
         ...
 
 

@@ -6,8 +6,8 @@
                  costly; the other projects' batches are committed meanwhile
 
 While a project is held, its later batches wait, too: the batches of a project are stored in the order in which they
-were queued. A batch that was held MAX_ROUNDS times in vain is refused, so that nobody waits for ever where automations
-change all the time.
+were queued. A batch that is set back once more after MAX_ROUNDS times is refused, so that no sender waits for ever if
+the automations change all the time.
 """
 
 from __future__ import annotations

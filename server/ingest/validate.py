@@ -62,9 +62,9 @@ async def validate_in_slices(batch: Batch, slices: Slices) -> None:
 
 
 class _Validation:
-    """Validates the drafts of one batch. Of the first MAX_REPORTED that are refused, every violation is found.
+    """Validates the drafts of one batch. Every violation is found only in the first MAX_REPORTED refused drafts.
 
-    Of the others nobody is shown more than the first one. To find the rest could take seconds, and a gigabyte.
+    Of the others only the first violation is reported: finding the rest could take seconds, and a gigabyte.
     """
 
     def __init__(self, snapshot: CatalogSnapshot) -> None:
