@@ -179,7 +179,7 @@ async def test_the_admin_key_acts_for_the_project_that_it_names(keys: Keys) -> N
 ONE, ALL = frozenset({"events:read"}), frozenset({Scope.ALL})
 
 
-def test_a_scope_is_had_or_refused_with_what_is_missing() -> None:
+def test_a_call_without_its_scope_is_refused_with_the_missing_one() -> None:
     for caller, scope, error in (
         (Caller(1, "p", ONE), "events:read", None),
         (Caller(1, "p", ONE), "events:write", ScopeMissing),

@@ -28,7 +28,7 @@ def timed(work: Coroutine[Any, Any, Any]) -> tuple[Any, float]:
 @pytest.mark.parametrize(
     ("takes", "took", "logged"), [(2, 2, []), (5.9, 5.9, []), (7, 6, [("not_closed_in_time", "closing", 6)])]
 )
-def test_what_closes_has_a_second_more_than_the_grace_period(takes: float, took: float, logged: list[Any]) -> None:
+def test_parts_have_a_second_more_than_the_grace_period_to_close(takes: float, took: float, logged: list[Any]) -> None:
     async def closing() -> None:
         await asyncio.sleep(takes)
 

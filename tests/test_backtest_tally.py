@@ -119,7 +119,7 @@ def test_a_reason_counts_events_not_items() -> None:
     assert tally.reasons == {("properties.a[]", "INVALID_PROPERTY_VALUE"): 2}
 
 
-def test_a_limited_number_of_undeclared_properties_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_limited_number_of_undeclared_properties_is_distinguished(monkeypatch: pytest.MonkeyPatch) -> None:
     assert backtests.MAX_UNKNOWN == 1_000
     monkeypatch.setattr(backtests, "MAX_UNKNOWN", 2)
     tally = tally_of(schema(a=STRING, b=STRING, c=STRING, n=STRING), schema(n=NUMBER))

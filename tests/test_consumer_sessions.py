@@ -282,7 +282,7 @@ def test_a_stream_that_its_client_closed_ends_its_leases_unless_another_one_has_
     ("changes", "fails", "ends_at"),
     [([0], None, 5), ([3], None, 5), ([7], None, 7), ([0, 2], 2, 2), ([0], 5, 5), ([1], 1, 1), ([6], 6, 6)],
 )
-def test_a_pull_waits_for_one_step_and_then_for_its_time_and_hears_of_a_failure(
+def test_a_pull_waits_for_one_step_and_then_for_its_time_and_reports_a_failure(
     changes: list[float], fails: float | None, ends_at: float
 ) -> None:
     async def work() -> None:

@@ -21,7 +21,7 @@ def test_an_address_is_trimmed_and_lower_cased(text: str, email: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "ada", "@", "ada@", "@b.de", "a@b@c", "a b@c.de", "a@b c", "a\x00@b.de", "a@b\x7f.de", f"a{LONGEST}"]
 )
-def test_what_has_not_one_at_with_something_on_both_sides_is_refused(text: str) -> None:
+def test_an_address_without_one_at_sign_between_two_parts_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgument) as refused:
         normalize_email(text)
     (violation,) = refused.value.violations
@@ -30,6 +30,6 @@ def test_what_has_not_one_at_with_something_on_both_sides_is_refused(text: str) 
 
 
 @pytest.mark.parametrize(("length", "shown"), [(60, "x" * 60), (61, "x" * 60 + "…")])
-def test_of_a_long_text_the_beginning_is_shown(length: int, shown: str) -> None:
+def test_the_error_of_a_long_address_shows_its_beginning(length: int, shown: str) -> None:
     with pytest.raises(InvalidArgument, match=f'^"{shown}" is not'):
         normalize_email("x" * length)

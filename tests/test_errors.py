@@ -120,14 +120,14 @@ def made(error: type[SignalboxError]) -> SignalboxError:
     [each for each in ERRORS if CODES[each.reason] in RETRYABLE and each.reason not in TOO_LARGE_FOR_EVER],
     ids=lambda error: error.__name__,
 )
-def test_every_error_after_which_a_retry_helps_tells_when(error: type[SignalboxError]) -> None:
+def test_every_error_after_which_a_retry_helps_has_a_time_to_retry(error: type[SignalboxError]) -> None:
     details = [packed.TypeName() for packed in rich_status(made(error)).details]
     assert "google.rpc.RetryInfo" in details
     assert dict(_error_headers(made(error)))[b"retry-after"].isdigit()
 
 
 @pytest.mark.parametrize("error", [*leaves(StorageError)], ids=lambda error: error.__name__)
-def test_an_error_of_the_storage_tells_whether_anything_was_stored(error: type[SignalboxError]) -> None:
+def test_a_storage_error_says_whether_anything_was_stored(error: type[SignalboxError]) -> None:
     assert error is StorageRefused or "stored" in made(error).message
 
 

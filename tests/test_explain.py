@@ -348,7 +348,7 @@ async def test_conditions_are_tested_with_the_contact_that_is_given_or_named(sho
     assert await verdict(shop.automations.TestCondition(unknown)) == (StatusCode.NOT_FOUND, "CONTACT_NOT_FOUND")
 
 
-async def test_a_condition_and_an_event_at_fault_are_told_together(shop: Client) -> None:
+async def test_the_faults_of_a_condition_and_of_an_event_are_reported_together(shop: Client) -> None:
     request = pb.TestConditionRequest(condition="properties.colour == 'red'", event=event({"order_total": "abc"}))
     answer = await shop.automations.TestCondition(request)
     assert (answer.verdict, len(answer.trace)) == (pb.VERDICT_NOT_EVALUATED, 0)

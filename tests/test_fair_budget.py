@@ -50,7 +50,7 @@ def test_what_is_given_back_can_be_taken_again() -> None:
 
 
 @given(st.lists(st.tuples(KEYS, COSTS)))
-def test_no_more_is_held_than_there_is_and_everybody_is_served(wanted: list[tuple[str, int]]) -> None:
+def test_no_more_than_the_total_is_held_and_every_waiter_is_served(wanted: list[tuple[str, int]]) -> None:
     asyncio.run(served(wanted))
 
 
@@ -124,7 +124,7 @@ def test_keys_that_wait_are_served_in_turn() -> None:
     assert asyncio.run(run()).index("b") <= 1
 
 
-def test_more_than_there_is_can_never_be_had() -> None:
+def test_more_than_the_total_can_never_be_taken() -> None:
     with pytest.raises(ValueError, match="11 can never be taken: a key may hold at most 10"):
         asyncio.run(FairBudget(10).acquire("a", 11))
 
@@ -159,7 +159,7 @@ async def test_a_large_request_is_not_overtaken_by_small_ones() -> None:
     assert shared.used == 70
 
 
-async def test_more_than_a_share_can_never_be_had() -> None:
+async def test_more_than_a_share_can_never_be_taken() -> None:
     with pytest.raises(ValueError, match="41 can never be taken: a key may hold at most 40"):
         await FairBudget(100, 40).acquire("a", 41)
 

@@ -150,7 +150,9 @@ async def test_a_write_whose_caller_has_gone_before_it_began_is_left_out(databas
     assert sorted(done) == [0, 1, 2, 3]
 
 
-async def test_a_project_is_told_that_it_waits_for_itself(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_request_that_waits_too_long_for_its_own_project_is_refused(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(turns, "TURN_SECONDS", 0.3)
 
     async def read(project_pk: int, statement: str) -> Any:

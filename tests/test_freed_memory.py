@@ -54,7 +54,7 @@ async def test_memory_of_large_invalid_batches_is_given_back(tmp_path: Path, mod
         assert now <= before + KEPT_MIB
 
 
-async def test_of_a_page_of_large_events_no_more_is_read_than_is_sent(tmp_path: Path) -> None:
+async def test_a_page_of_large_events_reads_no_more_than_it_returns(tmp_path: Path) -> None:
     async with serving(f"sqlite:///{tmp_path}/signalbox.db") as service:
         shop = await service.shop()
         await shop.define("large", ANYTHING)

@@ -148,7 +148,7 @@ def test_after_a_failure_that_came_late_sends_are_refused_until_a_probe_succeeds
     in_virtual_time(frozen)
 
 
-def test_where_failures_come_soon_each_send_is_told_its_own_reason() -> None:
+def test_while_commits_fail_quickly_each_send_gets_its_own_reason() -> None:
     async def failing(watched: Watched) -> None:
         watched.health.commit_began(0)
         watched.health.commit_ended(StorageBusy())
@@ -226,7 +226,7 @@ async def reached(service: Service, status: str, seconds: float) -> AsyncIterato
             await asyncio.sleep(0.05)
 
 
-async def test_a_held_lock_is_heard_within_a_second_or_two_and_over_at_once(service: Service, store: Store) -> None:
+async def test_a_held_lock_is_reported_within_two_seconds_and_its_end_at_once(service: Service, store: Store) -> None:
     shop = await service.shop()
     await shop.send()
     assert await ready(service) == ("ready", True)
@@ -270,7 +270,7 @@ async def test_an_idle_server_notices_that_nothing_can_be_written(service: Servi
         pass
 
 
-async def test_a_frozen_postgresql_is_heard_within_seconds(tmp_path: Any) -> None:
+async def test_a_frozen_postgresql_is_reported_within_seconds(tmp_path: Any) -> None:
     binaries = find_binaries()
     if binaries is None:
         pytest.skip("PostgreSQL is not installed")

@@ -280,7 +280,7 @@ async def emptied(site: Site) -> None:
 
 @pytest.mark.usefixtures("hurried")
 @pytest.mark.parametrize(("sent", "statuses"), [(b"", []), (b"\r\n", [408]), (GET, [408]), (HEALTH + GET, [200, 408])])
-async def test_a_head_has_its_time(site: Site, sent: bytes, statuses: list[int]) -> None:
+async def test_a_head_must_arrive_in_time(site: Site, sent: bytes, statuses: list[int]) -> None:
     async with connection(site.address) as raw:
         await raw.send(sent)
         assert [answer.status for answer in await raw.answers()] == statuses

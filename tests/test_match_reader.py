@@ -151,13 +151,13 @@ def watched(reading_seconds: float, recorded_at: tuple[float, ...], until: float
         loop.close()
 
 
-def test_a_quiet_log_is_told_of_at_once_and_then_before_each_interval_ends() -> None:
+def test_a_quiet_log_has_a_heartbeat_at_once_and_before_each_interval_ends() -> None:
     sent, log = watched(0, (), 31)
     assert sent == [(0, 0), (7.5, 0), (15, 0), (22.5, 0), (30, 0)]
     assert log.reads <= 2 * len(sent)
 
 
-def test_a_match_is_told_at_once_and_the_next_heartbeat_is_due_after_it() -> None:
+def test_a_match_is_sent_at_once_and_the_next_heartbeat_is_due_after_it() -> None:
     sent, _ = watched(0, (3, 3, 5), 13)
     assert sent == [(0, 0), (3, 2), (5, 1), (12.5, 0)]
 

@@ -76,7 +76,7 @@ def kinds(*reasons: BlockingReason) -> list[BlockingKind]:
         (DRAFT, 20_000, [BlockingKind.ACTIVATED_LATER]),
     ],
 )
-def test_the_state_of_an_automation_may_stand_in_the_way(
+def test_a_draft_and_a_paused_automation_are_blocked(
     state: AutomationState, activated: int | None, expected: list[BlockingKind]
 ) -> None:
     found = list(match_reasons._state_reasons(replace(NOW, state=state, activated_position=activated)))
@@ -94,7 +94,7 @@ def test_the_state_of_an_automation_may_stand_in_the_way(
         ("Paid", False, [BlockingKind.OTHER_CASE]),
     ],
 )
-def test_the_case_of_a_name_stands_in_the_way_where_it_counts(
+def test_a_name_in_another_case_blocks_a_match_where_case_counts(
     name: str, ignore_case: bool, expected: list[BlockingKind]
 ) -> None:
     event = Event("e1", 1, name, "", 0, "", "", {}, (), 1, 1, 0, ignore_case=ignore_case)
@@ -111,7 +111,7 @@ def test_the_case_of_a_name_stands_in_the_way_where_it_counts(
         (ALONE, {4: "r4"}, [(BlockingKind.ONCE_WHILE_RUNNING, "r4")]),
     ],
 )
-def test_the_run_that_stands_in_the_way_is_named(
+def test_a_blocking_run_is_named(
     rule: EntryRule, blocking: dict[int, str], expected: list[tuple[BlockingKind, str]]
 ) -> None:
     found = match_reasons._once_reasons(replace(NOW, entry_rule=rule), blocking)
@@ -122,7 +122,7 @@ def explanation(verdict: Verdict, *reasons: BlockingReason, trace: list[Clause] 
     return Explanation(NOW, "paid", "12345", verdict, trace or [], reasons, None)
 
 
-def test_an_event_matches_if_the_condition_is_true_and_nothing_stands_in_the_way() -> None:
+def test_an_event_matches_if_the_condition_is_true_and_nothing_blocks_it() -> None:
     paused = BlockingReason(BlockingKind.PAUSED, "It was paused")
     for verdict in Verdict:
         assert explanation(verdict).matched is (verdict is Verdict.TRUE)

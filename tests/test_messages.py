@@ -529,7 +529,7 @@ UNWRITABLE = with_properties({"n": object()})
 """An event that was read and cannot be written: an object is neither a number nor a list."""
 
 
-def test_a_parked_match_that_cannot_be_read_or_written_is_told_from_the_log_alone() -> None:
+def test_a_parked_match_that_cannot_be_read_or_written_is_shown_from_the_log_alone() -> None:
     entry = match_pb2.Match()
     write_log_entry(MATCH, entry)
     for loaded in (UnreadableMatch(MATCH, "why"), LoadedMatch(MATCH, AUTOMATION, UNWRITABLE)):
@@ -668,7 +668,7 @@ def test_a_clause_is_written_whole() -> None:
     assert (absent.HasField("actual"), absent.HasField("operand")) == (False, False)
 
 
-def test_a_value_that_was_cut_is_told_to_be_on_its_own_side() -> None:
+def test_a_truncated_value_is_marked_on_its_own_side() -> None:
     for actual, operand in ((True, False), (False, True), (False, False), (True, True)):
         message = written(Shown("x", actual), Shown("y", operand))
         assert (message.actual_truncated, message.operand_truncated) == (actual, operand)
@@ -900,7 +900,7 @@ def test_a_receipt_counts_the_runs_that_were_started() -> None:
     assert receipt(made, View.MATCHES).match_count == 2
 
 
-def test_a_receipt_tells_of_matches_that_do_not_fit() -> None:
+def test_a_receipt_reports_that_matches_do_not_fit() -> None:
     whole = receipt(draft(matches=2), View.MATCHES)
     room = size_of(whole.event) + sum(map(size_of, whole.matches))
     assert receipt(draft(matches=2), View.MATCHES, room) == whole
@@ -974,12 +974,12 @@ def refused_results(count: int) -> Mapping[int, bool]:
     return {index: bool(each.error.violations) for index, each in enumerate(found)}
 
 
-def test_of_a_hundred_refused_events_the_violations_are_told() -> None:
+def test_the_violations_of_a_hundred_refused_events_are_reported() -> None:
     found = refused_results(102)
     assert [index for index, detailed in found.items() if not detailed] == [100, 101]
 
 
-def test_violations_are_told_while_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_violations_are_reported_while_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
     size = size_of(write_error(REFUSED))
     for spare, detailed in ((0, [True, False, False]), (-1, [False] * 3), (size, [True, True, False])):
         monkeypatch.setattr(receipts, "MAX_RESPONSE_BYTES", 3 * receipts.BRIEF_BYTES + size + spare)

@@ -123,7 +123,7 @@ async def cut_off() -> None:
     assert calls.closed
 
 
-def test_what_takes_longer_is_cut_off_and_what_is_idle_at_once() -> None:
+def test_calls_that_take_longer_are_cut_off_and_idle_ones_end_at_once() -> None:
     run(cut_off())
 
 

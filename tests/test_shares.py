@@ -70,7 +70,7 @@ sends = st.tuples(projects, st.integers(1, 60), st.sampled_from([0, 100, 200_000
 
 
 @given(st.lists(st.one_of(sends, st.none()), max_size=60))
-def test_the_queue_is_bounded_ordered_and_open_to_whoever_is_not_in_it(steps: list[Any]) -> None:
+def test_the_queue_is_bounded_and_ordered_and_takes_a_batch_of_a_project_that_is_not_in_it(steps: list[Any]) -> None:
     queue = CommitQueue(EVENTS, SIZE)
     waiting: dict[int, deque[Draft]] = defaultdict(deque)
     for step in steps:
@@ -290,7 +290,7 @@ async def test_parts_whose_caller_leaves_are_not_stored(line: Line) -> None:
     assert len(await line.stored()) <= PART_EVENTS + 1
 
 
-def test_wide_open_is_not_free_for_many_bytes() -> None:
+def test_the_share_of_a_project_is_bounded_in_bytes_too() -> None:
     queue = CommitQueue(EVENTS, SIZE)
     queue.push(batch(1, 1, 3 * SIZE))
     with pytest.raises(QueueFull, match="bytes of events"):

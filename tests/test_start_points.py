@@ -43,7 +43,7 @@ def test_no_byte_of_a_cursor_can_be_changed() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "é" * 28, "é" * 20, "!" * 28, "A" * 28, "A" * 20, "A" * 24, "A" * 32])
-def test_what_is_no_cursor_is_refused(text: str) -> None:
+def test_a_text_that_is_no_cursor_is_refused(text: str) -> None:
     with pytest.raises(CursorInvalid):
         start_points._read_cursor("p1", text)
 

@@ -98,7 +98,7 @@ def test_a_reason_ends_as_its_code_is_named() -> None:
     assert begins_with_invalid == {StatusCode.INVALID_ARGUMENT}
 
 
-def test_an_error_that_is_none_of_ours_is_internal_and_keeps_its_text() -> None:
+def test_an_error_of_another_kind_is_internal_and_its_text_is_not_shown() -> None:
     error = ValueError("the password is hunter2")
     assert (reason_of(error), message_of(error)) == ("INTERNAL", "Internal error")
     assert (code_of(error), http_status_of(error)) == (StatusCode.INTERNAL, 500)
@@ -160,7 +160,7 @@ def test_a_status_has_the_parts_of_its_error_and_no_others() -> None:
         (ProjectNotFound("x"), None),
     ],
 )
-def test_an_error_that_passes_says_when_to_try_again(error: SignalboxError, seconds: float | None) -> None:
+def test_a_temporary_error_says_when_to_try_again(error: SignalboxError, seconds: float | None) -> None:
     delays = [each.retry_delay.ToTimedelta().total_seconds() for each in details(rich_status(error), RetryInfo)]
     assert delays == ([] if seconds is None else [seconds])
 
@@ -175,7 +175,7 @@ def test_metadata_and_paths_have_at_most_255_bytes() -> None:
         assert (violation.field, violation.description) == (shown, "y" * 497 + "…")
 
 
-def test_violations_are_told_up_to_3000_bytes() -> None:
+def test_violations_are_reported_up_to_3000_bytes() -> None:
     def told(last: int) -> list[str]:
         """Return the fields that are told of two violations, the second of `last` bytes after one of 500."""
         # Besides its texts, a violation of these sizes takes two bytes for the reason, and two or three for each other.
@@ -246,7 +246,9 @@ def violation_of(name: str, size: int) -> Violation:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_an_error_tells_what_it_is_about(error: SignalboxError, message: str, metadata: dict[str, str]) -> None:
+def test_an_error_has_its_counts_and_positions_in_message_and_metadata(
+    error: SignalboxError, message: str, metadata: dict[str, str]
+) -> None:
     assert (error.message, error.metadata) == (message, metadata)
 
 
