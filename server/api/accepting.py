@@ -1,23 +1,23 @@
 """A gRPC server that accepts many calls at a time.
 
 The server of the library accepts one call, of all methods and connections, in about four rounds of the event loop, with
-a new task, a wait for all lines and a hop to another thread for each. Calls that arrive together thus wait in a line in
-the library that no fairness between projects reaches, and a server that is flooded spends its time on rounds. Here each
-method has a line of its own (a registered method), with tasks that wait for its calls:
+a new task, a wait for all queues and a hop to another thread for each. So calls that arrive together wait in a queue of
+the library, where projects do not get fair shares, and a flooded server spends its time on rounds. Here each method has
+a queue of its own (a registered method), with tasks that wait for its calls:
 
     method    registered before the start, with one task
-    call      its task begins to serve it, waits for the next call, and sees to it that there are ACCEPTORS such tasks
-    stop      the library fails what is waited for, and the tasks end
+    call      its task starts to serve it, starts one more such task, up to ACCEPTORS, and waits for the next call
+    stop      the library fails the waits, and the tasks end
 
 With 64 calls in flight a server takes 1.7 times as many single sends, at 0.6 of the CPU time for each.
 
-A thread of the library reports what has happened, four or five times for each call, by a byte each in a socket. Its
-reader on the event loop handles all that has happened and takes one byte, so each further byte costs a round of the
-loop, and once the socket holds some 280 the thread stands still until a round takes one: everybody's calls were in that
-line, too. Here the reader takes all bytes first (`taking_all_bytes`).
+A thread of the library announces events to the event loop, four or five for each call, with a byte each in a socket.
+The loop's reader handles all events that have happened, but takes only one byte, so that each further byte costs a round
+of the loop. Once the socket holds some 280 bytes, the thread waits until a round takes one, and the calls of all callers
+wait with it. Here the reader takes all bytes first (`taking_all_bytes`).
 
-The library has no setting for this, so it needs some of its internals. `_internals_known` looks whether they are as
-they were when this was written; if not, the library's own server is used: correct, and slower.
+The library has no setting for this, so this module uses some of its internals. `_internals_known` checks that they have
+the expected form; if not, the library's own server is used, which is correct, but slower.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ FAILED_SECONDS: Final = 0.1
 """The pause of an acceptor after a failure that the library does not have in normal operation."""
 
 _MANY_BYTES: Final = 4_096
+"""The most bytes that one call of recv() takes; if it takes as many, there may be more."""
 
 log = structlog.get_logger()
 

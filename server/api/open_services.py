@@ -1,7 +1,7 @@
 """Health and reflection, which need no key.
 
-What anybody may call is bounded on its own, apart from the calls of projects: messages are small and must arrive at
-once, and few calls stay open. A check of health is always answered.
+Anybody may call them, so they have limits of their own, apart from those of projects: messages are small and must
+arrive within MESSAGE_SECONDS, and few calls stay open. A health check is always answered.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MESSAGE_SECONDS: Final = 2.0
 """Time for a message, of a few bytes, to arrive. Until then it may grow to the largest size of all messages."""
 
 IDLE_SECONDS: Final = 60.0
-"""Time between two requests of a stream of reflection, until which the next one is complete."""
+"""The time in which the next request of a reflection stream must have arrived."""
 
 MAX_BYTES: Final = 4_096
 """The largest message: a name, or a name and a number."""
@@ -41,10 +41,10 @@ WRITE_SECONDS: Final = 10.0
 """Time for a client to read a response."""
 
 MAX_WATCHES: Final = 1_000
-"""Watches of health that are open."""
+"""The most open watches of health."""
 
 MAX_REFLECTIONS: Final = 32
-"""Streams of reflection that are open. Each may hold an unfinished message."""
+"""The most open streams of reflection. Each may hold an unfinished message."""
 
 _LAST_WORD_SECONDS: Final = 0.1
 """How long a health watch stays open to report NOT_SERVING."""

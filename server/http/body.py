@@ -28,17 +28,17 @@ BODY_SECONDS: Final = 30.0
 """The time within which a body must arrive."""
 
 SMALL_BODY: Final = 16 * 1024
-"""A body of at most this size takes nothing of the bytes that all projects share; connections bound their number."""
+"""Bodies up to this size do not count towards ALL_BODIES; their number is bounded by that of connections."""
 
 ALL_BODIES: Final = 64 * 1024 * 1024
-"""Bytes of the larger bodies that are being received or handled: more than a second's work for the event loop, and as
-JSON values ten times as much memory."""
+"""The most bytes of larger bodies that are received or handled at once: more than a second's work for the event loop,
+and ten times as much memory once they are JSON values."""
 
 BODIES_OF_PROJECT: Final = 8 * 1024 * 1024
 """The share of one project; at least one body of the largest size."""
 
 BODY_WAIT_SECONDS: Final = 10.0
-"""The time for which a body is not read because others have used up those bytes."""
+"""How long a body waits until others leave room for its bytes."""
 
 ENCODINGS: Final = ("gzip", "identity")
 """The content encodings that are decoded."""
