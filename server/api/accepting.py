@@ -12,9 +12,9 @@ a queue of its own (a registered method), with tasks that wait for its calls:
 With 64 calls in flight a server takes 1.7 times as many single sends, at 0.6 of the CPU time for each.
 
 A thread of the library announces events to the event loop, four or five for each call, with a byte each in a socket.
-The loop's reader handles all events that have happened, but takes only one byte, so that each further byte costs a round
-of the loop. Once the socket holds some 280 bytes, the thread waits until a round takes one, and the calls of all callers
-wait with it. Here the reader takes all bytes first (`taking_all_bytes`).
+The loop's reader handles all events that have happened, but takes only one byte, so that each further byte costs a
+round of the loop. Once the socket holds some 280 bytes, the thread waits until a round takes one, and the calls of all
+callers wait with it. Here the reader takes all bytes first (`taking_all_bytes`).
 
 The library has no setting for this, so this module uses some of its internals. `_internals_known` checks that they have
 the expected form; if not, the library's own server is used, which is correct, but slower.
