@@ -35,6 +35,7 @@ def converter(field: FieldDescriptor) -> Convert:
 
 
 def key_converter(field: FieldDescriptor) -> Convert:
+    """Return the conversion of the keys of a map, which are strings in JSON."""
     if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
         return lambda name: {"true": True, "false": False}[name]
     return converter(field)
