@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from automation.automations import NewAutomation
 
 MAX_AUTOMATIONS: Final = 10_000
-"""Automations of a project that are not deleted: after a restart, compiling as many delays its first event by 5 s."""
+"""The most live automations of a project: after a restart, compiling as many delays its first event by 5 s."""
 
 MAX_LABELS: Final = 32
 MAX_LABEL_KEY: Final = 63
@@ -205,7 +205,7 @@ def event_names_by_key(connection: Connection, project_pk: int) -> list[tuple[in
 
 
 def last_change(connection: Connection, keys: Collection[int]) -> int:
-    """Return the newest position from which on some of these automations, deleted ones included, match as they do."""
+    """Return the position after which the newest change of these automations applies, deleted ones included."""
     newest = 0
     for chunk in chunks([*keys]):
         query = select(func.max(automation_version.c.since_position))

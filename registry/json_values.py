@@ -167,7 +167,10 @@ def all_exact(container: Any) -> bool:
 
 
 _Place: TypeAlias = "tuple[_Place | None, str | int]"
-"""The place of a container and the name in it; of the outermost one its path. Paths are longer than what is there."""
+"""The place of the enclosing container, and the name or index in it; for the outermost container, None and its path.
+
+Paths are made from places only where they are needed: together they can be far larger than the payload.
+"""
 
 
 def with_numbers(container: Any, path: str, convert: Callable[[Callable[[], str], float], JSON]) -> Any:

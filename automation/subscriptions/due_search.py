@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from automation.subscriptions.values import Subscription
 
 BOUNDS_MARGIN: Final = 2_000_000
-"""The difference between the clocks of two nodes, in microseconds, up to which a due match is found at once."""
+"""After a step of the clock up to this, in microseconds, a due match is still found at once."""
 FULL_SEARCH_PERIOD: Final = 10_000_000
-"""If the clocks differ by more, a due match is found after at most this time."""
+"""After a larger step of the clock, a due match is found within this time."""
 
 NEVER: Final = 2**62
 

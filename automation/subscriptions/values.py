@@ -236,12 +236,12 @@ class SearchBounds:
     """Where the next step on this node may begin to search for due leases and retries: an optimization only.
 
     PostgreSQL keeps the index entries of settled matches as long as any transaction might still see them. A search that
-    begins where the last search ended does not visit them again. Other nodes write due times by their own clocks, so
-    it begins BOUNDS_MARGIN earlier, and at the very beginning at `full_at` or when the clock has stepped back.
+    begins where the last search ended does not visit them again. In case the clock of the database is stepped, it
+    begins BOUNDS_MARGIN earlier, and at the very beginning at `full_at` or when the clock has stepped back.
 
-    Before `quiet_until` no lease ends and no retry is due, unless a step has written an earlier time, or something
-    other than a step has changed the deliveries: nothing is searched until then by a node that is alone on its database
-    and begins without bounds after such a change.
+    Before `quiet_until` no lease ends and no retry is due, unless a step has written an earlier time or something other
+    than a step has changed the deliveries. After such a change the dispatcher drops the bounds (`Dispatcher.wake`). So
+    a node that is alone on its database, which SQLite ensures, searches for nothing until then.
     """
 
     leases_from: int = 0

@@ -50,7 +50,7 @@ class Database(Protocol):
         ...
 
     async def check(self) -> None:
-        """Raise StorageError unless a write can be committed: one is, which leaves nothing behind."""
+        """Raise StorageError unless a write can be committed. Commits one that changes nothing."""
         ...
 
     async def close(self) -> None:

@@ -146,7 +146,7 @@ log = structlog.get_logger()
     envvar="SIGNALBOX_HTTP_ADDRESS_CONNECTIONS",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Maximum number of them from one address; by default half of --http-connections.",
+    help="Maximum number of connections to the REST bridge from one address; by default half of --http-connections.",
 )
 @option("--tls-cert", envvar="SIGNALBOX_TLS_CERT", type=_FILE, help="Certificate of the server; enables TLS.")
 @option("--tls-key", envvar="SIGNALBOX_TLS_KEY", type=_FILE, help="Private key of the certificate.")
@@ -178,8 +178,8 @@ def serve(
 ) -> None:
     """Run a server until SIGTERM or Ctrl-C; a second one ends it at once.
 
-    When the server takes calls, it prints one line on stdout: signalbox ready grpc=HOST:PORT http=HOST:PORT,
-    and metrics=HOST:PORT if there is such a listener.
+    When the server is ready for calls, it prints one line on stdout: signalbox ready grpc=HOST:PORT
+    http=HOST:PORT, and metrics=HOST:PORT with --metrics.
     """
     tls = _tls(tls_cert, tls_key, tls_client_ca)
     if dev:
