@@ -36,7 +36,7 @@ ServiceError                     a SignalboxError
 │   ├── TooManyLargeMessages     of the streams of one project
 │   ├── TooManyKeyLookups        of keys that are not known yet
 │   └── RequestTooSlow           the message of a call did not arrive in time
-├── AutomationsChanging          the automations changed each time that the events were matched
+├── AutomationsChanging          the automations changed each time that a batch was to be matched
 ├── WatcherTooSlow               the client does not read the responses of a stream
 ├── Stopping                     the server is shutting down
 └── StorageError
@@ -109,7 +109,7 @@ class ProjectRequired(AccessError):
 
 
 class RequestError(ServiceError):
-    """The request itself is at fault."""
+    """The request is invalid."""
 
 
 class MalformedRequest(RequestError):
@@ -364,7 +364,7 @@ class QueueFull(ServiceError):
 
 
 class LimitReached(ServiceError):
-    """A limit that protects the server from its callers."""
+    """A limit that protects the server was reached."""
 
 
 class ProjectBusy(LimitReached):
@@ -388,8 +388,8 @@ class TooManyCalls(LimitReached):
 
     def __init__(self, count: int, limit: int) -> None:
         super().__init__(
-            f"{_counted(count, 'call')} of this project are in progress; a project may have as many as are still free"
-            f" of {limit:,}. Nothing of this one was stored; wait for responses, and try again shortly",
+            f"{_counted(count, 'call')} of this project are in progress, which is its present share of the {limit:,} of"
+            " this server. Nothing of this one was stored; wait for responses, and try again shortly",
             limit=str(limit),
         )
 
@@ -404,8 +404,8 @@ class TooManyStreams(LimitReached):
     def of_project(cls, count: int, limit: int) -> Self:
         """Return the error of a project that has `count` streams."""
         return cls(
-            f"{_counted(count, 'stream')} of this project are open; a project may have as many as are still free of"
-            f" {limit:,}. End some, or try again later",
+            f"{_counted(count, 'stream')} of this project are open, which is its present share of the {limit:,} of this"
+            " server. End some, or try again later",
             limit=str(limit),
         )
 
@@ -442,7 +442,7 @@ class RequestTooSlow(LimitReached):
 
 
 class AutomationsChanging(ServiceError):
-    """The project's automations changed each time that the events were matched. Nothing was stored; try again."""
+    """The project's automations changed each time the events were to be matched. Nothing was stored; try again."""
 
     reason = "AUTOMATIONS_CHANGING"
     retry_after = 1.0
@@ -476,7 +476,7 @@ class Stopping(ServiceError):
 
 
 class StorageError(ServiceError):
-    """The database did not do its part; nothing of this request was stored unless the cause says otherwise."""
+    """The database failed; nothing of this request was stored unless the message says otherwise."""
 
 
 class StorageFull(StorageError):

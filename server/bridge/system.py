@@ -44,7 +44,7 @@ class Page:
 
 
 class Checked(Protocol):
-    """What may be unable to store events: the health of the storage, or a database itself."""
+    """Checks whether events can be stored: the health of the storage, or a database itself."""
 
     async def check(self) -> None:
         """Raise StorageError if no event can be stored."""
