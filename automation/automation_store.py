@@ -15,7 +15,7 @@ import msgspec
 from sqlalchemy import func, insert, select, update
 
 from automation.automations import Automation, AutomationState, AutomationVersion, EntryRule
-from automation.bulk import chunks
+from automation.bulk import DIALECTS, among, chunks, packed
 from automation.errors import (
     AutomationActive,
     AutomationNotActive,
@@ -23,6 +23,7 @@ from automation.errors import (
     InvalidAutomation,
     TooManyAutomations,
 )
+from automation.prepared import Prepared
 from automation.tables import automation, automation_version
 from registry.errors import InvalidName, Violation
 from registry.etags import check_etag
@@ -49,6 +50,7 @@ MAX_LABEL_VALUE: Final = 255
 _automation = automation.c
 _JSON_COLUMNS = ("labels", "attributes")
 _BARE = select(*(column for column in automation.columns if column.name != "attributes"))
+_BY_KEY = Prepared(*(_BARE.where(among(_automation.key, "keys", dialect)) for dialect in DIALECTS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +167,9 @@ def versions_by_key(connection: Connection, project_pk: int) -> dict[int, tuple[
 
 def automations_by_key(connection: Connection, keys: Collection[int]) -> dict[int, Automation]:
     """Return automations, also deleted ones, without attributes, by their keys."""
-    rows = connection.execute(_BARE.where(_automation.key.in_(keys)))
-    return {row.key: _to_automation(row) for row in rows}
+    rows = _BY_KEY.rows(connection, keys=packed(connection, [*keys]))
+    named = (dict(zip(_BARE.selected_columns.keys(), row, strict=True)) for row in rows)
+    return {values["key"]: _from_values(values) for values in named}
 
 
 def automation_key(connection: Connection, project_pk: int, automation_id: str) -> int | None:
@@ -333,12 +336,18 @@ def _columns(saved: Automation) -> dict[str, Any]:
 
 
 def _to_automation(row: Row[Any]) -> Automation:
-    values = {"attributes": "{}", **row._asdict()}
+    return _from_values(row._asdict())
+
+
+def _from_values(columns: Mapping[str, Any]) -> Automation:
+    """Return the automation of a row, which is given by the names of its columns."""
+    values = {"attributes": "{}", **columns}
     values["project_pk"] = values.pop("project_key")
-    loaded = {name: load_reported("automation", row.id, values[name]) for name in _JSON_COLUMNS}
+    loaded = {name: load_reported("automation", values["id"], values[name]) for name in _JSON_COLUMNS}
     values |= {name: value for name, (value, _) in loaded.items()}
     values["unreadable"] = "; ".join(f"{name}: {reason}" for name, (_, reason) in loaded.items() if reason)
-    return Automation(**values | {"state": AutomationState(row.state), "entry_rule": EntryRule(row.entry_rule)})
+    values |= {"state": AutomationState(values["state"]), "entry_rule": EntryRule(values["entry_rule"])}
+    return Automation(**values)
 
 
 def _to_version(row: Row[Any]) -> AutomationVersion:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from functools import lru_cache
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgspec
 from sqlalchemy import BigInteger, any_, bindparam, func, select
 from sqlalchemy.dialects.postgresql import ARRAY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from sqlalchemy import ColumnElement, Connection, Dialect, Insert, Update
 
@@ -21,6 +21,9 @@ DIALECTS: Final = ("sqlite", "postgresql")
 
 IN_LIST: Final = 10_000
 """The most values that are bound in one statement; SQLite allows 32,766."""
+
+MAX_SPANS: Final = 4
+"""Pairs of integers in more spans are given to a statement one by one."""
 
 
 def execute_many(connection: Connection, statement: Insert | Update, rows: Sequence[dict[str, Any]]) -> None:
@@ -79,3 +82,32 @@ def packed_pairs(connection: Connection, pairs: Sequence[tuple[int, int]]) -> di
     if connection.dialect.name == "sqlite":
         return {"pairs": msgspec.json.encode(pairs).decode()}
     return {"first": [first for first, _ in pairs], "second": [second for _, second in pairs]}
+
+
+class Span(NamedTuple):
+    """The integers from `first` to `last`, each paired with the integer that is larger by `offset`."""
+
+    first: int
+    last: int
+    offset: int
+
+
+def spans(pairs: Iterable[tuple[int, int]]) -> list[Span]:
+    """Return the spans of pairs whose first integers rise; none if there are more than MAX_SPANS.
+
+    Most statements of a delivery are about consecutive matches. For a span SQLite makes no list of integers, which
+    takes 30 us, and then 0.5 to 0.7 us for each of them.
+    """
+    found: list[Span] = []
+    first = last = offset = 0
+    for number, other in pairs:
+        if number != last + 1 or other - number != offset or not first:
+            if first:
+                found.append(Span(first, last, offset))
+            if len(found) == MAX_SPANS:
+                return []
+            first, offset = number, other - number
+        last = number
+    if first:
+        found.append(Span(first, last, offset))
+    return found

@@ -65,13 +65,12 @@ class Prepared:
         rows = self.rows(connection, **values)
         return rows[0] if rows else None
 
-    def run(self, connection: Connection, **values: Any) -> None:
-        """Run the statement, which returns no rows."""
+    def run(self, connection: Connection, **values: Any) -> int:
+        """Run the statement, which returns no rows, and return the number of rows that it changed."""
         dialect = connection.dialect.name
         text, names, fixed = self.text(dialect)
         parameters = tuple([values[name] if name in values else fixed[name] for name in names])
         if dialect == "sqlite":
             driver: Any = connection.connection.driver_connection
-            driver.execute(text, parameters)
-        else:
-            connection.exec_driver_sql(text, parameters)
+            return int(driver.execute(text, parameters).rowcount)
+        return connection.exec_driver_sql(text, parameters).rowcount

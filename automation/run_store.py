@@ -17,14 +17,13 @@ The status of a run changes as follows; a run that has ended never changes again
 from __future__ import annotations
 
 from dataclasses import replace
-from operator import itemgetter
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from sqlalchemy import and_, bindparam, case, func, select, update
 
-from automation.bulk import DIALECTS, among, chunks, execute_many, packed
+from automation.bulk import DIALECTS, among, chunks, execute_many, packed, spans
 from automation.errors import RunFinished, RunMovedOn, RunNotFound, RunWithoutContact
 from automation.match_log import matches_at
 from automation.prepared import Prepared
@@ -150,13 +149,16 @@ def resume_runs(connection: Connection, project_pk: int, positions: Mapping[int,
 
 def mark_running(connection: Connection, project_pk: int, matches: Iterable[Match]) -> None:
     """Set queued runs to running whose newest matches were delivered."""
-    rows = [{"project": project_pk, "of": match.run_number, "at": match.position} for match in matches]
+    pairs = sorted((match.run_number, match.position) for match in matches)
     if connection.dialect.name != "sqlite":
         # Row by row and in one order: steps of several subscriptions may change the same runs.
-        execute_many(connection, _MARK_RUNNING, sorted(rows, key=itemgetter("of")))
-    elif rows:
+        execute_many(connection, _MARK_RUNNING, [{"project": project_pk, "of": of, "at": at} for of, at in pairs])
+    elif found := spans(pairs):
+        for span in found:
+            _MARK_SPAN_RUNNING.run(connection, project=project_pk, **span._asdict())
+    elif pairs:
         # The newest match of a run is no other run's, so the two lists are as good as pairs.
-        numbers, positions = ([row[name] for row in rows] for name in ("of", "at"))
+        numbers, positions = zip(*pairs, strict=True)
         _MARK_ALL_RUNNING.run(
             connection, project=project_pk, numbers=packed(connection, numbers), positions=packed(connection, positions)
         )
@@ -321,6 +323,16 @@ _MARK_ALL_RUNNING = Prepared(
         _run.project_key == bindparam("project"),
         among(_run.number, "numbers", "sqlite"),
         among(_run.match_position, "positions", "sqlite"),
+        _run.status == RunStatus.QUEUED,
+    )
+    .values(status=RunStatus.RUNNING)
+)
+_MARK_SPAN_RUNNING = Prepared(
+    update(run)
+    .where(
+        _run.project_key == bindparam("project"),
+        _run.number.between(bindparam("first"), bindparam("last")),
+        _run.match_position == _run.number + bindparam("offset"),
         _run.status == RunStatus.QUEUED,
     )
     .values(status=RunStatus.RUNNING)

@@ -20,7 +20,7 @@ from automation.subscriptions.values import (
     MatchFilter,
     Subscription,
     delivery_id,
-    parse_delivery_id,
+    parse_delivery_ids,
 )
 from registry.timestamps import now_micros
 from server.delivery.subscriptions import MAX_CONSUMERS
@@ -199,11 +199,11 @@ def test_the_delay_grows_from_attempt_to_attempt_up_to_the_longest() -> None:
 def test_the_id_of_a_delivery_belongs_to_its_subscription_and_to_leases_that_were_granted() -> None:
     own = replace(PLAIN, id="0123-456789abcdef", last_serial=31)
     other = replace(own, id="0123-456789abcdee")
-    written = delivery_id(own, 43, 31)
-    assert (written, parse_delivery_id(own, written)) == ("2b-1f-89abcdef", (43, 31))
-    assert parse_delivery_id(own, delivery_id(own, 1, 1)) == (1, 1)
-    for text in (delivery_id(own, 43, 32), delivery_id(other, 43, 31), written + "0", "x" + written, "2b-1f", ""):
-        assert parse_delivery_id(own, text) is None
+    written, first = delivery_id(own.tag, 43, 31), delivery_id(own.tag, 1, 1)
+    assert written == "2b-1f-89abcdef"
+    foreign = [delivery_id(own.tag, 43, 32), delivery_id(other.tag, 43, 31), written + "0", "x" + written, "2b-1f", ""]
+    granted = {written: (43, 31), first: (1, 1)}
+    assert parse_delivery_ids(own, [*granted, *foreign]) == granted | dict.fromkeys(foreign)
 
 
 async def test_names_are_taken_once(service: Service, till: Client) -> None:

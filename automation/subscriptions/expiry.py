@@ -16,7 +16,7 @@ from automation.prepared import Prepared
 from automation.subscriptions.delivery_rows import Changes, to_delivery_row, write_changes
 from automation.subscriptions.store import LEASED
 from automation.subscriptions.tables import subscription_delivery
-from automation.subscriptions.values import LEASE_EXPIRED, parse_delivery_id
+from automation.subscriptions.values import LEASE_EXPIRED, parse_delivery_ids
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -53,8 +53,8 @@ def take_over(connection: Connection, subscription: Subscription, request: TakeO
     )
     rows = {row.match_position: to_delivery_row(row) for row in connection.execute(query)}
     kept = []
-    for delivery_id in dict.fromkeys(request.held_delivery_ids):
-        position, serial = parse_delivery_id(subscription, delivery_id) or (0, 0)
+    for delivery_id, lease in parse_delivery_ids(subscription, request.held_delivery_ids).items():
+        position, serial = lease or (0, 0)
         if position in rows and rows[position].serial == serial:
             del rows[position]
             kept.append(delivery_id)

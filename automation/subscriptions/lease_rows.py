@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING
 
 from sqlalchemy import bindparam, text, update
 
-from automation.bulk import execute_many, packed, packed_pairs
+from automation.bulk import execute_many, packed, packed_pairs, spans
 from automation.prepared import Prepared
 from automation.subscriptions.store import BLOCKED, LEASED
 from automation.subscriptions.tables import subscription_delivery
@@ -61,7 +62,7 @@ def lease_again(
 
 def unpark(connection: Connection, subscription: Subscription, positions: Sequence[int]) -> None:
     """Delete parked matches that are delivered because a seek went back to before them."""
-    if positions:
+    if positions and subscription.seek_serial:
         _UNPARK.run(
             connection,
             own=subscription.key,
@@ -82,19 +83,16 @@ def _insert(
     due_at: int,
 ) -> None:
     """Insert rows whose leases are numbered from `serial` on, unless that is 0."""
+    common = {"own": subscription.key, "state": state, "attempt": attempt, "consumer": consumer_id, "due": due_at}
     by_contact = subscription.order is DeliveryOrder.CONTACT
+    alike = connection.dialect.name == "sqlite" and serial and not by_contact
+    if alike and (found := spans(zip([match.position for match in matches], count(serial), strict=False))):
+        for span in found:
+            _INSERT_SPAN.run(connection, project=subscription.project_pk, **common, **span._asdict())
+        return
     pairs = [(match.position, match.contact_key if by_contact else 0) for match in matches]
-    _INSERT.run(
-        connection,
-        own=subscription.key,
-        state=state,
-        serial=serial,
-        step=1 if serial else 0,
-        attempt=attempt,
-        consumer=consumer_id,
-        due=due_at,
-        **packed_pairs(connection, pairs),
-    )
+    step = 1 if serial else 0
+    _INSERT.run(connection, serial=serial, step=step, **common, **packed_pairs(connection, pairs))
 
 
 _INSERT = Prepared(
@@ -116,6 +114,16 @@ SELECT CAST(:own AS bigint), at, CAST(:state AS text),
 FROM unnest(CAST(:first AS bigint[]), CAST(:second AS bigint[])) WITH ORDINALITY AS rows (at, contact, number)
 """
     ),
+)
+_INSERT_SPAN = Prepared(
+    text(
+        """
+INSERT INTO subscription_delivery (subscription_key, match_position, state, serial, attempt, consumer_id, due_at,
+                                   contact_key, replayed, last_failure)
+SELECT :own, position, :state, position + :offset, :attempt, :consumer, :due, 0, 0, ''
+FROM automation_match WHERE project_key = :project AND position BETWEEN :first AND :last
+"""
+    )
 )
 _LEASE_AGAIN = (
     update(subscription_delivery)

@@ -207,8 +207,9 @@ def _lease(
     known = matches_at(connection, subscription.project_pk, [row.match_position for row in due]) if due else {}
     leases = [(known[row.match_position], row.attempt + 1, row.replayed, row.last_failure) for row in due]
     leases += [(match, 1, False, "") for match in reading.leased]
+    tag = subscription.tag
     made = [
-        Delivery(delivery_id(subscription, match.position, serial), consumer, attempt, match, ends, replayed, failure)
+        Delivery(delivery_id(tag, match.position, serial), consumer, attempt, match, ends, replayed, failure)
         for (match, attempt, replayed, failure), serial, consumer in zip(leases, serials, consumers, strict=True)
     ]
     dealt = iter(made)

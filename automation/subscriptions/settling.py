@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from sqlalchemy import text
 
-from automation.bulk import packed_pairs
+from automation.bulk import packed_pairs, spans
 from automation.prepared import Prepared
 from automation.subscriptions.delivery_rows import (
     Changes,
@@ -44,7 +44,7 @@ from automation.subscriptions.values import (
     SettleOutcome,
     SettleResult,
     Undelivered,
-    parse_delivery_id,
+    parse_delivery_ids,
 )
 
 if TYPE_CHECKING:
@@ -61,9 +61,7 @@ def settle(
     """Settle and extend deliveries, in the order given. Return a result for each delivery of each settlement."""
     if not settlements:
         return []
-    leases = {
-        name: parse_delivery_id(subscription, name) for settlement in settlements for name in settlement.delivery_ids
-    }
+    leases = parse_delivery_ids(subscription, [name for settlement in settlements for name in settlement.delivery_ids])
     if all(isinstance(settlement, Ack) for settlement in settlements) and _end_all(
         connection, subscription, leases, now
     ):
@@ -87,9 +85,12 @@ def _end_all(
 
     On SQLite only: where reading the rows takes the interpreter from the event loop for each row.
     """
-    named = [lease for lease in leases.values() if lease is not None]
+    named = sorted(lease for lease in leases.values() if lease is not None)
     if connection.dialect.name != "sqlite" or not named or len(named) < len(leases):
         return False
+    if subscription.order is DeliveryOrder.POSITION and (found := spans(named)):
+        # Those that are settled here although others name no current lease are found to be settled afterwards.
+        return sum(_END_SPAN.run(connection, own=subscription.key, **span._asdict()) for span in found) == len(named)
     count, contacts = _CURRENT.row(connection, own=subscription.key, **packed_pairs(connection, named))
     if count < len(named):
         return False
@@ -184,6 +185,15 @@ _CURRENT = Prepared(
 SELECT count(*), json_group_array(DISTINCT contact_key) FROM json_each(:pairs) AS named
 CROSS JOIN subscription_delivery ON subscription_key = :own AND match_position = json_extract(named.value, '$[0]')
 WHERE serial = json_extract(named.value, '$[1]') AND state = 'leased'
+"""
+    )
+)
+# With the plus, SQLite does not read all leases in the order of another index.
+_END_SPAN = Prepared(
+    text(
+        """
+DELETE FROM subscription_delivery WHERE subscription_key = :own AND match_position BETWEEN :first AND :last
+AND serial = match_position + :offset AND +state = 'leased'
 """
     )
 )

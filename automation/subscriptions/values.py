@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from automation.matches import Match
 
@@ -131,18 +131,23 @@ class Subscription:
         return self.id[-8:]
 
 
-def delivery_id(subscription: Subscription, position: int, serial: int) -> str:
-    """Write the id of one lease of the match at a position."""
-    return f"{position:x}-{serial:x}-{subscription.tag}"
+def delivery_id(tag: str, position: int, serial: int) -> str:
+    """Write the id of one lease of the match at a position, of the subscription with a tag."""
+    return f"{position:x}-{serial:x}-{tag}"
 
 
-def parse_delivery_id(subscription: Subscription, text: str) -> tuple[int, int] | None:
-    """Read position and serial from the id of a delivery; None if the subscription made no delivery of this id."""
-    parts = _DELIVERY_ID.fullmatch(text)
-    if parts is None:
-        return None
-    position, serial, tag = int(parts[1], 16), int(parts[2], 16), parts[3]
-    return (position, serial) if serial <= subscription.last_serial and tag == subscription.tag else None
+def parse_delivery_ids(subscription: Subscription, ids: Iterable[str]) -> dict[str, tuple[int, int] | None]:
+    """Read position and serial from ids of deliveries; None for those of no delivery of the subscription."""
+    leases: dict[str, tuple[int, int] | None] = {}
+    parse, own_tag, last_serial = _DELIVERY_ID.fullmatch, subscription.tag, subscription.last_serial
+    for text in ids:
+        leases[text] = None
+        if parts := parse(text):
+            position, serial, tag = parts.groups()
+            lease = int(position, 16), int(serial, 16)
+            if tag == own_tag and lease[1] <= last_serial:
+                leases[text] = lease
+    return leases
 
 
 # Msgspec structs where many are made in every step.

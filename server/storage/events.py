@@ -9,8 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import sqlalchemy as sa
 
+from automation.bulk import DIALECTS, among, packed
+from automation.prepared import Prepared
 from registry.coercion import Coercion, CoercionKind
 from registry.json_values import MAX_DEPTH
 from registry.log_ids import position_of
@@ -24,7 +27,7 @@ from server.storage.tables import contact, event, project_head
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from sqlalchemy import Connection, Row
+    from sqlalchemy import Connection
 
 
 EVENTS = sa.select(
@@ -74,16 +77,18 @@ def event_names(connection: Connection, project_pk: int, positions: Iterable[int
 
 def event_sizes(connection: Connection, project_pk: int, positions: Iterable[int]) -> dict[int, int]:
     """Return the number of characters of the events at positions: payload, coercions, name and address."""
-    length = sa.func.length
-    size = length(event.c.properties) + length(event.c.coercions) + length(event.c.name) + length(event.c.email)
-    at = (event.c.project_key == project_pk) & event.c.position.in_(list(positions))
-    return {row[0]: row[1] for row in connection.execute(sa.select(event.c.position, size).where(at))}
+    at = packed(connection, list(positions))
+    rows = _SIZES_AT.rows(connection, project=project_pk, positions=at)
+    return dict(msgspec.json.decode(rows[0][0]) if connection.dialect.name == "sqlite" else map(tuple, rows))
 
 
 def events_at(connection: Connection, project_pk: int, positions: Iterable[int]) -> dict[int, Event]:
     """Return the events at positions, by position."""
-    at = (event.c.project_key == project_pk) & event.c.position.in_(list(positions))
-    return {row.position: to_event(row) for row in connection.execute(EVENTS.where(at))}
+    at = packed(connection, list(positions))
+    rows = _EVENTS_AT.rows(connection, project=project_pk, positions=at)
+    if connection.dialect.name == "sqlite":
+        rows = _decode_events(rows[0][0])
+    return {row.position: to_event(row) for row in rows}
 
 
 def events_by_idempotency_key(
@@ -120,8 +125,60 @@ _RECEIVED_AT = sa.select(event.c.received_at).where(
 )
 
 
-def to_event(row: Row[Any]) -> Event:
-    """Return the event of a row of the log joined with its contact; one that cannot be read has the reason in it."""
+# Of any type: what is stored may be damaged.
+class _EventRow(msgspec.Struct, array_like=True):
+    """A row of the log joined with its contact, with the columns of an event."""
+
+    position: Any
+    id: Any
+    name: Any
+    definition_id: Any
+    revision: Any
+    contact_id: Any
+    contact_email: Any
+    properties: Any
+    coercions: Any
+    occurred_at: Any
+    received_at: Any
+    match_count: Any
+    ignore_case: Any
+    contact_deleted: Any
+
+
+_decode_events = msgspec.json.Decoder(list[_EventRow]).decode
+
+
+def _at(query: sa.Select[Any], dialect: str) -> sa.Select[Any]:
+    """Return the query for the events at positions; SQLite returns the rows as one JSON text."""
+    query = query.where(event.c.project_key == sa.bindparam("project"), among(event.c.position, "positions", dialect))
+    if dialect != "sqlite":
+        return query
+    return sa.select(sa.func.json_group_array(sa.func.json_array(*query.subquery().c)))
+
+
+def _prepared(query: sa.Select[Any]) -> Prepared:
+    return Prepared(*(_at(query, dialect) for dialect in DIALECTS))
+
+
+_EVENTS_AT = _prepared(
+    EVENTS.with_only_columns(*(EVENTS.selected_columns[name] for name in _EventRow.__struct_fields__))
+)
+_SIZES_AT = _prepared(
+    sa.select(
+        event.c.position,
+        sum(
+            map(sa.func.length, (event.c.properties, event.c.coercions, event.c.name, event.c.email)),
+            sa.literal_column("0"),
+        ),
+    )
+)
+
+
+def to_event(row: Any) -> Event:
+    """Return the event of a row of the log joined with its contact; one that cannot be read has the reason in it.
+
+    `row` is of EVENTS, or has its columns as far as an event has them.
+    """
     unreadable = ""
     properties: dict[str, Any]
     coercions: tuple[Coercion, ...]
@@ -132,23 +189,24 @@ def to_event(row: Row[Any]) -> Event:
     except UNREADABLE as error:
         properties, coercions, omitted, occurred_at, received_at = {}, (), 0, 0, 0
         unreadable = UNREADABLE_ROWS.report("event", row.id, error)
+    # By position: names take twice as long.
     return Event(
-        id=row.id,
-        position=row.position,
-        name=row.name,
-        definition_id=row.definition_id,
-        revision=row.revision,
-        contact_id=row.contact_id or "",
-        email=row.contact_email,
-        properties=properties,
-        coercions=coercions,
-        occurred_at=occurred_at,
-        received_at=received_at,
-        match_count=row.match_count,
-        ignore_case=bool(row.ignore_case),
-        contact_deleted=bool(row.contact_deleted),
-        unreadable=unreadable,
-        omitted_coercions=omitted,
+        row.id,
+        row.position,
+        row.name,
+        row.definition_id,
+        row.revision,
+        row.contact_id or "",
+        row.contact_email,
+        properties,
+        coercions,
+        occurred_at,
+        received_at,
+        row.match_count,
+        bool(row.ignore_case),
+        bool(row.contact_deleted),
+        unreadable,
+        omitted,
     )
 
 

@@ -31,7 +31,7 @@ from automation.subscriptions.values import (
     Subscription,
     Undelivered,
     delivery_id,
-    parse_delivery_id,
+    parse_delivery_ids,
 )
 from server.delivery.recent_matches import LoadedMatch
 from server.errors import StorageBusy, StorageUnavailable
@@ -170,7 +170,7 @@ class ModelSubscription:
         self.parked.clear()
 
     def _settle(self, name: str, settle: Settlement | Undelivered, now: int) -> SettleResult:
-        position, serial = parse_delivery_id(self.current, name) or (0, 0)
+        position, serial = parse_delivery_ids(self.current, [name])[name] or (0, 0)
         row = self.rows.get(position)
         if row is None or row.serial != serial or row.state != LEASED:
             return SettleResult(name, SettleOutcome.STALE)
@@ -191,7 +191,7 @@ class ModelSubscription:
 
     def _take_over(self, wanted: TakeOver, now: int) -> list[str]:
         own = {
-            delivery_id(self.current, at, row.serial): at
+            delivery_id(self.current.tag, at, row.serial): at
             for at, row in self.rows.items()
             if row.state == LEASED and row.consumer_id == wanted.consumer_id
         }
@@ -237,7 +237,7 @@ class ModelSubscription:
         row.state, row.serial, row.consumer_id = LEASED, self.serial, consumer_id
         row.attempt, row.due_at = row.attempt + 1, now + self.current.ack_deadline
         self.parked.discard(position)
-        name = delivery_id(self.current, position, self.serial)
+        name = delivery_id(self.current.tag, position, self.serial)
         return Delivery(name, consumer_id, row.attempt, _match(position), row.due_at, False, "")
 
 
