@@ -14,7 +14,7 @@ from bench.chart import chart
 from bench.results import figure, from_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from bench.results import Ratio, Result
 
@@ -34,8 +34,8 @@ IN_README = (
 )
 
 
-def tables(machine: str, results: Iterable[Result]) -> str:
-    """Return the tables of the page, one for each group."""
+def tables(machine: str, results: Sequence[Result], groups: Iterable[str]) -> str:
+    """Return the tables of the page, one for each result, and the titles of the groups without one."""
     parts = [f"Measured on: {machine}."]
     for result in results:
         lines = [
@@ -47,6 +47,9 @@ def tables(machine: str, results: Iterable[Result]) -> str:
         parts.append("\n".join(lines))
         if result.skipped:
             parts.append("\n".join(f"Skipped: {line}." for line in result.skipped))
+    measured = {result.title for result in results}
+    if missing := [title for title in groups if title not in measured]:
+        parts.append(f"Not measured here: {'; '.join(missing)}.")
     return "\n\n".join(parts)
 
 
@@ -66,8 +69,12 @@ def with_results(text: str, table: str) -> str:
 
 def pages() -> Iterator[tuple[Path, str]]:
     """Yield each file that is made from the results, with its text."""
+    # Imported here, because that command imports this module.
+    from bench.all import GROUPS
+
     document, results = from_json(RESULTS.read_text(encoding="utf-8"))
-    yield PAGE, with_results(PAGE.read_text(encoding="utf-8"), tables(document["machine"], results))
+    titles = [group.title for group in GROUPS]
+    yield PAGE, with_results(PAGE.read_text(encoding="utf-8"), tables(document["machine"], results, titles))
     yield README, with_results(README.read_text(encoding="utf-8"), readme_table(results))
     yield CHART, chart(results)
 

@@ -39,10 +39,7 @@ class FairQueue(Generic[T]):
         self._numbers = count()
         self._finish: dict[Hashable, int] = {}
         self._now = 0
-        self._costs: Counter[Hashable] = Counter()
         self._length = 0
-        self.cost = 0
-        """The cost of all items."""
 
     def __len__(self) -> int:
         return self._length
@@ -52,10 +49,6 @@ class FairQueue(Generic[T]):
         """The number of keys that have items."""
         return len(self._waiting)
 
-    def cost_of(self, key: Hashable) -> int:
-        """Return the cost of all items of a key."""
-        return self._costs[key]
-
     def push(self, key: Hashable, item: T, cost: int = 1) -> None:
         """Append an item to those of its key."""
         waiting = self._waiting.get(key)
@@ -63,8 +56,6 @@ class FairQueue(Generic[T]):
             waiting = self._waiting[key] = deque()
             self._rank(key, max(self._now, self._finish.get(key, 0)))
         waiting.append((cost, item))
-        self._costs[key] += cost
-        self.cost += cost
         self._length += 1
 
     def pop(self) -> T:
@@ -73,8 +64,6 @@ class FairQueue(Generic[T]):
         waiting = self._waiting[key]
         cost, item = waiting.popleft()
         self._finish[key] = self._now + cost
-        self._costs[key] -= cost
-        self.cost -= cost
         self._length -= 1
         if waiting:
             self._rank(key, self._finish[key])
@@ -87,7 +76,7 @@ class FairQueue(Generic[T]):
 
     def _forget(self, key: Hashable) -> None:
         """Drop the state of a key without items, but its finish time only once virtual time has passed it."""
-        del self._waiting[key], self._costs[key]
+        del self._waiting[key]
         if not self._waiting:
             # Nobody waits, so nobody is owed anything.
             self._finish.clear()
