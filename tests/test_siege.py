@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.siege.report import GENEROUS, STRICT, Felt, Report, Resident
+from tests.siege.report import GENEROUS, STRICT, Felt, Floor, Report, Resident
 from tests.siege.rows import ROWS, chosen
 from tests.siege.samples import OK, SEND, Period, Sample, Samples, quantile
 from tests.support.postgres import find_binaries
@@ -46,7 +46,7 @@ async def test_a_neighbour_is_served_while_the_server_is_attacked(database: str,
 
 
 def report(felt: Felt = DURING, resident: Resident = RESIDENT, answers: Mapping[str, int] | None = None) -> Report:
-    return Report("1", "an attack", ALONE, felt, resident, answers=Counter(answers or {}))
+    return Report("1", "an attack", ALONE, felt, resident=resident, answers=Counter(answers or {}))
 
 
 def test_what_is_just_within_the_bounds_held() -> None:
@@ -82,8 +82,18 @@ def test_each_bound_is_missed_when_it_is_crossed(miss: str, broken: Callable[[],
 
 
 def test_a_quick_neighbour_may_be_as_slow_as_a_timer() -> None:
-    assert STRICT.allowed(0.001) == STRICT.floor
+    assert STRICT.allowed(0.001) == STRICT.timers
     assert STRICT.allowed(1.0) == 5.0
+
+
+@pytest.mark.parametrize(("floor", "excused"), [(0.042, True), (0.040, False)])
+def test_what_a_server_that_does_nothing_has_too_is_excused(floor: float, *, excused: bool) -> None:
+    found = report(replace(DURING, send_p99=0.052))
+    found.floor = Floor(0.001, floor)
+    found.judge(STRICT)
+    late = f"send p99 52 ms, wanted 50 ms or by the floor {1_250 * floor:.0f} ms"
+    assert (found.misses, found.excuses) == (([], [late]) if excused else ([late], []))
+    assert found.verdict() == (f"held by the floor alone: {late}" if excused else late)
 
 
 def test_generous_bounds_compare_the_usual_answers() -> None:

@@ -110,20 +110,37 @@ def observe(target: Target, pipe: Connection) -> None:
     pipe.send(asyncio.run(_observe(target, pipe)))
 
 
+def observe_sends(target: Target, pipe: Connection) -> None:
+    """Do the same, and only send."""
+    pipe.send(asyncio.run(_observe_sends(target, pipe)))
+
+
+async def _observe_sends(target: Target, pipe: Connection) -> list[Sample]:
+    async with connected(target.grpc) as service:
+        neighbour = Neighbour(service.client(target.neighbour))
+        await _until_over(pipe, neighbour, asyncio.create_task(neighbour.send()))
+        return neighbour.samples
+
+
+async def _until_over(pipe: Connection, neighbour: Neighbour, sending: asyncio.Task[None]) -> None:
+    """Let the neighbour send until something is received, and wait for the answers."""
+    over = asyncio.Event()
+    asyncio.get_running_loop().add_reader(pipe.fileno(), over.set)
+    await over.wait()
+    sending.cancel()
+    await neighbour.settle()
+    asyncio.get_running_loop().remove_reader(pipe.fileno())
+
+
 async def _observe(target: Target, pipe: Connection) -> list[Sample]:
     async with connected(target.grpc) as service:
         neighbour = Neighbour(service.client(target.neighbour))
         probe = Probe(target.http, neighbour.samples.append)
-        over = asyncio.Event()
-        asyncio.get_running_loop().add_reader(pipe.fileno(), over.set)
         consuming = asyncio.create_task(neighbour.consume())
-        tasks = [asyncio.create_task(each) for each in (neighbour.send(), probe.run())]
-        await over.wait()
-        tasks[0].cancel()
-        await neighbour.settle()
+        sending, probing = (asyncio.create_task(each) for each in (neighbour.send(), probe.run()))
+        await _until_over(pipe, neighbour, sending)
         await asyncio.sleep(10 * INTERVAL)
-        for task in (*tasks, consuming):
+        for task in (sending, probing, consuming):
             task.cancel()
-        await asyncio.gather(*tasks, consuming, return_exceptions=True)
-        asyncio.get_running_loop().remove_reader(pipe.fileno())
+        await asyncio.gather(sending, probing, consuming, return_exceptions=True)
         return neighbour.samples

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
-import os
 import time
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.siege.attacks.rows import ATTACKS
+from tests.siege.floor import floor_of
 from tests.siege.memory import Memory
 from tests.siege.neighbour import SUBSCRIPTION, observe
+from tests.siege.processes import attacking, forked
 from tests.siege.report import Felt, Report, Resident
 from tests.siege.samples import SEND, Period, Sample, Samples
-from tests.siege.target import Assault, Target
+from tests.siege.target import Target
 from tests.support.automations import automate
 from tests.support.consumers import subscribe
 from tests.support.postgres import find_binaries, running_cluster
@@ -32,13 +32,7 @@ if TYPE_CHECKING:
     from tests.support.process import Process
     from tests.support.service import Service
 
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["__main__", "tests.siege.rows"])
-
-NICENESS: Final = 5
 KEYS: Final = 8
-READY_SECONDS: Final = 60.0
-PREPARING_SECONDS: Final = 120.0
 GIVING_BACK_SECONDS: Final = 30.0
 """How long a row waits for memory that is still too much."""
 
@@ -56,6 +50,8 @@ class Plan:
     seconds: float
     alone: float
     scale: float = 1.0
+    floor: float = 0.0
+    """For how many seconds each attack is repeated against a server that does nothing; 0 if it is not."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +115,7 @@ async def populated(server: Process, scale: float) -> Target:
 @asynccontextmanager
 async def observing(target: Target) -> AsyncIterator[Observer]:
     """Run the neighbour and the probe in a process of their own."""
-    async with _forked(observe, target) as pipe:
+    async with forked(observe, target) as pipe:
         yield Observer(pipe)
 
 
@@ -134,65 +130,6 @@ class Observer:
         self._pipe.send("over")
         found: list[Sample] = await asyncio.to_thread(self._pipe.recv)
         return Samples(found)
-
-
-class Attacker:
-    """The process of an attack."""
-
-    def __init__(self, pipe: Connection) -> None:
-        self._pipe = pipe
-
-    async def prepared(self) -> None:
-        """Wait until the attack can begin."""
-        assert await self._received(PREPARING_SECONDS) == "prepared"
-
-    async def attack(self, seconds: float, report: Report) -> None:
-        """Attack for some seconds; put into the report what the attacker was answered and found."""
-        self._pipe.send(seconds)
-        report.answers, report.facts, report.misses = await self._received(seconds + READY_SECONDS)
-
-    async def _received(self, within: float) -> Any:
-        if not await asyncio.to_thread(self._pipe.poll, within):
-            raise TimeoutError(f"the attacker did nothing for {within:.0f} s")
-        return await asyncio.to_thread(self._pipe.recv)
-
-
-@asynccontextmanager
-async def attacking(target: Target, row: str) -> AsyncIterator[Attacker]:
-    """Run an attack in a process of its own."""
-    async with _forked(run_attack, target, row) as pipe:
-        yield Attacker(pipe)
-
-
-def run_attack(target: Target, row: str, pipe: Connection) -> None:
-    """Attack in this process, which gives way to the server and to the observer."""
-    os.nice(NICENESS)
-    asyncio.run(_attack(target, row, pipe))
-
-
-async def _attack(target: Target, row: str, pipe: Connection) -> None:
-    assault, attack = Assault(target), ATTACKS[row]()
-    await attack.prepare(assault)
-    pipe.send("prepared")
-    seconds = await asyncio.to_thread(pipe.recv)
-    assault.until = time.monotonic() + seconds
-    await attack.run(assault)
-    pipe.send((assault.answers, assault.facts, assault.misses))
-
-
-@asynccontextmanager
-async def _forked(work: Any, *arguments: Any) -> AsyncIterator[Connection]:
-    """Run a function in a process of its own, connected by a pipe; it is killed when the context is left."""
-    ours, theirs = FORKS.Pipe()
-    process = FORKS.Process(target=work, args=(*arguments, theirs))
-    await asyncio.to_thread(process.start)
-    theirs.close()
-    try:
-        yield ours
-    finally:
-        process.kill()
-        await asyncio.to_thread(process.join)
-        ours.close()
 
 
 async def besiege(row: str, plan: Plan) -> Report:
@@ -214,6 +151,8 @@ async def besiege(row: str, plan: Plan) -> Report:
             report.resident = Resident(before, peak, *await _after(memory, before, plan))
             await asyncio.sleep(during.end + plan.bounds.back + 1 - time.monotonic())
             samples = await observer.samples()
+    if attack.has_floor and plan.floor:
+        report.floor = await floor_of(row, stage.target, plan.floor)
     report.alone, report.during = Felt.of(samples, alone), Felt.of(samples, during)
     report.back = samples.normal_after(during.end, plan.bounds.allowed(report.alone.send_p99), SEND)
     bounds = plan.bounds

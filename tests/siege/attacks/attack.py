@@ -17,6 +17,9 @@ class Attack(ABC):
     peak_growth: ClassVar[int | None] = None
     """The most memory in MiB that the server may take for it, if that is less than for other attacks."""
 
+    has_floor: ClassVar[bool] = True
+    """Whether it can be made against a gRPC server that does nothing."""
+
     async def prepare(self, assault: Assault) -> None:  # noqa: B027 - many need nothing
         """Make what the attack needs, before the time in which the neighbour is measured alone."""
 

@@ -68,6 +68,7 @@ async def _status(answer: asyncio.Task[object]) -> str:
 class _Pouring(Attack):
     """Connections side by side, each made anew when it was ended."""
 
+    has_floor: ClassVar = False
     connections: ClassVar = 4
     heads: ClassVar[tuple[bytes, ...]]
     chunk: ClassVar[bytes] = b"a" * CHUNK

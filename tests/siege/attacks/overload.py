@@ -34,6 +34,7 @@ class Overload(Attack):
     """Measures the capacity with senders that wait for answers, then sends a multiple of it."""
 
     what: ClassVar = "SendEvents of 100 events at three times the rate that 32 senders reach"
+    has_floor: ClassVar = False
 
     async def prepare(self, assault: Assault) -> None:
         self._batch = pb.SendEventsRequest(events=orders(BATCH)).SerializeToString()

@@ -106,6 +106,7 @@ class IdleConnections(Attack):
     """Connections on which nothing is said, and streams on which nothing is read."""
 
     what: ClassVar = "2,000 idle connections to the bridge, 2,000 to the gRPC server, and 1,000 streams of watchers"
+    has_floor: ClassVar = False
 
     async def prepare(self, assault: Assault) -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
