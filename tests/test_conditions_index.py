@@ -175,6 +175,9 @@ def candidates(texts: list[str], properties: dict[str, Any]) -> list[int]:
         ("properties.a == 'x' || properties.a > 3", 4, 2),
         ("properties.a == 'x' && size(properties.b) > 2", "x", "y"),
         ("properties.b || properties.a == 1", 1, 2),
+        ("properties.a.startsWith('ab')", "abc", "ba"),
+        ("properties.a.startsWith('')", "", 1),
+        ("properties.a.endsWith('ab')", "cab", "b"),
         ('properties["a"] == 1', 1, "1"),
     ],
 )

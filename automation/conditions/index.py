@@ -9,11 +9,13 @@ passes whenever the condition holds:
     properties.total > 100.0                       {total between 100 and infinity}
     a && b                                         the guards of a, and those of b: any one of them would do
     a || b                                         a guard of a united with a guard of b
-    properties.name.startsWith("x")                none
+    properties.name.startsWith("x")                {name begins with "x"}
+    properties.name.contains("x")                  none
 
-For each condition the index uses one guard, the one that is expected to select the fewest conditions, and files the
-condition under each of its tests: equality in a dict, ranges of numbers in an interval tree. A lookup reads each
-indexed path once and collects the conditions whose test passes, so it costs about as much as there are candidates.
+For each condition the index uses one guard, the one that the fewest events are expected to pass, and files the
+condition under each of its tests: equality in a dict, beginnings and ends of texts in a dict for each length, ranges of
+numbers in an interval tree. A lookup reads each indexed path once and collects the conditions whose test passes, so it
+costs about as much as there are candidates.
 
 The invariant: every condition that holds is a candidate. A candidate may still be false, which evaluating it shows; a
 condition without a guard is always a candidate. Whatever is not understood here must therefore yield no guard.
@@ -28,12 +30,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
-from automation.conditions.nodes import PROPERTIES, Binary, ListOf, Literal, Logical, Path, Unary
+from automation.conditions.nodes import PROPERTIES, Binary, Call, ListOf, Literal, Logical, Path, Unary
 from automation.conditions.reading import compile_path
 from automation.conditions.values import Int
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 
     from automation.conditions.closures import Closure
     from automation.conditions.condition import Condition
@@ -41,6 +43,11 @@ if TYPE_CHECKING:
     from automation.conditions.subject import Subject
 
 _MIRRORED: Final = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "=="}
+
+_NUMBERS: Final = frozenset({int, float, Int})
+
+_UNNAMED: Final = 8
+"""How many values of a path are assumed to be as frequent as those that conditions name."""
 
 
 class Equals(msgspec.Struct, frozen=True):
@@ -58,12 +65,20 @@ class Between(msgspec.Struct, frozen=True):
     high: float
 
 
-Test: TypeAlias = Equals | Between
+class Affix(msgspec.Struct, frozen=True):
+    """A test: the value at the path is a text that begins with `text`, or ends with it if `at_end` is true."""
+
+    path: tuple[str, ...]
+    text: str
+    at_end: bool
+
+
+Test: TypeAlias = Equals | Between | Affix
 Guard: TypeAlias = tuple[Test, ...]
 """Tests of which at least one passes whenever the condition holds. If there are none, the condition never holds."""
 
 
-def guards(node: Node) -> Iterator[Guard]:
+def guards(node: Node) -> Iterator[Guard]:  # noqa: C901 - a line for each shape
     """Yield the guards of a condition, each of which is sufficient for the index."""
     match node:
         case Logical(operator="&&", parts=parts):
@@ -79,6 +94,8 @@ def guards(node: Node) -> Iterator[Guard]:
         case Binary(operator="in", left=Path(names=names), right=ListOf(items=items)):
             if all(isinstance(item, Literal) for item in items):
                 yield tuple({Equals(names, _key(item.value)): None for item in items if isinstance(item, Literal)})
+        case Call(function=".startsWith" | ".endsWith", arguments=(Path(names=names), Literal(value=str(text)))):
+            yield (Affix(names, text, node.function == ".endsWith"),)
         case Binary(operator=symbol, left=Path(names=names), right=Literal(value=value)):
             yield from _comparison(names, symbol, value)
         case Binary(operator=symbol, left=Literal(value=value), right=Path(names=names)):
@@ -119,10 +136,14 @@ def _united(parts: Iterable[Node]) -> Iterator[Guard]:
 
 
 def _breadth(guard: Guard) -> float:
-    """Return a rank by kind: equality before intervals with two ends, and these before intervals with one."""
-    return sum(
-        1 if isinstance(test, Equals) else 1000 if inf not in {test.high, -test.low} else 10**6 for test in guard
-    )
+    """Return a rank by kind: equality and affixes, then intervals with two ends, then all that half of values pass."""
+    return sum(map(_breadth_of, guard))
+
+
+def _breadth_of(test: Test) -> float:
+    if isinstance(test, Between):
+        return 10**6 if inf in {test.high, -test.low} else 1_000
+    return 10**6 if isinstance(test, Equals) and _is_boolean(test.key) else 1
 
 
 def _key(value: object) -> Hashable:
@@ -130,19 +151,23 @@ def _key(value: object) -> Hashable:
     return (value,) if type(value) is bool else value
 
 
+def _is_boolean(key: Hashable) -> bool:
+    return type(key) is tuple
+
+
 class ConditionIndex:
     """An index of a sequence of conditions; None is the condition that always holds."""
 
     def __init__(self, conditions: Sequence[Condition | None]) -> None:
         options = [list(guards(condition.expression.root)) if condition else [] for condition in conditions]
-        selected = _conditions_selected(options)
+        passing = _values_passing(options)
         self._always: list[int] = []
         paths: dict[tuple[str, ...], _PathIndex] = {}
         for number, choices in enumerate(options):
             if not choices:
                 self._always.append(number)
                 continue
-            for test in min(choices, key=lambda guard: sum(selected[test] for test in guard)):
+            for test in min(choices, key=lambda guard: sum(passing[test] for test in guard)):
                 if test.path not in paths:
                     paths[test.path] = _PathIndex(test.path)
                 paths[test.path].add(test, number)
@@ -153,6 +178,7 @@ class ConditionIndex:
         for path, path_index in paths.items():
             if path[0] == PROPERTIES and len(path) > 1:
                 self._by_name[path[1]].append(path_index)
+        self._selectors = {name: _selector_of(path_indexes) for name, path_indexes in self._by_name.items()}
         self._others = [path_index for path, path_index in paths.items() if path[0] != PROPERTIES]
 
     def candidates(self, subject: Subject) -> Sequence[int]:
@@ -174,25 +200,32 @@ class ConditionIndex:
         """
         if self._always or self._others:
             return False
-        for name in self._by_name.keys() & properties.keys():
-            for path_index in self._by_name[name]:
-                if path_index.nested or path_index.selects(properties[name]):
-                    return False
+        selectors = self._selectors
+        # The shorter of the two is walked; making the set of common names takes longer.
+        names, others = (selectors, properties) if len(selectors) < len(properties) else (properties, selectors)
+        for name in names:  # noqa: SIM110 - a generator takes longer than what it asks
+            if name in others and selectors[name](properties[name]):
+                return False
         return True
 
 
-def _conditions_selected(options: list[list[Guard]]) -> dict[Test, float]:
-    """Return for each test an estimate of how many conditions are selected by a value that passes it.
+def _values_passing(options: list[list[Guard]]) -> dict[Test, float]:
+    """Return for each test an estimate of the share of values that pass it.
 
-    Equality selects the conditions with the same test. A number is assumed to be within half of the intervals of its
-    path if the test has one end, and within an eighth if it has two.
+    Half of the values pass a comparison with a Boolean, a quarter one with a bound, an eighth one with two. The other
+    tests name a value or a part of one, which is taken to be the more frequent the more conditions name it.
     """
     tests = Counter(test for choices in options for guard in choices for test in guard)
-    intervals = Counter(test.path for test in tests.elements() if isinstance(test, Between))
-    return {
-        test: count if isinstance(test, Equals) else intervals[test.path] / (2 if inf in {test.high, -test.low} else 8)
-        for test, count in tests.items()
-    }
+    named = Counter(test.path for test in tests.elements() if not isinstance(test, Between))
+    return {test: _share_of(test, count, named[test.path]) for test, count in tests.items()}
+
+
+def _share_of(test: Test, count: int, named: int) -> float:
+    if isinstance(test, Between):
+        return 1 / 4 if inf in {test.high, -test.low} else 1 / 8
+    if isinstance(test, Equals) and _is_boolean(test.key):
+        return 1 / 2
+    return count / (named + _UNNAMED)
 
 
 class _PathIndex:
@@ -200,26 +233,45 @@ class _PathIndex:
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self.read: Closure = compile_path(Path(start=0, end=0, names=names))
-        self.nested = len(names) > 2
+        self._nested = len(names) > 2
         self._equal: dict[Hashable, list[int]] = {}
+        self._affixes: dict[tuple[int, bool], dict[str, list[int]]] = {}
         self._intervals: list[_Interval] = []
         self._tree: _Node | None = None
+        self._low, self._high = inf, -inf
 
     def add(self, test: Test, number: int) -> None:
         """Add a test that selects a condition."""
         if isinstance(test, Equals):
             self._equal.setdefault(test.key, []).append(number)
+        elif isinstance(test, Affix):
+            self._affixes.setdefault((len(test.text), test.at_end), {}).setdefault(test.text, []).append(number)
         else:
             self._intervals.append((test.low, test.high, number))
+            self._low, self._high = min(self._low, test.low), max(self._high, test.high)
 
     def finish(self) -> None:
         """Build the tree, after all tests were added."""
         self._tree = _Node.build(self._intervals)
 
-    def selects(self, value: Any) -> bool:
-        """Return whether a value at the path passes any test."""
-        if type(value) is str:
-            return value in self._equal
+    @property
+    def selector(self) -> Callable[[Any], bool]:
+        """A function that returns whether a property passes any test of the path, or may have parts that do.
+
+        Most paths are compared with texts alone, or with numbers alone that few values lie between.
+        """
+        if self._nested:
+            return lambda _: True
+        if self._affixes:
+            return self._selects
+        equal, low, high, selects = self._equal, self._low, self._high, self._selects
+        if self._intervals and not equal:
+            return lambda value: type(value) in _NUMBERS and low <= value <= high and selects(value)
+        if not self._intervals and all(type(key) is str for key in equal):
+            return lambda value: type(value) is str and value in equal
+        return selects
+
+    def _selects(self, value: Any) -> bool:
         found: list[int] = []
         self.find(value, found)
         return bool(found)
@@ -230,10 +282,26 @@ class _PathIndex:
         if kind is list or kind is dict:
             return
         found.extend(self._equal.get((value,) if kind is bool else value, ()))
-        if kind is int or kind is float or kind is Int:
+        if kind is str:
+            for numbers in self._with_affix(value):
+                found.extend(numbers)
+        elif kind in _NUMBERS:
             node = self._tree
             while node is not None:
                 node = node.stab(value, found)
+
+    def _with_affix(self, text: str) -> Iterator[Sequence[int]]:
+        """Yield the conditions whose affix a text has, for each length of an affix."""
+        for (length, at_end), affixes in self._affixes.items():
+            part = text[max(0, len(text) - length) :] if at_end else text[:length]
+            if numbers := affixes.get(part):
+                yield numbers
+
+
+def _selector_of(path_indexes: Sequence[_PathIndex]) -> Callable[[Any], bool]:
+    """Return the function that returns whether a property passes any test of the paths that begin with its name."""
+    first, *others = [path_index.selector for path_index in path_indexes]
+    return (lambda value: first(value) or any(selects(value) for selects in others)) if others else first
 
 
 _Interval: TypeAlias = tuple[float, float, int]
