@@ -26,6 +26,14 @@ from server.delivery.deliveries import Deliveries
 from server.delivery.dispatchers import Dispatchers
 from server.delivery.match_notifier import MatchNotifier
 from server.delivery.match_reader import MatchReader
+from server.delivery.push.attempt_log import AttemptLog
+from server.delivery.push.client import PushClient
+from server.delivery.push.networks import PushNetworks
+from server.delivery.push.pushers import Pushers
+from server.delivery.push.pushes import Pushes
+from server.delivery.push.resolver import Resolver
+from server.delivery.push.sender import PushBudget
+from server.delivery.push.session import PushTools
 from server.delivery.recent_matches import RecentMatches
 from server.delivery.subscriptions import Subscriptions
 from server.demo import make_demo
@@ -38,6 +46,7 @@ from server.metrics import Metrics
 from server.outages import Outages
 from server.recurring import Recurring
 from server.rpc.calls import Calls
+from server.rpc.messages.pushes import push_body_writer
 from server.rpc.messages.typed_properties import TypedReaders
 from server.rpc.open_calls import OpenCalls
 from server.rpc.servicers.automations import AutomationsServicer
@@ -137,7 +146,10 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         dispatchers = queue.riders = Dispatchers(database, notifier, schedule=queue.schedule_steps)
         stack.push_async_callback(_in_time, dispatchers.close, settings.grace_seconds)
         shutdown = Shutdown(calls.stopping, settings.grace_seconds)
-        subscriptions = Subscriptions(database, dispatchers, matches)
+        pushes = await stack.enter_async_context(
+            _pushing(settings, database, dispatchers, matches, metrics, loop_time, shutdown, outages)
+        )
+        subscriptions = Subscriptions(database, dispatchers, matches, pushes)
         deliveries = Deliveries(subscriptions, dispatchers, matches, shutdown)
         ingest, runs = Ingest(catalog, queue, loop_time), Runs(database, catalog.thread)
         servicers = {
@@ -208,6 +220,31 @@ async def _background(
             pruner.start()
             stack.push_async_callback(pruner.close)
         yield
+
+
+@asynccontextmanager
+async def _pushing(
+    settings: Settings,
+    database: Database,
+    dispatchers: Dispatchers,
+    matches: MatchReader,
+    metrics: Metrics,
+    loop_time: LoopTime,
+    shutdown: Shutdown,
+    outages: Outages,
+) -> AsyncIterator[Pushes]:
+    """Push the matches of the subscriptions that want it."""
+    client = PushClient(Resolver(PushNetworks(settings.push_networks)))
+    tools = PushTools(dispatchers, matches, client, PushBudget(), AttemptLog(), metrics, push_body_writer(loop_time))
+    metrics.watch_pushes(lambda: tools.budget.used)
+    pushes = Pushes(tools)
+    pushers = Pushers(database, tools, pushes.changed, shutdown, outages)
+    pushers.start()
+    try:
+        yield pushes
+    finally:
+        await _in_time(pushers.close, settings.grace_seconds)
+        await client.close()
 
 
 @asynccontextmanager

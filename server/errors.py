@@ -25,6 +25,8 @@ ServiceError                     a SignalboxError
 │   ├── CursorExpired            matches after the start point have been deleted
 │   ├── CursorRewound            a failover or a restore lost the place to begin at
 │   ├── SubscriptionInUse        consumers are connected to the subscription
+│   ├── SubscriptionPushes       the server itself is the consumer of the subscription
+│   ├── SubscriptionDoesNotPush  the subscription has no URL to push to
 │   ├── ConsumerReplaced         another stream of the same consumer has opened
 │   ├── PositionBeyondHead       the start position is past the newest match
 │   └── IdempotencyKeyReused     the key was used with other content
@@ -325,6 +327,24 @@ class SubscriptionInUse(ResourceError):
             subscription=subscription,
             consumer_count=str(consumers),
         )
+
+
+class SubscriptionPushes(ResourceError):
+    """The subscription pushes its matches, so no consumer can connect to it; pause or clear its push first."""
+
+    reason = "SUBSCRIPTION_PUSHES"
+
+    def __init__(self, subscription: str) -> None:
+        super().__init__(subscription=subscription)
+
+
+class SubscriptionDoesNotPush(ResourceError):
+    """The subscription does not push its matches; set its push first, with the URL of a receiver."""
+
+    reason = "SUBSCRIPTION_DOES_NOT_PUSH"
+
+    def __init__(self, subscription: str) -> None:
+        super().__init__(subscription=subscription)
 
 
 class ConsumerReplaced(ResourceError):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 _COMMIT_SECONDS = (0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+_PUSH_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _COMMIT_EVENTS = (1, 10, 100, 1_000, 10_000)
 
 PROJECT_LABEL = "project"
@@ -59,6 +60,14 @@ class Metrics:
             buckets=_COMMIT_EVENTS,
             registry=self.registry,
         )
+        self._pushes = Histogram(
+            "signalbox_push_seconds",
+            "How long a request to a receiver took, by outcome: acknowledged, refused (another status than 2xx) or"
+            " unanswered.",
+            ("outcome",),
+            buckets=_PUSH_SECONDS,
+            registry=self.registry,
+        )
         self.registry.register(_UnreadableRowsCollector())
         # Cached, because looking up a child by its labels takes a microsecond.
         self._request = lru_cache(1_000)(lambda dialect, status: self._requests.labels(dialect, status).inc)
@@ -87,6 +96,15 @@ class Metrics:
         self._matches.inc(matches)
         self._commit_events.observe(events)
         self._commit_seconds.observe(seconds)
+
+    def count_push(self, outcome: str, seconds: float) -> None:
+        """Add a request that pushed a match, or a ping."""
+        self._pushes.labels(outcome).observe(seconds)
+
+    def watch_pushes(self, in_flight: Callable[[], int]) -> None:
+        """Report the number of requests to receivers in progress, which is read whenever the metrics are."""
+        text = "Requests to receivers that are in progress; large ones count several times."
+        Gauge("signalbox_push_in_flight", text, registry=self.registry).set_function(in_flight)
 
     def watch_clock(self, skew_seconds: Callable[[], float]) -> None:
         """Report how far the system clock was stepped, which is read whenever the metrics are."""

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ipaddress import IPv4Network, IPv6Network
 
 DEFAULT_GRPC = "127.0.0.1:50051"
 DEFAULT_HTTP = "127.0.0.1:8080"
@@ -24,7 +28,7 @@ class Settings:
     """The settings of one server. An empty `admin_key` is read from, or made in, the admin key file.
 
     Matches are kept for `match_retention_seconds`, for ever if that is None. Without `migrate` a database that lacks
-    migrations is refused.
+    migrations is refused. Matches are pushed to public addresses and to `push_networks`.
     """
 
     grpc: str = DEFAULT_GRPC
@@ -43,6 +47,7 @@ class Settings:
     http_body_bytes: int = 1024 * 1024
     http_connections: int | None = None
     http_address_connections: int | None = None
+    push_networks: tuple[IPv4Network | IPv6Network, ...] = ()
 
 
 def admin_key_file(database: str) -> Path:

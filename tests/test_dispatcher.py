@@ -151,7 +151,8 @@ class Server:
         if riding:
             self.commits.riders = self.dispatchers
         matches: Any = ModelMatches(self.database, random)
-        self.subscriptions = ModelSubscriptions(self.database, self.dispatchers, matches)
+        pushes: Any = None
+        self.subscriptions = ModelSubscriptions(self.database, self.dispatchers, matches, pushes)
         self.deliveries = Deliveries(self.subscriptions, self.dispatchers, matches, Shutdown(self.stopping, 5))
 
     def clock(self) -> int:

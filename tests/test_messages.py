@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -16,6 +17,7 @@ from automation.conditions.tracing import Clause, Shown
 from automation.conditions.values import Verdict
 from automation.matches import Match, MatchKind
 from automation.runs import Run, RunStatus, Wait
+from automation.subscriptions.push import Push, PushAttempt
 from automation.subscriptions.values import (
     Backoff,
     Delivery,
@@ -72,6 +74,7 @@ from server.rpc.messages.enums import View
 from server.rpc.messages.events import event_message, write_coercion, write_error
 from server.rpc.messages.explanations import _write_clause, write_condition_test, write_event_explanation
 from server.rpc.messages.matches import write_loaded, write_log_entry, write_match
+from server.rpc.messages.pushes import write_attempt
 from server.rpc.messages.structs import depth_of
 from server.rpc.messages.subscriptions import write_consumer, write_parked, write_subscription
 from server.rpc.messages.watches import write_update
@@ -466,7 +469,7 @@ def status(oldest: int = 0) -> SubscriptionStatus:
 
 def test_a_subscription_is_written_whole() -> None:
     message = write_subscription(status())
-    assert unset(message) == set()
+    assert unset(message) == {"push"}
     assert plain(message) == {
         "id": "s1",
         "name": "engine",
@@ -488,6 +491,39 @@ def test_a_subscription_is_written_whole() -> None:
         "updated_at": "1970-01-01T00:00:02Z",
         "etag": "6",
     }
+
+
+def test_how_a_subscription_pushes_is_written_without_what_is_secret() -> None:
+    push = Push(
+        "https://example.com/", ("whsec_1", "whsec_2"), {"B": "secret", "A": "secret"}, SECOND, 3, 2 * SECOND, "gone", 7
+    )
+    written = write_subscription(replace(status(), push=push)).push
+    assert unset(written) == {"secrets", "headers"}
+    assert plain(written) == {
+        "url": "https://example.com/",
+        "timeout": "1s",
+        "max_in_flight": 3,
+        "paused": True,
+        "header_names": ["A", "B"],
+        "secret_count": 2,
+        "pause_reason": "gone",
+        "paused_at": "1970-01-01T00:00:02Z",
+    }
+    assert list(write_subscription(replace(status(), push=push, made_secret="whsec_1")).push.secrets) == ["whsec_1"]
+    assert "secret" not in repr(push)
+    assert "whsec_" not in repr(push)
+
+
+def test_a_request_that_pushed_is_written_with_its_outcome() -> None:
+    assert plain(write_attempt(PushAttempt("m1", 2, SECOND, 1_500_000, 500, "bad"))) == {
+        "webhook_id": "m1",
+        "attempt": 2,
+        "sent_at": "1970-01-01T00:00:01Z",
+        "duration": "1.500s",
+        "status": 500,
+        "failure": "bad",
+    }
+    assert write_attempt(PushAttempt("m1", 1, SECOND, 0, 200, "")).acknowledged
 
 
 def test_the_age_of_the_oldest_match_is_never_negative() -> None:

@@ -82,8 +82,8 @@ def test_every_label_is_one_that_names_no_project_or_is_left_out() -> None:
         if isinstance(metric, Counter | Gauge | Histogram)
         for label in metric._labelnames
     }
-    # `reason`, `verdict`, `dialect` and `status` are of small sets of words.
-    assert labels <= {PROJECT_LABEL, "dialect", "reason", "status", "verdict"}
+    # `reason`, `verdict`, `dialect`, `outcome` and `status` are of small sets of words.
+    assert labels <= {PROJECT_LABEL, "dialect", "outcome", "reason", "status", "verdict"}
 
 
 async def test_a_flood_of_requests_is_answered_from_few_renderings(monkeypatch: pytest.MonkeyPatch) -> None:

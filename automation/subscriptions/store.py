@@ -18,7 +18,7 @@ from automation.errors import InvalidSubscription, SubscriptionAlreadyExists, Su
 from automation.match_log import log_end, matches_at
 from automation.prepared import Prepared
 from automation.subscriptions.tables import subscription as subscription_table
-from automation.subscriptions.tables import subscription_delivery, subscription_parked
+from automation.subscriptions.tables import subscription_delivery, subscription_parked, subscription_push
 from automation.subscriptions.values import (
     Backoff,
     DeliveryOrder,
@@ -78,7 +78,10 @@ def create_subscription(connection: Connection, new: Subscription) -> Subscripti
     _check_name_free(connection, new)
     created = replace(new, floor_position=new.read_position, last_serial=0, seek_serial=0, version=1)
     result = connection.execute(insert(subscription_table).values(_columns(created)).returning(_subscription.key))
-    return replace(created, key=result.scalar_one())
+    key = result.scalar_one()
+    # An older release leaves this row when it deletes a subscription, and SQLite gives its key away again.
+    connection.execute(delete(subscription_push).where(subscription_push.c.subscription_key == key))
+    return replace(created, key=key)
 
 
 def get_subscription(connection: Connection, project_pk: int, id_or_name: str) -> Subscription:
@@ -93,7 +96,7 @@ def list_subscriptions(
     query = select(subscription_table).where(_subscription.project_key == project_pk)
     if before_id is not None:
         query = query.where(_subscription.id < before_id)
-    return [_to_subscription(row) for row in connection.execute(query.order_by(_subscription.id.desc()).limit(limit))]
+    return [to_subscription(row) for row in connection.execute(query.order_by(_subscription.id.desc()).limit(limit))]
 
 
 def lock_subscription(connection: Connection, key: int, *, wait: bool = True) -> Subscription:
@@ -104,7 +107,7 @@ def lock_subscription(connection: Connection, key: int, *, wait: bool = True) ->
     row = (_LOCK if wait else _LOCK_FREE).row(connection, own=key)
     if row is None:
         raise SubscriptionNotFound(str(key)) if wait else SubscriptionLocked(str(key))
-    return _to_subscription(row)
+    return to_subscription(row)
 
 
 def update_subscription(
@@ -129,8 +132,14 @@ def delete_subscription(connection: Connection, project_pk: int, id_or_name: str
     subscription = _locked(connection, project_pk, id_or_name, etag)
     connection.execute(delete(subscription_delivery).where(_delivery.subscription_key == subscription.key))
     connection.execute(delete(subscription_parked).where(_parked.subscription_key == subscription.key))
+    connection.execute(delete(subscription_push).where(subscription_push.c.subscription_key == subscription.key))
     connection.execute(delete(subscription_table).where(_subscription.key == subscription.key))
     return subscription
+
+
+def set_pushes(connection: Connection, subscription: Subscription, *, pushes: bool) -> Subscription:
+    """Store whether the server is the only consumer of a subscription, which the caller has locked."""
+    return _write(connection, replace(subscription, pushes=pushes))
 
 
 def seek_subscription(
@@ -312,7 +321,7 @@ def _one(connection: Connection, query: Select[Any], project_pk: int, id_or_name
     rows = connection.execute(own.where(or_(_subscription.id == id_or_name, _subscription.name == id_or_name))).all()
     if not rows:
         raise SubscriptionNotFound(id_or_name)
-    return _to_subscription(min(rows, key=lambda row: row.id != id_or_name))
+    return to_subscription(min(rows, key=lambda row: row.id != id_or_name))
 
 
 def _locked(connection: Connection, project_pk: int, id_or_name: str, etag: str) -> Subscription:
@@ -390,7 +399,7 @@ def _columns(subscription: Subscription) -> dict[str, Any]:
     return values | {"project_key": subscription.project_pk, "filter": match_filter}
 
 
-def _to_subscription(row: Sequence[Any] | Row[Any]) -> Subscription:
+def to_subscription(row: Sequence[Any] | Row[Any]) -> Subscription:
     """Return the subscription of a row with the columns in their order."""
     key, project_pk, subscription_id, name, match_filter, order, ack_deadline, max_attempts, *backoff = row[:11]
     return Subscription(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, Table, Text, literal_column
+from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, Table, Text, false, literal_column
 
 from automation.tables import metadata
 
@@ -39,6 +39,7 @@ subscription = Table(
     Column("version", Integer, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
+    Column("pushes", Boolean, nullable=False, server_default=false()),
 )
 Index("subscription_by_id", subscription.c.project_key, subscription.c.id, unique=True)
 Index("subscription_by_name", subscription.c.project_key, subscription.c.name, unique=True)
@@ -104,3 +105,22 @@ subscription_parked = Table(
 )
 _parked = subscription_parked.c
 Index("parked_by_time", _parked.subscription_key, _parked.parked_at, _parked.match_position)
+
+# `secrets`, `headers` and `attempts` are JSON; `attempts` are the last requests. One server, the `owner`, pushes until
+# `owned_until`. `version` counts the changes of how it pushes.
+subscription_push = Table(
+    "subscription_push",
+    metadata,
+    Column("subscription_key", _Key, primary_key=True, autoincrement=False),
+    Column("url", Text, nullable=False),
+    Column("secrets", Text, nullable=False),
+    Column("headers", Text, nullable=False),
+    Column("timeout", BigInteger, nullable=False),
+    Column("max_in_flight", Integer, nullable=False),
+    Column("paused_at", BigInteger, nullable=False),
+    Column("pause_reason", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("owned_until", BigInteger, nullable=False),
+    Column("attempts", Text, nullable=False),
+)

@@ -100,7 +100,8 @@ class Subscription:
 
     `read_position` is how far the log was read for first deliveries; every match of the filter up to `floor_position`
     is settled or parked. Leases are numbered from 1: `last_serial` is the newest one's number, and those up to
-    `seek_serial` were granted before the last seek. `key` stands for the subscription inside the database.
+    `seek_serial` were granted before the last seek. `key` stands for the subscription inside the database. While it
+    `pushes`, the server is its only consumer.
     """
 
     key: int
@@ -119,6 +120,7 @@ class Subscription:
     version: int
     created_at: int
     updated_at: int
+    pushes: bool = False
 
     @property
     def etag(self) -> str:

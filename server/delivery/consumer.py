@@ -20,15 +20,16 @@ MAX_OUTSTANDING: Final = 10_000
 
 
 class Consumer:
-    """A stream, or a single pull, whose `max_outstanding` is None.
+    """A stream, or a single pull, whose `max_outstanding` is None. One that `pushes` is the server itself.
 
     `capacity` is the number of matches requested and not yet delivered, `outstanding` the number of leases after the
     last step. `changed` is set on deliveries, on a failure, on another number of outstanding leases, and for a pull at
     the end of a step that looked for matches.
     """
 
-    def __init__(self, consumer_id: str, max_outstanding: int | None = None) -> None:
+    def __init__(self, consumer_id: str, max_outstanding: int | None = None, *, pushes: bool = False) -> None:
         self.id = consumer_id
+        self.pushes = pushes
         self.max_outstanding = max_outstanding
         self.connected_at = now_micros()
         self.changed = asyncio.Event()

@@ -10,6 +10,7 @@ from automation.errors import SubscriptionNotFound
 from server.delivery.consumer import Consumer
 from server.delivery.consumer_session import ConsumerSession, DeliveryBatch, Opened
 from server.delivery.loading import load_deliveries, parking
+from server.errors import SubscriptionPushes
 from server.shutdown import until
 
 if TYPE_CHECKING:
@@ -40,9 +41,10 @@ class Deliveries:
     ) -> AsyncGenerator[ConsumerResponse, None]:
         """Yield the responses of a stream, Opened first. The rules are those of `ConsumerSession`.
 
-        Raise SubscriptionNotFound and ConsumerReplaced, the errors of reading requests, and Stopping at a shutdown.
+        Raise SubscriptionNotFound, SubscriptionPushes and ConsumerReplaced, the errors of reading requests, and
+        Stopping at a shutdown.
         """
-        subscription = await self._subscriptions.find(project_pk, opening.subscription)
+        subscription = await self._find_pulled(project_pk, opening.subscription)
         with self._dispatching(subscription, opening.subscription) as dispatcher:
             session = ConsumerSession(dispatcher, self._reader, self._shutdown, opening)
             with dispatcher.attached(session.consumer):
@@ -58,9 +60,9 @@ class Deliveries:
     ) -> DeliveryBatch:
         """Lease up to `max_matches`, as many as fit into a response, waiting up to `wait_seconds` for the first one.
 
-        Raise SubscriptionNotFound, and Stopping when the server shuts down before any are leased.
+        Raise SubscriptionNotFound, SubscriptionPushes, and Stopping when the server shuts down before any are leased.
         """
-        subscription = await self._subscriptions.find(project_pk, name)
+        subscription = await self._find_pulled(project_pk, name)
         consumer = Consumer(consumer_id)
         with self._dispatching(subscription, name) as dispatcher:
             return await until(self._shutdown.stopping, self._pull(dispatcher, consumer, max_matches, wait_seconds))
@@ -75,6 +77,13 @@ class Deliveries:
         """Park pulled deliveries that cannot be written, each with the reason. Raise SubscriptionNotFound."""
         if unwritable:
             await self.settle(project_pk, name, parking(unwritable))
+
+    async def _find_pulled(self, project_pk: int, name: str) -> Subscription:
+        """Return a subscription that consumers may connect to."""
+        subscription = await self._subscriptions.find(project_pk, name)
+        if subscription.pushes:
+            raise SubscriptionPushes(name)
+        return subscription
 
     @contextmanager
     def _dispatching(self, subscription: Subscription, name: str) -> Iterator[Dispatcher]:

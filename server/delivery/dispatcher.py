@@ -57,7 +57,7 @@ from automation.subscriptions import leasing
 from automation.subscriptions.values import DeliveryRequest, SearchBounds, TakeOver, Undelivered
 from server.clock import database_now, transaction_time
 from server.delivery.steps import PendingSettlements, PendingTakeOver, StepInProgress
-from server.errors import ConsumerReplaced, ServiceError, StorageRefused
+from server.errors import ConsumerReplaced, ServiceError, StorageRefused, SubscriptionPushes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -334,6 +334,8 @@ class Dispatcher:
             _resolve(group.done, [next(results) for _ in group.settlements])
         for take_over, kept in zip(step.take_overs, result.kept, strict=True):
             _resolve(take_over.done, kept)
+        if result.subscription.pushes:
+            self._end_others()
         self._deliver(step.consumers, step.requests, result)
 
     def put_back(self, step: StepInProgress) -> None:
@@ -400,6 +402,12 @@ class Dispatcher:
                 consumer.capacity = 0
             if deliveries or changed:
                 consumer.changed.set()
+
+    def _end_others(self) -> None:
+        """End all consumers but the server's own: it has begun to push since they connected."""
+        for consumer in [consumer for consumer in self.consumers if not consumer.pushes]:
+            self._detach(consumer)
+            consumer.fail(SubscriptionPushes(self.subscription.name))
 
     def _detach(self, consumer: Consumer) -> None:
         if consumer in self.consumers:

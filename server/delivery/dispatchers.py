@@ -132,9 +132,10 @@ class Dispatchers:
         return step
 
     def streams(self, subscription_key: int) -> list[Consumer]:
-        """Return the streams that are connected to this server."""
+        """Return the streams that are connected to this server, without the server's own consumer."""
         dispatcher = self._by_key.get(subscription_key)
-        return [consumer for consumer in dispatcher.consumers if not consumer.is_pull] if dispatcher else []
+        consumers = dispatcher.consumers if dispatcher else []
+        return [consumer for consumer in consumers if not consumer.is_pull and not consumer.pushes]
 
     def wake(self, subscription_key: int) -> None:
         """Wake the dispatcher of a subscription that something other than a step has changed."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from msgspec import UNSET, UnsetType
 from uuid_utils import uuid7
 
 from automation.errors import SubscriptionNotFound
-from automation.subscriptions import store
+from automation.subscriptions import push_store, store
+from automation.subscriptions.push import PushChanges, change_push, make_secret
 from registry.timestamps import now_micros
 from server.clock import transaction_time
 from server.delivery.start_points import resolve_start
-from server.errors import SubscriptionInUse
+from server.errors import SubscriptionDoesNotPush, SubscriptionInUse
 from server.storage.log import lock_heads
 from server.storage.transactions import finished
 
@@ -21,10 +23,12 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from automation.subscriptions.push import Push, PushAttempt
     from automation.subscriptions.store import SubscriptionChanges
     from automation.subscriptions.values import ParkedMatch, ParkedSelection, Subscription, SubscriptionStats
     from server.delivery.dispatchers import Dispatchers
     from server.delivery.match_reader import MatchReader, UnreadableMatch
+    from server.delivery.push.pushes import Pushes
     from server.delivery.recent_matches import LoadedMatch
     from server.delivery.start_points import StartPoint
     from server.paging import Page, PageRequest
@@ -38,11 +42,16 @@ MAX_CONSUMERS: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionStatus:
-    """A subscription with its progress, and the number of consumers that are connected to this server."""
+    """A subscription with its progress, and the number of consumers that are connected to this server.
+
+    `push` is None if it does not push. `made_secret` is set only in the result of the call that made it.
+    """
 
     subscription: Subscription
     stats: SubscriptionStats
     consumer_count: int
+    push: Push | None = None
+    made_secret: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +67,25 @@ class ConsumerStatus:
 class Subscriptions:
     """Keeps subscriptions. A subscription is named by its id or name."""
 
-    def __init__(self, database: Database, dispatchers: Dispatchers, reader: MatchReader) -> None:
+    def __init__(self, database: Database, dispatchers: Dispatchers, reader: MatchReader, pushes: Pushes) -> None:
         self._database = database
         self._dispatchers = dispatchers
         self._reader = reader
+        self._pushes = pushes
 
-    async def create(self, project_pk: int, new: Subscription, start: StartPoint) -> SubscriptionStatus:
-        """Create a subscription that begins at a start point in the match log.
+    async def create(
+        self, project_pk: int, new: Subscription, start: StartPoint, push: Push | None = None
+    ) -> SubscriptionStatus:
+        """Create a subscription that begins at a start point in the match log. A secret is made if its push has none.
 
         Raise InvalidSubscription, SubscriptionAlreadyExists, CursorExpired, CursorInvalid, CursorRewound and
         PositionBeyondHead.
         """
         subscription_id = str(uuid7())
+        made_secret = make_secret() if push is not None and not push.secrets else ""
+        if push is not None:
+            store.check_subscription(new)
+            push = await self._pushes.check(replace(push, secrets=push.secrets or (made_secret,)))
 
         def create(connection: Connection) -> SubscriptionStatus:
             lock_heads(connection, [project_pk])
@@ -78,9 +94,14 @@ class Subscriptions:
             store.check_subscription(filled)
             position = resolve_start(connection, project_pk, start)
             created = store.create_subscription(connection, replace(filled, read_position=position))
-            return self._status(connection, [created])[0]
+            if push is not None:
+                created = push_store.write_push(connection, created, replace(push, paused_at=push.paused_at and now))
+            return replace(self._status(connection, [created])[0], made_secret=made_secret)
 
-        return await self._database.write(create)
+        status = await self._database.write(create)
+        if push is not None:
+            self._pushes.changed.set()
+        return status
 
     async def get(self, project_pk: int, subscription: str) -> tuple[SubscriptionStatus, Sequence[ConsumerStatus]]:
         """Return a subscription and its consumers, ordered by their ids. Raise SubscriptionNotFound."""
@@ -110,18 +131,59 @@ class Subscriptions:
         return request.page(statuses, filters, lambda status: (status.subscription.id,))
 
     async def update(
-        self, project_pk: int, subscription: str, changes: SubscriptionChanges, etag: str
+        self,
+        project_pk: int,
+        subscription: str,
+        changes: SubscriptionChanges,
+        etag: str,
+        push: PushChanges | UnsetType | None = UNSET,
     ) -> SubscriptionStatus:
-        """Change a subscription.
+        """Change a subscription, and how it pushes; None clears that.
 
         Raise SubscriptionNotFound, SubscriptionAlreadyExists, InvalidSubscription and EtagMismatch.
         """
+        made_secret = ""
+        if isinstance(push, PushChanges):
+            push, made_secret = await self._check_push(project_pk, subscription, push)
 
         def update(connection: Connection) -> Subscription:
             lock_heads(connection, [project_pk])
-            return store.update_subscription(connection, project_pk, subscription, changes, etag, now_micros())
+            now = now_micros()
+            updated = store.update_subscription(connection, project_pk, subscription, changes, etag, now)
+            return updated if push is UNSET else _change_push(connection, updated, push, now)
 
-        return await self._change(update)
+        status = await self._change(update)
+        self._pushes.changed.set()
+        return replace(status, made_secret=made_secret)
+
+    async def ping(self, project_pk: int, subscription: str) -> PushAttempt:
+        """Send a test request to the receiver. Raise SubscriptionNotFound and SubscriptionDoesNotPush."""
+        current, push = await self._find_push(project_pk, subscription)
+        if push is None:
+            raise SubscriptionDoesNotPush(subscription)
+        return await self._pushes.ping(current, push)
+
+    async def _check_push(self, project_pk: int, subscription: str, changes: PushChanges) -> tuple[PushChanges, str]:
+        """Check changes before they are written; return them, and the secret that was made for them.
+
+        Hosts are resolved here, because that takes long.
+        """
+        _, push = await self._find_push(project_pk, subscription)
+        made_secret = ""
+        if changes.rotate_secret or (push is None and changes.secrets is UNSET):
+            made_secret = make_secret()
+            changes = replace(changes, new_secret=made_secret)
+        after = change_push(push, changes, now_micros())
+        if push is None or after.url != push.url:
+            await self._pushes.check(after)
+        return changes, made_secret
+
+    async def _find_push(self, project_pk: int, subscription: str) -> tuple[Subscription, Push | None]:
+        def find(connection: Connection) -> tuple[Subscription, Push | None]:
+            current = store.get_subscription(connection, project_pk, subscription)
+            return current, push_store.pushes_of(connection, [current.key]).get(current.key)
+
+        return await self._database.read(find, brief=True)
 
     async def delete(self, project_pk: int, subscription: str, etag: str, *, force: bool) -> SubscriptionStatus:
         """Delete a subscription and end its consumers; refused while any are connected to this server, unless forced.
@@ -137,7 +199,9 @@ class Subscriptions:
             store.delete_subscription(connection, project_pk, current.id, etag)
             return status
 
-        return await self._write_and_wake(delete, lambda status: status.subscription.key)
+        status = await self._write_and_wake(delete, lambda status: status.subscription.key)
+        self._pushes.changed.set()
+        return status
 
     async def seek(self, project_pk: int, subscription: str, start: StartPoint, etag: str) -> SubscriptionStatus:
         """Move a subscription to another start point.
@@ -242,7 +306,26 @@ class Subscriptions:
 
     def _status(self, connection: Connection, subscriptions: Sequence[Subscription]) -> Sequence[SubscriptionStatus]:
         stats = store.stats_of(connection, subscriptions)
+        pushes = push_store.pushes_of(connection, [subscription.key for subscription in subscriptions])
         return [
-            SubscriptionStatus(subscription, stats[subscription.key], len(self._dispatchers.streams(subscription.key)))
+            SubscriptionStatus(
+                subscription,
+                stats[subscription.key],
+                len(self._dispatchers.streams(subscription.key)),
+                self._pushes.with_attempts(subscription.key, push) if (push := pushes.get(subscription.key)) else None,
+            )
             for subscription in subscriptions
         ]
+
+
+def _change_push(
+    connection: Connection, subscription: Subscription, changes: PushChanges | None, now: int
+) -> Subscription:
+    """Change or clear how a locked subscription pushes. Where nothing differs nothing is written."""
+    push = push_store.pushes_of(connection, [subscription.key]).get(subscription.key)
+    after = None if changes is None else change_push(push, changes, now)
+    if after == push:
+        return subscription
+    return push_store.write_push(
+        connection, replace(subscription, version=subscription.version + 1, updated_at=now), after
+    )

@@ -305,6 +305,7 @@ class Subscription(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    PUSH_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Output only. Unique ID, a UUIDv7."""
     name: _builtins.str
@@ -314,7 +315,9 @@ class Subscription(_message.Message):
     max_attempts: _builtins.int
     """Optional. How often a match is delivered before it is parked: 1 to 1,000. Defaults to 10."""
     etag: _builtins.str
-    """Output only. Version of the subscription. Changes with every update and seek, but not with deliveries."""
+    """Output only. Version of the subscription. Changes with every update and seek, and when a receiver pauses it, but
+    not with deliveries.
+    """
     @_builtins.property
     def filter(self) -> Global___MatchFilter:
         """Optional. Which matches to deliver. Cannot be changed."""
@@ -341,6 +344,10 @@ class Subscription(_message.Message):
     def updated_at(self) -> _timestamp_pb2.Timestamp:
         """Output only. When the subscription was last updated."""
 
+    @_builtins.property
+    def push(self) -> Global___Push:
+        """Optional. If set, the server pushes the matches to a URL. Consumers can then connect only while it is paused."""
+
     def __init__(
         self,
         *,
@@ -355,14 +362,275 @@ class Subscription(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        push: Global___Push | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ack_deadline", b"ack_deadline", "backoff", b"backoff", "created_at", b"created_at", "filter", b"filter", "stats", b"stats", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack_deadline", b"ack_deadline", "backoff", b"backoff", "created_at", b"created_at", "filter", b"filter", "push", b"push", "stats", b"stats", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack_deadline", b"ack_deadline", "backoff", b"backoff", "created_at", b"created_at", "etag", b"etag", "filter", b"filter", "id", b"id", "max_attempts", b"max_attempts", "name", b"name", "order", b"order", "stats", b"stats", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack_deadline", b"ack_deadline", "backoff", b"backoff", "created_at", b"created_at", "etag", b"etag", "filter", b"filter", "id", b"id", "max_attempts", b"max_attempts", "name", b"name", "order", b"order", "push", b"push", "stats", b"stats", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Subscription: _TypeAlias = Subscription  # noqa: Y015
+
+@_typing.final
+class Push(_message.Message):
+    """Pushes the matches of a subscription as HTTP requests, signed as Standard Webhooks. The server is a consumer of the
+    subscription like any other, with its leases, attempts, backoff and order.
+
+    The body of a request is a Match in JSON, and `webhook-id` is its ID. A response of 2xx acknowledges the match, and
+    410 pauses the subscription. Everything else is a failed attempt; after 429 or 503 with `Retry-After`, nothing is sent
+    for that time, at most 1 hour.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class HeadersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    URL_FIELD_NUMBER: _builtins.int
+    SECRETS_FIELD_NUMBER: _builtins.int
+    HEADERS_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    MAX_IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    HEADER_NAMES_FIELD_NUMBER: _builtins.int
+    SECRET_COUNT_FIELD_NUMBER: _builtins.int
+    PAUSE_REASON_FIELD_NUMBER: _builtins.int
+    PAUSED_AT_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """Required. Where to send the requests: an http or https URL without user, password and fragment, at most 2,048
+    characters. Its host must have an address that the server may connect to.
+    """
+    max_in_flight: _builtins.int
+    """Optional. Maximum number of requests in progress: 1 to 128. Defaults to 16."""
+    paused: _builtins.bool
+    """Optional. If true, nothing is pushed."""
+    secret_count: _builtins.int
+    """Output only. Number of secrets."""
+    pause_reason: _builtins.str
+    """Output only. Why the server has paused the subscription. Empty if a user has."""
+    @_builtins.property
+    def secrets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Optional. Secrets that sign the requests, `whsec_` and 24 to 64 bytes in base64: one, or two while receivers change
+        from one to the other. If there is none, the server makes one. Never returned, except for a secret that the server
+        has made, in the response to the request that made it.
+        """
+
+    @_builtins.property
+    def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Optional. Headers that are sent with each request, at most 20. Their values are never returned. Not `webhook-*`,
+        `signalbox-*`, or those that HTTP itself needs, such as `Host`.
+        """
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """Optional. Time for a connection and the response: 1 to 60 seconds. Defaults to 15 seconds."""
+
+    @_builtins.property
+    def header_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Output only. Names of the headers."""
+
+    @_builtins.property
+    def paused_at(self) -> _timestamp_pb2.Timestamp:
+        """Output only. When it was paused. Not set unless it is."""
+
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        secrets: _abc.Iterable[_builtins.str] | None = ...,
+        headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+        max_in_flight: _builtins.int = ...,
+        paused: _builtins.bool = ...,
+        header_names: _abc.Iterable[_builtins.str] | None = ...,
+        secret_count: _builtins.int = ...,
+        pause_reason: _builtins.str = ...,
+        paused_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["paused_at", b"paused_at", "timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header_names", b"header_names", "headers", b"headers", "max_in_flight", b"max_in_flight", "pause_reason", b"pause_reason", "paused", b"paused", "paused_at", b"paused_at", "secret_count", b"secret_count", "secrets", b"secrets", "timeout", b"timeout", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Push: _TypeAlias = Push  # noqa: Y015
+
+@_typing.final
+class PushChanges(_message.Message):
+    """Changes of how a subscription pushes. Fields that are not set keep their values."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    SECRETS_FIELD_NUMBER: _builtins.int
+    ROTATE_SECRET_FIELD_NUMBER: _builtins.int
+    HEADERS_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    MAX_IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """Optional. The new URL. Required if the subscription has no `push`."""
+    rotate_secret: _builtins.bool
+    """Optional. If true, the server makes a new secret and returns it in the response. The newest of the old ones signs
+    too, until `secrets` or another rotation replaces it. Not allowed with `secrets`.
+    """
+    max_in_flight: _builtins.int
+    """Optional. The new maximum number of requests in progress."""
+    paused: _builtins.bool
+    """Optional. True pauses, false resumes."""
+    @_builtins.property
+    def secrets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Optional. The new secrets, which replace the old ones."""
+
+    @_builtins.property
+    def headers(self) -> Global___PushHeaders:
+        """Optional. The new headers, which replace the old ones."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """Optional. The new time for a connection and the response."""
+
+    def __init__(
+        self,
+        *,
+        url: _builtins.str | None = ...,
+        secrets: _abc.Iterable[_builtins.str] | None = ...,
+        rotate_secret: _builtins.bool = ...,
+        headers: Global___PushHeaders | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+        max_in_flight: _builtins.int | None = ...,
+        paused: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_in_flight", b"_max_in_flight", "_paused", b"_paused", "_url", b"_url", "headers", b"headers", "max_in_flight", b"max_in_flight", "paused", b"paused", "timeout", b"timeout", "url", b"url"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_in_flight", b"_max_in_flight", "_paused", b"_paused", "_url", b"_url", "headers", b"headers", "max_in_flight", b"max_in_flight", "paused", b"paused", "rotate_secret", b"rotate_secret", "secrets", b"secrets", "timeout", b"timeout", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_in_flight: _TypeAlias = _typing.Literal["max_in_flight"]  # noqa: Y015
+    _WhichOneofArgType__max_in_flight: _TypeAlias = _typing.Literal["_max_in_flight", b"_max_in_flight"]  # noqa: Y015
+    _WhichOneofReturnType__paused: _TypeAlias = _typing.Literal["paused"]  # noqa: Y015
+    _WhichOneofArgType__paused: _TypeAlias = _typing.Literal["_paused", b"_paused"]  # noqa: Y015
+    _WhichOneofReturnType__url: _TypeAlias = _typing.Literal["url"]  # noqa: Y015
+    _WhichOneofArgType__url: _TypeAlias = _typing.Literal["_url", b"_url"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_in_flight) -> _WhichOneofReturnType__max_in_flight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__paused) -> _WhichOneofReturnType__paused | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__url) -> _WhichOneofReturnType__url | None: ...
+
+Global___PushChanges: _TypeAlias = PushChanges  # noqa: Y015
+
+@_typing.final
+class PushHeaders(_message.Message):
+    """The headers that are sent with each request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class HeadersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    HEADERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Optional. Values by name. Empty for none."""
+
+    def __init__(
+        self,
+        *,
+        headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["headers", b"headers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PushHeaders: _TypeAlias = PushHeaders  # noqa: Y015
+
+@_typing.final
+class PushAttempt(_message.Message):
+    """A request that pushed a match, and what came of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WEBHOOK_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    SENT_AT_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    webhook_id: _builtins.str
+    """Output only. The `webhook-id`: ID of the match, or of a ping."""
+    attempt: _builtins.int
+    """Output only. Number of the attempt, starting at 1. 0 for a ping."""
+    status: _builtins.int
+    """Output only. Status of the response. 0 if there was none."""
+    acknowledged: _builtins.bool
+    """Output only. True if the receiver acknowledged it."""
+    failure: _builtins.str
+    """Output only. Why the attempt failed. Empty if it did not."""
+    @_builtins.property
+    def sent_at(self) -> _timestamp_pb2.Timestamp:
+        """Output only. When the request was sent."""
+
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """Output only. Time until the response, or until the attempt failed."""
+
+    def __init__(
+        self,
+        *,
+        webhook_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        sent_at: _timestamp_pb2.Timestamp | None = ...,
+        duration: _duration_pb2.Duration | None = ...,
+        status: _builtins.int = ...,
+        acknowledged: _builtins.bool = ...,
+        failure: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "sent_at", b"sent_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "attempt", b"attempt", "duration", b"duration", "failure", b"failure", "sent_at", b"sent_at", "status", b"status", "webhook_id", b"webhook_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PushAttempt: _TypeAlias = PushAttempt  # noqa: Y015
 
 @_typing.final
 class SubscriptionStats(_message.Message):
@@ -1153,6 +1421,7 @@ class GetSubscriptionResponse(_message.Message):
 
     SUBSCRIPTION_FIELD_NUMBER: _builtins.int
     CONSUMERS_FIELD_NUMBER: _builtins.int
+    PUSH_ATTEMPTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def subscription(self) -> Global___Subscription:
         """Output only. The subscription."""
@@ -1161,15 +1430,22 @@ class GetSubscriptionResponse(_message.Message):
     def consumers(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubscriptionConsumer]:
         """Output only. The consumers, ordered by ID. At most the first 1,000."""
 
+    @_builtins.property
+    def push_attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___PushAttempt]:
+        """Output only. The last requests that pushed matches, newest first. At most 20. Those of another server of the
+        same database appear within two seconds.
+        """
+
     def __init__(
         self,
         *,
         subscription: Global___Subscription | None = ...,
         consumers: _abc.Iterable[Global___SubscriptionConsumer] | None = ...,
+        push_attempts: _abc.Iterable[Global___PushAttempt] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["subscription", b"subscription"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumers", b"consumers", "subscription", b"subscription"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumers", b"consumers", "push_attempts", b"push_attempts", "subscription", b"subscription"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1241,6 +1517,8 @@ class UpdateSubscriptionRequest(_message.Message):
     MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
     BACKOFF_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    PUSH_FIELD_NUMBER: _builtins.int
+    CLEAR_PUSH_FIELD_NUMBER: _builtins.int
     subscription: _builtins.str
     """Required. ID or name of the subscription."""
     name: _builtins.str
@@ -1251,6 +1529,8 @@ class UpdateSubscriptionRequest(_message.Message):
     """Optional. Etag of the subscription as last read. If it is not the current one, the request fails with
     ETAG_MISMATCH.
     """
+    clear_push: _builtins.bool
+    """Optional. If true, the subscription no longer pushes. Not allowed with `push`."""
     @_builtins.property
     def ack_deadline(self) -> _duration_pb2.Duration:
         """Optional. The new time to settle a delivery."""
@@ -1258,6 +1538,12 @@ class UpdateSubscriptionRequest(_message.Message):
     @_builtins.property
     def backoff(self) -> Global___Backoff:
         """Optional. The new backoff, which replaces the old one completely."""
+
+    @_builtins.property
+    def push(self) -> Global___PushChanges:
+        """Optional. Changes of how the subscription pushes. Connected consumers end with SUBSCRIPTION_PUSHES when it begins to
+        push.
+        """
 
     def __init__(
         self,
@@ -1268,10 +1554,12 @@ class UpdateSubscriptionRequest(_message.Message):
         max_attempts: _builtins.int | None = ...,
         backoff: Global___Backoff | None = ...,
         etag: _builtins.str = ...,
+        push: Global___PushChanges | None = ...,
+        clear_push: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "_name", b"_name", "ack_deadline", b"ack_deadline", "backoff", b"backoff", "max_attempts", b"max_attempts", "name", b"name"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "_name", b"_name", "ack_deadline", b"ack_deadline", "backoff", b"backoff", "max_attempts", b"max_attempts", "name", b"name", "push", b"push"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "_name", b"_name", "ack_deadline", b"ack_deadline", "backoff", b"backoff", "etag", b"etag", "max_attempts", b"max_attempts", "name", b"name", "subscription", b"subscription"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "_name", b"_name", "ack_deadline", b"ack_deadline", "backoff", b"backoff", "clear_push", b"clear_push", "etag", b"etag", "max_attempts", b"max_attempts", "name", b"name", "push", b"push", "subscription", b"subscription"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_attempts: _TypeAlias = _typing.Literal["max_attempts"]  # noqa: Y015
     _WhichOneofArgType__max_attempts: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts"]  # noqa: Y015
@@ -1419,6 +1707,52 @@ class SeekSubscriptionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SeekSubscriptionResponse: _TypeAlias = SeekSubscriptionResponse  # noqa: Y015
+
+@_typing.final
+class PingSubscriptionRequest(_message.Message):
+    """Request message for PingSubscription."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_FIELD_NUMBER: _builtins.int
+    subscription: _builtins.str
+    """Required. ID or name of the subscription."""
+    def __init__(
+        self,
+        *,
+        subscription: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["subscription", b"subscription"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PingSubscriptionRequest: _TypeAlias = PingSubscriptionRequest  # noqa: Y015
+
+@_typing.final
+class PingSubscriptionResponse(_message.Message):
+    """Response message for PingSubscription."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def attempt(self) -> Global___PushAttempt:
+        """Output only. The request, and what came of it."""
+
+    def __init__(
+        self,
+        *,
+        attempt: Global___PushAttempt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PingSubscriptionResponse: _TypeAlias = PingSubscriptionResponse  # noqa: Y015
 
 @_typing.final
 class ConsumeMatchesRequest(_message.Message):

@@ -79,6 +79,11 @@ class MatchStreamStub:
                 request_serializer=signalbox_dot_v1_dot_match__stream__pb2.SeekSubscriptionRequest.SerializeToString,
                 response_deserializer=signalbox_dot_v1_dot_match__stream__pb2.SeekSubscriptionResponse.FromString,
                 _registered_method=True)
+        self.PingSubscription = channel.unary_unary(
+                '/signalbox.v1.MatchStream/PingSubscription',
+                request_serializer=signalbox_dot_v1_dot_match__stream__pb2.PingSubscriptionRequest.SerializeToString,
+                response_deserializer=signalbox_dot_v1_dot_match__stream__pb2.PingSubscriptionResponse.FromString,
+                _registered_method=True)
         self.ConsumeMatches = channel.stream_stream(
                 '/signalbox.v1.MatchStream/ConsumeMatches',
                 request_serializer=signalbox_dot_v1_dot_match__stream__pb2.ConsumeMatchesRequest.SerializeToString,
@@ -137,7 +142,7 @@ class MatchStreamServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateSubscription(self, request, context):
-        """Creates a subscription.
+        """Creates a subscription. If the server makes the secret of its `push`, this response is the only one that has it.
 
         Errors: INVALID_SUBSCRIPTION, SUBSCRIPTION_ALREADY_EXISTS; CURSOR_EXPIRED, if matches after the start point have
         been deleted; CURSOR_INVALID; CURSOR_REWOUND, if the match that the cursor refers to was lost;
@@ -148,7 +153,7 @@ class MatchStreamServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetSubscription(self, request, context):
-        """Returns a subscription with its statistics and its consumers.
+        """Returns a subscription with its statistics, its consumers and the last requests that pushed its matches.
 
         Errors: SUBSCRIPTION_NOT_FOUND.
         """
@@ -164,8 +169,9 @@ class MatchStreamServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateSubscription(self, request, context):
-        """Updates the name of a subscription or its settings for leases and retries. Leases and retries that already exist
-        keep their times.
+        """Updates the name of a subscription or its settings for leases, retries and pushing. Leases and retries that already
+        exist keep their times. Changes of `push` apply within a second: requests in progress may end, no further one is
+        sent by the old settings.
 
         Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_ALREADY_EXISTS, INVALID_SUBSCRIPTION, ETAG_MISMATCH.
         """
@@ -196,13 +202,24 @@ class MatchStreamServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PingSubscription(self, request, context):
+        """Sends a signed test request to the URL of a subscription that pushes, even while it is paused. The body is an object
+        with one field, `ping`. A receiver that does not answer, or not with 2xx, is reported in the response.
+
+        Errors: SUBSCRIPTION_NOT_FOUND; SUBSCRIPTION_DOES_NOT_PUSH, if it has no `push`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ConsumeMatches(self, request_iterator, context):
         """Consumes a subscription over a stream. The first message of the client opens the consumer; the others acknowledge,
         nack or extend the deliveries that it receives. When the client closes its side, the server sends the outstanding
         results, ends the remaining leases and closes the stream. When the connection breaks, the leases continue, and the
         consumer takes them over when it reconnects with the same ID.
 
-        Errors: SUBSCRIPTION_NOT_FOUND; INVALID_CONSUMER; CONSUMER_REPLACED, if another stream opens with the same consumer
+        Errors: SUBSCRIPTION_NOT_FOUND; SUBSCRIPTION_PUSHES, if the server pushes its matches; INVALID_CONSUMER;
+        CONSUMER_REPLACED, if another stream opens with the same consumer
         ID. A stream that opens on another server of the same database takes over the leases, but does not end the older
         stream.
         """
@@ -213,7 +230,7 @@ class MatchStreamServicer:
     def PullMatches(self, request, context):
         """Leases matches of a subscription without a stream.
 
-        Errors: SUBSCRIPTION_NOT_FOUND, INVALID_CONSUMER.
+        Errors: SUBSCRIPTION_NOT_FOUND, INVALID_CONSUMER; SUBSCRIPTION_PUSHES, if the server pushes its matches.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -293,6 +310,11 @@ def add_MatchStreamServicer_to_server(servicer, server):
                     servicer.SeekSubscription,
                     request_deserializer=signalbox_dot_v1_dot_match__stream__pb2.SeekSubscriptionRequest.FromString,
                     response_serializer=signalbox_dot_v1_dot_match__stream__pb2.SeekSubscriptionResponse.SerializeToString,
+            ),
+            'PingSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.PingSubscription,
+                    request_deserializer=signalbox_dot_v1_dot_match__stream__pb2.PingSubscriptionRequest.FromString,
+                    response_serializer=signalbox_dot_v1_dot_match__stream__pb2.PingSubscriptionResponse.SerializeToString,
             ),
             'ConsumeMatches': grpc.stream_stream_rpc_method_handler(
                     servicer.ConsumeMatches,
@@ -524,6 +546,33 @@ class MatchStream:
             '/signalbox.v1.MatchStream/SeekSubscription',
             signalbox_dot_v1_dot_match__stream__pb2.SeekSubscriptionRequest.SerializeToString,
             signalbox_dot_v1_dot_match__stream__pb2.SeekSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PingSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/signalbox.v1.MatchStream/PingSubscription',
+            signalbox_dot_v1_dot_match__stream__pb2.PingSubscriptionRequest.SerializeToString,
+            signalbox_dot_v1_dot_match__stream__pb2.PingSubscriptionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,22 +52,23 @@ class MatchStreamStub:
     WATCHER_TOO_SLOW, if the client does not read the responses in time.
     """
     CreateSubscription: _grpc.UnaryUnaryMultiCallable[_match_stream_pb2.CreateSubscriptionRequest, _match_stream_pb2.CreateSubscriptionResponse]
-    """Creates a subscription.
+    """Creates a subscription. If the server makes the secret of its `push`, this response is the only one that has it.
 
     Errors: INVALID_SUBSCRIPTION, SUBSCRIPTION_ALREADY_EXISTS; CURSOR_EXPIRED, if matches after the start point have
     been deleted; CURSOR_INVALID; CURSOR_REWOUND, if the match that the cursor refers to was lost;
     POSITION_BEYOND_HEAD, if the position is past the newest match.
     """
     GetSubscription: _grpc.UnaryUnaryMultiCallable[_match_stream_pb2.GetSubscriptionRequest, _match_stream_pb2.GetSubscriptionResponse]
-    """Returns a subscription with its statistics and its consumers.
+    """Returns a subscription with its statistics, its consumers and the last requests that pushed its matches.
 
     Errors: SUBSCRIPTION_NOT_FOUND.
     """
     ListSubscriptions: _grpc.UnaryUnaryMultiCallable[_match_stream_pb2.ListSubscriptionsRequest, _match_stream_pb2.ListSubscriptionsResponse]
     """Lists subscriptions with their statistics, newest first."""
     UpdateSubscription: _grpc.UnaryUnaryMultiCallable[_match_stream_pb2.UpdateSubscriptionRequest, _match_stream_pb2.UpdateSubscriptionResponse]
-    """Updates the name of a subscription or its settings for leases and retries. Leases and retries that already exist
-    keep their times.
+    """Updates the name of a subscription or its settings for leases, retries and pushing. Leases and retries that already
+    exist keep their times. Changes of `push` apply within a second: requests in progress may end, no further one is
+    sent by the old settings.
 
     Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_ALREADY_EXISTS, INVALID_SUBSCRIPTION, ETAG_MISMATCH.
     """
@@ -86,20 +87,27 @@ class MatchStreamStub:
     CURSOR_INVALID; CURSOR_REWOUND, if the match that the cursor refers to was lost; POSITION_BEYOND_HEAD, if the
     position is past the newest match.
     """
+    PingSubscription: _grpc.UnaryUnaryMultiCallable[_match_stream_pb2.PingSubscriptionRequest, _match_stream_pb2.PingSubscriptionResponse]
+    """Sends a signed test request to the URL of a subscription that pushes, even while it is paused. The body is an object
+    with one field, `ping`. A receiver that does not answer, or not with 2xx, is reported in the response.
+
+    Errors: SUBSCRIPTION_NOT_FOUND; SUBSCRIPTION_DOES_NOT_PUSH, if it has no `push`.
+    """
     ConsumeMatches: _grpc.StreamStreamMultiCallable[_match_stream_pb2.ConsumeMatchesRequest, _match_stream_pb2.ConsumeMatchesResponse]
     """Consumes a subscription over a stream. The first message of the client opens the consumer; the others acknowledge,
     nack or extend the deliveries that it receives. When the client closes its side, the server sends the outstanding
     results, ends the remaining leases and closes the stream. When the connection breaks, the leases continue, and the
     consumer takes them over when it reconnects with the same ID.
 
-    Errors: SUBSCRIPTION_NOT_FOUND; INVALID_CONSUMER; CONSUMER_REPLACED, if another stream opens with the same consumer
+    Errors: SUBSCRIPTION_NOT_FOUND; SUBSCRIPTION_PUSHES, if the server pushes its matches; INVALID_CONSUMER;
+    CONSUMER_REPLACED, if another stream opens with the same consumer
     ID. A stream that opens on another server of the same database takes over the leases, but does not end the older
     stream.
     """
     PullMatches: _grpc.UnaryUnaryMultiCallable[_match_stream_pb2.PullMatchesRequest, _match_stream_pb2.PullMatchesResponse]
     """Leases matches of a subscription without a stream.
 
-    Errors: SUBSCRIPTION_NOT_FOUND, INVALID_CONSUMER.
+    Errors: SUBSCRIPTION_NOT_FOUND, INVALID_CONSUMER; SUBSCRIPTION_PUSHES, if the server pushes its matches.
     """
     AcknowledgeMatches: _grpc.UnaryUnaryMultiCallable[_match_stream_pb2.AcknowledgeMatchesRequest, _match_stream_pb2.AcknowledgeMatchesResponse]
     """Acknowledges, nacks and extends deliveries of a subscription without a stream. The request is one transaction.
@@ -147,22 +155,23 @@ class MatchStreamAsyncStub(MatchStreamStub):
     WATCHER_TOO_SLOW, if the client does not read the responses in time.
     """
     CreateSubscription: _aio.UnaryUnaryMultiCallable[_match_stream_pb2.CreateSubscriptionRequest, _match_stream_pb2.CreateSubscriptionResponse]  # type: ignore[assignment]
-    """Creates a subscription.
+    """Creates a subscription. If the server makes the secret of its `push`, this response is the only one that has it.
 
     Errors: INVALID_SUBSCRIPTION, SUBSCRIPTION_ALREADY_EXISTS; CURSOR_EXPIRED, if matches after the start point have
     been deleted; CURSOR_INVALID; CURSOR_REWOUND, if the match that the cursor refers to was lost;
     POSITION_BEYOND_HEAD, if the position is past the newest match.
     """
     GetSubscription: _aio.UnaryUnaryMultiCallable[_match_stream_pb2.GetSubscriptionRequest, _match_stream_pb2.GetSubscriptionResponse]  # type: ignore[assignment]
-    """Returns a subscription with its statistics and its consumers.
+    """Returns a subscription with its statistics, its consumers and the last requests that pushed its matches.
 
     Errors: SUBSCRIPTION_NOT_FOUND.
     """
     ListSubscriptions: _aio.UnaryUnaryMultiCallable[_match_stream_pb2.ListSubscriptionsRequest, _match_stream_pb2.ListSubscriptionsResponse]  # type: ignore[assignment]
     """Lists subscriptions with their statistics, newest first."""
     UpdateSubscription: _aio.UnaryUnaryMultiCallable[_match_stream_pb2.UpdateSubscriptionRequest, _match_stream_pb2.UpdateSubscriptionResponse]  # type: ignore[assignment]
-    """Updates the name of a subscription or its settings for leases and retries. Leases and retries that already exist
-    keep their times.
+    """Updates the name of a subscription or its settings for leases, retries and pushing. Leases and retries that already
+    exist keep their times. Changes of `push` apply within a second: requests in progress may end, no further one is
+    sent by the old settings.
 
     Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_ALREADY_EXISTS, INVALID_SUBSCRIPTION, ETAG_MISMATCH.
     """
@@ -181,20 +190,27 @@ class MatchStreamAsyncStub(MatchStreamStub):
     CURSOR_INVALID; CURSOR_REWOUND, if the match that the cursor refers to was lost; POSITION_BEYOND_HEAD, if the
     position is past the newest match.
     """
+    PingSubscription: _aio.UnaryUnaryMultiCallable[_match_stream_pb2.PingSubscriptionRequest, _match_stream_pb2.PingSubscriptionResponse]  # type: ignore[assignment]
+    """Sends a signed test request to the URL of a subscription that pushes, even while it is paused. The body is an object
+    with one field, `ping`. A receiver that does not answer, or not with 2xx, is reported in the response.
+
+    Errors: SUBSCRIPTION_NOT_FOUND; SUBSCRIPTION_DOES_NOT_PUSH, if it has no `push`.
+    """
     ConsumeMatches: _aio.StreamStreamMultiCallable[_match_stream_pb2.ConsumeMatchesRequest, _match_stream_pb2.ConsumeMatchesResponse]  # type: ignore[assignment]
     """Consumes a subscription over a stream. The first message of the client opens the consumer; the others acknowledge,
     nack or extend the deliveries that it receives. When the client closes its side, the server sends the outstanding
     results, ends the remaining leases and closes the stream. When the connection breaks, the leases continue, and the
     consumer takes them over when it reconnects with the same ID.
 
-    Errors: SUBSCRIPTION_NOT_FOUND; INVALID_CONSUMER; CONSUMER_REPLACED, if another stream opens with the same consumer
+    Errors: SUBSCRIPTION_NOT_FOUND; SUBSCRIPTION_PUSHES, if the server pushes its matches; INVALID_CONSUMER;
+    CONSUMER_REPLACED, if another stream opens with the same consumer
     ID. A stream that opens on another server of the same database takes over the leases, but does not end the older
     stream.
     """
     PullMatches: _aio.UnaryUnaryMultiCallable[_match_stream_pb2.PullMatchesRequest, _match_stream_pb2.PullMatchesResponse]  # type: ignore[assignment]
     """Leases matches of a subscription without a stream.
 
-    Errors: SUBSCRIPTION_NOT_FOUND, INVALID_CONSUMER.
+    Errors: SUBSCRIPTION_NOT_FOUND, INVALID_CONSUMER; SUBSCRIPTION_PUSHES, if the server pushes its matches.
     """
     AcknowledgeMatches: _aio.UnaryUnaryMultiCallable[_match_stream_pb2.AcknowledgeMatchesRequest, _match_stream_pb2.AcknowledgeMatchesResponse]  # type: ignore[assignment]
     """Acknowledges, nacks and extends deliveries of a subscription without a stream. The request is one transaction.
@@ -251,7 +267,7 @@ class MatchStreamServicer(metaclass=_abc_1.ABCMeta):
         request: _match_stream_pb2.CreateSubscriptionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_match_stream_pb2.CreateSubscriptionResponse, _abc.Awaitable[_match_stream_pb2.CreateSubscriptionResponse]]:
-        """Creates a subscription.
+        """Creates a subscription. If the server makes the secret of its `push`, this response is the only one that has it.
 
         Errors: INVALID_SUBSCRIPTION, SUBSCRIPTION_ALREADY_EXISTS; CURSOR_EXPIRED, if matches after the start point have
         been deleted; CURSOR_INVALID; CURSOR_REWOUND, if the match that the cursor refers to was lost;
@@ -264,7 +280,7 @@ class MatchStreamServicer(metaclass=_abc_1.ABCMeta):
         request: _match_stream_pb2.GetSubscriptionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_match_stream_pb2.GetSubscriptionResponse, _abc.Awaitable[_match_stream_pb2.GetSubscriptionResponse]]:
-        """Returns a subscription with its statistics and its consumers.
+        """Returns a subscription with its statistics, its consumers and the last requests that pushed its matches.
 
         Errors: SUBSCRIPTION_NOT_FOUND.
         """
@@ -283,8 +299,9 @@ class MatchStreamServicer(metaclass=_abc_1.ABCMeta):
         request: _match_stream_pb2.UpdateSubscriptionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_match_stream_pb2.UpdateSubscriptionResponse, _abc.Awaitable[_match_stream_pb2.UpdateSubscriptionResponse]]:
-        """Updates the name of a subscription or its settings for leases and retries. Leases and retries that already exist
-        keep their times.
+        """Updates the name of a subscription or its settings for leases, retries and pushing. Leases and retries that already
+        exist keep their times. Changes of `push` apply within a second: requests in progress may end, no further one is
+        sent by the old settings.
 
         Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_ALREADY_EXISTS, INVALID_SUBSCRIPTION, ETAG_MISMATCH.
         """
@@ -317,6 +334,18 @@ class MatchStreamServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def PingSubscription(
+        self,
+        request: _match_stream_pb2.PingSubscriptionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_match_stream_pb2.PingSubscriptionResponse, _abc.Awaitable[_match_stream_pb2.PingSubscriptionResponse]]:
+        """Sends a signed test request to the URL of a subscription that pushes, even while it is paused. The body is an object
+        with one field, `ping`. A receiver that does not answer, or not with 2xx, is reported in the response.
+
+        Errors: SUBSCRIPTION_NOT_FOUND; SUBSCRIPTION_DOES_NOT_PUSH, if it has no `push`.
+        """
+
+    @_abc_1.abstractmethod
     def ConsumeMatches(
         self,
         request_iterator: _MaybeAsyncIterator[_match_stream_pb2.ConsumeMatchesRequest],
@@ -327,7 +356,8 @@ class MatchStreamServicer(metaclass=_abc_1.ABCMeta):
         results, ends the remaining leases and closes the stream. When the connection breaks, the leases continue, and the
         consumer takes them over when it reconnects with the same ID.
 
-        Errors: SUBSCRIPTION_NOT_FOUND; INVALID_CONSUMER; CONSUMER_REPLACED, if another stream opens with the same consumer
+        Errors: SUBSCRIPTION_NOT_FOUND; SUBSCRIPTION_PUSHES, if the server pushes its matches; INVALID_CONSUMER;
+        CONSUMER_REPLACED, if another stream opens with the same consumer
         ID. A stream that opens on another server of the same database takes over the leases, but does not end the older
         stream.
         """
@@ -340,7 +370,7 @@ class MatchStreamServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_match_stream_pb2.PullMatchesResponse, _abc.Awaitable[_match_stream_pb2.PullMatchesResponse]]:
         """Leases matches of a subscription without a stream.
 
-        Errors: SUBSCRIPTION_NOT_FOUND, INVALID_CONSUMER.
+        Errors: SUBSCRIPTION_NOT_FOUND, INVALID_CONSUMER; SUBSCRIPTION_PUSHES, if the server pushes its matches.
         """
 
     @_abc_1.abstractmethod

@@ -21,6 +21,11 @@ def address(text: str) -> str:
     return text
 
 
+def networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    """Parse networks in CIDR notation, separated by commas."""
+    return tuple(_network(part.strip()) for part in text.split(",") if part.strip())
+
+
 def secret(text: str) -> str:
     """Parse a key: printable ASCII, because it is sent in a header."""
     if not all("!" <= character <= "~" for character in text):
@@ -42,6 +47,13 @@ def retention(text: str) -> int:
     if not kept:
         raise click.BadParameter(f'"{text}" would keep nothing; leave the option out to keep everything')
     return kept
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}; write networks such as 10.1.0.0/16,127.0.0.0/8") from None
 
 
 def _is_port(text: str) -> bool:

@@ -14,7 +14,7 @@ import click
 import structlog
 
 from server import runtime
-from server.cli.arguments.kinds import address, is_loopback, retention, secret
+from server.cli.arguments.kinds import address, is_loopback, networks, retention, secret
 from server.cli.arguments.options import database_option, debug_option, option
 from server.cli.client.errors import INTERRUPTED, Failure
 from server.cli.program import neighbour, program
@@ -147,6 +147,14 @@ log = structlog.get_logger()
     type=click.IntRange(min=1),
     metavar="N",
     help="Maximum number of connections to the REST bridge from one address; by default half of --http-connections.",
+)
+@option(
+    "--push-networks",
+    envvar="SIGNALBOX_PUSH_NETWORKS",
+    type=networks,
+    metavar="NETWORK,...",
+    default="",
+    help="Networks to which subscriptions may push beside public addresses, such as 10.1.0.0/16,127.0.0.0/8.",
 )
 @option("--tls-cert", envvar="SIGNALBOX_TLS_CERT", type=_FILE, help="Certificate of the server; enables TLS.")
 @option("--tls-key", envvar="SIGNALBOX_TLS_KEY", type=_FILE, help="Private key of the certificate.")

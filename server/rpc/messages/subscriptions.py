@@ -24,6 +24,7 @@ from server.delivery.recent_matches import LoadedMatch
 from server.errors import InvalidArgument
 from server.rpc.messages.enums import DELIVERY_ORDER, PARKING_CAUSE
 from server.rpc.messages.matches import write_loaded, write_log_entry
+from server.rpc.messages.pushes import write_push
 from server.rpc.messages.times import read_duration, read_timestamp, timestamp, write_timestamp
 from server.rpc.messages.watches import read_filter
 from signalbox.v1 import match_stream_pb2 as pb
@@ -103,6 +104,8 @@ def write_subscription(described: SubscriptionStatus) -> pb.Subscription:
         updated_at=timestamp(each.updated_at),
         etag=each.etag,
     )
+    if described.push is not None:
+        write_push(described, message.push)
     if stats.oldest_matched_at:
         message.stats.oldest_unacked_age.FromMicroseconds(max(0, database_now() - stats.oldest_matched_at))
     return message

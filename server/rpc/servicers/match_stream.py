@@ -17,6 +17,7 @@ from server.rpc.messages.deliveries import (
     write_deliveries,
     write_result,
 )
+from server.rpc.messages.pushes import read_push, read_push_changes, write_attempt
 from server.rpc.messages.subscriptions import (
     read_changes,
     read_new_subscription,
@@ -69,14 +70,19 @@ class MatchStreamServicer:
         self, request: pb.CreateSubscriptionRequest, caller: Caller
     ) -> pb.CreateSubscriptionResponse:
         status = await self._subscriptions.create(
-            caller.project_pk, read_new_subscription(request.subscription), read_start(request.start)
+            caller.project_pk,
+            read_new_subscription(request.subscription),
+            read_start(request.start),
+            read_push(request.subscription),
         )
         return pb.CreateSubscriptionResponse(subscription=write_subscription(status))
 
     async def GetSubscription(self, request: pb.GetSubscriptionRequest, caller: Caller) -> pb.GetSubscriptionResponse:
         status, consumers = await self._subscriptions.get(caller.project_pk, request.subscription)
         return pb.GetSubscriptionResponse(
-            subscription=write_subscription(status), consumers=map(write_consumer, consumers)
+            subscription=write_subscription(status),
+            consumers=map(write_consumer, consumers),
+            push_attempts=map(write_attempt, status.push.attempts if status.push is not None else ()),
         )
 
     async def ListSubscriptions(
@@ -91,7 +97,7 @@ class MatchStreamServicer:
         self, request: pb.UpdateSubscriptionRequest, caller: Caller
     ) -> pb.UpdateSubscriptionResponse:
         status = await self._subscriptions.update(
-            caller.project_pk, request.subscription, read_changes(request), request.etag
+            caller.project_pk, request.subscription, read_changes(request), request.etag, read_push_changes(request)
         )
         return pb.UpdateSubscriptionResponse(subscription=write_subscription(status))
 
@@ -113,6 +119,12 @@ class MatchStreamServicer:
             caller.project_pk, request.subscription, read_start(request.start), request.etag
         )
         return pb.SeekSubscriptionResponse(subscription=write_subscription(status))
+
+    async def PingSubscription(
+        self, request: pb.PingSubscriptionRequest, caller: Caller
+    ) -> pb.PingSubscriptionResponse:
+        attempt = await self._subscriptions.ping(caller.project_pk, request.subscription)
+        return pb.PingSubscriptionResponse(attempt=write_attempt(attempt))
 
     async def ConsumeMatches(
         self, requests: AsyncIterator[pb.ConsumeMatchesRequest], caller: Caller

@@ -1,0 +1,209 @@
+"""Sends requests to receivers, over HTTP/1.1 connections that are used again.
+
+    resolve     the host, each time that a connection is made; addresses that are not allowed are dropped
+    connect     to one of these addresses; the socket is refused if its address is not allowed
+    send        Host and TLS have the name of the URL
+    receive     the status decides; of the body, a little is read and thrown away
+
+Redirects are not followed, no proxy of the environment is used, nothing is decompressed, and no cookie is kept. A
+connection that the receiver closed just when it was used again is no failed attempt: the request is sent once more.
+
+Of the clients at hand, aiohttp takes 85 us of processor time for a request with 32 in flight, httpx 2,700 us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from contextlib import suppress
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiohttp.abc import AbstractResolver
+from yarl import URL
+
+from server.delivery.push.networks import RefusedAddress
+from server.version import version
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aiohttp.abc import ResolveResult
+
+    from server.delivery.push.resolver import Resolver
+
+RESPONSE_BYTES: Final = 16 * 1024
+"""The bytes of a response's body that are read, so that the connection can be used again."""
+BODY_SECONDS: Final = 1.0
+"""The time for them to arrive, after the head of the response."""
+IDLE_SECONDS: Final = 15.0
+"""How long an unused connection is kept."""
+RESOLVE_SECONDS: Final = 5.0
+"""The time to resolve a host when its URL is set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """The head of a response."""
+
+    status: int
+    retry_after: str = ""
+
+
+class PushFailed(Exception):
+    """A request had no response; the text says why."""
+
+
+class PushClient:
+    """Sends requests to the receivers of all subscriptions."""
+
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolver = resolver
+        self._session: aiohttp.ClientSession | None = None
+
+    async def check_host(self, url: str) -> None:
+        """Raise PushFailed unless the host of a URL resolves to an address that the server may connect to."""
+        host = urlsplit(url).hostname or ""
+        try:
+            async with asyncio.timeout(RESOLVE_SECONDS):
+                await self._resolver.resolve(host)
+        except TimeoutError:
+            raise PushFailed(f"the host {host} could not be resolved within {RESOLVE_SECONDS:g} s") from None
+        except RefusedAddress as error:
+            raise PushFailed(str(error)) from None
+        except (OSError, UnicodeError):
+            raise PushFailed(f"the host {host} could not be resolved") from None
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes, timeout_seconds: float) -> Response:
+        """Send a request and return the head of the response. Raise PushFailed if there is none in time."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                return await self._post(url, headers, body)
+        except TimeoutError:
+            raise PushFailed(f"no response within {timeout_seconds:g} s") from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise PushFailed(_failure(error)) from None
+
+    async def close(self) -> None:
+        """Close all connections."""
+        self._resolver.close()
+        if self._session is not None:
+            await self._session.close()
+
+    async def _post(self, url: str, headers: Mapping[str, str], body: bytes) -> Response:
+        connection = SimpleNamespace(reused=False)
+        try:
+            return await self._send(url, headers, body, connection)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            if not connection.reused:
+                raise
+        return await self._send(url, headers, body, connection)
+
+    async def _send(self, url: str, headers: Mapping[str, str], body: bytes, connection: SimpleNamespace) -> Response:
+        connection.reused = False
+        response = await self._opened().post(
+            URL(url, encoded=True), headers=headers, data=body, allow_redirects=False, trace_request_ctx=connection
+        )
+        try:
+            head = Response(response.status, response.headers.get("Retry-After", ""))
+            await _drain(response)
+        finally:
+            # A connection whose response has not been read to its end is closed.
+            response.close()
+        return head
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            tracing = aiohttp.TraceConfig()
+            tracing.on_connection_reuseconn.append(_note_reuse)
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=0,
+                    use_dns_cache=False,
+                    resolver=_CheckedResolver(self._resolver),
+                    socket_factory=self._open_socket,
+                    keepalive_timeout=IDLE_SECONDS,
+                    ssl=ssl.create_default_context(),
+                ),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"User-Agent": f"Signalbox/{version()}", "Accept": "*/*"},
+                skip_auto_headers=("Accept-Encoding",),
+                auto_decompress=False,
+                read_bufsize=RESPONSE_BYTES,
+                timeout=aiohttp.ClientTimeout(total=None),
+                trace_configs=[tracing],
+            )
+        return self._session
+
+    def _open_socket(self, address: Any) -> socket.socket:
+        """Open a socket for an address, the one that it will be connected to. Raise RefusedAddress."""
+        family, kind, protocol, _, place = address
+        self._resolver.networks.check(place[0])
+        return socket.socket(family, kind, protocol)
+
+
+class _CheckedResolver(AbstractResolver):
+    """The resolver as the library calls it, when it makes a connection to a name."""
+
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolver = resolver
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Return the allowed addresses of a host. Raise OSError."""
+        return [
+            {
+                "hostname": host,
+                "host": address,
+                "port": port,
+                "family": socket.AF_INET6 if ":" in address else socket.AF_INET,
+                "proto": 0,
+                "flags": socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            }
+            for address in await self._resolver.resolve(host)
+        ]
+
+    async def close(self) -> None:
+        """Do nothing: the resolver is not the library's own."""
+
+
+async def _note_reuse(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
+    context.trace_request_ctx.reused = True
+
+
+async def _drain(response: aiohttp.ClientResponse) -> None:
+    """Read the rest of a short response; the connection is returned with its last byte."""
+    if response.content.at_eof():
+        return
+    left = RESPONSE_BYTES
+    with suppress(TimeoutError, aiohttp.ClientError):
+        async with asyncio.timeout(BODY_SECONDS):
+            while left > 0 and (part := await response.content.read(left)):
+                left -= len(part)
+
+
+def _failure(error: Exception) -> str:
+    """Return why a request failed, without the URL, which the library puts into its texts."""
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else None
+    if isinstance(cause, RefusedAddress):
+        return str(cause)
+    for kind, text in _FAILURES:
+        if isinstance(error, kind):
+            return text
+    if cause is not None:
+        return f"the connection failed: {cause.strerror or type(cause).__name__}"
+    return "the connection broke before the response" if isinstance(error, OSError) else "no response was received"
+
+
+_FAILURES: Final = (
+    (aiohttp.ClientConnectorCertificateError, "the certificate of the receiver is not valid for its host"),
+    (aiohttp.ClientConnectorDNSError, "the host could not be resolved"),
+    (aiohttp.ClientSSLError, "no TLS connection could be made"),
+    (aiohttp.ServerDisconnectedError, "the receiver closed the connection without a response"),
+    (aiohttp.ClientResponseError, "the response is not valid HTTP"),
+)

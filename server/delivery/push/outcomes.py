@@ -1,0 +1,79 @@
+"""What a response means for the match that was pushed.
+
+    response                  the match is                                 and the subscription
+    2xx                       acknowledged
+    410                       nacked                                       is paused
+    429, 503, Retry-After     nacked, due not before that time             rests until then
+    everything else           nacked, due after the backoff
+    none                      nacked, due after the backoff
+
+Redirects are not followed: where a match goes is decided by the URL of the subscription alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from server.delivery.push.client import Response
+
+MAX_RETRY_AFTER: Final = 3_600
+"""The longest Retry-After that is honoured, in seconds."""
+
+_MAX_DIGITS = 9
+
+
+@dataclass(frozen=True, slots=True)
+class PushOutcome:
+    """The outcome of a request: without a `failure`, the match is acknowledged. `rest_seconds` is a Retry-After."""
+
+    status: int = 0
+    failure: str = ""
+    rest_seconds: float = 0.0
+
+    @property
+    def gone(self) -> bool:
+        """True if the receiver wants no further requests."""
+        return self.status == HTTPStatus.GONE
+
+    @property
+    def result(self) -> str:
+        """Return the outcome as a label of metrics."""
+        if not self.failure:
+            return "acknowledged"
+        return "refused" if self.status else "unanswered"
+
+
+def outcome_of(response: Response, now_seconds: float) -> PushOutcome:
+    """Return the outcome of a response that arrived at this time."""
+    status = response.status
+    if 200 <= status < 300:
+        return PushOutcome(status)
+    failure = f"the receiver answered {_described(status)}"
+    if 300 <= status < 400:
+        return PushOutcome(status, f"{failure}; redirects are not followed")
+    if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        return PushOutcome(status, failure, retry_after_seconds(response.retry_after, now_seconds))
+    return PushOutcome(status, failure)
+
+
+def retry_after_seconds(text: str, now_seconds: float) -> float:
+    """Return how long a Retry-After asks to wait, at most MAX_RETRY_AFTER; 0 if it is none."""
+    text = text.strip()
+    if text.isascii() and text.isdigit():
+        return float(min(int(text[:_MAX_DIGITS]), MAX_RETRY_AFTER))
+    try:
+        seconds = parsedate_to_datetime(text).timestamp() - now_seconds
+    except (ValueError, OverflowError, TypeError):
+        return 0.0
+    return min(max(seconds, 0.0), float(MAX_RETRY_AFTER))
+
+
+def _described(status: int) -> str:
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)

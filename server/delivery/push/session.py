@@ -1,0 +1,264 @@
+"""Pushes the matches of one subscription: a consumer of its dispatcher, as a stream of ConsumeMatches is.
+
+    begin     take the leases over that an earlier server or session has left
+    serve     request as many matches as may be in progress, write their bodies in order, send each in a task
+    rest      after a Retry-After: request nothing, return what has not been sent
+    stop      send nothing more, return what has not been sent, wait a little for responses, nack the rest
+
+Why it is so:
+
+- *A match waits under its lease*, for a body to be written or for the budget of requests, which all subscriptions
+  share. So the leases of everything that is held are extended, also while a receiver takes longer than they last.
+- *Settlements wait for nothing.* Those of one turn of the event loop are submitted together, and a step takes all that
+  have come meanwhile. The window of the consumer is twice that of its requests: while acknowledgements become durable,
+  the next matches are on their way.
+- *What was not sent counts no attempt*: it is returned, not nacked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from automation.subscriptions.values import Ack, Extend, Nack
+from registry.unreadable_rows import UNREADABLE, describe_error
+from server.delivery.consumer import Consumer
+from server.delivery.loading import load_deliveries, parking
+from server.delivery.push.sender import PushSender
+from server.errors import Stopping
+from server.sharing.current_project import work_for
+from server.shutdown import until
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+    from automation.subscriptions.push import Push
+    from automation.subscriptions.values import Delivery, Settlement, Subscription
+    from server.delivery.dispatcher import Dispatcher
+    from server.delivery.dispatchers import Dispatchers
+    from server.delivery.loading import LoadedDelivery
+    from server.delivery.match_reader import MatchReader
+    from server.delivery.push.attempt_log import AttemptLog
+    from server.delivery.push.client import PushClient
+    from server.delivery.push.outcomes import PushOutcome
+    from server.delivery.push.sender import PushBudget
+    from server.delivery.recent_matches import LoadedMatch
+    from server.metrics import Metrics
+
+log = structlog.get_logger()
+
+CONSUMER_ID: Final = "push"
+"""The consumer id of every server, so that one takes over the leases of another."""
+
+STOP_SECONDS: Final = 1.0
+"""How long a session that stops waits for responses; then the next one may begin."""
+
+EXTENSIONS: Final = 3
+"""How often the leases of held matches are extended within the ack deadline."""
+
+CUT_OFF: Final = "the server did not wait for the response, because it stopped or the push was changed"
+
+_SECOND: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class PushTools:
+    """What the sessions of a server share."""
+
+    dispatchers: Dispatchers
+    reader: MatchReader
+    client: PushClient
+    budget: PushBudget
+    attempts: AttemptLog
+    metrics: Metrics
+    write_body: Callable[[LoadedMatch], Awaitable[bytes]]
+
+
+class PushSession:
+    """One subscription while this server pushes it; `may_send` returns whether it still is the one that does."""
+
+    def __init__(self, tools: PushTools, subscription: Subscription, push: Push, may_send: Callable[[], bool]) -> None:
+        self.push = push
+        self.subscription_id = subscription.id
+        self._tools = tools
+        self._subscription = subscription
+        self._may_send = may_send
+        self._sender = PushSender(tools.client, tools.metrics, push)
+        self._consumer = Consumer(CONSUMER_ID, 2 * push.max_in_flight, pushes=True)
+        self._held: dict[str, Delivery] = {}
+        self._requests: set[asyncio.Task[None]] = set()
+        self._acks: list[str] = []
+        self._nacks: list[Settlement] = []
+        self._stopping = asyncio.Event()
+        self._rest_until = 0.0
+        self._gone = ""
+
+    async def run(self) -> str:
+        """Push until `stop` is called, or until the receiver wants no further requests; return the reason then.
+
+        Raise SubscriptionNotFound, and StorageError if a step fails.
+        """
+        work_for(self._subscription.project_pk)
+        used = self._tools.dispatchers.used(self._subscription)
+        with used as dispatcher, dispatcher.attached(self._consumer):
+            keeping = asyncio.create_task(self._keep_leases(dispatcher), name="keep-push-leases")
+            try:
+                await dispatcher.take_over(CONSUMER_ID)
+                await self._serve(dispatcher)
+            finally:
+                keeping.cancel()
+                await self._end(dispatcher)
+        return self._gone
+
+    def stop(self) -> None:
+        """Let the session end soon: it sends nothing more."""
+        self._stopping.set()
+        self.wake()
+
+    def wake(self) -> None:
+        """Look again whether matches may be sent."""
+        self._consumer.changed.set()
+
+    async def _serve(self, dispatcher: Dispatcher) -> None:
+        while not self._stopping.is_set():
+            self._consumer.changed.clear()
+            self._consumer.check()
+            if deliveries := self._consumer.take():
+                await self._send_all(dispatcher, deliveries)
+            else:
+                dispatcher.request(self._consumer, self._room())
+                await self._wait()
+
+    def _room(self) -> int:
+        """Return the number of further matches that may be in progress."""
+        return max(0, self.push.max_in_flight - len(self._held)) if self._can_send() else 0
+
+    def _can_send(self) -> bool:
+        return not self._stopping.is_set() and not self._resting() and self._may_send()
+
+    def _resting(self) -> bool:
+        return self._rest_until > asyncio.get_running_loop().time()
+
+    async def _wait(self) -> None:
+        """Wait for deliveries, for the end of a request, or for the end of a rest."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(self._rest_until if self._resting() else None):
+                await self._consumer.changed.wait()
+
+    async def _send_all(self, dispatcher: Dispatcher, deliveries: Sequence[Delivery]) -> None:
+        """Begin to send deliveries, in their order; the rest is returned if they cannot be sent now."""
+        self._held |= {delivery.id: delivery for delivery in deliveries}
+        loaded: Sequence[LoadedDelivery] = ()
+        try:
+            loaded = await load_deliveries(self._tools.reader, dispatcher, deliveries)
+        finally:
+            readable = {delivery.id for delivery, _ in loaded}
+            self._release(delivery.id for delivery in deliveries if delivery.id not in readable)
+        waiting = deque(loaded)
+        try:
+            while waiting and self._can_send():
+                delivery, match = waiting[0]
+                body = await self._body(dispatcher, delivery, match)
+                if body is not None and not await self._begin(dispatcher, delivery, body):
+                    break
+                waiting.popleft()
+        finally:
+            self._release(delivery.id for delivery, _ in waiting)
+            dispatcher.return_undelivered([delivery for delivery, _ in waiting])
+
+    async def _body(self, dispatcher: Dispatcher, delivery: Delivery, match: LoadedMatch) -> bytes | None:
+        """Return the body of a request; None for a match that cannot be written, which is parked."""
+        try:
+            return await self._tools.write_body(match)
+        except UNREADABLE as error:
+            self._release([delivery.id])
+            reason = f"It cannot be written: {describe_error(error)}"
+            self._settle(dispatcher, parking([(delivery, reason)])[0])
+            return None
+
+    async def _begin(self, dispatcher: Dispatcher, delivery: Delivery, body: bytes) -> bool:
+        """Begin a request once the budget has room for it. Return False if it cannot be sent any more then."""
+        project_pk, budget = self._subscription.project_pk, self._tools.budget
+        if not budget.take(project_pk, len(body)):
+            try:
+                await until(self._stopping, budget.acquire(project_pk, len(body)))
+            except Stopping:
+                return False
+            if not self._can_send():
+                budget.give(project_pk, len(body))
+                return False
+        request = asyncio.create_task(self._send(dispatcher, delivery, body), name="push")
+        self._requests.add(request)
+        request.add_done_callback(self._requests.discard)
+        return True
+
+    async def _send(self, dispatcher: Dispatcher, delivery: Delivery, body: bytes) -> None:
+        settlement: Settlement = Nack([delivery.id], delay=0, reason=CUT_OFF)
+        try:
+            sent = await self._sender.send(delivery.match.id, body, delivery.attempt)
+            self._tools.attempts.add(self._subscription.key, sent.attempt)
+            settlement = self._settlement(dispatcher, delivery, sent.outcome)
+        except Exception as error:
+            log.exception("push_failed", subscription=self._subscription.id)
+            settlement = Nack([delivery.id], reason=f"an internal error: {type(error).__name__}")
+        finally:
+            self._tools.budget.give(self._subscription.project_pk, len(body))
+            self._release([delivery.id])
+            self._settle(dispatcher, settlement)
+            self.wake()
+
+    def _settlement(self, dispatcher: Dispatcher, delivery: Delivery, outcome: PushOutcome) -> Settlement:
+        if not outcome.failure:
+            return Ack([delivery.id])
+        if outcome.gone:
+            self._gone = outcome.failure
+            self.stop()
+        if not outcome.rest_seconds:
+            return Nack([delivery.id], reason=outcome.failure)
+        self._rest_until = max(self._rest_until, asyncio.get_running_loop().time() + outcome.rest_seconds)
+        backoff = dispatcher.subscription.backoff.delay(delivery.attempt)
+        return Nack([delivery.id], delay=max(backoff, round(outcome.rest_seconds * _SECOND)), reason=outcome.failure)
+
+    def _release(self, delivery_ids: Iterable[str]) -> None:
+        for delivery_id in delivery_ids:
+            self._held.pop(delivery_id, None)
+
+    def _settle(self, dispatcher: Dispatcher, settlement: Settlement) -> None:
+        """Submit a settlement, together with the others of this turn of the event loop."""
+        if not self._acks and not self._nacks:
+            asyncio.get_running_loop().call_soon(self._submit, dispatcher)
+        if isinstance(settlement, Ack):
+            self._acks += settlement.delivery_ids
+        else:
+            self._nacks.append(settlement)
+
+    def _submit(self, dispatcher: Dispatcher) -> None:
+        acks, nacks = self._acks, self._nacks
+        self._acks, self._nacks = [], []
+        if settlements := [*([Ack(acks)] if acks else []), *nacks]:
+            dispatcher.submit(settlements)
+
+    async def _keep_leases(self, dispatcher: Dispatcher) -> None:
+        """Extend the leases of everything that is held, until cancelled."""
+        while True:
+            await asyncio.sleep(dispatcher.subscription.ack_deadline / _SECOND / EXTENSIONS)
+            if self._held:
+                dispatcher.submit([Extend([*self._held])])
+
+    async def _end(self, dispatcher: Dispatcher) -> None:
+        """Wait a little for the responses, and until everything is settled or returned."""
+        self._stopping.set()
+        dispatcher.stop_delivering(self._consumer)
+        if self._requests:
+            await asyncio.wait(self._requests, timeout=STOP_SECONDS)
+        for request in self._requests:
+            request.cancel()
+        await asyncio.gather(*self._requests, return_exceptions=True)
+        self._submit(dispatcher)
+        # An empty settlement is done after a later step, which cannot deliver.
+        await asyncio.wait({dispatcher.submit([])})
