@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from server.api.server import GrpcServer
 from server.auth.access import Access
 from server.bridge.app import _error_headers
 from server.errors import InvalidArgument, ProjectNotFound, QueueFull, StorageError, StorageRefused
+from server.http.errors import HttpError
 from server.model import Rules
 from server.rpc.calls import Calls
 from server.rpc.messages.deliveries import read_settlement
@@ -38,6 +40,7 @@ from signalbox.v1 import (
     projects_pb2,
 )
 from tests.support.messages import ADA, ALL_OR_NOTHING, ANYTHING, BOB, COERCED, INDEPENDENT, event, struct
+from tests.support.proto_comments import PROTOS
 from tests.support.refusals import refusal, verdict
 from tests.support.service import ADMIN_KEY, connected
 from tests.support.wire import call_raw, nested_struct, send_event
@@ -74,6 +77,13 @@ def test_every_error_has_a_reason_with_a_code(error: type[SignalboxError]) -> No
 
 def test_every_reason_is_of_some_error() -> None:
     assert {error.reason for error in ERRORS} == set(CODES)
+
+
+def test_every_reason_of_grpc_is_named_in_the_contract() -> None:
+    over_http = {error.reason for error in leaves(HttpError)} | {"CONTACT_ALREADY_EXISTS", "DEFINITION_IN_USE"}
+    contract = "\n".join(path.read_text(encoding="utf-8") for path in PROTOS.glob("*.proto"))
+    named = set(re.findall(r"\b[A-Z][A-Z_]+\b", contract))
+    assert CODES.keys() - over_http - named == set()
 
 
 def test_a_missing_event_is_the_only_reason_about_events() -> None:

@@ -120,7 +120,7 @@ class AutomationsServicer:
     def CreateAutomation(self, request, context):
         """Creates an automation, as a draft or already active.
 
-        Errors: INVALID_NAME, INVALID_AUTOMATION; CONDITION_INVALID, with line and column.
+        Errors: INVALID_NAME, INVALID_AUTOMATION; CONDITION_INVALID, with line and column; TOO_MANY_AUTOMATIONS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,7 +40,7 @@ class AutomationsStub:
     CreateAutomation: _grpc.UnaryUnaryMultiCallable[_automations_pb2.CreateAutomationRequest, _automations_pb2.CreateAutomationResponse]
     """Creates an automation, as a draft or already active.
 
-    Errors: INVALID_NAME, INVALID_AUTOMATION; CONDITION_INVALID, with line and column.
+    Errors: INVALID_NAME, INVALID_AUTOMATION; CONDITION_INVALID, with line and column; TOO_MANY_AUTOMATIONS.
     """
     GetAutomation: _grpc.UnaryUnaryMultiCallable[_automations_pb2.GetAutomationRequest, _automations_pb2.GetAutomationResponse]
     """Returns an automation.
@@ -125,7 +125,7 @@ class AutomationsAsyncStub(AutomationsStub):
     CreateAutomation: _aio.UnaryUnaryMultiCallable[_automations_pb2.CreateAutomationRequest, _automations_pb2.CreateAutomationResponse]  # type: ignore[assignment]
     """Creates an automation, as a draft or already active.
 
-    Errors: INVALID_NAME, INVALID_AUTOMATION; CONDITION_INVALID, with line and column.
+    Errors: INVALID_NAME, INVALID_AUTOMATION; CONDITION_INVALID, with line and column; TOO_MANY_AUTOMATIONS.
     """
     GetAutomation: _aio.UnaryUnaryMultiCallable[_automations_pb2.GetAutomationRequest, _automations_pb2.GetAutomationResponse]  # type: ignore[assignment]
     """Returns an automation.
@@ -213,7 +213,7 @@ class AutomationsServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_automations_pb2.CreateAutomationResponse, _abc.Awaitable[_automations_pb2.CreateAutomationResponse]]:
         """Creates an automation, as a draft or already active.
 
-        Errors: INVALID_NAME, INVALID_AUTOMATION; CONDITION_INVALID, with line and column.
+        Errors: INVALID_NAME, INVALID_AUTOMATION; CONDITION_INVALID, with line and column; TOO_MANY_AUTOMATIONS.
         """
 
     @_abc_1.abstractmethod

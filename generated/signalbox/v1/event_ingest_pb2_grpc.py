@@ -76,7 +76,8 @@ class EventIngestServicer:
         """Records one event.
 
         Errors: INVALID_NAME, DEFINITION_NOT_FOUND, CONTACT_REQUIRED, CONTACT_NOT_FOUND, PAYLOAD_REJECTED,
-        IDEMPOTENCY_KEY_REUSED, QUEUE_FULL.
+        IDEMPOTENCY_KEY_REUSED, QUEUE_FULL; AUTOMATIONS_CHANGING, if the automations change each time that the event is to
+        be matched.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,8 +88,9 @@ class EventIngestServicer:
         BATCH_MODE_ALL_OR_NOTHING is recorded in one transaction, one that is BATCH_MODE_INDEPENDENT perhaps in several: if
         one of these fails, its events have that error as their result.
 
-        Errors: BATCH_REJECTED, if an event is rejected and the mode is BATCH_MODE_ALL_OR_NOTHING; QUEUE_FULL. The reasons
-        for a single event are those of SendEvent.
+        Errors: BATCH_REJECTED, if an event is rejected and the mode is BATCH_MODE_ALL_OR_NOTHING; BATCH_TOO_COSTLY, if
+        matching its events takes more than one request may; QUEUE_FULL; AUTOMATIONS_CHANGING. The reasons for a single
+        event are those of SendEvent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,15 +41,17 @@ class EventIngestStub:
     """Records one event.
 
     Errors: INVALID_NAME, DEFINITION_NOT_FOUND, CONTACT_REQUIRED, CONTACT_NOT_FOUND, PAYLOAD_REJECTED,
-    IDEMPOTENCY_KEY_REUSED, QUEUE_FULL.
+    IDEMPOTENCY_KEY_REUSED, QUEUE_FULL; AUTOMATIONS_CHANGING, if the automations change each time that the event is to
+    be matched.
     """
     SendEvents: _grpc.UnaryUnaryMultiCallable[_event_ingest_pb2.SendEventsRequest, _event_ingest_pb2.SendEventsResponse]
     """Records up to 10,000 events. Returns one result for each event, in the order of the request. A batch that is
     BATCH_MODE_ALL_OR_NOTHING is recorded in one transaction, one that is BATCH_MODE_INDEPENDENT perhaps in several: if
     one of these fails, its events have that error as their result.
 
-    Errors: BATCH_REJECTED, if an event is rejected and the mode is BATCH_MODE_ALL_OR_NOTHING; QUEUE_FULL. The reasons
-    for a single event are those of SendEvent.
+    Errors: BATCH_REJECTED, if an event is rejected and the mode is BATCH_MODE_ALL_OR_NOTHING; BATCH_TOO_COSTLY, if
+    matching its events takes more than one request may; QUEUE_FULL; AUTOMATIONS_CHANGING. The reasons for a single
+    event are those of SendEvent.
     """
     StreamEvents: _grpc.StreamStreamMultiCallable[_event_ingest_pb2.StreamEventsRequest, _event_ingest_pb2.StreamEventsResponse]
     """Records a stream of batches. The responses are in the order of the requests. A batch that is rejected as a whole is
@@ -83,15 +85,17 @@ class EventIngestAsyncStub(EventIngestStub):
     """Records one event.
 
     Errors: INVALID_NAME, DEFINITION_NOT_FOUND, CONTACT_REQUIRED, CONTACT_NOT_FOUND, PAYLOAD_REJECTED,
-    IDEMPOTENCY_KEY_REUSED, QUEUE_FULL.
+    IDEMPOTENCY_KEY_REUSED, QUEUE_FULL; AUTOMATIONS_CHANGING, if the automations change each time that the event is to
+    be matched.
     """
     SendEvents: _aio.UnaryUnaryMultiCallable[_event_ingest_pb2.SendEventsRequest, _event_ingest_pb2.SendEventsResponse]  # type: ignore[assignment]
     """Records up to 10,000 events. Returns one result for each event, in the order of the request. A batch that is
     BATCH_MODE_ALL_OR_NOTHING is recorded in one transaction, one that is BATCH_MODE_INDEPENDENT perhaps in several: if
     one of these fails, its events have that error as their result.
 
-    Errors: BATCH_REJECTED, if an event is rejected and the mode is BATCH_MODE_ALL_OR_NOTHING; QUEUE_FULL. The reasons
-    for a single event are those of SendEvent.
+    Errors: BATCH_REJECTED, if an event is rejected and the mode is BATCH_MODE_ALL_OR_NOTHING; BATCH_TOO_COSTLY, if
+    matching its events takes more than one request may; QUEUE_FULL; AUTOMATIONS_CHANGING. The reasons for a single
+    event are those of SendEvent.
     """
     StreamEvents: _aio.StreamStreamMultiCallable[_event_ingest_pb2.StreamEventsRequest, _event_ingest_pb2.StreamEventsResponse]  # type: ignore[assignment]
     """Records a stream of batches. The responses are in the order of the requests. A batch that is rejected as a whole is
@@ -128,7 +132,8 @@ class EventIngestServicer(metaclass=_abc_1.ABCMeta):
         """Records one event.
 
         Errors: INVALID_NAME, DEFINITION_NOT_FOUND, CONTACT_REQUIRED, CONTACT_NOT_FOUND, PAYLOAD_REJECTED,
-        IDEMPOTENCY_KEY_REUSED, QUEUE_FULL.
+        IDEMPOTENCY_KEY_REUSED, QUEUE_FULL; AUTOMATIONS_CHANGING, if the automations change each time that the event is to
+        be matched.
         """
 
     @_abc_1.abstractmethod
@@ -141,8 +146,9 @@ class EventIngestServicer(metaclass=_abc_1.ABCMeta):
         BATCH_MODE_ALL_OR_NOTHING is recorded in one transaction, one that is BATCH_MODE_INDEPENDENT perhaps in several: if
         one of these fails, its events have that error as their result.
 
-        Errors: BATCH_REJECTED, if an event is rejected and the mode is BATCH_MODE_ALL_OR_NOTHING; QUEUE_FULL. The reasons
-        for a single event are those of SendEvent.
+        Errors: BATCH_REJECTED, if an event is rejected and the mode is BATCH_MODE_ALL_OR_NOTHING; BATCH_TOO_COSTLY, if
+        matching its events takes more than one request may; QUEUE_FULL; AUTOMATIONS_CHANGING. The reasons for a single
+        event are those of SendEvent.
         """
 
     @_abc_1.abstractmethod

@@ -17,6 +17,11 @@ invalid; INVALID_PAGE_TOKEN, if it has a `page_token`; SERVER_STOPPING; STORAGE_
 STORAGE_LATE, STORAGE_READ_ONLY, STORAGE_FULL or STORAGE_REPLACED, if the database cannot be used at the moment; and
 INTERNAL.
 
+Limits that protect the server are shared fairly between projects. A call beyond the share of its project fails with
+TOO_MANY_CALLS, TOO_MANY_STREAMS, TOO_MANY_LARGE_MESSAGES or PROJECT_BUSY, a call with one of many keys that the
+server has not seen before with TOO_MANY_KEY_LOOKUPS (all of them RESOURCE_EXHAUSTED), and one whose request does not
+arrive in time with REQUEST_TOO_SLOW (DEADLINE_EXCEEDED).
+
 Every response stays below 4 MiB. Texts have a length in characters unless a size in KiB or MiB is given, which
 counts the bytes of the JSON form.
 """
