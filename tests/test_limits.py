@@ -106,6 +106,9 @@ LIMITS = {
     "gRPC: large messages in work, shared by projects": (
         f"{size(call_limits._LEAST_WORKING)} to {size(call_limits._MOST_WORKING)}, by the memory"
     ),
+    "gRPC: large messages of streams that wait for that, shared by projects": (
+        f"1/{call_limits._WAITING_PART} of the memory, at least {size(call_limits._LEAST_WAITING)}"
+    ),
     "REST: a head": size(http_head.MAX_HEAD),
     "REST: a target or a header": size(http_head.MAX_LINE),
     "REST: headers": number(http_head.MAX_HEADERS),
