@@ -22,6 +22,7 @@ from server.bridge.metrics_page import MetricsListener
 from server.bridge.operations import Services
 from server.bridge.system import System
 from server.clock import ClockWatch
+from server.connect.app import Connect
 from server.delivery.deliveries import Deliveries
 from server.delivery.dispatchers import Dispatchers
 from server.delivery.match_notifier import MatchNotifier
@@ -38,6 +39,7 @@ from server.delivery.recent_matches import RecentMatches
 from server.delivery.subscriptions import Subscriptions
 from server.demo import make_demo
 from server.http.connections import ConnectionLimits, HttpConnections, connection_limits
+from server.http.front import Front
 from server.http.server import HttpServer
 from server.ingest.catalog import Catalog
 from server.ingest.group_commit import GroupCommit
@@ -174,7 +176,8 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
             rate_limits=settings.rate_limits,
             max_body=settings.http_body_bytes,
         )
-        http_server = HttpServer(bridge, settings.grace_seconds, _http_connections(settings, metrics))
+        connect = Connect(rpcs, servicers, max_json=settings.http_body_bytes)
+        http_server = HttpServer(Front([connect], bridge), settings.grace_seconds, _http_connections(settings, metrics))
         grpc_address = await grpc_server.start(settings.grpc, settings.tls)
         stack.push_async_callback(_stop_listeners, grpc_server, http_server, settings.grace_seconds)
         health.on_change(grpc_server.report_ready)

@@ -10,6 +10,8 @@ ServiceError                     a SignalboxError
 ├── RequestError
 │   ├── UnstorableText           a text holds NUL, which PostgreSQL cannot store
 │   ├── MalformedRequest         the bytes are not a message of the request's type
+│   ├── DeadlineExceeded         the time that the caller has set for the call is over
+│   ├── NotOverHttp              both sides of the RPC stream, which HTTP/1.1 cannot
 │   ├── FieldError               a field breaks its rule; carries violations
 │   │   ├── InvalidArgument      of a request
 │   │   └── InvalidConsumer      of a consumer: its id, window or heartbeat
@@ -118,6 +120,21 @@ class MalformedRequest(RequestError):
     """The bytes are not the message that the method takes."""
 
     reason = "MALFORMED_REQUEST"
+
+
+class DeadlineExceeded(RequestError):
+    """The deadline of the call has passed; what it had begun to store may be stored."""
+
+    reason = "DEADLINE_EXCEEDED"
+
+
+class NotOverHttp(RequestError):
+    """In {method} both sides stream, which takes gRPC. Over HTTP, call {alternative}."""
+
+    reason = "NOT_OVER_HTTP"
+
+    def __init__(self, method: str, alternative: str) -> None:
+        super().__init__(method=method, alternative=alternative)
 
 
 class UnstorableText(RequestError):

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.checkout
 
 PROTOS = sorted((ROOT / "protos").rglob("*.proto"))
 
-APIS = {"server.api", "server.bridge", "server.cli", "server.http", "server.rpc"}
+APIS = {"server.api", "server.bridge", "server.cli", "server.connect", "server.http", "server.rpc"}
 PROTOCOLS = {"signalbox", "grpc", "google", "starlette"}
 CORE = APIS | PROTOCOLS | {"tests"}
 FORBIDDEN = {
@@ -35,13 +35,23 @@ FORBIDDEN = {
     "server/ingest": CORE,
     "server/services": CORE,
     "server/storage": CORE,
-    "server/rpc": {"server.api", "server.bridge", "server.cli", "server.http", "grpc"},
-    "server/http": {"server.api", "server.bridge", "server.cli", "server.rpc", "grpc", "signalbox"},
-    "server/api": {"server.bridge", "server.cli", "server.http"},
-    "server/bridge": {"server.api", "server.cli", "server.rpc", "grpc"},
+    "server/rpc": {"server.api", "server.bridge", "server.cli", "server.connect", "server.http", "grpc.aio"},
+    "server/http": {
+        "server.api",
+        "server.bridge",
+        "server.cli",
+        "server.connect",
+        "server.rpc",
+        "grpc",
+        "signalbox",
+    },
+    "server/api": {"server.bridge", "server.cli", "server.connect", "server.http"},
+    "server/bridge": {"server.api", "server.cli", "server.connect", "server.rpc", "grpc"},
+    "server/connect": {"server.api", "server.bridge", "server.cli", "grpc.aio"},
     "server/cli": {
         "server.api",
         "server.bridge",
+        "server.connect",
         "server.delivery",
         "server.http",
         "server.ingest",

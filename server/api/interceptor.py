@@ -56,6 +56,9 @@ class _GrpcCall:
         data: Any = await self._context.read()
         return None if data is grpc.aio.EOF else data
 
+    async def end(self) -> None:
+        """Leave it to the library, which ends a call when its handler returns."""
+
     async def fail(self, error: Exception) -> None:
         """End the call with the status of an error. Raise AbortError, always."""
         await abort(self._context, error)

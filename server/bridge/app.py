@@ -23,13 +23,13 @@ from server.auth.access import ADMIN
 from server.bridge.dialects import DIALECTS
 from server.bridge.errors import NO_DIALECT, RuleBroken, report_error
 from server.bridge.identification import (
+    SINGLE_HEADERS,
     dialects_of_path,
     key_header_allowed,
     likely_dialects,
-    repeated_header,
     secret_of,
 )
-from server.bridge.messages import SAFE_HEADERS, Request, Response
+from server.bridge.messages import Request, Response
 from server.bridge.metrics_page import METRICS_PATH
 from server.bridge.rate_limits import RateLimiter
 from server.bridge.routes import RouteTable
@@ -44,6 +44,7 @@ from server.http.errors import (
     TooManyReads,
     UnsupportedEncoding,
 )
+from server.http.headers import SAFE_HEADERS, repeated_header
 from server.sharing.fair_queue import FairTurns
 
 if TYPE_CHECKING:
@@ -99,7 +100,9 @@ class _Exchange:
         self.method: str = scope["method"]
         self.path: str = scope["raw_path"].decode("latin-1")
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        self.repeated = repeated_header(scope["headers"]) if len(self.headers) < len(scope["headers"]) else b""
+        self.repeated = (
+            repeated_header(scope["headers"], SINGLE_HEADERS) if len(self.headers) < len(scope["headers"]) else b""
+        )
         self.mount: _Mount | None = None
         self.route: Route | None = None
         self.response_headers: tuple[tuple[bytes, bytes], ...] = ()

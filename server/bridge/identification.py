@@ -14,13 +14,15 @@ from server.bridge.dialects import DIALECTS
 from server.errors import KeyMissing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from server.bridge.dialect import RestDialect
 
 _KEY_HEADERS: Final = tuple(dialect.key_header for dialect in DIALECTS if dialect.key_header)
 
-_SINGLE: Final = frozenset({b"authorization", b"content-encoding", b"content-type", b"idempotency-key", *_KEY_HEADERS})
+SINGLE_HEADERS: Final = frozenset(
+    {b"authorization", b"content-encoding", b"content-type", b"idempotency-key", *_KEY_HEADERS}
+)
 """Headers with a single value: of two values, a proxy in front may have used the other one. A client that sends one of
 them twice with the same value is refused too, as it could not know which of the two is changed on the way."""
 
@@ -61,14 +63,3 @@ def dialects_of_path(path: str) -> Sequence[RestDialect]:
     ]
     longest = max((length for length, _ in matches), default=0)
     return [dialect for length, dialect in matches if length == longest]
-
-
-def repeated_header(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Return the name of a single-valued header that was sent more than once, empty if there is none."""
-    seen: set[bytes] = set()
-    for name, _ in headers:
-        if name in seen:
-            return name
-        if name in _SINGLE:
-            seen.add(name)
-    return b""

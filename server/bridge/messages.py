@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from server.auth.access import Caller
 
 T = TypeVar("T")
-
-SAFE_HEADERS: Final = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
-"""Headers of every response: it is what its type says, and no cache keeps what belongs to a customer."""
 
 _EMPTY = b"{}"
 

@@ -11,7 +11,7 @@ from prometheus_client import Metric, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
-from server.bridge.messages import SAFE_HEADERS
+from server.http.headers import SAFE_HEADERS
 from server.metrics import PROJECT_LABEL
 
 if TYPE_CHECKING:

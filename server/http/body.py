@@ -19,7 +19,7 @@ from server.http.errors import (
 from server.sharing.fair_budget import FairBudget
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Hashable, Mapping
+    from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping
 
     Receive = Callable[[], Awaitable[dict[str, Any]]]
     Headers = Mapping[bytes, bytes]
@@ -160,18 +160,33 @@ def _gunzipped(body: bytes, limit: int) -> bytes:
     A second member is refused like any other data after the end: no HTTP client sends one, and each costs as much as a
     request.
     """
+    content = bytearray()
+    for part in gunzip_steps(body, limit, limit + 1):
+        content += part
+    return bytes(content)
+
+
+def gunzip_steps(body: bytes, limit: int, step: int) -> Iterator[bytes]:
+    """Decompress one gzip member in parts of up to `step` bytes, never beyond the limit.
+
+    Raise BodyTooLarge and MalformedBody.
+    """
     gzip = zlib.decompressobj(_GZIP_HEADER)
-    try:
-        content = gzip.decompress(body, limit + 1)
-    except zlib.error:
-        raise MalformedBody("The body is not valid gzip, as its Content-Encoding says") from None
-    if len(content) > limit:
-        raise BodyTooLarge(limit)
-    if not gzip.eof:
-        raise MalformedBody("The body's gzip data is truncated")
+    size = 0
+    while not gzip.eof:
+        try:
+            part = gzip.decompress(body, step)
+        except zlib.error:
+            raise MalformedBody("The body is not valid gzip, as its Content-Encoding says") from None
+        size += len(part)
+        if size > limit:
+            raise BodyTooLarge(limit)
+        body = gzip.unconsumed_tail
+        if not body and len(part) < step and not gzip.eof:
+            raise MalformedBody("The body's gzip data is truncated")
+        yield part
     if gzip.unused_data:
         raise MalformedBody("The body has other data after the end of its gzip data")
-    return content
 
 
 def _check_charset(kind: bytes, body: bytes) -> None:

@@ -92,8 +92,11 @@ class UnsupportedMediaType(HttpError):
 
     reason = "UNSUPPORTED_MEDIA_TYPE"
 
-    def __init__(self, given: str) -> None:
-        super().__init__(f'The body must be JSON: send "Content-Type: application/json", not "{given[:100]}"')
+    def __init__(self, given: str, supported: Sequence[str] = ()) -> None:
+        wanted = "The body must be JSON: send "
+        names = " or ".join(f'"Content-Type: {kind}"' for kind in supported or ("application/json",))
+        super().__init__(f'{"The body must be sent with " if supported else wanted}{names}, not "{given[:100]}"')
+        self.supported = tuple(supported)
 
 
 class UnsupportedCharset(HttpError):

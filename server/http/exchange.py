@@ -66,11 +66,22 @@ class HttpExchange:
         self._head = b""  # of the answer, until the first part of its body
         self._answered = False
         self._unsent: int | None = None  # of the answer's body in bytes; None if it goes out in chunks
+        self._on_disconnect: Callable[[], None] | None = None
+        scope["on_disconnect"] = self.on_disconnect
 
     @property
     def buffered(self) -> int:
         """The number of buffered bytes of the body."""
         return len(self._body)
+
+    @property
+    def ends_with_client(self) -> bool:
+        """Whether the handler ends once the client is gone, or has half-closed the connection."""
+        return self._on_disconnect is not None
+
+    def on_disconnect(self, call: Callable[[], None]) -> None:
+        """Call something once the client is gone. Without it, a handler goes on, and its answer is dropped."""
+        self._on_disconnect = call
 
     # The request
 
@@ -93,6 +104,8 @@ class HttpExchange:
         self._disconnected = True
         self._body.clear()
         self._news.set()
+        if self._on_disconnect is not None and not self._answered:
+            self._on_disconnect()
 
     async def receive(self) -> dict[str, Any]:
         """Wait for the next part of the body."""

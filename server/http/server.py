@@ -14,22 +14,9 @@ from server.http.connection import HttpConnection
 from server.http.tls import server_context
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
-    from typing import Any, Protocol
-
     from server.http.connections import HttpConnections
+    from server.http.front import Application
     from server.settings import Tls
-
-    class Application(Protocol):
-        """An ASGI application whose requests can be ended."""
-
-        def __call__(self, scope: Any, receive: Any, send: Any) -> Awaitable[None]:
-            """Serve one request."""
-            ...
-
-        def end_calls(self) -> None:
-            """Respond to the requests in progress."""
-            ...
 
 
 LAST_WORD_SECONDS = 1.0
@@ -41,7 +28,7 @@ HANDSHAKE_SECONDS = 10.0
 
 
 class HttpServer:
-    """Serves the bridge."""
+    """Serves an application."""
 
     def __init__(self, application: Application, grace_seconds: float, connections: HttpConnections) -> None:
         self._application, self._grace_seconds = application, grace_seconds

@@ -65,12 +65,20 @@ class Transport(Protocol):
         """Receive a message, None if the client has sent all of them."""
         ...
 
-    async def write(self, response: Any) -> None:
-        """Write a response of a stream, and return when more can be written."""
-        ...
-
     async def fail(self, error: Exception) -> None:
         """End the call with the status of an error."""
+        ...
+
+
+class StreamTransport(Transport, Protocol):
+    """What carries one call with a stream of responses."""
+
+    async def write(self, response: Any) -> None:
+        """Write a response, and return when more can be written."""
+        ...
+
+    async def end(self) -> None:
+        """End the call: all responses are written."""
         ...
 
 
@@ -113,9 +121,10 @@ class Calls:
     ) -> None:
         self.open_calls = calls
         self.metrics = metrics or Metrics()
+        self.loop_time = loop_time or LoopTime()
         self._access = access
         self._calls = calls
-        self._limits = CallLimits(calls, self.metrics, loop_time or LoopTime())
+        self._limits = CallLimits(calls, self.metrics, self.loop_time)
 
     def start(self) -> None:
         """Begin to end calls whose messages are late."""
@@ -160,7 +169,7 @@ class Calls:
             self._calls.leave(task)
 
     async def converse(
-        self, method: Method, parser: RequestParser, transport: Transport, messages: AsyncIterator[bytes]
+        self, method: Method, parser: RequestParser, transport: StreamTransport, messages: AsyncIterator[bytes]
     ) -> None:
         """Serve a call in which both sides stream; `messages` are in place of those that `receive` returns."""
         async with self._serving(transport, method.scope) as stream:
@@ -169,7 +178,7 @@ class Calls:
                 async for response in responses:
                     await transport.write(response)
 
-    async def stream(self, method: Method, parser: RequestParser, transport: Transport) -> None:
+    async def stream(self, method: Method, parser: RequestParser, transport: StreamTransport) -> None:
         """Serve a call with one request and a stream of responses."""
         async with self._serving(transport, method.scope) as stream:
 
@@ -190,6 +199,7 @@ class Calls:
                     self._limits.working.give(key, len(data))
             del data
             await until(self._calls.stopping, method.call(request, stream.caller, send))
+            await transport.end()
 
     @asynccontextmanager
     async def _serving(self, transport: Transport, scope: str) -> AsyncIterator[_Stream]:

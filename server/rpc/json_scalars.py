@@ -35,10 +35,8 @@ def converter(field: FieldDescriptor) -> Convert:
 
 
 def key_converter(field: FieldDescriptor) -> Convert:
-    """Return the conversion of the keys of a map, which are strings in JSON."""
-    if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
-        return lambda name: {"true": True, "false": False}[name]
-    return converter(field)
+    """Return what converts a name of a JSON object for the key of a map. It raises ValueError."""
+    return _boolean_key if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL else converter(field)
 
 
 def form_of(field: FieldDescriptor) -> str:
@@ -66,6 +64,12 @@ def _boolean(value: Any) -> bool:
     if value.__class__ is not bool:
         raise TypeError
     return value is True
+
+
+def _boolean_key(name: Any) -> bool:
+    if name not in {"true", "false"}:
+        raise ValueError
+    return bool(name == "true")
 
 
 def _integer(value: Any) -> int:

@@ -52,8 +52,9 @@ class OpenCalls:
         self._ended.pop(task, None)
 
     def end(self, task: asyncio.Task[Any], error: Exception) -> None:
-        """End a call with an error. The first error stands."""
-        if task not in self._ended and not task.done():
+        """End a call with an error, unless it has left. The first error stands."""
+        open_ = task in self._calls or task in self._streams or task in self._idle
+        if open_ and task not in self._ended:
             self._ended[task] = error
             task.cancel()
 

@@ -27,10 +27,11 @@ MAX_VIOLATION_BYTES = 3_000
 def rich_status(error: Exception) -> Status:
     """Return the google.rpc.Status of an error."""
     code: int = code_of(error).value[0]
-    return Status(code=code, message=message_of(error), details=[_packed(detail) for detail in _details(error)])
+    return Status(code=code, message=message_of(error), details=[_packed(detail) for detail in error_details(error)])
 
 
-def _details(error: Exception) -> Iterator[Message]:
+def error_details(error: Exception) -> Iterator[Message]:
+    """Yield the details of an error."""
     metadata = error.metadata if isinstance(error, SignalboxError) else {}
     yield details.ErrorInfo(
         reason=reason_of(error),

@@ -1,0 +1,150 @@
+"""The ASGI application of Connect: finds the RPC of a request, has its call served, and sends the response.
+
+    find the RPC by its path ── check the headers ── serve the call (`rpc.calls`) ── send the response or the error
+
+The RPCs are those of the contract's descriptors; none is listed by hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from registry.errors import SignalboxError
+from server.connect.codecs import Codec, codecs
+from server.connect.request import ConnectRequest
+from server.connect.streams import StreamCall
+from server.connect.unary import UnaryCall, send_error
+from server.contract import SERVICES
+from server.errors import NotOverHttp
+from server.http.body import ClientGone
+from server.http.errors import MethodNotAllowed, RouteNotFound, UnsupportedMediaType
+from server.rpc.call_limits import MAX_MESSAGE_BYTES
+from server.rpc.calls import Method, served_methods
+from signalbox.v1 import options_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from server.connect.request import Receive, Send
+    from server.rpc.calls import Calls
+
+log = structlog.get_logger()
+
+PREFIX: Final = b"/signalbox.v1."
+"""What the paths of all RPCs begin with, and no path of a dialect does."""
+
+_LABEL: Final = "connect"
+"""The label of its requests in the metrics, beside the names of dialects."""
+
+_CLOSE: Final = ((b"connection", b"close"),)
+
+
+@dataclass(frozen=True, slots=True)
+class _Endpoint:
+    """An RPC at its path: the codecs by media type."""
+
+    method: Method
+    codecs: Mapping[bytes, Codec]
+
+    def codec(self, request: ConnectRequest) -> Codec:
+        """Return the codec of a request. Raise MethodNotAllowed, NotOverHttp and UnsupportedMediaType."""
+        if request.method != "POST":
+            raise MethodNotAllowed(request.method, request.path, ["POST"])
+        descriptor = self.method.descriptor
+        if descriptor.client_streaming:
+            raise NotOverHttp(descriptor.name, descriptor.GetOptions().Extensions[options_pb2.alternative])
+        codec = self.codecs.get(request.headers.get(b"content-type", b"")) or self.codecs.get(request.media_type())
+        if codec is None:
+            given = request.headers.get(b"content-type", b"").decode("latin-1")
+            raise UnsupportedMediaType(given, [name.decode() for name in self.codecs])
+        return codec
+
+
+class Connect:
+    """Serves the RPCs of the contract. `servicers` are by service name; JSON has at most `max_json` bytes."""
+
+    def __init__(self, calls: Calls, servicers: Mapping[str, object], *, max_json: int = 1024 * 1024) -> None:
+        self._calls = calls
+        self._open_calls = calls.open_calls
+        self._endpoints = {
+            f"/{service.full_name}/{method.descriptor.name}".encode(): _Endpoint(
+                method, codecs(method.descriptor, MAX_MESSAGE_BYTES, max_json)
+            )
+            for service in SERVICES
+            for method in served_methods(service, servicers.get(service.name))
+        }
+
+    def serves(self, path: bytes) -> bool:
+        """Return whether a path is one of this application."""
+        return path.startswith(PREFIX)
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        request = ConnectRequest(scope, receive, send)
+        task = asyncio.current_task()
+        assert task is not None
+        status = 200
+        try:
+            endpoint = self._endpoints.get(scope["raw_path"])
+            if endpoint is None:
+                raise RouteNotFound(request.method, request.path)
+            codec = endpoint.codec(request)
+            scope["on_disconnect"](lambda: self._open_calls.end(task, ClientGone()))
+            serve = self._stream if endpoint.method.descriptor.server_streaming else self._answer
+            status = await serve(endpoint.method, codec, request, task)
+        except ClientGone:
+            return
+        except SignalboxError as error:
+            status = await send_error(request, error, (*_allowed(error), *self._extra()))
+        except Exception as error:
+            log.exception("request_failed", method=request.method, path=request.path)
+            status = await send_error(request, error, self._extra())
+        self._calls.metrics.count_request(_LABEL, status)
+
+    async def _answer(self, method: Method, codec: Codec, request: ConnectRequest, task: asyncio.Task[Any]) -> int:
+        """Serve a call with one response, and return the status."""
+        request.check()
+        request.begin_deadline(self._open_calls, task)
+        call = UnaryCall(request, codec)
+        try:
+            response = await self._calls.answer(method, codec.parser, call)
+        finally:
+            request.end_deadline()
+        if call.error is not None:
+            return await send_error(request, call.error, self._extra())
+        await call.send_response(response, self._calls.loop_time, self._extra())
+        return 200
+
+    async def _stream(self, method: Method, codec: Codec, request: ConnectRequest, task: asyncio.Task[Any]) -> int:
+        """Serve a call with a stream of responses, and return the status."""
+        call = StreamCall(request, codec, self._calls.loop_time, self._extra())
+        try:
+            request.check()
+            request.begin_deadline(self._open_calls, task)
+            try:
+                await self._calls.stream(method, codec.parser, call)
+            finally:
+                request.end_deadline()
+        except SignalboxError as error:
+            await call.fail(error)
+        return 200
+
+    def _extra(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Return the headers that every response has at the moment."""
+        # The client's next request must go to another server.
+        return _CLOSE if self._open_calls.leaving.is_set() else ()
+
+    def end_calls(self) -> None:
+        """Do nothing: the calls in progress are ended as those of gRPC are."""
+
+
+def _allowed(error: SignalboxError) -> tuple[tuple[bytes, bytes], ...]:
+    if isinstance(error, MethodNotAllowed):
+        return ((b"allow", ", ".join(error.allowed).encode()),)
+    if isinstance(error, UnsupportedMediaType):
+        return ((b"accept-post", ", ".join(error.supported).encode()),)
+    return ()

@@ -1,0 +1,82 @@
+"""The two forms of messages over HTTP: Protocol Buffers and JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from google.protobuf.message_factory import GetMessageClass
+
+from server.rpc.json_reading import JsonParser
+from server.rpc.json_writing import write_json, write_json_in_slices
+from server.rpc.parsing import Parser
+from server.sharing.current_project import current_project
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import MethodDescriptor
+    from google.protobuf.message import Message
+
+    from server.rpc.calls import RequestParser
+    from server.sharing.loop_time import LoopTime
+
+LARGE_BYTES: Final = 32 * 1024
+"""Responses above this size, as Protocol Buffers, are written as JSON in slices: 4 MB would hold the loop for long."""
+
+
+class ProtoWriter:
+    """Writes responses as Protocol Buffers."""
+
+    def write(self, response: Any) -> bytes:
+        """Return the bytes of a response, which its servicer may have encoded already."""
+        encoded: bytes = response if isinstance(response, bytes) else response.SerializeToString()
+        return encoded
+
+    async def write_in_slices(self, response: Any, _loop_time: LoopTime, _key: object) -> bytes:
+        """Return the bytes of a large response, which are written fast."""
+        return self.write(response)
+
+
+class JsonWriter:
+    """Writes the responses of a method as JSON."""
+
+    def __init__(self, method: MethodDescriptor) -> None:
+        self._class = GetMessageClass(method.output_type)
+
+    def write(self, response: Any) -> bytes:
+        """Return the JSON text of a response."""
+        return write_json(self._message(response))
+
+    async def write_in_slices(self, response: Any, loop_time: LoopTime, key: object) -> bytes:
+        """Return the JSON text of a large response."""
+        return await write_json_in_slices(self._message(response), loop_time, key)
+
+    def _message(self, response: Any) -> Message:
+        message: Message = self._class.FromString(response) if isinstance(response, bytes) else response
+        return message
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """Reads requests and writes responses of one method, of up to `max_bytes` as they were before compression."""
+
+    media_type: bytes
+    parser: RequestParser
+    writer: ProtoWriter | JsonWriter
+    max_bytes: int
+
+    async def write(self, response: Any, loop_time: LoopTime) -> bytes:
+        """Return a response in this form."""
+        size = len(response) if isinstance(response, bytes) else response.ByteSize()
+        if size > LARGE_BYTES:
+            return await self.writer.write_in_slices(response, loop_time, current_project())
+        return self.writer.write(response)
+
+
+def codecs(method: MethodDescriptor, max_proto: int, max_json: int) -> dict[bytes, Codec]:
+    """Return the codecs of a method by media type."""
+    prefix = b"application/connect+" if method.server_streaming else b"application/"
+    forms = (
+        Codec(prefix + b"json", JsonParser(method), JsonWriter(method), max_json),
+        Codec(prefix + b"proto", Parser(method), ProtoWriter(), max_proto),
+    )
+    return {codec.media_type: codec for codec in forms}

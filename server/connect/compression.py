@@ -1,0 +1,71 @@
+"""gzip, in both directions, and bounded while inflating: in steps, so that the event loop serves others in between."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from typing import TYPE_CHECKING, Final
+
+from server.http.body import ENCODINGS, gunzip_steps
+from server.http.errors import UnsupportedEncoding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MIN_BYTES: Final = 1_024
+"""Smaller responses are not compressed."""
+
+_STEP: Final = 128 * 1024
+"""Compressed in 2 ms."""
+
+_LEVEL: Final = 1
+_GZIP_HEADER: Final = 16 + zlib.MAX_WBITS
+
+GZIP: Final = b"gzip"
+
+
+def accepts_gzip(header: bytes) -> bool:
+    """Return whether a list of encodings names gzip, and not with a weight of 0."""
+    for item in header.split(b","):
+        name, _, parameters = item.partition(b";")
+        if name.strip().lower() == GZIP:
+            weight = parameters.partition(b"=")[2].strip()
+            return weight.strip(b"0.") != b"" or not weight
+    return False
+
+
+def check_encoding(encoding: bytes) -> bool:
+    """Return whether an encoding is gzip. Raise UnsupportedEncoding for others than gzip and identity."""
+    name = encoding.strip().lower()
+    if name == GZIP:
+        return True
+    if name in {b"", b"identity"}:
+        return False
+    raise UnsupportedEncoding(encoding.decode("latin-1"), ENCODINGS)
+
+
+async def inflated(data: bytes, limit: int) -> bytes:
+    """Decompress a message. Raise BodyTooLarge before more than `limit` bytes are held, and MalformedBody."""
+    content = bytearray()
+    for part in gunzip_steps(data, limit, _STEP):
+        content += part
+        if len(part) == _STEP:
+            await asyncio.sleep(0)
+    return bytes(content)
+
+
+async def deflated(data: bytes) -> bytes:
+    """Compress a message."""
+    parts = []
+    for part in _steps(data):
+        parts.append(part)
+        if len(data) > _STEP:
+            await asyncio.sleep(0)
+    return b"".join(parts)
+
+
+def _steps(data: bytes) -> Iterator[bytes]:
+    gzip = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP_HEADER)
+    for start in range(0, len(data), _STEP):
+        yield gzip.compress(data[start : start + _STEP])
+    yield gzip.flush()

@@ -1,0 +1,50 @@
+"""What is served at which path of one port."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Sequence
+
+
+class Application(Protocol):
+    """An ASGI application whose requests can be ended."""
+
+    def __call__(self, scope: Any, receive: Any, send: Any) -> Awaitable[None]:
+        """Serve one request."""
+        ...
+
+    def end_calls(self) -> None:
+        """Respond to the requests in progress."""
+        ...
+
+
+class Mounted(Application, Protocol):
+    """An application that serves some paths."""
+
+    def serves(self, path: bytes) -> bool:
+        """Return whether a path is one of this application."""
+        ...
+
+
+class Front:
+    """Hands each request to the application that serves its path, or else to the last one."""
+
+    def __init__(self, mounted: Sequence[Mounted], last: Application) -> None:
+        self._mounted = mounted
+        self._last = last
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one request."""
+        path = scope["raw_path"]
+        for application in self._mounted:
+            if application.serves(path):
+                await application(scope, receive, send)
+                return
+        await self._last(scope, receive, send)
+
+    def end_calls(self) -> None:
+        """Respond to the requests in progress."""
+        for application in (*self._mounted, self._last):
+            application.end_calls()
