@@ -205,8 +205,10 @@ async def _watching(database: Database, outages: Outages) -> AsyncIterator[Stora
 async def _committing(queue: GroupCommit, grace_seconds: float) -> AsyncIterator[None]:
     """Commit queued batches; at the end, store those that are still queued."""
     queue.start()
-    yield
-    await _in_time(queue.close, grace_seconds)
+    try:
+        yield
+    finally:
+        await _in_time(queue.close, grace_seconds)
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -113,3 +114,11 @@ async def test_work_is_cancelled_and_cleaned_up_before_the_caller_goes_on() -> N
     with pytest.raises(asyncio.CancelledError):
         await caller
     assert steps == ["cleaned up", "cleaned up"]
+
+
+async def test_a_server_that_cannot_start_leaves_nothing_running(database_url: str) -> None:
+    before = asyncio.all_tasks()
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
+        async with serving(database_url, http=f"127.0.0.1:{taken.getsockname()[1]}"):
+            pass
+    assert [task.get_coro() for task in asyncio.all_tasks() - before if not task.done()] == []

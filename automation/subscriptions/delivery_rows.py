@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from sqlalchemy import BigInteger, bindparam, delete, func, insert, literal_column, select, text, update
 
-from automation.bulk import among, between, execute_many, packed
+from automation.bulk import DIALECTS, among, between, execute_many, packed
 from automation.match_log import matches_at
 from automation.prepared import Prepared
 from automation.subscriptions.store import BLOCKED, WAITING
@@ -165,15 +165,14 @@ def _at(table: Table, dialect: str) -> ColumnElement[bool]:
     return own & among(table.c.match_position, "positions", dialect)
 
 
-_DIALECTS = ("sqlite", "postgresql")
 _first, _last = bindparam("first", type_=BigInteger), bindparam("last", type_=BigInteger)
 _within = between(_delivery.match_position, _first, _last)
-_reads = [select(subscription_delivery).where(_at(subscription_delivery, dialect)) for dialect in _DIALECTS]
+_reads = [select(subscription_delivery).where(_at(subscription_delivery, dialect)) for dialect in DIALECTS]
 _READ, _READ_DENSE = Prepared(*_reads), Prepared(*(read.where(_within) for read in _reads))
 _READ_PARKED = Prepared(
-    *(select(_parked.match_position).where(_at(subscription_parked, dialect)) for dialect in _DIALECTS)
+    *(select(_parked.match_position).where(_at(subscription_parked, dialect)) for dialect in DIALECTS)
 )
-_deletes = [delete(subscription_delivery).where(_at(subscription_delivery, dialect)) for dialect in _DIALECTS]
+_deletes = [delete(subscription_delivery).where(_at(subscription_delivery, dialect)) for dialect in DIALECTS]
 _DELETE, _DELETE_DENSE = Prepared(*_deletes), Prepared(*(statement.where(_within) for statement in _deletes))
 _PARK = insert(subscription_parked)
 _other = subscription_delivery.alias("other")

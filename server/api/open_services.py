@@ -7,7 +7,9 @@ arrive within MESSAGE_SECONDS, and few calls stay open. A health check is always
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from contextlib import asynccontextmanager, suppress
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
@@ -62,7 +64,7 @@ class OpenServices:
         self.health = Health(calls)
         self._calls = calls
         self._metrics = metrics
-        self._open: dict[int, int] = {}
+        self._open: Counter[str] = Counter()
         names = (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         self._reflection = reflection.aio.ReflectionServicer(service_names=names)
 
@@ -94,7 +96,7 @@ class OpenServices:
         raise AssertionError("every error ends the call")
 
     async def _watch(self, _requests: object, context: Context) -> None:
-        async with self._answering(context, MAX_WATCHES):
+        async with self._answering(context, "watches", MAX_WATCHES):
             request = await _received(context, health_pb2.HealthCheckRequest)
             if request is not None:
                 await self.health.watch(request.service, context)
@@ -102,7 +104,7 @@ class OpenServices:
     async def _reflect(self, _requests: object, context: Context) -> None:
         task = self._calls.enter(idle=True)
         try:
-            async with self._answering(context, MAX_REFLECTIONS):
+            async with self._answering(context, "reflections", MAX_REFLECTIONS):
                 while (request := await _received(context, _ReflectionRequest, IDLE_SECONDS)) is not None:
                     answers: Any = self._reflection.ServerReflectionInfo(_only(request), context)
                     async for answer in answers:
@@ -116,12 +118,11 @@ class OpenServices:
             self._calls.leave(task)
 
     @asynccontextmanager
-    async def _answering(self, context: Context, limit: int = 0) -> AsyncIterator[None]:
-        """Answer the errors of a call, and refuse it if `limit` calls with this limit are open; 0 for no limit."""
-        count = self._open.get(limit, 0)
-        self._open[limit] = count + 1
+    async def _answering(self, context: Context, kind: str = "checks", limit: float = inf) -> AsyncIterator[None]:
+        """Answer the errors of a call, and refuse it if `limit` calls of its kind are open."""
+        self._open[kind] += 1
         try:
-            if limit and count >= limit:
+            if self._open[kind] > limit:
                 raise TooManyStreams.without_key(limit)
             yield
         except (LimitReached, MalformedRequest, WatcherTooSlow) as error:
@@ -129,7 +130,7 @@ class OpenServices:
                 self._metrics.count_refused(error.reason)
             await abort(context, error)
         finally:
-            self._open[limit] -= 1
+            self._open[kind] -= 1
 
 
 class Health:

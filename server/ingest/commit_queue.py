@@ -4,7 +4,7 @@ Whose batch is next is decided by a `FairQueue` whose costs are microseconds of 
 project have taken lately: a project whose events match a thousand automations pays for that. Within a project, batches
 leave in the order in which they came.
 
-    a project's share   as much as is still free beside it: alone QUEUE_EVENTS, two that flood two thirds of that each,
+    a project's share   as much as is still free beside it: alone all of it (`Settings.queue_events`), two that flood two thirds of that each,
                         and so on. So nobody fills the queue, and there is room for whoever sends now and then.
     a group             1,000 events while one project sends. While several do, as much as takes a few milliseconds:
                         whoever has just missed a commit waits for it, and for its own.
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
     from server.ingest.draft import Batch
 
-QUEUE_EVENTS: Final = 50_000
-"""The events that one project may queue while no other does. More would wait for seconds."""
-
 QUEUE_MEMORY_SHARE: Final = 4
 HELD_PER_BYTE: Final = 12
 """The queue holds at most a quarter of the memory. An event in Python takes up to 12 times the bytes of its request."""
@@ -47,9 +44,6 @@ GROUP_MICROSECONDS: Final = 50_000
 
 SHARED_GROUP_MICROSECONDS: Final = 6_000
 """The same while several projects send. Twice the time of a lone send: one that came too late waits for another one."""
-
-ANSWER_MICROSECONDS: Final = 100
-"""What each batch of a group takes the loop afterwards: all of them are answered in one round of it."""
 
 SHARED_SECONDS: Final = 5.0
 """How long after several projects were in the queue groups stay short, for those that send now and then."""

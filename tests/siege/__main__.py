@@ -53,7 +53,9 @@ def main() -> int:
     parser.add_argument("--rows", help=f"which rows, of {', '.join(ROWS)} (default: all)")
     parser.add_argument("--seconds", type=float, help="how long each attack lasts (default: 8)")
     parser.add_argument("--alone", type=float, help="how long the neighbour is measured alone (default: 4)")
-    parser.add_argument("--database", default="sqlite", metavar="sqlite|postgresql|URL", help="an URL's is emptied")
+    parser.add_argument(
+        "--database", default="sqlite", metavar="sqlite|postgresql|URL", help="the database of a URL is emptied"
+    )
     parser.add_argument("--short", action="store_true", help="small inputs, short attacks and generous bounds")
     options = parser.parse_args()
     options.seconds = options.seconds or (1.0 if options.short else 8.0)

@@ -22,7 +22,7 @@ class Patterns(Attack):
     what: ClassVar = "TestCondition with 200 patterns over a text of 200 KB, 4 at a time"
 
     async def prepare(self, assault: Assault) -> None:
-        patterns = (f'properties.a.matches("[a-q]{{9}}x{{{number}}}y")' for number in range(1, 150))
+        patterns = (f'properties.a.matches("[a-q]{{9}}x{{{number}}}y")' for number in range(1, 201))
         condition = " || ".join(patterns)
         request = automations_pb2.TestConditionRequest(
             condition=condition, event=event({"a": "abcdefghxx" * 20_000}, name="never_defined")
