@@ -4,8 +4,9 @@ Whose batch is next is decided by a `FairQueue` whose costs are microseconds of 
 project have taken lately: a project whose events match a thousand automations pays for that. Within a project, batches
 leave in the order in which they came.
 
-    a project's share   as much as is still free beside it: alone all of it (`Settings.queue_events`), two that flood two thirds of that each,
-                        and so on. So nobody fills the queue, and there is room for whoever sends now and then.
+    a project's share   as much as is still free beside it: alone all of it (`Settings.queue_events`), two that flood
+                        two thirds of that each, and so on. So nobody fills the queue, and there is room for whoever
+                        sends now and then.
     a group             1,000 events while one project sends. While several do, as much as takes a few milliseconds:
                         whoever has just missed a commit waits for it, and for its own.
     a part              of a large independent batch, so that it does not make a long commit. A batch that is all or
