@@ -14,7 +14,8 @@ from standardwebhooks import Webhook
 
 from signalbox.v1 import match_stream_pb2 as pb
 from tests.support.automations import automate
-from tests.support.consumers import WAIT, Engine, get, parked, pull, record, seconds, stats, subscribe
+from tests.support.consumers import Engine, get, parked, pull, record, seconds, subscribe
+from tests.support.pushes import paused, settled
 from tests.support.receiver import (
     LOOPBACK,
     OTHER_SECRET,
@@ -60,22 +61,6 @@ async def till(pushing_service: Service) -> Client:
 async def receiver() -> AsyncIterator[Receiver]:
     async with receiving() as running:
         yield running
-
-
-async def settled(client: Client, position: int, name: str = "engine") -> pb.SubscriptionStats:
-    """Wait until the ack floor is at a position."""
-    async with asyncio.timeout(WAIT):
-        while (found := await stats(client, name)).floor_position < position:  # noqa: ASYNC110 - it must be asked
-            await asyncio.sleep(0.01)
-    return found
-
-
-async def paused(client: Client, name: str = "engine") -> pb.Push:
-    """Wait until a subscription is paused."""
-    async with asyncio.timeout(WAIT):
-        while not (found := (await get(client, name)).subscription.push).paused:  # noqa: ASYNC110 - as above
-            await asyncio.sleep(0.01)
-    return found
 
 
 # What a receiver gets

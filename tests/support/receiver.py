@@ -17,6 +17,7 @@ from signalbox.v1 import match_stream_pb2 as pb
 from tests.support.consumers import WAIT, subscribe
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable
     from typing import TypeAlias
 
@@ -90,9 +91,9 @@ class Receiver:
 
         self.answering = next_one
 
-    async def start(self) -> None:
+    async def start(self, tls: ssl.SSLContext | None = None) -> None:
         """Listen, on the same port if it has listened before."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:

@@ -192,6 +192,8 @@ def _failure(error: Exception) -> str:
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else None
     if isinstance(cause, RefusedAddress):
         return str(cause)
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return f"the host {error.host} could not be resolved"
     for kind, text in _FAILURES:
         if isinstance(error, kind):
             return text
@@ -202,7 +204,6 @@ def _failure(error: Exception) -> str:
 
 _FAILURES: Final = (
     (aiohttp.ClientConnectorCertificateError, "the certificate of the receiver is not valid for its host"),
-    (aiohttp.ClientConnectorDNSError, "the host could not be resolved"),
     (aiohttp.ClientSSLError, "no TLS connection could be made"),
     (aiohttp.ServerDisconnectedError, "the receiver closed the connection without a response"),
     (aiohttp.ClientResponseError, "the response is not valid HTTP"),

@@ -44,11 +44,11 @@ class Pushes:
         sent_at = format_millis(now_micros())
         ping = {"subscription": subscription.name, "subscriptionId": subscription.id, "sentAt": sent_at}
         body = msgspec.json.encode({"ping": ping})
-        await self._tools.budget.acquire(subscription.project_pk, len(body))
+        await self._tools.budget.acquire(subscription, len(body))
         try:
             sent = await PushSender(self._tools.client, self._tools.metrics, push).send(f"ping_{uuid7()}", body)
         finally:
-            self._tools.budget.give(subscription.project_pk, len(body))
+            self._tools.budget.give(subscription, len(body))
         return sent.attempt
 
     def with_attempts(self, key: int, push: Push) -> Push:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from automation.subscriptions.push import Push
+    from automation.subscriptions.values import Subscription
     from server.delivery.push.client import PushClient
     from server.metrics import Metrics
 
@@ -29,30 +30,57 @@ _SECOND: Final = 1_000_000
 
 
 class PushBudget:
-    """The requests in progress of a server, and the bytes of their bodies."""
+    """The requests in progress of a server, and the bytes of their bodies.
+
+    Projects share them, and the subscriptions of a project share half of them, which is what a project gets alone.
+    """
 
     def __init__(self) -> None:
-        self._parts = FairBudget(ALL_IN_FLIGHT)
+        self._shared = FairBudget(ALL_IN_FLIGHT)
+        self._projects: dict[int, FairBudget] = {}
 
-    def take(self, project_pk: int, size: int) -> bool:
-        """Begin a request with a body of this size if the project may now; return whether it may."""
-        return self._parts.take(project_pk, self._cost(size))
+    def take(self, subscription: Subscription, size: int) -> bool:
+        """Begin a request with a body of this size if a subscription may now; return whether it may."""
+        own, cost = self._own(subscription), self._cost(size)
+        if not own.take(subscription.key, cost):
+            return False
+        if self._shared.take(subscription.project_pk, cost):
+            return True
+        self._give_own(subscription, cost)
+        return False
 
-    async def acquire(self, project_pk: int, size: int) -> None:
-        """Wait until a project may send a body of this size."""
-        await self._parts.acquire(project_pk, self._cost(size))
+    async def acquire(self, subscription: Subscription, size: int) -> None:
+        """Wait until a subscription may begin a request with a body of this size, and begin it."""
+        own, cost = self._own(subscription), self._cost(size)
+        await own.acquire(subscription.key, cost)
+        try:
+            await self._shared.acquire(subscription.project_pk, cost)
+        except BaseException:
+            self._give_own(subscription, cost)
+            raise
 
-    def give(self, project_pk: int, size: int) -> None:
+    def give(self, subscription: Subscription, size: int) -> None:
         """End a request."""
-        self._parts.give(project_pk, self._cost(size))
-
-    def _cost(self, size: int) -> int:
-        return min(max(1, -(-size // PART_BYTES)), ALL_IN_FLIGHT)
+        cost = self._cost(size)
+        self._shared.give(subscription.project_pk, cost)
+        self._give_own(subscription, cost)
 
     @property
     def used(self) -> int:
         """The number of requests in progress, large ones counted several times."""
-        return self._parts.used
+        return self._shared.used
+
+    def _own(self, subscription: Subscription) -> FairBudget:
+        return self._projects.setdefault(subscription.project_pk, FairBudget(ALL_IN_FLIGHT // 2))
+
+    def _give_own(self, subscription: Subscription, cost: int) -> None:
+        own = self._projects[subscription.project_pk]
+        own.give(subscription.key, cost)
+        if not own.used:
+            del self._projects[subscription.project_pk]
+
+    def _cost(self, size: int) -> int:
+        return min(max(1, -(-size // PART_BYTES)), ALL_IN_FLIGHT // 4)
 
 
 @dataclass(frozen=True, slots=True)

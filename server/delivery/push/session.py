@@ -12,6 +12,8 @@ Why it is so:
 - *Settlements wait for nothing.* Those of one turn of the event loop are submitted together, and a step takes all that
   have come meanwhile. The window of the consumer is twice that of its requests: while acknowledgements become durable,
   the next matches are on their way.
+- *A receiver that does not answer gets one request at a time*, after a few: each of them holds a part of the budget for
+  its whole timeout.
 - *What was not sent counts no attempt*: it is returned, not nacked.
 """
 
@@ -95,6 +97,7 @@ class PushSession:
         self._acks: list[str] = []
         self._nacks: list[Settlement] = []
         self._stopping = asyncio.Event()
+        self._window = push.max_in_flight
         self._rest_until = 0.0
         self._gone = ""
 
@@ -136,7 +139,7 @@ class PushSession:
 
     def _room(self) -> int:
         """Return the number of further matches that may be in progress."""
-        return max(0, self.push.max_in_flight - len(self._held)) if self._can_send() else 0
+        return max(0, self._window - len(self._held)) if self._can_send() else 0
 
     def _can_send(self) -> bool:
         return not self._stopping.is_set() and not self._resting() and self._may_send()
@@ -183,14 +186,14 @@ class PushSession:
 
     async def _begin(self, dispatcher: Dispatcher, delivery: Delivery, body: bytes) -> bool:
         """Begin a request once the budget has room for it. Return False if it cannot be sent any more then."""
-        project_pk, budget = self._subscription.project_pk, self._tools.budget
-        if not budget.take(project_pk, len(body)):
+        budget = self._tools.budget
+        if not budget.take(self._subscription, len(body)):
             try:
-                await until(self._stopping, budget.acquire(project_pk, len(body)))
+                await until(self._stopping, budget.acquire(self._subscription, len(body)))
             except Stopping:
                 return False
             if not self._can_send():
-                budget.give(project_pk, len(body))
+                budget.give(self._subscription, len(body))
                 return False
         request = asyncio.create_task(self._send(dispatcher, delivery, body), name="push")
         self._requests.add(request)
@@ -207,12 +210,13 @@ class PushSession:
             log.exception("push_failed", subscription=self._subscription.id)
             settlement = Nack([delivery.id], reason=f"an internal error: {type(error).__name__}")
         finally:
-            self._tools.budget.give(self._subscription.project_pk, len(body))
+            self._tools.budget.give(self._subscription, len(body))
             self._release([delivery.id])
             self._settle(dispatcher, settlement)
             self.wake()
 
     def _settlement(self, dispatcher: Dispatcher, delivery: Delivery, outcome: PushOutcome) -> Settlement:
+        self._adapt(answered=bool(outcome.status))
         if not outcome.failure:
             return Ack([delivery.id])
         if outcome.gone:
@@ -223,6 +227,10 @@ class PushSession:
         self._rest_until = max(self._rest_until, asyncio.get_running_loop().time() + outcome.rest_seconds)
         backoff = dispatcher.subscription.backoff.delay(delivery.attempt)
         return Nack([delivery.id], delay=max(backoff, round(outcome.rest_seconds * _SECOND)), reason=outcome.failure)
+
+    def _adapt(self, *, answered: bool) -> None:
+        """Allow a receiver that does not answer fewer requests at a time, and more again when it does."""
+        self._window = min(self.push.max_in_flight, self._window + 1) if answered else max(1, self._window // 2)
 
     def _release(self, delivery_ids: Iterable[str]) -> None:
         for delivery_id in delivery_ids:

@@ -1,0 +1,247 @@
+"""Which server pushes a subscription, and what happens to requests when it stops, dies or is busy with others."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from signalbox.v1 import match_stream_pb2 as pb
+from tests.support.automations import automate
+from tests.support.consumers import WAIT, get, record, seconds, stats
+from tests.support.process import server_process
+from tests.support.pushes import settled
+from tests.support.receiver import LOOPBACK, Received, Receiver, answer, change_push, push_to, receiving
+from tests.support.service import serving
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from tests.support.service import Client, Service
+    from tests.support.stores import Store
+
+on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+AT_ONCE = pb.Backoff(initial_delay=seconds(0))
+NETWORKS = ("--push-networks", "127.0.0.0/8")
+TAKEOVER_SECONDS = 10.0
+
+
+@pytest_asyncio.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with receiving() as running:
+        yield running
+
+
+async def till(service: Service) -> Client:
+    """Make a shop with an automation on orders."""
+    shop = await service.shop()
+    await automate(shop)
+    return shop
+
+
+async def owners(store: Store) -> set[str]:
+    """Return who pushes the subscriptions."""
+    return {row[9] for row in await store.rows("subscription_push")}
+
+
+@on_postgresql
+async def test_one_of_two_servers_pushes_and_the_other_takes_over_when_it_stops(
+    store: Store, receiver: Receiver
+) -> None:
+    async with serving(store.url, push_networks=LOOPBACK) as second:
+        async with serving(store.url, push_networks=LOOPBACK) as first:
+            shop = await till(first)
+            other = second.client(shop.secret)
+            await push_to(shop, receiver.url, push={"max_in_flight": 2})
+            await record(shop, 50)
+            await settled(other, 50)
+            (owner,) = await owners(store)
+            assert receiver.connections <= 2
+            assert len(receiver.requests) == 50
+        await record(other, 1)
+        await settled(other, 51)
+        assert await owners(store) != {owner}
+
+
+@on_postgresql
+async def test_a_change_on_another_server_takes_effect_within_a_second(store: Store, receiver: Receiver) -> None:
+    async with AsyncExitStack() as stack:
+        pushing, asked = [await stack.enter_async_context(serving(store.url, push_networks=LOOPBACK)) for _ in range(2)]
+        shop = await till(pushing)
+        await push_to(shop, receiver.url)
+        await record(shop, 1)
+        await receiver.received(1)
+        other = asked.client(shop.secret)
+        await change_push(other, paused=True)
+        await asyncio.sleep(1)
+        await record(shop, 1)
+        await change_push(other, paused=False)
+        assert len(receiver.requests) == 1
+        began = time.monotonic()
+        await receiver.received(2)
+        assert time.monotonic() - began < 3
+        async with asyncio.timeout(WAIT):
+            while len((await get(other)).push_attempts) < 2:  # noqa: ASYNC110 - it must be asked
+                await asyncio.sleep(0.05)
+
+
+@on_postgresql
+@pytest.mark.parametrize("dies", [True, False])
+async def test_another_server_takes_over_within_ten_seconds(
+    store: Store, tmp_path: Path, receiver: Receiver, dies: bool
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    hangs = asyncio.Event()
+
+    async def hang_first(request: Received) -> bytes:
+        if request.position == 2 and request.attempt == 1:
+            hangs.set()
+            await asyncio.sleep(60)
+        return answer()
+
+    receiver.answering = hang_first
+    async with server_process(store.url, tmp_path / "a", *NETWORKS) as first:
+        shop = await till(first.service)
+        await push_to(shop, receiver.url, backoff=AT_ONCE)
+        await record(shop, 1)
+        await receiver.received(1)
+        async with server_process(store.url, tmp_path / "b", *NETWORKS) as second:
+            other = second.service.client(shop.secret)
+            await record(other, 1)
+            await asyncio.wait_for(hangs.wait(), WAIT)
+            began = time.monotonic()
+            first.kill() if dies else first.freeze()
+            # Its lease ends at once, although it lasts for 30 seconds.
+            await receiver.received(3, TAKEOVER_SECONDS)
+            assert time.monotonic() - began < TAKEOVER_SECONDS
+            assert [(each.position, each.attempt) for each in receiver.requests] == [(1, 1), (2, 1), (2, 2)]
+            await settled(other, 2)
+            if not dies:
+                first.thaw()
+                await record(other, 20)
+                await settled(other, 22)
+                assert len(receiver.requests) == 23
+
+
+async def test_a_server_that_starts_again_goes_on_at_once(store: Store, tmp_path: Path, receiver: Receiver) -> None:
+    hangs = asyncio.Event()
+
+    async def hang_first(request: Received) -> bytes:
+        if request.attempt == 1:
+            hangs.set()
+            await asyncio.sleep(60)
+        return answer()
+
+    receiver.answering = hang_first
+    async with server_process(store.url, tmp_path, *NETWORKS) as server:
+        shop = await till(server.service)
+        await push_to(shop, receiver.url, backoff=AT_ONCE)
+        await record(shop, 1)
+        await asyncio.wait_for(hangs.wait(), WAIT)
+        server.kill()
+        await server.exit_code()
+    async with server_process(store.url, tmp_path, *NETWORKS) as server:
+        await settled(server.service.client(shop.secret), 1)
+    assert [request.attempt for request in receiver.requests] == [1, 2]
+
+
+async def test_a_server_that_stops_waits_a_little_for_responses_and_returns_the_rest(
+    store: Store, receiver: Receiver
+) -> None:
+    hangs = asyncio.Event()
+
+    async def answer_some(request: Received) -> bytes:
+        if request.position == 2 and request.attempt == 1:
+            hangs.set()
+            await asyncio.sleep(60)
+        await asyncio.sleep(0.3)
+        return answer()
+
+    receiver.answering = answer_some
+    async with serving(store.url, push_networks=LOOPBACK) as service:
+        shop = await till(service)
+        await push_to(shop, receiver.url, backoff=AT_ONCE)
+        await record(shop, 2)
+        await receiver.received(2)
+        await hangs.wait()
+        began = time.monotonic()
+    assert time.monotonic() - began < 4
+    async with serving(store.url, push_networks=LOOPBACK) as service:
+        client = service.client(shop.secret)
+        await settled(client, 2)
+        attempts = (await get(client)).push_attempts
+    assert [(each.position, each.attempt) for each in receiver.requests] == [(1, 1), (2, 1), (2, 2)]
+    assert [each.status for each in attempts] == [200, 200]
+
+
+async def test_an_address_that_is_no_longer_allowed_is_not_connected_to(store: Store, receiver: Receiver) -> None:
+    async with serving(store.url, push_networks=LOOPBACK) as service:
+        shop = await till(service)
+        await push_to(shop, receiver.url, push={"paused": True})
+    async with serving(store.url) as service:
+        client = service.client(shop.secret)
+        await change_push(client, paused=False)
+        await record(client, 1)
+        async with asyncio.timeout(WAIT):
+            while not (attempts := (await get(client)).push_attempts):  # noqa: ASYNC110 - it must be asked
+                await asyncio.sleep(0.02)
+    assert attempts[0].failure == "the address 127.0.0.1 is not public, and --push-networks does not allow it"
+    assert receiver.connections == 0
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+async def test_receivers_that_hang_hold_up_no_other_subscription(store: Store, receiver: Receiver) -> None:
+    async def never(_: Received) -> bytes:
+        await asyncio.sleep(60)
+        return answer()
+
+    async with AsyncExitStack() as stack:
+        service = await stack.enter_async_context(serving(store.url, push_networks=LOOPBACK))
+        hanging = await stack.enter_async_context(receiving())
+        hanging.answering = never
+        shop, neighbour = await till(service), await till(service)
+        for number in range(5):
+            await push_to(shop, hanging.url, f"slow{number}", push={"max_in_flight": 128, "timeout": seconds(60)})
+        await record(shop, 200)
+        await hanging.received(240)
+        for client in (shop, neighbour):
+            await push_to(client, receiver.url, "quick")
+            before = len(receiver.requests)
+            await record(client, 40)
+            await receiver.received(before + 40)
+            await settled(client, (await stats(client, "quick")).head_position, "quick")
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+async def test_a_receiver_that_does_not_answer_gets_one_request_at_a_time(store: Store, receiver: Receiver) -> None:
+    now, most = 0, 0
+
+    async def dead(request: Received) -> bytes | None:
+        nonlocal now, most
+        if request.position <= 8:
+            return None
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0.01)
+        now -= 1
+        return answer() if request.position > 20 else None
+
+    receiver.answering = dead
+    async with serving(store.url, push_networks=LOOPBACK) as service:
+        shop = await till(service)
+        later = pb.Backoff(initial_delay=seconds(3_600), max_delay=seconds(3_600))
+        await push_to(shop, receiver.url, backoff=later, push={"max_in_flight": 8})
+        await record(shop, 8)
+        await receiver.received(8)
+        await record(shop, 12)
+        await receiver.received(20)
+        assert most == 1
+        await record(shop, 30)
+        await receiver.received(50)
+        assert most > 1
