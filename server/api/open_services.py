@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from contextlib import asynccontextmanager, suppress
-from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
@@ -118,11 +117,11 @@ class OpenServices:
             self._calls.leave(task)
 
     @asynccontextmanager
-    async def _answering(self, context: Context, kind: str = "checks", limit: float = inf) -> AsyncIterator[None]:
-        """Answer the errors of a call, and refuse it if `limit` calls of its kind are open."""
+    async def _answering(self, context: Context, kind: str = "checks", limit: int = 0) -> AsyncIterator[None]:
+        """Answer the errors of a call, and refuse it if `limit` calls of its kind are open; 0 for no limit."""
         self._open[kind] += 1
         try:
-            if self._open[kind] > limit:
+            if limit and self._open[kind] > limit:
                 raise TooManyStreams.without_key(limit)
             yield
         except (LimitReached, MalformedRequest, WatcherTooSlow) as error:
