@@ -420,15 +420,15 @@ async def test_a_new_database_file_is_its_owners_alone(tmp_path: Path, backend: 
 async def test_a_connection_that_ends_while_it_is_prepared_is_a_lost_one(
     database: Database, monkeypatch: pytest.MonkeyPatch, failures: int
 ) -> None:
-    prepare, left = asyncpg.Connection.set_type_codec, [failures]
+    prepare, left = asyncpg.Connection.prepare, [failures]
 
-    async def fail(connection: asyncpg.Connection, *arguments: Any, **options: Any) -> None:
+    async def fail(connection: asyncpg.Connection, *arguments: Any, **options: Any) -> Any:
         if left[0]:
             left[0] -= 1
             await connection.close()
-        await prepare(connection, *arguments, **options)
+        return await prepare(connection, *arguments, **options)
 
-    monkeypatch.setattr(asyncpg.Connection, "set_type_codec", fail)
+    monkeypatch.setattr(asyncpg.Connection, "prepare", fail)
     reads = [database.read(lambda connection: connection.scalar(select(1))) for _ in range(2)]
     if failures == 1:
         assert await reads[0] == 1

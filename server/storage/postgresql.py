@@ -25,8 +25,9 @@ from server.sharing.fair_queue import FairTurns
 from server.sharing.small_work import SmallWork
 from server.storage.head_turns import HeadTurn, HeadTurns
 from server.storage.maintenance import postgres_maintenance
-from server.storage.postgres_connections import Connector
+from server.storage.postgres_connections import ENGINE_URL, Connector
 from server.storage.postgres_url import parse_postgres_url
+from server.storage.statements import OPTIONS
 from server.storage.transactions import run_transaction
 from server.storage.turns import turn_for_project
 from server.version import POSTGRES_EXTRA
@@ -232,11 +233,12 @@ def _engine(
     arguments = url.connect_args(settings)
     try:
         return create_async_engine(
-            "postgresql+asyncpg://",
+            ENGINE_URL,
             pool_size=connections,
             max_overflow=0,
             pool_timeout=POOL_TIMEOUT_SECONDS,
             hide_parameters=True,
+            execution_options=OPTIONS,
             connect_args={**arguments, "command_timeout": command_timeout, "async_creator_fn": connector},
         )
     except ModuleNotFoundError as error:

@@ -26,6 +26,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from server.errors import StorageUnavailable
 from server.sharing.fair_queue import FairTurns
+from server.storage.statements import OPTIONS
 from server.storage.transactions import finished, run_transaction
 from server.storage.turns import turn_for_project
 
@@ -181,7 +182,11 @@ class ReadingConnection(aiosqlite.Connection):
 
 def _engine(connect: Callable[[], Coroutine[Any, Any, ReadingConnection]]) -> AsyncEngine:
     engine = create_async_engine(
-        "sqlite+aiosqlite:///file", async_creator=connect, poolclass=sa.NullPool, hide_parameters=True
+        "sqlite+aiosqlite:///file",
+        async_creator=connect,
+        poolclass=sa.NullPool,
+        hide_parameters=True,
+        execution_options=OPTIONS,
     )
 
     @event.listens_for(engine.sync_engine, "begin")

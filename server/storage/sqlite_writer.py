@@ -21,6 +21,7 @@ from sqlalchemy import event
 from server.sharing.current_project import SERVER, current_project
 from server.sharing.fair_queue import FairQueue
 from server.sharing.interpreter import database_thread
+from server.storage.statements import OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -165,7 +166,7 @@ def _end_transaction(connection: Connection) -> None:
 
 def _engine(path: Path) -> Engine:
     url = sa.URL.create("sqlite", database=str(path))
-    engine = sa.create_engine(url, poolclass=sa.NullPool, hide_parameters=True)
+    engine = sa.create_engine(url, poolclass=sa.NullPool, hide_parameters=True, execution_options=OPTIONS)
 
     @event.listens_for(engine, "connect")
     def on_connect(driver: sqlite3.Connection, _record: Any) -> None:
