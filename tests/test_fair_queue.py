@@ -25,6 +25,19 @@ def test_the_items_of_one_key_leave_in_the_order_in_which_they_came() -> None:
     assert [queue.pop() for _ in range(10)] == list(range(10))
 
 
+@given(st.lists(st.integers(0, 5) | pops))
+def test_items_of_a_lower_order_leave_first_and_those_of_the_same_in_their_turn(orders: list[int | None]) -> None:
+    queue: FairQueue[tuple[int, int]] = FairQueue()
+    waiting: list[tuple[int, int]] = []
+    for number, order in enumerate(orders):
+        if order is not None:
+            queue.push("a", (order, number), 1, order)
+            waiting.append((order, number))
+        elif waiting:
+            assert queue.pop() == min(waiting)
+            waiting.remove(min(waiting))
+
+
 def test_an_empty_queue_has_no_next_item() -> None:
     with pytest.raises(IndexError):
         FairQueue[int]().pop()

@@ -7,7 +7,7 @@ from time import perf_counter, process_time
 
 import pytest
 
-from server.sharing.loop_time import SLICE_SECONDS, LoopTime
+from server.sharing.loop_time import MANY_WAITING, SLICE_SECONDS, LoopTime, begin_request
 
 PIECE_SECONDS = 0.000_2
 
@@ -57,6 +57,59 @@ async def test_projects_with_large_requests_have_the_loop_in_turn() -> None:
     last = len(used) - 1 - used[::-1].index("neighbour")
     # Its 20 slices alternate with the flood's, give or take slices that the machine made longer.
     assert last <= 60, used
+
+
+async def test_a_project_finishes_one_request_before_it_works_on_the_next() -> None:
+    """Each has several stages of several slices, and waits for something else in between."""
+    loop_time = LoopTime()
+    slices_at_end: list[int] = []
+    used = 0
+
+    async def send() -> None:
+        nonlocal used
+        begin_request()
+        for _ in range(3):
+            async with loop_time.slices("flood") as slices:
+                for _ in range(2):
+                    _work(SLICE_SECONDS)
+                    used += 1
+                    await slices.pause()
+            await asyncio.sleep(0)
+        slices_at_end.append(used)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(10):
+            group.create_task(send())
+    # While a request waits or gives its turn back, the next ones have some slices.
+    assert all(used <= 6 * place + 15 for place, used in enumerate(slices_at_end)), f"{slices_at_end}"
+
+
+async def test_calls_that_keep_arriving_take_no_more_than_their_share() -> None:
+    loop_time = LoopTime()
+    ended = asyncio.Event()
+
+    async def arrive() -> None:
+        while not ended.is_set():
+            loop_time.arrivals += 1
+            await asyncio.sleep(0)
+
+    arriving = asyncio.create_task(arrive())
+    waiting = [asyncio.create_task(_slice(loop_time)) for _ in range(2 * MANY_WAITING)]
+    async with loop_time.slices("first"):
+        waited = []
+        for _ in range(5):
+            began = perf_counter()
+            await loop_time.serve_others(0.002)
+            waited.append(perf_counter() - began)
+    # At best: a busy machine makes each longer.
+    assert min(waited) < 0.01
+    ended.set()
+    await asyncio.gather(arriving, *waiting)
+
+
+async def _slice(loop_time: LoopTime) -> None:
+    async with loop_time.slices("waiting"):
+        pass
 
 
 async def test_a_cancelled_request_gives_its_turn_back() -> None:

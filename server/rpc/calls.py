@@ -30,7 +30,7 @@ from server.rpc.call_limits import ARRIVAL_SECONDS, FIRST_MESSAGE_SECONDS, SMALL
 from server.rpc.open_calls import LAST_WORD_SECONDS
 from server.rpc.parsing import LARGE_BYTES
 from server.rpc.request_size import note_request_size
-from server.sharing.loop_time import LoopTime
+from server.sharing.loop_time import LoopTime, begin_request
 from server.shutdown import until
 from signalbox.v1 import options_pb2
 
@@ -147,6 +147,7 @@ class Calls:
             counted = caller.project_pk
             data = await self._receive(transport, task, counted, method)
             size = len(data)
+            begin_request()
             note_request_size(size)
             if size <= SMALL_BYTES:
                 return await method.call(parser.parse(data), caller)
@@ -270,6 +271,7 @@ class Calls:
                 seconds = inf
                 await stream.check()
                 size = len(data)
+                begin_request()
                 note_request_size(size)
                 if size <= SMALL_BYTES:
                     yield parser.parse(data)

@@ -14,16 +14,21 @@ advances to its start. So:
 from __future__ import annotations
 
 import asyncio
+from bisect import insort
 from collections import Counter, deque
 from contextlib import asynccontextmanager
 from heapq import heappop, heappush
 from itertools import count
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Hashable
 
 T = TypeVar("T")
+
+_ORDER: Final = itemgetter(0)
+_WAITER_ORDER: Final = attrgetter("order")
 
 _FORGET_KEYS: Final = 1_000
 """With finish times of more keys than this, those that virtual time has passed are dropped."""
@@ -33,7 +38,7 @@ class FairQueue(Generic[T]):
     """Items of many keys, each with a cost. Within one key they leave in the order in which they came."""
 
     def __init__(self) -> None:
-        self._waiting: dict[Hashable, deque[tuple[int, T]]] = {}
+        self._waiting: dict[Hashable, deque[tuple[int, int, T]]] = {}  # by key: order, cost and item
         # For each key with items: the start of its first item, and a number that keeps keys with equal starts in order.
         self._first: list[tuple[int, int, Hashable]] = []
         self._numbers = count()
@@ -49,20 +54,23 @@ class FairQueue(Generic[T]):
         """The number of keys that have items."""
         return len(self._waiting)
 
-    def push(self, key: Hashable, item: T, cost: int = 1) -> None:
-        """Append an item to those of its key."""
+    def push(self, key: Hashable, item: T, cost: int = 1, order: int = 0) -> None:
+        """Add an item to those of its key, after the ones of the same or a lower order."""
         waiting = self._waiting.get(key)
         if waiting is None:
             waiting = self._waiting[key] = deque()
             self._rank(key, max(self._now, self._finish.get(key, 0)))
-        waiting.append((cost, item))
+        if waiting and order < waiting[-1][0]:
+            insort(waiting, (order, cost, item), key=_ORDER)
+        else:
+            waiting.append((order, cost, item))
         self._length += 1
 
     def pop(self) -> T:
         """Remove the next item and return it. Raise IndexError if there is none."""
         self._now, _, key = heappop(self._first)
         waiting = self._waiting[key]
-        cost, item = waiting.popleft()
+        _, cost, item = waiting.popleft()
         self._finish[key] = self._now + cost
         self._length -= 1
         if waiting:
@@ -112,18 +120,18 @@ class FairTurns:
         finally:
             self.release(key)
 
-    async def acquire(self, key: Hashable, cost: int = 1) -> None:
-        """Wait for a turn. The caller gives it back with `release`."""
+    async def acquire(self, key: Hashable, cost: int = 1, order: int = 0) -> None:
+        """Wait for a turn, before waiters of the key with a higher order. The caller gives it back with `release`."""
         if self._places[key] >= self._share:
-            waiter = _Waiter(key, cost)
-            self._beyond.setdefault(key, deque()).append(waiter)
+            waiter = _Waiter(key, cost, order)
+            insort(self._beyond.setdefault(key, deque()), waiter, key=_WAITER_ORDER)
         else:
             self._places[key] += 1
             if self._free:
                 self._free -= 1
                 return
-            waiter = _Waiter(key, cost)
-            self._queue.push(key, waiter, cost)
+            waiter = _Waiter(key, cost, order)
+            self._queue.push(key, waiter, cost, order)
         try:
             await waiter.given
         except asyncio.CancelledError:
@@ -149,7 +157,7 @@ class FairTurns:
         while beyond:
             waiter = beyond.popleft()
             if not waiter.given.done():
-                self._queue.push(key, waiter, waiter.cost)
+                self._queue.push(key, waiter, waiter.cost, waiter.order)
                 return
         self._beyond.pop(key, None)
         self._places[key] -= 1
@@ -160,9 +168,10 @@ class FairTurns:
 class _Waiter:
     """A caller that waits for a turn."""
 
-    __slots__ = ("cost", "given", "key")
+    __slots__ = ("cost", "given", "key", "order")
 
-    def __init__(self, key: Hashable, cost: int) -> None:
+    def __init__(self, key: Hashable, cost: int, order: int) -> None:
         self.key = key
         self.cost = cost
+        self.order = order
         self.given: asyncio.Future[None] = asyncio.get_running_loop().create_future()

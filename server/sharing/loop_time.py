@@ -9,15 +9,19 @@ between them the loop serves everybody else:
             convert(event)
             await slices.pause()
 
-One large request has a turn at a time. After SLICE_SECONDS the next one gets it, by `FairTurns`, at a cost of the time
-that was used. Small requests need no turn, and a slice waits while small work of another project is in progress
-(`small_work`), and while the database thread computes (`interpreter`).
+One large request has a turn at a time. After SLICE_SECONDS the next project gets it, by `FairTurns`, at a cost of the
+time that was used. The requests of one project are finished in the order in which they came: a thousand that advanced
+side by side would all be answered after the last one is read, or given up by their clients. Small requests need no
+turn, and a slice waits while small work of another project is in progress (`small_work`), and while the database thread
+computes (`interpreter`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from itertools import count
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
@@ -43,8 +47,16 @@ RATE_SECONDS: Final = 0.05
 GAP_SECONDS: Final = 0.001
 """While calls arrive, the loop is left free for this long at a time: accepting a call takes it and another thread."""
 
-ARRIVAL_SECONDS: Final = 0.02
-"""The most time for which arriving calls keep a slice waiting."""
+ARRIVAL_SHARE: Final = 2
+"""Arriving calls keep a slice waiting for at most this many times as long as the last one took."""
+
+_orders = count(1)
+_order: ContextVar[int] = ContextVar("order")
+
+
+def begin_request() -> None:
+    """Note that the current task works on a new request from now on: its work comes after that of earlier ones."""
+    _order.set(next(_orders))
 
 
 class LoopTime:
@@ -84,14 +96,14 @@ class LoopTime:
         while self.giving_way.due(key) and not self._overrun():
             await self.giving_way.wait()
 
-    async def serve_others(self) -> None:
-        """Let the loop serve others: for one round, or for longer while many calls arrive.
+    async def serve_others(self, used: float) -> None:
+        """After a slice of `used` seconds, let the loop serve others: for one round, or longer while many calls arrive.
 
         Accepting calls takes rounds of the loop and another thread. With a slice in every round, it took two seconds
         until 400 large calls had been accepted one by one, and all other calls waited for that.
         """
         await asyncio.sleep(0)
-        until = perf_counter() + ARRIVAL_SECONDS
+        until = perf_counter() + ARRIVAL_SHARE * used
         while self.turns.waiting > MANY_WAITING and self.arrivals != self._seen and perf_counter() < until:
             self._seen = self.arrivals
             await asyncio.sleep(GAP_SECONDS)
@@ -104,12 +116,13 @@ class Slices:
         self._loop_time = loop_time
         self._turns = loop_time.turns
         self._key = key
+        self._order = _order.get(0) or next(_orders)
         self._holds_turn = False
         self._ends_at = 0.0
 
     async def begin(self, cost: int = 1) -> None:
         """Wait for the first turn, or for the next one at a cost in microseconds."""
-        await self._turns.acquire(self._key, cost)
+        await self._turns.acquire(self._key, cost, self._order)
         self._holds_turn = True
         try:
             await self._loop_time.give_way(self._key)
@@ -121,8 +134,14 @@ class Slices:
     def end(self) -> None:
         """Give the turn back."""
         if self._holds_turn:
-            self._loop_time.giving_way.worked(perf_counter() - self._ends_at + SLICE_SECONDS)
-            self._release()
+            self._end(self._used())
+
+    def _used(self) -> float:
+        return max(0.0, perf_counter() - self._ends_at + SLICE_SECONDS)
+
+    def _end(self, used: float) -> None:
+        self._loop_time.giving_way.worked(used)
+        self._release()
 
     def _release(self) -> None:
         self._holds_turn = False
@@ -136,8 +155,8 @@ class Slices:
         """If the slice is used up, let the loop serve others, and wait for the next turn."""
         if not self.used_up():
             return
-        used = max(0.0, perf_counter() - self._ends_at + SLICE_SECONDS)
+        used = self._used()
         # While the turn is still held: the next holder would use it at once, in the same round of the loop.
-        await self._loop_time.serve_others()
-        self.end()
+        await self._loop_time.serve_others(used)
+        self._end(used)
         await self.begin(round(used * 1e6))
