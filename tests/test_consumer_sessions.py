@@ -33,6 +33,7 @@ class Noting:
         self.subscription = replace(SUBSCRIPTION, ack_deadline=ack_deadline, floor_position=5)
         self.submitted: list[Sequence[Settlement]] = []
         self.requested: list[int] = []
+        self.returned: list[Delivery] = []
         self.stopped = 0
 
     def submit(self, settlements: Sequence[Settlement]) -> asyncio.Future[Any]:
@@ -41,6 +42,9 @@ class Noting:
 
     def request(self, consumer: Any, capacity: int) -> None:
         self.requested.append(capacity)
+
+    def return_undelivered(self, deliveries: Sequence[Delivery]) -> None:
+        self.returned += deliveries
 
     def stop_delivering(self, consumer: Any) -> None:
         self.stopped += 1
@@ -215,6 +219,31 @@ def test_a_quiet_stream_requests_matches_only_while_it_waits() -> None:
         stream = Stream(Noting())
         assert await stream.next() == Heartbeat(5, 9, 0)
         assert (now(), stream.dispatcher.requested) == (4, [1_000, 0])
+
+    virtually(work())
+
+
+def test_the_next_batch_waits_for_the_transport_only_for_a_short_time() -> None:
+    async def work() -> None:
+        stream = Stream(Noting(ack_deadline=5 * SECOND))
+        session, requested, returned = stream.session, stream.dispatcher.requested, stream.dispatcher.returned
+        waiting = [loaded(1).delivery, loaded(2).delivery]
+        with session._sending():
+            # The next step leases with the next commit, whether the transport has taken the response or not.
+            session.consumer.deliveries = list(waiting)
+            await asyncio.sleep(0.4)
+            assert (requested, returned) == ([1_000], [])
+        assert session.consumer.take() == waiting
+        requested.clear()
+        with session._sending():
+            session.consumer.deliveries = list(waiting)
+            await asyncio.sleep(0.6)
+            assert (requested, returned, session.consumer.deliveries) == ([1_000, 0], waiting, [])
+        requested.clear()
+        with session._sending():
+            assert requested == []
+        with session._sending():
+            assert requested == [1_000]
 
     virtually(work())
 

@@ -237,6 +237,18 @@ def test_a_consumer_notices_another_number_of_leases_and_a_pull_the_end_of_its_s
     virtually(work)
 
 
+@pytest.mark.parametrize(
+    ("window", "requested", "count", "left"), [(5, 3, 2, 1), (5, 3, 3, 0), (5, 0, 2, 0), (None, 3, 2, 0)]
+)
+def test_the_rest_of_what_a_stream_requested_may_still_come_and_a_pull_gets_one_batch(
+    window: int | None, requested: int, count: int, left: int
+) -> None:
+    consumer = Consumer("a", window)
+    consumer.capacity = requested
+    consumer.deliver([delivery(number) for number in range(count)])
+    assert (len(consumer.deliveries), consumer.capacity) == (count, left)
+
+
 @pytest.mark.parametrize(("left", "stopped"), [(False, False), (True, False), (False, True)])
 def test_deliveries_reach_a_consumer_unless_it_has_left_or_stopped(left: bool, stopped: bool) -> None:
     def work() -> None:
@@ -251,7 +263,7 @@ def test_deliveries_reach_a_consumer_unless_it_has_left_or_stopped(left: bool, s
         if left or stopped:
             assert (consumer.deliveries, returned) == ([delivery(1)], [Undelivered(["d2", "d3"])])
         else:
-            assert (consumer.take(), consumer.capacity, returned) == ([delivery(1), delivery(2), delivery(3)], 0, [])
+            assert (consumer.take(), consumer.capacity, returned) == ([delivery(1), delivery(2), delivery(3)], 1, [])
             assert consumer.deliveries == []
 
     virtually(work)

@@ -110,6 +110,15 @@ async def test_matches_are_leased_in_the_transaction_that_records_them(riding: R
             assert riding.line.writes == writes + 1
 
 
+async def test_matches_are_leased_with_their_commit_although_earlier_ones_are_still_to_be_taken(riding: Riding) -> None:
+    with riding.dispatchers.used(riding._subscription) as dispatcher, dispatcher.attached(riding.consumer):
+        await riding.idle(dispatcher)
+        writes = riding.line.writes
+        for number in range(1, 4):
+            await riding.line.send(drafts())
+            assert (len(riding.consumer.deliveries), riding.line.writes) == (number, writes + number)
+
+
 async def test_acknowledgements_join_the_commit_of_events(riding: Riding) -> None:
     with riding.dispatchers.used(riding._subscription) as dispatcher, dispatcher.attached(riding.consumer):
         await riding.idle(dispatcher)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 from registry.timestamps import now_micros
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from automation.subscriptions.values import Delivery
 
 DEFAULT_OUTSTANDING: Final = 100
@@ -48,6 +50,11 @@ class Consumer:
     def has_capacity(self) -> bool:
         """True if an available match would be delivered, by the number of leases after the last step."""
         return self.capacity > 0 and (self.max_outstanding is None or self.outstanding < self.max_outstanding)
+
+    def deliver(self, deliveries: Sequence[Delivery]) -> None:
+        """Add deliveries. A stream may get the rest of what it requested before it takes them, a pull does not wait."""
+        self.deliveries += deliveries
+        self.capacity = 0 if self.is_pull else max(0, self.capacity - len(deliveries))
 
     def take(self) -> list[Delivery]:
         """Remove and return the deliveries."""

@@ -10,9 +10,11 @@
 
 Why it is so:
 
-- *No later step leases while the response waits for the transport.* Matches are requested only while there is nothing
-  to send, that is, after the transport has taken the last batch. A step in progress may still deliver one batch; its
-  leases wait here and are extended if they were sent late (LATE_SECONDS).
+- *One batch ahead.* The next batch is requested before the last one is sent, so that it is leased with the next commit
+  and not with the one after that. It waits here while the transport takes the last one. If that takes long
+  (LATE_SECONDS), it is returned, and no later step leases: leases of a slow reader do not end unread. From then on
+  matches are requested only while there is nothing to send, until a response is taken in time. A step in progress may
+  still deliver one batch; its leases wait here and are extended if they were sent late.
 - *Results go before deliveries.* A client that waits for results before it settles more would otherwise wait until
   large batches are sent.
 - *Nothing waits for matches that are loaded.* The database may be slow, or others be first; heartbeats and results are
@@ -30,19 +32,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from automation.subscriptions.values import Extend
 from server.clock import database_now
 from server.delivery.consumer import Consumer
-from server.delivery.loading import load_deliveries, parking
+from server.delivery.loading import load_deliveries, parking, recent_deliveries
 from server.delivery.match_reader import MAX_LOADED
 from server.errors import Stopping
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 
     from automation.subscriptions.values import Delivery, Settlement, SettleResult
     from server.delivery.dispatcher import Dispatcher
@@ -55,7 +57,7 @@ REQUEST_WINDOW: Final = 16
 """At most this many requests of a consumer are unanswered; its stream is read no further meanwhile."""
 
 LATE_SECONDS: Final = 1.0
-"""Leases that began earlier than this, or a tenth of the ack deadline, before their batch was sent are extended."""
+"""A response, or leases that wait to be sent, are late after this time, or after a tenth of the ack deadline."""
 
 BROKEN_SECONDS: Final = 0.05
 """The time in which the call of a broken connection is cancelled, after it looked as if the client had closed it."""
@@ -158,10 +160,11 @@ class ConsumerSession:
         self._unanswered: deque[_UnansweredRequest] = deque()
         self._request_window = asyncio.Semaphore(REQUEST_WINDOW)
         self._batch_size = MAX_LOADED
-        self._loading: asyncio.Task[DeliveryBatch | None] | None = None
+        self._loading: asyncio.Future[DeliveryBatch | None] | None = None
         self._stop_step: asyncio.Future[Any] | None = None
         self._drain_ends_at: float | None = None
         self._sent_at = 0.0
+        self._reads_promptly = True
 
     async def responses(self, requests: AsyncIterator[ConsumerRequest]) -> AsyncGenerator[ConsumerResponse, None]:
         """Yield the responses after Opened. A response counts as sent when the next response is requested.
@@ -175,15 +178,16 @@ class ConsumerSession:
         self._note_sent()
         try:
             while (response := await self._next(reading)) is not None:
-                if not isinstance(response, DeliveryBatch):
-                    yield response
-                    self._note_sent()
-                    continue
-                try:
-                    yield response
-                finally:
-                    if response.unwritable:
-                        self._dispatcher.submit(parking(response.unwritable))
+                with self._sending():
+                    if not isinstance(response, DeliveryBatch):
+                        yield response
+                        self._note_sent()
+                        continue
+                    try:
+                        yield response
+                    finally:
+                        if response.unwritable:
+                            self._dispatcher.submit(parking(response.unwritable))
                 if len(response.unwritable) < len(response.deliveries):
                     self._renew_late(response)
                     self._note_sent()
@@ -191,6 +195,29 @@ class ConsumerSession:
             reading.cancel()
             stopping.cancel()
             await asyncio.gather(reading, stopping, self._stop_loading(), return_exceptions=True)
+
+    @contextmanager
+    def _sending(self) -> Iterator[None]:
+        """Send a response while the context is open; the next batch is requested if the last one was taken in time."""
+        if self._reads_promptly:
+            self._request()
+        self._reads_promptly = True
+        late = asyncio.get_running_loop().call_later(self._late_micros / 1_000_000, self._give_way)
+        try:
+            yield
+        finally:
+            late.cancel()
+
+    def _give_way(self) -> None:
+        """Return what waits for a transport that is slow to take the last response, and request nothing more."""
+        self._reads_promptly = False
+        self._dispatcher.request(self.consumer, 0)
+        self._dispatcher.return_undelivered(self.consumer.take())
+
+    def _request(self) -> None:
+        """Request as many matches as the next batch has room for."""
+        if self._stop_step is None and self._loading is None:
+            self._dispatcher.request(self.consumer, max(0, self._batch_size - len(self.consumer.deliveries)))
 
     async def _read(self, requests: AsyncIterator[ConsumerRequest]) -> None:
         async for request in requests:
@@ -264,6 +291,10 @@ class ConsumerSession:
     def _is_loaded(self) -> bool:
         """Begin to load deliveries if there are any. Return whether they are loaded."""
         if self._loading is None and self.consumer.deliveries:
+            if batch := self._recent_batch():
+                self._loading = asyncio.get_running_loop().create_future()
+                self._loading.set_result(batch)
+                return True
             self._loading = asyncio.create_task(self._load(), name="load-deliveries")
             self._loading.add_done_callback(self._notice)
         return self._loading is not None and self._loading.done()
@@ -288,34 +319,48 @@ class ConsumerSession:
         The next request is for as many as fitted, so that few are returned. It grows again while all fit.
         """
         deliveries = self.consumer.take()
-        loaded = await load_deliveries(self._reader, self._dispatcher, deliveries)
+        return self._batch(deliveries, await load_deliveries(self._reader, self._dispatcher, deliveries))
+
+    def _recent_batch(self) -> DeliveryBatch | None:
+        """Return the deliveries that wait if their matches are in memory, as they are after a commit."""
+        deliveries = self.consumer.deliveries
+        loaded = recent_deliveries(self._reader, self._dispatcher, deliveries)
+        if not loaded:
+            return None
+        self.consumer.take()
+        return self._batch(deliveries, loaded)
+
+    def _batch(self, deliveries: Sequence[Delivery], loaded: Sequence[LoadedDelivery]) -> DeliveryBatch | None:
         all_fit = len(loaded) == len(deliveries)
         self._batch_size = min(MAX_LOADED, 2 * self._batch_size) if all_fit else max(1, len(loaded))
         return DeliveryBatch(loaded, self._dispatcher.subscription.max_attempts) if loaded else None
 
     def _renew_late(self, batch: DeliveryBatch) -> None:
         """Extend the leases of a batch if the transport took it long after they began."""
-        ack_deadline = self._dispatcher.subscription.ack_deadline
-        leased_at = batch.deliveries[0].delivery.lease_expires_at - ack_deadline
-        if database_now() - leased_at > min(LATE_SECONDS * 1_000_000, ack_deadline / 10):
+        leased_at = batch.deliveries[0].delivery.lease_expires_at - self._dispatcher.subscription.ack_deadline
+        if database_now() - leased_at > self._late_micros:
             self._dispatcher.submit([Extend([delivery.id for delivery, _ in batch.deliveries])])
 
+    @property
+    def _late_micros(self) -> float:
+        return min(LATE_SECONDS * 1_000_000, self._dispatcher.subscription.ack_deadline / 10)
+
     async def _wait(self) -> bool:
-        """Request matches, unless some are loaded, and wait for a change. Return False if a heartbeat is due."""
+        """Request matches unless some wait, and wait for a change. Return False if a heartbeat is due."""
+        self._request()
         heartbeat_at = self._sent_at + self._heartbeat_seconds
-        if self._stop_step is None and self._loading is None:
-            self._dispatcher.request(self.consumer, self._batch_size)
         until = heartbeat_at if self._drain_ends_at is None else min(heartbeat_at, self._drain_ends_at)
+        # A timer takes a quarter of the time of `asyncio.timeout_at`.
+        loop = asyncio.get_running_loop()
+        timer = loop.call_at(until, self.consumer.changed.set)
         try:
-            async with asyncio.timeout_at(until):
-                await self.consumer.changed.wait()
-        except TimeoutError:
-            return self._drain_ends_at is not None and asyncio.get_running_loop().time() < heartbeat_at
+            await self.consumer.changed.wait()
         finally:
-            # No later step leases while the response waits for the transport. A step in progress may still deliver one
-            # batch; its leases wait here and are extended if they were sent late.
-            self._dispatcher.request(self.consumer, 0)
-        return True
+            timer.cancel()
+        if loop.time() < until:
+            return True
+        self._dispatcher.request(self.consumer, 0)
+        return until < heartbeat_at
 
     async def _heartbeat(self) -> Heartbeat:
         floor_position = self._dispatcher.subscription.floor_position

@@ -38,7 +38,7 @@ nothing, else a few matches. One step is in progress at a time (`_stepping`); a 
 again.
 
     commit     stores events and matches, then the step        `_log_version` does not rise by a commit that a step rode
-    the loop   _keep, senders, then `end` of each step         with: the read position is the end of the log already
+    the loop   _keep, `end` of each step, then senders         with: the read position is the end of the log already
 
 Every change of state sets `_changed`. The task clears it, and computes anew, before each wait: no wake-up is lost.
 """
@@ -159,7 +159,7 @@ class Dispatcher:
     def request(self, consumer: Consumer, capacity: int) -> None:
         """Request up to `capacity` matches for a consumer, 0 to withdraw the request.
 
-        They are delivered in one batch as soon as any are available.
+        They are delivered as soon as any are available: to a pull in one batch, to a stream in several ones, too.
         """
         consumer.capacity = capacity
         if consumer.is_pull:
@@ -398,8 +398,7 @@ class Dispatcher:
             if consumer not in self.consumers or consumer.stopped:
                 self.return_undelivered(deliveries)
             elif deliveries:
-                consumer.deliveries += deliveries
-                consumer.capacity = 0
+                consumer.deliver(deliveries)
             if deliveries or changed:
                 consumer.changed.set()
 

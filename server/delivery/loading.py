@@ -11,6 +11,7 @@ from server.delivery.recent_matches import LoadedMatch
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from automation.matches import Match
     from automation.subscriptions.values import Delivery, Settlement
     from server.delivery.dispatcher import Dispatcher
     from server.delivery.match_reader import MatchReader
@@ -21,6 +22,19 @@ class LoadedDelivery(NamedTuple):
 
     delivery: Delivery
     loaded: LoadedMatch
+
+
+def recent_deliveries(
+    reader: MatchReader, dispatcher: Dispatcher, deliveries: Sequence[Delivery]
+) -> Sequence[LoadedDelivery]:
+    """Load the first deliveries from memory, as many as fit into a response; none unless all of them are there.
+
+    The rest is returned.
+    """
+    found = reader.load_recent(dispatcher.subscription.project_pk, *_matches_and_texts(deliveries))
+    if found:
+        dispatcher.return_undelivered(deliveries[len(found) :])
+    return [LoadedDelivery(delivery, match) for delivery, match in zip(deliveries, found, strict=False)]
 
 
 async def load_deliveries(
@@ -35,9 +49,7 @@ async def load_deliveries(
         return []
     loaded: list[LoadedMatch | UnreadableMatch] = []
     try:
-        matches = [delivery.match for delivery in deliveries]
-        failures = [delivery.last_failure for delivery in deliveries]
-        loaded = await reader.load(dispatcher.subscription.project_pk, matches, failures)
+        loaded = await reader.load(dispatcher.subscription.project_pk, *_matches_and_texts(deliveries))
     finally:
         dispatcher.return_undelivered(deliveries[len(loaded) :])
     pairs = list(zip(deliveries, loaded, strict=False))
@@ -45,6 +57,11 @@ async def load_deliveries(
     if unreadable:
         await dispatcher.submit(parking(unreadable))
     return [LoadedDelivery(delivery, match) for delivery, match in pairs if isinstance(match, LoadedMatch)]
+
+
+def _matches_and_texts(deliveries: Sequence[Delivery]) -> tuple[list[Match], list[str]]:
+    """Return the matches of deliveries, and the texts that a response has with each."""
+    return [delivery.match for delivery in deliveries], [delivery.last_failure for delivery in deliveries]
 
 
 def parking(unreadable: Sequence[tuple[Delivery, str]]) -> list[Settlement]:

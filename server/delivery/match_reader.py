@@ -96,17 +96,17 @@ class MatchReader:
         self, project_pk: int, matches: Sequence[Match], texts: Sequence[str] | None = None
     ) -> list[LoadedMatch | UnreadableMatch]:
         """Load the first of these matches of a project, as `load_in` does: from memory, else in a transaction."""
-        if recent := self._recent(project_pk, matches, texts):
-            return recent
+        if recent := self.load_recent(project_pk, matches, texts):
+            return [*recent]
         return await self._database.read(
             lambda connection: load_in(connection, project_pk, matches, texts), delivery=True
         )
 
-    def _recent(
-        self, project_pk: int, matches: Sequence[Match], texts: Sequence[str] | None
-    ) -> list[LoadedMatch | UnreadableMatch]:
+    def load_recent(
+        self, project_pk: int, matches: Sequence[Match], texts: Sequence[str] | None = None
+    ) -> Sequence[LoadedMatch]:
         """Return the first of these matches, as many as fit into a response, if all of them are in memory."""
-        found: list[LoadedMatch | UnreadableMatch] = []
+        found: list[LoadedMatch] = []
         characters = []
         for match in matches[:MAX_LOADED]:
             recent = self._notifier.recent.find(project_pk, match)

@@ -306,9 +306,10 @@ class GroupCommit:
         else:
             self._health.commit_ended()
             self._keep(commits, invalidations, recent)
-            _resolve(batches)
+            # First the deliveries: a consumer gets a match as soon as its sender gets the response.
             for rider in riders:
                 rider.end()
+            _resolve(batches)
             if batches:
                 self._count(commits, perf_counter() - began - attempts.rider_seconds)
 
