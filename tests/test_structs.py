@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from server.budgets import PayloadBudget
 from server.errors import InvalidArgument
-from server.rpc.messages.structs import read_struct, write_struct, write_value
+from server.rpc.messages import structs
+from server.rpc.messages.structs import Later, read_struct, write_struct, write_value
 from tests.support import boundaries
 from tests.support.messages import struct
 
@@ -34,6 +35,14 @@ def written(payload: dict[str, Any]) -> Struct:
     return made
 
 
+def read_in_steps(made: Struct) -> dict[str, Any]:
+    later: Later = []
+    found = read_struct(made, later=later)
+    for steps in later:
+        assert all(step is None for step in steps)
+    return found
+
+
 @given(payloads)
 def test_a_payload_survives_its_struct(payload: dict[str, Any]) -> None:
     assert read_struct(written(payload)) == payload
@@ -49,6 +58,33 @@ def test_a_struct_survives_its_payload(payload: dict[str, Any]) -> None:
 def test_a_struct_is_read_as_the_library_reads_it(payload: dict[str, Any]) -> None:
     made = struct(payload)
     assert read_struct(made) == MessageToDict(made)
+
+
+@given(payloads | st.dictionaries(st.text("abc", min_size=1, max_size=3), scalars, max_size=20))
+def test_a_large_struct_is_read_in_steps_as_at_once(payload: dict[str, Any]) -> None:
+    made = struct(payload)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(structs, "_SMALL", 5)
+        patched.setattr(structs, "_LARGE", 5)
+        patched.setattr(structs, "_STEP_VALUES", 2)
+        found = read_in_steps(made)
+    assert (found, [*found]) == (payload, sorted(payload))
+
+
+@pytest.mark.parametrize("payload", [{"a": [1] * 9_000}, {f"p{number}": 1 for number in range(9_000)}])
+def test_a_struct_of_many_values_is_read_in_many_steps(payload: dict[str, Any]) -> None:
+    later: Later = []
+    read_struct(struct(payload), later=later)
+    assert sum(1 for steps in later for _ in steps) >= 9_000 // structs._STEP_VALUES
+
+
+@pytest.mark.parametrize("payload", [{"a": [1] * 10_001}, {"a": [[1] * 99] * 120}])
+def test_budgets_hold_in_steps_too(payload: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgument) as at_once:
+        read_struct(struct(payload))
+    with pytest.raises(InvalidArgument) as in_steps:
+        read_in_steps(struct(payload))
+    assert in_steps.value.message == at_once.value.message
 
 
 @given(values)

@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from registry.coercion import Coercion
     from registry.errors import Violation
     from server.model import Event
+    from server.rpc.messages.structs import Later
     from server.rpc.messages.typed_properties import Readers
 
 
-def read_draft(message: pb.EventInput, readers: Readers, *, contact_optional: bool = False) -> Draft:
-    """Read an event, with the readers that its typed properties need.
+def read_draft(
+    message: pb.EventInput, readers: Readers, *, contact_optional: bool = False, later: Later | None = None
+) -> Draft:
+    """Read an event, with the readers that its typed properties need. `later` is as for `read_struct`.
 
     Raise InvalidArgument, ContactRequired unless it may be about nobody, and what `identify` finds wrong with the
     typed properties.
@@ -42,18 +45,18 @@ def read_draft(message: pb.EventInput, readers: Readers, *, contact_optional: bo
         message.name,
         contact_id,
         email,
-        read_typed(message, readers) if typed else read_struct(message.properties),
+        read_typed(message, readers) if typed else read_struct(message.properties, later=later),
         read_timestamp(message, "occurred_at") if message.HasField("occurred_at") else None,
         check_idempotency_key(message.idempotency_key) if message.idempotency_key else "",
     )
 
 
-def read_draft_or_refuse(message: pb.EventInput, readers: Readers) -> Draft:
+def read_draft_or_refuse(message: pb.EventInput, readers: Readers, later: Later | None = None) -> Draft:
     """Read an event of a batch; one that cannot be read becomes a draft that is refused."""
     try:
-        return read_draft(message, readers)
+        return read_draft(message, readers, later=later)
     except SignalboxError as error:
-        return _unreadable(message.name, error.detached())
+        return unreadable_draft(message.name, error.detached())
 
 
 # What is written for every event is written in place: a message given to a constructor is copied.
@@ -110,5 +113,6 @@ def write_violation(violation: Violation) -> event_pb2.Violation:
     return event_pb2.Violation(path=violation.path, reason=violation.reason, message=violation.message)
 
 
-def _unreadable(name: str, error: Exception) -> Draft:
+def unreadable_draft(name: str, error: Exception) -> Draft:
+    """Return a draft that is refused."""
     return Draft(name, "", "", {}, invalid=error)

@@ -5,6 +5,8 @@ A number arrives as a double; an integral one that a double holds exactly become
 
 from __future__ import annotations
 
+from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.struct_pb2 import NullValue, Struct, Value
@@ -16,7 +18,7 @@ from server.budgets import EVENT_BUDGET, check_count
 from server.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from server.budgets import PayloadBudget
 
@@ -28,9 +30,23 @@ _EXACT = 2.0**53
 # A payload with no more values and characters than these is within every budget.
 _SMALL, _SMALL_TEXT = 100, 8_000
 
+_LARGE: Final = 8 * 1024
+"""A Struct of this size can have values for a millisecond."""
 
-def read_struct(struct: Struct, root: str = "properties", budget: PayloadBudget = EVENT_BUDGET) -> dict[str, Any]:
+_STEP_VALUES: Final = 500
+"""Values that are read in one step, in 0.3 ms."""
+
+
+Later = list["Iterator[object]"]
+"""The steps of reading what is large, which its reader leaves to the caller. They raise InvalidArgument as it does."""
+
+
+def read_struct(
+    struct: Struct, root: str = "properties", budget: PayloadBudget = EVENT_BUDGET, later: Later | None = None
+) -> dict[str, Any]:
     """Read a Struct, the properties in the order of their names: on the wire they have none.
+
+    With `later`, the result of a large one is filled by the steps that are appended to it.
 
     Raise InvalidArgument with the path of a value without a kind, a number that is not finite, or a broken budget.
     """
@@ -40,6 +56,9 @@ def read_struct(struct: Struct, root: str = "properties", budget: PayloadBudget 
     if len(fields) > _SMALL:
         _check_size(struct, root, budget)
         check_count(len(fields), root, budget)
+        if later is not None:
+            later.append(_pending_steps([(values, struct, root, 1)], 0, root, budget))
+            return values
     characters = 0
     for name in sorted(fields):
         value = fields[name]
@@ -56,8 +75,12 @@ def read_struct(struct: Struct, root: str = "properties", budget: PayloadBudget 
             values[name] = _branch(value, kind, property_path(root, name), 2, pending)
     # Most payloads are flat and so small that no budget needs a second look.
     if pending or len(values) > _SMALL or characters > _SMALL_TEXT:
-        _check_size(struct, root, budget)
-        read_pending(pending, len(values), root, budget)
+        size = _check_size(struct, root, budget)
+        steps = _pending_steps(pending, len(values), root, budget)
+        if later is not None and size > _LARGE:
+            later.append(steps)
+        else:
+            deque(steps, 0)
     return values
 
 
@@ -111,6 +134,11 @@ Pending = tuple[Any, Any, str, int]
 
 def read_pending(pending: list[Pending], count: int, root: str, budget: PayloadBudget = EVENT_BUDGET) -> None:
     """Fill the pending containers, after `count` values were read. Raise InvalidArgument, as `read_struct` does."""
+    deque(_pending_steps(pending, count, root, budget), 0)
+
+
+def _pending_steps(pending: list[Pending], count: int, root: str, budget: PayloadBudget) -> Iterator[None]:
+    unpaused = 0
     while pending:
         into, container, path, depth = pending.pop()
         if depth > budget.depth:
@@ -118,11 +146,17 @@ def read_pending(pending: list[Pending], count: int, root: str, budget: PayloadB
         inside = container.fields if isinstance(into, dict) else container.values
         count += len(inside)
         check_count(count, root, budget)
-        if isinstance(into, dict):
-            for name, inner in sorted(inside.items()):
-                into[name] = read_value(inner, path, name, depth + 1, pending)
-        else:
-            into.extend(read_value(inner, path, index, depth + 1, pending) for index, inner in enumerate(inside))
+        members = iter(sorted(inside.items()) if isinstance(into, dict) else enumerate(inside))
+        while step := [*islice(members, _STEP_VALUES)]:
+            read = [(name, read_value(inner, path, name, depth + 1, pending)) for name, inner in step]
+            if isinstance(into, dict):
+                into.update(read)
+            else:
+                into.extend(value for _, value in read)
+            unpaused += len(step)
+            if unpaused >= _STEP_VALUES:
+                unpaused = 0
+                yield
     check_count(count, root, budget)
 
 
@@ -164,7 +198,8 @@ def read_number(number: float, parent: str, name: str | int) -> float:
     return number
 
 
-def _check_size(struct: Struct, root: str, budget: PayloadBudget) -> None:
-    size = struct.ByteSize()
+def _check_size(struct: Struct, root: str, budget: PayloadBudget) -> int:
+    size: int = struct.ByteSize()
     if size > budget.size:
         raise InvalidArgument.of(too_large(root, size, budget))
+    return size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from registry.errors import SignalboxError
@@ -18,6 +19,7 @@ from server.rpc.messages.events import (
     event_message,
     read_draft,
     read_draft_or_refuse,
+    unreadable_draft,
     write_error,
     write_event,
 )
@@ -30,14 +32,15 @@ from server.storage.events import EventFilter
 from signalbox.v1 import event_ingest_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 
     from server.auth.access import Caller
     from server.ingest.draft import Batch, BatchMode, Draft
     from server.ingest.ingest import Ingest
+    from server.rpc.messages.structs import Later
     from server.rpc.messages.typed_properties import TypedReaders
     from server.services.events import Events
-    from server.sharing.loop_time import LoopTime
+    from server.sharing.loop_time import LoopTime, Slices
 
 MAX_BATCH = 10_000
 
@@ -66,9 +69,10 @@ class EventIngestServicer:
         if request_size() <= SMALL_BYTES:
             draft = read_draft(request.event, readers)
         else:
-            # In a turn: of many that have arrived together, one is read in each round of the loop.
-            async with self._loop_time.slices(caller.project_pk):
-                draft = read_draft(request.event, readers)
+            later: Later = []
+            async with self._loop_time.slices(caller.project_pk) as slices:
+                draft = read_draft(request.event, readers, later=later)
+                await slices.run(chain.from_iterable(later))
         view = RESULT_VIEW.read_optional(request.view, "view") or View.COERCED
         await self._ingest.send(caller.project_pk, draft, request_size())
         response = pb.SendEventResponse()
@@ -210,9 +214,11 @@ class _Batches:
         if len(events) <= SMALL_EVENTS and request_size() <= SMALL_BYTES:
             return [read_draft_or_refuse(event, readers) for event in events], mode, view
         drafts: list[Draft] = []
+        later: Later = []
         async with self._loop_time.slices(project_pk) as slices:
             for event in events:
-                drafts.append(read_draft_or_refuse(event, readers))
+                draft = read_draft_or_refuse(event, readers, later)
+                drafts.append(await _finished(draft, later.pop(), slices) if later else draft)
                 if slices.used_up():
                     await slices.pause()
         return drafts, mode, view
@@ -242,6 +248,15 @@ class _Batches:
                 del held[-_FREED_AT_ONCE:]
                 if slices.used_up():
                     await slices.pause()
+
+
+async def _finished(draft: Draft, steps: Iterator[object], slices: Slices) -> Draft:
+    """Read the rest of a large event; return a draft that is refused if that cannot be read."""
+    try:
+        await slices.run(steps)
+    except SignalboxError as error:
+        return unreadable_draft(draft.name, error.detached())
+    return draft
 
 
 def _read_filter(request: pb.ListEventsRequest) -> EventFilter:
