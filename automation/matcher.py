@@ -143,7 +143,7 @@ class _Layer:
     def __init__(self, automations: Sequence[Automation], condition: Callable[[str], Condition]) -> None:
         self.automations = automations
         self.conditions = [condition(each.condition) if each.condition else None for each in automations]
-        self._index = ConditionIndex(self.conditions)
+        self.index = ConditionIndex(self.conditions)
 
     @cached_property
     def by_key(self) -> dict[int, Automation]:
@@ -157,11 +157,7 @@ class _Layer:
 
     def candidates(self, subject: Subject) -> Sequence[int]:
         """Return the places of the automations that may match, oldest first."""
-        return self._index.candidates(subject)
-
-    def rules_out(self, properties: Mapping[str, Any]) -> bool:
-        """Return whether certainly none of the automations matches an event with these properties."""
-        return self._index.rules_out(properties)
+        return self.index.candidates(subject)
 
 
 class Matcher:
@@ -184,6 +180,7 @@ class Matcher:
             automation.key for automation in automations if automation.entry_rule is not EntryRule.EVERY_TIME
         ]
         layers = (self.base,) if self._changed is None else (self.base, self._changed)
+        self._indexes = [layer.index for layer in layers]
         self.reads_contact = any(each.reads_contact for layer in layers for each in layer.conditions if each)
         self.growth = combined(layer.growth for layer in layers)
         self.always = sum(
@@ -194,8 +191,9 @@ class Matcher:
 
     def rules_out(self, properties: Mapping[str, Any]) -> bool:
         """Return whether certainly no automation matches an event with these properties."""
-        if not self.base.rules_out(properties) or (self._changed and not self._changed.rules_out(properties)):
-            return False
+        for index in self._indexes:
+            if not index.rules_out(properties):
+                return False
         self.usual_steps -= self.usual_steps / 16
         return True
 

@@ -180,6 +180,7 @@ class ConditionIndex:
                 self._by_name[path[1]].append(path_index)
         self._selectors = {name: _selector_of(path_indexes) for name, path_indexes in self._by_name.items()}
         self._others = [path_index for path, path_index in paths.items() if path[0] != PROPERTIES]
+        self._unpredictable = bool(self._always or self._others)
 
     def candidates(self, subject: Subject) -> Sequence[int]:
         """Return, in ascending order, the indexes in the sequence of all conditions that may hold."""
@@ -198,7 +199,7 @@ class ConditionIndex:
 
         Most events match nothing, and this takes a third of the time of making a subject and asking for candidates.
         """
-        if self._always or self._others:
+        if self._unpredictable:
             return False
         selectors = self._selectors
         # The shorter of the two is walked; making the set of common names takes longer.

@@ -20,7 +20,7 @@ contacts, entries of contacts into automations) is known to the next.
 from __future__ import annotations
 
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -111,7 +111,9 @@ class ProjectCommit:
         self._ids = LogIds(self._received_at)
         self.matching = self._prepare_matching(drafts) if self.snapshot.automations else None
         self._ignore_case = self.snapshot.rules.ignore_case
-        self.rows: list[LogRow] = []
+        self._values: list[Any] = []
+        self.stored = 0
+        """The number of events that are stored."""
         self.last_id = ""
 
     def _prepare_matching(self, drafts: Sequence[Draft]) -> Matching:
@@ -274,7 +276,8 @@ class ProjectCommit:
         if draft.idempotency_key:
             fingerprint = draft.fingerprint()
             self._earlier.stored[draft.idempotency_key] = draft
-        self.rows.append(_row(self.snapshot.project_pk, event, contact, draft, fingerprint))
+        self.stored += 1
+        self._values += _row(self.snapshot.project_pk, event, contact, draft, fingerprint)
 
     def _matched(self, matching: Matching, draft: Draft, contact_key: int, event: Event) -> Event:
         """Match the event with the automations and waiting runs. Return it with the number of its matches."""
@@ -308,7 +311,7 @@ class ProjectCommit:
 
     def store(self) -> None:
         """Write the gathered rows."""
-        events.append(self._connection, self.rows)
+        events.append_values(self._connection, self._values)
         if self.matching is None or not self.matching.matches:
             return
         project_pk, found = self.snapshot.project_pk, self.matching.matches
@@ -338,7 +341,7 @@ def commit(connection: Connection, batches: Sequence[Batch], caches: dict[int, C
         project.run()
         project.seconds = perf_counter() - began
         commits.append(project)
-    if stored := [project for project in commits if project.rows]:
+    if stored := [project for project in commits if project.stored]:
         for project in stored:
             began = perf_counter()
             project.store()
@@ -380,6 +383,7 @@ def _characters(draft: Draft, event: Event) -> int:
 
 
 def _row(project_pk: int, event: Event, contact: ContactKey, draft: Draft, fingerprint: str) -> LogRow:
+    properties, coercions = draft.encoded
     return (
         project_pk,
         event.position,
@@ -389,11 +393,12 @@ def _row(project_pk: int, event: Event, contact: ContactKey, draft: Draft, finge
         event.revision,
         contact.key,
         "" if contact.key else event.email,
-        *draft.encoded,
+        properties,
+        coercions,
         event.occurred_at,
         event.received_at,
         event.match_count,
         draft.idempotency_key,
         fingerprint,
-        int(event.ignore_case),
+        1 if event.ignore_case else 0,
     )

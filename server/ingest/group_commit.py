@@ -320,7 +320,7 @@ class GroupCommit:
 
     def _count(self, commits: Sequence[ProjectCommit], seconds: float) -> None:
         matches = sum(len(each.matching.matches) for each in commits if each.matching is not None)
-        self._metrics.count_commit(sum(len(each.rows) for each in commits), matches, seconds)
+        self._metrics.count_commit(sum(each.stored for each in commits), matches, seconds)
         for each in commits:
             self._queue.learn(each.snapshot.project_pk, each.batches, each.seconds)
         self._queue.learn_fixed(seconds - sum(each.seconds for each in commits))
@@ -368,7 +368,7 @@ class GroupCommit:
         project_pk = project.snapshot.project_pk
         if not project.cache_valid:
             self._caches[project_pk] = ContactCache(project.snapshot.version)
-        if project.rows:
+        if project.stored:
             self._caches[project_pk].add(project.contacts.read, project.head.position, project.last_id)
 
 

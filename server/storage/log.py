@@ -100,6 +100,7 @@ class Appender:
 
     def __init__(self, table: Table) -> None:
         names = [column.name for column in table.columns]
+        self._width = len(names)
         types = [column.type.compile(_POSTGRESQL) for column in table.columns]
         arrays = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(types, 1))
         self._insert = f"INSERT INTO {table.name} ({', '.join(names)})"
@@ -107,18 +108,23 @@ class Appender:
         self._insert_postgresql = f"{self._insert} SELECT * FROM unnest({arrays})"  # noqa: S608 - our own names
         self._insert_sqlite = lru_cache(self._insert_of)
 
-    def append(self, connection: Connection, rows: Sequence[LogRow]) -> None:
+    def append(self, connection: Connection, rows: Iterable[LogRow]) -> None:
         """Insert rows, in a few statements."""
+        self.append_values(connection, list(chain.from_iterable(rows)))
+
+    def append_values(self, connection: Connection, values: Sequence[Any]) -> None:
+        """Insert rows of which the values are given one after the other: no tuple is kept for each event."""
+        width = self._width
         if connection.dialect.name == "postgresql":
-            columns = tuple(list(column) for column in zip(*rows, strict=True))
+            columns = tuple([values[column::width] for column in range(width)])
             connection.exec_driver_sql(self._insert_postgresql, columns)
             return
         execute = sqlite_driver(connection).execute
-        for start in range(0, len(rows), _CHUNK):
-            chunk = rows[start : start + _CHUNK]
-            text, values = self._insert_sqlite(len(chunk)), tuple(chain.from_iterable(chunk))
+        for start in range(0, len(values), _CHUNK * width):
+            chunk = tuple(values[start : start + _CHUNK * width])
+            text = self._insert_sqlite(len(chunk) // width)
             database_thread.let_go()
-            execute(text, values)
+            execute(text, chunk)
             database_thread.take()
 
     def _insert_of(self, rows: int) -> str:
