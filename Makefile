@@ -104,7 +104,7 @@ bench-quick: $(VENV)/ready ## Measure against bare servers, in two minutes
 bench-check: $(VENV)/ready ## Compare the speed of this checkout with main's, and fail on a loss (ARGS="COMMIT --rows stream")
 	@$(BIN)/python -m bench.check $(ARGS)
 
-bench-rest: $(VENV)/ready ## Measure the REST bridge against an echo and a service written by hand
+bench-rest: $(VENV)/ready ## Measure the REST bridge against an echo and a service written by hand, and Connect against gRPC
 	@$(BIN)/python -m bench.rest
 
 bench-automations: $(VENV)/ready ## Measure sending among 10,000 automations against 10

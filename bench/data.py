@@ -166,6 +166,27 @@ def rest_requests(contacts: int = CONTACTS) -> Iterator[Request]:
         yield Request(head.encode() + body, int(matches))
 
 
+def connect_proto_requests(contacts: int = CONTACTS) -> Iterator[Request]:
+    """Yield HTTP requests that send an event over Connect, in Protocol Buffers."""
+    for event, matches in event_inputs(SINGLES, contacts):
+        yield _connect_request("application/proto", pb.SendEventRequest(event=event).SerializeToString(), int(matches))
+
+
+def connect_json_requests(contacts: int = CONTACTS) -> Iterator[Request]:
+    """Yield HTTP requests that send an event over Connect, in JSON."""
+    for event, matches in event_inputs(SINGLES, contacts):
+        body = json.dumps(MessageToDict(pb.SendEventRequest(event=event)), separators=(",", ":")).encode()
+        yield _connect_request("application/json", body, int(matches))
+
+
+def _connect_request(content_type: str, body: bytes, matches: int) -> Request:
+    head = (
+        f"POST {SEND_EVENT} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n"
+        f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return Request(head.encode() + body, matches)
+
+
 def single_requests(contacts: int = CONTACTS) -> Iterator[Request]:
     """Yield requests of SendEvent."""
     for event, matches in event_inputs(SINGLES, contacts):

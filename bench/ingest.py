@@ -31,6 +31,8 @@ ONE_IN_TEN = "ten automations, one event in ten matches one"
 STORED = "the same with 5 million stored events"
 REST = "POST /v1/events/send"
 ECHO = "Starlette echo"
+CONNECT_PROTO = "SendEvent over Connect, Protocol Buffers"
+CONNECT_JSON = "SendEvent over Connect, JSON"
 BY_HAND = "FastAPI + SQLAlchemy + aiosqlite by hand"
 
 
@@ -115,6 +117,21 @@ def rest(folder: Path, seconds: float) -> Iterator[Round]:
         }
 
 
+@contextmanager
+def connect(folder: Path, seconds: float) -> Iterator[Round]:
+    """SendEvent over Connect beside SendEvent over gRPC."""
+    with signalbox(folder) as subject:
+
+        def take() -> dict[str, float]:
+            # In the order A B C C B A, because the machine's speed drifts within a second.
+            kinds = {CONNECT_PROTO: "connect_proto", CONNECT_JSON: "connect_json", SEND_EVENT: "unary"}
+            first = {name: subject.load(kind, seconds / 2) for name, kind in kinds.items()}
+            again = {name: subject.load(kinds[name], seconds / 2) for name in reversed(kinds)}
+            return {name: (first[name] + again[name]) / 2 for name in kinds}
+
+        yield take
+
+
 SINGLE_EVENTS = Group("Single events, 64 in flight", "events/s", (Ratio(SEND_EVENT, NO_OP, 0.70),), single_events)
 BATCHES = Group(
     "Batches",
@@ -136,4 +153,11 @@ PROJECTS = Group(
 )
 REST_SENDS = Group("REST sends, 64 in flight", "events/s", (Ratio(REST, ECHO, 0.60), Ratio(REST, BY_HAND, 10.0)), rest)
 
-GROUPS = (SINGLE_EVENTS, BATCHES, CALLER, PROJECTS, REST_SENDS)
+CONNECT_SENDS = Group(
+    "SendEvent over Connect, 64 in flight",
+    "events/s",
+    (Ratio(CONNECT_PROTO, SEND_EVENT, 2.5), Ratio(CONNECT_JSON, SEND_EVENT, 2.5)),
+    connect,
+)
+
+GROUPS = (SINGLE_EVENTS, BATCHES, CALLER, PROJECTS, REST_SENDS, CONNECT_SENDS)

@@ -1,8 +1,8 @@
 """Sends requests of a file to a server: `python -m bench.load KIND ADDRESS KEY REQUESTS SECONDS`.
 
-The kinds are `unary`, `one` (one call at a time), `batches`, `stream` and `rest`, and `once`: all batches of the file
-once. Requests were serialized before. Every call is answered before the load ends, and a call that fails ends it.
-Answers are not parsed: events and matches are counted in the logs afterwards. Prints
+The kinds are `unary`, `one` (one call at a time), `batches`, `stream`, `rest`, `connect_proto` and `connect_json`, and
+`once`: all batches of the file once. Requests were serialized before. Every call is answered before the load ends, and
+a call that fails ends it. Answers are not parsed: events and matches are counted in the logs afterwards. Prints
 `{"events": ..., "matches": ..., "seconds": ...}`; of `one` also `p50`, in milliseconds.
 """
 
@@ -34,7 +34,8 @@ Connection: TypeAlias = http1.Connection | http2.Connection
 CONNECTIONS, STREAMS = 8, 8
 """Calls of SendEvent in flight: connections, and calls of each."""
 
-REST_CONNECTIONS = 64
+HTTP_CONNECTIONS = 64
+OVER_HTTP = {"rest", "connect_proto", "connect_json"}
 
 CALLERS = 4
 """Calls of SendEvents in flight: while one is committed, the next is read."""
@@ -179,8 +180,8 @@ def main(kind: str, address: str, key: str, requests: str, seconds: float) -> No
         load.one()
     elif kind == "unary":
         load.calls([http2.Connection.open(address, SEND_EVENT, key) for _ in range(CONNECTIONS)], STREAMS)
-    elif kind == "rest":
-        load.calls([http1.Connection.open(address) for _ in range(REST_CONNECTIONS)], 1)
+    elif kind in OVER_HTTP:
+        load.calls([http1.Connection.open(address) for _ in range(HTTP_CONNECTIONS)], 1)
     else:
         import uvloop
 

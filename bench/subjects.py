@@ -24,6 +24,8 @@ from bench.data import (
     NEVER,
     RULES,
     batch_requests,
+    connect_json_requests,
+    connect_proto_requests,
     introduction,
     matching_requests,
     rest_requests,
@@ -32,6 +34,7 @@ from bench.data import (
     write_requests,
 )
 from bench.harness import rate, run_python, server
+from bench.load import OVER_HTTP
 from bench.results import Failed
 from signalbox.v1 import automations_pb2, event_definitions_pb2, match_stream_pb2, projects_pb2
 from signalbox.v1.automations_pb2_grpc import AutomationsStub
@@ -84,6 +87,8 @@ REQUESTS: dict[str, Callable[[int], Iterable[Request]]] = {
     "unary": single_requests,
     "one": single_requests,
     "rest": rest_requests,
+    "connect_proto": connect_proto_requests,
+    "connect_json": connect_json_requests,
     "batches": batch_requests,
     "stream": stream_requests,
     "once": matching_requests,
@@ -125,7 +130,7 @@ class Signalbox:
         """
         before = self.heads()
         file = requests or self.requests.of(kind, self.contacts)
-        address = self.http if kind == "rest" else self.grpc
+        address = self.http if kind in OVER_HTTP else self.grpc
         result = run_python("load", kind, address, KEY, str(file), str(seconds))
         self._check(kind, before, int(result["events"]), int(result["matches"]))
         return result

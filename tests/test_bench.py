@@ -48,7 +48,7 @@ def subject(folder: Path) -> Iterator[Signalbox]:
         yield running
 
 
-@pytest.mark.parametrize("kind", ["unary", "one", "batches", "stream", "rest"])
+@pytest.mark.parametrize("kind", ["unary", "one", "batches", "stream", "rest", "connect_proto", "connect_json"])
 def test_every_event_of_a_load_and_its_matches_are_stored(subject: Signalbox, kind: str) -> None:
     before = subject.heads()
     result = subject.run_load(kind, SECONDS)

@@ -51,6 +51,9 @@ class _GrpcCall:
                 project = str(value)
         return authorization, project
 
+    def arrived(self) -> None:
+        """Return nothing: the library receives a message when it is asked for."""
+
     async def receive(self) -> bytes | None:
         """Receive a message, None if the client has sent all of them."""
         data: Any = await self._context.read()

@@ -93,7 +93,7 @@ class Connect:
             if endpoint is None:
                 raise RouteNotFound(request.method, request.path)
             codec = endpoint.codec(request)
-            scope["on_disconnect"](lambda: self._open_calls.end(task, ClientGone()))
+            scope["exchange"].on_disconnect(lambda: self._open_calls.end(task, ClientGone()))
             serve = self._stream if endpoint.method.descriptor.server_streaming else self._answer
             status = await serve(endpoint.method, codec, request, task)
         except ClientGone:

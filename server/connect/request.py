@@ -38,13 +38,14 @@ _SINGLE: Final = frozenset(
 class ConnectRequest:
     """A request that carries a call."""
 
-    __slots__ = ("_deadline", "_receive", "_repeated", "headers", "method", "path", "send")
+    __slots__ = ("_deadline", "_receive", "_repeated", "arrived", "headers", "method", "path", "send")
 
     def __init__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["raw_path"].decode("latin-1")
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.send = send
+        self.arrived: Callable[[], bytes | None] = scope["exchange"].arrived
         self._receive = receive
         self._deadline: asyncio.TimerHandle | None = None
         several = len(self.headers) < len(scope["headers"])

@@ -53,6 +53,9 @@ class StreamCall:
         self._begun = False
         self._compresses = accepts_gzip(request.headers.get(b"connect-accept-encoding", b""))
 
+    def arrived(self) -> None:
+        """Return nothing: a stream has time."""
+
     async def receive(self) -> bytes:
         """Receive the message. Raise MalformedRequest, BodyTooLarge, UnsupportedEncoding, MalformedBody, ClientGone."""
         limit = self._codec.max_bytes

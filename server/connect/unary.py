@@ -22,6 +22,9 @@ JSON = b"application/json"
 _LARGE_RESPONSE = 64 * 1024
 """A smaller response fits into the buffers of the connection."""
 
+_SMALL_DIGITS = 4
+"""Digits of the length of a body that is always small enough to be parsed at once."""
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -37,6 +40,13 @@ class UnaryCall:
         self.credentials = request.credentials
         self._request = request
         self._codec = codec
+
+    def arrived(self) -> bytes | None:
+        """Return the message if it is small and has arrived already, as most have with the head of their request."""
+        headers = self._request.headers
+        if len(headers.get(b"content-length", b"-----")) > _SMALL_DIGITS or b"content-encoding" in headers:
+            return None
+        return self._request.arrived()
 
     async def receive(self) -> bytes:
         """Receive the message. Raise BodyTooLarge, UnsupportedEncoding, MalformedBody and ClientGone."""

@@ -56,7 +56,8 @@ class HttpExchange:
         self.status = 0  # of the answer, once it has begun
         self.closes = False  # the answer said that the connection ends
         self._connection = connection
-        self._scope = scope
+        self._scope: dict[str, Any] = scope
+        self._method: str = scope["method"]
         self._default_headers: Iterable[Header] = ()
         self._body = bytearray()
         self._news = asyncio.Event()
@@ -67,7 +68,6 @@ class HttpExchange:
         self._answered = False
         self._unsent: int | None = None  # of the answer's body in bytes; None if it goes out in chunks
         self._on_disconnect: Callable[[], None] | None = None
-        scope["on_disconnect"] = self.on_disconnect
 
     @property
     def buffered(self) -> int:
@@ -107,6 +107,15 @@ class HttpExchange:
         if self._on_disconnect is not None and not self._answered:
             self._on_disconnect()
 
+    def arrived(self) -> bytes | None:
+        """Return the whole body if it has arrived already, or else None."""
+        if not self.complete or self._disconnected or self._answered:
+            return None
+        body = bytes(self._body)
+        self._body.clear()
+        self._connection.wants_body()
+        return body
+
     async def receive(self) -> dict[str, Any]:
         """Wait for the next part of the body."""
         if self._asks_first and not self.complete and not self._disconnected:
@@ -127,11 +136,15 @@ class HttpExchange:
     async def run(self, application: Application, default_headers: Iterable[Header]) -> None:
         """Call the application; an incomplete answer closes the connection."""
         self._default_headers = default_headers
+        scope, self._scope = self._scope, {}
+        # One way only: what refers to itself would stay in memory until garbage is collected, which is rare.
+        scope["exchange"] = self
         try:
-            await application(self._scope, self.receive, self.send)
+            await application(scope, self.receive, self.send)
         except Exception as error:
-            log.exception("request_failed", method=self._scope["method"], exc_info=error)
+            log.exception("request_failed", method=self._method, exc_info=error)
         finally:
+            self._on_disconnect = None
             self._close_unless_answered()
 
     async def send(self, message: dict[str, Any]) -> None:
@@ -180,7 +193,7 @@ class HttpExchange:
     def _send_body(self, part: bytes, *, more: bool) -> None:
         if self._answered:
             raise RuntimeError("The answer is complete already")
-        if self._scope["method"] == "HEAD":
+        if self._method == "HEAD":
             part = b""
         elif self._unsent is None:
             part = (b"%x\r\n%b\r\n" % (len(part), part) if part else b"") + (b"" if more else b"0\r\n\r\n")

@@ -61,6 +61,10 @@ class Transport(Protocol):
         """Return the `authorization` value and the project that the call names, empty without. Raise KeyInvalid."""
         ...
 
+    def arrived(self) -> bytes | None:
+        """Return the message if it is small and has arrived already, or else None."""
+        ...
+
     async def receive(self) -> bytes | None:
         """Receive a message, None if the client has sent all of them."""
         ...
@@ -145,7 +149,9 @@ class Calls:
             caller = await self.authenticate(transport, method.scope)
             await limits.enter_call(caller.project_pk)
             counted = caller.project_pk
-            data = await self._receive(transport, task, counted, method)
+            data = transport.arrived()
+            if data is None:
+                data = await self._receive(transport, task, counted, method)
             size = len(data)
             begin_request()
             note_request_size(size)
