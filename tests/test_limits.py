@@ -182,7 +182,9 @@ LIMITS = {
     "Event names of a filter, and automations": number(subscription_store.MAX_FILTER_NAMES),
     "Labels of a filter": number(subscription_store.MAX_FILTER_LABELS),
     "Matches of one response of a watch": number(watches.MAX_MATCHES),
-    "Time for a watcher to read a response": number(match_stream.SLOW_HEARTBEATS, "heartbeat intervals"),
+    "Time for a watcher to read a response": (
+        f"{number(match_stream.SLOW_HEARTBEATS, 'heartbeat intervals')}, at most {seconds(match_stream.SLOW_SECONDS)}"
+    ),
     "ID of a consumer": number(deliveries.MAX_CONSUMER_ID, "characters"),
     "Wait of PullMatches": seconds(match_stream.MAX_WAIT_SECONDS),
     "Queued events of a project, fewer while several projects fill the queue": number(SETTINGS.queue_events),

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from hashlib import sha256
 from statistics import median
 from time import monotonic
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
@@ -25,6 +26,7 @@ from server.delivery.match_reader import MatchReader, WatchQuery, WatchUpdate, l
 from server.delivery.recent_matches import LoadedMatch
 from server.delivery.start_points import Place
 from server.model import Rules
+from server.rpc.servicers.match_stream import MatchStreamServicer
 from server.storage.database import open_database
 from server.storage.projects import get_project, insert_project
 from signalbox.v1 import match_stream_pb2 as pb
@@ -47,7 +49,7 @@ from tests.support.refusals import refusal, verdict
 from tests.support.service import serving
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
     from pathlib import Path
 
     from grpc.aio import UnaryStreamCall
@@ -494,6 +496,24 @@ async def test_a_watcher_that_reads_nothing_is_ended_and_harms_nobody(shop: Clie
     assert read[-1].position < 200
     rest = await read_to_end(shop, pb.StartPoint(cursor=read[-1].cursor))
     assert positions(read) + positions(rest) == list(range(1, 208))
+
+
+@pytest.mark.parametrize(("heartbeat", "patience"), [(1, 3), (5, 15), (10, 30), (60, 30)])
+async def test_a_watcher_has_three_heartbeats_and_at_most_half_a_minute_to_take_a_response(
+    heartbeat: int, patience: float
+) -> None:
+    async def watch(project_pk: int, query: object) -> AsyncGenerator[WatchUpdate, None]:
+        yield WatchUpdate((), Place(0, ""), 0)
+
+    async def send(response: bytes, seconds: float) -> None:
+        assert seconds == patience
+
+    matches: Any = SimpleNamespace(watch=watch)
+    nothing: Any = None
+    caller: Any = SimpleNamespace(project_pk=1, project_id="p")
+    request = pb.WatchMatchesRequest()
+    request.heartbeat_interval.FromSeconds(heartbeat)
+    await MatchStreamServicer(matches, nothing, nothing, nothing).WatchMatches(request, caller, send)
 
 
 async def test_an_answer_ends_before_it_is_too_large_for_a_client(shop: Client) -> None:

@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from server.shutdown import Shutdown
 
 SLOW_HEARTBEATS: Final = 3
-"""A watcher is too slow if it does not take a message within this many heartbeat intervals."""
+SLOW_SECONDS: Final = 30.0
+"""A watcher is too slow if it does not take a message within this many heartbeat intervals, or this many seconds."""
 
 MAX_WAIT_SECONDS: Final = 60
 _SECOND: Final = 1_000_000
@@ -62,9 +63,10 @@ class MatchStreamServicer:
 
     async def WatchMatches(self, request: pb.WatchMatchesRequest, caller: Caller, send: Send) -> None:
         query = read_watch(request)
+        patience = min(SLOW_HEARTBEATS * query.heartbeat_seconds, SLOW_SECONDS)
         async with aclosing(self._matches.watch(caller.project_pk, query)) as updates:
             async for update in updates:
-                await send(write_update(update, caller.project_id), SLOW_HEARTBEATS * query.heartbeat_seconds)
+                await send(write_update(update, caller.project_id), patience)
 
     async def CreateSubscription(
         self, request: pb.CreateSubscriptionRequest, caller: Caller
