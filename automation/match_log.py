@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from sqlalchemy import bindparam, false, func, select
 
 from automation.automation_store import automations_by_key, has_labels
-from automation.bulk import chunks
+from automation.bulk import among, chunks, packed
 from automation.matches import Match, MatchKind
+from automation.prepared import PreparedList
 from automation.tables import automation_match, hidden_from_planner, match_log_start
 
 if TYPE_CHECKING:
@@ -107,11 +108,10 @@ def filtered(connection: Connection, query: Select[Any], match_filter: MatchFilt
 
 def matches_at(connection: Connection, project_pk: int, positions: Sequence[int]) -> dict[int, Match]:
     """Return the available matches at these positions, by position."""
-    matches: dict[int, Match] = {}
-    for chunk in chunks(positions):
-        query = select(automation_match).where(_match.project_key == project_pk, _match.position.in_(chunk))
-        matches.update((row.position, to_match(row)) for row in connection.execute(query))
-    return matches
+    if not positions:
+        return {}
+    rows = _AT.rows(connection, project=project_pk, positions=packed(connection, positions))
+    return {row[1]: to_match(row) for row in rows}
 
 
 def matches_of_events(
@@ -153,6 +153,12 @@ def match_values(project_pk: int, match: Match) -> tuple[Any, ...]:
     )
 
 
+def _at(dialect: str) -> Select[Any]:
+    own = _match.project_key == bindparam("project")
+    return select(automation_match).where(own, among(_match.position, "positions", dialect))
+
+
+_AT = PreparedList(_at)
 _START = select(_start.position, _start.gone_before).where(_start.project_key == bindparam("project"))
 _MATCHED_AT = select(_match.matched_at).where(
     _match.project_key == bindparam("project"), _match.position == bindparam("at")

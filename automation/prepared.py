@@ -13,12 +13,14 @@ from __future__ import annotations
 import sqlite3
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+from sqlalchemy import func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from sqlalchemy import Connection, Dialect
+    from sqlalchemy import Connection, Dialect, Select
     from sqlalchemy.sql.base import Executable
 
 _DIALECTS: Final[Mapping[str, Dialect]] = {
@@ -74,3 +76,22 @@ class Prepared:
             driver: Any = connection.connection.driver_connection
             return int(driver.execute(text, parameters).rowcount)
         return connection.exec_driver_sql(text, parameters).rowcount
+
+
+class PreparedList(Prepared):
+    """A query for many rows, which SQLite returns as one JSON text.
+
+    `query` makes it for a kind of database; `decode` decodes the text, to rows of another type if need be.
+    """
+
+    def __init__(
+        self, query: Callable[[str], Select[Any]], decode: Callable[[str], Sequence[Any]] = msgspec.json.decode
+    ) -> None:
+        columns = query("sqlite").subquery().c
+        super().__init__(select(func.json_group_array(func.json_array(*columns))), query("postgresql"))
+        self._decode = decode
+
+    def rows(self, connection: Connection, **values: Any) -> Sequence[Any]:
+        """Run the query and return its rows."""
+        rows = super().rows(connection, **values)
+        return self._decode(rows[0][0]) if connection.dialect.name == "sqlite" else rows

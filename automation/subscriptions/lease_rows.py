@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import count
 from typing import TYPE_CHECKING
 
-from sqlalchemy import bindparam, text, update
+from sqlalchemy import text
 
-from automation.bulk import execute_many, packed, packed_pairs, spans
+from automation.bulk import packed, packed_pairs, spans
 from automation.prepared import Prepared
 from automation.subscriptions.store import BLOCKED, LEASED
 from automation.subscriptions.tables import subscription_delivery
@@ -42,22 +42,20 @@ def block(connection: Connection, subscription: Subscription, matches: Sequence[
         _insert(connection, subscription, matches, BLOCKED, 0, 0, "", 0)
 
 
-def lease_again(
-    connection: Connection, subscription: Subscription, again: Sequence[Delivery], serials: Sequence[int]
-) -> None:
-    """Write the leases of matches that were delivered before."""
-    rows = [
-        {
-            "own": subscription.key,
-            "at": delivery.match.position,
-            "number": serial,
-            "times": delivery.attempt,
-            "consumer": delivery.consumer_id,
-            "ends": delivery.lease_expires_at,
-        }
-        for delivery, serial in zip(again, serials, strict=False)
-    ]
-    execute_many(connection, _LEASE_AGAIN, rows)
+def lease_again(connection: Connection, subscription: Subscription, shares: Sequence[Sequence[Delivery]]) -> None:
+    """Write the leases of matches that were delivered before; they are numbered on from the last serial."""
+    serial = subscription.last_serial + 1
+    for deliveries in shares:
+        if deliveries:
+            _LEASE_AGAIN.run(
+                connection,
+                own=subscription.key,
+                serial=serial,
+                consumer=deliveries[0].consumer_id,
+                due=deliveries[0].lease_expires_at,
+                positions=packed(connection, [delivery.match.position for delivery in deliveries]),
+            )
+            serial += len(deliveries)
 
 
 def unpark(connection: Connection, subscription: Subscription, positions: Sequence[int]) -> None:
@@ -125,16 +123,28 @@ FROM automation_match WHERE project_key = :project AND position BETWEEN :first A
 """
     )
 )
-_LEASE_AGAIN = (
-    update(subscription_delivery)
-    .where(_delivery.subscription_key == bindparam("own"), _delivery.match_position == bindparam("at"))
-    .values(
-        state=LEASED,
-        serial=bindparam("number"),
-        attempt=bindparam("times"),
-        consumer_id=bindparam("consumer"),
-        due_at=bindparam("ends"),
-    )
+# SQLite reads a list that an UPDATE names once for each of its rows, or all rows of the table; so the rows are inserted
+# and found to exist.
+_LEASE_AGAIN = Prepared(
+    text(
+        """
+INSERT INTO subscription_delivery (subscription_key, match_position, state, serial, attempt, consumer_id, due_at,
+                                   contact_key, replayed, last_failure)
+SELECT :own, value, 'leased', :serial + key, 1, :consumer, :due, 0, 0, '' FROM json_each(:positions) WHERE true
+ON CONFLICT (subscription_key, match_position)
+DO UPDATE SET state = excluded.state, serial = excluded.serial, attempt = attempt + 1,
+              consumer_id = excluded.consumer_id, due_at = excluded.due_at
+"""
+    ),
+    text(
+        """
+UPDATE subscription_delivery AS delivery
+SET state = 'leased', serial = CAST(:serial AS bigint) + number - 1, attempt = attempt + 1,
+    consumer_id = CAST(:consumer AS text), due_at = CAST(:due AS bigint)
+FROM unnest(CAST(:positions AS bigint[])) WITH ORDINALITY AS rows (at, number)
+WHERE delivery.subscription_key = CAST(:own AS bigint) AND delivery.match_position = at
+"""
+    ),
 )
 _UNPARK = Prepared(
     text(

@@ -46,7 +46,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from automation.bulk import between
 from automation.match_log import matches_at
-from automation.prepared import Prepared
+from automation.prepared import Prepared, PreparedList
 from automation.run_store import mark_running
 from automation.subscriptions.delivery_rows import to_delivery_row
 from automation.subscriptions.due_search import NEVER, DueSearch
@@ -214,7 +214,7 @@ def _lease(
     ]
     dealt = iter(made)
     dealt_out = [[next(dealt) for _ in range(share)] for share in shares]
-    _write_leases(connection, subscription, dealt_out, len(due), serials, reading)
+    _write_leases(connection, subscription, dealt_out, len(due), reading)
     mark_running(
         connection,
         subscription.project_pk,
@@ -224,23 +224,18 @@ def _lease(
 
 
 def _write_leases(
-    connection: Connection,
-    subscription: Subscription,
-    dealt: Sequence[Sequence[Delivery]],
-    due: int,
-    serials: Sequence[int],
-    reading: Reading,
+    connection: Connection, subscription: Subscription, dealt: Sequence[Sequence[Delivery]], due: int, reading: Reading
 ) -> None:
     """Write the leases of matches that are due again, `due` in number, then those of first deliveries."""
-    again = [delivery for deliveries in dealt for delivery in deliveries][:due]
-    lease_again(connection, subscription, again, serials)
-    first = []
+    again, first, left = [], [], due
     for deliveries in dealt:
-        first.append(deliveries[due:])
-        due = max(0, due - len(deliveries))
+        again.append(deliveries[:left])
+        first.append(deliveries[left:])
+        left = max(0, left - len(deliveries))
+    lease_again(connection, subscription, again)
     read = [*reading.leased, *reading.blocked]
     unpark(connection, subscription, [match.position for match in read])
-    lease_first(connection, subscription, first, serials[len(again)] if len(again) < len(serials) else 0)
+    lease_first(connection, subscription, first, subscription.last_serial + 1 + due)
     block(connection, subscription, reading.blocked)
 
 
@@ -276,16 +271,19 @@ _OUTSTANDING = Prepared(
 _waiting = select(subscription_delivery).where(_own, _delivery.state == WAITING)
 _due_at = _delivery.due_at
 _limit = bindparam("limit", type_=Integer)
-_DUE = Prepared(
-    _waiting.where(_due_at >= 0, _due_at <= bindparam("now")).order_by(_due_at, _delivery.match_position).limit(_limit)
+_in_order = (_due_at, _delivery.match_position)
+_DUE = PreparedList(
+    lambda _dialect: _waiting.where(_due_at >= 0, _due_at <= bindparam("now")).order_by(*_in_order).limit(_limit)
 )
 _due_parts = union_all(
     *(
-        select(_waiting.where(part).order_by(_due_at, _delivery.match_position).limit(_limit).subquery())
+        select(_waiting.where(part).order_by(*_in_order).limit(_limit).subquery())
         for part in ((_due_at >= 0) & (_due_at <= 0), (_due_at >= bindparam("since")) & (_due_at <= bindparam("now")))
     )
 ).subquery()
-_DUE_SINCE = Prepared(select(_due_parts).order_by(_due_parts.c.due_at, _due_parts.c.match_position).limit(_limit))
+_DUE_SINCE = PreparedList(
+    lambda _dialect: select(_due_parts).order_by(_due_parts.c.due_at, _due_parts.c.match_position).limit(_limit)
+)
 _first_unsettled = [
     select(func.min(_delivery.match_position)).where(_own, part).scalar_subquery()
     for part in (_delivery.match_position > bindparam("floor"), REPLAYED)

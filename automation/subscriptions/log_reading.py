@@ -1,7 +1,6 @@
 """Reading the match log for first deliveries.
 
-Without a filter, which is the common case, one prepared statement reads the matches. On SQLite it returns them as one
-JSON text (`automation.prepared`).
+Without a filter, which is the common case, one prepared statement reads the matches.
 """
 
 from __future__ import annotations
@@ -10,13 +9,12 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-from sqlalchemy import bindparam, func, literal_column, select, text
+from sqlalchemy import Integer, bindparam, func, literal_column, select
 
 from automation.automation_store import has_labels
 from automation.bulk import among, packed
 from automation.match_log import filtered, to_match
-from automation.prepared import Prepared
+from automation.prepared import Prepared, PreparedList
 from automation.subscriptions.store import BLOCKED
 from automation.subscriptions.tables import subscription_delivery
 from automation.subscriptions.values import DeliveryOrder, MatchFilter
@@ -122,8 +120,6 @@ def _read(connection: Connection, subscription: Subscription, limit: int) -> tup
     start = subscription.read_position
     if subscription.filter == _NO_FILTER:
         rows = _UNREAD.rows(connection, project=subscription.project_pk, start=start, limit=limit)
-        if connection.dialect.name == "sqlite":
-            rows = msgspec.json.decode(rows[0][0])
         matches = [to_match(row) for row in rows]
         return matches, matches[-1].position if matches else start
     unread = (_match.project_key == subscription.project_pk) & (_match.position > start)
@@ -162,14 +158,13 @@ def _busy_contacts(connection: Connection, subscription: Subscription, contact_k
     return {row[0] for row in _BUSY.rows(connection, own=subscription.key, contacts=packed_keys)}
 
 
-_COLUMNS: Final = ", ".join(column.name for column in automation_match.columns)
-_UNREAD_ROWS: Final = f"""
-SELECT {_COLUMNS} FROM automation_match
-WHERE project_key = :project AND position > :start ORDER BY position LIMIT :limit
-"""  # noqa: S608 - our own names
-_UNREAD = Prepared(
-    text(f"SELECT json_group_array(json_array({_COLUMNS})) FROM ({_UNREAD_ROWS})"),  # noqa: S608 - as above
-    text(_UNREAD_ROWS),
+_UNREAD = PreparedList(
+    lambda _dialect: (
+        select(automation_match)
+        .where(_match.project_key == bindparam("project"), _match.position > bindparam("start"))
+        .order_by(_match.position)
+        .limit(bindparam("limit", type_=Integer))
+    )
 )
 _BLOCKED_COUNT = Prepared(
     select(func.count()).where(_delivery.subscription_key == bindparam("own"), _delivery.state == BLOCKED)

@@ -7,13 +7,14 @@ a range of time is a range of positions, which bisection finds without an index.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import sqlalchemy as sa
 
-from automation.bulk import DIALECTS, among, packed
-from automation.prepared import Prepared
+from automation.bulk import among, packed
+from automation.prepared import PreparedList
 from registry.coercion import Coercion, CoercionKind
 from registry.json_values import MAX_DEPTH
 from registry.log_ids import position_of
@@ -77,17 +78,13 @@ def event_names(connection: Connection, project_pk: int, positions: Iterable[int
 
 def event_sizes(connection: Connection, project_pk: int, positions: Iterable[int]) -> dict[int, int]:
     """Return the number of characters of the events at positions: payload, coercions, name and address."""
-    at = packed(connection, list(positions))
-    rows = _SIZES_AT.rows(connection, project=project_pk, positions=at)
-    return dict(msgspec.json.decode(rows[0][0]) if connection.dialect.name == "sqlite" else map(tuple, rows))
+    rows = _SIZES_AT.rows(connection, project=project_pk, positions=packed(connection, list(positions)))
+    return {row[0]: row[1] for row in rows}
 
 
 def events_at(connection: Connection, project_pk: int, positions: Iterable[int]) -> dict[int, Event]:
     """Return the events at positions, by position."""
-    at = packed(connection, list(positions))
-    rows = _EVENTS_AT.rows(connection, project=project_pk, positions=at)
-    if connection.dialect.name == "sqlite":
-        rows = _decode_events(rows[0][0])
+    rows = _EVENTS_AT.rows(connection, project=project_pk, positions=packed(connection, list(positions)))
     return {row.position: to_event(row) for row in rows}
 
 
@@ -145,33 +142,17 @@ class _EventRow(msgspec.Struct, array_like=True):
     contact_deleted: Any
 
 
-_decode_events = msgspec.json.Decoder(list[_EventRow]).decode
-
-
 def _at(query: sa.Select[Any], dialect: str) -> sa.Select[Any]:
-    """Return the query for the events at positions; SQLite returns the rows as one JSON text."""
-    query = query.where(event.c.project_key == sa.bindparam("project"), among(event.c.position, "positions", dialect))
-    if dialect != "sqlite":
-        return query
-    return sa.select(sa.func.json_group_array(sa.func.json_array(*query.subquery().c)))
+    """Return the query for the events at positions."""
+    return query.where(event.c.project_key == sa.bindparam("project"), among(event.c.position, "positions", dialect))
 
 
-def _prepared(query: sa.Select[Any]) -> Prepared:
-    return Prepared(*(_at(query, dialect) for dialect in DIALECTS))
-
-
-_EVENTS_AT = _prepared(
-    EVENTS.with_only_columns(*(EVENTS.selected_columns[name] for name in _EventRow.__struct_fields__))
+_EVENT_COLUMNS = EVENTS.with_only_columns(*(EVENTS.selected_columns[name] for name in _EventRow.__struct_fields__))
+_EVENTS_AT = PreparedList(partial(_at, _EVENT_COLUMNS), msgspec.json.Decoder(list[_EventRow]).decode)
+_SIZE: sa.ColumnElement[int] = sum(
+    map(sa.func.length, (event.c.properties, event.c.coercions, event.c.name, event.c.email)), sa.literal_column("0")
 )
-_SIZES_AT = _prepared(
-    sa.select(
-        event.c.position,
-        sum(
-            map(sa.func.length, (event.c.properties, event.c.coercions, event.c.name, event.c.email)),
-            sa.literal_column("0"),
-        ),
-    )
-)
+_SIZES_AT = PreparedList(partial(_at, sa.select(event.c.position, _SIZE)))
 
 
 def to_event(row: Any) -> Event:
