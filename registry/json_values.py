@@ -44,6 +44,7 @@ INTEGER_DIGITS: Final = 309
 # Encoded again, a number has at most four times as many characters as were sent: 1e15 becomes 1000000000000000.0.
 _GROWTH: Final = 4
 
+_LONG_INTEGER = re.compile(r"(?<![0-9])[0-9]{%d}" % (INTEGER_DIGITS + 1))
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 _encode = msgspec.json.Encoder().encode
@@ -99,14 +100,10 @@ def payload_violation(
 
 def value_violation(value: Any, path: str) -> Violation | None:
     """Return the violation of the first number or text in a JSON value that cannot be stored; None if all can."""
-    for scalar_path, scalar in _scalars(value, path):
-        problem = ""
-        if type(scalar) is str:
-            problem = text_problem(scalar)
-        elif type(scalar) is int or type(scalar) is float:
-            problem = number_problem(scalar)
+    for place, scalar in _scalars(value, path):
+        problem = text_problem(scalar) if type(scalar) is str else number_problem(scalar)
         if problem:
-            return violation_at(scalar_path, "INVALID_PROPERTY_VALUE", problem)
+            return violation_at(_path_to(place, value_path), "INVALID_PROPERTY_VALUE", problem)
     return None
 
 
@@ -188,11 +185,11 @@ def with_numbers(container: Any, path: str, convert: Callable[[Callable[[], str]
                 into[name] = value.copy()
                 pending.append((into[name], (parent, name)))
             elif (kind is int or kind is float) and not -_EXACT < value < _EXACT:
-                into[name] = convert(partial(_path_to, (parent, name)), value)
+                into[name] = convert(partial(_path_to, (parent, name), _member_path), value)
     return copy
 
 
-def _path_to(place: _Place) -> str:
+def _path_to(place: _Place, member_path: Callable[[str, str | int], str]) -> str:
     names: list[str | int] = []
     parent, name = place
     while parent is not None:
@@ -200,7 +197,7 @@ def _path_to(place: _Place) -> str:
         parent, name = parent
     path = str(name)
     for inner in reversed(names):
-        path = _member_path(path, inner)
+        path = member_path(path, inner)
     return path
 
 
@@ -228,23 +225,33 @@ def _member_path(parent: str, name: str | int) -> str:
 def read_json(text: str) -> JSON:
     """Return the value of a JSON text in which violations are to be found.
 
-    Slower than msgspec, but it accepts halves of surrogate pairs and huge numbers, which become infinite, so that
-    `value_violation` can locate them. Raise ValueError for text that is not JSON, RecursionError for text that is
-    nested too deep.
+    It accepts halves of surrogate pairs and huge numbers, which become infinite, so that `value_violation` can locate
+    them. Raise ValueError for text that is not JSON, RecursionError for text that is nested too deep.
     """
-    value: JSON = json.loads(text, parse_constant=_no_constant, parse_int=_read_integer, object_pairs_hook=_read_object)
-    return value
+    return _read(text, dict)
 
 
 def json_violation(content: bytes) -> Violation | None:
     """Return the violation for which a decoder rejected a JSON text.
 
-    None if all its values can be stored: then the text is not JSON or does not have the expected form.
+    None if all its values can be stored: then the text is not JSON or does not have the expected form. Of a name that
+    an object has twice, both values count: the decoder has read both.
     """
     try:
-        return value_violation(read_json(content.decode("utf-8", "surrogatepass")), "")
+        return value_violation(_read(content.decode("utf-8", "surrogatepass"), _Members), "")
     except (ValueError, RecursionError):
         return None
+
+
+def _read(text: str, read_object: Callable[[list[tuple[str, Any]]], Any]) -> Any:
+    # To be called for each number takes longer than all the rest.
+    read_integer = _read_integer if _LONG_INTEGER.search(text) else None
+    hook = None if read_object is dict else read_object
+    return json.loads(text, parse_constant=_no_constant, parse_int=read_integer, object_pairs_hook=hook)
+
+
+class _Members(list[tuple[str, Any]]):
+    """The members of an object as they were written, names that are repeated too."""
 
 
 def _bounded(path: str) -> str:
@@ -273,20 +280,29 @@ def _is_storable(container: Any, below: list[Any]) -> bool:
     return True
 
 
-def _scalars(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Yield scalars in document order, each with its path, and before the members of an object its invalid names."""
-    pending = [(path, value)]
+def _scalars(value: Any, path: str) -> Iterator[tuple[_Place, Any]]:
+    """Yield numbers, texts and names in document order, each with its place; of a name, that of its value."""
+    pending: list[tuple[_Place | None, Iterator[tuple[str | int, Any]]]] = [(None, iter([(path, value)]))]
     while pending:
-        here, current = pending.pop()
-        if type(current) is dict:
-            for name in current:
-                if text_problem(name):
-                    yield value_path(here, name), name
-            pending += [(value_path(here, name), member) for name, member in reversed(current.items())]
-        elif type(current) is list:
-            pending += [(f"{here}[{index}]", current[index]) for index in reversed(range(len(current)))]
+        parent, members = pending[-1]
+        for name, member in members:
+            place = parent, name
+            if parent is not None and type(name) is str:
+                yield place, name
+            kind = type(member)
+            if kind is str or kind is int or kind is float:
+                yield place, member
+            elif kind is dict or kind is list or kind is _Members:
+                pending.append((place, _members(member)))
+                break
         else:
-            yield here, current
+            pending.pop()
+
+
+def _members(container: Any) -> Iterator[tuple[str | int, Any]]:
+    if type(container) is dict:
+        return iter(container.items())
+    return iter(container) if type(container) is _Members else enumerate(container)
 
 
 def _first_container(values: Any, root: str, depth: int) -> str:
@@ -303,15 +319,6 @@ def _first_container(values: Any, root: str, depth: int) -> str:
             if type(member) is dict or type(member) is list
         ]
     return root
-
-
-def _read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object. Of a repeated name the last value counts, unless an earlier one cannot be stored."""
-    made: dict[str, Any] = {}
-    for name, value in pairs:
-        if name not in made or value_violation(made[name], "") is None:
-            made[name] = value
-    return made
 
 
 def _read_integer(text: str) -> float:

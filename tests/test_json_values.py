@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from registry import json_values
 from registry.coercion import CoercionKind, coerce_undefined, compile_schema
 from registry.json_values import (
     CONTACT_BUDGET,
@@ -17,6 +18,7 @@ from registry.json_values import (
     MAX_PATH,
     PayloadBudget,
     json_violation,
+    number_problem,
     payload_violation,
     value_violation,
     with_doubles,
@@ -128,6 +130,28 @@ def test_the_place_of_a_value_that_a_decoder_rejects_is_found(text: str, path: s
 @pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000, b'{"n": NaN}', b'{"n": 1}', b"\xff", b"[1,]"])
 def test_no_place_is_found_in_a_text_that_is_not_json_or_is_right(content: bytes) -> None:
     assert json_violation(content) is None
+
+
+@pytest.mark.parametrize("text", ["1e400", "9" * 5_000, r'"\ud800"'])
+def test_a_rejected_value_is_found_though_its_name_is_repeated(text: str) -> None:
+    refused = json_violation(f'{{"a": {{"b": [0, {text}], "b": 1}}, "a": 2}}'.encode())
+    assert refused is not None
+    assert refused.path == "a.b[1]"
+
+
+def test_each_value_is_examined_once_however_it_is_nested(monkeypatch: pytest.MonkeyPatch) -> None:
+    examined = 0
+
+    def counted(number: float) -> str:
+        nonlocal examined
+        examined += 1
+        return number_problem(number)
+
+    monkeypatch.setattr(json_values, "number_problem", counted)
+    content = '{"a": ' * 500 + f"[{'0, ' * 1_000}1e400]" + ', "a": 1}' * 500
+    refused = json_violation(content.encode())
+    assert refused is not None
+    assert examined == 1_001
 
 
 # Numbers that no schema covers
