@@ -90,7 +90,7 @@ def _heed_interrupts() -> None:
 
 
 @contextmanager
-def serving(folder: Path, address: str = "127.0.0.1:0") -> Iterator[Server]:
+def serving(folder: Path, address: str = "127.0.0.1:0", *options: str) -> Iterator[Server]:
     arguments = (
         "serve",
         "--dev",
@@ -100,6 +100,7 @@ def serving(folder: Path, address: str = "127.0.0.1:0") -> Iterator[Server]:
         "127.0.0.1:0",
         "--database",
         f"sqlite:///{folder}/signalbox.db",
+        *options,
     )
     reading, writing = os.pipe()
     with (folder / "log").open("a") as log, open(os.devnull) as nothing, open(reading) as out:

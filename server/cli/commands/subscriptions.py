@@ -11,8 +11,11 @@ from server.cli.arguments.enums import DELIVERY_ORDER, PARKING_CAUSE, enum_optio
 from server.cli.arguments.inputs import duration, instant
 from server.cli.arguments.match_options import filter_options, start_point
 from server.cli.arguments.options import etag_option, limit_option, option
+from server.cli.arguments.push_options import push_change_options, push_options, take_push, take_push_changes
+from server.cli.client.errors import Failure
 from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
+from server.cli.output.pushes import ATTEMPTS_HEADER, attempt_fields, attempt_row, push_fields
 from server.cli.output.tables import moment, print_fields, print_json, print_table, to_plain
 from server.cli.output.views import show_list, show_one
 from signalbox.v1 import match_stream_pb2 as pb
@@ -75,6 +78,7 @@ def subscription() -> None:
 @_delay_option
 @_longest_option
 @option("--from", "start", type=start_point, metavar="START", help=f"Start at {_START}; latest by default.")
+@push_options
 @client_command
 async def create(
     session: Session,
@@ -87,8 +91,9 @@ async def create(
     start: pb.StartPoint | None,
     **stated: Any,
 ) -> None:
-    """Create a subscription."""
+    """Create a subscription. With --push the server pushes its matches; else consumers connect."""
     new = pb.Subscription(
+        push=take_push(stated),
         filter=pb.MatchFilter(event_names=event_names, automation_ids=automation_ids, labels=dict(labels)),
         backoff=pb.Backoff(initial_delay=first_delay, max_delay=longest_delay),
         **stated,
@@ -116,7 +121,7 @@ async def list_(session: Session, limit: int) -> None:
 @click.argument("subscription")
 @client_command
 async def show(session: Session, subscription: str) -> None:
-    """Show one subscription, with its consumers."""
+    """Show one subscription, with its consumers and the last requests that pushed its matches."""
     request = pb.GetSubscriptionRequest(subscription=subscription)
     response = await session.call(session.matches.GetSubscription, request)
     if session.json:
@@ -126,6 +131,20 @@ async def show(session: Session, subscription: str) -> None:
     if response.consumers:
         header = ("LEASED", "CAPACITY", "CONNECTED", "CONSUMER")
         print_table(header, [_consumer_row(consumer) for consumer in response.consumers])
+    if response.push_attempts:
+        print_table(ATTEMPTS_HEADER, map(attempt_row, response.push_attempts))
+
+
+@subscription.command()
+@click.argument("subscription")
+@client_command
+async def ping(session: Session, subscription: str) -> None:
+    """Send a signed test request to the receiver of a subscription that pushes. Exit with 1 unless it answers 2xx."""
+    request = pb.PingSubscriptionRequest(subscription=subscription)
+    attempt = (await session.call(session.matches.PingSubscription, request)).attempt
+    show_one(attempt, attempt_fields, as_json=session.json)
+    if not attempt.acknowledged:
+        raise Failure(f"the ping was not acknowledged: {attempt.failure}")
 
 
 @subscription.command()
@@ -135,6 +154,7 @@ async def show(session: Session, subscription: str) -> None:
 @option("--max-attempts", type=click.IntRange(min=1), metavar="N", help="Delivery attempts before a match is parked.")
 @_delay_option
 @_longest_option
+@push_change_options
 @etag_option
 @client_command
 async def update(
@@ -144,7 +164,7 @@ async def update(
     backoff = None
     if first_delay is not None or longest_delay is not None:
         backoff = pb.Backoff(initial_delay=first_delay, max_delay=longest_delay)
-    request = pb.UpdateSubscriptionRequest(backoff=backoff, **changes)
+    request = pb.UpdateSubscriptionRequest(backoff=backoff, push=take_push_changes(changes), **changes)
     _show(session, (await session.call(session.matches.UpdateSubscription, request)).subscription)
 
 
@@ -285,6 +305,7 @@ def _fields(subscription: pb.Subscription) -> tuple[tuple[str, str], ...]:
         ("parked", str(stats.parked_count)),
         ("oldest", stats.oldest_unacked_age.ToJsonString() if stats.HasField("oldest_unacked_age") else ""),
         ("consumers", str(stats.consumer_count)),
+        *push_fields(subscription),
         ("created", moment(subscription.created_at)),
         ("updated", moment(subscription.updated_at)),
         ("etag", subscription.etag),

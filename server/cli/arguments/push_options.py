@@ -1,0 +1,101 @@
+"""Options of how a subscription pushes, and the messages that they make."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from server.cli.arguments.inputs import duration
+from server.cli.arguments.options import option
+from signalbox.v1 import match_stream_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from server.cli.arguments.options import F
+
+
+def header(text: str) -> tuple[str, str]:
+    """Parse NAME:VALUE."""
+    name, colon, value = text.partition(":")
+    if not name or not colon:
+        raise click.BadParameter(f'"{text}" is not NAME:VALUE')
+    return name, value.strip()
+
+
+_SETTINGS = (
+    option("--push", "url", metavar="URL", help="Push the matches to this http or https URL, as signed requests."),
+    option(
+        "--secret",
+        "secrets",
+        metavar="whsec_...",
+        multiple=True,
+        help="Secret that signs the requests, the newest first; one is made and shown once by default. (at most twice)",
+    ),
+    option(
+        "--header",
+        "headers",
+        type=header,
+        metavar="NAME:VALUE",
+        multiple=True,
+        help="Further header of each request. (repeatable)",
+    ),
+    option("--push-timeout", "timeout", type=duration, metavar="TIME", help="Time for a response; 15s by default."),
+    option(
+        "--max-in-flight",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Maximum number of requests in progress; 16 by default.",
+    ),
+)
+_CHANGES = (
+    option("--rotate-secret", is_flag=True, help="Make a new secret; the newest of the old ones signs too."),
+    option("--pause/--resume", "paused", default=None, help="Stop pushing for a while, or go on."),
+    option("--no-push", "clear_push", is_flag=True, help="Push no longer, so that consumers can connect."),
+)
+
+
+def push_options(command: F) -> F:
+    """Add the options of a new push."""
+    return _added(command, _SETTINGS)
+
+
+def push_change_options(command: F) -> F:
+    """Add the options that change a push."""
+    return _added(command, (*_SETTINGS, *_CHANGES))
+
+
+def take_push(options: dict[str, Any]) -> pb.Push | None:
+    """Remove the options of a new push; None if there is none. Raise click.UsageError."""
+    stated = _take(options)
+    if stated.get("url") is None:
+        if stated:
+            raise click.UsageError("--secret, --header, --push-timeout and --max-in-flight need --push")
+        return None
+    return pb.Push(**stated)
+
+
+def take_push_changes(options: dict[str, Any]) -> pb.PushChanges | None:
+    """Remove the options that change a push; None if there is none."""
+    stated = _take(options)
+    if "headers" in stated:
+        stated["headers"] = pb.PushHeaders(headers=stated["headers"])
+    return pb.PushChanges(**stated) if stated else None
+
+
+def _added(command: F, options: tuple[Any, ...]) -> F:
+    for decorate in reversed(options):
+        command = decorate(command)
+    return command
+
+
+def _take(options: dict[str, Any]) -> dict[str, Any]:
+    names = ("url", "secrets", "headers", "timeout", "max_in_flight", "rotate_secret", "paused")
+    taken: Mapping[str, Any] = {name: options.pop(name, None) for name in names}
+    stated = {name: value for name, value in taken.items() if value not in (None, (), False) or name == "paused"}
+    if stated["paused"] is None:
+        del stated["paused"]
+    if "headers" in stated:
+        stated["headers"] = dict(stated["headers"])
+    return stated
