@@ -10,7 +10,7 @@ from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf import json_format
-from standardwebhooks import Webhook
+from standardwebhooks import Webhook, WebhookVerificationError
 
 from signalbox.v1 import match_pb2
 from signalbox.v1 import match_stream_pb2 as pb
@@ -30,12 +30,16 @@ OTHER_SECRET = "whsec_" + "YW5vdGhlciBzZWNyZXQgb2YgdGhlIHRlc3RzLCBsb25nZXI="
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One request: `headers` with names in lower case, and the number of the connection that it came on."""
+    """One request: `headers` with names in lower case, and the number of the connection that it came on.
+
+    `is_lost` returns whether the sender has closed the connection.
+    """
 
     line: str
     headers: dict[str, str]
     body: bytes
     connection: int
+    is_lost: Callable[[], bool]
 
     @property
     def match(self) -> match_pb2.Match:
@@ -68,6 +72,7 @@ class Receiver:
         self.requests: list[Received] = []
         self.answering: Answer | None = None
         self.secret = SECRET
+        self.forged: list[WebhookVerificationError] = []
         self.connections = 0
         self._arrived = asyncio.Condition()
         self._server: asyncio.Server | None = None
@@ -114,6 +119,12 @@ class Receiver:
             await self._arrived.wait_for(lambda: len(self.requests) >= count)
         return self.requests
 
+    def _verify(self, request: Received) -> None:
+        try:
+            Webhook(self.secret).verify(request.body, request.headers)
+        except WebhookVerificationError as error:
+            self.forged.append(error)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         number = self.connections
@@ -124,8 +135,8 @@ class Receiver:
                 pairs = (line.partition(":") for line in head[1:] if line)
                 headers = {name.lower(): value.strip() for name, _, value in pairs}
                 body = await reader.readexactly(int(headers["content-length"]))
-                request = Received(head[0], headers, body, number)
-                Webhook(self.secret).verify(body, headers)
+                request = Received(head[0], headers, body, number, reader.at_eof)
+                self._verify(request)
                 async with self._arrived:
                     self.requests.append(request)
                     self._arrived.notify_all()
@@ -147,6 +158,7 @@ async def receiving() -> AsyncIterator[Receiver]:
         yield receiver
     finally:
         await receiver.stop()
+    assert receiver.forged == []
 
 
 async def push_to(client: Client, url: str, name: str = "engine", **rules: Any) -> pb.Subscription:

@@ -6,7 +6,8 @@
     receive     the status decides; of the body, a little is read and thrown away
 
 Redirects are not followed, no proxy of the environment is used, nothing is decompressed, and no cookie is kept. A
-connection that the receiver closed just when it was used again is no failed attempt: the request is sent once more.
+request is never repeated here: whether a receiver has read it cannot be known when its connection breaks. So an unused
+connection is closed before receivers usually close it, after two to five seconds.
 
 Of the clients at hand, aiohttp takes 85 us of processor time for a request with 32 in flight, httpx 2,700 us.
 """
@@ -18,7 +19,6 @@ import socket
 import ssl
 from contextlib import suppress
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -40,7 +40,7 @@ RESPONSE_BYTES: Final = 16 * 1024
 """The bytes of a response's body that are read, so that the connection can be used again."""
 BODY_SECONDS: Final = 1.0
 """The time for them to arrive, after the head of the response."""
-IDLE_SECONDS: Final = 15.0
+IDLE_SECONDS: Final = 1.5
 """How long an unused connection is kept."""
 RESOLVE_SECONDS: Final = 5.0
 """The time to resolve a host when its URL is set."""
@@ -95,19 +95,7 @@ class PushClient:
             await self._session.close()
 
     async def _post(self, url: str, headers: Mapping[str, str], body: bytes) -> Response:
-        connection = SimpleNamespace(reused=False)
-        try:
-            return await self._send(url, headers, body, connection)
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-            if not connection.reused:
-                raise
-        return await self._send(url, headers, body, connection)
-
-    async def _send(self, url: str, headers: Mapping[str, str], body: bytes, connection: SimpleNamespace) -> Response:
-        connection.reused = False
-        response = await self._opened().post(
-            URL(url, encoded=True), headers=headers, data=body, allow_redirects=False, trace_request_ctx=connection
-        )
+        response = await self._opened().post(URL(url, encoded=True), headers=headers, data=body, allow_redirects=False)
         try:
             head = Response(response.status, response.headers.get("Retry-After", ""))
             await _drain(response)
@@ -118,8 +106,6 @@ class PushClient:
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
-            tracing = aiohttp.TraceConfig()
-            tracing.on_connection_reuseconn.append(_note_reuse)
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
                     limit=0,
@@ -135,7 +121,6 @@ class PushClient:
                 auto_decompress=False,
                 read_bufsize=RESPONSE_BYTES,
                 timeout=aiohttp.ClientTimeout(total=None),
-                trace_configs=[tracing],
             )
         return self._session
 
@@ -170,10 +155,6 @@ class _CheckedResolver(AbstractResolver):
 
     async def close(self) -> None:
         """Do nothing: the resolver is not the library's own."""
-
-
-async def _note_reuse(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
-    context.trace_request_ctx.reused = True
 
 
 async def _drain(response: aiohttp.ClientResponse) -> None:

@@ -105,7 +105,9 @@ class PushSender:
     async def send(self, webhook_id: str, body: bytes, attempt: int = 0) -> Sent:
         """Send a request and wait for its outcome."""
         sent_at, began = now_micros(), time.monotonic()
-        outcome = await self._outcome(self._signed(webhook_id, sent_at // _SECOND, body, attempt), body)
+        # Receivers compare it with the time of day, not with the steady clock of the log.
+        headers = self._signed(webhook_id, round(time.time()), body, attempt)
+        outcome = await self._outcome(headers, body)
         seconds = time.monotonic() - began
         self._metrics.count_push(outcome.result, seconds)
         return Sent(
