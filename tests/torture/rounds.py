@@ -31,6 +31,8 @@ from tests.support.history import (
     Watching,
     seen,
 )
+from tests.support.push_player import PushPlayer
+from tests.support.receiver import SECRET, receiving
 from tests.support.recorders import Consumer, Operator, Watcher
 from tests.torture.bystanders import SlowReader, frozen_consumer
 from tests.torture.checks import CHECKS, Evidence
@@ -42,14 +44,16 @@ from tests.torture.scenario import EMAILS, EXPECTATIONS, PAID, SCHEMAS
 from tests.torture.senders import PACE, UNKNOWN_OUTCOME, GrpcSender, RestSender, StreamSender, TortureWorld
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping, Sequence
     from pathlib import Path
 
     from tests.support.history import SeenMatch
+    from tests.support.receiver import Receiver
     from tests.support.service import Client
     from tests.torture.databases import TorturedDatabase
 
 DIALECTS: Final = ("autosend", "opensend", "emailsendx", "arsel", "resend")
+PUSH_OPTIONS: Final = ("--push-networks", "127.0.0.0/8")
 OUTAGE: Final = 20_000_000
 STALL_SECONDS: Final = 60.0
 """While the log is drained, some reader advances within this time, on a busy machine too."""
@@ -86,12 +90,13 @@ class Outcome:
 
 async def play(kind: str, seed: int, kills: int, folder: Path, pace: float = PACE) -> Outcome:
     """Play a round on a fresh database of a kind and check it. Raise AssertionError if a promise was broken."""
-    async with fresh_database(kind, folder) as database:
+    async with fresh_database(kind, folder) as database, receiving() as one, receiving() as other:
         outcome = Outcome(seed)
-        world = await set_up(database, folder, seed, pace)
-        nodes = [Node(database, folder) for _ in range(database.nodes)]
+        world, pushed = await set_up(database, folder, seed, pace, {"pushed": one, "pushed-contacts": other})
+        receivers = [PushPlayer(world, *pair) for pair in pushed]
+        nodes = [Node(database, folder, *PUSH_OPTIONS) for _ in range(database.nodes)]
         try:
-            async with asyncio.timeout(ROUND_SECONDS + kills * KILL_SECONDS), playing(world):
+            async with asyncio.timeout(ROUND_SECONDS + kills * KILL_SECONDS), playing(world, receivers):
                 await torment(world, database, nodes, outcome, kills)
                 await drain(world, nodes)
         finally:
@@ -101,9 +106,14 @@ async def play(kind: str, seed: int, kills: int, folder: Path, pace: float = PAC
     return outcome
 
 
-async def set_up(database: TorturedDatabase, folder: Path, seed: int, pace: float) -> TortureWorld:
-    """Create everything that a round plays with, on a server that is killed then."""
-    history, node = History(), Node(database, folder)
+async def set_up(
+    database: TorturedDatabase, folder: Path, seed: int, pace: float, receivers: Mapping[str, Receiver]
+) -> tuple[TortureWorld, list[tuple[pb.Subscription, Receiver]]]:
+    """Create everything that a round plays with, on a server that is killed then.
+
+    Return the subscriptions that push beside it, with the receivers of their matches.
+    """
+    history, node = History(), Node(database, folder, *PUSH_OPTIONS)
     client = await (await node.start()).project()
     for name, schema in SCHEMAS.items():
         await client.define(name, schema)
@@ -121,29 +131,39 @@ async def set_up(database: TorturedDatabase, folder: Path, seed: int, pace: floa
         if not each.condition and not each.once:
             steady[automation.id] = each.event_name
     history.steady = steady
+    pushed = []
     for name, chosen, by_contact in (
         ("all", pb.MatchFilter(), False),
         ("paid", pb.MatchFilter(event_names=[PAID]), False),
         ("contacts", pb.MatchFilter(labels={"team": "growth"}), True),
+        ("pushed", pb.MatchFilter(event_names=[PAID]), False),
+        ("pushed-contacts", pb.MatchFilter(labels={"team": "growth"}), True),
     ):
         history.subscriptions[name] = Rules(chosen, by_contact, ack_deadline=2_000_000)
-        await subscribe(
+        receiver = receivers.get(name)
+        # Requests that are in progress at once arrive in any order.
+        in_flight = 8 if by_contact else 1
+        push = receiver and pb.Push(url=receiver.url, secrets=[SECRET], timeout=seconds(1), max_in_flight=in_flight)
+        subscription = await subscribe(
             client,
             name,
             EARLIEST,
+            push=push,
             filter=chosen,
             order=pb.DELIVERY_ORDER_CONTACT if by_contact else pb.DELIVERY_ORDER_POSITION,
             ack_deadline=seconds(2),
             max_attempts=100,
             backoff=pb.Backoff(initial_delay=seconds(0.05), max_delay=seconds(0.3)),
         )
+        if receiver is not None:
+            pushed.append((subscription, receiver))
     assert node.service is not None
     secrets = {
         dialect: await node.service.secret(client.project, projects_pb2.Dialect.Value(f"DIALECT_{dialect.upper()}"))
         for dialect in DIALECTS
     }
     await node.kill()
-    return TortureWorld(
+    world = TortureWorld(
         history,
         random.Random(seed),  # noqa: S311 - to be repeated
         client.secret,
@@ -152,10 +172,11 @@ async def set_up(database: TorturedDatabase, folder: Path, seed: int, pace: floa
         contacts=contacts,
         pace=pace,
     )
+    return world, pushed
 
 
 @asynccontextmanager
-async def playing(world: TortureWorld) -> AsyncIterator[None]:
+async def playing(world: TortureWorld, receivers: Sequence[PushPlayer]) -> AsyncIterator[None]:
     """Run every client until the context is left."""
     filters = {
         "everything": pb.MatchFilter(),
@@ -168,9 +189,10 @@ async def playing(world: TortureWorld) -> AsyncIterator[None]:
     players += [
         Consumer(world, f"{name}-{number}", name, window)
         for name in world.history.subscriptions
+        if not name.startswith("pushed")
         for number, window in enumerate((5, 50))
     ]
-    players += [Operator(world), SlowReader(world)]
+    players += [Operator(world), SlowReader(world), *receivers]
     async with asyncio.TaskGroup() as tasks:
         world.players = [tasks.create_task(player.run(), name=type(player).__name__) for player in players]
         try:
