@@ -44,7 +44,7 @@ INTEGER_DIGITS: Final = 309
 # Encoded again, a number has at most four times as many characters as were sent: 1e15 becomes 1000000000000000.0.
 _GROWTH: Final = 4
 
-_LONG_INTEGER = re.compile(r"(?<![0-9])[0-9]{%d}" % (INTEGER_DIGITS + 1))
+_LONG_INTEGER = re.compile(rf"(?<![0-9])[0-9]{{{INTEGER_DIGITS + 1}}}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 _encode = msgspec.json.Encoder().encode
@@ -228,7 +228,8 @@ def read_json(text: str) -> JSON:
     It accepts halves of surrogate pairs and huge numbers, which become infinite, so that `value_violation` can locate
     them. Raise ValueError for text that is not JSON, RecursionError for text that is nested too deep.
     """
-    return _read(text, dict)
+    value: JSON = _read(text)
+    return value
 
 
 def json_violation(content: bytes) -> Violation | None:
@@ -243,11 +244,10 @@ def json_violation(content: bytes) -> Violation | None:
         return None
 
 
-def _read(text: str, read_object: Callable[[list[tuple[str, Any]]], Any]) -> Any:
+def _read(text: str, read_object: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     # To be called for each number takes longer than all the rest.
     read_integer = _read_integer if _LONG_INTEGER.search(text) else None
-    hook = None if read_object is dict else read_object
-    return json.loads(text, parse_constant=_no_constant, parse_int=read_integer, object_pairs_hook=hook)
+    return json.loads(text, parse_constant=_no_constant, parse_int=read_integer, object_pairs_hook=read_object)
 
 
 class _Members(list[tuple[str, Any]]):
