@@ -40,15 +40,10 @@ BY_HAND = "FastAPI + SQLAlchemy + aiosqlite by hand"
 def single_events(folder: Path, seconds: float) -> Iterator[Round]:
     """Measure SendEvent and a server that does nothing."""
     with signalbox(folder) as subject, server(folder, "bench.no_op") as no_op:
-        requests = str(subject.requests.of("unary"))
-
-        def answered() -> float:
-            return rate(run_python("load", "unary", no_op["grpc"], KEY, requests, str(seconds / 2)))
 
         def take() -> dict[str, float]:
-            # In the order A B B A: both share two cores with the load, and the machine's speed drifts within a second.
-            first, bare = subject.load("unary", seconds / 2), answered() + answered()
-            return {SEND_EVENT: (first + subject.load("unary", seconds / 2)) / 2, NO_OP: bare / 2}
+            sent = subject.run_turns(no_op["grpc"], seconds)
+            return {SEND_EVENT: rate(sent), NO_OP: sent["other"]}
 
         yield take
 

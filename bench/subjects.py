@@ -135,6 +135,13 @@ class Signalbox:
         self._check(kind, before, int(result["events"]), int(result["matches"]))
         return result
 
+    def run_turns(self, other: str, seconds: float) -> dict[str, float]:
+        """Load it with single events, and another server by turns. Return the figures, checked as `run_load` does."""
+        before = self.heads()
+        result = run_python("turns", KEY, str(self.requests.of("unary")), str(seconds), self.grpc, other)
+        self._check("turns", before, int(result["events"]), int(result["matches"]))
+        return result
+
     def store_matches(self) -> None:
         """Store events that all match, so that there are matches to deliver."""
         self.run_load("once", 3_600)
