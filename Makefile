@@ -41,6 +41,7 @@ test-quick: $(VENV)/ready ## Run the quick tests of every layer, on SQLite alone
 	$(PYTEST) -k 'not postgresql' $(QUICK_TESTS:%=tests/test_%.py)
 
 test-long: $(VENV)/ready ## Run the long forms of the generated tests, for hours
+	SIGNALBOX_COMPATIBILITY_STEP=1 $(BIN)/python -m pytest --timeout=0 tests/test_compatibility.py
 	SIGNALBOX_ORACLE_EXAMPLES=200000 $(BIN)/python -m pytest --timeout=0 tests/test_conditions_oracle.py
 	SIGNALBOX_INDEX_EXAMPLES=20000 $(BIN)/python -m pytest --timeout=0 tests/test_conditions_index.py
 	SIGNALBOX_LEASING_EXAMPLES=2000 $(BIN)/python -m pytest --timeout=0 tests/test_leasing.py

@@ -6,6 +6,8 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from server.delivery.wake_ups import PORTION, WakeUps
 from server.rpc.messages import watches
 from server.rpc.messages.matches import write_match
@@ -17,12 +19,12 @@ from tests.test_watch import EARLIEST, PAID, after, all_of, answer_of, positions
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import pytest
-
     from signalbox.v1 import match_stream_pb2 as pb
     from signalbox.v1.match_pb2 import Match as MatchMessage
     from tests.support.service import Client, Service
     from tests.test_watch import Watch
+
+pytestmark = pytest.mark.lasting
 
 TYPED = "typed"
 SCHEMA = schema(number="number", flag="boolean", text="string")

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tests.support.service import Client, Service
     from tests.support.stores import Store
 
+pytestmark = pytest.mark.lasting
+
 NOON = 1_780_315_200_000_000
 HOUR = 3_600_000_000
 STEPS = (0, -HOUR, 1, -2 * HOUR, HOUR, -1)

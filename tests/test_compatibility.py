@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -124,14 +125,18 @@ def single(states: Iterable[Property]) -> list[Schema]:
 
 
 SINGLE = single(places((None, *ITEM_TYPES)))
-SOME = 11
-"""One in SOME pairs is enough for FORWARD: by a law below it equals BACKWARD with the schemas exchanged."""
+STEP = int(os.environ.get("SIGNALBOX_COMPATIBILITY_STEP", "4"))
+"""Each schema is compared with one in STEP of all schemas, as the old and as the new one."""
+SOME = 3
+"""One in SOME of these pairs is enough for FORWARD: by a law below it equals BACKWARD with the schemas exchanged."""
 
 
-def test_the_verdict_equals_enumeration_for_every_pair_of_schemas_of_one_property() -> None:
+def test_the_verdict_equals_enumeration_for_pairs_of_all_schemas_of_one_property() -> None:
+    """SIGNALBOX_COMPATIBILITY_STEP=1 compares every pair."""
     every = [Outcomes(schema) for schema in SINGLE]
     assert len(every) == len(set(SINGLE)) > 450
-    pairs = list(itertools.product(every, every))
+    pairs = [(one, other) for number, one in enumerate(every) for other in every[-number % STEP :: STEP]]
+    assert len(pairs) >= len(every) * (len(every) // STEP)
     for direction, compared in ((BACKWARD, pairs), (FORWARD, pairs[::SOME])):
         wrong = [
             (one.schema, other.schema)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import pytest
 import pytest_asyncio
 from grpc import StatusCode
 
@@ -27,6 +28,8 @@ from tests.support.refusals import verdict
 if TYPE_CHECKING:
     from signalbox.v1 import match_pb2
     from tests.support.service import Client, Service
+
+pytestmark = pytest.mark.lasting
 
 CONTACT_NOT_FOUND = (StatusCode.NOT_FOUND, "CONTACT_NOT_FOUND")
 CANCELLED, COMPLETED, QUEUED = pb.RUN_STATUS_CANCELLED, pb.RUN_STATUS_COMPLETED, pb.RUN_STATUS_QUEUED

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from tests.support.service import Client
 
+pytestmark = pytest.mark.lasting
+
 
 def recent(position: int, characters: int = 10, label: str = "") -> RecentMatch:
     match = Match(position, f"m{position}", MatchKind.STARTED, 1, position, "r", position, "e", 0, 1)

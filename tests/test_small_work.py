@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from server.storage.database import Database
     from tests.support.service import Client
 
+pytestmark = pytest.mark.lasting
+
 LARGE, SMALL = "large", "small"
 
 

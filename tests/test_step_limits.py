@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from tests.support.line import Line
     from tests.support.service import Client, Service
 
+pytestmark = pytest.mark.lasting
+
 ITEMS = [float(number) for number in range(9_990)]
 NONE_OF_MANY = "properties.items.exists(item, item < 0.0)"  # 29,970 steps on ITEMS
 NONE_OF_MANY_EACH = [f"properties.items.exists(item, item < -{number}.0)" for number in range(8)]

@@ -190,8 +190,10 @@ class StreamSender:
         while self._pending or not self._world.calm:
             client = await self._world.client()
             reason = "UNAVAILABLE"
+            unanswered: set[int] = set()
             try:
-                async for answer in client.ingest.StreamEvents(self._requests(), timeout=CALL_SECONDS):
+                async for answer in client.ingest.StreamEvents(self._requests(unanswered), timeout=CALL_SECONDS):
+                    unanswered.discard(answer.sequence)
                     self._take(answer)
             except grpc.aio.AioRpcError as error:
                 reason = reason_for(error)
@@ -201,16 +203,21 @@ class StreamSender:
             self._lose(reason)
             await self._world.pause(0.1)
 
-    async def _requests(self) -> AsyncIterator[pb.StreamEventsRequest]:
-        """Yield what was not answered on the stream before, then new batches; the stream is left after a while."""
+    async def _requests(self, unanswered: set[int]) -> AsyncIterator[pb.StreamEventsRequest]:
+        """Yield what was not answered on the stream before, then new batches; the stream is left after a while.
+
+        Batches whose outcome the responses leave unknown are sent again on the next stream.
+        """
         for sequence in sorted(self._pending):
+            unanswered.add(sequence)
             yield self._request(sequence)
         for _ in range(100):
             if not await self._world.rested():
                 break
             if len(self._pending) < STREAMED:
-                yield self._request(self._add())
-        while self._pending:  # noqa: ASYNC110 - the answers come on the other side of the stream
+                unanswered.add(sequence := self._add())
+                yield self._request(sequence)
+        while unanswered:  # noqa: ASYNC110 - the answers come on the other side of the stream
             await asyncio.sleep(0.01)
 
     def _add(self) -> int:
