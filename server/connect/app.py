@@ -18,6 +18,7 @@ from server.connect.codecs import Codec, codecs
 from server.connect.request import ConnectRequest
 from server.connect.streams import StreamCall
 from server.connect.unary import UnaryCall, send_error
+from server.connect.watching import WATCH_METHOD, WATCH_PARSER, WATCH_PATH, WatchCall
 from server.contract import SERVICES
 from server.errors import NotOverHttp
 from server.http.body import ClientGone
@@ -77,25 +78,20 @@ class Connect:
             for service in SERVICES
             for method in served_methods(service, servicers.get(service.name))
         }
+        watching = f"/{WATCH_METHOD.containing_service.full_name}/{WATCH_METHOD.name}".encode()
+        self._watching = self._endpoints[watching].method
 
     def serves(self, path: bytes) -> bool:
         """Return whether a path is one of this application."""
-        return path.startswith(PREFIX)
+        return path.startswith(PREFIX) or path == WATCH_PATH
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Serve one request."""
         request = ConnectRequest(scope, receive, send)
         task = asyncio.current_task()
         assert task is not None
-        status = 200
         try:
-            endpoint = self._endpoints.get(scope["raw_path"])
-            if endpoint is None:
-                raise RouteNotFound(request.method, request.path)
-            codec = endpoint.codec(request)
-            scope["exchange"].on_disconnect(lambda: self._open_calls.end(task, ClientGone()))
-            serve = self._stream if endpoint.method.descriptor.server_streaming else self._answer
-            status = await serve(endpoint.method, codec, request, task)
+            status = await self._serve(request, scope, task)
         except ClientGone:
             return
         except SignalboxError as error:
@@ -104,6 +100,18 @@ class Connect:
             log.exception("request_failed", method=request.method, path=request.path)
             status = await send_error(request, error, self._extra())
         self._calls.metrics.count_request(_LABEL, status)
+
+    async def _serve(self, request: ConnectRequest, scope: Mapping[str, Any], task: asyncio.Task[Any]) -> int:
+        """Serve a call, and return the status of the response. Raise errors of requests that are no calls."""
+        if scope["raw_path"] == WATCH_PATH:
+            return await self._watch(request, scope, task)
+        endpoint = self._endpoints.get(scope["raw_path"])
+        if endpoint is None:
+            raise RouteNotFound(request.method, request.path)
+        codec = endpoint.codec(request)
+        self._end_with_client(scope, task)
+        serve = self._stream if endpoint.method.descriptor.server_streaming else self._answer
+        return await serve(endpoint.method, codec, request, task)
 
     async def _answer(self, method: Method, codec: Codec, request: ConnectRequest, task: asyncio.Task[Any]) -> int:
         """Serve a call with one response, and return the status."""
@@ -132,6 +140,20 @@ class Connect:
         except SignalboxError as error:
             await call.fail(error)
         return 200
+
+    async def _watch(self, request: ConnectRequest, scope: Mapping[str, Any], task: asyncio.Task[Any]) -> int:
+        """Serve WatchMatches as server-sent events, and return the status. Raise MethodNotAllowed."""
+        if request.method != "GET":
+            raise MethodNotAllowed(request.method, request.path, ["GET"])
+        request.check()
+        call = WatchCall(request, scope["query_string"], self._extra())
+        self._end_with_client(scope, task)
+        await self._calls.stream(self._watching, WATCH_PARSER, call)
+        return call.status
+
+    def _end_with_client(self, scope: Mapping[str, Any], task: asyncio.Task[Any]) -> None:
+        """End the call of a task once its client has gone."""
+        scope["exchange"].on_disconnect(lambda: self._open_calls.end(task, ClientGone()))
 
     def _extra(self) -> tuple[tuple[bytes, bytes], ...]:
         """Return the headers that every response has at the moment."""
