@@ -94,11 +94,12 @@ async def test_matches_arrive_as_events_and_are_resumed_by_the_id_of_the_last_on
 
 
 async def test_a_query_selects_matches_and_where_to_start(service: Service, shop: Client) -> None:
-    wanted = await automate(shop, labels={"team": "crm"})
+    wanted = await automate(shop, labels={"team": "crm", "a.b": "c"})
     await automate(shop, name="Other", labels={"team": "shop"})
     sent = [await send(shop, 1), await send(shop, 2)]
     queries: list[list[tuple[str, str]]] = [
         [("filter.labels.team", "crm")],
+        [("filter.labels.a.b", "c")],
         [("filter.automation_ids", wanted.id), ("filter.automation_ids", "none")],
         [("filter.event_names", "order_completed"), ("filter.labels.team", "crm"), ("max_matches", "10")],
     ]
@@ -119,7 +120,7 @@ async def test_heartbeats_are_comments_that_advance_the_id(service: Service, sho
         await send(shop, 1)
         async with asyncio.timeout(10):
             later = await anext(found)
-        assert (later.comments, later.fields.keys()) == (["heartbeat"], {"id"})
+        assert (later.comments, list(later.fields)) == (["heartbeat"], ["id"])
         assert later.fields["id"] != first.fields["id"]
 
 
@@ -130,6 +131,7 @@ async def test_heartbeats_are_comments_that_advance_the_id(service: Service, sho
         ({"start.cursor.x": "1"}, 400, "invalid_argument", "start.cursor.x is not a parameter"),
         ({"filter.labels": "1"}, 400, "invalid_argument", "filter.labels must be an object"),
         ({"start": "1"}, 400, "invalid_argument", "start must be an object"),
+        ([("start", "1"), ("start.cursor", "x")], 400, "invalid_argument", "start.cursor is not a parameter"),
         ([("max_matches", "1"), ("max_matches", "2")], 400, "invalid_argument", "max_matches is given twice"),
         ({"max_matches": "many"}, 400, "invalid_argument", 'max_matches must be a whole number, not "many"'),
         ({"max_matches": "1001"}, 400, "invalid_argument", "max_matches is 1,001"),
@@ -178,7 +180,7 @@ async def test_a_shutdown_ends_the_events_with_an_error(store: Store) -> None:
         watch = watching(service, client.secret)
         found = await watch.__aenter__()
         await anext(found)
-        ending = asyncio.create_task(anext(found))
+        ending = asyncio.ensure_future(anext(found))
     last = await ending
     assert (last.fields["event"], last.data["code"]) == ("error", "unavailable")
     await watch.__aexit__(None, None, None)

@@ -2,8 +2,8 @@
 
 The parameters of the query are the fields of the request, as `start.cursor`, `filter.event_names` (repeatable) or
 `filter.labels.team`; so none is listed by hand. Each response with matches is an event whose data is the response as
-JSON and whose ID is its cursor, from which a client resumes by `Last-Event-ID`. A response without matches is a comment,
-and its cursor counts too.
+JSON and whose ID is its cursor, from which a client resumes by `Last-Event-ID`. A response without matches is a
+comment, and its cursor counts too.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ RETRY_MILLISECONDS: Final = 1_000
 """How long a client is asked to wait before it connects again."""
 
 _MAX_SHOWN: Final = 100
+_Response: Final = match_stream_pb2.WatchMatchesResponse
 _HEADERS: Final = (
     (b"content-type", b"text/event-stream"),
     # A proxy must not collect events until it has many.
@@ -73,9 +74,7 @@ class WatchCall:
 
     async def write(self, response: Any) -> None:
         """Write a response as an event or a comment."""
-        message = (
-            match_stream_pb2.WatchMatchesResponse.FromString(response) if isinstance(response, bytes) else response
-        )
+        message = _Response.FromString(response) if isinstance(response, bytes) else response
         identity = b"id: %b\n" % message.cursor.encode()
         if message.matches:
             await self._send(b"%bdata: %b\n\n" % (identity, write_json(message)))
@@ -109,13 +108,15 @@ def query_values(parameters: Iterable[tuple[str, str]], descriptor: Descriptor) 
     for name, text in parameters:
         into, inner = values, descriptor
         *parents, last = name.split(".")
-        for index, parent in enumerate(parents):
+        for index, parent in enumerate(parents, 1):
             field = _field(inner, parent, name)
-            if field.message_type is None or (field.is_repeated and index < len(parents) - 1):
+            into = into.setdefault(parent, {})
+            if field.message_type is None or not isinstance(into, dict):
                 raise _unknown(name)
-            into, inner = into.setdefault(parent, {}), field.message_type
+            inner = field.message_type
             if inner.GetOptions().map_entry:
-                into[last] = text
+                # A key may have dots itself.
+                into[".".join([*parents, last][index:])] = text
                 break
         else:
             _set(into, _field(inner, last, name), text, name)
