@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from automation.subscriptions.values import Extend
 from server.clock import database_now
 from server.delivery.consumer import Consumer
+from server.delivery.heartbeats import heartbeat_time
 from server.delivery.loading import load_deliveries, parking, recent_deliveries
 from server.delivery.match_reader import MAX_LOADED
 from server.errors import Stopping
@@ -348,7 +349,7 @@ class ConsumerSession:
     async def _wait(self) -> bool:
         """Request matches unless some wait, and wait for a change. Return False if a heartbeat is due."""
         self._request()
-        heartbeat_at = self._sent_at + self._heartbeat_seconds
+        heartbeat_at = heartbeat_time(self._sent_at + self._heartbeat_seconds)
         until = heartbeat_at if self._drain_ends_at is None else min(heartbeat_at, self._drain_ends_at)
         # A timer takes a quarter of the time of `asyncio.timeout_at`.
         loop = asyncio.get_running_loop()

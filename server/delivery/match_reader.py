@@ -15,6 +15,7 @@ from automation.match_log import READ_LIMIT, log_start, match_id_at, read_filter
 from automation.subscriptions.values import MatchFilter
 from registry.unreadable_rows import UNREADABLE, describe_error
 from server.budgets import MAX_RESPONSE_BYTES
+from server.delivery.heartbeats import heartbeat_time
 from server.delivery.recent_matches import LoadedMatch
 from server.delivery.start_points import LogEnd, Place, check_kept, check_place, match_head, resolve_start
 from server.storage.events import event_sizes, events_at
@@ -170,13 +171,13 @@ class MatchReader:
                 place, head = update.place, update.head_position
                 if update.matches or _now() >= due:
                     yield update
-                    due = _now() + interval * _DUE_SHARE
+                    due = heartbeat_time(_now() + interval * _DUE_SHARE)
                 if reading is None and place.position == head:
                     # An SQLite file loses nothing while it is open, so there is nothing to read for a heartbeat: that
                     # was half of the processor time of idle watchers.
                     while await self._notifier.wait_turn(project_pk, head, due - _now()) == head and not shared:
                         yield WatchUpdate((), place, head)
-                        due = _now() + interval * _DUE_SHARE
+                        due = heartbeat_time(_now() + interval * _DUE_SHARE)
         finally:
             if reading is not None:
                 reading.cancel()
