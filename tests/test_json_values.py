@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from time import thread_time
 from typing import Any
 
 import pytest
@@ -228,3 +229,30 @@ def test_stored_json_is_read_up_to_a_depth() -> None:
     for deeper in (f"[{nested}]", f'{{"n":{nested}}}'):
         with pytest.raises(ValueError, match="nested more than 32 levels deep"):
             load_nested(deeper, 32)
+
+
+NUMBERS = ("1.5", "1e400", "1E+400", "-1e308", "9" * 309, "9" * 308, "1" * 300 + "e10", "0" * 400)
+TEXTS = ('"\\ud83d"', '"\\uD800x"', '"\\ud83d\\ude00"', '"text"', '"\u00ed"')
+pieces = st.sampled_from((*NUMBERS, *TEXTS, "[", "]", ",", "NaN", "tru", '{"a":', "}"))
+
+
+@given(st.lists(pieces, max_size=8))
+def test_texts_that_are_not_looked_at_closely_hold_no_violation(parts: list[str]) -> None:
+    for text in ("".join(parts), "[" + ",".join(parts) + "]"):
+        content = text.encode()
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(json_values, "_may_hold_violations", lambda _: True)
+            expected = json_violation(content)
+        assert json_violation(content) == expected
+
+
+def test_half_a_pair_in_bytes_is_looked_at_closely() -> None:
+    found = json_violation('["\ud800"]'.encode("utf-8", "surrogatepass"))
+    assert found is not None
+
+
+def test_a_large_text_that_holds_no_violation_is_rejected_quickly() -> None:
+    content = ("[" + ",".join(["123456"] * 140_000) + "]").encode()
+    began = thread_time()
+    assert json_violation(content) is None
+    assert thread_time() - began < 0.02

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING
 
 from registry.coercion import compile_schema
 from registry.errors import InvalidSchema, PayloadRejected, Violation
-from registry.schema import Property, Schema
+from registry.schema import MAX_PROPERTIES, MAX_SUGGESTED_VALUES, Property, Schema
 from server.errors import InvalidArgument
 from server.rpc.messages.enums import COERCION_MODE, COMPATIBILITY, DIRECTION, PROPERTY_TYPE, UNKNOWN_PROPERTIES
 from server.rpc.messages.events import write_coercion, write_violation
@@ -17,6 +18,8 @@ from server.services.dependents import ReadingAutomation
 from signalbox.v1 import event_definitions_pb2 as pb
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from google.protobuf.struct_pb2 import Struct
 
     from registry.compatibility import Incompatibility
@@ -28,10 +31,7 @@ def read_schema(message: pb.Schema) -> Schema:
     """Read a schema. Raise InvalidSchema where a type is missing or unknown; the registry checks the rest."""
     violations: list[Violation] = []
     schema = Schema(
-        properties=tuple(
-            _read_property(one, f"schema.properties[{index}]", violations)
-            for index, one in enumerate(message.properties)
-        ),
+        properties=_read_properties(message.properties, "schema", violations, count()),
         unknown_properties=UNKNOWN_PROPERTIES.read(message.unknown_properties, "schema.unknown_properties"),
         coercion=COERCION_MODE.read(message.coercion, "schema.coercion"),
     )
@@ -133,7 +133,18 @@ def _write_incompatibility(one: Incompatibility, into: pb.Incompatibility) -> No
     into.revision = one.revision
 
 
-def _read_property(message: pb.Property, path: str, violations: list[Violation]) -> Property:
+def _read_properties(
+    messages: Sequence[pb.Property], parent: str, violations: list[Violation], read: Iterator[int]
+) -> tuple[Property, ...]:
+    """Read the properties of a level; of too many, enough for the registry to refuse them. `read` counts them all."""
+    return tuple(
+        _read_property(each, f"{parent}.properties[{index}]", violations, read)
+        for index, each in enumerate(messages[: MAX_PROPERTIES + 1])
+        if next(read) < MAX_PROPERTIES**2
+    )
+
+
+def _read_property(message: pb.Property, path: str, violations: list[Violation], read: Iterator[int]) -> Property:
     # A message is at most 100 levels deep: its parser refuses more.
     try:
         kind = PROPERTY_TYPE.read(message.type, f"{path}.type")
@@ -146,11 +157,8 @@ def _read_property(message: pb.Property, path: str, violations: list[Violation])
         type=kind,
         required=message.required,
         description=message.description,
-        suggested_values=tuple(message.suggested_values),
-        properties=tuple(
-            _read_property(one, f"{path}.properties[{index}]", violations)
-            for index, one in enumerate(message.properties)
-        ),
+        suggested_values=tuple(message.suggested_values[: MAX_SUGGESTED_VALUES + 1]),
+        properties=_read_properties(message.properties, path, violations, read),
         item_type=item_type,
     )
 

@@ -39,10 +39,20 @@ class Streams(Attack):
     what: ClassVar = "64 streams of StreamEvents, 8 batches of 100 on their way on each"
 
     async def prepare(self, assault: Assault) -> None:
-        self._batch = pb.StreamEventsRequest(events=orders(STREAM_BATCH)).SerializeToString()
+        self._flood = StreamFlood(pb.StreamEventsRequest(events=orders(STREAM_BATCH)).SerializeToString())
 
     async def run(self, assault: Assault) -> None:
-        streams = assault.target.sized(64, 8)
+        await self._flood.run(assault, assault.target.sized(64, 8))
+
+
+class StreamFlood:
+    """Sends the same batch on several streams, again and again."""
+
+    def __init__(self, batch: bytes) -> None:
+        self._batch = batch
+
+    async def run(self, assault: Assault, streams: int) -> None:
+        """Send until the attack is over."""
         async with AsyncExitStack() as stack:
             clients = await connected_often(assault, stack, max(streams // 8, 1))
             await asyncio.gather(*(self._repeat(assault, next(clients)) for _ in range(streams)))

@@ -9,7 +9,15 @@ from tests.siege.attacks.conditions import LongConditions
 from tests.siege.attacks.floods import Batches, Scans, Singles, Streams
 from tests.siege.attacks.heads import EndlessHeads, LargeHeads, Pipelining
 from tests.siege.attacks.overload import Overload
-from tests.siege.attacks.sizes import LargeMessages, Patterns, WrongValues
+from tests.siege.attacks.sizes import (
+    AllOrNothing,
+    LargeBodies,
+    LargeMessages,
+    LargeRequests,
+    LargeStreams,
+    Patterns,
+    WrongValues,
+)
 from tests.siege.attacks.unfinished import IdleConnections, UnfinishedMessages, UnfinishedMessagesOfATenant
 
 if TYPE_CHECKING:
@@ -34,5 +42,9 @@ ATTACKS: Final[Mapping[str, type[Attack]]] = {
     "8a": Patterns,
     "8b": LargeMessages,
     "8c": WrongValues,
+    "8d": AllOrNothing,
+    "8e": LargeRequests,
+    "8f": LargeStreams,
+    "8g": LargeBodies,
     "overload": Overload,
 }
