@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from registry.coercion import compile_schema
 from registry.errors import InvalidSchema, PayloadRejected, Violation
@@ -133,6 +133,10 @@ def _write_incompatibility(one: Incompatibility, into: pb.Incompatibility) -> No
     into.revision = one.revision
 
 
+_MAX_READ: Final = 2 * MAX_PROPERTIES**2
+"""All of two levels, each with one more than is allowed."""
+
+
 def _read_properties(
     messages: Sequence[pb.Property], parent: str, violations: list[Violation], read: Iterator[int]
 ) -> tuple[Property, ...]:
@@ -140,7 +144,7 @@ def _read_properties(
     return tuple(
         _read_property(each, f"{parent}.properties[{index}]", violations, read)
         for index, each in enumerate(messages[: MAX_PROPERTIES + 1])
-        if next(read) < MAX_PROPERTIES**2
+        if next(read) < _MAX_READ
     )
 
 
