@@ -49,13 +49,17 @@ class DatabaseThread:
 
     async def wait(self) -> None:
         """Wait until the thread does not need the interpreter, for WAIT_SECONDS at most."""
-        waiter = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
         self._waiters.append(waiter)
         # Only now: what was let go before has woken nobody.
-        if self.computes:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(WAIT_SECONDS):
-                    await waiter
+        if not self.computes:
+            return
+        limit = loop.call_later(WAIT_SECONDS, _wake, waiter)
+        try:
+            await waiter
+        finally:
+            limit.cancel()
 
     def _taken_waiters(self) -> Iterator[asyncio.Future[None]]:
         while self._waiters:
