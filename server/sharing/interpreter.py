@@ -18,11 +18,9 @@ work of other projects (`small_work`).
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from typing import Final
 
 WAIT_SECONDS: Final = 0.01
 """The longest wait at a time: more than a large batch is decided in."""
@@ -33,7 +31,7 @@ class DatabaseThread:
 
     def __init__(self) -> None:
         self.computes = False
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters: deque[asyncio.Future[None]] = deque()
 
     def take(self) -> None:
         """Note that the thread needs the interpreter."""
@@ -42,7 +40,7 @@ class DatabaseThread:
     def let_go(self) -> None:
         """Note that it does not, and wake those who wait for that. Called from any thread."""
         self.computes = False
-        for waiter in self._taken_waiters():
+        while (waiter := self._next_waiter()) is not None:
             # The loop may have been closed by now.
             with suppress(RuntimeError):
                 waiter.get_loop().call_soon_threadsafe(_wake, waiter)
@@ -61,9 +59,12 @@ class DatabaseThread:
         finally:
             limit.cancel()
 
-    def _taken_waiters(self) -> Iterator[asyncio.Future[None]]:
-        while self._waiters:
-            yield self._waiters.pop()
+    def _next_waiter(self) -> asyncio.Future[None] | None:
+        # Not asked whether there is one: the other thread may take it in between.
+        try:
+            return self._waiters.popleft()
+        except IndexError:
+            return None
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:
