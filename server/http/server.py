@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ LAST_WORD_SECONDS = 1.0
 """The time for a client to read the last response."""
 BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 75
+DATE_SECONDS = 1.0
 HANDSHAKE_SECONDS = 10.0
 """The time for a TLS handshake: a connection is counted after it."""
 
@@ -65,7 +66,7 @@ class HttpServer:
 
     async def stop(self) -> None:
         """Accept no more connections; respond with 503 to requests that do not finish within `grace_seconds`."""
-        self._server.should_exit = True
+        self._server.leave()
         if self._task is not None:
             await asyncio.wait({self._task}, timeout=self._grace_seconds)
             self._application.end_calls()
@@ -79,6 +80,19 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, connections: HttpConnections) -> None:
         super().__init__(config)
         self._connections = connections
+        self._leaving = asyncio.Event()
+
+    def leave(self) -> None:
+        """Begin to stop."""
+        self.should_exit = True
+        self._leaving.set()
+
+    async def main_loop(self) -> None:
+        """Renew the date of the responses each second until `leave`; uvicorn looks ten times a second whether to."""
+        while not await self.on_tick(0):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(DATE_SECONDS):
+                    await self._leaving.wait()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen on a socket, with a limit of time for TLS handshakes, which uvicorn does not set."""
