@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import pwd
 import shutil
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 USER = "signalbox"
+
+_templates: dict[Path, Path] = {}
+"""The data of an empty server, by its binaries."""
+_kept_folder = ExitStack()
+atexit.register(_kept_folder.close)
+
 START_SECONDS = 30
 
 INITDB = ("--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
@@ -140,13 +147,18 @@ class Cluster:
         """Replace the data by a backup, on the same address; sessions end as in a crash."""
         self.crash()
         shutil.rmtree(self._data)
-        shutil.copytree(backup, self._data, copy_function=_copy_owned)
-        _own(self._data, backup)
+        _copy_data(backup, self._data)
         self.start()
 
     def make(self) -> None:
-        """Make the data of a new, empty server."""
-        self._run("initdb", "-D", self._data, "-U", USER, *INITDB)
+        """Make the data of a new, empty server. Those of a process are copies of the first: to make one takes long."""
+        template = _templates.get(self._binaries)
+        if template is None:
+            self._run("initdb", "-D", self._data, "-U", USER, *INITDB)
+            template = _templates[self._binaries] = Path(_kept_folder.enter_context(_folder()), "data")
+            _copy_data(self._data, template)
+        else:
+            _copy_data(template, self._data)
 
     def offer_tls(self, files: TlsFiles) -> None:
         """Make a new server offer TLS, and the user `certified` show a certificate of that name."""
@@ -271,6 +283,12 @@ def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
+
+
+def _copy_data(source: Path, target: Path) -> None:
+    """Copy the data of a server that does not run."""
+    shutil.copytree(source, target, copy_function=_copy_owned)
+    _own(target, source)
 
 
 def _copy_owned(source: str, target: str) -> str:
