@@ -7,8 +7,10 @@ import gzip
 import json
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
 from google.protobuf.message_factory import GetMessageClass
+from structlog.testing import capture_logs
 
 from server.connect.codecs import LARGE_BYTES
 from server.rpc import call_limits
@@ -33,7 +35,7 @@ from tests.support.service import ADMIN_KEY, serving
 from tests.support.wire import call_raw
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable
+    from collections.abc import AsyncIterator, Awaitable, Iterator
 
     from tests.support.service import Client, Service
     from tests.support.stores import Store
@@ -46,6 +48,13 @@ BOTH_WAYS = [name for name, method in METHODS.items() if method.client_streaming
 
 EARLIEST = match_stream_pb2.StartPoint(log_end=match_stream_pb2.LOG_END_EARLIEST)
 ORDERED: dict[str, Any] = {"event": {"name": ORDER, "email": ADA, "properties": {"order_total": "129.99"}}}
+
+
+@pytest.fixture(autouse=True)
+def _no_call_fails_within_the_server() -> Iterator[None]:
+    with capture_logs() as logs:
+        yield
+    assert [entry for entry in logs if entry["log_level"] == "error"] == []
 
 
 @pytest.fixture
@@ -133,8 +142,14 @@ async def test_an_rpc_in_which_both_sides_stream_names_another_one(
     caller: ConnectCaller, method: str, content_type: str
 ) -> None:
     response = await caller.post(method, b"", f"application/{content_type}")
-    found = error_of(response)
-    assert (found.status, found.body["code"], found.refusal.reason) == (501, "unimplemented", "NOT_OVER_HTTP")
+    if content_type.startswith("connect+"):
+        # Of another status, clients of streams show the number alone.
+        assert (response.content[0], response.headers["content-type"]) == (2, f"application/{content_type}")
+        found = ConnectError(response.status_code, json.loads(response.content[5:])["error"])
+    else:
+        found = error_of(response)
+    assert found.status == (200 if content_type.startswith("connect+") else 501)
+    assert (found.body["code"], found.refusal.reason) == ("unimplemented", "NOT_OVER_HTTP")
     alternative = {"ConsumeMatches": "PullMatches", "StreamEvents": "SendEvents"}[method]
     assert f"Over HTTP, call {alternative}" in found.body["message"]
 
@@ -224,6 +239,21 @@ BAD: list[tuple[str, dict[str, Any], int, str, str]] = [
     ("NaN", {"body": b'{"event":{"properties":{"a":NaN}}}'}, 400, "invalid_argument", "not valid JSON"),
     ("half a pair", {"body": b'{"event":{"name":"\\ud800"}}'}, 400, "invalid_argument", "half a surrogate pair"),
     ("no UTF-8", {"body": b'{"event":{"name":"\xff"}}'}, 400, "invalid_argument", "not valid JSON"),
+    (
+        "no UTF-8 at",
+        {"body": b'{"event":{"name":"caf\xe9"}}'},
+        400,
+        "invalid_argument",
+        "must be UTF-8, and byte 21 is not",
+    ),
+    (
+        "a charset",
+        {"body": b'{"event":{"name":"caf\xe9"}}', "content_type": "application/json; charset=iso-8859-1"},
+        400,
+        "invalid_argument",
+        'must be UTF-8, not "iso-8859-1"',
+    ),
+    ("nothing", {"body": b""}, 400, "invalid_argument", "is empty; a message without fields is {}"),
     ("deep JSON", {"body": b'{"event":' * 5_000}, 400, "invalid_argument", "JSON"),
     (
         "no message",
@@ -293,7 +323,13 @@ BAD_STREAMS: list[tuple[str, bytes, dict[str, str], str, str]] = [
     ("no JSON", envelope(b"}"), {}, "invalid_argument", "not valid JSON"),
     ("compressed by nothing", envelope(b"{}", 1), {}, "invalid_argument", "does not say how"),
     ("no gzip", envelope(b"{}", 1), {"connect-content-encoding": "gzip"}, "invalid_argument", "not valid gzip"),
-    ("an encoding", envelope(b"{}", 1), {"connect-content-encoding": "br"}, "unimplemented", "gzip"),
+    (
+        "an encoding",
+        envelope(b"{}", 1),
+        {"connect-content-encoding": "br"},
+        "unimplemented",
+        '"Connect-Content-Encoding: gzip" or',
+    ),
     (
         "a bomb",
         envelope(gzip.compress(b" " * (64 << 20)), 1),
@@ -319,6 +355,40 @@ async def test_a_bad_request_for_a_stream_ends_it(
     error = json.loads(response.content[5:])["error"]
     assert error["code"] == code
     assert text in error["message"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/signalbox.v1.EventIngest/sendEvent",
+        "/signalbox.v1.eventIngest/SendEvent",
+        "/signalbox.v1.EventIngest/SendEvent/",
+        "/signalbox.v1.EventIngest%2FSendEvent",
+        "/signalbox.v1.EventIngest/Send%45vent",
+        "/signalbox.v1.EventIngest//SendEvent",
+        "/signalbox.v1.EventIngest/send_event",
+    ],
+)
+async def test_an_unknown_path_names_the_one_that_was_meant(caller: ConnectCaller, path: str) -> None:
+    response = await caller.http.post(path, content=b"{}", headers=caller.headers)
+    message = error_of(response).body["message"]
+    assert message == f"There is no POST {path} here; did you mean /signalbox.v1.EventIngest/SendEvent?"
+
+
+@pytest.mark.parametrize("method", [*STREAMS, *BOTH_WAYS])
+async def test_a_stream_over_grpc_without_a_key_is_refused_and_nothing_is_logged(service: Service, method: str) -> None:
+    path = path_of(METHODS[method])
+    # Of a method that streams, one request or many are the same on the wire.
+    call: Any = service.channel.unary_stream(path)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(b"").read()
+    assert read_refusal(caught.value).reason == "API_KEY_MISSING"
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "identity"])
+async def test_an_empty_message_is_not_compressed_whatever_the_encoding(caller: ConnectCaller, encoding: str) -> None:
+    response = await caller.post("ListEvents", b"", "application/proto", content_encoding=encoding)
+    assert response.status_code == 200
 
 
 async def test_a_repeated_header_is_refused(service: Service, caller: ConnectCaller) -> None:

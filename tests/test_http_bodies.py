@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
+from hypothesis import given
+from hypothesis import strategies as st
 
 from server.bridge.dialects import DIALECTS
-from server.http.body import decode_body
-from server.http.errors import BodyTooLarge
+from server.http.body import GZIP_PIECE, decode_body, gunzip_steps
+from server.http.errors import BodyTooLarge, MalformedBody
 from tests.support.bridge import Caller, calling
 from tests.support.messages import ADA, ORDER
 
@@ -107,6 +109,30 @@ async def test_an_unsupported_encoding_is_refused_with_the_supported_ones(
         refused = await caller.call(f"POST {path}", b"{}", {"content-encoding": encoding})
     assert (refused.status_code, refused.headers["accept-encoding"]) == (415, "gzip, identity")
     assert f'not "{encoding}"' in json.dumps(refused.json(), ensure_ascii=False).replace('\\"', '"')
+
+
+def refused_as(body: bytes, limit: int, step: int, piece: int) -> type[Exception] | bytes:
+    try:
+        return b"".join(gunzip_steps(body, limit, step, piece))
+    except (BodyTooLarge, MalformedBody) as error:
+        return type(error)
+
+
+@given(st.binary(max_size=60), st.integers(0, 9), st.integers(1, 70), st.integers(1, 70))
+def test_gzip_is_the_same_in_steps_of_any_size(content: bytes, level: int, step: int, piece: int) -> None:
+    packed = gzip.compress(content * 3, level)
+    size = 3 * len(content)
+    assert refused_as(packed, size, step, piece) == content * 3
+    if size:
+        assert refused_as(packed, size - 1, step, piece) is BodyTooLarge
+    assert refused_as(packed + b"x", size, step, piece) is MalformedBody
+    assert refused_as(packed[:-1], size, step, piece) is MalformedBody
+
+
+def test_no_step_of_gzip_reads_more_than_a_piece() -> None:
+    empty = b"\0\0\0\xff\xff"
+    body = gzip.compress(b"")[:10] + empty * 100_000 + b"\1" + empty[1:] + bytes(8)
+    assert len(list(gunzip_steps(body, LIMIT, LIMIT))) >= len(body) // GZIP_PIECE
 
 
 # Content-Type and other headers

@@ -382,3 +382,13 @@ async def test_an_answer_that_is_not_as_long_as_announced_closes_the_connection(
         await asyncio.gather(*http_tasks(http))
     assert wire.closed
     assert [each["event"] for each in logs] == ["request_failed"]
+
+
+async def test_http_2_is_refused_by_its_name(caller: Caller) -> None:
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+    for sent in (preface, preface[:18]):
+        async with connection(caller.address) as raw:
+            await raw.send(sent)
+            (answer,) = await raw.answers()
+            assert answer.status == 400
+            assert b"It is HTTP/2; gRPC has a port of its own" in answer.body

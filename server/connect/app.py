@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
 
 import structlog
 
 from registry.errors import SignalboxError
+from registry.suggestions import Suggestions
 from server.connect.codecs import Codec, codecs
 from server.connect.request import ConnectRequest
 from server.connect.streams import StreamCall
@@ -55,11 +57,9 @@ class _Endpoint:
         """Return the codec of a request. Raise MethodNotAllowed, NotOverHttp and UnsupportedMediaType."""
         if request.method != "POST":
             raise MethodNotAllowed(request.method, request.path, ["POST"])
-        descriptor = self.method.descriptor
-        if descriptor.client_streaming:
-            raise NotOverHttp(descriptor.name, descriptor.GetOptions().Extensions[options_pb2.alternative])
         codec = self.codecs.get(request.headers.get(b"content-type", b"")) or self.codecs.get(request.media_type())
         if codec is None:
+            _check_requests(self.method)
             given = request.headers.get(b"content-type", b"").decode("latin-1")
             raise UnsupportedMediaType(given, [name.decode() for name in self.codecs])
         return codec
@@ -107,7 +107,7 @@ class Connect:
             return await self._watch(request, scope, task)
         endpoint = self._endpoints.get(scope["raw_path"])
         if endpoint is None:
-            raise RouteNotFound(request.method, request.path)
+            raise RouteNotFound(request.method, request.path, self._meant(request.path))
         codec = endpoint.codec(request)
         self._end_with_client(scope, task)
         serve = self._stream if endpoint.method.descriptor.server_streaming else self._answer
@@ -131,6 +131,7 @@ class Connect:
         """Serve a call with a stream of responses, and return the status."""
         call = StreamCall(request, codec, self._calls.loop_time, self._extra())
         try:
+            _check_requests(method)
             request.check()
             request.begin_deadline(self._open_calls, task)
             try:
@@ -155,6 +156,13 @@ class Connect:
         """End the call of a task once its client has gone."""
         scope["exchange"].on_disconnect(lambda: self._open_calls.end(task, ClientGone()))
 
+    def _meant(self, path: str) -> str:
+        """Return the path that was probably meant, empty if none is close."""
+        prefix = PREFIX.decode()
+        names = [known.decode().removeprefix(prefix) for known in self._endpoints]
+        meant = Suggestions(names).closest(unquote(path.removeprefix(prefix)).strip("/"))
+        return prefix + meant if meant else ""
+
     def _extra(self) -> tuple[tuple[bytes, bytes], ...]:
         """Return the headers that every response has at the moment."""
         # The client's next request must go to another server.
@@ -162,6 +170,13 @@ class Connect:
 
     def end_calls(self) -> None:
         """Do nothing: the calls in progress are ended as those of gRPC are."""
+
+
+def _check_requests(method: Method) -> None:
+    """Raise NotOverHttp for an RPC that takes a stream of requests."""
+    descriptor = method.descriptor
+    if descriptor.client_streaming:
+        raise NotOverHttp(descriptor.name, descriptor.GetOptions().Extensions[options_pb2.alternative])
 
 
 def _allowed(error: SignalboxError) -> tuple[tuple[bytes, bytes], ...]:

@@ -6,7 +6,7 @@ import asyncio
 import zlib
 from typing import TYPE_CHECKING, Final
 
-from server.http.body import ENCODINGS, gunzip_steps
+from server.http.body import ENCODINGS, GZIP_PIECE, gunzip_steps
 from server.http.errors import UnsupportedEncoding
 
 if TYPE_CHECKING:
@@ -34,22 +34,26 @@ def accepts_gzip(header: bytes) -> bool:
     return False
 
 
-def check_encoding(encoding: bytes) -> bool:
-    """Return whether an encoding is gzip. Raise UnsupportedEncoding for others than gzip and identity."""
+def check_encoding(encoding: bytes, header: str = "Content-Encoding") -> bool:
+    """Return whether the encoding in a header is gzip. Raise UnsupportedEncoding for others than gzip and identity."""
     name = encoding.strip().lower()
     if name == GZIP:
         return True
     if name in {b"", b"identity"}:
         return False
-    raise UnsupportedEncoding(encoding.decode("latin-1"), ENCODINGS)
+    raise UnsupportedEncoding(encoding.decode("latin-1"), ENCODINGS, header)
 
 
 async def inflated(data: bytes, limit: int) -> bytes:
     """Decompress a message. Raise BodyTooLarge before more than `limit` bytes are held, and MalformedBody."""
+    # Clients do not compress an empty message.
+    if not data:
+        return data
     content = bytearray()
+    large = len(data) > GZIP_PIECE
     for part in gunzip_steps(data, limit, _STEP):
         content += part
-        if len(part) == _STEP:
+        if large or len(part) == _STEP:
             await asyncio.sleep(0)
     return bytes(content)
 

@@ -59,7 +59,8 @@ class StreamCall:
     async def receive(self) -> bytes:
         """Receive the message. Raise MalformedRequest, BodyTooLarge, UnsupportedEncoding, MalformedBody, ClientGone."""
         limit = self._codec.max_bytes
-        gzip = check_encoding(self._request.headers.get(b"connect-content-encoding", b""))
+        header = "Connect-Content-Encoding"
+        gzip = check_encoding(self._request.headers.get(header.lower().encode(), b""), header)
         body = await self._request.body(limit + _ENVELOPE.size)
         flags, message = _only_envelope(body, limit)
         if not flags & COMPRESSED:

@@ -8,7 +8,7 @@ import msgspec
 
 from server.connect.compression import GZIP, MIN_BYTES, accepts_gzip, check_encoding, deflated, inflated
 from server.connect.errors import connect_status, error_json, retry_headers
-from server.http.body import ClientGone
+from server.http.body import ClientGone, check_charset
 from server.http.headers import SAFE_HEADERS
 
 if TYPE_CHECKING:
@@ -46,15 +46,26 @@ class UnaryCall:
         headers = self._request.headers
         if len(headers.get(b"content-length", b"-----")) > _SMALL_DIGITS or b"content-encoding" in headers:
             return None
-        return self._request.arrived()
+        body = self._request.arrived()
+        return body if body is None else self._in_utf_8(body)
 
     async def receive(self) -> bytes:
-        """Receive the message. Raise BodyTooLarge, UnsupportedEncoding, MalformedBody and ClientGone."""
+        """Receive the message.
+
+        Raise BodyTooLarge, UnsupportedEncoding, UnsupportedCharset, MalformedBody and ClientGone.
+        """
         request, limit = self._request, self._codec.max_bytes
         encoding = request.headers.get(b"content-encoding")
         compressed = encoding is not None and check_encoding(encoding)
         body = await request.body(limit)
-        return await inflated(body, limit) if compressed else body
+        return self._in_utf_8(await inflated(body, limit) if compressed else body)
+
+    def _in_utf_8(self, body: bytes) -> bytes:
+        """Return the body. Raise UnsupportedCharset for JSON that is declared as other than UTF-8, and is not ASCII."""
+        kind = self._request.headers[b"content-type"]
+        if self._codec.media_type == JSON != kind:
+            check_charset(kind, body)
+        return body
 
     async def fail(self, error: Exception) -> None:
         """Keep the error, to be sent."""

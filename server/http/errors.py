@@ -36,13 +36,14 @@ class HttpError(RequestError):
 
 
 class RouteNotFound(HttpError):
-    """Nothing is served at this path."""
+    """Nothing is served at this path; `meant` is the one that was probably meant."""
 
     reason = "ROUTE_NOT_FOUND"
 
-    def __init__(self, method: str, path: str) -> None:
+    def __init__(self, method: str, path: str, meant: str = "") -> None:
         shown = path if len(path) <= MAX_SHOWN_PATH else path[:MAX_SHOWN_PATH] + "…"
-        super().__init__(f"There is no {method} {shown} here")
+        hint = f"; did you mean {meant}?" if meant else ""
+        super().__init__(f"There is no {method} {shown} here{hint}")
 
 
 class MethodNotAllowed(HttpError):
@@ -113,8 +114,8 @@ class UnsupportedEncoding(HttpError):
 
     reason = "UNSUPPORTED_ENCODING"
 
-    def __init__(self, given: str, supported: Sequence[str]) -> None:
-        known = " or ".join(f'"Content-Encoding: {encoding}"' for encoding in supported)
+    def __init__(self, given: str, supported: Sequence[str], header: str = "Content-Encoding") -> None:
+        known = " or ".join(f'"{header}: {encoding}"' for encoding in supported)
         super().__init__(f'The body must be sent with {known}, not "{given[:100]}"')
         self.supported = tuple(supported)
 

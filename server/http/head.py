@@ -77,6 +77,8 @@ class RequestHead:
             self._parse_lines(part)
         if self._seen > MAX_HEAD:
             raise HeadTooLarge(f"The request head is larger than {MAX_HEAD:,} bytes")
+        if found and not self.complete and part.startswith(b"PRI "):
+            raise Malformed("It is HTTP/2; gRPC has a port of its own")
         if found and (not self.complete or len(self.headers) != self._count):
             raise Malformed("The head does not end with its empty line")
         return end

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -179,16 +179,19 @@ class Calls:
         self, method: Method, parser: RequestParser, transport: StreamTransport, messages: AsyncIterator[bytes]
     ) -> None:
         """Serve a call in which both sides stream; `messages` are in place of those that `receive` returns."""
-        async with self._serving(transport, method.scope) as stream:
+
+        async def serve(stream: _Stream) -> None:
             requests = self._parsed(messages, stream, method, parser)
             async with aclosing(method.call(requests, stream.caller)) as responses:
                 async for response in responses:
                     await transport.write(response)
 
+        await self._serve(transport, method.scope, serve)
+
     async def stream(self, method: Method, parser: RequestParser, transport: StreamTransport) -> None:
         """Serve a call with one request and a stream of responses."""
-        async with self._serving(transport, method.scope) as stream:
 
+        async def serve(stream: _Stream) -> None:
             async def send(response: Any, seconds: float) -> None:
                 await stream.check()
                 try:
@@ -208,8 +211,9 @@ class Calls:
             await until(self._calls.stopping, method.call(request, stream.caller, send))
             await transport.end()
 
-    @asynccontextmanager
-    async def _serving(self, transport: Transport, scope: str) -> AsyncIterator[_Stream]:
+        await self._serve(transport, method.scope, serve)
+
+    async def _serve(self, transport: Transport, scope: str, serve: Callable[[_Stream], Awaitable[None]]) -> None:
         """Serve a stream: authenticate and count it, end it once its key is revoked, and answer its errors."""
         task = self._calls.enter(stream=True)
         limits = self._limits
@@ -222,7 +226,7 @@ class Calls:
             counted = caller.project_pk
             watched = self._access.watch(transport.credentials()[0], caller, partial(self._calls.end, task))
             stream = _Stream(self, transport, scope, task, caller, watched)
-            yield stream
+            await serve(stream)
         except asyncio.CancelledError:
             await self._last_word(self._fail_ended(transport, task))
         except Exception as error:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+from codecs import BOM_UTF8
 from collections import deque
 from functools import cache
 from itertools import islice
@@ -115,6 +116,7 @@ def decoded(data: bytes) -> Any:
 
     Raise MalformedRequest, and InvalidArgument for a number or text that cannot be stored.
     """
+    data = data.removeprefix(BOM_UTF8)
     try:
         value = _decode(data)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
@@ -122,8 +124,19 @@ def decoded(data: bytes) -> Any:
             raise InvalidArgument.of(fault) from error
         if isinstance(error, RecursionError):
             raise MalformedRequest("The JSON is nested too deeply to be read") from error
-        raise MalformedRequest(f"The request is not valid JSON: {cut(str(error), _MAX_SHOWN)}") from error
+        raise MalformedRequest(f"The request is not valid JSON: {_json_problem(data, error)}") from error
     return value
+
+
+def _json_problem(data: bytes, error: Exception) -> str:
+    if not data:
+        return "it is empty; a message without fields is {}"
+    try:
+        # The decoder counts from the beginning of the text in which the byte is.
+        data.decode()
+    except UnicodeDecodeError as fault:
+        return f"it must be UTF-8, and byte {fault.start} is not"
+    return cut(str(error), _MAX_SHOWN)
 
 
 def _check_names(data: bytes) -> None:
