@@ -13,12 +13,13 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import click
 import pytest
 
 from server.auth.admin_key import read_or_make
 from server.cli.arguments.options import Connection
 from server.cli.client.session import Session
-from server.cli.main import run
+from server.cli.main import cli, run
 from server.demo import SECRET
 from server.storage.migrations import head
 from signalbox.v1 import event_ingest_pb2 as pb
@@ -60,6 +61,23 @@ def test_the_help_names_every_command_without_loading_grpc() -> None:
     for name in ("serve", "check", "project", "key", "definition", "event", "contact", "automation", "run", "migrate"):
         assert f"\n  {name} " in shown
     assert "SIGNALBOX_SERVER" in shown
+
+
+def commands_below(group: click.Group, context: click.Context) -> Iterator[click.Command]:
+    for name in group.list_commands(context):
+        found = group.get_command(context, name)
+        assert found is not None
+        yield found
+        if isinstance(found, click.Group):
+            yield from commands_below(found, context)
+
+
+def test_no_two_options_of_a_command_share_a_flag_a_variable_or_a_value() -> None:
+    for each in commands_below(cli, click.Context(cli)):
+        flags = [flag for option in each.params for flag in (*option.opts, *option.secondary_opts)]
+        variables = [option.envvar for option in each.params if option.envvar]
+        for names in ([option.name for option in each.params], flags, variables):
+            assert len(set(names)) == len(names), (each.name, names)
 
 
 def test_what_dev_prints_works_as_it_stands(signalbox: Server) -> None:

@@ -33,9 +33,22 @@ async def test_a_subscription_pushes_is_pinged_rotated_paused_and_cleared(tmp_pa
                 return await asyncio.to_thread(signalbox, *arguments)
 
             made = shown(
-                await run("subscription", "create", "mailer", "--push", receiver.url, "--header", "X-Team: crm")
+                await run(
+                    "subscription",
+                    "create",
+                    "mailer",
+                    "--push",
+                    receiver.url,
+                    "--header",
+                    "X-Team: crm",
+                    "--push-timeout",
+                    "5s",
+                )
             )
             assert (made["pushes to"], made["headers"], made["secrets"]) == (receiver.url, "X-Team", "1")
+            assert made["timeout"] == "5s"
+            updated = shown(await run("subscription", "update", "mailer", "--push-timeout", "7s", "--timeout", "20"))
+            assert updated["timeout"] == "7s"
             receiver.secret = made["secret"]
             ping = await run("subscription", "ping", "mailer")
             assert shown(ping)["status"] == "200"

@@ -11,8 +11,6 @@ from server.cli.arguments.options import option
 from signalbox.v1 import match_stream_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from server.cli.arguments.options import F
 
 
@@ -41,7 +39,7 @@ _SETTINGS = (
         multiple=True,
         help="Further header of each request. (repeatable)",
     ),
-    option("--push-timeout", "timeout", type=duration, metavar="TIME", help="Time for a response; 15s by default."),
+    option("--push-timeout", type=duration, metavar="TIME", help="Time for a response; 15s by default."),
     option(
         "--max-in-flight",
         type=click.IntRange(min=1),
@@ -91,8 +89,10 @@ def _added(command: F, options: tuple[Any, ...]) -> F:
 
 
 def _take(options: dict[str, Any]) -> dict[str, Any]:
-    names = ("url", "secrets", "headers", "timeout", "max_in_flight", "rotate_secret", "paused")
-    taken: Mapping[str, Any] = {name: options.pop(name, None) for name in names}
+    names = ("url", "secrets", "headers", "max_in_flight", "rotate_secret", "paused")
+    taken: dict[str, Any] = {name: options.pop(name, None) for name in names}
+    # An option `timeout` would be that of the call.
+    taken |= {"timeout": options.pop("push_timeout", None)}
     stated = {name: value for name, value in taken.items() if value not in (None, (), False) or name == "paused"}
     if stated["paused"] is None:
         del stated["paused"]
