@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/sending.md", "docs/definitions.md", "docs/delivery.md", "docs/dialects.md")
+PAGES = ("README.md", "docs/http.md", "docs/sending.md", "docs/definitions.md", "docs/delivery.md", "docs/dialects.md")
 
 _FENCE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _MARK: Final = "=== next command ==="
@@ -29,6 +29,8 @@ _AS_ON_A_TERMINAL = 'silent\nshow-error\nwrite-out = "\\n"\n'
 _SHOWN_GRPC, _SHOWN_HTTP = "127.0.0.1:50051", "127.0.0.1:8080"
 _VARYING = (
     (re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}"), "ID"),
+    (re.compile(r"^id: [\w-]+$", re.MULTILINE), "id: CURSOR"),
+    (re.compile(r'"cursor":"[\w-]+"'), '"cursor":"CURSOR"'),
     # With the spaces that fill the column: a time whose microseconds end in 000 is shorter.
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z(?: *(?=  ))?"), "TIME"),
 )
