@@ -65,6 +65,19 @@ def batch(project: int, events: int = 1, size: int = 0, mode: BatchMode = BatchM
     return Batch(snapshot, drafts(events), mode, done, size)
 
 
+def test_a_long_batch_is_stored_by_itself_while_others_send() -> None:
+    """A batch that is all or nothing is one transaction, however large, and whoever is in it waits for it."""
+    queue = CommitQueue(100_000)
+    long = [batch(1, 10_000) for _ in range(2)]
+    short = [batch(2), batch(3)]
+    for each in (long[0], *short, long[1]):
+        queue.push(each)
+    groups = []
+    while queue:
+        groups.append(queue.take())
+    assert groups in ([[long[0]], short, [long[1]]], [short, [long[0]], [long[1]]])
+
+
 projects = st.integers(1, 4)
 sends = st.tuples(projects, st.integers(1, 60), st.sampled_from([0, 100, 200_000]), st.sampled_from(BatchMode))
 

@@ -155,6 +155,9 @@ class CommitQueue:
         batches: list[Batch] = []
         events, cost = 0, 0.0
         while self._queue and events < GROUP_EVENTS and cost < limit:
+            # A long batch is a transaction of its own: the others of its group would wait for it.
+            if batches and shared and self._cost(self._queue.first) > 2 * limit:
+                break
             batch = self._pop()
             if batch.abandoned():
                 batch.resolve()

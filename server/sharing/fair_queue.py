@@ -66,6 +66,11 @@ class FairQueue(Generic[T]):
             waiting.append((order, cost, item))
         self._length += 1
 
+    @property
+    def first(self) -> T:
+        """The next item. Raise IndexError if there is none."""
+        return self._waiting[self._first[0][2]][0][2]
+
     def pop(self) -> T:
         """Remove the next item and return it. Raise IndexError if there is none."""
         self._now, _, key = heappop(self._first)
