@@ -39,6 +39,7 @@ from server.delivery.recent_matches import RecentMatches
 from server.delivery.subscriptions import Subscriptions
 from server.demo import make_demo
 from server.http.connections import ConnectionLimits, HttpConnections, connection_limits
+from server.http.cors import Cors
 from server.http.front import Front
 from server.http.server import HttpServer
 from server.ingest.catalog import Catalog
@@ -177,7 +178,11 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
             max_body=settings.http_body_bytes,
         )
         connect = Connect(rpcs, servicers, max_json=settings.http_body_bytes)
-        http_server = HttpServer(Front([connect], bridge), settings.grace_seconds, _http_connections(settings, metrics))
+        http_server = HttpServer(
+            Front([connect], bridge, Cors(settings.cors_origins)),
+            settings.grace_seconds,
+            _http_connections(settings, metrics),
+        )
         grpc_address = await grpc_server.start(settings.grpc, settings.tls)
         stack.push_async_callback(_stop_listeners, grpc_server, http_server, settings.grace_seconds)
         health.on_change(grpc_server.report_ready)

@@ -47,6 +47,7 @@ class Settings:
     http_body_bytes: int = 1024 * 1024
     http_connections: int | None = None
     http_address_connections: int | None = None
+    cors_origins: tuple[str, ...] = ()
     push_networks: tuple[IPv4Network | IPv6Network, ...] = ()
 
 

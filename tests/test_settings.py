@@ -29,6 +29,7 @@ DEFAULTS: dict[str, Any] = {
     "http_body_bytes": 1_048_576,
     "http_connections": None,
     "http_address_connections": None,
+    "cors_origins": (),
     "push_networks": (),
 }
 

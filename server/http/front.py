@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from server.http.cors import Cors, answer_preflight, exposing, is_preflight
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
@@ -31,12 +33,18 @@ class Mounted(Application, Protocol):
 class Front:
     """Hands each request to the application that serves its path, or else to the last one."""
 
-    def __init__(self, mounted: Sequence[Mounted], last: Application) -> None:
+    def __init__(self, mounted: Sequence[Mounted], last: Application, cors: Cors | None = None) -> None:
         self._mounted = mounted
         self._last = last
+        self._cors = cors or Cors(())
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one request."""
+        if allowed := self._cors.allowed(scope):
+            if is_preflight(scope):
+                await answer_preflight(scope, send, allowed)
+                return
+            send = exposing(send, allowed)
         path = scope["raw_path"]
         for application in self._mounted:
             if application.serves(path):

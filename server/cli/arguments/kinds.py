@@ -26,6 +26,11 @@ def networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, 
     return tuple(_network(part.strip()) for part in text.split(",") if part.strip())
 
 
+def origins(text: str) -> tuple[str, ...]:
+    """Parse origins of web pages, separated by commas; * for all."""
+    return tuple(_origin(part.strip()) for part in text.split(",") if part.strip())
+
+
 def secret(text: str) -> str:
     """Parse a key: printable ASCII, because it is sent in a header."""
     if not all("!" <= character <= "~" for character in text):
@@ -47,6 +52,12 @@ def retention(text: str) -> int:
     if not kept:
         raise click.BadParameter(f'"{text}" would keep nothing; leave the option out to keep everything')
     return kept
+
+
+def _origin(text: str) -> str:
+    if text != "*" and not re.fullmatch(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?", text):
+        raise click.BadParameter(f'"{text}" is not an origin such as https://app.example.com, or * for all')
+    return text
 
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:

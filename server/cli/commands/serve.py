@@ -14,7 +14,7 @@ import click
 import structlog
 
 from server import runtime
-from server.cli.arguments.kinds import address, is_loopback, networks, retention, secret
+from server.cli.arguments.kinds import address, is_loopback, networks, origins, retention, secret
 from server.cli.arguments.options import database_option, debug_option, option
 from server.cli.client.errors import INTERRUPTED, Failure
 from server.cli.program import neighbour, program
@@ -147,6 +147,14 @@ log = structlog.get_logger()
     type=click.IntRange(min=1),
     metavar="N",
     help="Maximum number of connections to the REST bridge from one address; by default half of --http-connections.",
+)
+@option(
+    "--cors-origins",
+    envvar="SIGNALBOX_CORS_ORIGINS",
+    type=origins,
+    metavar="ORIGIN,...",
+    default="",
+    help="Origins whose web pages may call the HTTP port from a browser, such as https://app.example.com, or *.",
 )
 @option(
     "--push-networks",
