@@ -238,12 +238,13 @@ def test_a_consumer_notices_another_number_of_leases_and_a_pull_the_end_of_its_s
 
 
 @pytest.mark.parametrize(
-    ("window", "requested", "count", "left"), [(5, 3, 2, 1), (5, 3, 3, 0), (5, 0, 2, 0), (None, 3, 2, 0)]
+    ("window", "pushes", "requested", "count", "left"),
+    [(5, False, 3, 2, 1), (5, False, 3, 3, 0), (5, False, 0, 2, 0), (None, False, 3, 2, 0), (5, True, 3, 2, 0)],
 )
-def test_the_rest_of_what_a_stream_requested_may_still_come_and_a_pull_gets_one_batch(
-    window: int | None, requested: int, count: int, left: int
+def test_the_rest_of_what_a_stream_requested_may_still_come_and_others_get_one_batch(
+    window: int | None, pushes: bool, requested: int, count: int, left: int
 ) -> None:
-    consumer = Consumer("a", window)
+    consumer = Consumer("a", window, pushes=pushes)
     consumer.capacity = requested
     consumer.deliver([delivery(number) for number in range(count)])
     assert (len(consumer.deliveries), consumer.capacity) == (count, left)

@@ -52,9 +52,12 @@ class Consumer:
         return self.capacity > 0 and (self.max_outstanding is None or self.outstanding < self.max_outstanding)
 
     def deliver(self, deliveries: Sequence[Delivery]) -> None:
-        """Add deliveries. A stream may get the rest of what it requested before it takes them, a pull does not wait."""
+        """Add deliveries. A stream may get the rest of what it requested before it takes them.
+
+        A pull is answered at once, and pushes may have to rest after these.
+        """
         self.deliveries += deliveries
-        self.capacity = 0 if self.is_pull else max(0, self.capacity - len(deliveries))
+        self.capacity = 0 if self.is_pull or self.pushes else max(0, self.capacity - len(deliveries))
 
     def take(self) -> list[Delivery]:
         """Remove and return the deliveries."""
