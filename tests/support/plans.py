@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -70,8 +71,8 @@ class Plans:
 
     def _explain_postgresql(self, connection: Connection, statement: str, parameters: Any, *, analyze: bool) -> None:
         options = "ANALYZE, BUFFERS, FORMAT JSON" if analyze else "FORMAT JSON"
-        found: Any = connection.exec_driver_sql(f"EXPLAIN ({options}) {statement}", parameters).scalar_one()
-        plan = found[0]["Plan"]
+        explained = connection.exec_driver_sql(f"EXPLAIN ({options}) {statement}", parameters).scalar_one()
+        plan = json.loads(explained)[0]["Plan"]
         self.costs[statement] = plan.get("Shared Hit Blocks", 0) + plan.get("Shared Read Blocks", 0)
         for node in _nodes(plan):
             self.used.add(node.get("Index Name", ""))
