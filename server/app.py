@@ -23,6 +23,7 @@ from server.bridge.operations import Services
 from server.bridge.system import System
 from server.clock import ClockWatch
 from server.connect.app import Connect
+from server.connect.openapi import rpc_paths
 from server.delivery.deliveries import Deliveries
 from server.delivery.dispatchers import Dispatchers
 from server.delivery.match_notifier import MatchNotifier
@@ -167,7 +168,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         rpcs.start()
         stack.push_async_callback(rpcs.close)
         grpc_server = GrpcServer(rpcs, servicers)
-        system = System(health, metrics, calls.leaving, DIALECTS)
+        system = System(health, metrics, calls.leaving, DIALECTS, rpc_paths)
         bridge = Bridge(
             access,
             Services(ingest, definitions, contacts, automations, runs),

@@ -12,7 +12,7 @@ import msgspec
 from server.version import version
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from server.bridge.dialect import RestDialect
     from server.bridge.routes import Route
@@ -20,10 +20,14 @@ if TYPE_CHECKING:
     Describe = Callable[[Any], dict[str, Any]]
 
 
-def document(dialects: Iterable[RestDialect]) -> dict[str, Any]:
-    """Return the OpenAPI 3.1 document of all endpoints of all dialects."""
-    paths: dict[str, dict[str, Any]] = {}
-    components: dict[str, Any] = {}
+def document(
+    dialects: Iterable[RestDialect],
+    more_paths: Mapping[str, dict[str, Any]] | None = None,
+    more_schemas: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document of all endpoints of all dialects, and of the paths that others describe."""
+    paths: dict[str, dict[str, Any]] = dict(more_paths or {})
+    components: dict[str, Any] = dict(more_schemas or {})
     tags = []
     for dialect in dialects:
         describe, own = _describer(dialect)
@@ -34,7 +38,8 @@ def document(dialects: Iterable[RestDialect]) -> dict[str, Any]:
             path[route.method.lower()] = _operation(dialect, route, describe)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Signalbox: the REST bridge", "version": version()},
+        "info": {"title": "Signalbox", "version": version()},
+        "servers": [{"url": "/", "description": "The server that this document was read from"}],
         "security": [{"key": []}],
         "tags": tags,
         "paths": paths,

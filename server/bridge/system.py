@@ -55,12 +55,18 @@ class System:
     """Serves the pages about the server as a whole. They need no key, and contain no data of projects."""
 
     def __init__(
-        self, storage: Checked, metrics: Metrics, stopping: asyncio.Event, dialects: Sequence[RestDialect]
+        self,
+        storage: Checked,
+        metrics: Metrics,
+        stopping: asyncio.Event,
+        dialects: Sequence[RestDialect],
+        rpcs: Callable[[], tuple[dict[str, Any], dict[str, Any]]] = lambda: ({}, {}),
     ) -> None:
         self._storage = storage
         self.metrics_page = MetricsPage(metrics)
         self._stopping = stopping
         self._dialects = dialects
+        self._rpcs = rpcs
         self.pages: Mapping[str, Callable[[], Awaitable[Page]]] = {
             "/": self._index,
             "/healthz": self._health,
@@ -106,7 +112,7 @@ class System:
 
     @cached_property
     def _document(self) -> Page:
-        return _json(200, document(self._dialects))
+        return _json(200, document(self._dialects, *self._rpcs()))
 
 
 def _json(status: int, body: Any) -> Page:

@@ -38,6 +38,10 @@ _PRECISE_STATUSES: Final = {"ROUTE_NOT_FOUND": 404, "METHOD_NOT_ALLOWED": 405, "
 """The statuses of requests that are not of the protocol."""
 
 
+STATUSES: Final = tuple(sorted({*_STATUSES.values(), *_PRECISE_STATUSES.values()}))
+"""Every HTTP status of an error."""
+
+
 def connect_code(error: Exception) -> StatusCode:
     """Return the code of an error."""
     return _CODES.get(reason_of(error)) or code_of(error)
