@@ -12,6 +12,7 @@ import pytest_asyncio
 from grpc import StatusCode
 from standardwebhooks import Webhook
 
+from server.delivery.push.outcomes import retry_after_seconds
 from signalbox.v1 import match_stream_pb2 as pb
 from tests.support.automations import automate
 from tests.support.consumers import Engine, get, parked, pull, record, seconds, subscribe
@@ -232,6 +233,40 @@ async def test_nothing_is_sent_before_retry_after(till: Client, receiver: Receiv
     assert time.monotonic() - began > 0.9
     await settled(till, 3)
     assert [request.attempt for request in receiver.requests if request.position > 1] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "waits"),
+    [
+        ("0", 0),
+        (" 120 ", 120),
+        ("9" * 30, 3_600),
+        ("-1", 0),
+        ("1.5", 0),
+        ("\udcff", 0),
+        ("Fri, 28 Nov 2025 10:00:30 GMT", 30),
+        ("Friday, 28-Nov-25 10:00:30 GMT", 30),
+        ("Fri Nov 28 10:00:30 2025", 30),
+        ("Fri, 28 Nov 2025 10:00:30 -0000", 30),
+        ("Fri, 28 Nov 2025 12:00:30 +0200", 30),
+        ("Fri, 28 Nov 2025 09:00:30 GMT", 0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 3_600),
+        ("Mon, 01 Jan 0001 00:00:00 +2359", 0),
+        ("Fri, 32 Nov 2025 10:00:30 GMT", 0),
+        ("soon", 0),
+    ],
+)
+@pytest.mark.parametrize("zone", ["UTC", "EST5"])
+def test_retry_after_is_seconds_or_a_date_in_utc(
+    monkeypatch: pytest.MonkeyPatch, zone: str, text: str, waits: int
+) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        assert retry_after_seconds(text, 1_764_324_000) == waits
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 async def test_a_receiver_that_does_not_answer_in_time_has_failed(till: Client, receiver: Receiver) -> None:

@@ -13,6 +13,7 @@ Redirects are not followed: where a match goes is decided by the URL of the subs
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -66,7 +67,9 @@ def retry_after_seconds(text: str, now_seconds: float) -> float:
     if text.isascii() and text.isdigit():
         return float(min(int(text[:_MAX_DIGITS]), MAX_RETRY_AFTER))
     try:
-        seconds = parsedate_to_datetime(text).timestamp() - now_seconds
+        date = parsedate_to_datetime(text)
+        # Dates of HTTP are UTC; those that do not say so ("-0000", or the form of asctime) are not of this machine.
+        seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now_seconds
     except (ValueError, OverflowError, TypeError):
         return 0.0
     return min(max(seconds, 0.0), float(MAX_RETRY_AFTER))
