@@ -315,6 +315,17 @@ async def test_the_address_of_the_socket_is_checked_even_if_the_resolver_lets_it
         assert receiver.connections == 0
 
 
+@pytest.mark.parametrize("unasked", [answer(200), answer(408), b"HTTP/1.1 100 Continue\r\n\r\n", b"nonsense"])
+async def test_what_arrives_on_an_unused_connection_is_no_response_to_the_next_request(unasked: bytes) -> None:
+    async with receiving() as receiver, pushing(Names([]), "127.0.0.0/8") as client:
+        receiver.always(answer(200), answer(500))
+        assert await post(client, receiver.url) == 200
+        await receiver.write(unasked)
+        assert [await post(client, receiver.url) for _ in range(2)] == [500, 500]
+        assert len(receiver.requests) == 3
+        assert receiver.connections == 2
+
+
 async def test_a_redirect_is_not_followed() -> None:
     async with receiving() as receiver, receiving() as inner:
         receiver.always(*(answer(status, location=inner.url) for status in (301, 302, 303, 307, 308)))

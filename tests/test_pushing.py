@@ -176,6 +176,8 @@ async def test_further_headers_are_sent_and_their_values_never_returned(till: Cl
         (answer(299), ""),
         (answer(204), ""),
         (answer(799), "the receiver answered 799"),
+        (b"HTTP/1.1 000 Text\r\ncontent-length: 0\r\n\r\n", "the response is not valid HTTP: it has the status 000"),
+        (b"HTTP/1.1 099 Text\r\ncontent-length: 0\r\n\r\n", "the response is not valid HTTP: it has the status 099"),
         (None, "the receiver closed the connection without a response"),
         (b"nonsense\r\n\r\n", "the response is not valid HTTP"),
     ],

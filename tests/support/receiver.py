@@ -113,6 +113,13 @@ class Receiver:
         for writer in list(self._open):
             writer.transport.abort()
 
+    async def write(self, text: bytes) -> None:
+        """Write something to all connections that nobody has asked for, and wait until it may have arrived."""
+        for writer in self._open:
+            writer.write(text)
+            await writer.drain()
+        await asyncio.sleep(0.05)
+
     async def received(self, count: int, seconds: float = WAIT) -> list[Received]:
         """Wait until there are this many requests."""
         async with asyncio.timeout(seconds), self._arrived:

@@ -53,6 +53,8 @@ def outcome_of(response: Response, now_seconds: float) -> PushOutcome:
     status = response.status
     if 200 <= status < 300:
         return PushOutcome(status)
+    if status < HTTPStatus.CONTINUE:
+        return PushOutcome(failure=f"the response is not valid HTTP: it has the status {status:03}")
     failure = f"the receiver answered {_described(status)}"
     if 300 <= status < 400:
         return PushOutcome(status, f"{failure}; redirects are not followed")
