@@ -116,8 +116,10 @@ def make_secret() -> str:
 def secret_bytes(secret: str) -> bytes:
     """Return the key of a secret. Raise ValueError unless it is `whsec_` and 24 to 64 bytes in base64."""
     text = secret.removeprefix(SECRET_PREFIX)
+    # Python takes more padding than there must be, which the libraries of other languages refuse.
+    is_whole = text != secret and len(text) % 4 == 0
     try:
-        key = base64.b64decode(text, validate=True) if text != secret else b""
+        key = base64.b64decode(text, validate=True) if is_whole else b""
     except binascii.Error:
         key = b""
     if not MIN_SECRET_BYTES <= len(key) <= MAX_SECRET_BYTES:
@@ -167,12 +169,13 @@ def _either(value: T | UnsetType, other: T) -> T:
 def _violations(push: Push) -> Iterator[Violation]:
     if not 1 <= len(push.secrets) <= MAX_SECRETS:
         yield _violation("secrets", "OUT_OF_RANGE", f"has {len(push.secrets)} secrets; it must have 1 or {MAX_SECRETS}")
+    keys = []
     for index, secret in enumerate(push.secrets[:MAX_SECRETS]):
         try:
-            secret_bytes(secret)
+            keys.append(secret_bytes(secret))
         except ValueError as error:
             yield _violation(f"secrets[{index}]", "INVALID_SECRET", str(error))
-    if len(set(push.secrets)) < len(push.secrets):
+    if len(set(keys)) < len(keys):
         yield _violation("secrets", "DUPLICATE_SECRET", "has the same secret twice; the two must differ")
     if not _SECOND <= push.timeout <= MAX_TIMEOUT:
         yield _violation("timeout", "OUT_OF_RANGE", f"must be 1 to {MAX_TIMEOUT // _SECOND} seconds")
