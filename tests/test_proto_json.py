@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import os
+import threading
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from registry.errors import SignalboxError
 from server.contract import SERVICES
+from server.errors import MalformedRequest
 from server.rpc import json_reading, json_writing
 from server.rpc.json_reading import JsonParser
 from server.rpc.json_writing import write_json, write_json_in_slices
@@ -205,7 +207,11 @@ REFUSED: list[tuple[str, str, str]] = [
         "must be bytes in base64, not 5",
     ),
     ('{"event": {"typedProperties": {"revision": 1.5}}}', "event.typedProperties.revision", "must be a whole number"),
-    ('{"event": {"typedProperties": {"revision": 3e9}}}', "event.typedProperties.revision", "must be a whole number"),
+    (
+        '{"event": {"typedProperties": {"revision": 3e9}}}',
+        "event.typedProperties.revision",
+        "number from -2147483648 to",
+    ),
     ('{"event": {"properties": {"a": [1, {"b": 1e400}]}}}', "event.properties.a[1].b", "beyond the range of a double"),
     ("[]", "", "The request must be an object, not a list"),
     ("null", "", "The request must be an object, not null"),
@@ -268,6 +274,20 @@ def test_large_requests_are_read_and_large_responses_written_in_small_steps() ->
     message, written = asyncio.run(both())
     assert message == expected
     assert json.loads(written) == json.loads(body)
+
+
+async def test_why_a_large_text_was_rejected_is_searched_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+
+    def waiting(_: bytes) -> None:
+        assert released.wait(5)
+
+    monkeypatch.setattr(json_reading, "json_violation", waiting)
+    parsing = asyncio.create_task(JsonParser(SEND_EVENT).parse_in_slices(b'{"event": 1e400}', LoopTime(), 1))
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().call_soon(released.set)
+    with pytest.raises(MalformedRequest):
+        await parsing
 
 
 def test_no_step_has_more_members_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:

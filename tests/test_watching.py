@@ -133,7 +133,12 @@ async def test_heartbeats_are_comments_that_advance_the_id(service: Service, sho
         ({"start": "1"}, 400, "invalid_argument", "start must be an object"),
         ([("start", "1"), ("start.cursor", "x")], 400, "invalid_argument", "start.cursor is not a parameter"),
         ([("max_matches", "1"), ("max_matches", "2")], 400, "invalid_argument", "max_matches is given twice"),
-        ({"max_matches": "many"}, 400, "invalid_argument", 'max_matches must be a whole number, not "many"'),
+        (
+            {"max_matches": "many"},
+            400,
+            "invalid_argument",
+            'max_matches must be a whole number from -2147483648 to 2147483647, not "many"',
+        ),
         ({"max_matches": "1001"}, 400, "invalid_argument", "max_matches is 1,001"),
         ({"start.log_end": "NOW"}, 400, "invalid_argument", "start.log_end must be one of LOG_END_EARLIEST"),
         ({"start.cursor": "x"}, 400, "invalid_argument", "cursor"),

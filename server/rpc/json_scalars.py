@@ -14,10 +14,13 @@ if TYPE_CHECKING:
 
     Convert = Callable[[Any], Any]
 
-_INTEGERS = {FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_INT64} | {
-    FieldDescriptor.CPPTYPE_UINT32,
-    FieldDescriptor.CPPTYPE_UINT64,
+_INTEGERS = {
+    FieldDescriptor.CPPTYPE_INT32: "-2147483648 to 2147483647",
+    FieldDescriptor.CPPTYPE_INT64: "-9223372036854775808 to 9223372036854775807",
+    FieldDescriptor.CPPTYPE_UINT32: "0 to 4294967295",
+    FieldDescriptor.CPPTYPE_UINT64: "0 to 18446744073709551615",
 }
+"""The ranges of whole numbers."""
 _FLOATS = {FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT}
 
 
@@ -42,7 +45,7 @@ def key_converter(field: FieldDescriptor) -> Convert:
 def form_of(field: FieldDescriptor) -> str:
     """Return what a value of a field must be, to follow "must be"."""
     if field.cpp_type in _INTEGERS:
-        return "a whole number"
+        return f"a whole number from {_INTEGERS[field.cpp_type]}"
     if field.cpp_type in _FLOATS:
         return "a number"
     if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
