@@ -144,6 +144,9 @@ async def test_a_server_that_starts_again_goes_on_at_once(store: Store, tmp_path
         await push_to(shop, receiver.url, backoff=AT_ONCE)
         await record(shop, 1)
         await asyncio.wait_for(hangs.wait(), WAIT)
+        # Addresses, secrets and headers are those of somebody else.
+        await change_push(shop, rotate_secret=True)
+        assert "whsec_" not in server.log()
         server.kill()
         await server.exit_code()
     async with server_process(store.url, tmp_path, *NETWORKS) as server:

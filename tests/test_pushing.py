@@ -16,6 +16,7 @@ from server.delivery.push.outcomes import retry_after_seconds
 from signalbox.v1 import match_stream_pb2 as pb
 from tests.support.automations import automate
 from tests.support.consumers import Engine, get, parked, pull, record, seconds, subscribe
+from tests.support.messages import ANYTHING, event
 from tests.support.pushes import paused, settled
 from tests.support.receiver import (
     LOOPBACK,
@@ -162,6 +163,16 @@ async def test_further_headers_are_sent_and_their_values_never_returned(till: Cl
     (request,) = await receiver.received(1)
     assert (request.headers["authorization"], request.headers["x-team"]) == ("Bearer of-the-receiver", "crm")
     assert "of-the-receiver" not in str(await get(till))
+
+
+async def test_a_large_match_is_pushed_whole(till: Client, receiver: Receiver) -> None:
+    await till.redefine(ANYTHING)
+    await push_to(till, receiver.url)
+    sent = {f"property {number}": "ü" * 40 for number in range(2_000)}
+    await till.send(event(sent))
+    (request,) = await receiver.received(1)
+    assert body_of(request)["event"]["properties"] == sent
+    await settled(till, 1)
 
 
 # What responses do
