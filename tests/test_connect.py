@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import json
 from typing import TYPE_CHECKING, Any
@@ -573,3 +574,35 @@ async def can_watch(caller: ConnectCaller) -> bool:
             raise
         return False
     return True
+
+
+async def test_calls_leave_nothing_to_the_garbage_collector(service: Service, caller: ConnectCaller) -> None:
+    def head(body: bytes) -> bytes:
+        lines = [
+            "POST /signalbox.v1.EventIngest/SendEvent HTTP/1.1",
+            "host: signalbox",
+            f"authorization: Bearer {caller.client.secret}",
+            "content-type: application/json",
+            f"content-length: {len(body)}",
+        ]
+        return "\r\n".join([*lines, "", ""]).encode() + body
+
+    bodies = [json.dumps(ORDERED).encode(), b'{"event":{"nam":1}}']
+    async with connection(service.http_address) as raw:
+        for body in bodies:
+            await raw.send(head(body))
+            await raw.answer()
+        gc.collect()
+        gc.disable()
+        try:
+            for body in bodies * 20:
+                await raw.send(head(body))
+                await raw.answer()
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.collect()
+            left = {type(each).__name__ for each in gc.garbage if type(each).__module__.startswith("server.")}
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+    assert left == set()

@@ -15,6 +15,7 @@ from signalbox.v1 import projects_pb2
 from tests.support.automations import automate
 from tests.support.bridge import http_client
 from tests.support.messages import event, struct
+from tests.support.raw_http import connection
 from tests.support.service import serving
 
 if TYPE_CHECKING:
@@ -189,3 +190,14 @@ async def test_a_shutdown_ends_the_events_with_an_error(store: Store) -> None:
     last = await ending
     assert (last.fields["event"], last.data["code"]) == ("error", "unavailable")
     await watch.__aexit__(None, None, None)
+
+
+async def test_over_http_1_0_the_events_end_with_the_connection(service: Service, shop: Client) -> None:
+    query = "start.log_end=LOG_END_LATEST"
+    request = f"GET {PATH}?{query} HTTP/1.0\r\nauthorization: Bearer {shop.secret}\r\n\r\n"
+    async with connection(service.http_address) as raw:
+        await raw.send(request.encode())
+        head, first = (await raw.part(b"\r\n\r\n")).decode(), (await raw.part(b"\n\n")).decode()
+    assert "transfer-encoding" not in head
+    assert "connection: close" in head
+    assert first.startswith(f"retry: {RETRY_MILLISECONDS}\n: heartbeat\nid: ")

@@ -58,6 +58,9 @@ class HttpExchange:
         self._connection = connection
         self._scope: dict[str, Any] = scope
         self._method: str = scope["method"]
+        self._chunks: bool = (
+            scope["http_version"] == "1.1"
+        )  # otherwise a body of unknown length ends with the connection
         self._default_headers: Iterable[Header] = ()
         self._body = bytearray()
         self._news = asyncio.Event()
@@ -176,7 +179,7 @@ class HttpExchange:
             if name == b"content-length":
                 chunked, self._unsent = False, int(value)
             parts += name, b": ", value, b"\r\n"
-        if chunked:
+        if chunked and self._chunks:
             parts.append(b"transfer-encoding: chunked\r\n")
         self.status = status
         self.closes = self._asks_first_still() or self._connection.is_last(self)
@@ -190,13 +193,19 @@ class HttpExchange:
         """Return whether the client still holds the body back; then its next bytes may be the body or a new request."""
         return self._asks_first and not self.complete
 
+    def _chunk(self, part: bytes, *, more: bool) -> bytes:
+        """Return a part of a body of unknown length as it is sent; in HTTP/1.0 it ends with the connection."""
+        if not self._chunks:
+            return part
+        return (b"%x\r\n%b\r\n" % (len(part), part) if part else b"") + (b"" if more else b"0\r\n\r\n")
+
     def _send_body(self, part: bytes, *, more: bool) -> None:
         if self._answered:
             raise RuntimeError("The answer is complete already")
         if self._method == "HEAD":
             part = b""
         elif self._unsent is None:
-            part = (b"%x\r\n%b\r\n" % (len(part), part) if part else b"") + (b"" if more else b"0\r\n\r\n")
+            part = self._chunk(part, more=more)
         else:
             self._unsent -= len(part)
             if self._unsent < 0 or (self._unsent and not more):
