@@ -70,6 +70,7 @@ REQUIRED_SCOPE = {
     "MatchStream.GetSubscription": "matches:read",
     "MatchStream.ListParkedMatches": "matches:read",
     "MatchStream.ListSubscriptions": "matches:read",
+    "MatchStream.PingSubscription": "automations:write",
     "MatchStream.PullMatches": "matches:read",
     "MatchStream.ReplayParkedMatches": "automations:write",
     "MatchStream.SeekSubscription": "automations:write",

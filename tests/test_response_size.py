@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import grpc
@@ -13,12 +14,13 @@ from registry.errors import InvalidSchema
 from registry.schema import MAX_BYTES, Property, PropertyType, Schema, check_schema
 from server.contract import SERVICES
 from tests.support.largest import Largest, filled
-from tests.support.service import Client
+from tests.support.receiver import LOOPBACK
+from tests.support.service import Client, serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tests.support.service import Service
+    from tests.support.stores import Store
 
 METHODS = sorted(
     re.sub("(?<!^)(?=[A-Z])", "_", method.name).lower() for service in SERVICES for method in service.methods
@@ -26,9 +28,11 @@ METHODS = sorted(
 
 
 @pytest_asyncio.fixture(scope="module")
-async def largest(lasting_service: Service) -> AsyncIterator[Largest]:
-    async with grpc.aio.insecure_channel(lasting_service.address) as channel:
-        yield await filled(lasting_service, Client(channel, ""))
+async def largest(lasting_store: Store) -> AsyncIterator[Largest]:
+    async with AsyncExitStack() as stack:
+        service = await stack.enter_async_context(serving(lasting_store.url, push_networks=LOOPBACK))
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(service.address))
+        yield await filled(service, Client(channel, ""))
 
 
 # Responses are cut by their sizes on the wire, after their rows are read.

@@ -353,6 +353,21 @@ class Largest:
         request = match_stream_pb2.SeekSubscriptionRequest(subscription="s-0", start=EARLIEST)
         await self.client.matches.SeekSubscription(request)
 
+    async def ping_subscription(self) -> None:
+        # Nobody listens there.
+        push = match_stream_pb2.Push(url=f"http://127.0.0.1:9/{'x' * 2_000}", paused=True)
+        subscription = match_stream_pb2.Subscription(name="pushing", push=push)
+        await self.client.matches.CreateSubscription(
+            match_stream_pb2.CreateSubscriptionRequest(subscription=subscription, start=EARLIEST)
+        )
+        for _ in range(20):
+            request = match_stream_pb2.PingSubscriptionRequest(subscription="pushing")
+            assert (await self.client.matches.PingSubscription(request)).attempt.failure
+        await self.client.matches.GetSubscription(match_stream_pb2.GetSubscriptionRequest(subscription="pushing"))
+        await self.client.matches.DeleteSubscription(
+            match_stream_pb2.DeleteSubscriptionRequest(subscription="pushing", force=True)
+        )
+
     async def consume_matches(self) -> None:
         opening = match_stream_pb2.OpenConsumer(subscription="consuming", max_outstanding=10_000)
         await subscribe(self.client, "consuming", EARLIEST)

@@ -41,5 +41,5 @@ the admin key has. The server reads it from the descriptor and does not serve an
 """
 alternative: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _builtins.str]
 """The RPC to call in place of one in which both sides stream, where the transport lets only one side do so, as Connect
-over HTTP/1.1 does.
+over HTTP/1.1 does. There the RPC fails with NOT_OVER_HTTP (UNIMPLEMENTED).
 """
