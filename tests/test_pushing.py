@@ -15,7 +15,7 @@ from standardwebhooks import Webhook
 from server.delivery.push.outcomes import retry_after_seconds
 from signalbox.v1 import match_stream_pb2 as pb
 from tests.support.automations import automate
-from tests.support.consumers import Engine, get, parked, pull, record, seconds, subscribe
+from tests.support.consumers import WAIT, Engine, get, parked, pull, record, seconds, subscribe
 from tests.support.messages import ANYTHING, event
 from tests.support.pushes import paused, settled
 from tests.support.receiver import (
@@ -248,6 +248,28 @@ async def test_nothing_is_sent_before_retry_after(till: Client, receiver: Receiv
     assert [request.attempt for request in receiver.requests if request.position > 1] == [1, 1]
 
 
+async def test_nothing_is_parked_because_a_receiver_takes_fewer_requests_at_a_time(
+    till: Client, receiver: Receiver
+) -> None:
+    now = 0
+
+    async def narrow(request: Received) -> bytes:
+        nonlocal now
+        if now == 4:
+            return answer(429 if request.position % 2 else 503)
+        now += 1
+        await asyncio.sleep(0.01)
+        now -= 1
+        return answer()
+
+    receiver.answering = narrow
+    backoff = pb.Backoff(initial_delay=seconds(0.01), max_delay=seconds(0.05))
+    await push_to(till, receiver.url, backoff=backoff, push={"max_in_flight": 64})
+    await record(till, 100)
+    await settled(till, 100)
+    assert await parked(till) == []
+
+
 @pytest.mark.parametrize(
     ("text", "waits"),
     [
@@ -360,10 +382,18 @@ async def test_a_new_url_is_used_for_every_further_request(till: Client, receive
     await receiver.received(1)
     async with receiving() as other:
         await change_push(till, url=other.url)
+        count = 1
+        async with asyncio.timeout(WAIT):
+            # It takes effect soon, not at once.
+            while not other.requests:
+                await record(till, 1)
+                count += 1
+                await settled(till, count)
+        before = receiver.positions
         await record(till, 20)
-        await settled(till, 21)
-        assert len(receiver.requests) == 1
-        assert other.positions == list(range(2, 22))
+        await settled(till, count + 20)
+        assert receiver.positions == before
+        assert sorted(before + other.positions) == list(range(1, count + 21))
 
 
 async def test_a_subscription_that_is_cleared_is_consumed_again(till: Client, receiver: Receiver) -> None:

@@ -25,6 +25,7 @@ MAX_RETRY_AFTER: Final = 3_600
 """The longest Retry-After that is honoured, in seconds."""
 
 _MAX_DIGITS = 9
+_TOO_MUCH: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,11 @@ class PushOutcome:
     def gone(self) -> bool:
         """True if the receiver wants no further requests."""
         return self.status == HTTPStatus.GONE
+
+    @property
+    def overloaded(self) -> bool:
+        """True if the receiver did not answer, or answered that it gets too many requests."""
+        return self.status in (0, *_TOO_MUCH)
 
     @property
     def result(self) -> str:
@@ -58,7 +64,7 @@ def outcome_of(response: Response, now_seconds: float) -> PushOutcome:
     failure = f"the receiver answered {_described(status)}"
     if 300 <= status < 400:
         return PushOutcome(status, f"{failure}; redirects are not followed")
-    if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+    if status in _TOO_MUCH:
         return PushOutcome(status, failure, retry_after_seconds(response.retry_after, now_seconds))
     return PushOutcome(status, failure)
 

@@ -13,7 +13,8 @@ Why it is so:
   have come meanwhile. The window of the consumer is twice that of its requests: while acknowledgements become durable,
   the next matches are on their way.
 - *A receiver that does not answer gets one request at a time*, after a few: each of them holds a part of the budget for
-  its whole timeout.
+  its whole timeout. So does one that answers 429 or 503, which then gets more only step by step: otherwise each rest
+  would end in as many refusals as before, and matches be parked by a limit of the receiver alone.
 - *What was not sent counts no attempt*: it is returned, not nacked.
 """
 
@@ -97,7 +98,8 @@ class PushSession:
         self._acks: list[str] = []
         self._nacks: list[Settlement] = []
         self._stopping = asyncio.Event()
-        self._window = push.max_in_flight
+        self._window = float(push.max_in_flight)
+        self._careful = False
         self._rest_until = 0.0
         self._gone = ""
 
@@ -139,7 +141,7 @@ class PushSession:
 
     def _room(self) -> int:
         """Return the number of further matches that may be in progress."""
-        return max(0, self._window - len(self._held)) if self._can_send() else 0
+        return max(0, int(self._window) - len(self._held)) if self._can_send() else 0
 
     def _can_send(self) -> bool:
         return not self._stopping.is_set() and not self._resting() and self._may_send()
@@ -216,7 +218,7 @@ class PushSession:
             self.wake()
 
     def _settlement(self, dispatcher: Dispatcher, delivery: Delivery, outcome: PushOutcome) -> Settlement:
-        self._adapt(answered=bool(outcome.status))
+        self._adapt(outcome)
         if not outcome.failure:
             return Ack([delivery.id])
         if outcome.gone:
@@ -228,9 +230,14 @@ class PushSession:
         backoff = dispatcher.subscription.backoff.delay(delivery.attempt)
         return Nack([delivery.id], delay=max(backoff, round(outcome.rest_seconds * _SECOND)), reason=outcome.failure)
 
-    def _adapt(self, *, answered: bool) -> None:
-        """Allow a receiver that does not answer fewer requests at a time, and more again when it does."""
-        self._window = min(self.push.max_in_flight, self._window + 1) if answered else max(1, self._window // 2)
+    def _adapt(self, outcome: PushOutcome) -> None:
+        """Allow a receiver that has too much to do fewer requests at a time, and more again when it answers."""
+        if outcome.overloaded:
+            self._careful = self._careful or bool(outcome.status)
+            self._window = max(1.0, self._window / 2)
+        else:
+            step = 1 / self._window if self._careful else 1.0
+            self._window = min(float(self.push.max_in_flight), self._window + step)
 
     def _release(self, delivery_ids: Iterable[str]) -> None:
         for delivery_id in delivery_ids:
