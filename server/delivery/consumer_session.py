@@ -241,6 +241,8 @@ class ConsumerSession:
             if self._shutdown.stopping.is_set() and self._drain_ends_at is None:
                 return self._drain()
             if reading.done() and not self._unanswered:
+                # The next batch may have been requested already: what is returned would be leased to it again.
+                self._dispatcher.stop_delivering(self.consumer)
                 await self._stop_loading()
                 await self._end_leases(reading)
                 return None
