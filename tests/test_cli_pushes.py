@@ -6,14 +6,17 @@ import asyncio
 import re
 from typing import TYPE_CHECKING
 
+import click
 import pytest
 
 from server.cli.arguments.kinds import networks
+from server.cli.commands.subscriptions import subscription
 from tests.support.command_line import command, serving
 from tests.support.messages import ADA, ORDER
 from tests.support.receiver import OTHER_SECRET, SECRET, answer, receiving
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from tests.support.command_line import Result
@@ -80,7 +83,29 @@ def test_options_of_a_push_need_its_url() -> None:
     assert refused.code == 2
     assert "need --push" in refused.err
     refused = command("subscription", "create", "mailer", "--push", "https://example.com", "--header", "X")
-    assert '"X" is not NAME:VALUE' in refused.err
+    assert "Invalid value for '--header'" in refused.err
+    assert "write NAME:VALUE" in refused.err
+
+
+def test_headers_of_the_environment_may_contain_blanks(monkeypatch: pytest.MonkeyPatch) -> None:
+    variable = "SIGNALBOX_SUBSCRIPTION_CREATE_HEADERS"
+    create = subscription.commands["create"]
+    (option,) = (option for option in create.params if option.name == "headers")
+    monkeypatch.setenv(variable, "Authorization: Bearer of-the-receiver\nX-Team:crm")
+    context = click.Context(create, auto_envvar_prefix="SIGNALBOX_SUBSCRIPTION_CREATE")
+    value = option.type_cast_value(context, option.value_from_envvar(context))
+    assert value == (("Authorization", "Bearer of-the-receiver"), ("X-Team", "crm"))
+    refused = command("subscription", "create", "mailer", "--push", "https://example.com", "--header", "tiptop")
+    assert refused.code == 2
+    assert "tiptop" not in refused.err
+
+
+@pytest.mark.parametrize("words", [("create", "mailer", "--push", "https://example.com"), ("update", "mailer")])
+def test_a_header_is_given_once(words: Sequence[str]) -> None:
+    refused = command("subscription", *words, "--header", "X:tiptop", "--header", "X:b")
+    assert refused.code == 2
+    assert "--header X is given twice" in refused.err
+    assert "tiptop" not in refused.err
 
 
 @pytest.mark.parametrize("text", ["127.0.0.1/8", "localhost", "10.0.0.0/33", "10.0.0.0/8;::1/128"])

@@ -13,13 +13,28 @@ from signalbox.v1 import match_stream_pb2 as pb
 if TYPE_CHECKING:
     from server.cli.arguments.options import F
 
+    _Pairs = click.ParamType[tuple[str, str]]
+else:
+    # Not every version of Click that is supported has it generic.
+    _Pairs = click.ParamType
 
-def header(text: str) -> tuple[str, str]:
-    """Parse NAME:VALUE."""
-    name, colon, value = text.partition(":")
-    if not name or not colon:
-        raise click.BadParameter(f'"{text}" is not NAME:VALUE')
-    return name, value.strip()
+
+class Header(_Pairs):
+    """NAME:VALUE. Values may contain blanks, so those of the environment variable are separated by line breaks."""
+
+    name = "header"
+    envvar_list_splitter = "\n"
+
+    def convert(
+        self, value: str | tuple[str, str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        """Parse NAME:VALUE. Raise click.BadParameter, without the value."""
+        if isinstance(value, tuple):
+            return value
+        name, colon, text = value.partition(":")
+        if not name or not colon:
+            self.fail("write NAME:VALUE, such as 'Authorization: Bearer ...'", param, ctx)
+        return name, text.strip()
 
 
 _SETTINGS = (
@@ -34,10 +49,10 @@ _SETTINGS = (
     option(
         "--header",
         "headers",
-        type=header,
+        type=Header(),
         metavar="NAME:VALUE",
         multiple=True,
-        help="Further header of each request. (repeatable)",
+        help="Further header of each request; the variable has one a line. (repeatable)",
     ),
     option("--push-timeout", type=duration, metavar="TIME", help="Time for a response; 15s by default."),
     option(
@@ -75,7 +90,7 @@ def take_push(options: dict[str, Any]) -> pb.Push | None:
 
 
 def take_push_changes(options: dict[str, Any]) -> pb.PushChanges | None:
-    """Remove the options that change a push; None if there is none."""
+    """Remove the options that change a push; None if there is none. Raise click.UsageError."""
     stated = _take(options)
     if "headers" in stated:
         stated["headers"] = pb.PushHeaders(headers=stated["headers"])
@@ -89,13 +104,16 @@ def _added(command: F, options: tuple[Any, ...]) -> F:
 
 
 def _take(options: dict[str, Any]) -> dict[str, Any]:
-    names = ("url", "secrets", "headers", "max_in_flight", "rotate_secret", "paused")
-    taken: dict[str, Any] = {name: options.pop(name, None) for name in names}
+    settings = ("url", "secrets", "headers", "max_in_flight", "rotate_secret", "paused")
+    taken: dict[str, Any] = {name: options.pop(name, None) for name in settings}
     # An option `timeout` would be that of the call.
     taken |= {"timeout": options.pop("push_timeout", None)}
     stated = {name: value for name, value in taken.items() if value not in (None, (), False) or name == "paused"}
     if stated["paused"] is None:
         del stated["paused"]
     if "headers" in stated:
+        names = [name for name, _ in stated["headers"]]
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise click.UsageError(f"--header {repeated[0]} is given twice; give each header once")
         stated["headers"] = dict(stated["headers"])
     return stated
