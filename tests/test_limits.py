@@ -10,6 +10,7 @@ import pytest
 
 from automation import automation_store, matcher
 from automation.conditions import closures, parsing
+from automation.subscriptions import push, push_url
 from automation.subscriptions import store as subscription_store
 from automation.subscriptions import values as subscription_values
 from registry import bounded_pages, coercion, json_values, names, schema, store
@@ -21,19 +22,24 @@ from server.background import freed_memory
 from server.bridge import app as bridge_app
 from server.bridge.dialects import DIALECTS
 from server.cli.commands.serve import serve
+from server.connect import request as connect_request
 from server.delivery import consumer, consumer_session, dispatchers, recent_matches, wake_ups
+from server.delivery.push import client as push_client
+from server.delivery.push import outcomes as push_outcomes
+from server.delivery.push import resolver as push_resolver
+from server.delivery.push import sender as push_sender
 from server.http import body
 from server.http import connection as http_connection
 from server.http import connections as http_connections
 from server.http import head as http_head
 from server.http import server as http_server
 from server.ingest import commit_queue, draft, judging, setting_back
-from server.rpc import call_limits
+from server.rpc import arrivals, call_limits, json_reading
 from server.rpc.messages import deliveries, watches
 from server.rpc.servicers import event_ingest, match_stream
 from server.services import runs
 from server.settings import Settings
-from server.sharing import small_work
+from server.sharing import interpreter, small_work
 from server.storage import health, sqlite_readers, turns
 
 pytestmark = [pytest.mark.checkout, pytest.mark.late_commits]
@@ -109,6 +115,15 @@ LIMITS = {
     "gRPC: large messages of streams that wait for that, shared by projects": (
         f"1/{call_limits._WAITING_PART} of the memory, at least {size(call_limits._LEAST_WAITING)}"
     ),
+    "gRPC: messages of one method and project that arrive at a time, if they are large": (
+        f"as many as fit into {size(arrivals.WINDOW_BYTES)}, {arrivals.LEAST_AT_A_TIME} to {arrivals.MOST_AT_A_TIME}"
+    ),
+    "HTTP: a Connect request in Protocol Buffers, as sent and as inflated": size(call_limits.MAX_MESSAGE_BYTES),
+    "HTTP: a Connect request in JSON, as sent and as inflated": size(SETTINGS.http_body_bytes),
+    "HTTP: messages within each other in a Connect request in JSON; an object in properties counts as two": (
+        number(json_reading.MAX_DEPTH)
+    ),
+    "HTTP: digits of `Connect-Timeout-Ms`": number(connect_request.MAX_TIMEOUT_DIGITS),
     "REST: a head": size(http_head.MAX_HEAD),
     "REST: a target or a header": size(http_head.MAX_LINE),
     "REST: headers": number(http_head.MAX_HEADERS),
@@ -187,6 +202,23 @@ LIMITS = {
     ),
     "ID of a consumer": number(deliveries.MAX_CONSUMER_ID, "characters"),
     "Wait of PullMatches": seconds(match_stream.MAX_WAIT_SECONDS),
+    "Requests in progress of one subscription": number(push.DEFAULT_IN_FLIGHT),
+    "Requests in progress of all subscriptions, shared by projects": number(push_sender.ALL_IN_FLIGHT),
+    "A body that counts as one request; a larger one counts as several": size(push_sender.PART_BYTES),
+    "Time for a connection and its response": seconds(push.DEFAULT_TIMEOUT / SECOND),
+    "A rest that a receiver asks for by `Retry-After`": seconds(push_outcomes.MAX_RETRY_AFTER),
+    "Body of a response that is read": (f"{size(push_client.RESPONSE_BYTES)}, for {seconds(push_client.BODY_SECONDS)}"),
+    "An idle connection to a receiver": seconds(push_client.IDLE_SECONDS),
+    "Hosts that are resolved at a time, shared by projects": number(push_resolver.RESOLVING_THREADS),
+    "Time to resolve a host when its URL is set": seconds(push_client.RESOLVE_SECONDS),
+    "URL of a receiver": number(push_url.MAX_URL, "characters"),
+    "Secrets of a subscription, and bytes of one": (
+        f"{push.MAX_SECRETS}, of {push.MIN_SECRET_BYTES} to {push.MAX_SECRET_BYTES} bytes"
+    ),
+    "Further headers of a request": number(push.MAX_HEADERS),
+    "Name of a further header": number(push.MAX_HEADER_NAME, "characters"),
+    "Value of a further header": number(push.MAX_HEADER_VALUE, "characters"),
+    "Attempts that GetSubscription shows": number(push.KEPT_ATTEMPTS),
     "Queued events of a project, fewer while several projects fill the queue": number(SETTINGS.queue_events),
     "Bytes of the requests of queued events, which take a quarter of the memory": (
         f"1/{commit_queue.QUEUE_MEMORY_SHARE * commit_queue.HELD_PER_BYTE} of the memory, "
@@ -195,6 +227,9 @@ LIMITS = {
     "Attempts to match a batch while the automations change": number(setting_back.MAX_ROUNDS),
     "Large work while another project's small work is in progress": (
         f"waits no longer than it has worked, {number(1_000 * small_work.CREDIT_SECONDS, 'ms')} at a time"
+    ),
+    "Large work while the database thread works": (
+        f"waits {number(1_000 * interpreter.WAIT_SECONDS, 'ms')} at a time, no longer than it has worked"
     ),
     "Free memory that the process keeps, beyond its size at the start": size(freed_memory.WORTHWHILE_BYTES),
     "A commit, until sends are refused at once": seconds(health.LATE_SECONDS),
