@@ -396,6 +396,25 @@ async def test_a_new_url_is_used_for_every_further_request(till: Client, receive
         assert sorted(before + other.positions) == list(range(1, count + 21))
 
 
+async def test_a_request_that_a_change_cuts_off_is_one_of_the_last_requests(till: Client, receiver: Receiver) -> None:
+    async def never(request: Received) -> bytes:
+        if request.attempt == 1:
+            await asyncio.sleep(60)
+        return answer()
+
+    receiver.answering = never
+    await push_to(till, receiver.url)
+    await record(till, 1)
+    await receiver.received(1)
+    await change_push(till, timeout=seconds(5))
+    await settled(till, 1)
+    last, cut = (await get(till)).push_attempts
+    assert (last.attempt, last.status, last.acknowledged) == (2, 200, True)
+    assert (cut.attempt, cut.status, cut.acknowledged) == (1, 0, False)
+    assert cut.failure == "the server did not wait for the response, because it stopped or the push was changed"
+    assert cut.duration.ToMilliseconds() > 900
+
+
 async def test_a_subscription_that_is_cleared_is_consumed_again(till: Client, receiver: Receiver) -> None:
     await push_to(till, receiver.url)
     request = pb.UpdateSubscriptionRequest(subscription="engine", clear_push=True)

@@ -28,7 +28,9 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from automation.subscriptions.push import PushAttempt
 from automation.subscriptions.values import Ack, Extend, Nack
+from registry.timestamps import now_micros
 from registry.unreadable_rows import UNREADABLE, describe_error
 from server.delivery.consumer import Consumer
 from server.delivery.loading import load_deliveries, parking
@@ -204,10 +206,15 @@ class PushSession:
 
     async def _send(self, dispatcher: Dispatcher, delivery: Delivery, body: bytes) -> None:
         settlement: Settlement = Nack([delivery.id], delay=0, reason=CUT_OFF)
+        began = now_micros()
         try:
             sent = await self._sender.send(delivery.match.id, body, delivery.attempt)
             self._tools.attempts.add(self._subscription.key, sent.attempt)
             settlement = self._settlement(dispatcher, delivery, sent.outcome)
+        except asyncio.CancelledError:
+            cut = PushAttempt(delivery.match.id, delivery.attempt, began, now_micros() - began, 0, CUT_OFF)
+            self._tools.attempts.add(self._subscription.key, cut)
+            raise
         except Exception as error:
             log.exception("push_failed", subscription=self._subscription.id)
             settlement = Nack([delivery.id], reason=f"an internal error: {type(error).__name__}")
