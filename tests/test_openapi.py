@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import os
 import re
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from server.bridge.dialects import DIALECTS
+from server.bridge.documented_errors import error_examples
 from server.bridge.openapi import document
-from tests.support.bridge import calling
+from signalbox.v1 import contacts_pb2
+from tests.support.bridge import calling, http_client
+from tests.support.examples import likened
+from tests.support.messages import ADA
 from tests.torture.nodes import ROOT
 
 if TYPE_CHECKING:
@@ -30,6 +37,8 @@ CHECKS = (
     "unsupported_method",
     "ignored_auth",
 )
+each_dialect = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name.value)
+
 EXAMPLES = int(os.environ.get("SIGNALBOX_OPENAPI_EXAMPLES", "2"))
 
 
@@ -117,3 +126,76 @@ def test_a_success_has_the_documented_status(dialect: RestDialect) -> None:
         if at == ("emailsendx", "/api/v1/contacts") and route.method == "POST":
             expected = {200, 201}
         assert set(route.responses) == expected, (route.method, route.path)
+
+
+@each_dialect
+async def test_a_dialect_has_a_document_with_the_paths_of_its_clients(
+    lasting_service: Service, dialect: RestDialect
+) -> None:
+    async with http_client(lasting_service) as http:
+        whole = (await http.get("/openapi.json")).json()
+        own = (await http.get(f"/openapi/{dialect.name}.json")).json()
+        mount = f"/{dialect.name}"
+        assert f"`/openapi/{dialect.name}.json`" in whole["info"]["description"]
+    assert [server["url"] for server in own["servers"]] == ["/", mount]
+    assert own["paths"].keys() == {route.path for route in dialect.routes}
+    mounted = {path.removeprefix(mount): each for path, each in whole["paths"].items() if path.startswith(f"{mount}/")}
+    assert own["paths"] == mounted
+    OpenAPIV31SpecValidator(own).validate()
+
+
+async def test_the_whole_document_is_valid(lasting_service: Service) -> None:
+    async with http_client(lasting_service) as http:
+        OpenAPIV31SpecValidator((await http.get("/openapi.json")).json()).validate()
+
+
+@each_dialect
+def test_the_examples_of_errors_have_the_shape_of_the_dialect(dialect: RestDialect) -> None:
+    for route in dialect.routes:
+        examples = error_examples(dialect, route)
+        assert {401, 429} <= examples.keys()
+        assert all(400 <= status < 500 for status in examples)
+        for bodies in examples.values():
+            for body in bodies.values():
+                msgspec.convert(body, dialect.error_type)
+
+
+@each_dialect
+async def test_the_example_of_a_send_is_what_the_server_returns(lasting_service: Service, dialect: RestDialect) -> None:
+    shop = await lasting_service.shop()
+    async with calling(lasting_service, shop, dialect.name.value) as caller:
+        document = (await caller.http.get(f"/openapi/{dialect.name}.json")).json()
+        [(path, operation)] = idempotent(document)[:1]
+        parameters = {each["name"]: each.get("example") for each in operation["parameters"] if each["in"] == "path"}
+        if "id" in parameters:
+            parameters["id"] = await contact_id(shop)
+        request = operation["requestBody"]["content"]["application/json"]["example"]
+        [(status, expected)] = [(int(key), each) for key, each in operation["responses"].items() if key.startswith("2")]
+        call, sent = f"POST {path.format(**parameters)}", {"idempotency-key": "order-1042"}
+        response = await caller.call(call, request, sent)
+        again = await caller.call(call, request, sent)
+        other = await caller.call(call, {**request, "email": "x@example.com", "name": "other"}, sent)
+    assert (response.status_code, again.json()) == (status, response.json())
+    assert likened(response.json()) == likened(expected["content"]["application/json"]["example"])
+    assert other.status_code == 409
+
+
+def idempotent(document: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Return the operations of a document that take an idempotency key, by path."""
+    return [
+        (path, operation)
+        for path, operations in document["paths"].items()
+        for operation in operations.values()
+        if any(parameter["name"] == "Idempotency-Key" for parameter in operation["parameters"])
+    ]
+
+
+async def contact_id(shop: Client) -> str:
+    return (await shop.contacts.GetContact(contacts_pb2.GetContactRequest(email=ADA))).contact.id
+
+
+@each_dialect
+def test_the_idempotency_key_is_described_where_it_is_read(dialect: RestDialect) -> None:
+    for route in dialect.routes:
+        read = "idempotency_key" in inspect.getsource(route.handler)
+        assert read is ("IDEMPOTENCY_KEY_REUSED" in route.errors), route.path

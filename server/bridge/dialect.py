@@ -16,20 +16,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DemoEvent:
-    """The event that the demo sends, and the contact it is about."""
+    """The event that the demo sends, the contact it is about, and what it was recorded as in examples."""
 
     name: str
     email: str
     contact_id: str
     properties: Mapping[str, Any]
+    id: str = "01a221cd-e7a7-7000-8000-00057fc55430"
+    received_at: int = 1_795_863_472_039_000
 
 
 @dataclass(frozen=True, slots=True)
 class DemoCall:
-    """A POST request that sends an event: its path and its JSON body."""
+    """A POST request that sends an event: its path, its JSON body, and an example of a response body."""
 
     path: str
     body: Mapping[str, Any]
+    response: Any
 
 
 MakeDemoCall: TypeAlias = "Callable[[DemoEvent], DemoCall]"

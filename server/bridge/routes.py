@@ -25,7 +25,8 @@ class Route:
     """One endpoint. A segment of the path such as `{id}` matches any one segment and is a parameter.
 
     `topic` groups routes on which the dialect reports an error differently. `body`, `query` and `responses` (by status)
-    are msgspec types; they describe the endpoint in the OpenAPI document.
+    are msgspec types, and `errors` the reasons of errors beside those of every route; they describe the endpoint in the
+    OpenAPI document.
     """
 
     method: str
@@ -36,6 +37,7 @@ class Route:
     body: Any = None
     query: Any = None
     topic: str = ""
+    errors: tuple[str, ...] = ()
 
     @property
     def summary(self) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
 from server.bridge.metrics_page import MEDIA_TYPE, METRICS_PATH, MetricsPage
-from server.bridge.openapi import document
+from server.bridge.openapi import dialect_document, document, document_path
 from server.errors import StorageError
 
 if TYPE_CHECKING:
@@ -67,12 +67,14 @@ class System:
         self._stopping = stopping
         self._dialects = dialects
         self._rpcs = rpcs
+        self._dialect_documents: dict[str, Page] = {}
         self.pages: Mapping[str, Callable[[], Awaitable[Page]]] = {
             "/": self._index,
             "/healthz": self._health,
             "/readyz": self._readiness,
             METRICS_PATH: self._metrics_page,
             "/openapi.json": self._openapi,
+            **{document_path(dialect): partial(self._dialect_openapi, dialect) for dialect in dialects},
         }
 
     async def page(self, path: str) -> Page:
@@ -109,6 +111,12 @@ class System:
 
     async def _openapi(self) -> Page:
         return self._document
+
+    async def _dialect_openapi(self, dialect: RestDialect) -> Page:
+        page = self._dialect_documents.get(dialect.name)
+        if page is None:
+            page = self._dialect_documents[dialect.name] = _json(200, dialect_document(dialect))
+        return page
 
     @cached_property
     def _document(self) -> Page:

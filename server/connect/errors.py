@@ -41,6 +41,9 @@ _PRECISE_STATUSES: Final = {"ROUTE_NOT_FOUND": 404, "METHOD_NOT_ALLOWED": 405, "
 STATUSES: Final = tuple(sorted({*_STATUSES.values(), *_PRECISE_STATUSES.values()}))
 """Every HTTP status of an error."""
 
+PRECISE_STATUSES: Final = tuple(sorted(_PRECISE_STATUSES.values()))
+"""Those of requests that are not of the protocol, which a stream has too: its other errors are at its end."""
+
 
 def connect_code(error: Exception) -> StatusCode:
     """Return the code of an error."""

@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from registry.errors import SignalboxError
+from server.bridge.dialects import DIALECTS
+from server.bridge.documented_errors import error_examples
+from server.bridge.routes import RouteTable
 from signalbox.v1 import projects_pb2 as pb
 
 if TYPE_CHECKING:
@@ -91,10 +95,11 @@ def without_repeated_refusals(items: Iterable[pytest.Item]) -> list[pytest.Item]
 class Caller:
     """Calls the bridge with one key; `client` calls the same project over gRPC."""
 
-    def __init__(self, http: httpx.AsyncClient, secret: str, client: Client) -> None:
+    def __init__(self, http: httpx.AsyncClient, secret: str, client: Client, dialect: str) -> None:
         self._http = http
         self.secret = secret
         self.client = client
+        self._dialect = dialect
 
     @property
     def http(self) -> httpx.AsyncClient:
@@ -132,6 +137,9 @@ class Caller:
         assert (response.status_code, response.json()) == (case.status, _filled(case.answer, earlier))
         found = {name: response.headers.get(name) for name in case.headers}
         assert found == case.headers
+        method, _, target = str(_filled(case.call, earlier)).partition(" ")
+        documented = _documented(self._dialect, method, target.partition("?")[0])
+        assert not documented or case.status in documented, "a status that the OpenAPI document does not have"
 
 
 @asynccontextmanager
@@ -139,7 +147,17 @@ async def calling(service: Service, client: Client, dialect: str, *scopes: str) 
     """Yield a caller with a new key of a dialect for the client's project."""
     secret = await service.secret(client.project, pb.Dialect.Value(f"DIALECT_{dialect.upper()}"), *scopes)
     async with http_client(service) as http:
-        yield Caller(http, secret, client)
+        yield Caller(http, secret, client, dialect)
+
+
+def _documented(name: str, method: str, path: str) -> set[int]:
+    """Return the statuses that the OpenAPI document has for a call of a dialect; none if there is no such route."""
+    [dialect] = [dialect for dialect in DIALECTS if dialect.name == name]
+    try:
+        route, _ = RouteTable(dialect.routes).find(method, path)
+    except SignalboxError:
+        return set()
+    return {*route.responses, *error_examples(dialect, route)}
 
 
 _CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

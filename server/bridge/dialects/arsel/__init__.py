@@ -7,7 +7,7 @@ automation matches.
 from __future__ import annotations
 
 from server.bridge.dialect import DemoCall, DemoEvent, RestDialect
-from server.bridge.dialects.arsel.bodies import ErrorAnswer
+from server.bridge.dialects.arsel.bodies import Accepted, ErrorAnswer
 from server.bridge.dialects.arsel.endpoints import ROUTES, RULES
 from server.bridge.dialects.arsel.errors import ERRORS, write_error
 from server.bridge.rate_limits import RateLimit, ratelimit_headers
@@ -15,7 +15,8 @@ from server.model import Dialect
 
 
 def _demo_call(event: DemoEvent) -> DemoCall:
-    return DemoCall("/v1/events/send", {"event": event.name, "email": event.email, "data": event.properties})
+    body = {"event": event.name, "email": event.email, "data": event.properties}
+    return DemoCall("/v1/events/send", body, Accepted(event.id))
 
 
 ARSEL = RestDialect(

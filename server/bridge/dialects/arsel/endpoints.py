@@ -249,17 +249,49 @@ _ACCEPTED, _EVENTS = {202: bodies.Accepted}, {200: bodies.EventList}
 _EVENT_DEF, _CONTACT_DATA = {200: bodies.EventDef}, {200: bodies.ContactData}
 _DONE, _BULK_DELETED = {200: bodies.Done}, {200: bodies.BulkDeleted}
 
+_SENDING = (
+    "CONTACT_REQUIRED",
+    "CONTACT_NOT_FOUND",
+    "DEFINITION_NOT_FOUND",
+    "PAYLOAD_REJECTED",
+    "IDEMPOTENCY_KEY_REUSED",
+)
+_DEFINING = ("DEFINITION_ALREADY_EXISTS", "TOO_MANY_DEFINITIONS")
+_NO_EVENT = ("DEFINITION_NOT_FOUND",)
+_DELETING = ("DEFINITION_NOT_FOUND", "DEFINITION_IN_USE")
+_CONTACT_EXISTS = ("CONTACT_ALREADY_EXISTS",)
+_NO_CONTACT = ("CONTACT_NOT_FOUND",)
+
 ROUTES: Final = (
-    Route("POST", "/v1/events/send", send_event, Scope.EVENTS_WRITE, _ACCEPTED, bodies.SendEventBody, topic=SEND),
+    Route(
+        "POST",
+        "/v1/events/send",
+        send_event,
+        Scope.EVENTS_WRITE,
+        _ACCEPTED,
+        bodies.SendEventBody,
+        topic=SEND,
+        errors=_SENDING,
+    ),
     Route("GET", "/v1/events", list_events, Scope.DEFINITIONS_READ, _EVENTS, query=bodies.ListQuery),
-    Route("POST", "/v1/events", create_event, _DEFINE, {201: bodies.EventDef}, bodies.CreateEventBody),
-    Route("GET", _EVENT, get_event, Scope.DEFINITIONS_READ, _EVENT_DEF),
-    Route("PATCH", _EVENT, update_event, _DEFINE, _EVENT_DEF, bodies.UpdateEventBody),
-    Route("DELETE", _EVENT, delete_event, _DEFINE, _DONE),
+    Route(
+        "POST", "/v1/events", create_event, _DEFINE, {201: bodies.EventDef}, bodies.CreateEventBody, errors=_DEFINING
+    ),
+    Route("GET", _EVENT, get_event, Scope.DEFINITIONS_READ, _EVENT_DEF, errors=_NO_EVENT),
+    Route("PATCH", _EVENT, update_event, _DEFINE, _EVENT_DEF, bodies.UpdateEventBody, errors=_NO_EVENT),
+    Route("DELETE", _EVENT, delete_event, _DEFINE, _DONE, errors=_DELETING),
     Route("GET", "/v1/contacts", list_contacts, _READ, {200: bodies.ContactList}, query=bodies.ListQuery),
-    Route("POST", "/v1/contacts", create_contact, _WRITE, {201: bodies.ContactData}, bodies.CreateContactBody),
+    Route(
+        "POST",
+        "/v1/contacts",
+        create_contact,
+        _WRITE,
+        {201: bodies.ContactData},
+        bodies.CreateContactBody,
+        errors=_CONTACT_EXISTS,
+    ),
     Route("POST", "/v1/contacts/bulk-delete", delete_contacts, _WRITE, _BULK_DELETED, bodies.BulkDeleteBody),
-    Route("GET", _CONTACT, get_contact, _READ, _CONTACT_DATA),
-    Route("PATCH", _CONTACT, update_contact, _WRITE, _CONTACT_DATA, bodies.UpdateContactBody),
-    Route("DELETE", _CONTACT, delete_contact, _WRITE, _DONE),
+    Route("GET", _CONTACT, get_contact, _READ, _CONTACT_DATA, errors=_NO_CONTACT),
+    Route("PATCH", _CONTACT, update_contact, _WRITE, _CONTACT_DATA, bodies.UpdateContactBody, errors=_NO_CONTACT),
+    Route("DELETE", _CONTACT, delete_contact, _WRITE, _DONE, errors=_NO_CONTACT),
 )

@@ -6,8 +6,9 @@ event must exist.
 
 from __future__ import annotations
 
+from registry.timestamps import format_millis
 from server.bridge.dialect import DemoCall, DemoEvent, RestDialect
-from server.bridge.dialects.autosend.bodies import ErrorAnswer
+from server.bridge.dialects.autosend.bodies import ErrorAnswer, EventLog, EventLogAnswer
 from server.bridge.dialects.autosend.endpoints import ROUTES, RULES
 from server.bridge.dialects.autosend.errors import ERRORS, write_error
 from server.bridge.rate_limits import RateLimit
@@ -16,7 +17,14 @@ from server.model import Dialect
 
 def _demo_call(event: DemoEvent) -> DemoCall:
     body = {"eventName": event.name, "email": event.email, "eventProperties": event.properties}
-    return DemoCall("/v1/events/send", body)
+    recorded = EventLog(
+        id=event.id,
+        event_name=event.name,
+        contact_id=event.contact_id,
+        properties=dict(event.properties),
+        created_at=format_millis(event.received_at),
+    )
+    return DemoCall("/v1/events/send", body, EventLogAnswer(data=recorded))
 
 
 AUTOSEND = RestDialect(

@@ -225,15 +225,48 @@ _SENT, _EVENTS = {201: bodies.EventLogAnswer}, {200: bodies.EventListAnswer}
 _EVENT_DATA, _CONTACT_DATA = {200: bodies.EventAnswer}, {200: bodies.ContactAnswer}
 _CREATED = {201: bodies.ContactAnswer}
 
+_SENDING = (
+    "CONTACT_REQUIRED",
+    "CONTACT_NOT_FOUND",
+    "DEFINITION_NOT_FOUND",
+    "PAYLOAD_REJECTED",
+    "IDEMPOTENCY_KEY_REUSED",
+)
+_DEFINING = ("DEFINITION_ALREADY_EXISTS", "TOO_MANY_DEFINITIONS")
+_NO_EVENT = ("DEFINITION_NOT_FOUND",)
+_DELETING = ("DEFINITION_NOT_FOUND", "DEFINITION_IN_USE")
+_CONTACT_EXISTS = ("CONTACT_ALREADY_EXISTS",)
+_NO_CONTACT = ("CONTACT_NOT_FOUND",)
+
 ROUTES: Final = (
-    Route("POST", "/v1/events/send", send_event, Scope.EVENTS_WRITE, _SENT, bodies.SendEventBody, topic=SEND),
+    Route(
+        "POST",
+        "/v1/events/send",
+        send_event,
+        Scope.EVENTS_WRITE,
+        _SENT,
+        bodies.SendEventBody,
+        topic=SEND,
+        errors=_SENDING,
+    ),
     Route("GET", "/v1/events", list_events, Scope.DEFINITIONS_READ, _EVENTS),
-    Route("POST", "/v1/events", create_event, _DEFINE, {201: bodies.EventAnswer}, bodies.CreateEventBody),
-    Route("GET", _EVENT, get_event, Scope.DEFINITIONS_READ, _EVENT_DATA),
-    Route("PATCH", _EVENT, update_event, _DEFINE, _EVENT_DATA, bodies.UpdateEventBody),
-    Route("DELETE", _EVENT, delete_event, _DEFINE, _EVENT_DATA),
-    Route("POST", "/v1/contacts", create_contact, _WRITE, _CREATED, bodies.ContactBody, topic=CONTACT),
+    Route(
+        "POST", "/v1/events", create_event, _DEFINE, {201: bodies.EventAnswer}, bodies.CreateEventBody, errors=_DEFINING
+    ),
+    Route("GET", _EVENT, get_event, Scope.DEFINITIONS_READ, _EVENT_DATA, errors=_NO_EVENT),
+    Route("PATCH", _EVENT, update_event, _DEFINE, _EVENT_DATA, bodies.UpdateEventBody, errors=_NO_EVENT),
+    Route("DELETE", _EVENT, delete_event, _DEFINE, _EVENT_DATA, errors=_DELETING),
+    Route(
+        "POST",
+        "/v1/contacts",
+        create_contact,
+        _WRITE,
+        _CREATED,
+        bodies.ContactBody,
+        topic=CONTACT,
+        errors=_CONTACT_EXISTS,
+    ),
     Route("POST", "/v1/contacts/email", upsert_contact, _WRITE, _CONTACT_DATA, bodies.ContactBody, topic=CONTACT),
-    Route("GET", _CONTACT, get_contact, Scope.CONTACTS_READ, _CONTACT_DATA, topic=CONTACT),
-    Route("DELETE", _CONTACT, delete_contact, _WRITE, {200: bodies.DeletedAnswer}, topic=CONTACT),
+    Route("GET", _CONTACT, get_contact, Scope.CONTACTS_READ, _CONTACT_DATA, topic=CONTACT, errors=_NO_CONTACT),
+    Route("DELETE", _CONTACT, delete_contact, _WRITE, {200: bodies.DeletedAnswer}, topic=CONTACT, errors=_NO_CONTACT),
 )

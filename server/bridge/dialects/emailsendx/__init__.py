@@ -6,8 +6,9 @@ the name, the data are validated all the same.
 
 from __future__ import annotations
 
+from registry.timestamps import format_seconds
 from server.bridge.dialect import DemoCall, DemoEvent, RestDialect
-from server.bridge.dialects.emailsendx.bodies import ErrorAnswer
+from server.bridge.dialects.emailsendx.bodies import ErrorAnswer, Fired, FiredAnswer
 from server.bridge.dialects.emailsendx.endpoints import ROUTES, RULES
 from server.bridge.dialects.emailsendx.errors import ERRORS, write_error
 from server.bridge.rate_limits import Headers, Quota, RateLimit
@@ -23,7 +24,9 @@ def _rate_headers(quota: Quota) -> Headers:
 
 
 def _demo_call(event: DemoEvent) -> DemoCall:
-    return DemoCall(f"/api/v1/contacts/{event.contact_id}/events", {"name": event.name, "data": event.properties})
+    body = {"name": event.name, "data": event.properties}
+    fired = Fired(event.contact_id, event.name, 0, format_seconds(event.received_at))
+    return DemoCall(f"/api/v1/contacts/{event.contact_id}/events", body, FiredAnswer(fired))
 
 
 EMAILSENDX = RestDialect(

@@ -132,11 +132,22 @@ _FIRED = {200: bodies.FiredAnswer}
 _CONTACT_LIST, _AUTOMATION_LIST = {200: bodies.ContactList}, {200: bodies.AutomationList}
 _UPSERTED = {200: bodies.ContactAnswer, 201: bodies.ContactAnswer}
 
+_SENDING = ("CONTACT_NOT_FOUND", "PAYLOAD_REJECTED", "IDEMPOTENCY_KEY_REUSED")
+_NO_CONTACT = ("CONTACT_NOT_FOUND",)
+_NO_AUTOMATION = ("AUTOMATION_NOT_FOUND",)
+
 ROUTES: Final = (
-    Route("POST", f"{_CONTACT}/events", fire_event, _WRITE, _FIRED, bodies.FireEventBody),
+    Route("POST", f"{_CONTACT}/events", fire_event, _WRITE, _FIRED, bodies.FireEventBody, errors=_SENDING),
     Route("POST", _CONTACTS, upsert_contact, _WRITE, _UPSERTED, bodies.ContactBody),
     Route("GET", _CONTACTS, list_contacts, _READ, _CONTACT_LIST, query=bodies.ListQuery),
-    Route("GET", _CONTACT, get_contact, _READ, {200: bodies.ContactAnswer}),
+    Route("GET", _CONTACT, get_contact, _READ, {200: bodies.ContactAnswer}, errors=_NO_CONTACT),
     Route("GET", _AUTOMATIONS, list_automations, Scope.AUTOMATIONS_READ, _AUTOMATION_LIST, query=bodies.ListQuery),
-    Route("GET", _AUTOMATION, get_automation, Scope.AUTOMATIONS_READ, {200: bodies.AutomationAnswer}),
+    Route(
+        "GET",
+        _AUTOMATION,
+        get_automation,
+        Scope.AUTOMATIONS_READ,
+        {200: bodies.AutomationAnswer},
+        errors=_NO_AUTOMATION,
+    ),
 )

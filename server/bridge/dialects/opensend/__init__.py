@@ -6,8 +6,9 @@ definition are accepted, and contacts of unknown addresses are created at once.
 
 from __future__ import annotations
 
+from registry.timestamps import format_millis
 from server.bridge.dialect import DemoCall, DemoEvent, RestDialect
-from server.bridge.dialects.opensend.bodies import ErrorAnswer
+from server.bridge.dialects.opensend.bodies import Delivery, ErrorAnswer, Sent
 from server.bridge.dialects.opensend.endpoints import ROUTES
 from server.bridge.dialects.opensend.errors import ERRORS, write_error
 from server.bridge.dialects.opensend.events import RULES
@@ -16,7 +17,16 @@ from server.model import Dialect
 
 
 def _demo_call(event: DemoEvent) -> DemoCall:
-    return DemoCall("/events/send", {"event": event.name, "email": event.email, "payload": event.properties})
+    body = {"event": event.name, "email": event.email, "payload": event.properties}
+    delivery = Delivery(
+        id=event.id,
+        event=event.name,
+        contact_id=event.contact_id,
+        email=event.email,
+        payload=dict(event.properties),
+        received_at=format_millis(event.received_at),
+    )
+    return DemoCall("/events/send", body, Sent(delivery=delivery, resumed_runs=[], automation_runs=[]))
 
 
 OPENSEND = RestDialect(

@@ -7,7 +7,7 @@ properties. The contact of an unknown address is created when an automation matc
 from __future__ import annotations
 
 from server.bridge.dialect import DemoCall, DemoEvent, RestDialect
-from server.bridge.dialects.resend.bodies import ErrorAnswer
+from server.bridge.dialects.resend.bodies import ErrorAnswer, SentEvent
 from server.bridge.dialects.resend.endpoints import ROUTES, RULES
 from server.bridge.dialects.resend.errors import ERRORS, write_error
 from server.bridge.rate_limits import Headers, Quota, RateLimit, ratelimit_headers
@@ -33,7 +33,8 @@ def _rate_headers(quota: Quota) -> Headers:
 
 
 def _demo_call(event: DemoEvent) -> DemoCall:
-    return DemoCall("/events/send", {"event": event.name, "email": event.email, "payload": event.properties})
+    body = {"event": event.name, "email": event.email, "payload": event.properties}
+    return DemoCall("/events/send", body, SentEvent(event=event.name))
 
 
 RESEND = RestDialect(

@@ -258,16 +258,41 @@ _EVENT, _CONTACT = "/events/{identifier}", "/contacts/{identifier}"
 _DEFINE, _READ, _WRITE = Scope.DEFINITIONS_WRITE, Scope.CONTACTS_READ, Scope.CONTACTS_WRITE
 _EVENTS, _CONTACTS = {200: bodies.EventList}, {200: bodies.ContactList}
 
+_SENDING = ("CONTACT_NOT_FOUND", "PAYLOAD_REJECTED", "IDEMPOTENCY_KEY_REUSED")
+_DEFINING = ("DEFINITION_ALREADY_EXISTS", "TOO_MANY_DEFINITIONS")
+_NO_EVENT = ("DEFINITION_NOT_FOUND",)
+_DELETING = ("DEFINITION_NOT_FOUND", "DEFINITION_IN_USE")
+_CONTACT_EXISTS = ("CONTACT_ALREADY_EXISTS",)
+_NO_CONTACT = ("CONTACT_NOT_FOUND",)
+
 ROUTES: Final = (
-    Route("POST", "/events/send", send_event, Scope.EVENTS_WRITE, {202: bodies.SentEvent}, bodies.SendEventBody),
+    Route(
+        "POST",
+        "/events/send",
+        send_event,
+        Scope.EVENTS_WRITE,
+        {202: bodies.SentEvent},
+        bodies.SendEventBody,
+        errors=_SENDING,
+    ),
     Route("GET", "/events", list_events, Scope.DEFINITIONS_READ, _EVENTS, query=bodies.EventsQuery),
-    Route("POST", "/events", create_event, _DEFINE, {201: bodies.EventId}, bodies.CreateEventBody),
-    Route("GET", _EVENT, get_event, Scope.DEFINITIONS_READ, {200: bodies.EventData}),
-    Route("PATCH", _EVENT, update_event, _DEFINE, {200: bodies.EventId}, bodies.UpdateEventBody),
-    Route("DELETE", _EVENT, delete_event, _DEFINE, {200: bodies.DeletedEvent}),
+    Route("POST", "/events", create_event, _DEFINE, {201: bodies.EventId}, bodies.CreateEventBody, errors=_DEFINING),
+    Route("GET", _EVENT, get_event, Scope.DEFINITIONS_READ, {200: bodies.EventData}, errors=_NO_EVENT),
+    Route("PATCH", _EVENT, update_event, _DEFINE, {200: bodies.EventId}, bodies.UpdateEventBody, errors=_NO_EVENT),
+    Route("DELETE", _EVENT, delete_event, _DEFINE, {200: bodies.DeletedEvent}, errors=_DELETING),
     Route("GET", "/contacts", list_contacts, _READ, _CONTACTS, query=bodies.ContactsQuery),
-    Route("POST", "/contacts", create_contact, _WRITE, {201: bodies.ContactId}, bodies.CreateContactBody),
-    Route("GET", _CONTACT, get_contact, _READ, {200: bodies.ContactData}),
-    Route("PATCH", _CONTACT, update_contact, _WRITE, {200: bodies.ContactId}, bodies.UpdateContactBody),
+    Route(
+        "POST",
+        "/contacts",
+        create_contact,
+        _WRITE,
+        {201: bodies.ContactId},
+        bodies.CreateContactBody,
+        errors=_CONTACT_EXISTS,
+    ),
+    Route("GET", _CONTACT, get_contact, _READ, {200: bodies.ContactData}, errors=_NO_CONTACT),
+    Route(
+        "PATCH", _CONTACT, update_contact, _WRITE, {200: bodies.ContactId}, bodies.UpdateContactBody, errors=_NO_CONTACT
+    ),
     Route("DELETE", _CONTACT, delete_contact, _WRITE, {200: bodies.DeletedContact}),
 )
