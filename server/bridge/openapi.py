@@ -121,8 +121,24 @@ def _describer(dialect: RestDialect) -> tuple[Describe, dict[str, Any]]:
     types = list({id(kind): kind for kind in (dialect.error_type, *_types(dialect.routes))}.values())
     reference = f"#/components/schemas/{dialect.name}."
     schemas, parts = msgspec.json.schema_components(types, ref_template=reference + "{name}")
+    _complete_arrays(parts)
     by_id = {id(kind): schema for kind, schema in zip(types, schemas, strict=True)}
+    for part in parts.values():
+        # Generators would name a class by it, and dialects have the same ones.
+        part.pop("title", None)
     return lambda kind: by_id[id(kind)], {f"{dialect.name}.{name}": part for name, part in parts.items()}
+
+
+def _complete_arrays(schema: Any) -> None:
+    """Give arrays of anything a schema of their items, which some generators need."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "array":
+            schema.setdefault("items", {})
+        for part in schema.values():
+            _complete_arrays(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            _complete_arrays(part)
 
 
 def _types(routes: Iterable[Route]) -> Iterator[Any]:

@@ -53,7 +53,7 @@ _WELL_KNOWN: dict[str, dict[str, Any]] = {
     "google.protobuf.Duration": {"type": "string", "pattern": r"^-?[0-9]+(\.[0-9]{1,9})?s$"},
     "google.protobuf.Struct": {"type": "object"},
     "google.protobuf.Value": {},
-    "google.protobuf.ListValue": {"type": "array"},
+    "google.protobuf.ListValue": {"type": "array", "items": {}},
     "google.protobuf.FileDescriptorSet": {"type": "object"},
 }
 _SCALARS: dict[int, dict[str, Any]] = {
@@ -165,6 +165,8 @@ def _message(descriptor: Descriptor, schemas: dict[str, Any]) -> dict[str, Any]:
         # Before its fields, which may be of the same type.
         schemas[name] = described = {"type": "object", "additionalProperties": False}
         described["properties"] = {field.json_name: _field(field, schemas) for field in descriptor.fields}
+        # Some generators read the schemas in their order: each one stands after those that it refers to.
+        schemas[name] = schemas.pop(name)
     return {"$ref": f"#/components/schemas/{name}"}
 
 
@@ -172,7 +174,9 @@ def _field(field: FieldDescriptor, schemas: dict[str, Any]) -> dict[str, Any]:
     message = field.message_type
     if message is not None and _is_map(field):
         value = message.fields_by_name["value"]
-        return {"type": "object", "additionalProperties": _single(value, schemas)}
+        # Generators name the class of an object without a name by its title: that of Push.headers is not PushHeaders.
+        title = f"{field.json_name}ByName"
+        return {"type": "object", "title": title, "additionalProperties": _single(value, schemas)}
     single = _single(field, schemas)
     return {"type": "array", "items": single} if field.is_repeated else single
 
