@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
 from contextlib import aclosing, suppress
 from functools import partial
 from random import Random
@@ -26,6 +25,7 @@ from automation.subscriptions.values import (
     ParkedSelection,
     SettleOutcome,
     SubscriptionStats,
+    TakeOver,
     Undelivered,
 )
 from server.delivery import consumer_session
@@ -66,7 +66,6 @@ if TYPE_CHECKING:
         Settlement,
         SettleResult,
         Subscription,
-        TakeOver,
     )
     from server.delivery.consumer import Consumer
     from server.delivery.consumer_session import ConsumerRequest, ConsumerResponse
@@ -90,7 +89,7 @@ class CheckedDispatcher(Dispatcher):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._untaken: list[Settlement] = []
-        self._before_take_overs: deque[list[Settlement]] = deque()
+        self._before_take_overs: dict[int, list[Settlement]] = {}
         self._undelivered: set[str] = set()
         super().__init__(*arguments, **options)
 
@@ -102,9 +101,12 @@ class CheckedDispatcher(Dispatcher):
         self._undelivered |= {delivery.id for delivery in deliveries}
         super().return_undelivered(deliveries)
 
-    async def take_over(self, consumer_id: str, held_delivery_ids: Sequence[str] = ()) -> list[str]:
-        self._before_take_overs.append(list(self._untaken))
-        return await super().take_over(consumer_id, held_delivery_ids)
+    async def take_over(self, request: TakeOver) -> list[str]:
+        self._before_take_overs[id(request)] = list(self._untaken)
+        try:
+            return await super().take_over(request)
+        finally:
+            del self._before_take_overs[id(request)]
 
     def begin(self) -> StepInProgress:
         assert not self._stepping, "two steps at the same time"
@@ -115,7 +117,6 @@ class CheckedDispatcher(Dispatcher):
 
     def put_back(self, step: StepInProgress) -> None:
         self._untaken[:0] = [settlement for group in step.submitted for settlement in group.settlements]
-        self._before_take_overs.extendleft([] for _ in step.take_overs)
         self._undelivered |= {name for returned in step.returned for name in returned.delivery_ids}
         super().put_back(step)
 
@@ -123,8 +124,9 @@ class CheckedDispatcher(Dispatcher):
         taken = {id(settlement) for settlement in settlements}
         self._untaken = [settlement for settlement in self._untaken if id(settlement) not in taken]
         untaken = {id(settlement) for settlement in self._untaken}
-        for _ in take_overs:
-            late = [settlement for settlement in self._before_take_overs.popleft() if id(settlement) in untaken]
+        for take_over in take_overs:
+            before = self._before_take_overs.get(id(take_over), ())
+            late = [settlement for settlement in before if id(settlement) in untaken]
             assert not late, "a takeover goes before earlier settlements"
         returns = [settlement for settlement in settlements if isinstance(settlement, Undelivered)]
         self._undelivered -= {name for settlement in returns for name in settlement.delivery_ids}
@@ -543,7 +545,7 @@ async def acknowledged_just_before_a_takeover() -> None:
     names = [delivery.id for delivery, _ in pulled.deliveries]
     with server.dispatchers.used(SUBSCRIPTION) as dispatcher:
         submitted = [dispatcher.submit([Ack([name])]) for name in names]
-        assert await dispatcher.take_over("worker", names) == []
+        assert await dispatcher.take_over(TakeOver("worker", names)) == []
         outcomes = [(await results)[0][0].outcome for results in submitted]
     assert outcomes == [SettleOutcome.ACKNOWLEDGED] * len(names)
     assert (len(names), server.model.rows) == (4, {})
@@ -607,3 +609,19 @@ def test_leases_begin_anew_if_their_batch_was_taken_after_a_tenth_of_the_ack_dea
     monkeypatch.setattr(consumer_session, "database_now", clock)
     assert run_virtually(renewed_for(0.01)) == 0
     assert run_virtually(renewed_for(0.3)) >= 0.3
+
+
+async def taken_over_by_a_caller_that_gives_up() -> None:
+    server = Server(Random(0), shared=False)  # noqa: S311 - as above
+    server.model.head = 4
+    pulled = await server.deliveries.pull(PROJECT, "engine", "worker", 4, 0)
+    with server.dispatchers.used(SUBSCRIPTION) as dispatcher:
+        caller = asyncio.create_task(dispatcher.take_over(TakeOver("worker")))
+        await asyncio.sleep(0)
+        await cancelled(caller)
+        settled = await dispatcher.submit([Ack([delivery.id for delivery, _ in pulled.deliveries])])
+    assert {result.outcome for result in settled[0]} == {SettleOutcome.ACKNOWLEDGED}
+
+
+def test_a_takeover_that_nobody_waits_for_ends_no_lease() -> None:
+    run_virtually(taken_over_by_a_caller_that_gives_up())

@@ -47,7 +47,7 @@ async def test_memory_of_large_invalid_batches_is_given_back(tmp_path: Path, mod
         await _send(shop, pb.SendEventsRequest(events=[wrong], mode=mode))
         memory = Memory(server.pid)
         before = memory.now()
-        batch = pb.SendEventsRequest(events=[wrong] * 3_000, mode=mode)
+        batch = pb.SendEventsRequest(events=[wrong] * 9_000, mode=mode)
         await asyncio.gather(*(_send(shop, batch) for _ in range(4)))
         assert memory.peak() > before + TAKEN_MIB
         now, _ = await memory.fallen(before + KEPT_MIB, WITHIN_SECONDS)

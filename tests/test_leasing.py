@@ -60,6 +60,7 @@ from automation.subscriptions.values import (
     Subscription,
     TakeOver,
     Undelivered,
+    lease_serial,
 )
 from automation.tables import automation_match, metadata, run
 from registry.errors import EtagMismatch
@@ -367,6 +368,15 @@ async def test_leases_of_a_consumer_that_leaves_are_delivered_again_at_once(engi
     await engine.step(take_overs=[TakeOver("a")])
     (again,) = await engine.lease(1, "b")
     assert (again.attempt, again.last_failure) == (2, "lease expired")
+
+
+async def test_a_consumer_that_leaves_late_ends_no_lease_of_its_newer_stream(engine: Engine) -> None:
+    await engine.record(match(1), match(2), match(3))
+    (first,) = await engine.lease(1, "a")
+    (second,) = await engine.lease(1, "a")
+    await engine.step(take_overs=[TakeOver("a", newest_serial=lease_serial(first.id))])
+    assert positions(await engine.lease(10, "b")) == [1, 3]
+    assert [result.outcome for result in await engine.settle(Ack([second.id]))] == [SettleOutcome.ACKNOWLEDGED]
 
 
 # The filter

@@ -45,13 +45,15 @@ def expire(connection: Connection, subscription: Subscription, now: int, since: 
 
 
 def take_over(connection: Connection, subscription: Subscription, request: TakeOver, now: int) -> list[str]:
-    """End the leases of a consumer, except those that it holds. Return the ids of the deliveries that it keeps."""
+    """End the leases of a consumer, as the request says. Return the ids of the deliveries that it keeps."""
     query = select(subscription_delivery).where(
         _delivery.subscription_key == subscription.key,
         _delivery.consumer_id == request.consumer_id,
         _delivery.state == LEASED,
     )
-    rows = {row.match_position: to_delivery_row(row) for row in connection.execute(query)}
+    newest = request.newest_serial
+    found = map(to_delivery_row, connection.execute(query))
+    rows = {row.match_position: row for row in found if newest is None or row.serial <= newest}
     kept = []
     for delivery_id, lease in parse_delivery_ids(subscription, request.held_delivery_ids).items():
         position, serial = lease or (0, 0)

@@ -138,6 +138,11 @@ def delivery_id(tag: str, position: int, serial: int) -> str:
     return f"{position:x}-{serial:x}-{tag}"
 
 
+def lease_serial(delivery_id: str) -> int:
+    """Read the serial of the lease from the id of a delivery."""
+    return int(delivery_id.split("-")[1], 16)
+
+
 def parse_delivery_ids(subscription: Subscription, ids: Iterable[str]) -> dict[str, tuple[int, int] | None]:
     """Read position and serial from ids of deliveries; None for those of no delivery of the subscription."""
     leases: dict[str, tuple[int, int] | None] = {}
@@ -211,10 +216,14 @@ class TakeOver:
 
     An ended lease is a failed attempt, as if it had expired, so that the number of deliveries stays bounded even for a
     match that crashes its consumers. Its match is due at once, or parked after its last attempt.
+
+    Leases that were granted after the one numbered `newest_serial` go on: they belong to a newer stream of the
+    consumer, on another server. None sets no limit.
     """
 
     consumer_id: str
     held_delivery_ids: Sequence[str] = ()
+    newest_serial: int | None = None
 
 
 class SettleResult(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from automation.subscriptions.values import lease_serial
 from registry.timestamps import now_micros
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ class Consumer:
     """A stream, or a single pull, whose `max_outstanding` is None. One that `pushes` is the server itself.
 
     `capacity` is the number of matches requested and not yet delivered, `outstanding` the number of leases after the
-    last step. `changed` is set on deliveries, on a failure, on another number of outstanding leases, and for a pull at
-    the end of a step that looked for matches.
+    last step, `newest_serial` the number of its newest lease. `changed` is set on deliveries, on a failure, on another
+    number of outstanding leases, and for a pull at the end of a step that looked for matches.
     """
 
     def __init__(self, consumer_id: str, max_outstanding: int | None = None, *, pushes: bool = False) -> None:
@@ -37,6 +38,7 @@ class Consumer:
         self.changed = asyncio.Event()
         self.deliveries: list[Delivery] = []
         self.outstanding = 0
+        self.newest_serial = 0
         self.capacity = 0
         self.stopped = False
         self._failure: Exception | None = None
@@ -57,7 +59,12 @@ class Consumer:
         A pull is answered at once, and pushes may have to rest after these.
         """
         self.deliveries += deliveries
+        self.keep(deliveries[-1].id)  # in the order of their leases
         self.capacity = 0 if self.is_pull or self.pushes else max(0, self.capacity - len(deliveries))
+
+    def keep(self, *delivery_ids: str) -> None:
+        """Note that leases are the consumer's own."""
+        self.newest_serial = max(self.newest_serial, *map(lease_serial, delivery_ids), 0)
 
     def take(self) -> list[Delivery]:
         """Remove and return the deliveries."""

@@ -36,7 +36,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from automation.subscriptions.values import Extend
+from automation.subscriptions.values import Extend, TakeOver
 from server.clock import database_now
 from server.delivery.consumer import Consumer
 from server.delivery.heartbeats import heartbeat_time
@@ -287,9 +287,10 @@ class ConsumerSession:
         """End the leases left over, since the client has closed its side. Raise the error of its last request."""
         await reading
         await asyncio.sleep(BROKEN_SECONDS)
-        # If a newer stream has replaced this one, the leases are its own by now.
+        # If a newer stream has replaced this one, the leases are its own by now. One on another server has newer ones:
+        # this may take as long as the database is away.
         self.consumer.check()
-        await self._dispatcher.take_over(self.consumer.id)
+        await self._dispatcher.take_over(TakeOver(self.consumer.id, newest_serial=self.consumer.newest_serial))
 
     def _is_loaded(self) -> bool:
         """Begin to load deliveries if there are any. Return whether they are loaded."""

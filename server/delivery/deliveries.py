@@ -7,6 +7,7 @@ from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING
 
 from automation.errors import SubscriptionNotFound
+from automation.subscriptions.values import TakeOver
 from server.delivery.consumer import Consumer
 from server.delivery.consumer_session import ConsumerSession, DeliveryBatch, Opened
 from server.delivery.loading import load_deliveries, parking
@@ -48,7 +49,8 @@ class Deliveries:
         with self._dispatching(subscription, opening.subscription) as dispatcher:
             session = ConsumerSession(dispatcher, self._reader, self._shutdown, opening)
             with dispatcher.attached(session.consumer):
-                held = await dispatcher.take_over(opening.consumer_id, opening.held_delivery_ids)
+                held = await dispatcher.take_over(TakeOver(opening.consumer_id, opening.held_delivery_ids))
+                session.consumer.keep(*held)
                 status, _ = await self._subscriptions.get(project_pk, subscription.id)
                 yield Opened(opening, status, held)
                 async with aclosing(session.responses(requests)) as responses:

@@ -191,16 +191,24 @@ class Dispatcher:
         self._changed.set()
         return done
 
-    async def take_over(self, consumer_id: str, held_delivery_ids: Sequence[str] = ()) -> list[str]:
-        """End the leases of a consumer, except those of the deliveries that it still holds.
+    async def take_over(self, request: TakeOver) -> list[str]:
+        """End leases of a consumer, except those of the deliveries that it still holds.
 
         All settlements and returns submitted before are applied first. Return the ids of the deliveries that it keeps.
+        If this is cancelled before a step has begun with it, nothing is ended: the consumer may have connected to
+        another server meanwhile, while this one waited for the database.
         """
         done: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
         done.add_done_callback(_mark_retrieved)
-        self._queue.append(PendingTakeOver(TakeOver(consumer_id, held_delivery_ids), done))
+        pending = PendingTakeOver(request, done)
+        self._queue.append(pending)
         self._changed.set()
-        return await done
+        try:
+            return await done
+        except asyncio.CancelledError:
+            if pending in self._queue:
+                self._queue.remove(pending)
+            raise
 
     def wake(self) -> None:
         """Take a step soon, because something other than a step has changed the subscription."""
@@ -341,7 +349,8 @@ class Dispatcher:
     def put_back(self, step: StepInProgress) -> None:
         """Take a step again that was not committed, with what it had taken from the queue."""
         self._over()
-        self._queue[:0] = step.pending
+        dropped = [take_over for take_over in step.take_overs if take_over.done.cancelled()]
+        self._queue[:0] = [pending for pending in step.pending if pending not in dropped]
         self._returned[:0] = [name for returned in step.returned for name in returned.delivery_ids]
         self._step_requested = True
 

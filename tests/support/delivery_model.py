@@ -194,6 +194,7 @@ class ModelSubscription:
             delivery_id(self.current.tag, at, row.serial): at
             for at, row in self.rows.items()
             if row.state == LEASED and row.consumer_id == wanted.consumer_id
+            if wanted.newest_serial is None or row.serial <= wanted.newest_serial
         }
         for name, at in own.items():
             if name not in wanted.held_delivery_ids:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from automation.subscriptions.push import PushAttempt
-from automation.subscriptions.values import Ack, Extend, Nack
+from automation.subscriptions.values import Ack, Extend, Nack, TakeOver
 from registry.timestamps import now_micros
 from registry.unreadable_rows import UNREADABLE, describe_error
 from server.delivery.consumer import Consumer
@@ -115,7 +115,7 @@ class PushSession:
         with used as dispatcher, dispatcher.attached(self._consumer):
             keeping = asyncio.create_task(self._keep_leases(dispatcher), name="keep-push-leases")
             try:
-                await dispatcher.take_over(CONSUMER_ID)
+                await dispatcher.take_over(TakeOver(CONSUMER_ID))
                 await self._serve(dispatcher)
             finally:
                 keeping.cancel()
