@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from automation.subscriptions.values import Delivery, Extend, Settlement
+from automation.subscriptions.values import Delivery, Extend, Settlement, TakeOver
 from server.delivery import consumer_session
 from server.delivery.consumer import Consumer
 from server.delivery.consumer_session import ConsumerSession, DeliveryBatch, Drain, Heartbeat, Opening, SettleResults
@@ -279,21 +279,23 @@ def test_a_failure_of_the_consumer_ends_its_stream() -> None:
 
 @pytest.mark.parametrize("close", [True, False])
 def test_a_stream_that_its_client_closed_ends_its_leases_unless_another_one_has_them(close: bool) -> None:
-    taken_over: list[str] = []
+    taken_over: list[TakeOver] = []
 
-    async def take_over(consumer_id: str) -> list[str]:
-        taken_over.append(consumer_id)
+    async def take_over(request: TakeOver) -> list[str]:
+        taken_over.append(request)
         return []
 
     async def work() -> None:
         stream = Stream(Noting())
         noting: Any = stream.dispatcher
         noting.take_over = take_over
+        stream.session.consumer.keep("1-7-x", "2-5-x")
         reading = asyncio.create_task(asyncio.sleep(0))
         await reading
         if close:
             assert await stream.next(reading) is None
-            assert (taken_over, now()) == (["worker"], consumer_session.BROKEN_SECONDS)
+            # Leases that are newer are those of a newer stream.
+            assert (taken_over, now()) == ([TakeOver("worker", newest_serial=7)], consumer_session.BROKEN_SECONDS)
         else:
             soon, fail = consumer_session.BROKEN_SECONDS / 2, stream.session.consumer.fail
             asyncio.get_running_loop().call_later(soon, fail, ConsumerReplaced("worker"))

@@ -55,7 +55,7 @@ def virtually(work: Callable[[], Any]) -> Any:
 
 def delivery(number: int, consumer_id: str = "a") -> Delivery:
     nothing: Any = None
-    return Delivery(f"d{number}", consumer_id, 1, nothing, 0, False, "")
+    return Delivery(f"d-{number}", consumer_id, 1, nothing, 0, False, "")
 
 
 def test_without_consumers_and_work_nothing_is_due() -> None:
@@ -187,7 +187,7 @@ def test_a_stream_replaces_an_older_one_of_its_id_and_no_pull() -> None:
                     each.check()
                     assert not each.changed.is_set()
             # What it had not taken is returned, once.
-            assert dispatcher._take_returned() == [Undelivered(["d1"])]
+            assert dispatcher._take_returned() == [Undelivered(["d-1"])]
             assert dispatcher._take_returned() == []
         assert dispatcher.consumers == []
 
@@ -202,7 +202,7 @@ def test_a_consumer_that_stops_gets_nothing_more_and_its_deliveries_are_returned
             consumer.deliveries = [delivery(1), delivery(2)]
             dispatcher.stop_delivering(consumer)
             assert (consumer.stopped, consumer.capacity, consumer.deliveries) == (True, 0, [])
-            assert dispatcher._take_returned() == [Undelivered(["d1", "d2"])]
+            assert dispatcher._take_returned() == [Undelivered(["d-1", "d-2"])]
 
     virtually(work)
 
@@ -262,7 +262,7 @@ def test_deliveries_reach_a_consumer_unless_it_has_left_or_stopped(left: bool, s
         returned = dispatcher._take_returned()
         assert consumer.changed.is_set()
         if left or stopped:
-            assert (consumer.deliveries, returned) == ([delivery(1)], [Undelivered(["d2", "d3"])])
+            assert (consumer.deliveries, returned) == ([delivery(1)], [Undelivered(["d-2", "d-3"])])
         else:
             assert (consumer.take(), consumer.capacity, returned) == ([delivery(1), delivery(2), delivery(3)], 1, [])
             assert consumer.deliveries == []
@@ -306,7 +306,7 @@ def test_a_step_that_fails_fails_for_all_that_it_was_taken_for(error: Exception,
             here.check()
         for each in (gone, late):
             each.check()
-        assert dispatcher._take_returned() == [Undelivered(["d1"])]
+        assert dispatcher._take_returned() == [Undelivered(["d-1"])]
 
     virtually(work)
 
