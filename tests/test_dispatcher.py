@@ -620,6 +620,7 @@ async def taken_over_by_a_caller_that_gives_up() -> None:
         await asyncio.sleep(0)
         await cancelled(caller)
         settled = await dispatcher.submit([Ack([delivery.id for delivery, _ in pulled.deliveries])])
+    await server.dispatchers.close()
     assert {result.outcome for result in settled[0]} == {SettleOutcome.ACKNOWLEDGED}
 
 

@@ -200,15 +200,9 @@ class Dispatcher:
         """
         done: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
         done.add_done_callback(_mark_retrieved)
-        pending = PendingTakeOver(request, done)
-        self._queue.append(pending)
+        self._queue.append(PendingTakeOver(request, done))
         self._changed.set()
-        try:
-            return await done
-        except asyncio.CancelledError:
-            if pending in self._queue:
-                self._queue.remove(pending)
-            raise
+        return await done
 
     def wake(self) -> None:
         """Take a step soon, because something other than a step has changed the subscription."""
@@ -349,8 +343,7 @@ class Dispatcher:
     def put_back(self, step: StepInProgress) -> None:
         """Take a step again that was not committed, with what it had taken from the queue."""
         self._over()
-        dropped = [take_over for take_over in step.take_overs if take_over.done.cancelled()]
-        self._queue[:0] = [pending for pending in step.pending if pending not in dropped]
+        self._queue[:0] = step.pending
         self._returned[:0] = [name for returned in step.returned for name in returned.delivery_ids]
         self._step_requested = True
 
@@ -380,16 +373,16 @@ class Dispatcher:
         self._changed.set()
 
     def _take_pending(self) -> list[PendingSettlements | PendingTakeOver]:
-        """Remove and return the part of the queue that the next step takes."""
-        count = 0
-        for index, pending in enumerate(self._queue):
+        """Remove and return the part of the queue that the next step takes, without takeovers that were cancelled."""
+        count, queue = 0, [pending for pending in self._queue if not _is_cancelled(pending)]
+        for index, pending in enumerate(queue):
             if count >= self._group_deliveries:
-                taken, self._queue = self._queue[:index], self._queue[index:]
-                return taken
+                self._queue = queue[index:]
+                return queue[:index]
             if isinstance(pending, PendingSettlements):
                 count += sum(len(settlement.delivery_ids) for settlement in pending.settlements)
-        taken, self._queue = self._queue, []
-        return taken
+        self._queue = []
+        return queue
 
     def _take_returned(self) -> list[Undelivered]:
         """Remove and return the returned deliveries: all of them, they are at most as many as a step has leased."""
@@ -440,6 +433,11 @@ class Dispatcher:
             if consumer in self.consumers:
                 self._detach(consumer)
                 consumer.fail(error)
+
+
+def _is_cancelled(pending: PendingSettlements | PendingTakeOver) -> bool:
+    """Return whether the consumer of a takeover has gone. Settlements are applied even if nobody awaits the results."""
+    return isinstance(pending, PendingTakeOver) and pending.done.cancelled()
 
 
 def _resolve(done: asyncio.Future[list[T]], result: list[T]) -> None:
