@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Select
 
+    from automation.automations import Automation
     from automation.subscriptions.values import MatchFilter
 
 READ_LIMIT: Final = 1_000
@@ -89,6 +90,17 @@ def read_filtered(
     return [to_match(row) for row in connection.execute(query.order_by(_match.position).limit(limit))]
 
 
+def passes(match: Match, automation: Automation, match_filter: MatchFilter) -> bool:
+    """Return whether a match of an automation passes a filter, as `filtered` selects it in SQL."""
+    names = match_filter.event_names
+    return (not names or match.event_name in names) and _passes(automation, match_filter)
+
+
+def _passes(automation: Automation, match_filter: MatchFilter) -> bool:
+    ids = match_filter.automation_ids
+    return (not ids or automation.id in ids) and has_labels(automation, match_filter.labels)
+
+
 def filtered(connection: Connection, query: Select[Any], match_filter: MatchFilter) -> Select[Any]:
     """Return a query for the matches that pass a filter; it compares the labels that automations have now."""
     if match_filter.event_names:
@@ -96,12 +108,7 @@ def filtered(connection: Connection, query: Select[Any], match_filter: MatchFilt
     if match_filter.automation_ids or match_filter.labels:
         seen = list(connection.scalars(query.with_only_columns(_match.automation_key).distinct()))
         automations = automations_by_key(connection, seen).values() if seen else ()
-        keys = [
-            automation.key
-            for automation in automations
-            if has_labels(automation, match_filter.labels)
-            and (not match_filter.automation_ids or automation.id in match_filter.automation_ids)
-        ]
+        keys = [automation.key for automation in automations if _passes(automation, match_filter)]
         query = query.where(_match.automation_key.in_(keys) if keys else false())
     return query
 

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Integer, bindparam, func, literal_column, select
 
-from automation.automation_store import has_labels
 from automation.bulk import among, packed
-from automation.match_log import filtered, to_match
+from automation.match_log import filtered, passes, to_match
 from automation.prepared import Prepared, PreparedList
 from automation.subscriptions.store import BLOCKED
 from automation.subscriptions.tables import subscription_delivery
@@ -70,14 +69,8 @@ class Recorded:
 
     def of(self, match_filter: MatchFilter) -> Iterator[Match]:
         """Yield those that pass a filter."""
-        names, ids = match_filter.event_names, match_filter.automation_ids
         for match in self.matches:
-            automation = self.automations[match.automation_key]
-            if (
-                (not names or match.event_name in names)
-                and (not ids or automation.id in ids)
-                and has_labels(automation, match_filter.labels)
-            ):
+            if passes(match, self.automations[match.automation_key], match_filter):
                 yield match
 
 

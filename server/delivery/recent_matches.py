@@ -14,7 +14,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from automation.automation_store import has_labels
+from automation.match_log import passes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,11 +55,7 @@ class RecentMatch(LoadedMatch):
 
     def passes(self, match_filter: MatchFilter) -> bool:
         """Return whether the match passes a filter."""
-        return (
-            (not match_filter.event_names or self.match.event_name in match_filter.event_names)
-            and (not match_filter.automation_ids or self.automation.id in match_filter.automation_ids)
-            and has_labels(self.automation, match_filter.labels)
-        )
+        return passes(self.match, self.automation, match_filter)
 
 
 class _Tail:
