@@ -130,7 +130,7 @@ def _describer(dialect: RestDialect) -> tuple[Describe, dict[str, Any]]:
 
 
 def _complete_arrays(schema: Any) -> None:
-    """Give arrays of anything a schema of their items, which some generators need."""
+    """Add a schema of the items to arrays without one, because some generators need it."""
     if isinstance(schema, dict):
         if schema.get("type") == "array":
             schema.setdefault("items", {})

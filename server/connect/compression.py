@@ -25,7 +25,7 @@ GZIP: Final = b"gzip"
 
 
 def accepts_gzip(header: bytes) -> bool:
-    """Return whether a list of encodings names gzip, and not with a weight of 0."""
+    """Return whether a list of encodings accepts gzip: it is named, and its weight is not 0."""
     for item in header.split(b","):
         name, _, parameters = item.partition(b";")
         if name.strip().lower() == GZIP:

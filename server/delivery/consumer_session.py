@@ -210,7 +210,7 @@ class ConsumerSession:
             late.cancel()
 
     def _give_way(self) -> None:
-        """Return what waits for a transport that is slow to take the last response, and request nothing more."""
+        """Return the next batch, because the transport is slow to take the last one, and request nothing more."""
         self._reads_promptly = False
         self._dispatcher.request(self.consumer, 0)
         self._dispatcher.return_undelivered(self.consumer.take())

@@ -62,7 +62,7 @@ class Arrivals(FairBudget):
         self._places[task] = kind
 
     def leave(self, task: asyncio.Task[Any]) -> None:
-        """Give the place of a task back, if it has one."""
+        """Release the place of a task, if it has one."""
         kind = self._places.pop(task, None)
         if kind is not None:
             self.give(kind)

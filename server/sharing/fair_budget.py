@@ -68,7 +68,7 @@ class FairBudget:
             raise
 
     def give(self, key: Hashable, cost: int = 1) -> None:
-        """Give an amount back."""
+        """Release an amount."""
         self.used -= cost
         self._held[key] -= cost
         if not self._held[key]:

@@ -88,7 +88,7 @@ class Receiver:
         return [request.position for request in self.requests]
 
     def always(self, *responses: bytes | None) -> None:
-        """Give these answers in turn, and the last one again and again."""
+        """Return these answers in turn, then the last one repeatedly."""
         left = list(responses)
 
         async def next_one(_: Received) -> bytes | None:
