@@ -75,9 +75,10 @@ class Projects:
 
         def update(connection: Connection) -> Project:
             current = store.get_project(connection, found.id)
-            changed = replace(current.rules, **rules)
-            new_name = current.name if name is None else name
-            return store.update_project(connection, current, new_name, changed, etag, now_micros())
+            changed = replace(
+                current, name=current.name if name is None else name, rules=replace(current.rules, **rules)
+            )
+            return store.update_project(connection, current, changed, etag, now_micros())
 
         return await self._catalog.change(found.pk, update)
 

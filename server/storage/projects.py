@@ -78,19 +78,22 @@ def list_projects(connection: Connection, limit: int, before_id: str = "") -> li
     return [_project(row) for row in connection.execute(query)]
 
 
-def update_project(connection: Connection, current: Project, name: str, rules: Rules, etag: str, now: int) -> Project:
-    """Change name and rules; an equal state changes nothing. Raise EtagMismatch and ProjectAlreadyExists."""
+def update_project(connection: Connection, current: Project, changed: Project, etag: str, now: int) -> Project:
+    """Store the name and the rules of a changed project; an equal one changes nothing.
+
+    Raise EtagMismatch and ProjectAlreadyExists.
+    """
     check_etag(etag, current.etag)
-    if (name, rules) == (current.name, current.rules):
+    if changed == current:
         return current
     lock_names(connection)
-    taken = sa.select(project.c.key).where(project.c.name == name, project.c.key != current.pk)
+    taken = sa.select(project.c.key).where(project.c.name == changed.name, project.c.key != current.pk)
     if connection.scalar(taken) is not None:
-        raise ProjectAlreadyExists(name)
+        raise ProjectAlreadyExists(changed.name)
     connection.execute(
         project.update()
         .where(project.c.key == current.pk)
-        .values(name=name, **_rule_columns(rules), version=current.version + 1, updated_at=now)
+        .values(name=changed.name, **_rule_columns(changed.rules), version=current.version + 1, updated_at=now)
     )
     return get_project(connection, current.id)
 
