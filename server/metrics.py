@@ -36,7 +36,7 @@ class Metrics:
         )
         self._requests = Counter(
             "signalbox_http_requests",
-            "Requests to the REST bridge, by dialect (empty if it was not identified) and by status.",
+            "Requests over HTTP, by dialect (connect for RPCs, empty if none was identified) and by status.",
             ("dialect", "status"),
             registry=self.registry,
         )

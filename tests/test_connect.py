@@ -484,6 +484,36 @@ async def test_matches_are_watched_from_a_cursor(caller: ConnectCaller, form: st
         assert [match.position for match in (await anext(responses)).matches] == [1, 2]
 
 
+HALF_CLOSED: list[tuple[str, dict[str, Any], int]] = [
+    ("SendEvent", ORDERED, 0),
+    ("PullMatches", {"subscription": "mailer", "consumerId": "a", "wait": "30s"}, 0),
+    ("PullMatches", {"subscription": "mailer", "consumerId": "a", "wait": "30s"}, 1),
+]
+
+
+@pytest.mark.parametrize(("method", "request_body", "match_count"), HALF_CLOSED)
+async def test_a_client_that_sends_nothing_more_is_answered(
+    service: Service, caller: ConnectCaller, method: str, request_body: dict[str, Any], match_count: int
+) -> None:
+    """A wait ends: what is leased for a client that has gone would count an attempt."""
+    await automate(caller.client)
+    start = match_stream_pb2.StartPoint(log_end=match_stream_pb2.LOG_END_LATEST)
+    subscription = match_stream_pb2.Subscription(name="mailer")
+    wanted = match_stream_pb2.CreateSubscriptionRequest(subscription=subscription, start=start)
+    await caller.client.matches.CreateSubscription(wanted)
+    for _ in range(match_count):
+        await caller.client.send()
+    body = json.dumps(request_body).encode()
+    async with connection(service.http_address) as http:
+        head = [f"POST {path_of(METHODS[method])} HTTP/1.1", "host: signalbox", "content-type: application/json"]
+        head += [f"authorization: Bearer {caller.client.secret}", f"content-length: {len(body)}"]
+        await http.send("\r\n".join([*head, "", ""]).encode() + body)
+        http.end()
+        [answer] = await http.answers()
+    assert answer.status == 200
+    assert len(json.loads(answer.body).get("deliveries", ())) == match_count
+
+
 @pytest.mark.parametrize("form", FORMS)
 async def test_a_stream_that_has_an_end_ends_without_an_error(caller: ConnectCaller, form: str) -> None:
     await caller.client.send()

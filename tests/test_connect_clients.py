@@ -32,7 +32,7 @@ ROOT = Path(__file__).parent.parent
 BUF = Path(sys.executable).parent / "buf"
 SCRIPT = Path(__file__).parent / "clients" / "connect.mjs"
 NODE_CLIENT = os.environ.get("SIGNALBOX_NODE_CLIENTS", "")
-"""The folder in which `npm install @connectrpc/connect @connectrpc/connect-node @bufbuild/protobuf` was run."""
+"""The folder in which `npm install` was run, with the packages that `clients/connect.mjs` names."""
 
 ORDERED = {"event": {"name": "order_completed", "email": "ada@example.com", "properties": {"order_total": 129.99}}}
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from automation.subscriptions.values import Delivery, Extend, Settlement, TakeOver
+from server.call_wait import CallWait
 from server.delivery import consumer_session
 from server.delivery.consumer import Consumer
 from server.delivery.consumer_session import ConsumerSession, DeliveryBatch, Drain, Heartbeat, Opening, SettleResults
@@ -324,7 +325,7 @@ def test_a_pull_waits_for_one_step_and_then_for_its_time_and_reports_a_failure(
             # Also at the very end of its time.
             loop.call_at(fails, consumer.fail, StorageUnavailable())
         with nullcontext() if fails is None else pytest.raises(StorageUnavailable):
-            await _first_delivery(consumer, 5)
+            await _first_delivery(consumer, 5, CallWait())
         assert now() == ends_at
 
     virtually(work())
@@ -337,7 +338,7 @@ def test_a_pull_ends_with_its_first_deliveries() -> None:
         loop.call_at(2, consumer.changed.set)
         loop.call_at(3, consumer.deliveries.append, loaded(1).delivery)
         loop.call_at(3, consumer.changed.set)
-        await _first_delivery(consumer, 5)
+        await _first_delivery(consumer, 5, CallWait())
         assert (now(), len(consumer.take())) == (3, 1)
 
     virtually(work())

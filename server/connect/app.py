@@ -16,6 +16,7 @@ import structlog
 
 from registry.errors import SignalboxError
 from registry.suggestions import Suggestions
+from server.call_wait import begin_wait
 from server.connect.codecs import Codec, codecs
 from server.connect.request import ConnectRequest
 from server.connect.streams import StreamCall
@@ -30,7 +31,7 @@ from server.rpc.calls import Method, served_methods
 from signalbox.v1 import options_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from server.connect.request import Receive, Send
     from server.rpc.calls import Calls
@@ -109,9 +110,11 @@ class Connect:
         if endpoint is None:
             raise RouteNotFound(request.method, request.path, self._meant(request.path))
         codec = endpoint.codec(request)
-        self._end_with_client(scope, task)
-        serve = self._stream if endpoint.method.descriptor.server_streaming else self._answer
-        return await serve(endpoint.method, codec, request, task)
+        if endpoint.method.descriptor.server_streaming:
+            self._end_with_client(scope, task)
+            return await self._stream(endpoint.method, codec, request, task)
+        self._end_with_client(scope, task, begin_wait().end)
+        return await self._answer(endpoint.method, codec, request, task)
 
     async def _answer(self, method: Method, codec: Codec, request: ConnectRequest, task: asyncio.Task[Any]) -> int:
         """Serve a call with one response, and return the status."""
@@ -152,9 +155,11 @@ class Connect:
         await self._calls.stream(self._watching, WATCH_PARSER, call)
         return call.status
 
-    def _end_with_client(self, scope: Mapping[str, Any], task: asyncio.Task[Any]) -> None:
+    def _end_with_client(
+        self, scope: Mapping[str, Any], task: asyncio.Task[Any], half_close: Callable[[], None] | None = None
+    ) -> None:
         """End the call of a task once its client has gone."""
-        scope["exchange"].on_disconnect(lambda: self._open_calls.end(task, ClientGone()))
+        scope["exchange"].on_disconnect(lambda: self._open_calls.end(task, ClientGone()), half_close)
 
     def _meant(self, path: str) -> str:
         """Return the path that was probably meant, empty if none is close."""

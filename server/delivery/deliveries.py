@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from automation.errors import SubscriptionNotFound
 from automation.subscriptions.values import TakeOver
+from server.call_wait import current_wait
 from server.delivery.consumer import Consumer
 from server.delivery.consumer_session import ConsumerSession, DeliveryBatch, Opened
 from server.delivery.loading import load_deliveries, parking
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 
     from automation.subscriptions.values import Delivery, Settlement, SettleResult, Subscription
+    from server.call_wait import CallWait
     from server.delivery.consumer_session import ConsumerRequest, ConsumerResponse, Opening
     from server.delivery.dispatcher import Dispatcher
     from server.delivery.dispatchers import Dispatchers
@@ -100,12 +102,14 @@ class Deliveries:
         self, dispatcher: Dispatcher, consumer: Consumer, max_matches: int, wait_seconds: float
     ) -> DeliveryBatch:
         latest = asyncio.get_running_loop().time() + wait_seconds
+        wait = current_wait()
+        wait.wake = consumer.changed.set
         with dispatcher.attached(consumer):
             while True:
                 consumer.changed.clear()
                 consumer.check()
                 dispatcher.request(consumer, max_matches)
-                await _first_delivery(consumer, latest)
+                await _first_delivery(consumer, latest, wait)
                 deliveries = consumer.take()
                 loaded = await load_deliveries(self._reader, dispatcher, deliveries)
                 # If all deliveries are unreadable, later ones may be readable.
@@ -113,12 +117,12 @@ class Deliveries:
                     return DeliveryBatch(loaded, dispatcher.subscription.max_attempts)
 
 
-async def _first_delivery(consumer: Consumer, latest: float) -> None:
-    """Wait until one step has looked for matches, and then for a delivery until the loop's time `latest`."""
+async def _first_delivery(consumer: Consumer, latest: float, wait: CallWait) -> None:
+    """Wait until one step has looked for matches, and then for a delivery, until `latest` or the wait is over."""
     await consumer.changed.wait()
     try:
         async with asyncio.timeout_at(latest):
-            while not consumer.deliveries:
+            while not (consumer.deliveries or wait.over):
                 consumer.check()
                 consumer.changed.clear()
                 await consumer.changed.wait()

@@ -145,7 +145,7 @@ class HttpConnection(asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         """Keep the connection for answers still due to a client that has half-closed it; not over TLS."""
         self._at_eof = True
-        if self._serving is None or self._reading is not None or self._serving.ends_with_client:
+        if self._serving is None or self._reading is not None or not self._serving.half_close():
             self._ended = True
             return False
         return self.transport.get_extra_info("sslcontext") is None

@@ -71,20 +71,27 @@ class HttpExchange:
         self._answered = False
         self._unsent: int | None = None  # of the answer's body in bytes; None if it goes out in chunks
         self._on_disconnect: Callable[[], None] | None = None
+        self._on_half_close: Callable[[], None] | None = None
 
     @property
     def buffered(self) -> int:
         """The number of buffered bytes of the body."""
         return len(self._body)
 
-    @property
-    def ends_with_client(self) -> bool:
-        """Whether the handler ends once the client is gone, or has half-closed the connection."""
-        return self._on_disconnect is not None
+    def on_disconnect(self, call: Callable[[], None], half_close: Callable[[], None] | None = None) -> None:
+        """Call something once the client is gone. Without it, a handler goes on, and its answer is dropped.
 
-    def on_disconnect(self, call: Callable[[], None]) -> None:
-        """Call something once the client is gone. Without it, a handler goes on, and its answer is dropped."""
+        A client that has half-closed the connection counts as gone, unless there is something else to call then.
+        """
         self._on_disconnect = call
+        self._on_half_close = half_close
+
+    def half_close(self) -> bool:
+        """Note that the client sends nothing more; return whether it is answered nevertheless."""
+        if self._on_half_close is not None:
+            self._on_half_close()
+            return True
+        return self._on_disconnect is None
 
     # The request
 
@@ -147,7 +154,7 @@ class HttpExchange:
         except Exception as error:
             log.exception("request_failed", method=self._method, exc_info=error)
         finally:
-            self._on_disconnect = None
+            self._on_disconnect = self._on_half_close = None
             self._close_unless_answered()
 
     async def send(self, message: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 // Calls the server by the Connect client for Node: SIGNALBOX_URL and SIGNALBOX_KEY name it. The arguments are the folder
-// in which `npm install @connectrpc/connect @connectrpc/connect-node @bufbuild/protobuf` was run, and the contract as a
-// file that `buf build` wrote.
+// in which `npm install @connectrpc/connect @connectrpc/connect-node @connectrpc/connect-web @bufbuild/protobuf` was run,
+// and the contract as a file that `buf build` wrote.
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -11,6 +11,7 @@ const { createFileRegistry, fromBinary } = load('@bufbuild/protobuf')
 const { FileDescriptorSetSchema } = load('@bufbuild/protobuf/wkt')
 const { Code, ConnectError, createClient } = load('@connectrpc/connect')
 const { compressionGzip, createConnectTransport } = load('@connectrpc/connect-node')
+const web = load('@connectrpc/connect-web')
 
 const contract = createFileRegistry(fromBinary(FileDescriptorSetSchema, readFileSync(process.argv[3])))
 const key = process.env.SIGNALBOX_KEY
@@ -29,15 +30,14 @@ async function fail(call) {
 }
 
 for (const useBinaryFormat of [false, true]) {
-  for (const sendCompression of [undefined, compressionGzip]) {
-    const transport = createConnectTransport({
-      baseUrl: process.env.SIGNALBOX_URL,
-      httpVersion: '1.1',
-      interceptors: [authorize],
-      useBinaryFormat,
-      sendCompression,
-      compressMinBytes: 0,
-    })
+  const common = { baseUrl: process.env.SIGNALBOX_URL, interceptors: [authorize], useBinaryFormat }
+  const http = { ...common, httpVersion: '1.1', compressMinBytes: 0 }
+  const transports = [
+    createConnectTransport(http),
+    createConnectTransport({ ...http, sendCompression: compressionGzip }),
+    web.createConnectTransport(common),
+  ]
+  for (const transport of transports) {
     const ingest = createClient(contract.getService('signalbox.v1.EventIngest'), transport)
     const matches = createClient(contract.getService('signalbox.v1.MatchStream'), transport)
     const event = (total) => ({

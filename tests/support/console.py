@@ -70,7 +70,8 @@ def _split(part: str) -> tuple[str, str]:
 def run(commands: list[str], folder: Path) -> list[str]:
     """Return what each command prints, run one after the other in one shell."""
     _link_environment(folder / ".venv")
-    (folder / "examples").symlink_to(ROOT / "examples")
+    for name in ("examples", "protos"):
+        (folder / name).symlink_to(ROOT / name)
     (folder / ".curlrc").write_text(_AS_ON_A_TERMINAL)
     with serving(folder) as server:
         script = "\n".join(f"{command}\necho {_MARK!r}" for command in commands)
