@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 STATUS_KEY = "grpc-status-details-bin"
 
 
-async def abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> None:
-    """End a call with the status of an error. Raise AbortError, always."""
+async def abort(
+    context: grpc.aio.ServicerContext[Any, Any], error: Exception, metadata: tuple[tuple[str, str], ...] = ()
+) -> None:
+    """End a call with the status of an error, and with further trailing metadata. Raise AbortError, always."""
     status = rich_status(error)
-    await context.abort(code_of(error), message_of(error), ((STATUS_KEY, status.SerializeToString()),))
+    trailing = ((STATUS_KEY, status.SerializeToString()), *metadata)
+    await context.abort(code_of(error), message_of(error), trailing)

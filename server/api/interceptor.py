@@ -14,6 +14,7 @@ import grpc
 from google.protobuf.message_factory import GetMessageClass
 
 from server.api.aborting import abort
+from server.caller import GRPC, REQUEST_ID, begin_call
 from server.errors import KeyInvalid
 from server.rpc.calls import served_methods
 from server.rpc.parsing import Parser
@@ -29,27 +30,33 @@ if TYPE_CHECKING:
 
 
 class _GrpcCall:
-    """What carries one call: a context of the library."""
+    """What carries one call: a context of the library. Its request ID is answered in the trailing metadata."""
 
-    __slots__ = ("_context", "write")
+    __slots__ = ("_authorization", "_context", "_keys", "_metadata", "_project", "write")
 
     own_errors = (grpc.aio.BaseError,)
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self.write = context.write
+        self._keys = 0
+        self._authorization = self._project = request_id = ""
+        for name, value in context.invocation_metadata() or ():
+            if name == "authorization":
+                self._keys += 1
+                self._authorization = str(value)
+            elif name == "signalbox-project":
+                self._project = str(value)
+            elif name == REQUEST_ID:
+                request_id = str(value)
+        self._metadata = ((REQUEST_ID, begin_call(request_id, GRPC)),)
+        context.set_trailing_metadata(self._metadata)
 
     def credentials(self) -> tuple[str, str]:
         """Return the key and the project that the call names. Raise KeyInvalid for two keys."""
-        authorization = project = ""
-        for name, value in self._context.invocation_metadata() or ():
-            if name == "authorization":
-                if authorization:
-                    raise KeyInvalid
-                authorization = str(value)
-            elif name == "signalbox-project":
-                project = str(value)
-        return authorization, project
+        if self._keys > 1:
+            raise KeyInvalid
+        return self._authorization, self._project
 
     def arrived(self) -> None:
         """Return nothing: the library receives a message when it is asked for."""
@@ -64,7 +71,7 @@ class _GrpcCall:
 
     async def fail(self, error: Exception) -> None:
         """End the call with the status of an error. Raise AbortError, always."""
-        await abort(self._context, error)
+        await abort(self._context, error, self._metadata)
 
 
 def method_handlers(

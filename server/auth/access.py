@@ -19,6 +19,7 @@ from hashlib import sha256
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+from server.caller import as_server, authenticated
 from server.errors import (
     AdminRequired,
     KeyInvalid,
@@ -149,6 +150,7 @@ class Access:
         """
         caller = await self._identify(secret, project)
         work_for(caller.project_pk)
+        authenticated(caller.key_id, caller.project_id)
         sign_with(self._page_secret)
         return caller
 
@@ -221,6 +223,7 @@ class Access:
             self._rechecking = asyncio.create_task(self._recheck_suspects(), name="recheck-keys")
 
     async def _recheck_suspects(self) -> None:
+        as_server()
         while digests := {stream.digest for stream in self._streams if stream.suspect}:
             for digest in digests:
                 try:
@@ -274,6 +277,7 @@ class Access:
         return await asyncio.shield(looking)
 
     async def _look_up(self, digest: bytes) -> Caller:
+        as_server()
         creations = self._creations
         try:
             return await self._read_key(digest)

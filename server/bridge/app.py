@@ -33,6 +33,7 @@ from server.bridge.messages import Request, Response
 from server.bridge.metrics_page import METRICS_PATH
 from server.bridge.rate_limits import RateLimiter
 from server.bridge.routes import RouteTable
+from server.caller import REQUEST_ID, REST, begin_call, speaks
 from server.errors import KeyInvalid, KeyMissing, Stopping, StorageRefused
 from server.http.body import ClientGone, HeldBytes, body_bytes, decode_body, read_body
 from server.http.errors import (
@@ -48,7 +49,7 @@ from server.http.headers import SAFE_HEADERS, repeated_header
 from server.sharing.fair_queue import FairTurns
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Mapping
 
     from server.auth.access import Access, Caller
     from server.bridge.dialect import RestDialect
@@ -64,6 +65,7 @@ log = structlog.get_logger()
 
 _JSON = b"application/json"
 _READING = frozenset({"GET", "HEAD"})
+_REQUEST_ID: Final = REQUEST_ID.encode()
 _BODILESS = _READING | {"DELETE"}
 """Methods whose bodies are read, because some clients send one, and ignored."""
 
@@ -94,7 +96,17 @@ class _Mount:
 class _Exchange:
     """A request in progress. How an error is written depends on the fields set so far."""
 
-    __slots__ = ("headers", "method", "mount", "path", "reads_for", "repeated", "response_headers", "route")
+    __slots__ = (
+        "headers",
+        "method",
+        "mount",
+        "path",
+        "reads_for",
+        "repeated",
+        "request_id",
+        "response_headers",
+        "route",
+    )
 
     def __init__(self, scope: Mapping[str, Any]) -> None:
         self.method: str = scope["method"]
@@ -103,6 +115,7 @@ class _Exchange:
         self.repeated = (
             repeated_header(scope["headers"], SINGLE_HEADERS) if len(self.headers) < len(scope["headers"]) else b""
         )
+        self.request_id = begin_call(self.headers.get(_REQUEST_ID, b"").decode("latin-1"), REST).encode()
         self.mount: _Mount | None = None
         self.route: Route | None = None
         self.response_headers: tuple[tuple[bytes, bytes], ...] = ()
@@ -231,6 +244,7 @@ class Bridge:
         mount = self._mounts.get(caller.dialect)
         if mount is None or named not in {None, mount} or not key_header_allowed(mount.dialect, exchange.headers):
             raise KeyInvalid
+        speaks(mount.dialect.name.value)
         exchange.mount = mount
         exchange.response_headers = mount.dialect.headers
         return caller, mount
@@ -308,10 +322,13 @@ async def _send(
     status: int,
     content: bytes,
     media_type: bytes,
-    extra: Iterable[tuple[bytes, bytes]] = (),
+    extra: Collection[tuple[bytes, bytes]] = (),
 ) -> None:
     length = str(len(content)).encode()
     headers = [(b"content-type", media_type), (b"content-length", length), *SAFE_HEADERS, *extra]
+    if all(name != _REQUEST_ID for name, _ in extra):
+        # A dialect may have a request ID of its own.
+        headers.append((_REQUEST_ID, exchange.request_id))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     large = len(content) > LARGE_RESPONSE
     content = b"" if exchange.method == "HEAD" else content

@@ -17,6 +17,7 @@ import structlog
 from registry.errors import SignalboxError
 from registry.suggestions import Suggestions
 from server.call_wait import begin_wait
+from server.caller import REQUEST_ID
 from server.connect.codecs import Codec, codecs
 from server.connect.request import ConnectRequest
 from server.connect.streams import StreamCall
@@ -44,7 +45,8 @@ PREFIX: Final = b"/signalbox.v1."
 _LABEL: Final = "connect"
 """The label of its requests in the metrics, beside the names of dialects."""
 
-_CLOSE: Final = ((b"connection", b"close"),)
+_CLOSE: Final = (b"connection", b"close")
+_REQUEST_ID: Final = REQUEST_ID.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +98,10 @@ class Connect:
         except ClientGone:
             return
         except SignalboxError as error:
-            status = await send_error(request, error, (*_allowed(error), *self._extra()))
+            status = await send_error(request, error, (*_allowed(error), *self._extra(request)))
         except Exception as error:
             log.exception("request_failed", method=request.method, path=request.path)
-            status = await send_error(request, error, self._extra())
+            status = await send_error(request, error, self._extra(request))
         self._calls.metrics.count_request(_LABEL, status)
 
     async def _serve(self, request: ConnectRequest, scope: Mapping[str, Any], task: asyncio.Task[Any]) -> int:
@@ -126,13 +128,13 @@ class Connect:
         finally:
             request.end_deadline()
         if call.error is not None:
-            return await send_error(request, call.error, self._extra())
-        await call.send_response(response, self._calls.loop_time, self._extra())
+            return await send_error(request, call.error, self._extra(request))
+        await call.send_response(response, self._calls.loop_time, self._extra(request))
         return 200
 
     async def _stream(self, method: Method, codec: Codec, request: ConnectRequest, task: asyncio.Task[Any]) -> int:
         """Serve a call with a stream of responses, and return the status."""
-        call = StreamCall(request, codec, self._calls.loop_time, self._extra())
+        call = StreamCall(request, codec, self._calls.loop_time, self._extra(request))
         try:
             _check_requests(method)
             request.check()
@@ -150,7 +152,7 @@ class Connect:
         if request.method != "GET":
             raise MethodNotAllowed(request.method, request.path, ["GET"])
         request.check()
-        call = WatchCall(request, scope["query_string"], self._extra())
+        call = WatchCall(request, scope["query_string"], self._extra(request))
         self._end_with_client(scope, task)
         await self._calls.stream(self._watching, WATCH_PARSER, call)
         return call.status
@@ -168,10 +170,11 @@ class Connect:
         meant = Suggestions(names).closest(unquote(path.removeprefix(prefix)).strip("/"))
         return prefix + meant if meant else ""
 
-    def _extra(self) -> tuple[tuple[bytes, bytes], ...]:
-        """Return the headers that every response has at the moment."""
+    def _extra(self, request: ConnectRequest) -> tuple[tuple[bytes, bytes], ...]:
+        """Return the headers that every response to a request has at the moment."""
+        identified = (_REQUEST_ID, request.request_id)
         # The client's next request must go to another server.
-        return _CLOSE if self._open_calls.leaving.is_set() else ()
+        return (identified, _CLOSE) if self._open_calls.leaving.is_set() else (identified,)
 
     def end_calls(self) -> None:
         """Do nothing: the calls in progress are ended as those of gRPC are."""

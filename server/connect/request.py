@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
+from server.caller import CONNECT, REQUEST_ID, begin_call
 from server.errors import DeadlineExceeded, InvalidArgument
 from server.http.body import ClientGone
 from server.http.errors import BodyTooLarge, RepeatedHeader
@@ -35,10 +36,13 @@ _SINGLE: Final = frozenset(
 """Headers with a single value: of two values, a proxy in front may have used the other one."""
 
 
-class ConnectRequest:
-    """A request that carries a call."""
+_REQUEST_ID: Final = REQUEST_ID.encode()
 
-    __slots__ = ("_deadline", "_receive", "_repeated", "arrived", "headers", "method", "path", "send")
+
+class ConnectRequest:
+    """A request that carries a call, whose caller is begun with it."""
+
+    __slots__ = ("_deadline", "_receive", "_repeated", "arrived", "headers", "method", "path", "request_id", "send")
 
     def __init__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         self.method: str = scope["method"]
@@ -48,6 +52,8 @@ class ConnectRequest:
         self.arrived: Callable[[], bytes | None] = scope["exchange"].arrived
         self._receive = receive
         self._deadline: asyncio.TimerHandle | None = None
+        given_id = self.headers.get(_REQUEST_ID, b"").decode("latin-1")
+        self.request_id = begin_call(given_id, CONNECT).encode()
         several = len(self.headers) < len(scope["headers"])
         self._repeated = repeated_header(scope["headers"], _SINGLE) if several else b""
 

@@ -55,6 +55,7 @@ import structlog
 from automation.errors import AutomationError
 from automation.subscriptions import leasing
 from automation.subscriptions.values import DeliveryRequest, SearchBounds, TakeOver, Undelivered
+from server.caller import as_server
 from server.clock import database_now, transaction_time
 from server.delivery.steps import PendingSettlements, PendingTakeOver, StepInProgress
 from server.errors import ConsumerReplaced, ServiceError, StorageRefused, SubscriptionPushes
@@ -218,6 +219,7 @@ class Dispatcher:
 
     async def run(self, on_end: Callable[[], object]) -> None:
         """Take steps until there are neither users nor work; `on_end` is called then, before anything else can run."""
+        as_server()
         following = asyncio.create_task(self._follow_log(), name="follow-match-log")
         try:
             while self.users or self._has_work or self._stepping:

@@ -21,7 +21,8 @@ MAX_AGE_SECONDS: Final = 7_200
 
 _METHODS: Final = b"GET, POST, PUT, PATCH, DELETE"
 _EXPOSED: Final = (
-    b"content-encoding, connect-content-encoding, retry-after, ratelimit-limit, ratelimit-remaining, ratelimit-reset"
+    b"content-encoding, connect-content-encoding, retry-after, ratelimit-limit, ratelimit-remaining, ratelimit-reset,"
+    b" x-request-id"
 )
 """Headers that a page may read beside those of every response."""
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from server.caller import as_server
 from server.errors import AutomationsChanging, BatchTooCostly, QueueFull, ServiceError, StorageRefused
 from server.ingest.judging import estimated_steps, room_of
 from server.ingest.validate import validate_in_slices
@@ -112,6 +113,7 @@ class SettingBack:
         task.add_done_callback(self._tasks.discard)
 
     async def _prepare(self, project_pk: int, batches: Sequence[Batch], costly: Batch | None) -> None:
+        as_server()
         try:
             snapshot = await self._catalog.current(batches[0].snapshot)
             for batch in batches:

@@ -32,6 +32,7 @@ from automation.subscriptions.push import PushAttempt
 from automation.subscriptions.values import Ack, Extend, Nack, TakeOver
 from registry.timestamps import now_micros
 from registry.unreadable_rows import UNREADABLE, describe_error
+from server.caller import as_server
 from server.delivery.consumer import Consumer
 from server.delivery.loading import load_deliveries, parking
 from server.delivery.push.sender import PushSender
@@ -110,6 +111,7 @@ class PushSession:
 
         Raise SubscriptionNotFound, and StorageError if a step fails.
         """
+        as_server()
         work_for(self._subscription.project_pk)
         used = self._tools.dispatchers.used(self._subscription)
         with used as dispatcher, dispatcher.attached(self._consumer):

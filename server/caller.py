@@ -1,0 +1,76 @@
+"""Who made the call that the running code serves, for what is written about it: log lines, audit entries, refusals.
+
+    begin_call       a call has arrived: it has a request ID
+    authenticated    its key is known
+    as_server        in tasks that outlive the call that started them, and in all that no call started
+
+It is inherited by the tasks that a call starts. `server.auth.access` decides what a caller may do.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from contextvars import ContextVar
+from itertools import count
+from typing import Final, NamedTuple
+
+REQUEST_ID: Final = "x-request-id"
+"""The name of the header in which a request ID is sent and answered."""
+
+MAX_REQUEST_ID: Final = 128
+"""The most characters of a request ID; they are visible ASCII. In place of any other one, a call is given a new one."""
+
+GRPC: Final = "grpc"
+CONNECT: Final = "connect"
+REST: Final = "rest"
+
+
+class Caller(NamedTuple):
+    """The maker of a call.
+
+    `door` is GRPC, CONNECT or the name of a dialect; it is REST for a request whose dialect is not known, and "server"
+    for what the server does by itself. `key_id` is empty for the admin key, and before a key is authenticated;
+    `project_id` is empty where there is no project.
+    """
+
+    request_id: str
+    key_id: str
+    project_id: str
+    door: str
+
+
+SERVER: Final = Caller("", "", "", "server")
+
+_caller: ContextVar[Caller] = ContextVar("caller", default=SERVER)
+_valid_id: Final = re.compile(f"[!-~]{{1,{MAX_REQUEST_ID}}}").fullmatch
+_process: Final = os.urandom(8).hex()
+_numbers: Final = count(1)
+
+
+def current() -> Caller:
+    """Return the caller that the current task serves, SERVER if none."""
+    return _caller.get()
+
+
+def begin_call(given_id: str, door: str) -> str:
+    """Begin to serve a call in the current task, and return its request ID: the given one if it is valid."""
+    request_id = given_id if given_id and _valid_id(given_id) else f"{_process}-{next(_numbers):06x}"
+    _caller.set(Caller(request_id, "", "", door))
+    return request_id
+
+
+def authenticated(key_id: str, project_id: str) -> None:
+    """Note the key and the project of the call that the current task serves."""
+    caller = _caller.get()
+    _caller.set(Caller(caller.request_id, key_id, project_id, caller.door))
+
+
+def speaks(dialect: str) -> None:
+    """Note the dialect of the request that the current task serves."""
+    _caller.set(_caller.get()._replace(door=dialect))
+
+
+def as_server() -> None:
+    """Count the rest of the current task as work of the server itself."""
+    _caller.set(SERVER)
