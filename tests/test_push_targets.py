@@ -354,7 +354,7 @@ async def test_a_name_that_takes_long_to_resolve_is_part_of_the_timeout() -> Non
         return ["127.0.0.1"]
 
     async with pushing(slowly, "127.0.0.0/8") as client:
-        assert await failure(client, "http://hooks.example/", 0.1) == "no response within 0.1 s"
+        assert await failure(client, "http://hooks.example/", 0.1) == "no connection within 0.1 s"
 
 
 async def test_what_goes_wrong_with_a_connection_is_named() -> None:

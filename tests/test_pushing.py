@@ -12,6 +12,7 @@ import pytest_asyncio
 from grpc import StatusCode
 from standardwebhooks import Webhook
 
+from server.delivery.push import session
 from server.delivery.push.outcomes import retry_after_seconds
 from signalbox.v1 import match_stream_pb2 as pb
 from tests.support.automations import automate
@@ -338,6 +339,24 @@ async def test_a_long_body_is_cut_and_its_connection_dropped(till: Client, recei
     await record(till, 2)
     await settled(till, 2)
     assert [request.connection for request in receiver.requests] == [1, 2]
+
+
+async def test_a_backlog_spends_no_attempts_while_its_receiver_is_down(
+    till: Client, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the first sixteen would, at the same time."""
+    monkeypatch.setattr(session, "PROBE_SECONDS", 0.1)
+    await receiver.stop()
+    await push_to(till, receiver.url, backoff=AT_ONCE, max_attempts=5, push={"max_in_flight": 16})
+    await record(till, 100)
+    async with asyncio.timeout(WAIT):
+        while len(attempts := (await get(till)).push_attempts) < 3:  # noqa: ASYNC110 - it must be asked
+            await asyncio.sleep(0.05)
+    assert {each.failure for each in attempts} == {"the connection failed: Connection refused"}
+    await receiver.start()
+    await settled(till, 100)
+    assert 3 <= sum(each.attempt - 1 for each in receiver.requests) < 8
+    assert await parked(till) == []
 
 
 async def test_a_connection_that_was_closed_while_idle_is_no_failed_attempt(till: Client, receiver: Receiver) -> None:

@@ -16,9 +16,11 @@ Of the clients at hand, aiohttp takes 85 us of processor time for a request with
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -57,11 +59,19 @@ class Response:
 
 
 class PushFailed(Exception):
-    """A request had no response; the text says why."""
+    """A request had no response; the text says why. `unsent` if no connection could be made to send it on."""
+
+    def __init__(self, reason: str, *, unsent: bool = False) -> None:
+        super().__init__(reason)
+        self.unsent = unsent
 
 
 class _UnaskedResponse(aiohttp.ClientError):
     """Something arrived on a connection while it was unused; nothing was sent on it."""
+
+
+_sent: ContextVar[bool] = ContextVar("push_sent")
+"""Whether the current request has begun to be sent: the library does not say so."""
 
 
 class _Request(aiohttp.ClientRequest):
@@ -71,6 +81,7 @@ class _Request(aiohttp.ClientRequest):
         """Send the request. Raise _UnaskedResponse."""
         if conn.protocol is None or conn.protocol.should_close:
             raise _UnaskedResponse
+        _sent.set(True)
         return await super().send(conn)
 
 
@@ -96,13 +107,15 @@ class PushClient:
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes, timeout_seconds: float) -> Response:
         """Send a request and return the head of the response. Raise PushFailed if there is none in time."""
+        _sent.set(False)
         try:
             async with asyncio.timeout(timeout_seconds):
                 return await self._post(url, headers, body)
         except TimeoutError:
-            raise PushFailed(f"no response within {timeout_seconds:g} s") from None
+            missing = "response" if _sent.get() else "connection"
+            raise PushFailed(f"no {missing} within {timeout_seconds:g} s", unsent=not _sent.get()) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise PushFailed(_failure(error)) from None
+            raise PushFailed(_failure(error), unsent=not _sent.get()) from None
 
     async def close(self) -> None:
         """Close all connections."""
@@ -202,7 +215,7 @@ def _failure(error: Exception) -> str:
         if isinstance(error, kind):
             return text
     if cause is not None:
-        return f"the connection failed: {cause.strerror or type(cause).__name__}"
+        return f"the connection failed: {os.strerror(cause.errno) if cause.errno else type(cause).__name__}"
     return "the connection broke before the response" if isinstance(error, OSError) else "no response was received"
 
 

@@ -6,6 +6,7 @@
     429, 503, Retry-After     nacked, due not before that time             rests until then
     everything else           nacked, due after the backoff
     none                      nacked, due after the backoff
+    no connection             nacked, due after the backoff                is probed by one request at a time
 
 Redirects are not followed: where a match goes is decided by the URL of the subscription alone.
 """
@@ -30,11 +31,15 @@ _TOO_MUCH: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE
 
 @dataclass(frozen=True, slots=True)
 class PushOutcome:
-    """The outcome of a request: without a `failure`, the match is acknowledged. `rest_seconds` is a Retry-After."""
+    """The outcome of a request: without a `failure`, the match is acknowledged.
+
+    `rest_seconds` is a Retry-After; an `unsent` request had no connection to be sent on.
+    """
 
     status: int = 0
     failure: str = ""
     rest_seconds: float = 0.0
+    unsent: bool = False
 
     @property
     def gone(self) -> bool:

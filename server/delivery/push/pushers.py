@@ -51,6 +51,8 @@ log = structlog.get_logger()
 POLL_SECONDS: Final = 0.5
 CLAIM_SECONDS: Final = 6.0
 MARGIN_SECONDS: Final = 1.0
+YIELD_SECONDS: Final = 0.75
+"""The longest time for which a server leaves a new subscription to servers that push fewer."""
 SAVE_SECONDS: Final = 1.0
 """How often the last requests are stored."""
 
@@ -117,6 +119,10 @@ class Pushers:
     async def _refresh(self) -> None:
         began = asyncio.get_running_loop().time()
         active = await self._database.read(active_pushes, brief=True)
+        if self._database.shared and any(not each.owner for each in active):
+            count = len(self._claims)
+            await asyncio.sleep(YIELD_SECONDS * count / (count + 4))
+            active = await self._database.read(active_pushes, brief=True)
         if self._must_claim(active):
             lasting = CLAIM_SECONDS - MARGIN_SECONDS if self._database.shared else float(_FOREVER)
             claimed = await self._database.write(self._claim)

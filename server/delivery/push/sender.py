@@ -123,5 +123,5 @@ class PushSender:
         try:
             response = await self._client.post(self._url, headers, body, self._timeout_seconds)
         except PushFailed as error:
-            return PushOutcome(failure=str(error))
+            return PushOutcome(failure=str(error), unsent=error.unsent)
         return outcome_of(response, time.time())

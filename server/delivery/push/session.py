@@ -16,6 +16,9 @@ Why it is so:
   its whole timeout. So does one that answers 429 or 503, which then gets more only step by step: otherwise each rest
   would end in as many refusals as before, and matches be parked by a limit of the receiver alone.
 - *What was not sent counts no attempt*: it is returned, not nacked.
+- *A receiver that cannot be reached is probed*, by one request at a time, less and less often. Otherwise every match of
+  its backlog would spend its attempts in vain at the same time. The probe alone counts an attempt: a receiver that
+  never comes has its matches parked one after another, and the others wait for one that does.
 """
 
 from __future__ import annotations
@@ -67,6 +70,10 @@ STOP_SECONDS: Final = 1.0
 EXTENSIONS: Final = 3
 """How often the leases of held matches are extended within the ack deadline."""
 
+PROBE_SECONDS: Final = 1.0
+"""The time after which a receiver that could not be reached is tried again; it doubles with each further failure."""
+MAX_PROBE_SECONDS: Final = 30.0
+
 CUT_OFF: Final = "the server did not wait for the response, because it stopped or the push was changed"
 
 _SECOND: Final = 1_000_000
@@ -104,6 +111,7 @@ class PushSession:
         self._window = float(push.max_in_flight)
         self._careful = False
         self._rest_until = 0.0
+        self._unreached = 0  # requests in vain since the receiver could be reached
         self._gone = ""
 
     async def run(self) -> str:
@@ -145,7 +153,8 @@ class PushSession:
 
     def _room(self) -> int:
         """Return the number of further matches that may be in progress."""
-        return max(0, int(self._window) - len(self._held)) if self._can_send() else 0
+        window = 1 if self._unreached else int(self._window)
+        return max(0, window - len(self._held)) if self._can_send() else 0
 
     def _can_send(self) -> bool:
         return not self._stopping.is_set() and not self._resting() and self._may_send()
@@ -208,9 +217,13 @@ class PushSession:
 
     async def _send(self, dispatcher: Dispatcher, delivery: Delivery, body: bytes) -> None:
         settlement: Settlement = Nack([delivery.id], delay=0, reason=CUT_OFF)
-        began = now_micros()
+        began, probes = now_micros(), self._unreached > 0
+        returned = False
         try:
             sent = await self._sender.send(delivery.match.id, body, delivery.attempt)
+            returned = sent.outcome.unsent and self._unreached > 0 and not probes
+            if returned:
+                return
             self._tools.attempts.add(self._subscription.key, sent.attempt)
             settlement = self._settlement(dispatcher, delivery, sent.outcome)
         except asyncio.CancelledError:
@@ -223,10 +236,17 @@ class PushSession:
         finally:
             self._tools.budget.give(self._subscription, len(body))
             self._release([delivery.id])
-            self._settle(dispatcher, settlement)
+            if returned:
+                dispatcher.return_undelivered([delivery])
+            else:
+                self._settle(dispatcher, settlement)
             self.wake()
 
     def _settlement(self, dispatcher: Dispatcher, delivery: Delivery, outcome: PushOutcome) -> Settlement:
+        if outcome.unsent:
+            self._rest_from_probes()
+            return Nack([delivery.id], reason=outcome.failure)
+        self._unreached = 0
         self._adapt(outcome)
         if not outcome.failure:
             return Ack([delivery.id])
@@ -238,6 +258,12 @@ class PushSession:
         self._rest_until = max(self._rest_until, asyncio.get_running_loop().time() + outcome.rest_seconds)
         backoff = dispatcher.subscription.backoff.delay(delivery.attempt)
         return Nack([delivery.id], delay=max(backoff, round(outcome.rest_seconds * _SECOND)), reason=outcome.failure)
+
+    def _rest_from_probes(self) -> None:
+        """Send nothing until the next probe of a receiver that could not be reached."""
+        seconds = min(PROBE_SECONDS * 2.0 ** min(self._unreached, 10), MAX_PROBE_SECONDS)
+        self._unreached += 1
+        self._rest_until = max(self._rest_until, asyncio.get_running_loop().time() + seconds)
 
     def _adapt(self, outcome: PushOutcome) -> None:
         """Allow a receiver that has too much to do fewer requests at a time, and more again when it answers."""
