@@ -86,6 +86,7 @@ docs: $(VENV)/ready ## Regenerate the generated pages of docs/, and the output t
 	$(BIN)/python -m registry.coercion_docs > docs/coercion.md
 	$(BIN)/python -m registry.compatibility_docs > docs/compatibility.md
 	$(BIN)/python -m tests.support.console
+	$(BIN)/python -m tests.support.metrics_docs
 
 siege: $(VENV)/ready ## Attack a server as one client can, and show what its neighbour feels (ARGS="--rows 1,3")
 	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m tests.siege $(ARGS)

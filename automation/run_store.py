@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
     from automation.matches import Match
 
+COUNTED = 10_000
+"""Waiting runs are counted up to this number."""
+
 _run = run.c
 _run_project = hidden_from_planner(_run.project_key)
 
@@ -132,6 +135,15 @@ def due_runs(connection: Connection, project_pk: int, now: int, limit: int) -> l
     """Return waiting runs of a project whose timeout has passed, the longest overdue first."""
     query = select(run).where(TIMED, _run.timeout_at <= now, _run_project == project_pk)
     return [to_run(row) for row in connection.execute(query.order_by(_run.timeout_at).limit(limit))]
+
+
+def waiting_counts(connection: Connection, now: int) -> tuple[int, int]:
+    """Count the waiting runs of all projects, and those of them whose time is over, each up to COUNTED."""
+    waiting = select(_run.number).where(WAITING).limit(COUNTED).subquery()
+    overdue = select(_run.number).where(TIMED, _run.timeout_at <= now).limit(COUNTED).subquery()
+    counts = (select(func.count()).select_from(rows).scalar_subquery() for rows in (waiting, overdue))
+    row = connection.execute(select(*counts)).one()
+    return row[0], row[1]
 
 
 def next_timeout(connection: Connection) -> int | None:

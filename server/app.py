@@ -14,8 +14,10 @@ from server import runtime
 from server.api.server import GrpcServer
 from server.auth import admin_key
 from server.auth.access import Access
+from server.background.loop_delay import LoopDelay
 from server.background.match_retention import MatchRetention
 from server.background.run_timeouts import RunTimeouts
+from server.background.statistics import Statistics
 from server.bridge.app import Bridge
 from server.bridge.dialects import DIALECTS
 from server.bridge.metrics_page import MetricsListener
@@ -47,6 +49,7 @@ from server.ingest.catalog import Catalog
 from server.ingest.group_commit import GroupCommit
 from server.ingest.ingest import Ingest
 from server.metrics import Metrics
+from server.metrics.process import watch_process
 from server.outages import Outages
 from server.recurring import Recurring
 from server.rpc.calls import Calls
@@ -81,7 +84,7 @@ if TYPE_CHECKING:
 
     from server.bridge.metrics_page import MetricsPage
     from server.settings import Settings
-    from server.storage.database import Database
+    from server.storage.database import Database, MeasuredDatabase
 
 log = structlog.get_logger()
 
@@ -134,8 +137,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         notifier = MatchNotifier(database, outages, recent)
         notifier.start()
         stack.push_async_callback(notifier.close)
-        metrics = Metrics()
-        await stack.enter_async_context(ClockWatch(metrics).watching())
+        metrics = await stack.enter_async_context(_measuring())
         loop_time = LoopTime()
         health = await stack.enter_async_context(_watching(database, outages))
         queue = GroupCommit(database, catalog, notifier, metrics, settings.queue_events, loop_time, health)
@@ -147,7 +149,9 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         typed = TypedReaders(types)
         calls = OpenCalls()
         matches = MatchReader(database, notifier)
-        dispatchers = queue.riders = Dispatchers(database, notifier, schedule=queue.schedule_steps)
+        dispatchers = queue.riders = Dispatchers(
+            database, notifier, schedule=queue.schedule_steps, times=metrics.subscriptions.times
+        )
         stack.push_async_callback(_in_time, dispatchers.close, settings.grace_seconds)
         shutdown = Shutdown(calls.stopping, settings.grace_seconds)
         pushes = await stack.enter_async_context(
@@ -155,7 +159,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         )
         subscriptions = Subscriptions(database, dispatchers, matches, pushes)
         deliveries = Deliveries(subscriptions, dispatchers, matches, shutdown)
-        ingest, runs = Ingest(catalog, queue, loop_time), Runs(database, catalog.thread)
+        ingest, runs = Ingest(catalog, queue, loop_time), Runs(database, catalog.thread, metrics.count_runs)
         servicers = {
             "Automations": AutomationsServicer(automations, Explanations(database, catalog), runs, typed),
             "Contacts": ContactsServicer(contacts),
@@ -168,7 +172,10 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         rpcs.start()
         stack.push_async_callback(rpcs.close)
         grpc_server = GrpcServer(rpcs, servicers)
-        system = System(health, metrics, calls.leaving, DIALECTS, rpc_paths)
+        _watch(metrics, database, health, calls)
+        system = System(
+            health, metrics, calls.leaving, DIALECTS, rpc_paths, Statistics(database, metrics, outages).refresh
+        )
         bridge = Bridge(
             access,
             Services(ingest, definitions, contacts, automations, runs),
@@ -179,11 +186,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
             max_body=settings.http_body_bytes,
         )
         connect = Connect(rpcs, servicers, max_json=settings.http_body_bytes)
-        http_server = HttpServer(
-            Front([connect], bridge, Cors(settings.cors_origins)),
-            settings.grace_seconds,
-            _http_connections(settings, metrics),
-        )
+        http_server = _http_server(settings, metrics, Front([connect], bridge, Cors(settings.cors_origins)))
         grpc_address = await grpc_server.start(settings.grpc, settings.tls)
         stack.push_async_callback(_stop_listeners, grpc_server, http_server, settings.grace_seconds)
         health.on_change(grpc_server.report_ready)
@@ -194,6 +197,30 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
             demo_contact,
             await stack.enter_async_context(_listening_for_metrics(settings, system.metrics_page)),
         )
+
+
+@asynccontextmanager
+async def _measuring() -> AsyncIterator[Metrics]:
+    """Yield the metrics, with the delay of the event loop and steps of the clock watched while the context is open."""
+    metrics = Metrics()
+    delay = LoopDelay(metrics)
+    async with ClockWatch(metrics).watching():
+        delay.start()
+        try:
+            yield metrics
+        finally:
+            delay.stop()
+
+
+def _watch(metrics: Metrics, database: MeasuredDatabase, health: StorageHealth, calls: OpenCalls) -> None:
+    """Report what is read whenever the metrics are."""
+    watch_process(metrics.registry, database.kind)
+    metrics.database.watch(database.connections)
+    database.on_checkpoint(metrics.database.checkpoints.observe)
+    watch = metrics.watch
+    watch("signalbox_ready", "1 if an event can be stored, else 0.", lambda: health.problem is None)
+    watch("signalbox_commit_running_seconds", "Age of the commit in progress, 0 if there is none.", health.commit_age)
+    watch("signalbox_rpcs_in_flight", "Calls of RPCs in progress, streams included.", lambda: len(calls))
 
 
 @asynccontextmanager
@@ -273,11 +300,13 @@ async def _listening_for_metrics(settings: Settings, page: MetricsPage) -> Async
         await server.stop()
 
 
-def _http_connections(settings: Settings, metrics: Metrics) -> HttpConnections:
+def _http_server(settings: Settings, metrics: Metrics, front: Front) -> HttpServer:
     files = runtime.raise_file_limit()
-    return HttpConnections(
-        connection_limits(files, settings.http_connections, settings.http_address_connections), metrics
-    )
+    limits = connection_limits(files, settings.http_connections, settings.http_address_connections)
+    connections = HttpConnections(limits, metrics)
+    metrics.watch("signalbox_http_requests_in_flight", "Requests over HTTP in progress.", lambda: front.requests)
+    metrics.watch("signalbox_http_connections", "Open connections to the HTTP port.", lambda: len(connections))
+    return HttpServer(front, settings.grace_seconds, connections)
 
 
 async def _access(database: Database, settings: Settings) -> Access:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 import pytest_asyncio
-from prometheus_client import Counter, Gauge, Histogram, generate_latest
+from prometheus_client import Histogram, generate_latest
 
 from automation.conditions.values import Verdict
 from server.app import running
@@ -73,17 +73,6 @@ async def test_series_of_projects_are_summed_without_their_names() -> None:
     complete = await MetricsPage(metrics).render(by_project=True)
     assert complete == generate_latest(metrics.registry)
     assert b'{project="first",verdict="error"} 2.0' in complete
-
-
-def test_every_label_is_one_that_names_no_project_or_is_left_out() -> None:
-    labels = {
-        label
-        for metric in vars(Metrics()).values()
-        if isinstance(metric, Counter | Gauge | Histogram)
-        for label in metric._labelnames
-    }
-    # `reason`, `verdict`, `dialect`, `outcome` and `status` are of small sets of words.
-    assert labels <= {PROJECT_LABEL, "dialect", "outcome", "reason", "status", "verdict"}
 
 
 async def test_a_flood_of_requests_is_answered_from_few_renderings(monkeypatch: pytest.MonkeyPatch) -> None:

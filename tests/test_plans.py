@@ -20,8 +20,10 @@ from automation.subscriptions.leasing import step
 from automation.subscriptions.store import create_subscription
 from automation.subscriptions.values import Ack, Delivery, DeliveryRequest, SearchBounds
 from automation.tables import metadata
+from server.background import statistics
 from server.storage import contacts as contact_store
 from server.storage import event_pages
+from server.storage.database import open_database
 from signalbox.v1 import automations_pb2, contacts_pb2, event_definitions_pb2, event_ingest_pb2, match_stream_pb2
 from tests.support.automations import automate
 from tests.support.list_filters import filters_of, lists, singles_and_pairs
@@ -199,6 +201,25 @@ async def test_other_lists_are_read_by_an_index(crowded: Client) -> None:
         await crowded.definitions.ListEventDefinitions(event_definitions_pb2.ListEventDefinitionsRequest())
     assert len(noted.statements) > 5
     assert noted.scans == []
+
+
+@pytest.mark.usefixtures("many_parked")
+async def test_what_the_metrics_ask_of_the_database_reads_no_table_as_a_whole(crowd: tuple[Client, Store]) -> None:
+    store = crowd[1]
+    with plans(*LARGE) as noted:
+        if isinstance(store, PostgresStore):
+            database = await open_database(store.url)
+            await database.read(statistics.read_statistics)
+            await database.close()
+        else:
+            # A second server on the file is refused.
+            engine = create_engine(store.url)
+            with engine.connect() as connection:
+                statistics.read_statistics(connection)
+            engine.dispose()
+    assert len([statement for statement in noted.statements if "subscription.floor" in statement]) == 1
+    # Of the waiting runs, which have an index of their own, the first ones are counted.
+    assert [scan for scan in noted.scans if "USING INDEX run_waiting" not in scan] == []
 
 
 async def test_events_are_sent_and_matches_consumed_by_an_index(crowded: Client) -> None:

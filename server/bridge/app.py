@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -152,23 +153,27 @@ class Bridge:
         """Serve one request."""
         if scope["type"] != "http":
             raise ValueError(f"{scope['type']} is not served")
+        began = perf_counter()
         exchange = _Exchange(scope)
         if exchange.path in self._system.pages and exchange.method in _READING and not exchange.repeated:
             try:
                 page = await self._page(exchange)
             except SignalboxError as error:
                 response = self._error_response(exchange, error)
-                await _send(send, exchange, response.status, _encode(response.body), _JSON, response.headers)
+                status = response.status
+                await _send(send, exchange, status, _encode(response.body), _JSON, response.headers)
             else:
-                await _send(send, exchange, page.status, page.content, page.media_type)
+                status = page.status
+                await _send(send, exchange, status, page.content, page.media_type)
+            self._metrics.observe_page(exchange.path, status, perf_counter() - began)
             return
         try:
-            await self._respond(exchange, scope["query_string"], receive, send)
+            await self._respond(exchange, scope["query_string"], receive, send, began)
         finally:
             if exchange.reads_for is not None:
                 self._reads.release(exchange.reads_for)
 
-    async def _respond(self, exchange: _Exchange, query: bytes, receive: Receive, send: Send) -> None:
+    async def _respond(self, exchange: _Exchange, query: bytes, receive: Receive, send: Send, began: float) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._calls.add(task)
@@ -191,7 +196,12 @@ class Bridge:
             # The client's next request must go to another server.
             headers = (*headers, (b"connection", b"close"))
         await _send(send, exchange, response.status, _encode(response.body), _JSON, headers)
-        self._metrics.count_request(exchange.mount.dialect.name if exchange.mount else "", response.status)
+        self._metrics.count_request(
+            exchange.mount.dialect.name if exchange.mount else "",
+            response.status,
+            exchange.route.path if exchange.route else "",
+            perf_counter() - began,
+        )
 
     def end_calls(self) -> None:
         """Respond with 503 to the requests in progress."""

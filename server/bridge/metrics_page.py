@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from operator import add
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,7 +13,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from server.http.headers import SAFE_HEADERS
-from server.metrics import PROJECT_LABEL
+from server.metrics.series import TENANT_LABELS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -33,7 +34,9 @@ REST_FACTOR: Final = 5
 class MetricsPage:
     """Renders the metrics, for all who ask at the same time at once."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, refresh: Callable[[], Awaitable[None]] | None = None) -> None:
+        """`refresh` reads what the page shows and nothing counts, before each rendering."""
+        self._refresh = refresh
         self._complete = metrics.registry
         self._summed = _Summed(metrics.registry)
         self._turn = asyncio.Lock()
@@ -52,6 +55,8 @@ class MetricsPage:
             await asyncio.sleep(self._due - perf_counter())
             # Who asks from here on gets the next page.
             del self._waiting[by_project]
+            if self._refresh is not None:
+                await self._refresh()
             begun = perf_counter()
             # Too long for the event loop.
             content = await asyncio.to_thread(generate_latest, self._complete if by_project else self._summed)
@@ -60,7 +65,7 @@ class MetricsPage:
 
 
 class _Summed(Collector):
-    """The metrics of a registry, without the names of projects: their samples are summed."""
+    """The metrics of a registry, without names of tenants: samples are summed, or the longest time is taken."""
 
     def __init__(self, registry: Collector) -> None:
         self._registry = registry
@@ -68,18 +73,19 @@ class _Summed(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
         for metric in self._registry.collect():
-            if any(PROJECT_LABEL in sample.labels for sample in metric.samples):
+            if any(TENANT_LABELS & sample.labels.keys() for sample in metric.samples):
                 summed = Metric(metric.name, metric.documentation, metric.type)
-                summed.samples = list(_summed(metric.samples))
+                join = max if metric.type == "gauge" and metric.name.endswith("_seconds") else add
+                summed.samples = list(_summed(metric.samples, join))
                 yield summed
             else:
                 yield metric
 
 
-def _summed(samples: list[Sample]) -> Iterator[Sample]:
+def _summed(samples: list[Sample], join: Callable[[float, float], float]) -> Iterator[Sample]:
     sums: dict[tuple[str, frozenset[tuple[str, str]]], Sample] = {}
     for sample in samples:
-        labels = {name: value for name, value in sample.labels.items() if name != PROJECT_LABEL}
+        labels = {name: value for name, value in sample.labels.items() if name not in TENANT_LABELS}
         place = sample.name, frozenset(labels.items())
         known = sums.get(place)
         if known is None:
@@ -87,7 +93,7 @@ def _summed(samples: list[Sample]) -> Iterator[Sample]:
         elif sample.name.endswith("_created"):
             sums[place] = known._replace(value=min(known.value, sample.value))
         else:
-            sums[place] = known._replace(value=known.value + sample.value)
+            sums[place] = known._replace(value=join(known.value, sample.value))
     yield from sums.values()
 
 

@@ -61,9 +61,10 @@ class System:
         stopping: asyncio.Event,
         dialects: Sequence[RestDialect],
         rpcs: Callable[[], tuple[dict[str, Any], dict[str, Any]]] = lambda: ({}, {}),
+        refresh: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._storage = storage
-        self.metrics_page = MetricsPage(metrics)
+        self.metrics_page = MetricsPage(metrics, refresh)
         self._stopping = stopping
         self._dialects = dialects
         self._rpcs = rpcs

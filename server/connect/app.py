@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
@@ -90,6 +91,7 @@ class Connect:
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Serve one request."""
+        began = perf_counter()
         request = ConnectRequest(scope, receive, send)
         task = asyncio.current_task()
         assert task is not None
@@ -102,7 +104,9 @@ class Connect:
         except Exception as error:
             log.exception("request_failed", method=request.method, path=request.path)
             status = await send_error(request, error, self._extra(request))
-        self._calls.metrics.count_request(_LABEL, status)
+        path = scope["raw_path"]
+        route = path.decode() if path in self._endpoints or path == WATCH_PATH else ""
+        self._calls.metrics.count_request(_LABEL, status, route, perf_counter() - began)
 
     async def _serve(self, request: ConnectRequest, scope: Mapping[str, Any], task: asyncio.Task[Any]) -> int:
         """Serve a call, and return the status of the response. Raise errors of requests that are no calls."""

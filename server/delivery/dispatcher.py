@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from server.delivery.consumer import Consumer
     from server.delivery.match_notifier import MatchNotifier
     from server.delivery.steps import Step
+    from server.metrics.subscriptions import DeliveryTimes
     from server.storage.database import Database
 
 log = structlog.get_logger()
@@ -116,6 +117,7 @@ class Dispatcher:
         clock: Callable[[], int] | None = None,
         group_deliveries: int = GROUP_DELIVERIES,
         steps: Steps | None = None,
+        times: DeliveryTimes | None = None,
     ) -> None:
         self.subscription = subscription
         self.consumers: list[Consumer] = []
@@ -127,6 +129,7 @@ class Dispatcher:
         self._clock = clock or database_now
         self._group_deliveries = group_deliveries
         self._steps = steps
+        self._times = times
         self._stepping = False
         self._queue: list[PendingSettlements | PendingTakeOver] = []
         self._returned: list[str] = []
@@ -335,7 +338,10 @@ class Dispatcher:
             self._exhausted_version = step.log_version
         results = iter(result.results[len(step.returned) :])
         for group in step.submitted:
-            _resolve(group.done, [next(results) for _ in group.settlements])
+            settled = [next(results) for _ in group.settlements]
+            if self._times is not None:
+                self._times.settled(settled)
+            _resolve(group.done, settled)
         for take_over, kept in zip(step.take_overs, result.kept, strict=True):
             _resolve(take_over.done, kept)
         if result.subscription.pushes:
@@ -403,6 +409,8 @@ class Dispatcher:
                 self.return_undelivered(deliveries)
             elif deliveries:
                 consumer.deliver(deliveries)
+                if self._times is not None:
+                    self._times.leased(deliveries, self._clock())
             if deliveries or changed:
                 consumer.changed.set()
 

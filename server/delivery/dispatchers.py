@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from server.delivery.consumer import Consumer
     from server.delivery.match_notifier import MatchNotifier
     from server.delivery.steps import StepInProgress
+    from server.metrics.subscriptions import DeliveryTimes
     from server.storage.database import Database
 
 RIDING_STEPS: Final = 8
@@ -37,8 +38,13 @@ class Dispatchers:
         notifier: MatchNotifier,
         make: Callable[..., Dispatcher] = Dispatcher,
         schedule: Callable[[], None] | None = None,
+        times: Callable[[int], DeliveryTimes] | None = None,
     ) -> None:
-        """`schedule` asks the group commit, where there is one, for a transaction for the steps that are due."""
+        """`schedule` asks the group commit, where there is one, for a transaction for the steps that are due.
+
+        `times` returns where the times of a subscription's deliveries are counted, by its key.
+        """
+        self._times = times
         self._database = database
         self._notifier = notifier
         self._make = make
@@ -59,7 +65,7 @@ class Dispatchers:
         dispatcher = self._by_key.get(current.key)
         if dispatcher is None:
             dispatcher = self._by_key[current.key] = self._make(
-                self._database, self._notifier, current, **self._riding()
+                self._database, self._notifier, current, **self._riding(), **self._timing(current)
             )
             self._by_project[current.project_pk].append(dispatcher)
             on_end = partial(self._remove, current)
@@ -86,6 +92,9 @@ class Dispatchers:
         each other.
         """
         return {} if self._schedule is None or self._database.shared else {"steps": self}
+
+    def _timing(self, current: Subscription) -> dict[str, Any]:
+        return {} if self._times is None else {"times": self._times(current.key)}
 
     async def take(self, dispatcher: Dispatcher) -> None:
         """Wait until a step of a dispatcher has begun with the next transaction."""

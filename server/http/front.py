@@ -34,6 +34,8 @@ class Front:
     """Hands each request to the application that serves its path, or else to the last one."""
 
     def __init__(self, mounted: Sequence[Mounted], last: Application, cors: Cors | None = None) -> None:
+        self.requests = 0
+        """The number of requests in progress."""
         self._mounted = mounted
         self._last = last
         self._cors = cors or Cors(())
@@ -45,12 +47,17 @@ class Front:
                 await answer_preflight(scope, send, allowed)
                 return
             send = exposing(send, allowed)
-        path = scope["raw_path"]
+        self.requests += 1
+        try:
+            await self._application(scope["raw_path"])(scope, receive, send)
+        finally:
+            self.requests -= 1
+
+    def _application(self, path: bytes) -> Application:
         for application in self._mounted:
             if application.serves(path):
-                await application(scope, receive, send)
-                return
-        await self._last(scope, receive, send)
+                return application
+        return self._last
 
     def end_calls(self) -> None:
         """Respond to the requests in progress."""

@@ -115,7 +115,7 @@ class GroupCommit:
         self._timer: asyncio.TimerHandle | None = None
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
-        metrics.watch_queue(lambda: self._queue.events)
+        metrics.watch_queue(lambda: self._queue.events, lambda: self._queue.bytes)
 
     def start(self) -> None:
         """Start the task."""
@@ -301,6 +301,7 @@ class GroupCommit:
             if len(batches) > 1 and not is_outage(error):
                 await self._commit_apart(batches)
                 return
+            self._metrics.count_failed_commit()
             self._report(error, sum(len(batch.drafts) for batch in batches))
             _resolve(batches, error if isinstance(error, ServiceError) else StorageRefused())
         else:
@@ -321,6 +322,9 @@ class GroupCommit:
     def _count(self, commits: Sequence[ProjectCommit], seconds: float) -> None:
         matches = sum(len(each.matching.matches) for each in commits if each.matching is not None)
         self._metrics.count_commit(sum(each.stored for each in commits), matches, seconds)
+        if matches:
+            # Each match queues a run: a new one, or one that waited.
+            self._metrics.count_runs("queued", matches)
         for each in commits:
             self._queue.learn(each.snapshot.project_pk, each.batches, each.seconds)
         self._queue.learn_fixed(seconds - sum(each.seconds for each in commits))

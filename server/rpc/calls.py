@@ -19,7 +19,8 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Any, Protocol
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import structlog
 
@@ -32,6 +33,7 @@ from server.rpc.parsing import LARGE_BYTES
 from server.rpc.request_size import note_request_size
 from server.sharing.loop_time import LoopTime, begin_request
 from server.shutdown import until
+from server.status import code_of
 from signalbox.v1 import options_pb2
 
 if TYPE_CHECKING:
@@ -41,9 +43,14 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from server.auth.access import Access, Caller, WatchedStream
+    from server.metrics.calls import RpcSeries
     from server.rpc.open_calls import OpenCalls
 
 log = structlog.get_logger()
+
+OK: Final = "OK"
+CANCELLED: Final = "CANCELLED"
+"""The code of a call whose client has gone."""
 
 Send = Callable[[Any, float], Awaitable[None]]
 """Writes a response of a stream. Raise WatcherTooSlow if the transport does not take it within the given seconds."""
@@ -106,6 +113,11 @@ class Method:
     scope: str
     call: Callable[..., Any]
 
+    @property
+    def streams(self) -> bool:
+        """Whether a call has a stream of responses."""
+        return bool(self.descriptor.server_streaming)
+
 
 def served_methods(service: ServiceDescriptor, servicer: object) -> Iterator[Method]:
     """Yield the methods of a service that its servicer has. Raise ValueError for one without a scope."""
@@ -129,6 +141,7 @@ class Calls:
         self._access = access
         self._calls = calls
         self._limits = CallLimits(calls, self.metrics, self.loop_time)
+        self._series: dict[Method, RpcSeries] = {}
 
     def start(self) -> None:
         """Begin to end calls whose messages are late."""
@@ -140,6 +153,7 @@ class Calls:
 
     async def answer(self, method: Method, parser: RequestParser, transport: Transport) -> Any:
         """Serve a call with one response, and return that; of a failed one, what `fail` returns."""
+        began, code = perf_counter(), OK
         limits = self._limits
         limits.loop_time.arrivals += 1
         task = self._calls.enter()
@@ -167,13 +181,16 @@ class Calls:
                 request = None
                 limits.working.give(counted, size)
         except asyncio.CancelledError:
+            code = self._code_of_end(task)
             await self._fail_ended(transport, task)
         except Exception as error:
+            code = self._code_of(transport, error)
             await self._fail(transport, error)
         finally:
             if counted is not None:
                 limits.leave_call(task, counted)
             self._calls.leave(task)
+            self._series_of(method).ended(code, perf_counter() - began)
 
     async def converse(
         self, method: Method, parser: RequestParser, transport: StreamTransport, messages: AsyncIterator[bytes]
@@ -186,7 +203,7 @@ class Calls:
                 async for response in responses:
                     await transport.write(response)
 
-        await self._serve(transport, method.scope, serve)
+        await self._serve(transport, method, serve)
 
     async def stream(self, method: Method, parser: RequestParser, transport: StreamTransport) -> None:
         """Serve a call with one request and a stream of responses."""
@@ -211,10 +228,12 @@ class Calls:
             await until(self._calls.stopping, method.call(request, stream.caller, send))
             await transport.end()
 
-        await self._serve(transport, method.scope, serve)
+        await self._serve(transport, method, serve)
 
-    async def _serve(self, transport: Transport, scope: str, serve: Callable[[_Stream], Awaitable[None]]) -> None:
+    async def _serve(self, transport: Transport, method: Method, serve: Callable[[_Stream], Awaitable[None]]) -> None:
         """Serve a stream: authenticate and count it, end it once its key is revoked, and answer its errors."""
+        began, code, scope = perf_counter(), OK, method.scope
+        series = self._series_of(method)
         task = self._calls.enter(stream=True)
         limits = self._limits
         stream: _Stream | None = None
@@ -224,19 +243,24 @@ class Calls:
             caller = await self.authenticate(transport, scope)
             limits.enter_stream(caller.project_pk)
             counted = caller.project_pk
+            series.count_stream(1)
             watched = self._access.watch(transport.credentials()[0], caller, partial(self._calls.end, task))
             stream = _Stream(self, transport, scope, task, caller, watched)
             await serve(stream)
         except asyncio.CancelledError:
+            code = self._code_of_end(task)
             await self._last_word(self._fail_ended(transport, task))
         except Exception as error:
+            code = self._code_of(transport, error)
             await self._last_word(self._fail(transport, error))
         finally:
             if stream is not None:
                 self._access.unwatch(stream.watched)
             if counted is not None:
                 limits.streams.give(counted)
+                series.count_stream(-1)
             self._calls.leave(task)
+            series.ended(code, perf_counter() - began)
 
     async def _receive(self, transport: Transport, task: asyncio.Task[Any], key: int, method: Method) -> bytes:
         """Receive the message of a call with one; of a message that is not small, the size is taken of `working`."""
@@ -317,6 +341,22 @@ class Calls:
             limits.expected.pop(task, None)
             if size <= SMALL_BYTES:
                 limits.arrivals.leave(task)
+
+    def _series_of(self, method: Method) -> RpcSeries:
+        series = self._series.get(method)
+        if series is None:
+            service = method.descriptor.containing_service.full_name
+            series = self.metrics.calls.rpc(service, method.descriptor.name, streams=method.streams)
+            self._series[method] = series
+        return series
+
+    def _code_of(self, transport: Transport, error: Exception) -> str:
+        """Return the code of a failed call for the metrics."""
+        return CANCELLED if isinstance(error, transport.own_errors) else code_of(error).name
+
+    def _code_of_end(self, task: asyncio.Task[Any]) -> str:
+        error = self._calls.end_of(task)
+        return CANCELLED if error is None else code_of(error).name
 
     async def _fail_ended(self, transport: Transport, task: asyncio.Task[Any]) -> None:
         """Answer a call that was ended with the error: retry policies do not retry CANCELLED."""

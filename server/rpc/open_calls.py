@@ -58,6 +58,13 @@ class OpenCalls:
             self._ended[task] = error
             task.cancel()
 
+    def __len__(self) -> int:
+        return len(self._calls) + len(self._streams)
+
+    def end_of(self, task: asyncio.Task[Any]) -> Exception | None:
+        """Return the error that a call was ended with, if it was."""
+        return self._ended.get(task)
+
     def ended_by(self, task: asyncio.Task[Any]) -> Exception | None:
         """Return the error that a call was ended with, if it was, and undo the cancellation."""
         error = self._ended.get(task)

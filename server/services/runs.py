@@ -87,7 +87,11 @@ class EngineUpdate:
 class Runs:
     """Reads and moves runs. Each is moved under the lock of its project's head, in line with the events."""
 
-    def __init__(self, database: Database, thread: WorkThread) -> None:
+    def __init__(
+        self, database: Database, thread: WorkThread, count: Callable[[RunStatus], None] = lambda _: None
+    ) -> None:
+        """`count` is told the status that a run has taken."""
+        self._count = count
         """Conditions are parsed in the thread."""
         self._database = database
         self._thread = thread
@@ -196,12 +200,16 @@ class Runs:
         return await self._move(project_pk, run_id, cancel)
 
     async def _move(self, project_pk: int, run_id: str, move: Callable[[Connection, Head, Run], Run]) -> RunView:
-        def work(connection: Connection) -> RunView:
+        def work(connection: Connection) -> tuple[RunView, bool]:
             head = lock_heads(connection, [project_pk])[project_pk]
-            moved = move(connection, head, store.get_run(connection, project_pk, run_id))
-            return _views(connection, project_pk, [moved])[0]
+            before = store.get_run(connection, project_pk, run_id)
+            moved = move(connection, head, before)
+            return _views(connection, project_pk, [moved])[0], moved.status is not before.status
 
-        return await self._database.write(work)
+        view, changed = await self._database.write(work)
+        if changed:
+            self._count(view.run.status)
+        return view
 
 
 def _views(connection: Connection, project_pk: int, runs: Sequence[Run]) -> list[RunView]:

@@ -20,6 +20,7 @@ from contextlib import asynccontextmanager
 from heapq import heappop, heappush
 from itertools import count
 from operator import attrgetter, itemgetter
+from time import perf_counter
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -105,6 +106,10 @@ class FairTurns:
     """
 
     def __init__(self, turns: int, share: int | None = None) -> None:
+        self.size = turns
+        self.waits = 0
+        """How many callers have waited, and `waited_seconds` is for how long in all."""
+        self.waited_seconds = 0.0
         self._free = turns
         self._share = turns if share is None else share
         self._queue: FairQueue[_Waiter] = FairQueue()
@@ -115,6 +120,11 @@ class FairTurns:
     def waiting(self) -> int:
         """The number of callers that wait."""
         return len(self._queue) + sum(map(len, self._beyond.values()))
+
+    @property
+    def held(self) -> int:
+        """The number of turns that are held."""
+        return self.size - self._free
 
     @asynccontextmanager
     async def turn(self, key: Hashable, cost: int = 1) -> AsyncIterator[None]:
@@ -137,12 +147,16 @@ class FairTurns:
                 return
             waiter = _Waiter(key, cost, order)
             self._queue.push(key, waiter, cost, order)
+        self.waits += 1
+        began = perf_counter()
         try:
             await waiter.given
         except asyncio.CancelledError:
             if waiter.given.done() and not waiter.given.cancelled():
                 self.release(key)
             raise
+        finally:
+            self.waited_seconds += perf_counter() - began
 
     def release(self, key: Hashable) -> None:
         """Give a turn back, and pass it on."""

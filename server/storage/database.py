@@ -11,11 +11,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from sqlalchemy import Connection
 
+    from server.model import ConnectionUse, DatabaseSize
     from server.storage.maintenance import Maintenance
 
 T = TypeVar("T")
@@ -66,7 +67,30 @@ class OpenDatabase(Database, Protocol):
         ...
 
 
-async def open_database(url: str) -> OpenDatabase:
+class MeasuredDatabase(OpenDatabase, Protocol):
+    """A database that also reports on itself."""
+
+    kind: str
+    """`sqlite` or `postgresql`."""
+
+    async def version(self) -> str:
+        """Return the version of the database's own software."""
+        ...
+
+    def connections(self) -> Mapping[str, ConnectionUse]:
+        """Return the use of its connections, by kind of transaction."""
+        ...
+
+    async def size(self) -> DatabaseSize:
+        """Return its size."""
+        ...
+
+    def on_checkpoint(self, report: Callable[[float], None]) -> None:
+        """Set what is called, in a thread of the database, with the duration of each checkpoint that it makes."""
+        ...
+
+
+async def open_database(url: str) -> MeasuredDatabase:
     """Open the database at a URL.
 
     `sqlite:///relative.db`, `sqlite:////absolute.db` or `postgresql://user@host/name`. Raise ValueError for another

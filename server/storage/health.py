@@ -120,6 +120,11 @@ class StorageHealth:
         if self.blocked:
             raise StorageLate
 
+    def commit_age(self) -> float:
+        """Return how many seconds the commit in progress has taken, 0 if there is none."""
+        commit = self._commit
+        return 0.0 if commit is None else commit.seconds
+
     def commit_began(self, expected_seconds: float) -> None:
         """Note that a commit has begun, and how long it is expected to take."""
         self._commit = _Write(expected_seconds)

@@ -20,6 +20,7 @@ from server.errors import (
     StorageUnavailable,
     UnstorableText,
 )
+from server.model import DatabaseSize
 from server.sharing.current_project import SERVER, current_project
 from server.sharing.fair_queue import FairTurns
 from server.sharing.small_work import SmallWork
@@ -29,7 +30,7 @@ from server.storage.postgres_connections import ENGINE_URL, Connector
 from server.storage.postgres_url import parse_postgres_url
 from server.storage.statements import OPTIONS
 from server.storage.transactions import run_transaction
-from server.storage.turns import turn_for_project
+from server.storage.turns import turn_for_project, use_of
 from server.version import POSTGRES_EXTRA
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from server.model import ConnectionUse
     from server.storage.maintenance import Maintenance
     from server.storage.postgres_url import PostgresUrl
 
@@ -82,6 +84,7 @@ _POOLER = "A pooler in front of PostgreSQL does not pass settings on: add pgboun
 class PostgresDatabase:
     """A PostgreSQL database; any number of servers may share it."""
 
+    kind = "postgresql"
     shared = True
 
     def __init__(self, url: str) -> None:
@@ -129,6 +132,26 @@ class PostgresDatabase:
         if await self._run(self._writers, self._writers.transactions, _write_a_record):
             await self._leave()
             raise StorageReadOnly
+
+    async def version(self) -> str:
+        """Return the version of the server."""
+        return await self.read(_server_version, brief=True)
+
+    def connections(self) -> Mapping[str, ConnectionUse]:
+        """Return the use of the connections."""
+        return {
+            "read": use_of(self._read_turns),
+            "delivery": use_of(self._delivery_turns),
+            "brief": use_of(self._brief_turns),
+            "write": use_of(self._write_turns),
+        }
+
+    async def size(self) -> DatabaseSize:
+        """Return the size of the database. Its log and disk may belong to others as well."""
+        return DatabaseSize(await self.read(_size, brief=True))
+
+    def on_checkpoint(self, report: Callable[[float], None]) -> None:
+        """Do nothing: PostgreSQL makes checkpoints by itself."""
 
     @asynccontextmanager
     async def maintenance(self) -> AsyncIterator[Maintenance]:
@@ -261,6 +284,14 @@ def _check_server(connection: Connection) -> None:
         raise ValueError("The server is a standby or read-only: name the primary, or all hosts as HOST:PORT,HOST:PORT")
     if "off" in crash_safe:
         log.warning("database_not_crash_safe", fsync=crash_safe[0], full_page_writes=crash_safe[1])
+
+
+def _server_version(connection: Connection) -> str:
+    return str(connection.exec_driver_sql("SELECT current_setting('server_version')").scalar_one())
+
+
+def _size(connection: Connection) -> int:
+    return int(connection.exec_driver_sql("SELECT pg_database_size(current_database())").scalar_one())
 
 
 def _read_only(connection: Connection) -> bool:

@@ -15,7 +15,7 @@ from server.storage.head_turns import await_turn
 from server.storage.tables import api_key, project, project_head
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from sqlalchemy import Connection, Row, Select
 
@@ -68,6 +68,12 @@ def project_by_pk(connection: Connection, key: int) -> Project:
     if row is None:
         raise KeyInvalid
     return _project(row)
+
+
+def project_ids(connection: Connection, keys: Collection[int]) -> dict[int, str]:
+    """Return the ids of projects, by their integer keys."""
+    rows = connection.execute(sa.select(project.c.key, project.c.id).where(project.c.key.in_(keys)))
+    return {row.key: row.id for row in rows}
 
 
 def list_projects(connection: Connection, limit: int, before_id: str = "") -> list[Project]:

@@ -12,6 +12,7 @@ Locks keep a second server away, and a file that was deleted or replaced is noti
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -30,16 +31,18 @@ from server.errors import (
 from server.recurring import Recurring
 from server.sharing.current_project import SERVER, current_project
 from server.sharing.small_work import SmallWork
-from server.storage.sqlite_file import DatabaseFile
+from server.storage.sqlite_file import DatabaseFile, size_of_files
 from server.storage.sqlite_readers import Readers
 from server.storage.sqlite_writer import SqliteWriter
 from server.storage.transactions import finished
+from server.storage.turns import use_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from sqlalchemy import Connection
 
+    from server.model import ConnectionUse, DatabaseSize
     from server.storage.maintenance import Maintenance, NewIndex
 
 T = TypeVar("T")
@@ -57,6 +60,7 @@ READER_SHARE: Final = 1
 class SqliteDatabase:
     """A database file that this process alone writes."""
 
+    kind = "sqlite"
     shared = False
     epoch = 0
 
@@ -109,6 +113,27 @@ class SqliteDatabase:
     async def check(self) -> None:
         """Raise StorageError unless the file is in place and can be written."""
         await self.write(_write_a_page)
+
+    async def version(self) -> str:
+        """Return the version of the SQLite library."""
+        return sqlite3.sqlite_version
+
+    def connections(self) -> Mapping[str, ConnectionUse]:
+        """Return the use of the connections."""
+        return {
+            "read": use_of(self._readers.turns),
+            "delivery": use_of(self._delivery_readers.turns),
+            "brief": use_of(self._brief_readers.turns),
+            "write": self._writer.use(),
+        }
+
+    async def size(self) -> DatabaseSize:
+        """Return the size of the files, and when the main file was last written."""
+        return await asyncio.to_thread(size_of_files, self._file.path)
+
+    def on_checkpoint(self, report: Callable[[float], None]) -> None:
+        """Set what is called, in the writing thread, with the duration of each commit that made a checkpoint."""
+        self._writer.report_checkpoint = report
 
     @asynccontextmanager
     async def maintenance(self) -> AsyncIterator[Maintenance]:

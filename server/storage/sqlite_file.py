@@ -24,6 +24,7 @@ from typing import Final, Self
 import structlog
 
 from server.errors import StorageBusy, StorageReadOnly, StorageReplaced, StorageUnavailable
+from server.model import DatabaseSize
 
 log = structlog.get_logger()
 
@@ -113,6 +114,19 @@ class DatabaseFile:
             advice = "stop the server, put the right files in place, and start it again"
             log.error("database_file_lost", path=str(path), happened=happened, advice=advice)
         raise self._replaced
+
+
+def size_of_files(path: Path) -> DatabaseSize:
+    """Return the size of a database's files and the free space beside them. Raise OSError."""
+    main, wal, disk = path.stat(), _size_or_none(path.with_name(path.name + "-wal")), os.statvfs(path)
+    return DatabaseSize(main.st_size, wal, disk.f_bavail * disk.f_frsize, main.st_mtime)
+
+
+def _size_or_none(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
 
 
 def _lock_path(database: Path) -> Path:

@@ -60,7 +60,7 @@ class Readers:
     def __init__(self, path: Path, count: int, share: int) -> None:
         self._path = path
         self._engine = _engine(self._connect)
-        self._turns = FairTurns(count, share)
+        self.turns = FairTurns(count, share)
         self._idle: deque[tuple[AsyncConnection, ReadingConnection]] = deque()
         self._closing = threading.Event()
         self._reads = 0
@@ -76,7 +76,7 @@ class Readers:
             raise StorageUnavailable
         self._reads += 1
         try:
-            async with turn_for_project(self._turns):
+            async with turn_for_project(self.turns):
                 return await self._run(work)
         finally:
             self._reads -= 1

@@ -13,11 +13,13 @@ import sqlite3
 import threading
 from contextlib import suppress
 from queue import SimpleQueue
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
 
+from server.model import ConnectionUse
 from server.sharing.current_project import SERVER, current_project
 from server.sharing.fair_queue import FairQueue
 from server.sharing.interpreter import database_thread
@@ -45,6 +47,9 @@ CHECKPOINT_PAGES = 8_192
 64 MiB make checkpoints rare, and a start after a crash reads them in a fraction of a second.
 """
 
+_CHECKPOINT_SECONDS: Final = 0.005
+"""A commit that takes less has made no checkpoint: it writes and syncs CHECKPOINT_PAGES pages."""
+
 _Task: TypeAlias = "tuple[Callable[[Connection], Any], asyncio.Future[Any]]"
 """Work, and the future of its result."""
 
@@ -60,7 +65,10 @@ class SqliteWriter:
     """
 
     def __init__(self, file: DatabaseFile) -> None:
+        self.report_checkpoint: Callable[[float], None] | None = None
         self._file = file
+        self._written_at = file.path.stat().st_mtime_ns
+        self._running = False
         self._engine = _engine(file.path)
         self._connection: Connection | None = None
         self._lock = threading.Lock()
@@ -91,6 +99,17 @@ class SqliteWriter:
         self._file.check()
         return result
 
+    def use(self) -> ConnectionUse:
+        """Return the use of the connection."""
+        return ConnectionUse(1, int(self._running), len(self._queue))
+
+    def _note_slow(self, seconds: float) -> None:
+        """Report a slow commit that has made a checkpoint: nothing else writes the main file."""
+        with suppress(OSError):
+            before, self._written_at = self._written_at, self._file.path.stat().st_mtime_ns
+            if before != self._written_at and self.report_checkpoint is not None:
+                self.report_checkpoint(seconds)
+
     async def close(self) -> None:
         """Finish queued work and close the connection."""
         self._closed = True
@@ -106,7 +125,9 @@ class SqliteWriter:
         while self._tokens.get() is not None:
             with self._lock:
                 task = self._queue.pop()
+            self._running = True
             self._run_task(*task)
+            self._running = False
             # The thread may wait for long, and the work holds the events of a commit.
             del task
 
@@ -137,7 +158,10 @@ class SqliteWriter:
             database_thread.let_go()
             # SQLAlchemy takes part from its first statement on, and most commits of events have none: if it began and
             # ended the transaction, that would take 35 us of 100.
+            began = perf_counter()
             connection.commit() if connection.in_transaction() else driver.commit()
+            if (seconds := perf_counter() - began) > _CHECKPOINT_SECONDS:
+                self._note_slow(seconds)
             return result
         finally:
             _end_transaction(self._connection)

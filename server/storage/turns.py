@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from server.errors import ProjectBusy, StorageBusy
+from server.model import ConnectionUse
 from server.sharing.current_project import SERVER, current_project
 
 if TYPE_CHECKING:
@@ -36,3 +37,8 @@ async def turn_for_project(turns: FairTurns, *, server_first: bool = False) -> A
         yield
     finally:
         turns.release(key)
+
+
+def use_of(turns: FairTurns) -> ConnectionUse:
+    """Return the use of the connections that turns stand for."""
+    return ConnectionUse(turns.size, turns.held, turns.waiting, turns.waits, turns.waited_seconds)

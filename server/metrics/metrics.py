@@ -1,4 +1,4 @@
-"""The metrics of a server, for Prometheus."""
+"""The metrics of one server: what is counted as it happens, and where the rest is read when the metrics are."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from registry.unreadable_rows import UNREADABLE_ROWS
+from server.metrics.calls import CallMetrics
+from server.metrics.database import DatabaseMetrics
+from server.metrics.series import PROJECT_LABEL
+from server.metrics.subscriptions import SubscriptionMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -17,9 +21,7 @@ if TYPE_CHECKING:
 _COMMIT_SECONDS = (0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 _PUSH_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _COMMIT_EVENTS = (1, 10, 100, 1_000, 10_000)
-
-PROJECT_LABEL = "project"
-"""The label that identifies projects, which only operators may see. No other label may reveal a project."""
+_LOOP_SECONDS = (0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 
 class Metrics:
@@ -27,6 +29,9 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.calls = CallMetrics(self.registry)
+        self.subscriptions = SubscriptionMetrics(self.registry)
+        self.database = DatabaseMetrics(self.registry)
         self._condition_failures = Counter(
             "signalbox_condition_failures",
             "Conditions that did not match a recorded event because they failed, or because a limit was reached,"
@@ -68,6 +73,21 @@ class Metrics:
             buckets=_PUSH_SECONDS,
             registry=self.registry,
         )
+        self._failed_commits = Counter(
+            "signalbox_commits_failed", "Group commits that failed, and stored nothing.", registry=self.registry
+        )
+        self._runs = Counter(
+            "signalbox_runs",
+            "Runs that took a status: those that were started or resumed (queued), and those that callers moved.",
+            ("status",),
+            registry=self.registry,
+        )
+        self._loop_delay = Histogram(
+            "signalbox_loop_delay_seconds",
+            "How late the event loop was, twice a second: as late it is with everything else.",
+            buckets=_LOOP_SECONDS,
+            registry=self.registry,
+        )
         self.registry.register(_UnreadableRowsCollector())
         # Cached, because looking up a child by its labels takes a microsecond.
         self._request = lru_cache(1_000)(lambda dialect, status: self._requests.labels(dialect, status).inc)
@@ -78,9 +98,14 @@ class Metrics:
         for verdict, count in failures.items():
             self._condition_failures.labels(project_id, verdict).inc(count)
 
-    def count_request(self, dialect: str, status: int) -> None:
-        """Add a request over HTTP."""
+    def count_request(self, dialect: str, status: int, route: str = "", seconds: float = 0.0) -> None:
+        """Add a request over HTTP. `route` is the template of its path, empty for a path that is none."""
         self._request(dialect, status)()
+        self.calls.requests(dialect, route, status).observe(seconds)
+
+    def observe_page(self, path: str, status: int, seconds: float) -> None:
+        """Add a request for one of the pages about the server, at a known path."""
+        self.calls.requests("system", path, status).observe(seconds)
 
     def count_refused(self, reason: str) -> None:
         """Add a request or connection that was refused because a limit of the server was reached."""
@@ -106,16 +131,32 @@ class Metrics:
         text = "Requests to receivers that are in progress; large ones count several times."
         Gauge("signalbox_push_in_flight", text, registry=self.registry).set_function(in_flight)
 
+    def count_failed_commit(self) -> None:
+        """Add a group commit that failed."""
+        self._failed_commits.inc()
+
+    def count_runs(self, status: str, count: int = 1) -> None:
+        """Add runs that took a status."""
+        self._runs.labels(status).inc(count)
+
+    def observe_loop_delay(self, seconds: float) -> None:
+        """Add how late the event loop was."""
+        self._loop_delay.observe(seconds)
+
+    def watch(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """Report a number that is read whenever the metrics are."""
+        Gauge(name, text, registry=self.registry).set_function(read)
+
     def watch_clock(self, skew_seconds: Callable[[], float]) -> None:
         """Report how far the system clock was stepped, which is read whenever the metrics are."""
         text = "How far the system clock is ahead of the time that is used, since a step that is not followed."
         gauge = Gauge("signalbox_clock_skew_seconds", text, registry=self.registry)
         gauge.set_function(skew_seconds)
 
-    def watch_queue(self, waiting: Callable[[], int]) -> None:
-        """Report the number of queued events, which is read whenever the metrics are."""
-        gauge = Gauge("signalbox_queue_events", "Events that are queued to be stored.", registry=self.registry)
-        gauge.set_function(waiting)
+    def watch_queue(self, waiting: Callable[[], int], size: Callable[[], int] = lambda: 0) -> None:
+        """Report the number of queued events and their bytes, which are read whenever the metrics are."""
+        self.watch("signalbox_queue_events", "Events that are queued to be stored.", waiting)
+        self.watch("signalbox_queue_bytes", "Bytes of the requests whose events are queued to be stored.", size)
 
 
 class _UnreadableRowsCollector(Collector):
