@@ -119,3 +119,59 @@ async def test_after_a_caller_has_gone_the_thread_does_not_compute(database: Sql
         await writing
     await database.check()
     assert not database_thread.computes
+
+
+def computing_for(seconds: float) -> None:
+    until = perf_counter() + seconds
+    while perf_counter() < until:
+        pass
+
+
+async def test_a_loop_that_never_sleeps_pauses_for_an_awaited_transaction(
+    database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paused = threading.Event()
+    monkeypatch.setattr(database_thread, "pause", paused.set)
+    writing = asyncio.create_task(database.write(lambda _: paused.wait(10)))
+    while not writing.done():
+        computing_for(0.000_1)
+        await asyncio.sleep(0)
+    assert await writing
+
+
+async def test_a_loop_that_sleeps_is_not_stopped(database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_thread, "pause", lambda: pytest.fail("The loop was stopped"))
+    monkeypatch.setattr(interpreter, "thread_time", lambda: 0.0)
+    may_end = threading.Event()
+    writing = asyncio.create_task(database.write(lambda _: may_end.wait(10)))
+    for _ in range(10):
+        await asyncio.sleep(interpreter.CALM_LOOK_SECONDS)
+    may_end.set()
+    assert await writing
+
+
+@pytest.mark.parametrize("computes", [True, False])
+def test_a_pause_is_short_unless_the_thread_computes(monkeypatch: pytest.MonkeyPatch, computes: bool) -> None:
+    naps: list[float] = []
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        naps.append(seconds)
+        now += seconds
+
+    monkeypatch.setattr(interpreter, "sleep", sleep)
+    monkeypatch.setattr(interpreter, "perf_counter", lambda: now)
+    thread = DatabaseThread()
+    if computes:
+        thread.take()
+    thread.pause()
+    assert now == pytest.approx(interpreter.PAUSE_SECONDS if computes else interpreter.NAP_SECONDS, rel=0.1)
+
+
+def test_nobody_waits_for_a_thread_whose_result_is_to_be_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interpreter, "sleep", lambda _: pytest.fail("The loop was stopped"))
+    thread = DatabaseThread()
+    thread.take()
+    thread.has_result()
+    thread.pause()

@@ -231,6 +231,9 @@ LIMITS = {
     "Large work while the database thread works": (
         f"waits {number(1_000 * interpreter.WAIT_SECONDS, 'ms')} at a time, no longer than it has worked"
     ),
+    "A busy event loop while a transaction of SQLite is awaited": (
+        f"stops for {number(1_000 * interpreter.PAUSE_SECONDS, 'ms')} at a time, while the transaction computes"
+    ),
     "Free memory that the process keeps, beyond its size at the start": size(freed_memory.WORTHWHILE_BYTES),
     "A commit, until sends are refused at once": seconds(health.LATE_SECONDS),
     "A wait for the project's turn at the database": seconds(turns.TURN_SECONDS),

@@ -22,7 +22,7 @@ from sqlalchemy import event
 from server.model import ConnectionUse
 from server.sharing.current_project import SERVER, current_project
 from server.sharing.fair_queue import FairQueue
-from server.sharing.interpreter import database_thread
+from server.sharing.interpreter import LoopPauses, database_thread
 from server.storage.statements import OPTIONS
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ class SqliteWriter:
         # its own: an empty transaction took 130 us by it, and takes 100.
         self._tokens: SimpleQueue[bool | None] = SimpleQueue()
         self._closed = False
+        self._pauses = LoopPauses()
         self._thread = threading.Thread(target=self._run_tasks, name="sqlite-writer", daemon=True)
         self._thread.start()
 
@@ -93,7 +94,8 @@ class SqliteWriter:
             self._queue.push(project, (work, done), _SERVER_COST if project is SERVER else 1)
         # The thread runs whatever is next by the time it takes a token.
         self._tokens.put(True)
-        result: T = await done
+        with self._pauses.awaiting():
+            result: T = await done
         # Nothing is reported as stored that was written to a deleted file. The event loop checks, because each check
         # releases the interpreter, and the thread would wait for the busy event loop to get it back.
         self._file.check()
@@ -166,7 +168,7 @@ class SqliteWriter:
         finally:
             _end_transaction(self._connection)
             # Until the loop has handed the result out: the next commit waits for that.
-            database_thread.take()
+            database_thread.has_result()
 
 
 def _hand_out(done: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
