@@ -70,7 +70,8 @@ class Property:
 
     `properties` are the nested properties of an object or, with item_type object, of each item of an array; without
     them, every object is accepted. `item_type` is for arrays only; without it, all items are accepted.
-    `suggested_values` are hints for string properties and never enforced.
+    `suggested_values` are hints for string properties and never enforced. Values of a `personal` property are about a
+    person: see `registry.personal`.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Property:
     suggested_values: tuple[str, ...] = ()
     properties: tuple[Property, ...] = ()
     item_type: PropertyType | None = None
+    personal: bool = False
 
     @property
     def may_nest(self) -> bool:
@@ -120,13 +122,13 @@ def same_schema(one: Schema, other: Schema) -> bool:
 
 
 def without_annotations(schema: Schema) -> Schema:
-    """Return a valid schema with only its rules: sorted, without descriptions and suggested values."""
+    """Return a valid schema with only its rules: sorted, without descriptions, suggested values and `personal`."""
     return replace(schema, properties=_bare(schema.properties))
 
 
 def _bare(properties: tuple[Property, ...]) -> tuple[Property, ...]:
     bare = (
-        replace(declared, description="", suggested_values=(), properties=_bare(declared.properties))
+        replace(declared, description="", suggested_values=(), properties=_bare(declared.properties), personal=False)
         for declared in properties
     )
     return tuple(sorted(bare, key=lambda declared: declared.name))

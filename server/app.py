@@ -64,8 +64,10 @@ from server.rpc.servicers.match_stream import MatchStreamServicer
 from server.rpc.servicers.projects import ProjectsServicer
 from server.services.automations import Automations
 from server.services.backtests import Backtests
+from server.services.contact_exports import ContactExports
 from server.services.contacts import Contacts
 from server.services.definitions import Definitions
+from server.services.erasures import Erasures
 from server.services.events import Events
 from server.services.explanations import Explanations
 from server.services.generated_types import GeneratedTypes
@@ -162,7 +164,12 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         ingest, runs = Ingest(catalog, queue, loop_time), Runs(database, catalog.thread, metrics.count_runs)
         servicers = {
             "Automations": AutomationsServicer(automations, Explanations(database, catalog), runs, typed),
-            "Contacts": ContactsServicer(contacts),
+            "Contacts": ContactsServicer(
+                contacts,
+                await stack.enter_async_context(_erasing(database, recent, outages)),
+                ContactExports(database),
+                calls.stopping,
+            ),
             "EventDefinitions": EventDefinitionsServicer(definitions, Backtests(database, calls.stopping), types),
             "EventIngest": EventIngestServicer(ingest, Events(database), typed, calls.stopping, loop_time),
             "MatchStream": MatchStreamServicer(matches, subscriptions, deliveries, shutdown),
@@ -258,6 +265,17 @@ async def _background(
             pruner.start()
             stack.push_async_callback(pruner.close)
         yield
+
+
+@asynccontextmanager
+async def _erasing(database: Database, recent: RecentMatches, outages: Outages) -> AsyncIterator[Erasures]:
+    """Erase persons, and continue erasures that were interrupted."""
+    erasures = Erasures(database, recent.forget, outages)
+    erasures.start()
+    try:
+        yield erasures
+    finally:
+        await erasures.close()
 
 
 @asynccontextmanager

@@ -35,6 +35,14 @@ class UnknownIds(StrEnum):
     """The event is recorded without a contact."""
 
 
+class Erasure(StrEnum):
+    """Which properties of its events are erased with a person."""
+
+    DELETE_ALL = "delete_all"
+    KEEP_NOT_PERSONAL = "keep_not_personal"
+    """All but those that the definition declares as not personal."""
+
+
 class NameCase(StrEnum):
     """Whether event names are compared by case when an event is sent."""
 
@@ -65,6 +73,7 @@ class Scope(StrEnum):
     AUTOMATIONS_WRITE = "automations:write"
     AUTOMATIONS_READ = "automations:read"
     MATCHES_READ = "matches:read"
+    PERSONAL_READ = "personal:read"
     ALL = "*"
 
 
@@ -76,6 +85,7 @@ class Rules:
     unknown_contacts: UnknownContacts = UnknownContacts.REJECT
     name_case: NameCase = NameCase.SENSITIVE
     unknown_ids: UnknownIds = UnknownIds.REJECT
+    erasure: Erasure = Erasure.DELETE_ALL
 
     @property
     def ignore_case(self) -> bool:
@@ -95,6 +105,8 @@ class Project:
     head_position: int
     created_at: int
     updated_at: int
+    sealed: bool = False
+    """Whether idempotency keys may be sealed, because a person was erased."""
 
     @property
     def etag(self) -> str:
@@ -164,6 +176,8 @@ class Event(msgspec.Struct, frozen=True):
     """Why properties or coercions cannot be read, both of which are empty then."""
     omitted_coercions: int = 0
     """The number of further coercions that were not recorded."""
+    erased_at: int = 0
+    """When the person was erased that the event is about; 0 otherwise."""
 
 
 class ConnectionUse(NamedTuple):

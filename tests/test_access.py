@@ -39,6 +39,8 @@ REQUIRED_SCOPE = {
     "Automations.TestCondition": "automations:read",
     "Automations.UpdateAutomation": "automations:write",
     "Contacts.DeleteContact": "contacts:write",
+    "Contacts.EraseContact": "contacts:write",
+    "Contacts.ExportContact": "contacts:read",
     "Contacts.GetContact": "contacts:read",
     "Contacts.ListContacts": "contacts:read",
     "Contacts.UpsertContact": "contacts:write",

@@ -55,7 +55,9 @@ class Log:
         connection.exec_driver_sql(
             f"""WITH RECURSIVE number(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < {EVENTS}),
                 placed(n, contact) AS (SELECT n, CASE {cases} ELSE 0 END FROM number)
-            INSERT INTO event SELECT {self.project_pk}, n, '', CASE WHEN n % 11 = 0 THEN 'rare' ELSE 'frequent' END,
+            INSERT INTO event (project_key, position, id, name, definition_id, revision, contact_key, email,
+                properties, coercions, occurred_at, received_at, match_count, idempotency_key, fingerprint, ignore_case)
+            SELECT {self.project_pk}, n, '', CASE WHEN n % 11 = 0 THEN 'rare' ELSE 'frequent' END,
                 '', 1, contact, CASE WHEN contact = 0 THEN 'nobody' ELSE '' END, '{{}}', '', n, n, 0, '', '', 0
             FROM placed"""
         )

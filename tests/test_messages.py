@@ -48,6 +48,7 @@ from server.model import (
     ApiKey,
     Contact,
     Dialect,
+    Erasure,
     Event,
     NameCase,
     Project,
@@ -62,6 +63,7 @@ from server.rpc.messages import deliveries as delivery_messages
 from server.rpc.messages import receipts
 from server.rpc.messages.automations import write_automation, write_run
 from server.rpc.messages.backtests import write_backtest
+from server.rpc.messages.contacts import write_contact
 from server.rpc.messages.definitions import (
     write_definition,
     write_dependent,
@@ -79,7 +81,6 @@ from server.rpc.messages.structs import depth_of
 from server.rpc.messages.subscriptions import write_consumer, write_parked, write_subscription
 from server.rpc.messages.watches import write_update
 from server.rpc.response_size import MAX_DETAIL_BYTES, size_of, write_details, write_page
-from server.rpc.servicers.contacts import _write_contact
 from server.rpc.servicers.projects import _write_key, _write_project
 from server.services.backtests import Outcome, Progress, Report, Sample
 from server.services.definitions import CompatibilityVerdict
@@ -185,7 +186,7 @@ def unset(message: Message) -> set[str]:
 
 def test_an_event_is_written_whole() -> None:
     message = event_message(EVENT)
-    assert unset(message) == {"omitted_coercion_count"}
+    assert unset(message) == {"omitted_coercion_count", "erased_at"}
     assert plain(message) == {
         "id": "e1",
         "position": "21",
@@ -203,6 +204,11 @@ def test_an_event_is_written_whole() -> None:
         "received_at": "1970-01-01T00:00:02.000001Z",
         "unreadable_reason": "why",
     }
+
+
+def test_an_erased_event_has_the_number_of_its_coercions() -> None:
+    message = event_message(msgspec.structs.replace(EVENT, coercions=(), omitted_coercions=2, erased_at=3_000_000))
+    assert (message.omitted_coercion_count, message.erased_at.seconds) == (2, 3)
 
 
 def test_a_value_that_was_dropped_has_no_value_after_it() -> None:
@@ -414,7 +420,7 @@ def test_a_dependent_is_an_automation_or_traffic() -> None:
 
 
 def test_a_contact_is_written_whole() -> None:
-    message = _write_contact(Contact(1, "c1", "ada@example.com", {"plan": "pro"}, 4, SECOND, 2 * SECOND, "why"))
+    message = write_contact(Contact(1, "c1", "ada@example.com", {"plan": "pro"}, 4, SECOND, 2 * SECOND, "why"))
     assert unset(message) == set()
     assert plain(message) == {
         "id": "c1",
@@ -425,11 +431,16 @@ def test_a_contact_is_written_whole() -> None:
         "etag": "4",
         "unreadable_reason": "why",
     }
-    assert _write_contact(Contact(1, "c1", "", {}, 4, SECOND, SECOND)).HasField("properties")
+    assert write_contact(Contact(1, "c1", "", {}, 4, SECOND, SECOND)).HasField("properties")
 
 
 def test_a_project_and_a_key_are_written_whole() -> None:
-    rules = Rules(UndefinedEvents.ACCEPT, UnknownContacts.CREATE, NameCase.INSENSITIVE)
+    rules = Rules(
+        UndefinedEvents.ACCEPT,
+        UnknownContacts.CREATE,
+        NameCase.INSENSITIVE,
+        erasure=Erasure.KEEP_NOT_PERSONAL,
+    )
     project = _write_project(Project(1, "p1", "shop", rules, 3, 21, SECOND, 2 * SECOND))
     assert unset(project) == set()
     assert plain(project) == {
@@ -438,6 +449,7 @@ def test_a_project_and_a_key_are_written_whole() -> None:
         "undefined_events": "UNDEFINED_EVENTS_ACCEPT",
         "unknown_contacts": "UNKNOWN_CONTACTS_CREATE",
         "name_case": "NAME_CASE_INSENSITIVE",
+        "erasure": "ERASURE_KEEP_NOT_PERSONAL",
         "head_position": "21",
         "created_at": "1970-01-01T00:00:01Z",
         "updated_at": "1970-01-01T00:00:02Z",

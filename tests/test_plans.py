@@ -87,9 +87,13 @@ async def many_parked(crowd: tuple[Client, Store]) -> AsyncIterator[None]:
 def seeds() -> list[str]:
     email = f"CASE WHEN n = 1000 THEN '{NOBODY}' WHEN n % 100 = 0 THEN 'x@y.z' ELSE '' END"
     return [
-        f"""{NUMBERS} INSERT INTO contact SELECT key + n, 'c' || n, project_key, n || '@example.com', properties,
-            version, created_at, updated_at, deleted_at FROM contact, number""",
-        f"""{NUMBERS} INSERT INTO event SELECT project_key, n, id, name, definition_id, revision,
+        f"""{NUMBERS} INSERT INTO contact (key, id, project_key, email, properties, version, created_at, updated_at)
+            SELECT key + n, 'c' || n, project_key, n || '@example.com', properties,
+            version, created_at, updated_at FROM contact, number""",
+        f"""{NUMBERS} INSERT INTO event (project_key, position, id, name, definition_id, revision, contact_key,
+            email, properties, coercions, occurred_at, received_at, match_count,
+            idempotency_key, fingerprint, ignore_case)
+            SELECT project_key, n, id, name, definition_id, revision,
             CASE WHEN n % 100 = 0 THEN 0 ELSE contact_key + 2 + n % 1000 END, {email}, properties, coercions,
             occurred_at, received_at + n, match_count, '', '', ignore_case FROM event, number""",
         f"""{NUMBERS} INSERT INTO automation_match SELECT project_key, n, id, kind, automation_key, n, run_id, n,

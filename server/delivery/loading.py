@@ -1,10 +1,13 @@
-"""Loads the matches of deliveries for a response. The rest is returned; unreadable matches are parked."""
+"""Loads the matches of deliveries for a response. The rest is returned; unreadable matches are parked.
+
+Matches of erased persons are settled instead of being delivered.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from automation.subscriptions.values import Nack, NackAction, ParkingCause
+from automation.subscriptions.values import Ack, Nack, NackAction, ParkingCause
 from server.delivery.match_reader import UnreadableMatch, log_unreadable
 from server.delivery.recent_matches import LoadedMatch
 
@@ -43,7 +46,8 @@ async def load_deliveries(
     """Load the first deliveries, as many as fit into a response.
 
     The rest is returned without counting an attempt, also if loading fails or is cancelled. An unreadable match is
-    parked at once: it would fail every attempt, and hold up the matches of its contact until the last one.
+    parked at once: it would fail every attempt, and hold up the matches of its contact until the last one. One of an
+    erased person counts as acknowledged.
     """
     if not deliveries:
         return []
@@ -54,9 +58,11 @@ async def load_deliveries(
         dispatcher.return_undelivered(deliveries[len(loaded) :])
     pairs = list(zip(deliveries, loaded, strict=False))
     unreadable = [(delivery, match.reason) for delivery, match in pairs if isinstance(match, UnreadableMatch)]
-    if unreadable:
-        await dispatcher.submit(parking(unreadable))
-    return [LoadedDelivery(delivery, match) for delivery, match in pairs if isinstance(match, LoadedMatch)]
+    readable = [LoadedDelivery(delivery, match) for delivery, match in pairs if isinstance(match, LoadedMatch)]
+    erased = [delivery.id for delivery, match in readable if match.event.erased_at]
+    if unreadable or erased:
+        await dispatcher.submit([*parking(unreadable), *([Ack(erased)] if erased else [])])
+    return [each for each in readable if not each.loaded.event.erased_at] if erased else readable
 
 
 def _matches_and_texts(deliveries: Sequence[Delivery]) -> tuple[list[Match], list[str]]:

@@ -272,12 +272,12 @@ def _read_each(
 
 
 def _readable(loaded: Iterable[LoadedMatch | UnreadableMatch]) -> Iterator[LoadedMatch]:
-    """Yield the matches that could be read; the others are logged."""
+    """Yield the matches that could be read, but those of erased persons; unreadable ones are logged."""
     for match in loaded:
-        if isinstance(match, LoadedMatch):
-            yield match
-        else:
+        if isinstance(match, UnreadableMatch):
             log_unreadable(match.match, match.reason)
+        elif not match.event.erased_at:
+            yield match
 
 
 def log_unreadable(match: Match, reason: str) -> None:

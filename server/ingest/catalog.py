@@ -83,6 +83,7 @@ class CatalogSnapshot:
         self.project_pk = project.pk
         self.project_id = project.id
         self.rules: Rules = project.rules
+        self.sealed = project.sealed
         self.version = version
         self.automations = automations
         self._definitions = {definition.name: LiveDefinition(definition) for definition in definitions}

@@ -103,7 +103,8 @@ class ProjectCommit:
         witnessed = connection.dialect.name == "postgresql"
         self.cache_valid = cache is not None and cache.valid(head, witnessed=witnessed)
         cached = cache.keys if cache is not None and self.cache_valid else {}
-        self._earlier = EarlierSends(connection, self.snapshot.project_pk, drafts)
+        sealed_of = self.snapshot.project_id if self.snapshot.sealed else ""
+        self._earlier = EarlierSends(connection, self.snapshot.project_pk, drafts, sealed_of)
         self.contacts = CommitContacts(connection, self.snapshot.project_pk, cached, drafts)
         # Times of the log never run backwards, whatever the clocks of servers do.
         self._received_at = max(now, head.received_at)

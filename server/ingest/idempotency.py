@@ -2,7 +2,8 @@
 
 A key is looked for in three places, the nearest first: earlier drafts of the same batch, events that this commit has
 stored, and the log. An equal fingerprint makes a draft a duplicate, which gets the event and matches of the first send;
-another fingerprint under the same key is refused. The keys of a rejected batch stay free.
+another fingerprint under the same key is refused. The keys of a rejected batch stay free. Those of erased events are
+found by their sealed forms.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from automation.automation_store import automations_by_key
 from automation.match_log import matches_of_events
 from server.errors import IdempotencyKeyReused
 from server.storage.events import events_by_idempotency_key
+from server.storage.sealing import seal_fingerprint, seal_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 class EarlierSends:
     """What was sent before under the idempotency keys of one commit, to one project."""
 
-    def __init__(self, connection: Connection, project_pk: int, drafts: Iterable[Draft]) -> None:
+    def __init__(self, connection: Connection, project_pk: int, drafts: Iterable[Draft], sealed_of: str = "") -> None:
+        """`sealed_of` is the id of the project if it may have sealed keys (`server.storage.sealing`), else empty."""
         self.stored: dict[str, Draft] = {}
         """The drafts that this commit has stored, by key."""
         self._events: dict[str, tuple[str, Event]] = {}
@@ -37,6 +40,9 @@ class EarlierSends:
         keys.discard("")
         if keys:
             self._events = events_by_idempotency_key(connection, project_pk, list(keys))
+        self._sealed: set[str] = set()
+        if sealed_of and (unknown := keys.difference(self._events)):
+            self._find_sealed(connection, project_pk, sealed_of, unknown)
         if matched := [event.position for _, event in self._events.values() if event.match_count]:
             self._matches = _recorded_matches(connection, project_pk, matched)
 
@@ -53,11 +59,19 @@ class EarlierSends:
             fingerprint, event, matches = original.fingerprint(), original.event, original.matches
         if not fingerprint:
             return False
-        if fingerprint == draft.fingerprint():
+        given = draft.fingerprint()
+        if fingerprint == (seal_fingerprint(key, given) if key in self._sealed else given):
             draft.error, draft.duplicate, draft.event, draft.matches = None, True, event, matches
         else:
             draft.error = IdempotencyKeyReused(key)
         return True
+
+    def _find_sealed(self, connection: Connection, project_pk: int, project_id: str, keys: Iterable[str]) -> None:
+        """Find the erased events that were sent under keys."""
+        sealed = {seal_key(project_id, key): key for key in keys}
+        for seal, sent in events_by_idempotency_key(connection, project_pk, list(sealed)).items():
+            self._events[sealed[seal]] = sent
+            self._sealed.add(sealed[seal])
 
 
 def _recorded_matches(

@@ -92,7 +92,7 @@ class Sample:
 class Report:
     """The report; `reasons` counts newly rejected events by path, without array indexes, and reason.
 
-    Unreadable events were skipped; they are not among `events`.
+    Unreadable and erased events were skipped; they are not among `events`.
     """
 
     revision: int
@@ -102,6 +102,7 @@ class Report:
     samples: list[Sample]
     head: int
     unreadable: int
+    erased: int = 0
 
 
 class Backtests:
@@ -133,7 +134,14 @@ class Backtests:
                 reported = monotonic()
         reasons = tally.reasons.most_common(MAX_REASONS)
         yield Report(
-            compared.number, tally.compared, tally.outcomes, reasons, tally.samples, within.head, tally.unreadable
+            compared.number,
+            tally.compared,
+            tally.outcomes,
+            reasons,
+            tally.samples,
+            within.head,
+            tally.unreadable,
+            tally.erased,
         )
 
     async def _read(self, project_pk: int, within: NameRange, after: int) -> list[RecordedPayload]:
@@ -169,6 +177,7 @@ class _Tally:
     def __init__(self, compared: Coercer, candidate: Coercer, max_samples: int) -> None:
         self.compared = 0
         self.unreadable = 0
+        self.erased = 0
         self.outcomes: Counter[Outcome] = Counter()
         self.reasons: Counter[tuple[str, str]] = Counter()
         self.samples: list[Sample] = []
@@ -180,6 +189,9 @@ class _Tally:
 
     def take(self, event: RecordedPayload) -> None:
         """Compare the results of both sides on an event."""
+        if event.erased:
+            self.erased += 1
+            return
         try:
             sent = event.sent()
         except UNREADABLE as error:

@@ -11,7 +11,7 @@ from registry.page_sizes import PAGE_CHARACTERS, rows_at_once
 from registry.undo import undo
 from registry.unreadable_rows import load_object
 from server.storage.events import log_head, position_at, position_range, read_coercions
-from server.storage.tables import event
+from server.storage.tables import contact, event
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -96,13 +96,17 @@ def name_range(connection: Connection, project_pk: int, event_filter: EventFilte
 
 
 class RecordedPayload(NamedTuple):
-    """A payload as it is recorded: the JSON of its properties after coercion, and that of the coercions."""
+    """A payload as it is recorded: the JSON of its properties after coercion, and that of the coercions.
+
+    What is left of an `erased` one is not what was sent.
+    """
 
     id: str
     position: int
     revision: int
     properties: str
     coercions: str
+    erased: bool = False
 
     def sent(self) -> dict[str, Any]:
         """Return the properties as they were sent. Raise one of UNREADABLE if they are stored in another form."""
@@ -115,7 +119,14 @@ class RecordedPayload(NamedTuple):
         return undo(properties, coercions)
 
 
-_RECORDED = sa.select(event.c.id, event.c.position, event.c.revision, event.c.properties, event.c.coercions)
+_RECORDED = sa.select(
+    event.c.id,
+    event.c.position,
+    event.c.revision,
+    event.c.properties,
+    event.c.coercions,
+    (event.c.erased_at != 0) | contact.c.erased_at.is_not(None),
+).join_from(event, contact, contact.c.key == event.c.contact_key, isouter=True)
 
 
 def recorded_payloads(

@@ -26,7 +26,7 @@ from server.model import Event
 from server.storage.tables import contact, event, project_head
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from sqlalchemy import Connection
 
@@ -36,6 +36,7 @@ EVENTS = sa.select(
     contact.c.id.label("contact_id"),
     sa.func.coalesce(contact.c.email, event.c.email).label("contact_email"),
     contact.c.deleted_at.is_not(None).label("contact_deleted"),
+    contact.c.erased_at.label("contact_erased_at"),
 ).join_from(event, contact, contact.c.key == event.c.contact_key, isouter=True)
 
 
@@ -80,6 +81,25 @@ def event_sizes(connection: Connection, project_pk: int, positions: Iterable[int
     """Return the number of characters of the events at positions: payload, coercions, name and address."""
     rows = _SIZES_AT.rows(connection, project=project_pk, positions=packed(connection, list(positions)))
     return {row[0]: row[1] for row in rows}
+
+
+def in_portions(
+    positions: Sequence[int], sizes: Mapping[int, int], most_rows: int, most_characters: int
+) -> list[list[int]]:
+    """Return positions in portions of at most `most_rows` events with `most_characters`, but at least one event each.
+
+    `sizes` are those of `event_sizes`.
+    """
+    portions: list[list[int]] = []
+    characters = 0
+    for position in positions:
+        size = sizes.get(position, 0)
+        if not portions or len(portions[-1]) == most_rows or characters + size > most_characters:
+            portions.append([])
+            characters = 0
+        portions[-1].append(position)
+        characters += size
+    return portions
 
 
 def events_at(connection: Connection, project_pk: int, positions: Iterable[int]) -> dict[int, Event]:
@@ -140,6 +160,8 @@ class _EventRow(msgspec.Struct, array_like=True):
     match_count: Any
     ignore_case: Any
     contact_deleted: Any
+    erased_at: Any
+    contact_erased_at: Any
 
 
 def _at(query: sa.Select[Any], dialect: str) -> sa.Select[Any]:
@@ -158,14 +180,19 @@ _SIZES_AT = PreparedList(partial(_at, sa.select(event.c.position, _SIZE)))
 def to_event(row: Any) -> Event:
     """Return the event of a row of the log joined with its contact; one that cannot be read has the reason in it.
 
-    `row` is of EVENTS, or has its columns as far as an event has them.
+    `row` is of EVENTS, or has its columns as far as an event has them. An erased event has no coercions, but their
+    number.
     """
     unreadable = ""
     properties: dict[str, Any]
     coercions: tuple[Coercion, ...]
+    erased_at = row.erased_at or row.contact_erased_at or 0
     try:
-        properties = load_object(row.properties)
+        # The events of an erased person are erased one after the other; what is left of them is not shown.
+        properties = load_object(row.properties) if row.erased_at or not erased_at else {}
         coercions, omitted = read_coercions(row.coercions) if row.coercions else ((), 0)
+        if erased_at:
+            coercions, omitted = (), omitted + len(coercions)
         occurred_at, received_at = check_instant(row.occurred_at), check_instant(row.received_at)
     except UNREADABLE as error:
         properties, coercions, omitted, occurred_at, received_at = {}, (), 0, 0, 0
@@ -188,6 +215,7 @@ def to_event(row: Any) -> Event:
         bool(row.contact_deleted),
         unreadable,
         omitted,
+        erased_at,
     )
 
 

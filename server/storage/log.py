@@ -96,12 +96,13 @@ def move_heads(connection: Connection, heads: Mapping[int, Head]) -> None:
 
 
 class Appender:
-    """Appends rows to one table."""
+    """Appends rows to one table, without the columns named in `later`, which have their defaults then."""
 
-    def __init__(self, table: Table) -> None:
-        names = [column.name for column in table.columns]
+    def __init__(self, table: Table, later: Sequence[str] = ()) -> None:
+        columns = [column for column in table.columns if column.name not in later]
+        names = [column.name for column in columns]
         self._width = len(names)
-        types = [column.type.compile(_POSTGRESQL) for column in table.columns]
+        types = [column.type.compile(_POSTGRESQL) for column in columns]
         arrays = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(types, 1))
         self._insert = f"INSERT INTO {table.name} ({', '.join(names)})"
         self._place = f"({', '.join('?' * len(names))})"
@@ -131,6 +132,6 @@ class Appender:
         return f"{self._insert} VALUES {', '.join([self._place] * rows)}"
 
 
-events = Appender(event)
+events = Appender(event, later=["erased_at"])
 matches = Appender(automation_match)
 runs = Appender(run)

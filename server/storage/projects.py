@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from registry.etags import check_etag
 from server.errors import KeyInvalid, KeyNotFound, ProjectAlreadyExists, ProjectNotFound, SecretInUse
-from server.model import ApiKey, Dialect, NameCase, Project, Rules, Scope, UndefinedEvents, UnknownContacts
+from server.model import ApiKey, Dialect, Erasure, NameCase, Project, Rules, Scope, UndefinedEvents, UnknownContacts
 from server.storage.head_turns import await_turn
 from server.storage.tables import api_key, project, project_head
 
@@ -224,6 +224,7 @@ def _rule_columns(rules: Rules) -> dict[str, str]:
         "undefined_events": rules.undefined_events,
         "unknown_contacts": rules.unknown_contacts,
         "name_case": rules.name_case,
+        "erasure": rules.erasure,
     }
 
 
@@ -233,12 +234,16 @@ def _project(row: Row[Any]) -> Project:
         id=row.id,
         name=row.name,
         rules=Rules(
-            UndefinedEvents(row.undefined_events), UnknownContacts(row.unknown_contacts), NameCase(row.name_case)
+            UndefinedEvents(row.undefined_events),
+            UnknownContacts(row.unknown_contacts),
+            NameCase(row.name_case),
+            erasure=Erasure(row.erasure),
         ),
         version=row.version,
         head_position=row.position,
         created_at=row.created_at,
         updated_at=row.updated_at,
+        sealed=row.sealed,
     )
 
 

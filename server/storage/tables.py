@@ -19,6 +19,7 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    false,
     literal_column,
 )
 
@@ -39,6 +40,9 @@ project = Table(
     Column("version", Integer, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
+    Column("erasure", Text, nullable=False, server_default="delete_all"),
+    # Whether a person was erased: idempotency keys may be sealed then (`server.storage.sealing`).
+    Column("sealed", Boolean, nullable=False, server_default=false()),
 )
 
 # One row for each project, locked and updated by every commit: the ends of its logs of events and matches, and the
@@ -79,7 +83,8 @@ server_secret = Table(
     Column("secret", LargeBinary, nullable=False),
 )
 
-# A deleted contact keeps its row, without address and properties, so that its events still have its id.
+# A deleted contact keeps its row, without address and properties, so that its events still have its id. With
+# `erased_at`, its events are erased too, or are about to be.
 contact = Table(
     "contact",
     metadata,
@@ -92,6 +97,7 @@ contact = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Column("deleted_at", BigInteger),
+    Column("erased_at", BigInteger),
 )
 Index("contact_by_email", contact.c.project_key, contact.c.email, unique=True)
 Index("contact_by_id", contact.c.project_key, contact.c.id, unique=True)
@@ -118,6 +124,7 @@ event = Table(
     Column("idempotency_key", Text, nullable=False),
     Column("fingerprint", Text, nullable=False),
     Column("ignore_case", SmallInteger, nullable=False, server_default="0"),
+    Column("erased_at", BigInteger, nullable=False, server_default="0"),
     sqlite_with_rowid=False,
 )
 Index("event_by_name", event.c.project_key, event.c.name, event.c.position)
@@ -153,4 +160,22 @@ Index(
     event.c.position,
     sqlite_where=WITHOUT_CONTACT,
     postgresql_where=WITHOUT_CONTACT,
+)
+
+# The erasures in progress: see `server.services.erasures`. `email` is empty if it is unknown, `contact_key` is 0 for an
+# address that no contact has. Runs are erased up to and including the number `run_number`, events up to and including
+# `position`, and none after `until_position`.
+contact_erasure = Table(
+    "contact_erasure",
+    metadata,
+    Column("key", _Key, primary_key=True, autoincrement=True),
+    Column("project_key", _Key, nullable=False),
+    Column("contact_key", _Key, nullable=False),
+    Column("email", Text, nullable=False),
+    Column("keeps", Boolean, nullable=False),
+    Column("run_number", BigInteger, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("until_position", BigInteger, nullable=False),
+    Column("erased_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
 )

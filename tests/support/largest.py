@@ -249,6 +249,17 @@ class Largest:
         await self.maker.upsert("gone@example.com", _text(15_000))
         await self.client.contacts.DeleteContact(contacts_pb2.DeleteContactRequest(email="gone@example.com"))
 
+    async def export_contact(self) -> None:
+        request = contacts_pb2.ExportContactRequest(email="ada@example.com")
+        records = [record async for record in self.client.contacts.ExportContact(request)]
+        found = [record.event.id for record in records if record.HasField("event")]
+        assert found[: len(self.events)] == self.events
+        assert records[-1].end.event_count == len(found)
+
+    async def erase_contact(self) -> None:
+        await self.maker.upsert("erased@example.com", _text(15_000))
+        await self.client.contacts.EraseContact(contacts_pb2.EraseContactRequest(email="erased@example.com"))
+
     async def create_automation(self) -> None:
         wanted = automations_pb2.Automation(name="new", event_name=LARGE, attributes=struct(NUMBERS))
         request = automations_pb2.CreateAutomationRequest(automation=wanted, validate_only=True)

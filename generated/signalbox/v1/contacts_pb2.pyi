@@ -9,6 +9,8 @@ from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from signalbox.v1 import event_pb2 as _event_pb2
+from signalbox.v1 import match_pb2 as _match_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -303,3 +305,299 @@ class DeleteContactResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteContactResponse: _TypeAlias = DeleteContactResponse  # noqa: Y015
+
+@_typing.final
+class ExportContactRequest(_message.Message):
+    """Request message for ExportContact."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    EMAIL_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """ID of the contact, which may be deleted."""
+    email: _builtins.str
+    """Email address."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        email: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "id", b"id", "key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "id", b"id", "key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_key: _TypeAlias = _typing.Literal["id", "email"]  # noqa: Y015
+    _WhichOneofArgType_key: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_key) -> _WhichOneofReturnType_key | None: ...
+
+Global___ExportContactRequest: _TypeAlias = ExportContactRequest  # noqa: Y015
+
+@_typing.final
+class ExportContactResponse(_message.Message):
+    """Response message for ExportContact: one record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTACT_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    MATCH_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def contact(self) -> Global___Contact:
+        """The contact. Comes first; not returned if there is none."""
+
+    @_builtins.property
+    def event(self) -> _event_pb2.Event:
+        """An event, in the order of positions."""
+
+    @_builtins.property
+    def match(self) -> Global___ExportedMatch:
+        """A match of the event before it."""
+
+    @_builtins.property
+    def run(self) -> Global___ExportedRun:
+        """A run, in the order in which they started, after all events."""
+
+    @_builtins.property
+    def end(self) -> Global___ExportEnd:
+        """The end of the export. Comes last."""
+
+    def __init__(
+        self,
+        *,
+        contact: Global___Contact | None = ...,
+        event: _event_pb2.Event | None = ...,
+        match: Global___ExportedMatch | None = ...,
+        run: Global___ExportedRun | None = ...,
+        end: Global___ExportEnd | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["contact", b"contact", "end", b"end", "event", b"event", "match", b"match", "record", b"record", "run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contact", b"contact", "end", b"end", "event", b"event", "match", b"match", "record", b"record", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_record: _TypeAlias = _typing.Literal["contact", "event", "match", "run", "end"]  # noqa: Y015
+    _WhichOneofArgType_record: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_record) -> _WhichOneofReturnType_record | None: ...
+
+Global___ExportContactResponse: _TypeAlias = ExportContactResponse  # noqa: Y015
+
+@_typing.final
+class ExportedMatch(_message.Message):
+    """A match of an exported event."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    EVENT_POSITION_FIELD_NUMBER: _builtins.int
+    AUTOMATION_ID_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    MATCHED_AT_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Output only. Unique ID, a UUIDv7."""
+    position: _builtins.int
+    """Output only. Position in the match log of the project."""
+    event_position: _builtins.int
+    """Output only. Position of the event."""
+    automation_id: _builtins.str
+    """Output only. ID of the automation."""
+    run_id: _builtins.str
+    """Output only. ID of the run that it started, resumed or timed out."""
+    kind: _match_pb2.Match.Kind.ValueType
+    """Output only. Kind of match."""
+    @_builtins.property
+    def matched_at(self) -> _timestamp_pb2.Timestamp:
+        """Output only. When the match was recorded."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        position: _builtins.int = ...,
+        event_position: _builtins.int = ...,
+        automation_id: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        kind: _match_pb2.Match.Kind.ValueType = ...,
+        matched_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["matched_at", b"matched_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["automation_id", b"automation_id", "event_position", b"event_position", "id", b"id", "kind", b"kind", "matched_at", b"matched_at", "position", b"position", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportedMatch: _TypeAlias = ExportedMatch  # noqa: Y015
+
+@_typing.final
+class ExportedRun(_message.Message):
+    """A run of an exported contact."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    AUTOMATION_ID_FIELD_NUMBER: _builtins.int
+    EVENT_POSITION_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    AWAITED_EVENT_FIELD_NUMBER: _builtins.int
+    AWAITED_CONDITION_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    FINISHED_AT_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Output only. Unique ID, a UUIDv7."""
+    automation_id: _builtins.str
+    """Output only. ID of the automation."""
+    event_position: _builtins.int
+    """Output only. Position of the event that started it."""
+    status: _builtins.str
+    """Output only. Status, such as `waiting`."""
+    reason: _builtins.str
+    """Output only. Why it ended, as reported."""
+    awaited_event: _builtins.str
+    """Output only. Name of the event that it waits for. Empty if it does not wait."""
+    awaited_condition: _builtins.str
+    """Output only. Condition of the event that it waits for."""
+    @_builtins.property
+    def attributes(self) -> _struct_pb2.Struct:
+        """Output only. Attributes that engines have set."""
+
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """Output only. When the run started."""
+
+    @_builtins.property
+    def finished_at(self) -> _timestamp_pb2.Timestamp:
+        """Output only. When the run ended. Not set while it is open."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        automation_id: _builtins.str = ...,
+        event_position: _builtins.int = ...,
+        status: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        attributes: _struct_pb2.Struct | None = ...,
+        awaited_event: _builtins.str = ...,
+        awaited_condition: _builtins.str = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        finished_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "created_at", b"created_at", "finished_at", b"finished_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "automation_id", b"automation_id", "awaited_condition", b"awaited_condition", "awaited_event", b"awaited_event", "created_at", b"created_at", "event_position", b"event_position", "finished_at", b"finished_at", "id", b"id", "reason", b"reason", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportedRun: _TypeAlias = ExportedRun  # noqa: Y015
+
+@_typing.final
+class ExportEnd(_message.Message):
+    """The end of an export."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEAD_POSITION_FIELD_NUMBER: _builtins.int
+    EVENT_COUNT_FIELD_NUMBER: _builtins.int
+    MATCH_COUNT_FIELD_NUMBER: _builtins.int
+    RUN_COUNT_FIELD_NUMBER: _builtins.int
+    head_position: _builtins.int
+    """Output only. Position of the newest event when the export began. Later events are not part of it."""
+    event_count: _builtins.int
+    """Output only. Number of events."""
+    match_count: _builtins.int
+    """Output only. Number of matches."""
+    run_count: _builtins.int
+    """Output only. Number of runs."""
+    def __init__(
+        self,
+        *,
+        head_position: _builtins.int = ...,
+        event_count: _builtins.int = ...,
+        match_count: _builtins.int = ...,
+        run_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_count", b"event_count", "head_position", b"head_position", "match_count", b"match_count", "run_count", b"run_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportEnd: _TypeAlias = ExportEnd  # noqa: Y015
+
+@_typing.final
+class EraseContactRequest(_message.Message):
+    """Request message for EraseContact."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    EMAIL_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """ID of the contact, which may be deleted."""
+    email: _builtins.str
+    """Email address."""
+    validate_only: _builtins.bool
+    """Optional. If true, nothing is erased, and the response has the numbers of what would be."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        email: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "id", b"id", "key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "id", b"id", "key", b"key", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_key: _TypeAlias = _typing.Literal["id", "email"]  # noqa: Y015
+    _WhichOneofArgType_key: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_key) -> _WhichOneofReturnType_key | None: ...
+
+Global___EraseContactRequest: _TypeAlias = EraseContactRequest  # noqa: Y015
+
+@_typing.final
+class EraseContactResponse(_message.Message):
+    """Response message for EraseContact."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTACT_ID_FIELD_NUMBER: _builtins.int
+    EVENT_COUNT_FIELD_NUMBER: _builtins.int
+    RUN_COUNT_FIELD_NUMBER: _builtins.int
+    CANCELLED_RUN_COUNT_FIELD_NUMBER: _builtins.int
+    DROPPED_DELIVERY_COUNT_FIELD_NUMBER: _builtins.int
+    contact_id: _builtins.str
+    """Output only. ID of the contact. Empty if no contact has the address."""
+    event_count: _builtins.int
+    """Output only. Number of events whose properties were erased by this call."""
+    run_count: _builtins.int
+    """Output only. Number of runs whose attributes and reasons were erased."""
+    cancelled_run_count: _builtins.int
+    """Output only. Number of those runs that were open and have been cancelled."""
+    dropped_delivery_count: _builtins.int
+    """Output only. Number of deliveries that were waiting, leased or parked and have been dropped, of all subscriptions.
+    Matches that no consumer had been given yet are not counted.
+    """
+    def __init__(
+        self,
+        *,
+        contact_id: _builtins.str = ...,
+        event_count: _builtins.int = ...,
+        run_count: _builtins.int = ...,
+        cancelled_run_count: _builtins.int = ...,
+        dropped_delivery_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled_run_count", b"cancelled_run_count", "contact_id", b"contact_id", "dropped_delivery_count", b"dropped_delivery_count", "event_count", b"event_count", "run_count", b"run_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseContactResponse: _TypeAlias = EraseContactResponse  # noqa: Y015

@@ -55,6 +55,16 @@ class ContactsStub:
                 request_serializer=signalbox_dot_v1_dot_contacts__pb2.DeleteContactRequest.SerializeToString,
                 response_deserializer=signalbox_dot_v1_dot_contacts__pb2.DeleteContactResponse.FromString,
                 _registered_method=True)
+        self.ExportContact = channel.unary_stream(
+                '/signalbox.v1.Contacts/ExportContact',
+                request_serializer=signalbox_dot_v1_dot_contacts__pb2.ExportContactRequest.SerializeToString,
+                response_deserializer=signalbox_dot_v1_dot_contacts__pb2.ExportContactResponse.FromString,
+                _registered_method=True)
+        self.EraseContact = channel.unary_unary(
+                '/signalbox.v1.Contacts/EraseContact',
+                request_serializer=signalbox_dot_v1_dot_contacts__pb2.EraseContactRequest.SerializeToString,
+                response_deserializer=signalbox_dot_v1_dot_contacts__pb2.EraseContactResponse.FromString,
+                _registered_method=True)
 
 
 class ContactsServicer:
@@ -97,6 +107,35 @@ class ContactsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportContact(self, request, context):
+        """Returns everything that is stored about a person: the contact, the events with their matches, and the runs. The
+        person need not be a contact: events may have been sent for an address that no contact ever had.
+
+        Events and runs are returned in the order of their positions; those that are recorded after the export began are
+        not part of it. The last response has `end`; without it the export is incomplete.
+
+        Errors: CONTACT_REQUIRED; CONTACT_NOT_FOUND, if nothing is stored about the person; WATCHER_TOO_SLOW, if the client
+        does not read the responses.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EraseContact(self, request, context):
+        """Erases a person: the contact, the address, and the properties of the events. The person need not be a contact:
+        events may have been sent for an address that no contact ever had. Unlike DeleteContact, this erases the properties
+        of events, and matches that were not delivered are not delivered any more.
+
+        Erased events keep their positions and have `erased_at` set. Open runs are cancelled. The response is sent when
+        everything is erased. If the call ends before that, the server continues; another call waits for the end. Erasing a
+        person again changes nothing. Events that are sent for the address meanwhile or afterwards are about a new person.
+
+        Errors: CONTACT_REQUIRED; CONTACT_NOT_FOUND, if no contact ever had this ID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ContactsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -119,6 +158,16 @@ def add_ContactsServicer_to_server(servicer, server):
                     servicer.DeleteContact,
                     request_deserializer=signalbox_dot_v1_dot_contacts__pb2.DeleteContactRequest.FromString,
                     response_serializer=signalbox_dot_v1_dot_contacts__pb2.DeleteContactResponse.SerializeToString,
+            ),
+            'ExportContact': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportContact,
+                    request_deserializer=signalbox_dot_v1_dot_contacts__pb2.ExportContactRequest.FromString,
+                    response_serializer=signalbox_dot_v1_dot_contacts__pb2.ExportContactResponse.SerializeToString,
+            ),
+            'EraseContact': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseContact,
+                    request_deserializer=signalbox_dot_v1_dot_contacts__pb2.EraseContactRequest.FromString,
+                    response_serializer=signalbox_dot_v1_dot_contacts__pb2.EraseContactResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -230,6 +279,60 @@ class Contacts:
             '/signalbox.v1.Contacts/DeleteContact',
             signalbox_dot_v1_dot_contacts__pb2.DeleteContactRequest.SerializeToString,
             signalbox_dot_v1_dot_contacts__pb2.DeleteContactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportContact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/signalbox.v1.Contacts/ExportContact',
+            signalbox_dot_v1_dot_contacts__pb2.ExportContactRequest.SerializeToString,
+            signalbox_dot_v1_dot_contacts__pb2.ExportContactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseContact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/signalbox.v1.Contacts/EraseContact',
+            signalbox_dot_v1_dot_contacts__pb2.EraseContactRequest.SerializeToString,
+            signalbox_dot_v1_dot_contacts__pb2.EraseContactResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,6 +52,27 @@ class ContactsStub:
 
     Errors: CONTACT_REQUIRED, CONTACT_NOT_FOUND, ETAG_MISMATCH.
     """
+    ExportContact: _grpc.UnaryStreamMultiCallable[_contacts_pb2.ExportContactRequest, _contacts_pb2.ExportContactResponse]
+    """Returns everything that is stored about a person: the contact, the events with their matches, and the runs. The
+    person need not be a contact: events may have been sent for an address that no contact ever had.
+
+    Events and runs are returned in the order of their positions; those that are recorded after the export began are
+    not part of it. The last response has `end`; without it the export is incomplete.
+
+    Errors: CONTACT_REQUIRED; CONTACT_NOT_FOUND, if nothing is stored about the person; WATCHER_TOO_SLOW, if the client
+    does not read the responses.
+    """
+    EraseContact: _grpc.UnaryUnaryMultiCallable[_contacts_pb2.EraseContactRequest, _contacts_pb2.EraseContactResponse]
+    """Erases a person: the contact, the address, and the properties of the events. The person need not be a contact:
+    events may have been sent for an address that no contact ever had. Unlike DeleteContact, this erases the properties
+    of events, and matches that were not delivered are not delivered any more.
+
+    Erased events keep their positions and have `erased_at` set. Open runs are cancelled. The response is sent when
+    everything is erased. If the call ends before that, the server continues; another call waits for the end. Erasing a
+    person again changes nothing. Events that are sent for the address meanwhile or afterwards are about a new person.
+
+    Errors: CONTACT_REQUIRED; CONTACT_NOT_FOUND, if no contact ever had this ID.
+    """
 
 @_typing.type_check_only
 class ContactsAsyncStub(ContactsStub):
@@ -76,6 +97,27 @@ class ContactsAsyncStub(ContactsStub):
     Matches delivered afterwards have `contact_deleted` set.
 
     Errors: CONTACT_REQUIRED, CONTACT_NOT_FOUND, ETAG_MISMATCH.
+    """
+    ExportContact: _aio.UnaryStreamMultiCallable[_contacts_pb2.ExportContactRequest, _contacts_pb2.ExportContactResponse]  # type: ignore[assignment]
+    """Returns everything that is stored about a person: the contact, the events with their matches, and the runs. The
+    person need not be a contact: events may have been sent for an address that no contact ever had.
+
+    Events and runs are returned in the order of their positions; those that are recorded after the export began are
+    not part of it. The last response has `end`; without it the export is incomplete.
+
+    Errors: CONTACT_REQUIRED; CONTACT_NOT_FOUND, if nothing is stored about the person; WATCHER_TOO_SLOW, if the client
+    does not read the responses.
+    """
+    EraseContact: _aio.UnaryUnaryMultiCallable[_contacts_pb2.EraseContactRequest, _contacts_pb2.EraseContactResponse]  # type: ignore[assignment]
+    """Erases a person: the contact, the address, and the properties of the events. The person need not be a contact:
+    events may have been sent for an address that no contact ever had. Unlike DeleteContact, this erases the properties
+    of events, and matches that were not delivered are not delivered any more.
+
+    Erased events keep their positions and have `erased_at` set. Open runs are cancelled. The response is sent when
+    everything is erased. If the call ends before that, the server continues; another call waits for the end. Erasing a
+    person again changes nothing. Events that are sent for the address meanwhile or afterwards are about a new person.
+
+    Errors: CONTACT_REQUIRED; CONTACT_NOT_FOUND, if no contact ever had this ID.
     """
 
 class ContactsServicer(metaclass=_abc_1.ABCMeta):
@@ -122,6 +164,39 @@ class ContactsServicer(metaclass=_abc_1.ABCMeta):
         Matches delivered afterwards have `contact_deleted` set.
 
         Errors: CONTACT_REQUIRED, CONTACT_NOT_FOUND, ETAG_MISMATCH.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportContact(
+        self,
+        request: _contacts_pb2.ExportContactRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_contacts_pb2.ExportContactResponse], _abc.AsyncIterator[_contacts_pb2.ExportContactResponse]]:
+        """Returns everything that is stored about a person: the contact, the events with their matches, and the runs. The
+        person need not be a contact: events may have been sent for an address that no contact ever had.
+
+        Events and runs are returned in the order of their positions; those that are recorded after the export began are
+        not part of it. The last response has `end`; without it the export is incomplete.
+
+        Errors: CONTACT_REQUIRED; CONTACT_NOT_FOUND, if nothing is stored about the person; WATCHER_TOO_SLOW, if the client
+        does not read the responses.
+        """
+
+    @_abc_1.abstractmethod
+    def EraseContact(
+        self,
+        request: _contacts_pb2.EraseContactRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_contacts_pb2.EraseContactResponse, _abc.Awaitable[_contacts_pb2.EraseContactResponse]]:
+        """Erases a person: the contact, the address, and the properties of the events. The person need not be a contact:
+        events may have been sent for an address that no contact ever had. Unlike DeleteContact, this erases the properties
+        of events, and matches that were not delivered are not delivered any more.
+
+        Erased events keep their positions and have `erased_at` set. Open runs are cancelled. The response is sent when
+        everything is erased. If the call ends before that, the server continues; another call waits for the end. Erasing a
+        person again changes nothing. Events that are sent for the address meanwhile or afterwards are about a new person.
+
+        Errors: CONTACT_REQUIRED; CONTACT_NOT_FOUND, if no contact ever had this ID.
         """
 
 def add_ContactsServicer_to_server(servicer: ContactsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -182,6 +182,7 @@ class Property(_message.Message):
     SUGGESTED_VALUES_FIELD_NUMBER: _builtins.int
     PROPERTIES_FIELD_NUMBER: _builtins.int
     ITEM_TYPE_FIELD_NUMBER: _builtins.int
+    PERSONAL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Required. Name of the property, unique among its siblings. Not blank; at most 255 characters."""
     type: Global___PropertyType.ValueType
@@ -192,6 +193,11 @@ class Property(_message.Message):
     """Optional. Description of the property. At most 2,000 characters."""
     item_type: Global___PropertyType.ValueType
     """Optional. Type of the items of an array. If not set, the items are not validated."""
+    personal: _builtins.bool
+    """Optional. If true, values of the property are about a person: callers without the scope `personal:read` get them
+    masked in explanations, backtests and violations, and they are erased with the person. This includes nested
+    properties. Compatibility is not affected.
+    """
     @_builtins.property
     def suggested_values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Optional. Suggested values of a string property, for user interfaces; not enforced. At most 100 values of at most
@@ -212,10 +218,11 @@ class Property(_message.Message):
         suggested_values: _abc.Iterable[_builtins.str] | None = ...,
         properties: _abc.Iterable[Global___Property] | None = ...,
         item_type: Global___PropertyType.ValueType = ...,
+        personal: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "item_type", b"item_type", "name", b"name", "properties", b"properties", "required", b"required", "suggested_values", b"suggested_values", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "item_type", b"item_type", "name", b"name", "personal", b"personal", "properties", b"properties", "required", b"required", "suggested_values", b"suggested_values", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1212,6 +1219,7 @@ class BacktestReport(_message.Message):
     SAMPLES_FIELD_NUMBER: _builtins.int
     HEAD_POSITION_FIELD_NUMBER: _builtins.int
     UNREADABLE_COUNT_FIELD_NUMBER: _builtins.int
+    ERASED_COUNT_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Output only. Number of the revision that the candidate was compared with."""
     event_count: _builtins.int
@@ -1232,6 +1240,10 @@ class BacktestReport(_message.Message):
     """Output only. Number of events that were skipped because their stored properties could not be read, or because not
     all of their coercions are recorded, so that it is not known what was sent. They are not counted in `event_count`.
     Such reads are counted in the metric signalbox_unreadable_rows_total.
+    """
+    erased_count: _builtins.int
+    """Output only. Number of events that were skipped because the person that they are about was erased. They are not
+    counted in `event_count`.
     """
     @_builtins.property
     def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___BacktestReason]:
@@ -1254,10 +1266,11 @@ class BacktestReport(_message.Message):
         samples: _abc.Iterable[Global___BacktestSample] | None = ...,
         head_position: _builtins.int = ...,
         unreadable_count: _builtins.int = ...,
+        erased_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["differently_coerced_count", b"differently_coerced_count", "event_count", b"event_count", "head_position", b"head_position", "newly_accepted_count", b"newly_accepted_count", "newly_rejected_count", b"newly_rejected_count", "reasons", b"reasons", "revision", b"revision", "samples", b"samples", "unchanged_count", b"unchanged_count", "unreadable_count", b"unreadable_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["differently_coerced_count", b"differently_coerced_count", "erased_count", b"erased_count", "event_count", b"event_count", "head_position", b"head_position", "newly_accepted_count", b"newly_accepted_count", "newly_rejected_count", b"newly_rejected_count", "reasons", b"reasons", "revision", b"revision", "samples", b"samples", "unchanged_count", b"unchanged_count", "unreadable_count", b"unreadable_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -40,6 +40,7 @@ class Event(_message.Message):
     RECEIVED_AT_FIELD_NUMBER: _builtins.int
     OMITTED_COERCION_COUNT_FIELD_NUMBER: _builtins.int
     UNREADABLE_REASON_FIELD_NUMBER: _builtins.int
+    ERASED_AT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Output only. Unique ID, a UUIDv7."""
     position: _builtins.int
@@ -80,6 +81,12 @@ class Event(_message.Message):
     def received_at(self) -> _timestamp_pb2.Timestamp:
         """Output only. When the server recorded the event. Never decreases with the position."""
 
+    @_builtins.property
+    def erased_at(self) -> _timestamp_pb2.Timestamp:
+        """Output only. When the person was erased that the event is about. The event has no address and no coercions then, and
+        none of the properties that the project does not keep. Not set otherwise.
+        """
+
     def __init__(
         self,
         *,
@@ -96,10 +103,11 @@ class Event(_message.Message):
         received_at: _timestamp_pb2.Timestamp | None = ...,
         omitted_coercion_count: _builtins.int = ...,
         unreadable_reason: _builtins.str = ...,
+        erased_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["occurred_at", b"occurred_at", "properties", b"properties", "received_at", b"received_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["erased_at", b"erased_at", "occurred_at", b"occurred_at", "properties", b"properties", "received_at", b"received_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coercions", b"coercions", "contact_id", b"contact_id", "definition_id", b"definition_id", "email", b"email", "id", b"id", "name", b"name", "occurred_at", b"occurred_at", "omitted_coercion_count", b"omitted_coercion_count", "position", b"position", "properties", b"properties", "received_at", b"received_at", "revision", b"revision", "unreadable_reason", b"unreadable_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coercions", b"coercions", "contact_id", b"contact_id", "definition_id", b"definition_id", "email", b"email", "erased_at", b"erased_at", "id", b"id", "name", b"name", "occurred_at", b"occurred_at", "omitted_coercion_count", b"omitted_coercion_count", "position", b"position", "properties", b"properties", "received_at", b"received_at", "revision", b"revision", "unreadable_reason", b"unreadable_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

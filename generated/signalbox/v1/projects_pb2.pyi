@@ -96,6 +96,34 @@ NAME_CASE_INSENSITIVE: NameCase.ValueType  # 2
 """An equal name is preferred; otherwise a name that differs only in letter case is used."""
 Global___NameCase: _TypeAlias = NameCase  # noqa: Y015
 
+class _Erasure:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ErasureEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Erasure.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ERASURE_UNSPECIFIED: _Erasure.ValueType  # 0
+    """In a new project, the same as ERASURE_DELETE_ALL. In an update, the rule does not change."""
+    ERASURE_DELETE_ALL: _Erasure.ValueType  # 1
+    """All properties."""
+    ERASURE_KEEP_NOT_PERSONAL: _Erasure.ValueType  # 2
+    """All properties but those that the latest revision of the definition declares, not as `personal`. Values that contain
+    the person's address are erased as well.
+    """
+
+class Erasure(_Erasure, metaclass=_ErasureEnumTypeWrapper):
+    """Which properties of its events are erased with a person."""
+
+ERASURE_UNSPECIFIED: Erasure.ValueType  # 0
+"""In a new project, the same as ERASURE_DELETE_ALL. In an update, the rule does not change."""
+ERASURE_DELETE_ALL: Erasure.ValueType  # 1
+"""All properties."""
+ERASURE_KEEP_NOT_PERSONAL: Erasure.ValueType  # 2
+"""All properties but those that the latest revision of the definition declares, not as `personal`. Values that contain
+the person's address are erased as well.
+"""
+Global___Erasure: _TypeAlias = Erasure  # noqa: Y015
+
 class _Dialect:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -151,6 +179,7 @@ class Project(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    ERASURE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Output only. Unique ID, a UUIDv7."""
     name: _builtins.str
@@ -165,6 +194,8 @@ class Project(_message.Message):
     """Output only. Position of the newest event. 0 if there is none."""
     etag: _builtins.str
     """Output only. Version of the project. Changes with every update."""
+    erasure: Global___Erasure.ValueType
+    """Optional. Which properties of its events are erased with a person."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """Output only. When the project was created."""
@@ -185,10 +216,11 @@ class Project(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        erasure: Global___Erasure.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "etag", b"etag", "head_position", b"head_position", "id", b"id", "name", b"name", "name_case", b"name_case", "undefined_events", b"undefined_events", "unknown_contacts", b"unknown_contacts", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "erasure", b"erasure", "etag", b"etag", "head_position", b"head_position", "id", b"id", "name", b"name", "name_case", b"name_case", "undefined_events", b"undefined_events", "unknown_contacts", b"unknown_contacts", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -221,7 +253,8 @@ class ApiKey(_message.Message):
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Required. What the key may do: `events:write`, `events:read`, `definitions:write`, `definitions:read`,
-        `contacts:write`, `contacts:read`, `automations:write`, `automations:read`, `matches:read`, or `*` for all of them.
+        `contacts:write`, `contacts:read`, `automations:write`, `automations:read`, `matches:read`, `personal:read`, or
+        `*` for all of them.
         """
 
     @_builtins.property
@@ -412,6 +445,7 @@ class UpdateProjectRequest(_message.Message):
     UNKNOWN_CONTACTS_FIELD_NUMBER: _builtins.int
     NAME_CASE_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    ERASURE_FIELD_NUMBER: _builtins.int
     project: _builtins.str
     """Required. ID or name of the project."""
     name: _builtins.str
@@ -424,6 +458,8 @@ class UpdateProjectRequest(_message.Message):
     """Optional. The new rule for the letter case of event names."""
     etag: _builtins.str
     """Optional. Etag of the project as last read. If it is not the current one, the request fails with ETAG_MISMATCH."""
+    erasure: Global___Erasure.ValueType
+    """Optional. The new rule for the properties of erased persons' events."""
     def __init__(
         self,
         *,
@@ -433,10 +469,11 @@ class UpdateProjectRequest(_message.Message):
         unknown_contacts: Global___UnknownContacts.ValueType = ...,
         name_case: Global___NameCase.ValueType = ...,
         etag: _builtins.str = ...,
+        erasure: Global___Erasure.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "name", b"name"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "etag", b"etag", "name", b"name", "name_case", b"name_case", "project", b"project", "undefined_events", b"undefined_events", "unknown_contacts", b"unknown_contacts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "erasure", b"erasure", "etag", b"etag", "name", b"name", "name_case", b"name_case", "project", b"project", "undefined_events", b"undefined_events", "unknown_contacts", b"unknown_contacts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
     _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015

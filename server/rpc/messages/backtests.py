@@ -65,6 +65,7 @@ async def _write_report(report: Report) -> pb.BacktestReport:
         ],
         head_position=report.head,
         unreadable_count=report.unreadable,
+        erased_count=report.erased,
     )
     room = MAX_REPORT_BYTES - message.ByteSize()
     for each in report.samples:

@@ -164,6 +164,7 @@ def _read_property(message: pb.Property, path: str, violations: list[Violation],
         suggested_values=tuple(message.suggested_values[: MAX_SUGGESTED_VALUES + 1]),
         properties=_read_properties(message.properties, path, violations, read),
         item_type=item_type,
+        personal=message.personal,
     )
 
 
@@ -176,4 +177,5 @@ def _write_property(one: Property) -> pb.Property:
         suggested_values=one.suggested_values,
         properties=map(_write_property, one.properties),
         item_type=PROPERTY_TYPE.write(one.item_type) if one.item_type else pb.PROPERTY_TYPE_UNSPECIFIED,
+        personal=one.personal,
     )

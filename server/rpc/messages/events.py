@@ -74,10 +74,14 @@ def write_event(event: Event, into: event_pb2.Event) -> None:
     if event.coercions:
         unwritten = write_details(event.coercions, write_coercion, into.coercions)
         into.omitted_coercion_count = event.omitted_coercions + unwritten
+    elif event.omitted_coercions:
+        into.omitted_coercion_count = event.omitted_coercions
     write_timestamp(event.occurred_at, into.occurred_at)
     write_timestamp(event.received_at, into.received_at)
     if event.unreadable:
         into.unreadable_reason = event.unreadable
+    if event.erased_at:
+        write_timestamp(event.erased_at, into.erased_at)
 
 
 def event_message(event: Event) -> event_pb2.Event:

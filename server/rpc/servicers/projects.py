@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from server.model import Rules
 from server.paging import PageRequest
-from server.rpc.messages.enums import DIALECT, NAME_CASE, UNDEFINED_EVENTS, UNKNOWN_CONTACTS, EnumMap
+from server.rpc.messages.enums import DIALECT, ERASURE, NAME_CASE, UNDEFINED_EVENTS, UNKNOWN_CONTACTS, EnumMap
 from server.rpc.messages.times import timestamp
 from server.rpc.response_size import write_page
 from signalbox.v1 import projects_pb2 as pb
@@ -20,6 +20,7 @@ _RULES: dict[str, EnumMap[Any]] = {
     "undefined_events": UNDEFINED_EVENTS,
     "unknown_contacts": UNKNOWN_CONTACTS,
     "name_case": NAME_CASE,
+    "erasure": ERASURE,
 }
 
 

@@ -1,0 +1,232 @@
+"""Erases persons.
+
+An erasure is stored by its first transaction (`server.storage.erasures`), and goes on in small ones, with pauses in
+between, so that a send waits for one of them at most. It is a task of the server, not of the call that began it: a
+caller who leaves does not stop it, and a second caller waits for the same task. After a crash, `resume` continues it,
+on whichever server finds it first. Two servers may take its steps at once: each locks the row and sees what is done.
+
+    before the first commit    nothing is erased
+    after it                   the contact is gone, its events are read as erased, its matches are not delivered
+    until the last one         runs, events and deliveries are erased, in the order of their positions
+    after it                   the response: nothing is stored about the person
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import structlog
+
+from automation.bulk import chunks
+from automation.erasing import count_open_runs, deliveries_of_events, runs_of_contact
+from registry.timestamps import now_micros
+from server.delivery.recent_matches import RECENT_SECONDS
+from server.recurring import Recurring, try_each
+from server.sharing.current_project import SERVER, work_for
+from server.storage.erasures import (
+    READ_EVENTS,
+    begin_erasure,
+    end_erasure,
+    erase_events_to,
+    erase_runs_to,
+    events_of,
+    find_person,
+    pending_erasures,
+)
+from server.storage.events import event_sizes, in_portions, log_head
+from server.storage.transactions import finished
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sqlalchemy import Connection
+
+    from automation.erasing import ErasedRuns
+    from server.outages import Outages
+    from server.services.contacts import ContactRef
+    from server.storage.database import Database
+    from server.storage.erasures import PendingErasure, Person
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+STEP_ROWS: Final = 100
+"""The most events or runs that one transaction erases: it takes a few milliseconds."""
+
+STEP_CHARACTERS: Final = 500_000
+"""The most characters of events that one transaction erases, unless a single one has more."""
+
+REST_FACTOR: Final = 4
+"""After each transaction, an erasure pauses this many times as long as it took."""
+
+LOOK_SECONDS: Final = 5.0
+"""The interval at which erasures are looked for that nobody continues, and the time after which one counts as such."""
+
+RECENT_MARGIN: Final = 0.25
+"""Added to the time for which other servers deliver matches from memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """The numbers of what was erased, or would be. `contact_id` is empty if no contact has the address."""
+
+    contact_id: str = ""
+    events: int = 0
+    runs: int = 0
+    cancelled_runs: int = 0
+    dropped_deliveries: int = 0
+
+
+class Erasures:
+    """Erases persons, and continues erasures that were interrupted."""
+
+    def __init__(self, database: Database, on_erased: Callable[[int], object], outages: Outages) -> None:
+        """`on_erased` is called with the `project_pk` once a contact of a project is erased."""
+        self._database = database
+        self._on_erased = on_erased
+        self._tasks: dict[int, asyncio.Task[Erased]] = {}
+        self._recurring = Recurring("erasures", self.resume, outages)
+
+    def start(self) -> None:
+        """Start continuing erasures that were interrupted."""
+        self._recurring.start()
+
+    async def close(self) -> None:
+        """Stop, even between two transactions of an erasure: the next start continues there."""
+        await self._recurring.close()
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def erase(self, project_pk: int, ref: ContactRef) -> Erased:
+        """Erase a person. Return what was erased since this call. Raise ContactNotFound for an unknown id."""
+        began = monotonic()
+
+        async def begin() -> tuple[Person, PendingErasure | None]:
+            now = now_micros()
+            found = await self._database.write(
+                lambda connection: begin_erasure(connection, project_pk, ref.id, ref.email, now)
+            )
+            self._on_erased(project_pk)
+            return found
+
+        person, pending = await finished(begin())
+        erased = Erased() if pending is None else await asyncio.shield(self._task(pending))
+        if self._database.shared and erased.runs:
+            # Other servers may still have its newest matches in memory.
+            await asyncio.sleep(began + RECENT_SECONDS + RECENT_MARGIN - monotonic())
+        return replace(erased, contact_id=person.contact_id)
+
+    async def preview(self, project_pk: int, ref: ContactRef) -> Erased:
+        """Return what would be erased. Raise ContactNotFound for an unknown id."""
+        read = self._database.read
+        person = await read(lambda connection: find_person(connection, project_pk, contact_id=ref.id, email=ref.email))
+        head = await read(lambda connection: log_head(connection, project_pk))
+        erased, position, number = Erased(person.contact_id), 0, 0
+        while positions := await read(partial(_next_events, project_pk, person, position, head)):
+            position = positions[-1]
+            drop = await read(partial(_deliveries, project_pk, positions))
+            erased = replace(
+                erased, events=erased.events + len(positions), dropped_deliveries=erased.dropped_deliveries + drop
+            )
+        while person.contact_key and (numbers := await read(partial(_next_runs, person.contact_key, number))):
+            number = numbers[-1]
+            cancel = await read(partial(_open_runs, project_pk, numbers))
+            erased = replace(erased, runs=erased.runs + len(numbers), cancelled_runs=erased.cancelled_runs + cancel)
+        return erased
+
+    async def resume(self) -> float:
+        """Continue the erasures that nobody has continued for a while. Return the seconds until the next look."""
+        work_for(SERVER)
+        stale = now_micros() - round(LOOK_SECONDS * 1_000_000)
+        pending = await self._database.read(pending_erasures, brief=True)
+        await try_each([each for each in pending if each.updated_at < stale], self._continue)
+        return LOOK_SECONDS
+
+    async def _continue(self, erasure: PendingErasure) -> None:
+        log.info("erasure_resumed", position=erasure.position, until=erasure.until_position)
+        await self._task(erasure)
+
+    def _task(self, erasure: PendingErasure) -> asyncio.Task[Erased]:
+        """Return the task of an erasure, which is begun unless it runs."""
+        task = self._tasks.get(erasure.key)
+        if task is None:
+            task = self._tasks[erasure.key] = asyncio.create_task(self._run(erasure), name="erase")
+            task.add_done_callback(lambda _: self._tasks.pop(erasure.key, None))
+        return task
+
+    async def _run(self, erasure: PendingErasure) -> Erased:
+        work_for(erasure.project_pk)
+        erased = await self._erase_runs(erasure, Erased())
+        erased = await self._erase_events(erasure, erased)
+        await self._write(lambda connection: end_erasure(connection, erasure))
+        return erased
+
+    async def _erase_runs(self, erasure: PendingErasure, erased: Erased) -> Erased:
+        after = erasure.run_number
+        while erasure.contact_key and (
+            numbers := await self._database.read(partial(_next_runs, erasure.contact_key, after))
+        ):
+            after = numbers[-1]
+            for some in chunks(numbers, STEP_ROWS):
+                step = await self._write(partial(_erase_runs, erasure, some))
+                erased = replace(
+                    erased, runs=erased.runs + step.runs, cancelled_runs=erased.cancelled_runs + step.cancelled
+                )
+        return erased
+
+    async def _erase_events(self, erasure: PendingErasure, erased: Erased) -> Erased:
+        project_pk, after = erasure.project_pk, erasure.position
+        while positions := await self._database.read(
+            partial(_next_events, project_pk, erasure, after, erasure.until_position)
+        ):
+            after = positions[-1]
+            sizes = await self._database.read(partial(_sizes, project_pk, positions))
+            for some in in_portions(positions, sizes, STEP_ROWS, STEP_CHARACTERS):
+                events, dropped = await self._write(partial(_erase_events, erasure, some))
+                erased = replace(
+                    erased, events=erased.events + events, dropped_deliveries=erased.dropped_deliveries + dropped
+                )
+        return erased
+
+    async def _write(self, work: Callable[[Connection], T]) -> T:
+        begun = monotonic()
+        result = await self._database.write(work)
+        await asyncio.sleep(REST_FACTOR * (monotonic() - begun))
+        return result
+
+
+def _next_events(
+    project_pk: int, person: Person | PendingErasure, after: int, until: int, connection: Connection
+) -> list[int]:
+    return events_of(connection, project_pk, person, after, until, READ_EVENTS)
+
+
+def _next_runs(contact_key: int, after: int, connection: Connection) -> Sequence[int]:
+    return runs_of_contact(connection, contact_key, after, READ_EVENTS)
+
+
+def _deliveries(project_pk: int, positions: Sequence[int], connection: Connection) -> int:
+    return sum(map(len, deliveries_of_events(connection, project_pk, positions).values()))
+
+
+def _open_runs(project_pk: int, numbers: Sequence[int], connection: Connection) -> int:
+    return count_open_runs(connection, project_pk, numbers)
+
+
+def _sizes(project_pk: int, positions: Sequence[int], connection: Connection) -> dict[int, int]:
+    return event_sizes(connection, project_pk, positions)
+
+
+def _erase_runs(erasure: PendingErasure, numbers: Sequence[int], connection: Connection) -> ErasedRuns:
+    return erase_runs_to(connection, erasure, numbers, now_micros())
+
+
+def _erase_events(erasure: PendingErasure, positions: Sequence[int], connection: Connection) -> tuple[int, int]:
+    return erase_events_to(connection, erasure, positions, now_micros())
