@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import platform
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,7 @@ from server.bridge.dialects import DIALECTS
 from server.bridge.metrics_page import MetricsListener
 from server.bridge.operations import Services
 from server.bridge.system import System
+from server.call_log import CallLog
 from server.clock import ClockWatch
 from server.connect.app import Connect
 from server.connect.openapi import rpc_paths
@@ -78,8 +80,9 @@ from server.sharing.loop_time import LoopTime
 from server.shutdown import Shutdown
 from server.storage.database import open_database
 from server.storage.health import StorageHealth
-from server.storage.migrations import check_migrated, migrate
+from server.storage.migrations import check_migrated, current, migrate
 from server.storage.server_secrets import PAGE_TOKENS, read_or_make_secret
+from server.version import version
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -175,9 +178,8 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
             "MatchStream": MatchStreamServicer(matches, subscriptions, deliveries, shutdown),
             "Projects": ProjectsServicer(projects),
         }
-        rpcs = Calls(access, calls, metrics, loop_time)
-        rpcs.start()
-        stack.push_async_callback(rpcs.close)
+        rpcs = Calls(access, calls, metrics, loop_time, CallLog(settings.log_calls))
+        await stack.enter_async_context(rpcs)
         grpc_server = GrpcServer(rpcs, servicers)
         _watch(metrics, database, health, calls)
         system = System(
@@ -191,19 +193,37 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
             leaving=calls.leaving,
             rate_limits=settings.rate_limits,
             max_body=settings.http_body_bytes,
+            call_log=CallLog(settings.log_calls),
         )
         connect = Connect(rpcs, servicers, max_json=settings.http_body_bytes)
         http_server = _http_server(settings, metrics, Front([connect], bridge, Cors(settings.cors_origins)))
         grpc_address = await grpc_server.start(settings.grpc, settings.tls)
         stack.push_async_callback(_stop_listeners, grpc_server, http_server, settings.grace_seconds)
         health.on_change(grpc_server.report_ready)
-        yield Server(
+        started = Server(
             grpc_address,
             await http_server.start(settings.http, settings.tls),
             grpc_server.leave,
             demo_contact,
             await stack.enter_async_context(_listening_for_metrics(settings, system.metrics_page)),
         )
+        yield await _started(database, started)
+
+
+async def _started(database: MeasuredDatabase, server: Server) -> Server:
+    """Log what has started, and return it."""
+    log.info(
+        "started",
+        version=version(),
+        python=platform.python_version(),
+        database=database.kind,
+        database_version=await database.version(),
+        migration=await database.read(current, brief=True),
+        grpc=server.grpc_address,
+        http=server.http_address,
+        metrics=server.metrics_address or None,
+    )
+    return server
 
 
 @asynccontextmanager

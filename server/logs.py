@@ -1,11 +1,13 @@
 """The log of a server: JSON lines on stderr, or lines for people if stderr is a terminal.
 
-Tracebacks never show the values of variables: they hold secrets and customer data.
+Tracebacks never show the values of variables: they hold secrets and customer data. Addresses and secrets that a text
+has all the same, such as the words of a database about a row, are masked.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
 MAX_ENTRY_BYTES: Final = 2_000
 
 _SHORTEST: Final = 40
+
+_SECRET: Final = re.compile(
+    r"(?<![A-Za-z0-9])(?:sb|AS|os|esx_live|esx|be|re|whsec)_[A-Za-z0-9+/=_-]{16,}|(?<=[Bb]earer )[^\s\"',]+|(?<=://)[^\s/@]+(?=@)"
+)
+_ADDRESS: Final = re.compile(r"[^\s@<>()\[\]{}\"',:;=|/\\]{1,64}@[^\s@<>()\[\]{}\"',:;=|/\\]{1,255}")
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -64,7 +71,29 @@ def _rendering() -> list[Processor]:
     renderer: Processor = structlog.processors.JSONRenderer()
     if sys.stderr.isatty():
         renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-    return [structlog.processors.format_exc_info, BoundedRenderer(renderer)]
+    return [structlog.processors.format_exc_info, _mask, BoundedRenderer(renderer)]
+
+
+def _mask(_logger: Any, _method: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Replace addresses and secrets in all texts of an entry.
+
+    Nothing of the kind is logged on purpose. But an error of a library may quote a row, a URL or a header.
+    """
+    for name, value in entry.items():
+        if isinstance(value, (str, bytes, list, tuple, dict, Exception)):
+            text = value if isinstance(value, str) else repr(value)
+            masked = mask(text)
+            if masked is not text:
+                entry[name] = masked
+    return entry
+
+
+def mask(text: str) -> str:
+    """Return a text without e-mail addresses and secrets; the text itself if it has none."""
+    if "@" not in text and "_" not in text and "earer" not in text:
+        return text
+    masked = _ADDRESS.sub("[address]", _SECRET.sub("[secret]", text))
+    return text if masked == text else masked
 
 
 class BoundedRenderer:

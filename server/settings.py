@@ -28,7 +28,8 @@ class Settings:
     """The settings of one server. An empty `admin_key` is read from, or made in, the admin key file.
 
     Matches are kept for `match_retention_seconds`, for ever if that is None. Without `migrate` a database that lacks
-    migrations is refused. Matches are pushed to public addresses and to `push_networks`.
+    migrations is refused. Matches are pushed to public addresses and to `push_networks`. Of the calls that neither fail
+    nor are slow nor change anything, each `log_calls`-th is logged, none if that is 0.
     """
 
     grpc: str = DEFAULT_GRPC
@@ -48,6 +49,7 @@ class Settings:
     http_connections: int | None = None
     http_address_connections: int | None = None
     cors_origins: tuple[str, ...] = ()
+    log_calls: int = 0
     push_networks: tuple[IPv4Network | IPv6Network, ...] = ()
 
 

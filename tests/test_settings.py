@@ -31,6 +31,7 @@ DEFAULTS: dict[str, Any] = {
     "http_address_connections": None,
     "cors_origins": (),
     "push_networks": (),
+    "log_calls": 0,
 }
 
 WORDS = {

@@ -34,6 +34,7 @@ from server.bridge.messages import Request, Response
 from server.bridge.metrics_page import METRICS_PATH
 from server.bridge.rate_limits import RateLimiter
 from server.bridge.routes import RouteTable
+from server.call_log import SLOW_SECONDS, CallLog
 from server.caller import REQUEST_ID, REST, begin_call, speaks
 from server.errors import KeyInvalid, KeyMissing, Stopping, StorageRefused
 from server.http.body import ClientGone, HeldBytes, body_bytes, decode_body, read_body
@@ -47,7 +48,9 @@ from server.http.errors import (
     UnsupportedEncoding,
 )
 from server.http.headers import SAFE_HEADERS, repeated_header
+from server.metrics.calls import UNKNOWN_ROUTE
 from server.sharing.fair_queue import FairTurns
+from server.status import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -103,6 +106,8 @@ class _Exchange:
         "mount",
         "path",
         "reads_for",
+        "reason",
+        "received",
         "repeated",
         "request_id",
         "response_headers",
@@ -117,6 +122,8 @@ class _Exchange:
             repeated_header(scope["headers"], SINGLE_HEADERS) if len(self.headers) < len(scope["headers"]) else b""
         )
         self.request_id = begin_call(self.headers.get(_REQUEST_ID, b"").decode("latin-1"), REST).encode()
+        self.reason = ""
+        self.received = 0  # bytes of the body
         self.mount: _Mount | None = None
         self.route: Route | None = None
         self.response_headers: tuple[tuple[bytes, bytes], ...] = ()
@@ -136,7 +143,9 @@ class Bridge:
         leaving: asyncio.Event,
         rate_limits: bool = False,
         max_body: int = 1024 * 1024,
+        call_log: CallLog | None = None,
     ) -> None:
+        self._log = call_log or CallLog()
         self._access = access
         self._leaving = leaving
         self._calls: set[asyncio.Task[Any]] = set()
@@ -195,13 +204,26 @@ class Bridge:
         if self._leaving.is_set():
             # The client's next request must go to another server.
             headers = (*headers, (b"connection", b"close"))
-        await _send(send, exchange, response.status, _encode(response.body), _JSON, headers)
-        self._metrics.count_request(
-            exchange.mount.dialect.name if exchange.mount else "",
-            response.status,
-            exchange.route.path if exchange.route else "",
-            perf_counter() - began,
-        )
+        content = _encode(response.body)
+        await _send(send, exchange, response.status, content, _JSON, headers)
+        self._record(exchange, response.status, perf_counter() - began, len(content))
+
+    def _record(self, exchange: _Exchange, status: int, seconds: float, sent: int) -> None:
+        """Count a request that was answered, and log it if it is to be."""
+        route = exchange.route
+        dialect = exchange.mount.dialect.name if exchange.mount else ""
+        self._metrics.count_request(dialect, status, route.path if route else "", seconds)
+        change = route is not None and route.changes
+        if exchange.reason or seconds > SLOW_SECONDS or change or (self._log.every and self._log.samples()):
+            self._log.write(
+                f"{route.method} {route.path}" if route else UNKNOWN_ROUTE,
+                exchange.reason,
+                seconds,
+                change=change,
+                status=status,
+                bytes_in=exchange.received,
+                bytes_out=sent,
+            )
 
     def end_calls(self) -> None:
         """Respond with 503 to the requests in progress."""
@@ -230,6 +252,7 @@ class Bridge:
             body = await read_body(exchange.headers, receive, self._max_body, held)
             body = b"" if exchange.method in _BODILESS else decode_body(exchange.headers, body, self._max_body)
             held.shrink(len(body))
+            exchange.received = len(body)
             return await route.handler(self._services, Request(caller, params, query, exchange.headers, body))
         finally:
             held.shrink(0)
@@ -292,8 +315,10 @@ class Bridge:
 
         If there are several, the body has the fields of each, and the first one decides the status.
         """
+        exchange.reason = (error.report.code or "RULE_BROKEN") if isinstance(error, RuleBroken) else reason_of(error)
         if not isinstance(error, (SignalboxError, RuleBroken)):
-            log.error("request_failed", method=exchange.method, path=exchange.path, exc_info=error)
+            route = exchange.route.path if exchange.route else UNKNOWN_ROUTE
+            log.error("request_failed", method=exchange.method, route=route, exc_info=error)
         elif isinstance(error, (BodiesTooLarge, TooManyReads)):
             self._metrics.count_refused(error.reason)
         elif isinstance(error, StorageRefused):

@@ -8,13 +8,13 @@ from urllib.parse import unquote
 
 from server.errors import UnstorableText
 from server.http.errors import MethodNotAllowed, RouteNotFound
+from server.model import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from server.bridge.messages import Request, Response
     from server.bridge.operations import Services
-    from server.model import Scope
 
 Handler: TypeAlias = "Callable[[Services, Request], Awaitable[Response]]"
 """Handles one request; raises errors of the services, or RuleBroken."""
@@ -43,6 +43,11 @@ class Route:
     def summary(self) -> str:
         """The first line of the handler's docstring."""
         return (self.handler.__doc__ or "").partition("\n")[0].rstrip(".")
+
+    @property
+    def changes(self) -> bool:
+        """Whether a request changes definitions, contacts or automations."""
+        return self.method != "GET" and self.scope.endswith(":write") and self.scope != Scope.EVENTS_WRITE
 
     @property
     def segments(self) -> list[str]:

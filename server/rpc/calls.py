@@ -14,17 +14,19 @@ received, and have the call served here.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
 from math import inf
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 import structlog
 
 from registry.errors import SignalboxError
+from server.call_log import SLOW_SECONDS, CallLog
 from server.errors import LimitReached, MalformedRequest, StorageRefused, WatcherTooSlow
 from server.metrics import Metrics
 from server.rpc.call_limits import ARRIVAL_SECONDS, FIRST_MESSAGE_SECONDS, SMALL_BYTES, CallLimits
@@ -33,7 +35,7 @@ from server.rpc.parsing import LARGE_BYTES
 from server.rpc.request_size import note_request_size
 from server.sharing.loop_time import LoopTime, begin_request
 from server.shutdown import until
-from server.status import code_of
+from server.status import code_of, reason_of
 from signalbox.v1 import options_pb2
 
 if TYPE_CHECKING:
@@ -49,8 +51,12 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 OK: Final = "OK"
-CANCELLED: Final = "CANCELLED"
-"""The code of a call whose client has gone."""
+_GONE: Final = "CANCELLED", "CLIENT_GONE"
+"""The code and the reason of a call whose client has gone."""
+
+_CHANGES: Final = re.compile(
+    "(Create|Update|Upsert|Delete|Undelete|Rollback|Activate|Pause|Seek|Replay|Discard|Revoke|Rotate|Erase|Reingest)[A-Z]"
+).match
 
 Send = Callable[[Any, float], Awaitable[None]]
 """Writes a response of a stream. Raise WatcherTooSlow if the transport does not take it within the given seconds."""
@@ -118,6 +124,21 @@ class Method:
         """Whether a call has a stream of responses."""
         return bool(self.descriptor.server_streaming)
 
+    @property
+    def name(self) -> str:
+        """The name in the log, such as `EventIngest/SendEvent`."""
+        return f"{self.descriptor.containing_service.name}/{self.descriptor.name}"
+
+    @property
+    def changes(self) -> bool:
+        """Whether a call changes what a project is made of, and not only its logs and the state of its runs."""
+        return _CHANGES(self.descriptor.name) is not None
+
+    @property
+    def waits(self) -> bool:
+        """Whether a call may wait as long as its caller asked it to."""
+        return self.streams or "wait" in self.descriptor.input_type.fields_by_name
+
 
 def served_methods(service: ServiceDescriptor, servicer: object) -> Iterator[Method]:
     """Yield the methods of a service that its servicer has. Raise ValueError for one without a scope."""
@@ -133,7 +154,12 @@ class Calls:
     """Serves calls: each is authenticated and counted before its message is received."""
 
     def __init__(
-        self, access: Access, calls: OpenCalls, metrics: Metrics | None = None, loop_time: LoopTime | None = None
+        self,
+        access: Access,
+        calls: OpenCalls,
+        metrics: Metrics | None = None,
+        loop_time: LoopTime | None = None,
+        call_log: CallLog | None = None,
     ) -> None:
         self.open_calls = calls
         self.metrics = metrics or Metrics()
@@ -141,23 +167,26 @@ class Calls:
         self._access = access
         self._calls = calls
         self._limits = CallLimits(calls, self.metrics, self.loop_time)
-        self._series: dict[Method, RpcSeries] = {}
+        self._log = call_log or CallLog()
+        self._records: dict[Method, _Record] = {}
 
-    def start(self) -> None:
+    async def __aenter__(self) -> None:
         """Begin to end calls whose messages are late."""
         self._limits.start()
 
-    async def close(self) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Stop ending calls."""
         await self._limits.close()
 
     async def answer(self, method: Method, parser: RequestParser, transport: Transport) -> Any:
         """Serve a call with one response, and return that; of a failed one, what `fail` returns."""
-        began, code = perf_counter(), OK
+        began, code, reason = perf_counter(), OK, ""
         limits = self._limits
         limits.loop_time.arrivals += 1
         task = self._calls.enter()
         counted: int | None = None
+        size = 0
+        response: Any = None
         try:
             self._calls.check_open()
             caller = await self.authenticate(transport, method.scope)
@@ -170,27 +199,32 @@ class Calls:
             begin_request()
             note_request_size(size)
             if size <= SMALL_BYTES:
-                return await method.call(parser.parse(data), caller)
+                response = await method.call(parser.parse(data), caller)
+                return response
             request: Message | None = None
             try:
                 request = await self._parse(parser, data, counted)
                 del data
-                return await method.call(request, caller)
+                response = await method.call(request, caller)
+                return response
             finally:
                 # The gRPC library keeps this frame of a call that is answered with an error, in a cycle.
                 request = None
                 limits.working.give(counted, size)
         except asyncio.CancelledError:
-            code = self._code_of_end(task)
+            code, reason = self._end_of(task)
             await self._fail_ended(transport, task)
         except Exception as error:
-            code = self._code_of(transport, error)
+            code, reason = self._outcome_of(transport, error)
             await self._fail(transport, error)
         finally:
             if counted is not None:
                 limits.leave_call(task, counted)
             self._calls.leave(task)
-            self._series_of(method).ended(code, perf_counter() - began)
+            record, seconds = self._record_of(method), perf_counter() - began
+            record.series.ended(code, seconds)
+            if code is not OK or seconds > record.slow_seconds or self._log.every:
+                self._write(record, code, reason, seconds, bytes_in=size, bytes_out=_size(response))
 
     async def converse(
         self, method: Method, parser: RequestParser, transport: StreamTransport, messages: AsyncIterator[bytes]
@@ -232,8 +266,8 @@ class Calls:
 
     async def _serve(self, transport: Transport, method: Method, serve: Callable[[_Stream], Awaitable[None]]) -> None:
         """Serve a stream: authenticate and count it, end it once its key is revoked, and answer its errors."""
-        began, code, scope = perf_counter(), OK, method.scope
-        series = self._series_of(method)
+        began, code, reason, scope = perf_counter(), OK, "", method.scope
+        record = self._record_of(method)
         task = self._calls.enter(stream=True)
         limits = self._limits
         stream: _Stream | None = None
@@ -243,24 +277,27 @@ class Calls:
             caller = await self.authenticate(transport, scope)
             limits.enter_stream(caller.project_pk)
             counted = caller.project_pk
-            series.count_stream(1)
+            record.series.count_stream(1)
             watched = self._access.watch(transport.credentials()[0], caller, partial(self._calls.end, task))
             stream = _Stream(self, transport, scope, task, caller, watched)
             await serve(stream)
         except asyncio.CancelledError:
-            code = self._code_of_end(task)
+            code, reason = self._end_of(task)
             await self._last_word(self._fail_ended(transport, task))
         except Exception as error:
-            code = self._code_of(transport, error)
+            code, reason = self._outcome_of(transport, error)
             await self._last_word(self._fail(transport, error))
         finally:
             if stream is not None:
                 self._access.unwatch(stream.watched)
             if counted is not None:
                 limits.streams.give(counted)
-                series.count_stream(-1)
+                record.series.count_stream(-1)
             self._calls.leave(task)
-            series.ended(code, perf_counter() - began)
+            seconds = perf_counter() - began
+            record.series.ended(code, seconds)
+            if code is not OK or self._log.every:
+                self._write(record, code, reason, seconds)
 
     async def _receive(self, transport: Transport, task: asyncio.Task[Any], key: int, method: Method) -> bytes:
         """Receive the message of a call with one; of a message that is not small, the size is taken of `working`."""
@@ -342,21 +379,25 @@ class Calls:
             if size <= SMALL_BYTES:
                 limits.arrivals.leave(task)
 
-    def _series_of(self, method: Method) -> RpcSeries:
-        series = self._series.get(method)
-        if series is None:
-            service = method.descriptor.containing_service.full_name
-            series = self.metrics.calls.rpc(service, method.descriptor.name, streams=method.streams)
-            self._series[method] = series
-        return series
+    def _record_of(self, method: Method) -> _Record:
+        record = self._records.get(method)
+        if record is None:
+            record = self._records[method] = _Record.of(method, self.metrics)
+        return record
 
-    def _code_of(self, transport: Transport, error: Exception) -> str:
-        """Return the code of a failed call for the metrics."""
-        return CANCELLED if isinstance(error, transport.own_errors) else code_of(error).name
+    def _write(self, record: _Record, code: str, reason: str, seconds: float, **facts: Any) -> None:
+        """Write the line of a call that has ended, if it is to have one."""
+        if code is not OK or seconds > record.slow_seconds or self._log.samples():
+            self._log.write(record.name, reason, seconds, change=record.changes, code=code, **facts)
 
-    def _code_of_end(self, task: asyncio.Task[Any]) -> str:
+    def _outcome_of(self, transport: Transport, error: Exception) -> tuple[str, str]:
+        """Return the code and the reason of a failed call. Not the error, which refers to the frame of the call."""
+        return _GONE if isinstance(error, transport.own_errors) else (code_of(error).name, reason_of(error))
+
+    def _end_of(self, task: asyncio.Task[Any]) -> tuple[str, str]:
+        """Return the code and the reason of a call that was ended."""
         error = self._calls.end_of(task)
-        return CANCELLED if error is None else code_of(error).name
+        return _GONE if error is None else (code_of(error).name, reason_of(error))
 
     async def _fail_ended(self, transport: Transport, task: asyncio.Task[Any]) -> None:
         """Answer a call that was ended with the error: retry policies do not retry CANCELLED."""
@@ -405,3 +446,26 @@ class _Stream:
         """Authenticate the caller again if the key may have been revoked. Raise KeyInvalid."""
         if self.watched.suspect:
             await self.calls.authenticate(self.transport, self.scope)
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What is written about the calls of a method: a call that takes longer than `slow_seconds` is logged."""
+
+    name: str
+    series: RpcSeries
+    slow_seconds: float
+    changes: bool
+
+    @classmethod
+    def of(cls, method: Method, metrics: Metrics) -> Self:
+        """Return the record of a method. A call that changes something is logged, however quick it is."""
+        service = method.descriptor.containing_service.full_name
+        series = metrics.calls.rpc(service, method.descriptor.name, streams=method.streams)
+        slow_seconds = 0.0 if method.changes else inf if method.waits else SLOW_SECONDS
+        return cls(method.name, series, slow_seconds, method.changes)
+
+
+def _size(response: Any) -> int:
+    """Return the bytes of a response, encoded or not, 0 if there is none."""
+    return 0 if response is None else len(response) if isinstance(response, bytes) else int(response.ByteSize())

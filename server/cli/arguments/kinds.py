@@ -54,6 +54,16 @@ def retention(text: str) -> int:
     return kept
 
 
+def call_sampling(text: str) -> int:
+    """Parse how many calls there are for each that is logged: 0 for `none`, 1 for `all`, N for `1/N`."""
+    if text in {"none", "all"}:
+        return int(text == "all")
+    read = re.fullmatch("1/([1-9][0-9]{0,8})", text)
+    if read is None:
+        raise click.BadParameter(f'"{text}" is not none, all or 1/N such as 1/100')
+    return int(read[1])
+
+
 def _origin(text: str) -> str:
     if text != "*" and not re.fullmatch(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?", text):
         raise click.BadParameter(f'"{text}" is not an origin such as https://app.example.com, or * for all')

@@ -14,7 +14,7 @@ import click
 import structlog
 
 from server import runtime
-from server.cli.arguments.kinds import address, is_loopback, networks, origins, retention, secret
+from server.cli.arguments.kinds import address, call_sampling, is_loopback, networks, origins, retention, secret
 from server.cli.arguments.options import database_option, debug_option, option
 from server.cli.client.errors import INTERRUPTED, Failure
 from server.cli.program import neighbour, program
@@ -179,6 +179,15 @@ log = structlog.get_logger()
     default="info",
     show_default=True,
     help="Minimum level of the logs on stderr.",
+)
+@option(
+    "--log-calls",
+    envvar="SIGNALBOX_LOG_CALLS",
+    type=call_sampling,
+    metavar="none|all|1/N",
+    default="none",
+    show_default=True,
+    help="Log calls that neither fail nor are slow nor change anything, too: all, or one of N.",
 )
 @click.pass_obj
 def serve(
