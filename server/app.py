@@ -191,6 +191,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
             system,
             metrics,
             leaving=calls.leaving,
+            loop_time=loop_time,
             rate_limits=settings.rate_limits,
             max_body=settings.http_body_bytes,
             call_log=CallLog(settings.log_calls),

@@ -14,9 +14,11 @@ from google.protobuf.message_factory import GetMessageClass
 from structlog.testing import capture_logs
 
 from server.connect.codecs import LARGE_BYTES
+from server.connect.compression import deflated, inflated
 from server.rpc import call_limits
 from server.rpc.call_limits import MAX_MESSAGE_BYTES
 from server.rpc.servicers import match_stream
+from server.sharing.loop_time import LoopTime
 from signalbox.v1 import event_definitions_pb2, event_ingest_pb2, match_stream_pb2, projects_pb2
 from tests.support.automations import automate
 from tests.support.connect import (
@@ -405,6 +407,20 @@ async def test_a_message_of_the_largest_size_is_read(caller: ConnectCaller) -> N
 
 
 # Compression
+
+
+async def test_only_large_messages_wait_for_a_turn_to_be_compressed() -> None:
+    loop_time, content = LoopTime(), bytes(1 << 20)
+    compressed = gzip.compress(content)
+    async with loop_time.slices("other"):
+        assert await inflated(gzip.compress(b"{}"), MAX_MESSAGE_BYTES, loop_time) == b"{}"
+        await deflated(b"{}", loop_time)
+        waiting = asyncio.gather(inflated(compressed, MAX_MESSAGE_BYTES, loop_time), deflated(content, loop_time))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert loop_time.turns.waiting == 2
+    inflated_content, deflated_content = await waiting
+    assert inflated_content == gzip.decompress(deflated_content) == content
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -29,13 +29,14 @@ from server.http.framing import HeadTooLarge, Malformed
 from server.http.head import MAX_HEAD, MAX_HEADERS, MAX_LINE, RequestHead
 from server.http.server import HttpServer
 from server.metrics import Metrics
+from server.sharing.loop_time import LoopTime
 from signalbox.v1 import projects_pb2 as pb
-from tests.support.framing import FIRST, HEALTH, HOST, chunks, request
+from tests.support.framing import FIRST, HEALTH, HOST, KEY, chunks, request
 from tests.support.raw_http import Answer, RawConnection, connection
 from tests.support.service import serving
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Hashable, Iterator
     from pathlib import Path
     from typing import Any
 
@@ -451,6 +452,27 @@ async def test_bodies_that_are_not_finished_take_the_share_of_their_project_alon
             head(flood) + large,
         ):
             assert (await answered(sent)).status == 202
+
+
+@on_sqlite
+async def test_only_large_bodies_wait_for_a_turn(lasting_service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    costs: list[int] = []
+    turn = LoopTime.round
+
+    async def noted(self: LoopTime, key: Hashable, cost: int) -> None:
+        costs.append(cost)
+        await turn(self, key, cost)
+
+    monkeypatch.setattr(LoopTime, "round", noted)
+    secret = await lasting_service.secret((await lasting_service.shop()).project, pb.DIALECT_ARSEL)
+    large = FIRST.ljust(100_000)
+    for sent, turns in ((FIRST, 0), (large, 1), (gzip.compress(large), 2)):
+        encoding = () if sent.startswith(FIRST) else (b"Content-Encoding: gzip",)
+        head = request(HOST, b"Content-Length: %d" % len(sent), *encoding).replace(KEY, secret.encode())
+        async with connection(lasting_service.http_address) as raw:
+            await raw.send(head + sent)
+            assert (await raw.answer()).status == 202
+        assert len(costs) == turns
 
 
 @on_sqlite

@@ -164,3 +164,20 @@ async def test_a_request_that_is_cancelled_between_two_turns_gives_back_none() -
     first_ends.set()
     await asyncio.gather(first, second)
     assert begun == ["between", "first", "second"]
+
+
+async def test_a_turn_for_a_round_ends_with_the_round() -> None:
+    loop_time = LoopTime()
+    rounds: list[int] = []
+    number = 0
+
+    async def decode() -> None:
+        await loop_time.round("flood", cost=10_000)
+        rounds.append(number)
+
+    decoding = asyncio.gather(*(decode() for _ in range(5)))
+    while not decoding.done():
+        number += 1
+        await asyncio.sleep(0)
+    assert len(set(rounds)) == 5
+    assert not loop_time.turns.waiting

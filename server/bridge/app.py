@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from server.bridge.routes import Route
     from server.bridge.system import Page, System
     from server.metrics import Metrics
+    from server.sharing.loop_time import LoopTime
 
     Receive = Callable[[], Awaitable[dict[str, Any]]]
     Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -81,6 +82,9 @@ READS_OF_PROJECT: Final = 8
 
 READ_WAIT_SECONDS: Final = 10.0
 """The time for which a read waits for others."""
+
+_BYTES_DECODED: Final = 100
+"""The bytes of a body that are decoded and checked in a microsecond, if it has many values."""
 
 LARGE_RESPONSE: Final = 64 * 1024
 """A smaller response fits into the buffers of the connection."""
@@ -141,6 +145,7 @@ class Bridge:
         metrics: Metrics,
         *,
         leaving: asyncio.Event,
+        loop_time: LoopTime,
         rate_limits: bool = False,
         max_body: int = 1024 * 1024,
         call_log: CallLog | None = None,
@@ -148,6 +153,7 @@ class Bridge:
         self._log = call_log or CallLog()
         self._access = access
         self._leaving = leaving
+        self._loop_time = loop_time
         self._calls: set[asyncio.Task[Any]] = set()
         self._ended: set[asyncio.Task[Any]] = set()
         self._services = services
@@ -250,6 +256,8 @@ class Bridge:
         held = HeldBytes(self._body_bytes, caller.project_pk)
         try:
             body = await read_body(exchange.headers, receive, self._max_body, held)
+            if held.size:
+                await self._loop_time.round(caller.project_pk, _decoding_time(held.size))
             body = b"" if exchange.method in _BODILESS else decode_body(exchange.headers, body, self._max_body)
             held.shrink(len(body))
             exchange.received = len(body)
@@ -336,6 +344,11 @@ class Bridge:
             reported = replace(report_error(dialect.error_table, error, topic), status=status)
             body |= dialect.write_error(reported, error, topic)
         return Response(status, body, _error_headers(error))
+
+
+def _decoding_time(size: int) -> int:
+    """Return about how many microseconds it takes to decode and check a body of a number of bytes."""
+    return size // _BYTES_DECODED
 
 
 def _error_headers(error: Exception) -> tuple[tuple[bytes, bytes], ...]:

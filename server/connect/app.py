@@ -126,14 +126,14 @@ class Connect:
         """Serve a call with one response, and return the status."""
         request.check()
         request.begin_deadline(self._open_calls, task)
-        call = UnaryCall(request, codec)
+        call = UnaryCall(request, codec, self._calls.loop_time)
         try:
             response = await self._calls.answer(method, codec.parser, call)
         finally:
             request.end_deadline()
         if call.error is not None:
             return await send_error(request, call.error, self._extra(request))
-        await call.send_response(response, self._calls.loop_time, self._extra(request))
+        await call.send_response(response, self._extra(request))
         return 200
 
     async def _stream(self, method: Method, codec: Codec, request: ConnectRequest, task: asyncio.Task[Any]) -> int:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import zlib
 from typing import TYPE_CHECKING, Final
 
 from server.http.body import ENCODINGS, GZIP_PIECE, gunzip_steps
 from server.http.errors import UnsupportedEncoding
+from server.sharing.current_project import current_project
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from server.sharing.loop_time import LoopTime
 
 MIN_BYTES: Final = 1_024
 """Smaller responses are not compressed."""
@@ -44,27 +46,30 @@ def check_encoding(encoding: bytes, header: str = "Content-Encoding") -> bool:
     raise UnsupportedEncoding(encoding.decode("latin-1"), ENCODINGS, header)
 
 
-async def inflated(data: bytes, limit: int) -> bytes:
+async def inflated(data: bytes, limit: int, loop_time: LoopTime) -> bytes:
     """Decompress a message. Raise BodyTooLarge before more than `limit` bytes are held, and MalformedBody."""
     # Clients do not compress an empty message.
     if not data:
         return data
-    content = bytearray()
-    large = len(data) > GZIP_PIECE
-    for part in gunzip_steps(data, limit, _STEP):
-        content += part
-        if large or len(part) == _STEP:
-            await asyncio.sleep(0)
-    return bytes(content)
+    steps = gunzip_steps(data, limit, _STEP)
+    first = next(steps)
+    large = len(data) > GZIP_PIECE or len(first) == _STEP
+    return first + (await _joined_in_slices(steps, loop_time) if large else b"".join(steps))
 
 
-async def deflated(data: bytes) -> bytes:
+async def deflated(data: bytes, loop_time: LoopTime) -> bytes:
     """Compress a message."""
+    steps = _steps(data)
+    return await _joined_in_slices(steps, loop_time) if len(data) > _STEP else b"".join(steps)
+
+
+async def _joined_in_slices(steps: Iterator[bytes], loop_time: LoopTime) -> bytes:
     parts = []
-    for part in _steps(data):
-        parts.append(part)
-        if len(data) > _STEP:
-            await asyncio.sleep(0)
+    async with loop_time.slices(current_project()) as slices:
+        for part in steps:
+            parts.append(part)
+            if slices.used_up():
+                await slices.pause()
     return b"".join(parts)
 
 

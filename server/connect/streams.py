@@ -67,14 +67,14 @@ class StreamCall:
             return message
         if not gzip:
             raise MalformedRequest("The message is compressed, but Connect-Content-Encoding does not say how")
-        return await inflated(message, limit)
+        return await inflated(message, limit, self._loop_time)
 
     async def write(self, response: Any) -> None:
         """Write a response, and wait until the client has read what was written before."""
         message = await self._codec.write(response, self._loop_time)
         flags = 0
         if self._compresses and len(message) >= MIN_BYTES:
-            flags, message = COMPRESSED, await deflated(message)
+            flags, message = COMPRESSED, await deflated(message, self._loop_time)
         await self._send(flags, message)
 
     async def fail(self, error: Exception) -> None:

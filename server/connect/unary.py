@@ -31,15 +31,16 @@ _encode = msgspec.json.Encoder().encode
 class UnaryCall:
     """What carries one call: a request, which is answered once the call has ended."""
 
-    __slots__ = ("_codec", "_request", "credentials", "error")
+    __slots__ = ("_codec", "_loop_time", "_request", "credentials", "error")
 
     own_errors = (ClientGone,)
 
-    def __init__(self, request: ConnectRequest, codec: Codec) -> None:
+    def __init__(self, request: ConnectRequest, codec: Codec, loop_time: LoopTime) -> None:
         self.error: Exception | None = None
         self.credentials = request.credentials
         self._request = request
         self._codec = codec
+        self._loop_time = loop_time
 
     def arrived(self) -> bytes | None:
         """Return the message if it is small and has arrived already, as most have with the head of their request."""
@@ -58,7 +59,7 @@ class UnaryCall:
         encoding = request.headers.get(b"content-encoding")
         compressed = encoding is not None and check_encoding(encoding)
         body = await request.body(limit)
-        return self._in_utf_8(await inflated(body, limit) if compressed else body)
+        return self._in_utf_8(await inflated(body, limit, self._loop_time) if compressed else body)
 
     def _in_utf_8(self, body: bytes) -> bytes:
         """Return the body. Raise UnsupportedCharset for JSON that is declared as other than UTF-8, and is not ASCII."""
@@ -71,12 +72,12 @@ class UnaryCall:
         """Keep the error, to be sent."""
         self.error = error
 
-    async def send_response(self, response: Any, loop_time: LoopTime, extra: Iterable[tuple[bytes, bytes]]) -> None:
+    async def send_response(self, response: Any, extra: Iterable[tuple[bytes, bytes]]) -> None:
         """Send the response."""
-        content = await self._codec.write(response, loop_time)
+        content = await self._codec.write(response, self._loop_time)
         headers = list(extra)
         if len(content) >= MIN_BYTES and accepts_gzip(self._request.headers.get(b"accept-encoding", b"")):
-            content = await deflated(content)
+            content = await deflated(content, self._loop_time)
             headers += ((b"content-encoding", GZIP), (b"vary", b"accept-encoding"))
         await send_content(self._request, 200, content, self._codec.media_type, headers)
 

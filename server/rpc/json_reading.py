@@ -29,6 +29,7 @@ from registry.suggestions import Suggestions
 from server.errors import InvalidArgument, MalformedRequest
 from server.rpc.json_scalars import converter, form_of, key_converter
 from server.rpc.messages.texts import text_check
+from server.rpc.payload_bounds import LEAST_BYTES, name_counts, stand_in_for_many, too_many_values
 from server.status import cut
 
 if TYPE_CHECKING:
@@ -106,6 +107,12 @@ class JsonParser:
             read, value, into, path, depth = pending.popleft()
             if depth > MAX_DEPTH:
                 raise _too_deep(path)
+            if read is _read_struct and len(data) > LEAST_BYTES and too_many_values(value):
+                stand_in_for_many(into)
+                for count in name_counts(value):
+                    names += count
+                    yield
+                continue
             if value.__class__ is dict:
                 names += len(value)
             read(value, into, path, depth, pending)
@@ -395,6 +402,11 @@ def _read_struct(value: Any, struct: Any, path: Path, depth: int, pending: Pendi
         pending.extend((_read_members, chunk, struct.fields, path, depth) for chunk in _chunks(value.items()))
 
 
+def _read_inner_struct(value: Any, struct: Any, path: Path, depth: int, pending: Pending) -> None:
+    """Read an object within a payload, which is known not to have too many values."""
+    _read_struct(value, struct, path, depth, pending)
+
+
 def _read_members(chunk: Any, fields: Any, path: Path, depth: int, pending: Pending) -> None:
     for name, value in chunk[1]:
         _read_value(value, fields[name], (path, name), depth + 1, pending)
@@ -431,7 +443,7 @@ def _read_value(value: Any, into: Any, path: Path, depth: int, pending: Pending)
         into.null_value = 0
     elif kind is dict:
         into.struct_value.SetInParent()
-        pending.append((_read_struct, value, into.struct_value, path, depth + 1))
+        pending.append((_read_inner_struct, value, into.struct_value, path, depth + 1))
     else:
         into.list_value.SetInParent()
         pending.append((_read_list, value, into.list_value, path, depth + 1))

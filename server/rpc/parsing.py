@@ -13,6 +13,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from server.errors import MalformedRequest
 from server.rpc.messages.texts import text_check, text_steps
+from server.rpc.payload_bounds import PAYLOAD, stand_in_for_large, too_large
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor
@@ -60,7 +61,7 @@ class Parser:
         message = self._class()
         async with loop_time.slices(key) as slices:
             try:
-                await _merge(message, data, 0, len(data), slices)
+                await _Merging(data, slices).merge_into(message)
             except DecodeError as error:
                 raise self._malformed() from error
             if self._check_texts is not None and b"\0" in data:
@@ -73,55 +74,75 @@ class Parser:
         return MalformedRequest(f"The request is not a valid {self._name}, or is nested more than 100 messages deep")
 
 
-async def _merge(message: Message, data: bytes, start: int, end: int, slices: Slices, depth: int = 0) -> None:
-    """Merge the fields between two places of the data into a message. Raise DecodeError."""
-    fields = message.DESCRIPTOR.fields_by_number
-    place, passed = start, 0
-    while place < end:
-        number, body, after = _field(data, place, end)
-        field = fields.get(number)
-        if after - body > PIECE_BYTES and depth < _MAX_DEPTH and field is not None and field.message_type is not None:
-            message.MergeFromString(data[start:place])
-            await slices.pause()
-            start = await _enter(message, field, data, place, body, after, slices, depth)
-        elif after - start > PIECE_BYTES:
-            message.MergeFromString(data[start:after])
-            await slices.pause()
-            start = after
-        place = after
-        passed += 1
-        if passed % _STEPS == 0:
-            await slices.pause()
-    message.MergeFromString(data[start:end])
+class _Merging:
+    """Merges data into a message in slices, but for payloads that are too large, which it only counts."""
+
+    def __init__(self, data: bytes, slices: Slices) -> None:
+        self._data = data
+        self._slices = slices
+        self._too_large: list[tuple[Any, int]] = []
+
+    async def merge_into(self, message: Message) -> None:
+        """Merge the data into a message. Raise DecodeError."""
+        await self._merge(message, 0, len(self._data), 0)
+        # Last, because a payload may have been sent in several parts.
+        for payload, size in self._too_large:
+            stand_in_for_large(payload, size)
+
+    async def _merge(self, message: Message, start: int, end: int, depth: int) -> None:
+        """Merge the fields between two places of the data."""
+        data, slices = self._data, self._slices
+        fields = message.DESCRIPTOR.fields_by_number
+        place, passed = start, 0
+        while place < end:
+            number, body, after = _field(data, place, end)
+            field = fields.get(number)
+            if after - body > PIECE_BYTES and depth < _MAX_DEPTH and _is_entered(field, after - body):
+                message.MergeFromString(data[start:place])
+                await slices.pause()
+                start = await self._enter(message, field, place, body, after, depth)
+            elif after - start > PIECE_BYTES:
+                message.MergeFromString(data[start:after])
+                await slices.pause()
+                start = after
+            place = after
+            passed += 1
+            if passed % _STEPS == 0:
+                await slices.pause()
+        message.MergeFromString(data[start:end])
+
+    async def _enter(self, message: Any, field: Any, place: int, body: int, after: int, depth: int) -> int:
+        """Merge a field that is a large message. Return where the data continues that is not merged."""
+        if field.message_type.GetOptions().map_entry:
+            entry = _map_entry(field, self._data, body, after)
+            if entry is None:
+                return place
+            key, body = entry
+            values = getattr(message, field.name)
+            # A later entry of a key replaces the earlier one.
+            values.pop(key, None)
+            inner = values[key]
+        elif field.is_repeated:
+            inner = getattr(message, field.name).add()
+        else:
+            inner = getattr(message, field.name)
+            inner.SetInParent()
+        if _is_payload(field):
+            self._too_large.append((inner, after - body))
+        else:
+            await self._merge(inner, body, after, depth + 1)
+        return after
 
 
-async def _enter(
-    message: Any,
-    field: Any,
-    data: bytes,
-    place: int,
-    body: int,
-    after: int,
-    slices: Slices,
-    depth: int,
-) -> int:
-    """Merge a field that is a large message. Return where the data continues that is not merged."""
-    if field.message_type.GetOptions().map_entry:
-        entry = _map_entry(field, data, body, after)
-        if entry is None:
-            return place
-        key, body = entry
-        values = getattr(message, field.name)
-        # A later entry of a key replaces the earlier one.
-        values.pop(key, None)
-        inner = values[key]
-    elif field.is_repeated:
-        inner = getattr(message, field.name).add()
-    else:
-        inner = getattr(message, field.name)
-        inner.SetInParent()
-    await _merge(inner, data, body, after, slices, depth + 1)
-    return after
+def _is_payload(field: Any) -> bool:
+    return bool(field.message_type.full_name == PAYLOAD)
+
+
+def _is_entered(field: Any, size: int) -> bool:
+    """Return whether a large field is not merged in one piece. A payload is, unless it is too large."""
+    if field is None or field.message_type is None:
+        return False
+    return not _is_payload(field) or too_large(size)
 
 
 def _map_entry(field: Any, data: bytes, start: int, end: int) -> tuple[str, int] | None:

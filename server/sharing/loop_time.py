@@ -80,6 +80,15 @@ class LoopTime:
         finally:
             slices.end()
 
+    async def round(self, key: Hashable, cost: int) -> None:
+        """Wait for a turn of a key, at a cost in microseconds. It ends with this round of the event loop.
+
+        This is for work that cannot be done in slices.
+        """
+        turn = Slices(self, key)
+        await turn.begin(cost)
+        asyncio.get_running_loop().call_soon(turn.end)
+
     def _overrun(self) -> bool:
         """Return whether the loop has more work than it can do: many large requests wait, and many calls arrive."""
         now = perf_counter()
