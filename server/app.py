@@ -43,6 +43,7 @@ from server.delivery.push.session import PushTools
 from server.delivery.recent_matches import RecentMatches
 from server.delivery.subscriptions import Subscriptions
 from server.demo import make_demo
+from server.http.body import Bodies
 from server.http.connections import ConnectionLimits, HttpConnections, connection_limits
 from server.http.cors import Cors
 from server.http.front import Front
@@ -191,9 +192,8 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
             system,
             metrics,
             leaving=calls.leaving,
-            loop_time=loop_time,
+            bodies=Bodies(loop_time, settings.http_body_bytes),
             rate_limits=settings.rate_limits,
-            max_body=settings.http_body_bytes,
             call_log=CallLog(settings.log_calls),
         )
         connect = Connect(rpcs, servicers, max_json=settings.http_body_bytes)

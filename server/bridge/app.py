@@ -37,7 +37,7 @@ from server.bridge.routes import RouteTable
 from server.call_log import SLOW_SECONDS, CallLog
 from server.caller import REQUEST_ID, REST, begin_call, speaks
 from server.errors import KeyInvalid, KeyMissing, Stopping, StorageRefused
-from server.http.body import ClientGone, HeldBytes, body_bytes, decode_body, read_body
+from server.http.body import ClientGone, decode_body, read_body
 from server.http.errors import (
     BodiesTooLarge,
     MethodNotAllowed,
@@ -60,8 +60,8 @@ if TYPE_CHECKING:
     from server.bridge.operations import Services
     from server.bridge.routes import Route
     from server.bridge.system import Page, System
+    from server.http.body import Bodies
     from server.metrics import Metrics
-    from server.sharing.loop_time import LoopTime
 
     Receive = Callable[[], Awaitable[dict[str, Any]]]
     Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -82,9 +82,6 @@ READS_OF_PROJECT: Final = 8
 
 READ_WAIT_SECONDS: Final = 10.0
 """The time for which a read waits for others."""
-
-_BYTES_DECODED: Final = 100
-"""The bytes of a body that are decoded and checked in a microsecond, if it has many values."""
 
 LARGE_RESPONSE: Final = 64 * 1024
 """A smaller response fits into the buffers of the connection."""
@@ -135,7 +132,7 @@ class _Exchange:
 
 
 class Bridge:
-    """Serves the dialects, and the pages of `system` beside them. Bodies have at most `max_body` bytes."""
+    """Serves the dialects, and the pages of `system` beside them."""
 
     def __init__(
         self,
@@ -145,22 +142,19 @@ class Bridge:
         metrics: Metrics,
         *,
         leaving: asyncio.Event,
-        loop_time: LoopTime,
+        bodies: Bodies,
         rate_limits: bool = False,
-        max_body: int = 1024 * 1024,
         call_log: CallLog | None = None,
     ) -> None:
         self._log = call_log or CallLog()
         self._access = access
         self._leaving = leaving
-        self._loop_time = loop_time
         self._calls: set[asyncio.Task[Any]] = set()
         self._ended: set[asyncio.Task[Any]] = set()
         self._services = services
         self._system = system
         self._metrics = metrics
-        self._max_body = max_body
-        self._body_bytes = body_bytes(max_body)
+        self._bodies = bodies
         self._reads = FairTurns(READS, READS_OF_PROJECT)
         self._mounts = {dialect.name.value: _Mount(dialect, rate_limits=rate_limits) for dialect in DIALECTS}
 
@@ -253,12 +247,11 @@ class Bridge:
         caller.authorize(route.scope)
         if exchange.method in _READING:
             await self._take_turn(exchange, caller.project_pk)
-        held = HeldBytes(self._body_bytes, caller.project_pk)
+        held = self._bodies.held_by(caller.project_pk)
         try:
-            body = await read_body(exchange.headers, receive, self._max_body, held)
-            if held.size:
-                await self._loop_time.round(caller.project_pk, _decoding_time(held.size))
-            body = b"" if exchange.method in _BODILESS else decode_body(exchange.headers, body, self._max_body)
+            body = await read_body(exchange.headers, receive, self._bodies.limit, held)
+            await self._bodies.turn(caller.project_pk, held)
+            body = b"" if exchange.method in _BODILESS else decode_body(exchange.headers, body, self._bodies.limit)
             held.shrink(len(body))
             exchange.received = len(body)
             return await route.handler(self._services, Request(caller, params, query, exchange.headers, body))
@@ -344,11 +337,6 @@ class Bridge:
             reported = replace(report_error(dialect.error_table, error, topic), status=status)
             body |= dialect.write_error(reported, error, topic)
         return Response(status, body, _error_headers(error))
-
-
-def _decoding_time(size: int) -> int:
-    """Return about how many microseconds it takes to decode and check a body of a number of bytes."""
-    return size // _BYTES_DECODED
 
 
 def _error_headers(error: Exception) -> tuple[tuple[bytes, bytes], ...]:

@@ -21,6 +21,8 @@ from server.sharing.fair_budget import FairBudget
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping
 
+    from server.sharing.loop_time import LoopTime
+
     Receive = Callable[[], Awaitable[dict[str, Any]]]
     Headers = Mapping[bytes, bytes]
 
@@ -40,6 +42,9 @@ BODIES_OF_PROJECT: Final = 8 * 1024 * 1024
 BODY_WAIT_SECONDS: Final = 10.0
 """How long a body waits until others leave room for its bytes."""
 
+BYTES_DECODED: Final = 100
+"""The bytes of a body that are decoded and checked in a microsecond, if it has many values."""
+
 ENCODINGS: Final = ("gzip", "identity")
 """The content encodings that are decoded."""
 
@@ -55,11 +60,6 @@ _GZIP_HEADER: Final = 16 + zlib.MAX_WBITS
 
 class ClientGone(Exception):
     """The client went away in the middle of its request."""
-
-
-def body_bytes(limit: int) -> FairBudget:
-    """Return the bytes that all bodies share, where one body has up to `limit` bytes."""
-    return FairBudget(max(ALL_BODIES, 4 * limit), max(BODIES_OF_PROJECT, limit))
 
 
 class HeldBytes:
@@ -87,6 +87,24 @@ class HeldBytes:
         if self.size > rest:
             self._shared.give(self._key, self.size - rest)
             self.size = rest
+
+
+class Bodies:
+    """What the bodies of a server share. One body has at most `limit` bytes."""
+
+    def __init__(self, loop_time: LoopTime, limit: int) -> None:
+        self.limit = limit
+        self._loop_time = loop_time
+        self._bytes = FairBudget(max(ALL_BODIES, 4 * limit), max(BODIES_OF_PROJECT, limit))
+
+    def held_by(self, key: Hashable) -> HeldBytes:
+        """Return the bytes that a request of a key, such as a project, holds: none as yet."""
+        return HeldBytes(self._bytes, key)
+
+    async def turn(self, key: Hashable, held: HeldBytes) -> None:
+        """Wait until a body may be decoded and checked in this round of the event loop, at once if it is small."""
+        if held.size:
+            await self._loop_time.round(key, held.size // BYTES_DECODED)
 
 
 async def read_body(headers: Headers, receive: Receive, limit: int, held: HeldBytes) -> bytes:
