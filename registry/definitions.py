@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from registry.schema import Compatibility
+
 if TYPE_CHECKING:
-    from registry.schema import Compatibility, Schema
+    from registry.schema import Schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +30,24 @@ class EventDefinition:
     created_at: int
     updated_at: int
     deleted_at: int | None
+    event_retention: int | None = None
+    """How long its events are kept, in microseconds: 0 for ever, None as long as the project says."""
 
     @property
     def etag(self) -> str:
         """The version as text; an update that presents it is refused if the definition was changed since."""
         return str(self.version)
+
+
+@dataclass(frozen=True, slots=True)
+class NewDefinition:
+    """A definition to be created; the fields are those of EventDefinition."""
+
+    name: str
+    schema: Schema
+    compatibility: Compatibility = Compatibility.NONE
+    description: str = ""
+    event_retention: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Row, Select
 
     from registry.compatibility import Incompatibility
+    from registry.definitions import NewDefinition
     from registry.schema import Schema
 
 MAX_LIVE_DEFINITIONS: Final = 100
@@ -64,17 +65,11 @@ class DefinitionChanges:
     description: str | UnsetType = UNSET
     schema: Schema | UnsetType = UNSET
     compatibility: Compatibility | UnsetType = UNSET
+    event_retention: int | UnsetType | None = UNSET
 
 
 def create_definition(
-    conn: Connection,
-    project_id: str,
-    definition_id: str,
-    name: str,
-    description: str,
-    schema: Schema,
-    compatibility: Compatibility,
-    now: int,
+    conn: Connection, project_id: str, definition_id: str, new: NewDefinition, now: int
 ) -> EventDefinition:
     """Create a definition with revision 1. The name of a deleted definition can be used again.
 
@@ -82,22 +77,23 @@ def create_definition(
 
     Raise InvalidName, InvalidDescription, InvalidSchema, DefinitionAlreadyExists and TooManyDefinitions.
     """
-    check_event_name(name)
-    _check_description(description)
-    check_schema(schema)
-    _check_addable(conn, project_id, name)
+    check_event_name(new.name)
+    _check_description(new.description)
+    check_schema(new.schema)
+    _check_addable(conn, project_id, new.name)
     created = EventDefinition(
         id=definition_id,
         project_id=project_id,
-        name=name,
-        description=description,
-        schema=schema,
-        compatibility=compatibility,
+        name=new.name,
+        description=new.description,
+        schema=new.schema,
+        compatibility=new.compatibility,
         revision=1,
         version=1,
         created_at=now,
         updated_at=now,
         deleted_at=None,
+        event_retention=new.event_retention,
     )
     _insert(conn, created)
     return created
@@ -275,6 +271,8 @@ def _apply(current: EventDefinition, changes: DefinitionChanges) -> EventDefinit
         changed = replace(changed, description=changes.description)
     if changes.compatibility is not UNSET:
         changed = replace(changed, compatibility=changes.compatibility)
+    if changes.event_retention is not UNSET:
+        changed = replace(changed, event_retention=changes.event_retention)
     if changes.schema is not UNSET:
         check_schema(changes.schema)
         if not same_schema(changes.schema, current.schema):

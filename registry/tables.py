@@ -19,6 +19,8 @@ event_definition = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Column("deleted_at", BigInteger),
+    # In microseconds; 0 is for ever, NULL as long as the project says.
+    Column("event_retention", BigInteger),
 )
 
 _live = event_definition.c.deleted_at.is_(None)
@@ -36,6 +38,14 @@ Index(
     event_definition.c.project_id,
     event_definition.c.created_at,
     event_definition.c.id,
+)
+
+RETAINED = _live & event_definition.c.event_retention.is_not(None)
+Index(
+    "event_definition_retained",
+    event_definition.c.project_id,
+    sqlite_where=RETAINED,
+    postgresql_where=RETAINED,
 )
 
 event_definition_revision = Table(

@@ -15,6 +15,7 @@ from server import runtime
 from server.api.server import GrpcServer
 from server.auth import admin_key
 from server.auth.access import Access
+from server.background.event_retention import EventDeletion
 from server.background.loop_delay import LoopDelay
 from server.background.match_retention import MatchRetention
 from server.background.run_timeouts import RunTimeouts
@@ -281,10 +282,12 @@ async def _background(
         timer = RunTimeouts(database, notifier, metrics, outages)
         timer.start()
         stack.push_async_callback(timer.close)
-        if settings.match_retention_seconds is not None:
-            pruner = MatchRetention(database, settings.match_retention_seconds, outages)
-            pruner.start()
-            stack.push_async_callback(pruner.close)
+        matches = MatchRetention(database, settings.match_retention_seconds, outages)
+        matches.start()
+        stack.push_async_callback(matches.close)
+        events = EventDeletion(database, outages)
+        events.start()
+        stack.push_async_callback(events.close)
         yield
 
 

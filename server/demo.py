@@ -7,7 +7,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from automation.automations import AutomationState, NewAutomation
-from registry.schema import Compatibility, Property, PropertyType, Schema
+from registry.definitions import NewDefinition
+from registry.schema import Property, PropertyType, Schema
 from server.auth.access import Caller
 from server.bridge.dialect import DemoEvent
 from server.bridge.dialects import DIALECTS
@@ -56,7 +57,7 @@ async def make_demo(projects: Projects, definitions: Definitions, contacts: Cont
         project = await projects.create(PROJECT, Rules())
         await _create_keys(projects, project.id)
         caller = Caller(project.pk, project.id, frozenset({Scope.ALL}))
-        await definitions.create(caller, EVENT, "An order was paid for", _SCHEMA, Compatibility.NONE)
+        await definitions.create(caller, NewDefinition(EVENT, _SCHEMA, description="An order was paid for"))
         await contacts.upsert(project.pk, EMAIL, {"first_name": "Ada"})
         welcome = NewAutomation("welcome", EVENT, CONDITION, AutomationState.ACTIVE)
         await automations.create(project.pk, welcome)

@@ -277,8 +277,9 @@ class EventNotFound(ResourceError):
 
     reason = "EVENT_NOT_FOUND"
 
-    def __init__(self, event_id: str) -> None:
-        super().__init__(id=event_id)
+    def __init__(self, event_id: str, *, deleted: bool = False) -> None:
+        message = f'The event "{event_id}" was deleted after its retention period' if deleted else ""
+        super().__init__(message, id=event_id)
 
 
 class KeyNotFound(ResourceError):

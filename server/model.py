@@ -105,6 +105,8 @@ class Project:
     head_position: int
     created_at: int
     updated_at: int
+    event_retention: int
+    """How long its events are kept, in microseconds; 0 is for ever."""
     sealed: bool = False
     """Whether idempotency keys may be sealed, because a person was erased."""
 

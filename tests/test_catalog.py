@@ -10,7 +10,8 @@ import pytest
 import pytest_asyncio
 
 from automation.automations import AutomationState, NewAutomation
-from registry.schema import Compatibility, Schema
+from registry.definitions import NewDefinition
+from registry.schema import Schema
 from server.auth.access import Caller
 from server.errors import KeyInvalid
 from server.ingest.catalog import Catalog
@@ -44,7 +45,7 @@ class Node:
 
     async def define(self, project: Project, name: str) -> None:
         caller = Caller(project.pk, project.id, frozenset())
-        await self._definitions.create(caller, name, "", Schema(), Compatibility.NONE)
+        await self._definitions.create(caller, NewDefinition(name, Schema()))
 
     async def automate(self, project: Project, condition: str) -> None:
         await self._automations.create(project.pk, NewAutomation(condition, "paid", condition, AutomationState.ACTIVE))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
+from google.protobuf.duration_pb2 import Duration
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,6 +38,7 @@ definitions:
     compatibility: backward
     unknown_properties: drop
     coercion: strict
+    event_retention: 90d
     properties:
       order_total: number!
       currency: {type: string, required: true, description: ISO 4217, suggested_values: [EUR, NO]}
@@ -85,8 +87,9 @@ def test_a_file_says_all_that_a_definition_has(tmp_path: Path) -> None:
         coercion=CoercionMode.STRICT,
     )
     place = f"{tmp_path}/x.yaml:2:3"
+    retention = pb.EventRetention(max_age=Duration(seconds=90 * 86_400))
     assert read(tmp_path, ORDERS) == [
-        DefinitionDocument("order_completed", "An order was paid.", schema, Compatibility.BACKWARD, place)
+        DefinitionDocument("order_completed", "An order was paid.", schema, Compatibility.BACKWARD, retention, place)
     ]
 
 
@@ -129,6 +132,11 @@ def test_json_is_yaml_with_characters_beyond_the_first_plane(tmp_path: Path) -> 
         ("definitions:\n  a: {}\n  a: {}", 'x.yaml:3:3: "a" is repeated; it is first given at x.yaml:2:3'),
         ("definitions: {[a]: {}}", "x.yaml:1:15: a key of definitions must be text; got a list"),
         ("definitions: {a: {coercions: strict}}", 'definition "a" has no "coercions"; did you mean "coercion"?'),
+        (
+            "definitions: {a: {event_retention: 90}}",
+            'event_retention is "90"; it must be a time such as 90d, or forever',
+        ),
+        ("definitions: {a: {event_retention: 0d}}", 'event_retention is "0d"; it must be a time such as 90d'),
         ("definitions: {a: {fields: {}}}", "it may have: description, compatibility, unknown_properties, coercion"),
         ("definitions: {a: {coercion: STRICT}}", 'got "STRICT"; did you mean "strict"?'),
         ("definitions: {a: {compatibility: off}}", "x.yaml:1:34: compatibility must be one of none, backward,"),
@@ -359,6 +367,7 @@ async def test_a_plan_shows_what_would_change_and_changes_nothing(shop: Shop) ->
         '    ~ description: "\\u001b[31mold" -> "An order was paid."',
         "    ~ unknown_properties: reject -> drop",
         "    ~ coercion: lenient -> strict",
+        "    + event_retention: 90d",
         "    ~ properties.order_total: string -> number!",
         "    + properties.currency: string!",
         '    + properties.currency description: "ISO 4217"',
@@ -369,8 +378,8 @@ async def test_a_plan_shows_what_would_change_and_changes_nothing(shop: Shop) ->
         "    + properties.lines[].sku: string!",
         "    + properties.lines[].quantity: number",
         "    - properties.gone: date",
-        "= same  (unchanged, revision 1; x.yaml:17:3)",
-        "+ new  (create; x.yaml:18:3)",
+        "= same  (unchanged, revision 1; x.yaml:18:3)",
+        "+ new  (create; x.yaml:19:3)",
         "    + compatibility: none",
         "    + unknown_properties: reject",
         "    + coercion: lenient",

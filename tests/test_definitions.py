@@ -7,8 +7,9 @@ import pytest
 from grpc import StatusCode
 
 from registry import store
+from registry.definitions import NewDefinition
 from registry.errors import DefinitionAlreadyExists, DefinitionNotFound
-from registry.schema import Compatibility, Property, PropertyType, Schema
+from registry.schema import Property, PropertyType, Schema
 from signalbox.v1 import event_definitions_pb2 as pb
 from tests.support.messages import ORDER, ORDER_SCHEMA, event, schema
 from tests.support.refusals import refusal, verdict
@@ -340,7 +341,7 @@ async def test_revisions_are_paged(shop: Client) -> None:
 
 def created(connection: Connection, project: str, definition_id: str, name: str = ORDER) -> EventDefinition:
     schema = Schema((Property("order_total", PropertyType.NUMBER),))
-    return store.create_definition(connection, project, definition_id, name, "", schema, Compatibility.NONE, 1)
+    return store.create_definition(connection, project, definition_id, NewDefinition(name, schema), 1)
 
 
 async def test_the_store_returns_the_definitions_that_it_created(database: Database) -> None:

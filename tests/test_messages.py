@@ -367,7 +367,9 @@ def test_a_schema_is_written_whole() -> None:
 
 
 def test_a_definition_and_a_revision_are_written_whole() -> None:
-    definition = EventDefinition("d1", "p1", "paid", "Paid", SCHEMA, Compatibility.FULL, 2, 5, SECOND, 2 * SECOND, 3)
+    definition = EventDefinition(
+        "d1", "p1", "paid", "Paid", SCHEMA, Compatibility.FULL, 2, 5, SECOND, 2 * SECOND, 3, 7 * SECOND
+    )
     message = write_definition(definition)
     assert unset(message) == set()
     assert plain(message) == {
@@ -381,9 +383,10 @@ def test_a_definition_and_a_revision_are_written_whole() -> None:
         "created_at": "1970-01-01T00:00:01Z",
         "updated_at": "1970-01-01T00:00:02Z",
         "deleted_at": "1970-01-01T00:00:00.000003Z",
+        "event_retention": {"max_age": "7s"},
     }
     live = EventDefinition("d1", "p1", "paid", "Paid", SCHEMA, Compatibility.FULL, 2, 5, SECOND, 2 * SECOND, None)
-    assert unset(write_definition(live)) == {"deleted_at"}
+    assert unset(write_definition(live)) == {"deleted_at", "event_retention"}
     assert plain(write_revision(Revision("d1", 2, SCHEMA, SECOND))) == {
         "definition_id": "d1",
         "number": 2,
@@ -441,7 +444,7 @@ def test_a_project_and_a_key_are_written_whole() -> None:
         NameCase.INSENSITIVE,
         erasure=Erasure.KEEP_NOT_PERSONAL,
     )
-    project = _write_project(Project(1, "p1", "shop", rules, 3, 21, SECOND, 2 * SECOND))
+    project = _write_project(Project(1, "p1", "shop", rules, 3, 21, SECOND, 2 * SECOND, 86_400 * SECOND))
     assert unset(project) == set()
     assert plain(project) == {
         "id": "p1",
@@ -454,6 +457,7 @@ def test_a_project_and_a_key_are_written_whole() -> None:
         "created_at": "1970-01-01T00:00:01Z",
         "updated_at": "1970-01-01T00:00:02Z",
         "etag": "3",
+        "event_retention": "86400s",
     }
     scopes = frozenset({Scope.MATCHES_READ, Scope.EVENTS_READ})
     revoked = _write_key(ApiKey("k1", 1, "p1", Dialect.ARSEL, scopes, "Key", "ar_…1234", False, SECOND, 2 * SECOND))

@@ -21,6 +21,7 @@ class Logs:
 
     def __init__(self, deletable: dict[int, list[int]]) -> None:
         self.deletable = deletable
+        self.own_periods: dict[int, int] = {}
         self.moved: list[tuple[int, int]] = []
         self.deleted: list[tuple[int, list[int]]] = []
         self.written_at: list[float] = []
@@ -39,6 +40,7 @@ class Logs:
             "now_micros": lambda: NOW,
             "monotonic": loop.time,
             "match_positions": lambda _: dict.fromkeys(self.deletable, 100),
+            "match_retentions": lambda _: self.own_periods,
             "next_start": lambda _, key, before, head: (before, head) if key == 1 else None,
             "_move_start": lambda _, key, before: self.moved.append((key, before)),
             "deletable_matches": self._deletable,
@@ -55,7 +57,7 @@ class Logs:
         return found, looked_at[-1] if looked_at[-1] < 6 else None
 
 
-def pruned(monkeypatch: pytest.MonkeyPatch, logs: Logs, retention_seconds: float) -> tuple[float, list[Any]]:
+def pruned(monkeypatch: pytest.MonkeyPatch, logs: Logs, retention_seconds: float | None) -> tuple[float, list[Any]]:
     """Prune once; return the seconds until the next time, and the log."""
     loop = VirtualTimeLoop()
     database: Any = logs
@@ -81,6 +83,15 @@ def test_after_each_write_the_database_is_left_to_others_four_times_as_long(monk
     pruned(monkeypatch, logs, 60)
     assert REST_FACTOR == 4
     assert [round(seconds, 6) for seconds in logs.written_at] == [0, 0.5, 1]
+
+
+def test_matches_are_kept_no_longer_than_a_project_keeps_its_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    logs = Logs({1: []})
+    logs.own_periods = {1: 30_000_000}
+    assert pruned(monkeypatch, logs, 90)[0] == 30
+    assert pruned(monkeypatch, logs, 20)[0] == 20
+    assert pruned(monkeypatch, logs, None)[0] == 30
+    assert logs.moved == [(1, NOW - 30_000_000), (1, NOW - 20_000_000), (1, NOW - 30_000_000)]
 
 
 def test_nothing_is_logged_where_nothing_was_deleted(monkeypatch: pytest.MonkeyPatch) -> None:

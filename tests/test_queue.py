@@ -15,7 +15,8 @@ from grpc import StatusCode
 from structlog.testing import capture_logs
 
 from automation.automations import AutomationState, NewAutomation
-from registry.schema import Compatibility, Property, PropertyType, Schema
+from registry.definitions import NewDefinition
+from registry.schema import Property, PropertyType, Schema
 from registry.store import DefinitionChanges
 from server.auth.access import Caller
 from server.errors import BatchRejected, IdempotencyKeyReused, KeyInvalid, QueueFull, Stopping
@@ -245,7 +246,7 @@ async def test_a_batch_validated_by_an_outdated_catalog_is_validated_again(line:
     caller = Caller(line.project_pk, "id", frozenset())
     schema = Schema((Property("text", PropertyType.NUMBER),))
     elsewhere = Definitions(database, Catalog(database))
-    defined = await elsewhere.create(caller, "page_viewed", "", schema, Compatibility.NONE)
+    defined = await elsewhere.create(caller, NewDefinition("page_viewed", schema))
     line.gate.set()
     await asyncio.gather(*sends)
     later = drafts(name="Page_Viewed", text="6")
@@ -262,7 +263,7 @@ async def test_an_event_is_refused_only_under_the_current_catalog(line: Line, da
     caller = Caller(line.project_pk, "id", frozenset())
     here, elsewhere = (Definitions(database, Catalog(database)) for _ in range(2))
     number, text = (Schema((Property("text", kind),)) for kind in (PropertyType.NUMBER, PropertyType.STRING))
-    await here.create(caller, "page_viewed", "", number, Compatibility.NONE)
+    await here.create(caller, NewDefinition("page_viewed", number))
     await line.send(drafts(text="5"))
     with pytest.raises(BatchRejected):
         await line.send(drafts(text="five"))
@@ -340,7 +341,7 @@ async def test_a_commit_under_a_new_catalog_reads_catalog_and_contacts_once(line
     await line.send(drafts())
     elsewhere = Definitions(database, Catalog(database))
     caller = Caller(line.project_pk, "id", frozenset())
-    await elsewhere.create(caller, "page_viewed", "", Schema(), Compatibility.NONE)
+    await elsewhere.create(caller, NewDefinition("page_viewed", Schema()))
     assert {"contact", "event_definition"} <= await tables_read_by(line, "ada@example.com")
     assert not {"contact", "event_definition"} & await tables_read_by(line, "ada@example.com", "ada@example.com")
 

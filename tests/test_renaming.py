@@ -11,6 +11,7 @@ import pytest
 from msgspec import UNSET
 
 from registry import revision_store, store
+from registry.definitions import NewDefinition
 from registry.errors import (
     DefinitionAlreadyExists,
     DefinitionNotFound,
@@ -40,7 +41,7 @@ NOTE = Schema((P("note", T.STRING),))
 
 
 def created(connection: Connection, project: str, definition_id: str, name: str = ORDER) -> EventDefinition:
-    return store.create_definition(connection, project, definition_id, name, "", TOTAL, Compatibility.NONE, 1)
+    return store.create_definition(connection, project, definition_id, NewDefinition(name, TOTAL), 1)
 
 
 def changed(connection: Connection, name_or_id: str, etag: str = "", **changes: Any) -> EventDefinition:
@@ -125,7 +126,7 @@ async def test_a_project_with_as_many_definitions_as_it_may_have_can_rename_one(
 
 async def test_a_renaming_is_a_revision_and_only_its_schema_must_be_compatible(database: Database) -> None:
     def work(connection: Connection) -> None:
-        store.create_definition(connection, "p", "id", "a", "", TOTAL, Compatibility.NONE, 1)
+        store.create_definition(connection, "p", "id", NewDefinition("a", TOTAL), 1)
         changed(connection, "a", schema=NOTE)
         changed(connection, "a", compatibility=Compatibility.FULL_TRANSITIVE)
         renamed = changed(connection, "a", name="b", schema=NOTE)
@@ -170,14 +171,14 @@ def made_under(connection: Connection, definition: EventDefinition) -> dict[str,
 async def test_field_numbers_of_a_name_that_was_given_up_are_those_made_last(database: Database) -> None:
     def work(connection: Connection) -> None:
         first, second, third = (Schema((P(each, T.STRING),)) for each in ("first", "second", "third"))
-        store.create_definition(connection, "p", "1", "a", "", first, Compatibility.NONE, 1)
+        store.create_definition(connection, "p", "1", NewDefinition("a", first), 1)
         store.delete_definition(connection, "p", "1", "", 2)
-        store.create_definition(connection, "p", "2", "a", "", second, Compatibility.NONE, 3)
+        store.create_definition(connection, "p", "2", NewDefinition("a", second), 3)
         store.delete_definition(connection, "p", "2", "", 4)
         store.undelete_definition(connection, "p", "1", "", 5)
         _, renamed = store.update_definition(connection, "p", "1", DefinitionChanges(name="b"), "", "3", 6)
         assert made_under(connection, renamed) == {"first": 1}
-        again = store.create_definition(connection, "p", "4", "a", "", third, Compatibility.NONE, 7)
+        again = store.create_definition(connection, "p", "4", NewDefinition("a", third), 7)
         assert made_under(connection, again)["third"] not in {1, 2}
 
     await database.write(work)
@@ -186,10 +187,8 @@ async def test_field_numbers_of_a_name_that_was_given_up_are_those_made_last(dat
 async def test_another_projects_name_has_numbers_of_its_own(database: Database) -> None:
     def work(connection: Connection) -> None:
         theirs = Schema(tuple(P(each, T.STRING) for each in ("first", "second", "third")))
-        store.create_definition(connection, "theirs", "1", "a", "", theirs, Compatibility.NONE, 1)
-        mine = store.create_definition(
-            connection, "mine", "2", "a", "", Schema((P("third", T.STRING),)), Compatibility.NONE, 2
-        )
+        store.create_definition(connection, "theirs", "1", NewDefinition("a", theirs), 1)
+        mine = store.create_definition(connection, "mine", "2", NewDefinition("a", Schema((P("third", T.STRING),))), 2)
         assert made_under(connection, mine) == {"third": 1}
 
     await database.write(work)
@@ -232,7 +231,7 @@ class History:
             store.undelete_definition(connection, "p", random.choice(deleted).id, "", now)
         elif free:
             name = random.choice(free)
-            store.create_definition(connection, "p", f"made-{now}", name, "", self._schema(), Compatibility.NONE, now)
+            store.create_definition(connection, "p", f"made-{now}", NewDefinition(name, self._schema()), now)
 
     def _change(self, definition: EventDefinition, free: list[str], now: int) -> None:
         random = self._random

@@ -12,7 +12,8 @@ import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.schema import Compatibility, Property, PropertyType, Schema
+from registry.definitions import NewDefinition
+from registry.schema import Property, PropertyType, Schema
 from server.auth.access import Caller
 from server.errors import BatchRejected, QueueFull, StorageLate, StorageRefused, StorageUnavailable
 from server.ingest import group_commit
@@ -265,7 +266,7 @@ async def test_the_violations_of_a_batch_are_found_for_its_first_hundred_events_
 ) -> None:
     schema = Schema(tuple(Property(f"p{number}", PropertyType.NUMBER) for number in range(50)))
     caller = Caller(line.project_pk, "id", frozenset())
-    await Definitions(database, Catalog(database)).create(caller, "measured", "", schema, Compatibility.NONE)
+    await Definitions(database, Catalog(database)).create(caller, NewDefinition("measured", schema))
     wrong: dict[str, Any] = {f"p{number}": "wrong" for number in range(50)}
     sent = [Draft("measured", "", "ada@example.com", wrong) for _ in range(300)]
     await line.send(sent, BatchMode.INDEPENDENT)

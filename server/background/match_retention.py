@@ -1,6 +1,8 @@
 """Deletes matches that are older than the retention period.
 
-A match is never deleted while a subscription still has to settle it, or has parked it: see `automation.retention`.
+The period is that of the server, or how long the project keeps its events, if that is shorter: an event is kept as long
+as its matches. A match is never deleted while a subscription still has to settle it, or has parked it: see
+`automation.retention`.
 The matches of a project are deleted in small transactions with pauses between them, so that a send waits for one at
 most. Servers that share a database may all do this at once.
 """
@@ -17,6 +19,7 @@ from automation.retention import deletable_matches, delete_matches, move_start, 
 from registry.timestamps import now_micros
 from server.recurring import Recurring, try_each
 from server.sharing.current_project import SERVER, work_for
+from server.storage.event_retention import match_retentions
 from server.storage.log import lock_heads
 from server.storage.projects import match_positions
 
@@ -41,11 +44,14 @@ REST_FACTOR = 4
 
 
 class MatchRetention:
-    """The task that deletes matches which were recorded longer ago than `retention_seconds`."""
+    """The task that deletes matches which were recorded longer ago than the retention period of their project.
 
-    def __init__(self, database: Database, retention_seconds: float, outages: Outages) -> None:
+    `retention_seconds` is the period of the server, None if that keeps them for ever.
+    """
+
+    def __init__(self, database: Database, retention_seconds: float | None, outages: Outages) -> None:
         self._database = database
-        self._retention_seconds = retention_seconds
+        self._retention = None if retention_seconds is None else round(retention_seconds * 1_000_000)
         self._deleted = 0
         self._task = Recurring("pruning", self._prune_all, outages)
 
@@ -60,17 +66,24 @@ class MatchRetention:
     async def _prune_all(self) -> float:
         """Delete in all projects. Return the seconds after which to do so again."""
         work_for(SERVER)
-        heads = await self._database.read(match_positions, brief=True)
+        periods, heads = await self._database.read(self._periods, brief=True)
         self._deleted = 0
-        await try_each(heads.items(), self._prune)
+        await try_each([(key, heads[key], period) for key, period in periods.items()], self._prune)
         if self._deleted:
             log.info("matches_pruned", count=self._deleted)
-        return min(LOOK_SECONDS, self._retention_seconds)
+        return min([LOOK_SECONDS, *(period / 1_000_000 for period in (self._retention, *periods.values()) if period)])
 
-    async def _prune(self, project: tuple[int, int]) -> None:
-        key, head = project
+    def _periods(self, connection: Connection) -> tuple[dict[int, int], dict[int, int]]:
+        """Return the retention period of each project that has one, in microseconds, and the ends of all logs."""
+        heads, own = match_positions(connection), match_retentions(connection)
+        if self._retention is None:
+            return own, heads
+        return {key: min(self._retention, own.get(key, self._retention)) for key in heads}, heads
+
+    async def _prune(self, project: tuple[int, int, int]) -> None:
+        key, head, period = project
         work_for(key)
-        before = now_micros() - round(self._retention_seconds * 1_000_000)
+        before = now_micros() - period
         if await self._database.read(lambda connection: next_start(connection, key, before, head)) is not None:
             await self._write(lambda connection: _move_start(connection, key, before))
         after: int | None = 0

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from registry.compatibility import Incompatibility
-    from registry.definitions import EventDefinition, Revision
+    from registry.definitions import EventDefinition, NewDefinition, Revision
     from registry.schema import Compatibility, Schema
     from registry.store import DefinitionChanges
     from server.auth.access import Caller
@@ -51,25 +51,14 @@ class Definitions:
         self._database = database
         self._catalog = catalog
 
-    async def create(
-        self,
-        caller: Caller,
-        name: str,
-        description: str,
-        schema: Schema,
-        compatibility: Compatibility,
-        *,
-        validate_only: bool = False,
-    ) -> EventDefinition:
+    async def create(self, caller: Caller, new: NewDefinition, *, validate_only: bool = False) -> EventDefinition:
         """Define an event.
 
         Raise InvalidName, InvalidDescription, InvalidSchema, DefinitionAlreadyExists and TooManyDefinitions.
         """
         return await self._catalog.change(
             caller.project_pk,
-            lambda connection: store.create_definition(
-                connection, caller.project_id, str(uuid7()), name, description, schema, compatibility, now_micros()
-            ),
+            lambda connection: store.create_definition(connection, caller.project_id, str(uuid7()), new, now_micros()),
             dry_run=validate_only,
         )
 

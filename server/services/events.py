@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from server.errors import CursorRewound, EventNotFound
+from server.errors import CursorRewound
 from server.storage import events as store
 from server.storage.event_pages import list_events
 
@@ -52,7 +52,7 @@ class Events:
 
 
 def _check_kept(connection: Connection, project_pk: int, position: int, event_id: str) -> None:
-    try:
-        store.get_event(connection, project_pk, event_id)
-    except EventNotFound:
-        raise CursorRewound(position, store.log_head(connection, project_pk)) from None
+    """Raise CursorRewound unless the log is still the one in which the event was recorded, deleted since or not."""
+    found = store.event_ids(connection, project_pk, [position]).get(position)
+    if found != event_id and not store.is_deleted(connection, project_pk, position):
+        raise CursorRewound(position, store.log_head(connection, project_pk))

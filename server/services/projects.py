@@ -45,11 +45,13 @@ class Projects:
         self._access = access
         self._prefixes = {Dialect.NATIVE: NATIVE_PREFIX, **key_prefixes}
 
-    async def create(self, name: str, rules: Rules) -> Project:
+    async def create(self, name: str, rules: Rules, event_retention: int = 0) -> Project:
         """Create a project. Raise InvalidArgument and ProjectAlreadyExists."""
         _check_name(name)
         return await self._database.write(
-            lambda connection: store.insert_project(connection, str(uuid7()), name, rules, now_micros())
+            lambda connection: store.insert_project(
+                connection, str(uuid7()), name, rules, now_micros(), event_retention
+            )
         )
 
     async def get(self, id_or_name: str) -> Project:
@@ -63,8 +65,16 @@ class Projects:
         found = await self._database.read(lambda connection: store.list_projects(connection, limit + 1, before))
         return request.page(found, ("projects",), lambda project: (project.id,))
 
-    async def update(self, id_or_name: str, *, name: str | None, rules: Mapping[str, Any], etag: str = "") -> Project:
-        """Update the name, if not None, and the given rules.
+    async def update(
+        self,
+        id_or_name: str,
+        *,
+        name: str | None,
+        rules: Mapping[str, Any],
+        event_retention: int | None = None,
+        etag: str = "",
+    ) -> Project:
+        """Update the name and the retention of events, if not None, and the given rules.
 
         Raise InvalidArgument, ProjectNotFound, ProjectAlreadyExists and EtagMismatch.
         """
@@ -76,7 +86,10 @@ class Projects:
         def update(connection: Connection) -> Project:
             current = store.get_project(connection, found.id)
             changed = replace(
-                current, name=current.name if name is None else name, rules=replace(current.rules, **rules)
+                current,
+                name=current.name if name is None else name,
+                rules=replace(current.rules, **rules),
+                event_retention=current.event_retention if event_retention is None else event_retention,
             )
             return store.update_project(connection, current, changed, etag, now_micros())
 

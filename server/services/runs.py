@@ -47,7 +47,8 @@ MAX_REASON: Final = 1_000
 class RunView:
     """A run with the public ids of its automation, contact, event and newest match.
 
-    `contact_id` is empty if there is none. `match_id` is empty and `match_kind` None if that match has been deleted.
+    `contact_id` is empty if there is none, and `event_id` if that event has been deleted. `match_id` is empty and
+    `match_kind` None if that match has been deleted.
     """
 
     run: Run
@@ -223,7 +224,7 @@ def _views(connection: Connection, project_pk: int, runs: Sequence[Run]) -> list
             run,
             automations[run.automation_key],
             contacts.get(run.contact_key, ""),
-            events[run.event_position],
+            events.get(run.event_position, ""),
             match.id if match else "",
             match.kind if match else None,
         )

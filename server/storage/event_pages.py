@@ -74,7 +74,7 @@ def _page(connection: Connection, project_pk: int, query: sa.Select[Any], limit:
     events = [to_event(row) for row in rows]
     if more:
         return EventPage(events, (events[-1].position, events[-1].id))
-    return EventPage(events, None if edge is None else (edge, event_ids(connection, project_pk, [edge])[edge]))
+    return EventPage(events, None if edge is None else (edge, event_ids(connection, project_pk, [edge]).get(edge, "")))
 
 
 def _range(

@@ -1,7 +1,8 @@
 """SQL of the log: reading. Lists of events are in `event_pages`.
 
 A project's log is clustered by (project, position), and `received_at` never decreases from one position to the next. So
-a range of time is a range of positions, which bisection finds without an index.
+a range of time is a range of positions, which bisection finds without an index. Positions of deleted events are missing
+(`server.storage.event_retention`).
 """
 
 from __future__ import annotations
@@ -55,11 +56,19 @@ class EventFilter:
 
 def get_event(connection: Connection, project_pk: int, event_id: str) -> Event:
     """Read one event. Raise EventNotFound."""
-    at = (event.c.project_key == project_pk) & (event.c.position == position_of(event_id))
+    position = position_of(event_id) or 0
+    at = (event.c.project_key == project_pk) & (event.c.position == position)
     row = connection.execute(EVENTS.where(at, event.c.id == event_id)).one_or_none()
     if row is None:
-        raise EventNotFound(event_id)
+        raise EventNotFound(event_id, deleted=is_deleted(connection, project_pk, position))
     return to_event(row)
+
+
+def is_deleted(connection: Connection, project_pk: int, position: int) -> bool:
+    """Return whether the event at a position was deleted after its retention period."""
+    at = (event.c.project_key == project_pk) & (event.c.position == position)
+    exists = connection.scalar(sa.select(event.c.position).where(at)) is not None
+    return not exists and 0 < position <= log_head(connection, project_pk)
 
 
 def event_ids(connection: Connection, project_pk: int, positions: Iterable[int]) -> dict[int, str]:
@@ -124,21 +133,27 @@ def _texts_at(
 
 
 def position_at(connection: Connection, project_pk: int, time: int) -> int:
-    """Return the first position received at `time` or later; the position after the head if there is none."""
+    """Return a position before which all events were received before `time`, and after which none was.
+
+    It is the position after the head if no event was received at `time` or later.
+    """
     head = sa.select(project_head.c.position).where(project_head.c.project_key == project_pk)
     low, high = 1, int(connection.scalar(head) or 0) + 1
     while low < high:
         middle = (low + high) // 2
-        received_at = connection.scalar(_RECEIVED_AT, {"project": project_pk, "middle": middle})
-        if received_at is not None and received_at < time:
-            low = middle + 1
+        next_event = connection.execute(_NEXT_EVENT, {"project": project_pk, "middle": middle}).one_or_none()
+        if next_event is not None and next_event.received_at < time:
+            low = next_event.position + 1
         else:
             high = middle
     return low
 
 
-_RECEIVED_AT = sa.select(event.c.received_at).where(
-    event.c.project_key == sa.bindparam("project"), event.c.position == sa.bindparam("middle")
+_NEXT_EVENT = (
+    sa.select(event.c.position, event.c.received_at)
+    .where(event.c.project_key == sa.bindparam("project"), event.c.position >= sa.bindparam("middle"))
+    .order_by(event.c.position)
+    .limit(1)
 )
 
 

@@ -36,13 +36,21 @@ def lock_names(connection: Connection) -> None:
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7446255)")
 
 
-def insert_project(connection: Connection, project_id: str, name: str, rules: Rules, now: int) -> Project:
+def insert_project(
+    connection: Connection, project_id: str, name: str, rules: Rules, now: int, event_retention: int = 0
+) -> Project:
     """Create a project with an empty log. Raise ProjectAlreadyExists."""
     lock_names(connection)
     if connection.scalar(sa.select(project.c.key).where(project.c.name == name)) is not None:
         raise ProjectAlreadyExists(name)
     insert = project.insert().values(
-        id=project_id, name=name, **_rule_columns(rules), version=1, created_at=now, updated_at=now
+        id=project_id,
+        name=name,
+        **_rule_columns(rules),
+        version=1,
+        created_at=now,
+        updated_at=now,
+        event_retention=event_retention,
     )
     key = connection.scalar(insert.returning(project.c.key))
     first = _VERSION_STEP + getrandbits(_VERSION_RANDOM_BITS)
@@ -99,7 +107,13 @@ def update_project(connection: Connection, current: Project, changed: Project, e
     connection.execute(
         project.update()
         .where(project.c.key == current.pk)
-        .values(name=changed.name, **_rule_columns(changed.rules), version=current.version + 1, updated_at=now)
+        .values(
+            name=changed.name,
+            **_rule_columns(changed.rules),
+            version=current.version + 1,
+            updated_at=now,
+            event_retention=changed.event_retention,
+        )
     )
     return get_project(connection, current.id)
 
@@ -244,6 +258,7 @@ def _project(row: Row[Any]) -> Project:
         created_at=row.created_at,
         updated_at=row.updated_at,
         sealed=row.sealed,
+        event_retention=row.event_retention,
     )
 
 

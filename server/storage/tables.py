@@ -43,6 +43,8 @@ project = Table(
     Column("erasure", Text, nullable=False, server_default="delete_all"),
     # Whether a person was erased: idempotency keys may be sealed then (`server.storage.sealing`).
     Column("sealed", Boolean, nullable=False, server_default=false()),
+    # In microseconds; 0 is for ever.
+    Column("event_retention", BigInteger, nullable=False, server_default="0"),
 )
 
 # One row for each project, locked and updated by every commit: the ends of its logs of events and matches, and the

@@ -331,7 +331,7 @@ class Run(_message.Message):
     contact_id: _builtins.str
     """Output only. ID of the contact. Empty if the event was recorded without one."""
     event_id: _builtins.str
-    """Output only. ID of the event that started the run."""
+    """Output only. ID of the event that started the run. Empty if it has been deleted after its retention period."""
     status: Global___RunStatus.ValueType
     """Output only. Status of the run."""
     match_id: _builtins.str

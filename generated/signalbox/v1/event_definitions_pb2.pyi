@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pb2 as _descriptor_pb2
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -276,6 +277,7 @@ class EventDefinition(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     DELETED_AT_FIELD_NUMBER: _builtins.int
+    EVENT_RETENTION_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Output only. Unique ID, a UUIDv7."""
     name: _builtins.str
@@ -306,6 +308,10 @@ class EventDefinition(_message.Message):
     def deleted_at(self) -> _timestamp_pb2.Timestamp:
         """Output only. When the definition was deleted. Not set while it is not deleted."""
 
+    @_builtins.property
+    def event_retention(self) -> Global___EventRetention:
+        """Optional. How long the events of this name are kept. If not set, as long as the project says."""
+
     def __init__(
         self,
         *,
@@ -319,14 +325,47 @@ class EventDefinition(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         deleted_at: _timestamp_pb2.Timestamp | None = ...,
+        event_retention: Global___EventRetention | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deleted_at", b"deleted_at", "schema", b"schema", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deleted_at", b"deleted_at", "event_retention", b"event_retention", "schema", b"schema", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compatibility", b"compatibility", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "etag", b"etag", "id", b"id", "name", b"name", "revision", b"revision", "schema", b"schema", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compatibility", b"compatibility", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "etag", b"etag", "event_retention", b"event_retention", "id", b"id", "name", b"name", "revision", b"revision", "schema", b"schema", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EventDefinition: _TypeAlias = EventDefinition  # noqa: Y015
+
+@_typing.final
+class EventRetention(_message.Message):
+    """How long the events of a definition are kept after they were received, in place of the `event_retention` of the
+    project. Events that are in use are kept longer: those of available matches and of waiting runs.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_AGE_FIELD_NUMBER: _builtins.int
+    FOREVER_FIELD_NUMBER: _builtins.int
+    forever: _builtins.bool
+    """If true, for ever. False is the same as not set."""
+    @_builtins.property
+    def max_age(self) -> _duration_pb2.Duration:
+        """At least 1 second, at most 36,500 days."""
+
+    def __init__(
+        self,
+        *,
+        max_age: _duration_pb2.Duration | None = ...,
+        forever: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["forever", b"forever", "max_age", b"max_age", "period", b"period"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forever", b"forever", "max_age", b"max_age", "period", b"period"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_period: _TypeAlias = _typing.Literal["max_age", "forever"]  # noqa: Y015
+    _WhichOneofArgType_period: _TypeAlias = _typing.Literal["period", b"period"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_period) -> _WhichOneofReturnType_period | None: ...
+
+Global___EventRetention: _TypeAlias = EventRetention  # noqa: Y015
 
 @_typing.final
 class Revision(_message.Message):
@@ -606,6 +645,7 @@ class UpdateEventDefinitionRequest(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     FORCE_FIELD_NUMBER: _builtins.int
+    EVENT_RETENTION_FIELD_NUMBER: _builtins.int
     event_definition: _builtins.str
     """Required. ID or name of the definition."""
     description: _builtins.str
@@ -622,6 +662,12 @@ class UpdateEventDefinitionRequest(_message.Message):
     def schema(self) -> Global___Schema:
         """Optional. The new schema, which replaces the old one completely."""
 
+    @_builtins.property
+    def event_retention(self) -> Global___EventRetention:
+        """Optional. How long the events of this name are kept from now on. If its period is not set, as long as the project
+        says.
+        """
+
     def __init__(
         self,
         *,
@@ -632,10 +678,11 @@ class UpdateEventDefinitionRequest(_message.Message):
         etag: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
         force: _builtins.bool = ...,
+        event_retention: Global___EventRetention | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "description", b"description", "schema", b"schema"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "description", b"description", "event_retention", b"event_retention", "schema", b"schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "compatibility", b"compatibility", "description", b"description", "etag", b"etag", "event_definition", b"event_definition", "force", b"force", "schema", b"schema", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "compatibility", b"compatibility", "description", b"description", "etag", b"etag", "event_definition", b"event_definition", "event_retention", b"event_retention", "force", b"force", "schema", b"schema", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__description: _TypeAlias = _typing.Literal["description"]  # noqa: Y015
     _WhichOneofArgType__description: _TypeAlias = _typing.Literal["_description", b"_description"]  # noqa: Y015

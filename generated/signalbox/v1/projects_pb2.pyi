@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -180,6 +181,7 @@ class Project(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     ERASURE_FIELD_NUMBER: _builtins.int
+    EVENT_RETENTION_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Output only. Unique ID, a UUIDv7."""
     name: _builtins.str
@@ -204,6 +206,13 @@ class Project(_message.Message):
     def updated_at(self) -> _timestamp_pb2.Timestamp:
         """Output only. When the project was last updated."""
 
+    @_builtins.property
+    def event_retention(self) -> _duration_pb2.Duration:
+        """Optional. How long an event is kept after it was received, and its matches with it: at least 1 second, at most 36,500
+        days. Not set or zero: for ever. A definition can have a period of its own. Events that are in use are kept longer:
+        those of available matches and of waiting runs.
+        """
+
     def __init__(
         self,
         *,
@@ -217,10 +226,11 @@ class Project(_message.Message):
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         erasure: Global___Erasure.ValueType = ...,
+        event_retention: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "event_retention", b"event_retention", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "erasure", b"erasure", "etag", b"etag", "head_position", b"head_position", "id", b"id", "name", b"name", "name_case", b"name_case", "undefined_events", b"undefined_events", "unknown_contacts", b"unknown_contacts", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "erasure", b"erasure", "etag", b"etag", "event_retention", b"event_retention", "head_position", b"head_position", "id", b"id", "name", b"name", "name_case", b"name_case", "undefined_events", b"undefined_events", "unknown_contacts", b"unknown_contacts", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -446,6 +456,7 @@ class UpdateProjectRequest(_message.Message):
     NAME_CASE_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     ERASURE_FIELD_NUMBER: _builtins.int
+    EVENT_RETENTION_FIELD_NUMBER: _builtins.int
     project: _builtins.str
     """Required. ID or name of the project."""
     name: _builtins.str
@@ -460,6 +471,10 @@ class UpdateProjectRequest(_message.Message):
     """Optional. Etag of the project as last read. If it is not the current one, the request fails with ETAG_MISMATCH."""
     erasure: Global___Erasure.ValueType
     """Optional. The new rule for the properties of erased persons' events."""
+    @_builtins.property
+    def event_retention(self) -> _duration_pb2.Duration:
+        """Optional. How long events are kept from now on. Zero: for ever."""
+
     def __init__(
         self,
         *,
@@ -470,10 +485,11 @@ class UpdateProjectRequest(_message.Message):
         name_case: Global___NameCase.ValueType = ...,
         etag: _builtins.str = ...,
         erasure: Global___Erasure.ValueType = ...,
+        event_retention: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "name", b"name"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "event_retention", b"event_retention", "name", b"name"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "erasure", b"erasure", "etag", b"etag", "name", b"name", "name_case", b"name_case", "project", b"project", "undefined_events", b"undefined_events", "unknown_contacts", b"unknown_contacts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "erasure", b"erasure", "etag", b"etag", "event_retention", b"event_retention", "name", b"name", "name_case", b"name_case", "project", b"project", "undefined_events", b"undefined_events", "unknown_contacts", b"unknown_contacts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
     _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015

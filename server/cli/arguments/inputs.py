@@ -13,7 +13,7 @@ from google.protobuf.struct_pb2 import Struct
 from registry.json_values import EVENT_BUDGET, payload_violation, read_json
 from registry.timestamps import parse_rfc3339
 from server.cli.arguments.enums import PROPERTY_TYPE
-from server.cli.arguments.kinds import seconds
+from server.cli.arguments.kinds import retention, seconds
 from server.rpc.messages.structs import write_struct
 from server.rpc.messages.times import timestamp
 from signalbox.v1 import event_definitions_pb2 as pb
@@ -28,6 +28,18 @@ if TYPE_CHECKING:
 def duration(text: str) -> Duration:
     """Parse a duration in seconds, minutes, hours or days, such as 90s."""
     return Duration(seconds=seconds(text))
+
+
+def event_retention(text: str) -> Duration:
+    """Parse how long a project keeps its events; `forever` is zero."""
+    return Duration() if text == "forever" else Duration(seconds=retention(text))
+
+
+def definition_retention(text: str) -> pb.EventRetention:
+    """Parse how long the events of a definition are kept; `project` is not set."""
+    if text == "project":
+        return pb.EventRetention()
+    return pb.EventRetention(forever=True) if text == "forever" else pb.EventRetention(max_age=event_retention(text))
 
 
 def label(text: str) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from server.cli.arguments.enums import COMPATIBILITY, enum_option
+from server.cli.arguments.inputs import definition_retention
 from server.cli.arguments.options import etag_option, force_option, option, validate_only_option
 from server.cli.arguments.schema_options import SchemaOptions, remove_option, schema_options
 from server.cli.client.definitions import get_definition
@@ -41,11 +42,20 @@ _compatibility_option = enum_option(
 )
 
 
+_retention_option = option(
+    "--event-retention",
+    type=definition_retention,
+    metavar="TIME",
+    help="How long events of this name are kept: such as 90d, forever, or project for the rule of the project.",
+)
+
+
 @definition.command()
 @click.argument("name")
 @option("--description", metavar="TEXT", default="", help="What the event means.")
 @schema_options
 @_compatibility_option
+@_retention_option
 @validate_only_option
 @client_command
 async def create(
@@ -54,6 +64,7 @@ async def create(
     name: str,
     description: str,
     compatibility: pb.Compatibility.ValueType,
+    event_retention: pb.EventRetention | None,
     validate_only: bool,
     **options: Any,
 ) -> None:
@@ -63,6 +74,7 @@ async def create(
         description=description,
         schema=SchemaOptions(**options).whole(),
         compatibility=compatibility,
+        event_retention=event_retention,
     )
     request = pb.CreateEventDefinitionRequest(event_definition=new, validate_only=validate_only)
     response = await session.call(session.definitions.CreateEventDefinition, request)
@@ -92,38 +104,27 @@ async def show(session: Session, name_or_id: str) -> None:
     show_definition(await get_definition(session, name_or_id), as_json=session.json)
 
 
+_UPDATED = ("description", "compatibility", "event_retention", "validate_only", "force")
+"""The options of an update that are fields of its request."""
+
+
 @definition.command()
 @click.argument("name_or_id")
 @option("--description", metavar="TEXT", help="New description.")
 @schema_options
 @_compatibility_option
+@_retention_option
 @remove_option
 @etag_option
 @validate_only_option
 @force_option
 @client_command
-async def update(
-    session: Session,
-    /,
-    name_or_id: str,
-    description: str | None,
-    compatibility: pb.Compatibility.ValueType,
-    removed: tuple[str, ...],
-    etag: str,
-    validate_only: bool,
-    force: bool,
-    **options: Any,
-) -> None:
+async def update(session: Session, /, name_or_id: str, removed: tuple[str, ...], etag: str, **options: Any) -> None:
     """Update a definition. A --property is added or replaces the one of its name; the rest stays as it is."""
+    given = {field: options.pop(field) for field in _UPDATED}
     schema, read_etag = await SchemaOptions(**options).next_of(partial(get_definition, session, name_or_id), removed)
     request = pb.UpdateEventDefinitionRequest(
-        event_definition=name_or_id,
-        description=description,
-        schema=schema,
-        compatibility=compatibility,
-        etag=etag or read_etag,
-        validate_only=validate_only,
-        force=force,
+        event_definition=name_or_id, schema=schema, etag=etag or read_etag, **given
     )
     response = await session.call(session.definitions.UpdateEventDefinition, request)
     show_definition(response.event_definition, as_json=session.json)

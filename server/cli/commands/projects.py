@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from server.cli.arguments.enums import NAME_CASE, UNDEFINED_EVENTS, UNKNOWN_CONTACTS, enum_option
+from server.cli.arguments.inputs import event_retention
 from server.cli.arguments.options import etag_option, option
 from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
-from server.cli.output.tables import moment
+from server.cli.output.tables import moment, period
 from server.cli.output.views import show_list, show_one
 from signalbox.v1 import projects_pb2 as pb
 
@@ -33,6 +34,12 @@ def _rules(command: F) -> F:
         enum_option("--undefined-events", UNDEFINED_EVENTS, help="How events without a definition are handled."),
         enum_option("--unknown-contacts", UNKNOWN_CONTACTS, help="How events for unknown addresses are handled."),
         enum_option("--name-case", NAME_CASE, help="How event names are compared."),
+        option(
+            "--event-retention",
+            type=event_retention,
+            metavar="TIME",
+            help="How long events are kept, such as 90d; forever is the default.",
+        ),
     )
     for decorate in reversed(options):
         command = decorate(command)
@@ -95,6 +102,7 @@ def _fields(project: pb.Project) -> tuple[tuple[str, str], ...]:
         ("undefined events", UNDEFINED_EVENTS.name(project.undefined_events)),
         ("unknown contacts", UNKNOWN_CONTACTS.name(project.unknown_contacts)),
         ("name case", NAME_CASE.name(project.name_case)),
+        ("event retention", period(project.event_retention) if project.HasField("event_retention") else "forever"),
         ("head position", str(project.head_position)),
         ("created", moment(project.created_at)),
         ("updated", moment(project.updated_at)),

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from click import BadParameter
 from yaml import ScalarNode
 
 from registry.errors import InvalidName, InvalidSchema
@@ -19,6 +20,7 @@ from registry.schema import (
     UnknownProperties,
     check_schema,
 )
+from server.cli.arguments.inputs import definition_retention
 from server.cli.definitions.yaml_files import (
     Entry,
     Fault,
@@ -36,6 +38,7 @@ from server.cli.definitions.yaml_files import (
     text_of,
     word_of,
 )
+from signalbox.v1 import event_definitions_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,7 +46,7 @@ if TYPE_CHECKING:
 
     from yaml import Node
 
-_DEFINITION: Final = ("description", "compatibility", "unknown_properties", "coercion", "properties")
+_DEFINITION: Final = ("description", "compatibility", "unknown_properties", "coercion", "event_retention", "properties")
 _PROPERTY: Final = ("type", "required", "description", "suggested_values", "properties")
 _TYPES: Final = tuple(PropertyType)
 _TYPE = re.compile(r"([^<>!]*)(?:<([^<>!]*)>)?")
@@ -58,6 +61,7 @@ class DefinitionDocument:
     description: str
     schema: Schema
     compatibility: Compatibility
+    event_retention: pb.EventRetention
     place: str
 
 
@@ -110,6 +114,7 @@ def _read_definition(entry: Entry) -> DefinitionDocument:
         description=_description(fields),
         schema=schema,
         compatibility=Compatibility(_word(fields, "compatibility", tuple(Compatibility), "none")),
+        event_retention=_retention(fields),
         place=place_of(entry.key),
     )
 
@@ -171,6 +176,17 @@ def _type(node: Node, text: str, more: str) -> tuple[PropertyType, PropertyType 
 
 def _word(fields: dict[str, Node], name: str, words: tuple[str, ...], default: str) -> str:
     return word_of(fields[name], name, words) if name in fields else default
+
+
+def _retention(fields: dict[str, Node]) -> pb.EventRetention:
+    if (node := fields.get("event_retention")) is None:
+        return pb.EventRetention()
+    text = text_of(node, "event_retention")
+    try:
+        return definition_retention(text)
+    except BadParameter:
+        message = f"event_retention is {quoted(text)}; it must be a time such as 90d, or forever, or project"
+        raise fault(node, message) from None
 
 
 def _description(fields: dict[str, Node]) -> str:

@@ -15,6 +15,7 @@ from server.cli.arguments.enums import COERCION_MODE, COMPATIBILITY, UNKNOWN_PRO
 from server.cli.arguments.inputs import property_text
 from server.cli.client.errors import Failure
 from server.cli.client.pagination import list_all
+from server.cli.output.tables import own_retention
 from server.rpc.messages.definitions import write_schema
 from server.status import CODES
 from signalbox.v1 import event_definitions_pb2 as pb
@@ -92,6 +93,7 @@ class Step:
             description=definition.description,
             schema=definition.schema,
             compatibility=definition.compatibility,
+            event_retention=definition.event_retention,
             etag=self.current.etag,
             validate_only=validate_only,
         )
@@ -136,6 +138,7 @@ def message_of(document: DefinitionDocument) -> pb.EventDefinition:
         description=document.description,
         schema=write_schema(document.schema),
         compatibility=COMPATIBILITY.numbers[document.compatibility],
+        event_retention=document.event_retention,
     )
 
 
@@ -198,6 +201,7 @@ def _facts(definition: pb.EventDefinition) -> dict[tuple[str, str], Any]:
         ("", "compatibility"): COMPATIBILITY.name(definition.compatibility),
         ("", "unknown_properties"): UNKNOWN_PROPERTIES.name(schema.unknown_properties),
         ("", "coercion"): COERCION_MODE.name(schema.coercion),
+        ("", "event_retention"): own_retention(definition.event_retention),
         **dict(_property_facts(schema.properties, ROOT)),
     }
     return {key: fact for key, fact in facts.items() if fact}

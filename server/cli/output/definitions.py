@@ -8,7 +8,7 @@ import click
 
 from server.cli.arguments.enums import COERCION_MODE, COMPATIBILITY, UNKNOWN_PROPERTIES
 from server.cli.arguments.inputs import property_text
-from server.cli.output.tables import moment, print_table
+from server.cli.output.tables import moment, own_retention, print_table
 from server.cli.output.views import show_list, show_one
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def _definition_fields(definition: pb.EventDefinition) -> tuple[tuple[str, str],
         ("compatibility", COMPATIBILITY.name(definition.compatibility)),
         ("unknown properties", UNKNOWN_PROPERTIES.name(definition.schema.unknown_properties)),
         ("coercion", COERCION_MODE.name(definition.schema.coercion)),
+        ("event retention", own_retention(definition.event_retention) or "project"),
         ("created", moment(definition.created_at)),
         ("updated", moment(definition.updated_at)),
         ("deleted", moment(definition.deleted_at)),

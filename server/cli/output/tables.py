@@ -11,8 +11,11 @@ from google.protobuf.json_format import MessageToDict
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from google.protobuf.duration_pb2 import Duration
     from google.protobuf.message import Message
     from google.protobuf.timestamp_pb2 import Timestamp
+
+    from signalbox.v1 import event_definitions_pb2 as pb
 
 _FREE_FORM = {"attributes", "from", "labels", "properties", "to", "sent", "before", "after"}
 
@@ -71,6 +74,21 @@ def printable(text: str) -> str:
 def moment(time: Timestamp) -> str:
     """Return a timestamp as RFC 3339; empty if it is unset."""
     return time.ToJsonString() if time.seconds or time.nanos else ""
+
+
+def period(duration: Duration) -> str:
+    """Return a whole number of seconds as the options read it, such as 90d; another duration as in JSON."""
+    for unit, seconds in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
+        if not duration.nanos and duration.seconds % seconds == 0:
+            return f"{duration.seconds // seconds}{unit}"
+    return duration.ToJsonString()
+
+
+def own_retention(retention: pb.EventRetention) -> str:
+    """Return how long the events of a definition are kept, as in the options; empty for the rule of the project."""
+    if retention.WhichOneof("period") == "max_age":
+        return period(retention.max_age)
+    return "forever" if retention.forever else ""
 
 
 def _tidy(value: Any, *, free_form: bool = False) -> Any:

@@ -11,6 +11,7 @@ from registry.schema import MAX_PROPERTIES, MAX_SUGGESTED_VALUES, Property, Sche
 from server.errors import InvalidArgument
 from server.rpc.messages.enums import COERCION_MODE, COMPATIBILITY, DIRECTION, PROPERTY_TYPE, UNKNOWN_PROPERTIES
 from server.rpc.messages.events import write_coercion, write_violation
+from server.rpc.messages.retention import write_definition_retention
 from server.rpc.messages.structs import read_struct, write_struct
 from server.rpc.messages.times import timestamp
 from server.rpc.response_size import write_details
@@ -70,6 +71,7 @@ def write_definition(definition: EventDefinition) -> pb.EventDefinition:
         created_at=timestamp(definition.created_at),
         updated_at=timestamp(definition.updated_at),
         deleted_at=None if definition.deleted_at is None else timestamp(definition.deleted_at),
+        event_retention=write_definition_retention(definition.event_retention),
     )
 
 

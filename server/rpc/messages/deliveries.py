@@ -23,8 +23,8 @@ from server.delivery.consumer_session import (
 from server.errors import InvalidArgument, InvalidConsumer
 from server.rpc.messages.enums import DELIVERY_OUTCOME, NACK_ACTION
 from server.rpc.messages.matches import write_loaded
-from server.rpc.messages.subscriptions import duration, write_subscription
-from server.rpc.messages.times import read_duration, write_timestamp
+from server.rpc.messages.subscriptions import write_subscription
+from server.rpc.messages.times import duration, read_duration, write_timestamp
 from server.rpc.messages.watches import read_heartbeat_seconds
 from signalbox.v1 import match_stream_pb2 as pb
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from google.protobuf.duration_pb2 import Duration
 from msgspec import UNSET, UnsetType
 
 from automation.subscriptions.push import DEFAULT_IN_FLIGHT, DEFAULT_TIMEOUT, Push, PushChanges
 from server.errors import InvalidArgument
 from server.rpc.json_writing import write_json, write_json_in_slices
 from server.rpc.messages.matches import write_loaded
-from server.rpc.messages.times import read_duration, timestamp, write_timestamp
+from server.rpc.messages.times import duration, read_duration, timestamp, write_timestamp
 from server.sharing.current_project import current_project
 from signalbox.v1 import match_pb2
 from signalbox.v1 import match_stream_pb2 as pb
@@ -102,13 +101,11 @@ def write_push(status: SubscriptionStatus, into: pb.Push) -> None:
 
 def write_attempt(attempt: PushAttempt) -> pb.PushAttempt:
     """Write a request and what came of it."""
-    duration = Duration()
-    duration.FromMicroseconds(attempt.duration)
     return pb.PushAttempt(
         webhook_id=attempt.webhook_id,
         attempt=attempt.attempt,
         sent_at=timestamp(attempt.sent_at),
-        duration=duration,
+        duration=duration(attempt.duration),
         status=attempt.status,
         acknowledged=not attempt.failure,
         failure=attempt.failure,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from google.protobuf.duration_pb2 import Duration
 from msgspec import UNSET
 
 from automation.subscriptions.store import SubscriptionChanges
@@ -25,7 +24,7 @@ from server.errors import InvalidArgument
 from server.rpc.messages.enums import DELIVERY_ORDER, PARKING_CAUSE
 from server.rpc.messages.matches import write_loaded, write_log_entry
 from server.rpc.messages.pushes import write_push
-from server.rpc.messages.times import read_duration, read_timestamp, timestamp, write_timestamp
+from server.rpc.messages.times import duration, read_duration, read_timestamp, timestamp, write_timestamp
 from server.rpc.messages.watches import read_filter
 from signalbox.v1 import match_stream_pb2 as pb
 
@@ -158,13 +157,6 @@ def write_parked(found: tuple[ParkedMatch, LoadedMatch | UnreadableMatch]) -> pb
     into.consumer_id = parked.consumer_id
     write_timestamp(parked.parked_at, into.parked_at)
     return into
-
-
-def duration(micros: int) -> Duration:
-    """Return the message of a duration."""
-    message = Duration()
-    message.FromMicroseconds(micros)
-    return message
 
 
 def _read_backoff(message: pb.Backoff) -> Backoff:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from server.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from google.protobuf.duration_pb2 import Duration
     from google.protobuf.message import Message
 
 # 0001-01-01 and 9999-12-31, the bounds of a Timestamp.
@@ -44,12 +44,23 @@ def read_timestamp(message: Message, field: str, path: str = "") -> int | None:
     return value.seconds * 1_000_000 + value.nanos // 1_000
 
 
-def read_duration(message: Message, field: str) -> int | None:
-    """Read a Duration field in microseconds, None where it is unset. Raise InvalidArgument for one that is none."""
+def duration(micros: int) -> Duration:
+    """Return the message of a duration."""
+    message = Duration()
+    message.FromMicroseconds(micros)
+    return message
+
+
+def read_duration(message: Message, field: str, path: str = "") -> int | None:
+    """Read a Duration field in microseconds, None where it is unset; `path` as for `read_timestamp`.
+
+    Raise InvalidArgument for a duration that is none.
+    """
     if not message.HasField(field):
         return None
     value: Duration = getattr(message, field)
     if abs(value.nanos) > 999_999_999 or value.seconds * value.nanos < 0:
-        text = f"{field} is not a valid duration: {value.seconds} s and {value.nanos} ns"
-        raise InvalidArgument.at(field, "INVALID_DURATION", text)
+        path = path or field
+        text = f"{path} is not a valid duration: {value.seconds} s and {value.nanos} ns"
+        raise InvalidArgument.at(path, "INVALID_DURATION", text)
     return value.seconds * 1_000_000 + int(value.nanos / 1_000)

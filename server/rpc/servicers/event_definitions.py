@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
+from registry.definitions import NewDefinition
 from registry.schema import check_schema
 from registry.store import DefinitionChanges
 from server.errors import InvalidArgument
@@ -22,6 +23,7 @@ from server.rpc.messages.definitions import (
 )
 from server.rpc.messages.descriptors import write_types
 from server.rpc.messages.enums import COMPATIBILITY
+from server.rpc.messages.retention import read_definition_retention
 from server.rpc.messages.structs import write_struct
 from server.rpc.response_size import write_page
 from signalbox.v1 import event_definitions_pb2 as pb
@@ -51,14 +53,14 @@ class EventDefinitionsServicer:
         self, request: pb.CreateEventDefinitionRequest, caller: Caller
     ) -> pb.CreateEventDefinitionResponse:
         asked = request.event_definition
-        definition = await self._definitions.create(
-            caller,
-            asked.name,
-            asked.description,
-            read_schema(asked.schema),
-            COMPATIBILITY.read(asked.compatibility, "compatibility"),
-            validate_only=request.validate_only,
+        new = NewDefinition(
+            name=asked.name,
+            schema=read_schema(asked.schema),
+            compatibility=COMPATIBILITY.read(asked.compatibility, "compatibility"),
+            description=asked.description,
+            event_retention=read_definition_retention(asked),
         )
+        definition = await self._definitions.create(caller, new, validate_only=request.validate_only)
         return pb.CreateEventDefinitionResponse(event_definition=write_definition(definition))
 
     async def GetEventDefinition(
@@ -172,6 +174,7 @@ def _read_changes(request: pb.UpdateEventDefinitionRequest) -> DefinitionChanges
         description=request.description if request.HasField("description") else UNSET,
         schema=read_schema(request.schema) if request.HasField("schema") else UNSET,
         compatibility=compatibility or UNSET,
+        event_retention=read_definition_retention(request) if request.HasField("event_retention") else UNSET,
     )
 
 

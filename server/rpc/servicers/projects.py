@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from server.model import Rules
 from server.paging import PageRequest
 from server.rpc.messages.enums import DIALECT, ERASURE, NAME_CASE, UNDEFINED_EVENTS, UNKNOWN_CONTACTS, EnumMap
+from server.rpc.messages.retention import read_project_retention, write_project_retention
 from server.rpc.messages.times import timestamp
 from server.rpc.response_size import write_page
 from signalbox.v1 import projects_pb2 as pb
@@ -31,7 +32,9 @@ class ProjectsServicer:
         self._projects = projects
 
     async def CreateProject(self, request: pb.CreateProjectRequest, _caller: Caller) -> pb.CreateProjectResponse:
-        project = await self._projects.create(request.project.name, Rules(**_read_rules(request.project)))
+        project = await self._projects.create(
+            request.project.name, Rules(**_read_rules(request.project)), read_project_retention(request.project) or 0
+        )
         return pb.CreateProjectResponse(project=_write_project(project))
 
     async def GetProject(self, request: pb.GetProjectRequest, _caller: Caller) -> pb.GetProjectResponse:
@@ -48,6 +51,7 @@ class ProjectsServicer:
             request.project,
             name=request.name if request.HasField("name") else None,
             rules=_read_rules(request),
+            event_retention=read_project_retention(request),
             etag=request.etag,
         )
         return pb.UpdateProjectResponse(project=_write_project(project))
@@ -87,6 +91,7 @@ def _write_project(project: Project) -> pb.Project:
         created_at=timestamp(project.created_at),
         updated_at=timestamp(project.updated_at),
         etag=project.etag,
+        event_retention=write_project_retention(project.event_retention),
         **rules,
     )
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET
 
+from registry.definitions import NewDefinition
 from registry.errors import Violation
-from registry.schema import Compatibility, Property, PropertyType, Schema, UnknownProperties
+from registry.schema import Property, PropertyType, Schema, UnknownProperties
 from registry.store import DefinitionChanges
 from registry.timestamps import format_millis, parse_iso8601
 from server.bridge.dialects.arsel import bodies
@@ -61,9 +62,8 @@ async def create_event(services: Services, request: Request) -> Response:
     if len(body.name) > bodies.MAX_NAME:
         raise _invalid("name", f"name must be 1 to {bodies.MAX_NAME} characters long")
     schema = Schema(_properties(body.schema or bodies.SchemaBody()), UnknownProperties.KEEP)
-    created = await services.definitions.create(
-        request.caller, body.name, body.description or "", schema, Compatibility.NONE
-    )
+    new = NewDefinition(body.name, schema, description=body.description or "")
+    created = await services.definitions.create(request.caller, new)
     return Response(201, _event_def(created))
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET
 
+from registry.definitions import NewDefinition
 from registry.errors import Violation
-from registry.schema import Compatibility, Property, PropertyType, Schema
+from registry.schema import Property, PropertyType, Schema
 from registry.store import DefinitionChanges
 from registry.timestamps import format_millis
 from server.bridge.dialects.autosend import bodies
@@ -59,9 +60,8 @@ async def create_event(services: Services, request: Request) -> Response:
     body = request.read(bodies.CreateEventBody)
     _check_event_name(body.event_name)
     schema = Schema(_properties(body.properties or []))
-    created = await services.definitions.create(
-        request.caller, body.event_name, body.description or "", schema, Compatibility.NONE
-    )
+    new = NewDefinition(body.event_name, schema, description=body.description or "")
+    created = await services.definitions.create(request.caller, new)
     return Response(201, bodies.EventAnswer(data=_event_def(created)))
 
 

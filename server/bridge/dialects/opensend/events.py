@@ -10,7 +10,7 @@ from msgspec import UNSET
 
 from automation.errors import AutomationNotFound
 from automation.matches import MatchKind
-from registry.schema import Compatibility
+from registry.definitions import NewDefinition
 from registry.store import DefinitionChanges
 from registry.timestamps import format_millis
 from server.bridge.dialects.opensend import bodies
@@ -55,7 +55,7 @@ async def create_event(services: Services, request: Request) -> Response:
     body.check()
     assert name is not None
     check_event_name(name, "name")
-    created = await services.definitions.create(request.caller, name, "", schema, Compatibility.NONE)
+    created = await services.definitions.create(request.caller, NewDefinition(name, schema))
     return Response(201, _event_data(created))
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET
 
-from registry.schema import Compatibility, Property, PropertyType, Schema, UnknownProperties
+from registry.definitions import NewDefinition
+from registry.schema import Property, PropertyType, Schema, UnknownProperties
 from registry.store import DefinitionChanges
 from server.bridge.dialects.resend import bodies
 from server.bridge.errors import RuleBroken
@@ -67,7 +68,7 @@ async def create_event(services: Services, request: Request) -> Response:
     body = request.read(bodies.CreateEventBody)
     _check_event_name(body.name)
     schema = replace(NO_SCHEMA, properties=_properties(body.schema or {}))
-    created = await services.definitions.create(request.caller, body.name, "", schema, Compatibility.NONE)
+    created = await services.definitions.create(request.caller, NewDefinition(body.name, schema))
     return Response(201, bodies.EventId(id=created.id))
 
 
