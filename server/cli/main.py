@@ -34,6 +34,9 @@ _COMMANDS = {
     "run": ("server.cli.commands.runs", "Inspect and advance runs."),
     "match": ("server.cli.commands.matches", "Watch and consume matches."),
     "subscription": ("server.cli.commands.subscriptions", "Manage subscriptions."),
+    "backup": ("server.cli.commands.backups", "Copy a database into a file."),
+    "restore": ("server.cli.commands.backups", "Make a database of a backup."),
+    "compact": ("server.cli.commands.backups", "Return the free space of a database."),
     "migrate": ("server.cli.commands.migrate", "Migrate a database to the schema of this version."),
 }
 """The module of each command, which defines it under the same name, and its summary."""

@@ -148,6 +148,21 @@ class PostgresUrl:
                 raise ValueError(f"options sets {name}, which Signalbox sets itself: {name}={settings[name]}")
         return {**settings, **self.settings}
 
+    def connection_string(self) -> str:
+        """Return the connection string of libpq for PostgreSQL's own programs, without the password."""
+        settings = {name: value for name, value in self.settings.items() if name != "application_name"}
+        words = {
+            "host": ",".join(host.name for host in self.hosts),
+            "port": ",".join(str(host.port) for host in self.hosts),
+            "user": self.user,
+            "dbname": self.database,
+            **self.driver,
+            "application_name": self.settings.get("application_name"),
+            "connect_timeout": str(round(self.connect_timeout)),
+            "options": " ".join(f"-c {shlex.quote(f'{name}={value}')}" for name, value in settings.items()),
+        }
+        return " ".join(f"{name}={_escaped(value)}" for name, value in words.items() if value)
+
     def transaction_settings(self, settings: Mapping[str, str]) -> str:
         """Return the statement with which each transaction begins, empty if the session has the settings."""
         every = {name: value for name, value in self.session_settings(settings).items() if name != "application_name"}
@@ -289,6 +304,11 @@ def _system_trust(driver: dict[str, str]) -> ssl.SSLContext:
     if certificate:
         context.load_cert_chain(certificate, key, driver.pop("sslpassword", None))
     return context
+
+
+def _escaped(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def _quoted(text: str) -> str:

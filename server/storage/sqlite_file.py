@@ -18,13 +18,17 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import structlog
 
 from server.errors import StorageBusy, StorageReadOnly, StorageReplaced, StorageUnavailable
 from server.model import DatabaseSize
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 log = structlog.get_logger()
 
@@ -114,6 +118,16 @@ class DatabaseFile:
             advice = "stop the server, put the right files in place, and start it again"
             log.error("database_file_lost", path=str(path), happened=happened, advice=advice)
         raise self._replaced
+
+
+@contextmanager
+def locked_beside(database: Path) -> Iterator[None]:
+    """Hold the lock file of a database that need not exist. Raise StorageBusy if another process holds it."""
+    lock = _lock(_lock_path(database))
+    try:
+        yield
+    finally:
+        os.close(lock)
 
 
 def size_of_files(path: Path) -> DatabaseSize:

@@ -103,6 +103,32 @@ async def show(session: Session, event_id: str) -> None:
 
 
 @event.command()
+@option("--event", "name", metavar="NAME", help="Only events of this name.")
+@option("--received-from", type=instant, metavar="RFC3339", help="Only events received at or after this time.")
+@option("--received-until", type=instant, metavar="RFC3339", help="Only events received before this time.")
+@option(
+    "--from-position",
+    type=click.IntRange(min=1, max=2**63 - 1),
+    metavar="N",
+    default=1,
+    help="Start at this position; by default with the earliest event.",
+)
+@option(
+    "-o", "--output", "file", type=click.File("w", lazy=True), default="-", metavar="FILE", help="By default stdout."
+)
+@client_command
+async def export(session: Session, /, from_position: int, file: IO[str], **filters: Any) -> None:
+    """Write events as JSON lines, oldest first, as `event send --from` reads them.
+
+    The idempotency key of a line is the id of its event, so that a file can be sent again. Events without a person,
+    because it was erased, are left out.
+    """
+    from server.cli.client.export_events import export_events
+
+    await export_events(session, pb.ListEventsRequest(after_position=from_position - 1, **filters), file)
+
+
+@event.command()
 @option("--event", "name", metavar="NAME", default="", help="Only events of this name.")
 @option(
     "--from-position",
