@@ -203,8 +203,10 @@ async def outcome(segments: Sequence[bytes], head_first: bool) -> tuple[tuple[in
             break
         http.data_received(segment)
         await asyncio.sleep(0)
+    await asyncio.sleep(0)  # in which the next request of a pipeline is read
     while tasks := http_tasks(http):
         await asyncio.gather(*tasks)
+        await asyncio.sleep(0)
     answers = [each.status for each in parsed(wire.written, {0} if head_first else ()) if each.status != 100]
     http.connection_lost(None)
     return tuple(recorder.totals), tuple(answers), not wire.closed

@@ -7,6 +7,7 @@ method that the servicer lacks.
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,12 +33,13 @@ if TYPE_CHECKING:
 class _GrpcCall:
     """What carries one call: a context of the library. Its request ID is answered in the trailing metadata."""
 
-    __slots__ = ("_authorization", "_context", "_keys", "_metadata", "_project", "write")
+    __slots__ = ("_authorization", "_context", "_keys", "_metadata", "_project", "_task", "write")
 
     own_errors = (grpc.aio.BaseError,)
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, task: asyncio.Task[Any] | None = None) -> None:
         self._context = context
+        self._task = task  # of a call with one response
         self.write = context.write
         self._keys = 0
         self._authorization = self._project = request_id = ""
@@ -60,6 +62,11 @@ class _GrpcCall:
 
     def arrived(self) -> None:
         """Return nothing: the library receives a message when it is asked for."""
+
+    def on_sent(self, call: Callable[[], None]) -> None:
+        """Call something once the task has ended, in which the library sends the response."""
+        assert self._task is not None
+        self._task.add_done_callback(lambda _: call())
 
     async def receive(self) -> bytes | None:
         """Receive a message, None if the client has sent all of them."""
@@ -86,7 +93,9 @@ def _handler(method: Method, calls: Calls) -> grpc.RpcMethodHandler[Any, Any]:
     serialize = partial(_serialized, GetMessageClass(method.descriptor.output_type).SerializeToString)
 
     async def answer(_requests: object, context: Context) -> Any:
-        return await calls.answer(method, parser, _GrpcCall(context))
+        task = asyncio.current_task()
+        assert task is not None
+        return await calls.answer(method, parser, _GrpcCall(context, task), task)
 
     async def stream(_requests: object, context: Context) -> None:
         await calls.stream(method, parser, _GrpcCall(context))

@@ -148,15 +148,31 @@ class Access:
         From now on the current task works for the caller's project, and signs page tokens with this server's secret.
         Raise KeyInvalid, TooManyKeyLookups and ProjectNotFound.
         """
-        caller = await self._identify(secret, project)
+        digest = digest_of(secret)
+        return self._cached(digest, project) or self._served(await self._identify(digest, project))
+
+    def recognized(self, authorization: str, project: str) -> Caller | None:
+        """Return what `authenticate` returns if that needs no waiting, or else None. Raise KeyMissing.
+
+        A call saves four coroutines by it.
+        """
+        return self._cached(digest_of(bearer_secret(authorization)), project)
+
+    def _cached(self, digest: bytes, project: str) -> Caller | None:
+        self._check_epoch()
+        known = self._callers.get(digest)
+        if known is None or (project and project != known[0].project_id):
+            return None
+        return self._served(known[0])
+
+    def _served(self, caller: Caller) -> Caller:
+        """Note the caller as the one that the current task serves."""
         work_for(caller.project_pk)
         authenticated(caller.key_id, caller.project_id)
         sign_with(self._page_secret)
         return caller
 
-    async def _identify(self, secret: str, project: str) -> Caller:
-        digest = digest_of(secret)
-        self._check_epoch()
+    async def _identify(self, digest: bytes, project: str) -> Caller:
         known = self._callers.get(digest)
         if known is not None:
             caller = known[0]

@@ -37,7 +37,7 @@ from server.bridge.routes import RouteTable
 from server.call_log import SLOW_SECONDS, CallLog
 from server.caller import REQUEST_ID, REST, begin_call, speaks
 from server.errors import KeyInvalid, KeyMissing, Stopping, StorageRefused
-from server.http.body import ClientGone, decode_body, read_body
+from server.http.body import ClientGone, decode_body, read_body, small_body
 from server.http.errors import (
     BodiesTooLarge,
     MethodNotAllowed,
@@ -47,13 +47,13 @@ from server.http.errors import (
     TooManyReads,
     UnsupportedEncoding,
 )
-from server.http.headers import SAFE_HEADERS, repeated_header
+from server.http.headers import repeated_header
 from server.metrics.calls import UNKNOWN_ROUTE
 from server.sharing.fair_queue import FairTurns
 from server.status import reason_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from server.auth.access import Access, Caller
     from server.bridge.dialect import RestDialect
@@ -65,6 +65,7 @@ if TYPE_CHECKING:
 
     Receive = Callable[[], Awaitable[dict[str, Any]]]
     Send = Callable[[dict[str, Any]], Awaitable[None]]
+    Headers = tuple[tuple[bytes, bytes], ...]
 
 log = structlog.get_logger()
 
@@ -82,9 +83,6 @@ READS_OF_PROJECT: Final = 8
 
 READ_WAIT_SECONDS: Final = 10.0
 """The time for which a read waits for others."""
-
-LARGE_RESPONSE: Final = 64 * 1024
-"""A smaller response fits into the buffers of the connection."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -111,6 +109,7 @@ class _Exchange:
         "received",
         "repeated",
         "request_id",
+        "respond",
         "response_headers",
         "route",
     )
@@ -118,17 +117,24 @@ class _Exchange:
     def __init__(self, scope: Mapping[str, Any]) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["raw_path"].decode("latin-1")
-        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.headers: dict[bytes, bytes] = scope["exchange"].headers
         self.repeated = (
             repeated_header(scope["headers"], SINGLE_HEADERS) if len(self.headers) < len(scope["headers"]) else b""
         )
         self.request_id = begin_call(self.headers.get(_REQUEST_ID, b"").decode("latin-1"), REST).encode()
         self.reason = ""
         self.received = 0  # bytes of the body
+        self.respond = scope["exchange"].respond
         self.mount: _Mount | None = None
         self.route: Route | None = None
         self.response_headers: tuple[tuple[bytes, bytes], ...] = ()
         self.reads_for: int | None = None  # the project that has a turn for this request
+
+    def identified(self, headers: Headers) -> Headers:
+        """Return the headers of a response with the request ID; a dialect may have one of its own."""
+        if any(name == _REQUEST_ID for name, _ in headers):
+            return headers
+        return (*headers, (_REQUEST_ID, self.request_id))
 
 
 class Bridge:
@@ -160,8 +166,6 @@ class Bridge:
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http":
-            raise ValueError(f"{scope['type']} is not served")
         began = perf_counter()
         exchange = _Exchange(scope)
         if exchange.path in self._system.pages and exchange.method in _READING and not exchange.repeated:
@@ -170,24 +174,24 @@ class Bridge:
             except SignalboxError as error:
                 response = self._error_response(exchange, error)
                 status = response.status
-                await _send(send, exchange, status, _encode(response.body), _JSON, response.headers)
+                content = _encode(response.body)
+                await exchange.respond(status, content, _JSON, exchange.identified(response.headers))
             else:
                 status = page.status
-                await _send(send, exchange, status, page.content, page.media_type)
+                await exchange.respond(status, page.content, page.media_type, exchange.identified(()))
             self._metrics.observe_page(exchange.path, status, perf_counter() - began)
             return
         try:
-            await self._respond(exchange, scope["query_string"], receive, send, began)
+            await self._respond(exchange, scope, receive, began)
         finally:
             if exchange.reads_for is not None:
                 self._reads.release(exchange.reads_for)
 
-    async def _respond(self, exchange: _Exchange, query: bytes, receive: Receive, send: Send, began: float) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    async def _respond(self, exchange: _Exchange, scope: Mapping[str, Any], receive: Receive, began: float) -> None:
+        task: asyncio.Task[Any] = scope["exchange"].task
         self._calls.add(task)
         try:
-            response = await self._handle(exchange, query, receive)
+            response = await self._handle(exchange, scope, receive)
         except ClientGone:
             return
         except asyncio.CancelledError:
@@ -200,12 +204,12 @@ class Bridge:
         finally:
             self._calls.discard(task)
             self._ended.discard(task)
-        headers = (*exchange.response_headers, *response.headers)
+        headers = exchange.identified((*exchange.response_headers, *response.headers))
         if self._leaving.is_set():
             # The client's next request must go to another server.
             headers = (*headers, (b"connection", b"close"))
         content = _encode(response.body)
-        await _send(send, exchange, response.status, content, _JSON, headers)
+        await exchange.respond(response.status, content, _JSON, headers)
         self._record(exchange, response.status, perf_counter() - began, len(content))
 
     def _record(self, exchange: _Exchange, status: int, seconds: float, sent: int) -> None:
@@ -239,7 +243,7 @@ class Bridge:
             return await self._system.complete_metrics()
         return await self._system.page(exchange.path)
 
-    async def _handle(self, exchange: _Exchange, query: bytes, receive: Receive) -> Response:
+    async def _handle(self, exchange: _Exchange, scope: Mapping[str, Any], receive: Receive) -> Response:
         if exchange.repeated:
             raise RepeatedHeader(exchange.repeated.decode("latin-1"))
         caller, mount = await self._authenticate(exchange)
@@ -247,16 +251,28 @@ class Bridge:
         caller.authorize(route.scope)
         if exchange.method in _READING:
             await self._take_turn(exchange, caller.project_pk)
+        limit = self._bodies.limit
+        request = Request(caller, params, scope["query_string"], exchange.headers, b"")
+        body = small_body(scope["exchange"], limit)
+        if body is not None:
+            request.body = self._decoded(exchange, body)
+            exchange.received = len(request.body)
+            return await route.handler(self._services, request)
         held = self._bodies.held_by(caller.project_pk)
         try:
-            body = await read_body(exchange.headers, receive, self._bodies.limit, held)
+            body = await read_body(exchange.headers, receive, limit, held)
             await self._bodies.turn(caller.project_pk, held)
-            body = b"" if exchange.method in _BODILESS else decode_body(exchange.headers, body, self._bodies.limit)
-            held.shrink(len(body))
-            exchange.received = len(body)
-            return await route.handler(self._services, Request(caller, params, query, exchange.headers, body))
+            request.body = self._decoded(exchange, body)
+            held.shrink(len(request.body))
+            exchange.received = len(request.body)
+            del body
+            return await route.handler(self._services, request)
         finally:
             held.shrink(0)
+
+    def _decoded(self, exchange: _Exchange, body: bytes) -> bytes:
+        """Return the JSON text of a body. Raise as `decode_body` does."""
+        return b"" if exchange.method in _BODILESS else decode_body(exchange.headers, body, self._bodies.limit)
 
     async def _take_turn(self, exchange: _Exchange, project_pk: int) -> None:
         """Wait for one of the reads that are served at the same time. Raise TooManyReads."""
@@ -350,25 +366,3 @@ def _error_headers(error: Exception) -> tuple[tuple[bytes, bytes], ...]:
     if isinstance(error, SignalboxError) and error.retry_after:
         headers.append((b"retry-after", str(max(1, round(error.retry_after))).encode()))
     return tuple(headers)
-
-
-async def _send(
-    send: Send,
-    exchange: _Exchange,
-    status: int,
-    content: bytes,
-    media_type: bytes,
-    extra: Collection[tuple[bytes, bytes]] = (),
-) -> None:
-    length = str(len(content)).encode()
-    headers = [(b"content-type", media_type), (b"content-length", length), *SAFE_HEADERS, *extra]
-    if all(name != _REQUEST_ID for name, _ in extra):
-        # A dialect may have a request ID of its own.
-        headers.append((_REQUEST_ID, exchange.request_id))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    large = len(content) > LARGE_RESPONSE
-    content = b"" if exchange.method == "HEAD" else content
-    await send({"type": "http.response.body", "body": content, "more_body": large})
-    if large:
-        # The end waits until the client has read almost all of it.
-        await send({"type": "http.response.body", "body": b""})

@@ -7,7 +7,6 @@ The RPCs are those of the contract's descriptors; none is listed by hand.
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
@@ -33,6 +32,7 @@ from server.rpc.calls import Method, served_methods
 from signalbox.v1 import options_pb2
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Mapping
 
     from server.connect.request import Receive, Send
@@ -93,10 +93,8 @@ class Connect:
         """Serve one request."""
         began = perf_counter()
         request = ConnectRequest(scope, receive, send)
-        task = asyncio.current_task()
-        assert task is not None
         try:
-            status = await self._serve(request, scope, task)
+            status = await self._serve(request, scope, scope["exchange"].task)
         except ClientGone:
             return
         except SignalboxError as error:
@@ -128,12 +126,15 @@ class Connect:
         request.begin_deadline(self._open_calls, task)
         call = UnaryCall(request, codec, self._calls.loop_time)
         try:
-            response = await self._calls.answer(method, codec.parser, call)
+            try:
+                response = await self._calls.answer(method, codec.parser, call, task)
+            finally:
+                request.end_deadline()
+            if call.error is not None:
+                return await send_error(request, call.error, self._extra(request))
+            await call.send_response(response, self._extra(request))
         finally:
-            request.end_deadline()
-        if call.error is not None:
-            return await send_error(request, call.error, self._extra(request))
-        await call.send_response(response, self._extra(request))
+            call.end()
         return 200
 
     async def _stream(self, method: Method, codec: Codec, request: ConnectRequest, task: asyncio.Task[Any]) -> int:

@@ -64,12 +64,17 @@ class Codec:
     writer: ProtoWriter | JsonWriter
     max_bytes: int
 
-    async def write(self, response: Any, loop_time: LoopTime) -> bytes:
+    def is_small(self, response: Any) -> bool:
+        """Return whether a response is written at once by `write`, and not by `write_large`."""
+        return (len(response) if isinstance(response, bytes) else response.ByteSize()) <= LARGE_BYTES
+
+    def write(self, response: Any) -> bytes:
         """Return a response in this form."""
-        size = len(response) if isinstance(response, bytes) else response.ByteSize()
-        if size > LARGE_BYTES:
-            return await self.writer.write_in_slices(response, loop_time, current_project())
         return self.writer.write(response)
+
+    async def write_large(self, response: Any, loop_time: LoopTime) -> bytes:
+        """Return a large response in this form, as `write` does."""
+        return await self.writer.write_in_slices(response, loop_time, current_project())
 
 
 def codecs(method: MethodDescriptor, max_proto: int, max_json: int) -> dict[bytes, Codec]:

@@ -14,6 +14,7 @@ from server.http.headers import repeated_header
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from server.http.exchange import HttpExchange
     from server.rpc.open_calls import OpenCalls
 
     Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -42,20 +43,38 @@ _REQUEST_ID: Final = REQUEST_ID.encode()
 class ConnectRequest:
     """A request that carries a call, whose caller is begun with it."""
 
-    __slots__ = ("_deadline", "_receive", "_repeated", "arrived", "headers", "method", "path", "request_id", "send")
+    __slots__ = (
+        "_deadline",
+        "_raw_path",
+        "_receive",
+        "_repeated",
+        "exchange",
+        "headers",
+        "method",
+        "request_id",
+        "respond",
+        "send",
+    )
 
     def __init__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        exchange: HttpExchange = scope["exchange"]
         self.method: str = scope["method"]
-        self.path: str = scope["raw_path"].decode("latin-1")
-        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.headers = exchange.headers
         self.send = send
-        self.arrived: Callable[[], bytes | None] = scope["exchange"].arrived
+        self.exchange = exchange
+        self.respond = exchange.respond
+        self._raw_path: bytes = scope["raw_path"]
         self._receive = receive
         self._deadline: asyncio.TimerHandle | None = None
         given_id = self.headers.get(_REQUEST_ID, b"").decode("latin-1")
         self.request_id = begin_call(given_id, CONNECT).encode()
         several = len(self.headers) < len(scope["headers"])
         self._repeated = repeated_header(scope["headers"], _SINGLE) if several else b""
+
+    @property
+    def path(self) -> str:
+        """The path as it was sent."""
+        return self._raw_path.decode("latin-1")
 
     def check(self) -> None:
         """Raise RepeatedHeader and InvalidArgument for headers that are not of the protocol."""

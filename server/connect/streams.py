@@ -71,7 +71,9 @@ class StreamCall:
 
     async def write(self, response: Any) -> None:
         """Write a response, and wait until the client has read what was written before."""
-        message = await self._codec.write(response, self._loop_time)
+        codec = self._codec
+        small = codec.is_small(response)
+        message = codec.write(response) if small else await codec.write_large(response, self._loop_time)
         flags = 0
         if self._compresses and len(message) >= MIN_BYTES:
             flags, message = COMPRESSED, await deflated(message, self._loop_time)

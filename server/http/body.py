@@ -21,6 +21,7 @@ from server.sharing.fair_budget import FairBudget
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping
 
+    from server.http.exchange import HttpExchange
     from server.sharing.loop_time import LoopTime
 
     Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -105,6 +106,13 @@ class Bodies:
         """Wait until a body may be decoded and checked in this round of the event loop, at once if it is small."""
         if held.size:
             await self._loop_time.round(key, held.size // BYTES_DECODED)
+
+
+def small_body(exchange: HttpExchange, limit: int) -> bytes | None:
+    """Return the body if it is small and has arrived already, as most have with the head of their request, or None."""
+    if exchange.buffered > min(limit, SMALL_BODY) or b"content-encoding" in exchange.headers:
+        return None
+    return exchange.arrived()
 
 
 async def read_body(headers: Headers, receive: Receive, limit: int, held: HeldBytes) -> bytes:

@@ -193,6 +193,16 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     # What exchanges call
 
+    @property
+    def default_lines(self) -> bytes:
+        """The header lines that every response begins with: the date."""
+        return self._connections.default_lines(self._server_state.default_headers)
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether the client reads what was written."""
+        return self._writable.is_set()
+
     async def writable(self) -> None:
         """Wait until the client reads what was written."""
         await self._writable.wait()
@@ -258,17 +268,17 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def _begin(self, head: RequestHead) -> None:
         """Begin an exchange. Raise Malformed if the framing is in doubt."""
-        length = body_length(head.version, head.headers)
-        exchange = HttpExchange(self, _scope(head), length, keep_alive=head.keep_alive)
+        headers = dict(head.headers)
+        length = body_length(head.version, head.headers, headers)
+        exchange = HttpExchange(self, _scope(head), headers, length, keep_alive=head.keep_alive)
         self._deadline = inf
         self._serving = exchange
         if length:
             self._reading, self._body = exchange, ChunkedBody() if length < 0 else SizedBody(length)
         else:
             self._finish_body(exchange)
-        task = self._loop.create_task(self._answer(exchange))
-        self._server_state.tasks.add(task)
-        task.add_done_callback(self._server_state.tasks.discard)
+        exchange.task = self._loop.create_task(self._answer(exchange))
+        self._server_state.tasks.add(exchange.task)
 
     def _read_body(self, exchange: HttpExchange, data: bytes, at: int) -> int:
         assert self._body is not None
@@ -318,8 +328,12 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     async def _answer(self, exchange: HttpExchange) -> None:
         try:
-            await exchange.run(self._application, self._server_state.default_headers)
+            await exchange.run(self._application)
         finally:
+            # Here and not as its callback, which would take another round of the loop.
+            self._server_state.tasks.discard(exchange.task)
+            # A task that failed refers to its frames, and so to the exchange.
+            del exchange.task
             self._answered(exchange)
 
     def _answered(self, exchange: HttpExchange) -> None:

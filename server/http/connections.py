@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
+from server.http.exchange import header_lines
 from server.http.framing import TooManyHeads
 from server.recurring import Recurring
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from server.metrics import Metrics
 
 log = structlog.get_logger()
@@ -128,6 +131,8 @@ class HttpConnections:
         self._none_idle: set[str] = set()  # the addresses, empty for all, searched in vain since the last check
         self._refused = self._closed = 0  # since the last line in the log
         self._logged = -inf
+        self._default_headers: Sequence[tuple[bytes, bytes]] = ()
+        self._default_lines = b""
         self._task = Recurring("http connections", self._check)
 
     def __len__(self) -> int:
@@ -180,6 +185,12 @@ class HttpConnections:
             if self._metrics is not None:
                 self._metrics.count_refused("TOO_MANY_HEADS")
             raise TooManyHeads("The server has too many unfinished requests; try again in a second")
+
+    def default_lines(self, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+        """Return the lines of the headers that every response has. They are replaced each second, never changed."""
+        if headers is not self._default_headers:
+            self._default_headers, self._default_lines = headers, header_lines(headers)
+        return self._default_lines
 
     def read_later(self, connection: Connection) -> None:
         """Let a connection read its next pipelined request, in one of the next rounds of the event loop."""

@@ -65,16 +65,9 @@ async def answer_preflight(scope: Mapping[str, Any], send: Send, allowed: bytes)
     await send({"type": "http.response.body", "body": b""})
 
 
-def exposing(send: Send, allowed: bytes) -> Send:
-    """Return a function that sends a response which the page may read."""
-
-    async def send_exposed(message: dict[str, Any]) -> None:
-        if message["type"] == "http.response.start":
-            exposed = (*_allowing(allowed), (b"access-control-expose-headers", _EXPOSED))
-            message = {**message, "headers": [*message["headers"], *exposed]}
-        await send(message)
-
-    return send_exposed
+def exposing(allowed: bytes) -> tuple[Header, ...]:
+    """Return the headers of a response which the page may read."""
+    return (*_allowing(allowed), (b"access-control-expose-headers", _EXPOSED))
 
 
 _REQUESTED_METHOD: Final = b"access-control-request-method"

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import http
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import structlog
+
+from server.http.headers import SAFE_HEADERS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -17,7 +20,13 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _STATUS_LINES: Final = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in http.HTTPStatus}
+_CHUNKED: Final = b"transfer-encoding: chunked\r\n"
+_CLOSE: Final = b"connection: close\r\n\r\n"
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+LARGE_RESPONSE: Final = 64 * 1024
+"""A smaller response fits into the buffers of the connection."""
+
 _FAILED: Final = b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
@@ -25,6 +34,16 @@ class Connection(Protocol):
     """The connection of an exchange."""
 
     transport: asyncio.Transport
+
+    @property
+    def default_lines(self) -> bytes:
+        """The header lines that every response begins with."""
+        ...
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether the client reads what was written."""
+        ...
 
     async def writable(self) -> None:
         """Wait until the client reads what was written."""
@@ -46,10 +65,48 @@ class Connection(Protocol):
 class HttpExchange:
     """A request, whose body may still be arriving, and its answer.
 
-    `expected` is the number of bytes of the body still to come, -1 if unknown because the body is chunked.
+    `headers` has the last value of each header, and `task` serves the request. `expected` is the number of bytes of the
+    body still to come, -1 if unknown because the body is chunked. `exposing` are headers of every response to it.
     """
 
-    def __init__(self, connection: Connection, scope: dict[str, Any], length: int, *, keep_alive: bool) -> None:
+    __slots__ = (
+        "_answered",
+        "_asks_first",
+        "_body",
+        "_chunks",
+        "_connection",
+        "_disconnected",
+        "_head",
+        "_method",
+        "_news",
+        "_on_disconnect",
+        "_on_half_close",
+        "_scope",
+        "_started",
+        "_unsent",
+        "closes",
+        "complete",
+        "expected",
+        "exposing",
+        "headers",
+        "keep_alive",
+        "status",
+        "task",
+    )
+
+    task: asyncio.Task[None]
+
+    def __init__(
+        self,
+        connection: Connection,
+        scope: dict[str, Any],
+        headers: dict[bytes, bytes],
+        length: int,
+        *,
+        keep_alive: bool,
+    ) -> None:
+        self.headers = headers
+        self.exposing: tuple[Header, ...] = ()
         self.keep_alive = keep_alive
         self.complete = False
         self.expected = length
@@ -61,11 +118,10 @@ class HttpExchange:
         self._chunks: bool = (
             scope["http_version"] == "1.1"
         )  # otherwise a body of unknown length ends with the connection
-        self._default_headers: Iterable[Header] = ()
         self._body = bytearray()
-        self._news = asyncio.Event()
+        self._news: asyncio.Future[None] | None = None  # of a handler that waits for more of the body
         self._disconnected = False
-        self._asks_first = _expects_continue(scope)
+        self._asks_first = b"expect" in headers and _expects_continue(scope)
         self._started = False
         self._head = b""  # of the answer, until the first part of its body
         self._answered = False
@@ -102,20 +158,24 @@ class HttpExchange:
             self.expected -= len(part)
         if part and not self._answered:
             self._body += part
-            self._news.set()
+            self._wake()
 
     def feed_end(self) -> None:
         """Mark the body as complete."""
         self.complete = True
-        self._news.set()
+        self._wake()
 
     def disconnect(self) -> None:
         """Mark the client as gone: the rest of the body will not come, and nobody waits for the answer."""
         self._disconnected = True
         self._body.clear()
-        self._news.set()
+        self._wake()
         if self._on_disconnect is not None and not self._answered:
             self._on_disconnect()
+
+    def _wake(self) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
 
     def arrived(self) -> bytes | None:
         """Return the whole body if it has arrived already, or else None."""
@@ -132,8 +192,8 @@ class HttpExchange:
             self._asks_first = False
             self._connection.transport.write(_CONTINUE)
         while not (self._body or self.complete or self._disconnected):
-            self._news.clear()
-            await self._news.wait()
+            self._news = asyncio.get_running_loop().create_future()
+            await self._news
         if self._disconnected or self._answered:
             return {"type": "http.disconnect"}
         body = bytes(self._body)
@@ -143,9 +203,8 @@ class HttpExchange:
 
     # The answer
 
-    async def run(self, application: Application, default_headers: Iterable[Header]) -> None:
+    async def run(self, application: Application) -> None:
         """Call the application; an incomplete answer closes the connection."""
-        self._default_headers = default_headers
         scope, self._scope = self._scope, {}
         # One way only: what refers to itself would stay in memory until garbage is collected, which is rare.
         scope["exchange"] = self
@@ -156,6 +215,21 @@ class HttpExchange:
         finally:
             self._on_disconnect = self._on_half_close = None
             self._close_unless_answered()
+
+    async def respond(self, status: int, content: bytes, media_type: bytes, extra: Iterable[Header] = ()) -> None:
+        """Send the whole answer; of a large one, the end waits until the client has read almost all of it."""
+        if not self._connection.is_writable:
+            await self._connection.writable()
+        if self._disconnected:
+            return
+        if self._started:
+            raise RuntimeError("The answer has begun already")
+        self._unsent = len(content)
+        self._begin(status, (*extra, *self.exposing), b"%bcontent-length: %d\r\n" % (_lines(media_type), self._unsent))
+        large = self._unsent > LARGE_RESPONSE
+        self._send_body(content, more=large)
+        if large:
+            await self.send({"type": "http.response.body", "body": b""})
 
     async def send(self, message: dict[str, Any]) -> None:
         """Send a part of the answer; to a client that is gone, nothing."""
@@ -175,24 +249,25 @@ class HttpExchange:
         self._connection.transport.close()
 
     def _send_head(self, status: int, headers: Iterable[Header]) -> None:
-        parts = [_STATUS_LINES[status]]
-        chunked = True
-        for name, value in (*self._default_headers, *headers):
+        headers = tuple(headers)
+        lengths = [value for name, value in headers if name == b"content-length"]
+        if lengths:
+            self._unsent = int(lengths[-1])
+        self._begin(status, (*headers, *self.exposing), b"" if lengths or not self._chunks else _CHUNKED)
+
+    def _begin(self, status: int, headers: Iterable[Header], lines: bytes) -> None:
+        """Begin the answer by headers, and lines of others."""
+        parts = [_STATUS_LINES[status], self._connection.default_lines, lines]
+        for name, value in headers:
             if b"\n" in value or b"\r" in value:
                 raise ValueError(f"The header {name!r} contains a line break")
             if name == b"connection":
                 self._connection.end_after_answers()
                 continue
-            if name == b"content-length":
-                chunked, self._unsent = False, int(value)
             parts += name, b": ", value, b"\r\n"
-        if chunked and self._chunks:
-            parts.append(b"transfer-encoding: chunked\r\n")
         self.status = status
         self.closes = self._asks_first_still() or self._connection.is_last(self)
-        if self.closes:
-            parts.append(b"connection: close\r\n")
-        parts.append(b"\r\n")
+        parts.append(_CLOSE if self.closes else b"\r\n")
         self._started = True
         self._head = b"".join(parts)
 
@@ -222,6 +297,17 @@ class HttpExchange:
         self._answered = not more
         if self._answered:
             self._body.clear()
+
+
+@lru_cache(100)
+def _lines(media_type: bytes) -> bytes:
+    """Return the lines of the headers that every whole answer of a media type has."""
+    return header_lines(((b"content-type", media_type), *SAFE_HEADERS))
+
+
+def header_lines(headers: Iterable[Header]) -> bytes:
+    """Return headers as they are sent."""
+    return b"".join(b"%b: %b\r\n" % header for header in headers)
 
 
 def _expects_continue(scope: dict[str, Any]) -> bool:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import http
 import re
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
@@ -44,29 +47,43 @@ class RequestTooSlow(Malformed):
     status = 408
 
 
-def body_length(version: str, headers: Headers) -> int:
-    """Return the length of the body, -1 if it is chunked. Raise Malformed.
+def body_length(version: str, headers: Headers, values: Mapping[bytes, bytes]) -> int:
+    """Return the length of the body, -1 if it is chunked; `values` has one value of each header. Raise Malformed.
 
     The parser has already rejected everything that two servers could read differently within one field, lengths beside
     chunks, and fields over several lines.
     """
     if version not in {"1.0", "1.1"}:
         raise Malformed(f"HTTP/{version} is not supported")
-    length, hosts = 0, 0
-    for name, value in headers:
-        if name == b"content-length":
-            length = int(value)
-        elif name == b"host":
-            hosts += 1
-            if not _HOST.fullmatch(value):
-                raise Malformed("The Host header is not a host with an optional port")
-        elif name == b"transfer-encoding":
-            if value.lower() != b"chunked" or version != "1.1":
-                raise Malformed("The only Transfer-Encoding is chunked, in HTTP/1.1")
-            length = -1
-    if hosts > 1 or (hosts == 0 and version == "1.1"):
+    if len(values) < len(headers):
+        _check_repeated(version, headers)
+    host = values.get(b"host")
+    if host is None and version == "1.1":
         raise Malformed("A request needs one Host header")
-    return length
+    if host is not None and not _HOST.fullmatch(host):
+        raise Malformed("The Host header is not a host with an optional port")
+    coding = values.get(b"transfer-encoding")
+    if coding is not None:
+        _check_coding(version, coding)
+        return -1
+    return int(values.get(b"content-length", 0))
+
+
+def _check_repeated(version: str, headers: Headers) -> None:
+    """Raise Malformed for headers that occur more than once and must not."""
+    hosts = 0
+    for name, value in headers:
+        if name == b"host":
+            hosts += 1
+        elif name == b"transfer-encoding":
+            _check_coding(version, value)
+    if hosts > 1:
+        raise Malformed("A request needs one Host header")
+
+
+def _check_coding(version: str, coding: bytes) -> None:
+    if coding.lower() != b"chunked" or version != "1.1":
+        raise Malformed("The only Transfer-Encoding is chunked, in HTTP/1.1")
 
 
 def refusal(error: Exception) -> bytes:

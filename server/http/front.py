@@ -46,7 +46,7 @@ class Front:
             if is_preflight(scope):
                 await answer_preflight(scope, send, allowed)
                 return
-            send = exposing(send, allowed)
+            scope["exchange"].exposing = exposing(allowed)
         self.requests += 1
         try:
             await self._application(scope["raw_path"])(scope, receive, send)

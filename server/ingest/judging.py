@@ -73,7 +73,9 @@ def estimated_steps(batch: Batch) -> float:
     if not batch.snapshot.automations:
         return 0.0
     # Of many events few differ in this, so names and rules are looked at once for each kind.
-    kinds = Counter((draft.definition or draft.name, draft.rules) for draft in batch.drafts if draft.error is None)
+    each = [(draft.definition or draft.name, draft.rules) for draft in batch.drafts if draft.error is None]
+    # A Counter takes three times as long for one event as all the rest here.
+    kinds = dict.fromkeys(each, 1) if len(each) < 2 else Counter(each)
     steps, matches = 0.0, 0
     for (defined, rules), count in kinds.items():
         name = defined if isinstance(defined, str) else defined.name

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from server.errors import RequestTooSlow, Stopping, TooManyCalls, TooManyLargeMessages, TooManyStreams
 from server.recurring import Recurring
@@ -27,6 +27,8 @@ from server.sharing.fair_budget import FairBudget
 from server.sharing.memory import usable_memory
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from server.metrics import Metrics
     from server.rpc.open_calls import OpenCalls
     from server.sharing.loop_time import LoopTime
@@ -75,6 +77,14 @@ _LEAST_WORKING: Final = 2 * MAX_MESSAGE_BYTES
 _LEAST_WAITING: Final = 4 * MAX_MESSAGE_BYTES
 
 
+class Sending(Protocol):
+    """A transport of calls."""
+
+    def on_sent(self, call: Callable[[], None]) -> None:
+        """Call something once the response is sent."""
+        ...
+
+
 class CallLimits:
     """What the calls of one server share."""
 
@@ -104,7 +114,10 @@ class CallLimits:
         await self._sweep.close()
 
     async def enter_call(self, project_pk: int) -> None:
-        """Count a call until `leave_call`; wait a short time for its turn. Raise TooManyCalls."""
+        """Count a call until `leave_call`; wait a short time for its turn. Raise TooManyCalls.
+
+        Whoever can takes it of `calls` first, without waiting.
+        """
         if self.calls.take(project_pk):
             return
         if not self.waiting_calls.take(project_pk):
@@ -117,15 +130,12 @@ class CallLimits:
         finally:
             self.waiting_calls.give(project_pk)
 
-    def leave_call(self, task: asyncio.Task[Any], project_pk: int) -> None:
-        """Count a call no longer once its task has ended, which sends the response.
+    def leave_call(self, transport: Sending, project_pk: int) -> None:
+        """Count a call no longer once its response is sent.
 
         A client that opens no window keeps responses in the memory of this server.
         """
-        task.add_done_callback(partial(self._sent, project_pk))
-
-    def _sent(self, project_pk: int, _: object) -> None:
-        self.calls.give(project_pk)
+        transport.on_sent(partial(self.calls.give, project_pk))
 
     def enter_stream(self, project_pk: int) -> None:
         """Count a stream, which is given back to `streams`. Raise TooManyStreams."""

@@ -87,6 +87,14 @@ class Transport(Protocol):
         ...
 
 
+class UnaryTransport(Transport, Protocol):
+    """What carries one call with one response."""
+
+    def on_sent(self, call: Callable[[], None]) -> None:
+        """Call something once the response is sent."""
+        ...
+
+
 class StreamTransport(Transport, Protocol):
     """What carries one call with a stream of responses."""
 
@@ -178,19 +186,24 @@ class Calls:
         """Stop ending calls."""
         await self._limits.close()
 
-    async def answer(self, method: Method, parser: RequestParser, transport: Transport) -> Any:
-        """Serve a call with one response, and return that; of a failed one, what `fail` returns."""
+    async def answer(
+        self, method: Method, parser: RequestParser, transport: UnaryTransport, task: asyncio.Task[Any]
+    ) -> Any:
+        """Serve a call with one response in the current task, and return that; of a failed one, what `fail` returns."""
         began, code, reason = perf_counter(), OK, ""
         limits = self._limits
         limits.loop_time.arrivals += 1
-        task = self._calls.enter()
+        self._calls.enter_task(task)
         counted: int | None = None
         size = 0
         response: Any = None
         try:
             self._calls.check_open()
-            caller = await self.authenticate(transport, method.scope)
-            await limits.enter_call(caller.project_pk)
+            credentials = transport.credentials()
+            caller = self._access.recognized(*credentials) or await self._access.authenticate(*credentials)
+            caller.authorize(method.scope)
+            if not limits.calls.take(caller.project_pk):
+                await limits.enter_call(caller.project_pk)
             counted = caller.project_pk
             data = transport.arrived()
             if data is None:
@@ -219,7 +232,7 @@ class Calls:
             await self._fail(transport, error)
         finally:
             if counted is not None:
-                limits.leave_call(task, counted)
+                limits.leave_call(transport, counted)
             self._calls.leave(task)
             record, seconds = self._record_of(method), perf_counter() - began
             record.series.ended(code, seconds)

@@ -39,6 +39,10 @@ class OpenCalls:
         (self._idle if idle else self._streams if stream else self._calls).add(task)
         return task
 
+    def enter_task(self, task: asyncio.Task[Any]) -> None:
+        """Register the current task as serving a call with one response: looking for it costs each call some time."""
+        self._calls.add(task)
+
     def check_open(self) -> None:
         """Raise Stopping if no further call is served."""
         if self.closed:

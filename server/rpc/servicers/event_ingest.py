@@ -65,16 +65,18 @@ class EventIngestServicer:
         self._stopping = stopping
 
     async def SendEvent(self, request: pb.SendEventRequest, caller: Caller) -> pb.SendEventResponse:
-        readers = await self._typed.needed(caller.project_pk, (request.event,))
-        if request_size() <= SMALL_BYTES:
-            draft = read_draft(request.event, readers)
+        event, size = request.event, request_size()
+        typed = event.HasField("typed_properties")
+        readers = await self._typed.needed(caller.project_pk, (event,)) if typed else {}
+        if size <= SMALL_BYTES:
+            draft = read_draft(event, readers)
         else:
             later: Later = []
             async with self._loop_time.slices(caller.project_pk) as slices:
-                draft = read_draft(request.event, readers, later=later)
+                draft = read_draft(event, readers, later=later)
                 await slices.run(chain.from_iterable(later))
         view = RESULT_VIEW.read_optional(request.view, "view") or View.COERCED
-        await self._ingest.send(caller.project_pk, draft, request_size())
+        await self._ingest.send(caller.project_pk, draft, size)
         response = pb.SendEventResponse()
         write_receipt(draft, view, response.receipt, MAX_RESPONSE_BYTES)
         return response
