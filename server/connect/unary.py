@@ -75,7 +75,9 @@ class UnaryCall:
     async def send_response(self, response: Any, extra: Iterable[tuple[bytes, bytes]]) -> None:
         """Send the response."""
         codec = self._codec
-        content = codec.write(response) if codec.is_small(response) else await codec.write_large(response, self._loop_time)
+        content = (
+            codec.write(response) if codec.is_small(response) else await codec.write_large(response, self._loop_time)
+        )
         if len(content) >= MIN_BYTES and accepts_gzip(self._request.headers.get(b"accept-encoding", b"")):
             content = await deflated(content, self._loop_time)
             extra = (*extra, (b"content-encoding", GZIP), (b"vary", b"accept-encoding"))
