@@ -52,6 +52,7 @@ from server.http.server import HttpServer
 from server.ingest.catalog import Catalog
 from server.ingest.group_commit import GroupCommit
 from server.ingest.ingest import Ingest
+from server.ingest.quotas import Quotas
 from server.metrics import Metrics
 from server.metrics.process import watch_process
 from server.outages import Outages
@@ -166,7 +167,10 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         )
         subscriptions = Subscriptions(database, dispatchers, matches, pushes)
         deliveries = Deliveries(subscriptions, dispatchers, matches, shutdown)
-        ingest, runs = Ingest(catalog, queue, loop_time), Runs(database, catalog.thread, metrics.count_runs)
+        ingest, runs = (
+            Ingest(catalog, queue, Quotas(database, metrics), loop_time),
+            Runs(database, catalog.thread, metrics.count_runs),
+        )
         servicers = {
             "Automations": AutomationsServicer(automations, Explanations(database, catalog), runs, typed),
             "Contacts": ContactsServicer(

@@ -33,6 +33,8 @@ ServiceError                     a SignalboxError
 │   ├── PositionBeyondHead       the start position is past the newest match
 │   └── IdempotencyKeyReused     the key was used with other content
 ├── QueueFull                    the queue of events to be stored is full
+├── ProjectRateExceeded          the project sends more events per second than its quota allows
+├── ProjectQuotaExceeded         the project has recorded as many events today as its quota allows
 ├── LimitReached                 a limit that protects the server; counted in its metrics
 │   ├── ProjectBusy              earlier requests of the project keep its share of the database busy
 │   ├── TooManyCalls             of one project, or of callers whose keys are not known yet
@@ -58,6 +60,7 @@ error is its message, unless its constructor makes another.
 
 from __future__ import annotations
 
+from math import ceil
 from typing import TYPE_CHECKING
 
 from registry.errors import SignalboxError, Violation
@@ -399,6 +402,37 @@ class QueueFull(ServiceError):
             and f"{waiting} of this project are waiting to be stored, and its share of the queue has no room for this"
             " request. Nothing was stored; try again shortly"
         )
+
+
+class ProjectRateExceeded(ServiceError):
+    """The project sends more events per second than it may. Nothing was stored; send again later."""
+
+    reason = "PROJECT_RATE_EXCEEDED"
+
+    def __init__(self, rate: int, burst: int, seconds: float) -> None:
+        super().__init__(
+            f"The project may send {_counted(rate, 'event')} per second, and {burst:,} at once. Nothing was stored;"
+            f" send again in {seconds:.3g} seconds",
+            seconds=str(ceil(seconds)),
+            limit=str(rate),
+        )
+        self.retry_after = seconds
+
+
+class ProjectQuotaExceeded(ServiceError):
+    """The project has recorded as many events today as it may. Nothing was stored; send again tomorrow."""
+
+    reason = "PROJECT_QUOTA_EXCEEDED"
+
+    def __init__(self, limit: int, left: int, seconds: float) -> None:
+        super().__init__(
+            f"The project may record {_counted(limit, 'event')} per day, of which {left:,} are left until midnight UTC."
+            " Nothing was stored",
+            seconds=str(ceil(seconds)),
+            limit=str(limit),
+            left=str(left),
+        )
+        self.retry_after = seconds
 
 
 class LimitReached(ServiceError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
@@ -94,6 +94,23 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
+class Quota:
+    """How many events a project may send; 0 means any number. Without a burst, it is that of one second."""
+
+    events_per_second: int = 0
+    event_burst: int = 0
+    events_per_day: int = 0
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is any limit."""
+        return self.events_per_second > 0 or self.events_per_day > 0
+
+
+UNLIMITED: Final = Quota()
+
+
+@dataclass(frozen=True, slots=True)
 class Project:
     """A tenant. `pk` is its integer key in the database."""
 
@@ -109,6 +126,7 @@ class Project:
     """How long its events are kept, in microseconds; 0 is for ever."""
     sealed: bool = False
     """Whether idempotency keys may be sealed, because a person was erased."""
+    quota: Quota = UNLIMITED
 
     @property
     def etag(self) -> str:

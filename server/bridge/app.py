@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from math import ceil
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -364,5 +365,5 @@ def _error_headers(error: Exception) -> tuple[tuple[bytes, bytes], ...]:
     if isinstance(error, UnsupportedEncoding):
         headers.append((b"accept-encoding", ", ".join(error.supported).encode()))
     if isinstance(error, SignalboxError) and error.retry_after:
-        headers.append((b"retry-after", str(max(1, round(error.retry_after))).encode()))
+        headers.append((b"retry-after", str(ceil(error.retry_after)).encode()))
     return tuple(headers)

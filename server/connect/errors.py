@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from math import ceil
 from typing import TYPE_CHECKING, Any, Final
 
 from grpc import StatusCode
@@ -67,7 +68,7 @@ def error_json(error: Exception) -> dict[str, Any]:
 def retry_headers(error: Exception) -> tuple[tuple[bytes, bytes], ...]:
     """Return the headers that say when to try again."""
     if isinstance(error, SignalboxError) and error.retry_after:
-        return ((b"retry-after", str(max(1, round(error.retry_after))).encode()),)
+        return ((b"retry-after", str(ceil(error.retry_after)).encode()),)
     return ()
 
 

@@ -84,6 +84,7 @@ class CatalogSnapshot:
         self.project_id = project.id
         self.rules: Rules = project.rules
         self.sealed = project.sealed
+        self.quota = project.quota
         self.version = version
         self.automations = automations
         self._definitions = {definition.name: LiveDefinition(definition) for definition in definitions}

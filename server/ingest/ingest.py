@@ -16,9 +16,10 @@ from server.sharing.small_work import SmallWork
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from server.ingest.catalog import Catalog
+    from server.ingest.catalog import Catalog, CatalogSnapshot
     from server.ingest.draft import Draft
     from server.ingest.group_commit import GroupCommit
+    from server.ingest.quotas import Quotas
     from server.model import Event
 
 
@@ -29,30 +30,41 @@ class Ingest:
     bytes of the request, for the bounds of the queue; without it, it is estimated.
     """
 
-    def __init__(self, catalog: Catalog, queue: GroupCommit, loop_time: LoopTime | None = None) -> None:
+    def __init__(self, catalog: Catalog, queue: GroupCommit, quotas: Quotas, loop_time: LoopTime | None = None) -> None:
         self._catalog = catalog
         self._queue = queue
+        self._quotas = quotas
         self._loop_time = loop_time or LoopTime()
 
     async def send(self, project_pk: int, draft: Draft, size: int = 0) -> Event:
         """Record one event and return it; it is set in the draft, too.
 
-        Raise the error that the draft is refused with, QueueFull, Stopping or StorageError.
+        Raise the error that the draft is refused with, an error of the quota, QueueFull, Stopping or StorageError.
         """
-        batch = await self._validated(project_pk, (draft,), BatchMode.INDEPENDENT, size)
-        if batch.worth_storing():
-            with SmallWork(project_pk):
-                self._queue.submit(batch)
-                await batch.done
+        snapshot = self._catalog.cached(project_pk) or await self._catalog.load(project_pk)
+        admitted = await self._quotas.enter(snapshot, 1) if snapshot.quota.limited else None
+        try:
+            batch = await self._validated(snapshot, (draft,), BatchMode.INDEPENDENT, size)
+            if batch.worth_storing():
+                with SmallWork(project_pk):
+                    self._queue.submit(batch)
+                    await batch.done
+        finally:
+            if admitted is not None:
+                admitted.leave((draft,))
         if draft.event is None:
             raise draft.error or StorageRefused
         return draft.event
 
     async def admit(self, project_pk: int, events: int, size: int) -> None:
-        """Wait a short time for room for a batch that is about to be read. Raise QueueFull, Stopping, StorageLate.
+        """Wait a short time for room for a batch that is about to be read.
 
-        So batches that are refused in a flood cost no more than a look.
+        So batches that are refused in a flood cost no more than a look. Raise ProjectRateExceeded, QueueFull, Stopping,
+        StorageLate.
         """
+        snapshot = self._catalog.cached(project_pk)
+        if snapshot is not None:
+            self._quotas.check(snapshot, events)
         await self._queue.admit(project_pk, events, size)
 
     async def send_batch(self, project_pk: int, drafts: Sequence[Draft], mode: BatchMode, size: int = 0) -> None:
@@ -61,29 +73,49 @@ class Ingest:
         They are stored in one transaction if the mode is ALL_OR_NOTHING, else perhaps in several: where one of these
         fails, its drafts have that error.
 
-        Raise BatchRejected if the mode is ALL_OR_NOTHING and a draft is refused, QueueFull, Stopping or StorageError.
+        Raise BatchRejected if the mode is ALL_OR_NOTHING and a draft is refused, an error of the quota, QueueFull,
+        Stopping or StorageError.
         """
-        batch = await self._validated(project_pk, drafts, mode, size)
-        if batch.worth_storing():
-            with SmallWork(project_pk if _is_small(batch) else SERVER):
-                await self._queue.submit_in_time(batch)
-                await batch.done
+        snapshot = self._catalog.cached(project_pk) or await self._catalog.load(project_pk)
+        admitted = await self._quotas.enter(snapshot, len(drafts)) if snapshot.quota.limited else None
+        try:
+            batch = await self._validated(snapshot, drafts, mode, size)
+            if batch.worth_storing():
+                with SmallWork(project_pk if _is_small(batch) else SERVER):
+                    await self._queue.submit_in_time(batch)
+                    await batch.done
+        finally:
+            if admitted is not None:
+                admitted.leave(drafts)
         batch.check()
 
     async def enqueue(self, project_pk: int, drafts: Sequence[Draft], mode: BatchMode, size: int = 0) -> Batch:
         """Queue a batch, waiting while the queue is full. Batches are stored in the order of the calls.
 
-        After its `done`, the result is that of `send_batch`: call `check`, then read the drafts.
+        It waits for the rate of the project's quota, too. After its `done`, the result is that of `send_batch`: call
+        `check`, then read the drafts.
         """
-        batch = await self._validated(project_pk, drafts, mode, size)
-        if not batch.worth_storing():
-            batch.done.set_result(None)
-            return batch
-        await self._queue.submit_patiently(batch)
+        snapshot = self._catalog.cached(project_pk) or await self._catalog.load(project_pk)
+        limited = snapshot.quota.limited
+        admitted = await self._quotas.enter(snapshot, len(drafts), patiently=True) if limited else None
+        queued = False
+        try:
+            batch = await self._validated(snapshot, drafts, mode, size)
+            if not batch.worth_storing():
+                batch.done.set_result(None)
+                return batch
+            await self._queue.submit_patiently(batch)
+            queued = True
+        finally:
+            if admitted is not None and not queued:
+                admitted.leave(drafts)
+        if admitted is not None:
+            admitted.leave_with(batch)
         return batch
 
-    async def _validated(self, project_pk: int, drafts: Sequence[Draft], mode: BatchMode, size: int = 0) -> Batch:
-        snapshot = self._catalog.cached(project_pk) or await self._catalog.load(project_pk)
+    async def _validated(
+        self, snapshot: CatalogSnapshot, drafts: Sequence[Draft], mode: BatchMode, size: int = 0
+    ) -> Batch:
         batch = Batch(snapshot, drafts, mode, asyncio.get_running_loop().create_future(), size)
         await self._validate(batch)
         if not batch.worth_storing():

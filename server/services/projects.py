@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from uuid_utils import uuid7
@@ -12,7 +13,7 @@ from registry.names import name_problem
 from registry.timestamps import now_micros
 from server.auth.access import digest_of
 from server.errors import InvalidArgument
-from server.model import ApiKey, Dialect, Project, Rules, Scope
+from server.model import UNLIMITED, ApiKey, Dialect, Project, Quota, Rules, Scope
 from server.storage import projects as store
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ NATIVE_PREFIX = "sb_"
 SECRET_BYTES = 32
 MIN_SECRET, MAX_SECRET = 16, 255
 MAX_DESCRIPTION = 255
+NO_CHANGES: Mapping[str, int] = MappingProxyType({})
+QUOTA_LIMITS = {"events_per_second": 1_000_000, "event_burst": 10_000_000, "events_per_day": 1_000_000_000_000}
 
 
 class Projects:
@@ -45,12 +48,13 @@ class Projects:
         self._access = access
         self._prefixes = {Dialect.NATIVE: NATIVE_PREFIX, **key_prefixes}
 
-    async def create(self, name: str, rules: Rules, event_retention: int = 0) -> Project:
+    async def create(self, name: str, rules: Rules, event_retention: int = 0, quota: Quota = UNLIMITED) -> Project:
         """Create a project. Raise InvalidArgument and ProjectAlreadyExists."""
         _check_name(name)
+        _check_quota(quota)
         return await self._database.write(
             lambda connection: store.insert_project(
-                connection, str(uuid7()), name, rules, now_micros(), event_retention
+                connection, str(uuid7()), name, rules, now_micros(), event_retention, quota
             )
         )
 
@@ -72,9 +76,10 @@ class Projects:
         name: str | None,
         rules: Mapping[str, Any],
         event_retention: int | None = None,
+        quota: Mapping[str, int] = NO_CHANGES,
         etag: str = "",
     ) -> Project:
-        """Update the name and the retention of events, if not None, and the given rules.
+        """Update the name and the retention of events, if not None, the given rules and limits of the quota.
 
         Raise InvalidArgument, ProjectNotFound, ProjectAlreadyExists and EtagMismatch.
         """
@@ -90,6 +95,7 @@ class Projects:
                 name=current.name if name is None else name,
                 rules=replace(current.rules, **rules),
                 event_retention=current.event_retention if event_retention is None else event_retention,
+                quota=_changed_quota(current.quota, quota),
             )
             return store.update_project(connection, current, changed, etag, now_micros())
 
@@ -171,6 +177,25 @@ class Projects:
 def _check_name(name: str) -> None:
     if problem := name_problem(name):
         raise InvalidArgument.at("name", "INVALID_ARGUMENT", f"The project name {problem}")
+
+
+def _changed_quota(quota: Quota, changes: Mapping[str, int]) -> Quota:
+    """Return a quota with changed limits; without a rate, the burst goes. Raise InvalidArgument."""
+    if changes.get("events_per_second") == 0:
+        changes = {"event_burst": 0, **changes}
+    changed = replace(quota, **changes)
+    _check_quota(changed)
+    return changed
+
+
+def _check_quota(quota: Quota) -> None:
+    for name, most in QUOTA_LIMITS.items():
+        value = getattr(quota, name)
+        if not 0 <= value <= most:
+            message = f"{name} is {value:,}; it must be 1 to {most:,}, or 0 for any number"
+            raise InvalidArgument.at(name, "OUT_OF_RANGE", message)
+    if quota.event_burst and not quota.events_per_second:
+        raise InvalidArgument.at("event_burst", "INVALID_ARGUMENT", "event_burst needs events_per_second")
 
 
 def _check_description(description: str) -> None:

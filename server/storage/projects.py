@@ -10,7 +10,19 @@ import sqlalchemy as sa
 
 from registry.etags import check_etag
 from server.errors import KeyInvalid, KeyNotFound, ProjectAlreadyExists, ProjectNotFound, SecretInUse
-from server.model import ApiKey, Dialect, Erasure, NameCase, Project, Rules, Scope, UndefinedEvents, UnknownContacts
+from server.model import (
+    UNLIMITED,
+    ApiKey,
+    Dialect,
+    Erasure,
+    NameCase,
+    Project,
+    Quota,
+    Rules,
+    Scope,
+    UndefinedEvents,
+    UnknownContacts,
+)
 from server.storage.head_turns import await_turn
 from server.storage.tables import api_key, project, project_head
 
@@ -37,7 +49,13 @@ def lock_names(connection: Connection) -> None:
 
 
 def insert_project(
-    connection: Connection, project_id: str, name: str, rules: Rules, now: int, event_retention: int = 0
+    connection: Connection,
+    project_id: str,
+    name: str,
+    rules: Rules,
+    now: int,
+    event_retention: int = 0,
+    quota: Quota = UNLIMITED,
 ) -> Project:
     """Create a project with an empty log. Raise ProjectAlreadyExists."""
     lock_names(connection)
@@ -47,6 +65,7 @@ def insert_project(
         id=project_id,
         name=name,
         **_rule_columns(rules),
+        **_quota_columns(quota),
         version=1,
         created_at=now,
         updated_at=now,
@@ -93,7 +112,7 @@ def list_projects(connection: Connection, limit: int, before_id: str = "") -> li
 
 
 def update_project(connection: Connection, current: Project, changed: Project, etag: str, now: int) -> Project:
-    """Store the name and the rules of a changed project; an equal one changes nothing.
+    """Store the name, the rules and the quota of a changed project; an equal one changes nothing.
 
     Raise EtagMismatch and ProjectAlreadyExists.
     """
@@ -110,6 +129,7 @@ def update_project(connection: Connection, current: Project, changed: Project, e
         .values(
             name=changed.name,
             **_rule_columns(changed.rules),
+            **_quota_columns(changed.quota),
             version=current.version + 1,
             updated_at=now,
             event_retention=changed.event_retention,
@@ -242,6 +262,14 @@ def _rule_columns(rules: Rules) -> dict[str, str]:
     }
 
 
+def _quota_columns(quota: Quota) -> dict[str, int]:
+    return {
+        "events_per_second": quota.events_per_second,
+        "event_burst": quota.event_burst,
+        "events_per_day": quota.events_per_day,
+    }
+
+
 def _project(row: Row[Any]) -> Project:
     return Project(
         pk=row.key,
@@ -259,6 +287,7 @@ def _project(row: Row[Any]) -> Project:
         updated_at=row.updated_at,
         sealed=row.sealed,
         event_retention=row.event_retention,
+        quota=Quota(row.events_per_second, row.event_burst, row.events_per_day),
     )
 
 

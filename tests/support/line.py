@@ -11,6 +11,7 @@ from server.ingest.catalog import Catalog
 from server.ingest.draft import Batch, BatchMode, Draft
 from server.ingest.group_commit import GroupCommit
 from server.ingest.ingest import Ingest
+from server.ingest.quotas import Quotas
 from server.metrics import Metrics
 from server.model import Rules, UndefinedEvents, UnknownContacts
 from server.services.automations import Automations
@@ -68,7 +69,7 @@ class Line:
         self.project_pk = project_pk
         self._database = database
         self._automations = Automations(database, catalog)
-        self._ingest = Ingest(catalog, self.queue)
+        self._ingest = Ingest(catalog, self.queue, Quotas(database, self.metrics))
 
     @property
     def writes(self) -> int:

@@ -29,7 +29,9 @@ class EventIngestStub:
     """Records events and reads them back.
 
     A response is sent only after the event is durable. A rejected request stores nothing. When too many events of a
-    project are waiting to be committed, the sending RPCs of that project fail with QUEUE_FULL and RetryInfo.
+    project are waiting to be committed, the sending RPCs of that project fail with QUEUE_FULL and RetryInfo. A project
+    may have a quota: beyond it they fail with PROJECT_RATE_EXCEEDED or PROJECT_QUOTA_EXCEEDED (RESOURCE_EXHAUSTED, with
+    RetryInfo); StreamEvents waits until the rate allows a batch.
     """
 
     def __init__(self, channel):
@@ -69,7 +71,9 @@ class EventIngestServicer:
     """Records events and reads them back.
 
     A response is sent only after the event is durable. A rejected request stores nothing. When too many events of a
-    project are waiting to be committed, the sending RPCs of that project fail with QUEUE_FULL and RetryInfo.
+    project are waiting to be committed, the sending RPCs of that project fail with QUEUE_FULL and RetryInfo. A project
+    may have a quota: beyond it they fail with PROJECT_RATE_EXCEEDED or PROJECT_QUOTA_EXCEEDED (RESOURCE_EXHAUSTED, with
+    RetryInfo); StreamEvents waits until the rate allows a batch.
     """
 
     def SendEvent(self, request, context):
@@ -166,7 +170,9 @@ class EventIngest:
     """Records events and reads them back.
 
     A response is sent only after the event is durable. A rejected request stores nothing. When too many events of a
-    project are waiting to be committed, the sending RPCs of that project fail with QUEUE_FULL and RetryInfo.
+    project are waiting to be committed, the sending RPCs of that project fail with QUEUE_FULL and RetryInfo. A project
+    may have a quota: beyond it they fail with PROJECT_RATE_EXCEEDED or PROJECT_QUOTA_EXCEEDED (RESOURCE_EXHAUSTED, with
+    RetryInfo); StreamEvents waits until the rate allows a batch.
     """
 
     @staticmethod

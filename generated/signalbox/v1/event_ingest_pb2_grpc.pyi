@@ -30,7 +30,9 @@ class EventIngestStub:
     """Records events and reads them back.
 
     A response is sent only after the event is durable. A rejected request stores nothing. When too many events of a
-    project are waiting to be committed, the sending RPCs of that project fail with QUEUE_FULL and RetryInfo.
+    project are waiting to be committed, the sending RPCs of that project fail with QUEUE_FULL and RetryInfo. A project
+    may have a quota: beyond it they fail with PROJECT_RATE_EXCEEDED or PROJECT_QUOTA_EXCEEDED (RESOURCE_EXHAUSTED, with
+    RetryInfo); StreamEvents waits until the rate allows a batch.
     """
 
     @_typing.overload
@@ -77,7 +79,9 @@ class EventIngestAsyncStub(EventIngestStub):
     """Records events and reads them back.
 
     A response is sent only after the event is durable. A rejected request stores nothing. When too many events of a
-    project are waiting to be committed, the sending RPCs of that project fail with QUEUE_FULL and RetryInfo.
+    project are waiting to be committed, the sending RPCs of that project fail with QUEUE_FULL and RetryInfo. A project
+    may have a quota: beyond it they fail with PROJECT_RATE_EXCEEDED or PROJECT_QUOTA_EXCEEDED (RESOURCE_EXHAUSTED, with
+    RetryInfo); StreamEvents waits until the rate allows a batch.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -120,7 +124,9 @@ class EventIngestServicer(metaclass=_abc_1.ABCMeta):
     """Records events and reads them back.
 
     A response is sent only after the event is durable. A rejected request stores nothing. When too many events of a
-    project are waiting to be committed, the sending RPCs of that project fail with QUEUE_FULL and RetryInfo.
+    project are waiting to be committed, the sending RPCs of that project fail with QUEUE_FULL and RetryInfo. A project
+    may have a quota: beyond it they fail with PROJECT_RATE_EXCEEDED or PROJECT_QUOTA_EXCEEDED (RESOURCE_EXHAUSTED, with
+    RetryInfo); StreamEvents waits until the rate allows a batch.
     """
 
     @_abc_1.abstractmethod

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from signalbox.v1 import options_pb2 as signalbox_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsignalbox/v1/projects.proto\x12\x0csignalbox.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1asignalbox/v1/options.proto\"\xa1\x03\n\x07Project\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x37\n\x10undefined_events\x18\x03 \x01(\x0e\x32\x1d.signalbox.v1.UndefinedEvents\x12\x37\n\x10unknown_contacts\x18\x04 \x01(\x0e\x32\x1d.signalbox.v1.UnknownContacts\x12)\n\tname_case\x18\x05 \x01(\x0e\x32\x16.signalbox.v1.NameCase\x12\x15\n\rhead_position\x18\x06 \x01(\x03\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\t \x01(\t\x12&\n\x07\x65rasure\x18\x0b \x01(\x0e\x32\x15.signalbox.v1.Erasure\x12\x32\n\x0f\x65vent_retention\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\"\xe3\x01\n\x06\x41piKey\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12&\n\x07\x64ialect\x18\x04 \x01(\x0e\x32\x15.signalbox.v1.Dialect\x12\x0e\n\x06scopes\x18\x05 \x03(\t\x12\x0c\n\x04hint\x18\x06 \x01(\t\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nrevoked_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\">\n\x14\x43reateProjectRequest\x12&\n\x07project\x18\x01 \x01(\x0b\x32\x15.signalbox.v1.Project\"?\n\x15\x43reateProjectResponse\x12&\n\x07project\x18\x01 \x01(\x0b\x32\x15.signalbox.v1.Project\"$\n\x11GetProjectRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\"<\n\x12GetProjectResponse\x12&\n\x07project\x18\x01 \x01(\x0b\x32\x15.signalbox.v1.Project\"<\n\x13ListProjectsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"X\n\x14ListProjectsResponse\x12\'\n\x08projects\x18\x01 \x03(\x0b\x32\x15.signalbox.v1.Project\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xca\x02\n\x14UpdateProjectRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x11\n\x04name\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x37\n\x10undefined_events\x18\x03 \x01(\x0e\x32\x1d.signalbox.v1.UndefinedEvents\x12\x37\n\x10unknown_contacts\x18\x04 \x01(\x0e\x32\x1d.signalbox.v1.UnknownContacts\x12)\n\tname_case\x18\x05 \x01(\x0e\x32\x16.signalbox.v1.NameCase\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\x12&\n\x07\x65rasure\x18\x0b \x01(\x0e\x32\x15.signalbox.v1.Erasure\x12\x32\n\x0f\x65vent_retention\x18\x0c \x01(\x0b\x32\x19.google.protobuf.DurationB\x07\n\x05_name\"?\n\x15UpdateProjectResponse\x12&\n\x07project\x18\x01 \x01(\x0b\x32\x15.signalbox.v1.Project\"\x83\x01\n\x13\x43reateApiKeyRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12&\n\x07\x64ialect\x18\x02 \x01(\x0e\x32\x15.signalbox.v1.Dialect\x12\x0e\n\x06scopes\x18\x03 \x03(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x0e\n\x06secret\x18\x05 \x01(\t\"M\n\x14\x43reateApiKeyResponse\x12%\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x14.signalbox.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\"L\n\x12ListApiKeysRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"V\n\x13ListApiKeysResponse\x12&\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x14.signalbox.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"!\n\x13RevokeApiKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\"=\n\x14RevokeApiKeyResponse\x12%\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x14.signalbox.v1.ApiKey*m\n\x0fUndefinedEvents\x12 \n\x1cUNDEFINED_EVENTS_UNSPECIFIED\x10\x00\x12\x1b\n\x17UNDEFINED_EVENTS_REJECT\x10\x01\x12\x1b\n\x17UNDEFINED_EVENTS_ACCEPT\x10\x02*\x93\x01\n\x0fUnknownContacts\x12 \n\x1cUNKNOWN_CONTACTS_UNSPECIFIED\x10\x00\x12\x1b\n\x17UNKNOWN_CONTACTS_REJECT\x10\x01\x12\x1b\n\x17UNKNOWN_CONTACTS_CREATE\x10\x02\x12$\n UNKNOWN_CONTACTS_CREATE_ON_MATCH\x10\x03*Y\n\x08NameCase\x12\x19\n\x15NAME_CASE_UNSPECIFIED\x10\x00\x12\x17\n\x13NAME_CASE_SENSITIVE\x10\x01\x12\x19\n\x15NAME_CASE_INSENSITIVE\x10\x02*Y\n\x07\x45rasure\x12\x17\n\x13\x45RASURE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45RASURE_DELETE_ALL\x10\x01\x12\x1d\n\x19\x45RASURE_KEEP_NOT_PERSONAL\x10\x02*\xa1\x01\n\x07\x44ialect\x12\x17\n\x13\x44IALECT_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x44IALECT_NATIVE\x10\x01\x12\x14\n\x10\x44IALECT_AUTOSEND\x10\x02\x12\x14\n\x10\x44IALECT_OPENSEND\x10\x03\x12\x16\n\x12\x44IALECT_EMAILSENDX\x10\x04\x12\x11\n\rDIALECT_ARSEL\x10\x05\x12\x12\n\x0e\x44IALECT_RESEND\x10\x06\x32\xb5\x05\n\x08Projects\x12\x63\n\rCreateProject\x12\".signalbox.v1.CreateProjectRequest\x1a#.signalbox.v1.CreateProjectResponse\"\t\xfa\xd4\x18\x05\x61\x64min\x12Z\n\nGetProject\x12\x1f.signalbox.v1.GetProjectRequest\x1a .signalbox.v1.GetProjectResponse\"\t\xfa\xd4\x18\x05\x61\x64min\x12`\n\x0cListProjects\x12!.signalbox.v1.ListProjectsRequest\x1a\".signalbox.v1.ListProjectsResponse\"\t\xfa\xd4\x18\x05\x61\x64min\x12\x63\n\rUpdateProject\x12\".signalbox.v1.UpdateProjectRequest\x1a#.signalbox.v1.UpdateProjectResponse\"\t\xfa\xd4\x18\x05\x61\x64min\x12`\n\x0c\x43reateApiKey\x12!.signalbox.v1.CreateApiKeyRequest\x1a\".signalbox.v1.CreateApiKeyResponse\"\t\xfa\xd4\x18\x05\x61\x64min\x12]\n\x0bListApiKeys\x12 .signalbox.v1.ListApiKeysRequest\x1a!.signalbox.v1.ListApiKeysResponse\"\t\xfa\xd4\x18\x05\x61\x64min\x12`\n\x0cRevokeApiKey\x12!.signalbox.v1.RevokeApiKeyRequest\x1a\".signalbox.v1.RevokeApiKeyResponse\"\t\xfa\xd4\x18\x05\x61\x64minB9\n\x0csignalbox.v1P\x01Z\x18signalbox/v1;signalboxv1\xaa\x02\x0cSignalbox.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsignalbox/v1/projects.proto\x12\x0csignalbox.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1asignalbox/v1/options.proto\"\xe9\x03\n\x07Project\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x37\n\x10undefined_events\x18\x03 \x01(\x0e\x32\x1d.signalbox.v1.UndefinedEvents\x12\x37\n\x10unknown_contacts\x18\x04 \x01(\x0e\x32\x1d.signalbox.v1.UnknownContacts\x12)\n\tname_case\x18\x05 \x01(\x0e\x32\x16.signalbox.v1.NameCase\x12\x15\n\rhead_position\x18\x06 \x01(\x03\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\t \x01(\t\x12&\n\x07\x65rasure\x18\x0b \x01(\x0e\x32\x15.signalbox.v1.Erasure\x12\x32\n\x0f\x65vent_retention\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x11\x65vents_per_second\x18\r \x01(\x03\x12\x13\n\x0b\x65vent_burst\x18\x0e \x01(\x03\x12\x16\n\x0e\x65vents_per_day\x18\x0f \x01(\x03\"\xe3\x01\n\x06\x41piKey\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12&\n\x07\x64ialect\x18\x04 \x01(\x0e\x32\x15.signalbox.v1.Dialect\x12\x0e\n\x06scopes\x18\x05 \x03(\t\x12\x0c\n\x04hint\x18\x06 \x01(\t\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nrevoked_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\">\n\x14\x43reateProjectRequest\x12&\n\x07project\x18\x01 \x01(\x0b\x32\x15.signalbox.v1.Project\"?\n\x15\x43reateProjectResponse\x12&\n\x07project\x18\x01 \x01(\x0b\x32\x15.signalbox.v1.Project\"$\n\x11GetProjectRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\"<\n\x12GetProjectResponse\x12&\n\x07project\x18\x01 \x01(\x0b\x32\x15.signalbox.v1.Project\"<\n\x13ListProjectsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"X\n\x14ListProjectsResponse\x12\'\n\x08projects\x18\x01 \x03(\x0b\x32\x15.signalbox.v1.Project\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xda\x03\n\x14UpdateProjectRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x11\n\x04name\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x37\n\x10undefined_events\x18\x03 \x01(\x0e\x32\x1d.signalbox.v1.UndefinedEvents\x12\x37\n\x10unknown_contacts\x18\x04 \x01(\x0e\x32\x1d.signalbox.v1.UnknownContacts\x12)\n\tname_case\x18\x05 \x01(\x0e\x32\x16.signalbox.v1.NameCase\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\x12&\n\x07\x65rasure\x18\x0b \x01(\x0e\x32\x15.signalbox.v1.Erasure\x12\x32\n\x0f\x65vent_retention\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1e\n\x11\x65vents_per_second\x18\r \x01(\x03H\x01\x88\x01\x01\x12\x18\n\x0b\x65vent_burst\x18\x0e \x01(\x03H\x02\x88\x01\x01\x12\x1b\n\x0e\x65vents_per_day\x18\x0f \x01(\x03H\x03\x88\x01\x01\x42\x07\n\x05_nameB\x14\n\x12_events_per_secondB\x0e\n\x0c_event_burstB\x11\n\x0f_events_per_day\"?\n\x15UpdateProjectResponse\x12&\n\x07project\x18\x01 \x01(\x0b\x32\x15.signalbox.v1.Project\"\x83\x01\n\x13\x43reateApiKeyRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12&\n\x07\x64ialect\x18\x02 \x01(\x0e\x32\x15.signalbox.v1.Dialect\x12\x0e\n\x06scopes\x18\x03 \x03(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x0e\n\x06secret\x18\x05 \x01(\t\"M\n\x14\x43reateApiKeyResponse\x12%\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x14.signalbox.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\"L\n\x12ListApiKeysRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"V\n\x13ListApiKeysResponse\x12&\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x14.signalbox.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"!\n\x13RevokeApiKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\"=\n\x14RevokeApiKeyResponse\x12%\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x14.signalbox.v1.ApiKey*m\n\x0fUndefinedEvents\x12 \n\x1cUNDEFINED_EVENTS_UNSPECIFIED\x10\x00\x12\x1b\n\x17UNDEFINED_EVENTS_REJECT\x10\x01\x12\x1b\n\x17UNDEFINED_EVENTS_ACCEPT\x10\x02*\x93\x01\n\x0fUnknownContacts\x12 \n\x1cUNKNOWN_CONTACTS_UNSPECIFIED\x10\x00\x12\x1b\n\x17UNKNOWN_CONTACTS_REJECT\x10\x01\x12\x1b\n\x17UNKNOWN_CONTACTS_CREATE\x10\x02\x12$\n UNKNOWN_CONTACTS_CREATE_ON_MATCH\x10\x03*Y\n\x08NameCase\x12\x19\n\x15NAME_CASE_UNSPECIFIED\x10\x00\x12\x17\n\x13NAME_CASE_SENSITIVE\x10\x01\x12\x19\n\x15NAME_CASE_INSENSITIVE\x10\x02*Y\n\x07\x45rasure\x12\x17\n\x13\x45RASURE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45RASURE_DELETE_ALL\x10\x01\x12\x1d\n\x19\x45RASURE_KEEP_NOT_PERSONAL\x10\x02*\xa1\x01\n\x07\x44ialect\x12\x17\n\x13\x44IALECT_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x44IALECT_NATIVE\x10\x01\x12\x14\n\x10\x44IALECT_AUTOSEND\x10\x02\x12\x14\n\x10\x44IALECT_OPENSEND\x10\x03\x12\x16\n\x12\x44IALECT_EMAILSENDX\x10\x04\x12\x11\n\rDIALECT_ARSEL\x10\x05\x12\x12\n\x0e\x44IALECT_RESEND\x10\x06\x32\xb5\x05\n\x08Projects\x12\x63\n\rCreateProject\x12\".signalbox.v1.CreateProjectRequest\x1a#.signalbox.v1.CreateProjectResponse\"\t\xfa\xd4\x18\x05\x61\x64min\x12Z\n\nGetProject\x12\x1f.signalbox.v1.GetProjectRequest\x1a .signalbox.v1.GetProjectResponse\"\t\xfa\xd4\x18\x05\x61\x64min\x12`\n\x0cListProjects\x12!.signalbox.v1.ListProjectsRequest\x1a\".signalbox.v1.ListProjectsResponse\"\t\xfa\xd4\x18\x05\x61\x64min\x12\x63\n\rUpdateProject\x12\".signalbox.v1.UpdateProjectRequest\x1a#.signalbox.v1.UpdateProjectResponse\"\t\xfa\xd4\x18\x05\x61\x64min\x12`\n\x0c\x43reateApiKey\x12!.signalbox.v1.CreateApiKeyRequest\x1a\".signalbox.v1.CreateApiKeyResponse\"\t\xfa\xd4\x18\x05\x61\x64min\x12]\n\x0bListApiKeys\x12 .signalbox.v1.ListApiKeysRequest\x1a!.signalbox.v1.ListApiKeysResponse\"\t\xfa\xd4\x18\x05\x61\x64min\x12`\n\x0cRevokeApiKey\x12!.signalbox.v1.RevokeApiKeyRequest\x1a\".signalbox.v1.RevokeApiKeyResponse\"\t\xfa\xd4\x18\x05\x61\x64minB9\n\x0csignalbox.v1P\x01Z\x18signalbox/v1;signalboxv1\xaa\x02\x0cSignalbox.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,48 +49,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROJECTS'].methods_by_name['ListApiKeys']._serialized_options = b'\372\324\030\005admin'
   _globals['_PROJECTS'].methods_by_name['RevokeApiKey']._loaded_options = None
   _globals['_PROJECTS'].methods_by_name['RevokeApiKey']._serialized_options = b'\372\324\030\005admin'
-  _globals['_UNDEFINEDEVENTS']._serialized_start=2044
-  _globals['_UNDEFINEDEVENTS']._serialized_end=2153
-  _globals['_UNKNOWNCONTACTS']._serialized_start=2156
-  _globals['_UNKNOWNCONTACTS']._serialized_end=2303
-  _globals['_NAMECASE']._serialized_start=2305
-  _globals['_NAMECASE']._serialized_end=2394
-  _globals['_ERASURE']._serialized_start=2396
-  _globals['_ERASURE']._serialized_end=2485
-  _globals['_DIALECT']._serialized_start=2488
-  _globals['_DIALECT']._serialized_end=2649
+  _globals['_UNDEFINEDEVENTS']._serialized_start=2260
+  _globals['_UNDEFINEDEVENTS']._serialized_end=2369
+  _globals['_UNKNOWNCONTACTS']._serialized_start=2372
+  _globals['_UNKNOWNCONTACTS']._serialized_end=2519
+  _globals['_NAMECASE']._serialized_start=2521
+  _globals['_NAMECASE']._serialized_end=2610
+  _globals['_ERASURE']._serialized_start=2612
+  _globals['_ERASURE']._serialized_end=2701
+  _globals['_DIALECT']._serialized_start=2704
+  _globals['_DIALECT']._serialized_end=2865
   _globals['_PROJECT']._serialized_start=139
-  _globals['_PROJECT']._serialized_end=556
-  _globals['_APIKEY']._serialized_start=559
-  _globals['_APIKEY']._serialized_end=786
-  _globals['_CREATEPROJECTREQUEST']._serialized_start=788
-  _globals['_CREATEPROJECTREQUEST']._serialized_end=850
-  _globals['_CREATEPROJECTRESPONSE']._serialized_start=852
-  _globals['_CREATEPROJECTRESPONSE']._serialized_end=915
-  _globals['_GETPROJECTREQUEST']._serialized_start=917
-  _globals['_GETPROJECTREQUEST']._serialized_end=953
-  _globals['_GETPROJECTRESPONSE']._serialized_start=955
-  _globals['_GETPROJECTRESPONSE']._serialized_end=1015
-  _globals['_LISTPROJECTSREQUEST']._serialized_start=1017
-  _globals['_LISTPROJECTSREQUEST']._serialized_end=1077
-  _globals['_LISTPROJECTSRESPONSE']._serialized_start=1079
-  _globals['_LISTPROJECTSRESPONSE']._serialized_end=1167
-  _globals['_UPDATEPROJECTREQUEST']._serialized_start=1170
-  _globals['_UPDATEPROJECTREQUEST']._serialized_end=1500
-  _globals['_UPDATEPROJECTRESPONSE']._serialized_start=1502
-  _globals['_UPDATEPROJECTRESPONSE']._serialized_end=1565
-  _globals['_CREATEAPIKEYREQUEST']._serialized_start=1568
-  _globals['_CREATEAPIKEYREQUEST']._serialized_end=1699
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=1701
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=1778
-  _globals['_LISTAPIKEYSREQUEST']._serialized_start=1780
-  _globals['_LISTAPIKEYSREQUEST']._serialized_end=1856
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=1858
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=1944
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=1946
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=1979
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=1981
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=2042
-  _globals['_PROJECTS']._serialized_start=2652
-  _globals['_PROJECTS']._serialized_end=3345
+  _globals['_PROJECT']._serialized_end=628
+  _globals['_APIKEY']._serialized_start=631
+  _globals['_APIKEY']._serialized_end=858
+  _globals['_CREATEPROJECTREQUEST']._serialized_start=860
+  _globals['_CREATEPROJECTREQUEST']._serialized_end=922
+  _globals['_CREATEPROJECTRESPONSE']._serialized_start=924
+  _globals['_CREATEPROJECTRESPONSE']._serialized_end=987
+  _globals['_GETPROJECTREQUEST']._serialized_start=989
+  _globals['_GETPROJECTREQUEST']._serialized_end=1025
+  _globals['_GETPROJECTRESPONSE']._serialized_start=1027
+  _globals['_GETPROJECTRESPONSE']._serialized_end=1087
+  _globals['_LISTPROJECTSREQUEST']._serialized_start=1089
+  _globals['_LISTPROJECTSREQUEST']._serialized_end=1149
+  _globals['_LISTPROJECTSRESPONSE']._serialized_start=1151
+  _globals['_LISTPROJECTSRESPONSE']._serialized_end=1239
+  _globals['_UPDATEPROJECTREQUEST']._serialized_start=1242
+  _globals['_UPDATEPROJECTREQUEST']._serialized_end=1716
+  _globals['_UPDATEPROJECTRESPONSE']._serialized_start=1718
+  _globals['_UPDATEPROJECTRESPONSE']._serialized_end=1781
+  _globals['_CREATEAPIKEYREQUEST']._serialized_start=1784
+  _globals['_CREATEAPIKEYREQUEST']._serialized_end=1915
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=1917
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=1994
+  _globals['_LISTAPIKEYSREQUEST']._serialized_start=1996
+  _globals['_LISTAPIKEYSREQUEST']._serialized_end=2072
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=2074
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=2160
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=2162
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=2195
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=2197
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=2258
+  _globals['_PROJECTS']._serialized_start=2868
+  _globals['_PROJECTS']._serialized_end=3561
 # @@protoc_insertion_point(module_scope)

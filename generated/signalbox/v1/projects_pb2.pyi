@@ -182,6 +182,9 @@ class Project(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     ERASURE_FIELD_NUMBER: _builtins.int
     EVENT_RETENTION_FIELD_NUMBER: _builtins.int
+    EVENTS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    EVENT_BURST_FIELD_NUMBER: _builtins.int
+    EVENTS_PER_DAY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Output only. Unique ID, a UUIDv7."""
     name: _builtins.str
@@ -198,6 +201,16 @@ class Project(_message.Message):
     """Output only. Version of the project. Changes with every update."""
     erasure: Global___Erasure.ValueType
     """Optional. Which properties of its events are erased with a person."""
+    events_per_second: _builtins.int
+    """Optional. How many events may be sent per second, on average: 1 to 1,000,000; 0 for any number. Refused events and
+    repeated ones count, too. Each server of a database counts its own callers.
+    """
+    event_burst: _builtins.int
+    """Optional. How many events may be sent at once after a pause: 1 to 10,000,000; 0 for `events_per_second`. A batch of
+    more is accepted after a pause, and makes later events wait. Only with `events_per_second`.
+    """
+    events_per_day: _builtins.int
+    """Optional. How many events may be recorded per day (UTC), on all servers: 1 to 1,000,000,000,000; 0 for any number."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """Output only. When the project was created."""
@@ -227,10 +240,13 @@ class Project(_message.Message):
         etag: _builtins.str = ...,
         erasure: Global___Erasure.ValueType = ...,
         event_retention: _duration_pb2.Duration | None = ...,
+        events_per_second: _builtins.int = ...,
+        event_burst: _builtins.int = ...,
+        events_per_day: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "event_retention", b"event_retention", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "erasure", b"erasure", "etag", b"etag", "event_retention", b"event_retention", "head_position", b"head_position", "id", b"id", "name", b"name", "name_case", b"name_case", "undefined_events", b"undefined_events", "unknown_contacts", b"unknown_contacts", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "erasure", b"erasure", "etag", b"etag", "event_burst", b"event_burst", "event_retention", b"event_retention", "events_per_day", b"events_per_day", "events_per_second", b"events_per_second", "head_position", b"head_position", "id", b"id", "name", b"name", "name_case", b"name_case", "undefined_events", b"undefined_events", "unknown_contacts", b"unknown_contacts", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -457,6 +473,9 @@ class UpdateProjectRequest(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     ERASURE_FIELD_NUMBER: _builtins.int
     EVENT_RETENTION_FIELD_NUMBER: _builtins.int
+    EVENTS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    EVENT_BURST_FIELD_NUMBER: _builtins.int
+    EVENTS_PER_DAY_FIELD_NUMBER: _builtins.int
     project: _builtins.str
     """Required. ID or name of the project."""
     name: _builtins.str
@@ -471,6 +490,12 @@ class UpdateProjectRequest(_message.Message):
     """Optional. Etag of the project as last read. If it is not the current one, the request fails with ETAG_MISMATCH."""
     erasure: Global___Erasure.ValueType
     """Optional. The new rule for the properties of erased persons' events."""
+    events_per_second: _builtins.int
+    """Optional. The new number of events per second; 0 for any number, without `event_burst` then."""
+    event_burst: _builtins.int
+    """Optional. The new number of events at once."""
+    events_per_day: _builtins.int
+    """Optional. The new number of events per day."""
     @_builtins.property
     def event_retention(self) -> _duration_pb2.Duration:
         """Optional. How long events are kept from now on. Zero: for ever."""
@@ -486,13 +511,29 @@ class UpdateProjectRequest(_message.Message):
         etag: _builtins.str = ...,
         erasure: Global___Erasure.ValueType = ...,
         event_retention: _duration_pb2.Duration | None = ...,
+        events_per_second: _builtins.int | None = ...,
+        event_burst: _builtins.int | None = ...,
+        events_per_day: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "event_retention", b"event_retention", "name", b"name"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_event_burst", b"_event_burst", "_events_per_day", b"_events_per_day", "_events_per_second", b"_events_per_second", "_name", b"_name", "event_burst", b"event_burst", "event_retention", b"event_retention", "events_per_day", b"events_per_day", "events_per_second", b"events_per_second", "name", b"name"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "erasure", b"erasure", "etag", b"etag", "event_retention", b"event_retention", "name", b"name", "name_case", b"name_case", "project", b"project", "undefined_events", b"undefined_events", "unknown_contacts", b"unknown_contacts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_event_burst", b"_event_burst", "_events_per_day", b"_events_per_day", "_events_per_second", b"_events_per_second", "_name", b"_name", "erasure", b"erasure", "etag", b"etag", "event_burst", b"event_burst", "event_retention", b"event_retention", "events_per_day", b"events_per_day", "events_per_second", b"events_per_second", "name", b"name", "name_case", b"name_case", "project", b"project", "undefined_events", b"undefined_events", "unknown_contacts", b"unknown_contacts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__event_burst: _TypeAlias = _typing.Literal["event_burst"]  # noqa: Y015
+    _WhichOneofArgType__event_burst: _TypeAlias = _typing.Literal["_event_burst", b"_event_burst"]  # noqa: Y015
+    _WhichOneofReturnType__events_per_day: _TypeAlias = _typing.Literal["events_per_day"]  # noqa: Y015
+    _WhichOneofArgType__events_per_day: _TypeAlias = _typing.Literal["_events_per_day", b"_events_per_day"]  # noqa: Y015
+    _WhichOneofReturnType__events_per_second: _TypeAlias = _typing.Literal["events_per_second"]  # noqa: Y015
+    _WhichOneofArgType__events_per_second: _TypeAlias = _typing.Literal["_events_per_second", b"_events_per_second"]  # noqa: Y015
     _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
     _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__event_burst) -> _WhichOneofReturnType__event_burst | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__events_per_day) -> _WhichOneofReturnType__events_per_day | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__events_per_second) -> _WhichOneofReturnType__events_per_second | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__name) -> _WhichOneofReturnType__name | None: ...
 
 Global___UpdateProjectRequest: _TypeAlias = UpdateProjectRequest  # noqa: Y015

@@ -28,8 +28,12 @@ def project() -> None:
     """Manage projects, the tenants that own everything else. Needs the admin key."""
 
 
+def _limit(flag: str, text: str) -> Callable[[F], F]:
+    return option(flag, type=click.IntRange(min=0), metavar="N", help=text)
+
+
 def _rules(command: F) -> F:
-    """Add the options for the rules of a project, named like their fields."""
+    """Add the options for the rules and the quota of a project, named like their fields."""
     options: tuple[Callable[[F], F], ...] = (
         enum_option("--undefined-events", UNDEFINED_EVENTS, help="How events without a definition are handled."),
         enum_option("--unknown-contacts", UNKNOWN_CONTACTS, help="How events for unknown addresses are handled."),
@@ -40,6 +44,9 @@ def _rules(command: F) -> F:
             metavar="TIME",
             help="How long events are kept, such as 90d; forever is the default.",
         ),
+        _limit("--events-per-second", "How many events may be sent per second, on average; 0 for any number."),
+        _limit("--event-burst", "How many events may be sent at once; by default those of one second."),
+        _limit("--events-per-day", "How many events may be recorded per day (UTC); 0 for any number."),
     )
     for decorate in reversed(options):
         command = decorate(command)
@@ -103,8 +110,19 @@ def _fields(project: pb.Project) -> tuple[tuple[str, str], ...]:
         ("unknown contacts", UNKNOWN_CONTACTS.name(project.unknown_contacts)),
         ("name case", NAME_CASE.name(project.name_case)),
         ("event retention", period(project.event_retention) if project.HasField("event_retention") else "forever"),
+        ("quota", _quota(project)),
         ("head position", str(project.head_position)),
         ("created", moment(project.created_at)),
         ("updated", moment(project.updated_at)),
         ("etag", project.etag),
     )
+
+
+def _quota(project: pb.Project) -> str:
+    limits = []
+    if project.events_per_second:
+        burst = project.event_burst or project.events_per_second
+        limits.append(f"{project.events_per_second:,} events per second, {burst:,} at once")
+    if project.events_per_day:
+        limits.append(f"{project.events_per_day:,} events per day")
+    return "; ".join(limits) or "none"

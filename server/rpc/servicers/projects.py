@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from server.model import Rules
+from server.model import Quota, Rules
 from server.paging import PageRequest
 from server.rpc.messages.enums import DIALECT, ERASURE, NAME_CASE, UNDEFINED_EVENTS, UNKNOWN_CONTACTS, EnumMap
 from server.rpc.messages.retention import read_project_retention, write_project_retention
@@ -25,6 +25,13 @@ _RULES: dict[str, EnumMap[Any]] = {
 }
 
 
+_QUOTA: tuple[Literal["events_per_second", "event_burst", "events_per_day"], ...] = (
+    "events_per_second",
+    "event_burst",
+    "events_per_day",
+)
+
+
 class ProjectsServicer:
     """Manages projects and their keys."""
 
@@ -32,8 +39,9 @@ class ProjectsServicer:
         self._projects = projects
 
     async def CreateProject(self, request: pb.CreateProjectRequest, _caller: Caller) -> pb.CreateProjectResponse:
+        given = request.project
         project = await self._projects.create(
-            request.project.name, Rules(**_read_rules(request.project)), read_project_retention(request.project) or 0
+            given.name, Rules(**_read_rules(given)), read_project_retention(given) or 0, _read_quota(given)
         )
         return pb.CreateProjectResponse(project=_write_project(project))
 
@@ -52,6 +60,7 @@ class ProjectsServicer:
             name=request.name if request.HasField("name") else None,
             rules=_read_rules(request),
             event_retention=read_project_retention(request),
+            quota={name: getattr(request, name) for name in _QUOTA if request.HasField(name)},
             etag=request.etag,
         )
         return pb.UpdateProjectResponse(project=_write_project(project))
@@ -82,6 +91,10 @@ def _read_rules(message: pb.Project | pb.UpdateProjectRequest) -> dict[str, Any]
     return {name: rule for name, rule in rules.items() if rule is not None}
 
 
+def _read_quota(message: pb.Project) -> Quota:
+    return Quota(message.events_per_second, message.event_burst, message.events_per_day)
+
+
 def _write_project(project: Project) -> pb.Project:
     rules: dict[str, Any] = {name: numbers.write(getattr(project.rules, name)) for name, numbers in _RULES.items()}
     return pb.Project(
@@ -92,6 +105,9 @@ def _write_project(project: Project) -> pb.Project:
         updated_at=timestamp(project.updated_at),
         etag=project.etag,
         event_retention=write_project_retention(project.event_retention),
+        events_per_second=project.quota.events_per_second,
+        event_burst=project.quota.event_burst,
+        events_per_day=project.quota.events_per_day,
         **rules,
     )
 

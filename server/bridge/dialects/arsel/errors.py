@@ -11,6 +11,11 @@ SEND: Final = "send"
 
 _UNAUTHORIZED = ReportedError(401, "unauthorized", "Invalid or missing API key")
 _NO_EVENT = ReportedError(404, "not_found", "Event {event} not found")
+_RATE_LIMITED = ReportedError(
+    429,
+    "rate_limit_exceeded",
+    "Too many requests. Please retry after the period indicated in the retry-after header.",
+)
 
 ERRORS: Final[ErrorTable] = {
     "API_KEY_MISSING": _UNAUTHORIZED,
@@ -30,11 +35,9 @@ ERRORS: Final[ErrorTable] = {
         'Event "{event}" is used by {count} active flow(s). Remove the trigger from those flows first.',
     ),
     "PAYLOAD_REJECTED": ReportedError(422, "validation_error", 'Payload does not match the "{event}" schema.'),
-    "RATE_LIMITED": ReportedError(
-        429,
-        "rate_limit_exceeded",
-        "Too many requests. Please retry after the period indicated in the retry-after header.",
-    ),
+    "RATE_LIMITED": _RATE_LIMITED,
+    "PROJECT_RATE_EXCEEDED": _RATE_LIMITED,
+    "PROJECT_QUOTA_EXCEEDED": _RATE_LIMITED,
     "INTERNAL": ReportedError(500, message="Internal server error"),
 }
 

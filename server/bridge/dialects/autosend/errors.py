@@ -17,6 +17,7 @@ VALIDATION_FAILED: Final = "VALIDATION_FAILED"
 _UNAUTHORIZED = ReportedError(401, "UNAUTHORIZED", "Unauthorized")
 _INVALID = ReportedError(400, VALIDATION_FAILED, "Validation failed")
 _NO_EVENT = ReportedError(404, "EVENT_NOT_FOUND", "Event not found")
+_RATE_LIMITED = ReportedError(429, "RATE_LIMIT_EXCEEDED", "Rate limit exceeded. Try again in {seconds} seconds.")
 
 ERRORS: Final[ErrorTable] = {
     "API_KEY_MISSING": _UNAUTHORIZED,
@@ -43,7 +44,9 @@ ERRORS: Final[ErrorTable] = {
     "INVALID_ARGUMENT": _INVALID,
     "INVALID_BODY": _INVALID,
     "UNSTORABLE_TEXT": _INVALID,
-    "RATE_LIMITED": ReportedError(429, "RATE_LIMIT_EXCEEDED", "Rate limit exceeded. Try again in {seconds} seconds."),
+    "RATE_LIMITED": _RATE_LIMITED,
+    "PROJECT_RATE_EXCEEDED": _RATE_LIMITED,
+    "PROJECT_QUOTA_EXCEEDED": _RATE_LIMITED,
     "INTERNAL": ReportedError(500, "INTERNAL_SERVER_ERROR", "Internal server error"),
 }
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _UNAUTHORIZED = ReportedError(401, "", "Missing or invalid API key")
 _INVALID = ReportedError(422, "", "Validation failed")
+_RATE_LIMITED = ReportedError(429, "", "Rate limit exceeded. Try again later.")
 
 ERRORS: Final[ErrorTable] = {
     "API_KEY_MISSING": _UNAUTHORIZED,
@@ -45,7 +46,9 @@ ERRORS: Final[ErrorTable] = {
     "AUTOMATION_ACTIVE": ReportedError(409, "automation_enabled", "Disable the automation before deleting"),
     "RUN_NOT_FOUND": ReportedError(404, "", "Run not found"),
     "RUN_FINISHED": ReportedError(409, "run_not_cancellable", "Run is not cancellable"),
-    "RATE_LIMITED": ReportedError(429, "", "Rate limit exceeded. Try again later."),
+    "RATE_LIMITED": _RATE_LIMITED,
+    "PROJECT_RATE_EXCEEDED": _RATE_LIMITED,
+    "PROJECT_QUOTA_EXCEEDED": _RATE_LIMITED,
     "INTERNAL": ReportedError(500, "", "Internal server error"),
 }
 

@@ -8,6 +8,9 @@ from server.bridge.errors import ErrorTable, ReportedError, violations_of
 
 _INVALID = ReportedError(422, "validation_error")
 _NO_EVENT = ReportedError(404, "not_found", "Event not found")
+_RATE_LIMITED = ReportedError(
+    429, "rate_limit_exceeded", "Too many requests. Retry after the seconds in the retry-after header."
+)
 
 ERRORS: Final[ErrorTable] = {
     "API_KEY_MISSING": ReportedError(401, "missing_api_key", "Missing API key in the authorization header"),
@@ -28,9 +31,9 @@ ERRORS: Final[ErrorTable] = {
         409, "validation_error", 'A contact with the email "{email}" already exists'
     ),
     "IDEMPOTENCY_KEY_REUSED": ReportedError(409, "invalid_idempotent_request"),
-    "RATE_LIMITED": ReportedError(
-        429, "rate_limit_exceeded", "Too many requests. Retry after the seconds in the retry-after header."
-    ),
+    "RATE_LIMITED": _RATE_LIMITED,
+    "PROJECT_RATE_EXCEEDED": _RATE_LIMITED,
+    "PROJECT_QUOTA_EXCEEDED": _RATE_LIMITED,
     "INTERNAL": ReportedError(500, "application_error", "Internal server error"),
 }
 

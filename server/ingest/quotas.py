@@ -1,0 +1,196 @@
+"""Quotas of projects: how many events a project may send per second, and record per day.
+
+    per second    a bucket of tokens for each project, on each server. A batch that is larger than the bucket is taken
+                  when that is full, and leaves a debt, so that the average holds
+    per day       positions are gapless, so the events of a day are the difference of two of them. It holds for all
+                  servers and over restarts, but for events that other servers record within HEAD_SECONDS
+
+A project without a quota costs one look at its snapshot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from server.clock import database_now
+from server.errors import ProjectQuotaExceeded, ProjectRateExceeded
+from server.storage.events import log_head, position_at
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sqlalchemy import Connection
+
+    from server.ingest.catalog import CatalogSnapshot
+    from server.ingest.draft import Batch, Draft
+    from server.metrics import Metrics
+    from server.model import Quota
+    from server.storage.database import Database
+
+DAY: Final = 24 * 60 * 60 * 1_000_000
+HEAD_SECONDS: Final = 1.0
+"""How long the end of a log is believed where other servers record events, too."""
+
+_SECOND: Final = 1_000_000
+
+
+class Bucket:
+    """Tokens of one project: `rate` more each second, at most `burst`; below none it is in debt."""
+
+    __slots__ = ("_at", "burst", "rate", "tokens")
+
+    def __init__(self, rate: int, burst: int, now: float) -> None:
+        self.rate = rate
+        self.burst = burst
+        self.tokens = float(burst)
+        self._at = now
+
+    def wait(self, count: int, now: float) -> float:
+        """Return the seconds until this many tokens may be taken."""
+        self.tokens = min(float(self.burst), self.tokens + (now - self._at) * self.rate)
+        self._at = now
+        return max(0.0, (min(count, self.burst) - self.tokens) / self.rate)
+
+    def take(self, count: int) -> None:
+        """Take tokens, even if that leaves a debt."""
+        self.tokens -= count
+
+
+@dataclass(slots=True)
+class _Day:
+    """What a project has recorded on a day: the first position of the day, and the newest one."""
+
+    number: int
+    first: int
+    head: int
+    read_at: float
+    in_flight: int = 0
+
+    @property
+    def used(self) -> int:
+        return self.head + 1 - self.first + self.in_flight
+
+
+class Quotas:
+    """The quotas of all projects, as this server counts them."""
+
+    def __init__(self, database: Database, metrics: Metrics, clock: Callable[[], float] = monotonic) -> None:
+        self._database = database
+        self._metrics = metrics
+        self._clock = clock
+        self._buckets: dict[int, Bucket] = {}
+        self._days: dict[int, _Day] = {}
+        self._reading: dict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    def check(self, snapshot: CatalogSnapshot, count: int) -> None:
+        """Raise ProjectRateExceeded for events that `enter` would refuse now, before work is spent on them."""
+        if snapshot.quota.events_per_second:
+            self._check_rate(snapshot, count)
+
+    async def enter(self, snapshot: CatalogSnapshot, count: int, *, patiently: bool = False) -> Admitted:
+        """Count events that are about to be sent; with `patiently`, wait until the rate allows them.
+
+        The result must be left once they are recorded or refused. Raise ProjectRateExceeded and ProjectQuotaExceeded.
+        """
+        day = await self._enter_day(snapshot, count) if snapshot.quota.events_per_day else None
+        try:
+            if snapshot.quota.events_per_second:
+                if patiently:
+                    await self._wait_for_rate(snapshot, count)
+                else:
+                    self._check_rate(snapshot, count).take(count)
+        except BaseException:
+            if day is not None:
+                day.in_flight -= count
+            raise
+        return Admitted(day, count)
+
+    def _check_rate(self, snapshot: CatalogSnapshot, count: int) -> Bucket:
+        bucket = self._bucket(snapshot.project_pk, snapshot.quota)
+        if seconds := bucket.wait(count, self._clock()):
+            self._metrics.count_refused(ProjectRateExceeded.reason)
+            raise ProjectRateExceeded(bucket.rate, bucket.burst, seconds)
+        return bucket
+
+    async def _wait_for_rate(self, snapshot: CatalogSnapshot, count: int) -> None:
+        bucket = self._bucket(snapshot.project_pk, snapshot.quota)
+        seconds = bucket.wait(count, self._clock())
+        # Taken at once, so that those who wait come one after another.
+        bucket.take(count)
+        if seconds:
+            await asyncio.sleep(seconds)
+
+    def _bucket(self, project_pk: int, quota: Quota) -> Bucket:
+        rate, burst = quota.events_per_second, quota.event_burst or quota.events_per_second
+        bucket = self._buckets.get(project_pk)
+        if bucket is None or (bucket.rate, bucket.burst) != (rate, burst):
+            bucket = self._buckets[project_pk] = Bucket(rate, burst, self._clock())
+        return bucket
+
+    async def _enter_day(self, snapshot: CatalogSnapshot, count: int) -> _Day:
+        day = await self._day(snapshot.project_pk)
+        limit = snapshot.quota.events_per_day
+        if day.used + count > limit:
+            self._metrics.count_refused(ProjectQuotaExceeded.reason)
+            seconds = ((day.number + 1) * DAY - database_now()) / _SECOND
+            raise ProjectQuotaExceeded(limit, max(0, limit - day.used), max(seconds, 1.0))
+        day.in_flight += count
+        return day
+
+    async def _day(self, project_pk: int) -> _Day:
+        if (day := self._current(project_pk)) is not None:
+            return day
+        async with self._reading[project_pk]:
+            if (day := self._current(project_pk)) is not None:
+                return day
+            number, now = database_now() // DAY, self._clock()
+            known = self._days.get(project_pk)
+            first, head = await self._database.read(
+                lambda connection: _bounds(connection, project_pk, number), brief=True
+            )
+            if known is None or known.number != number:
+                self._days[project_pk] = _Day(number, first, head, now)
+            else:
+                # Also after a failover, which may have lost the newest events.
+                known.first, known.head, known.read_at = first, head, now
+            return self._days[project_pk]
+
+    def _current(self, project_pk: int) -> _Day | None:
+        day = self._days.get(project_pk)
+        if day is None or day.number != database_now() // DAY:
+            return None
+        late = self._database.shared and self._clock() - day.read_at > HEAD_SECONDS
+        return None if late else day
+
+
+class Admitted:
+    """Events that a quota has admitted, until they are recorded or refused."""
+
+    __slots__ = ("_count", "_day")
+
+    def __init__(self, day: _Day | None, count: int) -> None:
+        self._day = day
+        self._count = count
+
+    def leave(self, drafts: Sequence[Draft]) -> None:
+        """Count what was recorded, in place of what was admitted."""
+        if self._day is None:
+            return
+        self._day.in_flight -= self._count
+        newest = next((each.event for each in reversed(drafts) if each.event is not None and not each.duplicate), None)
+        if newest is not None:
+            self._day.head = max(self._day.head, newest.position)
+
+    def leave_with(self, batch: Batch) -> None:
+        """Leave once a batch is decided."""
+        if self._day is not None:
+            batch.done.add_done_callback(lambda _: self.leave(batch.drafts))
+
+
+def _bounds(connection: Connection, project_pk: int, day: int) -> tuple[int, int]:
+    """Return the first position of a day, and the newest one."""
+    return position_at(connection, project_pk, day * DAY), log_head(connection, project_pk)
