@@ -24,7 +24,7 @@ def json_schema(event_name: str, description: str, schema: Schema) -> dict[str, 
     """Return the JSON Schema, draft 2020-12, of the payloads that a schema accepts without coercion.
 
     It does not allow the other values that LENIENT coercion accepts, such as "5" for a number or null for an absent
-    property. If undeclared properties are dropped, it allows them.
+    property. If undeclared properties are dropped, it allows them. Personal properties have `x-personal`.
     """
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": event_name}
     described = {"description": description} if description else {}
@@ -49,6 +49,8 @@ def _property(declared: Property, unknown: UnknownProperties) -> dict[str, Any]:
         described |= inner
     if declared.description:
         described["description"] = declared.description
+    if declared.personal:
+        described["x-personal"] = True
     if declared.suggested_values:
         described["examples"] = list(declared.suggested_values)
     return described

@@ -76,7 +76,8 @@ def _body(layout: MessageLayout, declared: dict[str, Property]) -> Iterator[str]
 
 
 def _field(field: Field, layout: MessageLayout, declared: Property) -> Iterator[str]:
-    yield from _comment(" ".join(("Required." if declared.required else "Optional.", declared.description)))
+    notes = ("Required." if declared.required else "Optional.", *(["Personal."] if declared.personal else []))
+    yield from _comment(" ".join((*notes, declared.description)))
     kind = layout.message(field).name if field.type is WireType.MESSAGE else _TYPES[field.type]
     label = "repeated " if field.repeated else "optional " if field.oneof() else ""
     yield f"{label}{kind} {field.name} = {field.number} [json_name = {_literal(field.json_name)}];"

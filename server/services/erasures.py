@@ -65,7 +65,7 @@ REST_FACTOR: Final = 4
 """After each transaction, an erasure pauses this many times as long as it took."""
 
 LOOK_SECONDS: Final = 5.0
-"""The interval at which erasures are looked for that nobody continues, and the time after which one counts as such."""
+"""The interval at which interrupted erasures are looked for. One that another server began counts as such after it."""
 
 RECENT_MARGIN: Final = 0.25
 """Added to the time for which other servers deliver matches from memory."""
@@ -142,11 +142,12 @@ class Erasures:
         return erased
 
     async def resume(self) -> float:
-        """Continue the erasures that nobody has continued for a while. Return the seconds until the next look."""
+        """Continue the erasures that no server continues. Return the seconds until the next look."""
         work_for(SERVER)
         stale = now_micros() - round(LOOK_SECONDS * 1_000_000)
         pending = await self._database.read(pending_erasures, brief=True)
-        await try_each([each for each in pending if each.updated_at < stale], self._continue)
+        left = [each for each in pending if each.updated_at < stale or not self._database.shared]
+        await try_each([each for each in left if each.key not in self._tasks], self._continue)
         return LOOK_SECONDS
 
     async def _continue(self, erasure: PendingErasure) -> None:

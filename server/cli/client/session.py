@@ -62,18 +62,26 @@ class Session:
         """Whether to print JSON."""
         return self.connection.json
 
-    async def call(self, method: grpc.aio.UnaryUnaryMultiCallable[Q, A], request: Q) -> A:
-        """Call a method for the project."""
-        return await self.bare_call(method, request, await self.metadata())
+    async def call(self, method: grpc.aio.UnaryUnaryMultiCallable[Q, A], request: Q, *, patient: bool = False) -> A:
+        """Call a method for the project; a patient call has no deadline."""
+        return await self.bare_call(method, request, await self.metadata(), patient=patient)
 
     async def admin_call(self, method: grpc.aio.UnaryUnaryMultiCallable[Q, A], request: Q) -> A:
         """Call a method that belongs to no project."""
         return await self.bare_call(method, request, self._authorization())
 
-    async def bare_call(self, method: grpc.aio.UnaryUnaryMultiCallable[Q, A], request: Q, metadata: Metadata = ()) -> A:
+    async def bare_call(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Q, A],
+        request: Q,
+        metadata: Metadata = (),
+        *,
+        patient: bool = False,
+    ) -> A:
         """Call a method with only this metadata."""
+        timeout = None if patient else self.connection.timeout
         try:
-            response = await method(request, timeout=self.connection.timeout, metadata=metadata)
+            response = await method(request, timeout=timeout, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             _raise_if_interrupted()
             raise failure_of(error, self.connection) from error

@@ -11,6 +11,7 @@ from server.cli.arguments.inputs import properties as json_object
 from server.cli.arguments.options import etag_option, limit_option, option
 from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
+from server.cli.commands.contact_data import erase, export
 from server.cli.output.tables import moment, print_fields, print_json, to_json, to_plain
 from server.cli.output.views import show_list, show_one
 from signalbox.v1 import contacts_pb2 as pb
@@ -72,7 +73,7 @@ async def list_(session: Session, search: str, limit: int) -> None:
 @etag_option
 @client_command
 async def delete(session: Session, email_or_id: str, etag: str) -> None:
-    """Delete a contact. Its address and properties are erased; its events are kept."""
+    """Delete a contact. Its address and properties are erased; its events are kept ("contact erase" erases them)."""
     request = pb.DeleteContactRequest(etag=etag)
     if "@" in email_or_id:
         request.email = email_or_id
@@ -80,6 +81,10 @@ async def delete(session: Session, email_or_id: str, etag: str) -> None:
         request.id = email_or_id
     response = await session.call(session.contacts.DeleteContact, request)
     show_one(response.contact, _fields, as_json=session.json)
+
+
+contact.add_command(export)
+contact.add_command(erase)
 
 
 def _row(contact: pb.Contact) -> tuple[str, ...]:

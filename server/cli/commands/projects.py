@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from server.cli.arguments.enums import NAME_CASE, UNDEFINED_EVENTS, UNKNOWN_CONTACTS, enum_option
+from server.cli.arguments.enums import ERASURE, NAME_CASE, UNDEFINED_EVENTS, UNKNOWN_CONTACTS, enum_option
 from server.cli.arguments.inputs import event_retention
 from server.cli.arguments.options import etag_option, option
 from server.cli.client.pagination import list_all
@@ -47,6 +47,7 @@ def _rules(command: F) -> F:
         _limit("--events-per-second", "How many events may be sent per second, on average; 0 for any number."),
         _limit("--event-burst", "How many events may be sent at once; by default those of one second."),
         _limit("--events-per-day", "How many events may be recorded per day (UTC); 0 for any number."),
+        enum_option("--erasure", ERASURE, help="Which properties of events are erased with a person."),
     )
     for decorate in reversed(options):
         command = decorate(command)
@@ -111,6 +112,7 @@ def _fields(project: pb.Project) -> tuple[tuple[str, str], ...]:
         ("name case", NAME_CASE.name(project.name_case)),
         ("event retention", period(project.event_retention) if project.HasField("event_retention") else "forever"),
         ("quota", _quota(project)),
+        ("erasure", ERASURE.name(project.erasure)),
         ("head position", str(project.head_position)),
         ("created", moment(project.created_at)),
         ("updated", moment(project.updated_at)),

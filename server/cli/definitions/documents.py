@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from yaml import Node
 
 _DEFINITION: Final = ("description", "compatibility", "unknown_properties", "coercion", "event_retention", "properties")
-_PROPERTY: Final = ("type", "required", "description", "suggested_values", "properties")
+_PROPERTY: Final = ("type", "required", "personal", "description", "suggested_values", "properties")
 _TYPES: Final = tuple(PropertyType)
 _TYPE = re.compile(r"([^<>!]*)(?:<([^<>!]*)>)?")
 _FORMS: Final = f"{', '.join(_TYPES)} or array<TYPE>"
@@ -154,6 +154,7 @@ def _property(entry: Entry, path: str, places: dict[str, str]) -> Property:
         name=entry.name,
         type=kind,
         required="required" in fields and flag_of(fields["required"], "required"),
+        personal="personal" in fields and flag_of(fields["personal"], "personal"),
         description=_description(fields),
         suggested_values=tuple(text_of(node, "a suggested value") for node in suggested),
         properties=_properties(fields["properties"], path, places) if "properties" in fields else (),

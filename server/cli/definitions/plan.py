@@ -211,6 +211,7 @@ def _property_facts(properties: Iterable[pb.Property], parent: str) -> Iterator[
     for property_ in properties:
         path = property_path(parent, property_.name)
         yield (path, "type"), property_text(property_)
+        yield (path, "personal"), property_.personal
         yield (path, "description"), property_.description
         yield (path, "suggested_values"), list(property_.suggested_values)
         yield from _property_facts(property_.properties, f"{path}[]" if property_.item_type else path)

@@ -81,7 +81,8 @@ def _rows(schema: pb.Schema) -> list[tuple[str, str, str]]:
 def _property_rows(property_: pb.Property, parent: str) -> Iterator[tuple[str, str, str]]:
     """Yield the rows of a property and of its nested properties: `lines`, `lines[].sku`."""
     path = parent + property_.name
-    yield path, property_text(property_), property_.description
+    kind = f"{property_text(property_)} (personal)" if property_.personal else property_text(property_)
+    yield path, kind, property_.description
     inside = f"{path}[]." if property_.item_type else f"{path}."
     for inner in property_.properties:
         yield from _property_rows(inner, inside)
