@@ -33,7 +33,7 @@ log = structlog.get_logger()
 LOOK_SECONDS = 60.0
 """The interval at which all projects are examined; a shorter retention period shortens it."""
 
-STEP_EVENTS = 200
+STEP_EVENTS = 500
 """The events examined and deleted at a time, which takes a few milliseconds."""
 
 RETRIED_EVENTS = 10_000
