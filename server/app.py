@@ -13,8 +13,10 @@ import structlog
 
 from server import runtime
 from server.api.server import GrpcServer
+from server.auditing import Changes
 from server.auth import admin_key
 from server.auth.access import Access
+from server.background.audit_retention import AuditRetention
 from server.background.event_retention import EventDeletion
 from server.background.loop_delay import LoopDelay
 from server.background.match_retention import MatchRetention
@@ -57,16 +59,19 @@ from server.metrics import Metrics
 from server.metrics.process import watch_process
 from server.outages import Outages
 from server.recurring import Recurring
+from server.rpc.audited import describe
 from server.rpc.calls import Calls
 from server.rpc.messages.pushes import push_body_writer
 from server.rpc.messages.typed_properties import TypedReaders
 from server.rpc.open_calls import OpenCalls
+from server.rpc.servicers.audit_log import AuditLogServicer
 from server.rpc.servicers.automations import AutomationsServicer
 from server.rpc.servicers.contacts import ContactsServicer
 from server.rpc.servicers.event_definitions import EventDefinitionsServicer
 from server.rpc.servicers.event_ingest import EventIngestServicer
 from server.rpc.servicers.match_stream import MatchStreamServicer
 from server.rpc.servicers.projects import ProjectsServicer
+from server.services.audit_log import AuditLog
 from server.services.automations import Automations
 from server.services.backtests import Backtests
 from server.services.contact_exports import ContactExports
@@ -79,6 +84,7 @@ from server.services.generated_types import GeneratedTypes
 from server.services.projects import Projects
 from server.services.runs import Runs
 from server.settings import admin_key_file
+from server.settings_audit import record_settings
 from server.sharing.loop_time import LoopTime
 from server.shutdown import Shutdown
 from server.storage.database import open_database
@@ -133,11 +139,11 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
 
         access = await _access(database, settings)
         stack.push_async_callback(access.close)
-        recent = RecentMatches()
-        catalog = Catalog(database, recent.forget)
+        changes, recent = await _changes(database, settings), RecentMatches()
+        catalog = Catalog(database, recent.forget, changes)
         key_prefixes = {dialect.name: dialect.key_prefixes[0] for dialect in DIALECTS}
         projects = Projects(database, catalog, access, key_prefixes)
-        contacts = Contacts(database, recent.forget)
+        contacts = Contacts(database, recent.forget, changes)
         definitions, automations = Definitions(database, catalog), Automations(database, catalog)
         demo_contact = await make_demo(projects, definitions, contacts, automations) if settings.demo else ""
 
@@ -165,17 +171,18 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         pushes = await stack.enter_async_context(
             _pushing(settings, database, dispatchers, matches, metrics, loop_time, shutdown, outages)
         )
-        subscriptions = Subscriptions(database, dispatchers, matches, pushes)
+        subscriptions = Subscriptions(database, dispatchers, matches, pushes, changes)
         deliveries = Deliveries(subscriptions, dispatchers, matches, shutdown)
         ingest, runs = (
             Ingest(catalog, queue, Quotas(database, metrics), loop_time),
             Runs(database, catalog.thread, metrics.count_runs),
         )
         servicers = {
+            "AuditLog": AuditLogServicer(AuditLog(database)),
             "Automations": AutomationsServicer(automations, Explanations(database, catalog), runs, typed),
             "Contacts": ContactsServicer(
                 contacts,
-                await stack.enter_async_context(_erasing(database, recent, outages)),
+                await stack.enter_async_context(_erasing(database, recent, outages, changes)),
                 ContactExports(database),
                 calls.stopping,
             ),
@@ -292,13 +299,18 @@ async def _background(
         events = EventDeletion(database, outages)
         events.start()
         stack.push_async_callback(events.close)
+        audit = AuditRetention(database, settings.audit_retention_seconds, outages)
+        audit.start()
+        stack.push_async_callback(audit.close)
         yield
 
 
 @asynccontextmanager
-async def _erasing(database: Database, recent: RecentMatches, outages: Outages) -> AsyncIterator[Erasures]:
+async def _erasing(
+    database: Database, recent: RecentMatches, outages: Outages, changes: Changes
+) -> AsyncIterator[Erasures]:
     """Erase persons, and continue erasures that were interrupted."""
-    erasures = Erasures(database, recent.forget, outages)
+    erasures = Erasures(database, recent.forget, outages, changes)
     erasures.start()
     try:
         yield erasures
@@ -360,6 +372,12 @@ async def _access(database: Database, settings: Settings) -> Access:
     secret = admin_key.check_strength(given) if given else admin_key.read_or_make(admin_key_file(settings.database))
     page_secret = await database.write(partial(read_or_make_secret, name=PAGE_TOKENS))
     return Access(database, secret, page_secret, demo=settings.demo)
+
+
+async def _changes(database: Database, settings: Settings) -> Changes:
+    changes = Changes(database, describe)
+    await record_settings(changes, settings)
+    return changes
 
 
 async def _stop_listeners(grpc_server: GrpcServer, http_server: HttpServer, grace_seconds: float) -> None:

@@ -74,6 +74,7 @@ class Scope(StrEnum):
     AUTOMATIONS_READ = "automations:read"
     MATCHES_READ = "matches:read"
     PERSONAL_READ = "personal:read"
+    AUDIT_READ = "audit:read"
     ALL = "*"
 
 
@@ -148,6 +149,27 @@ class ApiKey:
     demo: bool
     created_at: int
     revoked_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """A change that someone made. `key_id` is empty for the admin key and for the server, whose `api` is "server".
+
+    `before` and `after` are JSON, empty where the resource does not exist; `omitted` names fields left out of them.
+    """
+
+    id: str
+    occurred_at: int
+    project_id: str
+    key_id: str
+    api: str
+    request_id: str
+    action: str
+    resource_type: str
+    resource_id: str
+    before: str
+    after: str
+    omitted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,9 +27,10 @@ class Tls:
 class Settings:
     """The settings of one server. An empty `admin_key` is read from, or made in, the admin key file.
 
-    Matches are kept for `match_retention_seconds`, for ever if that is None. Without `migrate` a database that lacks
-    migrations is refused. Matches are pushed to public addresses and to `push_networks`. Of the calls that neither fail
-    nor are slow nor change anything, each `log_calls`-th is logged, none if that is 0.
+    Matches are kept for `match_retention_seconds`, for ever if that is None, and entries of the audit log for
+    `audit_retention_seconds`. Without `migrate` a database that lacks migrations is refused. Matches are pushed to
+    public addresses and to `push_networks`. Of the calls that neither fail nor are slow nor change anything, each
+    `log_calls`-th is logged, none if that is 0.
     """
 
     grpc: str = DEFAULT_GRPC
@@ -43,6 +44,7 @@ class Settings:
     grace_seconds: float = 10.0
     queue_events: int = 50_000
     match_retention_seconds: float | None = None
+    audit_retention_seconds: float = 400 * 86_400.0
     tls: Tls | None = None
     rate_limits: bool = False
     http_body_bytes: int = 1024 * 1024

@@ -81,7 +81,7 @@ from server.rpc.messages.structs import depth_of
 from server.rpc.messages.subscriptions import write_consumer, write_parked, write_subscription
 from server.rpc.messages.watches import write_update
 from server.rpc.response_size import MAX_DETAIL_BYTES, size_of, write_details, write_page
-from server.rpc.servicers.projects import _write_key, _write_project
+from server.rpc.servicers.projects import write_key, write_project
 from server.services.backtests import Outcome, Progress, Report, Sample
 from server.services.definitions import CompatibilityVerdict
 from server.services.dependents import ReadingAutomation
@@ -444,7 +444,7 @@ def test_a_project_and_a_key_are_written_whole() -> None:
         NameCase.INSENSITIVE,
         erasure=Erasure.KEEP_NOT_PERSONAL,
     )
-    project = _write_project(Project(1, "p1", "shop", rules, 3, 21, SECOND, 2 * SECOND, 86_400 * SECOND))
+    project = write_project(Project(1, "p1", "shop", rules, 3, 21, SECOND, 2 * SECOND, 86_400 * SECOND))
     assert unset(project) == set()
     assert plain(project) == {
         "id": "p1",
@@ -460,7 +460,7 @@ def test_a_project_and_a_key_are_written_whole() -> None:
         "event_retention": "86400s",
     }
     scopes = frozenset({Scope.MATCHES_READ, Scope.EVENTS_READ})
-    revoked = _write_key(ApiKey("k1", 1, "p1", Dialect.ARSEL, scopes, "Key", "ar_…1234", False, SECOND, 2 * SECOND))
+    revoked = write_key(ApiKey("k1", 1, "p1", Dialect.ARSEL, scopes, "Key", "ar_…1234", False, SECOND, 2 * SECOND))
     assert unset(revoked) == set()
     assert plain(revoked) == {
         "id": "k1",
@@ -472,7 +472,7 @@ def test_a_project_and_a_key_are_written_whole() -> None:
         "created_at": "1970-01-01T00:00:01Z",
         "revoked_at": "1970-01-01T00:00:02Z",
     }
-    valid = _write_key(ApiKey("k1", 1, "p1", Dialect.ARSEL, scopes, "Key", "ar_…1234", False, SECOND, None))
+    valid = write_key(ApiKey("k1", 1, "p1", Dialect.ARSEL, scopes, "Key", "ar_…1234", False, SECOND, None))
     assert unset(valid) == {"revoked_at"}
 
 

@@ -24,6 +24,7 @@ DEFAULTS: dict[str, Any] = {
     "grace_seconds": 10,
     "queue_events": 50_000,
     "match_retention_seconds": None,
+    "audit_retention_seconds": 400 * 86_400,
     "tls": None,
     "rate_limits": False,
     "http_body_bytes": 1_048_576,
@@ -37,6 +38,7 @@ DEFAULTS: dict[str, Any] = {
 WORDS = {
     "metrics": "no key: `--metrics HOST:PORT` (`SIGNALBOX_METRICS`)",
     "drain_seconds": "For `--drain` seconds (5; `SIGNALBOX_DRAIN`)",
+    "audit_retention_seconds": "for 400 days, unless `--audit-retention TIME` is set",
     "match_retention_seconds": "For ever, unless `--match-retention 30d` is set",
 }
 """Sentences of docs/operations.md that state a default."""

@@ -56,6 +56,9 @@ RETRY_SECONDS: Final = 0.25
 ADMIN = "admin"
 """The scope of methods that only the admin key may call."""
 
+_ACROSS_PROJECTS: Final = frozenset({Scope.AUDIT_READ.value})
+"""Scopes of methods that the admin key may call without naming a project, for all of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
@@ -82,7 +85,7 @@ class Caller:
         if scope == ADMIN:
             raise AdminRequired
         if self.admin:
-            if not self.project_pk:
+            if not self.project_pk and scope not in _ACROSS_PROJECTS:
                 raise ProjectRequired
             return
         if Scope.ALL not in self.scopes:

@@ -37,6 +37,7 @@ _COMMANDS = {
     "backup": ("server.cli.commands.backups", "Copy a database into a file."),
     "restore": ("server.cli.commands.backups", "Make a database of a backup."),
     "compact": ("server.cli.commands.backups", "Return the free space of a database."),
+    "audit": ("server.cli.commands.audit", "Show who changed what."),
     "migrate": ("server.cli.commands.migrate", "Migrate a database to the schema of this version."),
 }
 """The module of each command, which defines it under the same name, and its summary."""

@@ -11,7 +11,9 @@ from uuid_utils import uuid7
 from automation.errors import SubscriptionNotFound
 from automation.subscriptions import push_store, store
 from automation.subscriptions.push import PushChanges, change_push, make_secret
+from automation.subscriptions.values import SubscriptionStats
 from registry.timestamps import now_micros
+from server.auditing import Changes, Noted
 from server.clock import transaction_time
 from server.delivery.start_points import resolve_start
 from server.errors import SubscriptionDoesNotPush, SubscriptionInUse
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
 
     from automation.subscriptions.push import Push, PushAttempt
     from automation.subscriptions.store import SubscriptionChanges
-    from automation.subscriptions.values import ParkedMatch, ParkedSelection, Subscription, SubscriptionStats
+    from automation.subscriptions.values import ParkedMatch, ParkedSelection, Subscription
+    from server.auditing import Record
     from server.delivery.dispatchers import Dispatchers
     from server.delivery.match_reader import MatchReader, UnreadableMatch
     from server.delivery.push.pushes import Pushes
@@ -67,8 +70,16 @@ class ConsumerStatus:
 class Subscriptions:
     """Keeps subscriptions. A subscription is named by its id or name."""
 
-    def __init__(self, database: Database, dispatchers: Dispatchers, reader: MatchReader, pushes: Pushes) -> None:
+    def __init__(
+        self,
+        database: Database,
+        dispatchers: Dispatchers,
+        reader: MatchReader,
+        pushes: Pushes,
+        changes: Changes | None = None,
+    ) -> None:
         self._database = database
+        self._changes = changes or Changes(database)
         self._dispatchers = dispatchers
         self._reader = reader
         self._pushes = pushes
@@ -87,7 +98,7 @@ class Subscriptions:
             store.check_subscription(new)
             push = await self._pushes.check(replace(push, secrets=push.secrets or (made_secret,)))
 
-        def create(connection: Connection) -> SubscriptionStatus:
+        def create(connection: Connection, record: Record) -> SubscriptionStatus:
             lock_heads(connection, [project_pk])
             now = now_micros()
             filled = replace(new, project_pk=project_pk, id=subscription_id, created_at=now, updated_at=now)
@@ -96,9 +107,10 @@ class Subscriptions:
             created = store.create_subscription(connection, replace(filled, read_position=position))
             if push is not None:
                 created = push_store.write_push(connection, created, replace(push, paused_at=push.paused_at and now))
+            record(connection, project_pk, None, _recorded(connection, created))
             return replace(self._status(connection, [created])[0], made_secret=made_secret)
 
-        status = await self._database.write(create)
+        status = await self._changes.write("CreateSubscription", create)
         if push is not None:
             self._pushes.changed.set()
         return status
@@ -146,13 +158,17 @@ class Subscriptions:
         if isinstance(push, PushChanges):
             push, made_secret = await self._check_push(project_pk, subscription, push)
 
-        def update(connection: Connection) -> Subscription:
+        def update(connection: Connection, record: Record) -> Subscription:
             lock_heads(connection, [project_pk])
             now = now_micros()
+            before = _recorded(connection, _locked(connection, project_pk, subscription))
             updated = store.update_subscription(connection, project_pk, subscription, changes, etag, now)
-            return updated if push is UNSET else _change_push(connection, updated, push, now)
+            if push is not UNSET:
+                updated = _change_push(connection, updated, push, now)
+            record(connection, project_pk, before, _recorded(connection, updated))
+            return updated
 
-        status = await self._change(update)
+        status = await self._change("UpdateSubscription", update)
         self._pushes.changed.set()
         return replace(status, made_secret=made_secret)
 
@@ -191,15 +207,17 @@ class Subscriptions:
         Raise SubscriptionNotFound, SubscriptionInUse and EtagMismatch.
         """
 
-        def delete(connection: Connection) -> SubscriptionStatus:
-            current = store.get_subscription(connection, project_pk, subscription)
+        def delete(connection: Connection, record: Record) -> SubscriptionStatus:
+            current = _locked(connection, project_pk, subscription)
             status = self._status(connection, [current])[0]
             if status.consumer_count and not force:
                 raise SubscriptionInUse(subscription, status.consumer_count)
+            before = _recorded(connection, current)
             store.delete_subscription(connection, project_pk, current.id, etag)
+            record(connection, project_pk, before, None)
             return status
 
-        status = await self._write_and_wake(delete, lambda status: status.subscription.key)
+        status = await self._write_and_wake("DeleteSubscription", delete, lambda status: status.subscription.key)
         self._pushes.changed.set()
         return status
 
@@ -209,14 +227,17 @@ class Subscriptions:
         Raise SubscriptionNotFound, EtagMismatch, CursorExpired, CursorInvalid, CursorRewound and PositionBeyondHead.
         """
 
-        def seek(connection: Connection) -> Subscription:
+        def seek(connection: Connection, record: Record) -> Subscription:
             # Retention deletes under this lock: no match after the position goes before the subscription protects it.
             lock_heads(connection, [project_pk])
             position = resolve_start(connection, project_pk, start)
             now = transaction_time(connection)
-            return store.seek_subscription(connection, project_pk, subscription, position, etag, now)
+            before = _recorded(connection, _locked(connection, project_pk, subscription))
+            moved = store.seek_subscription(connection, project_pk, subscription, position, etag, now)
+            record(connection, project_pk, before, _recorded(connection, moved))
+            return moved
 
-        return await self._change(seek)
+        return await self._change("SeekSubscription", seek)
 
     async def find(self, project_pk: int, subscription: str) -> Subscription:
         """Return a subscription without its status. Raise SubscriptionNotFound."""
@@ -256,7 +277,9 @@ class Subscriptions:
         def replay(connection: Connection, current: Subscription) -> int:
             return store.replay_parked(connection, current.key, selection, transaction_time(connection))
 
-        return await self._move_parked(project_pk, subscription, selection, replay, dry_run=dry_run)
+        return await self._move_parked(
+            project_pk, "ReplayParkedMatches", subscription, selection, replay, dry_run=dry_run
+        )
 
     async def discard_parked(
         self, project_pk: int, subscription: str, selection: ParkedSelection, *, dry_run: bool
@@ -266,11 +289,14 @@ class Subscriptions:
         def discard(connection: Connection, current: Subscription) -> int:
             return store.discard_parked(connection, current.key, selection)
 
-        return await self._move_parked(project_pk, subscription, selection, discard, dry_run=dry_run)
+        return await self._move_parked(
+            project_pk, "DiscardParkedMatches", subscription, selection, discard, dry_run=dry_run
+        )
 
     async def _move_parked(
         self,
         project_pk: int,
+        action: str,
         subscription: str,
         selection: ParkedSelection,
         move: Callable[[Connection, Subscription], int],
@@ -280,25 +306,35 @@ class Subscriptions:
         current = await self.find(project_pk, subscription)
         if dry_run:
             return await self._database.read(lambda connection: store.count_parked(connection, current, selection))
+
+        def work(connection: Connection, record: Record) -> int:
+            count = move(connection, current)
+            moved = Noted("subscription", current.id, {"name": current.name, "parkedMatchCount": count})
+            record(connection, project_pk, None, moved if count else None)
+            return count
+
         try:
-            return await self._write_and_wake(lambda connection: move(connection, current), lambda _: current.key)
+            return await self._write_and_wake(action, work, lambda _: current.key)
         except SubscriptionNotFound:
             raise SubscriptionNotFound(subscription) from None
 
-    async def _change(self, change: Callable[[Connection], Subscription]) -> SubscriptionStatus:
+    async def _change(self, action: str, change: Callable[[Connection, Record], Subscription]) -> SubscriptionStatus:
         return await self._write_and_wake(
-            lambda connection: self._status(connection, [change(connection)])[0],
+            action,
+            lambda connection, record: self._status(connection, [change(connection, record)])[0],
             lambda status: status.subscription.key,
         )
 
-    async def _write_and_wake(self, work: Callable[[Connection], T], key_of: Callable[[T], int]) -> T:
+    async def _write_and_wake(
+        self, action: str, work: Callable[[Connection, Record], T], key_of: Callable[[T], int]
+    ) -> T:
         """Change a subscription and wake its dispatcher, even if the caller is cancelled while the change is written.
 
         Without the wake, matches that the change makes available would wait for the next match.
         """
 
         async def write_and_wake() -> T:
-            result = await self._database.write(work)
+            result = await self._changes.write(action, work)
             self._dispatchers.wake(key_of(result))
             return result
 
@@ -316,6 +352,21 @@ class Subscriptions:
             )
             for subscription in subscriptions
         ]
+
+
+def _locked(connection: Connection, project_pk: int, subscription: str) -> Subscription:
+    """Read a subscription that nobody else changes until the transaction ends. Raise SubscriptionNotFound."""
+    found = store.get_subscription(connection, project_pk, subscription)
+    try:
+        return store.lock_subscription(connection, found.key)
+    except SubscriptionNotFound:
+        raise SubscriptionNotFound(subscription) from None
+
+
+def _recorded(connection: Connection, subscription: Subscription) -> SubscriptionStatus:
+    """Return a subscription as the audit log has it: without what deliveries change."""
+    push = push_store.pushes_of(connection, [subscription.key]).get(subscription.key)
+    return SubscriptionStatus(subscription, SubscriptionStats(0, 0, 0, 0, 0), 0, push)
 
 
 def _change_push(

@@ -32,6 +32,7 @@ from automation.bulk import chunks
 from automation.matching import LiveAutomations
 from registry.coercion import compile_schema
 from registry.store import active_definitions
+from server.auditing import Changes
 from server.sharing.work_thread import SLICE_SECONDS, WorkThread
 from server.storage.projects import (
     advance_catalog,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from automation.automations import Automation
     from registry.coercion import Coercer
     from registry.definitions import EventDefinition
+    from server.auditing import Record
     from server.model import Project, Rules
     from server.storage.database import Database
 
@@ -154,8 +156,14 @@ def definitions_only(connection: Connection, project_pk: int) -> CatalogSnapshot
 class Catalog:
     """The snapshots of the projects that are in use."""
 
-    def __init__(self, database: Database, invalidated: Callable[[int], object] = lambda project_pk: None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        invalidated: Callable[[int], object] = lambda project_pk: None,
+        changes: Changes | None = None,
+    ) -> None:
         """`invalidated` is called with a project whose catalog has changed."""
+        self.changes = changes or Changes(database)
         self._database = database
         self._invalidated = invalidated
         self.thread = WorkThread()
@@ -212,23 +220,27 @@ class Catalog:
         self._snapshots.pop(project_pk, None)
         self._invalidated(project_pk)
 
-    async def change(self, project_pk: int, work: Callable[[Connection], T], *, dry_run: bool = False) -> T:
+    async def change(
+        self, project_pk: int, action: str, work: Callable[[Connection, Record], T], *, dry_run: bool = False
+    ) -> T:
         """Change the catalog of a project in one transaction, and invalidate its snapshot. Return the result of `work`.
+
+        The work records what it changes for the audit log, as the effect of `action`, the name of an RPC.
 
         The version is advanced before the work is done: on PostgreSQL that locks the project's head, so that changes
         and commits of one project come one after the other. With `dry_run` everything is done, and then rolled back.
         The transaction and the invalidation are one piece of work, which a cancelled caller does not cut apart.
         """
 
-        def in_transaction(connection: Connection) -> T:
+        def in_transaction(connection: Connection, record: Record) -> T:
             advance_catalog(connection, project_pk)
-            result = work(connection)
+            result = work(connection, record)
             if dry_run:
                 raise _RolledBack(result)
             return result
 
         async def change_and_invalidate() -> T:
-            result = await self._database.write(in_transaction)
+            result = await self.changes.write(action, in_transaction)
             self.invalidate(project_pk)
             return result
 

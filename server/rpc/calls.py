@@ -149,12 +149,14 @@ class Method:
 
 
 def served_methods(service: ServiceDescriptor, servicer: object) -> Iterator[Method]:
-    """Yield the methods of a service that its servicer has. Raise ValueError for one without a scope."""
+    """Yield the methods of a service that its servicer has. Raise ValueError for one without a scope or an effect."""
     for descriptor in service.methods:
         if hasattr(servicer, descriptor.name):
             scope: str = descriptor.GetOptions().Extensions[options_pb2.required_scope]
             if not scope:
                 raise ValueError(f"{descriptor.full_name} has no required_scope")
+            if not descriptor.GetOptions().Extensions[options_pb2.effect]:
+                raise ValueError(f"{descriptor.full_name} has no effect")
             yield Method(descriptor, scope, getattr(servicer, descriptor.name))
 
 

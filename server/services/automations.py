@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from automation.automations import Automation, AutomationChanges, NewAutomation
     from automation.runs import Run
+    from server.auditing import Record
     from server.ingest.catalog import Catalog
     from server.paging import Page, PageRequest
     from server.sharing.work_thread import WorkThread
@@ -59,11 +60,13 @@ class Automations:
         automation_id = "" if validate_only else str(uuid7())
         await parse_ahead(self._catalog.thread, project_pk, new.condition)
 
-        def create(connection: Connection, head: int) -> Automation:
+        def create(connection: Connection, head: int, record: Record) -> Automation:
             check_condition(connection, project_pk, new.event_name, new.condition)
-            return store.create_automation(connection, project_pk, automation_id, new, head, now_micros())
+            created = store.create_automation(connection, project_pk, automation_id, new, head, now_micros())
+            record(connection, project_pk, None, created)
+            return created
 
-        return await self._change(project_pk, create, dry_run=validate_only)
+        return await self._change(project_pk, "CreateAutomation", create, dry_run=validate_only)
 
     async def get(self, project_pk: int, automation_id: str) -> Automation:
         """Read an automation. Raise AutomationNotFound."""
@@ -133,15 +136,17 @@ class Automations:
             condition = (await self.get(project_pk, automation_id)).condition
         await parse_ahead(self._catalog.thread, project_pk, condition)
 
-        def update(connection: Connection, head: int) -> Automation:
+        def update(connection: Connection, head: int, record: Record) -> Automation:
             current = store.get_automation(connection, project_pk, automation_id)
             changed = changes.apply(current, now_micros())
             activated = changed.state is AutomationState.ACTIVE and changed.state is not current.state
             if activated or (changed.event_name, changed.condition) != (current.event_name, current.condition):
                 check_condition(connection, project_pk, changed.event_name, changed.condition)
-            return store.update_automation(connection, current, changed, etag, head)
+            updated = store.update_automation(connection, current, changed, etag, head)
+            record(connection, project_pk, current, updated)
+            return updated
 
-        return await self._change(project_pk, update, dry_run=validate_only)
+        return await self._change(project_pk, "UpdateAutomation", update, dry_run=validate_only)
 
     async def activate(self, project_pk: int, automation_id: str, etag: str) -> Automation:
         """Activate an automation: it matches the events recorded from now on.
@@ -151,13 +156,15 @@ class Automations:
         condition = (await self.get(project_pk, automation_id)).condition
         await parse_ahead(self._catalog.thread, project_pk, condition)
 
-        def activate(connection: Connection, head: int) -> Automation:
+        def activate(connection: Connection, head: int, record: Record) -> Automation:
             current = store.get_automation(connection, project_pk, automation_id)
             if current.state is not AutomationState.ACTIVE:
                 check_condition(connection, project_pk, current.event_name, current.condition)
-            return store.activate(connection, current, etag, head, now_micros())
+            activated = store.activate(connection, current, etag, head, now_micros())
+            record(connection, project_pk, current, activated)
+            return activated
 
-        return await self._change(project_pk, activate)
+        return await self._change(project_pk, "ActivateAutomation", activate)
 
     async def pause(self, project_pk: int, automation_id: str, etag: str) -> Automation:
         """Pause an automation: it starts no more runs.
@@ -165,11 +172,13 @@ class Automations:
         Raise AutomationNotFound, AutomationNotActive and EtagMismatch.
         """
 
-        def pause(connection: Connection, head: int) -> Automation:
+        def pause(connection: Connection, head: int, record: Record) -> Automation:
             current = store.get_automation(connection, project_pk, automation_id)
-            return store.pause(connection, current, etag, head, now_micros())
+            paused = store.pause(connection, current, etag, head, now_micros())
+            record(connection, project_pk, current, paused)
+            return paused
 
-        return await self._change(project_pk, pause)
+        return await self._change(project_pk, "PauseAutomation", pause)
 
     async def delete(self, project_pk: int, automation_id: str, etag: str) -> tuple[Automation, int]:
         """Delete an automation that is not active. Return it as it was, and how many open runs were cancelled.
@@ -177,20 +186,24 @@ class Automations:
         Raise AutomationNotFound, AutomationActive and EtagMismatch.
         """
 
-        def delete(connection: Connection, head: int) -> tuple[Automation, int]:
+        def delete(connection: Connection, head: int, record: Record) -> tuple[Automation, int]:
             now = now_micros()
             current = store.get_automation(connection, project_pk, automation_id)
             store.delete_automation(connection, current, etag, now)
+            record(connection, project_pk, current, None)
             reason = "The automation was deleted"
             return current, cancel_runs(connection, project_pk, current.key, reason, head, now)
 
-        return await self._change(project_pk, delete)
+        return await self._change(project_pk, "DeleteAutomation", delete)
 
-    async def _change(self, project_pk: int, work: Callable[[Connection, int], T], *, dry_run: bool = False) -> T:
+    async def _change(
+        self, project_pk: int, action: str, work: Callable[[Connection, int, Record], T], *, dry_run: bool = False
+    ) -> T:
         """Change the automations of a project; `work` gets the position after which the change applies."""
         return await self._catalog.change(
             project_pk,
-            lambda connection: work(connection, advance_automations(connection, project_pk)),
+            action,
+            lambda connection, record: work(connection, advance_automations(connection, project_pk), record),
             dry_run=dry_run,
         )
 

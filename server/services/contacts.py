@@ -10,6 +10,7 @@ from uuid_utils import uuid7
 
 from automation.run_store import cancel_runs_of_contacts
 from registry.timestamps import now_micros
+from server.auditing import Changes
 from server.budgets import MAX_CONTACT_BYTES, MAX_CONTACT_VALUES
 from server.errors import ContactAlreadyExists, ContactNotFound, InvalidArgument
 from server.storage import contacts as store
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from server.auditing import Record
     from server.model import Contact
     from server.paging import Page, PageRequest
     from server.storage.database import Database
@@ -40,9 +42,10 @@ class ContactRef:
 class Contacts:
     """Manages contacts. Addresses are in the form of `server.emails.normalize_email`."""
 
-    def __init__(self, database: Database, on_erased: Callable[[int], object]) -> None:
+    def __init__(self, database: Database, on_erased: Callable[[int], object], changes: Changes | None = None) -> None:
         """`on_erased` is called with the `project_pk` after contacts of a project were erased."""
         self._database = database
+        self._changes = changes or Changes(database)
         self._on_erased = on_erased
 
     async def upsert(
@@ -53,32 +56,29 @@ class Contacts:
         A property that is None is removed. With an etag the contact must exist: raises ContactNotFound, EtagMismatch.
         """
 
-        def work(connection: Connection) -> tuple[Contact, bool]:
+        def work(connection: Connection, record: Record) -> tuple[Contact, bool]:
             # The head's lock keeps two servers from creating the same contact.
             lock_heads(connection, [project_pk])
-            now = now_micros()
             try:
                 current = store.find_contact(connection, project_pk, email=email)
             except ContactNotFound:
                 if etag:
                     raise
-                kept = _without_nulls(properties)
-                return store.insert_contact(connection, project_pk, str(uuid7()), email, kept, now), True
-            return _updated(connection, current, properties, etag), False
+                return _created(connection, record, project_pk, email, properties), True
+            return _updated(connection, record, project_pk, current, properties, etag), False
 
-        return await self._database.write(work)
+        return await self._changes.write("UpsertContact", work)
 
     async def create(self, project_pk: int, email: str, properties: Mapping[str, Any]) -> Contact:
         """Create a contact. Raise ContactAlreadyExists."""
 
-        def work(connection: Connection) -> Contact:
+        def work(connection: Connection, record: Record) -> Contact:
             lock_heads(connection, [project_pk])
             if store.contact_keys(connection, project_pk, emails=[email]):
                 raise ContactAlreadyExists(email)
-            kept = _without_nulls(properties)
-            return store.insert_contact(connection, project_pk, str(uuid7()), email, kept, now_micros())
+            return _created(connection, record, project_pk, email, properties)
 
-        return await self._database.write(work)
+        return await self._changes.write("UpsertContact", work)
 
     async def update(self, project_pk: int, name: ContactRef, properties: Mapping[str, Any], etag: str = "") -> Contact:
         """Set properties of a contact; one that is None is removed.
@@ -86,12 +86,12 @@ class Contacts:
         Raise ContactNotFound, EtagMismatch and InvalidArgument.
         """
 
-        def work(connection: Connection) -> Contact:
+        def work(connection: Connection, record: Record) -> Contact:
             lock_heads(connection, [project_pk])
             current = store.find_contact(connection, project_pk, contact_id=name.id, email=name.email)
-            return _updated(connection, current, properties, etag)
+            return _updated(connection, record, project_pk, current, properties, etag)
 
-        return await self._database.write(work)
+        return await self._changes.write("UpsertContact", work)
 
     async def get(self, project_pk: int, name: ContactRef) -> Contact:
         """Read a contact. Raise ContactNotFound."""
@@ -140,10 +140,10 @@ class Contacts:
         Raise ContactNotFound and EtagMismatch.
         """
 
-        def work(connection: Connection) -> Contact:
+        def work(connection: Connection, record: Record) -> Contact:
             advance_catalog(connection, project_pk)
             current = store.find_contact(connection, project_pk, contact_id=name.id, email=name.email)
-            _erase(connection, project_pk, [current], etag)
+            _erase(connection, record, project_pk, [current], etag)
             return current
 
         return await self._erase(project_pk, work)
@@ -152,41 +152,62 @@ class Contacts:
         """Erase the contacts that exist, as `delete` does, in one transaction. Return their number."""
         ids = set(contact_ids)
 
-        def work(connection: Connection) -> int:
+        def work(connection: Connection, record: Record) -> int:
             advance_catalog(connection, project_pk)
             found = [
                 store.find_contact(connection, project_pk, contact_id=contact_id)
                 for contact_id in store.contact_keys(connection, project_pk, ids=ids)
             ]
-            _erase(connection, project_pk, found)
+            _erase(connection, record, project_pk, found)
             return len(found)
 
         return await self._erase(project_pk, work)
 
-    async def _erase(self, project_pk: int, work: Callable[[Connection], T]) -> T:
+    async def _erase(self, project_pk: int, work: Callable[[Connection, Record], T]) -> T:
         """Erase contacts in a transaction and report it, even if the caller is cancelled in between."""
 
         async def erase_and_report() -> T:
-            result = await self._database.write(work)
+            result = await self._changes.write("DeleteContact", work)
             self._on_erased(project_pk)
             return result
 
         return await finished(erase_and_report())
 
 
-def _erase(connection: Connection, project_pk: int, contacts: Sequence[Contact], etag: str = "") -> None:
+def _erase(
+    connection: Connection, record: Record, project_pk: int, contacts: Sequence[Contact], etag: str = ""
+) -> None:
     """Erase contacts and cancel their open runs. Raise EtagMismatch."""
     head, now = lock_heads(connection, [project_pk])[project_pk].position, now_micros()
     for contact in contacts:
         store.erase_contact(connection, project_pk, contact, etag, now)
+        record(connection, project_pk, contact, None)
     keys = [contact.key for contact in contacts]
     cancel_runs_of_contacts(connection, project_pk, keys, "The contact was deleted", head, now)
 
 
-def _updated(connection: Connection, current: Contact, properties: Mapping[str, Any], etag: str) -> Contact:
+def _created(
+    connection: Connection, record: Record, project_pk: int, email: str, properties: Mapping[str, Any]
+) -> Contact:
+    kept = _without_nulls(properties)
+    created = store.insert_contact(connection, project_pk, str(uuid7()), email, kept, now_micros())
+    record(connection, project_pk, None, created)
+    return created
+
+
+def _updated(
+    connection: Connection,
+    record: Record,
+    project_pk: int,
+    current: Contact,
+    properties: Mapping[str, Any],
+    etag: str,
+) -> Contact:
     merged = _without_nulls({**current.properties, **properties})
     _check_size(merged)
-    return store.update_contact(connection, current, merged, etag, now_micros())
+    updated = store.update_contact(connection, current, merged, etag, now_micros())
+    record(connection, project_pk, current, updated)
+    return updated
 
 
 def _check_size(properties: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from registry.definitions import EventDefinition, NewDefinition, Revision
     from registry.schema import Compatibility, Schema
     from registry.store import DefinitionChanges
+    from server.auditing import Record
     from server.auth.access import Caller
     from server.ingest.catalog import Catalog
     from server.paging import Page, PageRequest
@@ -56,11 +57,13 @@ class Definitions:
 
         Raise InvalidName, InvalidDescription, InvalidSchema, DefinitionAlreadyExists and TooManyDefinitions.
         """
-        return await self._catalog.change(
-            caller.project_pk,
-            lambda connection: store.create_definition(connection, caller.project_id, str(uuid7()), new, now_micros()),
-            dry_run=validate_only,
-        )
+
+        def create(connection: Connection, record: Record) -> EventDefinition:
+            created = store.create_definition(connection, caller.project_id, str(uuid7()), new, now_micros())
+            record(connection, caller.project_pk, None, created)
+            return created
+
+        return await self._catalog.change(caller.project_pk, "CreateEventDefinition", create, dry_run=validate_only)
 
     async def get(self, caller: Caller, name_or_id: str) -> EventDefinition:
         """Read a definition; a deleted one by id alone. Raise DefinitionNotFound."""
@@ -98,6 +101,7 @@ class Definitions:
         """
         return await self._update(
             caller,
+            "UpdateEventDefinition",
             lambda connection: store.update_definition(
                 connection, caller.project_id, name_or_id, changes, etag, str(uuid7()), now_micros()
             ),
@@ -122,6 +126,7 @@ class Definitions:
         """
         return await self._update(
             caller,
+            "RollbackRevision",
             lambda connection: store.rollback_revision(
                 connection, caller.project_id, name_or_id, number, etag, now_micros()
             ),
@@ -135,25 +140,29 @@ class Definitions:
         Raise DefinitionNotFound, DefinitionDeleted, EtagMismatch and DefinitionInUse.
         """
 
-        def delete(connection: Connection) -> EventDefinition:
+        def delete(connection: Connection, record: Record) -> EventDefinition:
+            before = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
             deleted = store.delete_definition(connection, caller.project_id, name_or_id, etag, now_micros())
             if unless_used and (count := active_automations(connection, caller.project_pk, deleted.name)):
                 raise DefinitionInUse(deleted.name, count)
+            record(connection, caller.project_pk, before, deleted)
             return deleted
 
-        return await self._catalog.change(caller.project_pk, delete)
+        return await self._catalog.change(caller.project_pk, "DeleteEventDefinition", delete)
 
     async def undelete(self, caller: Caller, definition_id: str, etag: str) -> EventDefinition:
         """Restore a deleted definition.
 
         Raise DefinitionNotFound, DefinitionNotDeleted, DefinitionAlreadyExists, TooManyDefinitions and EtagMismatch.
         """
-        return await self._catalog.change(
-            caller.project_pk,
-            lambda connection: store.undelete_definition(
-                connection, caller.project_id, definition_id, etag, now_micros()
-            ),
-        )
+
+        def undelete(connection: Connection, record: Record) -> EventDefinition:
+            before = store.get_definition(connection, caller.project_id, definition_id, deleted=True)
+            restored = store.undelete_definition(connection, caller.project_id, definition_id, etag, now_micros())
+            record(connection, caller.project_pk, before, restored)
+            return restored
+
+        return await self._catalog.change(caller.project_pk, "UndeleteEventDefinition", undelete)
 
     async def revisions(self, caller: Caller, name_or_id: str, request: PageRequest) -> Page[Revision]:
         """List the revisions of a definition, newest first. Raise DefinitionNotFound."""
@@ -222,6 +231,7 @@ class Definitions:
     async def _update(
         self,
         caller: Caller,
+        action: str,
         work: Callable[[Connection], tuple[EventDefinition, EventDefinition]],
         *,
         validate_only: bool,
@@ -232,17 +242,20 @@ class Definitions:
         automations = (await self._catalog.load(project_pk)).automations
         ahead: SchemaErrors | None = None
         if not force and len(automations.conditions) > _FEW_CONDITIONS:
-            old, new = await self._catalog.change(project_pk, work, dry_run=True)
+            old, new = await self._catalog.change(
+                project_pk, action, lambda connection, _record: work(connection), dry_run=True
+            )
             ahead = SchemaErrors(old.schema, new.schema, automations.conditions)
             await self._catalog.thread.run_in_slices(project_pk, ahead.proceed)
 
-        def update(connection: Connection) -> EventDefinition:
+        def update(connection: Connection, record: Record) -> EventDefinition:
             before, after = work(connection)
             if not force:
                 check_conditions(connection, project_pk, before, after, automations, ahead)
+            record(connection, project_pk, before, after)
             return after
 
-        return await self._catalog.change(project_pk, update, dry_run=validate_only)
+        return await self._catalog.change(project_pk, action, update, dry_run=validate_only)
 
 
 def _cursor(dependent: Dependent) -> tuple[str, int]:

@@ -24,6 +24,8 @@ import structlog
 from automation.bulk import chunks
 from automation.erasing import count_open_runs, deliveries_of_events, runs_of_contact
 from registry.timestamps import now_micros
+from server.auditing import Changes, Noted
+from server.caller import as_server
 from server.delivery.recent_matches import RECENT_SECONDS
 from server.recurring import Recurring, try_each
 from server.sharing.current_project import SERVER, work_for
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from automation.erasing import ErasedRuns
+    from server.auditing import Record
     from server.outages import Outages
     from server.services.contacts import ContactRef
     from server.storage.database import Database
@@ -85,9 +88,12 @@ class Erased:
 class Erasures:
     """Erases persons, and continues erasures that were interrupted."""
 
-    def __init__(self, database: Database, on_erased: Callable[[int], object], outages: Outages) -> None:
+    def __init__(
+        self, database: Database, on_erased: Callable[[int], object], outages: Outages, changes: Changes | None = None
+    ) -> None:
         """`on_erased` is called with the `project_pk` once a contact of a project is erased."""
         self._database = database
+        self._changes = changes or Changes(database)
         self._on_erased = on_erased
         self._tasks: dict[int, asyncio.Task[Erased]] = {}
         self._recurring = Recurring("erasures", self.resume, outages)
@@ -108,11 +114,14 @@ class Erasures:
         """Erase a person. Return what was erased since this call. Raise ContactNotFound for an unknown id."""
         began = monotonic()
 
+        def begin_recorded(connection: Connection, record: Record) -> tuple[Person, PendingErasure | None]:
+            person, pending = begin_erasure(connection, project_pk, ref.id, ref.email, now_micros())
+            if pending is not None:
+                record(connection, project_pk, None, Noted("contact", person.contact_id, {"erased": True}))
+            return person, pending
+
         async def begin() -> tuple[Person, PendingErasure | None]:
-            now = now_micros()
-            found = await self._database.write(
-                lambda connection: begin_erasure(connection, project_pk, ref.id, ref.email, now)
-            )
+            found = await self._changes.write("EraseContact", begin_recorded)
             self._on_erased(project_pk)
             return found
 
@@ -163,6 +172,7 @@ class Erasures:
         return task
 
     async def _run(self, erasure: PendingErasure) -> Erased:
+        as_server()
         work_for(erasure.project_pk)
         erased = await self._erase_runs(erasure, Erased())
         erased = await self._erase_events(erasure, erased)

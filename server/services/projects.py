@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from server.auditing import Record
     from server.auth.access import Access
     from server.ingest.catalog import Catalog
     from server.paging import Page, PageRequest
@@ -52,11 +53,13 @@ class Projects:
         """Create a project. Raise InvalidArgument and ProjectAlreadyExists."""
         _check_name(name)
         _check_quota(quota)
-        return await self._database.write(
-            lambda connection: store.insert_project(
-                connection, str(uuid7()), name, rules, now_micros(), event_retention, quota
-            )
-        )
+
+        def create(connection: Connection, record: Record) -> Project:
+            created = store.insert_project(connection, str(uuid7()), name, rules, now_micros(), event_retention, quota)
+            record(connection, created.pk, None, created)
+            return created
+
+        return await self._catalog.changes.write("CreateProject", create)
 
     async def get(self, id_or_name: str) -> Project:
         """Read a project. Raise ProjectNotFound."""
@@ -88,7 +91,7 @@ class Projects:
 
         found = await self.get(id_or_name)
 
-        def update(connection: Connection) -> Project:
+        def update(connection: Connection, record: Record) -> Project:
             current = store.get_project(connection, found.id)
             changed = replace(
                 current,
@@ -97,9 +100,11 @@ class Projects:
                 event_retention=current.event_retention if event_retention is None else event_retention,
                 quota=_changed_quota(current.quota, quota),
             )
-            return store.update_project(connection, current, changed, etag, now_micros())
+            updated = store.update_project(connection, current, changed, etag, now_micros())
+            record(connection, found.pk, current, updated)
+            return updated
 
-        return await self._catalog.change(found.pk, update)
+        return await self._catalog.change(found.pk, "UpdateProject", update)
 
     async def create_key(
         self,
@@ -123,7 +128,7 @@ class Projects:
 
         found = await self.get(id_or_name)
 
-        def create(connection: Connection) -> ApiKey:
+        def create(connection: Connection, record: Record) -> ApiKey:
             project = store.get_project(connection, found.id)
             key = ApiKey(
                 str(uuid7()),
@@ -138,10 +143,11 @@ class Projects:
                 None,
             )
             store.insert_key(connection, key, digest_of(shown))
+            record(connection, project.pk, None, key)
             return key
 
         try:
-            return await self._catalog.change(found.pk, create), shown
+            return await self._catalog.change(found.pk, "CreateApiKey", create), shown
         finally:
             self._access.key_created()
 
@@ -160,10 +166,15 @@ class Projects:
     async def revoke_key(self, key_id: str) -> ApiKey:
         """Revoke a key for good. Raise KeyNotFound."""
         key = await self._database.read(lambda connection: store.key_by_id(connection, key_id))
+
+        def revoke(connection: Connection, record: Record) -> ApiKey:
+            before = store.key_by_id(connection, key_id)
+            revoked = store.revoke_key(connection, key_id, now_micros())
+            record(connection, key.project_pk, before, revoked)
+            return revoked
+
         try:
-            return await self._catalog.change(
-                key.project_pk, lambda connection: store.revoke_key(connection, key_id, now_micros())
-            )
+            return await self._catalog.change(key.project_pk, "RevokeApiKey", revoke)
         finally:
             # Also if the caller is cancelled: the key is revoked by now.
             self._access.invalidate(key.project_pk)

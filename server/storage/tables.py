@@ -88,6 +88,33 @@ server_secret = Table(
     Column("secret", LargeBinary, nullable=False),
 )
 
+# Entries name their project by its ID, and outlive it. An ID is a UUIDv7 and begins with the time of the entry.
+audit_entry = Table(
+    "audit_entry",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("occurred_at", BigInteger, nullable=False),
+    Column("project_id", Text, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("api", Text, nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("resource_type", Text, nullable=False),
+    Column("resource_id", Text, nullable=False),
+    Column("before_json", Text, nullable=False),
+    Column("after_json", Text, nullable=False),
+    Column("omitted", Text, nullable=False),
+)
+Index("audit_entry_by_project", audit_entry.c.project_id, audit_entry.c.id)
+
+# The settings of the server that started last, to notice that they differ.
+server_setting = Table(
+    "server_setting",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
 # A deleted contact keeps its row, without address and properties, so that its events still have its id. With
 # `erased_at`, its events are erased too, or are about to be.
 contact = Table(

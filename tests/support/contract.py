@@ -9,6 +9,7 @@ import grpc
 from google.protobuf.message_factory import GetMessageClass
 
 from signalbox.v1 import (
+    audit_pb2,
     automations_pb2,
     contacts_pb2,
     event_definitions_pb2,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 SERVICES = [
     service
     for module in (
+        audit_pb2,
         automations_pb2,
         contacts_pb2,
         event_definitions_pb2,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from signalbox.v1 import (
+    audit_pb2,
     automations_pb2,
     contacts_pb2,
     event_definitions_pb2,
@@ -119,6 +120,16 @@ class Largest:
             if not page.next_page_token:
                 assert count >= pages
                 return found
+
+    async def list_audit_entries(self) -> None:
+        entries = await self._list(
+            self.client.audit.ListAuditEntries, audit_pb2.ListAuditEntriesRequest(), lambda page: page.entries
+        )
+        assert {entry.action for entry in entries} >= {"CreateEventDefinition", "CreateAutomation"}
+
+    async def export_audit_entries(self) -> None:
+        responses = self.client.audit.ExportAuditEntries(audit_pb2.ExportAuditEntriesRequest())
+        assert sum([len(response.entries) async for response in responses]) > 1
 
     async def create_event_definition(self) -> None:
         definition = event_definitions_pb2.EventDefinition(name="new", schema=large_schema())

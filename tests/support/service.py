@@ -12,6 +12,7 @@ import grpc
 from server.app import running
 from server.settings import Settings
 from signalbox.v1 import contacts_pb2, event_definitions_pb2, event_ingest_pb2, projects_pb2
+from signalbox.v1.audit_pb2_grpc import AuditLogStub
 from signalbox.v1.automations_pb2_grpc import AutomationsStub
 from signalbox.v1.contacts_pb2_grpc import ContactsStub
 from signalbox.v1.event_definitions_pb2_grpc import EventDefinitionsStub
@@ -41,6 +42,7 @@ class Client:
         self.secret = secret
         self.project = project
         self.metadata = [("authorization", f"Bearer {secret}"), ("signalbox-project", project)]
+        self.audit = self._authorized(AuditLogStub(channel))
         self.definitions = self._authorized(EventDefinitionsStub(channel))
         self.ingest = self._authorized(EventIngestStub(channel))
         self.contacts = self._authorized(ContactsStub(channel))

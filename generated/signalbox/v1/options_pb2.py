@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1asignalbox/v1/options.proto\x12\x0csignalbox.v1\x1a google/protobuf/descriptor.proto:8\n\x0erequired_scope\x12\x1e.google.protobuf.MethodOptions\x18\xcf\x8a\x03 \x01(\t:5\n\x0b\x61lternative\x12\x1e.google.protobuf.MethodOptions\x18\xd0\x8a\x03 \x01(\tB9\n\x0csignalbox.v1P\x01Z\x18signalbox/v1;signalboxv1\xaa\x02\x0cSignalbox.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1asignalbox/v1/options.proto\x12\x0csignalbox.v1\x1a google/protobuf/descriptor.proto*Z\n\x06\x45\x66\x66\x65\x63t\x12\x16\n\x12\x45\x46\x46\x45\x43T_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x45\x46\x46\x45\x43T_READS\x10\x01\x12\x12\n\x0e\x45\x46\x46\x45\x43T_TRAFFIC\x10\x02\x12\x12\n\x0e\x45\x46\x46\x45\x43T_AUDITED\x10\x03:8\n\x0erequired_scope\x12\x1e.google.protobuf.MethodOptions\x18\xcf\x8a\x03 \x01(\t:5\n\x0b\x61lternative\x12\x1e.google.protobuf.MethodOptions\x18\xd0\x8a\x03 \x01(\t:F\n\x06\x65\x66\x66\x65\x63t\x12\x1e.google.protobuf.MethodOptions\x18\xd1\x8a\x03 \x01(\x0e\x32\x14.signalbox.v1.EffectB9\n\x0csignalbox.v1P\x01Z\x18signalbox/v1;signalboxv1\xaa\x02\x0cSignalbox.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,4 +33,6 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'signalbox.v1.options_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\014signalbox.v1P\001Z\030signalbox/v1;signalboxv1\252\002\014Signalbox.V1'
+  _globals['_EFFECT']._serialized_start=78
+  _globals['_EFFECT']._serialized_end=168
 # @@protoc_insertion_point(module_scope)

@@ -28,13 +28,54 @@ counts the bytes of the JSON form.
 
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pb2 as _descriptor_pb2
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf.internal import extension_dict as _extension_dict
 import builtins as _builtins
+import sys
+import typing as _typing
+
+if sys.version_info >= (3, 10):
+    from typing import TypeAlias as _TypeAlias
+else:
+    from typing_extensions import TypeAlias as _TypeAlias
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Effect:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EffectEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Effect.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EFFECT_UNSPECIFIED: _Effect.ValueType  # 0
+    """Not used."""
+    EFFECT_READS: _Effect.ValueType  # 1
+    """Nothing."""
+    EFFECT_TRAFFIC: _Effect.ValueType  # 2
+    """Events, runs and deliveries. The logs of events and matches have them; the audit log does not."""
+    EFFECT_AUDITED: _Effect.ValueType  # 3
+    """What operators keep. A call that changes something leaves one entry in the audit log, in the transaction of the
+    change.
+    """
+
+class Effect(_Effect, metaclass=_EffectEnumTypeWrapper):
+    """What an RPC changes."""
+
+EFFECT_UNSPECIFIED: Effect.ValueType  # 0
+"""Not used."""
+EFFECT_READS: Effect.ValueType  # 1
+"""Nothing."""
+EFFECT_TRAFFIC: Effect.ValueType  # 2
+"""Events, runs and deliveries. The logs of events and matches have them; the audit log does not."""
+EFFECT_AUDITED: Effect.ValueType  # 3
+"""What operators keep. A call that changes something leaves one entry in the audit log, in the transaction of the
+change.
+"""
+Global___Effect: _TypeAlias = Effect  # noqa: Y015
+
 REQUIRED_SCOPE_FIELD_NUMBER: _builtins.int
 ALTERNATIVE_FIELD_NUMBER: _builtins.int
+EFFECT_FIELD_NUMBER: _builtins.int
 required_scope: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _builtins.str]
 """The scope that a caller needs for this RPC: a scope of an API key, such as `events:write`, or `admin`, which only
 the admin key has. The server reads it from the descriptor and does not serve an RPC without it.
@@ -43,3 +84,5 @@ alternative: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOpt
 """The RPC to call in place of one in which both sides stream, where the transport lets only one side do so, as Connect
 over HTTP/1.1 does. There the RPC fails with NOT_OVER_HTTP (UNIMPLEMENTED).
 """
+effect: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___Effect.ValueType]
+"""What the RPC changes. The server does not serve an RPC without it."""

@@ -279,8 +279,8 @@ class ApiKey(_message.Message):
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Required. What the key may do: `events:write`, `events:read`, `definitions:write`, `definitions:read`,
-        `contacts:write`, `contacts:read`, `automations:write`, `automations:read`, `matches:read`, `personal:read`, or
-        `*` for all of them.
+        `contacts:write`, `contacts:read`, `automations:write`, `automations:read`, `matches:read`, `personal:read`,
+        `audit:read`, or `*` for all of them.
         """
 
     @_builtins.property

@@ -50,7 +50,7 @@ def retention(text: str) -> int:
     """Parse a retention time of at least one second; return seconds."""
     kept = seconds(text)
     if not kept:
-        raise click.BadParameter(f'"{text}" would keep nothing; leave the option out to keep everything')
+        raise click.BadParameter(f'"{text}" would keep nothing; the shortest time is 1s')
     return kept
 
 

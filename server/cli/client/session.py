@@ -15,6 +15,7 @@ from server.cli.client.errors import INTERRUPTED, Failure
 from server.cli.client.local_admin_key import local_admin_key
 from server.cli.client.refusals import failure_of
 from signalbox.v1 import projects_pb2
+from signalbox.v1.audit_pb2_grpc import AuditLogStub
 from signalbox.v1.automations_pb2_grpc import AutomationsStub
 from signalbox.v1.contacts_pb2_grpc import ContactsStub
 from signalbox.v1.event_definitions_pb2_grpc import EventDefinitionsStub
@@ -49,6 +50,7 @@ class Session:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.channel = _channel(connection)
+        self.audit = AuditLogStub(self.channel)
         self.automations = AutomationsStub(self.channel)
         self.contacts = ContactsStub(self.channel)
         self.definitions = EventDefinitionsStub(self.channel)
@@ -68,7 +70,7 @@ class Session:
 
     async def admin_call(self, method: grpc.aio.UnaryUnaryMultiCallable[Q, A], request: Q) -> A:
         """Call a method that belongs to no project."""
-        return await self.bare_call(method, request, self._authorization())
+        return await self.bare_call(method, request, self.admin_metadata())
 
     async def bare_call(
         self,
@@ -91,7 +93,7 @@ class Session:
     async def metadata(self) -> Metadata:
         """Return the metadata of a call for the project."""
         project = await self.project()
-        return (*self._authorization(), *((("signalbox-project", project),) if project else ()))
+        return (*self.admin_metadata(), *((("signalbox-project", project),) if project else ()))
 
     async def project(self) -> str:
         """Return the name or id of the project: that of --project, or the only one; empty for a key of a project."""
@@ -100,7 +102,8 @@ class Session:
             self._project = await (self._header_value(named) if named else self._only_project())
         return self._project
 
-    def _authorization(self) -> Metadata:
+    def admin_metadata(self) -> Metadata:
+        """Return the metadata of a call that belongs to no project."""
         return (("authorization", f"Bearer {self.connection.key or local_admin_key(self.connection)}"),)
 
     async def _header_value(self, project: str) -> str:

@@ -118,6 +118,16 @@ log = structlog.get_logger()
     help="Delete matches of this age, such as 12h or 30d, once every subscription has settled them; never by default.",
 )
 @option(
+    "--audit-retention",
+    "audit_retention_seconds",
+    envvar="SIGNALBOX_AUDIT_RETENTION",
+    type=retention,
+    metavar="TIME",
+    default="400d",
+    show_default=True,
+    help="Delete entries of the audit log of this age.",
+)
+@option(
     "--rate-limits",
     envvar="SIGNALBOX_RATE_LIMITS",
     type=click.Choice(("on", "off")),

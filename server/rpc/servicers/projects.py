@@ -43,15 +43,15 @@ class ProjectsServicer:
         project = await self._projects.create(
             given.name, Rules(**_read_rules(given)), read_project_retention(given) or 0, _read_quota(given)
         )
-        return pb.CreateProjectResponse(project=_write_project(project))
+        return pb.CreateProjectResponse(project=write_project(project))
 
     async def GetProject(self, request: pb.GetProjectRequest, _caller: Caller) -> pb.GetProjectResponse:
-        return pb.GetProjectResponse(project=_write_project(await self._projects.get(request.project)))
+        return pb.GetProjectResponse(project=write_project(await self._projects.get(request.project)))
 
     async def ListProjects(self, request: pb.ListProjectsRequest, _caller: Caller) -> pb.ListProjectsResponse:
         page = await self._projects.list(PageRequest(request.page_size, request.page_token))
         response = pb.ListProjectsResponse()
-        response.next_page_token = write_page(page, _write_project, response.projects)
+        response.next_page_token = write_page(page, write_project, response.projects)
         return response
 
     async def UpdateProject(self, request: pb.UpdateProjectRequest, _caller: Caller) -> pb.UpdateProjectResponse:
@@ -63,7 +63,7 @@ class ProjectsServicer:
             quota={name: getattr(request, name) for name in _QUOTA if request.HasField(name)},
             etag=request.etag,
         )
-        return pb.UpdateProjectResponse(project=_write_project(project))
+        return pb.UpdateProjectResponse(project=write_project(project))
 
     async def CreateApiKey(self, request: pb.CreateApiKeyRequest, _caller: Caller) -> pb.CreateApiKeyResponse:
         key, secret = await self._projects.create_key(
@@ -73,16 +73,16 @@ class ProjectsServicer:
             request.description,
             request.secret,
         )
-        return pb.CreateApiKeyResponse(api_key=_write_key(key), secret=secret)
+        return pb.CreateApiKeyResponse(api_key=write_key(key), secret=secret)
 
     async def ListApiKeys(self, request: pb.ListApiKeysRequest, _caller: Caller) -> pb.ListApiKeysResponse:
         page = await self._projects.keys(request.project, PageRequest(request.page_size, request.page_token))
         response = pb.ListApiKeysResponse()
-        response.next_page_token = write_page(page, _write_key, response.api_keys)
+        response.next_page_token = write_page(page, write_key, response.api_keys)
         return response
 
     async def RevokeApiKey(self, request: pb.RevokeApiKeyRequest, _caller: Caller) -> pb.RevokeApiKeyResponse:
-        return pb.RevokeApiKeyResponse(api_key=_write_key(await self._projects.revoke_key(request.id)))
+        return pb.RevokeApiKeyResponse(api_key=write_key(await self._projects.revoke_key(request.id)))
 
 
 def _read_rules(message: pb.Project | pb.UpdateProjectRequest) -> dict[str, Any]:
@@ -95,7 +95,8 @@ def _read_quota(message: pb.Project) -> Quota:
     return Quota(message.events_per_second, message.event_burst, message.events_per_day)
 
 
-def _write_project(project: Project) -> pb.Project:
+def write_project(project: Project) -> pb.Project:
+    """Write a project."""
     rules: dict[str, Any] = {name: numbers.write(getattr(project.rules, name)) for name, numbers in _RULES.items()}
     return pb.Project(
         id=project.id,
@@ -112,7 +113,8 @@ def _write_project(project: Project) -> pb.Project:
     )
 
 
-def _write_key(key: ApiKey) -> pb.ApiKey:
+def write_key(key: ApiKey) -> pb.ApiKey:
+    """Write a key."""
     return pb.ApiKey(
         id=key.id,
         project_id=key.project_id,

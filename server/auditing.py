@@ -1,0 +1,123 @@
+"""Changes that the audit log records: each in the transaction that makes it, or not at all.
+
+Everything that operators may change is changed by `Changes.write`: definitions, automations, subscriptions, keys,
+projects, contacts and settings. The work calls its `Record` with the resource before and after. An entry is written if
+the two differ, by what callers see of them; a change that is refused, rolled back or without effect leaves none.
+
+What events, runs and deliveries change is not recorded: the logs of events and matches have that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import msgspec
+from uuid_utils import uuid7
+
+from registry.timestamps import now_micros
+from server import caller
+from server.model import AuditEntry
+from server.storage.audit_entries import insert_entry
+from server.storage.projects import project_ids
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sqlalchemy import Connection
+
+    from server.caller import Caller
+    from server.storage.database import Database
+
+T = TypeVar("T")
+
+MAX_CONTENT_BYTES: Final = 32 * 1024
+"""The most bytes of a resource in an entry, as JSON. The largest fields of a larger one are left out, and named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A resource as an entry has it: `content` is its JSON, and `omitted` names the fields that are left out of it."""
+
+    resource_type: str
+    resource_id: str
+    content: str
+    omitted: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """A resource or an effect that has no message of its own; `values` are plain JSON values, without secrets."""
+
+    resource_type: str
+    resource_id: str
+    values: Mapping[str, Any] = field(hash=False)
+
+
+class Record:
+    """Records what one transaction changes, as the change of one caller."""
+
+    def __init__(self, caller: Caller, action: str, describe: Callable[[Any], Described] | None) -> None:
+        self._caller = caller
+        self._action = action
+        self._describe = describe
+
+    def __call__(self, connection: Connection, project_pk: int, before: Any, after: Any) -> None:
+        """Write an entry about a resource of a project, 0 for none; None where the resource does not exist.
+
+        Without a difference nothing is written.
+        """
+        if self._describe is None:
+            return
+        old, new = self._described(before), self._described(after)
+        if old == new:
+            return
+        resource = new or old
+        assert resource is not None
+        entry = AuditEntry(
+            id=str(uuid7()),
+            occurred_at=now_micros(),
+            project_id=project_ids(connection, [project_pk])[project_pk] if project_pk else "",
+            key_id=self._caller.key_id,
+            api=self._caller.door,
+            request_id=self._caller.request_id,
+            action=self._action,
+            resource_type=resource.resource_type,
+            resource_id=resource.resource_id,
+            before=old.content if old else "",
+            after=new.content if new else "",
+            omitted=(*_named("before", old), *_named("after", new)),
+        )
+        insert_entry(connection, entry)
+
+    def _described(self, value: Any) -> Described | None:
+        if value is None:
+            return None
+        if isinstance(value, Noted):
+            return Described(value.resource_type, value.resource_id, msgspec.json.encode(value.values).decode())
+        assert self._describe is not None
+        return self._describe(value)
+
+
+class Changes:
+    """Makes changes that are recorded. Without `describe`, which describes resources, nothing is recorded."""
+
+    def __init__(self, database: Database, describe: Callable[[Any], Described] | None = None) -> None:
+        self._database = database
+        self._describe = describe
+
+    async def write(self, action: str, work: Callable[[Connection, Record], T]) -> T:
+        """Run work in one transaction, as the change of the current caller. `action` is the name of an RPC.
+
+        Raise StorageError, and what the work raises.
+        """
+        changer = caller.current()
+
+        def in_transaction(connection: Connection) -> T:
+            return work(connection, Record(changer, action, self._describe))
+
+        return await self._database.write(in_transaction)
+
+
+def _named(side: str, described: Described | None) -> tuple[str, ...]:
+    return tuple(f"{side}.{name}" for name in described.omitted) if described else ()

@@ -1,0 +1,57 @@
+"""Deletes entries of the audit log that are older than their retention period, in small transactions."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from registry.timestamps import now_micros
+from server.recurring import Recurring
+from server.storage.audit_entries import delete_entries
+
+if TYPE_CHECKING:
+    from server.outages import Outages
+    from server.storage.database import Database
+
+LOOK_SECONDS: Final = 60.0
+"""The interval at which old entries are looked for."""
+
+STEP_ENTRIES: Final = 200
+"""The entries deleted in one transaction, of up to 64 KiB each."""
+
+REST_FACTOR: Final = 4
+"""After each transaction, deletion pauses this many times as long as it took."""
+
+log = structlog.get_logger()
+
+
+class AuditRetention:
+    """The task that deletes entries which were written longer ago than `retention_seconds`."""
+
+    def __init__(self, database: Database, retention_seconds: float, outages: Outages) -> None:
+        self._database = database
+        self._retention = round(retention_seconds * 1_000_000)
+        self._task = Recurring("audit-retention", self._delete_old, outages)
+
+    def start(self) -> None:
+        """Start deleting."""
+        self._task.start()
+
+    async def close(self) -> None:
+        """Stop, even between two transactions: the next start continues there."""
+        await self._task.close()
+
+    async def _delete_old(self) -> float:
+        """Delete all that is old enough. Return the seconds until the next look."""
+        before, deleted, step = now_micros() - self._retention, 0, STEP_ENTRIES
+        while step == STEP_ENTRIES:
+            begun = monotonic()
+            step = await self._database.write(lambda connection: delete_entries(connection, before, STEP_ENTRIES))
+            deleted += step
+            await asyncio.sleep(REST_FACTOR * (monotonic() - begun))
+        if deleted:
+            log.info("audit_entries_deleted", count=deleted)
+        return LOOK_SECONDS

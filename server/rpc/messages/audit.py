@@ -1,0 +1,50 @@
+"""Entries of the audit log between their messages and their values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from server.rpc.messages.structs import write_struct
+from server.rpc.messages.times import read_timestamp, timestamp
+from server.storage.audit_entries import AuditFilter
+from signalbox.v1 import audit_pb2 as pb
+
+if TYPE_CHECKING:
+    from server.model import AuditEntry
+
+
+def read_audit_filter(message: pb.AuditFilter) -> AuditFilter:
+    """Read a filter. Raise InvalidArgument."""
+    return AuditFilter(
+        message.project_id,
+        read_timestamp(message, "since", "filter.since"),
+        read_timestamp(message, "until", "filter.until"),
+        message.key_id,
+        message.action,
+        message.resource_type,
+        message.resource_id,
+    )
+
+
+def write_entry(entry: AuditEntry) -> pb.AuditEntry:
+    """Write an entry."""
+    message = pb.AuditEntry(
+        id=entry.id,
+        occurred_at=timestamp(entry.occurred_at),
+        project_id=entry.project_id,
+        key_id=entry.key_id,
+        api=entry.api,
+        request_id=entry.request_id,
+        action=entry.action,
+        resource_type=entry.resource_type,
+        resource_id=entry.resource_id,
+        omitted_fields=entry.omitted,
+    )
+    for content, into in ((entry.before, "before"), (entry.after, "after")):
+        if content:
+            struct = getattr(message, into)
+            struct.SetInParent()
+            write_struct(msgspec.json.decode(content), struct)
+    return message

@@ -1,0 +1,138 @@
+"""SQL of the audit log."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+
+from registry.bounded_pages import EXAMINED_ROWS, edge_of
+from server.model import AuditEntry
+from server.storage.tables import audit_entry, server_setting
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sqlalchemy import Connection, Row
+    from sqlalchemy.sql import ColumnElement
+
+_entry = audit_entry.c
+
+_SLACK_MILLISECONDS: Final = 60_000
+"""How much the time in an ID and that of its entry may differ, for servers whose clocks were set meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """Which entries are meant; empty fields match all. Times are microseconds: from `since` on, before `until`."""
+
+    project_id: str = ""
+    since: int | None = None
+    until: int | None = None
+    key_id: str = ""
+    action: str = ""
+    resource_type: str = ""
+    resource_id: str = ""
+
+
+def insert_entry(connection: Connection, entry: AuditEntry) -> None:
+    """Store an entry."""
+    values = {name: getattr(entry, name) for name in _SAME}
+    connection.execute(
+        audit_entry.insert().values(
+            **values, before_json=entry.before, after_json=entry.after, omitted=json.dumps(entry.omitted)
+        )
+    )
+
+
+_SAME: Final = (
+    "id",
+    "occurred_at",
+    "project_id",
+    "key_id",
+    "api",
+    "request_id",
+    "action",
+    "resource_type",
+    "resource_id",
+)
+
+
+def entry_page(
+    connection: Connection, wanted: AuditFilter, limit: int, after_id: str = "", *, oldest_first: bool = False
+) -> tuple[Sequence[AuditEntry], str]:
+    """Return up to `limit` entries after an id in the order of the list, newest first by default.
+
+    Also return the id after which the next page begins, empty at the end. A page may be short
+    (`registry.bounded_pages`).
+    """
+    ordered = _entry.id.asc() if oldest_first else _entry.id.desc()
+    examined = _examined(wanted)
+    if after_id:
+        examined &= _entry.id > after_id if oldest_first else _entry.id < after_id
+    edge = edge_of(connection, sa.select(_entry.id).where(examined).order_by(ordered), EXAMINED_ROWS)
+    if edge is not None:
+        examined &= _entry.id <= edge if oldest_first else _entry.id >= edge
+    query = sa.select(audit_entry).where(examined, _matching(wanted)).order_by(ordered).limit(limit + 1)
+    found = [_to_entry(row) for row in connection.execute(query)]
+    if len(found) > limit:
+        return found[:limit], found[limit - 1].id
+    return found, edge or ""
+
+
+def newest_id(connection: Connection) -> str:
+    """Return the id of the newest entry, empty if there is none."""
+    return connection.scalar(sa.select(sa.func.max(_entry.id))) or ""
+
+
+def delete_entries(connection: Connection, before: int, limit: int) -> int:
+    """Delete up to `limit` of the entries that are older than a time in microseconds. Return their number."""
+    oldest = sa.select(_entry.id).where(_entry.id < _id_at(before // 1_000)).order_by(_entry.id).limit(limit)
+    return connection.execute(audit_entry.delete().where(_entry.id.in_(oldest))).rowcount
+
+
+def stored_settings(connection: Connection) -> dict[str, str]:
+    """Return the settings of the server that started last."""
+    return {row.name: row.value for row in connection.execute(sa.select(server_setting))}
+
+
+def store_settings(connection: Connection, settings: Mapping[str, str]) -> None:
+    """Replace the settings of the last start."""
+    connection.execute(server_setting.delete())
+    connection.execute(server_setting.insert(), [{"name": name, "value": value} for name, value in settings.items()])
+
+
+def _examined(wanted: AuditFilter) -> ColumnElement[bool]:
+    """Return the condition on the rows that a page examines: those of a project and of about the time."""
+    condition: ColumnElement[bool] = _entry.id != sa.literal_column("''")
+    if wanted.project_id:
+        condition &= _entry.project_id == wanted.project_id
+    if wanted.since is not None:
+        condition &= _entry.id >= _id_at(wanted.since // 1_000 - _SLACK_MILLISECONDS)
+    if wanted.until is not None:
+        condition &= _entry.id < _id_at(wanted.until // 1_000 + _SLACK_MILLISECONDS)
+    return condition
+
+
+def _matching(wanted: AuditFilter) -> ColumnElement[bool]:
+    conditions: list[ColumnElement[bool]] = [sa.true()]
+    if wanted.since is not None:
+        conditions.append(_entry.occurred_at >= wanted.since)
+    if wanted.until is not None:
+        conditions.append(_entry.occurred_at < wanted.until)
+    exact = ("key_id", "action", "resource_type", "resource_id")
+    conditions += [_entry[name] == value for name in exact if (value := getattr(wanted, name))]
+    return sa.and_(*conditions)
+
+
+def _id_at(milliseconds: int) -> str:
+    """Return the start of the UUIDv7s of a time, which sorts before all of them."""
+    digits = f"{min(max(milliseconds, 0), (1 << 48) - 1):012x}"
+    return f"{digits[:8]}-{digits[8:]}"
+
+
+def _to_entry(row: Row[Any]) -> AuditEntry:
+    same = {name: getattr(row, name) for name in _SAME}
+    return AuditEntry(**same, before=row.before_json, after=row.after_json, omitted=tuple(json.loads(row.omitted)))

@@ -1,0 +1,369 @@
+"""Who changed what: every audited RPC leaves one entry, in the transaction of its change."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from google.protobuf.json_format import MessageToDict
+
+from server import caller
+from server.background import audit_retention
+from server.contract import SERVICES
+from signalbox.v1 import (
+    audit_pb2,
+    automations_pb2,
+    contacts_pb2,
+    event_definitions_pb2,
+    match_stream_pb2,
+    options_pb2,
+    projects_pb2,
+)
+from tests.support.automations import automate
+from tests.support.bridge import calling
+from tests.support.consumers import EARLIEST, PARK, acknowledge, ids, pull, subscribe
+from tests.support.messages import ADA, ORDER, ORDER_SCHEMA
+from tests.support.refusals import verdict
+from tests.support.service import ADMIN_KEY, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tests.support.service import Client, Service
+
+pytestmark = pytest.mark.lasting
+
+AUDITED = {
+    method.name
+    for service in SERVICES
+    for method in service.methods
+    if method.GetOptions().Extensions[options_pb2.effect] == options_pb2.EFFECT_AUDITED
+}
+
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+
+ALL = match_stream_pb2.ParkedSelection(all=True)
+
+
+class Changer:
+    """Makes each audited change of a project, once with effect and once without; methods are named after the RPCs."""
+
+    def __init__(self, service: Service, client: Client) -> None:
+        self.service, self.client, self.admin = service, client, service.admin
+
+    async def create_event_definition(self) -> None:
+        definition = event_definitions_pb2.EventDefinition(name="fresh", schema=ORDER_SCHEMA)
+        request = event_definitions_pb2.CreateEventDefinitionRequest(event_definition=definition, validate_only=True)
+        await self.client.definitions.CreateEventDefinition(request)
+        request.validate_only = False
+        await self.client.definitions.CreateEventDefinition(request)
+        await refused(self.client.definitions.CreateEventDefinition(request))
+
+    async def update_event_definition(self) -> None:
+        request = event_definitions_pb2.UpdateEventDefinitionRequest(event_definition=ORDER, validate_only=True)
+        request.description = "changed"
+        await self.client.definitions.UpdateEventDefinition(request)
+        request.validate_only = False
+        await twice(self.client.definitions.UpdateEventDefinition, request)
+        request.etag = "999"
+        await refused(self.client.definitions.UpdateEventDefinition(request))
+
+    async def rollback_revision(self) -> None:
+        await self.client.redefine(event_definitions_pb2.Schema())
+        request = event_definitions_pb2.RollbackRevisionRequest(event_definition=ORDER, number=1)
+        await twice(self.client.definitions.RollbackRevision, request)
+
+    async def delete_event_definition(self) -> None:
+        request = event_definitions_pb2.DeleteEventDefinitionRequest(event_definition=ORDER)
+        await self.client.definitions.DeleteEventDefinition(request)
+        await refused(self.client.definitions.DeleteEventDefinition(request))
+
+    async def undelete_event_definition(self) -> None:
+        deleted = await self.client.undefine()
+        request = event_definitions_pb2.UndeleteEventDefinitionRequest(id=deleted.id)
+        await self.client.definitions.UndeleteEventDefinition(request)
+        await refused(self.client.definitions.UndeleteEventDefinition(request))
+
+    async def create_automation(self) -> None:
+        automation = automations_pb2.Automation(name="Welcome", event_name=ORDER)
+        request = automations_pb2.CreateAutomationRequest(automation=automation, validate_only=True)
+        await self.client.automations.CreateAutomation(request)
+        request.validate_only = False
+        await self.client.automations.CreateAutomation(request)
+        automation.name = ""
+        await refused(
+            self.client.automations.CreateAutomation(automations_pb2.CreateAutomationRequest(automation=automation))
+        )
+
+    async def update_automation(self) -> None:
+        made = await automate(self.client)
+        request = automations_pb2.UpdateAutomationRequest(id=made.id, name="Farewell")
+        await twice(self.client.automations.UpdateAutomation, request)
+
+    async def activate_automation(self) -> None:
+        made = await automate(self.client, active=False)
+        await twice(self.client.automations.ActivateAutomation, automations_pb2.ActivateAutomationRequest(id=made.id))
+
+    async def pause_automation(self) -> None:
+        made = await automate(self.client)
+        request = automations_pb2.PauseAutomationRequest(id=made.id)
+        await twice(self.client.automations.PauseAutomation, request)
+
+    async def delete_automation(self) -> None:
+        made = await automate(self.client, active=False)
+        request = automations_pb2.DeleteAutomationRequest(id=made.id)
+        await self.client.automations.DeleteAutomation(request)
+        await refused(self.client.automations.DeleteAutomation(request))
+
+    async def upsert_contact(self) -> None:
+        await self.client.upsert("grace@example.com", {"plan": "pro"})
+        await self.client.upsert("grace@example.com", {"plan": "pro"})
+        await self.client.send()
+
+    async def delete_contact(self) -> None:
+        await self.client.forget(ADA)
+        await refused(self.client.contacts.DeleteContact(contacts_pb2.DeleteContactRequest(email=ADA)))
+
+    async def erase_contact(self) -> None:
+        request = contacts_pb2.EraseContactRequest(email=ADA, validate_only=True)
+        await self.client.contacts.EraseContact(request)
+        request.validate_only = False
+        await twice(self.client.contacts.EraseContact, request)
+
+    async def create_subscription(self) -> None:
+        await subscribe(self.client)
+        request = match_stream_pb2.CreateSubscriptionRequest(subscription=match_stream_pb2.Subscription(name="engine"))
+        await refused(self.client.matches.CreateSubscription(request))
+
+    async def update_subscription(self) -> None:
+        await subscribe(self.client)
+        request = match_stream_pb2.UpdateSubscriptionRequest(subscription="engine", max_attempts=3)
+        await twice(self.client.matches.UpdateSubscription, request)
+
+    async def seek_subscription(self) -> None:
+        await subscribe(self.client)
+        request = match_stream_pb2.SeekSubscriptionRequest(subscription="engine", start=EARLIEST)
+        await self.client.matches.SeekSubscription(request)
+        request.etag = "999"
+        await refused(self.client.matches.SeekSubscription(request))
+
+    async def delete_subscription(self) -> None:
+        await subscribe(self.client)
+        request = match_stream_pb2.DeleteSubscriptionRequest(subscription="engine")
+        await self.client.matches.DeleteSubscription(request)
+        await refused(self.client.matches.DeleteSubscription(request))
+
+    async def replay_parked_matches(self) -> None:
+        await self._park()
+        request = match_stream_pb2.ReplayParkedMatchesRequest(subscription="engine", selection=ALL, dry_run=True)
+        await self.client.matches.ReplayParkedMatches(request)
+        request.dry_run = False
+        await twice(self.client.matches.ReplayParkedMatches, request)
+
+    async def discard_parked_matches(self) -> None:
+        await self._park()
+        request = match_stream_pb2.DiscardParkedMatchesRequest(subscription="engine", selection=ALL, dry_run=True)
+        await self.client.matches.DiscardParkedMatches(request)
+        request.dry_run = False
+        await twice(self.client.matches.DiscardParkedMatches, request)
+
+    async def _park(self) -> None:
+        await automate(self.client)
+        await subscribe(self.client)
+        await self.client.send()
+        nack = match_stream_pb2.NackDeliveries(delivery_ids=ids(await pull(self.client, wait=5)), action=PARK)
+        await acknowledge(self.client, nacks=[nack])
+
+    async def create_project(self) -> None:
+        # Its entry is of the new project.
+        request = projects_pb2.CreateProjectRequest(project=projects_pb2.Project(name=f"{self.client.project} again"))
+        self.client = self.service.client(ADMIN_KEY, (await self.admin.projects.CreateProject(request)).project.id)
+        await refused(self.admin.projects.CreateProject(request))
+
+    async def update_project(self) -> None:
+        request = projects_pb2.UpdateProjectRequest(
+            project=self.client.project, name_case=projects_pb2.NAME_CASE_INSENSITIVE
+        )
+        await twice(self.admin.projects.UpdateProject, request)
+
+    async def create_api_key(self) -> None:
+        await self.admin.projects.CreateApiKey(projects_pb2.CreateApiKeyRequest(project=self.client.project))
+        request = projects_pb2.CreateApiKeyRequest(project=self.client.project, scopes=["everything"])
+        await refused(self.admin.projects.CreateApiKey(request))
+
+    async def revoke_api_key(self) -> None:
+        made = await self.admin.projects.CreateApiKey(projects_pb2.CreateApiKeyRequest(project=self.client.project))
+        await twice(self.admin.projects.RevokeApiKey, projects_pb2.RevokeApiKeyRequest(id=made.api_key.id))
+
+
+async def twice(call: Callable[[Any], Awaitable[Any]], request: Any) -> None:
+    """Make a call again, which then changes nothing."""
+    await call(request)
+    await call(request)
+
+
+async def refused(call: Awaitable[Any]) -> None:
+    with pytest.raises(grpc.aio.AioRpcError):
+        await call
+
+
+async def entries(service: Service, **wanted: Any) -> list[audit_pb2.AuditEntry]:
+    """Return all entries as the admin key reads them, newest first."""
+    request = audit_pb2.ListAuditEntriesRequest(filter=audit_pb2.AuditFilter(**wanted), page_size=1_000)
+    found: list[audit_pb2.AuditEntry] = []
+    while True:
+        response = await service.admin.audit.ListAuditEntries(request)
+        found += response.entries
+        request.page_token = response.next_page_token
+        if not request.page_token:
+            return found
+
+
+def test_every_rpc_says_what_it_changes() -> None:
+    effects = {
+        method.name: method.GetOptions().Extensions[options_pb2.effect]
+        for service in SERVICES
+        for method in service.methods
+    }
+    assert options_pb2.EFFECT_UNSPECIFIED not in effects.values()
+    assert len(effects) == sum(len(service.methods) for service in SERVICES), "two RPCs have one name"
+
+
+@on_sqlite
+@pytest.mark.parametrize("action", sorted(AUDITED))
+async def test_an_audited_rpc_leaves_one_entry_when_it_changes_something(
+    service: Service, shop: Client, action: str
+) -> None:
+    before = {entry.id for entry in await entries(service)}
+    changer = Changer(service, shop)
+    await getattr(changer, re.sub("(?<!^)([A-Z])", r"_\1", action).lower())()
+    project = (
+        await service.admin.projects.GetProject(projects_pb2.GetProjectRequest(project=changer.client.project))
+    ).project
+    left = [each for each in await entries(service, action=action) if each.id not in before]
+    assert [(each.project_id, each.api) for each in left] == [(project.id, "grpc")]
+    [entry] = left
+    assert entry.resource_id
+    assert entry.request_id
+    assert entry.HasField("before") or entry.HasField("after")
+    assert MessageToDict(entry.before) != MessageToDict(entry.after)
+
+
+async def test_an_entry_says_who_and_what_it_was_before_and_after(shop: Client) -> None:
+    shop.metadata.append((caller.REQUEST_ID, "plan-7"))
+    await shop.definitions.UpdateEventDefinition(
+        event_definitions_pb2.UpdateEventDefinitionRequest(event_definition=ORDER, description="An order")
+    )
+    newest, *_ = (await shop.audit.ListAuditEntries(audit_pb2.ListAuditEntriesRequest())).entries
+    assert (newest.request_id, newest.action, newest.resource_type) == (
+        "plan-7",
+        "UpdateEventDefinition",
+        "event_definition",
+    )
+    keys = await shop.audit.ListAuditEntries(
+        audit_pb2.ListAuditEntriesRequest(filter=audit_pb2.AuditFilter(action="CreateApiKey"))
+    )
+    assert newest.key_id in {entry.resource_id for entry in keys.entries}
+    before, after = MessageToDict(newest.before), MessageToDict(newest.after)
+    assert after.pop("description") == "An order"
+    differing = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    assert differing == {"etag", "updatedAt"}
+
+
+@on_sqlite
+async def test_no_secret_and_no_address_is_in_the_log(service: Service, shop: Client) -> None:
+    secret = "sb_imported_secret_of_somebody"
+    project = shop.project
+    await service.admin.projects.CreateApiKey(projects_pb2.CreateApiKeyRequest(project=project, secret=secret))
+    await shop.upsert("grace@example.com", {"plan": "sapphire"})
+    push = match_stream_pb2.Push(url="https://93.184.216.34/hook", headers={"x-token": "ruby"}, paused=True)
+    made = await shop.matches.CreateSubscription(
+        match_stream_pb2.CreateSubscriptionRequest(subscription=match_stream_pb2.Subscription(name="hook", push=push))
+    )
+    rotated = await shop.matches.UpdateSubscription(
+        match_stream_pb2.UpdateSubscriptionRequest(
+            subscription="hook", push=match_stream_pb2.PushChanges(rotate_secret=True)
+        )
+    )
+    text = json.dumps([MessageToDict(entry) for entry in await entries(service)])
+    for hidden in (secret, "grace@", "sapphire", "ruby", *made.subscription.push.secrets):
+        assert hidden not in text
+    assert rotated.subscription.push.secrets[0] not in text
+    newest, *_ = await entries(service)
+    assert (newest.action, newest.resource_id) == ("UpdateSubscription", rotated.subscription.id)
+
+
+@on_sqlite
+async def test_a_change_over_rest_is_an_entry_of_its_dialect(service: Service, shop: Client) -> None:
+    async with calling(service, shop, "resend") as client:
+        await client.call("POST /contacts", {"email": "grace@example.com"}, {"x-request-id": "rest-1"})
+    newest, *_ = await entries(service)
+    assert (newest.action, newest.api, newest.request_id) == ("UpsertContact", "resend", "rest-1")
+
+
+async def test_a_list_is_filtered_and_an_export_has_the_same_entries(service: Service, shop: Client) -> None:
+    for number in range(30):
+        await shop.upsert(f"{number}@example.com")
+    everything = (await shop.audit.ListAuditEntries(audit_pb2.ListAuditEntriesRequest(page_size=1_000))).entries
+    assert {entry.project_id for entry in everything} == {everything[0].project_id}
+    exported = [
+        entry
+        async for response in shop.audit.ExportAuditEntries(audit_pb2.ExportAuditEntriesRequest())
+        for entry in response.entries
+    ]
+    assert exported == everything[::-1]
+    middle = everything[10]
+    for wanted, count in (
+        ({"action": "UpsertContact"}, 31),
+        ({"resource_type": "event_definition"}, 1),
+        ({"resource_id": middle.resource_id}, 1),
+        ({"key_id": middle.key_id}, 32),
+        ({"until": middle.occurred_at}, len(everything) - 11),
+        ({"since": middle.occurred_at}, 11),
+    ):
+        found: list[audit_pb2.AuditEntry] = []
+        request = audit_pb2.ListAuditEntriesRequest(filter=audit_pb2.AuditFilter(**wanted), page_size=9)
+        while True:
+            response = await shop.audit.ListAuditEntries(request)
+            found += response.entries
+            request.page_token = response.next_page_token
+            if not request.page_token:
+                break
+        assert len(found) == count, wanted
+
+
+async def test_a_key_reads_no_other_project(service: Service, shop: Client) -> None:
+    other = (await service.admin.projects.ListProjects(projects_pb2.ListProjectsRequest())).projects[-1].id
+    own = (await shop.audit.ListAuditEntries(audit_pb2.ListAuditEntriesRequest())).entries[0].project_id
+    request = audit_pb2.ListAuditEntriesRequest(filter=audit_pb2.AuditFilter(project_id="other"))
+    assert await verdict(shop.audit.ListAuditEntries(request)) == (grpc.StatusCode.NOT_FOUND, "PROJECT_NOT_FOUND")
+    assert own in {entry.project_id for entry in await entries(service)}
+    assert other
+
+
+async def test_settings_that_differ_from_the_last_start_are_an_entry(database_url: str) -> None:
+    for seconds, count in ((None, 1), (None, 1), (3_600.0, 2)):
+        async with serving(database_url, match_retention_seconds=seconds) as service:
+            found = await entries(service, action="StartServer")
+            assert len(found) == count
+    newest = found[0]
+    assert (newest.api, newest.key_id, newest.resource_type) == ("server", "", "settings")
+    assert MessageToDict(newest.before) == {"match_retention_seconds": "not set"}
+    assert MessageToDict(newest.after) == {"match_retention_seconds": "3600.0"}
+    assert ADMIN_KEY not in json.dumps([MessageToDict(entry) for entry in found])
+
+
+async def test_old_entries_are_deleted(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit_retention, "STEP_ENTRIES", 2)
+    async with serving(database_url) as service:
+        shop = await service.shop()
+        kept = len(await entries(service))
+        assert kept > 4
+        del shop
+    async with serving(database_url, audit_retention_seconds=1e-6, match_retention_seconds=9) as service:
+        found = await entries(service)
+        while len(found) > 1:
+            found = await entries(service)
