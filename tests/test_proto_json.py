@@ -124,9 +124,10 @@ def member(field: FieldDescriptor) -> st.SearchStrategy[Any]:
 
 def ours(method: MethodDescriptor, body: bytes) -> Message | None:
     try:
-        return JsonParser(method).parse(body)
+        read: Message = JsonParser(method).parse(body)
     except SignalboxError:
         return None
+    return read
 
 
 def library(descriptor: Descriptor, body: bytes) -> Message | None:

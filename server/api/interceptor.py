@@ -8,11 +8,9 @@ method that the servicer lacks.
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from google.protobuf.message_factory import GetMessageClass
 
 from server.api.aborting import abort
 from server.caller import GRPC, REQUEST_ID, begin_call
@@ -90,7 +88,6 @@ def method_handlers(
 
 def _handler(method: Method, calls: Calls) -> grpc.RpcMethodHandler[Any, Any]:
     parser = Parser(method.descriptor)
-    serialize = partial(_serialized, GetMessageClass(method.descriptor.output_type).SerializeToString)
 
     async def answer(_requests: object, context: Context) -> Any:
         task = asyncio.current_task()
@@ -104,12 +101,13 @@ def _handler(method: Method, calls: Calls) -> grpc.RpcMethodHandler[Any, Any]:
         await calls.converse(method, parser, _GrpcCall(context), requests)
 
     if method.descriptor.client_streaming:
-        return grpc.stream_stream_rpc_method_handler(converse, None, serialize)
+        return grpc.stream_stream_rpc_method_handler(converse, None, _serialized)
     if method.descriptor.server_streaming:
-        return grpc.stream_stream_rpc_method_handler(stream, None, serialize)
-    return grpc.stream_unary_rpc_method_handler(answer, None, serialize)
+        return grpc.stream_stream_rpc_method_handler(stream, None, _serialized)
+    return grpc.stream_unary_rpc_method_handler(answer, None, _serialized)
 
 
-def _serialized(serialize: Callable[[Any], bytes], response: Any) -> bytes:
+def _serialized(response: Any) -> bytes:
     """Serialize a response, unless its servicer has already."""
-    return response if isinstance(response, bytes) else serialize(response)
+    encoded: bytes = response if isinstance(response, bytes) else response.SerializeToString()
+    return encoded

@@ -10,6 +10,7 @@ from google.protobuf.message_factory import GetMessageClass
 from server.rpc.json_reading import JsonParser
 from server.rpc.json_writing import write_json, write_json_in_slices
 from server.rpc.parsing import Parser
+from server.rpc.sent_event import SentEvent, plain_draft
 from server.sharing.current_project import current_project
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from server.rpc.calls import RequestParser
     from server.sharing.loop_time import LoopTime
+
+_PLAIN_READERS: Final = {"signalbox.v1.EventIngest.SendEvent": plain_draft}
 
 LARGE_BYTES: Final = 32 * 1024
 """Responses above this size, as Protocol Buffers, are written as JSON in slices: 4 MB would hold the loop for long."""
@@ -44,7 +47,7 @@ class JsonWriter:
 
     def write(self, response: Any) -> bytes:
         """Return the JSON text of a response."""
-        return write_json(self._message(response))
+        return response.json() if response.__class__ is SentEvent else write_json(self._message(response))
 
     async def write_in_slices(self, response: Any, loop_time: LoopTime, key: object) -> bytes:
         """Return the JSON text of a large response."""
@@ -66,6 +69,8 @@ class Codec:
 
     def is_small(self, response: Any) -> bool:
         """Return whether a response is written at once by `write`, and not by `write_large`."""
+        if response.__class__ is SentEvent:
+            return True
         return (len(response) if isinstance(response, bytes) else response.ByteSize()) <= LARGE_BYTES
 
     def write(self, response: Any) -> bytes:
@@ -81,7 +86,7 @@ def codecs(method: MethodDescriptor, max_proto: int, max_json: int) -> dict[byte
     """Return the codecs of a method by media type."""
     prefix = b"application/connect+" if method.server_streaming else b"application/"
     forms = (
-        Codec(prefix + b"json", JsonParser(method), JsonWriter(method), max_json),
+        Codec(prefix + b"json", JsonParser(method, _PLAIN_READERS.get(method.full_name)), JsonWriter(method), max_json),
         Codec(prefix + b"proto", Parser(method), ProtoWriter(), max_proto),
     )
     return {codec.media_type: codec for codec in forms}

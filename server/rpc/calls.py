@@ -110,8 +110,8 @@ class StreamTransport(Transport, Protocol):
 class RequestParser(Protocol):
     """Parses the requests of one method. Its methods raise MalformedRequest and UnstorableText."""
 
-    def parse(self, data: bytes) -> Message:
-        """Parse a request."""
+    def parse(self, data: bytes) -> Any:
+        """Parse a request into a message, or what its servicer takes in place of one."""
         ...
 
     async def parse_in_slices(self, data: bytes, loop_time: LoopTime, key: object) -> Message:
@@ -337,7 +337,7 @@ class Calls:
             limits.arrivals.leave(task)
             limits.arriving.give(key)
 
-    async def _parse(self, parser: RequestParser, data: bytes, key: int) -> Message:
+    async def _parse(self, parser: RequestParser, data: bytes, key: int) -> Any:
         if len(data) <= SMALL_BYTES:
             return parser.parse(data)
         if len(data) <= LARGE_BYTES:

@@ -67,15 +67,21 @@ _FORMS = {
 
 
 class JsonParser:
-    """Parses the requests of one method. Its methods raise MalformedRequest, InvalidArgument and UnstorableText."""
+    """Parses the requests of one method. Its methods raise MalformedRequest, InvalidArgument and UnstorableText.
 
-    def __init__(self, method: MethodDescriptor) -> None:
+    `read_plain` reads plain requests into something other than a message, and returns None for the rest.
+    """
+
+    def __init__(self, method: MethodDescriptor, read_plain: Callable[[bytes], Any] | None = None) -> None:
+        self._read_plain = read_plain
         self._class = GetMessageClass(method.input_type)
         self._read = message_reader(method.input_type)
         self._check_texts = text_check(method.input_type)
 
-    def parse(self, data: bytes) -> Message:
+    def parse(self, data: bytes) -> Any:
         """Parse a request."""
+        if self._read_plain is not None and (plain := self._read_plain(data)) is not None:
+            return plain
         message = self._class()
         try:
             for _ in self._steps(data, message):

@@ -48,7 +48,7 @@ def write_receipt(draft: Draft, view: View, into: pb.EventReceipt, room: int) ->
     if event.coercions:
         into.coercion_count = len(event.coercions) + event.omitted_coercions
     if draft.matches:
-        into.match_count = _started(draft)
+        into.match_count = started_matches(draft)
         if view is View.MATCHES:
             into.truncated = not _write_matches(draft, event, into.matches, room - size_of(into.event))
 
@@ -99,7 +99,7 @@ class _BriefResults:
         event, message = draft.event, self._event
         assert event is not None
         coercions = len(event.coercions) + event.omitted_coercions
-        common = (event.received_at, event.revision, coercions, _started(draft), draft.duplicate)
+        common = (event.received_at, event.revision, coercions, started_matches(draft), draft.duplicate)
         if common != self._common:
             self._common = common
             write_timestamp(event.received_at, message.received_at)
@@ -111,7 +111,7 @@ class _BriefResults:
         self._into.append(self._result)
 
 
-def _started(draft: Draft) -> int:
+def started_matches(draft: Draft) -> int:
     """Return how many automations the event matched."""
     return sum(match.kind is MatchKind.STARTED for match, _ in draft.matches) if draft.matches else 0
 

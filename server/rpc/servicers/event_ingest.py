@@ -9,10 +9,10 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from registry.errors import SignalboxError
-from server.budgets import MAX_RESPONSE_BYTES
 from server.emails import normalize_email
 from server.errors import ContactRequired, InvalidArgument
 from server.ingest.commit_queue import SMALL_BYTES, SMALL_EVENTS
+from server.ingest.draft import Draft
 from server.paging import PageRequest
 from server.rpc.messages.enums import BATCH_MODE, RESULT_VIEW, View
 from server.rpc.messages.events import (
@@ -23,10 +23,11 @@ from server.rpc.messages.events import (
     write_error,
     write_event,
 )
-from server.rpc.messages.receipts import result_steps, write_receipt, write_results
+from server.rpc.messages.receipts import result_steps, write_results
 from server.rpc.messages.times import read_timestamp
 from server.rpc.request_size import request_size
 from server.rpc.response_size import write_page
+from server.rpc.sent_event import SentEvent
 from server.shutdown import until
 from server.storage.events import EventFilter
 from signalbox.v1 import event_ingest_pb2 as pb
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 
     from server.auth.access import Caller
-    from server.ingest.draft import Batch, BatchMode, Draft
+    from server.ingest.draft import Batch, BatchMode
     from server.ingest.ingest import Ingest
     from server.rpc.messages.structs import Later
     from server.rpc.messages.typed_properties import TypedReaders
@@ -64,8 +65,12 @@ class EventIngestServicer:
         self._typed = typed
         self._stopping = stopping
 
-    async def SendEvent(self, request: pb.SendEventRequest, caller: Caller) -> pb.SendEventResponse:
-        event, size = request.event, request_size()
+    async def SendEvent(self, request: pb.SendEventRequest | Draft, caller: Caller) -> pb.SendEventResponse | SentEvent:
+        size = request_size()
+        if isinstance(request, Draft):
+            await self._ingest.send(caller.project_pk, request, size)
+            return SentEvent(request, View.COERCED)
+        event = request.event
         typed = event.HasField("typed_properties")
         readers = await self._typed.needed(caller.project_pk, (event,)) if typed else {}
         if size <= SMALL_BYTES:
@@ -77,9 +82,8 @@ class EventIngestServicer:
                 await slices.run(chain.from_iterable(later))
         view = RESULT_VIEW.read_optional(request.view, "view") or View.COERCED
         await self._ingest.send(caller.project_pk, draft, size)
-        response = pb.SendEventResponse()
-        write_receipt(draft, view, response.receipt, MAX_RESPONSE_BYTES)
-        return response
+        sent = SentEvent(draft, view)
+        return sent if size <= SMALL_BYTES else sent.message()
 
     async def SendEvents(self, request: pb.SendEventsRequest, caller: Caller) -> pb.SendEventsResponse:
         await self._ingest.admit(caller.project_pk, len(request.events), request_size())
