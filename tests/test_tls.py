@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from server.cli.main import run
 from server.settings import Tls
 from signalbox.v1 import projects_pb2
-from tests.support.service import Service, serving
+from tests.support.service import ADMIN_KEY, Service, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -144,9 +144,12 @@ async def test_a_server_without_its_certificate_does_not_start(url: str, tmp_pat
             pass
 
 
-def cli_failure(capsys: pytest.CaptureFixture[str], server: str, authority: Authority | None = None) -> str:
+def cli_failure(
+    capsys: pytest.CaptureFixture[str], server: str, authority: Authority | None = None, shown: Authority | None = None
+) -> str:
     """Run a command against a server and return its error without the address and the file."""
     trusting = ["--tls-ca", str(authority.certificate)] if authority else []
+    trusting += ["--tls-cert", str(shown.certificate), "--tls-key", str(shown.key)] if shown else []
     assert run(("event", "list", "--server", server, *trusting, *NATIVE_KEY)) == 1
     error = capsys.readouterr().err.removeprefix("error: ").removesuffix("\n").replace(server, "SERVER")
     return error.replace(str(authority.certificate), "FILE") if authority else error
@@ -155,13 +158,13 @@ def cli_failure(capsys: pytest.CaptureFixture[str], server: str, authority: Auth
 async def test_the_command_line_names_what_is_wrong_with_a_tls_connection(
     host: Authority, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async def failure(server: str, authority: Authority | None = None) -> str:
-        return await asyncio.to_thread(cli_failure, capsys, server, authority)
+    async def failure(server: str, authority: Authority | None = None, shown: Authority | None = None) -> str:
+        return await asyncio.to_thread(cli_failure, capsys, server, authority, shown)
 
     other = Authority(tmp_path / "other")
     async with serving(url, tls=Tls(host.certificate, host.key)) as service:
         assert await failure(service.address) == (
-            "SERVER uses TLS (name the authority that signed its certificate: --tls-ca FILE)"
+            "SERVER uses TLS (name the authority that signed its certificate: --tls-ca FILE, or --tls)"
         )
         assert await failure(service.address, other) == (
             "the certificate of SERVER was not accepted: it has expired, or FILE did not sign it "
@@ -172,10 +175,39 @@ async def test_the_command_line_names_what_is_wrong_with_a_tls_connection(
         )
     async with serving(url, tls=Tls(host.certificate, host.key, other.certificate)) as service:
         assert await failure(service.address, host) == (
-            "SERVER requires a client certificate, which this command cannot send"
+            "SERVER requires a client certificate (show yours: --tls-cert FILE --tls-key FILE)"
         )
+        assert (await failure(service.address, host, host)).startswith("SERVER did not accept the client certificate ")
     async with serving(url) as service:
         assert await failure(service.address, host) == "SERVER does not use TLS (leave out --tls-ca)"
         assert await failure(service.http_address) == (
             "SERVER is not a gRPC port: `signalbox serve` prints the right one as grpc=HOST:PORT"
         )
+
+
+@pytest.mark.parametrize("authorities", ["file", "system"])
+async def test_the_command_line_shows_a_certificate_and_trusts_a_file_or_the_system(
+    host: Authority,
+    url: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    authorities: str,
+) -> None:
+    friend = Authority(tmp_path / "friend")
+    monkeypatch.setenv("SSL_CERT_FILE", str(host.certificate))
+    trusting = ("--tls",) if authorities == "system" else ("--tls-ca", str(host.certificate))
+    showing = ("--tls-cert", str(friend.certificate), "--tls-key", str(friend.key))
+    async with serving(url, tls=Tls(host.certificate, host.key, friend.certificate)) as service:
+        command = ("project", "list", "--server", service.address, "--key", ADMIN_KEY, *trusting, *showing)
+        assert await asyncio.to_thread(run, command) == 0
+    assert "NAME  ID" in capsys.readouterr().out
+
+
+def test_a_client_certificate_without_its_key_is_refused(host: Authority, capsys: pytest.CaptureFixture[str]) -> None:
+    for given, message in {
+        ("--tls-cert", str(host.certificate)): "a client certificate needs both --tls-cert and --tls-key",
+        ("--tls-cert", str(host.certificate), "--tls-key", str(host.certificate)): "are not a certificate and its",
+    }.items():
+        assert run(("event", "list", *NATIVE_KEY, *given)) == 1
+        assert message in capsys.readouterr().err

@@ -16,6 +16,8 @@ from server.settings import DEFAULT_DATABASE, DEFAULT_GRPC
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
 F = TypeVar("F", bound="Callable[..., Any]")
 
 
@@ -30,9 +32,17 @@ class Connection:
     key: str
     project: str
     database: str
+    tls: bool
     tls_ca: Path | None
+    tls_cert: Path | None
+    tls_key: Path | None
     timeout: float
     json: bool
+
+    @property
+    def secure(self) -> bool:
+        """Whether the connection uses TLS."""
+        return self.tls or self.tls_ca is not None or self.tls_cert is not None or self.tls_key is not None
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Connection:
@@ -103,11 +113,24 @@ _CONNECTION_OPTIONS = (
     ),
     database_option,
     _anywhere(
+        "--tls",
+        envvar="SIGNALBOX_TLS",
+        is_flag=True,
+        help="Use TLS, and trust the certificate authorities of this machine.",
+    ),
+    _anywhere(
         "--tls-ca",
         envvar="SIGNALBOX_TLS_CA",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="Use TLS; file with the certificate authority of the server.",
+        type=_FILE,
+        help="Use TLS, and trust only the certificate authority in this file.",
     ),
+    _anywhere(
+        "--tls-cert",
+        envvar="SIGNALBOX_TLS_CERT",
+        type=_FILE,
+        help="Use TLS, and show this certificate to the server.",
+    ),
+    _anywhere("--tls-key", envvar="SIGNALBOX_TLS_KEY", type=_FILE, help="Private key of that certificate."),
     _anywhere(
         "--timeout",
         envvar="SIGNALBOX_TIMEOUT",

@@ -14,11 +14,11 @@ PROBE_SECONDS: Final = 2.0
 
 _BY_TEXT_OF_GRPC: Final = {
     "CERTIFICATE_VERIFY_FAILED": (
-        "the certificate of {server} was not accepted: it has expired, or {tls_ca} did not sign it "
+        "the certificate of {server} was not accepted: it has expired, or {authority} did not sign it "
         "(name the authority that signed it: --tls-ca FILE)"
     ),
     "Hostname Verification Check failed": "the certificate of {server} is for another name (use that name in --server)",
-    "WRONG_VERSION_NUMBER": "{server} does not use TLS (leave out --tls-ca)",
+    "WRONG_VERSION_NUMBER": "{server} does not use TLS (leave out {tls_options})",
     "http1.x server": "{server} is not a gRPC port: `signalbox serve` prints the right one as grpc=HOST:PORT",
 }
 
@@ -30,14 +30,31 @@ def connection_fault(details: str, connection: Connection) -> str:
     """
     for text, message in _BY_TEXT_OF_GRPC.items():
         if text in details:
-            return message.format(server=connection.server, tls_ca=connection.tls_ca)
+            return message.format(
+                server=connection.server,
+                authority=connection.tls_ca or "an authority that this machine trusts",
+                tls_options=" and ".join(_tls_options(connection)),
+            )
     # A server that stops ends its connections in the same way.
     ended = "Socket closed" in details or "reset by peer" in details
     if not ended or not _uses_tls(connection.server):
         return ""
-    if connection.tls_ca is None:
-        return f"{connection.server} uses TLS (name the authority that signed its certificate: --tls-ca FILE)"
-    return f"{connection.server} requires a client certificate, which this command cannot send"
+    if not connection.secure:
+        return f"{connection.server} uses TLS (name the authority that signed its certificate: --tls-ca FILE, or --tls)"
+    if connection.tls_cert is None:
+        return f"{connection.server} requires a client certificate (show yours: --tls-cert FILE --tls-key FILE)"
+    return f"{connection.server} did not accept the client certificate {connection.tls_cert}"
+
+
+def _tls_options(connection: Connection) -> list[str]:
+    """Return the options that turned TLS on."""
+    given = {
+        "--tls": connection.tls,
+        "--tls-ca": connection.tls_ca,
+        "--tls-cert": connection.tls_cert,
+        "--tls-key": connection.tls_key,
+    }
+    return [option for option, value in given.items() if value]
 
 
 def _uses_tls(server: str) -> bool:

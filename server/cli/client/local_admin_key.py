@@ -25,10 +25,10 @@ def local_admin_key(connection: Connection) -> str:
 
     Raise Failure if there is none, or if it would be sent to another machine in clear.
     """
-    if not is_loopback(connection.server) and connection.tls_ca is None:
+    if not is_loopback(connection.server) and not connection.secure:
         raise Failure(
             f"the admin key of this machine is not sent to {connection.server} in clear: give --key for that server, "
-            "use TLS with --tls-ca, or name a server of this machine by its loopback address (127.0.0.1, [::1])"
+            "use TLS (--tls, --tls-ca), or name a server of this machine by its loopback address (127.0.0.1, [::1])"
         )
     return _checked(os.environ[VARIABLE], VARIABLE) if os.environ.get(VARIABLE) else _read(connection)
 

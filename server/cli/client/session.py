@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 import click
 import grpc
 
-from server.cli.arguments.kinds import is_loopback
 from server.cli.arguments.options import Connection, connection_options
+from server.cli.client.channel import open_channel
 from server.cli.client.errors import INTERRUPTED, Failure
 from server.cli.client.local_admin_key import local_admin_key
 from server.cli.client.refusals import failure_of
@@ -34,22 +34,13 @@ Metadata = tuple[tuple[str, str], ...]
 
 MAX_PROJECTS_NAMED = 10
 
-_OPTIONS = (
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-    # `event tail` reconnects to a restarted server within a second.
-    ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-)
-
 
 class Session:
     """A channel to a server. Unary calls carry the key and a deadline, and raise Failure."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.channel = _channel(connection)
+        self.channel = open_channel(connection)
         self.audit = AuditLogStub(self.channel)
         self.automations = AutomationsStub(self.channel)
         self.contacts = ContactsStub(self.channel)
@@ -152,18 +143,6 @@ def _raise_if_interrupted() -> None:
     """Raise CancelledError for a Ctrl-C at the moment when a call ends, which the client of grpcio swallows."""
     if (task := asyncio.current_task()) is not None and task.cancelling():
         raise asyncio.CancelledError
-
-
-def _channel(connection: Connection) -> grpc.aio.Channel:
-    if connection.tls_ca is None:
-        # A proxy would see the key, and its loopback interface is another one.
-        direct = (("grpc.enable_http_proxy", 0),) if is_loopback(connection.server) else ()
-        return grpc.aio.insecure_channel(connection.server, (*_OPTIONS, *direct))
-    authorities = connection.tls_ca.read_bytes()
-    if b"-----BEGIN CERTIFICATE-----" not in authorities:
-        raise Failure(f"{connection.tls_ca} contains no certificate in PEM format (--tls-ca)")
-    credentials = grpc.ssl_channel_credentials(authorities)
-    return grpc.aio.secure_channel(connection.server, credentials, _OPTIONS)
 
 
 def _named(projects: Any) -> str:
