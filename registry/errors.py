@@ -154,8 +154,9 @@ class DefinitionNotFound(RegistryError):
 
     reason = "DEFINITION_NOT_FOUND"
 
-    def __init__(self, name: str) -> None:
-        super().__init__(event=name)
+    def __init__(self, name: str, meant: str | None = None) -> None:
+        suggestion = meant and f'Event "{name}" is not defined in this project; did you mean "{meant}"?'
+        super().__init__(suggestion or "", event=name)
 
 
 class DefinitionAlreadyExists(RegistryError):

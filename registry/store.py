@@ -38,6 +38,7 @@ from registry.schema import (
     same_schema,
     schema_from_json,
 )
+from registry.suggestions import Suggestions
 from registry.tables import event_definition, event_definition_revision
 
 if TYPE_CHECKING:
@@ -107,7 +108,8 @@ def get_definition(conn: Connection, project_id: str, name_or_id: str, *, delete
     definitions = [_to_definition(row) for row in conn.execute(query)]
     definitions.sort(key=lambda definition: definition.id != name_or_id)
     if not definitions or (definitions[0].deleted_at is not None and not deleted):
-        raise DefinitionNotFound(name_or_id)
+        names = conn.scalars(select(_definition.name).where(_definition.project_id == project_id, _live)).all()
+        raise DefinitionNotFound(name_or_id, Suggestions(names).closest(name_or_id))
     return definitions[0]
 
 

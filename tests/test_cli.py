@@ -191,7 +191,7 @@ def test_the_admin_key_of_another_database_is_distinguished_from_a_revoked_key(
         (("event", "send", "x"), "Give --email or --contact-id"),
         (("event", "send"), "Missing argument 'NAME'"),
         (("event", "send", "--from", "/no/such/file"), "No such file"),
-        (("event", "list", "--received-from", "yesterday"), "not an RFC 3339 date-time"),
+        (("event", "list", "--since", "yesterday"), "not an RFC 3339 date-time"),
         (("event", "list", "--nonsense"), "No such option"),
         (("event", "send", "x", "--from", __file__, "--matches"), "leave out the other options"),
         (("automation", "create", "x"), "Missing option '--event'"),
@@ -365,7 +365,7 @@ def test_keys_are_created_used_and_revoked(signalbox: Server) -> None:
     assert signalbox("event", "list", "--key", created["secret"]).code == 0
     refused = signalbox("contact", "list", "--key", created["secret"])
     assert refused.err == 'error: The API key lacks the scope "contacts:read"\n'
-    revoked = signalbox("key", "revoke", created["api_key"]["id"])
+    revoked = signalbox("key", "revoke", created["api_key"]["id"], "--yes")
     assert re.search(r"^revoked +20", revoked.out, re.MULTILINE)
     assert signalbox("event", "list", "--key", created["secret"]).code == 1
 
@@ -385,7 +385,7 @@ def test_definitions_are_created_changed_deleted_and_brought_back(signalbox: Ser
     assert "tags" not in changed.out
     assert [each["number"] for each in signalbox("definition", "revisions", "cart", "--json").json] == [2, 1]
     assert signalbox("definition", "revisions", "cart", "--number", "1", "--json").json["schema"] == created["schema"]
-    assert signalbox("definition", "delete", "cart").code == 0
+    assert signalbox("definition", "delete", "cart", "--yes").code == 0
     assert signalbox("definition", "undelete", created["id"]).code == 0
     assert re.search("^cart ", signalbox("definition", "list", "--search", "CAR").out, re.MULTILINE)
 
@@ -410,7 +410,7 @@ def test_contacts_are_kept_by_address_and_id(signalbox: Server) -> None:
     contact = signalbox("contact", "show", "bob@example.com", "--json").json
     assert contact["properties"] == {"plan": "pro"}
     assert signalbox("contact", "show", contact["id"], "--json").json == contact
-    assert signalbox("contact", "delete", contact["id"]).code == 0
+    assert signalbox("contact", "delete", contact["id"], "--yes").code == 0
     assert signalbox("contact", "show", "bob@example.com").code == 1
 
 
@@ -468,12 +468,12 @@ def test_automations_are_created_changed_and_deleted(signalbox: Server) -> None:
     assert (changed["name"], changed["labels"]) == ("Hello", {"team": "growth"})
     listed = signalbox("automation", "list", "--event", "signup", "--state", "active", "--label", "team=growth")
     assert re.search(rf"^{created['id']}  Hello +active +signup", listed.out, re.MULTILINE)
-    refused = signalbox("automation", "delete", created["id"])
+    refused = signalbox("automation", "delete", created["id"], "--yes")
     assert (refused.code, refused.err) == (1, "error: The automation is active; pause it before deleting it\n")
     outdated = signalbox("automation", "pause", created["id"], "--etag", created["etag"])
     assert outdated.code == 1
     assert re.search(r"^state +paused$", signalbox("automation", "pause", created["id"]).out, re.MULTILINE)
-    deleted = signalbox("automation", "delete", created["id"])
+    deleted = signalbox("automation", "delete", created["id"], "--yes")
     assert re.search(r"^cancelled runs +0$", deleted.out, re.MULTILINE)
     assert signalbox("automation", "show", created["id"]).code == 1
 
@@ -529,9 +529,9 @@ def test_subscriptions_are_created_consumed_and_deleted(tmp_path: Path) -> None:
         assert re.search(rf"^{made['id']} .* motor$", signalbox("subscription", "list").out, re.MULTILINE)
         assert signalbox("subscription", "parked", "motor", "--json").json == []
         assert signalbox("subscription", "replay", "motor", "--all", "--dry-run").out == "0 would be replayed\n"
-        assert signalbox("subscription", "discard", "motor", "--all").out == "0 discarded\n"
-        assert signalbox("subscription", "discard", "motor").code == 1
-        assert signalbox("subscription", "delete", "motor").code == 0
+        assert signalbox("subscription", "discard", "motor", "--all", "--yes").out == "0 discarded\n"
+        assert signalbox("subscription", "discard", "motor", "--yes").code == 1
+        assert signalbox("subscription", "delete", "motor", "--yes").code == 0
         assert signalbox("match", "consume", "motor").err == 'error: There is no subscription "motor" in this project\n'
 
 

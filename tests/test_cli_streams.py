@@ -59,7 +59,7 @@ def test_a_path_may_be_no_text(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert run(("definition", "create", "x", "--schema", str(tmp_path / NO_TEXT), *KEY)) != 70
 
 
-@pytest.mark.parametrize("option", ["--limit", "--received-from", "--server", "--tls-ca"])
+@pytest.mark.parametrize("option", ["--limit", "--since", "--server", "--tls-ca"])
 def test_a_long_value_is_not_quoted_whole(capsys: pytest.CaptureFixture[str], option: str) -> None:
     assert run(("event", "list", option, "x" * 100_000)) == 2
     err = capsys.readouterr().err

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from server.cli.arguments.options import connection_options
-from server.cli.client.errors import INTERRUPTED, Failure, InternalError
+from server.cli.client.errors import INTERNAL, INTERRUPTED, Failure, InternalError
+from server.cli.output.json_text import to_json
 from server.cli.output.streams import prepare_streams
 from server.version import version
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 MAX_MESSAGE = 1_000
 
@@ -93,7 +94,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except Exception as error:
         failure = _failure_of(error, arguments, debug=options.get("debug", False))
-        _report(failure)
+        if _wants_json(options, arguments):
+            click.echo(to_json({"error": _as_json(failure)}), err=True)
+        else:
+            _report(failure)
         return failure.exit_code
     return code if isinstance(code, int) else 0
 
@@ -119,11 +123,40 @@ def _not_text(arguments: Sequence[str] | None) -> str:
     return next((name for name, text in given.items() if _SURROGATE.search(text)), "")
 
 
-def _report(error: click.ClickException) -> None:
+def _wants_json(options: Mapping[str, Any], arguments: Sequence[str] | None) -> bool:
+    """Return whether errors are to be JSON; also those of a command line that could not be read to its end."""
+    texts = sys.argv[1:] if arguments is None else arguments
+    return options.get("json", False) or "--json" in texts
+
+
+def _as_json(error: click.ClickException) -> dict[str, Any]:
+    """Return an error for programs: its reason is that of the server, or says what kind of error it is."""
+    failure = error if isinstance(error, Failure) else None
+    kind = "USAGE" if isinstance(error, click.UsageError) else "INTERNAL" if error.exit_code == INTERNAL else "FAILED"
+    violations = failure.violations if failure else ()
+    described = {
+        "message": _message_of(error),
+        "reason": (failure.reason if failure else "") or kind,
+        "violations": [
+            {"path": violation.path, "reason": violation.reason, "message": violation.message}
+            for violation in violations
+        ],
+        "exit_code": error.exit_code,
+    }
+    details = failure.details if failure and not violations else ()
+    return described | ({"details": list(details)} if details else {})
+
+
+def _message_of(error: click.ClickException) -> str:
     message = " ".join(error.format_message().split())
     if len(message) > MAX_MESSAGE:
         # The long part of a message is a quotation in its middle.
         message = f"{message[: MAX_MESSAGE // 2]} … {message[-MAX_MESSAGE // 2 :]}"
+    return message
+
+
+def _report(error: click.ClickException) -> None:
+    message = _message_of(error)
     if isinstance(error, click.UsageError) and error.ctx is not None:
         message += f" (see: {error.ctx.command_path} --help)"
     click.echo(f"error: {message}", err=True)

@@ -32,6 +32,7 @@ from automation.bulk import chunks
 from automation.matching import LiveAutomations
 from registry.coercion import compile_schema
 from registry.store import active_definitions
+from registry.suggestions import Suggestions
 from server.auditing import Changes
 from server.sharing.work_thread import SLICE_SECONDS, WorkThread
 from server.storage.projects import (
@@ -94,6 +95,14 @@ class CatalogSnapshot:
         self._folded: dict[str, LiveDefinition] = {}
         for name, definition in self._definitions.items():
             self._folded.setdefault(name.casefold(), definition)
+
+    @cached_property
+    def _suggestions(self) -> Suggestions:
+        return Suggestions([*self._definitions])
+
+    def closest_name(self, name: str) -> str | None:
+        """Return the name of the definition that was probably meant; None if none is close."""
+        return self._suggestions.closest(name)
 
     def definition(self, name: str, rules: Rules | None = None) -> LiveDefinition | None:
         """Return the definition that validates events of this name, by the project's rules unless others are given."""

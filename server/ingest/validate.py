@@ -34,7 +34,7 @@ def validate_draft(snapshot: CatalogSnapshot, draft: Draft, violations: int = MA
     rules = draft.rules or snapshot.rules
     draft.definition = definition = snapshot.definition(draft.name, rules)
     if definition is None:
-        _validate_undefined(rules, draft, violations)
+        _validate_undefined(snapshot, rules, draft, violations)
         return
     try:
         coerced = definition.coerce(draft.given, violations)
@@ -77,14 +77,14 @@ class _Validation:
             self._refused += 1
 
 
-def _validate_undefined(rules: Rules, draft: Draft, violations: int) -> None:
+def _validate_undefined(snapshot: CatalogSnapshot, rules: Rules, draft: Draft, violations: int) -> None:
     try:
         check_event_name(draft.name)
     except InvalidName as error:
         draft.error = error.detached()
         return
     if rules.undefined_events is UndefinedEvents.REJECT:
-        draft.error = DefinitionNotFound(draft.name)
+        draft.error = DefinitionNotFound(draft.name, snapshot.closest_name(draft.name))
     _keep(coerce_undefined(draft.given, violations), draft)
 
 

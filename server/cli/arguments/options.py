@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields
 from functools import reduce
 from pathlib import Path
@@ -17,6 +18,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+_SOURCES = f"{__name__}.sources"
+_PRECEDENCE = (
+    ParameterSource.DEFAULT,
+    ParameterSource.DEFAULT_MAP,
+    ParameterSource.ENVIRONMENT,
+    ParameterSource.PROMPT,
+    ParameterSource.COMMANDLINE,
+)
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -50,9 +60,38 @@ class Connection:
         return cls(**{field.name: options[field.name] for field in fields(cls)})
 
 
+class FlagOption(click.Option):
+    """An option whose environment variable is named after its flag.
+
+    click names it after the parameter, which still works: `--event` may set the parameter `event_name`.
+    """
+
+    def _variable(self, ctx: click.Context) -> str:
+        """Return the variable; empty if the option has one that is named, or none."""
+        if self.envvar or not self.allow_from_autoenv or ctx.auto_envvar_prefix is None:
+            return ""
+        return f"{ctx.auto_envvar_prefix}_{flag_of(self).replace('-', '_').upper()}"
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        """Return the value of the variable."""
+        return os.environ.get(self._variable(ctx)) or super().resolve_envvar_value(ctx)
+
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        """Return what the help shows beside the text."""
+        extra = super().get_help_extra(ctx)
+        if "envvars" in extra and (variable := self._variable(ctx)):
+            extra["envvars"] = (variable,)
+        return extra
+
+
+def flag_of(parameter: click.Option) -> str:
+    """Return the long flag of an option, without the dashes."""
+    return next(flag.removeprefix("--") for flag in parameter.opts if flag.startswith("--"))
+
+
 def option(*names: str, **settings: Any) -> Callable[[F], F]:
     """Return an option whose help names its environment variable."""
-    return click.option(*names, show_envvar=True, **settings)
+    return click.option(*names, show_envvar=True, cls=FlagOption, **settings)
 
 
 def _anywhere(*names: str, **settings: Any) -> Callable[[F], F]:
@@ -61,10 +100,10 @@ def _anywhere(*names: str, **settings: Any) -> Callable[[F], F]:
     def remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:
         values = context.ensure_object(dict)
         assert parameter.name is not None
-        if context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
-            values[parameter.name] = value
-        else:
-            values.setdefault(parameter.name, value)
+        sources: dict[str, int] = context.meta.setdefault(_SOURCES, {})
+        source = _PRECEDENCE.index(context.get_parameter_source(parameter.name) or ParameterSource.DEFAULT)
+        if source >= sources.get(parameter.name, 0):
+            values[parameter.name], sources[parameter.name] = value, source
 
     return option(*names, expose_value=False, callback=remember, **settings)
 

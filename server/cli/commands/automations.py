@@ -7,16 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from server.cli.arguments.confirmation import confirmed
 from server.cli.arguments.enums import AUTOMATION_STATE, ENTRY_RULE, enum_option
 from server.cli.arguments.inputs import attributes as json_object
 from server.cli.arguments.inputs import label
 from server.cli.arguments.options import etag_option, limit_option, option
+from server.cli.client.errors import Failure
 from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
 from server.cli.commands.explaining import explain, test_condition
-from server.cli.output.tables import moment, print_fields, print_json, to_json, to_plain
+from server.cli.output.json_text import to_json
+from server.cli.output.tables import moment, print_fields, print_json, to_plain
 from server.cli.output.views import show_list, show_one
 from signalbox.v1 import automations_pb2 as pb
+from signalbox.v1 import event_definitions_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -60,7 +64,7 @@ async def create(
     state = pb.AUTOMATION_STATE_ACTIVE if activate else pb.AUTOMATION_STATE_DRAFT
     new = pb.Automation(state=state, entry_rule=entry, labels=dict(labels), **stated)
     request = pb.CreateAutomationRequest(automation=new)
-    _show(session, (await session.call(session.automations.CreateAutomation, request)).automation)
+    await _show_and_warn(session, (await session.call(session.automations.CreateAutomation, request)).automation)
 
 
 @automation.command("list")
@@ -128,7 +132,7 @@ async def update(
     request = pb.UpdateAutomationRequest(
         id=automation_id, entry_rule=entry, labels=dict(labels), attributes=attributes, **changes
     )
-    _show(session, (await session.call(session.automations.UpdateAutomation, request)).automation)
+    await _show_and_warn(session, (await session.call(session.automations.UpdateAutomation, request)).automation)
 
 
 @automation.command()
@@ -154,6 +158,7 @@ async def pause(session: Session, automation_id: str, etag: str) -> None:
 @automation.command()
 @click.argument("automation_id", metavar="ID")
 @etag_option
+@confirmed("deletes the automation {automation_id} and cancels its open runs")
 @client_command
 async def delete(session: Session, automation_id: str, etag: str) -> None:
     """Delete an automation that is not active. Its open runs are cancelled."""
@@ -163,6 +168,18 @@ async def delete(session: Session, automation_id: str, etag: str) -> None:
         print_json(to_plain(response))
     else:
         print_fields((*_fields(response.automation), ("cancelled runs", f"{response.cancelled_run_count:,}")))
+
+
+async def _show_and_warn(session: Session, automation: pb.Automation) -> None:
+    """Show an automation, and warn if its event has no definition, as far as the key may see that."""
+    _show(session, automation)
+    request = event_definitions_pb2.GetEventDefinitionRequest(event_definition=automation.event_name)
+    try:
+        await session.call(session.definitions.GetEventDefinition, request)
+    except Failure as failure:
+        if failure.reason == "DEFINITION_NOT_FOUND":
+            until = "Until it is, only a project that accepts undefined events has some for this automation."
+            click.echo(f"warning: {failure.message.rstrip('.')}. {until}", err=True)
 
 
 def _show(session: Session, automation: pb.Automation) -> None:

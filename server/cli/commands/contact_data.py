@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import click
 import grpc
 
+from server.cli.arguments.confirmation import check_terminal, confirm
 from server.cli.arguments.options import option
 from server.cli.client.errors import Failure
 from server.cli.client.refusals import failure_of
 from server.cli.client.session import client_command
-from server.cli.output.tables import print_fields, print_json, to_json, to_plain
+from server.cli.output.json_text import to_json
+from server.cli.output.tables import print_fields, print_json, to_plain
 from signalbox.v1 import contacts_pb2 as pb
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ async def export(session: Session, email_or_id: str) -> None:
 
 @click.command()
 @click.argument("email_or_id")
-@option("--yes", is_flag=True, help="Erase without asking.")
+@option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @option("--dry-run", is_flag=True, help="Only print what would be erased.")
 @client_command
 async def erase(session: Session, email_or_id: str, yes: bool, dry_run: bool) -> None:
@@ -52,23 +54,20 @@ async def erase(session: Session, email_or_id: str, yes: bool, dry_run: bool) ->
 
     An address need not be that of a contact. The command ends when everything is erased.
     """
+    if not (yes or dry_run):
+        check_terminal(f"erases {email_or_id} for good")
     request = pb.EraseContactRequest(validate_only=True)
     _name(request, email_or_id)
     found = await session.call(session.contacts.EraseContact, request)
     if not dry_run:
         if not yes:
-            _confirm(email_or_id, found)
+            confirm(f"erases {email_or_id} with {found.event_count:,} events and {found.run_count:,} runs for good")
         request.validate_only = False
         found = await session.call(session.contacts.EraseContact, request, patient=True)
     if session.json:
         print_json(to_plain(found))
     else:
         print_fields(_fields(found))
-
-
-def _confirm(name: str, found: pb.EraseContactResponse) -> None:
-    question = f"Erase {name} with {found.event_count:,} events and {found.run_count:,} runs for good?"
-    click.confirm(question, abort=True, err=True)
 
 
 def _name(request: pb.ExportContactRequest | pb.EraseContactRequest, email_or_id: str) -> None:

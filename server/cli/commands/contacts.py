@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from server.cli.arguments.confirmation import confirmed
 from server.cli.arguments.inputs import properties as json_object
 from server.cli.arguments.options import etag_option, limit_option, option
 from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
 from server.cli.commands.contact_data import erase, export
-from server.cli.output.tables import moment, print_fields, print_json, to_json, to_plain
+from server.cli.output.json_text import to_json
+from server.cli.output.tables import moment, print_fields, print_json, to_plain
 from server.cli.output.views import show_list, show_one
 from signalbox.v1 import contacts_pb2 as pb
 
@@ -71,6 +73,7 @@ async def list_(session: Session, search: str, limit: int) -> None:
 @contact.command()
 @click.argument("email_or_id")
 @etag_option
+@confirmed("deletes the contact {email_or_id} and erases its address and properties")
 @client_command
 async def delete(session: Session, email_or_id: str, etag: str) -> None:
     """Delete a contact. Its address and properties are erased; its events are kept ("contact erase" erases them)."""

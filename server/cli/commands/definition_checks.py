@@ -18,7 +18,8 @@ from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
 from server.cli.output.definitions import show_definition
 from server.cli.output.events import show_coercions
-from server.cli.output.tables import moment, print_fields, print_json, print_table, printable, to_json, to_plain
+from server.cli.output.json_text import to_json
+from server.cli.output.tables import moment, print_fields, print_json, print_table, printable, to_plain
 from signalbox.v1 import event_definitions_pb2 as pb
 
 if TYPE_CHECKING:

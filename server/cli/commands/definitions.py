@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from server.cli.arguments.confirmation import confirmed
 from server.cli.arguments.enums import COMPATIBILITY, enum_option
 from server.cli.arguments.inputs import definition_retention
 from server.cli.arguments.options import etag_option, force_option, option, validate_only_option
@@ -133,6 +134,7 @@ async def update(session: Session, /, name_or_id: str, removed: tuple[str, ...],
 @definition.command()
 @click.argument("name_or_id")
 @etag_option
+@confirmed("deletes the definition {name_or_id}, whose events are rejected from then on")
 @client_command
 async def delete(session: Session, name_or_id: str, etag: str) -> None:
     """Delete a definition: its events are rejected from now on. Undelete it by the id that is shown."""

@@ -10,6 +10,12 @@ import click
 from server.cli.arguments.inputs import instant
 from server.cli.arguments.inputs import properties as json_object
 from server.cli.arguments.options import limit_option, option
+from server.cli.arguments.window_options import (
+    occurred_since_option,
+    occurred_until_option,
+    since_option,
+    until_option,
+)
 from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
 from server.cli.commands.explaining import explain
@@ -71,10 +77,10 @@ async def send(session: Session, /, name: str, file: IO[bytes] | None, matches: 
 @option("--event", "name", metavar="NAME", help="Only events of this name.")
 @option("--email", metavar="EMAIL", help="Only events about the contact with this address.")
 @option("--contact-id", metavar="ID", help="Only events about this contact.")
-@option("--received-from", type=instant, metavar="RFC3339", help="Only events received at or after this time.")
-@option("--received-until", type=instant, metavar="RFC3339", help="Only events received before this time.")
-@option("--occurred-from", type=instant, metavar="RFC3339", help="Only events that occurred at or after this time.")
-@option("--occurred-until", type=instant, metavar="RFC3339", help="Only events that occurred before this time.")
+@since_option
+@until_option
+@occurred_since_option
+@occurred_until_option
 @limit_option("events")
 @client_command
 async def list_(session: Session, /, limit: int, **filters: Any) -> None:
@@ -104,8 +110,8 @@ async def show(session: Session, event_id: str) -> None:
 
 @event.command()
 @option("--event", "name", metavar="NAME", help="Only events of this name.")
-@option("--received-from", type=instant, metavar="RFC3339", help="Only events received at or after this time.")
-@option("--received-until", type=instant, metavar="RFC3339", help="Only events received before this time.")
+@since_option
+@until_option
 @option(
     "--from-position",
     type=click.IntRange(min=1, max=2**63 - 1),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from server.cli.arguments.confirmation import confirmed
 from server.cli.arguments.enums import DIALECT, enum_option
 from server.cli.arguments.options import option
 from server.cli.client.pagination import list_all
@@ -68,6 +69,7 @@ async def list_(session: Session) -> None:
 
 @key.command()
 @click.argument("key_id", metavar="ID")
+@confirmed("revokes the key {key_id} for good")
 @client_command
 async def revoke(session: Session, key_id: str) -> None:
     """Revoke a key. This cannot be undone."""

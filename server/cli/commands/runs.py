@@ -13,7 +13,8 @@ from server.cli.arguments.inputs import duration
 from server.cli.arguments.options import etag_option, limit_option, option
 from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
-from server.cli.output.tables import moment, to_json, to_plain
+from server.cli.output.json_text import to_json
+from server.cli.output.tables import moment, to_plain
 from server.cli.output.views import show_list, show_one
 from signalbox.v1 import automations_pb2 as pb
 

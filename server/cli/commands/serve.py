@@ -14,6 +14,7 @@ import click
 import structlog
 
 from server import runtime
+from server.cli.arguments.config_file import config_option
 from server.cli.arguments.kinds import address, call_sampling, is_loopback, networks, origins, retention, secret
 from server.cli.arguments.options import database_option, debug_option, option
 from server.cli.client.errors import INTERRUPTED, Failure
@@ -31,6 +32,7 @@ log = structlog.get_logger()
 
 
 @click.command()
+@config_option()
 @option(
     "--dev",
     envvar="SIGNALBOX_DEV",

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from server.cli.arguments.confirmation import confirmed
 from server.cli.arguments.enums import DELIVERY_ORDER, PARKING_CAUSE, enum_option
-from server.cli.arguments.inputs import duration, instant
+from server.cli.arguments.inputs import duration
 from server.cli.arguments.match_options import filter_options, start_point
 from server.cli.arguments.options import etag_option, limit_option, option
 from server.cli.arguments.push_options import push_change_options, push_options, take_push, take_push_changes
+from server.cli.arguments.window_options import parked_until_option
 from server.cli.client.errors import Failure
 from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
@@ -47,9 +49,7 @@ def selection_options(command: F) -> F:
     """Add the options that select parked matches."""
     for decorate in (
         option("--all", "all", is_flag=True, help="All parked matches; not with other filters."),
-        option(
-            "--before", "parked_until", type=instant, metavar="RFC3339", help="Only matches parked before this time."
-        ),
+        parked_until_option,
         option("--automation", "automation_id", metavar="ID", default="", help="Only matches of this automation."),
         option("--match", "match_ids", metavar="ID", multiple=True, help="Only this match. (repeatable)"),
     ):
@@ -171,6 +171,7 @@ async def update(
 @subscription.command()
 @click.argument("subscription")
 @option("--force", is_flag=True, help="Delete it even while consumers are connected.")
+@confirmed("deletes the subscription {subscription} with its place in the log and its parked matches")
 @etag_option
 @client_command
 async def delete(session: Session, /, **stated: Any) -> None:
@@ -193,7 +194,7 @@ async def seek(session: Session, subscription: str, start: pb.StartPoint, etag: 
 @subscription.command()
 @click.argument("subscription")
 @option("--automation", "automation_id", metavar="ID", default="", help="Only matches of this automation.")
-@option("--before", "parked_until", type=instant, metavar="RFC3339", help="Only matches parked before this time.")
+@parked_until_option
 @limit_option("matches")
 @client_command
 async def parked(
@@ -228,6 +229,7 @@ async def replay(session: Session, /, subscription: str, dry_run: bool, **select
 @click.argument("subscription")
 @selection_options
 @_dry_run_option
+@confirmed("discards parked matches of {subscription}, which are never delivered again")
 @client_command
 async def discard(session: Session, /, subscription: str, dry_run: bool, **selection: Any) -> None:
     """Discard parked matches: they are never delivered again, and stay in the match log."""

@@ -10,15 +10,16 @@ import click
 import grpc
 
 from server.cli.arguments.enums import Names
-from server.cli.arguments.inputs import instant
 from server.cli.arguments.options import option
 from server.cli.arguments.schema_options import SchemaOptions, remove_option, schema_options
+from server.cli.arguments.window_options import since_option, until_option
 from server.cli.client.definitions import get_definition
 from server.cli.client.errors import CheckCommand, Failure, ServerAway
 from server.cli.client.refusals import failure_of
 from server.cli.client.session import client_command
+from server.cli.output.json_text import to_json
 from server.cli.output.progress import counting
-from server.cli.output.tables import print_fields, print_json, print_table, to_json, to_plain
+from server.cli.output.tables import print_fields, print_json, print_table, to_plain
 from signalbox.v1 import event_definitions_pb2 as pb
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ _Call = grpc.aio.UnaryStreamCall[pb.BacktestSchemaRequest, pb.BacktestSchemaResp
     metavar="N",
     help="Compare with this revision; the latest by default.",
 )
-@option("--since", type=instant, metavar="RFC3339", help="Only events received at or after this time.")
-@option("--until", type=instant, metavar="RFC3339", help="Only events received before this time.")
+@since_option
+@until_option
 @option("--max-events", type=click.IntRange(min=1, max=2**63 - 1), metavar="N", help="Only the newest N events.")
 @option(
     "--samples",
@@ -61,8 +62,8 @@ async def backtest(
     /,
     name_or_id: str,
     removed: tuple[str, ...],
-    since: Timestamp | None,
-    until: Timestamp | None,
+    received_from: Timestamp | None,
+    received_until: Timestamp | None,
     samples: int,
     revision: int | None,
     max_events: int | None,
@@ -79,8 +80,8 @@ async def backtest(
         event_definition=name_or_id,
         schema=candidate,
         revision=revision or 0,
-        received_from=since,
-        received_until=until,
+        received_from=received_from,
+        received_until=received_until,
         max_events=max_events or 0,
         max_samples=samples,
     )

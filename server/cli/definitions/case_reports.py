@@ -12,7 +12,8 @@ import click
 from server.cli.arguments.options import debug_option, json_option, option
 from server.cli.definitions.cases import read_cases, run_case
 from server.cli.definitions.files import files_option
-from server.cli.output.tables import print_json, printable, to_json
+from server.cli.output.json_text import to_json
+from server.cli.output.tables import print_json, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

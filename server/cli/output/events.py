@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from server.cli.arguments.enums import COERCION_KIND, MATCH_KIND
-from server.cli.output.tables import moment, print_fields, print_json, printable, to_json, to_plain
+from server.cli.output.json_text import to_json
+from server.cli.output.tables import moment, print_fields, print_json, printable, to_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

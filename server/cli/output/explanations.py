@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from server.cli.arguments.enums import REASON_KIND, VERDICT
-from server.cli.output.tables import printable, to_json, to_plain
+from server.cli.output.json_text import to_json
+from server.cli.output.tables import printable, to_plain
 from signalbox.v1 import automations_pb2 as pb
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from server.cli.arguments.enums import MATCH_KIND
-from server.cli.output.tables import moment, to_json, to_plain
+from server.cli.output.json_text import to_json
+from server.cli.output.tables import moment, to_plain
 
 if TYPE_CHECKING:
     from signalbox.v1 import match_pb2

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from google.protobuf.json_format import MessageToDict
 
+from server.cli.output.json_text import to_json
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -39,11 +41,6 @@ def print_json(value: Any) -> None:
 def print_json_line(value: Any) -> None:
     """Print one JSON document on one line."""
     click.echo(to_json(value))
-
-
-def to_json(value: Any) -> str:
-    """Return JSON on one line."""
-    return json.dumps(value, ensure_ascii=False)
 
 
 def print_fields(fields: Iterable[tuple[str, str]]) -> None:
