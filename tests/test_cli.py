@@ -302,7 +302,7 @@ async def test_an_interrupt_counts_although_the_call_under_way_succeeds() -> Non
         return "answer"
 
     method: Any = answer
-    session = Session(Connection("127.0.0.1:1", "key", "", "", None, 5, json=False))
+    session = Session(Connection("127.0.0.1:1", "key", "", "", 5, json=False))
     calling = asyncio.create_task(session.bare_call(method, pb.ListEventsRequest()))
     await asyncio.sleep(0)
     calling.cancel()

@@ -32,9 +32,9 @@ def test_a_person_is_exported_and_erased(tmp_path: Path) -> None:
         assert [next(iter(line)) for line in exported.json_lines] == ["contact", "event", "match", "run", "end"]
         told = signalbox("contact", "erase", ADA, "--dry-run", "--json").json
         assert (told["event_count"], told["run_count"], told["cancelled_run_count"]) == (1, 1, 1)
-        refused = signalbox("contact", "erase", ADA, stdin="n\n")
-        assert refused.code != 0
-        assert "1 events and 1 runs" in refused.err
+        refused = signalbox("contact", "erase", ADA, stdin="y\n")
+        assert refused.code == 1
+        assert "erases ada@example.com for good: confirm with --yes" in refused.err
         assert signalbox("contact", "show", ADA).code == 0
         erased = signalbox("contact", "erase", ADA, "--yes")
         assert erased.code == 0, erased.err

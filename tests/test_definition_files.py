@@ -306,7 +306,7 @@ class Shop:
         self.client = client
         self.folder = folder
         self.address = service.address
-        self.session = Session(Connection(service.address, client.secret, "", "", None, 30.0, json=False))
+        self.session = Session(Connection(service.address, client.secret, "", "", 30.0, json=False))
 
     def write(self, text: str) -> Path:
         file = self.folder / "x.yaml"

@@ -16,12 +16,14 @@ from server.cli.arguments.options import flag_of, option
 from server.cli.client.errors import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from server.cli.arguments.options import F
 
 _OWN = "config"
 
 
-def config_option() -> Any:
+def config_option() -> Callable[[F], F]:
     """Return the option, which is read before all others."""
     return option(
         "--config",

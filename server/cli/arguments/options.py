@@ -42,12 +42,12 @@ class Connection:
     key: str
     project: str
     database: str
-    tls: bool
-    tls_ca: Path | None
-    tls_cert: Path | None
-    tls_key: Path | None
     timeout: float
     json: bool
+    tls: bool = False
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
 
     @property
     def secure(self) -> bool:
