@@ -280,7 +280,7 @@ def test_tail_follows_a_log_over_a_clean_restart_of_the_server(tmp_path: Path) -
         server("event", "send", ORDER, "--email", ADA)
         assert json.loads(read_line(following.stdout))["position"] == 2
         assert server.stop() == 0
-        assert _logged(tmp_path) == [("stopping", "SIGTERM"), ("stopped", None)]
+        assert _logged(tmp_path) == [("started", None), ("stopping", "SIGTERM"), ("stopped", None)]
         assert "waiting" in read_line(following.stderr)
     with serving(tmp_path, server.address) as server:
         assert "is back" in read_line(following.stderr)
