@@ -18,6 +18,7 @@ END_STREAM, END_HEADERS, ACK = 1, 4, 1
 INITIAL_WINDOW_SIZE = 4
 
 FRAME = 16_384
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
 class RawConnection:
@@ -45,11 +46,7 @@ class RawConnection:
         """Begin a call by its headers, `open("/signalbox.v1.EventIngest/SendEvent")`, and return its stream."""
         self._last += 2
         self.windows[self._last] = self._initial_window
-        headers = [
-            *[(":method", "POST"), (":scheme", "http"), (":path", method), (":authority", "localhost")],
-            *[("te", "trailers"), ("content-type", "application/grpc"), *metadata],
-        ]
-        block = b"".join(b"\x00" + _text(name) + _text(value) for name, value in headers)
+        block = header_block(method, *metadata)
         parts = [block[at : at + FRAME] for at in range(0, len(block), FRAME)]
         for index, part in enumerate(parts):
             last = END_HEADERS if index == len(parts) - 1 else 0
@@ -71,8 +68,7 @@ class RawConnection:
             content = content[room:]
 
     async def frame(self, kind: int, flags: int, stream: int, content: bytes = b"") -> None:
-        self._writer.write(struct.pack(">I", len(content))[1:] + bytes([kind, flags]) + struct.pack(">I", stream))
-        self._writer.write(content)
+        self._writer.write(frame_bytes(kind, flags, stream, content))
         with suppress(ConnectionError):
             await self._writer.drain()
 
@@ -129,7 +125,7 @@ async def raw_connection(address: str, window: int = 65_535) -> AsyncIterator[Ra
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     connection = RawConnection(reader, writer)
-    writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+    writer.write(PREFACE)
     await connection.frame(SETTINGS, 0, 0, struct.pack(">HI", INITIAL_WINDOW_SIZE, window))
     reading = asyncio.create_task(connection.read())
     try:
@@ -139,6 +135,25 @@ async def raw_connection(address: str, window: int = 65_535) -> AsyncIterator[Ra
         writer.close()
         with suppress(ConnectionError, asyncio.CancelledError):
             await reading
+
+
+def frame_bytes(kind: int, flags: int, stream: int, content: bytes = b"") -> bytes:
+    """Write a frame."""
+    return struct.pack(">I", len(content))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + content
+
+
+def header_block(method: str, *metadata: tuple[str, str]) -> bytes:
+    """Write the headers of a call."""
+    headers = [
+        *[(":method", "POST"), (":scheme", "http"), (":path", method), (":authority", "localhost")],
+        *[("te", "trailers"), ("content-type", "application/grpc"), *metadata],
+    ]
+    return b"".join(literal(name, value) for name, value in headers)
+
+
+def literal(name: str, value: str) -> bytes:
+    """Write one header."""
+    return b"\x00" + _text(name) + _text(value)
 
 
 def message_head(size: int) -> bytes:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from tests.siege.attacks.automations import ChangedAutomations, ManyMatches
 from tests.siege.attacks.conditions import LongConditions
 from tests.siege.attacks.floods import Batches, Scans, Singles, Streams
+from tests.siege.attacks.frames import Continuations, GrpcChurn, HttpChurn, Pings, RapidResets
 from tests.siege.attacks.heads import EndlessHeads, LargeHeads, Pipelining
 from tests.siege.attacks.overload import Overload
 from tests.siege.attacks.sizes import (
@@ -32,6 +33,11 @@ ATTACKS: Final[Mapping[str, type[Attack]]] = {
     "3a": EndlessHeads,
     "3b": LargeHeads,
     "3c": Pipelining,
+    "3d": HttpChurn,
+    "3e": RapidResets,
+    "3f": Continuations,
+    "3g": Pings,
+    "3h": GrpcChurn,
     "4a": UnfinishedMessages,
     "4b": UnfinishedMessagesOfATenant,
     "4c": IdleConnections,
