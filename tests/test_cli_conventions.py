@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import pytest
+from click.shell_completion import BashComplete
 
 from server.cli.commands.serve import serve
 from server.cli.main import cli, run
@@ -155,6 +156,16 @@ def test_an_automation_on_an_undefined_event_is_made_with_a_warning(signalbox: S
     assert made.code == 0
     assert made.err.startswith('warning: Event "order_complete" is not defined in this project; did you mean ')
     assert signalbox("automation", "create", "Fine", "--event", ORDER).err == ""
+
+
+# Completion
+
+
+def test_commands_and_options_are_completed() -> None:
+    shell = BashComplete(cli, {}, "signalbox", "_SIGNALBOX_COMPLETE")
+    assert [item.value for item in shell.get_completions([], "even")] == ["event"]
+    assert [item.value for item in shell.get_completions(["event", "list"], "--occurred-s")] == ["--occurred-since"]
+    assert [item.value for item in shell.get_completions(["contact", "delete", ADA], "--y")] == ["--yes"]
 
 
 # The file of settings

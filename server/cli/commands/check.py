@@ -8,6 +8,7 @@ import click
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
+from server.cli.arguments.options import option
 from server.cli.client.session import client_command
 from server.cli.output.tables import print_fields, print_json
 from server.contract import SERVICE_NAMES
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
+@option("--live", is_flag=True, help="Only check whether the process is serving, not whether it can store events.")
 @client_command
-async def check(session: Session) -> None:
+async def check(session: Session, live: bool) -> None:
     """Check the health of a server. Exits with 1 unless all services are SERVING. Needs no key."""
     stub: Any = HealthStub(session.channel)
 
@@ -27,7 +29,7 @@ async def check(session: Session) -> None:
         return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
     server = await state("")
-    states = {service: await state(service) for service in SERVICE_NAMES}
+    states = {service: await state(service) for service in SERVICE_NAMES if not live}
     if session.json:
         print_json({"server": session.connection.server, "status": server, "services": states})
     else:
