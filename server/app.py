@@ -7,7 +7,7 @@ import platform
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
@@ -91,6 +91,7 @@ from server.storage.database import open_database
 from server.storage.health import StorageHealth
 from server.storage.migrations import check_migrated, current, migrate
 from server.storage.server_secrets import PAGE_TOKENS, read_or_make_secret
+from server.tracing.tracer import open_tracer
 from server.version import version
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ if TYPE_CHECKING:
     from server.bridge.metrics_page import MetricsPage
     from server.settings import Settings
     from server.storage.database import Database, MeasuredDatabase
+    from server.tracing.tracer import Tracer
 
 log = structlog.get_logger()
 
@@ -126,6 +128,13 @@ class Server:
     metrics_address: str = ""
 
 
+class _Measures(NamedTuple):
+    """What shows an operator how a server is: its metrics, and the spans of its calls if they are exported."""
+
+    metrics: Metrics
+    tracer: Tracer | None
+
+
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Server]:
     """Run a server until the context is left; then let calls end, store queued events, and close.
@@ -151,10 +160,10 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         notifier = MatchNotifier(database, outages, recent)
         notifier.start()
         stack.push_async_callback(notifier.close)
-        metrics = await stack.enter_async_context(_measuring())
+        metrics, tracer = measures = await stack.enter_async_context(_measuring(settings))
         loop_time = LoopTime()
         health = await stack.enter_async_context(_watching(database, outages))
-        queue = GroupCommit(database, catalog, notifier, metrics, settings.queue_events, loop_time, health)
+        queue = GroupCommit(database, catalog, notifier, metrics, settings.queue_events, loop_time, health, tracer)
         await stack.enter_async_context(_committing(queue, settings.grace_seconds))
         await stack.enter_async_context(_background(settings, database, notifier, metrics, outages))
         await stack.enter_async_context(_following(database, catalog, access, outages))
@@ -169,12 +178,12 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         stack.push_async_callback(_in_time, dispatchers.close, settings.grace_seconds)
         shutdown = Shutdown(calls.stopping, settings.grace_seconds)
         pushes = await stack.enter_async_context(
-            _pushing(settings, database, dispatchers, matches, metrics, loop_time, shutdown, outages)
+            _pushing(settings, database, dispatchers, matches, measures, loop_time, shutdown, outages)
         )
         subscriptions = Subscriptions(database, dispatchers, matches, pushes, changes)
-        deliveries = Deliveries(subscriptions, dispatchers, matches, shutdown)
+        deliveries = Deliveries(subscriptions, dispatchers, matches, shutdown, tracer)
         ingest, runs = (
-            Ingest(catalog, queue, Quotas(database, metrics), loop_time),
+            Ingest(catalog, queue, Quotas(database, metrics), loop_time, tracer),
             Runs(database, catalog.thread, metrics.count_runs),
         )
         servicers = {
@@ -191,7 +200,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
             "MatchStream": MatchStreamServicer(matches, subscriptions, deliveries, shutdown),
             "Projects": ProjectsServicer(projects),
         }
-        rpcs = Calls(access, calls, metrics, loop_time, CallLog(settings.log_calls))
+        rpcs = Calls(access, calls, metrics, loop_time, CallLog(settings.log_calls, tracer))
         await stack.enter_async_context(rpcs)
         grpc_server = GrpcServer(rpcs, servicers)
         _watch(metrics, database, health, calls)
@@ -206,7 +215,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
             leaving=calls.leaving,
             bodies=Bodies(loop_time, settings.http_body_bytes),
             rate_limits=settings.rate_limits,
-            call_log=CallLog(settings.log_calls),
+            call_log=CallLog(settings.log_calls, tracer),
         )
         connect = Connect(rpcs, servicers, max_json=settings.http_body_bytes)
         http_server = _http_server(settings, metrics, Front([connect], bridge, Cors(settings.cors_origins)))
@@ -240,16 +249,22 @@ async def _started(database: MeasuredDatabase, server: Server) -> Server:
 
 
 @asynccontextmanager
-async def _measuring() -> AsyncIterator[Metrics]:
-    """Yield the metrics, with the delay of the event loop and steps of the clock watched while the context is open."""
+async def _measuring(settings: Settings) -> AsyncIterator[_Measures]:
+    """Yield the metrics, and the tracer if there is one.
+
+    The delay of the event loop and steps of the clock are watched while the context is open.
+    """
     metrics = Metrics()
     delay = LoopDelay(metrics)
+    tracer = open_tracer() if settings.otel else None
     async with ClockWatch(metrics).watching():
         delay.start()
         try:
-            yield metrics
+            yield _Measures(metrics, tracer)
         finally:
             delay.stop()
+            if tracer is not None:
+                await tracer.close()
 
 
 def _watch(metrics: Metrics, database: MeasuredDatabase, health: StorageHealth, calls: OpenCalls) -> None:
@@ -324,15 +339,18 @@ async def _pushing(
     database: Database,
     dispatchers: Dispatchers,
     matches: MatchReader,
-    metrics: Metrics,
+    measures: _Measures,
     loop_time: LoopTime,
     shutdown: Shutdown,
     outages: Outages,
 ) -> AsyncIterator[Pushes]:
     """Push the matches of the subscriptions that want it."""
+    write_body = push_body_writer(loop_time)
     client = PushClient(Resolver(PushNetworks(settings.push_networks)))
-    tools = PushTools(dispatchers, matches, client, PushBudget(), AttemptLog(), metrics, push_body_writer(loop_time))
-    metrics.watch_pushes(lambda: tools.budget.used)
+    tools = PushTools(
+        dispatchers, matches, client, PushBudget(), AttemptLog(), measures.metrics, write_body, measures.tracer
+    )
+    measures.metrics.watch_pushes(lambda: tools.budget.used)
     pushes = Pushes(tools)
     pushers = Pushers(database, tools, pushes.changed, shutdown, outages)
     pushers.start()

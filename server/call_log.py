@@ -11,11 +11,14 @@ much as a part of a send, so by default there is none for each.
 from __future__ import annotations
 
 from time import monotonic
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
 from server.caller import current
+
+if TYPE_CHECKING:
+    from server.tracing.tracer import Tracer
 
 SLOW_SECONDS: Final = 1.0
 """A call that takes longer is logged, unless it is a stream, or waits for matches as long as its caller asked it to."""
@@ -50,10 +53,14 @@ class _Lines:
 
 
 class CallLog:
-    """Logs calls. `every` is NONE, or n to log each n-th call that neither fails nor is slow nor changes anything."""
+    """Logs calls. `every` is NONE, or n to log each n-th call that neither fails nor is slow nor changes anything.
 
-    def __init__(self, every: int = NONE) -> None:
+    `tracer` has the spans of calls, if any are exported.
+    """
+
+    def __init__(self, every: int = NONE, tracer: Tracer | None = None) -> None:
         self.every = every
+        self.tracer = tracer
         self._skipped = 0
         self._problems, self._changes = _Lines(), _Lines()
 

@@ -220,6 +220,7 @@ class Event(msgspec.Struct, frozen=True):
     """The number of further coercions that were not recorded."""
     erased_at: int = 0
     """When the person was erased that the event is about; 0 otherwise."""
+    traceparent: str = ""
 
 
 class ConnectionUse(NamedTuple):

@@ -30,7 +30,7 @@ class Settings:
     Matches are kept for `match_retention_seconds`, for ever if that is None, and entries of the audit log for
     `audit_retention_seconds`. Without `migrate` a database that lacks migrations is refused. Matches are pushed to
     public addresses and to `push_networks`. Of the calls that neither fail nor are slow nor change anything, each
-    `log_calls`-th is logged, none if that is 0.
+    `log_calls`-th is logged, none if that is 0. With `otel`, spans are exported.
     """
 
     grpc: str = DEFAULT_GRPC
@@ -52,6 +52,7 @@ class Settings:
     http_address_connections: int | None = None
     cors_origins: tuple[str, ...] = ()
     log_calls: int = 0
+    otel: bool = False
     push_networks: tuple[IPv4Network | IPv6Network, ...] = ()
 
 

@@ -9,6 +9,7 @@ DISTRIBUTION: Final = "signalbox-events"
 """Its name in package registries, where `signalbox` is another project."""
 
 POSTGRES_EXTRA: Final = f"{DISTRIBUTION}[postgres]"
+OTEL_EXTRA: Final = f"{DISTRIBUTION}[otel]"
 
 
 def version() -> str:

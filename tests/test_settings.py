@@ -33,6 +33,7 @@ DEFAULTS: dict[str, Any] = {
     "cors_origins": (),
     "push_networks": (),
     "log_calls": 0,
+    "otel": False,
 }
 
 WORDS = {

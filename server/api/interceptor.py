@@ -17,6 +17,7 @@ from server.caller import GRPC, REQUEST_ID, begin_call
 from server.errors import KeyInvalid
 from server.rpc.calls import served_methods
 from server.rpc.parsing import Parser
+from server.tracing.context import TRACEPARENT, receive_trace
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -40,7 +41,7 @@ class _GrpcCall:
         self._task = task  # of a call with one response
         self.write = context.write
         self._keys = 0
-        self._authorization = self._project = request_id = ""
+        self._authorization = self._project = request_id = traceparent = ""
         for name, value in context.invocation_metadata() or ():
             if name == "authorization":
                 self._keys += 1
@@ -49,8 +50,11 @@ class _GrpcCall:
                 self._project = str(value)
             elif name == REQUEST_ID:
                 request_id = str(value)
+            elif name == TRACEPARENT:
+                traceparent = str(value)
         self._metadata = ((REQUEST_ID, begin_call(request_id, GRPC)),)
         context.set_trailing_metadata(self._metadata)
+        receive_trace(traceparent)
 
     def credentials(self) -> tuple[str, str]:
         """Return the key and the project that the call names. Raise KeyInvalid for two keys."""

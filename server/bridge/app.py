@@ -52,6 +52,7 @@ from server.http.headers import repeated_header
 from server.metrics.calls import UNKNOWN_ROUTE
 from server.sharing.fair_queue import FairTurns
 from server.status import reason_of
+from server.tracing.context import TRACEPARENT, receive_trace
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -73,6 +74,7 @@ log = structlog.get_logger()
 _JSON = b"application/json"
 _READING = frozenset({"GET", "HEAD"})
 _REQUEST_ID: Final = REQUEST_ID.encode()
+_TRACEPARENT: Final = TRACEPARENT.encode()
 _BODILESS = _READING | {"DELETE"}
 """Methods whose bodies are read, because some clients send one, and ignored."""
 
@@ -123,6 +125,7 @@ class _Exchange:
             repeated_header(scope["headers"], SINGLE_HEADERS) if len(self.headers) < len(scope["headers"]) else b""
         )
         self.request_id = begin_call(self.headers.get(_REQUEST_ID, b"").decode("latin-1"), REST).encode()
+        receive_trace(self.headers.get(_TRACEPARENT, b"").decode("latin-1"))
         self.reason = ""
         self.received = 0  # bytes of the body
         self.respond = scope["exchange"].respond
@@ -136,6 +139,11 @@ class _Exchange:
         if any(name == _REQUEST_ID for name, _ in headers):
             return headers
         return (*headers, (_REQUEST_ID, self.request_id))
+
+    @property
+    def name(self) -> str:
+        """The method and the template of the path, which name a request in logs and traces."""
+        return f"{self.route.method} {self.route.path}" if self.route else UNKNOWN_ROUTE
 
 
 class Bridge:
@@ -154,6 +162,7 @@ class Bridge:
         call_log: CallLog | None = None,
     ) -> None:
         self._log = call_log or CallLog()
+        self._tracer = self._log.tracer
         self._access = access
         self._leaving = leaving
         self._calls: set[asyncio.Task[Any]] = set()
@@ -191,6 +200,7 @@ class Bridge:
     async def _respond(self, exchange: _Exchange, scope: Mapping[str, Any], receive: Receive, began: float) -> None:
         task: asyncio.Task[Any] = scope["exchange"].task
         self._calls.add(task)
+        span = None if self._tracer is None else self._tracer.begin_call(exchange.method)
         try:
             response = await self._handle(exchange, scope, receive)
         except ClientGone:
@@ -212,6 +222,9 @@ class Bridge:
         content = _encode(response.body)
         await exchange.respond(response.status, content, _JSON, headers)
         self._record(exchange, response.status, perf_counter() - began, len(content))
+        if self._tracer is not None and span is not None:
+            span.update_name(exchange.name)
+            self._tracer.end_call(span, exchange.reason, **{"http.response.status_code": response.status})
 
     def _record(self, exchange: _Exchange, status: int, seconds: float, sent: int) -> None:
         """Count a request that was answered, and log it if it is to be."""
@@ -221,7 +234,7 @@ class Bridge:
         change = route is not None and route.changes
         if exchange.reason or seconds > SLOW_SECONDS or change or (self._log.every and self._log.samples()):
             self._log.write(
-                f"{route.method} {route.path}" if route else UNKNOWN_ROUTE,
+                exchange.name,
                 exchange.reason,
                 seconds,
                 change=change,

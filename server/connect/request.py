@@ -10,6 +10,7 @@ from server.errors import DeadlineExceeded, InvalidArgument
 from server.http.body import ClientGone
 from server.http.errors import BodyTooLarge, RepeatedHeader
 from server.http.headers import repeated_header
+from server.tracing.context import TRACEPARENT, receive_trace
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -38,6 +39,7 @@ _SINGLE: Final = frozenset(
 
 
 _REQUEST_ID: Final = REQUEST_ID.encode()
+_TRACEPARENT: Final = TRACEPARENT.encode()
 
 
 class ConnectRequest:
@@ -68,6 +70,7 @@ class ConnectRequest:
         self._deadline: asyncio.TimerHandle | None = None
         given_id = self.headers.get(_REQUEST_ID, b"").decode("latin-1")
         self.request_id = begin_call(given_id, CONNECT).encode()
+        receive_trace(self.headers.get(_TRACEPARENT, b"").decode("latin-1"))
         several = len(self.headers) < len(scope["headers"])
         self._repeated = repeated_header(scope["headers"], _SINGLE) if several else b""
 

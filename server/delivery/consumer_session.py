@@ -40,7 +40,7 @@ from automation.subscriptions.values import Extend, TakeOver
 from server.clock import database_now
 from server.delivery.consumer import Consumer
 from server.delivery.heartbeats import heartbeat_time
-from server.delivery.loading import load_deliveries, parking, recent_deliveries
+from server.delivery.loading import load_deliveries, parking, recent_deliveries, trace_deliveries
 from server.delivery.match_reader import MAX_LOADED
 from server.errors import Stopping
 
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from server.delivery.match_reader import MatchReader
     from server.delivery.subscriptions import SubscriptionStatus
     from server.shutdown import Shutdown
+    from server.tracing.tracer import Tracer
 
 REQUEST_WINDOW: Final = 16
 """At most this many requests of a consumer are unanswered; its stream is read no further meanwhile."""
@@ -152,7 +153,15 @@ class _UnansweredRequest:
 class ConsumerSession:
     """One stream of a consumer, attached to the dispatcher of its subscription while it is used."""
 
-    def __init__(self, dispatcher: Dispatcher, reader: MatchReader, shutdown: Shutdown, opening: Opening) -> None:
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        reader: MatchReader,
+        shutdown: Shutdown,
+        opening: Opening,
+        tracer: Tracer | None = None,
+    ) -> None:
+        self._tracer = tracer
         self.consumer = Consumer(opening.consumer_id, opening.max_outstanding)
         self._dispatcher = dispatcher
         self._reader = reader
@@ -191,6 +200,8 @@ class ConsumerSession:
                             self._dispatcher.submit(parking(response.unwritable))
                 if len(response.unwritable) < len(response.deliveries):
                     self._renew_late(response)
+                    if self._tracer is not None:
+                        trace_deliveries(self._tracer, response.deliveries, self._dispatcher.subscription.id)
                     self._note_sent()
         finally:
             reading.cancel()

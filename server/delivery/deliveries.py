@@ -11,7 +11,7 @@ from automation.subscriptions.values import TakeOver
 from server.call_wait import current_wait
 from server.delivery.consumer import Consumer
 from server.delivery.consumer_session import ConsumerSession, DeliveryBatch, Opened
-from server.delivery.loading import load_deliveries, parking
+from server.delivery.loading import load_deliveries, parking, trace_deliveries
 from server.errors import SubscriptionPushes
 from server.shutdown import until
 
@@ -26,14 +26,21 @@ if TYPE_CHECKING:
     from server.delivery.match_reader import MatchReader
     from server.delivery.subscriptions import Subscriptions
     from server.shutdown import Shutdown
+    from server.tracing.tracer import Tracer
 
 
 class Deliveries:
     """Delivers matches to consumers. A subscription is named by its id or name."""
 
     def __init__(
-        self, subscriptions: Subscriptions, dispatchers: Dispatchers, reader: MatchReader, shutdown: Shutdown
+        self,
+        subscriptions: Subscriptions,
+        dispatchers: Dispatchers,
+        reader: MatchReader,
+        shutdown: Shutdown,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer
         self._subscriptions = subscriptions
         self._dispatchers = dispatchers
         self._reader = reader
@@ -49,7 +56,7 @@ class Deliveries:
         """
         subscription = await self._find_pulled(project_pk, opening.subscription)
         with self._dispatching(subscription, opening.subscription) as dispatcher:
-            session = ConsumerSession(dispatcher, self._reader, self._shutdown, opening)
+            session = ConsumerSession(dispatcher, self._reader, self._shutdown, opening, self._tracer)
             with dispatcher.attached(session.consumer):
                 held = await dispatcher.take_over(TakeOver(opening.consumer_id, opening.held_delivery_ids))
                 session.consumer.keep(*held)
@@ -113,6 +120,8 @@ class Deliveries:
                 deliveries = consumer.take()
                 loaded = await load_deliveries(self._reader, dispatcher, deliveries)
                 # If all deliveries are unreadable, later ones may be readable.
+                if self._tracer is not None:
+                    trace_deliveries(self._tracer, loaded, dispatcher.subscription.id)
                 if loaded or not deliveries:
                     return DeliveryBatch(loaded, dispatcher.subscription.max_attempts)
 

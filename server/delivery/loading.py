@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from automation.subscriptions.values import Delivery, Settlement
     from server.delivery.dispatcher import Dispatcher
     from server.delivery.match_reader import MatchReader
+    from server.tracing.tracer import Tracer
 
 
 class LoadedDelivery(NamedTuple):
@@ -78,3 +79,11 @@ def parking(unreadable: Sequence[tuple[Delivery, str]]) -> list[Settlement]:
         Nack([delivery.id], NackAction.PARK, reason=reason, cause=ParkingCause.UNREADABLE)
         for delivery, reason in unreadable
     ]
+
+
+def trace_deliveries(tracer: Tracer, deliveries: Sequence[LoadedDelivery], subscription_id: str) -> None:
+    """Add the spans of deliveries that were handed to a consumer, if their events belong to a trace."""
+    for delivery, loaded in deliveries:
+        if traceparent := loaded.event.traceparent:
+            match = delivery.match
+            tracer.delivered(traceparent, match.id, match.matched_at, delivery.attempt, subscription_id)

@@ -44,7 +44,7 @@ from server.ingest.subjects import subject_of
 from server.ingest.validate import validate_batch
 from server.model import Event
 from server.storage.contacts import ContactKey, contact_properties
-from server.storage.log import Head, events, lock_heads, matches, move_heads, runs
+from server.storage.log import Head, events, lock_heads, matches, move_heads, runs, traced_events
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -113,6 +113,8 @@ class ProjectCommit:
         self.matching = self._prepare_matching(drafts) if self.snapshot.automations else None
         self._ignore_case = self.snapshot.rules.ignore_case
         self._values: list[Any] = []
+        self._traced = any(batch.traceparent for batch in batches)
+        self._traceparent = ""
         self.stored = 0
         """The number of events that are stored."""
         self.last_id = ""
@@ -145,6 +147,7 @@ class ProjectCommit:
 
     def _decide(self, batch: Batch) -> None:
         """Decide all drafts of a batch, and only then, if the batch is not rejected, give them positions."""
+        self._traceparent = batch.traceparent
         fresh: list[tuple[Draft, ContactKey | None]] = []
         first: dict[str, Draft] = {}
         for draft in batch.drafts:
@@ -222,6 +225,7 @@ class ProjectCommit:
             0,
             self._ignore_case if draft.rules is None else draft.rules.ignore_case,
             omitted_coercions=draft.omitted_coercions,
+            traceparent=self._traceparent,
         )
 
     def _occurred_at(self, draft: Draft) -> int:
@@ -279,6 +283,8 @@ class ProjectCommit:
             self._earlier.stored[draft.idempotency_key] = draft
         self.stored += 1
         self._values += _row(self.snapshot.project_pk, event, contact, draft, fingerprint)
+        if self._traced:
+            self._values.append(event.traceparent)
 
     def _matched(self, matching: Matching, draft: Draft, contact_key: int, event: Event) -> Event:
         """Match the event with the automations and waiting runs. Return it with the number of its matches."""
@@ -312,7 +318,7 @@ class ProjectCommit:
 
     def store(self) -> None:
         """Write the gathered rows."""
-        events.append_values(self._connection, self._values)
+        (traced_events if self._traced else events).append_values(self._connection, self._values)
         if self.matching is None or not self.matching.matches:
             return
         project_pk, found = self.snapshot.project_pk, self.matching.matches

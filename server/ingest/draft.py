@@ -100,10 +100,22 @@ class Batch:
     the queue for the `whole`. If some parts fail, the drafts of these have the failure as their error.
 
     `judged_by` are the automations by which it was judged before its commit, and `rounds` is how often a commit has set
-    it back.
+    it back. `traceparent` is stored with its events.
     """
 
-    __slots__ = ("_left", "_parts", "_whole", "done", "drafts", "judged_by", "mode", "rounds", "size", "snapshot")
+    __slots__ = (
+        "_left",
+        "_parts",
+        "_whole",
+        "done",
+        "drafts",
+        "judged_by",
+        "mode",
+        "rounds",
+        "size",
+        "snapshot",
+        "traceparent",
+    )
 
     def __init__(
         self,
@@ -120,6 +132,7 @@ class Batch:
         self.size = size or EVENT_BYTES * len(drafts)
         self.judged_by: LiveAutomations | None = None
         self.rounds = 0
+        self.traceparent = ""
         # Not itself, and parts only while they are stored: events of a batch that refers to itself would stay in memory
         # until the next collection of garbage, which is rare (`server.runtime`).
         self._whole: Batch | None = None
@@ -141,6 +154,7 @@ class Batch:
             size = self.size * len(drafts) // len(self.drafts)
             part = Batch(self.snapshot, drafts, self.mode, loop.create_future(), size)
             part.judged_by, part.rounds, part._whole = self.judged_by, self.rounds, self
+            part.traceparent = self.traceparent
             self._parts.append(part)
         self._left = len(self._parts)
         return self._parts

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from server.ingest.riders import Rider, Riders
     from server.metrics import Metrics
     from server.storage.database import Database
+    from server.tracing.tracer import Tracer
 
 log = structlog.get_logger()
 
@@ -94,7 +95,9 @@ class GroupCommit:
         queue_events: int,
         loop_time: LoopTime | None = None,
         health: StorageHealth | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer
         self.riders: Riders = NoRiders()
         self._database = database
         self._catalog = catalog
@@ -327,6 +330,8 @@ class GroupCommit:
             self._metrics.count_runs("queued", matches)
         for each in commits:
             self._queue.learn(each.snapshot.project_pk, each.batches, each.seconds)
+            if self._tracer is not None:
+                _trace(self._tracer, each.batches, seconds)
         self._queue.learn_fixed(seconds - sum(each.seconds for each in commits))
 
     async def _commit_safely(self, batches: Sequence[Batch], riders: Sequence[Rider]) -> None:
@@ -419,3 +424,10 @@ def _put_back(riders: Iterable[Rider]) -> None:
 def _fail(riders: Iterable[Rider], error: Exception) -> None:
     for rider in riders:
         rider.fail(error)
+
+
+def _trace(tracer: Tracer, batches: Iterable[Batch], seconds: float) -> None:
+    """Add the spans of batches that were committed."""
+    for batch in batches:
+        events = sum(draft.event is not None for draft in batch.drafts)
+        tracer.committed(batch.traceparent, seconds, events, sum(len(draft.matches) for draft in batch.drafts))

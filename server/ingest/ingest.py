@@ -12,6 +12,7 @@ from server.ingest.validate import validate_batch, validate_in_slices
 from server.sharing.current_project import SERVER
 from server.sharing.loop_time import LoopTime
 from server.sharing.small_work import SmallWork
+from server.tracing.context import current_trace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from server.ingest.group_commit import GroupCommit
     from server.ingest.quotas import Quotas
     from server.model import Event
+    from server.tracing.tracer import Tracer
 
 
 class Ingest:
@@ -30,7 +32,15 @@ class Ingest:
     bytes of the request, for the bounds of the queue; without it, it is estimated.
     """
 
-    def __init__(self, catalog: Catalog, queue: GroupCommit, quotas: Quotas, loop_time: LoopTime | None = None) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        queue: GroupCommit,
+        quotas: Quotas,
+        loop_time: LoopTime | None = None,
+        tracer: Tracer | None = None,
+    ) -> None:
+        self._tracer = tracer
         self._catalog = catalog
         self._queue = queue
         self._quotas = quotas
@@ -117,6 +127,8 @@ class Ingest:
         self, snapshot: CatalogSnapshot, drafts: Sequence[Draft], mode: BatchMode, size: int = 0
     ) -> Batch:
         batch = Batch(snapshot, drafts, mode, asyncio.get_running_loop().create_future(), size)
+        traced = self._tracer
+        batch.traceparent = current_trace() if traced is None else traced.begin_ingest(len(drafts), batch.done)
         await self._validate(batch)
         if not batch.worth_storing():
             # A commit would have noticed an outdated snapshot; this batch reaches none.

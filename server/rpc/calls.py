@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
     from google.protobuf.message import Message
+    from opentelemetry.trace import Span
 
     from server.auth.access import Access, Caller, WatchedStream
     from server.metrics.calls import RpcSeries
@@ -178,6 +179,8 @@ class Calls:
         self._calls = calls
         self._limits = CallLimits(calls, self.metrics, self.loop_time)
         self._log = call_log or CallLog()
+        self._tracer = self._log.tracer
+        self._observed = bool(self._log.every or self._tracer)
         self._records: dict[Method, _Record] = {}
 
     async def __aenter__(self) -> None:
@@ -199,6 +202,7 @@ class Calls:
         counted: int | None = None
         size = 0
         response: Any = None
+        span = None if self._tracer is None else self._tracer.begin_call(method.name)
         try:
             self._calls.check_open()
             credentials = transport.credentials()
@@ -238,8 +242,8 @@ class Calls:
             self._calls.leave(task)
             record, seconds = self._record_of(method), perf_counter() - began
             record.series.ended(code, seconds)
-            if code is not OK or seconds > record.slow_seconds or self._log.every:
-                self._write(record, code, reason, seconds, bytes_in=size, bytes_out=_size(response))
+            if code is not OK or seconds > record.slow_seconds or self._observed:
+                self._write(record, code, reason, seconds, span, bytes_in=size, bytes_out=_size(response))
 
     async def converse(
         self, method: Method, parser: RequestParser, transport: StreamTransport, messages: AsyncIterator[bytes]
@@ -283,6 +287,7 @@ class Calls:
         """Serve a stream: authenticate and count it, end it once its key is revoked, and answer its errors."""
         began, code, reason, scope = perf_counter(), OK, "", method.scope
         record = self._record_of(method)
+        span = None if self._tracer is None else self._tracer.begin_call(method.name)
         task = self._calls.enter(stream=True)
         limits = self._limits
         stream: _Stream | None = None
@@ -311,8 +316,8 @@ class Calls:
             self._calls.leave(task)
             seconds = perf_counter() - began
             record.series.ended(code, seconds)
-            if code is not OK or self._log.every:
-                self._write(record, code, reason, seconds)
+            if code is not OK or self._observed:
+                self._write(record, code, reason, seconds, span)
 
     async def _receive(self, transport: Transport, task: asyncio.Task[Any], key: int, method: Method) -> bytes:
         """Receive the message of a call with one; of a message that is not small, the size is taken of `working`."""
@@ -400,10 +405,12 @@ class Calls:
             record = self._records[method] = _Record.of(method, self.metrics)
         return record
 
-    def _write(self, record: _Record, code: str, reason: str, seconds: float, **facts: Any) -> None:
-        """Write the line of a call that has ended, if it is to have one."""
+    def _write(self, record: _Record, code: str, reason: str, seconds: float, span: Span | None, **facts: Any) -> None:
+        """Write the line of a call that has ended, if it is to have one, and end its span."""
         if code is not OK or seconds > record.slow_seconds or self._log.samples():
             self._log.write(record.name, reason, seconds, change=record.changes, code=code, **facts)
+        if self._tracer is not None and span is not None:
+            self._tracer.end_call(span, reason, **{"rpc.grpc.status": code})
 
     def _outcome_of(self, transport: Transport, error: Exception) -> tuple[str, str]:
         """Return the code and the reason of a failed call. Not the error, which refers to the frame of the call."""

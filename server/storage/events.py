@@ -177,6 +177,7 @@ class _EventRow(msgspec.Struct, array_like=True):
     contact_deleted: Any
     erased_at: Any
     contact_erased_at: Any
+    traceparent: Any
 
 
 def _at(query: sa.Select[Any], dialect: str) -> sa.Select[Any]:
@@ -231,6 +232,7 @@ def to_event(row: Any) -> Event:
         unreadable,
         omitted,
         erased_at,
+        row.traceparent,
     )
 
 

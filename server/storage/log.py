@@ -132,6 +132,8 @@ class Appender:
         return f"{self._insert} VALUES {', '.join([self._place] * rows)}"
 
 
-events = Appender(event, later=["erased_at"])
+events = Appender(event, later=["erased_at", "traceparent"])
+traced_events = Appender(event, later=["erased_at"])
+"""For commits of events of which some have a trace: few systems trace all calls, and the others do not pay for it."""
 matches = Appender(automation_match)
 runs = Appender(run)

@@ -157,6 +157,7 @@ event = Table(
     Column("fingerprint", Text, nullable=False),
     Column("ignore_case", SmallInteger, nullable=False, server_default="0"),
     Column("erased_at", BigInteger, nullable=False, server_default="0"),
+    Column("traceparent", Text, nullable=False, server_default=""),
     sqlite_with_rowid=False,
 )
 Index("event_by_name", event.c.project_key, event.c.name, event.c.position)

@@ -26,7 +26,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18signalbox/v1/event.proto\x12\x0csignalbox.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa3\x03\n\x05\x45vent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x03\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x15\n\rdefinition_id\x18\x04 \x01(\t\x12\x10\n\x08revision\x18\x05 \x01(\x05\x12\x12\n\ncontact_id\x18\x06 \x01(\t\x12\r\n\x05\x65mail\x18\x07 \x01(\t\x12+\n\nproperties\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct\x12)\n\tcoercions\x18\t \x03(\x0b\x32\x16.signalbox.v1.Coercion\x12/\n\x0boccurred_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0breceived_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1e\n\x16omitted_coercion_count\x18\x0c \x01(\x05\x12\x19\n\x11unreadable_reason\x18\r \x01(\t\x12-\n\terased_at\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x82\x02\n\x08\x43oercion\x12\x0c\n\x04path\x18\x01 \x01(\t\x12)\n\x04kind\x18\x02 \x01(\x0e\x32\x1b.signalbox.v1.Coercion.Kind\x12$\n\x04\x66rom\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\x12\"\n\x02to\x18\x04 \x01(\x0b\x32\x16.google.protobuf.Value\"s\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0eKIND_CONVERTED\x10\x01\x12\x15\n\x11KIND_NULL_DROPPED\x10\x02\x12\x18\n\x14KIND_UNKNOWN_DROPPED\x10\x03\x12\x10\n\x0cKIND_ROUNDED\x10\x04\":\n\tViolation\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\tB9\n\x0csignalbox.v1P\x01Z\x18signalbox/v1;signalboxv1\xaa\x02\x0cSignalbox.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18signalbox/v1/event.proto\x12\x0csignalbox.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb8\x03\n\x05\x45vent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x03\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x15\n\rdefinition_id\x18\x04 \x01(\t\x12\x10\n\x08revision\x18\x05 \x01(\x05\x12\x12\n\ncontact_id\x18\x06 \x01(\t\x12\r\n\x05\x65mail\x18\x07 \x01(\t\x12+\n\nproperties\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct\x12)\n\tcoercions\x18\t \x03(\x0b\x32\x16.signalbox.v1.Coercion\x12/\n\x0boccurred_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0breceived_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1e\n\x16omitted_coercion_count\x18\x0c \x01(\x05\x12\x19\n\x11unreadable_reason\x18\r \x01(\t\x12-\n\terased_at\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0btraceparent\x18\x10 \x01(\t\"\x82\x02\n\x08\x43oercion\x12\x0c\n\x04path\x18\x01 \x01(\t\x12)\n\x04kind\x18\x02 \x01(\x0e\x32\x1b.signalbox.v1.Coercion.Kind\x12$\n\x04\x66rom\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\x12\"\n\x02to\x18\x04 \x01(\x0b\x32\x16.google.protobuf.Value\"s\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0eKIND_CONVERTED\x10\x01\x12\x15\n\x11KIND_NULL_DROPPED\x10\x02\x12\x18\n\x14KIND_UNKNOWN_DROPPED\x10\x03\x12\x10\n\x0cKIND_ROUNDED\x10\x04\":\n\tViolation\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\tB9\n\x0csignalbox.v1P\x01Z\x18signalbox/v1;signalboxv1\xaa\x02\x0cSignalbox.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,11 +35,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\014signalbox.v1P\001Z\030signalbox/v1;signalboxv1\252\002\014Signalbox.V1'
   _globals['_EVENT']._serialized_start=106
-  _globals['_EVENT']._serialized_end=525
-  _globals['_COERCION']._serialized_start=528
-  _globals['_COERCION']._serialized_end=786
-  _globals['_COERCION_KIND']._serialized_start=671
-  _globals['_COERCION_KIND']._serialized_end=786
-  _globals['_VIOLATION']._serialized_start=788
-  _globals['_VIOLATION']._serialized_end=846
+  _globals['_EVENT']._serialized_end=546
+  _globals['_COERCION']._serialized_start=549
+  _globals['_COERCION']._serialized_end=807
+  _globals['_COERCION_KIND']._serialized_start=692
+  _globals['_COERCION_KIND']._serialized_end=807
+  _globals['_VIOLATION']._serialized_start=809
+  _globals['_VIOLATION']._serialized_end=867
 # @@protoc_insertion_point(module_scope)

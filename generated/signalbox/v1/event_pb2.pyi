@@ -41,6 +41,7 @@ class Event(_message.Message):
     OMITTED_COERCION_COUNT_FIELD_NUMBER: _builtins.int
     UNREADABLE_REASON_FIELD_NUMBER: _builtins.int
     ERASED_AT_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Output only. Unique ID, a UUIDv7."""
     position: _builtins.int
@@ -62,6 +63,11 @@ class Event(_message.Message):
     unreadable_reason: _builtins.str
     """Output only. Why the stored properties or coercions could not be read; both are empty then. Empty if they could be
     read. Such reads are counted in the metric signalbox_unreadable_rows_total.
+    """
+    traceparent: _builtins.str
+    """Output only. The trace that the event belongs to, as in the header `traceparent` of the W3C's Trace Context: that of
+    the call that sent it; or of the server's own span within that trace, if the server exports traces. Empty if the
+    caller sent none, or one that is not valid.
     """
     @_builtins.property
     def properties(self) -> _struct_pb2.Struct:
@@ -104,10 +110,11 @@ class Event(_message.Message):
         omitted_coercion_count: _builtins.int = ...,
         unreadable_reason: _builtins.str = ...,
         erased_at: _timestamp_pb2.Timestamp | None = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["erased_at", b"erased_at", "occurred_at", b"occurred_at", "properties", b"properties", "received_at", b"received_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coercions", b"coercions", "contact_id", b"contact_id", "definition_id", b"definition_id", "email", b"email", "erased_at", b"erased_at", "id", b"id", "name", b"name", "occurred_at", b"occurred_at", "omitted_coercion_count", b"omitted_coercion_count", "position", b"position", "properties", b"properties", "received_at", b"received_at", "revision", b"revision", "unreadable_reason", b"unreadable_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coercions", b"coercions", "contact_id", b"contact_id", "definition_id", b"definition_id", "email", b"email", "erased_at", b"erased_at", "id", b"id", "name", b"name", "occurred_at", b"occurred_at", "omitted_coercion_count", b"omitted_coercion_count", "position", b"position", "properties", b"properties", "received_at", b"received_at", "revision", b"revision", "traceparent", b"traceparent", "unreadable_reason", b"unreadable_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from signalbox.v1 import event_pb2 as signalbox_dot_v1_dot_event__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18signalbox/v1/match.proto\x12\x0csignalbox.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18signalbox/v1/event.proto\"\xc4\x03\n\x05Match\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x03\x12&\n\x04kind\x18\x03 \x01(\x0e\x32\x18.signalbox.v1.Match.Kind\x12\x15\n\rautomation_id\x18\x04 \x01(\t\x12\x17\n\x0f\x61utomation_name\x18\x05 \x01(\t\x12/\n\x06labels\x18\x06 \x03(\x0b\x32\x1f.signalbox.v1.Match.LabelsEntry\x12\x0e\n\x06run_id\x18\x07 \x01(\t\x12\x12\n\ncontact_id\x18\x08 \x01(\t\x12\"\n\x05\x65vent\x18\t \x01(\x0b\x32\x13.signalbox.v1.Event\x12.\n\nmatched_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x63ontact_deleted\x18\x0b \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"T\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cKIND_STARTED\x10\x01\x12\x10\n\x0cKIND_RESUMED\x10\x02\x12\x12\n\x0eKIND_TIMED_OUT\x10\x03\x42\x39\n\x0csignalbox.v1P\x01Z\x18signalbox/v1;signalboxv1\xaa\x02\x0cSignalbox.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18signalbox/v1/match.proto\x12\x0csignalbox.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18signalbox/v1/event.proto\"\xd9\x03\n\x05Match\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x03\x12&\n\x04kind\x18\x03 \x01(\x0e\x32\x18.signalbox.v1.Match.Kind\x12\x15\n\rautomation_id\x18\x04 \x01(\t\x12\x17\n\x0f\x61utomation_name\x18\x05 \x01(\t\x12/\n\x06labels\x18\x06 \x03(\x0b\x32\x1f.signalbox.v1.Match.LabelsEntry\x12\x0e\n\x06run_id\x18\x07 \x01(\t\x12\x12\n\ncontact_id\x18\x08 \x01(\t\x12\"\n\x05\x65vent\x18\t \x01(\x0b\x32\x13.signalbox.v1.Event\x12.\n\nmatched_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x63ontact_deleted\x18\x0b \x01(\x08\x12\x13\n\x0btraceparent\x18\x0c \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"T\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cKIND_STARTED\x10\x01\x12\x10\n\x0cKIND_RESUMED\x10\x02\x12\x12\n\x0eKIND_TIMED_OUT\x10\x03\x42\x39\n\x0csignalbox.v1P\x01Z\x18signalbox/v1;signalboxv1\xaa\x02\x0cSignalbox.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,9 +37,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MATCH_LABELSENTRY']._loaded_options = None
   _globals['_MATCH_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_MATCH']._serialized_start=102
-  _globals['_MATCH']._serialized_end=554
-  _globals['_MATCH_LABELSENTRY']._serialized_start=423
-  _globals['_MATCH_LABELSENTRY']._serialized_end=468
-  _globals['_MATCH_KIND']._serialized_start=470
-  _globals['_MATCH_KIND']._serialized_end=554
+  _globals['_MATCH']._serialized_end=575
+  _globals['_MATCH_LABELSENTRY']._serialized_start=444
+  _globals['_MATCH_LABELSENTRY']._serialized_end=489
+  _globals['_MATCH_KIND']._serialized_start=491
+  _globals['_MATCH_KIND']._serialized_end=575
 # @@protoc_insertion_point(module_scope)

@@ -85,6 +85,7 @@ class Match(_message.Message):
     EVENT_FIELD_NUMBER: _builtins.int
     MATCHED_AT_FIELD_NUMBER: _builtins.int
     CONTACT_DELETED_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Output only. Unique ID, a UUIDv7."""
     position: _builtins.int
@@ -104,6 +105,8 @@ class Match(_message.Message):
     unless it had already ended. Acknowledge or skip the match without acting on it: CompleteRun and AwaitEvent fail
     with RUN_FINISHED.
     """
+    traceparent: _builtins.str
+    """Output only. The trace that the match belongs to: that of its event. Begin the span of your work as a child of it."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Output only. Labels of the automation."""
@@ -130,10 +133,11 @@ class Match(_message.Message):
         event: _event_pb2.Event | None = ...,
         matched_at: _timestamp_pb2.Timestamp | None = ...,
         contact_deleted: _builtins.bool = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "matched_at", b"matched_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["automation_id", b"automation_id", "automation_name", b"automation_name", "contact_deleted", b"contact_deleted", "contact_id", b"contact_id", "event", b"event", "id", b"id", "kind", b"kind", "labels", b"labels", "matched_at", b"matched_at", "position", b"position", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["automation_id", b"automation_id", "automation_name", b"automation_name", "contact_deleted", b"contact_deleted", "contact_id", b"contact_id", "event", b"event", "id", b"id", "kind", b"kind", "labels", b"labels", "matched_at", b"matched_at", "position", b"position", "run_id", b"run_id", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -201,6 +201,12 @@ log = structlog.get_logger()
     show_default=True,
     help="Log calls that neither fail nor are slow nor change anything, too: all, or one of N.",
 )
+@option(
+    "--otel",
+    envvar="SIGNALBOX_OTEL",
+    is_flag=True,
+    help="Export traces by OpenTelemetry, as set by the standard variables OTEL_*; needs the extra `otel`.",
+)
 @click.pass_obj
 def serve(
     options: dict[str, str],

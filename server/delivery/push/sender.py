@@ -12,6 +12,8 @@ from server.delivery.push.client import PushFailed
 from server.delivery.push.outcomes import PushOutcome, outcome_of
 from server.delivery.push.signing import Signer
 from server.sharing.fair_budget import FairBudget
+from server.tracing.context import TRACEPARENT
+from server.tracing.tracer import traceparent_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from automation.subscriptions.values import Subscription
     from server.delivery.push.client import PushClient
     from server.metrics import Metrics
+    from server.tracing.tracer import Tracer
 
 ALL_IN_FLIGHT: Final = 512
 """The most requests in progress, of all subscriptions; projects share them."""
@@ -94,7 +97,8 @@ class Sent:
 class PushSender:
     """Sends requests by the settings of one subscription."""
 
-    def __init__(self, client: PushClient, metrics: Metrics, push: Push) -> None:
+    def __init__(self, client: PushClient, metrics: Metrics, push: Push, tracer: Tracer | None = None) -> None:
+        self._tracer = tracer
         self._client = client
         self._metrics = metrics
         self._url = push.url
@@ -102,14 +106,19 @@ class PushSender:
         self._timeout_seconds = push.timeout / _SECOND
         self._signer = Signer(push.secrets)
 
-    async def send(self, webhook_id: str, body: bytes, attempt: int = 0) -> Sent:
-        """Send a request and wait for its outcome."""
+    async def send(self, webhook_id: str, body: bytes, attempt: int = 0, traceparent: str = "") -> Sent:
+        """Send a request, as a part of a trace if there is one, and wait for its outcome."""
         sent_at, began = now_micros(), time.monotonic()
         # Receivers compare it with the time of day, not with the steady clock of the log.
         headers = self._signed(webhook_id, round(time.time()), body, attempt)
+        span = self._tracer.begin_push(traceparent, webhook_id, attempt) if self._tracer and traceparent else None
+        if traceparent:
+            headers = {**headers, TRACEPARENT: traceparent_of(span) if span is not None else traceparent}
         outcome = await self._outcome(headers, body)
         seconds = time.monotonic() - began
         self._metrics.count_push(outcome.result, seconds)
+        if self._tracer is not None and span is not None:
+            self._tracer.end_push(span, outcome.status, outcome.failure)
         return Sent(
             outcome,
             PushAttempt(webhook_id, attempt, sent_at, round(seconds * _SECOND), outcome.status, outcome.failure),

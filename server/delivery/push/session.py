@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from server.delivery.push.sender import PushBudget
     from server.delivery.recent_matches import LoadedMatch
     from server.metrics import Metrics
+    from server.tracing.tracer import Tracer
 
 log = structlog.get_logger()
 
@@ -90,6 +91,7 @@ class PushTools:
     attempts: AttemptLog
     metrics: Metrics
     write_body: Callable[[LoadedMatch], Awaitable[bytes]]
+    tracer: Tracer | None = None
 
 
 class PushSession:
@@ -101,7 +103,7 @@ class PushSession:
         self._tools = tools
         self._subscription = subscription
         self._may_send = may_send
-        self._sender = PushSender(tools.client, tools.metrics, push)
+        self._sender = PushSender(tools.client, tools.metrics, push, tools.tracer)
         self._consumer = Consumer(CONSUMER_ID, 2 * push.max_in_flight, pushes=True)
         self._held: dict[str, Delivery] = {}
         self._requests: set[asyncio.Task[None]] = set()
@@ -182,7 +184,7 @@ class PushSession:
             while waiting and self._can_send():
                 delivery, match = waiting[0]
                 body = await self._body(dispatcher, delivery, match)
-                if body is not None and not await self._begin(dispatcher, delivery, body):
+                if body is not None and not await self._begin(dispatcher, delivery, body, match.event.traceparent):
                     break
                 waiting.popleft()
         finally:
@@ -199,7 +201,7 @@ class PushSession:
             self._settle(dispatcher, parking([(delivery, reason)])[0])
             return None
 
-    async def _begin(self, dispatcher: Dispatcher, delivery: Delivery, body: bytes) -> bool:
+    async def _begin(self, dispatcher: Dispatcher, delivery: Delivery, body: bytes, traceparent: str) -> bool:
         """Begin a request once the budget has room for it. Return False if it cannot be sent any more then."""
         budget = self._tools.budget
         if not budget.take(self._subscription, len(body)):
@@ -210,17 +212,17 @@ class PushSession:
             if not self._can_send():
                 budget.give(self._subscription, len(body))
                 return False
-        request = asyncio.create_task(self._send(dispatcher, delivery, body), name="push")
+        request = asyncio.create_task(self._send(dispatcher, delivery, body, traceparent), name="push")
         self._requests.add(request)
         request.add_done_callback(self._requests.discard)
         return True
 
-    async def _send(self, dispatcher: Dispatcher, delivery: Delivery, body: bytes) -> None:
+    async def _send(self, dispatcher: Dispatcher, delivery: Delivery, body: bytes, traceparent: str) -> None:
         settlement: Settlement = Nack([delivery.id], delay=0, reason=CUT_OFF)
         began, probes = now_micros(), self._unreached > 0
         returned = False
         try:
-            sent = await self._sender.send(delivery.match.id, body, delivery.attempt)
+            sent = await self._sender.send(delivery.match.id, body, delivery.attempt, traceparent)
             returned = sent.outcome.unsent and self._unreached > 0 and not probes
             if returned:
                 return

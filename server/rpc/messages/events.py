@@ -82,6 +82,8 @@ def write_event(event: Event, into: event_pb2.Event) -> None:
         into.unreadable_reason = event.unreadable
     if event.erased_at:
         write_timestamp(event.erased_at, into.erased_at)
+    if event.traceparent:
+        into.traceparent = event.traceparent
 
 
 def event_message(event: Event) -> event_pb2.Event:

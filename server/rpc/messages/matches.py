@@ -31,6 +31,8 @@ def write_match(match: Match, automation: Automation, event: Event, into: match_
     into.run_id = match.run_id
     into.contact_id = event.contact_id
     into.contact_deleted = event.contact_deleted
+    if event.traceparent:
+        into.traceparent = event.traceparent
     write_event(event, into.event)
     write_timestamp(match.matched_at, into.matched_at)
 
