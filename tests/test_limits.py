@@ -21,6 +21,7 @@ from server.auth import access
 from server.background import freed_memory
 from server.bridge import app as bridge_app
 from server.bridge.dialects import DIALECTS
+from server.cli.commands.projects import update as project_update
 from server.cli.commands.serve import serve
 from server.connect import request as connect_request
 from server.delivery import consumer, consumer_session, dispatchers, recent_matches, wake_ups
@@ -85,6 +86,9 @@ SETTINGS = Settings()
 EVENT, CONTACT, RUN = json_values.EVENT_BUDGET, json_values.CONTACT_BUDGET, json_values.RUN_BUDGET
 
 LIMITS = {
+    "Events that a project may send per second, on average, to one server": "any number",
+    "Events that it may send at once, after a pause": "those of one second",
+    "Events that a project may record per day (UTC), on all servers": "any number",
     "gRPC: connections": number(grpc_server.MAX_CONNECTIONS),
     "gRPC: calls of one connection": number(grpc_server.MAX_CONNECTION_STREAMS),
     "gRPC: a handshake": seconds(grpc_server.HANDSHAKE_SECONDS),
@@ -267,8 +271,8 @@ def test_no_limit_is_listed_twice() -> None:
     assert len(limits) == len(set(limits))
 
 
-def test_every_option_of_the_page_is_one_of_serve() -> None:
-    options = {name for parameter in serve.params for name in parameter.opts}
+def test_every_option_of_the_page_is_one_of_serve_or_of_a_project() -> None:
+    options = {name for parameter in (*serve.params, *project_update.params) for name in parameter.opts}
     named = {option for row in rows() for option in re.findall(r"--[a-z-]+", row.setting)}
     assert named
     assert named <= options
