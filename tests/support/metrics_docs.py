@@ -41,14 +41,18 @@ class Family(NamedTuple):
 
 def families(registry: CollectorRegistry) -> list[Family]:
     """Return the metrics of a registry, by name, without those of the process that the library names."""
+    return [family for family in all_families(registry) if not family.name.startswith(_FROM_LIBRARY)]
+
+
+def all_families(registry: CollectorRegistry) -> list[Family]:
+    """Return the metrics of a registry, by name."""
     found = []
     for collector in list(registry._collector_to_names):
         names: Any = getattr(collector, "_labelnames", None)
         for metric in collector.collect():
             labels = names if names is not None else getattr(metric, "_labelnames", ())
             name = metric.name + ("_total" if metric.type == "counter" else "")
-            if not name.startswith(_FROM_LIBRARY):
-                found.append(Family(name, metric.type, tuple(labels), metric.documentation))
+            found.append(Family(name, metric.type, tuple(labels), metric.documentation))
     return sorted(found)
 
 
