@@ -18,6 +18,7 @@ from server.auth import admin_key
 from server.auth.access import Access
 from server.background.audit_retention import AuditRetention
 from server.background.event_retention import EventDeletion
+from server.background.key_use import KeyUse
 from server.background.loop_delay import LoopDelay
 from server.background.match_retention import MatchRetention
 from server.background.run_timeouts import RunTimeouts
@@ -146,8 +147,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         stack.push_async_callback(_in_time, database.close, settings.grace_seconds)
         await (migrate(database) if settings.migrate else check_migrated(database))
 
-        access = await _access(database, settings)
-        stack.push_async_callback(access.close)
+        access = await stack.enter_async_context(_authenticating(database, settings))
         changes, recent = await _changes(database, settings), RecentMatches()
         catalog = Catalog(database, recent.forget, changes)
         key_prefixes = {dialect.name: dialect.key_prefixes[0] for dialect in DIALECTS}
@@ -385,11 +385,20 @@ def _http_server(settings: Settings, metrics: Metrics, front: Front) -> HttpServ
     return HttpServer(front, settings.grace_seconds, connections)
 
 
-async def _access(database: Database, settings: Settings) -> Access:
+@asynccontextmanager
+async def _authenticating(database: Database, settings: Settings) -> AsyncIterator[Access]:
+    """Authenticate callers, and store which keys are used."""
     given = settings.admin_key
     secret = admin_key.check_strength(given) if given else admin_key.read_or_make(admin_key_file(settings.database))
     page_secret = await database.write(partial(read_or_make_secret, name=PAGE_TOKENS))
-    return Access(database, secret, page_secret, demo=settings.demo)
+    access = Access(database, secret, page_secret, demo=settings.demo)
+    use = KeyUse(database, access)
+    use.start()
+    try:
+        yield access
+    finally:
+        await _in_time(use.close, settings.grace_seconds)
+        await access.close()
 
 
 async def _changes(database: Database, settings: Settings) -> Changes:

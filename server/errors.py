@@ -94,6 +94,12 @@ class KeyInvalid(AccessError):
     reason = "API_KEY_INVALID"
 
 
+class KeyExpired(KeyInvalid):
+    """The API key, or this secret of it, has expired."""
+
+    reason = "API_KEY_EXPIRED"
+
+
 class ScopeMissing(AccessError):
     """The API key lacks the scope "{scope}"."""
 
@@ -289,6 +295,15 @@ class KeyNotFound(ResourceError):
     """There is no API key with the ID "{id}"."""
 
     reason = "API_KEY_NOT_FOUND"
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(id=key_id)
+
+
+class KeyNotActive(ResourceError):
+    """The API key "{id}" is revoked or has expired; create another one."""
+
+    reason = "API_KEY_NOT_ACTIVE"
 
     def __init__(self, key_id: str) -> None:
         super().__init__(id=key_id)

@@ -149,6 +149,15 @@ class ApiKey:
     demo: bool
     created_at: int
     revoked_at: int | None
+    name: str = ""
+    expires_at: int | None = None
+    last_used_at: int | None = None
+    previous_expires_at: int | None = None
+    """Until when the secret before the last rotation is valid."""
+
+    def active(self, now: int) -> bool:
+        """Return whether the key can be used at a time."""
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from registry.errors import SignalboxError
 
 CODES: dict[str, StatusCode] = {
     "API_KEY_MISSING": StatusCode.UNAUTHENTICATED,
+    "API_KEY_EXPIRED": StatusCode.UNAUTHENTICATED,
     "API_KEY_INVALID": StatusCode.UNAUTHENTICATED,
     "SCOPE_MISSING": StatusCode.PERMISSION_DENIED,
     "ADMIN_REQUIRED": StatusCode.PERMISSION_DENIED,
@@ -54,6 +55,7 @@ CODES: dict[str, StatusCode] = {
     "AUTOMATION_NOT_FOUND": StatusCode.NOT_FOUND,
     "RUN_NOT_FOUND": StatusCode.NOT_FOUND,
     "SUBSCRIPTION_NOT_FOUND": StatusCode.NOT_FOUND,
+    "API_KEY_NOT_ACTIVE": StatusCode.FAILED_PRECONDITION,
     "API_KEY_NOT_FOUND": StatusCode.NOT_FOUND,
     "PROJECT_ALREADY_EXISTS": StatusCode.ALREADY_EXISTS,
     "DEFINITION_ALREADY_EXISTS": StatusCode.ALREADY_EXISTS,

@@ -194,6 +194,13 @@ class Changer:
         request = projects_pb2.CreateApiKeyRequest(project=self.client.project, scopes=["everything"])
         await refused(self.admin.projects.CreateApiKey(request))
 
+    async def rotate_api_key(self) -> None:
+        made = await self.admin.projects.CreateApiKey(projects_pb2.CreateApiKeyRequest(project=self.client.project))
+        request = projects_pb2.RotateApiKeyRequest(id=made.api_key.id)
+        await self.admin.projects.RotateApiKey(request)
+        request.grace.FromSeconds(31 * 86_400)
+        await refused(self.admin.projects.RotateApiKey(request))
+
     async def revoke_api_key(self) -> None:
         made = await self.admin.projects.CreateApiKey(projects_pb2.CreateApiKeyRequest(project=self.client.project))
         await twice(self.admin.projects.RevokeApiKey, projects_pb2.RevokeApiKeyRequest(id=made.api_key.id))

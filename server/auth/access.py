@@ -19,9 +19,11 @@ from hashlib import sha256
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+from registry.timestamps import now_micros
 from server.caller import as_server, authenticated
 from server.errors import (
     AdminRequired,
+    KeyExpired,
     KeyInvalid,
     KeyMissing,
     ProjectNotFound,
@@ -47,6 +49,9 @@ MAX_LOOKUPS: Final = 500
 """The most uncached keys that are looked up at the same time. Real keys are few and cached; a flood of invented ones
 would fill the queue of brief reads, at 0.1 ms each, in which senders and heartbeats wait too."""
 
+EXPIRY_SECONDS: Final = 30.0
+"""The longest time for which a key that expires is cached."""
+
 UNKNOWN_SECONDS: Final = 1.0
 """How long a key that was not found is refused without looking it up again."""
 
@@ -55,6 +60,9 @@ RETRY_SECONDS: Final = 0.25
 
 ADMIN = "admin"
 """The scope of methods that only the admin key may call."""
+
+ANY: Final = "any"
+"""The scope of methods that every valid key may call."""
 
 _ACROSS_PROJECTS: Final = frozenset({Scope.AUDIT_READ.value})
 """Scopes of methods that the admin key may call without naming a project, for all of them."""
@@ -80,7 +88,7 @@ class Caller:
 
     def authorize(self, scope: str) -> None:
         """Raise ScopeMissing, AdminRequired or ProjectRequired unless the caller has the scope."""
-        if scope in self.scopes:
+        if scope in self.scopes or scope == ANY:
             return
         if scope == ADMIN:
             raise AdminRequired
@@ -124,15 +132,21 @@ class Access:
         self._callers: dict[bytes, tuple[Caller, int]] = {}
         self._epoch = database.epoch
         self._invalidations = 0
-        self._unknown: dict[bytes, float] = {}
+        self._unknown: dict[bytes, tuple[float, KeyInvalid]] = {}
         self._creations = 0
         self._lookups: dict[tuple[bytes, int, int], asyncio.Task[Caller]] = {}
         """The lookups in progress. Calls with the same key share one."""
+        self._used: set[str] = set()
+        """The keys that were used since `take_used`."""
+        self._expiring: dict[bytes, asyncio.TimerHandle] = {}
+        """When to read the cached keys again that expire. So calls need not look at the time."""
         self._streams: set[WatchedStream] = set()
         self._rechecking: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
         """Stop reading keys again."""
+        for timer in self._expiring.values():
+            timer.cancel()
         if self._rechecking is not None:
             self._rechecking.cancel()
             with suppress(asyncio.CancelledError):
@@ -172,6 +186,7 @@ class Access:
         """Note the caller as the one that the current task serves."""
         work_for(caller.project_pk)
         authenticated(caller.key_id, caller.project_id)
+        self._used.add(caller.key_id)
         sign_with(self._page_secret)
         return caller
 
@@ -206,6 +221,11 @@ class Access:
     def unwatch(self, stream: WatchedStream) -> None:
         """Forget a stream that is closed."""
         self._streams.discard(stream)
+
+    def take_used(self) -> set[str]:
+        """Return the IDs of the keys that were used since the last call."""
+        used, self._used = self._used, set()
+        return used - {""}
 
     def key_created(self) -> None:
         """Forget which keys were not found: one of them may exist now."""
@@ -282,8 +302,9 @@ class Access:
         """Look up a key that is not cached. Raise KeyInvalid and TooManyKeyLookups."""
         unknown_until = self._unknown.get(digest)
         if unknown_until is not None:
-            if monotonic() < unknown_until:
-                raise KeyInvalid
+            until, error = unknown_until
+            if monotonic() < until:
+                raise type(error)
             del self._unknown[digest]
         # A key that was created or revoked since a lookup began needs a new one.
         lookup = digest, self._creations, self._invalidations
@@ -300,12 +321,12 @@ class Access:
         creations = self._creations
         try:
             return await self._read_key(digest)
-        except KeyInvalid:
+        except KeyInvalid as error:
             if len(self._unknown) >= self.LIMIT:
                 self._unknown.clear()
             # A key that was created while it was read must not be refused afterwards.
             if creations == self._creations:
-                self._unknown[digest] = monotonic() + UNKNOWN_SECONDS
+                self._unknown[digest] = monotonic() + UNKNOWN_SECONDS, error.with_traceback(None)
             raise
 
     def _looked_up(self, lookup: tuple[bytes, int, int], looking: asyncio.Task[Caller]) -> None:
@@ -319,13 +340,30 @@ class Access:
         key, version = await self._database.read(lambda connection: _key_and_version(connection, digest), brief=True)
         if key is None or key.revoked_at is not None or (key.demo and not self._demo):
             raise KeyInvalid
+        left = None if key.expires_at is None else (key.expires_at - now_micros()) / 1_000_000
+        if left is not None and left <= 0:
+            raise KeyExpired
         caller = Caller(key.project_pk, key.project_id, frozenset(key.scopes), key.dialect, key.id)
         if len(self._callers) >= self.LIMIT:
             self._callers.clear()
         # A key that was revoked while it was read must not be kept.
         if invalidations == self._invalidations:
             self._callers[digest] = caller, version
+            if left is not None:
+                self._expire_in(left, digest)
         return caller
+
+    def _expire_in(self, seconds: float, digest: bytes) -> None:
+        """Read a key again once it has expired: at most EXPIRY_SECONDS late if the clock is set meanwhile."""
+        if (timer := self._expiring.pop(digest, None)) is not None:
+            timer.cancel()
+        loop = asyncio.get_running_loop()
+        self._expiring[digest] = loop.call_later(min(seconds, EXPIRY_SECONDS), self._expire, digest)
+
+    def _expire(self, digest: bytes) -> None:
+        del self._expiring[digest]
+        self._callers.pop(digest, None)
+        self._recheck([stream for stream in self._streams if stream.digest == digest])
 
 
 def _key_and_version(connection: Connection, digest: bytes) -> tuple[ApiKey | None, int]:

@@ -28,6 +28,7 @@ _COMMANDS = {
     "check": ("server.cli.commands.check", "Check the health of a server."),
     "project": ("server.cli.commands.projects", "Manage projects."),
     "key": ("server.cli.commands.keys", "Manage API keys."),
+    "whoami": ("server.cli.commands.whoami", "Show what a key may do, and the version of the server."),
     "definition": ("server.cli.commands.definitions", "Manage event definitions."),
     "event": ("server.cli.commands.events", "Send, list and follow events."),
     "contact": ("server.cli.commands.contacts", "Manage contacts."),

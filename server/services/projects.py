@@ -12,7 +12,7 @@ from uuid_utils import uuid7
 from registry.names import name_problem
 from registry.timestamps import now_micros
 from server.auth.access import digest_of
-from server.errors import InvalidArgument
+from server.errors import InvalidArgument, KeyNotActive
 from server.model import UNLIMITED, ApiKey, Dialect, Project, Quota, Rules, Scope
 from server.storage import projects as store
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from server.auditing import Record
-    from server.auth.access import Access
+    from server.auth.access import Access, Caller
     from server.ingest.catalog import Catalog
     from server.paging import Page, PageRequest
     from server.storage.database import Database
@@ -33,6 +33,8 @@ NATIVE_PREFIX = "sb_"
 SECRET_BYTES = 32
 MIN_SECRET, MAX_SECRET = 16, 255
 MAX_DESCRIPTION = 255
+MAX_GRACE = 30 * 86_400 * 1_000_000
+"""The longest time for which a secret that was rotated stays valid, in microseconds."""
 NO_CHANGES: Mapping[str, int] = MappingProxyType({})
 QUOTA_LIMITS = {"events_per_second": 1_000_000, "event_burst": 10_000_000, "events_per_day": 1_000_000_000_000}
 
@@ -114,6 +116,8 @@ class Projects:
         description: str = "",
         secret: str = "",
         *,
+        name: str = "",
+        expires_at: int | None = None,
         demo: bool = False,
     ) -> tuple[ApiKey, str]:
         """Create a key; `*` if no scopes are given, with a new secret if none is given. Return the key and its secret.
@@ -124,6 +128,8 @@ class Projects:
             _check_secret(secret)
         granted = _scopes(scopes or (Scope.ALL,))
         _check_description(description)
+        _check_key_name(name)
+        _check_expiry(expires_at)
         shown = secret or self._prefixes[dialect] + secrets.token_urlsafe(SECRET_BYTES)
 
         found = await self.get(id_or_name)
@@ -141,6 +147,8 @@ class Projects:
                 demo,
                 now_micros(),
                 None,
+                name,
+                expires_at,
             )
             store.insert_key(connection, key, digest_of(shown))
             record(connection, project.pk, None, key)
@@ -179,6 +187,40 @@ class Projects:
             # Also if the caller is cancelled: the key is revoked by now.
             self._access.invalidate(key.project_pk)
 
+    async def rotate_key(self, key_id: str, grace: int) -> tuple[ApiKey, str]:
+        """Give a key a new secret; the old one stays valid for `grace` microseconds. Return the key and the secret.
+
+        Raise InvalidArgument, KeyNotFound and KeyNotActive.
+        """
+        if not 0 <= grace <= MAX_GRACE:
+            message = f"grace is {grace / 86_400_000_000:g} days; it must be 0 to 30 days"
+            raise InvalidArgument.at("grace", "OUT_OF_RANGE", message)
+        key = await self._database.read(lambda connection: store.key_by_id(connection, key_id))
+        shown = self._prefixes[key.dialect] + secrets.token_urlsafe(SECRET_BYTES)
+
+        def rotate(connection: Connection, record: Record) -> ApiKey:
+            before, now = store.key_by_id(connection, key_id), now_micros()
+            if not before.active(now):
+                raise KeyNotActive(key_id)
+            rotated = store.rotate_key(connection, before, digest_of(shown), self._hint(shown), now + grace)
+            record(connection, key.project_pk, before, rotated)
+            return rotated
+
+        try:
+            return await self._catalog.change(key.project_pk, "RotateApiKey", rotate), shown
+        finally:
+            self._access.invalidate(key.project_pk)
+            self._access.key_created()
+
+    async def who_is(self, caller: Caller) -> tuple[Project | None, ApiKey | None]:
+        """Return the project and the key of a caller; each None if it has none."""
+
+        def read(connection: Connection) -> tuple[Project | None, ApiKey | None]:
+            project = store.project_by_pk(connection, caller.project_pk) if caller.project_pk else None
+            return project, store.key_by_id(connection, caller.key_id) if caller.key_id else None
+
+        return await self._database.read(read)
+
     def _hint(self, secret: str) -> str:
         """Return a form of a secret that identifies it to its owner, and is too short to guess the rest."""
         prefix = next((prefix for prefix in self._prefixes.values() if secret.startswith(prefix)), "")
@@ -213,6 +255,17 @@ def _check_description(description: str) -> None:
     if len(description) > MAX_DESCRIPTION:
         message = f"The description must be at most {MAX_DESCRIPTION} characters long"
         raise InvalidArgument.at("description", "INVALID_ARGUMENT", message)
+
+
+def _check_key_name(name: str) -> None:
+    if len(name) > MAX_DESCRIPTION:
+        message = f"The name must be at most {MAX_DESCRIPTION} characters long"
+        raise InvalidArgument.at("name", "INVALID_ARGUMENT", message)
+
+
+def _check_expiry(expires_at: int | None) -> None:
+    if expires_at is not None and expires_at <= now_micros():
+        raise InvalidArgument.at("expires_at", "OUT_OF_RANGE", "expires_at is past; it must be in the future")
 
 
 def _check_secret(secret: str) -> None:

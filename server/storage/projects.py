@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from random import getrandbits
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from automation.bulk import chunks
 from registry.etags import check_etag
 from server.errors import KeyInvalid, KeyNotFound, ProjectAlreadyExists, ProjectNotFound, SecretInUse
 from server.model import (
@@ -203,8 +205,7 @@ def catalog_version(connection: Connection, project_pk: int) -> int:
 def insert_key(connection: Connection, key: ApiKey, digest: bytes) -> None:
     """Store a key under the SHA-256 of its secret. Raise SecretInUse."""
     lock_names(connection)
-    if connection.scalar(sa.select(api_key.c.id).where(api_key.c.digest == digest)) is not None:
-        raise SecretInUse
+    _check_secret_free(connection, digest)
     connection.execute(
         api_key.insert().values(
             id=key.id,
@@ -216,13 +217,43 @@ def insert_key(connection: Connection, key: ApiKey, digest: bytes) -> None:
             hint=key.hint,
             demo=key.demo,
             created_at=key.created_at,
+            name=key.name,
+            expires_at=key.expires_at,
         )
     )
 
 
 def key_by_digest(connection: Connection, digest: bytes) -> ApiKey | None:
-    """Return the API key whose secret has this SHA-256, revoked or not; None if there is none."""
-    return _first_key(connection, _KEYS.where(api_key.c.digest == digest))
+    """Return the API key of which a secret has this SHA-256, revoked or not; None if there is none.
+
+    Its `expires_at` is when this secret ends.
+    """
+    row = connection.execute(_KEYS.where(_with_secret(digest))).one_or_none()
+    if row is None:
+        return None
+    key = _key(row)
+    if bytes(row.digest) == digest:
+        return key
+    ends = [at for at in (key.expires_at, key.previous_expires_at) if at is not None]
+    return replace(key, expires_at=min(ends))
+
+
+def rotate_key(connection: Connection, key: ApiKey, digest: bytes, hint: str, previous_expires_at: int) -> ApiKey:
+    """Give a key a new secret; the old one stays valid until a time. Raise SecretInUse."""
+    lock_names(connection)
+    _check_secret_free(connection, digest)
+    connection.execute(
+        api_key.update()
+        .where(api_key.c.id == key.id)
+        .values(previous_digest=api_key.c.digest, previous_expires_at=previous_expires_at, digest=digest, hint=hint)
+    )
+    return key_by_id(connection, key.id)
+
+
+def note_use(connection: Connection, key_ids: Collection[str], now: int) -> None:
+    """Note that keys were used."""
+    for chunk in chunks(sorted(key_ids)):
+        connection.execute(api_key.update().where(api_key.c.id.in_(chunk)).values(last_used_at=now))
 
 
 def key_by_id(connection: Connection, key_id: str) -> ApiKey:
@@ -246,6 +277,16 @@ def revoke_key(connection: Connection, key_id: str, now: int) -> ApiKey:
     unrevoked = (api_key.c.id == key_id) & api_key.c.revoked_at.is_(None)
     connection.execute(api_key.update().where(unrevoked).values(revoked_at=now))
     return key_by_id(connection, key_id)
+
+
+def _with_secret(digest: bytes) -> sa.ColumnElement[bool]:
+    return (api_key.c.digest == digest) | (api_key.c.previous_digest == digest)
+
+
+def _check_secret_free(connection: Connection, digest: bytes) -> None:
+    """Raise SecretInUse if a key has the secret, or had it before its last rotation."""
+    if connection.scalar(sa.select(api_key.c.id).where(_with_secret(digest))) is not None:
+        raise SecretInUse
 
 
 def _first_key(connection: Connection, query: Select[Any]) -> ApiKey | None:
@@ -304,4 +345,8 @@ def _key(row: Row[Any]) -> ApiKey:
         demo=row.demo,
         created_at=row.created_at,
         revoked_at=row.revoked_at,
+        name=row.name,
+        expires_at=row.expires_at,
+        last_used_at=row.last_used_at,
+        previous_expires_at=row.previous_expires_at,
     )

@@ -77,7 +77,14 @@ api_key = Table(
     Column("demo", Boolean, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("revoked_at", BigInteger),
+    Column("name", Text, nullable=False, server_default=""),
+    Column("expires_at", BigInteger),
+    Column("last_used_at", BigInteger),
+    # The secret before the last rotation.
+    Column("previous_digest", LargeBinary),
+    Column("previous_expires_at", BigInteger),
 )
+Index("api_key_by_previous_digest", api_key.c.previous_digest, unique=True)
 Index("api_key_by_project", api_key.c.project_key, api_key.c.id)
 
 # Shared by all servers of the database: see `server.storage.server_secrets`.

@@ -10,7 +10,7 @@ Errors are reported as google.rpc.Status. Its ErrorInfo has the domain `signalbo
 comment of each RPC lists the reasons specific to it. Invalid fields are listed in BadRequest, each with its path and
 a reason. RetryInfo is present when a retry can succeed.
 
-Any RPC may also fail with: API_KEY_MISSING or API_KEY_INVALID (UNAUTHENTICATED); SCOPE_MISSING or ADMIN_REQUIRED
+Any RPC may also fail with: API_KEY_MISSING, API_KEY_INVALID or API_KEY_EXPIRED (UNAUTHENTICATED); SCOPE_MISSING or ADMIN_REQUIRED
 (PERMISSION_DENIED); PROJECT_REQUIRED or PROJECT_NOT_FOUND, if the admin key names no project or one that does not
 exist; MALFORMED_REQUEST, INVALID_ARGUMENT or UNSTORABLE_TEXT (the character U+0000), if the request itself is
 invalid; INVALID_PAGE_TOKEN, if it has a `page_token`; SERVER_STOPPING; STORAGE_UNAVAILABLE, STORAGE_BUSY,

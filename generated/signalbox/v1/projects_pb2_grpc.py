@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ProjectsStub:
-    """Manages projects and their API keys. Only the admin key may call this service.
+    """Manages projects and their API keys. Only the admin key may call this service, except for WhoAmI.
     """
 
     def __init__(self, channel):
@@ -70,10 +70,20 @@ class ProjectsStub:
                 request_serializer=signalbox_dot_v1_dot_projects__pb2.RevokeApiKeyRequest.SerializeToString,
                 response_deserializer=signalbox_dot_v1_dot_projects__pb2.RevokeApiKeyResponse.FromString,
                 _registered_method=True)
+        self.RotateApiKey = channel.unary_unary(
+                '/signalbox.v1.Projects/RotateApiKey',
+                request_serializer=signalbox_dot_v1_dot_projects__pb2.RotateApiKeyRequest.SerializeToString,
+                response_deserializer=signalbox_dot_v1_dot_projects__pb2.RotateApiKeyResponse.FromString,
+                _registered_method=True)
+        self.WhoAmI = channel.unary_unary(
+                '/signalbox.v1.Projects/WhoAmI',
+                request_serializer=signalbox_dot_v1_dot_projects__pb2.WhoAmIRequest.SerializeToString,
+                response_deserializer=signalbox_dot_v1_dot_projects__pb2.WhoAmIResponse.FromString,
+                _registered_method=True)
 
 
 class ProjectsServicer:
-    """Manages projects and their API keys. Only the admin key may call this service.
+    """Manages projects and their API keys. Only the admin key may call this service, except for WhoAmI.
     """
 
     def CreateProject(self, request, context):
@@ -137,6 +147,23 @@ class ProjectsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RotateApiKey(self, request, context):
+        """Gives an API key a new secret, which is returned only in this response. The old secret stays valid for the grace
+        period; one of an earlier rotation ends at once.
+
+        Errors: API_KEY_NOT_FOUND; API_KEY_NOT_ACTIVE, if the key is revoked or has expired.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WhoAmI(self, request, context):
+        """Returns what the server knows about the caller. Any valid key may call it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ProjectsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -175,6 +202,16 @@ def add_ProjectsServicer_to_server(servicer, server):
                     request_deserializer=signalbox_dot_v1_dot_projects__pb2.RevokeApiKeyRequest.FromString,
                     response_serializer=signalbox_dot_v1_dot_projects__pb2.RevokeApiKeyResponse.SerializeToString,
             ),
+            'RotateApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateApiKey,
+                    request_deserializer=signalbox_dot_v1_dot_projects__pb2.RotateApiKeyRequest.FromString,
+                    response_serializer=signalbox_dot_v1_dot_projects__pb2.RotateApiKeyResponse.SerializeToString,
+            ),
+            'WhoAmI': grpc.unary_unary_rpc_method_handler(
+                    servicer.WhoAmI,
+                    request_deserializer=signalbox_dot_v1_dot_projects__pb2.WhoAmIRequest.FromString,
+                    response_serializer=signalbox_dot_v1_dot_projects__pb2.WhoAmIResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'signalbox.v1.Projects', rpc_method_handlers)
@@ -184,7 +221,7 @@ def add_ProjectsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Projects:
-    """Manages projects and their API keys. Only the admin key may call this service.
+    """Manages projects and their API keys. Only the admin key may call this service, except for WhoAmI.
     """
 
     @staticmethod
@@ -366,6 +403,60 @@ class Projects:
             '/signalbox.v1.Projects/RevokeApiKey',
             signalbox_dot_v1_dot_projects__pb2.RevokeApiKeyRequest.SerializeToString,
             signalbox_dot_v1_dot_projects__pb2.RevokeApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/signalbox.v1.Projects/RotateApiKey',
+            signalbox_dot_v1_dot_projects__pb2.RotateApiKeyRequest.SerializeToString,
+            signalbox_dot_v1_dot_projects__pb2.RotateApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WhoAmI(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/signalbox.v1.Projects/WhoAmI',
+            signalbox_dot_v1_dot_projects__pb2.WhoAmIRequest.SerializeToString,
+            signalbox_dot_v1_dot_projects__pb2.WhoAmIResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ProjectsStub:
-    """Manages projects and their API keys. Only the admin key may call this service."""
+    """Manages projects and their API keys. Only the admin key may call this service, except for WhoAmI."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -65,10 +65,18 @@ class ProjectsStub:
 
     Errors: API_KEY_NOT_FOUND.
     """
+    RotateApiKey: _grpc.UnaryUnaryMultiCallable[_projects_pb2.RotateApiKeyRequest, _projects_pb2.RotateApiKeyResponse]
+    """Gives an API key a new secret, which is returned only in this response. The old secret stays valid for the grace
+    period; one of an earlier rotation ends at once.
+
+    Errors: API_KEY_NOT_FOUND; API_KEY_NOT_ACTIVE, if the key is revoked or has expired.
+    """
+    WhoAmI: _grpc.UnaryUnaryMultiCallable[_projects_pb2.WhoAmIRequest, _projects_pb2.WhoAmIResponse]
+    """Returns what the server knows about the caller. Any valid key may call it."""
 
 @_typing.type_check_only
 class ProjectsAsyncStub(ProjectsStub):
-    """Manages projects and their API keys. Only the admin key may call this service."""
+    """Manages projects and their API keys. Only the admin key may call this service, except for WhoAmI."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateProject: _aio.UnaryUnaryMultiCallable[_projects_pb2.CreateProjectRequest, _projects_pb2.CreateProjectResponse]  # type: ignore[assignment]
@@ -103,9 +111,17 @@ class ProjectsAsyncStub(ProjectsStub):
 
     Errors: API_KEY_NOT_FOUND.
     """
+    RotateApiKey: _aio.UnaryUnaryMultiCallable[_projects_pb2.RotateApiKeyRequest, _projects_pb2.RotateApiKeyResponse]  # type: ignore[assignment]
+    """Gives an API key a new secret, which is returned only in this response. The old secret stays valid for the grace
+    period; one of an earlier rotation ends at once.
+
+    Errors: API_KEY_NOT_FOUND; API_KEY_NOT_ACTIVE, if the key is revoked or has expired.
+    """
+    WhoAmI: _aio.UnaryUnaryMultiCallable[_projects_pb2.WhoAmIRequest, _projects_pb2.WhoAmIResponse]  # type: ignore[assignment]
+    """Returns what the server knows about the caller. Any valid key may call it."""
 
 class ProjectsServicer(metaclass=_abc_1.ABCMeta):
-    """Manages projects and their API keys. Only the admin key may call this service."""
+    """Manages projects and their API keys. Only the admin key may call this service, except for WhoAmI."""
 
     @_abc_1.abstractmethod
     def CreateProject(
@@ -180,5 +196,25 @@ class ProjectsServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: API_KEY_NOT_FOUND.
         """
+
+    @_abc_1.abstractmethod
+    def RotateApiKey(
+        self,
+        request: _projects_pb2.RotateApiKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_projects_pb2.RotateApiKeyResponse, _abc.Awaitable[_projects_pb2.RotateApiKeyResponse]]:
+        """Gives an API key a new secret, which is returned only in this response. The old secret stays valid for the grace
+        period; one of an earlier rotation ends at once.
+
+        Errors: API_KEY_NOT_FOUND; API_KEY_NOT_ACTIVE, if the key is revoked or has expired.
+        """
+
+    @_abc_1.abstractmethod
+    def WhoAmI(
+        self,
+        request: _projects_pb2.WhoAmIRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_projects_pb2.WhoAmIResponse, _abc.Awaitable[_projects_pb2.WhoAmIResponse]]:
+        """Returns what the server knows about the caller. Any valid key may call it."""
 
 def add_ProjectsServicer_to_server(servicer: ProjectsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

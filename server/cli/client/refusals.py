@@ -24,6 +24,7 @@ _STATUS_KEY = "grpc-status-details-bin"
 
 _COMMAND_LINE_MESSAGES = {
     "PROJECT_REQUIRED": "name the project with --project",
+    "API_KEY_EXPIRED": "the key has expired",
     "API_KEY_INVALID": "the key is unknown to the server, or revoked",
 }
 

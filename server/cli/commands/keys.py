@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from server.cli.arguments.confirmation import confirmed
 from server.cli.arguments.enums import DIALECT, enum_option
+from server.cli.arguments.inputs import instant
+from server.cli.arguments.kinds import seconds
 from server.cli.arguments.options import option
 from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
@@ -35,23 +37,36 @@ def key() -> None:
     help="A scope of the key, such as events:write. (repeatable) [default: *]",
 )
 @option("--description", metavar="TEXT", default="", help="What the key is for.")
+@option("--name", metavar="TEXT", default="", help="A name for the key, for lists.")
+@option("--expires-at", type=instant, metavar="RFC3339", help="When the key expires; never by default.")
 @option(
     "--secret", metavar="EXISTING", default="", help="An existing secret to import, so that its callers keep their key."
 )
 @client_command
-async def create(
-    session: Session, dialect: pb.Dialect.ValueType, scopes: tuple[str, ...], description: str, secret: str
-) -> None:
+async def create(session: Session, /, dialect: pb.Dialect.ValueType, scopes: tuple[str, ...], **given: Any) -> None:
     """Create an API key. Its secret is shown now and never again."""
-    request = pb.CreateApiKeyRequest(
-        project=await session.project(), dialect=dialect, scopes=scopes, description=description, secret=secret
-    )
+    request = pb.CreateApiKeyRequest(project=await session.project(), dialect=dialect, scopes=scopes, **given)
     response = await session.admin_call(session.projects.CreateApiKey, request)
-    if session.json:
-        print_json(to_plain(response))
-        return
-    print_fields((("secret", response.secret), *_fields(response.api_key)))
-    click.echo("Store the secret now: it cannot be shown again.", err=True)
+    _show_secret(session, response)
+
+
+@key.command()
+@click.argument("key_id", metavar="ID")
+@option(
+    "--grace",
+    type=seconds,
+    metavar="TIME",
+    default="0s",
+    show_default=True,
+    help="How long the old secret stays valid, such as 7d; at most 30d.",
+)
+@client_command
+async def rotate(session: Session, key_id: str, grace: int) -> None:
+    """Give a key a new secret. It is shown now and never again."""
+    request = pb.RotateApiKeyRequest(id=key_id)
+    request.grace.FromSeconds(grace)
+    response = await session.admin_call(session.projects.RotateApiKey, request)
+    _show_secret(session, response)
 
 
 @key.command("list")
@@ -63,7 +78,7 @@ async def list_(session: Session) -> None:
         pb.ListApiKeysRequest(project=await session.project()),
         lambda response: response.api_keys,
     )
-    header = ("ID", "HINT", "DIALECT", "SCOPES", "CREATED", "REVOKED", "DESCRIPTION")
+    header = ("ID", "NAME", "HINT", "DIALECT", "SCOPES", "CREATED", "LAST USED", "EXPIRES", "REVOKED", "DESCRIPTION")
     show_list(keys, header, _row, as_json=session.json)
 
 
@@ -74,29 +89,45 @@ async def list_(session: Session) -> None:
 async def revoke(session: Session, key_id: str) -> None:
     """Revoke a key. This cannot be undone."""
     response = await session.admin_call(session.projects.RevokeApiKey, pb.RevokeApiKeyRequest(id=key_id))
-    show_one(response.api_key, _fields, as_json=session.json)
+    show_one(response.api_key, key_fields, as_json=session.json)
 
 
 def _row(api_key: pb.ApiKey) -> tuple[str, ...]:
     return (
         api_key.id,
+        api_key.name,
         api_key.hint,
         DIALECT.name(api_key.dialect),
         ",".join(api_key.scopes),
         moment(api_key.created_at),
+        moment(api_key.last_used_at),
+        moment(api_key.expires_at),
         moment(api_key.revoked_at),
         api_key.description,
     )
 
 
-def _fields(api_key: pb.ApiKey) -> tuple[tuple[str, str], ...]:
+def _show_secret(session: Session, response: pb.CreateApiKeyResponse | pb.RotateApiKeyResponse) -> None:
+    if session.json:
+        print_json(to_plain(response))
+        return
+    print_fields((("secret", response.secret), *key_fields(response.api_key)))
+    click.echo("Store the secret now: it cannot be shown again.", err=True)
+
+
+def key_fields(api_key: pb.ApiKey) -> tuple[tuple[str, str], ...]:
+    """Return the fields of a key as they are shown."""
     return (
         ("id", api_key.id),
+        ("name", api_key.name),
         ("project id", api_key.project_id),
         ("dialect", DIALECT.name(api_key.dialect)),
         ("scopes", ", ".join(api_key.scopes)),
         ("description", api_key.description),
         ("hint", api_key.hint),
         ("created", moment(api_key.created_at)),
+        ("last used", moment(api_key.last_used_at)),
+        ("expires", moment(api_key.expires_at)),
+        ("old secret until", moment(api_key.previous_secret_expires_at)),
         ("revoked", moment(api_key.revoked_at)),
     )

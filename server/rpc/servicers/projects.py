@@ -8,11 +8,14 @@ from server.model import Quota, Rules
 from server.paging import PageRequest
 from server.rpc.messages.enums import DIALECT, ERASURE, NAME_CASE, UNDEFINED_EVENTS, UNKNOWN_CONTACTS, EnumMap
 from server.rpc.messages.retention import read_project_retention, write_project_retention
-from server.rpc.messages.times import timestamp
+from server.rpc.messages.times import read_duration, read_timestamp, timestamp
 from server.rpc.response_size import write_page
+from server.version import version
 from signalbox.v1 import projects_pb2 as pb
 
 if TYPE_CHECKING:
+    from google.protobuf.timestamp_pb2 import Timestamp
+
     from server.auth.access import Caller
     from server.model import ApiKey, Project
     from server.services.projects import Projects
@@ -72,6 +75,8 @@ class ProjectsServicer:
             request.scopes,
             request.description,
             request.secret,
+            name=request.name,
+            expires_at=read_timestamp(request, "expires_at"),
         )
         return pb.CreateApiKeyResponse(api_key=write_key(key), secret=secret)
 
@@ -83,6 +88,19 @@ class ProjectsServicer:
 
     async def RevokeApiKey(self, request: pb.RevokeApiKeyRequest, _caller: Caller) -> pb.RevokeApiKeyResponse:
         return pb.RevokeApiKeyResponse(api_key=write_key(await self._projects.revoke_key(request.id)))
+
+    async def RotateApiKey(self, request: pb.RotateApiKeyRequest, _caller: Caller) -> pb.RotateApiKeyResponse:
+        key, secret = await self._projects.rotate_key(request.id, read_duration(request, "grace") or 0)
+        return pb.RotateApiKeyResponse(api_key=write_key(key), secret=secret)
+
+    async def WhoAmI(self, _request: pb.WhoAmIRequest, caller: Caller) -> pb.WhoAmIResponse:
+        project, key = await self._projects.who_is(caller)
+        return pb.WhoAmIResponse(
+            project=None if project is None else write_project(project),
+            api_key=None if key is None else write_key(key),
+            admin=caller.admin,
+            server_version=version(),
+        )
 
 
 def _read_rules(message: pb.Project | pb.UpdateProjectRequest) -> dict[str, Any]:
@@ -123,5 +141,13 @@ def write_key(key: ApiKey) -> pb.ApiKey:
         scopes=sorted(key.scopes),
         hint=key.hint,
         created_at=timestamp(key.created_at),
-        revoked_at=None if key.revoked_at is None else timestamp(key.revoked_at),
+        revoked_at=_optional(key.revoked_at),
+        name=key.name,
+        expires_at=_optional(key.expires_at),
+        last_used_at=_optional(key.last_used_at),
+        previous_secret_expires_at=_optional(key.previous_expires_at),
     )
+
+
+def _optional(time: int | None) -> Timestamp | None:
+    return None if time is None else timestamp(time)

@@ -20,6 +20,7 @@ _RATE_LIMITED = ReportedError(
 ERRORS: Final[ErrorTable] = {
     "API_KEY_MISSING": _UNAUTHORIZED,
     "API_KEY_INVALID": _UNAUTHORIZED,
+    "API_KEY_EXPIRED": _UNAUTHORIZED,
     "CONTACT_REQUIRED": ReportedError(400, "bad_request", "Provide either email or contact_id."),
     "CONTACT_NOT_FOUND": ReportedError(404, "not_found", "Contact not found"),
     "CONTACT_ALREADY_EXISTS": ReportedError(409, "conflict", 'A contact with the email "{email}" already exists.'),

@@ -22,6 +22,7 @@ _RATE_LIMITED = ReportedError(429, "RATE_LIMIT_EXCEEDED", "Rate limit exceeded. 
 ERRORS: Final[ErrorTable] = {
     "API_KEY_MISSING": _UNAUTHORIZED,
     "API_KEY_INVALID": _UNAUTHORIZED,
+    "API_KEY_EXPIRED": _UNAUTHORIZED,
     "SCOPE_MISSING": ReportedError(403, "FORBIDDEN"),
     "CONTACT_REQUIRED": ReportedError(400, "EMAIL_OR_CONTACT_ID_REQUIRED", "Either email or contactId is required"),
     "CONTACT_NOT_FOUND": ReportedError(404, "CONTACT_NOT_FOUND", "Contact not found"),

@@ -11,6 +11,7 @@ _RATE_LIMITED = ReportedError(429, message="Rate limit exceeded. Retry after {se
 ERRORS: Final[ErrorTable] = {
     "API_KEY_MISSING": ReportedError(401, message="Missing API key"),
     "API_KEY_INVALID": ReportedError(401, message="Invalid or revoked API key"),
+    "API_KEY_EXPIRED": ReportedError(401, message="Expired API key"),
     "SCOPE_MISSING": ReportedError(403, message="This API key lacks the scope {scope}"),
     "CONTACT_NOT_FOUND": ReportedError(404, message="Contact not found"),
     "AUTOMATION_NOT_FOUND": ReportedError(404, message="Automation not found"),

@@ -21,6 +21,7 @@ _RATE_LIMITED = ReportedError(429, "", "Rate limit exceeded. Try again later.")
 ERRORS: Final[ErrorTable] = {
     "API_KEY_MISSING": _UNAUTHORIZED,
     "API_KEY_INVALID": _UNAUTHORIZED,
+    "API_KEY_EXPIRED": _UNAUTHORIZED,
     "SCOPE_MISSING": ReportedError(
         403,
         "insufficient_api_key_permission",

@@ -15,6 +15,7 @@ _RATE_LIMITED = ReportedError(
 ERRORS: Final[ErrorTable] = {
     "API_KEY_MISSING": ReportedError(401, "missing_api_key", "Missing API key in the authorization header"),
     "API_KEY_INVALID": ReportedError(403, "invalid_api_key", "API key is invalid"),
+    "API_KEY_EXPIRED": ReportedError(403, "invalid_api_key", "API key has expired"),
     "SCOPE_MISSING": ReportedError(401, "restricted_api_key", "This API key lacks the scope {scope}"),
     "INVALID_BODY": _INVALID,
     "INVALID_ARGUMENT": _INVALID,
