@@ -4,6 +4,7 @@ ServiceError                     a SignalboxError
 ├── AccessError
 │   ├── KeyMissing               no credential came with the call
 │   ├── KeyInvalid               the credential is unknown or revoked
+│   ├── KeyExpired               it has expired
 │   ├── ScopeMissing             the key may not do this
 │   ├── AdminRequired            only the admin key may do this
 │   └── ProjectRequired          the admin key names no project
@@ -22,6 +23,7 @@ ServiceError                     a SignalboxError
 │   └── BatchTooCostly           matching the events of a batch takes too much for one request
 ├── ResourceError
 │   ├── ProjectNotFound, ContactNotFound, EventNotFound, KeyNotFound
+│   ├── KeyNotActive             the key cannot be rotated
 │   ├── ProjectAlreadyExists, ContactAlreadyExists, SecretInUse
 │   ├── DefinitionInUse          active automations match events of the definition's name
 │   ├── CursorExpired            matches after the start point have been deleted
@@ -94,7 +96,7 @@ class KeyInvalid(AccessError):
     reason = "API_KEY_INVALID"
 
 
-class KeyExpired(KeyInvalid):
+class KeyExpired(AccessError):
     """The API key, or this secret of it, has expired."""
 
     reason = "API_KEY_EXPIRED"

@@ -132,7 +132,7 @@ class Access:
         self._callers: dict[bytes, tuple[Caller, int]] = {}
         self._epoch = database.epoch
         self._invalidations = 0
-        self._unknown: dict[bytes, tuple[float, KeyInvalid]] = {}
+        self._unknown: dict[bytes, tuple[float, KeyInvalid | KeyExpired]] = {}
         self._creations = 0
         self._lookups: dict[tuple[bytes, int, int], asyncio.Task[Caller]] = {}
         """The lookups in progress. Calls with the same key share one."""
@@ -275,7 +275,7 @@ class Access:
         try:
             if digest not in self._callers:
                 await self._read_key(digest)
-        except KeyInvalid as error:
+        except (KeyInvalid, KeyExpired) as error:
             for stream in self._suspects(digest):
                 stream.suspect = False
                 stream.end(error)
@@ -299,7 +299,7 @@ class Access:
         return await self._database.read(lambda connection: get_project(connection, project), brief=True)
 
     async def _by_key(self, digest: bytes) -> Caller:
-        """Look up a key that is not cached. Raise KeyInvalid and TooManyKeyLookups."""
+        """Look up a key that is not cached. Raise KeyInvalid, KeyExpired and TooManyKeyLookups."""
         unknown_until = self._unknown.get(digest)
         if unknown_until is not None:
             until, error = unknown_until
@@ -321,7 +321,7 @@ class Access:
         creations = self._creations
         try:
             return await self._read_key(digest)
-        except KeyInvalid as error:
+        except (KeyInvalid, KeyExpired) as error:
             if len(self._unknown) >= self.LIMIT:
                 self._unknown.clear()
             # A key that was created while it was read must not be refused afterwards.

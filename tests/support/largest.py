@@ -122,9 +122,8 @@ class Largest:
                 return found
 
     async def list_audit_entries(self) -> None:
-        entries = await self._list(
-            self.client.audit.ListAuditEntries, audit_pb2.ListAuditEntriesRequest(), lambda page: page.entries
-        )
+        request = audit_pb2.ListAuditEntriesRequest()
+        entries = await self._list(self.client.audit.ListAuditEntries, request, lambda page: page.entries, pages=1)
         assert {entry.action for entry in entries} >= {"CreateEventDefinition", "CreateAutomation"}
 
     async def export_audit_entries(self) -> None:
@@ -464,6 +463,15 @@ class Largest:
     async def list_api_keys(self) -> None:
         call, request = self.admin.projects.ListApiKeys, projects_pb2.ListApiKeysRequest(project=self.maker.project)
         assert await self._list(call, request, lambda page: page.api_keys, 1)
+
+    async def rotate_api_key(self) -> None:
+        request = projects_pb2.CreateApiKeyRequest(project=self.maker.project, description=WIDE * 255, name=WIDE * 255)
+        made = await self.admin.projects.CreateApiKey(request)
+        await self.admin.projects.RotateApiKey(projects_pb2.RotateApiKeyRequest(id=made.api_key.id))
+
+    async def who_am_i(self) -> None:
+        found = await self.maker.projects.WhoAmI(projects_pb2.WhoAmIRequest())
+        assert found.project.id
 
     async def revoke_api_key(self) -> None:
         request = projects_pb2.CreateApiKeyRequest(project=self.maker.project, dialect=projects_pb2.DIALECT_NATIVE)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0017_key_lives"
-down_revision = "0016_audit"
+revision = "0018_key_lives"
+down_revision = "0017_traceparent"
 
 
 def upgrade() -> None:
