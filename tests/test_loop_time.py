@@ -8,6 +8,7 @@ from time import perf_counter, process_time
 import pytest
 
 from server.sharing.loop_time import MANY_WAITING, SLICE_SECONDS, LoopTime, begin_request
+from server.sharing.small_work import SmallWork
 
 PIECE_SECONDS = 0.000_2
 
@@ -181,3 +182,21 @@ async def test_a_turn_for_a_round_ends_with_the_round() -> None:
         await asyncio.sleep(0)
     assert len(set(rounds)) == 5
     assert not loop_time.turns.waiting
+
+
+async def test_after_a_round_the_loop_is_free_for_the_small_work_of_others() -> None:
+    loop_time = LoopTime()
+    ends: list[float] = []
+
+    async def decode() -> None:
+        await loop_time.round("flood", cost=10_000)
+        _work(5 * SLICE_SECONDS)
+        ends.append(perf_counter())
+
+    for others, pause in ((["flood"], 0.0), (["neighbour", "flood"], 5 * SLICE_SECONDS)):
+        for key in others:
+            with SmallWork(key):
+                pass
+        await asyncio.gather(decode(), decode())
+        first, second = ends[-2:]
+        assert second - first >= 5 * SLICE_SECONDS + pause

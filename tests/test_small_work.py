@@ -14,7 +14,7 @@ from server.sharing import loop_time as loop_time_module
 from server.sharing import small_work
 from server.sharing.current_project import SERVER, current_project
 from server.sharing.loop_time import MANY_ARRIVING, MANY_WAITING, LoopTime
-from server.sharing.small_work import CREDIT_SECONDS, GivingWay, SmallWork, others_work
+from server.sharing.small_work import CREDIT_SECONDS, GivingWay, SmallWork, others_expected, others_work
 from server.sharing.work_thread import WorkThread
 from server.storage.postgresql import PostgresDatabase
 from server.storage.sqlite import SqliteDatabase
@@ -215,3 +215,23 @@ def watched(run: Any, seen: list[bool]) -> Any:
         return await run(self, noting, **options)
 
     return run_and_note
+
+
+def test_small_work_is_expected_of_whoever_began_some_a_short_time_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    time = Time(monkeypatch, [])
+    monkeypatch.setattr(small_work, "_latest", small_work._Latest())
+
+    def work(*keys: str) -> None:
+        for key in keys:
+            with SmallWork(key):
+                pass
+
+    time.now = 100.0
+    work(LARGE)
+    assert (others_expected(LARGE), others_expected(SMALL)) == (False, True)
+    work(SMALL, LARGE, LARGE)
+    time.now += small_work.RECENT_SECONDS / 2
+    work(LARGE)
+    assert others_expected(LARGE)
+    time.now += small_work.RECENT_SECONDS / 2
+    assert (others_expected(LARGE), others_expected(SMALL)) == (False, True)

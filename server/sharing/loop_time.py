@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final
 
 from server.sharing.fair_queue import FairTurns
 from server.sharing.interpreter import database_thread
-from server.sharing.small_work import GivingWay
+from server.sharing.small_work import GivingWay, others_expected
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Hashable, Iterable
@@ -81,13 +81,14 @@ class LoopTime:
             slices.end()
 
     async def round(self, key: Hashable, cost: int) -> None:
-        """Wait for a turn of a key, at a cost in microseconds. It ends with this round of the event loop.
+        """Wait for a turn of a key, at a cost in microseconds, for work that cannot be done in slices.
 
-        This is for work that cannot be done in slices.
+        The work is what is done in this round of the event loop. While small work of other projects is expected, the
+        loop is left free afterwards for as long as the work took: such work needs several rounds.
         """
         turn = Slices(self, key)
         await turn.begin(cost)
-        asyncio.get_running_loop().call_soon(turn.end)
+        asyncio.get_running_loop().call_soon(turn.end_round)
 
     def _overrun(self) -> bool:
         """Return whether the loop has more work than it can do: many large requests wait, and many calls arrive."""
@@ -144,6 +145,16 @@ class Slices:
         """Give the turn back."""
         if self._holds_turn:
             self._end(self._used())
+
+    def end_round(self) -> None:
+        """Give the turn back, after a pause of the time that was used while others' small work is expected."""
+        if not self._holds_turn:
+            return
+        used = self._used()
+        if others_expected(self._key):
+            asyncio.get_running_loop().call_later(used, self._end, used)
+        else:
+            self._end(used)
 
     def _used(self) -> float:
         return max(0.0, perf_counter() - self._ends_at + SLICE_SECONDS)

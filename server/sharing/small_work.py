@@ -13,6 +13,7 @@ give way (`loop_time`): then every call waits for it anyway.
 from __future__ import annotations
 
 import asyncio
+from math import inf
 from time import perf_counter, sleep
 from typing import TYPE_CHECKING, Final
 
@@ -28,8 +29,29 @@ CREDIT_SECONDS: Final = 0.05
 LOOK_SECONDS: Final = 0.001
 """The interval at which waiting large work checks whether it may continue."""
 
+RECENT_SECONDS: Final = 1.0
+"""For this time after small work of a project, more of it is expected."""
+
 # By project, for the whole process, because there is one interpreter. Only the event loop changes it.
 _in_progress: dict[Hashable, int] = {}
+
+
+class _Latest:
+    """The project whose small work began last, and when; and when that of another project did before."""
+
+    __slots__ = ("at", "key", "others_at")
+
+    def __init__(self) -> None:
+        self.key: Hashable = SERVER
+        self.at = self.others_at = -inf
+
+    def note(self, key: Hashable) -> None:
+        if key != self.key:
+            self.key, self.others_at = key, self.at
+        self.at = perf_counter()
+
+
+_latest: Final = _Latest()
 
 
 class SmallWork:
@@ -42,6 +64,7 @@ class SmallWork:
 
     def __enter__(self) -> None:
         if self._key is not SERVER:
+            _latest.note(self._key)
             _in_progress[self._key] = _in_progress.get(self._key, 0) + 1
 
     def __exit__(self, *_: object) -> None:
@@ -56,6 +79,12 @@ class SmallWork:
 def others_work(key: Hashable) -> bool:
     """Return whether small work of a project other than this one is in progress."""
     return len(_in_progress) > (key in _in_progress)
+
+
+def others_expected(key: Hashable) -> bool:
+    """Return whether a project other than this one has begun small work in the last RECENT_SECONDS."""
+    latest = _latest.at if key != _latest.key else _latest.others_at
+    return perf_counter() - latest < RECENT_SECONDS
 
 
 class GivingWay:
