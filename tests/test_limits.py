@@ -10,15 +10,15 @@ import pytest
 
 from automation import automation_store, matcher
 from automation.conditions import closures, parsing
-from automation.subscriptions import push, push_url
+from automation.subscriptions import backlog, push, push_url
 from automation.subscriptions import store as subscription_store
 from automation.subscriptions import values as subscription_values
 from registry import bounded_pages, coercion, json_values, names, schema, store
-from server import budgets, emails, paging
+from server import budgets, call_log, emails, paging
 from server.api import open_services
 from server.api import server as grpc_server
 from server.auth import access
-from server.background import freed_memory
+from server.background import freed_memory, statistics
 from server.bridge import app as bridge_app
 from server.bridge.dialects import DIALECTS
 from server.cli.commands.projects import update as project_update
@@ -35,6 +35,7 @@ from server.http import connections as http_connections
 from server.http import head as http_head
 from server.http import server as http_server
 from server.ingest import commit_queue, draft, judging, setting_back
+from server.metrics import series
 from server.rpc import arrivals, call_limits, json_reading
 from server.rpc.messages import deliveries, watches
 from server.rpc.servicers import event_ingest, match_stream
@@ -241,6 +242,11 @@ LIMITS = {
     "Free memory that the process keeps, beyond its size at the start": size(freed_memory.WORTHWHILE_BYTES),
     "A commit, until sends are refused at once": seconds(health.LATE_SECONDS),
     "A wait for the project's turn at the database": seconds(turns.TURN_SECONDS),
+    "Lines of failed calls a second, and of changes": number(call_log.LINES_A_SECOND),
+    "Series of a metric by subscription": number(series.MAX_SERIES),
+    "Rows of a subscription that are counted for a metric": number(backlog.COUNTED),
+    "Time for what the metrics ask of the database": seconds(statistics.READ_SECONDS),
+    "Spans that wait to be exported": number(2_048),  # of OpenTelemetry's specification
     "Time for one read of an SQLite database": seconds(sqlite_readers.READ_SECONDS),
 }
 

@@ -1,7 +1,7 @@
 """Series that calls add to: histograms without a lock, and labels whose number is bounded.
 
-A histogram of the library takes 2 us for an observation: it locks, and looks for the bucket from the first one on. All
-calls of a server end on one event loop, so these need no lock, and take 0.3 us.
+A histogram of the library takes 0.7 us for an observation: it locks, and looks for the bucket from the first one on.
+All calls of a server end on one event loop, so these need no lock, and take 0.2 us.
 """
 
 from __future__ import annotations
