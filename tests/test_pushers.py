@@ -69,6 +69,21 @@ async def test_one_of_two_servers_pushes_and_the_other_takes_over_when_it_stops(
 
 
 @on_postgresql
+async def test_new_subscriptions_spread_over_the_servers(store: Store, receiver: Receiver) -> None:
+    async with AsyncExitStack() as stack:
+        first, _ = [await stack.enter_async_context(serving(store.url, push_networks=LOOPBACK)) for _ in range(2)]
+        shop = await till(first)
+        number = 0
+        # Which server is the first to look is chance; the more one has, the longer it leaves the next one to others.
+        async with asyncio.timeout(3 * WAIT):
+            while len(await owners(store)) < 2:
+                await push_to(shop, receiver.url, f"engine-{number}")
+                number += 1
+                while "" in await owners(store):  # noqa: ASYNC110 - it must be asked
+                    await asyncio.sleep(0.05)
+
+
+@on_postgresql
 async def test_a_change_on_another_server_takes_effect_within_a_second(store: Store, receiver: Receiver) -> None:
     async with AsyncExitStack() as stack:
         pushing, asked = [await stack.enter_async_context(serving(store.url, push_networks=LOOPBACK)) for _ in range(2)]
