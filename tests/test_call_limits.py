@@ -17,7 +17,7 @@ from server.storage import turns
 from signalbox.v1 import event_ingest_pb2, match_stream_pb2, projects_pb2
 from tests.support.consumers import Engine, seconds, subscribe
 from tests.support.messages import event, orders
-from tests.support.raw_http2 import message_head, raw_connection
+from tests.support.raw_http2 import PING, message_head, raw_connection
 from tests.support.refusals import Refusal, read_refusal, refusal, verdict
 from tests.support.service import serving
 from tests.support.wire import call_raw, field
@@ -52,6 +52,17 @@ async def test_a_caller_without_a_valid_key_is_refused_before_its_message_arrive
         for _ in range(20):
             for method in (SEND_EVENTS, STREAM_EVENTS):
                 await connection.ending(await connection.open(method, *headers))
+
+
+@on_sqlite
+async def test_a_client_that_pings_without_a_pause_is_disconnected(service: Service) -> None:
+    async with raw_connection(service.address) as connection, asyncio.timeout(10):
+        await connection.greeted.wait()
+        while not connection.closed.is_set():
+            await connection.frame(PING, 0, 0, bytes(8))
+            if not connection.closed.is_set():
+                await connection.next_frame()
+        assert connection.goaway.is_set()
 
 
 @on_sqlite

@@ -94,6 +94,9 @@ LIMITS = {
     "gRPC: calls of one connection": number(grpc_server.MAX_CONNECTION_STREAMS),
     "gRPC: a handshake": seconds(grpc_server.HANDSHAKE_SECONDS),
     "gRPC: a silent client, until it is asked whether it is there": seconds(grpc_server.KEEPALIVE_SECONDS),
+    f"gRPC: pings that come within {grpc_server.PING_SECONDS} s of the one before": number(
+        grpc_server.MAX_PING_STRIKES
+    ),
     "gRPC: a connection without a call": seconds(grpc_server.IDLE_SECONDS),
     "REST: connections, at most half of the file descriptors": number(http_connections.MAX_CONNECTIONS),
     "REST: connections of one address": "half of them",

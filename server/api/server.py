@@ -49,6 +49,12 @@ IDLE_SECONDS: Final = 900
 HANDSHAKE_SECONDS: Final = 10
 """Time until a connection is ready for calls."""
 
+PING_SECONDS: Final = 10
+"""The least time between two pings of a client. Clients keep idle connections through balancers alive by them."""
+
+MAX_PING_STRIKES: Final = 2
+"""Pings that may come earlier. A client without a key that sends nothing but pings is disconnected."""
+
 SPARE_FILES: Final = 200
 """File descriptors for the database, listeners and logs."""
 
@@ -75,8 +81,8 @@ def _options() -> list[tuple[str, int]]:
         ("grpc.http2.lookahead_bytes", UNREAD_BYTES),
         # Two servers on one port would each take some of the calls.
         ("grpc.so_reuseport", 0),
-        # Clients behind balancers keep idle connections alive; a ping every ten seconds is welcome.
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", PING_SECONDS * 1_000),
+        ("grpc.http2.max_ping_strikes", MAX_PING_STRIKES),
         ("grpc.keepalive_permit_without_calls", 1),
     ]
 
