@@ -16,7 +16,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object, **settings: object) -> None:
         raise KeyError(f"no such thing\nin {URL}")
 
-    monkeypatch.setattr("server.cli.client.session._channel", fail)
+    monkeypatch.setattr("server.cli.client.session.open_channel", fail)
     monkeypatch.setattr("server.cli.commands.migrate.open_database", fail)
     monkeypatch.setattr("server.app.open_database", fail)
     monkeypatch.setattr("server.cli.commands.serve.configure_logs", lambda level: None)

@@ -52,6 +52,7 @@ from server.model import (
     Event,
     NameCase,
     Project,
+    Quota,
     Rules,
     Scope,
     UndefinedEvents,
@@ -102,8 +103,22 @@ COERCIONS = (
     Coercion("properties.n", CoercionKind.CONVERTED, "5", 5),
     Coercion("properties.x", CoercionKind.UNKNOWN_DROPPED, "y", None),
 )
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 EVENT = Event(
-    "e1", 21, "paid", "d1", 2, "c1", "ada@example.com", {"n": 5}, COERCIONS, 1_000_000, 2_000_001, 1, unreadable="why"
+    "e1",
+    21,
+    "paid",
+    "d1",
+    2,
+    "c1",
+    "ada@example.com",
+    {"n": 5},
+    COERCIONS,
+    1_000_000,
+    2_000_001,
+    1,
+    unreadable="why",
+    traceparent=TRACEPARENT,
 )
 MATCH = Match(31, "m1", MatchKind.STARTED, 4, 31, "r1", 21, "paid", 9, 3_000_002)
 AUTOMATION = Automation(
@@ -203,6 +218,7 @@ def test_an_event_is_written_whole() -> None:
         "occurred_at": "1970-01-01T00:00:01Z",
         "received_at": "1970-01-01T00:00:02.000001Z",
         "unreadable_reason": "why",
+        "traceparent": TRACEPARENT,
     }
 
 
@@ -230,6 +246,7 @@ MATCH_AS_JSON = {
     "contact_id": "c1",
     "event": plain(event_message(EVENT)),
     "matched_at": "1970-01-01T00:00:03.000002Z",
+    "traceparent": TRACEPARENT,
 }
 
 
@@ -444,7 +461,9 @@ def test_a_project_and_a_key_are_written_whole() -> None:
         NameCase.INSENSITIVE,
         erasure=Erasure.KEEP_NOT_PERSONAL,
     )
-    project = write_project(Project(1, "p1", "shop", rules, 3, 21, SECOND, 2 * SECOND, 86_400 * SECOND))
+    project = write_project(
+        Project(1, "p1", "shop", rules, 3, 21, SECOND, 2 * SECOND, 86_400 * SECOND, quota=Quota(1, 2, 3))
+    )
     assert unset(project) == set()
     assert plain(project) == {
         "id": "p1",
@@ -458,6 +477,9 @@ def test_a_project_and_a_key_are_written_whole() -> None:
         "updated_at": "1970-01-01T00:00:02Z",
         "etag": "3",
         "event_retention": "86400s",
+        "events_per_second": "1",
+        "event_burst": "2",
+        "events_per_day": "3",
     }
     scopes = frozenset({Scope.MATCHES_READ, Scope.EVENTS_READ})
     revoked = write_key(ApiKey("k1", 1, "p1", Dialect.ARSEL, scopes, "Key", "ar_…1234", False, SECOND, 2 * SECOND))
