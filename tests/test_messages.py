@@ -482,7 +482,8 @@ def test_a_project_and_a_key_are_written_whole() -> None:
         "events_per_day": "3",
     }
     scopes = frozenset({Scope.MATCHES_READ, Scope.EVENTS_READ})
-    revoked = write_key(ApiKey("k1", 1, "p1", Dialect.ARSEL, scopes, "Key", "ar_…1234", False, SECOND, 2 * SECOND))
+    fields = ("k1", 1, "p1", Dialect.ARSEL, scopes, "Key", "ar_…1234", False, SECOND)
+    revoked = write_key(ApiKey(*fields, 2 * SECOND, "key", 3 * SECOND, 4 * SECOND, 5 * SECOND))
     assert unset(revoked) == set()
     assert plain(revoked) == {
         "id": "k1",
@@ -493,9 +494,13 @@ def test_a_project_and_a_key_are_written_whole() -> None:
         "hint": "ar_…1234",
         "created_at": "1970-01-01T00:00:01Z",
         "revoked_at": "1970-01-01T00:00:02Z",
+        "name": "key",
+        "expires_at": "1970-01-01T00:00:03Z",
+        "last_used_at": "1970-01-01T00:00:04Z",
+        "previous_secret_expires_at": "1970-01-01T00:00:05Z",
     }
-    valid = write_key(ApiKey("k1", 1, "p1", Dialect.ARSEL, scopes, "Key", "ar_…1234", False, SECOND, None))
-    assert unset(valid) == {"revoked_at"}
+    valid = write_key(ApiKey(*fields, None))
+    assert unset(valid) == {"revoked_at", "name", "expires_at", "last_used_at", "previous_secret_expires_at"}
 
 
 # Subscriptions and deliveries
