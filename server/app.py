@@ -21,12 +21,14 @@ from server.background.event_retention import EventDeletion
 from server.background.key_use import KeyUse
 from server.background.loop_delay import LoopDelay
 from server.background.match_retention import MatchRetention
+from server.background.quarantine_retention import QuarantineRetention
 from server.background.run_timeouts import RunTimeouts
 from server.background.statistics import Statistics
 from server.bridge.app import Bridge
 from server.bridge.dialects import DIALECTS
 from server.bridge.metrics_page import MetricsListener
 from server.bridge.operations import Services
+from server.bridge.sending import reread_request
 from server.bridge.system import System
 from server.call_log import CallLog
 from server.clock import ClockWatch
@@ -55,7 +57,9 @@ from server.http.server import HttpServer
 from server.ingest.catalog import Catalog
 from server.ingest.group_commit import GroupCommit
 from server.ingest.ingest import Ingest
+from server.ingest.quarantine import QuarantineLimits
 from server.ingest.quotas import Quotas
+from server.ingest.refusals import Refusals
 from server.metrics import Metrics
 from server.metrics.process import watch_process
 from server.outages import Outages
@@ -63,6 +67,7 @@ from server.recurring import Recurring
 from server.rpc.audited import describe
 from server.rpc.calls import Calls
 from server.rpc.messages.pushes import push_body_writer
+from server.rpc.messages.refused_events import reread_event
 from server.rpc.messages.typed_properties import TypedReaders
 from server.rpc.open_calls import OpenCalls
 from server.rpc.servicers.audit_log import AuditLogServicer
@@ -72,6 +77,7 @@ from server.rpc.servicers.event_definitions import EventDefinitionsServicer
 from server.rpc.servicers.event_ingest import EventIngestServicer
 from server.rpc.servicers.match_stream import MatchStreamServicer
 from server.rpc.servicers.projects import ProjectsServicer
+from server.rpc.servicers.quarantine import QuarantineServicer
 from server.services.audit_log import AuditLog
 from server.services.automations import Automations
 from server.services.backtests import Backtests
@@ -82,7 +88,9 @@ from server.services.erasures import Erasures
 from server.services.events import Events
 from server.services.explanations import Explanations
 from server.services.generated_types import GeneratedTypes
+from server.services.inferences import Inferences
 from server.services.projects import Projects
+from server.services.quarantine import Door, Quarantine
 from server.services.runs import Runs
 from server.settings import admin_key_file
 from server.settings_audit import record_settings
@@ -164,13 +172,13 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         loop_time = LoopTime()
         health = await stack.enter_async_context(_watching(database, outages))
         queue = GroupCommit(database, catalog, notifier, metrics, settings.queue_events, loop_time, health, tracer)
+        queue.limits = limits = QuarantineLimits(settings.quarantine_events, settings.quarantine_bytes)
         await stack.enter_async_context(_committing(queue, settings.grace_seconds))
         await stack.enter_async_context(_background(settings, database, notifier, metrics, outages))
         await stack.enter_async_context(_following(database, catalog, access, outages))
 
-        types = GeneratedTypes(database, catalog)
+        calls, types = OpenCalls(), GeneratedTypes(database, catalog)
         typed = TypedReaders(types)
-        calls = OpenCalls()
         matches = MatchReader(database, notifier)
         dispatchers = queue.riders = Dispatchers(
             database, notifier, schedule=queue.schedule_steps, times=metrics.subscriptions.times
@@ -183,7 +191,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         subscriptions = Subscriptions(database, dispatchers, matches, pushes, changes)
         deliveries = Deliveries(subscriptions, dispatchers, matches, shutdown, tracer)
         ingest, runs = (
-            Ingest(catalog, queue, Quotas(database, metrics), loop_time, tracer),
+            Ingest(catalog, queue, Quotas(database, metrics), loop_time, tracer, Refusals(metrics)),
             Runs(database, catalog.thread, metrics.count_runs),
         )
         servicers = {
@@ -195,10 +203,13 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
                 ContactExports(database),
                 calls.stopping,
             ),
-            "EventDefinitions": EventDefinitionsServicer(definitions, Backtests(database, calls.stopping), types),
+            "EventDefinitions": EventDefinitionsServicer(
+                definitions, Backtests(database, calls.stopping), types, Inferences(database, loop_time)
+            ),
             "EventIngest": EventIngestServicer(ingest, Events(database), typed, calls.stopping, loop_time),
             "MatchStream": MatchStreamServicer(matches, subscriptions, deliveries, shutdown),
             "Projects": ProjectsServicer(projects),
+            "Quarantine": QuarantineServicer(Quarantine(database, ingest, _doors(typed), limits, changes)),
         }
         rpcs = Calls(access, calls, metrics, loop_time, CallLog(settings.log_calls, tracer))
         await stack.enter_async_context(rpcs)
@@ -278,6 +289,13 @@ def _watch(metrics: Metrics, database: MeasuredDatabase, health: StorageHealth, 
     watch("signalbox_rpcs_in_flight", "Calls of RPCs in progress, streams included.", lambda: len(calls))
 
 
+def _doors(typed: TypedReaders) -> dict[str, Door]:
+    """Return the APIs that events are sent to: the rules of each, and how its requests are read again."""
+    native = Door(None, partial(reread_event, typed))
+    dialects = {dialect.name.value: Door(dialect.rules, partial(reread_request, dialect)) for dialect in DIALECTS}
+    return {"": native, "grpc": native, "connect": native, **dialects}
+
+
 @asynccontextmanager
 async def _watching(database: Database, outages: Outages) -> AsyncIterator[StorageHealth]:
     """Watch whether events can be stored."""
@@ -317,6 +335,9 @@ async def _background(
         audit = AuditRetention(database, settings.audit_retention_seconds, outages)
         audit.start()
         stack.push_async_callback(audit.close)
+        keeper = QuarantineRetention(database, settings.quarantine_retention_seconds, outages)
+        keeper.start()
+        stack.push_async_callback(keeper.close)
         yield
 
 

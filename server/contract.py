@@ -12,6 +12,7 @@ from signalbox.v1 import (
     event_ingest_pb2,
     match_stream_pb2,
     projects_pb2,
+    refusals_pb2,
 )
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ _FILES = (
     contacts_pb2,
     automations_pb2,
     match_stream_pb2,
+    refusals_pb2,
     projects_pb2,
     audit_pb2,
 )

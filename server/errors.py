@@ -22,7 +22,8 @@ ServiceError                     a SignalboxError
 │   ├── BatchRejected            an all-or-nothing batch holds events that are refused
 │   └── BatchTooCostly           matching the events of a batch takes too much for one request
 ├── ResourceError
-│   ├── ProjectNotFound, ContactNotFound, EventNotFound, KeyNotFound
+│   ├── ProjectNotFound, ContactNotFound, EventNotFound, RefusedEventNotFound, KeyNotFound
+│   ├── NothingToInferFrom       there are no events of a name to infer a definition from
 │   ├── KeyNotActive             the key cannot be rotated
 │   ├── ProjectAlreadyExists, ContactAlreadyExists, SecretInUse
 │   ├── DefinitionInUse          active automations match events of the definition's name
@@ -291,6 +292,24 @@ class EventNotFound(ResourceError):
     def __init__(self, event_id: str, *, deleted: bool = False) -> None:
         message = f'The event "{event_id}" was deleted after its retention period' if deleted else ""
         super().__init__(message, id=event_id)
+
+
+class RefusedEventNotFound(ResourceError):
+    """No refused event with the ID "{id}" is in quarantine in this project."""
+
+    reason = "REFUSAL_NOT_FOUND"
+
+    def __init__(self, refused_id: str) -> None:
+        super().__init__(id=refused_id)
+
+
+class NothingToInferFrom(ResourceError):
+    """There are no events "{event}" to infer a definition from."""
+
+    reason = "NOTHING_TO_INFER_FROM"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(event=name)
 
 
 class KeyNotFound(ResourceError):

@@ -50,6 +50,13 @@ class NameCase(StrEnum):
     INSENSITIVE = "insensitive"
 
 
+class RefusedEvents(StrEnum):
+    """Whether a refused event is stored, apart from the log."""
+
+    DROP = "drop"
+    QUARANTINE = "quarantine"
+
+
 class Dialect(StrEnum):
     """The API whose rules, requests and responses the calls of a key follow."""
 
@@ -80,13 +87,22 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How a project, or a dialect in its place, accepts events. A project itself always refuses unknown ids."""
+    """How a project, or a dialect in its place, accepts events. A project itself always refuses unknown ids.
+
+    What happens to refused events is for the project alone to say.
+    """
 
     undefined_events: UndefinedEvents = UndefinedEvents.REJECT
     unknown_contacts: UnknownContacts = UnknownContacts.REJECT
     name_case: NameCase = NameCase.SENSITIVE
     unknown_ids: UnknownIds = UnknownIds.REJECT
     erasure: Erasure = Erasure.DELETE_ALL
+    refused_events: RefusedEvents = RefusedEvents.DROP
+
+    @property
+    def quarantines(self) -> bool:
+        """Whether refused events are stored."""
+        return self.refused_events is RefusedEvents.QUARANTINE
 
     @property
     def ignore_case(self) -> bool:

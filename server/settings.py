@@ -30,7 +30,8 @@ class Settings:
     Matches are kept for `match_retention_seconds`, for ever if that is None, and entries of the audit log for
     `audit_retention_seconds`. Without `migrate` a database that lacks migrations is refused. Matches are pushed to
     public addresses and to `push_networks`. Of the calls that neither fail nor are slow nor change anything, each
-    `log_calls`-th is logged, none if that is 0. With `otel`, spans are exported.
+    `log_calls`-th is logged, none if that is 0. With `otel`, spans are exported. The limits of the quarantine are those
+    of each project.
     """
 
     grpc: str = DEFAULT_GRPC
@@ -45,6 +46,9 @@ class Settings:
     queue_events: int = 50_000
     match_retention_seconds: float | None = None
     audit_retention_seconds: float = 400 * 86_400.0
+    quarantine_retention_seconds: float = 30 * 24 * 3600
+    quarantine_events: int = 100_000
+    quarantine_bytes: int = 256 * 1024 * 1024
     tls: Tls | None = None
     rate_limits: bool = False
     http_body_bytes: int = 1024 * 1024

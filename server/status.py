@@ -51,6 +51,8 @@ CODES: dict[str, StatusCode] = {
     "CONTACT_NOT_FOUND": StatusCode.NOT_FOUND,
     "DEFINITION_NOT_FOUND": StatusCode.NOT_FOUND,
     "EVENT_NOT_FOUND": StatusCode.NOT_FOUND,
+    "REFUSAL_NOT_FOUND": StatusCode.NOT_FOUND,
+    "NOTHING_TO_INFER_FROM": StatusCode.NOT_FOUND,
     "REVISION_NOT_FOUND": StatusCode.NOT_FOUND,
     "AUTOMATION_NOT_FOUND": StatusCode.NOT_FOUND,
     "RUN_NOT_FOUND": StatusCode.NOT_FOUND,

@@ -54,6 +54,7 @@ REQUIRED_SCOPE = {
     "EventDefinitions.GetEventDefinition": "definitions:read",
     "EventDefinitions.GetJsonSchema": "definitions:read",
     "EventDefinitions.GetRevision": "definitions:read",
+    "EventDefinitions.InferEventDefinition": "events:read",
     "EventDefinitions.ListDependents": "definitions:read",
     "EventDefinitions.ListEventDefinitions": "definitions:read",
     "EventDefinitions.ListRevisions": "definitions:read",
@@ -89,6 +90,11 @@ REQUIRED_SCOPE = {
     "Projects.RotateApiKey": "admin",
     "Projects.UpdateProject": "admin",
     "Projects.WhoAmI": "any",
+    "Quarantine.CountRefusedEvents": "events:read",
+    "Quarantine.DiscardRefusedEvents": "events:write",
+    "Quarantine.GetRefusedEvent": "events:read",
+    "Quarantine.ListRefusedEvents": "events:read",
+    "Quarantine.ReingestRefusedEvents": "events:write",
 }
 
 LISTS = {

@@ -21,11 +21,12 @@ from signalbox.v1 import (
     match_stream_pb2,
     options_pb2,
     projects_pb2,
+    refusals_pb2,
 )
 from tests.support.automations import automate
 from tests.support.bridge import calling
 from tests.support.consumers import EARLIEST, PARK, acknowledge, ids, pull, subscribe
-from tests.support.messages import ADA, ORDER, ORDER_SCHEMA
+from tests.support.messages import ADA, ORDER, ORDER_SCHEMA, event
 from tests.support.refusals import verdict
 from tests.support.service import ADMIN_KEY, serving
 
@@ -86,6 +87,14 @@ class Changer:
         request = event_definitions_pb2.UndeleteEventDefinitionRequest(id=deleted.id)
         await self.client.definitions.UndeleteEventDefinition(request)
         await refused(self.client.definitions.UndeleteEventDefinition(request))
+
+    async def discard_refused_events(self) -> None:
+        self.client = await self.service.shop(refused_events=projects_pb2.REFUSED_EVENTS_QUARANTINE)
+        await refused(self.client.send(event(name="unheard_of")))
+        request = refusals_pb2.DiscardRefusedEventsRequest(filter=refusals_pb2.RefusedEventFilter(), validate_only=True)
+        await self.client.quarantine.DiscardRefusedEvents(request)
+        request.validate_only = False
+        await twice(self.client.quarantine.DiscardRefusedEvents, request)
 
     async def create_automation(self) -> None:
         automation = automations_pb2.Automation(name="Welcome", event_name=ORDER)

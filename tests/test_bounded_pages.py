@@ -10,17 +10,18 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from automation import run_pages
 from automation.subscriptions import store as subscription_store
 from server.storage import contacts as contact_store
-from server.storage import event_pages
-from signalbox.v1 import automations_pb2, contacts_pb2, event_ingest_pb2, match_stream_pb2
+from server.storage import event_pages, refused_events
+from signalbox.v1 import automations_pb2, contacts_pb2, event_ingest_pb2, match_stream_pb2, refusals_pb2
 from tests.support.automations import automate, complete, list_runs
 from tests.support.consumers import acknowledge, pull, subscribe
 from tests.support.list_filters import filters_of, lists, singles_and_pairs
 from tests.support.messages import ADA, BOB, ORDER, event
+from tests.support.quarantine import KEEP
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.support.service import Client
+    from tests.support.service import Client, Service
 
 NOBODY = "nobody@example.com"
 OTHER = "other"
@@ -30,7 +31,7 @@ NOON = 1_700_000_000
 
 @pytest.fixture(autouse=True)
 def little_is_examined(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (event_pages, run_pages, contact_store, subscription_store):
+    for module in (event_pages, run_pages, contact_store, subscription_store, refused_events):
         if hasattr(module, "EXAMINED_ROWS"):
             monkeypatch.setattr(module, "EXAMINED_ROWS", 3)
         if hasattr(module, "EXAMINED_LOG_ROWS"):
@@ -183,9 +184,47 @@ async def test_parked_matches_of_all_pages_are_those_of_the_filters(shop: Client
         assert [parked.match.id for parked in found] == expected, filters
 
 
+async def test_refused_events_of_all_pages_are_those_of_the_filter(service: Service) -> None:
+    shop = await service.shop(refused_events=KEEP)
+    sent = [
+        event({"order_total": "a lot"} if number % 3 else None, name=ORDER if number % 2 else OTHER, email=ADA)
+        for number in range(1, 21)
+    ]
+    await shop.send_all(sent, event_ingest_pb2.BATCH_MODE_INDEPENDENT)
+    request = refusals_pb2.ListRefusedEventsRequest
+    everything = await pages(shop.quarantine.ListRefusedEvents, request(page_size=4), "refused_events")
+    assert len(everything) == 17
+    middle = everything[8].received_at
+    passes: dict[str, tuple[Any, Callable[[refusals_pb2.RefusedEvent], bool]]] = {
+        "name": (OTHER, lambda refused: refused.name == OTHER),
+        "reason": ("PAYLOAD_REJECTED", lambda refused: refused.error.reason == "PAYLOAD_REJECTED"),
+        "path": ("properties.order_total", lambda refused: bool(refused.error.violations)),
+        "door": ("connect", lambda refused: refused.door == "connect"),
+        "received_from": (middle, lambda refused: seconds(refused.received_at) >= seconds(middle)),
+        "received_until": (middle, lambda refused: seconds(refused.received_at) < seconds(middle)),
+    }
+    assert set(passes) == set(refusals_pb2.RefusedEventFilter.DESCRIPTOR.fields_by_name)
+    for one, (value, passes_one) in passes.items():
+        for other, (other_value, passes_other) in passes.items():
+            wanted = refusals_pb2.RefusedEventFilter(**{one: value, other: other_value})
+            expected = [refused.id for refused in everything if passes_one(refused) and passes_other(refused)]
+            listing = request(filter=wanted, page_size=4)
+            found = await pages(shop.quarantine.ListRefusedEvents, listing, "refused_events")
+            assert [refused.id for refused in found] == expected, (one, other)
+            dry = refusals_pb2.DiscardRefusedEventsRequest(filter=wanted, validate_only=True)
+            count = 0
+            while True:
+                response = await shop.quarantine.DiscardRefusedEvents(dry)
+                count += response.event_count
+                dry.continue_after = response.continue_after
+                if not response.continue_after:
+                    break
+            assert count == len(expected), (one, other)
+
+
 def test_every_list_of_the_contract_is_known_here() -> None:
     """A list that is not here needs a test: of its pages here, and of what they cost in `test_plans`."""
-    tested = {"ListEvents", "ListRuns", "ListContacts", "ListParkedMatches"}
+    tested = {"ListEvents", "ListRuns", "ListContacts", "ListParkedMatches", "ListRefusedEvents"}
     # Their tables are small: a project has at most 100 active definitions, and thousands of the others at most.
     small = {
         "ListEventDefinitions",

@@ -16,7 +16,8 @@ from tests.support.automations import automate
 from tests.support.bridge import calling
 from tests.support.consumers import EARLIEST, PARK, acknowledge, ids, pull, subscribe
 from tests.support.contract import METHODS, call_method
-from tests.support.messages import ANYTHING, ORDER
+from tests.support.messages import ANYTHING, ORDER, event
+from tests.support.quarantine import KEEP
 from tests.support.refusals import refusal
 from tests.support.service import serving
 
@@ -53,7 +54,9 @@ class Lists:
     @classmethod
     async def fill(cls, service: Service) -> Lists:
         """Make the project."""
-        client = await service.shop()
+        client = await service.shop(refused_events=KEEP)
+        for _ in range(2):
+            await refusal(client.send(event(name="unheard_of")))
         await client.define("another")
         await client.redefine(ANYTHING)
         await client.upsert("b@example.com")

@@ -22,13 +22,22 @@ from automation.subscriptions.values import Ack, Delivery, DeliveryRequest, Sear
 from automation.tables import metadata
 from server.background import statistics
 from server.storage import contacts as contact_store
-from server.storage import event_pages
+from server.storage import event_pages, refused_events
 from server.storage.database import open_database
-from signalbox.v1 import automations_pb2, contacts_pb2, event_definitions_pb2, event_ingest_pb2, match_stream_pb2
+from signalbox.v1 import (
+    automations_pb2,
+    contacts_pb2,
+    event_definitions_pb2,
+    event_ingest_pb2,
+    match_stream_pb2,
+    refusals_pb2,
+)
 from tests.support.automations import automate
 from tests.support.list_filters import filters_of, lists, singles_and_pairs
-from tests.support.messages import ADA, ORDER
+from tests.support.messages import ADA, ORDER, event
 from tests.support.plans import plans
+from tests.support.quarantine import KEEP
+from tests.support.refusals import refusal
 from tests.support.service import serving
 from tests.support.stores import PostgresStore
 from tests.test_leasing import NOW, SECOND, SUBSCRIPTION, match, record
@@ -45,7 +54,7 @@ if TYPE_CHECKING:
 # ruff: noqa: S608 - the statements are our own
 ROWS = 20_000
 NUMBERS = f"WITH RECURSIVE number(n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM number WHERE n < {ROWS})"
-LARGE = ("event", "contact", "automation_match", "run", "subscription_delivery", "subscription_parked")
+LARGE = ("event", "contact", "automation_match", "run", "subscription_delivery", "subscription_parked", "refused_event")
 NOBODY = "nobody@example.com"
 MOST_STEPS, MOST_BLOCKS = 20_000, 800
 """A read of a table as a whole takes some 10 steps for each of the ROWS, or visits 0.05 blocks for each."""
@@ -57,11 +66,12 @@ on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True
 async def crowd(backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Client, Store]]:
     """A shop whose large tables are large; one event in a hundred was recorded without a contact."""
     async with backend.empty(tmp_path_factory.mktemp("crowded")) as store, serving(store.url) as service:
-        shop = await service.shop(unknown_contacts="UNKNOWN_CONTACTS_CREATE_ON_MATCH")
+        shop = await service.shop(unknown_contacts="UNKNOWN_CONTACTS_CREATE_ON_MATCH", refused_events=KEEP)
         await automate(shop)
         wanted = match_stream_pb2.Subscription(name="engine")
         await shop.matches.CreateSubscription(match_stream_pb2.CreateSubscriptionRequest(subscription=wanted))
         await shop.send()
+        await refusal(shop.send(event(name="unheard_of")))
         for statement in seeds():
             await store.execute(statement)
         yield shop, store
@@ -101,6 +111,9 @@ def seeds() -> list[str]:
         f"""{NUMBERS} INSERT INTO run SELECT project_key, n, id, automation_key, contact_key + n % 1000, n, status, n,
             wait_event, wait_condition, wait_from, timeout_at, reason, attributes, version, created_at, updated_at,
             finished_at, finished_position FROM run, number""",
+        f"""{NUMBERS} INSERT INTO refused_event SELECT project_key, substr(id, 1, 24) || (100000000000 + n),
+            received_at, byte_count, name, faults, door, key_id, request_id, idempotency_key, contact_id, email, error,
+            content, request FROM refused_event, number""",
         f"UPDATE project_head SET position = {ROWS}, match_position = {ROWS}",
         "ANALYZE",
     ]  # fmt: skip
@@ -157,6 +170,23 @@ FILTERS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
         },
     ),
     "ListContacts": ({}, {"search": ["1", "never"]}),
+    "ListRefusedEvents": (
+        {},
+        {
+            "filter": [
+                refusals_pb2.RefusedEventFilter(**fields)
+                for fields in (
+                    {"name": "unheard_of"},
+                    {"name": "never"},
+                    {"reason": "DEFINITION_NOT_FOUND"},
+                    {"path": "never"},
+                    {"door": "never", "received_from": PAST},
+                    {"received_from": FUTURE},
+                    {"received_until": PAST},
+                )
+            ]
+        },
+    ),
     "ListParkedMatches": (
         {"subscription": "engine"},
         {"automation_id": ["of the shop", "never"], "parked_until": [PAST, FUTURE]},
@@ -170,7 +200,7 @@ FILTERS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
 async def test_no_page_of_a_list_reads_more_the_larger_its_tables_are(
     crowded: Client, backend: Backend, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (event_pages, run_pages, contact_store, subscription_store):
+    for module in (event_pages, run_pages, contact_store, subscription_store, refused_events):
         for limit, rows in (("EXAMINED_ROWS", 50), ("EXAMINED_LOG_ROWS", 500)):
             if hasattr(module, limit):
                 monkeypatch.setattr(module, limit, rows)
@@ -181,6 +211,7 @@ async def test_no_page_of_a_list_reads_more_the_larger_its_tables_are(
         "ListEvents": crowded.ingest.ListEvents,
         "ListRuns": crowded.automations.ListRuns,
         "ListContacts": crowded.contacts.ListContacts,
+        "ListRefusedEvents": crowded.quarantine.ListRefusedEvents,
         "ListParkedMatches": crowded.matches.ListParkedMatches,
     }[name]
     automations = await crowded.automations.ListAutomations(automations_pb2.ListAutomationsRequest())

@@ -9,8 +9,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from server.bridge.errors import ErrorTable, WriteError
+    from server.bridge.messages import Request
     from server.bridge.rate_limits import Headers, RateLimit
     from server.bridge.routes import Route
+    from server.ingest.draft import Draft
     from server.model import Dialect, Rules
 
 
@@ -35,6 +37,9 @@ class DemoCall:
     response: Any
 
 
+ReadEvent: TypeAlias = "Callable[[Request], Draft]"
+"""Reads the event of a request that sends one; raises errors of the services, or RuleBroken."""
+
 MakeDemoCall: TypeAlias = "Callable[[DemoEvent], DemoCall]"
 
 
@@ -49,7 +54,8 @@ class RestDialect:
     that may carry the bare key in place of `authorization`. With `exact_scheme` the value of `authorization` must be
     the word `Bearer`, one blank and the key.
 
-    Events. `rules` take the place of the project's rules for events sent through this dialect.
+    Events. `rules` take the place of the project's rules for events sent through this dialect. `read_event` reads the
+    event of a request.
 
     Errors. `error_table` maps reasons to statuses, codes and messages, `write_error` writes the body, and `error_type`
     is the msgspec type that describes such bodies. `headers` are sent with every response.
@@ -61,6 +67,7 @@ class RestDialect:
     paths: tuple[str, ...]
     key_prefixes: tuple[str, ...]
     rules: Rules
+    read_event: ReadEvent
     error_table: ErrorTable
     write_error: WriteError
     error_type: Any

@@ -41,10 +41,15 @@ NO_DIALECT: Final[ErrorTable] = {}
 
 
 class RuleBroken(Exception):
-    """The request breaks a rule that only its dialect has."""
+    """The request breaks a rule that only its dialect has.
+
+    Where refused events are kept, counted and logged, its `reason` is the code that the caller sees.
+    """
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
+        self.reason = code.upper()
+        self.message = message
         self.report = ReportedError(status, code, message)
 
 

@@ -96,6 +96,10 @@ class Request:
         value = self._headers.get(b"idempotency-key")
         return "" if value is None else check_idempotency_key(value.decode("latin-1"))
 
+    def header(self, name: bytes) -> str:
+        """Return the value of a header as it came, empty without one."""
+        return self._headers.get(name, b"").decode("latin-1")
+
     def _decode(self, kind: Any) -> Any:
         body = self.body if self.body and not self.body.isspace() else _EMPTY
         try:

@@ -31,6 +31,7 @@ _COMMANDS = {
     "whoami": ("server.cli.commands.whoami", "Show what a key may do, and the version of the server."),
     "definition": ("server.cli.commands.definitions", "Manage event definitions."),
     "event": ("server.cli.commands.events", "Send, list and follow events."),
+    "refused": ("server.cli.commands.refused", "Inspect refused events and send them again."),
     "contact": ("server.cli.commands.contacts", "Manage contacts."),
     "automation": ("server.cli.commands.automations", "Manage automations."),
     "run": ("server.cli.commands.runs", "Inspect and advance runs."),

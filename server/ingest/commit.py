@@ -9,9 +9,10 @@ head, which makes all commits and catalog changes of one project come one after 
     3. idempotency keys         repeated: duplicate or refused
     4. contacts                 of the cache, else read; created where the rules say so
     5. positions                numbered without gaps: a rejected batch takes none
-    6. matches                  automations matched, in the order of positions; a batch that has not room enough for
+    6. refused events           kept if the project's rules say so; one that was kept and is sent again must still be
+    7. matches                  automations matched, in the order of positions; a batch that has not room enough for
                                 it is judged outside of the transaction (`SetBack`, `server.ingest.judging`)
-    7. rows, then the heads     a failed statement rolls all of it back, so no position is used twice
+    8. rows, then the heads     a failed statement rolls all of it back, so no position is used twice
 
 Within one project, batches are decided in the order in which they were queued, and what one of them stores (keys,
 contacts, entries of contacts into automations) is known to the next.
@@ -33,13 +34,15 @@ from automation.subscriptions.log_reading import Recorded
 from registry.log_ids import LogIds
 from server.clock import log_time
 from server.delivery.recent_matches import RecentMatch
-from server.errors import BatchTooCostly, ContactNotFound, KeyInvalid
+from server.errors import BatchTooCostly, KeyInvalid
 from server.ingest.catalog import TooManyChanged, load_snapshot
 from server.ingest.contacts import NOBODY, CommitContacts, IfUnknown, if_unknown, with_new_contact
+from server.ingest.deciding import decide_drafts
 from server.ingest.draft import BatchMode, Draft
 from server.ingest.idempotency import EarlierSends
 from server.ingest.judged import known_outcomes
 from server.ingest.judging import BATCH_MATCHES, room_of
+from server.ingest.quarantine import Quarantined, QuarantineLimits
 from server.ingest.subjects import subject_of
 from server.ingest.validate import validate_batch
 from server.model import Event
@@ -61,6 +64,8 @@ if TYPE_CHECKING:
 
 _Placed = tuple[Draft, ContactKey, Event]
 """A draft, its contact, and its event with its position."""
+
+_DEFAULT_LIMITS = QuarantineLimits()
 
 QUICK_AUTOMATIONS = 20
 """If more automations have changed, the snapshot is not loaded in the transaction: each takes about a millisecond."""
@@ -92,7 +97,13 @@ class ProjectCommit:
     """The part of a group commit that concerns one project: its batches are decided, then stored."""
 
     def __init__(
-        self, connection: Connection, batches: Sequence[Batch], head: Head, cache: ContactCache | None, now: int
+        self,
+        connection: Connection,
+        batches: Sequence[Batch],
+        head: Head,
+        cache: ContactCache | None,
+        now: int,
+        limits: QuarantineLimits,
     ) -> None:
         self._connection = connection
         self.batches = batches
@@ -112,6 +123,7 @@ class ProjectCommit:
         self._ids = LogIds(self._received_at)
         self.matching = self._prepare_matching(drafts) if self.snapshot.automations else None
         self._ignore_case = self.snapshot.rules.ignore_case
+        self.quarantined = Quarantined(connection, self.snapshot.project_pk, self._received_at, limits)
         self._values: list[Any] = []
         self._traced = any(batch.traceparent for batch in batches)
         self._traceparent = ""
@@ -148,16 +160,11 @@ class ProjectCommit:
     def _decide(self, batch: Batch) -> None:
         """Decide all drafts of a batch, and only then, if the batch is not rejected, give them positions."""
         self._traceparent = batch.traceparent
-        fresh: list[tuple[Draft, ContactKey | None]] = []
-        first: dict[str, Draft] = {}
-        for draft in batch.drafts:
-            if draft.idempotency_key and self._earlier.decide(draft, first):
-                continue
-            contact = self.contacts.find(draft) or self._unknown_contact(draft)
-            if draft.error is None:
-                fresh.append((draft, contact))
-                if draft.idempotency_key:
-                    first[draft.idempotency_key] = draft
+        if batch.reingests:
+            self.quarantined.check(batch)
+        fresh, first = decide_drafts(batch.drafts, self._earlier, self.contacts, self.snapshot.rules)
+        if self.snapshot.rules.quarantines:
+            self.quarantined.add(batch)
         if batch.rejected():
             return
         if self.matching is None:
@@ -168,13 +175,8 @@ class ProjectCommit:
             if draft.duplicate and draft.event is None:
                 original = first[draft.idempotency_key]
                 draft.event, draft.matches = original.event, original.matches
-
-    def _unknown_contact(self, draft: Draft) -> ContactKey | None:
-        """Return None for a contact that is to be created, else NOBODY; set the draft's error if it is refused."""
-        fate = if_unknown(draft, self._rules(draft))
-        if fate is IfUnknown.REFUSE:
-            draft.error = draft.error or ContactNotFound(draft.contact_id or draft.email)
-        return None if fate is IfUnknown.CREATE else NOBODY
+        if batch.reingests:
+            self.quarantined.release(batch)
 
     def _rules(self, draft: Draft) -> Rules:
         return draft.rules or self.snapshot.rules
@@ -230,9 +232,7 @@ class ProjectCommit:
 
     def _occurred_at(self, draft: Draft) -> int:
         """Return the time of the event: that of the commit if none is given, unless conditions have read another."""
-        if draft.occurred_at is not None:
-            return draft.occurred_at
-        return self._received_at if draft.judged_at is None else draft.judged_at
+        return draft.occurred(self._received_at if draft.judged_at is None else draft.judged_at)
 
     def _created_on_match(self, draft: Draft, contact: ContactKey) -> bool:
         """Return whether the event's contact is created if the event matches an automation."""
@@ -328,7 +328,12 @@ class ProjectCommit:
         resume_runs(self._connection, project_pk, self.matching.resumed, self._received_at)
 
 
-def commit(connection: Connection, batches: Sequence[Batch], caches: dict[int, ContactCache]) -> list[ProjectCommit]:
+def commit(
+    connection: Connection,
+    batches: Sequence[Batch],
+    caches: dict[int, ContactCache],
+    limits: QuarantineLimits = _DEFAULT_LIMITS,
+) -> list[ProjectCommit]:
     """Decide batches of any projects and store what they accept, in the caller's transaction.
 
     Each draft gets its event or its error. The result may be cached once the transaction is committed. Raise KeyInvalid
@@ -344,10 +349,16 @@ def commit(connection: Connection, batches: Sequence[Batch], caches: dict[int, C
         raise KeyInvalid
     for project_pk, head in heads.items():
         began = perf_counter()
-        project = ProjectCommit(connection, by_project[project_pk], head, caches.get(project_pk), log_time(head.now))
+        cache, now = caches.get(project_pk), log_time(head.now)
+        project = ProjectCommit(connection, by_project[project_pk], head, cache, now, limits)
         project.run()
         project.seconds = perf_counter() - began
         commits.append(project)
+    for project in commits:
+        if project.quarantined:
+            began = perf_counter()
+            project.quarantined.store()
+            project.seconds += perf_counter() - began
     if stored := [project for project in commits if project.stored]:
         for project in stored:
             began = perf_counter()

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from registry.errors import Violation
+from server import caller
 from server.errors import BatchRejected, InvalidArgument, StorageUnavailable
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from automation.automations import Automation
     from automation.matches import Match
@@ -41,6 +42,21 @@ class BatchMode(Enum):
     INDEPENDENT = 2
 
 
+class Unread(msgspec.Struct, frozen=True):
+    """A request that could not be read as an event: it and its size, the parameters of its path, and what it names.
+
+    The names are as far as they can be told, and not checked.
+    """
+
+    request: Callable[[], bytes]
+    size: int
+    name: str = ""
+    contact_id: str = ""
+    email: str = ""
+    idempotency_key: str = ""
+    params: Mapping[str, str] = {}
+
+
 # A msgspec struct: one is made for every event, in a quarter of the time of a slotted class.
 class Draft(msgspec.Struct):
     """An event between its request and its response.
@@ -54,7 +70,10 @@ class Draft(msgspec.Struct):
 
     The request: either `contact_id` or `email`, which is lower-cased, is filled. `given` is the payload, `occurred_at`
     in microseconds. `rules` are those of the sender's dialect, in place of the project's. `invalid` is the error of a
-    request that could not be read; such a draft is refused without being validated.
+    request that could not be read, which is `unread`; such a draft is refused without being validated.
+
+    A draft that was refused before has the `refused_id` of that event in the quarantine, and `sent_at`, when it was
+    refused: it occurred then, if the request gives no other time.
 
     `judged` has the outcomes of conditions that were evaluated before the commit, at the time `judged_at`.
 
@@ -70,6 +89,9 @@ class Draft(msgspec.Struct):
     idempotency_key: str = ""
     rules: Rules | None = None
     invalid: Exception | None = None
+    unread: Unread | None = None
+    refused_id: str = ""
+    sent_at: int | None = None
     # validated
     error: Exception | None = None
     definition: LiveDefinition | None = None
@@ -85,6 +107,12 @@ class Draft(msgspec.Struct):
     judged: tuple[Judged, ...] = ()
     judged_at: int | None = None
 
+    def occurred(self, now: int) -> int:
+        """Return when the event occurred: when it was sent, unless the request says something else."""
+        if self.occurred_at is not None:
+            return self.occurred_at
+        return now if self.sent_at is None else self.sent_at
+
     def fingerprint(self) -> str:
         """Return a digest of the request, which distinguishes a repeated send from a reused idempotency key."""
         content = (self.name, self.contact_id, self.email, self.given, self.occurred_at)
@@ -94,7 +122,8 @@ class Draft(msgspec.Struct):
 class Batch:
     """Drafts of one project that are decided in one transaction. `done` is resolved when they are decided and durable.
 
-    Its drafts were validated by `snapshot`. `size` is the number of bytes of the request, or an estimate of it.
+    Its drafts were validated by `snapshot`. `size` is the number of bytes of the request, or an estimate of it, and
+    `caller` is who sent it. Drafts that were refused before make it one that `reingests`.
 
     A large independent batch is decided in parts, each in a transaction of its own: they are batches too, and stand in
     the queue for the `whole`. If some parts fail, the drafts of these have the failure as their error.
@@ -107,10 +136,12 @@ class Batch:
         "_left",
         "_parts",
         "_whole",
+        "caller",
         "done",
         "drafts",
         "judged_by",
         "mode",
+        "reingests",
         "rounds",
         "size",
         "snapshot",
@@ -124,7 +155,11 @@ class Batch:
         mode: BatchMode,
         done: asyncio.Future[None],
         size: int = 0,
+        *,
+        reingests: bool = False,
     ) -> None:
+        self.caller = caller.current()
+        self.reingests = reingests
         self.snapshot = snapshot
         self.drafts = drafts
         self.mode = mode
@@ -152,8 +187,8 @@ class Batch:
         for start in range(0, len(self.drafts), events):
             drafts = self.drafts[start : start + events]
             size = self.size * len(drafts) // len(self.drafts)
-            part = Batch(self.snapshot, drafts, self.mode, loop.create_future(), size)
-            part.judged_by, part.rounds, part._whole = self.judged_by, self.rounds, self
+            part = Batch(self.snapshot, drafts, self.mode, loop.create_future(), size, reingests=self.reingests)
+            part.judged_by, part.rounds, part._whole, part.caller = self.judged_by, self.rounds, self, self.caller
             part.traceparent = self.traceparent
             self._parts.append(part)
         self._left = len(self._parts)
@@ -199,10 +234,14 @@ class Batch:
         return self.mode is BatchMode.ALL_OR_NOTHING and any(draft.error is not None for draft in self.drafts)
 
     def worth_storing(self) -> bool:
-        """Return whether a commit could still accept something.
+        """Return whether a commit could still accept something, or keep what is refused.
 
         A refused draft with an idempotency key may repeat an accepted one, which only the database knows.
         """
+        if self.snapshot.rules.quarantines and any(
+            draft.error is not None and not draft.refused_id for draft in self.drafts
+        ):
+            return True
         every = self.mode is BatchMode.ALL_OR_NOTHING
         for draft in self.drafts:
             if (draft.error is None or draft.idempotency_key != "") is not every:

@@ -46,6 +46,7 @@ from server.ingest.commit import SetBack, commit
 from server.ingest.commit_queue import CommitQueue
 from server.ingest.contacts import ContactCache
 from server.ingest.judging import Judging
+from server.ingest.quarantine import QuarantineLimits
 from server.ingest.riders import NoRiders
 from server.ingest.setting_back import SettingBack
 from server.ingest.validate import validate_batch, validate_in_slices
@@ -98,6 +99,7 @@ class GroupCommit:
         tracer: Tracer | None = None,
     ) -> None:
         self._tracer = tracer
+        self.limits = QuarantineLimits()
         self.riders: Riders = NoRiders()
         self._database = database
         self._catalog = catalog
@@ -281,7 +283,7 @@ class GroupCommit:
         began = perf_counter()
         self._running = batches
         self._health.commit_began(self._queue.expected_seconds(batches))
-        attempts = _Attempts(batches, self._caches, riders)
+        attempts = _Attempts(batches, self._caches, self.limits, riders)
         try:
             commits = await self._database.write(attempts)
         except SetBack as back:
@@ -329,6 +331,8 @@ class GroupCommit:
             # Each match queues a run: a new one, or one that waited.
             self._metrics.count_runs("queued", matches)
         for each in commits:
+            if each.quarantined.unkept:
+                self._metrics.count_unkept(each.snapshot.project_id, each.quarantined.unkept)
             self._queue.learn(each.snapshot.project_pk, each.batches, each.seconds)
             if self._tracer is not None:
                 _trace(self._tracer, each.batches, seconds)
@@ -387,9 +391,16 @@ class _Attempts:
     A failed attempt left its decisions in the drafts, so each later one validates them again.
     """
 
-    def __init__(self, batches: Sequence[Batch], caches: dict[int, ContactCache], riders: Sequence[Rider] = ()) -> None:
+    def __init__(
+        self,
+        batches: Sequence[Batch],
+        caches: dict[int, ContactCache],
+        limits: QuarantineLimits,
+        riders: Sequence[Rider] = (),
+    ) -> None:
         self._batches = batches
         self._caches = caches
+        self._limits = limits
         self._riders = riders
         self._begun = False
         self.rider_seconds = 0.0
@@ -400,7 +411,7 @@ class _Attempts:
             for batch in self._batches:
                 validate_batch(batch)
         self._begun = True
-        commits = commit(connection, self._batches, self._caches) if self._batches else []
+        commits = commit(connection, self._batches, self._caches, self._limits) if self._batches else []
         began = perf_counter()
         recorded = {project.snapshot.project_pk: project.recorded for project in commits}
         for rider in self._riders:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 from server.errors import StorageRefused
 from server.ingest.commit_queue import SMALL_BYTES, SMALL_EVENTS
 from server.ingest.draft import Batch, BatchMode
+from server.ingest.refusals import Refusals
 from server.ingest.validate import validate_batch, validate_in_slices
+from server.metrics import Metrics
 from server.sharing.current_project import SERVER
 from server.sharing.loop_time import LoopTime
 from server.sharing.small_work import SmallWork
@@ -39,12 +42,14 @@ class Ingest:
         quotas: Quotas,
         loop_time: LoopTime | None = None,
         tracer: Tracer | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
         self._tracer = tracer
         self._catalog = catalog
         self._queue = queue
         self._quotas = quotas
         self._loop_time = loop_time or LoopTime()
+        self._refusals = refusals or Refusals(Metrics())
 
     async def send(self, project_pk: int, draft: Draft, size: int = 0) -> Event:
         """Record one event and return it; it is set in the draft, too.
@@ -63,6 +68,7 @@ class Ingest:
             if admitted is not None:
                 admitted.leave((draft,))
         if draft.event is None:
+            self._refusals.note(batch)
             raise draft.error or StorageRefused
         return draft.event
 
@@ -97,7 +103,36 @@ class Ingest:
         finally:
             if admitted is not None:
                 admitted.leave(drafts)
+        self._refusals.note(batch)
         batch.check()
+
+    async def reingest(self, project_pk: int, drafts: Sequence[Draft], size: int) -> None:
+        """Record events that were refused before, as `send_batch` does with independent ones.
+
+        Each that is recorded leaves the quarantine in the same transaction.
+        """
+        snapshot = self._catalog.cached(project_pk) or await self._catalog.load(project_pk)
+        limited = snapshot.quota.limited
+        admitted = await self._quotas.enter(snapshot, len(drafts), patiently=True) if limited else None
+        try:
+            batch = await self._validated(snapshot, drafts, BatchMode.INDEPENDENT, size, reingests=True)
+            if batch.worth_storing():
+                with SmallWork(project_pk if _is_small(batch) else SERVER):
+                    await self._queue.submit_in_time(batch)
+                    await batch.done
+        finally:
+            if admitted is not None:
+                admitted.leave(drafts)
+
+    async def validated(self, project_pk: int, drafts: Sequence[Draft], size: int) -> Batch:
+        """Return drafts as a batch that is validated by the current catalog, and not queued."""
+        snapshot = self._catalog.cached(project_pk) or await self._catalog.load(project_pk)
+        batch = await self._validated(snapshot, drafts, BatchMode.INDEPENDENT, size)
+        current = await self._catalog.current(batch.snapshot)
+        if current is not batch.snapshot:
+            batch.snapshot = current
+            await self._validate(batch)
+        return batch
 
     async def enqueue(self, project_pk: int, drafts: Sequence[Draft], mode: BatchMode, size: int = 0) -> Batch:
         """Queue a batch, waiting while the queue is full. Batches are stored in the order of the calls.
@@ -111,6 +146,7 @@ class Ingest:
         queued = False
         try:
             batch = await self._validated(snapshot, drafts, mode, size)
+            batch.done.add_done_callback(partial(self._note, batch))
             if not batch.worth_storing():
                 batch.done.set_result(None)
                 return batch
@@ -123,14 +159,26 @@ class Ingest:
             admitted.leave_with(batch)
         return batch
 
+    def _note(self, batch: Batch, done: asyncio.Future[None]) -> None:
+        """Note what is refused of a batch that is decided, unless it failed."""
+        if not done.cancelled() and done.exception() is None:
+            self._refusals.note(batch)
+
     async def _validated(
-        self, snapshot: CatalogSnapshot, drafts: Sequence[Draft], mode: BatchMode, size: int = 0
+        self,
+        snapshot: CatalogSnapshot,
+        drafts: Sequence[Draft],
+        mode: BatchMode,
+        size: int = 0,
+        *,
+        reingests: bool = False,
     ) -> Batch:
-        batch = Batch(snapshot, drafts, mode, asyncio.get_running_loop().create_future(), size)
+        done = asyncio.get_running_loop().create_future()
+        batch = Batch(snapshot, drafts, mode, done, size, reingests=reingests)
         traced = self._tracer
         batch.traceparent = current_trace() if traced is None else traced.begin_ingest(len(drafts), batch.done)
         await self._validate(batch)
-        if not batch.worth_storing():
+        if not batch.worth_storing() and not all(draft.invalid is not None for draft in drafts):
             # A commit would have noticed an outdated snapshot; this batch reaches none.
             batch.snapshot = await self._catalog.current(snapshot)
             if batch.snapshot is not snapshot:

@@ -187,13 +187,12 @@ class _Work:
         contact = self._about.contacts.find(draft)
         fate = if_unknown(draft, draft.rules or self._batch.snapshot.rules)
         definition = draft.definition
-        occurred_at = self._now if draft.occurred_at is None else draft.occurred_at
         event = Subject(
             draft.properties,
             name,
             "",
             definition.revision if definition else 0,
-            occurred_at,
+            draft.occurred(self._now),
             self._now,
         )
         if contact is not None:

@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from registry.unreadable_rows import UNREADABLE_ROWS
 from server.metrics.calls import CallMetrics
 from server.metrics.database import DatabaseMetrics
-from server.metrics.series import PROJECT_LABEL
+from server.metrics.series import EVENT_LABEL, OTHER, PROJECT_LABEL
 from server.metrics.subscriptions import SubscriptionMetrics
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ _COMMIT_SECONDS = (0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
 _PUSH_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _COMMIT_EVENTS = (1, 10, 100, 1_000, 10_000)
 _LOOP_SECONDS = (0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+
+MAX_REFUSED_NAMES = 1_000
+"""The most events, of all projects, whose refusals are counted apart."""
 
 
 class Metrics:
@@ -51,6 +54,20 @@ class Metrics:
             ("reason",),
             registry=self.registry,
         )
+        self._refused_events = Counter(
+            "signalbox_events_refused",
+            "Events that were refused for their content or by the rules of their project, by reason. The event is the"
+            " name of its definition, empty without one.",
+            (PROJECT_LABEL, EVENT_LABEL, "reason"),
+            registry=self.registry,
+        )
+        self._unkept = Counter(
+            "signalbox_refused_events_not_kept",
+            "Refused events that did not fit into the quarantine of their project.",
+            (PROJECT_LABEL,),
+            registry=self.registry,
+        )
+        self._refused_names: set[tuple[str, str]] = set()
         self._events = Counter("signalbox_events_recorded", "Events that were recorded.", registry=self.registry)
         self._matches = Counter("signalbox_matches", "Matches that were recorded.", registry=self.registry)
         self._commit_seconds = Histogram(
@@ -110,6 +127,19 @@ class Metrics:
     def count_refused(self, reason: str) -> None:
         """Add a request or connection that was refused because a limit of the server was reached."""
         self._refusal(reason)()
+
+    def count_refused_events(self, project_id: str, event: str, reason: str, count: int) -> None:
+        """Add events that were refused for their content. `event` is the name of a definition, or empty."""
+        if event and (project_id, event) not in self._refused_names:
+            if len(self._refused_names) < MAX_REFUSED_NAMES:
+                self._refused_names.add((project_id, event))
+            else:
+                event = OTHER
+        self._refused_events.labels(project_id, event, reason).inc(count)
+
+    def count_unkept(self, project_id: str, count: int) -> None:
+        """Add refused events that did not fit into the quarantine."""
+        self._unkept.labels(project_id).inc(count)
 
     def count_matches(self, count: int) -> None:
         """Add matches that were recorded without an event, such as those of timeouts."""

@@ -20,6 +20,7 @@ from server.model import (
     NameCase,
     Project,
     Quota,
+    RefusedEvents,
     Rules,
     Scope,
     UndefinedEvents,
@@ -300,6 +301,7 @@ def _rule_columns(rules: Rules) -> dict[str, str]:
         "unknown_contacts": rules.unknown_contacts,
         "name_case": rules.name_case,
         "erasure": rules.erasure,
+        "refused_events": rules.refused_events,
     }
 
 
@@ -321,6 +323,7 @@ def _project(row: Row[Any]) -> Project:
             UnknownContacts(row.unknown_contacts),
             NameCase(row.name_case),
             erasure=Erasure(row.erasure),
+            refused_events=RefusedEvents(row.refused_events),
         ),
         version=row.version,
         head_position=row.position,

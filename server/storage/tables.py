@@ -48,6 +48,7 @@ project = Table(
     Column("sealed", Boolean, nullable=False, server_default=false()),
     # In microseconds; 0 is for ever.
     Column("event_retention", BigInteger, nullable=False, server_default="0"),
+    Column("refused_events", Text, nullable=False, server_default="drop"),
 )
 
 # One row for each project, locked and updated by every commit: the ends of its logs of events and matches, and the
@@ -218,4 +219,35 @@ contact_erasure = Table(
     Column("until_position", BigInteger, nullable=False),
     Column("erased_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
+)
+
+# The quarantine: see `server.storage.refused_events`. What a list filters by is in columns before `content`, which may
+# be large, and `email` is as it was sent, to be found when a person's data are erased.
+refused_event = Table(
+    "refused_event",
+    metadata,
+    Column("project_key", _Key, primary_key=True, autoincrement=False),
+    Column("id", Text, primary_key=True),
+    Column("received_at", BigInteger, nullable=False),
+    Column("byte_count", BigInteger, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("faults", Text, nullable=False),
+    Column("door", Text, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("idempotency_key", Text, nullable=False),
+    Column("contact_id", Text, nullable=False),
+    Column("email", Text, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("content", Text, nullable=False),
+    Column("request", LargeBinary, nullable=False),
+)
+
+# How much of its limits the quarantine of a project uses; changed only under the lock of the project's head.
+quarantine = Table(
+    "quarantine",
+    metadata,
+    Column("project_key", _Key, primary_key=True, autoincrement=False),
+    Column("event_count", BigInteger, nullable=False),
+    Column("byte_count", BigInteger, nullable=False),
 )

@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/http.md", "docs/sending.md", "docs/definitions.md", "docs/delivery.md", "docs/dialects.md")
+PAGES = (
+    "README.md",
+    "docs/http.md",
+    "docs/sending.md",
+    "docs/definitions.md",
+    "docs/delivery.md",
+    "docs/dialects.md",
+    "docs/refused.md",
+)
 
 _FENCE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _MARK: Final = "=== next command ==="

@@ -16,6 +16,7 @@ from signalbox.v1 import (
     event_ingest_pb2,
     match_stream_pb2,
     projects_pb2,
+    refusals_pb2,
 )
 from tests.support.refusals import read_refusal
 
@@ -37,6 +38,7 @@ SERVICES = [
         event_ingest_pb2,
         match_stream_pb2,
         projects_pb2,
+        refusals_pb2,
     )
     for service in module.DESCRIPTOR.services_by_name.values()
 ]

@@ -16,6 +16,7 @@ from signalbox.v1 import (
     event_ingest_pb2,
     match_stream_pb2,
     projects_pb2,
+    refusals_pb2,
 )
 from tests.support.automations import automate, complete
 from tests.support.consumers import EARLIEST, PARK, acknowledge, pull, subscribe
@@ -92,6 +93,8 @@ class Largest:
         for number in range(10):
             names = [f"{number}-{index}-{WIDE * 200}" for index in range(100)]
             await subscribe(self.maker, f"s-{number}", filter=match_stream_pb2.MatchFilter(event_names=names))
+        unnamed = [event(NUMBERS if number % 2 else TEXT, name="") for number in range(30)]
+        await self.maker.send_all(unnamed, INDEPENDENT)
         while deliveries := await pull(self.maker, 1_000, name="parking"):
             self.runs += (each.match.run_id for each in deliveries)
             nack = match_stream_pb2.NackDeliveries(
@@ -197,6 +200,34 @@ class Largest:
         )
         *_, last = [each async for each in self.client.definitions.BacktestSchema(request)]
         assert last.report.event_count >= 1
+
+    async def infer_event_definition(self) -> None:
+        request = event_definitions_pb2.InferEventDefinitionRequest(
+            name=LARGE, source=event_definitions_pb2.INFERENCE_SOURCE_RECORDED
+        )
+        assert (await self.client.definitions.InferEventDefinition(request)).sample_count > 10
+
+    async def list_refused_events(self) -> None:
+        call, request = self.client.quarantine.ListRefusedEvents, refusals_pb2.ListRefusedEventsRequest()
+        found = await self._list(call, request, lambda page: page.refused_events)
+        assert len({each.id for each in found}) == len(found) >= 30
+
+    async def get_refused_event(self) -> None:
+        page = await self.client.quarantine.ListRefusedEvents(refusals_pb2.ListRefusedEventsRequest(page_size=1))
+        await self.client.quarantine.GetRefusedEvent(refusals_pb2.GetRefusedEventRequest(id=page.refused_events[0].id))
+
+    async def count_refused_events(self) -> None:
+        response = await self.client.quarantine.CountRefusedEvents(refusals_pb2.CountRefusedEventsRequest())
+        assert response.event_count >= 30
+
+    async def reingest_refused_events(self) -> None:
+        request = refusals_pb2.ReingestRefusedEventsRequest(filter=refusals_pb2.RefusedEventFilter())
+        response = await self.client.quarantine.ReingestRefusedEvents(request)
+        assert len(response.still_refused) == response.refused_count >= 30
+
+    async def discard_refused_events(self) -> None:
+        request = refusals_pb2.DiscardRefusedEventsRequest(filter=refusals_pb2.RefusedEventFilter(), validate_only=True)
+        assert (await self.client.quarantine.DiscardRefusedEvents(request)).event_count >= 30
 
     async def get_descriptor_set(self) -> None:
         request = event_definitions_pb2.GetDescriptorSetRequest()
@@ -495,7 +526,11 @@ def _assert_cut(receipts: list[event_ingest_pb2.EventReceipt]) -> None:
 
 async def filled(service: Service, client: Client) -> Largest:
     """Make the project; `client` speaks to the same server over a channel of default limits."""
-    rules = {"undefined_events": projects_pb2.UNDEFINED_EVENTS_ACCEPT, "unknown_contacts": 2}
+    rules = {
+        "undefined_events": projects_pb2.UNDEFINED_EVENTS_ACCEPT,
+        "unknown_contacts": projects_pb2.UNKNOWN_CONTACTS_CREATE,
+        "refused_events": projects_pb2.REFUSED_EVENTS_QUARANTINE,
+    }
     maker = await service.project(**rules)
     own = type(client)(client.channel, maker.secret, maker.project)
     largest = Largest(own, maker, type(client)(client.channel, service.admin.secret))

@@ -19,6 +19,7 @@ from signalbox.v1.event_definitions_pb2_grpc import EventDefinitionsStub
 from signalbox.v1.event_ingest_pb2_grpc import EventIngestStub
 from signalbox.v1.match_stream_pb2_grpc import MatchStreamStub
 from signalbox.v1.projects_pb2_grpc import ProjectsStub
+from signalbox.v1.refusals_pb2_grpc import QuarantineStub
 from tests.support.messages import ADA, ORDER, ORDER_SCHEMA, event, struct
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Client:
         self.projects = self._authorized(ProjectsStub(channel))
         self.automations = self._authorized(AutomationsStub(channel))
         self.matches = self._authorized(MatchStreamStub(channel))
+        self.quarantine = self._authorized(QuarantineStub(channel))
 
     def _authorized(self, stub: T) -> T:
         for name, call in dict(vars(stub)).items():

@@ -170,6 +170,34 @@ COMPATIBILITY_FULL_TRANSITIVE: Compatibility.ValueType  # 7
 """Backward and forward compatible with every earlier revision."""
 Global___Compatibility: _TypeAlias = Compatibility  # noqa: Y015
 
+class _InferenceSource:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _InferenceSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_InferenceSource.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    INFERENCE_SOURCE_UNSPECIFIED: _InferenceSource.ValueType  # 0
+    """Same as INFERENCE_SOURCE_QUARANTINED and INFERENCE_SOURCE_UNDEFINED together."""
+    INFERENCE_SOURCE_QUARANTINED: _InferenceSource.ValueType  # 1
+    """The events in the quarantine whose properties could be read."""
+    INFERENCE_SOURCE_UNDEFINED: _InferenceSource.ValueType  # 2
+    """The events recorded without a definition."""
+    INFERENCE_SOURCE_RECORDED: _InferenceSource.ValueType  # 3
+    """All recorded events."""
+
+class InferenceSource(_InferenceSource, metaclass=_InferenceSourceEnumTypeWrapper):
+    """The events to infer a definition from."""
+
+INFERENCE_SOURCE_UNSPECIFIED: InferenceSource.ValueType  # 0
+"""Same as INFERENCE_SOURCE_QUARANTINED and INFERENCE_SOURCE_UNDEFINED together."""
+INFERENCE_SOURCE_QUARANTINED: InferenceSource.ValueType  # 1
+"""The events in the quarantine whose properties could be read."""
+INFERENCE_SOURCE_UNDEFINED: InferenceSource.ValueType  # 2
+"""The events recorded without a definition."""
+INFERENCE_SOURCE_RECORDED: InferenceSource.ValueType  # 3
+"""All recorded events."""
+Global___InferenceSource: _TypeAlias = InferenceSource  # noqa: Y015
+
 @_typing.final
 class Property(_message.Message):
     """A property of an event."""
@@ -1721,3 +1749,143 @@ class ListDependentsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListDependentsResponse: _TypeAlias = ListDependentsResponse  # noqa: Y015
+
+@_typing.final
+class InferredProperty(_message.Message):
+    """What the sample shows about one property."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Kind(_message.Message):
+        """A number of values of one kind."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KIND_FIELD_NUMBER: _builtins.int
+        VALUE_COUNT_FIELD_NUMBER: _builtins.int
+        kind: _builtins.str
+        """Output only. `null`, `boolean`, `integer`, `decimal`, `date`, `numeric string`, `string`, `object` or `array`."""
+        value_count: _builtins.int
+        """Output only. Number of values."""
+        def __init__(
+            self,
+            *,
+            kind: _builtins.str = ...,
+            value_count: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "value_count", b"value_count"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PATH_FIELD_NUMBER: _builtins.int
+    VALUE_COUNT_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    CONFLICT_COUNT_FIELD_NUMBER: _builtins.int
+    OMITTED_REASON_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Output only. Path of the property, such as `properties.address.city`; items of an array are `properties.lines[]`."""
+    value_count: _builtins.int
+    """Output only. Number of values, null included."""
+    conflict_count: _builtins.int
+    """Output only. Number of values that the proposed definition does not accept."""
+    omitted_reason: _builtins.str
+    """Output only. Why the proposal leaves the property out, if it does."""
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedCompositeFieldContainer[Global___InferredProperty.Kind]:
+        """Output only. The kinds of the values, most frequent first."""
+
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        value_count: _builtins.int = ...,
+        kinds: _abc.Iterable[Global___InferredProperty.Kind] | None = ...,
+        conflict_count: _builtins.int = ...,
+        omitted_reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflict_count", b"conflict_count", "kinds", b"kinds", "omitted_reason", b"omitted_reason", "path", b"path", "value_count", b"value_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InferredProperty: _TypeAlias = InferredProperty  # noqa: Y015
+
+@_typing.final
+class InferEventDefinitionRequest(_message.Message):
+    """Request message for InferEventDefinition."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    SAMPLE_SIZE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. Name of the events."""
+    source: Global___InferenceSource.ValueType
+    """Optional. The events to infer from."""
+    sample_size: _builtins.int
+    """Optional. Maximum number of events to sample. Defaults to 1,000; values above 10,000 are treated as 10,000."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        source: Global___InferenceSource.ValueType = ...,
+        sample_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "sample_size", b"sample_size", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InferEventDefinitionRequest: _TypeAlias = InferEventDefinitionRequest  # noqa: Y015
+
+@_typing.final
+class InferEventDefinitionResponse(_message.Message):
+    """Response message for InferEventDefinition."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_DEFINITION_FIELD_NUMBER: _builtins.int
+    SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
+    QUARANTINED_COUNT_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    PROPERTIES_FIELD_NUMBER: _builtins.int
+    CONFLICT_COUNT_FIELD_NUMBER: _builtins.int
+    sample_count: _builtins.int
+    """Output only. Number of events in the sample."""
+    quarantined_count: _builtins.int
+    """Output only. Number of these that are in the quarantine."""
+    truncated: _builtins.bool
+    """Output only. Whether there are more events than those in the sample."""
+    conflict_count: _builtins.int
+    """Output only. Number of sampled events that the proposed definition does not accept."""
+    @_builtins.property
+    def event_definition(self) -> Global___EventDefinition:
+        """Output only. The proposal, which is not stored."""
+
+    @_builtins.property
+    def properties(self) -> _containers.RepeatedCompositeFieldContainer[Global___InferredProperty]:
+        """Output only. What the sample shows, property by property."""
+
+    def __init__(
+        self,
+        *,
+        event_definition: Global___EventDefinition | None = ...,
+        sample_count: _builtins.int = ...,
+        quarantined_count: _builtins.int = ...,
+        truncated: _builtins.bool = ...,
+        properties: _abc.Iterable[Global___InferredProperty] | None = ...,
+        conflict_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event_definition", b"event_definition"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflict_count", b"conflict_count", "event_definition", b"event_definition", "properties", b"properties", "quarantined_count", b"quarantined_count", "sample_count", b"sample_count", "truncated", b"truncated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InferEventDefinitionResponse: _TypeAlias = InferEventDefinitionResponse  # noqa: Y015

@@ -95,6 +95,11 @@ class EventDefinitionsStub:
                 request_serializer=signalbox_dot_v1_dot_event__definitions__pb2.BacktestSchemaRequest.SerializeToString,
                 response_deserializer=signalbox_dot_v1_dot_event__definitions__pb2.BacktestSchemaResponse.FromString,
                 _registered_method=True)
+        self.InferEventDefinition = channel.unary_unary(
+                '/signalbox.v1.EventDefinitions/InferEventDefinition',
+                request_serializer=signalbox_dot_v1_dot_event__definitions__pb2.InferEventDefinitionRequest.SerializeToString,
+                response_deserializer=signalbox_dot_v1_dot_event__definitions__pb2.InferEventDefinitionResponse.FromString,
+                _registered_method=True)
         self.GetDescriptorSet = channel.unary_unary(
                 '/signalbox.v1.EventDefinitions/GetDescriptorSet',
                 request_serializer=signalbox_dot_v1_dot_event__definitions__pb2.GetDescriptorSetRequest.SerializeToString,
@@ -234,6 +239,17 @@ class EventDefinitionsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def InferEventDefinition(self, request, context):
+        """Proposes a definition for the events of a name from a sample of them: those in quarantine, those recorded without a
+        definition, or all recorded ones. If a definition has the name, the proposal keeps its description and rules. The
+        newest events are sampled. Stores nothing.
+
+        Errors: INVALID_NAME; NOTHING_TO_INFER_FROM, if there are no such events.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetDescriptorSet(self, request, context):
         """Returns event definitions as Protocol Buffers messages. A field number always stands for the same property with the
         same type.
@@ -324,6 +340,11 @@ def add_EventDefinitionsServicer_to_server(servicer, server):
                     servicer.BacktestSchema,
                     request_deserializer=signalbox_dot_v1_dot_event__definitions__pb2.BacktestSchemaRequest.FromString,
                     response_serializer=signalbox_dot_v1_dot_event__definitions__pb2.BacktestSchemaResponse.SerializeToString,
+            ),
+            'InferEventDefinition': grpc.unary_unary_rpc_method_handler(
+                    servicer.InferEventDefinition,
+                    request_deserializer=signalbox_dot_v1_dot_event__definitions__pb2.InferEventDefinitionRequest.FromString,
+                    response_serializer=signalbox_dot_v1_dot_event__definitions__pb2.InferEventDefinitionResponse.SerializeToString,
             ),
             'GetDescriptorSet': grpc.unary_unary_rpc_method_handler(
                     servicer.GetDescriptorSet,
@@ -666,6 +687,33 @@ class EventDefinitions:
             '/signalbox.v1.EventDefinitions/BacktestSchema',
             signalbox_dot_v1_dot_event__definitions__pb2.BacktestSchemaRequest.SerializeToString,
             signalbox_dot_v1_dot_event__definitions__pb2.BacktestSchemaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InferEventDefinition(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/signalbox.v1.EventDefinitions/InferEventDefinition',
+            signalbox_dot_v1_dot_event__definitions__pb2.InferEventDefinitionRequest.SerializeToString,
+            signalbox_dot_v1_dot_event__definitions__pb2.InferEventDefinitionResponse.FromString,
             options,
             channel_credentials,
             insecure,

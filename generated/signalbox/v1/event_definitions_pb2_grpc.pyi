@@ -102,6 +102,13 @@ class EventDefinitionsStub:
 
     Errors: DEFINITION_NOT_FOUND, REVISION_NOT_FOUND, INVALID_SCHEMA.
     """
+    InferEventDefinition: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.InferEventDefinitionRequest, _event_definitions_pb2.InferEventDefinitionResponse]
+    """Proposes a definition for the events of a name from a sample of them: those in quarantine, those recorded without a
+    definition, or all recorded ones. If a definition has the name, the proposal keeps its description and rules. The
+    newest events are sampled. Stores nothing.
+
+    Errors: INVALID_NAME; NOTHING_TO_INFER_FROM, if there are no such events.
+    """
     GetDescriptorSet: _grpc.UnaryUnaryMultiCallable[_event_definitions_pb2.GetDescriptorSetRequest, _event_definitions_pb2.GetDescriptorSetResponse]
     """Returns event definitions as Protocol Buffers messages. A field number always stands for the same property with the
     same type.
@@ -192,6 +199,13 @@ class EventDefinitionsAsyncStub(EventDefinitionsStub):
     messages, and then one report. Stores nothing.
 
     Errors: DEFINITION_NOT_FOUND, REVISION_NOT_FOUND, INVALID_SCHEMA.
+    """
+    InferEventDefinition: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.InferEventDefinitionRequest, _event_definitions_pb2.InferEventDefinitionResponse]  # type: ignore[assignment]
+    """Proposes a definition for the events of a name from a sample of them: those in quarantine, those recorded without a
+    definition, or all recorded ones. If a definition has the name, the proposal keeps its description and rules. The
+    newest events are sampled. Stores nothing.
+
+    Errors: INVALID_NAME; NOTHING_TO_INFER_FROM, if there are no such events.
     """
     GetDescriptorSet: _aio.UnaryUnaryMultiCallable[_event_definitions_pb2.GetDescriptorSetRequest, _event_definitions_pb2.GetDescriptorSetResponse]  # type: ignore[assignment]
     """Returns event definitions as Protocol Buffers messages. A field number always stands for the same property with the
@@ -352,6 +366,19 @@ class EventDefinitionsServicer(metaclass=_abc_1.ABCMeta):
         messages, and then one report. Stores nothing.
 
         Errors: DEFINITION_NOT_FOUND, REVISION_NOT_FOUND, INVALID_SCHEMA.
+        """
+
+    @_abc_1.abstractmethod
+    def InferEventDefinition(
+        self,
+        request: _event_definitions_pb2.InferEventDefinitionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_event_definitions_pb2.InferEventDefinitionResponse, _abc.Awaitable[_event_definitions_pb2.InferEventDefinitionResponse]]:
+        """Proposes a definition for the events of a name from a sample of them: those in quarantine, those recorded without a
+        definition, or all recorded ones. If a definition has the name, the proposal keeps its description and rules. The
+        newest events are sampled. Stores nothing.
+
+        Errors: INVALID_NAME; NOTHING_TO_INFER_FROM, if there are no such events.
         """
 
     @_abc_1.abstractmethod

@@ -125,6 +125,30 @@ the person's address are erased as well.
 """
 Global___Erasure: _TypeAlias = Erasure  # noqa: Y015
 
+class _RefusedEvents:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RefusedEventsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RefusedEvents.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REFUSED_EVENTS_UNSPECIFIED: _RefusedEvents.ValueType  # 0
+    """In a new project, the same as REFUSED_EVENTS_DROP. In an update, the rule does not change."""
+    REFUSED_EVENTS_DROP: _RefusedEvents.ValueType  # 1
+    """It is counted, and not stored."""
+    REFUSED_EVENTS_QUARANTINE: _RefusedEvents.ValueType  # 2
+    """It is also stored, apart from the log, before the refusal is returned. See the service Quarantine."""
+
+class RefusedEvents(_RefusedEvents, metaclass=_RefusedEventsEnumTypeWrapper):
+    """What happens to an event that is refused for its content or by the rules of the project."""
+
+REFUSED_EVENTS_UNSPECIFIED: RefusedEvents.ValueType  # 0
+"""In a new project, the same as REFUSED_EVENTS_DROP. In an update, the rule does not change."""
+REFUSED_EVENTS_DROP: RefusedEvents.ValueType  # 1
+"""It is counted, and not stored."""
+REFUSED_EVENTS_QUARANTINE: RefusedEvents.ValueType  # 2
+"""It is also stored, apart from the log, before the refusal is returned. See the service Quarantine."""
+Global___RefusedEvents: _TypeAlias = RefusedEvents  # noqa: Y015
+
 class _Dialect:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -180,6 +204,7 @@ class Project(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    REFUSED_EVENTS_FIELD_NUMBER: _builtins.int
     ERASURE_FIELD_NUMBER: _builtins.int
     EVENT_RETENTION_FIELD_NUMBER: _builtins.int
     EVENTS_PER_SECOND_FIELD_NUMBER: _builtins.int
@@ -199,6 +224,8 @@ class Project(_message.Message):
     """Output only. Position of the newest event. 0 if there is none."""
     etag: _builtins.str
     """Output only. Version of the project. Changes with every update."""
+    refused_events: Global___RefusedEvents.ValueType
+    """Optional. What happens to an event that is refused, whatever API it was sent to."""
     erasure: Global___Erasure.ValueType
     """Optional. Which properties of its events are erased with a person."""
     events_per_second: _builtins.int
@@ -238,6 +265,7 @@ class Project(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        refused_events: Global___RefusedEvents.ValueType = ...,
         erasure: Global___Erasure.ValueType = ...,
         event_retention: _duration_pb2.Duration | None = ...,
         events_per_second: _builtins.int = ...,
@@ -246,7 +274,7 @@ class Project(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "event_retention", b"event_retention", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "erasure", b"erasure", "etag", b"etag", "event_burst", b"event_burst", "event_retention", b"event_retention", "events_per_day", b"events_per_day", "events_per_second", b"events_per_second", "head_position", b"head_position", "id", b"id", "name", b"name", "name_case", b"name_case", "undefined_events", b"undefined_events", "unknown_contacts", b"unknown_contacts", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "erasure", b"erasure", "etag", b"etag", "event_burst", b"event_burst", "event_retention", b"event_retention", "events_per_day", b"events_per_day", "events_per_second", b"events_per_second", "head_position", b"head_position", "id", b"id", "name", b"name", "name_case", b"name_case", "refused_events", b"refused_events", "undefined_events", b"undefined_events", "unknown_contacts", b"unknown_contacts", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -493,6 +521,7 @@ class UpdateProjectRequest(_message.Message):
     UNKNOWN_CONTACTS_FIELD_NUMBER: _builtins.int
     NAME_CASE_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    REFUSED_EVENTS_FIELD_NUMBER: _builtins.int
     ERASURE_FIELD_NUMBER: _builtins.int
     EVENT_RETENTION_FIELD_NUMBER: _builtins.int
     EVENTS_PER_SECOND_FIELD_NUMBER: _builtins.int
@@ -510,6 +539,8 @@ class UpdateProjectRequest(_message.Message):
     """Optional. The new rule for the letter case of event names."""
     etag: _builtins.str
     """Optional. Etag of the project as last read. If it is not the current one, the request fails with ETAG_MISMATCH."""
+    refused_events: Global___RefusedEvents.ValueType
+    """Optional. The new rule for refused events."""
     erasure: Global___Erasure.ValueType
     """Optional. The new rule for the properties of erased persons' events."""
     events_per_second: _builtins.int
@@ -531,6 +562,7 @@ class UpdateProjectRequest(_message.Message):
         unknown_contacts: Global___UnknownContacts.ValueType = ...,
         name_case: Global___NameCase.ValueType = ...,
         etag: _builtins.str = ...,
+        refused_events: Global___RefusedEvents.ValueType = ...,
         erasure: Global___Erasure.ValueType = ...,
         event_retention: _duration_pb2.Duration | None = ...,
         events_per_second: _builtins.int | None = ...,
@@ -539,7 +571,7 @@ class UpdateProjectRequest(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_event_burst", b"_event_burst", "_events_per_day", b"_events_per_day", "_events_per_second", b"_events_per_second", "_name", b"_name", "event_burst", b"event_burst", "event_retention", b"event_retention", "events_per_day", b"events_per_day", "events_per_second", b"events_per_second", "name", b"name"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_event_burst", b"_event_burst", "_events_per_day", b"_events_per_day", "_events_per_second", b"_events_per_second", "_name", b"_name", "erasure", b"erasure", "etag", b"etag", "event_burst", b"event_burst", "event_retention", b"event_retention", "events_per_day", b"events_per_day", "events_per_second", b"events_per_second", "name", b"name", "name_case", b"name_case", "project", b"project", "undefined_events", b"undefined_events", "unknown_contacts", b"unknown_contacts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_event_burst", b"_event_burst", "_events_per_day", b"_events_per_day", "_events_per_second", b"_events_per_second", "_name", b"_name", "erasure", b"erasure", "etag", b"etag", "event_burst", b"event_burst", "event_retention", b"event_retention", "events_per_day", b"events_per_day", "events_per_second", b"events_per_second", "name", b"name", "name_case", b"name_case", "project", b"project", "refused_events", b"refused_events", "undefined_events", b"undefined_events", "unknown_contacts", b"unknown_contacts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__event_burst: _TypeAlias = _typing.Literal["event_burst"]  # noqa: Y015
     _WhichOneofArgType__event_burst: _TypeAlias = _typing.Literal["_event_burst", b"_event_burst"]  # noqa: Y015

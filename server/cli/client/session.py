@@ -22,6 +22,7 @@ from signalbox.v1.event_definitions_pb2_grpc import EventDefinitionsStub
 from signalbox.v1.event_ingest_pb2_grpc import EventIngestStub
 from signalbox.v1.match_stream_pb2_grpc import MatchStreamStub
 from signalbox.v1.projects_pb2_grpc import ProjectsStub
+from signalbox.v1.refusals_pb2_grpc import QuarantineStub
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -48,6 +49,7 @@ class Session:
         self.ingest = EventIngestStub(self.channel)
         self.matches = MatchStreamStub(self.channel)
         self.projects = ProjectsStub(self.channel)
+        self.quarantine = QuarantineStub(self.channel)
         self._project: str | None = None
 
     @property

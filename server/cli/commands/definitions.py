@@ -20,6 +20,7 @@ from server.cli.definitions.backtest import backtest
 from server.cli.definitions.case_reports import test
 from server.cli.definitions.export import export
 from server.cli.definitions.files import apply, plan
+from server.cli.definitions.infer import infer
 from server.cli.output.definitions import show_definition, show_revision, show_revisions
 from server.cli.output.tables import moment
 from server.cli.output.views import show_list
@@ -34,7 +35,7 @@ def definition() -> None:
     """Manage event definitions, their schemas and revisions."""
 
 
-for _command in (rollback, check, backtest, validate, dependents, export, plan, apply, test):
+for _command in (rollback, check, backtest, validate, dependents, export, plan, apply, test, infer):
     definition.add_command(_command)
 
 

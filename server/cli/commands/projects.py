@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from server.cli.arguments.enums import ERASURE, NAME_CASE, UNDEFINED_EVENTS, UNKNOWN_CONTACTS, enum_option
+from server.cli.arguments.enums import (
+    ERASURE,
+    NAME_CASE,
+    REFUSED_EVENTS,
+    UNDEFINED_EVENTS,
+    UNKNOWN_CONTACTS,
+    enum_option,
+)
 from server.cli.arguments.inputs import event_retention
 from server.cli.arguments.options import etag_option, option
 from server.cli.client.pagination import list_all
@@ -38,6 +45,7 @@ def _rules(command: F) -> F:
         enum_option("--undefined-events", UNDEFINED_EVENTS, help="How events without a definition are handled."),
         enum_option("--unknown-contacts", UNKNOWN_CONTACTS, help="How events for unknown addresses are handled."),
         enum_option("--name-case", NAME_CASE, help="How event names are compared."),
+        enum_option("--refused-events", REFUSED_EVENTS, help="Whether refused events are kept, to be sent again."),
         option(
             "--event-retention",
             type=event_retention,
@@ -110,6 +118,7 @@ def _fields(project: pb.Project) -> tuple[tuple[str, str], ...]:
         ("undefined events", UNDEFINED_EVENTS.name(project.undefined_events)),
         ("unknown contacts", UNKNOWN_CONTACTS.name(project.unknown_contacts)),
         ("name case", NAME_CASE.name(project.name_case)),
+        ("refused events", REFUSED_EVENTS.name(project.refused_events)),
         ("event retention", period(project.event_retention) if project.HasField("event_retention") else "forever"),
         ("quota", _quota(project)),
         ("erasure", ERASURE.name(project.erasure)),

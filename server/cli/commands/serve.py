@@ -130,6 +130,34 @@ log = structlog.get_logger()
     help="Delete entries of the audit log of this age.",
 )
 @option(
+    "--quarantine-retention",
+    "quarantine_retention_seconds",
+    envvar="SIGNALBOX_QUARANTINE_RETENTION",
+    type=retention,
+    metavar="TIME",
+    default="30d",
+    show_default=True,
+    help="Delete refused events that were in quarantine for this time, such as 12h or 30d.",
+)
+@option(
+    "--quarantine-events",
+    envvar="SIGNALBOX_QUARANTINE_EVENTS",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=_DEFAULTS.quarantine_events,
+    show_default=True,
+    help="Maximum number of refused events that a project keeps in quarantine; further ones are only counted.",
+)
+@option(
+    "--quarantine-bytes",
+    envvar="SIGNALBOX_QUARANTINE_BYTES",
+    type=click.IntRange(min=1_024),
+    metavar="N",
+    default=_DEFAULTS.quarantine_bytes,
+    show_default=True,
+    help="Maximum size of the refused events that a project keeps in quarantine, in bytes.",
+)
+@option(
     "--rate-limits",
     envvar="SIGNALBOX_RATE_LIMITS",
     type=click.Choice(("on", "off")),

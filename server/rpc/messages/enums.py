@@ -16,7 +16,7 @@ from registry.schema import CoercionMode, Compatibility, PropertyType, UnknownPr
 from server.delivery.start_points import LogEnd
 from server.errors import InvalidArgument
 from server.ingest.draft import BatchMode
-from server.model import Dialect, Erasure, NameCase, UndefinedEvents, UnknownContacts
+from server.model import Dialect, Erasure, NameCase, RefusedEvents, UndefinedEvents, UnknownContacts
 from server.services.match_reasons import BlockingKind
 from signalbox.v1 import (
     automations_pb2,
@@ -79,6 +79,7 @@ COERCION_KIND = EnumMap(event_pb2.Coercion.Kind, "KIND_", CoercionKind)
 UNDEFINED_EVENTS = EnumMap(projects_pb2.UndefinedEvents, "UNDEFINED_EVENTS_", UndefinedEvents, UndefinedEvents.REJECT)
 UNKNOWN_CONTACTS = EnumMap(projects_pb2.UnknownContacts, "UNKNOWN_CONTACTS_", UnknownContacts, UnknownContacts.REJECT)
 ERASURE = EnumMap(projects_pb2.Erasure, "ERASURE_", Erasure, Erasure.DELETE_ALL)
+REFUSED_EVENTS = EnumMap(projects_pb2.RefusedEvents, "REFUSED_EVENTS_", RefusedEvents, RefusedEvents.DROP)
 NAME_CASE = EnumMap(projects_pb2.NameCase, "NAME_CASE_", NameCase, NameCase.SENSITIVE)
 DIALECT = EnumMap(projects_pb2.Dialect, "DIALECT_", Dialect, Dialect.NATIVE)
 AUTOMATION_STATE = EnumMap(automations_pb2.AutomationState, "AUTOMATION_STATE_", AutomationState, AutomationState.DRAFT)

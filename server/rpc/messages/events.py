@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from registry.errors import SignalboxError
 from server.emails import normalize_email
 from server.errors import ContactRequired
-from server.ingest.draft import Draft, check_idempotency_key
+from server.ingest.draft import Draft, Unread, check_idempotency_key
 from server.rpc.messages.enums import COERCION_KIND
 from server.rpc.messages.structs import read_struct, write_struct, write_value
 from server.rpc.messages.times import read_timestamp, write_timestamp
@@ -56,7 +56,7 @@ def read_draft_or_refuse(message: pb.EventInput, readers: Readers, later: Later 
     try:
         return read_draft(message, readers, later=later)
     except SignalboxError as error:
-        return unreadable_draft(message.name, error.detached())
+        return unreadable_draft(message, error.detached())
 
 
 # What is written for every event is written in place: a message given to a constructor is copied.
@@ -119,6 +119,8 @@ def write_violation(violation: Violation) -> event_pb2.Violation:
     return event_pb2.Violation(path=violation.path, reason=violation.reason, message=violation.message)
 
 
-def unreadable_draft(name: str, error: Exception) -> Draft:
+def unreadable_draft(message: pb.EventInput, error: Exception) -> Draft:
     """Return a draft that is refused."""
-    return Draft(name, "", "", {}, invalid=error)
+    named = (message.name, message.contact_id, message.email, message.idempotency_key)
+    unread = Unread(message.SerializeToString, message.ByteSize(), *named)
+    return Draft(message.name, "", "", {}, invalid=error, unread=unread)

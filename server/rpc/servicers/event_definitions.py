@@ -23,6 +23,7 @@ from server.rpc.messages.definitions import (
 )
 from server.rpc.messages.descriptors import write_types
 from server.rpc.messages.enums import COMPATIBILITY
+from server.rpc.messages.inferences import INFERENCE_SOURCE, write_inferred
 from server.rpc.messages.retention import read_definition_retention
 from server.rpc.messages.structs import write_struct
 from server.rpc.response_size import write_page
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from server.services.backtests import Backtests
     from server.services.definitions import Definitions
     from server.services.generated_types import GeneratedTypes
+    from server.services.inferences import Inferences
 
 
 ANSWER_SECONDS = 30.0
@@ -44,7 +46,10 @@ ANSWER_SECONDS = 30.0
 class EventDefinitionsServicer:
     """Manages definitions."""
 
-    def __init__(self, definitions: Definitions, backtests: Backtests, types: GeneratedTypes) -> None:
+    def __init__(
+        self, definitions: Definitions, backtests: Backtests, types: GeneratedTypes, inferences: Inferences
+    ) -> None:
+        self._inferences = inferences
         self._definitions = definitions
         self._backtests = backtests
         self._types = types
@@ -154,6 +159,12 @@ class EventDefinitionsServicer:
         candidate, scope = read_candidate(request), read_scope(request)
         async for found in self._backtests.run(caller, request.event_definition, candidate, scope):
             await send(await write_backtest(found), ANSWER_SECONDS)
+
+    async def InferEventDefinition(
+        self, request: pb.InferEventDefinitionRequest, caller: Caller
+    ) -> pb.InferEventDefinitionResponse:
+        source = INFERENCE_SOURCE.read_optional(request.source, "source")
+        return write_inferred(await self._inferences.infer(caller, request.name, source, request.sample_size))
 
     async def GetDescriptorSet(
         self, request: pb.GetDescriptorSetRequest, caller: Caller

@@ -17,7 +17,6 @@ from server.paging import PageRequest
 from server.rpc.messages.enums import BATCH_MODE, RESULT_VIEW, View
 from server.rpc.messages.events import (
     event_message,
-    read_draft,
     read_draft_or_refuse,
     unreadable_draft,
     write_error,
@@ -74,12 +73,12 @@ class EventIngestServicer:
         typed = event.HasField("typed_properties")
         readers = await self._typed.needed(caller.project_pk, (event,)) if typed else {}
         if size <= SMALL_BYTES:
-            draft = read_draft(event, readers)
+            draft = read_draft_or_refuse(event, readers)
         else:
             later: Later = []
             async with self._loop_time.slices(caller.project_pk) as slices:
-                draft = read_draft(event, readers, later=later)
-                await slices.run(chain.from_iterable(later))
+                draft = read_draft_or_refuse(event, readers, later)
+                draft = await _finished(event, draft, chain.from_iterable(later), slices)
         view = RESULT_VIEW.read_optional(request.view, "view") or View.COERCED
         await self._ingest.send(caller.project_pk, draft, size)
         sent = SentEvent(draft, view)
@@ -224,7 +223,7 @@ class _Batches:
         async with self._loop_time.slices(project_pk) as slices:
             for event in events:
                 draft = read_draft_or_refuse(event, readers, later)
-                drafts.append(await _finished(draft, later.pop(), slices) if later else draft)
+                drafts.append(await _finished(event, draft, later.pop(), slices) if later else draft)
                 if slices.used_up():
                     await slices.pause()
         return drafts, mode, view
@@ -256,12 +255,12 @@ class _Batches:
                     await slices.pause()
 
 
-async def _finished(draft: Draft, steps: Iterator[object], slices: Slices) -> Draft:
+async def _finished(event: pb.EventInput, draft: Draft, steps: Iterator[object], slices: Slices) -> Draft:
     """Read the rest of a large event; return a draft that is refused if that cannot be read."""
     try:
         await slices.run(steps)
     except SignalboxError as error:
-        return unreadable_draft(draft.name, error.detached())
+        return unreadable_draft(event, error.detached())
     return draft
 
 

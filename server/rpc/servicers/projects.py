@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from server.model import Quota, Rules
 from server.paging import PageRequest
-from server.rpc.messages.enums import DIALECT, ERASURE, NAME_CASE, UNDEFINED_EVENTS, UNKNOWN_CONTACTS, EnumMap
+from server.rpc.messages.enums import (
+    DIALECT,
+    ERASURE,
+    NAME_CASE,
+    REFUSED_EVENTS,
+    UNDEFINED_EVENTS,
+    UNKNOWN_CONTACTS,
+    EnumMap,
+)
 from server.rpc.messages.retention import read_project_retention, write_project_retention
 from server.rpc.messages.times import read_duration, read_timestamp, timestamp
 from server.rpc.response_size import write_page
@@ -25,6 +33,7 @@ _RULES: dict[str, EnumMap[Any]] = {
     "unknown_contacts": UNKNOWN_CONTACTS,
     "name_case": NAME_CASE,
     "erasure": ERASURE,
+    "refused_events": REFUSED_EVENTS,
 }
 
 

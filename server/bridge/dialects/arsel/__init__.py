@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from server.bridge.dialect import DemoCall, DemoEvent, RestDialect
 from server.bridge.dialects.arsel.bodies import Accepted, ErrorAnswer
-from server.bridge.dialects.arsel.endpoints import ROUTES, RULES
+from server.bridge.dialects.arsel.endpoints import ROUTES, RULES, read_event
 from server.bridge.dialects.arsel.errors import ERRORS, write_error
 from server.bridge.rate_limits import RateLimit, ratelimit_headers
 from server.model import Dialect
@@ -26,6 +26,7 @@ ARSEL = RestDialect(
     paths=("/v1",),
     key_prefixes=("be_",),
     rules=RULES,
+    read_event=read_event,
     error_table=ERRORS,
     write_error=write_error,
     error_type=ErrorAnswer,

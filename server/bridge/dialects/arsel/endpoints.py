@@ -26,6 +26,7 @@ from server.bridge.operations import (
     page_by_id,
 )
 from server.bridge.routes import Route
+from server.bridge.sending import send
 from server.budgets import CONTACT_BUDGET, check_json, storable_json
 from server.emails import normalize_email
 from server.errors import ContactRequired
@@ -95,11 +96,18 @@ async def delete_event(services: Services, request: Request) -> Response:
 
 async def send_event(services: Services, request: Request) -> Response:
     """Record an event."""
+    draft = await send(services, request, read_event)
+    assert draft.event is not None
+    return Response(202, bodies.Accepted(draft.event.id))
+
+
+def read_event(request: Request) -> Draft:
+    """Read the event of a request."""
     body = request.read(bodies.SendEventBody)
     if bool(body.email) is bool(body.contact_id):
         raise ContactRequired
     check_json(body.data, len(request.body), "data")
-    draft = Draft(
+    return Draft(
         body.event,
         body.contact_id or "",
         normalize_email(body.email) if body.email else "",
@@ -108,8 +116,6 @@ async def send_event(services: Services, request: Request) -> Response:
         request.idempotency_key(),
         RULES,
     )
-    event = await services.ingest.send(request.caller.project_pk, draft, len(request.body))
-    return Response(202, bodies.Accepted(event.id))
 
 
 async def list_contacts(services: Services, request: Request) -> Response:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from registry.timestamps import format_millis
 from server.bridge.dialect import DemoCall, DemoEvent, RestDialect
 from server.bridge.dialects.autosend.bodies import ErrorAnswer, EventLog, EventLogAnswer
-from server.bridge.dialects.autosend.endpoints import ROUTES, RULES
+from server.bridge.dialects.autosend.endpoints import ROUTES, RULES, read_event
 from server.bridge.dialects.autosend.errors import ERRORS, write_error
 from server.bridge.rate_limits import RateLimit
 from server.model import Dialect
@@ -34,6 +34,7 @@ AUTOSEND = RestDialect(
     paths=("/v1",),
     key_prefixes=("AS_",),
     rules=RULES,
+    read_event=read_event,
     error_table=ERRORS,
     write_error=write_error,
     error_type=ErrorAnswer,

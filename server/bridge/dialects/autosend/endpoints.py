@@ -26,6 +26,7 @@ from server.bridge.operations import (
     other_properties,
 )
 from server.bridge.routes import Route
+from server.bridge.sending import send
 from server.budgets import check_json
 from server.emails import normalize_email
 from server.errors import ContactRequired
@@ -94,21 +95,8 @@ async def delete_event(services: Services, request: Request) -> Response:
 
 async def send_event(services: Services, request: Request) -> Response:
     """Record an event."""
-    body = request.read(bodies.SendEventBody)
-    if not body.contact_id and not body.email:
-        raise ContactRequired
-    properties = body.event_properties or {}
-    check_json(properties, len(request.body), "eventProperties")
-    draft = Draft(
-        body.event_name,
-        body.contact_id or "",
-        # An invalid address belongs to no contact: the error is CONTACT_NOT_FOUND_FOR_EVENT.
-        "" if body.contact_id else (body.email or "").strip().lower(),
-        properties,
-        idempotency_key=request.idempotency_key(),
-        rules=RULES,
-    )
-    event = await services.ingest.send(request.caller.project_pk, draft, len(request.body))
+    event = (await send(services, request, read_event)).event
+    assert event is not None
     recorded = bodies.EventLog(
         id=event.id,
         event_name=event.name,
@@ -117,6 +105,24 @@ async def send_event(services: Services, request: Request) -> Response:
         created_at=format_millis(event.received_at),
     )
     return Response(201, bodies.EventLogAnswer(data=recorded))
+
+
+def read_event(request: Request) -> Draft:
+    """Read the event of a request."""
+    body = request.read(bodies.SendEventBody)
+    if not body.contact_id and not body.email:
+        raise ContactRequired
+    properties = body.event_properties or {}
+    check_json(properties, len(request.body), "eventProperties")
+    return Draft(
+        body.event_name,
+        body.contact_id or "",
+        # An invalid address belongs to no contact: the error is CONTACT_NOT_FOUND_FOR_EVENT.
+        "" if body.contact_id else (body.email or "").strip().lower(),
+        properties,
+        idempotency_key=request.idempotency_key(),
+        rules=RULES,
+    )
 
 
 async def create_contact(services: Services, request: Request) -> Response:

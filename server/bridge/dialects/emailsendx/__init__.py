@@ -9,7 +9,7 @@ from __future__ import annotations
 from registry.timestamps import format_seconds
 from server.bridge.dialect import DemoCall, DemoEvent, RestDialect
 from server.bridge.dialects.emailsendx.bodies import ErrorAnswer, Fired, FiredAnswer
-from server.bridge.dialects.emailsendx.endpoints import ROUTES, RULES
+from server.bridge.dialects.emailsendx.endpoints import ROUTES, RULES, read_event
 from server.bridge.dialects.emailsendx.errors import ERRORS, write_error
 from server.bridge.rate_limits import Headers, Quota, RateLimit
 from server.model import Dialect
@@ -36,6 +36,7 @@ EMAILSENDX = RestDialect(
     paths=("/api/v1",),
     key_prefixes=("esx_live_", "esx_"),
     rules=RULES,
+    read_event=read_event,
     error_table=ERRORS,
     write_error=write_error,
     error_type=ErrorAnswer,

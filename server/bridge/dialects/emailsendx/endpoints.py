@@ -11,6 +11,7 @@ from server.bridge.dialects.emailsendx import bodies
 from server.bridge.messages import Request, Response
 from server.bridge.operations import contact_properties, named_texts, other_properties
 from server.bridge.routes import Route
+from server.bridge.sending import send
 from server.budgets import PayloadBudget, check_json
 from server.emails import normalize_email
 from server.ingest.draft import Draft
@@ -33,15 +34,21 @@ _CONTACT_FIELDS = ("first_name", "last_name", "unsubscribed")
 
 async def fire_event(services: Services, request: Request) -> Response:
     """Record an event of a contact."""
+    draft = await send(services, request, read_event)
+    event = draft.event
+    assert event is not None
+    started = sum(match.kind is MatchKind.STARTED for match, _ in draft.matches)
+    return Response(
+        200, bodies.FiredAnswer(bodies.Fired(event.contact_id, draft.name, started, format_seconds(event.received_at)))
+    )
+
+
+def read_event(request: Request) -> Draft:
+    """Read the event of a request."""
     body = request.read(bodies.FireEventBody)
     data = body.data or {}
     check_json(data, len(request.body), "data", DATA_BUDGET)
-    draft = Draft(body.name, request.params["id"], "", data, idempotency_key=request.idempotency_key(), rules=RULES)
-    event = await services.ingest.send(request.caller.project_pk, draft, len(request.body))
-    started = sum(match.kind is MatchKind.STARTED for match, _ in draft.matches)
-    return Response(
-        200, bodies.FiredAnswer(bodies.Fired(event.contact_id, body.name, started, format_seconds(event.received_at)))
-    )
+    return Draft(body.name, request.params["id"], "", data, idempotency_key=request.idempotency_key(), rules=RULES)
 
 
 async def upsert_contact(services: Services, request: Request) -> Response:

@@ -11,7 +11,7 @@ from server.bridge.dialect import DemoCall, DemoEvent, RestDialect
 from server.bridge.dialects.opensend.bodies import Delivery, ErrorAnswer, Sent
 from server.bridge.dialects.opensend.endpoints import ROUTES
 from server.bridge.dialects.opensend.errors import ERRORS, write_error
-from server.bridge.dialects.opensend.events import RULES
+from server.bridge.dialects.opensend.events import RULES, read_event
 from server.bridge.rate_limits import RateLimit
 from server.model import Dialect
 
@@ -36,6 +36,7 @@ OPENSEND = RestDialect(
     paths=("/events", "/automations", "/contacts", "/api/events", "/api/automations", "/api/contacts"),
     key_prefixes=("os_",),
     rules=RULES,
+    read_event=read_event,
     error_table=ERRORS,
     write_error=write_error,
     error_type=ErrorAnswer,

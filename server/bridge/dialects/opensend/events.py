@@ -20,6 +20,7 @@ from server.bridge.dialects.opensend.schemas import FREE, read_schema, write_sch
 from server.bridge.dialects.opensend.validation import BodyReader, Violations
 from server.bridge.messages import Request, Response
 from server.bridge.operations import all_definitions, definition_by_id, find_definition, page_by_id
+from server.bridge.sending import send
 from server.budgets import check_json
 from server.ingest.draft import Draft
 from server.model import NameCase, Rules, UndefinedEvents, UnknownContacts, UnknownIds
@@ -99,6 +100,24 @@ async def delete_by_query(services: Services, request: Request) -> Response:
 
 async def send_event(services: Services, request: Request) -> Response:
     """Record an event, and return the runs that it resumed and started."""
+    draft = await send(services, request, read_event)
+    event = draft.event
+    assert event is not None
+    delivery = bodies.Delivery(
+        id=event.id,
+        event=event.name,
+        contact_id=event.contact_id or None,
+        email=draft.email or None,
+        payload=event.properties,
+        received_at=format_millis(event.received_at),
+    )
+    started = [started_run(match, automation) for match, automation in _of_kind(draft, MatchKind.STARTED)]
+    resumed = await _resumed(services, request.caller.project_pk, _of_kind(draft, MatchKind.RESUMED))
+    return Response(202, bodies.Sent(delivery=delivery, resumed_runs=resumed, automation_runs=started))
+
+
+def read_event(request: Request) -> Draft:
+    """Read the event of a request."""
     body = BodyReader(request)
     name = body.text("event", required=True)
     contact_id, email = _read_contact(body)
@@ -107,19 +126,7 @@ async def send_event(services: Services, request: Request) -> Response:
     assert name is not None
     check_event_name(name, "event")
     check_json(payload, len(request.body), "payload")
-    draft = Draft(name, contact_id or "", email or "", payload, idempotency_key=request.idempotency_key(), rules=RULES)
-    event = await services.ingest.send(request.caller.project_pk, draft, len(request.body))
-    delivery = bodies.Delivery(
-        id=event.id,
-        event=event.name,
-        contact_id=event.contact_id or None,
-        email=email,
-        payload=event.properties,
-        received_at=format_millis(event.received_at),
-    )
-    started = [started_run(match, automation) for match, automation in _of_kind(draft, MatchKind.STARTED)]
-    resumed = await _resumed(services, request.caller.project_pk, _of_kind(draft, MatchKind.RESUMED))
-    return Response(202, bodies.Sent(delivery=delivery, resumed_runs=resumed, automation_runs=started))
+    return Draft(name, contact_id or "", email or "", payload, idempotency_key=request.idempotency_key(), rules=RULES)
 
 
 def _read_name(body: BodyReader, *, required: bool = False) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from server.bridge.dialect import DemoCall, DemoEvent, RestDialect
 from server.bridge.dialects.resend.bodies import ErrorAnswer, SentEvent
-from server.bridge.dialects.resend.endpoints import ROUTES, RULES
+from server.bridge.dialects.resend.endpoints import ROUTES, RULES, read_event
 from server.bridge.dialects.resend.errors import ERRORS, write_error
 from server.bridge.rate_limits import Headers, Quota, RateLimit, ratelimit_headers
 from server.model import Dialect
@@ -44,6 +44,7 @@ RESEND = RestDialect(
     paths=("/events", "/contacts", *_NOT_SERVED),
     key_prefixes=("re_",),
     rules=RULES,
+    read_event=read_event,
     error_table=ERRORS,
     write_error=write_error,
     error_type=ErrorAnswer,

@@ -26,6 +26,7 @@ from server.bridge.operations import (
     page_by_id,
 )
 from server.bridge.routes import Route
+from server.bridge.sending import send
 from server.budgets import CONTACT_BUDGET, check_json, storable_json
 from server.emails import normalize_email
 from server.errors import ContactNotFound, InvalidArgument
@@ -99,6 +100,13 @@ async def delete_event(services: Services, request: Request) -> Response:
 
 async def send_event(services: Services, request: Request) -> Response:
     """Record an event."""
+    event = (await send(services, request, read_event)).event
+    assert event is not None
+    return Response(202, bodies.SentEvent(event=event.name))
+
+
+def read_event(request: Request) -> Draft:
+    """Read the event of a request."""
     body = request.read(bodies.SendEventBody)
     _check_event_name(body.event)
     if not body.contact_id and not body.email:
@@ -109,7 +117,7 @@ async def send_event(services: Services, request: Request) -> Response:
         raise RuleBroken(422, "validation_error", "The `contact_id` must be a valid UUID.")
     payload = body.payload or {}
     check_json(payload, len(request.body), "payload")
-    draft = Draft(
+    return Draft(
         body.event,
         (body.contact_id or "").lower(),
         normalize_email(body.email) if body.email else "",
@@ -117,8 +125,6 @@ async def send_event(services: Services, request: Request) -> Response:
         idempotency_key=_idempotency_key(request),
         rules=RULES,
     )
-    event = await services.ingest.send(request.caller.project_pk, draft, len(request.body))
-    return Response(202, bodies.SentEvent(event=event.name))
 
 
 # Contacts

@@ -1,0 +1,75 @@
+"""Deletes refused events that have been in quarantine for long.
+
+They are deleted in small transactions with pauses between them, so that a send waits for one at most. Servers that
+share a database may all do this at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from registry.timestamps import now_micros
+from server.recurring import Recurring, try_each
+from server.services.quarantine import delete
+from server.sharing.current_project import SERVER, work_for
+from server.storage.refused_events import quarantined_projects, refused_before
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from server.outages import Outages
+    from server.storage.database import Database
+
+log = structlog.get_logger()
+
+LOOK_SECONDS: Final = 60.0
+"""The interval at which all projects are examined; a shorter retention period shortens it."""
+
+STEP_EVENTS: Final = 100
+"""The events deleted in one transaction, which takes a few milliseconds."""
+
+REST_FACTOR: Final = 4
+"""After each transaction, deletion pauses this many times as long as it took."""
+
+
+class QuarantineRetention:
+    """The task that deletes events which were refused longer ago than `retention_seconds`."""
+
+    def __init__(self, database: Database, retention_seconds: float, outages: Outages) -> None:
+        self._database = database
+        self._retention_seconds = retention_seconds
+        self._deleted = 0
+        self._task = Recurring("quarantine", self._prune_all, outages)
+
+    def start(self) -> None:
+        """Start deleting."""
+        self._task.start()
+
+    async def close(self) -> None:
+        """Stop, even between two transactions of a project: the next start continues there."""
+        await self._task.close()
+
+    async def _prune_all(self) -> float:
+        """Delete in all projects. Return the seconds after which to do so again."""
+        work_for(SERVER)
+        projects = await self._database.read(quarantined_projects, brief=True)
+        self._deleted = 0
+        await try_each(projects, self._prune)
+        if self._deleted:
+            log.info("refused_events_pruned", count=self._deleted)
+        return min(LOOK_SECONDS, self._retention_seconds)
+
+    async def _prune(self, project_pk: int) -> None:
+        work_for(project_pk)
+        before = now_micros() - round(self._retention_seconds * 1_000_000)
+        while old := await self._old(project_pk, before):
+            begun = monotonic()
+            self._deleted += await self._database.write(lambda connection, old=old: delete(connection, project_pk, old))  # type: ignore[misc]
+            await asyncio.sleep(REST_FACTOR * (monotonic() - begun))
+
+    async def _old(self, project_pk: int, before: int) -> Sequence[str]:
+        return await self._database.read(lambda connection: refused_before(connection, project_pk, before, STEP_EVENTS))

@@ -1,0 +1,60 @@
+"""What only the database knows of a draft: whether its idempotency key was used, and whether its contact exists.
+
+A commit decides so before it stores events, and so does a dry run, which stores nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from server.errors import ContactNotFound
+from server.ingest.contacts import NOBODY, CommitContacts, IfUnknown, if_unknown
+from server.ingest.idempotency import EarlierSends
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sqlalchemy import Connection
+
+    from server.ingest.draft import Batch, Draft
+    from server.model import Rules
+    from server.storage.contacts import ContactKey
+
+
+class Decided(NamedTuple):
+    """The drafts to record, each with its contact (None for one to create), and the first draft of each key."""
+
+    fresh: list[tuple[Draft, ContactKey | None]]
+    first: dict[str, Draft]
+
+
+def decide_drafts(
+    drafts: Iterable[Draft], earlier: EarlierSends, contacts: CommitContacts, project_rules: Rules
+) -> Decided:
+    """Decide which drafts of a batch repeat an earlier send, which are refused, and which are to be recorded."""
+    decided = Decided([], {})
+    for draft in drafts:
+        if draft.idempotency_key and earlier.decide(draft, decided.first):
+            continue
+        contact = contacts.find(draft) or _unknown_contact(draft, draft.rules or project_rules)
+        if draft.error is None:
+            decided.fresh.append((draft, contact))
+            if draft.idempotency_key:
+                decided.first[draft.idempotency_key] = draft
+    return decided
+
+
+def _unknown_contact(draft: Draft, rules: Rules) -> ContactKey | None:
+    """Return None for a contact that is to be created, else NOBODY; set the draft's error if it is refused."""
+    fate = if_unknown(draft, rules)
+    if fate is IfUnknown.REFUSE:
+        draft.error = draft.error or ContactNotFound(draft.contact_id or draft.email)
+    return None if fate is IfUnknown.CREATE else NOBODY
+
+
+def preview(connection: Connection, batch: Batch) -> None:
+    """Decide a validated batch as a commit would, in a transaction that only reads."""
+    project_pk = batch.snapshot.project_pk
+    earlier = EarlierSends(connection, project_pk, batch.drafts)
+    contacts = CommitContacts(connection, project_pk, {}, batch.drafts)
+    decide_drafts(batch.drafts, earlier, contacts, batch.snapshot.rules)

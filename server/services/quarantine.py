@@ -1,0 +1,243 @@
+"""The quarantine of a project: refused events are listed, counted, sent again and discarded.
+
+Each call examines a limited number of events, in small transactions, and returns the id to continue after. An event
+that is sent again leaves the quarantine in the transaction that records it, and one that is discarded is deleted under
+the lock of the project's head, so nothing is done twice or by halves, whenever a server ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+
+from server.auditing import Noted
+from server.errors import InvalidArgument
+from server.ingest.deciding import preview
+from server.ingest.draft import Draft
+from server.storage import refused_events as store
+from server.storage.log import lock_heads
+from server.storage.refused_events import RefusedEvent, RefusedFilter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sqlalchemy import Connection
+
+    from server.auditing import Changes, Record
+    from server.ingest.ingest import Ingest
+    from server.ingest.quarantine import QuarantineLimits
+    from server.model import Rules
+    from server.paging import Page, PageRequest
+    from server.storage.database import Database
+    from server.storage.refused_events import Counts, Use
+
+CALL_EVENTS: Final = 1_000
+"""The most events that one call sends again or discards."""
+
+DISCARD_BYTES: Final = 4 * 1024 * 1024
+"""The most bytes of events, unless they are named, that one call discards: it takes a few milliseconds."""
+
+COUNTED_EVENTS: Final = 5_000
+"""The events that one call counts: about 10 ms of a reading connection."""
+
+STEP_EVENTS: Final = 100
+STEP_BYTES: Final = 512 * 1024
+"""What is read and sent again together, or deleted in one transaction."""
+
+MAX_REPORTED: Final = 100
+"""The most events that are still refused of which a call reports the errors."""
+
+Reread: TypeAlias = Callable[[int, RefusedEvent], Awaitable[Draft]]
+"""Reads a request of a project that could not be read before; what is still refused has its error in the draft."""
+
+
+class Door(NamedTuple):
+    """An API that events are sent to: the rules in place of the project's, if any, and how its requests are read."""
+
+    rules: Rules | None
+    reread: Reread
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The refused events that a call is about: those of ids, or those of a filter after an id."""
+
+    ids: Sequence[str] = ()
+    filter: RefusedFilter = field(default_factory=RefusedFilter)
+    after: str = ""
+
+
+class StillRefused(NamedTuple):
+    """An event that was sent again and refused again."""
+
+    id: str
+    name: str
+    error: Exception
+
+
+@dataclass(slots=True)
+class Reingested:
+    """What became of events that were sent again, and the id to continue after, if any."""
+
+    recorded: int = 0
+    duplicates: int = 0
+    refused: int = 0
+    still_refused: list[StillRefused] = field(default_factory=list)
+    last: str = ""
+
+    def add(self, draft: Draft, name: str) -> None:
+        """Add the result of a draft that was decided."""
+        if draft.error is not None:
+            self.refused += 1
+            if len(self.still_refused) < MAX_REPORTED:
+                self.still_refused.append(StillRefused(draft.refused_id, name, draft.error))
+        elif draft.duplicate:
+            self.duplicates += 1
+        else:
+            self.recorded += 1
+
+
+class Quarantine:
+    """Reads and repairs refused events. `doors` are the APIs that events are sent to, by name."""
+
+    def __init__(
+        self, database: Database, ingest: Ingest, doors: Mapping[str, Door], limits: QuarantineLimits, changes: Changes
+    ) -> None:
+        self._database = database
+        self._changes = changes
+        self._ingest = ingest
+        self._doors = doors
+        self.limits = limits
+
+    async def list(self, project_pk: int, refused: RefusedFilter, request: PageRequest) -> Page[RefusedEvent]:
+        """List refused events, newest first."""
+        limit = request.limit()
+        filters = ("refused_events", project_pk, refused)
+        (before,) = request.cursor(filters, str) or ("",)
+        found, more, resume = await self._database.read(
+            lambda connection: store.list_refused(connection, project_pk, refused, limit, before)
+        )
+        return request.page(found, filters, lambda event: (event.id,), more=more, resume=(resume,))
+
+    async def get(self, project_pk: int, refused_id: str) -> RefusedEvent:
+        """Read one refused event. Raise RefusedEventNotFound."""
+        return await self._database.read(lambda connection: store.get_refused(connection, project_pk, refused_id))
+
+    async def count(self, project_pk: int, refused: RefusedFilter, after: str) -> tuple[Counts, Use]:
+        """Count the next refused events after an id. Return the counts, and how much is in quarantine."""
+
+        def work(connection: Connection) -> tuple[Counts, Use]:
+            counts = store.count_refused(connection, project_pk, refused, after, COUNTED_EVENTS)
+            return counts, store.use_of(connection, project_pk)
+
+        return await self._database.read(work)
+
+    async def reingest(self, project_pk: int, selection: Selection, *, validate_only: bool) -> Reingested:
+        """Send refused events again, or find out what would become of them.
+
+        Raise RefusedEventNotFound, QueueFull, BatchTooCostly and AutomationsChanging; what was recorded stays so.
+        """
+        selected, last = await self._select(project_pk, selection)
+        result = Reingested(last=last)
+        for ids, size in _steps(selected):
+            events = await self._read(project_pk, ids)
+            drafts = [await self._draft(project_pk, event) for event in events]
+            if validate_only:
+                await self._preview(project_pk, drafts, size)
+            else:
+                await self._ingest.reingest(project_pk, drafts, size)
+            for draft, event in zip(drafts, events, strict=True):
+                result.add(draft, event.name)
+        return result
+
+    async def discard(self, project_pk: int, selection: Selection, *, validate_only: bool) -> tuple[int, str]:
+        """Delete refused events. Return how many, and the id to continue after, if any. Raise RefusedEventNotFound."""
+        selected, last = await self._select(project_pk, selection)
+        if validate_only:
+            return len(selected), last
+        # One transaction, and one entry of the audit log: no more than a send can wait for.
+        ids = [refused_id for refused_id, _ in _first(selected, DISCARD_BYTES)]
+        if len(ids) < len(selected) and not selection.ids:
+            last = ids[-1]
+
+        def work(connection: Connection, record: Record) -> int:
+            deleted = delete(connection, project_pk, ids)
+            discarded = Noted("refused_events", ids[0], {"refusedEventCount": deleted})
+            record(connection, project_pk, discarded if deleted else None, None)
+            return deleted
+
+        return (await self._changes.write("DiscardRefusedEvents", work), last) if ids else (0, last)
+
+    async def _select(self, project_pk: int, selection: Selection) -> tuple[Sequence[tuple[str, int]], str]:
+        """Return the ids and sizes of the events that a call is about, and the id to continue after."""
+        if selection.ids:
+            ids = list(dict.fromkeys(selection.ids))
+            return await self._database.read(lambda connection: (store.sizes_of(connection, project_pk, ids), ""))
+        return await self._database.read(
+            lambda connection: store.select_refused(
+                connection, project_pk, selection.filter, selection.after, CALL_EVENTS
+            )
+        )
+
+    async def _read(self, project_pk: int, ids: Sequence[str]) -> Sequence[RefusedEvent]:
+        """Read events, without those that were deleted meanwhile."""
+        return await self._database.read(lambda connection: store.read_refused(connection, project_pk, ids))
+
+    async def _draft(self, project_pk: int, event: RefusedEvent) -> Draft:
+        """Return a refused event as it was sent, by the rules of its API."""
+        door = self._doors.get(event.door) or self._doors[""]
+        content = event.content
+        if content.properties is None:
+            draft = await door.reread(project_pk, event)
+        else:
+            draft = Draft(
+                content.name,
+                content.contact_id,
+                content.email,
+                content.properties,
+                content.occurred_at,
+                event.idempotency_key,
+                door.rules,
+            )
+        draft.refused_id, draft.sent_at = event.id, event.received_at
+        return draft
+
+    async def _preview(self, project_pk: int, drafts: Sequence[Draft], size: int) -> None:
+        batch = await self._ingest.validated(project_pk, drafts, size)
+        await self._database.read(lambda connection: preview(connection, batch))
+
+
+def delete(connection: Connection, project_pk: int, ids: Sequence[str]) -> int:
+    """Delete refused events in a transaction of their own. Return how many there were."""
+    lock_heads(connection, [project_pk])
+    return store.delete_refused(connection, project_pk, ids)
+
+
+def check_ids(ids: Sequence[str]) -> Sequence[str]:
+    """Return the ids. Raise InvalidArgument if there are none or too many."""
+    if not 1 <= len(ids) <= CALL_EVENTS:
+        message = f"ids has {len(ids):,} IDs; it must have 1 to {CALL_EVENTS:,}"
+        raise InvalidArgument.at("ids", "OUT_OF_RANGE", message)
+    return ids
+
+
+def _first(selected: Sequence[tuple[str, int]], room: int) -> Sequence[tuple[str, int]]:
+    """Return the first events that have at most `room` bytes together, at least one if there are any."""
+    for index, (_, size) in enumerate(selected):
+        room -= size
+        if index and room < 0:
+            return selected[:index]
+    return selected
+
+
+def _steps(selected: Sequence[tuple[str, int]]) -> Sequence[tuple[list[str], int]]:
+    """Divide events into steps, each with its size."""
+    steps: list[tuple[list[str], int]] = []
+    for refused_id, size in selected:
+        if not steps or len(steps[-1][0]) == STEP_EVENTS or steps[-1][1] + size > STEP_BYTES:
+            steps.append(([], 0))
+        ids, before = steps[-1]
+        ids.append(refused_id)
+        steps[-1] = ids, before + size
+    return steps
