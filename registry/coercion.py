@@ -16,6 +16,7 @@ Most values of most payloads are kept, which is why "no step" is None and not a 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
@@ -123,6 +124,7 @@ class _Expected(NamedTuple):
 
     words: str
     type: str
+    personal: bool = False
 
 
 _FINITE = _Expected("a finite number", PropertyType.NUMBER)
@@ -164,11 +166,17 @@ class _Report(msgspec.Struct):
             return
         self.coercions.append(Coercion(full, kind, before, after))
 
-    def reject(self, path: str | Callable[[], str], reason: str, problem: str, expected: str = "") -> None:
-        """Add a violation, whose message is the path followed by the problem. Raise PayloadRejected at the limit."""
+    def reject(
+        self, path: str | Callable[[], str], reason: str, problem: str, expected: str = "", masked: str = ""
+    ) -> None:
+        """Add a violation, whose message is the path followed by the problem. Raise PayloadRejected at the limit.
+
+        `masked` is the problem without the value, for a personal property.
+        """
         full = self.at(path if isinstance(path, str) else path())
-        message = f"Property {quoted_property(full)} {problem}"
-        self.violations.append(Violation(full, reason, message, expected))
+        subject = f"Property {quoted_property(full)}"
+        shown_masked = f"{subject} {masked}" if masked else ""
+        self.violations.append(Violation(full, reason, f"{subject} {problem}", expected, shown_masked))
         if len(self.violations) == self.limit:
             raise PayloadRejected(tuple(self.violations))
 
@@ -256,7 +264,10 @@ def _with_doubles(sent: Any, path: str, report: _Report) -> Any:
 
 def _steps(declared: Property, path: str, schema: Schema) -> _Steps:
     target, mode = TABLE[declared.type], schema.coercion
-    expected = _Expected(target.wanted_under(mode), declared.type)
+    expected = _Expected(target.wanted_under(mode), declared.type, declared.personal)
+    nested = declared.properties
+    if declared.personal:
+        nested = tuple(replace(inner, personal=True) for inner in nested)
     reject = _rejecting_step(path, expected)
     steps: _Steps = {kind: reject for kinds in PYTHON_TYPES.values() for kind in kinds}
     for conversion in target.conversions:
@@ -266,9 +277,9 @@ def _steps(declared: Property, path: str, schema: Schema) -> _Steps:
                 step = _open_step(path)
             steps.update(dict.fromkeys(PYTHON_TYPES[conversion.given], step))
     if declared.type is PropertyType.OBJECT and declared.properties:
-        steps[dict] = _object_step(declared.properties, path, schema)
+        steps[dict] = _object_step(nested, path, schema)
     if declared.type is PropertyType.ARRAY and declared.item_type:
-        item = Property(declared.name, declared.item_type, properties=declared.properties)
+        item = Property(declared.name, declared.item_type, properties=nested, personal=declared.personal)
         steps[list] = _array_step(item, path, schema)
     return steps
 
@@ -318,7 +329,9 @@ def _rejecting_step(path: str, expected: _Expected) -> _Step:
 
 
 def _reject_value(report: _Report, path: str | Callable[[], str], expected: _Expected, sent: JSON) -> None:
-    report.reject(path, "INVALID_PROPERTY_VALUE", f"must be {expected.words}; got {describe(sent)}", expected.type)
+    wanted = f"must be {expected.words}"
+    masked = f"{wanted}; the value that was sent is personal" if expected.personal else ""
+    report.reject(path, "INVALID_PROPERTY_VALUE", f"{wanted}; got {describe(sent)}", expected.type, masked)
 
 
 def _optional_null_step(path: str) -> _Step:

@@ -38,13 +38,15 @@ class Violation:
     `path` leads to the place (`properties.order_total`, `schema.properties[2].name`), `reason` is
     UPPER_SNAKE for programs and `message` a sentence for people. Where the value of a property was refused
     as INVALID_PROPERTY_VALUE, `expected` is the name of its type: the declared one, or `number` for an undeclared
-    number that is not finite. It is empty elsewhere.
+    number that is not finite. It is empty elsewhere. `masked` is the message without the value if the property is
+    personal, and empty else.
     """
 
     path: str
     reason: str
     message: str
     expected: str = ""
+    masked: str = ""
 
 
 class SignalboxError(Exception):

@@ -2,14 +2,77 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+from registry.coercion import Coercion
+from registry.paths import path_parts
 
-    from registry.schema import Property
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from registry.schema import Property, Schema
+
+MASK: Final = "***"
+"""Stands for a value that a caller may not see."""
+
+
+@dataclass(frozen=True, slots=True)
+class PersonalPaths:
+    """The personal properties of schemas, to be masked: each by the names that lead to it."""
+
+    names: frozenset[tuple[str, ...]] = frozenset()
+
+    @classmethod
+    def of(cls, *schemas: Schema | None) -> PersonalPaths:
+        """Return those of several schemas."""
+        return cls(frozenset(path for schema in schemas if schema for path in _personal(schema.properties, ())))
+
+    def touched_by(self, path: Sequence[str]) -> bool:
+        """Return whether names lead to a personal property, into one, or to something that contains one."""
+        return any(_begins(path, names) or _begins(names, path) for names in self.names)
+
+    def mask(self, properties: Mapping[str, Any]) -> dict[str, Any]:
+        """Return properties with all personal values masked."""
+        masked: dict[str, Any] = _masked(properties, (), self.names)
+        return masked
+
+    def mask_coercions(self, coercions: Sequence[Coercion]) -> tuple[Coercion, ...]:
+        """Return coercions with all personal values masked."""
+        return tuple(self._mask_coercion(each) for each in coercions)
+
+    def _mask_coercion(self, coercion: Coercion) -> Coercion:
+        _, *parts = path_parts(coercion.path)
+        if not self.touched_by([part for part in parts if isinstance(part, str)]):
+            return coercion
+        return Coercion(coercion.path, coercion.kind, MASK, None if coercion.after is None else MASK)
+
+
+def _personal(declared: Iterable[Property], parent: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    for each in declared:
+        if each.personal:
+            yield (*parent, each.name)
+        else:
+            yield from _personal(each.properties, (*parent, each.name))
+
+
+def _begins(path: Sequence[str], names: Sequence[str]) -> bool:
+    return len(names) <= len(path) and all(one == other for one, other in zip(names, path, strict=False))
+
+
+def _masked(value: Any, path: tuple[str, ...], personal: frozenset[tuple[str, ...]]) -> Any:
+    """Return a value with what is personal in it masked. Items of an array have the path of the array."""
+    if path in personal:
+        return MASK
+    if not any(_begins(names, path) for names in personal):
+        return value
+    if isinstance(value, dict):
+        return {name: _masked(inner, (*path, name), personal) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_masked(item, path, personal) for item in value]
+    return value
 
 
 def keep_not_personal(properties: Mapping[str, Any], declared: Iterable[Property], address: str = "") -> dict[str, Any]:

@@ -45,6 +45,20 @@ COLUMNS: Final = {
         "description": CONFIGURED,
         "hint": GENERATED,
     },
+    "audit_entry": {
+        "id": GENERATED,
+        "project_id": GENERATED,
+        "key_id": GENERATED,
+        "api": GENERATED,
+        # Given by the caller, to find a call again.
+        "request_id": CONFIGURED,
+        "action": GENERATED,
+        "resource_type": GENERATED,
+        "resource_id": GENERATED,
+        "before_json": ERASED,
+        "after_json": ERASED,
+        "omitted": ERASED,
+    },
     "automation": {
         "id": GENERATED,
         "name": CONFIGURED,
@@ -73,6 +87,8 @@ COLUMNS: Final = {
         "coercions": ERASED,
         "idempotency_key": SEALED,
         "fingerprint": SEALED,
+        # Leads to the traces of the sender.
+        "traceparent": ERASED,
     },
     "event_definition": {
         "id": GENERATED,
@@ -100,6 +116,7 @@ COLUMNS: Final = {
     },
     "schema_migration": {"name": GENERATED, "cursor": GENERATED},
     "server_secret": {"name": GENERATED, "secret": GENERATED},
+    "server_setting": {"name": GENERATED, "value": CONFIGURED},
     "subscription": {"id": GENERATED, "name": CONFIGURED, "filter": CONFIGURED, "order": CONFIGURED},
     "subscription_delivery": {"state": DROPPED, "consumer_id": DROPPED, "last_failure": DROPPED},
     "subscription_parked": {"cause": DROPPED, "last_failure": DROPPED, "consumer_id": DROPPED},
@@ -208,6 +225,7 @@ async def test_no_byte_of_an_erased_address_is_left(store: Store) -> None:
         await leave_traces(client)
         before = await columns_with(store, PERSON)
         assert before == {
+            "audit_entry.after_json",
             "contact.email",
             "contact.properties",
             "event.email",

@@ -46,6 +46,9 @@ class Clause:
     actual: Shown | None
     operand: Shown | None
     message: str
+    reads: frozenset[tuple[str, ...]] = frozenset()
+    """The paths that the clause reads, each by its names, beginning with the root."""
+    masked: bool = False
 
 
 def trace_condition(expression: Expression, subject: Subject) -> list[Clause]:
@@ -138,6 +141,7 @@ class _Trace:
             self._shown_path(path) if path and evaluated else None,
             self._shown(operand) if operand and evaluated else None,
             outcome.message if isinstance(outcome, Failure) else "",
+            frozenset(part.names for part in walk(node) if isinstance(part, Path)),
         )
 
     def _shown_path(self, path: Path) -> Shown | None:

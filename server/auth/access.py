@@ -34,6 +34,7 @@ from server.errors import (
 )
 from server.model import Dialect, Scope
 from server.paging import sign_with
+from server.personal import show_personal
 from server.sharing.current_project import work_for
 from server.storage.projects import catalog_version, get_project, key_by_digest
 
@@ -85,6 +86,11 @@ class Caller:
     def admin(self) -> bool:
         """Whether this is the admin key."""
         return ADMIN in self.scopes
+
+    @property
+    def sees_personal(self) -> bool:
+        """Whether personal values are shown to the caller."""
+        return self.admin or not self.scopes.isdisjoint((Scope.ALL, Scope.PERSONAL_READ))
 
     def authorize(self, scope: str) -> None:
         """Raise ScopeMissing, AdminRequired or ProjectRequired unless the caller has the scope."""
@@ -187,6 +193,7 @@ class Access:
         work_for(caller.project_pk)
         authenticated(caller.key_id, caller.project_id)
         self._used.add(caller.key_id)
+        show_personal(shown=caller.sees_personal)
         sign_with(self._page_secret)
         return caller
 

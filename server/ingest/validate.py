@@ -11,6 +11,7 @@ from registry.errors import DefinitionNotFound, InvalidName, PayloadRejected
 from registry.names import check_event_name
 from server.ingest.draft import MAX_REPORTED
 from server.model import UndefinedEvents
+from server.personal import shown_rejection
 
 if TYPE_CHECKING:
     from registry.coercion import CoercedPayload
@@ -40,7 +41,7 @@ def validate_draft(snapshot: CatalogSnapshot, draft: Draft, violations: int = MA
         coerced = definition.coerce(draft.given, violations)
     except PayloadRejected as error:
         error.metadata["event"] = definition.name
-        draft.error = error.detached()
+        draft.error = shown_rejection(error).detached()
     else:
         _keep(coerced, draft)
 

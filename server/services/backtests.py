@@ -16,9 +16,11 @@ from registry import store as registry
 from registry.coercion import CoercedPayload, compile_schema
 from registry.errors import PayloadRejected
 from registry.paths import without_indexes
+from registry.personal import PersonalPaths
 from registry.schema import check_schema
 from registry.unreadable_rows import UNREADABLE, UNREADABLE_ROWS
 from server.errors import Stopping
+from server.personal import personal_shown, shown_violations
 from server.storage.event_history import name_range, recorded_payloads
 from server.storage.events import EventFilter
 
@@ -45,6 +47,9 @@ MAX_UNKNOWN: Final = 1_000
 """How many different undeclared properties are counted as reasons of their own; later ones are not counted."""
 SAMPLE_CHARACTERS: Final = 300_000
 """No more samples of an outcome are kept once they hold this many characters of payload."""
+
+
+NOT_HIDDEN: Final = PersonalPaths()
 
 
 class Outcome(StrEnum):
@@ -123,7 +128,8 @@ class Backtests:
         """
         check_schema(candidate)
         compared, within = await self._database.read(lambda connection: _begin(connection, caller, name_or_id, scope))
-        tally = _Tally(compile_schema(compared.schema), compile_schema(candidate), scope.max_samples)
+        hidden = PersonalPaths() if personal_shown() else PersonalPaths.of(compared.schema, candidate)
+        tally = _Tally(compile_schema(compared.schema), compile_schema(candidate), scope.max_samples, hidden)
         yield Progress(0, within.count)
         reported, position = monotonic(), within.low - 1
         while chunk := await self._read(caller.project_pk, within, position):
@@ -174,7 +180,9 @@ def _begin(connection: Connection, caller: Caller, name_or_id: str, scope: Backt
 class _Tally:
     """The results of both sides so far, in bounded memory."""
 
-    def __init__(self, compared: Coercer, candidate: Coercer, max_samples: int) -> None:
+    def __init__(
+        self, compared: Coercer, candidate: Coercer, max_samples: int, hidden: PersonalPaths = NOT_HIDDEN
+    ) -> None:
         self.compared = 0
         self.unreadable = 0
         self.erased = 0
@@ -183,6 +191,7 @@ class _Tally:
         self.samples: list[Sample] = []
         self._revision = compared
         self._candidate = candidate
+        self._hidden = hidden
         self._unknown = 0
         self._places = dict.fromkeys(Outcome, max_samples)
         self._room = dict.fromkeys(Outcome, SAMPLE_CHARACTERS)
@@ -228,12 +237,15 @@ class _Tally:
                 event.id,
                 event.position,
                 event.revision,
-                sent,
-                _properties(before),
-                _properties(after),
-                _violations(before) or _violations(after),
+                self._hidden.mask(sent),
+                self._properties(before),
+                self._properties(after),
+                shown_violations(_violations(before) or _violations(after)),
             )
         )
+
+    def _properties(self, side: _Side) -> dict[str, Any] | None:
+        return self._hidden.mask(side.properties) if isinstance(side, CoercedPayload) else None
 
 
 _Side = CoercedPayload | PayloadRejected
@@ -261,10 +273,6 @@ def _equal(one: CoercedPayload, other: CoercedPayload) -> bool:
     if not one.coercions and not other.coercions:
         return True
     return msgspec.json.encode(one.properties) == msgspec.json.encode(other.properties)
-
-
-def _properties(side: _Side) -> dict[str, Any] | None:
-    return side.properties if isinstance(side, CoercedPayload) else None
 
 
 def _violations(side: _Side) -> tuple[Violation, ...]:

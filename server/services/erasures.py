@@ -7,7 +7,8 @@ on whichever server finds it first. Two servers may take its steps at once: each
 
     before the first commit    nothing is erased
     after it                   the contact is gone, its events are read as erased, its matches are not delivered
-    until the last one         runs, events and deliveries are erased, in the order of their positions
+    until the last one         runs, events and deliveries are erased, in the order of their positions, and what the
+                               audit log has of the contact
     after it                   the response: nothing is stored about the person
 """
 
@@ -29,6 +30,8 @@ from server.caller import as_server
 from server.delivery.recent_matches import RECENT_SECONDS
 from server.recurring import Recurring, try_each
 from server.sharing.current_project import SERVER, work_for
+from server.storage.audit_entries import entries_about, erase_contents
+from server.storage.contacts import contact_ids
 from server.storage.erasures import (
     READ_EVENTS,
     begin_erasure,
@@ -37,9 +40,11 @@ from server.storage.erasures import (
     erase_runs_to,
     events_of,
     find_person,
+    overwriting,
     pending_erasures,
 )
 from server.storage.events import event_sizes, in_portions, log_head
+from server.storage.projects import project_by_pk
 from server.storage.transactions import finished
 
 if TYPE_CHECKING:
@@ -176,6 +181,7 @@ class Erasures:
         work_for(erasure.project_pk)
         erased = await self._erase_runs(erasure, Erased())
         erased = await self._erase_events(erasure, erased)
+        await self._erase_entries(erasure)
         await self._write(lambda connection: end_erasure(connection, erasure))
         return erased
 
@@ -205,6 +211,17 @@ class Erasures:
                     erased, events=erased.events + events, dropped_deliveries=erased.dropped_deliveries + dropped
                 )
         return erased
+
+    async def _erase_entries(self, erasure: PendingErasure) -> None:
+        """Erase what the audit log has of the contact: the names of its properties."""
+        named = await self._database.read(partial(_contact_of, erasure))
+        after, more = "", named is not None
+        while more:
+            assert named is not None
+            found, after = await self._database.read(partial(_entries, named, after))
+            for some in chunks(found, STEP_ROWS):
+                await self._write(partial(_erase_contents, some))
+            more = after != ""
 
     async def _write(self, work: Callable[[Connection], T]) -> T:
         begun = monotonic()
@@ -241,3 +258,21 @@ def _erase_runs(erasure: PendingErasure, numbers: Sequence[int], connection: Con
 
 def _erase_events(erasure: PendingErasure, positions: Sequence[int], connection: Connection) -> tuple[int, int]:
     return erase_events_to(connection, erasure, positions, now_micros())
+
+
+def _contact_of(erasure: PendingErasure, connection: Connection) -> tuple[str, str] | None:
+    """Return the ids of the project and of the contact, None if there is no contact."""
+    if not erasure.contact_key:
+        return None
+    project_id = project_by_pk(connection, erasure.project_pk).id
+    return project_id, contact_ids(connection, [erasure.contact_key])[erasure.contact_key]
+
+
+def _entries(named: tuple[str, str], after: str, connection: Connection) -> tuple[list[str], str]:
+    project_id, contact_id = named
+    return entries_about(connection, project_id, "contact", contact_id, after)
+
+
+def _erase_contents(entry_ids: Sequence[str], connection: Connection) -> None:
+    with overwriting(connection):
+        erase_contents(connection, entry_ids)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from uuid_utils import uuid7
 
 from automation.conditions.checking import check
@@ -17,14 +18,18 @@ from automation.errors import ConditionInvalid
 from automation.match_log import matches_of_events
 from automation.matches import MatchKind
 from registry.coercion import CoercedPayload, coerce_undefined
-from registry.errors import PayloadRejected, RowUnreadable, Violation
+from registry.errors import DefinitionNotFound, PayloadRejected, RowUnreadable, Violation
 from registry.names import check_event_name
+from registry.paths import ROOT
+from registry.personal import PersonalPaths
+from registry.store import get_definition
 from registry.timestamps import now_micros
 from server.errors import ContactNotFound
 from server.ingest.contacts import CommitContacts, IfUnknown, if_unknown, with_new_contact
 from server.ingest.subjects import subject_of
 from server.ingest.validate import validate_draft
 from server.model import Event
+from server.personal import personal_shown, shown_violations
 from server.services.match_reasons import (
     BEYOND_ALL,
     Considered,
@@ -111,7 +116,7 @@ class Explanations:
         try:
             coerced = (definition.coerce if definition else coerce_undefined)(draft.given)
         except PayloadRejected as error:
-            violations = error.violations
+            violations = shown_violations(error.violations)
         tested = ConditionTest(
             errors=errors, violations=violations, coercions=coerced.coercions, omitted_coercions=coerced.omitted
         )
@@ -122,7 +127,13 @@ class Explanations:
         event = _unrecorded(snapshot, draft, coerced, contact)
         subject = subject_of(event, contact.properties if contact else {})
         trace = await self._catalog.thread.run(project_pk, lambda: compiled.trace(subject))
-        return replace(tested, verdict=verdict_of(trace), trace=trace)
+        hidden = _hidden(schema)
+        return replace(
+            tested,
+            verdict=verdict_of(trace),
+            trace=_mask_trace(trace, hidden),
+            coercions=hidden.mask_coercions(coerced.coercions),
+        )
 
     async def of_recorded(
         self, project_pk: int, event_id: str, automation_id: str, request: PageRequest
@@ -145,14 +156,19 @@ class Explanations:
             subject = subject_of(event, properties)
             return MatchedEvent(event, event.position, key, subject, started)
 
-        def read(connection: Connection) -> tuple[MatchedEvent, list[Considered], EventLimits]:
+        shown = personal_shown()
+
+        def read(connection: Connection) -> tuple[MatchedEvent, list[Considered], EventLimits, Schema | None]:
             event = read_event(connection)
             considered, keys = considered_of_page(connection, project_pk, event, automation_id, request, event_id)
-            return event, considered, limits_of(connection, project_pk, event, keys, snapshot.automations)
+            limits = limits_of(connection, project_pk, event, keys, snapshot.automations)
+            schema = None if shown else _schema_of(connection, snapshot.project_id, event.event)
+            return event, considered, limits, schema
 
-        matched, considered, limits = await self._database.read(read)
-        page = await self._explain(project_pk, matched, considered, limits, request, event_id, automation_id)
-        return EventExplanation(matched.event, page=page)
+        matched, considered, limits, schema = await self._database.read(read)
+        hidden = _hidden(schema)
+        page = await self._explain(project_pk, matched, considered, limits, request, event_id, automation_id, hidden)
+        return EventExplanation(_mask_event(matched.event, hidden), page=page)
 
     async def of_given(
         self, project_pk: int, draft: Draft, automation_id: str, request: PageRequest
@@ -175,8 +191,9 @@ class Explanations:
 
         considered = await self._database.read(read)
         limits = EventLimits(snapshot.automations.matcher(event.name, ignore_case=event.ignore_case))
-        page = await self._explain(project_pk, matched, considered, limits, request, source, automation_id)
-        return EventExplanation(event, page=page)
+        hidden = _hidden(draft.definition.schema if draft.definition else None)
+        page = await self._explain(project_pk, matched, considered, limits, request, source, automation_id, hidden)
+        return EventExplanation(_mask_event(event, hidden), page=page)
 
     async def _explain(
         self,
@@ -187,12 +204,14 @@ class Explanations:
         request: PageRequest,
         source: str,
         automation_id: str,
+        hidden: PersonalPaths,
     ) -> Page[Explanation]:
         """Return a page of explanations, the newest automation first."""
         writing = Explaining(matched, considered, limits, request.limit())
         await self._catalog.thread.run_in_slices(project_pk, writing.proceed)
         filters = ("explanations", project_pk, source, automation_id)
-        return request.page(writing.found, filters, lambda last: (last.automation.key,), more=writing.more)
+        found = [replace(each, trace=_mask_trace(each.trace, hidden)) for each in writing.found]
+        return request.page(found, filters, lambda last: (last.automation.key,), more=writing.more)
 
     async def _contact_of_commit(self, snapshot: CatalogSnapshot, draft: Draft) -> tuple[int, ExplainedContact | None]:
         """Return the contact that a commit would give the event, and its key, 0 for one that does not exist yet.
@@ -222,6 +241,39 @@ class Explanations:
             snapshot.project_pk, lambda: with_new_contact(event, snapshot.automations, _decide)
         )
         return 0, ExplainedContact(assigned.contact_id, draft.email, {}) if assigned else None
+
+
+def _hidden(schema: Schema | None) -> PersonalPaths:
+    """Return what is to be masked in payloads of a schema."""
+    return PersonalPaths() if personal_shown() else PersonalPaths.of(schema)
+
+
+def _schema_of(connection: Connection, project_id: str, event: Event) -> Schema | None:
+    """Return the latest schema of the definition that validated an event, deleted or not."""
+    if not event.definition_id:
+        return None
+    try:
+        return get_definition(connection, project_id, event.definition_id, deleted=True).schema
+    except DefinitionNotFound:
+        return None
+
+
+def _mask_trace(trace: Sequence[Clause], hidden: PersonalPaths) -> Sequence[Clause]:
+    if not hidden.names:
+        return trace
+    return [
+        replace(clause, actual=None, operand=None, message="", masked=True)
+        if any(names[0] == ROOT and hidden.touched_by(names[1:]) for names in clause.reads)
+        else clause
+        for clause in trace
+    ]
+
+
+def _mask_event(event: Event, hidden: PersonalPaths) -> Event:
+    if not hidden.names:
+        return event
+    masked = hidden.mask(event.properties)
+    return msgspec.structs.replace(event, properties=masked, coercions=hidden.mask_coercions(event.coercions))
 
 
 def _coerced(draft: Draft) -> CoercedPayload:

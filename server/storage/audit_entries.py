@@ -93,6 +93,27 @@ def delete_entries(connection: Connection, before: int, limit: int) -> int:
     return connection.execute(audit_entry.delete().where(_entry.id.in_(oldest))).rowcount
 
 
+def entries_about(
+    connection: Connection, project_id: str, resource_type: str, resource_id: str, after_id: str = ""
+) -> tuple[list[str], str]:
+    """Return the ids of entries about a resource, among the next EXAMINED_ROWS of the project after an id.
+
+    Also return the id after which to continue, empty at the end.
+    """
+    own = sa.select(_entry.id, _entry.resource_type, _entry.resource_id)
+    own = own.where(_entry.project_id == project_id, _entry.id > after_id).order_by(_entry.id).limit(EXAMINED_ROWS)
+    rows = connection.execute(own).all()
+    found = [row.id for row in rows if (row.resource_type, row.resource_id) == (resource_type, resource_id)]
+    return found, rows[-1].id if len(rows) == EXAMINED_ROWS else ""
+
+
+def erase_contents(connection: Connection, entry_ids: Sequence[str]) -> None:
+    """Erase what entries have of their resource; who changed it, when and how stays."""
+    connection.execute(
+        audit_entry.update().where(_entry.id.in_(entry_ids)).values(before_json="", after_json="", omitted="[]")
+    )
+
+
 def stored_settings(connection: Connection) -> dict[str, str]:
     """Return the settings of the server that started last."""
     return {row.name: row.value for row in connection.execute(sa.select(server_setting))}

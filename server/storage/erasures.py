@@ -216,7 +216,7 @@ _EVENTS_AT = {
 _ERASE_ALL = {
     dialect: event.update()
     .where(event.c.project_key == sa.bindparam("project"), among(event.c.position, "positions", dialect))
-    .values(email="", properties="{}", coercions="", erased_at=sa.bindparam("now"))
+    .values(email="", properties="{}", coercions="", traceparent="", erased_at=sa.bindparam("now"))
     for dialect in ("sqlite", "postgresql")
 }
 _ERASE = (

@@ -482,6 +482,7 @@ class Clause(_message.Message):
     ACTUAL_TRUNCATED_FIELD_NUMBER: _builtins.int
     OPERAND_TRUNCATED_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    MASKED_FIELD_NUMBER: _builtins.int
     depth: _builtins.int
     """Output only. Depth in the tree: 0 for the whole condition, 1 for its parts, and so on."""
     expression: _builtins.str
@@ -504,6 +505,10 @@ class Clause(_message.Message):
     """Output only. True if `operand` was truncated."""
     message: _builtins.str
     """Output only. What went wrong, with VERDICT_MISSING and VERDICT_ERROR."""
+    masked: _builtins.bool
+    """Output only. True if the clause reads personal properties and the caller lacks the scope `personal:read`: `actual`,
+    `operand` and `message` are left out then.
+    """
     @_builtins.property
     def actual(self) -> _struct_pb2.Value:
         """Output only. Value of the property. Not set if it does not exist or the clause was not evaluated. Times are RFC
@@ -529,10 +534,11 @@ class Clause(_message.Message):
         actual_truncated: _builtins.bool = ...,
         operand_truncated: _builtins.bool = ...,
         message: _builtins.str = ...,
+        masked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["actual", b"actual", "operand", b"operand"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actual", b"actual", "actual_truncated", b"actual_truncated", "column", b"column", "depth", b"depth", "expression", b"expression", "line", b"line", "message", b"message", "operand", b"operand", "operand_truncated", b"operand_truncated", "operator", b"operator", "path", b"path", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actual", b"actual", "actual_truncated", b"actual_truncated", "column", b"column", "depth", b"depth", "expression", b"expression", "line", b"line", "masked", b"masked", "message", b"message", "operand", b"operand", "operand_truncated", b"operand_truncated", "operator", b"operator", "path", b"path", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

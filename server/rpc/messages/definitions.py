@@ -9,6 +9,7 @@ from registry.coercion import compile_schema
 from registry.errors import InvalidSchema, PayloadRejected, Violation
 from registry.schema import MAX_PROPERTIES, MAX_SUGGESTED_VALUES, Property, Schema
 from server.errors import InvalidArgument
+from server.personal import shown_violations
 from server.rpc.messages.enums import COERCION_MODE, COMPATIBILITY, DIRECTION, PROPERTY_TYPE, UNKNOWN_PROPERTIES
 from server.rpc.messages.events import write_coercion, write_violation
 from server.rpc.messages.retention import write_definition_retention
@@ -103,7 +104,7 @@ def write_validation(schema: Schema, payload: Struct) -> pb.ValidateEventRespons
     try:
         coerced = compile_schema(schema)(read_struct(payload))
     except (InvalidArgument, PayloadRejected) as error:
-        return pb.ValidateEventResponse(violations=map(write_violation, error.violations))
+        return pb.ValidateEventResponse(violations=map(write_violation, shown_violations(error.violations)))
     response = pb.ValidateEventResponse(valid=True)
     response.properties.SetInParent()
     write_struct(coerced.properties, response.properties)

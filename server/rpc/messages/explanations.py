@@ -86,6 +86,7 @@ def _write_clause(clause: Clause, into: pb.Clause) -> None:
     into.operator = clause.operator
     into.path = clause.path
     into.message = clause.message
+    into.masked = clause.masked
     if clause.actual is not None:
         into.actual_truncated = _write_shown(clause.actual, into.actual)
     if clause.operand is not None:

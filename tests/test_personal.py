@@ -1,0 +1,171 @@
+"""Personal properties: who lacks the scope gets their values masked, and engines get them whole."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_asyncio
+
+from registry.coercion import Coercion, CoercionKind, compile_schema
+from registry.errors import PayloadRejected
+from registry.personal import MASK, PersonalPaths
+from registry.schema import Property, PropertyType, Schema
+from signalbox.v1 import automations_pb2, event_definitions_pb2, event_ingest_pb2
+from tests.support.automations import automate, matches_of
+from tests.support.consumers import EARLIEST, pull, subscribe
+from tests.support.messages import ORDER, event, schema, struct
+from tests.support.refusals import refusal
+
+if TYPE_CHECKING:
+    from tests.support.service import Client, Service
+
+pytestmark = pytest.mark.lasting
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+
+SECRET = "Lovelace"
+CONDITION = 'properties.order_total > 1.0 && properties.name != "x"'
+SCOPES = ("events:read", "events:write", "definitions:read", "automations:read")
+
+
+def declared() -> event_definitions_pb2.Schema:
+    made = schema(order_total="number", name="string", age="number")
+    for personal in made.properties[1:]:
+        personal.personal = True
+    return made
+
+
+@pytest_asyncio.fixture
+async def clients(service: Service) -> dict[bool, Client]:
+    """A shop with personal properties, and its callers: by whether they may see these."""
+    shop = await service.project()
+    await shop.define(schema=declared())
+    await shop.upsert()
+    await automate(shop, condition=CONDITION)
+    return {
+        True: await service.key(shop.project, *SCOPES, "personal:read"),
+        False: await service.key(shop.project, *SCOPES),
+    }
+
+
+both = pytest.mark.parametrize("sees", [True, False])
+
+
+@both
+@on_sqlite
+async def test_an_explanation_masks_what_the_caller_may_not_see(clients: dict[bool, Client], sees: bool) -> None:
+    client = clients[sees]
+    sent = event({"order_total": 5, "name": SECRET, "age": "36"})
+    recorded = (await client.send(sent)).event
+    for request in (
+        automations_pb2.ExplainEventRequest(event_id=recorded.id),
+        automations_pb2.ExplainEventRequest(event=sent),
+    ):
+        explained = await client.automations.ExplainEvent(request)
+        whole, total, name = explained.explanations[0].trace
+        assert (whole.verdict, total.actual.number_value) == (automations_pb2.VERDICT_TRUE, 5)
+        assert (name.actual.string_value, name.masked) == ((SECRET, False) if sees else ("", True))
+        assert dict(explained.event.properties)["name"] == (SECRET if sees else MASK)
+        assert getattr(explained.event.coercions[0], "from").string_value == ("36" if sees else MASK)
+        assert (SECRET in str(explained)) is sees
+
+
+@both
+@on_sqlite
+async def test_a_tested_condition_masks_what_the_caller_may_not_see(clients: dict[bool, Client], sees: bool) -> None:
+    request = automations_pb2.TestConditionRequest(
+        condition="properties.order_total > 1.0 && size(properties.name) > 2",
+        event=event({"order_total": 5, "name": SECRET}),
+    )
+    tested = await clients[sees].automations.TestCondition(request)
+    assert tested.verdict == automations_pb2.VERDICT_TRUE
+    assert tested.trace[2].masked is not sees
+    assert (SECRET in str(tested)) is sees
+
+
+@both
+@on_sqlite
+async def test_a_backtest_masks_what_the_caller_may_not_see(clients: dict[bool, Client], sees: bool) -> None:
+    client = clients[sees]
+    await client.send(event({"order_total": 5, "name": SECRET}))
+    candidate = declared()
+    candidate.properties[1].type = event_definitions_pb2.PROPERTY_TYPE_NUMBER
+    request = event_definitions_pb2.BacktestSchemaRequest(event_definition=ORDER, schema=candidate)
+    report = [response async for response in client.definitions.BacktestSchema(request)][-1].report
+    assert report.newly_rejected_count == 1
+    assert dict(report.samples[0].sent) == {"order_total": 5, "name": SECRET if sees else MASK}
+    assert (SECRET in report.samples[0].violations[0].message) is sees
+
+
+@both
+@on_sqlite
+async def test_violations_mask_what_the_caller_may_not_see(clients: dict[bool, Client], sees: bool) -> None:
+    client = clients[sees]
+    wrong = event({"age": SECRET})
+    assert (SECRET in (await refusal(client.send(wrong))).message) is sees
+    assert "12x" in (await refusal(client.send(event({"order_total": "12x"})))).message
+    batch = event_ingest_pb2.SendEventsRequest(events=[wrong], mode=event_ingest_pb2.BATCH_MODE_INDEPENDENT)
+    (result,) = (await client.ingest.SendEvents(batch)).results
+    assert (SECRET in str(result)) is sees
+    validated = await client.definitions.ValidateEvent(
+        event_definitions_pb2.ValidateEventRequest(event_definition=ORDER, properties=struct({"age": SECRET}))
+    )
+    assert (SECRET in str(validated)) is sees
+
+
+@on_sqlite
+async def test_engines_get_personal_values_whole(service: Service) -> None:
+    shop = await service.project()
+    await shop.define(schema=declared())
+    await shop.upsert()
+    await automate(shop)
+    await subscribe(shop, start=EARLIEST)
+    await matches_of(shop, event({"name": SECRET}))
+    engine = await service.key(shop.project, "matches:read", "events:read")
+    (delivery,) = await pull(engine)
+    assert dict(delivery.match.event.properties) == {"name": SECRET}
+    assert dict((await engine.get(delivery.match.event.id)).properties) == {"name": SECRET}
+
+
+NESTED = Schema(
+    (
+        Property("who", PropertyType.OBJECT, personal=True, properties=(Property("age", PropertyType.NUMBER),)),
+        Property(
+            "lines",
+            PropertyType.ARRAY,
+            item_type=PropertyType.OBJECT,
+            properties=(
+                Property("sku", PropertyType.STRING),
+                Property("text", PropertyType.NUMBER, personal=True),
+            ),
+        ),
+        Property("ages", PropertyType.ARRAY, item_type=PropertyType.NUMBER, personal=True),
+    )
+)
+
+
+def test_nested_personal_values_are_masked_at_every_depth() -> None:
+    hidden = PersonalPaths.of(NESTED, None)
+    sent = {"who": {"age": 1}, "lines": [{"sku": "a", "text": 5}, "odd"], "more": {"text": 1}}
+    masked = {"who": MASK, "lines": [{"sku": "a", "text": MASK}, "odd"], "more": {"text": 1}}
+    assert hidden.mask(sent) == masked
+    coercions = [Coercion(f"properties.{path}", CoercionKind.CONVERTED, "1", 1) for path in ("lines[0].text", "more")]
+    assert [each.before for each in hidden.mask_coercions(coercions)] == [MASK, "1"]
+
+
+@pytest.mark.parametrize(
+    ("path", "touched"),
+    [("who", True), ("who.age", True), ("lines", True), ("lines.sku", False), ("lines.text", True), ("more", False)],
+)
+def test_a_path_touches_what_it_leads_to_into_and_over(path: str, touched: bool) -> None:
+    assert PersonalPaths.of(NESTED).touched_by(path.split(".")) is touched
+
+
+@pytest.mark.parametrize("sent", [{"who": {"age": "x"}}, {"lines": [{"text": "x"}]}, {"ages": ["x"]}, {"who": "x"}])
+def test_a_violation_of_a_personal_property_has_a_message_without_the_value(sent: dict[str, Any]) -> None:
+    with pytest.raises(PayloadRejected) as refused:
+        compile_schema(NESTED)(sent)
+    (violation,) = refused.value.violations
+    assert '"x"' in violation.message
+    assert '"x"' not in violation.masked
+    assert "personal" in violation.masked
