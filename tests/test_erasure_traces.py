@@ -44,6 +44,7 @@ COLUMNS: Final = {
         "scopes": CONFIGURED,
         "description": CONFIGURED,
         "hint": GENERATED,
+        "name": CONFIGURED,
     },
     "audit_entry": {
         "id": GENERATED,
