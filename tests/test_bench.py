@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bench import check, peers, stored
+from bench import check, harness, peers, stored
 from bench.data import (
     BATCH,
     CONTACTS,
@@ -28,6 +28,7 @@ from bench.page import pages
 from bench.results import Failed, Ratio, Result, from_json, merged, to_json
 from bench.subjects import Heads, Matching, Signalbox, signalbox
 from registry.log_ids import LogIds, position_of
+from tests.support import forked_modules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +37,14 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.checkout, pytest.mark.timeout(300)]
 
 SECONDS = 0.2
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forked_programs() -> Iterator[None]:
+    """Fork the programs of the benchmarks; otherwise each would import everything."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(harness, "subprocess", forked_modules)
+        yield
 
 
 @pytest.fixture(scope="module")

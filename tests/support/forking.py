@@ -22,6 +22,7 @@ import traceback
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from runpy import run_module
 from threading import Lock, Thread
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
@@ -62,6 +63,7 @@ class ForkedProcess:
         self._connection = connection
         self.pid = int(self._answers.readline())
         self.returncode: int | None = None
+        self.stdout: IO[str] | None = None
 
     def send_signal(self, number: int) -> None:
         if self.returncode is None:
@@ -92,7 +94,14 @@ class Forker:
         self._lock = Lock()
 
     def run(
-        self, arguments: Sequence[str], environment: Mapping[str, str], folder: Path, *, stdin: str, timeout: float
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        *,
+        stdin: str,
+        timeout: float,
+        module: str = "",
     ) -> tuple[int, str, str]:
         """Run a command; return its exit code and what it wrote to stdout and stderr."""
         reading, writing = os.pipe()
@@ -100,7 +109,7 @@ class Forker:
         writer.start()
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             try:
-                process = self.start(arguments, environment, folder, (reading, out.fileno(), err.fileno()))
+                process = self.start(arguments, environment, folder, (reading, out.fileno(), err.fileno()), module)
             finally:
                 os.close(reading)
             try:
@@ -111,12 +120,18 @@ class Forker:
             return code, _content(out), _content(err)
 
     def start(
-        self, arguments: Sequence[str], environment: Mapping[str, str], folder: Path, files: Sequence[int]
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        files: Sequence[int],
+        module: str = "",
     ) -> ForkedProcess:
-        """Start `signalbox` with these files as its standard streams."""
+        """Start `signalbox`, or a module of Python, with these files as its standard streams."""
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(self._started())
-        body = json.dumps({"arguments": arguments, "environment": environment, "folder": str(folder)}).encode()
+        call = {"arguments": arguments, "environment": environment, "folder": str(folder), "module": module}
+        body = json.dumps(call).encode()
         socket.send_fds(connection, [len(body).to_bytes(HEADER_BYTES, "big")], list(files))
         connection.sendall(body)
         return ForkedProcess(connection)
@@ -218,7 +233,7 @@ def _become(call: dict[str, Any], files: Sequence[int], main: Any) -> NoReturn:
     sys.argv = [program or module.__file__ or "", *call["arguments"]]
     code = 1
     try:
-        code = main() or 0
+        code = _run_module(call["module"]) if call.get("module") else main() or 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
     except BaseException:
@@ -227,6 +242,12 @@ def _become(call: dict[str, Any], files: Sequence[int], main: Any) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _run_module(name: str) -> int:
+    """Run a module as `python -m` does."""
+    run_module(name, run_name="__main__", alter_sys=True)
+    return 0
 
 
 if __name__ == "__main__":
