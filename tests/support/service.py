@@ -21,10 +21,12 @@ from signalbox.v1.match_stream_pb2_grpc import MatchStreamStub
 from signalbox.v1.projects_pb2_grpc import ProjectsStub
 from signalbox.v1.refusals_pb2_grpc import QuarantineStub
 from tests.support.messages import ADA, ORDER, ORDER_SCHEMA, event, struct
+from tests.support.projects import make_project, opened
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
 
+    from server.storage.database import Database
     from signalbox.v1.event_pb2 import Event
 
 T = TypeVar("T")
@@ -119,10 +121,14 @@ class Client:
 class Service:
     """A running server; `admin` may do everything in no project."""
 
-    def __init__(self, address: str, channel: grpc.aio.Channel, http_address: str = "") -> None:
+    def __init__(
+        self, address: str, channel: grpc.aio.Channel, http_address: str = "", database: Database | None = None
+    ) -> None:
+        """`database` is the server's, if it runs in this process."""
         self.address = address
         self.http_address = http_address
         self.channel = channel
+        self._database = database
         self.admin = self.client(ADMIN_KEY)
 
     def client(self, secret: str, project: str = "") -> Client:
@@ -130,6 +136,8 @@ class Service:
 
     async def project(self, **rules: Any) -> Client:
         """Make a project and give a client that may do everything in it."""
+        if self._database is not None and not rules:
+            return await self._made(self._database, shop=False)
         wanted = projects_pb2.Project(name=f"project-{next(_numbers)}", **rules)
         made = await self.admin.projects.CreateProject(projects_pb2.CreateProjectRequest(project=wanted))
         return await self.key(made.project.id)
@@ -146,10 +154,16 @@ class Service:
 
     async def shop(self, **rules: Any) -> Client:
         """Make a project where order_completed is defined and Ada is known."""
+        if self._database is not None and not rules:
+            return await self._made(self._database, shop=True)
         client = await self.project(**rules)
         await client.define()
         await client.upsert()
         return client
+
+    async def _made(self, database: Database, *, shop: bool) -> Client:
+        project, secret = await make_project(database, f"project-{next(_numbers)}", shop=shop)
+        return self.client(secret, project)
 
 
 def settings(database_url: str, **changes: Any) -> Settings:
@@ -167,14 +181,15 @@ def settings(database_url: str, **changes: Any) -> Settings:
 async def serving(database_url: str, **changes: Any) -> AsyncIterator[Service]:
     """Run a server on a database until the context is left; the clients stay a little longer."""
     async with AsyncExitStack() as channels, running(settings(database_url, **changes)) as server:
-        yield await channels.enter_async_context(connected(server.grpc_address, server.http_address))
+        clients = connected(server.grpc_address, server.http_address, opened.get())
+        yield await channels.enter_async_context(clients)
 
 
 @asynccontextmanager
-async def connected(address: str, http_address: str = "") -> AsyncIterator[Service]:
+async def connected(address: str, http_address: str = "", database: Database | None = None) -> AsyncIterator[Service]:
     """Speak to the server at an address; calls may end before the channel does."""
     channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
     try:
-        yield Service(address, channel, http_address)
+        yield Service(address, channel, http_address, database)
     finally:
         await channel.close(grace=1)
