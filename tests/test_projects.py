@@ -12,11 +12,11 @@ from server.errors import ProjectNotFound
 from server.model import Dialect, Rules
 from server.services.projects import Projects
 from server.storage.projects import get_project, insert_project
-from signalbox.v1 import contacts_pb2, event_ingest_pb2
+from signalbox.v1 import contacts_pb2, event_definitions_pb2, event_ingest_pb2
 from signalbox.v1 import projects_pb2 as pb
-from tests.support.messages import event, orders
+from tests.support.messages import ORDER, event, orders
 from tests.support.refusals import read_refusal, refusal, verdict
-from tests.support.service import ADMIN_KEY
+from tests.support.service import ADMIN_KEY, Service
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from server.storage.database import Database
-    from tests.support.service import Client, Service
+    from tests.support.service import Client
     from tests.support.stores import Store
 
 PROJECT_NOT_FOUND = (StatusCode.NOT_FOUND, "PROJECT_NOT_FOUND")
@@ -329,3 +329,24 @@ def test_a_hint_shows_the_end_of_a_secret_that_keeps_enough_of_it(secret: str, h
     nothing: Any = None
     projects = Projects(nothing, nothing, nothing, {Dialect.ARSEL: "ar_"})
     assert projects._hint(secret) == hint
+
+
+async def test_a_shop_made_in_one_transaction_is_as_its_requests_make_it(service: Service) -> None:
+    made, requested = await service.shop(), await Service(service.address, service.channel).shop()
+    assert await described(service, made) == await described(service, requested)
+
+
+async def described(service: Service, shop: Client) -> list[Any]:
+    """Return everything in a project, without what no two projects share."""
+    [key] = await keys(service, shop.project)
+    definition = await shop.definitions.GetEventDefinition(
+        event_definitions_pb2.GetEventDefinitionRequest(event_definition=ORDER)
+    )
+    [contact] = (await contacts(shop)).contacts
+    found: list[Any] = [await read(service, shop.project), key, definition.event_definition, contact]
+    for message in found:
+        assert message.HasField("created_at")
+        for name in ("id", "name", "etag", "project_id", "hint", "created_at", "updated_at"):
+            if name in message.DESCRIPTOR.fields_by_name:
+                message.ClearField(name)
+    return found
