@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import product
 from typing import TYPE_CHECKING
 
 import httpx
@@ -183,20 +182,22 @@ def test_every_scope_guards_something() -> None:
     assert set(REQUIRED_SCOPE.values()) == {scope.value for scope in Scope} - unguarded | {ADMIN, ANY}
 
 
-@pytest.mark.parametrize(("role", "method"), list(product(ROLES, REQUIRED_SCOPE)))
-async def test_a_caller_meets_what_its_role_deserves(callers: Callers, role: str, method: str) -> None:
+@pytest.mark.parametrize("method", REQUIRED_SCOPE)
+async def test_a_caller_meets_what_its_role_deserves(callers: Callers, method: str) -> None:
     scope = REQUIRED_SCOPE[method]
-    # Without a project, the admin key reads the audit log of all of them.
-    if scope == ANY and role in ("every other scope", "the scope", "admin without project"):
-        role = "*"
-    expected = ROLES[role][scope == "admin" or (scope == "audit:read" and role == "admin without project")]
-    refused = await met(callers.channel, METHODS[method], callers.metadata(role, scope))
-    if expected is not PASSES:
-        assert refused is not None
-        assert (refused.code, refused.reason) == (expected.code, expected.reason)
-    elif refused is not None:
-        assert (refused.code, refused.reason) not in GUARD
-        assert refused.code not in (StatusCode.UNAUTHENTICATED, StatusCode.PERMISSION_DENIED, StatusCode.INTERNAL)
+    for role in ROLES:
+        # Without a project, the admin key reads the audit log of all of them.
+        if scope == ANY and role in ("every other scope", "the scope", "admin without project"):
+            continue
+        expected = ROLES[role][scope == "admin" or (scope == "audit:read" and role == "admin without project")]
+        refused = await met(callers.channel, METHODS[method], callers.metadata(role, scope))
+        if expected is not PASSES:
+            assert refused is not None, role
+            assert (refused.code, refused.reason) == (expected.code, expected.reason), role
+        elif refused is not None:
+            assert (refused.code, refused.reason) not in GUARD, role
+            unexpected = (StatusCode.UNAUTHENTICATED, StatusCode.PERMISSION_DENIED, StatusCode.INTERNAL)
+            assert refused.code not in unexpected, role
 
 
 async def test_a_missing_scope_is_named(callers: Callers) -> None:

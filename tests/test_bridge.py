@@ -6,6 +6,7 @@ import asyncio
 import re
 import sys
 from contextlib import AsyncExitStack
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -152,25 +153,20 @@ async def test_an_unknown_key_is_refused_in_the_shape_of_its_prefix(shop: Shop, 
             assert text_of(dialect, refused.json())
 
 
-@pytest.mark.parametrize("said", ["", "Bearer x"])
-@pytest.mark.parametrize(
-    ("path", "dialect"),
-    [
-        ("/api/v1/contacts", "emailsendx"),
-        ("/api/events", "opensend"),
-        ("/api/contacts/x", "opensend"),
-        ("/automations", "opensend"),
-        ("/opensend/events", "opensend"),
-        ("/arsel/v1/events", "arsel"),
-        ("/autosend/v1/events", "autosend"),
-    ],
-)
-async def test_without_a_known_key_prefix_the_path_decides_the_shape(
-    shop: Shop, path: str, dialect: str, said: str
-) -> None:
-    refused = await shop.callers[dialect].call(f"GET {path}", UNSENT, {"authorization": said})
-    assert refused.status_code == 401
-    assert text_of(dialect, refused.json())
+async def test_without_a_known_key_prefix_the_path_decides_the_shape(shop: Shop) -> None:
+    shapes = {
+        "/api/v1/contacts": "emailsendx",
+        "/api/events": "opensend",
+        "/api/contacts/x": "opensend",
+        "/automations": "opensend",
+        "/opensend/events": "opensend",
+        "/arsel/v1/events": "arsel",
+        "/autosend/v1/events": "autosend",
+    }
+    for (path, dialect), said in product(shapes.items(), ("", "Bearer x")):
+        refused = await shop.callers[dialect].call(f"GET {path}", UNSENT, {"authorization": said})
+        assert refused.status_code == 401, path
+        assert text_of(dialect, refused.json()), path
 
 
 async def test_under_v1_a_missing_key_is_refused_in_both_shapes(shop: Shop) -> None:
@@ -312,26 +308,24 @@ async def test_the_limit_for_bodies_holds_for_a_single_chunk(fresh_database: str
 
 @on_sqlite
 @pytest.mark.parametrize("dialect", NAMES)
-@pytest.mark.parametrize("body", [b"[" * 900, b"{} {}", b'{"data": [1}'], ids=lambda body: repr(body[:9]))
-async def test_a_truncated_body_is_malformed_json(shop: Shop, dialect: str, body: bytes) -> None:
+async def test_a_truncated_body_is_malformed_json(shop: Shop, dialect: str) -> None:
     call, _ = shop.sent(dialect, 5)
-    refused = await shop.callers[dialect].call(call, body)
-    assert refused.status_code == 400
     wanted = "Invalid JSON body" if dialect == "opensend" else "The body is not valid JSON"
-    assert text_of(dialect, refused.json()) == wanted
+    for body in (b"[" * 900, b"{} {}", b'{"data": [1}'):
+        refused = await shop.callers[dialect].call(call, body)
+        assert refused.status_code == 400, body
+        assert text_of(dialect, refused.json()) == wanted, body
 
 
 @on_sqlite
 @pytest.mark.parametrize("dialect", NAMES)
-@pytest.mark.parametrize("form", ["%s", '{"extra":%s}', '{"eventName":%s}', '{"payload":%s}', '{"data":%s}'])
-@pytest.mark.parametrize("depth", [TOO_DEEP, 100_000])
-async def test_a_body_nested_too_deeply_is_refused_with_that_reason(
-    shop: Shop, dialect: str, form: str, depth: int
-) -> None:
+async def test_a_body_nested_too_deeply_is_refused_with_that_reason(shop: Shop, dialect: str) -> None:
     call, _ = shop.sent(dialect, 5)
-    refused = await shop.callers[dialect].call(call, (form % ("[" * depth + "]" * depth)).encode())
-    assert refused.status_code in (400, 422)
-    assert "The body is nested too deeply to be read" in refused.text
+    forms = ("%s", '{"extra":%s}', '{"eventName":%s}', '{"payload":%s}', '{"data":%s}')
+    for form, depth in product(forms, (TOO_DEEP, 100_000)):
+        refused = await shop.callers[dialect].call(call, (form % ("[" * depth + "]" * depth)).encode())
+        assert refused.status_code in (400, 422), (form, depth)
+        assert "The body is nested too deeply to be read" in refused.text, (form, depth)
 
 
 async def test_nothing_is_stored_if_the_connection_breaks_within_a_body(shop: Shop) -> None:

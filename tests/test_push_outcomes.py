@@ -40,12 +40,12 @@ def test_retry_after_is_a_number_of_seconds_or_a_date_and_bounded(text: str, sec
     assert retry_after_seconds(text, NOW) == seconds
 
 
-@pytest.mark.parametrize("status", range(100, 600))
-def test_only_2xx_acknowledges_and_only_410_is_gone(status: int) -> None:
-    outcome = outcome_of(Response(status, "5"), NOW)
-    assert (not outcome.failure) is (200 <= status < 300)
-    assert outcome.gone is (status == 410)
-    assert outcome.rest_seconds == (5 if status in {429, 503} else 0)
+def test_only_2xx_acknowledges_and_only_410_is_gone() -> None:
+    for status in range(100, 600):
+        outcome = outcome_of(Response(status, "5"), NOW)
+        assert (not outcome.failure) is (200 <= status < 300), status
+        assert outcome.gone is (status == 410), status
+        assert outcome.rest_seconds == (5 if status in {429, 503} else 0), status
 
 
 def test_a_signature_of_each_secret_verifies_the_body_and_no_other() -> None:

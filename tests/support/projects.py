@@ -13,19 +13,24 @@ from registry.store import create_definition
 from registry.timestamps import now_micros
 from server import app
 from server.auth.access import digest_of
+from server.bridge.dialects import DIALECTS
 from server.model import ApiKey, Dialect, Rules, Scope
 from server.rpc.messages.definitions import read_schema
 from server.services.projects import NATIVE_PREFIX
 from server.storage.contacts import insert_contact
 from server.storage.database import open_database
-from server.storage.projects import advance_catalog, insert_key, insert_project
+from server.storage.projects import advance_catalog, get_project, insert_key, insert_project
 from tests.support.messages import ADA, ORDER, ORDER_SCHEMA
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlalchemy import Connection
 
     from server.model import Project
     from server.storage.database import Database
+
+PREFIXES = {Dialect.NATIVE: NATIVE_PREFIX} | {dialect.name: dialect.key_prefixes[0] for dialect in DIALECTS}
 
 opened: ContextVar[Database] = ContextVar("opened")
 """The database that a server has opened last in this context."""
@@ -42,11 +47,11 @@ setattr(app, "open_database", _opening)  # noqa: B010 - the type checker takes a
 
 async def make_project(database: Database, name: str, *, shop: bool) -> tuple[str, str]:
     """Make a project with a key; in a shop, order_completed is defined and Ada is known. Return its id and the key."""
-    secret = NATIVE_PREFIX + secrets.token_urlsafe(32)
+    secret = _new_secret(Dialect.NATIVE)
 
     def work(connection: Connection) -> str:
         project = insert_project(connection, str(uuid7()), name, Rules(), now_micros())
-        _insert_key(connection, project, secret)
+        _insert_key(connection, project, secret, Dialect.NATIVE, [])
         if shop:
             _fill(connection, project)
         return project.id
@@ -54,10 +59,24 @@ async def make_project(database: Database, name: str, *, shop: bool) -> tuple[st
     return await database.write(work), secret
 
 
-def _insert_key(connection: Connection, project: Project, secret: str) -> None:
+async def make_key(database: Database, project: str, dialect: Dialect, scopes: Sequence[str]) -> str:
+    """Make a key of a project; return its secret."""
+    secret = _new_secret(dialect)
+    await database.write(
+        lambda connection: _insert_key(connection, get_project(connection, project), secret, dialect, scopes)
+    )
+    return secret
+
+
+def _new_secret(dialect: Dialect) -> str:
+    return PREFIXES[dialect] + secrets.token_urlsafe(32)
+
+
+def _insert_key(connection: Connection, project: Project, secret: str, dialect: Dialect, scopes: Sequence[str]) -> None:
     advance_catalog(connection, project.pk)
-    now, scopes, hint = now_micros(), frozenset({Scope.ALL}), f"{NATIVE_PREFIX}…{secret[-4:]}"
-    key = ApiKey(str(uuid7()), project.pk, project.id, Dialect.NATIVE, scopes, "", hint, False, now, None)
+    granted = frozenset(Scope(scope) for scope in scopes or [Scope.ALL])
+    now, hint = now_micros(), f"{PREFIXES[dialect]}…{secret[-4:]}"
+    key = ApiKey(str(uuid7()), project.pk, project.id, dialect, granted, "", hint, False, now, None)
     insert_key(connection, key, digest_of(secret))
 
 

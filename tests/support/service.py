@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import grpc
 
 from server.app import running
+from server.rpc.messages.enums import DIALECT
 from server.settings import Settings
 from signalbox.v1 import contacts_pb2, event_definitions_pb2, event_ingest_pb2, projects_pb2
 from signalbox.v1.audit_pb2_grpc import AuditLogStub
@@ -21,7 +22,7 @@ from signalbox.v1.match_stream_pb2_grpc import MatchStreamStub
 from signalbox.v1.projects_pb2_grpc import ProjectsStub
 from signalbox.v1.refusals_pb2_grpc import QuarantineStub
 from tests.support.messages import ADA, ORDER, ORDER_SCHEMA, event, struct
-from tests.support.projects import make_project, opened
+from tests.support.projects import make_key, make_project, opened
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
@@ -149,6 +150,8 @@ class Service:
 
     async def secret(self, project: str, dialect: projects_pb2.Dialect.ValueType, *scopes: str) -> str:
         """Make a key of a project and give its secret."""
+        if self._database is not None:
+            return await make_key(self._database, project, DIALECT.read(dialect, "dialect"), scopes)
         request = projects_pb2.CreateApiKeyRequest(project=project, dialect=dialect, scopes=scopes)
         return (await self.admin.projects.CreateApiKey(request)).secret
 
