@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-import ssl
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 
 from registry.errors import SignalboxError
@@ -16,9 +14,12 @@ from server.bridge.dialects import DIALECTS
 from server.bridge.documented_errors import error_examples
 from server.bridge.routes import RouteTable
 from signalbox.v1 import projects_pb2 as pb
+from tests.support.service import http_client as service_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+
+    import httpx
 
     from tests.support.service import Client, Service
 
@@ -146,8 +147,7 @@ class Caller:
 async def calling(service: Service, client: Client, dialect: str, *scopes: str) -> AsyncIterator[Caller]:
     """Yield a caller with a new key of a dialect for the client's project."""
     secret = await service.secret(client.project, pb.Dialect.Value(f"DIALECT_{dialect.upper()}"), *scopes)
-    async with http_client(service) as http:
-        yield Caller(http, secret, client, dialect)
+    yield Caller(service.http, secret, client, dialect)
 
 
 def _documented(name: str, method: str, path: str) -> set[int]:
@@ -160,13 +160,9 @@ def _documented(name: str, method: str, path: str) -> set[int]:
     return {*route.responses, *error_examples(dialect, route)}
 
 
-_CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""Unused; passed because httpx otherwise loads a new one for every client, which takes longer than most tests."""
-
-
 def http_client(service: Service) -> httpx.AsyncClient:
-    """Return an HTTP client of the bridge without a key."""
-    return httpx.AsyncClient(base_url=f"http://{service.http_address}", timeout=30, verify=_CONTEXT)
+    """Return an HTTP client of the bridge without a key, with connections of its own."""
+    return service_client(service.http_address)
 
 
 _KINDS: tuple[Any, ...] = (None, True, -1.5, 10**400, "", [], [[]], {"x": []})

@@ -16,7 +16,6 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2 as details
 
 from server.contract import SERVICES
-from tests.support.bridge import http_client
 from tests.support.refusals import Refusal
 
 if TYPE_CHECKING:
@@ -174,5 +173,4 @@ def error_of(response: httpx.Response) -> ConnectError:
 @asynccontextmanager
 async def connecting(service: Service, client: Client) -> AsyncIterator[ConnectCaller]:
     """Yield a caller with the key of a client."""
-    async with http_client(service) as http:
-        yield ConnectCaller(http, client)
+    yield ConnectCaller(service.http, client)

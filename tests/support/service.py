@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
+import httpx
 
 from server.app import running
 from server.rpc.messages.enums import DIALECT
@@ -35,7 +37,15 @@ T = TypeVar("T")
 ADMIN_KEY = "sb_admin_key_of_the_tests"
 CHANNEL_OPTIONS = (("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", 64 << 20))
 
+_CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Unused; passed because httpx otherwise loads a new one for every client, which takes longer than most tests."""
+
 _numbers = count(1)
+
+
+def http_client(address: str) -> httpx.AsyncClient:
+    """Return an HTTP client of a server without a key."""
+    return httpx.AsyncClient(base_url=f"http://{address}", timeout=30, verify=_CONTEXT, trust_env=False)
 
 
 class Client:
@@ -130,10 +140,22 @@ class Service:
         self.http_address = http_address
         self.channel = channel
         self._database = database
+        self._http: httpx.AsyncClient | None = None
         self.admin = self.client(ADMIN_KEY)
 
     def client(self, secret: str, project: str = "") -> Client:
         return Client(self.channel, secret, project)
+
+    @property
+    def http(self) -> httpx.AsyncClient:
+        """An HTTP client without a key, which keeps its connections from test to test."""
+        self._http = self._http or http_client(self.http_address)
+        return self._http
+
+    async def close(self) -> None:
+        """Close the connections of HTTP."""
+        if self._http is not None:
+            await self._http.aclose()
 
     async def project(self, **rules: Any) -> Client:
         """Make a project and give a client that may do everything in it."""
@@ -192,7 +214,9 @@ async def serving(database_url: str, **changes: Any) -> AsyncIterator[Service]:
 async def connected(address: str, http_address: str = "", database: Database | None = None) -> AsyncIterator[Service]:
     """Speak to the server at an address; calls may end before the channel does."""
     channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+    service = Service(address, channel, http_address, database)
     try:
-        yield Service(address, channel, http_address, database)
+        yield service
     finally:
+        await service.close()
         await channel.close(grace=1)
