@@ -79,6 +79,8 @@ async def test_nothing_is_acknowledged_once_a_file_is_gone(
 ) -> None:
     shop = await running.shop()
     await shop.send()
+    # What is open stays readable; a connection that is opened later finds no file.
+    assert len(await shop.log()) == 1
     with capture_logs() as logs:
         lose(path.with_name(file))
         refused = await refusal(shop.send())
