@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+import pytest_asyncio
 from google.protobuf.json_format import MessageToDict
 
 from server import caller
@@ -248,6 +249,11 @@ def test_every_rpc_says_what_it_changes() -> None:
     assert len(effects) == sum(len(service.methods) for service in SERVICES), "two RPCs have one name"
 
 
+@pytest_asyncio.fixture
+async def shop(service: Service) -> Client:
+    return await service.by_requests().shop()
+
+
 @on_sqlite
 @pytest.mark.parametrize("action", sorted(AUDITED))
 async def test_an_audited_rpc_leaves_one_entry_when_it_changes_something(
@@ -375,7 +381,7 @@ async def test_settings_that_differ_from_the_last_start_are_an_entry(database_ur
 async def test_old_entries_are_deleted(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit_retention, "STEP_ENTRIES", 2)
     async with serving(database_url) as service:
-        shop = await service.shop()
+        shop = await service.by_requests().shop()
         kept = len(await entries(service))
         assert kept > 4
         del shop

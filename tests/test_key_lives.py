@@ -145,7 +145,7 @@ async def test_whoami_says_what_a_key_is(service: Service, shop: Client) -> None
 
 async def test_the_last_use_of_a_key_is_stored_without_a_write_by_calls(database_url: str) -> None:
     async with serving(database_url) as service:
-        shop = await service.shop()
+        shop = await service.by_requests().shop()
         async with calling(service, shop, "resend") as client:
             await client.call("GET /events")
         await create(service, shop.project, name="unused")

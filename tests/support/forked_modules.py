@@ -34,7 +34,7 @@ def Popen(  # noqa: N802 - as in `subprocess`
     command: Sequence[str], *, stderr: IO[str], cwd: Path | None, env: Mapping[str, str], **_: Any
 ) -> Iterator[ForkedProcess]:
     """Start `python -m MODULE`; its standard output is a pipe."""
-    _, _, module, *arguments = command
+    _python, _m, module, *arguments = command
     reading, writing = os.pipe()
     with open(reading) as out, open(os.devnull) as nothing:
         try:

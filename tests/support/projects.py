@@ -1,14 +1,17 @@
-"""Projects made in one transaction: most tests begin with one, and its requests would take half of their time."""
+"""Projects made in one transaction: most tests begin with one, and its requests would take half of their time.
+
+The audit log has none of it.
+"""
 
 from __future__ import annotations
 
 import secrets
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from uuid_utils import uuid7
 
-from registry.schema import Compatibility
+from registry.definitions import NewDefinition
 from registry.store import create_definition
 from registry.timestamps import now_micros
 from server import app
@@ -36,8 +39,8 @@ opened: ContextVar[Database] = ContextVar("opened")
 """The database that a server has opened last in this context."""
 
 
-async def _opening(url: str) -> Database:
-    database = await open_database(url)
+async def _opening(*arguments: Any) -> Database:
+    database = await open_database(*arguments)
     opened.set(database)
     return database
 
@@ -82,6 +85,6 @@ def _insert_key(connection: Connection, project: Project, secret: str, dialect: 
 
 def _fill(connection: Connection, project: Project) -> None:
     advance_catalog(connection, project.pk)
-    schema = read_schema(ORDER_SCHEMA)
-    create_definition(connection, project.id, str(uuid7()), ORDER, "", schema, Compatibility.NONE, now_micros())
+    definition = NewDefinition(ORDER, read_schema(ORDER_SCHEMA))
+    create_definition(connection, project.id, str(uuid7()), definition, now_micros())
     insert_contact(connection, project.pk, str(uuid7()), ADA, {}, now_micros())

@@ -146,6 +146,10 @@ class Service:
     def client(self, secret: str, project: str = "") -> Client:
         return Client(self.channel, secret, project)
 
+    def by_requests(self) -> Service:
+        """Return the same service with projects, shops and keys made by requests, which the audit log has."""
+        return Service(self.address, self.channel, self.http_address)
+
     @property
     def http(self) -> httpx.AsyncClient:
         """An HTTP client without a key, which keeps its connections from test to test."""
