@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 
-from signalbox.v1 import event_ingest_pb2
+from signalbox.v1 import contacts_pb2, event_ingest_pb2
 from signalbox.v1 import refusals_pb2 as pb
 from tests.support.bridge import calling
 from tests.support.messages import ADA, ALL_OR_NOTHING, INDEPENDENT, ORDER, event, schema
@@ -353,3 +353,17 @@ async def test_what_a_dialect_refuses_is_sent_again_by_its_rules(service: Servic
         assert (recorded.contact_id, dict(recorded.properties)) == (contact.id, BAD)
         repeated = await caller.call(call, rejected, {"idempotency-key": "k1"})
     assert (repeated.status_code < 300, len(await shop.log())) == (True, 1)
+
+
+async def test_a_person_is_erased_from_the_quarantine(service: Service) -> None:
+    shop = await service.shop(refused_events=KEEP)
+    ada = await shop.upsert()
+    await shop.upsert("bob@example.com")
+    await send_refused(shop)
+    await send_refused(shop, contact_id=ada.id)
+    await send_refused(shop, {"order_total": "for Ada@Example.com"}, email="bob@example.com")
+    await refusal(shop.send(event(email=f"<{ADA}> and others")))
+    await send_refused(shop, email="bob@example.com")
+    await shop.contacts.EraseContact(contacts_pb2.EraseContactRequest(email=ADA))
+    (left,) = await refused_events(shop)
+    assert (left.email, await kept(shop)) == ("bob@example.com", (1, left.byte_count))

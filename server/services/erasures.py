@@ -29,6 +29,7 @@ from server.auditing import Changes, Noted
 from server.caller import as_server
 from server.delivery.recent_matches import RECENT_SECONDS
 from server.recurring import Recurring, try_each
+from server.services.quarantine import delete
 from server.sharing.current_project import SERVER, work_for
 from server.storage.audit_entries import entries_about, erase_contents
 from server.storage.contacts import contact_ids
@@ -45,6 +46,7 @@ from server.storage.erasures import (
 )
 from server.storage.events import event_sizes, in_portions, log_head
 from server.storage.projects import project_by_pk
+from server.storage.refused_events import contact_id_of, refused_naming
 from server.storage.transactions import finished
 
 if TYPE_CHECKING:
@@ -181,6 +183,7 @@ class Erasures:
         work_for(erasure.project_pk)
         erased = await self._erase_runs(erasure, Erased())
         erased = await self._erase_events(erasure, erased)
+        await self._erase_refused(erasure)
         await self._erase_entries(erasure)
         await self._write(lambda connection: end_erasure(connection, erasure))
         return erased
@@ -223,6 +226,16 @@ class Erasures:
                 await self._write(partial(_erase_contents, some))
             more = after != ""
 
+    async def _erase_refused(self, erasure: PendingErasure) -> None:
+        """Delete the refused events that name the person, or have the address anywhere in what was sent."""
+        after = ""
+        while True:
+            ids, after = await self._database.read(partial(_next_refused, erasure, after))
+            for some in chunks(ids, STEP_ROWS):
+                await self._write(partial(_delete_refused, erasure.project_pk, some))
+            if not after:
+                return
+
     async def _write(self, work: Callable[[Connection], T]) -> T:
         begun = monotonic()
         result = await self._database.write(work)
@@ -250,6 +263,15 @@ def _open_runs(project_pk: int, numbers: Sequence[int], connection: Connection) 
 
 def _sizes(project_pk: int, positions: Sequence[int], connection: Connection) -> dict[int, int]:
     return event_sizes(connection, project_pk, positions)
+
+
+def _next_refused(erasure: PendingErasure, after: str, connection: Connection) -> tuple[list[str], str]:
+    contact_id = contact_id_of(connection, erasure.contact_key)
+    return refused_naming(connection, erasure.project_pk, contact_id, erasure.email, after, READ_EVENTS)
+
+
+def _delete_refused(project_pk: int, ids: Sequence[str], connection: Connection) -> int:
+    return delete(connection, project_pk, ids)
 
 
 def _erase_runs(erasure: PendingErasure, numbers: Sequence[int], connection: Connection) -> ErasedRuns:

@@ -26,7 +26,7 @@ from registry.page_sizes import read_page
 from server.errors import RefusedEventNotFound
 from server.storage.log import Appender
 from server.storage.sqlite_writer import sqlite_driver
-from server.storage.tables import quarantine, refused_event
+from server.storage.tables import contact, quarantine, refused_event
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -308,6 +308,11 @@ def refused_naming(
         query.where(*within.conditions()).order_by(refused_event.c.id), execution_options=options
     ) as found:
         return [row.id for row in found if _names(row, contact_id, email)], edge or ""
+
+
+def contact_id_of(connection: Connection, contact_key: int) -> str:
+    """Return the id of a contact, empty if there is none."""
+    return connection.scalar(sa.select(contact.c.id).where(contact.c.key == contact_key)) or ""
 
 
 _ROWS_AT_ONCE: Final = 50
