@@ -5,30 +5,35 @@ The receiver is a process of its own, which answers 200 over HTTP/1.1 connection
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import signal
 import sys
-import tempfile
-from contextlib import ExitStack
-from pathlib import Path
-from statistics import median
+from contextlib import contextmanager
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import uvloop
 
-from bench.data import MATCHES, SEND_EVENTS, matching_requests
-from bench.harness import machine, progress, server
-from bench.results import Failed
+from bench.data import MATCHES
+from bench.harness import Group, main, server
+from bench.results import Failed, Ratio
 from bench.subjects import METADATA, signalbox
 from signalbox.v1 import match_stream_pb2 as pb
 from signalbox.v1.match_stream_pb2_grpc import MatchStreamStub
 
-SUBSCRIPTION = "bench"
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from bench.harness import Round
+
+SUBSCRIPTION = "pushes"
 IN_FLIGHT = 32
+PUSHED = f"pushes, {IN_FLIGHT} in flight"
+WANTED = "wanted"
+WANTED_RATE = 1_000.0
 _RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -61,27 +66,50 @@ async def receive() -> None:
     await stop.wait()
 
 
-async def measure(address: str, receiver: str, rounds: int) -> list[float]:
-    """Push the same stored matches again and again. Return the deliveries a second."""
+@contextmanager
+def pushed(folder: Path, _seconds: float) -> Iterator[Round]:
+    """Push the same stored matches again and again to a receiver on this machine."""
+    with (
+        _local_networks(),
+        server(folder, "bench.pushes", "--receive") as receiver,
+        signalbox(folder) as subject,
+    ):
+        subject.store_matches()
+        uvloop.run(_subscribe(subject.grpc, receiver["http"]))
+        yield lambda: {PUSHED: uvloop.run(_push_all(subject.grpc)), WANTED: WANTED_RATE}
+
+
+@contextmanager
+def _local_networks() -> Iterator[None]:
+    """Let servers that are started meanwhile push to this machine."""
+    before = os.environ.get("SIGNALBOX_PUSH_NETWORKS")
+    os.environ["SIGNALBOX_PUSH_NETWORKS"] = "127.0.0.0/8"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["SIGNALBOX_PUSH_NETWORKS"]
+        else:
+            os.environ["SIGNALBOX_PUSH_NETWORKS"] = before
+
+
+async def _subscribe(address: str, receiver: str) -> None:
+    """Create the subscription, which does not push yet."""
     async with grpc.aio.insecure_channel(address) as channel:
         stub: Any = MatchStreamStub
-        matches: Any = stub(channel)
-        send: Any = channel.unary_unary(SEND_EVENTS)
         push = pb.Push(url=f"http://{receiver}/", max_in_flight=IN_FLIGHT, paused=True)
         new = pb.CreateSubscriptionRequest(subscription=pb.Subscription(name=SUBSCRIPTION, push=push))
-        await matches.CreateSubscription(new, metadata=METADATA)
-        for request in matching_requests():
-            await send(request.body, metadata=METADATA)
-        rates = []
-        for number in range(rounds):
-            progress(f"round {number + 1} of {rounds}")
-            rates.append(await _round(matches))
-        progress("")
-        return rates
+        await stub(channel).CreateSubscription(new, metadata=METADATA)
 
 
-async def _round(matches: Any) -> float:
-    """Push all matches, and return the deliveries a second."""
+async def _push_all(address: str) -> float:
+    """Push all stored matches, and return the deliveries a second."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub: Any = MatchStreamStub
+        return await _pushed(stub(channel))
+
+
+async def _pushed(matches: Any) -> float:
     start = pb.StartPoint(after_position=0)
     await matches.SeekSubscription(
         pb.SeekSubscriptionRequest(subscription=SUBSCRIPTION, start=start), metadata=METADATA
@@ -109,27 +137,10 @@ async def _pause(matches: Any, *, paused: bool) -> None:
     await matches.UpdateSubscription(request, metadata=METADATA)
 
 
-def main() -> None:
-    """Run the server and the receiver, measure, and print the median."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="rounds (5)")
-    parser.add_argument("--receive", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.receive:
-        uvloop.run(receive())
-        return
-    os.environ["SIGNALBOX_PUSH_NETWORKS"] = "127.0.0.0/8"
-    print(machine(), end="\n\n", flush=True)
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="signalbox-bench-")))
-        receiver = stack.enter_context(server(folder, "bench.pushes", "--receive"))
-        running = stack.enter_context(signalbox(folder))
-        try:
-            rates = uvloop.run(measure(running.grpc, receiver["http"], arguments.rounds))
-        except (Failed, grpc.RpcError) as error:
-            sys.exit(f"The benchmark failed: {error}")
-    print(f"{median(rates):,.0f} deliveries/s with {IN_FLIGHT} in flight ({min(rates):,.0f} to {max(rates):,.0f})")
-
+PUSHES = Group("Pushed deliveries", "matches/s", (Ratio(PUSHED, WANTED, 1.0),), pushed)
 
 if __name__ == "__main__":
-    main()
+    if "--receive" in sys.argv:
+        uvloop.run(receive())
+    else:
+        main(__doc__, (PUSHES,))
