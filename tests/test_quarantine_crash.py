@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from tests.support.service import Client
 
-EVENTS = 1_500
-KILLS = 3
+EVENTS = 800
+KILLS = 2
 
 
 async def send_all_again(client: Client) -> None:
