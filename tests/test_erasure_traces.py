@@ -18,6 +18,7 @@ from signalbox.v1 import contacts_pb2, match_stream_pb2, projects_pb2
 from tests.support.automations import automate, await_event, complete, started
 from tests.support.consumers import EARLIEST, PARK, RETRY, acknowledge, ids, pull, subscribe
 from tests.support.messages import ANYTHING, event, struct
+from tests.support.refusals import verdict
 from tests.support.service import serving
 from tests.support.stores import PostgresStore, SqliteStore
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from tests.support.stores import Store
 
 PERSON: Final = "ada.traces@example.com"
+QUARANTINE = projects_pb2.REFUSED_EVENTS_QUARANTINE
 ON_MATCH = projects_pb2.UNKNOWN_CONTACTS_CREATE_ON_MATCH
 
 ERASED: Final = "erased"
@@ -45,6 +47,7 @@ COLUMNS: Final = {
         "description": CONFIGURED,
         "hint": GENERATED,
         "name": CONFIGURED,
+        "previous_digest": GENERATED,
     },
     "audit_entry": {
         "id": GENERATED,
@@ -106,6 +109,7 @@ COLUMNS: Final = {
         "unknown_contacts": CONFIGURED,
         "name_case": CONFIGURED,
         "erasure": CONFIGURED,
+        "refused_events": CONFIGURED,
     },
     "run": {
         "id": GENERATED,
@@ -114,6 +118,20 @@ COLUMNS: Final = {
         "wait_condition": ERASED,
         "reason": ERASED,
         "attributes": ERASED,
+    },
+    "refused_event": {
+        "id": DROPPED,
+        "name": DROPPED,
+        "faults": DROPPED,
+        "door": DROPPED,
+        "key_id": DROPPED,
+        "request_id": DROPPED,
+        "idempotency_key": DROPPED,
+        "contact_id": DROPPED,
+        "email": DROPPED,
+        "error": DROPPED,
+        "content": DROPPED,
+        "request": DROPPED,
     },
     "schema_migration": {"name": GENERATED, "cursor": GENERATED},
     "server_secret": {"name": GENERATED, "secret": GENERATED},
@@ -148,6 +166,10 @@ def test_every_column_of_text_says_what_an_erasure_does_with_it() -> None:
 async def leave_traces(client: Client) -> None:
     """Have something about the person stored in every place that can hold it."""
     await client.define("note", ANYTHING)
+    for wrong in ({"order_total": PERSON}, {"order_total": {PERSON.upper(): 1}}):
+        assert (await verdict(client.send(event(wrong, email=PERSON, key=f"refused {PERSON}"))))[
+            1
+        ] == "PAYLOAD_REJECTED"
     await client.send(event({"order_total": "5"}, email=PERSON, key=f"before {PERSON}"))
     await client.upsert(PERSON.upper(), {"alias": PERSON.title(), PERSON: 1})
     await automate(client)
@@ -222,7 +244,7 @@ async def test_no_byte_of_an_erased_address_is_left(store: Store) -> None:
     if isinstance(store, PostgresStore):
         store.altered = True
     async with serving(store.url) as service:
-        client = await service.shop(unknown_contacts=ON_MATCH)
+        client = await service.shop(unknown_contacts=ON_MATCH, refused_events=QUARANTINE)
         await leave_traces(client)
         before = await columns_with(store, PERSON)
         assert before == {
@@ -232,6 +254,10 @@ async def test_no_byte_of_an_erased_address_is_left(store: Store) -> None:
             "event.email",
             "event.properties",
             "event.idempotency_key",
+            "refused_event.content",
+            "refused_event.email",
+            "refused_event.error",
+            "refused_event.idempotency_key",
             "run.wait_condition",
             "run.reason",
             "run.attributes",
@@ -242,6 +268,7 @@ async def test_no_byte_of_an_erased_address_is_left(store: Store) -> None:
         }
         done = await client.contacts.EraseContact(contacts_pb2.EraseContactRequest(email=PERSON))
         assert (done.event_count, done.run_count, done.dropped_delivery_count) == (5, 4, 12)
+        assert done.refused_event_count == 2
         assert await columns_with(store, PERSON) == set()
     stored = (await file_bytes(store)).lower()
     assert b"engine" not in stored  # nor its consumer

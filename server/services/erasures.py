@@ -90,6 +90,7 @@ class Erased:
     runs: int = 0
     cancelled_runs: int = 0
     dropped_deliveries: int = 0
+    refused_events: int = 0
 
 
 class Erasures:
@@ -183,7 +184,7 @@ class Erasures:
         work_for(erasure.project_pk)
         erased = await self._erase_runs(erasure, Erased())
         erased = await self._erase_events(erasure, erased)
-        await self._erase_refused(erasure)
+        erased = replace(erased, refused_events=await self._erase_refused(erasure))
         await self._erase_entries(erasure)
         await self._write(lambda connection: end_erasure(connection, erasure))
         return erased
@@ -226,15 +227,15 @@ class Erasures:
                 await self._write(partial(_erase_contents, some))
             more = after != ""
 
-    async def _erase_refused(self, erasure: PendingErasure) -> None:
+    async def _erase_refused(self, erasure: PendingErasure) -> int:
         """Delete the refused events that name the person, or have the address anywhere in what was sent."""
-        after = ""
+        after, deleted = "", 0
         while True:
             ids, after = await self._database.read(partial(_next_refused, erasure, after))
             for some in chunks(ids, STEP_ROWS):
-                await self._write(partial(_delete_refused, erasure.project_pk, some))
+                deleted += await self._write(partial(_delete_refused, erasure.project_pk, some))
             if not after:
-                return
+                return deleted
 
     async def _write(self, work: Callable[[Connection], T]) -> T:
         begun = monotonic()
@@ -271,7 +272,8 @@ def _next_refused(erasure: PendingErasure, after: str, connection: Connection) -
 
 
 def _delete_refused(project_pk: int, ids: Sequence[str], connection: Connection) -> int:
-    return delete(connection, project_pk, ids)
+    with overwriting(connection):
+        return delete(connection, project_pk, ids)
 
 
 def _erase_runs(erasure: PendingErasure, numbers: Sequence[int], connection: Connection) -> ErasedRuns:

@@ -573,6 +573,7 @@ class EraseContactResponse(_message.Message):
     RUN_COUNT_FIELD_NUMBER: _builtins.int
     CANCELLED_RUN_COUNT_FIELD_NUMBER: _builtins.int
     DROPPED_DELIVERY_COUNT_FIELD_NUMBER: _builtins.int
+    REFUSED_EVENT_COUNT_FIELD_NUMBER: _builtins.int
     contact_id: _builtins.str
     """Output only. ID of the contact. Empty if no contact has the address."""
     event_count: _builtins.int
@@ -585,6 +586,10 @@ class EraseContactResponse(_message.Message):
     """Output only. Number of deliveries that were waiting, leased or parked and have been dropped, of all subscriptions.
     Matches that no consumer had been given yet are not counted.
     """
+    refused_event_count: _builtins.int
+    """Output only. Number of refused events that were deleted from the quarantine: those that name the person, or have the
+    address anywhere. With `validate_only` they are not counted.
+    """
     def __init__(
         self,
         *,
@@ -593,10 +598,11 @@ class EraseContactResponse(_message.Message):
         run_count: _builtins.int = ...,
         cancelled_run_count: _builtins.int = ...,
         dropped_delivery_count: _builtins.int = ...,
+        refused_event_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled_run_count", b"cancelled_run_count", "contact_id", b"contact_id", "dropped_delivery_count", b"dropped_delivery_count", "event_count", b"event_count", "run_count", b"run_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled_run_count", b"cancelled_run_count", "contact_id", b"contact_id", "dropped_delivery_count", b"dropped_delivery_count", "event_count", b"event_count", "refused_event_count", b"refused_event_count", "run_count", b"run_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

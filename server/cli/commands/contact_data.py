@@ -84,4 +84,5 @@ def _fields(response: pb.EraseContactResponse) -> tuple[tuple[str, str], ...]:
         ("runs", f"{response.run_count:,}"),
         ("cancelled runs", f"{response.cancelled_run_count:,}"),
         ("dropped deliveries", f"{response.dropped_delivery_count:,}"),
+        ("refused events", f"{response.refused_event_count:,}"),
     )

@@ -76,6 +76,7 @@ class ContactsServicer:
             run_count=erased.runs,
             cancelled_run_count=erased.cancelled_runs,
             dropped_delivery_count=erased.dropped_deliveries,
+            refused_event_count=erased.refused_events,
         )
 
     async def ExportContact(self, request: pb.ExportContactRequest, caller: Caller, send: Send) -> None:
