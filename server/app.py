@@ -21,6 +21,7 @@ from server.background.event_retention import EventDeletion
 from server.background.key_use import KeyUse
 from server.background.loop_delay import LoopDelay
 from server.background.match_retention import MatchRetention
+from server.background.project_deletion import ProjectDeletion
 from server.background.quarantine_retention import QuarantineRetention
 from server.background.run_timeouts import RunTimeouts
 from server.background.statistics import Statistics
@@ -332,6 +333,9 @@ async def _background(
         events = EventDeletion(database, outages)
         events.start()
         stack.push_async_callback(events.close)
+        deletion = ProjectDeletion(database, outages)
+        deletion.start()
+        stack.push_async_callback(deletion.close)
         audit = AuditRetention(database, settings.audit_retention_seconds, outages)
         audit.start()
         stack.push_async_callback(audit.close)

@@ -82,6 +82,7 @@ REQUIRED_SCOPE = {
     "MatchStream.WatchMatches": "matches:read",
     "Projects.CreateApiKey": "admin",
     "Projects.CreateProject": "admin",
+    "Projects.DeleteProject": "admin",
     "Projects.GetProject": "admin",
     "Projects.ListApiKeys": "admin",
     "Projects.ListProjects": "admin",

@@ -53,8 +53,9 @@ ALL = match_stream_pb2.ParkedSelection(all=True)
 class Changer:
     """Makes each audited change of a project, once with effect and once without; methods are named after the RPCs."""
 
-    def __init__(self, service: Service, client: Client) -> None:
-        self.service, self.client, self.admin = service, client, service.admin
+    def __init__(self, service: Service, client: Client, project_id: str) -> None:
+        """`project_id` is that of the entry."""
+        self.client, self.admin, self.project_id = client, service.admin, project_id
 
     async def create_event_definition(self) -> None:
         definition = event_definitions_pb2.EventDefinition(name="fresh", schema=ORDER_SCHEMA)
@@ -90,7 +91,10 @@ class Changer:
         await refused(self.client.definitions.UndeleteEventDefinition(request))
 
     async def discard_refused_events(self) -> None:
-        self.client = await self.service.shop(refused_events=projects_pb2.REFUSED_EVENTS_QUARANTINE)
+        quarantining = projects_pb2.UpdateProjectRequest(
+            project=self.client.project, refused_events=projects_pb2.REFUSED_EVENTS_QUARANTINE
+        )
+        await self.admin.projects.UpdateProject(quarantining)
         await refused(self.client.send(event(name="unheard_of")))
         request = refusals_pb2.DiscardRefusedEventsRequest(filter=refusals_pb2.RefusedEventFilter(), validate_only=True)
         await self.client.quarantine.DiscardRefusedEvents(request)
@@ -190,7 +194,7 @@ class Changer:
     async def create_project(self) -> None:
         # Its entry is of the new project.
         request = projects_pb2.CreateProjectRequest(project=projects_pb2.Project(name=f"{self.client.project} again"))
-        self.client = self.service.client(ADMIN_KEY, (await self.admin.projects.CreateProject(request)).project.id)
+        self.project_id = (await self.admin.projects.CreateProject(request)).project.id
         await refused(self.admin.projects.CreateProject(request))
 
     async def update_project(self) -> None:
@@ -198,6 +202,15 @@ class Changer:
             project=self.client.project, name_case=projects_pb2.NAME_CASE_INSENSITIVE
         )
         await twice(self.admin.projects.UpdateProject, request)
+
+    async def delete_project(self) -> None:
+        found = await self.admin.projects.GetProject(projects_pb2.GetProjectRequest(project=self.project_id))
+        request = projects_pb2.DeleteProjectRequest(project=self.project_id, confirm_name=found.project.name)
+        request.validate_only = True
+        await self.admin.projects.DeleteProject(request)
+        request.validate_only = False
+        await self.admin.projects.DeleteProject(request)
+        await refused(self.admin.projects.DeleteProject(request))
 
     async def create_api_key(self) -> None:
         await self.admin.projects.CreateApiKey(projects_pb2.CreateApiKeyRequest(project=self.client.project))
@@ -260,18 +273,16 @@ async def test_an_audited_rpc_leaves_one_entry_when_it_changes_something(
     service: Service, shop: Client, action: str
 ) -> None:
     before = {entry.id for entry in await entries(service)}
-    changer = Changer(service, shop)
+    found = await service.admin.projects.GetProject(projects_pb2.GetProjectRequest(project=shop.project))
+    changer = Changer(service, shop, found.project.id)
     await getattr(changer, re.sub("(?<!^)([A-Z])", r"_\1", action).lower())()
-    project = (
-        await service.admin.projects.GetProject(projects_pb2.GetProjectRequest(project=changer.client.project))
-    ).project
     left = [each for each in await entries(service, action=action) if each.id not in before]
-    assert [(each.project_id, each.api) for each in left] == [(project.id, "grpc")]
+    assert [(each.project_id, each.api) for each in left] == [(changer.project_id, "grpc")]
     [entry] = left
     assert entry.resource_id
     assert entry.request_id
-    assert entry.HasField("before") or entry.HasField("after")
-    assert MessageToDict(entry.before) != MessageToDict(entry.after)
+    # Of an erased contact the entries keep no contents.
+    assert (MessageToDict(entry.before) != MessageToDict(entry.after)) == (action != "EraseContact")
 
 
 async def test_an_entry_says_who_and_what_it_was_before_and_after(shop: Client) -> None:

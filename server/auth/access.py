@@ -212,13 +212,16 @@ class Access:
     def watch(self, authorization: str, caller: Caller, end: Callable[[Exception], None]) -> WatchedStream:
         """Call `end` with KeyInvalid once the key of an open stream is found to be revoked.
 
-        The stream is given to `unwatch` when it is closed. The admin key cannot be revoked while the server runs.
+        If the project is deleted, it is called with ProjectNotFound, also for the admin key, which cannot be revoked
+        while the server runs. The stream is given to `unwatch` when it is closed.
         """
         stream = WatchedStream(digest_of(bearer_secret(authorization)), caller, end)
-        if not caller.admin:
+        if caller.project_pk:
             self._streams.add(stream)
             known = self._callers.get(stream.digest)
-            if known is None:
+            if caller.admin:
+                self._recheck([stream])
+            elif known is None:
                 # A key of the project was revoked while this one was read.
                 self._recheck([stream])
             else:
@@ -278,20 +281,38 @@ class Access:
                     await asyncio.sleep(RETRY_SECONDS)
 
     async def _recheck_key(self, digest: bytes) -> None:
-        """Read a key, and end its streams if it is invalid. Raise StorageError."""
+        """Read a key, and end its streams if it is invalid or their project is deleted. Raise StorageError."""
+        if digest == self._admin_digest:
+            await self._recheck_projects(self._suspects(digest))
+            return
         try:
             if digest not in self._callers:
                 await self._read_key(digest)
         except (KeyInvalid, KeyExpired) as error:
-            for stream in self._suspects(digest):
+            suspects = self._suspects(digest)
+            gone = await self._recheck_projects(suspects)
+            for stream in suspects:
                 stream.suspect = False
-                stream.end(error)
+                if not gone:
+                    stream.end(error)
             return
         known = self._callers.get(digest)
         # None if another key was revoked meanwhile: this one is read once more.
         if known is not None:
             for stream in self._suspects(digest):
                 stream.suspect, stream.version = False, known[1]
+
+    async def _recheck_projects(self, streams: Iterable[WatchedStream]) -> bool:
+        """End streams whose project is deleted, and trust the others. Return whether it was any. Raise StorageError."""
+        gone = False
+        for stream in streams:
+            caller = stream.caller
+            found, version = await self._database.read(partial(_project_and_version, caller), brief=True)
+            stream.suspect, stream.version = False, version
+            if not found:
+                gone = True
+                stream.end(ProjectNotFound(caller.project_id))
+        return gone
 
     def _suspects(self, digest: bytes) -> list[WatchedStream]:
         return [stream for stream in self._streams if stream.suspect and stream.digest == digest]
@@ -376,6 +397,14 @@ class Access:
 def _key_and_version(connection: Connection, digest: bytes) -> tuple[ApiKey | None, int]:
     key = key_by_digest(connection, digest)
     return key, catalog_version(connection, key.project_pk) if key is not None else 0
+
+
+def _project_and_version(caller: Caller, connection: Connection) -> tuple[bool, int]:
+    try:
+        get_project(connection, caller.project_id)
+    except ProjectNotFound:
+        return False, 0
+    return True, catalog_version(connection, caller.project_pk)
 
 
 def bearer_secret(authorization: str) -> str:

@@ -14,6 +14,7 @@ from registry.timestamps import now_micros
 from server.auth.access import digest_of
 from server.errors import InvalidArgument, KeyNotActive
 from server.model import UNLIMITED, ApiKey, Dialect, Project, Quota, Rules, Scope
+from server.storage import project_deletion
 from server.storage import projects as store
 
 if TYPE_CHECKING:
@@ -107,6 +108,29 @@ class Projects:
             return updated
 
         return await self._catalog.change(found.pk, "UpdateProject", update)
+
+    async def delete(
+        self, id_or_name: str, confirm_name: str, etag: str = "", *, validate_only: bool = False
+    ) -> tuple[Project, Mapping[str, int]]:
+        """Delete a project for good, named once more by its name. Return it, and the numbers of what it contains.
+
+        Raise InvalidArgument, ProjectNotFound and EtagMismatch.
+        """
+        found, counts = await self._database.read(lambda connection: project_deletion.contents(connection, id_or_name))
+        if confirm_name != found.name:
+            message = "confirm_name must be the name of the project, so that no other one is deleted by mistake"
+            raise InvalidArgument.at("confirm_name", "INVALID_ARGUMENT", message)
+
+        def delete(connection: Connection, record: Record) -> None:
+            current = store.get_project(connection, found.id)
+            record(connection, found.pk, current, None)
+            project_deletion.mark_deleted(connection, current, etag, now_micros())
+
+        try:
+            await self._catalog.change(found.pk, "DeleteProject", delete, dry_run=validate_only)
+        finally:
+            self._access.invalidate(found.pk)
+        return found, counts
 
     async def create_key(
         self,

@@ -15,6 +15,7 @@ from sqlalchemy.dialects import postgresql
 
 from automation.tables import automation_match, run
 from server.clock import DATABASE_MICROS
+from server.errors import KeyInvalid
 from server.sharing.interpreter import database_thread
 from server.storage.head_turns import await_turn
 from server.storage.sqlite_writer import sqlite_driver
@@ -83,6 +84,9 @@ def lock_heads(
         # No lock is needed: no other transaction writes.
         execute = sqlite_driver(connection).execute
         rows = [execute(_HEAD_SQLITE, (key,)).fetchone() for key in keys]
+    if len(rows) < len(keys) or None in rows:
+        # The project was deleted since the caller was authenticated.
+        raise KeyInvalid
     return {key: Head(*head) for key, *head in rows}
 
 

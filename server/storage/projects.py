@@ -27,15 +27,24 @@ from server.model import (
     UnknownContacts,
 )
 from server.storage.head_turns import await_turn
-from server.storage.tables import api_key, project, project_head
+from server.storage.tables import api_key, project, project_head, used_project_key
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from sqlalchemy import Connection, Row, Select
 
-_PROJECTS = sa.select(project, project_head.c.position).join(project_head, project_head.c.project_key == project.c.key)
-_KEYS = sa.select(api_key, project.c.id.label("project_id")).join(project, project.c.key == api_key.c.project_key)
+_kept = project.c.deleted_at.is_(None)
+_PROJECTS = (
+    sa.select(project, project_head.c.position)
+    .join(project_head, project_head.c.project_key == project.c.key)
+    .where(_kept)
+)
+_KEYS = (
+    sa.select(api_key, project.c.id.label("project_id"))
+    .join(project, project.c.key == api_key.c.project_key)
+    .where(_kept)
+)
 
 
 _VERSION_RANDOM_BITS = 32
@@ -74,10 +83,21 @@ def insert_project(
         updated_at=now,
         event_retention=event_retention,
     )
+    if (free := _free_key(connection)) is not None:
+        insert = insert.values(key=free)
     key = connection.scalar(insert.returning(project.c.key))
     first = _VERSION_STEP + getrandbits(_VERSION_RANDOM_BITS)
     connection.execute(project_head.insert().values(project_key=key, catalog_version=first, position=0, received_at=0))
     return get_project(connection, project_id)
+
+
+def _free_key(connection: Connection) -> int | None:
+    """Return a key that no project ever had; None where the database never gives one out again."""
+    if connection.dialect.name == "postgresql":
+        return None
+    used = connection.scalar(sa.select(sa.func.max(used_project_key.c.key)))
+    newest = connection.scalar(sa.select(sa.func.max(project.c.key)))
+    return None if used is None else max(used, newest or 0) + 1
 
 
 def get_project(connection: Connection, id_or_name: str) -> Project:
@@ -148,11 +168,14 @@ def advance_catalog(connection: Connection, project_pk: int) -> None:
     PostgreSQL it locks the project's head, so that changes and commits of one project come one after the other.
     """
     await_turn(connection, [project_pk])
-    connection.execute(
+    advanced = connection.execute(
         project_head.update()
         .where(project_head.c.project_key == project_pk)
         .values(catalog_version=_next_version(project_head.c.catalog_version))
     )
+    if not advanced.rowcount:
+        # The project was deleted since the caller was authenticated.
+        raise KeyInvalid
 
 
 def advance_automations(connection: Connection, project_pk: int) -> int:

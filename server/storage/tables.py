@@ -49,6 +49,8 @@ project = Table(
     # In microseconds; 0 is for ever.
     Column("event_retention", BigInteger, nullable=False, server_default="0"),
     Column("refused_events", Text, nullable=False, server_default="drop"),
+    # Once it is set, the project is read as missing, and its rows are about to be deleted.
+    Column("deleted_at", BigInteger),
 )
 
 # One row for each project, locked and updated by every commit: the ends of its logs of events and matches, and the
@@ -94,6 +96,13 @@ server_secret = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("secret", LargeBinary, nullable=False),
+)
+
+# The largest key that a deleted project had: SQLite would give it out again, and caches hold what belongs to it.
+used_project_key = Table(
+    "used_project_key",
+    metadata,
+    Column("key", _Key, primary_key=True, autoincrement=False),
 )
 
 # Entries name their project by its ID, and outlive it. An ID is a UUIDv7 and begins with the time of the entry.

@@ -485,6 +485,13 @@ class Largest:
     async def update_project(self) -> None:
         await self.admin.projects.UpdateProject(projects_pb2.UpdateProjectRequest(project=self.maker.project))
 
+    async def delete_project(self) -> None:
+        found = await self.admin.projects.GetProject(projects_pb2.GetProjectRequest(project=self.maker.project))
+        request = projects_pb2.DeleteProjectRequest(
+            project=self.maker.project, confirm_name=found.project.name, validate_only=True
+        )
+        assert (await self.admin.projects.DeleteProject(request)).event_count
+
     async def create_api_key(self) -> None:
         request = projects_pb2.CreateApiKeyRequest(
             project=self.maker.project, dialect=projects_pb2.DIALECT_NATIVE, description=WIDE * 255

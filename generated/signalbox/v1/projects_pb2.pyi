@@ -912,3 +912,89 @@ class WhoAmIResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WhoAmIResponse: _TypeAlias = WhoAmIResponse  # noqa: Y015
+
+@_typing.final
+class DeleteProjectRequest(_message.Message):
+    """Request message for DeleteProject."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    CONFIRM_NAME_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    """Required. ID or name of the project."""
+    confirm_name: _builtins.str
+    """Required. The name of the project once more, so that no other one is deleted by mistake."""
+    validate_only: _builtins.bool
+    """Optional. If true, nothing is deleted, and the response has the numbers of what would be."""
+    etag: _builtins.str
+    """Optional. Etag of the project as last read. If it is not the current one, the request fails with ETAG_MISMATCH."""
+    def __init__(
+        self,
+        *,
+        project: _builtins.str = ...,
+        confirm_name: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirm_name", b"confirm_name", "etag", b"etag", "project", b"project", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteProjectRequest: _TypeAlias = DeleteProjectRequest  # noqa: Y015
+
+@_typing.final
+class DeleteProjectResponse(_message.Message):
+    """Response message for DeleteProject."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    EVENT_COUNT_FIELD_NUMBER: _builtins.int
+    MATCH_COUNT_FIELD_NUMBER: _builtins.int
+    CONTACT_COUNT_FIELD_NUMBER: _builtins.int
+    DEFINITION_COUNT_FIELD_NUMBER: _builtins.int
+    AUTOMATION_COUNT_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_COUNT_FIELD_NUMBER: _builtins.int
+    API_KEY_COUNT_FIELD_NUMBER: _builtins.int
+    event_count: _builtins.int
+    """Output only. Position of the newest event; those that retention has deleted are counted."""
+    match_count: _builtins.int
+    """Output only. Position of the newest match; those that retention has deleted are counted."""
+    contact_count: _builtins.int
+    """Output only. Number of contacts."""
+    definition_count: _builtins.int
+    """Output only. Number of definitions, deleted ones included."""
+    automation_count: _builtins.int
+    """Output only. Number of automations, deleted ones included."""
+    subscription_count: _builtins.int
+    """Output only. Number of subscriptions."""
+    api_key_count: _builtins.int
+    """Output only. Number of API keys, revoked ones included."""
+    @_builtins.property
+    def project(self) -> Global___Project:
+        """Output only. The project as it was."""
+
+    def __init__(
+        self,
+        *,
+        project: Global___Project | None = ...,
+        event_count: _builtins.int = ...,
+        match_count: _builtins.int = ...,
+        contact_count: _builtins.int = ...,
+        definition_count: _builtins.int = ...,
+        automation_count: _builtins.int = ...,
+        subscription_count: _builtins.int = ...,
+        api_key_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["project", b"project"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_count", b"api_key_count", "automation_count", b"automation_count", "contact_count", b"contact_count", "definition_count", b"definition_count", "event_count", b"event_count", "match_count", b"match_count", "project", b"project", "subscription_count", b"subscription_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteProjectResponse: _TypeAlias = DeleteProjectResponse  # noqa: Y015

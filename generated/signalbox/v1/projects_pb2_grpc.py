@@ -55,6 +55,11 @@ class ProjectsStub:
                 request_serializer=signalbox_dot_v1_dot_projects__pb2.UpdateProjectRequest.SerializeToString,
                 response_deserializer=signalbox_dot_v1_dot_projects__pb2.UpdateProjectResponse.FromString,
                 _registered_method=True)
+        self.DeleteProject = channel.unary_unary(
+                '/signalbox.v1.Projects/DeleteProject',
+                request_serializer=signalbox_dot_v1_dot_projects__pb2.DeleteProjectRequest.SerializeToString,
+                response_deserializer=signalbox_dot_v1_dot_projects__pb2.DeleteProjectResponse.FromString,
+                _registered_method=True)
         self.CreateApiKey = channel.unary_unary(
                 '/signalbox.v1.Projects/CreateApiKey',
                 request_serializer=signalbox_dot_v1_dot_projects__pb2.CreateApiKeyRequest.SerializeToString,
@@ -115,6 +120,18 @@ class ProjectsServicer:
         """Updates the name or the rules of a project.
 
         Errors: PROJECT_NOT_FOUND, PROJECT_ALREADY_EXISTS, ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteProject(self, request, context):
+        """Deletes a project for good: definitions, events, matches, contacts, runs, automations, subscriptions and API keys.
+        Only its entries in the audit log stay. Its keys are refused from the response on, and its streams end with
+        PROJECT_NOT_FOUND within a second. The name is free at once. The server deletes the rows afterwards, in small
+        transactions, and continues after a restart.
+
+        Errors: PROJECT_NOT_FOUND, ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -186,6 +203,11 @@ def add_ProjectsServicer_to_server(servicer, server):
                     servicer.UpdateProject,
                     request_deserializer=signalbox_dot_v1_dot_projects__pb2.UpdateProjectRequest.FromString,
                     response_serializer=signalbox_dot_v1_dot_projects__pb2.UpdateProjectResponse.SerializeToString,
+            ),
+            'DeleteProject': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteProject,
+                    request_deserializer=signalbox_dot_v1_dot_projects__pb2.DeleteProjectRequest.FromString,
+                    response_serializer=signalbox_dot_v1_dot_projects__pb2.DeleteProjectResponse.SerializeToString,
             ),
             'CreateApiKey': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateApiKey,
@@ -322,6 +344,33 @@ class Projects:
             '/signalbox.v1.Projects/UpdateProject',
             signalbox_dot_v1_dot_projects__pb2.UpdateProjectRequest.SerializeToString,
             signalbox_dot_v1_dot_projects__pb2.UpdateProjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteProject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/signalbox.v1.Projects/DeleteProject',
+            signalbox_dot_v1_dot_projects__pb2.DeleteProjectRequest.SerializeToString,
+            signalbox_dot_v1_dot_projects__pb2.DeleteProjectResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,6 +50,14 @@ class ProjectsStub:
 
     Errors: PROJECT_NOT_FOUND, PROJECT_ALREADY_EXISTS, ETAG_MISMATCH.
     """
+    DeleteProject: _grpc.UnaryUnaryMultiCallable[_projects_pb2.DeleteProjectRequest, _projects_pb2.DeleteProjectResponse]
+    """Deletes a project for good: definitions, events, matches, contacts, runs, automations, subscriptions and API keys.
+    Only its entries in the audit log stay. Its keys are refused from the response on, and its streams end with
+    PROJECT_NOT_FOUND within a second. The name is free at once. The server deletes the rows afterwards, in small
+    transactions, and continues after a restart.
+
+    Errors: PROJECT_NOT_FOUND, ETAG_MISMATCH.
+    """
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_projects_pb2.CreateApiKeyRequest, _projects_pb2.CreateApiKeyResponse]
     """Creates an API key. The secret is returned only in this response.
 
@@ -95,6 +103,14 @@ class ProjectsAsyncStub(ProjectsStub):
     """Updates the name or the rules of a project.
 
     Errors: PROJECT_NOT_FOUND, PROJECT_ALREADY_EXISTS, ETAG_MISMATCH.
+    """
+    DeleteProject: _aio.UnaryUnaryMultiCallable[_projects_pb2.DeleteProjectRequest, _projects_pb2.DeleteProjectResponse]  # type: ignore[assignment]
+    """Deletes a project for good: definitions, events, matches, contacts, runs, automations, subscriptions and API keys.
+    Only its entries in the audit log stay. Its keys are refused from the response on, and its streams end with
+    PROJECT_NOT_FOUND within a second. The name is free at once. The server deletes the rows afterwards, in small
+    transactions, and continues after a restart.
+
+    Errors: PROJECT_NOT_FOUND, ETAG_MISMATCH.
     """
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_projects_pb2.CreateApiKeyRequest, _projects_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
     """Creates an API key. The secret is returned only in this response.
@@ -162,6 +178,20 @@ class ProjectsServicer(metaclass=_abc_1.ABCMeta):
         """Updates the name or the rules of a project.
 
         Errors: PROJECT_NOT_FOUND, PROJECT_ALREADY_EXISTS, ETAG_MISMATCH.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteProject(
+        self,
+        request: _projects_pb2.DeleteProjectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_projects_pb2.DeleteProjectResponse, _abc.Awaitable[_projects_pb2.DeleteProjectResponse]]:
+        """Deletes a project for good: definitions, events, matches, contacts, runs, automations, subscriptions and API keys.
+        Only its entries in the audit log stay. Its keys are refused from the response on, and its streams end with
+        PROJECT_NOT_FOUND within a second. The name is free at once. The server deletes the rows afterwards, in small
+        transactions, and continues after a restart.
+
+        Errors: PROJECT_NOT_FOUND, ETAG_MISMATCH.
         """
 
     @_abc_1.abstractmethod

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from server.cli.arguments.confirmation import confirmed
 from server.cli.arguments.enums import (
     ERASURE,
     NAME_CASE,
@@ -105,6 +106,35 @@ async def update(session: Session, /, name_or_id: str, name: str | None, etag: s
     request = pb.UpdateProjectRequest(project=name_or_id, name=name, etag=etag, **rules)
     response = await session.admin_call(session.projects.UpdateProject, request)
     show_one(response.project, _fields, as_json=session.json)
+
+
+@project.command()
+@click.argument("name_or_id")
+@option("--dry-run", is_flag=True, help="Only show what would be deleted.")
+@confirmed("deletes the project {name_or_id} with all its events, contacts and keys, for good")
+@client_command
+async def delete(session: Session, /, name_or_id: str, dry_run: bool) -> None:
+    """Delete a project with everything in it but its audit log. This cannot be undone."""
+    found = await session.admin_call(session.projects.GetProject, pb.GetProjectRequest(project=name_or_id))
+    request = pb.DeleteProjectRequest(
+        project=found.project.id, confirm_name=found.project.name, validate_only=dry_run, etag=found.project.etag
+    )
+    response = await session.admin_call(session.projects.DeleteProject, request)
+    show_one(response, _contents, as_json=session.json)
+
+
+def _contents(response: pb.DeleteProjectResponse) -> tuple[tuple[str, str], ...]:
+    return (
+        ("project", response.project.name),
+        ("id", response.project.id),
+        ("events up to", str(response.event_count)),
+        ("matches up to", str(response.match_count)),
+        ("contacts", str(response.contact_count)),
+        ("definitions", str(response.definition_count)),
+        ("automations", str(response.automation_count)),
+        ("subscriptions", str(response.subscription_count)),
+        ("keys", str(response.api_key_count)),
+    )
 
 
 def _row(project: pb.Project) -> tuple[str, ...]:

@@ -77,6 +77,12 @@ class ProjectsServicer:
         )
         return pb.UpdateProjectResponse(project=write_project(project))
 
+    async def DeleteProject(self, request: pb.DeleteProjectRequest, _caller: Caller) -> pb.DeleteProjectResponse:
+        project, counts = await self._projects.delete(
+            request.project, request.confirm_name, request.etag, validate_only=request.validate_only
+        )
+        return pb.DeleteProjectResponse(project=write_project(project), **counts)
+
     async def CreateApiKey(self, request: pb.CreateApiKeyRequest, _caller: Caller) -> pb.CreateApiKeyResponse:
         key, secret = await self._projects.create_key(
             request.project,

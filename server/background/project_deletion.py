@@ -1,0 +1,62 @@
+"""Deletes the rows of deleted projects, in small transactions with pauses, so that other projects do not feel it."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from server.recurring import Recurring, try_each
+from server.sharing.current_project import SERVER, work_for
+from server.storage.project_deletion import delete_some, deleted_projects
+
+if TYPE_CHECKING:
+    from server.outages import Outages
+    from server.storage.database import Database
+
+LOOK_SECONDS: Final = 2.0
+"""The interval at which deleted projects are looked for."""
+
+STEP_ROWS: Final = 250
+"""The most rows of one table that a transaction deletes."""
+
+REST_FACTOR: Final = 4
+"""After each transaction, deletion pauses this many times as long as it took."""
+
+log = structlog.get_logger()
+
+
+class ProjectDeletion:
+    """The task that deletes the rows of projects which are marked as deleted. After a restart it continues."""
+
+    def __init__(self, database: Database, outages: Outages) -> None:
+        self._database = database
+        self._task = Recurring("project-deletion", self._delete_all, outages)
+
+    def start(self) -> None:
+        """Start deleting."""
+        self._task.start()
+
+    async def close(self) -> None:
+        """Stop, even between two transactions of a project."""
+        await self._task.close()
+
+    async def _delete_all(self) -> float:
+        """Delete all projects that are marked. Return the seconds until the next look."""
+        work_for(SERVER)
+        await try_each(await self._database.read(deleted_projects, brief=True), self._delete)
+        return LOOK_SECONDS
+
+    async def _delete(self, deleted: tuple[int, str]) -> None:
+        project_pk, project_id = deleted
+        work_for(project_pk)
+        more = True
+        while more:
+            begun = monotonic()
+            more = await self._database.write(
+                lambda connection: delete_some(connection, project_pk, project_id, STEP_ROWS)
+            )
+            await asyncio.sleep(REST_FACTOR * (monotonic() - begun))
+        log.info("project_deleted", project=project_id)

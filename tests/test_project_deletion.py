@@ -1,0 +1,163 @@
+"""A deleted project is gone at once for its callers, and in every table soon after."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from grpc import StatusCode
+
+from automation.tables import metadata as automation_metadata
+from registry.tables import metadata as registry_metadata
+from server.background import project_deletion
+from server.storage.tables import metadata as server_metadata
+from signalbox.v1 import audit_pb2, contacts_pb2, match_stream_pb2
+from signalbox.v1 import projects_pb2 as pb
+from tests.support.automations import automate
+from tests.support.consumers import PARK, Engine, acknowledge, ids, pull, subscribe
+from tests.support.messages import event
+from tests.support.refusals import verdict
+from tests.support.service import ADMIN_KEY, serving
+
+if TYPE_CHECKING:
+    from tests.support.service import Client, Service
+    from tests.support.stores import Store
+
+TABLES = [table for each in (registry_metadata, automation_metadata, server_metadata) for table in each.sorted_tables]
+OF_THE_SERVER = {"server_secret", "server_setting", "used_project_key", "project"}
+OF_PARENTS = {
+    "event_definition_revision": ("definition_id", "event_definition", "id"),
+    "automation_version": ("automation_key", "automation", "key"),
+    "subscription_delivery": ("subscription_key", "subscription", "key"),
+    "subscription_parked": ("subscription_key", "subscription", "key"),
+    "subscription_push": ("subscription_key", "subscription", "key"),
+}
+
+
+async def filled(service: Service) -> Client:
+    """Make a project with something of everything."""
+    shop = await service.shop()
+    await automate(shop)
+    await subscribe(shop, "pushing", push=match_stream_pb2.Push(url="https://93.184.216.34/hook", paused=True))
+    await subscribe(shop)
+    await shop.send_all([event() for _ in range(40)])
+    first, *_ = await pull(shop, 20, wait=5)
+    nack = match_stream_pb2.NackDeliveries(delivery_ids=ids([first]), action=PARK)
+    await acknowledge(shop, nacks=[nack])
+    return shop
+
+
+def deletion(service: Service, project: pb.Project, **fields: Any) -> Any:
+    request = pb.DeleteProjectRequest(**{"project": project.id, "confirm_name": project.name, **fields})
+    return service.admin.projects.DeleteProject(request)
+
+
+async def project_of(service: Service, client: Client) -> pb.Project:
+    return (await service.admin.projects.GetProject(pb.GetProjectRequest(project=client.project))).project
+
+
+async def left(store: Store, project_id: str, key: int) -> dict[str, int]:
+    """Count the rows of a project, and those without their parent, in every table that has any."""
+    counts: dict[str, int] = {}
+    for table in TABLES:
+        if table.name in OF_PARENTS:
+            column, parent, own = OF_PARENTS[table.name]
+            condition = f"{column} NOT IN (SELECT {own} FROM {parent})"  # noqa: S608 - tables of our own
+        elif "project_key" in table.c:
+            condition = f"project_key = {key}"
+        elif "project_id" in table.c:
+            condition = f"project_id = '{project_id}'"
+        elif table.name == "project":
+            condition = f"id = '{project_id}'"
+        else:
+            assert table.name in OF_THE_SERVER
+            continue
+        counts[table.name] = len(await store.rows(f"{table.name} WHERE {condition}"))
+    return {name: count for name, count in counts.items() if count}
+
+
+async def key_of(store: Store, project_id: str) -> int:
+    [row] = await store.rows(f"project WHERE id = '{project_id}'")
+    return int(row[0])
+
+
+async def gone(store: Store, project_id: str, key: int) -> None:
+    async with asyncio.timeout(20):
+        while set(await left(store, project_id, key)) != {"audit_entry"}:  # noqa: ASYNC110 - a background task has no event
+            await asyncio.sleep(0.05)
+
+
+@pytest.fixture(autouse=True)
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(project_deletion, "STEP_ROWS", 7)
+    monkeypatch.setattr(project_deletion, "LOOK_SECONDS", 0.05)
+
+
+async def test_nothing_but_the_audit_log_is_left_of_a_project(store: Store, service: Service) -> None:
+    other, shop = await filled(service), await filled(service)
+    project, kept = await project_of(service, shop), await project_of(service, other)
+    key, kept_key = await key_of(store, project.id), await key_of(store, kept.id)
+    before = await left(store, kept.id, kept_key)
+    assert before.keys() >= {"event", "run", "contact", "automation", "subscription", "event_definition", "api_key"}
+
+    planned = await deletion(service, project, validate_only=True)
+    assert await project_of(service, shop) == project
+    deleted = await deletion(service, project)
+    assert planned == deleted
+    assert (deleted.event_count, deleted.match_count, deleted.contact_count, deleted.subscription_count) == (
+        40,
+        40,
+        1,
+        2,
+    )
+
+    await gone(store, project.id, key)
+    assert await left(store, kept.id, kept_key) == before
+    await other.send()
+    request = audit_pb2.ListAuditEntriesRequest(filter=audit_pb2.AuditFilter(project_id=project.id))
+    newest, *_ = (await service.admin.audit.ListAuditEntries(request)).entries
+    assert (newest.action, newest.before["name"]) == ("DeleteProject", project.name)
+    again = await service.project()
+    assert await key_of(store, (await project_of(service, again)).id) > key
+
+
+async def test_its_callers_are_refused_at_once_and_its_streams_end(store: Store, service: Service) -> None:
+    shop = await filled(service)
+    project = await project_of(service, shop)
+    named = service.client(ADMIN_KEY, project.id)
+    request = match_stream_pb2.WatchMatchesRequest(start=match_stream_pb2.StartPoint(after_position=40))
+    streams = [client.matches.WatchMatches(request) for client in (shop, named)]
+    for stream in streams:
+        await stream.read()
+    engine = await Engine.open(shop, name="engine")
+    await deletion(service, project)
+    listing = contacts_pb2.ListContactsRequest()
+    assert await verdict(shop.contacts.ListContacts(listing)) == (StatusCode.UNAUTHENTICATED, "API_KEY_INVALID")
+    missing = (StatusCode.NOT_FOUND, "PROJECT_NOT_FOUND")
+    assert await verdict(named.contacts.ListContacts(listing)) == missing
+    async with asyncio.timeout(1):
+        assert [await verdict(stream.read()) for stream in streams] == [missing, missing]
+        assert await verdict(engine.ended()) == missing
+    again = pb.CreateProjectRequest(project=pb.Project(name=project.name))
+    assert (await service.admin.projects.CreateProject(again)).project.id != project.id
+
+
+async def test_a_deletion_needs_the_name_once_more(store: Store, service: Service) -> None:
+    project = await project_of(service, await service.project())
+    for fields in ({"confirm_name": ""}, {"confirm_name": project.id}, {"etag": "999"}):
+        code, _ = await verdict(deletion(service, project, **fields))
+        assert code in {StatusCode.INVALID_ARGUMENT, StatusCode.ABORTED}
+    assert (await service.admin.projects.GetProject(pb.GetProjectRequest(project=project.id))).project == project
+
+
+async def test_a_deletion_goes_on_after_a_restart(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(project_deletion, "LOOK_SECONDS", 3_600.0)
+        async with serving(store.url) as service:
+            project = await project_of(service, await filled(service))
+            key = await key_of(store, project.id)
+            await deletion(service, project)
+            assert "event" in await left(store, project.id, key)
+    async with serving(store.url):
+        await gone(store, project.id, key)
