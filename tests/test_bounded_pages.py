@@ -9,9 +9,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from automation import run_pages
 from automation.subscriptions import store as subscription_store
+from server.storage import audit_entries, event_pages, refused_events
 from server.storage import contacts as contact_store
-from server.storage import event_pages, refused_events
-from signalbox.v1 import automations_pb2, contacts_pb2, event_ingest_pb2, match_stream_pb2, refusals_pb2
+from signalbox.v1 import audit_pb2, automations_pb2, contacts_pb2, event_ingest_pb2, match_stream_pb2, refusals_pb2
 from tests.support.automations import automate, complete, list_runs
 from tests.support.consumers import acknowledge, pull, subscribe
 from tests.support.list_filters import filters_of, lists, singles_and_pairs
@@ -31,7 +31,7 @@ NOON = 1_700_000_000
 
 @pytest.fixture(autouse=True)
 def little_is_examined(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (event_pages, run_pages, contact_store, subscription_store, refused_events):
+    for module in (event_pages, run_pages, contact_store, subscription_store, refused_events, audit_entries):
         if hasattr(module, "EXAMINED_ROWS"):
             monkeypatch.setattr(module, "EXAMINED_ROWS", 3)
         if hasattr(module, "EXAMINED_LOG_ROWS"):
@@ -222,9 +222,39 @@ async def test_refused_events_of_all_pages_are_those_of_the_filter(service: Serv
             assert count == len(expected), (one, other)
 
 
+async def test_audit_entries_of_all_pages_are_those_of_the_filters(service: Service) -> None:
+    shop = await service.by_requests().shop()
+    other = await service.key(shop.project)
+    for number in range(12):
+        caller = other if number % 3 else shop
+        await caller.define(f"event_{number}")
+        await caller.upsert(f"p{number}@example.com")
+        await automate(caller, f"event_{number}")
+    request = audit_pb2.ListAuditEntriesRequest
+    everything = await pages(shop.audit.ListAuditEntries, request(page_size=1_000), "entries")
+    assert len(everything) >= 36
+    middle = everything[len(everything) // 2]
+    passes: dict[str, tuple[Any, Callable[[Any], bool]]] = {
+        "project_id": (shop.project, lambda entry: entry.project_id == shop.project),
+        "since": (middle.occurred_at, lambda entry: seconds(entry.occurred_at) >= seconds(middle.occurred_at)),
+        "until": (middle.occurred_at, lambda entry: seconds(entry.occurred_at) < seconds(middle.occurred_at)),
+        "key_id": (middle.key_id, lambda entry: entry.key_id == middle.key_id),
+        "action": (middle.action, lambda entry: entry.action == middle.action),
+        "resource_type": (middle.resource_type, lambda entry: entry.resource_type == middle.resource_type),
+        "resource_id": (middle.resource_id, lambda entry: entry.resource_id == middle.resource_id),
+    }
+    assert set(passes) == set(audit_pb2.AuditFilter.DESCRIPTOR.fields_by_name)
+    for one, (value, passes_one) in passes.items():
+        for two, (other_value, passes_two) in passes.items():
+            expected = [entry.id for entry in everything if passes_one(entry) and passes_two(entry)]
+            listing = request(filter=audit_pb2.AuditFilter(**{one: value, two: other_value}), page_size=4)
+            found = await pages(shop.audit.ListAuditEntries, listing, "entries")
+            assert [entry.id for entry in found] == expected, (one, two)
+
+
 def test_every_list_of_the_contract_is_known_here() -> None:
     """A list that is not here needs a test: of its pages here, and of what they cost in `test_plans`."""
-    tested = {"ListEvents", "ListRuns", "ListContacts", "ListParkedMatches", "ListRefusedEvents"}
+    tested = {"ListEvents", "ListRuns", "ListContacts", "ListParkedMatches", "ListRefusedEvents", "ListAuditEntries"}
     # Their tables are small: a project has at most 100 active definitions, and thousands of the others at most.
     small = {
         "ListEventDefinitions",
