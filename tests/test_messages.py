@@ -472,6 +472,7 @@ def test_a_project_and_a_key_are_written_whole() -> None:
         "unknown_contacts": "UNKNOWN_CONTACTS_CREATE",
         "name_case": "NAME_CASE_INSENSITIVE",
         "erasure": "ERASURE_KEEP_NOT_PERSONAL",
+        "refused_events": "REFUSED_EVENTS_DROP",
         "head_position": "21",
         "created_at": "1970-01-01T00:00:01Z",
         "updated_at": "1970-01-01T00:00:02Z",
