@@ -19,6 +19,7 @@ from server.bridge.documented_errors import error_examples
 from server.bridge.openapi import document
 from signalbox.v1 import contacts_pb2
 from tests.support.bridge import calling, http_client
+from tests.support.connect import METHODS
 from tests.support.examples import likened
 from tests.support.messages import ADA
 from tests.support.service import ADMIN_KEY
@@ -75,7 +76,9 @@ ONCE = {dialect.name.value: dialect.name.value for dialect in DIALECTS}
 ONCE["opensend"] = "opensend/(events|automations|contacts|api/events$)"
 
 
-RPCS = r"signalbox\.v1\.(?!Projects)\w+/(?!BacktestSchema|WatchMatches)"
+_STREAMS = "|".join(name for name, method in METHODS.items() if method.server_streaming or method.client_streaming)
+
+RPCS = rf"signalbox\.v1\.(?!Projects)\w+/(?!{_STREAMS})"
 ADMIN_RPCS = r"signalbox\.v1\.Projects"
 """RPCs with one response: all are described alike, from their descriptors."""
 
