@@ -80,7 +80,7 @@ class Ingest:
         """
         snapshot = self._catalog.cached(project_pk)
         if snapshot is not None:
-            self._quotas.check(snapshot, events)
+            await self._quotas.check(snapshot, events)
         await self._queue.admit(project_pk, events, size)
 
     async def send_batch(self, project_pk: int, drafts: Sequence[Draft], mode: BatchMode, size: int = 0) -> None:

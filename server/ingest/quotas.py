@@ -35,6 +35,10 @@ DAY: Final = 24 * 60 * 60 * 1_000_000
 HEAD_SECONDS: Final = 1.0
 """How long the end of a log is believed where other servers record events, too."""
 
+REFUSAL_SECONDS: Final = 0.25
+"""How long a send waits for the rate before it is refused. To refuse costs nearly as much as to accept, and a client
+without patience sends again at once: 64 such callers made 1,100 calls per second, and as much work as accepted ones."""
+
 _SECOND: Final = 1_000_000
 
 
@@ -86,10 +90,10 @@ class Quotas:
         self._days: dict[int, _Day] = {}
         self._reading: dict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    def check(self, snapshot: CatalogSnapshot, count: int) -> None:
+    async def check(self, snapshot: CatalogSnapshot, count: int) -> None:
         """Raise ProjectRateExceeded for events that `enter` would refuse now, before work is spent on them."""
         if snapshot.quota.events_per_second:
-            self._check_rate(snapshot, count)
+            await self._check_rate(snapshot, count)
 
     async def enter(self, snapshot: CatalogSnapshot, count: int, *, patiently: bool = False) -> Admitted:
         """Count events that are about to be sent; with `patiently`, wait until the rate allows them.
@@ -102,18 +106,21 @@ class Quotas:
                 if patiently:
                     await self._wait_for_rate(snapshot, count)
                 else:
-                    self._check_rate(snapshot, count).take(count)
+                    (await self._check_rate(snapshot, count)).take(count)
         except BaseException:
             if day is not None:
                 day.in_flight -= count
             raise
         return Admitted(day, count)
 
-    def _check_rate(self, snapshot: CatalogSnapshot, count: int) -> Bucket:
+    async def _check_rate(self, snapshot: CatalogSnapshot, count: int) -> Bucket:
+        """Return the bucket if it has the tokens, or has them within REFUSAL_SECONDS. Raise ProjectRateExceeded."""
         bucket = self._bucket(snapshot.project_pk, snapshot.quota)
         if seconds := bucket.wait(count, self._clock()):
-            self._metrics.count_refused(ProjectRateExceeded.reason)
-            raise ProjectRateExceeded(bucket.rate, bucket.burst, seconds)
+            await asyncio.sleep(min(seconds, REFUSAL_SECONDS))
+            if seconds := bucket.wait(count, self._clock()):
+                self._metrics.count_refused(ProjectRateExceeded.reason)
+                raise ProjectRateExceeded(bucket.rate, bucket.burst, max(seconds, 0.01))
         return bucket
 
     async def _wait_for_rate(self, snapshot: CatalogSnapshot, count: int) -> None:
