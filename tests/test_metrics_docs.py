@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from server.metrics.series import OTHER, TENANT_LABELS, BoundedCounter, LoopHistogram
@@ -33,6 +34,7 @@ WORDS = {
 OTHER_UNITS = re.compile("_(milliseconds|ms|micros|minutes|hours|days|kb|mb|kilobytes|megabytes|percent)(_|$)")
 
 
+@pytest.mark.checkout
 async def test_every_metric_is_documented_has_a_base_unit_and_bounded_labels(tmp_path: Path) -> None:
     async with running_registry(f"sqlite:///{tmp_path}/signalbox.db") as (_, registry):
         found = families(registry)

@@ -13,8 +13,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from server.background import statistics
 from server.metrics import Metrics
 from server.metrics.subscriptions import SubscriptionState
+from server.storage import sqlite_writer
+from server.storage.sqlite import SqliteDatabase
 from signalbox.v1 import match_stream_pb2, projects_pb2
-from tests.support.automations import automate
+from tests.support.automations import automate, await_event, cancel, complete, started
 from tests.support.bridge import http_client
 from tests.support.consumers import PARK, RETRY, Engine, acknowledge, pull, record, seconds, subscribe
 from tests.support.messages import ADA, ORDER
@@ -22,6 +24,7 @@ from tests.support.service import ADMIN_KEY
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     import httpx
 
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.lasting
 
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+
+
+STATUSES = ("queued", "completed", "cancelled", "waiting")
 
 
 class Page:
@@ -158,6 +164,42 @@ async def test_a_stream_adds_to_the_times_of_its_subscription(shop: Client, page
     assert await page.value("signalbox_acknowledgement_seconds_count", **times) == 3
     assert await page.value("signalbox_delivery_seconds_count", **times) == 3
     await engine.close()
+
+
+@on_sqlite
+async def test_runs_are_counted_by_the_status_that_they_took(shop: Client, page: Page) -> None:
+    async def taken() -> list[float]:
+        return [await page.value("signalbox_runs_total", status=status) or 0 for status in STATUSES]
+
+    await automate(shop)
+    before = await taken()
+    first, second, third = [await started(shop) for _ in range(3)]
+    await complete(shop, first)
+    await cancel(shop, second)
+    await await_event(shop, third, timeout=seconds(3_600))
+    assert [now - then for now, then in zip(await taken(), before, strict=True)] == [3, 1, 1, 1]
+    assert (await page.value("signalbox_runs_waiting") or 0) >= 1
+    assert await page.value("signalbox_runs_overdue") == 0
+
+
+async def test_a_checkpoint_of_sqlite_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_writer, "_CHECKPOINT_SECONDS", 0.0)
+    taken: list[float] = []
+
+    async def commit_with(pages: int) -> int:
+        monkeypatch.setattr(sqlite_writer, "CHECKPOINT_PAGES", pages)
+        database = await SqliteDatabase.open(str(tmp_path / f"{pages}.db"))
+        database.on_checkpoint(taken.append)
+        await asyncio.sleep(0.02)  # file systems count time in ticks
+        await database.write(lambda connection: connection.exec_driver_sql("CREATE TABLE example (number INTEGER)"))
+        size = await database.size()
+        await database.close()
+        assert size.bytes + (size.wal_bytes or 0) > 0
+        assert size.free_bytes
+        return len(taken)
+
+    assert await commit_with(1_000) == 0
+    assert await commit_with(1) == 1
 
 
 def test_of_many_subscriptions_some_are_shown_together() -> None:

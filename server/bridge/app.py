@@ -204,6 +204,8 @@ class Bridge:
         try:
             response = await self._handle(exchange, scope, receive)
         except ClientGone:
+            if self._tracer is not None and span is not None:
+                self._tracer.end_call(span, "CLIENT_GONE")
             return
         except asyncio.CancelledError:
             if task not in self._ended:

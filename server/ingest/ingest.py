@@ -175,8 +175,6 @@ class Ingest:
     ) -> Batch:
         done = asyncio.get_running_loop().create_future()
         batch = Batch(snapshot, drafts, mode, done, size, reingests=reingests)
-        traced = self._tracer
-        batch.traceparent = current_trace() if traced is None else traced.begin_ingest(len(drafts), batch.done)
         await self._validate(batch)
         if not batch.worth_storing() and not all(draft.invalid is not None for draft in drafts):
             # A commit would have noticed an outdated snapshot; this batch reaches none.
@@ -185,6 +183,10 @@ class Ingest:
                 await self._validate(batch)
         if batch.snapshot.automations:
             await self._queue.judge_if_costly(batch)
+        if self._tracer is None:
+            batch.traceparent = current_trace()
+        elif batch.worth_storing():
+            batch.traceparent = self._tracer.begin_ingest(len(drafts), batch.done)
         return batch
 
     async def _validate(self, batch: Batch) -> None:

@@ -1,7 +1,7 @@
 """Exports spans by OpenTelemetry, if the server is started with --otel.
 
     <RPC or route>   SERVER     the call; a child of the caller's span
-    ingest           INTERNAL   its events, from validation to the response; stored as their traceparent
+    ingest           INTERNAL   its events, from the queue to the response; stored as their traceparent
     commit           INTERNAL   the group commit that stored them; a child of `ingest`
     match            INTERNAL   the matches of them, if there are any; a child of `commit`
     deliver          PRODUCER   a match, from its recording until it is handed to a consumer; a child of `ingest`
@@ -77,7 +77,7 @@ class Tracer:
         span.end()
 
     def begin_ingest(self, events: int, done: asyncio.Future[None]) -> str:
-        """Begin the span of a batch, which ends when that is decided. Return its traceparent."""
+        """Begin the span of a valid batch, which ends when that is decided. Return its traceparent."""
         span = self._begin("ingest", current_trace(), self._api.SpanKind.INTERNAL, {"signalbox.events": events})
         done.add_done_callback(lambda _: span.end())
         return traceparent_of(span)
