@@ -14,7 +14,7 @@ from automation.subscriptions import backlog, push, push_url
 from automation.subscriptions import store as subscription_store
 from automation.subscriptions import values as subscription_values
 from registry import bounded_pages, coercion, json_values, names, schema, store
-from server import budgets, call_log, emails, paging
+from server import auditing, budgets, call_log, caller, emails, paging
 from server.api import open_services
 from server.api import server as grpc_server
 from server.auth import access
@@ -39,7 +39,7 @@ from server.metrics import series
 from server.rpc import arrivals, call_limits, json_reading
 from server.rpc.messages import deliveries, watches
 from server.rpc.servicers import event_ingest, match_stream
-from server.services import runs
+from server.services import projects, runs
 from server.settings import Settings
 from server.sharing import interpreter, small_work
 from server.storage import health, sqlite_readers, turns
@@ -102,6 +102,8 @@ LIMITS = {
     "REST: connections of one address": "half of them",
     "REST: an answer that the client does not read": seconds(http_connection.WRITE_SECONDS),
     "Keys not seen before that are looked up at once": number(access.MAX_LOOKUPS),
+    "Grace period of a rotated secret": number(projects.MAX_GRACE / SECOND / 86_400, "days"),
+    "A resource in an entry of the audit log": size(auditing.MAX_CONTENT_BYTES),
     "gRPC: a message": size(call_limits.MAX_MESSAGE_BYTES),
     "gRPC: time for the message of a call to arrive": seconds(call_limits.ARRIVAL_SECONDS),
     "gRPC: time for the first message of a stream to arrive": seconds(call_limits.FIRST_MESSAGE_SECONDS),
@@ -161,6 +163,7 @@ LIMITS = {
     "Name of an event": number(names.MAX_NAME_LENGTH, "characters"),
     "Name of a property": number(names.MAX_NAME_LENGTH, "characters"),
     "Email address": number(emails.MAX_LENGTH, "characters"),
+    "Request ID": number(caller.MAX_REQUEST_ID, "visible ASCII characters"),
     "Idempotency key": number(draft.MAX_IDEMPOTENCY_KEY, "characters"),
     "Properties of an event": size(EVENT.size),
     "Values of an event": number(EVENT.values),
