@@ -34,12 +34,13 @@ from server.http import connection as http_connection
 from server.http import connections as http_connections
 from server.http import head as http_head
 from server.http import server as http_server
-from server.ingest import commit_queue, draft, judging, setting_back
+from server.ingest import commit_queue, draft, judging, quarantine, setting_back
 from server.metrics import series
 from server.rpc import arrivals, call_limits, json_reading
-from server.rpc.messages import deliveries, watches
+from server.rpc.messages import deliveries, retention, watches
 from server.rpc.servicers import event_ingest, match_stream
 from server.services import projects, runs
+from server.services import quarantine as quarantine_service
 from server.settings import Settings
 from server.sharing import interpreter, small_work
 from server.storage import health, sqlite_readers, turns
@@ -104,6 +105,14 @@ LIMITS = {
     "Keys not seen before that are looked up at once": number(access.MAX_LOOKUPS),
     "Grace period of a rotated secret": number(projects.MAX_GRACE / SECOND / 86_400, "days"),
     "A resource in an entry of the audit log": size(auditing.MAX_CONTENT_BYTES),
+    "Refused events that a project keeps": number(SETTINGS.quarantine_events),
+    "Bytes of refused events that a project keeps": size(SETTINGS.quarantine_bytes),
+    "Age of a refused event": number(SETTINGS.quarantine_retention_seconds / 86_400, "days"),
+    "A refused event that is kept": size(quarantine.MAX_KEPT_BYTES),
+    "Refused events that one call sends again or discards": number(quarantine_service.CALL_EVENTS),
+    "Time for which events are kept, if not for ever": (
+        f"{seconds(retention.MIN_RETENTION / SECOND)} to {number(retention.MAX_RETENTION / SECOND / 86_400, 'days')}"
+    ),
     "gRPC: a message": size(call_limits.MAX_MESSAGE_BYTES),
     "gRPC: time for the message of a call to arrive": seconds(call_limits.ARRIVAL_SECONDS),
     "gRPC: time for the first message of a stream to arrive": seconds(call_limits.FIRST_MESSAGE_SECONDS),

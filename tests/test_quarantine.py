@@ -364,6 +364,12 @@ async def test_a_person_is_erased_from_the_quarantine(service: Service) -> None:
     await send_refused(shop, {"order_total": "for Ada@Example.com"}, email="bob@example.com")
     await refusal(shop.send(event(email=f"<{ADA}> and others")))
     await send_refused(shop, email="bob@example.com")
-    await shop.contacts.EraseContact(contacts_pb2.EraseContactRequest(email=ADA))
+    call = shop.contacts.ExportContact(contacts_pb2.ExportContactRequest(email=ADA))
+    exported = [record async for record in call]
+    assert [record.WhichOneof("record") for record in exported[1:]] == [*["refused_event"] * 4, "end"]
+    assert exported[-1].end.refused_event_count == 4
+    for only_counted in (True, False):
+        request = contacts_pb2.EraseContactRequest(email=ADA, validate_only=only_counted)
+        assert (await shop.contacts.EraseContact(request)).refused_event_count == 4
     (left,) = await refused_events(shop)
     assert (left.email, await kept(shop)) == ("bob@example.com", (1, left.byte_count))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from automation.automation_store import automation_ids
 from automation.erasing import runs_of_contact
@@ -14,6 +14,7 @@ from server.storage.contacts import find_contact
 from server.storage.erasures import READ_EVENTS, events_of, find_person
 from server.storage.events import event_sizes, events_at, in_portions, log_head
 from server.storage.projects import match_positions
+from server.storage.refused_events import RefusedEvent, read_refused, refused_naming
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -56,6 +57,7 @@ class ExportEnd:
     events: int = 0
     matches: int = 0
     runs: int = 0
+    refused_events: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +68,20 @@ class _Beginning:
     match_head: int
 
 
+Record: TypeAlias = "Contact | Event | ExportedMatch | ExportedRun | RefusedEvent | ExportEnd"
+
+
 class ContactExports:
     """Exports persons."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def export(
-        self, project_pk: int, ref: ContactRef
-    ) -> AsyncIterator[Contact | Event | ExportedMatch | ExportedRun | ExportEnd]:
-        """Yield the contact, its events, each with its matches after it, its runs, and the end.
+    async def export(self, project_pk: int, ref: ContactRef) -> AsyncIterator[Record]:
+        """Yield the contact, its events, each with its matches after it, its runs, its refused events, and the end.
 
-        What is recorded after the first read is left out. Raise ContactNotFound if nothing is stored.
+        Events, matches and runs that are recorded after the first read are left out. Raise ContactNotFound if nothing
+        is stored.
         """
         read = self._database.read
         began = await read(partial(_begin, project_pk, ref))
@@ -97,15 +101,28 @@ class ContactExports:
                     end = replace(
                         end, events=end.events + 1, matches=end.matches + len(matches.get(event.position, ()))
                     )
-        if not began.person.contact_id and not end.events:
-            raise ContactNotFound(ref.id or ref.email)
         number = 0
         while runs := await read(partial(_runs, project_pk, began, number)):
             for run in runs:
                 yield run
             number = runs[-1].run.number
             end = replace(end, runs=end.runs + len(runs))
+        async for refused in self._refused(project_pk, began.person):
+            yield refused
+            end = replace(end, refused_events=end.refused_events + 1)
+        if not began.person.contact_id and not end.events and not end.refused_events:
+            raise ContactNotFound(ref.id or ref.email)
         yield end
+
+    async def _refused(self, project_pk: int, person: Person) -> AsyncIterator[RefusedEvent]:
+        after, more = "", True
+        while more:
+            ids, after = await self._database.read(partial(_next_refused, project_pk, person, after))
+            more = after != ""
+            for refused_id in ids:
+                # One at a time: each may be as large as a request.
+                for refused in await self._database.read(partial(_read_refused, project_pk, refused_id)):
+                    yield refused
 
 
 def _begin(project_pk: int, ref: ContactRef, connection: Connection) -> _Beginning:
@@ -138,6 +155,14 @@ def _events(
         for position, each in found.items()
     }
     return [events[position] for position in positions if position in events], matches
+
+
+def _next_refused(project_pk: int, person: Person, after: str, connection: Connection) -> tuple[list[str], str]:
+    return refused_naming(connection, project_pk, person.contact_id, person.email, after, READ_EVENTS)
+
+
+def _read_refused(project_pk: int, refused_id: str, connection: Connection) -> list[RefusedEvent]:
+    return read_refused(connection, project_pk, [refused_id])
 
 
 def _runs(project_pk: int, began: _Beginning, after: int, connection: Connection) -> list[ExportedRun]:

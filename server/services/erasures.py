@@ -156,6 +156,10 @@ class Erasures:
             number = numbers[-1]
             cancel = await read(partial(_open_runs, project_pk, numbers))
             erased = replace(erased, runs=erased.runs + len(numbers), cancelled_runs=erased.cancelled_runs + cancel)
+        after, more = "", True
+        while more:
+            ids, after = await read(partial(_refused_of, project_pk, person, after))
+            erased, more = replace(erased, refused_events=erased.refused_events + len(ids)), after != ""
         return erased
 
     async def resume(self) -> float:
@@ -269,6 +273,10 @@ def _sizes(project_pk: int, positions: Sequence[int], connection: Connection) ->
 def _next_refused(erasure: PendingErasure, after: str, connection: Connection) -> tuple[list[str], str]:
     contact_id = contact_id_of(connection, erasure.contact_key)
     return refused_naming(connection, erasure.project_pk, contact_id, erasure.email, after, READ_EVENTS)
+
+
+def _refused_of(project_pk: int, person: Person, after: str, connection: Connection) -> tuple[list[str], str]:
+    return refused_naming(connection, project_pk, person.contact_id, person.email, after, READ_EVENTS)
 
 
 def _delete_refused(project_pk: int, ids: Sequence[str], connection: Connection) -> int:

@@ -27,9 +27,10 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from signalbox.v1 import event_pb2 as signalbox_dot_v1_dot_event__pb2
 from signalbox.v1 import match_pb2 as signalbox_dot_v1_dot_match__pb2
 from signalbox.v1 import options_pb2 as signalbox_dot_v1_dot_options__pb2
+from signalbox.v1 import refusals_pb2 as signalbox_dot_v1_dot_refusals__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsignalbox/v1/contacts.proto\x12\x0csignalbox.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18signalbox/v1/event.proto\x1a\x18signalbox/v1/match.proto\x1a\x1asignalbox/v1/options.proto\"\xda\x01\n\x07\x43ontact\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x65mail\x18\x02 \x01(\t\x12+\n\nproperties\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\x12\x19\n\x11unreadable_reason\x18\x07 \x01(\t\"`\n\x14UpsertContactRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\x12+\n\nproperties\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\"P\n\x15UpsertContactResponse\x12&\n\x07\x63ontact\x18\x01 \x01(\x0b\x32\x15.signalbox.v1.Contact\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"9\n\x11GetContactRequest\x12\x0c\n\x02id\x18\x01 \x01(\tH\x00\x12\x0f\n\x05\x65mail\x18\x02 \x01(\tH\x00\x42\x05\n\x03key\"<\n\x12GetContactResponse\x12&\n\x07\x63ontact\x18\x01 \x01(\x0b\x32\x15.signalbox.v1.Contact\"L\n\x13ListContactsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06search\x18\x03 \x01(\t\"X\n\x14ListContactsResponse\x12\'\n\x08\x63ontacts\x18\x01 \x03(\x0b\x32\x15.signalbox.v1.Contact\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"J\n\x14\x44\x65leteContactRequest\x12\x0c\n\x02id\x18\x01 \x01(\tH\x00\x12\x0f\n\x05\x65mail\x18\x02 \x01(\tH\x00\x12\x0c\n\x04\x65tag\x18\x03 \x01(\tB\x05\n\x03key\"?\n\x15\x44\x65leteContactResponse\x12&\n\x07\x63ontact\x18\x01 \x01(\x0b\x32\x15.signalbox.v1.Contact\"<\n\x14\x45xportContactRequest\x12\x0c\n\x02id\x18\x01 \x01(\tH\x00\x12\x0f\n\x05\x65mail\x18\x02 \x01(\tH\x00\x42\x05\n\x03key\"\xf1\x01\n\x15\x45xportContactResponse\x12(\n\x07\x63ontact\x18\x01 \x01(\x0b\x32\x15.signalbox.v1.ContactH\x00\x12$\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x13.signalbox.v1.EventH\x00\x12,\n\x05match\x18\x03 \x01(\x0b\x32\x1b.signalbox.v1.ExportedMatchH\x00\x12(\n\x03run\x18\x04 \x01(\x0b\x32\x19.signalbox.v1.ExportedRunH\x00\x12&\n\x03\x65nd\x18\x0f \x01(\x0b\x32\x17.signalbox.v1.ExportEndH\x00\x42\x08\n\x06record\"\xc4\x01\n\rExportedMatch\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x03\x12\x16\n\x0e\x65vent_position\x18\x03 \x01(\x03\x12\x15\n\rautomation_id\x18\x04 \x01(\t\x12\x0e\n\x06run_id\x18\x05 \x01(\t\x12&\n\x04kind\x18\x06 \x01(\x0e\x32\x18.signalbox.v1.Match.Kind\x12.\n\nmatched_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa8\x02\n\x0b\x45xportedRun\x12\n\n\x02id\x18\x01 \x01(\t\x12\x15\n\rautomation_id\x18\x02 \x01(\t\x12\x16\n\x0e\x65vent_position\x18\x03 \x01(\x03\x12\x0e\n\x06status\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12+\n\nattributes\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x15\n\rawaited_event\x18\x07 \x01(\t\x12\x19\n\x11\x61waited_condition\x18\x08 \x01(\t\x12.\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inished_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"_\n\tExportEnd\x12\x15\n\rhead_position\x18\x01 \x01(\x03\x12\x13\n\x0b\x65vent_count\x18\x02 \x01(\x03\x12\x13\n\x0bmatch_count\x18\x03 \x01(\x03\x12\x11\n\trun_count\x18\x04 \x01(\x03\"R\n\x13\x45raseContactRequest\x12\x0c\n\x02id\x18\x01 \x01(\tH\x00\x12\x0f\n\x05\x65mail\x18\x02 \x01(\tH\x00\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x42\x05\n\x03key\"\xac\x01\n\x14\x45raseContactResponse\x12\x12\n\ncontact_id\x18\x01 \x01(\t\x12\x13\n\x0b\x65vent_count\x18\x02 \x01(\x03\x12\x11\n\trun_count\x18\x03 \x01(\x03\x12\x1b\n\x13\x63\x61ncelled_run_count\x18\x04 \x01(\x03\x12\x1e\n\x16\x64ropped_delivery_count\x18\x05 \x01(\x03\x12\x1b\n\x13refused_event_count\x18\x06 \x01(\x03\x32\xa6\x05\n\x08\x43ontacts\x12p\n\rUpsertContact\x12\".signalbox.v1.UpsertContactRequest\x1a#.signalbox.v1.UpsertContactResponse\"\x16\xfa\xd4\x18\x0e\x63ontacts:write\x88\xd5\x18\x03\x12\x66\n\nGetContact\x12\x1f.signalbox.v1.GetContactRequest\x1a .signalbox.v1.GetContactResponse\"\x15\xfa\xd4\x18\rcontacts:read\x88\xd5\x18\x01\x12l\n\x0cListContacts\x12!.signalbox.v1.ListContactsRequest\x1a\".signalbox.v1.ListContactsResponse\"\x15\xfa\xd4\x18\rcontacts:read\x88\xd5\x18\x01\x12p\n\rDeleteContact\x12\".signalbox.v1.DeleteContactRequest\x1a#.signalbox.v1.DeleteContactResponse\"\x16\xfa\xd4\x18\x0e\x63ontacts:write\x88\xd5\x18\x03\x12q\n\rExportContact\x12\".signalbox.v1.ExportContactRequest\x1a#.signalbox.v1.ExportContactResponse\"\x15\xfa\xd4\x18\rcontacts:read\x88\xd5\x18\x01\x30\x01\x12m\n\x0c\x45raseContact\x12!.signalbox.v1.EraseContactRequest\x1a\".signalbox.v1.EraseContactResponse\"\x16\xfa\xd4\x18\x0e\x63ontacts:write\x88\xd5\x18\x03\x42\x39\n\x0csignalbox.v1P\x01Z\x18signalbox/v1;signalboxv1\xaa\x02\x0cSignalbox.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsignalbox/v1/contacts.proto\x12\x0csignalbox.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18signalbox/v1/event.proto\x1a\x18signalbox/v1/match.proto\x1a\x1asignalbox/v1/options.proto\x1a\x1bsignalbox/v1/refusals.proto\"\xda\x01\n\x07\x43ontact\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x65mail\x18\x02 \x01(\t\x12+\n\nproperties\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\x12\x19\n\x11unreadable_reason\x18\x07 \x01(\t\"`\n\x14UpsertContactRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\x12+\n\nproperties\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\"P\n\x15UpsertContactResponse\x12&\n\x07\x63ontact\x18\x01 \x01(\x0b\x32\x15.signalbox.v1.Contact\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"9\n\x11GetContactRequest\x12\x0c\n\x02id\x18\x01 \x01(\tH\x00\x12\x0f\n\x05\x65mail\x18\x02 \x01(\tH\x00\x42\x05\n\x03key\"<\n\x12GetContactResponse\x12&\n\x07\x63ontact\x18\x01 \x01(\x0b\x32\x15.signalbox.v1.Contact\"L\n\x13ListContactsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06search\x18\x03 \x01(\t\"X\n\x14ListContactsResponse\x12\'\n\x08\x63ontacts\x18\x01 \x03(\x0b\x32\x15.signalbox.v1.Contact\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"J\n\x14\x44\x65leteContactRequest\x12\x0c\n\x02id\x18\x01 \x01(\tH\x00\x12\x0f\n\x05\x65mail\x18\x02 \x01(\tH\x00\x12\x0c\n\x04\x65tag\x18\x03 \x01(\tB\x05\n\x03key\"?\n\x15\x44\x65leteContactResponse\x12&\n\x07\x63ontact\x18\x01 \x01(\x0b\x32\x15.signalbox.v1.Contact\"<\n\x14\x45xportContactRequest\x12\x0c\n\x02id\x18\x01 \x01(\tH\x00\x12\x0f\n\x05\x65mail\x18\x02 \x01(\tH\x00\x42\x05\n\x03key\"\xa6\x02\n\x15\x45xportContactResponse\x12(\n\x07\x63ontact\x18\x01 \x01(\x0b\x32\x15.signalbox.v1.ContactH\x00\x12$\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x13.signalbox.v1.EventH\x00\x12,\n\x05match\x18\x03 \x01(\x0b\x32\x1b.signalbox.v1.ExportedMatchH\x00\x12(\n\x03run\x18\x04 \x01(\x0b\x32\x19.signalbox.v1.ExportedRunH\x00\x12\x33\n\rrefused_event\x18\x05 \x01(\x0b\x32\x1a.signalbox.v1.RefusedEventH\x00\x12&\n\x03\x65nd\x18\x0f \x01(\x0b\x32\x17.signalbox.v1.ExportEndH\x00\x42\x08\n\x06record\"\xc4\x01\n\rExportedMatch\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x03\x12\x16\n\x0e\x65vent_position\x18\x03 \x01(\x03\x12\x15\n\rautomation_id\x18\x04 \x01(\t\x12\x0e\n\x06run_id\x18\x05 \x01(\t\x12&\n\x04kind\x18\x06 \x01(\x0e\x32\x18.signalbox.v1.Match.Kind\x12.\n\nmatched_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa8\x02\n\x0b\x45xportedRun\x12\n\n\x02id\x18\x01 \x01(\t\x12\x15\n\rautomation_id\x18\x02 \x01(\t\x12\x16\n\x0e\x65vent_position\x18\x03 \x01(\x03\x12\x0e\n\x06status\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12+\n\nattributes\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x15\n\rawaited_event\x18\x07 \x01(\t\x12\x19\n\x11\x61waited_condition\x18\x08 \x01(\t\x12.\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inished_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"|\n\tExportEnd\x12\x15\n\rhead_position\x18\x01 \x01(\x03\x12\x13\n\x0b\x65vent_count\x18\x02 \x01(\x03\x12\x13\n\x0bmatch_count\x18\x03 \x01(\x03\x12\x11\n\trun_count\x18\x04 \x01(\x03\x12\x1b\n\x13refused_event_count\x18\x05 \x01(\x03\"R\n\x13\x45raseContactRequest\x12\x0c\n\x02id\x18\x01 \x01(\tH\x00\x12\x0f\n\x05\x65mail\x18\x02 \x01(\tH\x00\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x42\x05\n\x03key\"\xac\x01\n\x14\x45raseContactResponse\x12\x12\n\ncontact_id\x18\x01 \x01(\t\x12\x13\n\x0b\x65vent_count\x18\x02 \x01(\x03\x12\x11\n\trun_count\x18\x03 \x01(\x03\x12\x1b\n\x13\x63\x61ncelled_run_count\x18\x04 \x01(\x03\x12\x1e\n\x16\x64ropped_delivery_count\x18\x05 \x01(\x03\x12\x1b\n\x13refused_event_count\x18\x06 \x01(\x03\x32\xa6\x05\n\x08\x43ontacts\x12p\n\rUpsertContact\x12\".signalbox.v1.UpsertContactRequest\x1a#.signalbox.v1.UpsertContactResponse\"\x16\xfa\xd4\x18\x0e\x63ontacts:write\x88\xd5\x18\x03\x12\x66\n\nGetContact\x12\x1f.signalbox.v1.GetContactRequest\x1a .signalbox.v1.GetContactResponse\"\x15\xfa\xd4\x18\rcontacts:read\x88\xd5\x18\x01\x12l\n\x0cListContacts\x12!.signalbox.v1.ListContactsRequest\x1a\".signalbox.v1.ListContactsResponse\"\x15\xfa\xd4\x18\rcontacts:read\x88\xd5\x18\x01\x12p\n\rDeleteContact\x12\".signalbox.v1.DeleteContactRequest\x1a#.signalbox.v1.DeleteContactResponse\"\x16\xfa\xd4\x18\x0e\x63ontacts:write\x88\xd5\x18\x03\x12q\n\rExportContact\x12\".signalbox.v1.ExportContactRequest\x1a#.signalbox.v1.ExportContactResponse\"\x15\xfa\xd4\x18\rcontacts:read\x88\xd5\x18\x01\x30\x01\x12m\n\x0c\x45raseContact\x12!.signalbox.v1.EraseContactRequest\x1a\".signalbox.v1.EraseContactResponse\"\x16\xfa\xd4\x18\x0e\x63ontacts:write\x88\xd5\x18\x03\x42\x39\n\x0csignalbox.v1P\x01Z\x18signalbox/v1;signalboxv1\xaa\x02\x0cSignalbox.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,38 +50,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONTACTS'].methods_by_name['ExportContact']._serialized_options = b'\372\324\030\rcontacts:read\210\325\030\001'
   _globals['_CONTACTS'].methods_by_name['EraseContact']._loaded_options = None
   _globals['_CONTACTS'].methods_by_name['EraseContact']._serialized_options = b'\372\324\030\016contacts:write\210\325\030\003'
-  _globals['_CONTACT']._serialized_start=189
-  _globals['_CONTACT']._serialized_end=407
-  _globals['_UPSERTCONTACTREQUEST']._serialized_start=409
-  _globals['_UPSERTCONTACTREQUEST']._serialized_end=505
-  _globals['_UPSERTCONTACTRESPONSE']._serialized_start=507
-  _globals['_UPSERTCONTACTRESPONSE']._serialized_end=587
-  _globals['_GETCONTACTREQUEST']._serialized_start=589
-  _globals['_GETCONTACTREQUEST']._serialized_end=646
-  _globals['_GETCONTACTRESPONSE']._serialized_start=648
-  _globals['_GETCONTACTRESPONSE']._serialized_end=708
-  _globals['_LISTCONTACTSREQUEST']._serialized_start=710
-  _globals['_LISTCONTACTSREQUEST']._serialized_end=786
-  _globals['_LISTCONTACTSRESPONSE']._serialized_start=788
-  _globals['_LISTCONTACTSRESPONSE']._serialized_end=876
-  _globals['_DELETECONTACTREQUEST']._serialized_start=878
-  _globals['_DELETECONTACTREQUEST']._serialized_end=952
-  _globals['_DELETECONTACTRESPONSE']._serialized_start=954
-  _globals['_DELETECONTACTRESPONSE']._serialized_end=1017
-  _globals['_EXPORTCONTACTREQUEST']._serialized_start=1019
-  _globals['_EXPORTCONTACTREQUEST']._serialized_end=1079
-  _globals['_EXPORTCONTACTRESPONSE']._serialized_start=1082
-  _globals['_EXPORTCONTACTRESPONSE']._serialized_end=1323
-  _globals['_EXPORTEDMATCH']._serialized_start=1326
-  _globals['_EXPORTEDMATCH']._serialized_end=1522
-  _globals['_EXPORTEDRUN']._serialized_start=1525
-  _globals['_EXPORTEDRUN']._serialized_end=1821
-  _globals['_EXPORTEND']._serialized_start=1823
-  _globals['_EXPORTEND']._serialized_end=1918
-  _globals['_ERASECONTACTREQUEST']._serialized_start=1920
-  _globals['_ERASECONTACTREQUEST']._serialized_end=2002
-  _globals['_ERASECONTACTRESPONSE']._serialized_start=2005
-  _globals['_ERASECONTACTRESPONSE']._serialized_end=2177
-  _globals['_CONTACTS']._serialized_start=2180
-  _globals['_CONTACTS']._serialized_end=2858
+  _globals['_CONTACT']._serialized_start=218
+  _globals['_CONTACT']._serialized_end=436
+  _globals['_UPSERTCONTACTREQUEST']._serialized_start=438
+  _globals['_UPSERTCONTACTREQUEST']._serialized_end=534
+  _globals['_UPSERTCONTACTRESPONSE']._serialized_start=536
+  _globals['_UPSERTCONTACTRESPONSE']._serialized_end=616
+  _globals['_GETCONTACTREQUEST']._serialized_start=618
+  _globals['_GETCONTACTREQUEST']._serialized_end=675
+  _globals['_GETCONTACTRESPONSE']._serialized_start=677
+  _globals['_GETCONTACTRESPONSE']._serialized_end=737
+  _globals['_LISTCONTACTSREQUEST']._serialized_start=739
+  _globals['_LISTCONTACTSREQUEST']._serialized_end=815
+  _globals['_LISTCONTACTSRESPONSE']._serialized_start=817
+  _globals['_LISTCONTACTSRESPONSE']._serialized_end=905
+  _globals['_DELETECONTACTREQUEST']._serialized_start=907
+  _globals['_DELETECONTACTREQUEST']._serialized_end=981
+  _globals['_DELETECONTACTRESPONSE']._serialized_start=983
+  _globals['_DELETECONTACTRESPONSE']._serialized_end=1046
+  _globals['_EXPORTCONTACTREQUEST']._serialized_start=1048
+  _globals['_EXPORTCONTACTREQUEST']._serialized_end=1108
+  _globals['_EXPORTCONTACTRESPONSE']._serialized_start=1111
+  _globals['_EXPORTCONTACTRESPONSE']._serialized_end=1405
+  _globals['_EXPORTEDMATCH']._serialized_start=1408
+  _globals['_EXPORTEDMATCH']._serialized_end=1604
+  _globals['_EXPORTEDRUN']._serialized_start=1607
+  _globals['_EXPORTEDRUN']._serialized_end=1903
+  _globals['_EXPORTEND']._serialized_start=1905
+  _globals['_EXPORTEND']._serialized_end=2029
+  _globals['_ERASECONTACTREQUEST']._serialized_start=2031
+  _globals['_ERASECONTACTREQUEST']._serialized_end=2113
+  _globals['_ERASECONTACTRESPONSE']._serialized_start=2116
+  _globals['_ERASECONTACTRESPONSE']._serialized_end=2288
+  _globals['_CONTACTS']._serialized_start=2291
+  _globals['_CONTACTS']._serialized_end=2969
 # @@protoc_insertion_point(module_scope)

@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from signalbox.v1 import event_pb2 as _event_pb2
 from signalbox.v1 import match_pb2 as _match_pb2
+from signalbox.v1 import refusals_pb2 as _refusals_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -344,6 +345,7 @@ class ExportContactResponse(_message.Message):
     EVENT_FIELD_NUMBER: _builtins.int
     MATCH_FIELD_NUMBER: _builtins.int
     RUN_FIELD_NUMBER: _builtins.int
+    REFUSED_EVENT_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def contact(self) -> Global___Contact:
@@ -362,6 +364,10 @@ class ExportContactResponse(_message.Message):
         """A run, in the order in which they started, after all events."""
 
     @_builtins.property
+    def refused_event(self) -> _refusals_pb2.RefusedEvent:
+        """A refused event that names the person, or has the address anywhere in what was sent, after all runs."""
+
+    @_builtins.property
     def end(self) -> Global___ExportEnd:
         """The end of the export. Comes last."""
 
@@ -372,13 +378,14 @@ class ExportContactResponse(_message.Message):
         event: _event_pb2.Event | None = ...,
         match: Global___ExportedMatch | None = ...,
         run: Global___ExportedRun | None = ...,
+        refused_event: _refusals_pb2.RefusedEvent | None = ...,
         end: Global___ExportEnd | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["contact", b"contact", "end", b"end", "event", b"event", "match", b"match", "record", b"record", "run", b"run"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["contact", b"contact", "end", b"end", "event", b"event", "match", b"match", "record", b"record", "refused_event", b"refused_event", "run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contact", b"contact", "end", b"end", "event", b"event", "match", b"match", "record", b"record", "run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contact", b"contact", "end", b"end", "event", b"event", "match", b"match", "record", b"record", "refused_event", b"refused_event", "run", b"run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_record: _TypeAlias = _typing.Literal["contact", "event", "match", "run", "end"]  # noqa: Y015
+    _WhichOneofReturnType_record: _TypeAlias = _typing.Literal["contact", "event", "match", "run", "refused_event", "end"]  # noqa: Y015
     _WhichOneofArgType_record: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_record) -> _WhichOneofReturnType_record | None: ...
 
@@ -506,6 +513,7 @@ class ExportEnd(_message.Message):
     EVENT_COUNT_FIELD_NUMBER: _builtins.int
     MATCH_COUNT_FIELD_NUMBER: _builtins.int
     RUN_COUNT_FIELD_NUMBER: _builtins.int
+    REFUSED_EVENT_COUNT_FIELD_NUMBER: _builtins.int
     head_position: _builtins.int
     """Output only. Position of the newest event when the export began. Later events are not part of it."""
     event_count: _builtins.int
@@ -514,6 +522,8 @@ class ExportEnd(_message.Message):
     """Output only. Number of matches."""
     run_count: _builtins.int
     """Output only. Number of runs."""
+    refused_event_count: _builtins.int
+    """Output only. Number of refused events."""
     def __init__(
         self,
         *,
@@ -521,10 +531,11 @@ class ExportEnd(_message.Message):
         event_count: _builtins.int = ...,
         match_count: _builtins.int = ...,
         run_count: _builtins.int = ...,
+        refused_event_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_count", b"event_count", "head_position", b"head_position", "match_count", b"match_count", "run_count", b"run_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_count", b"event_count", "head_position", b"head_position", "match_count", b"match_count", "refused_event_count", b"refused_event_count", "run_count", b"run_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

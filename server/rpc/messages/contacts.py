@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 from server.model import Contact, Event
 from server.rpc.messages.enums import MATCH_KIND
 from server.rpc.messages.events import event_message
+from server.rpc.messages.refused_events import refused_event_message
 from server.rpc.messages.structs import write_struct
 from server.rpc.messages.times import timestamp
 from server.services.contact_exports import ExportedMatch, ExportedRun
+from server.storage.refused_events import RefusedEvent
 from signalbox.v1 import contacts_pb2 as pb
 
 if TYPE_CHECKING:
-    from server.services.contact_exports import ExportEnd
+    from server.services.contact_exports import Record
 
 
 def write_contact(contact: Contact) -> pb.Contact:
@@ -31,7 +33,7 @@ def write_contact(contact: Contact) -> pb.Contact:
     return message
 
 
-def write_record(record: Contact | Event | ExportedMatch | ExportedRun | ExportEnd) -> pb.ExportContactResponse:
+def write_record(record: Record) -> pb.ExportContactResponse:
     """Write one record of an export."""
     if isinstance(record, Event):
         return pb.ExportContactResponse(event=event_message(record))
@@ -39,10 +41,16 @@ def write_record(record: Contact | Event | ExportedMatch | ExportedRun | ExportE
         return pb.ExportContactResponse(match=_write_match(record))
     if isinstance(record, ExportedRun):
         return pb.ExportContactResponse(run=_write_run(record))
+    if isinstance(record, RefusedEvent):
+        return pb.ExportContactResponse(refused_event=refused_event_message(record))
     if isinstance(record, Contact):
         return pb.ExportContactResponse(contact=write_contact(record))
     end = pb.ExportEnd(
-        head_position=record.head, event_count=record.events, match_count=record.matches, run_count=record.runs
+        head_position=record.head,
+        event_count=record.events,
+        match_count=record.matches,
+        run_count=record.runs,
+        refused_event_count=record.refused_events,
     )
     return pb.ExportContactResponse(end=end)
 
