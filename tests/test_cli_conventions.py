@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +89,14 @@ def test_an_error_of_the_command_line_is_json_too(
     error = error_of(capsys.readouterr().err)
     assert (error["reason"], error["exit_code"], error["violations"]) == (reason, code, [])
     assert error["message"]
+
+
+def test_a_number_that_no_message_can_hold_is_a_wrong_command_line() -> None:
+    for words, command in COMMANDS.items():
+        for parameter in command.params if words != ("serve",) else []:
+            # `--limit` is counted by the command itself.
+            if isinstance(parameter.type, click.IntRange) and parameter.name != "limit":
+                assert (parameter.type.max or math.inf) < 2**63, (words, parameter.opts)
 
 
 # Names

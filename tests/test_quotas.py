@@ -11,11 +11,13 @@ from grpc import StatusCode
 from server.clock import database_now
 from server.ingest import quotas
 from server.ingest.quotas import Bucket
-from signalbox.v1 import event_ingest_pb2
+from server.services import quarantine
+from signalbox.v1 import event_ingest_pb2, refusals_pb2
 from signalbox.v1 import projects_pb2 as pb
 from tests.support.bridge import calling
 from tests.support.connect import connecting
-from tests.support.messages import ADA, ORDER, event
+from tests.support.messages import ADA, INDEPENDENT, ORDER, event
+from tests.support.quarantine import KEEP
 from tests.support.refusals import refusal
 from tests.support.service import serving
 
@@ -115,6 +117,45 @@ async def test_a_stream_waits_for_the_rate(service: Service, shop: Client) -> No
     responses = [response async for response in shop.ingest.StreamEvents(messages())]
     assert [len(response.results) for response in responses] == [5] * 4
     assert asyncio.get_running_loop().time() - began >= 0.7
+
+
+@on_sqlite
+async def test_calls_that_gave_up_waiting_for_the_rate_take_nothing_of_it(service: Service, shop: Client) -> None:
+    await limit(service, shop, events_per_second=1, event_burst=100)
+    await shop.send_all([event()] * 100)
+
+    async def messages() -> Any:
+        yield event_ingest_pb2.StreamEventsRequest(events=[event()] * 100)
+
+    for _ in range(3):
+        refused = await refusal(shop.ingest.StreamEvents(messages(), timeout=0.1).read())
+        assert refused.code is StatusCode.DEADLINE_EXCEEDED
+    # The server notices the end of a call a little later than its client.
+    for _ in range(100):
+        if ((await refusal(shop.send())).retry_after or 0) <= 2:
+            return
+        await asyncio.sleep(0.02)
+    pytest.fail("the events of calls that ended are still counted")
+
+
+@on_sqlite
+async def test_events_are_sent_again_at_the_rate_and_the_call_ends_in_time(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = await service.shop(refused_events=KEEP)
+    await shop.send_all([event(name="late")] * 45, INDEPENDENT)
+    await service.admin.projects.UpdateProject(
+        pb.UpdateProjectRequest(project=shop.project, undefined_events=pb.UNDEFINED_EVENTS_ACCEPT)
+    )
+    await limit(service, shop, events_per_second=20)
+    monkeypatch.setattr(quarantine, "REINGEST_SECONDS", 0.0)
+    calls: list[int] = []
+    request = refusals_pb2.ReingestRefusedEventsRequest(filter=refusals_pb2.RefusedEventFilter())
+    while not calls or request.continue_after:
+        response = await shop.quarantine.ReingestRefusedEvents(request)
+        calls.append(response.recorded_count)
+        request.continue_after = response.continue_after
+    assert calls == [20, 20, 5]
 
 
 async def test_no_more_is_recorded_on_a_day_than_the_quota_allows(

@@ -106,6 +106,11 @@ class Ingest:
         self._refusals.note(batch)
         batch.check()
 
+    async def events_per_second(self, project_pk: int) -> int:
+        """Return how many events a project may send per second, 0 for any number."""
+        snapshot = self._catalog.cached(project_pk) or await self._catalog.load(project_pk)
+        return snapshot.quota.events_per_second
+
     async def reingest(self, project_pk: int, drafts: Sequence[Draft], size: int) -> None:
         """Record events that were refused before, as `send_batch` does with independent ones.
 

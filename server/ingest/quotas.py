@@ -129,7 +129,12 @@ class Quotas:
         # Taken at once, so that those who wait come one after another.
         bucket.take(count)
         if seconds:
-            await asyncio.sleep(seconds)
+            try:
+                await asyncio.sleep(seconds)
+            except asyncio.CancelledError:
+                # Callers that gave up send nothing: repeated calls would otherwise add up to a debt of others.
+                bucket.take(-count)
+                raise
 
     def _bucket(self, project_pk: int, quota: Quota) -> Bucket:
         rate, burst = quota.events_per_second, quota.event_burst or quota.events_per_second

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from server.auditing import Noted
@@ -44,6 +45,9 @@ COUNTED_EVENTS: Final = 5_000
 STEP_EVENTS: Final = 100
 STEP_BYTES: Final = 512 * 1024
 """What is read and sent again together, or deleted in one transaction."""
+
+REINGEST_SECONDS: Final = 5.0
+"""A call sends nothing more after this time, and returns where to continue: it may wait for the project's quota."""
 
 MAX_REPORTED: Final = 100
 """The most events that are still refused of which a call reports the errors."""
@@ -83,6 +87,7 @@ class Reingested:
     recorded: int = 0
     duplicates: int = 0
     refused: int = 0
+    examined: int = 0
     still_refused: list[StillRefused] = field(default_factory=list)
     last: str = ""
 
@@ -140,7 +145,13 @@ class Quarantine:
         """
         selected, last = await self._select(project_pk, selection)
         result = Reingested(last=last)
-        for ids, size in _steps(selected):
+        rate = 0 if validate_only else await self._ingest.events_per_second(project_pk)
+        end = monotonic() + REINGEST_SECONDS
+        for ids, size in _steps(selected, min(STEP_EVENTS, rate or STEP_EVENTS)):
+            if result.examined and monotonic() > end and not selection.ids:
+                result.last = selected[result.examined - 1][0]
+                break
+            result.examined += len(ids)
             events = await self._read(project_pk, ids)
             drafts = [await self._draft(project_pk, event) for event in events]
             if validate_only:
@@ -231,11 +242,11 @@ def _first(selected: Sequence[tuple[str, int]], room: int) -> Sequence[tuple[str
     return selected
 
 
-def _steps(selected: Sequence[tuple[str, int]]) -> Sequence[tuple[list[str], int]]:
-    """Divide events into steps, each with its size."""
+def _steps(selected: Sequence[tuple[str, int]], most: int) -> Sequence[tuple[list[str], int]]:
+    """Divide events into steps of at most `most`, each with its size."""
     steps: list[tuple[list[str], int]] = []
     for refused_id, size in selected:
-        if not steps or len(steps[-1][0]) == STEP_EVENTS or steps[-1][1] + size > STEP_BYTES:
+        if not steps or len(steps[-1][0]) == most or steps[-1][1] + size > STEP_BYTES:
             steps.append(([], 0))
         ids, before = steps[-1]
         ids.append(refused_id)

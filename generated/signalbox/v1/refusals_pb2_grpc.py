@@ -104,9 +104,11 @@ class QuarantineServicer:
     def ReingestRefusedEvents(self, request, context):
         """Sends refused events again, oldest first, with the idempotency key and the time that they were first sent with, and
         by the rules of the API that they were sent to. An event leaves the quarantine in the transaction that records it.
-        One that is still refused stays as it is.
+        One that is still refused stays as it is. Events are sent at the rate of the project's quota; a call with a filter
+        ends after 5 seconds.
 
-        Errors: REFUSAL_NOT_FOUND, if one of `ids` is not kept; BATCH_TOO_COSTLY, QUEUE_FULL, AUTOMATIONS_CHANGING.
+        Errors: REFUSAL_NOT_FOUND, if one of `ids` is not kept; BATCH_TOO_COSTLY, QUEUE_FULL, AUTOMATIONS_CHANGING,
+        PROJECT_QUOTA_EXCEEDED; what was recorded before stays recorded.
         The reasons for a single event are those of SendEvent, or those of its dialect.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -52,9 +52,11 @@ class QuarantineStub:
     ReingestRefusedEvents: _grpc.UnaryUnaryMultiCallable[_refusals_pb2.ReingestRefusedEventsRequest, _refusals_pb2.ReingestRefusedEventsResponse]
     """Sends refused events again, oldest first, with the idempotency key and the time that they were first sent with, and
     by the rules of the API that they were sent to. An event leaves the quarantine in the transaction that records it.
-    One that is still refused stays as it is.
+    One that is still refused stays as it is. Events are sent at the rate of the project's quota; a call with a filter
+    ends after 5 seconds.
 
-    Errors: REFUSAL_NOT_FOUND, if one of `ids` is not kept; BATCH_TOO_COSTLY, QUEUE_FULL, AUTOMATIONS_CHANGING.
+    Errors: REFUSAL_NOT_FOUND, if one of `ids` is not kept; BATCH_TOO_COSTLY, QUEUE_FULL, AUTOMATIONS_CHANGING,
+    PROJECT_QUOTA_EXCEEDED; what was recorded before stays recorded.
     The reasons for a single event are those of SendEvent, or those of its dialect.
     """
     DiscardRefusedEvents: _grpc.UnaryUnaryMultiCallable[_refusals_pb2.DiscardRefusedEventsRequest, _refusals_pb2.DiscardRefusedEventsResponse]
@@ -87,9 +89,11 @@ class QuarantineAsyncStub(QuarantineStub):
     ReingestRefusedEvents: _aio.UnaryUnaryMultiCallable[_refusals_pb2.ReingestRefusedEventsRequest, _refusals_pb2.ReingestRefusedEventsResponse]  # type: ignore[assignment]
     """Sends refused events again, oldest first, with the idempotency key and the time that they were first sent with, and
     by the rules of the API that they were sent to. An event leaves the quarantine in the transaction that records it.
-    One that is still refused stays as it is.
+    One that is still refused stays as it is. Events are sent at the rate of the project's quota; a call with a filter
+    ends after 5 seconds.
 
-    Errors: REFUSAL_NOT_FOUND, if one of `ids` is not kept; BATCH_TOO_COSTLY, QUEUE_FULL, AUTOMATIONS_CHANGING.
+    Errors: REFUSAL_NOT_FOUND, if one of `ids` is not kept; BATCH_TOO_COSTLY, QUEUE_FULL, AUTOMATIONS_CHANGING,
+    PROJECT_QUOTA_EXCEEDED; what was recorded before stays recorded.
     The reasons for a single event are those of SendEvent, or those of its dialect.
     """
     DiscardRefusedEvents: _aio.UnaryUnaryMultiCallable[_refusals_pb2.DiscardRefusedEventsRequest, _refusals_pb2.DiscardRefusedEventsResponse]  # type: ignore[assignment]
@@ -143,9 +147,11 @@ class QuarantineServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_refusals_pb2.ReingestRefusedEventsResponse, _abc.Awaitable[_refusals_pb2.ReingestRefusedEventsResponse]]:
         """Sends refused events again, oldest first, with the idempotency key and the time that they were first sent with, and
         by the rules of the API that they were sent to. An event leaves the quarantine in the transaction that records it.
-        One that is still refused stays as it is.
+        One that is still refused stays as it is. Events are sent at the rate of the project's quota; a call with a filter
+        ends after 5 seconds.
 
-        Errors: REFUSAL_NOT_FOUND, if one of `ids` is not kept; BATCH_TOO_COSTLY, QUEUE_FULL, AUTOMATIONS_CHANGING.
+        Errors: REFUSAL_NOT_FOUND, if one of `ids` is not kept; BATCH_TOO_COSTLY, QUEUE_FULL, AUTOMATIONS_CHANGING,
+        PROJECT_QUOTA_EXCEEDED; what was recorded before stays recorded.
         The reasons for a single event are those of SendEvent, or those of its dialect.
         """
 

@@ -57,7 +57,7 @@ _SETTINGS = (
     option("--push-timeout", type=duration, metavar="TIME", help="Time for a response; 15s by default."),
     option(
         "--max-in-flight",
-        type=click.IntRange(min=1),
+        type=click.IntRange(min=1, max=2**31 - 1),
         metavar="N",
         help="Maximum number of requests in progress; 16 by default.",
     ),

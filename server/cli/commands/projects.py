@@ -37,7 +37,7 @@ def project() -> None:
 
 
 def _limit(flag: str, text: str) -> Callable[[F], F]:
-    return option(flag, type=click.IntRange(min=0), metavar="N", help=text)
+    return option(flag, type=click.IntRange(min=0, max=2**63 - 1), metavar="N", help=text)
 
 
 def _rules(command: F) -> F:

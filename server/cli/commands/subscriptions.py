@@ -71,7 +71,7 @@ def subscription() -> None:
 @_deadline_option
 @option(
     "--max-attempts",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=1, max=2**31 - 1),
     metavar="N",
     help="Delivery attempts before a match is parked; 10 by default.",
 )
@@ -151,7 +151,12 @@ async def ping(session: Session, subscription: str) -> None:
 @click.argument("subscription")
 @option("--name", metavar="NAME", help="New name.")
 @_deadline_option
-@option("--max-attempts", type=click.IntRange(min=1), metavar="N", help="Delivery attempts before a match is parked.")
+@option(
+    "--max-attempts",
+    type=click.IntRange(min=1, max=2**31 - 1),
+    metavar="N",
+    help="Delivery attempts before a match is parked.",
+)
 @_delay_option
 @_longest_option
 @push_change_options
