@@ -80,7 +80,7 @@ class Record:
             project_id=project_ids(connection, [project_pk])[project_pk] if project_pk else "",
             key_id=self._caller.key_id,
             api=self._caller.door,
-            request_id=self._caller.request_id,
+            request_id=self._caller.stored_id,
             action=self._action,
             resource_type=resource.resource_type,
             resource_id=resource.resource_id,

@@ -15,6 +15,8 @@ from contextvars import ContextVar
 from itertools import count
 from typing import Final, NamedTuple
 
+from server.logs import mask
+
 REQUEST_ID: Final = "x-request-id"
 """The name of the header in which a request ID is sent and answered."""
 
@@ -38,6 +40,11 @@ class Caller(NamedTuple):
     key_id: str
     project_id: str
     door: str
+
+    @property
+    def stored_id(self) -> str:
+        """The request ID as it is stored, without an address: an erasure does not search request IDs."""
+        return mask(self.request_id)
 
 
 SERVER: Final = Caller("", "", "", "server")

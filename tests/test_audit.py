@@ -309,6 +309,7 @@ async def test_an_entry_says_who_and_what_it_was_before_and_after(shop: Client) 
 @on_sqlite
 async def test_no_secret_and_no_address_is_in_the_log(service: Service, shop: Client) -> None:
     secret = "sb_imported_secret_of_somebody"
+    shop.metadata.append((caller.REQUEST_ID, "signup-of-grace@example.com"))
     project = shop.project
     await service.admin.projects.CreateApiKey(projects_pb2.CreateApiKeyRequest(project=project, secret=secret))
     await shop.upsert("grace@example.com", {"plan": "sapphire"})

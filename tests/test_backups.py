@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
+import re
 import shutil
 import sqlite3
 import threading
@@ -14,7 +16,9 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
+from server.cli.client.errors import Failure
 from server.cli.main import run
+from server.cli.starting import clear_start_failures
 from server.storage.backups import BackupError, back_up_sqlite, restore_sqlite
 from tests.support.command_line import Server, command, serving
 from tests.support.messages import orders
@@ -112,6 +116,32 @@ def test_a_database_that_does_not_exist_is_not_backed_up(tmp_path: Path, name: s
     with pytest.raises(BackupError, match=f"{name} does not exist"):
         back_up_sqlite(tmp_path / name, tmp_path / "backup.db")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("words", [["backup", "copy.db"], ["compact"]])
+def test_what_sqlite_cannot_do_is_a_failure_that_names_the_database(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "other.db").write_text("no database")
+    files = [str(tmp_path / word) for word in words[1:]]
+    failed = command(words[0], *files, "--database", f"sqlite:///{tmp_path}/other.db")
+    assert failed.code == 1
+    assert re.search(r"/other\.db could not be .*: file is not a database\n$", failed.err)
+    assert not list(tmp_path.glob("copy*"))
+
+
+def test_a_damaged_database_is_named_and_not_its_copy(backup: Path, tmp_path: Path) -> None:
+    _overwrite(backup)
+    with pytest.raises(BackupError, match=r"/backup\.db (is damaged|could not be copied)"):
+        back_up_sqlite(backup, tmp_path / "copy.db")
+    assert not list(tmp_path.glob("copy*"))
+
+
+def test_a_copy_to_a_full_disk_names_both_files() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "backup.db", None, "signalbox.db.partial")
+    with (
+        pytest.raises(Failure, match=r"^backup\.db to signalbox\.db\.partial: No space left on device$"),
+        clear_start_failures(""),
+    ):
+        raise full
 
 
 @pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])

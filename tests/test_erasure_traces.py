@@ -12,6 +12,7 @@ from sqlalchemy import LargeBinary, Text
 
 from automation.tables import metadata as automation_metadata
 from registry.tables import metadata as registry_metadata
+from server.caller import REQUEST_ID
 from server.storage.migrations import metadata as migrations_metadata
 from server.storage.tables import metadata as server_metadata
 from signalbox.v1 import contacts_pb2, match_stream_pb2, projects_pb2
@@ -165,6 +166,7 @@ def test_every_column_of_text_says_what_an_erasure_does_with_it() -> None:
 
 async def leave_traces(client: Client) -> None:
     """Have something about the person stored in every place that can hold it."""
+    client.metadata.append((REQUEST_ID, f"import-of-{PERSON}"))
     await client.define("note", ANYTHING)
     for wrong in ({"order_total": PERSON}, {"order_total": {PERSON.upper(): 1}}):
         assert (await verdict(client.send(event(wrong, email=PERSON, key=f"refused {PERSON}"))))[

@@ -52,5 +52,6 @@ def _cause(error: StorageError) -> str:
 
 def _os_message(error: OSError) -> str:
     if error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
+        target = f" to {error.filename2}" if error.filename2 else ""
+        return f"{error.filename}{target}: {error.strerror}"
     return error.strerror or str(error)

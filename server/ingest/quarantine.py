@@ -146,7 +146,7 @@ class Quarantined:
             faults_of(reason, places),
             batch.caller.door,
             batch.caller.key_id,
-            batch.caller.request_id,
+            batch.caller.stored_id,
             clean(key),
             clean(contact_id),
             clean(email),

@@ -48,12 +48,12 @@ def back_up_sqlite(database: Path, file: Path) -> None:
     if not database.is_file():
         raise BackupError(f"{database} does not exist")
     with _new_file(file) as partial, closing(_open(database, "mode=ro")) as source:
-        with closing(sqlite3.connect(partial)) as copy:
+        with _failing_as(f"{database} could not be copied to {file}"), closing(sqlite3.connect(partial)) as copy:
             # In one step, which is one snapshot: after each smaller step, a write by the server would begin it anew.
             source.backup(copy)
             # With the write-ahead log, the header need not have the size of the file, and a cut copy would seem sound.
             copy.execute("PRAGMA journal_mode = DELETE")
-        _check_sqlite(partial, file)
+        _check_sqlite(partial, database)
 
 
 def restore_sqlite(file: Path, database: Path) -> None:
@@ -76,7 +76,7 @@ def compact_sqlite(database: Path) -> Sizes:
     locked = DatabaseFile.open(str(database))
     try:
         before = _size(database)
-        with closing(_open(database, "mode=rw")) as connection:
+        with _failing_as(f"{database} could not be compacted"), closing(_open(database, "mode=rw")) as connection:
             connection.execute("VACUUM")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return Sizes(before, _size(database))
@@ -125,6 +125,15 @@ def _new_file(file: Path) -> Iterator[Path]:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextmanager
+def _failing_as(what: str) -> Iterator[None]:
+    """Turn what SQLite raises, such as for a full disk or a damaged file, into BackupError."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise BackupError(f"{what}: {error}") from error
 
 
 def _expect(file: Path, start: bytes, kind: str) -> None:
