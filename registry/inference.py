@@ -16,7 +16,8 @@ The type of a property is that of most of its values:
     nothing but null, or as many of one kind   any
     as of another
 
-A property is required if it is in every payload, or in every object, of at least MIN_OBJECTS.
+A property is required if it is in every payload, or in every object, of at least MIN_OBJECTS. What no payload shows is
+kept from the present definition: descriptions, and which properties are personal. Those have no suggested values.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from registry.schema import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 MIN_OBJECTS: Final = 2
 """Of a single object nothing can be said about what is required."""
@@ -105,10 +106,10 @@ class Finding:
 
 
 class Inference:
-    """Infers a schema from payloads. `rules` are those for unknown properties and coercion."""
+    """Infers a schema from payloads. `known` is the present one, with the rules for unknown properties and coercion."""
 
-    def __init__(self, rules: Schema) -> None:
-        self._rules = rules
+    def __init__(self, known: Schema) -> None:
+        self._known = known
         self._root = _Place(ROOT)
         self._paths = 0
         self._full = False
@@ -131,11 +132,11 @@ class Inference:
         """Return the proposed schema."""
         properties, closed = _properties(self._root, MAX_PROPERTIES, 1)
         rules = (
-            self._rules
+            self._known
             if closed and not self._full
-            else replace(self._rules, unknown_properties=UnknownProperties.KEEP)
+            else replace(self._known, unknown_properties=UnknownProperties.KEEP)
         )
-        return replace(rules, properties=properties)
+        return replace(rules, properties=_with_known(properties, self._known.properties))
 
     def findings(self, conflicts: Mapping[str, int]) -> tuple[Finding, ...]:
         """Return what was found at each path, in the order of the paths."""
@@ -237,6 +238,26 @@ def _properties(place: _Place, room: int, depth: int) -> tuple[tuple[Property, .
             room -= _nested(proposed)
             properties.append(proposed)
     return tuple(properties), complete
+
+
+def _with_known(
+    proposed: Iterable[Property], known: Iterable[Property], *, personal: bool = False
+) -> tuple[Property, ...]:
+    """Return properties with the descriptions of known ones, and as personal as these; `personal` if all are."""
+    by_name = {declared.name: declared for declared in known}
+    return tuple(_with(each, by_name.get(each.name), personal=personal) for each in proposed)
+
+
+def _with(proposed: Property, known: Property | None, *, personal: bool) -> Property:
+    known = known or Property(proposed.name, proposed.type)
+    hidden = personal or known.personal
+    return replace(
+        proposed,
+        description=known.description,
+        personal=known.personal,
+        suggested_values=() if hidden else proposed.suggested_values,
+        properties=_with_known(proposed.properties, known.properties, personal=hidden),
+    )
 
 
 def _nested(declared: Property) -> int:

@@ -99,6 +99,15 @@ def test_a_number_that_no_message_can_hold_is_a_wrong_command_line() -> None:
                 assert (parameter.type.max or math.inf) < 2**63, (words, parameter.opts)
 
 
+@pytest.mark.parametrize("words", [("whoami", "--timeout"), ("serve", "--drain"), ("serve", "--grace")], ids=" ".join)
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "1e308"])
+def test_a_time_that_never_ends_is_a_wrong_command_line(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], value: str
+) -> None:
+    assert run((*words, value)) == 2
+    assert words[-1] in capsys.readouterr().err
+
+
 # Names
 
 

@@ -77,6 +77,24 @@ def test_few_different_strings_are_suggested() -> None:
     assert property_of(["x", *many])[0].suggested_values == ()
 
 
+def test_what_was_declared_personal_stays_so_and_its_values_are_not_suggested() -> None:
+    known = Schema(
+        (
+            Property("ssn", NUMBER, description="Tax number", personal=True),
+            Property("home", OBJECT, personal=True, properties=(Property("city", STRING),)),
+            Property("cart", OBJECT, properties=(Property("note", STRING, personal=True),)),
+        )
+    )
+    inference = Inference(known)
+    for _ in range(3):
+        inference.take({"ssn": "1a", "home": {"city": "Bonn"}, "cart": {"note": "hush", "sku": "A"}, "new": "B"})
+    cart, home, new, ssn = inference.propose().properties
+    assert (ssn.type, ssn.personal, ssn.description, ssn.suggested_values) == (STRING, True, "Tax number", ())
+    assert (home.personal, home.properties[0].suggested_values) == (True, ())
+    assert [(each.personal, each.suggested_values) for each in cart.properties] == [(True, ()), (False, ("A",))]
+    assert (new.personal, new.suggested_values) == (False, ("B",))
+
+
 def test_items_of_arrays_have_a_type_if_all_have_it() -> None:
     assert property_of([[1, 2], []])[0].item_type is NUMBER
     assert property_of([[1, "a"]])[0].item_type is None

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
+from typing import Any
 
 import click
 
 MAX_PORT = 65_535
+_YEAR = 365 * 86_400
 
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
@@ -36,6 +39,20 @@ def secret(text: str) -> str:
     if not all("!" <= character <= "~" for character in text):
         raise click.BadParameter("a key must be printable ASCII without spaces")
     return text
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds, at most those of a year: no timer can wait for `inf` or `nan`."""
+
+    def __init__(self, *, min_open: bool = False) -> None:
+        super().__init__(min=0, max=_YEAR, min_open=min_open)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number. Raise BadParameter."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number of seconds.", param, ctx)
+        return number
 
 
 def seconds(text: str) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from server.cli.arguments.kinds import address, secret
+from server.cli.arguments.kinds import Seconds, address, secret
 from server.settings import DEFAULT_DATABASE, DEFAULT_GRPC
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ _CONNECTION_OPTIONS = (
     _anywhere(
         "--timeout",
         envvar="SIGNALBOX_TIMEOUT",
-        type=click.FloatRange(min=0, min_open=True),
+        type=Seconds(min_open=True),
         metavar="SECONDS",
         default=30.0,
         show_default=True,

@@ -15,7 +15,16 @@ import structlog
 
 from server import runtime
 from server.cli.arguments.config_file import config_option
-from server.cli.arguments.kinds import address, call_sampling, is_loopback, networks, origins, retention, secret
+from server.cli.arguments.kinds import (
+    Seconds,
+    address,
+    call_sampling,
+    is_loopback,
+    networks,
+    origins,
+    retention,
+    secret,
+)
 from server.cli.arguments.options import database_option, debug_option, option
 from server.cli.client.errors import INTERRUPTED, Failure
 from server.cli.program import neighbour, program
@@ -85,7 +94,7 @@ log = structlog.get_logger()
     "--drain",
     "drain_seconds",
     envvar="SIGNALBOX_DRAIN",
-    type=click.FloatRange(min=0),
+    type=Seconds(),
     metavar="SECONDS",
     default=_DEFAULTS.drain_seconds,
     show_default=True,
@@ -96,7 +105,7 @@ log = structlog.get_logger()
     "--grace",
     "grace_seconds",
     envvar="SIGNALBOX_GRACE",
-    type=click.FloatRange(min=0),
+    type=Seconds(),
     metavar="SECONDS",
     default=_DEFAULTS.grace_seconds,
     show_default=True,
