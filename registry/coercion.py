@@ -46,6 +46,11 @@ MAX_COERCION_CHARACTERS: Final = 256 * 1024
 A path may have 40,000 characters and a payload 10,000 values, so the report of a payload of 50 KB could take 400 MB.
 """
 
+SENT: Final = "; got "
+"""Comes before the value in the message of a violation."""
+SENT_PERSONAL: Final = "; the value that was sent is personal"
+"""Stands for both, to a caller who may not see the value."""
+
 _SUGGESTIONS = 3
 """The number of violations that come with a suggestion."""
 
@@ -330,8 +335,8 @@ def _rejecting_step(path: str, expected: _Expected) -> _Step:
 
 def _reject_value(report: _Report, path: str | Callable[[], str], expected: _Expected, sent: JSON) -> None:
     wanted = f"must be {expected.words}"
-    masked = f"{wanted}; the value that was sent is personal" if expected.personal else ""
-    report.reject(path, "INVALID_PROPERTY_VALUE", f"{wanted}; got {describe(sent)}", expected.type, masked)
+    masked = f"{wanted}{SENT_PERSONAL}" if expected.personal else ""
+    report.reject(path, "INVALID_PROPERTY_VALUE", f"{wanted}{SENT}{describe(sent)}", expected.type, masked)
 
 
 def _optional_null_step(path: str) -> _Step:

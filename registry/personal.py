@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from registry.coercion import Coercion
+from registry.coercion import SENT, SENT_PERSONAL, Coercion
 from registry.paths import path_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from registry.errors import Violation
     from registry.schema import Property, Schema
 
 MASK: Final = "***"
@@ -43,9 +44,22 @@ class PersonalPaths:
         """Return coercions with all personal values masked."""
         return tuple(self._mask_coercion(each) for each in coercions)
 
+    def mask_violations(self, violations: Sequence[Violation]) -> tuple[Violation, ...]:
+        """Return violations without personal values, also those by a schema that does not declare them as personal."""
+        return tuple(self._mask_violation(each) for each in violations)
+
+    def _mask_violation(self, violation: Violation) -> Violation:
+        message = violation.message
+        if SENT not in message or not self._touched_at(violation.path):
+            return violation
+        return replace(violation, message=violation.masked or message.partition(SENT)[0] + SENT_PERSONAL)
+
+    def _touched_at(self, path: str) -> bool:
+        _, *parts = path_parts(path)
+        return self.touched_by([part for part in parts if isinstance(part, str)])
+
     def _mask_coercion(self, coercion: Coercion) -> Coercion:
-        _, *parts = path_parts(coercion.path)
-        if not self.touched_by([part for part in parts if isinstance(part, str)]):
+        if not self._touched_at(coercion.path):
             return coercion
         return Coercion(coercion.path, coercion.kind, MASK, None if coercion.after is None else MASK)
 

@@ -281,6 +281,13 @@ def test_exported_events_are_sent_to_another_project_once(server: Server, tmp_pa
     assert exported == lines
 
 
+def test_an_export_without_events_is_an_empty_file(server: Server, tmp_path: Path) -> None:
+    file = tmp_path / "events.jsonl"
+    file.write_text("of yesterday")
+    assert server("event", "export", "--event", "nothing", "-o", str(file), *DEMO).code == 0
+    assert file.read_text() == ""
+
+
 def test_an_export_begins_at_a_position(server: Server) -> None:
     send(server, 3)
     ids = [recorded["id"] for recorded in server("event", "list", "--limit", "2", "--json", *DEMO).json]

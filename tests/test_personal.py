@@ -99,6 +99,29 @@ async def test_a_backtest_masks_what_the_caller_may_not_see(clients: dict[bool, 
 
 @both
 @on_sqlite
+@pytest.mark.parametrize("revision", [0, 1])
+async def test_a_backtest_masks_what_only_the_latest_revision_declares_as_personal(
+    service: Service, sees: bool, revision: int
+) -> None:
+    shop = await service.project()
+    await shop.define(schema=schema(order_total="number", name="string", age="number"))
+    await shop.definitions.UpdateEventDefinition(
+        event_definitions_pb2.UpdateEventDefinitionRequest(event_definition=ORDER, schema=declared())
+    )
+    await shop.upsert()
+    await shop.send(event({"name": SECRET, "age": "36125.5"}))
+    client = await service.key(shop.project, *SCOPES, *["personal:read"] * sees)
+    request = event_definitions_pb2.BacktestSchemaRequest(
+        event_definition=ORDER, schema=schema(name="number", age="string"), revision=revision
+    )
+    report = [response async for response in client.definitions.BacktestSchema(request)][-1].report
+    assert report.newly_rejected_count == 1
+    assert (SECRET in str(report)) is sees
+    assert ("36125" in str(report)) is sees
+
+
+@both
+@on_sqlite
 async def test_violations_mask_what_the_caller_may_not_see(clients: dict[bool, Client], sees: bool) -> None:
     client = clients[sees]
     wrong = event({"age": SECRET})

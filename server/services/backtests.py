@@ -20,7 +20,7 @@ from registry.personal import PersonalPaths
 from registry.schema import check_schema
 from registry.unreadable_rows import UNREADABLE, UNREADABLE_ROWS
 from server.errors import Stopping
-from server.personal import personal_shown, shown_violations
+from server.personal import personal_shown
 from server.storage.event_history import name_range, recorded_payloads
 from server.storage.events import EventFilter
 
@@ -127,8 +127,10 @@ class Backtests:
         RevisionNotFound, and Stopping at a shutdown.
         """
         check_schema(candidate)
-        compared, within = await self._database.read(lambda connection: _begin(connection, caller, name_or_id, scope))
-        hidden = PersonalPaths() if personal_shown() else PersonalPaths.of(compared.schema, candidate)
+        latest, compared, within = await self._database.read(
+            lambda connection: _begin(connection, caller, name_or_id, scope)
+        )
+        hidden = PersonalPaths() if personal_shown() else PersonalPaths.of(latest, compared.schema, candidate)
         tally = _Tally(compile_schema(compared.schema), compile_schema(candidate), scope.max_samples, hidden)
         yield Progress(0, within.count)
         reported, position = monotonic(), within.low - 1
@@ -170,11 +172,13 @@ class Backtests:
                 began = monotonic()
 
 
-def _begin(connection: Connection, caller: Caller, name_or_id: str, scope: BacktestScope) -> tuple[Revision, NameRange]:
+def _begin(
+    connection: Connection, caller: Caller, name_or_id: str, scope: BacktestScope
+) -> tuple[Schema, Revision, NameRange]:
     definition = registry.get_definition(connection, caller.project_id, name_or_id, deleted=True)
     compared = revision_store.get_revision(connection, definition.id, scope.revision or definition.revision, "revision")
     event_filter = EventFilter(definition.name, received_from=scope.received_from, received_until=scope.received_until)
-    return compared, name_range(connection, caller.project_pk, event_filter, scope.max_events)
+    return definition.schema, compared, name_range(connection, caller.project_pk, event_filter, scope.max_events)
 
 
 class _Tally:
@@ -240,7 +244,7 @@ class _Tally:
                 self._hidden.mask(sent),
                 self._properties(before),
                 self._properties(after),
-                shown_violations(_violations(before) or _violations(after)),
+                self._hidden.mask_violations(_violations(before) or _violations(after)),
             )
         )
 

@@ -25,6 +25,8 @@ async def export_events(session: Session, request: pb.ListEventsRequest, file: I
     """
     request.page_size = PAGE
     written = left_out = position = 0
+    # Opens it: without events, too, it is made anew.
+    file.write("")
     while True:
         try:
             page = await session.call(session.ingest.ListEvents, request)
