@@ -123,7 +123,7 @@ async def test_every_rpc_needs_a_key(caller: ConnectCaller, form: str) -> None:
 async def test_every_rpc_needs_its_scope(service: Service, caller: ConnectCaller) -> None:
     of_contacts = await service.key(caller.client.project, "contacts:read", "contacts:write")
     of_events = await service.key(caller.client.project, "events:read")
-    for method in [*UNARY, *STREAMS]:
+    for method in {*UNARY, *STREAMS} - {"WhoAmI"}:
         of_others = of_events if METHODS[method].containing_service.name == "Contacts" else of_contacts
         caller.authenticate(of_others)
         found = await refused(first(caller, method, "json"))

@@ -139,7 +139,8 @@ async def test_a_log_of_a_million_events_is_ready_within_a_second(database_url: 
     await store.execute(
         f"""
         WITH RECURSIVE number(n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM number WHERE n < {MILLION})
-        INSERT INTO event
+        INSERT INTO event (project_key, position, id, name, definition_id, revision, contact_key, email, properties,
+                           coercions, occurred_at, received_at, match_count, idempotency_key, fingerprint, ignore_case)
         SELECT project_key, n, printf('%036d', n), name, definition_id, revision, contact_key, email, properties,
                coercions, occurred_at, received_at, match_count, idempotency_key, fingerprint, ignore_case
         FROM event, number WHERE position = 1

@@ -149,7 +149,7 @@ async def assert_times_are_true(client: Client, name: str) -> None:
 
 
 def of_clock(logs: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [entry["event"] for entry in logs if entry["event"] != "call"]
+    return [entry["event"] for entry in logs if entry["event"].startswith("clock_")]
 
 
 async def test_a_clock_that_is_stepped_by_an_hour_and_back_changes_no_time(

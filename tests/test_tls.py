@@ -151,7 +151,7 @@ def cli_failure(
     trusting = ["--tls-ca", str(authority.certificate)] if authority else []
     trusting += ["--tls-cert", str(shown.certificate), "--tls-key", str(shown.key)] if shown else []
     assert run(("event", "list", "--server", server, *trusting, *NATIVE_KEY)) == 1
-    error = capsys.readouterr().err.removeprefix("error: ").removesuffix("\n").replace(server, "SERVER")
+    error = capsys.readouterr().err.splitlines()[-1].removeprefix("error: ").replace(server, "SERVER")
     return error.replace(str(authority.certificate), "FILE") if authority else error
 
 
