@@ -253,8 +253,10 @@ async def test_what_the_metrics_ask_of_the_database_reads_no_table_as_a_whole(cr
                 statistics.read_statistics(connection)
             engine.dispose()
     assert len([statement for statement in noted.statements if "subscription.floor" in statement]) == 1
-    # Of the waiting runs, which have an index of their own, the first ones are counted.
-    assert [scan for scan in noted.scans if "USING INDEX run_waiting" not in scan] == []
+    # Of the waiting runs, which have an index of their own, the first ones are counted. PostgreSQL counts the first
+    # parked matches in the table, if all of them are of one subscription.
+    counted = ("USING INDEX run_waiting", "'Rows Removed by Filter': 0")
+    assert [scan for scan in noted.scans if not any(each in scan for each in counted)] == []
 
 
 async def test_events_are_sent_and_matches_consumed_by_an_index(crowded: Client) -> None:
