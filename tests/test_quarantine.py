@@ -373,3 +373,13 @@ async def test_a_person_is_erased_from_the_quarantine(service: Service) -> None:
         assert (await shop.contacts.EraseContact(request)).refused_event_count == 4
     (left,) = await refused_events(shop)
     assert (left.email, await kept(shop)) == ("bob@example.com", (1, left.byte_count))
+
+
+async def test_a_place_to_continue_at_that_no_response_had_is_refused(service: Service) -> None:
+    shop = await service.shop(refused_events=KEEP)
+    for call in (
+        shop.quarantine.CountRefusedEvents(pb.CountRefusedEventsRequest(continue_after="zzz")),
+        shop.quarantine.ReingestRefusedEvents(pb.ReingestRefusedEventsRequest(filter=ALL, continue_after="zzz")),
+        shop.quarantine.DiscardRefusedEvents(pb.DiscardRefusedEventsRequest(filter=ALL, continue_after="zzz")),
+    ):
+        assert (await refusal(call)).violations == (("continue_after", "INVALID_ARGUMENT"),)

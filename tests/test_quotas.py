@@ -158,6 +158,24 @@ async def test_events_are_sent_again_at_the_rate_and_the_call_ends_in_time(
     assert calls == [20, 20, 5]
 
 
+@on_sqlite
+async def test_events_that_were_sent_again_before_the_quota_ended_are_counted(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = await service.shop(refused_events=KEEP)
+    await shop.send_all([event(name="late")] * 5, INDEPENDENT)
+    update = pb.UpdateProjectRequest(project=shop.project, undefined_events=pb.UNDEFINED_EVENTS_ACCEPT)
+    await service.admin.projects.UpdateProject(update)
+    await limit(service, shop, events_per_day=3)
+    monkeypatch.setattr(quarantine, "STEP_EVENTS", 2)
+    request = refusals_pb2.ReingestRefusedEventsRequest(filter=refusals_pb2.RefusedEventFilter())
+    response = await shop.quarantine.ReingestRefusedEvents(request)
+    assert (response.recorded_count, await count(service, shop)) == (2, 2)
+    request.continue_after = response.continue_after
+    refused = await refusal(shop.quarantine.ReingestRefusedEvents(request))
+    assert (refused.reason, (refused.metadata or {})["left"]) == ("PROJECT_QUOTA_EXCEEDED", "1")
+
+
 async def test_no_more_is_recorded_on_a_day_than_the_quota_allows(
     service: Service, shop: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

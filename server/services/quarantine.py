@@ -13,7 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from server.auditing import Noted
-from server.errors import InvalidArgument
+from server.errors import InvalidArgument, ServiceError
 from server.ingest.deciding import preview
 from server.ingest.draft import Draft
 from server.storage import refused_events as store
@@ -87,7 +87,6 @@ class Reingested:
     recorded: int = 0
     duplicates: int = 0
     refused: int = 0
-    examined: int = 0
     still_refused: list[StillRefused] = field(default_factory=list)
     last: str = ""
 
@@ -141,26 +140,41 @@ class Quarantine:
     async def reingest(self, project_pk: int, selection: Selection, *, validate_only: bool) -> Reingested:
         """Send refused events again, or find out what would become of them.
 
-        Raise RefusedEventNotFound, QueueFull, BatchTooCostly and AutomationsChanging; what was recorded stays so.
+        Raise RefusedEventNotFound, QueueFull, BatchTooCostly, AutomationsChanging and ProjectQuotaExceeded; what was
+        recorded stays so. With a filter they are raised only if nothing was sent: else the call ends before them.
         """
         selected, last = await self._select(project_pk, selection)
         result = Reingested(last=last)
         rate = 0 if validate_only else await self._ingest.events_per_second(project_pk)
         end = monotonic() + REINGEST_SECONDS
+        done = ""
         for ids, size in _steps(selected, min(STEP_EVENTS, rate or STEP_EVENTS)):
-            if result.examined and monotonic() > end and not selection.ids:
-                result.last = selected[result.examined - 1][0]
+            may_end = done and not selection.ids
+            if may_end and monotonic() > end:
+                result.last = done
                 break
-            result.examined += len(ids)
-            events = await self._read(project_pk, ids)
-            drafts = [await self._draft(project_pk, event) for event in events]
-            if validate_only:
-                await self._preview(project_pk, drafts, size)
-            else:
-                await self._ingest.reingest(project_pk, drafts, size)
-            for draft, event in zip(drafts, events, strict=True):
-                result.add(draft, event.name)
+            try:
+                await self._send_again(project_pk, ids, size, result, validate_only=validate_only)
+            except ServiceError:
+                if not may_end:
+                    raise
+                # The counts are returned, and the next call begins with what failed.
+                result.last = done
+                break
+            done = ids[-1]
         return result
+
+    async def _send_again(
+        self, project_pk: int, ids: Sequence[str], size: int, result: Reingested, *, validate_only: bool
+    ) -> None:
+        events = await self._read(project_pk, ids)
+        drafts = [await self._draft(project_pk, event) for event in events]
+        if validate_only:
+            await self._preview(project_pk, drafts, size)
+        else:
+            await self._ingest.reingest(project_pk, drafts, size)
+        for draft, event in zip(drafts, events, strict=True):
+            result.add(draft, event.name)
 
     async def discard(self, project_pk: int, selection: Selection, *, validate_only: bool) -> tuple[int, str]:
         """Delete refused events. Return how many, and the id to continue after, if any. Raise RefusedEventNotFound."""

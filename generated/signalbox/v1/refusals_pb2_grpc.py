@@ -108,7 +108,7 @@ class QuarantineServicer:
         ends after 5 seconds.
 
         Errors: REFUSAL_NOT_FOUND, if one of `ids` is not kept; BATCH_TOO_COSTLY, QUEUE_FULL, AUTOMATIONS_CHANGING,
-        PROJECT_QUOTA_EXCEEDED; what was recorded before stays recorded.
+        PROJECT_QUOTA_EXCEEDED, with a filter only if nothing was sent; what was recorded before stays recorded.
         The reasons for a single event are those of SendEvent, or those of its dialect.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

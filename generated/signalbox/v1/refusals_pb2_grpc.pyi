@@ -56,7 +56,7 @@ class QuarantineStub:
     ends after 5 seconds.
 
     Errors: REFUSAL_NOT_FOUND, if one of `ids` is not kept; BATCH_TOO_COSTLY, QUEUE_FULL, AUTOMATIONS_CHANGING,
-    PROJECT_QUOTA_EXCEEDED; what was recorded before stays recorded.
+    PROJECT_QUOTA_EXCEEDED, with a filter only if nothing was sent; what was recorded before stays recorded.
     The reasons for a single event are those of SendEvent, or those of its dialect.
     """
     DiscardRefusedEvents: _grpc.UnaryUnaryMultiCallable[_refusals_pb2.DiscardRefusedEventsRequest, _refusals_pb2.DiscardRefusedEventsResponse]
@@ -93,7 +93,7 @@ class QuarantineAsyncStub(QuarantineStub):
     ends after 5 seconds.
 
     Errors: REFUSAL_NOT_FOUND, if one of `ids` is not kept; BATCH_TOO_COSTLY, QUEUE_FULL, AUTOMATIONS_CHANGING,
-    PROJECT_QUOTA_EXCEEDED; what was recorded before stays recorded.
+    PROJECT_QUOTA_EXCEEDED, with a filter only if nothing was sent; what was recorded before stays recorded.
     The reasons for a single event are those of SendEvent, or those of its dialect.
     """
     DiscardRefusedEvents: _aio.UnaryUnaryMultiCallable[_refusals_pb2.DiscardRefusedEventsRequest, _refusals_pb2.DiscardRefusedEventsResponse]  # type: ignore[assignment]
@@ -151,7 +151,7 @@ class QuarantineServicer(metaclass=_abc_1.ABCMeta):
         ends after 5 seconds.
 
         Errors: REFUSAL_NOT_FOUND, if one of `ids` is not kept; BATCH_TOO_COSTLY, QUEUE_FULL, AUTOMATIONS_CHANGING,
-        PROJECT_QUOTA_EXCEEDED; what was recorded before stays recorded.
+        PROJECT_QUOTA_EXCEEDED, with a filter only if nothing was sent; what was recorded before stays recorded.
         The reasons for a single event are those of SendEvent, or those of its dialect.
         """
 

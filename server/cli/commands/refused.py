@@ -11,6 +11,7 @@ import click
 from server.cli.arguments.confirmation import check_terminal, confirm
 from server.cli.arguments.options import limit_option, option
 from server.cli.arguments.window_options import since_option, until_option
+from server.cli.client.errors import Failure
 from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
 from server.cli.output.events import show_violations
@@ -113,6 +114,19 @@ async def reingest(session: Session, /, ids: tuple[str, ...], everything: bool, 
     """
     request = pb.ReingestRefusedEventsRequest(validate_only=dry_run, **_selection(ids, filters, everything=everything))
     done = pb.ReingestRefusedEventsResponse()
+    try:
+        await _reingest(session, request, done)
+    except Failure:
+        if done != pb.ReingestRefusedEventsResponse():
+            _show_reingested(session, done, "")
+        raise
+    _show_reingested(session, done, "would be " if dry_run else "")
+
+
+async def _reingest(
+    session: Session, request: pb.ReingestRefusedEventsRequest, done: pb.ReingestRefusedEventsResponse
+) -> None:
+    """Send events again call by call, and add what became of them."""
     while True:
         response = await session.call(session.quarantine.ReingestRefusedEvents, request)
         done.recorded_count += response.recorded_count
@@ -121,11 +135,13 @@ async def reingest(session: Session, /, ids: tuple[str, ...], everything: bool, 
         done.still_refused.extend(response.still_refused[: _SHOWN - len(done.still_refused)])
         request.continue_after = response.continue_after
         if not response.continue_after:
-            break
+            return
+
+
+def _show_reingested(session: Session, done: pb.ReingestRefusedEventsResponse, would: str) -> None:
     if session.json:
         print_json(to_plain(done))
         return
-    would = "would be " if dry_run else ""
     click.echo(f"{done.recorded_count:,} {would}recorded")
     if done.duplicate_count:
         click.echo(f"{done.duplicate_count:,} {would}recognized as recorded already")

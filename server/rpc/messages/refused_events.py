@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from grpc import StatusCode
 
+from registry.log_ids import position_of
 from server.errors import InvalidArgument
 from server.rpc.messages.events import read_draft_or_refuse, write_error, write_violation
 from server.rpc.messages.structs import write_struct
@@ -51,13 +52,21 @@ def read_selection(request: pb.ReingestRefusedEventsRequest | pb.DiscardRefusedE
     """Read which events a call is about. Raise InvalidArgument."""
     match request.WhichOneof("selection"):
         case "filter":
-            return Selection(filter=read_filter(request.filter), after=request.continue_after)
+            return Selection(filter=read_filter(request.filter), after=read_continuation(request.continue_after))
         case "ids":
             if request.continue_after:
                 message = "continue_after is not allowed with ids, all of which are in one call"
                 raise InvalidArgument.at("continue_after", "INVALID_ARGUMENT", message)
             return Selection(ids=check_ids(request.ids.ids))
     raise InvalidArgument.at("filter", "INVALID_ARGUMENT", "Set either filter, which may be empty, or ids")
+
+
+def read_continuation(after: str) -> str:
+    """Return the id to continue after, empty to begin. Raise InvalidArgument for what no response had."""
+    if after and position_of(after) is None:
+        message = "continue_after must be that of the previous response, or empty to begin"
+        raise InvalidArgument.at("continue_after", "INVALID_ARGUMENT", message)
+    return after
 
 
 def refused_event_message(refused: RefusedEvent) -> pb.RefusedEvent:

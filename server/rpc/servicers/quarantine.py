@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from server.paging import PageRequest
 from server.rpc.messages.refused_events import (
+    read_continuation,
     read_filter,
     read_selection,
     refused_event_message,
@@ -44,7 +45,9 @@ class QuarantineServicer:
         self, request: pb.CountRefusedEventsRequest, caller: Caller
     ) -> pb.CountRefusedEventsResponse:
         refused = read_filter(request.filter)
-        counts, use = await self._quarantine.count(caller.project_pk, refused, request.continue_after)
+        counts, use = await self._quarantine.count(
+            caller.project_pk, refused, read_continuation(request.continue_after)
+        )
         return write_counts(counts, use, self._quarantine)
 
     async def ReingestRefusedEvents(
