@@ -12,6 +12,8 @@ import pytest
 import pytest_asyncio
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from server.cli.client.errors import Failure
+from server.cli.starting import clear_start_failures
 from server.tracing import tracer
 from server.tracing.context import valid_traceparent
 from signalbox.v1 import projects_pb2
@@ -216,3 +218,15 @@ def test_without_the_extra_the_server_says_what_to_install(monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     with pytest.raises(ValueError, match=r"pip install 'signalbox-events\[otel\]'"):
         tracer.open_tracer()
+
+
+def test_a_variable_that_cannot_be_used_is_named_and_not_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "-5")
+    expected = r"^--otel cannot use the variables OTEL_\*: max_queue_size must be"
+    with pytest.raises(Failure, match=expected), clear_start_failures("sqlite:///x.db"):
+        tracer.open_tracer()
+
+
+async def test_a_tracer_without_spans_is_closed_without_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    await tracer.open_tracer().close()
+    assert caplog.messages == []

@@ -25,7 +25,8 @@ def clear_start_failures(database: str) -> Iterator[None]:
     except OSError as error:
         raise Failure(_os_message(error)) from error
     except (ValueError, SQLAlchemyError) as error:
-        about = "" if database in str(error) else f"{database}: "
+        # What is wrong with an option begins with it, and has nothing to do with the database.
+        about = "" if database in str(error) or str(error).startswith("--") else f"{database}: "
         raise Failure(without_password(about + str(error))) from error
 
 

@@ -54,8 +54,9 @@ class Tracer:
         """Export the last spans, if that takes no longer than FLUSH_SECONDS."""
         flushing = asyncio.create_task(asyncio.to_thread(self._provider.force_flush))
         await asyncio.wait({flushing}, timeout=FLUSH_SECONDS)
-        # Ends its pauses between attempts, in which it would wait for a collector that does not answer.
-        self._exporter.shutdown()
+        if not flushing.done():
+            # Ends its pauses between attempts, in which it would wait for a collector that does not answer.
+            self._exporter.shutdown()
         closing = asyncio.create_task(asyncio.to_thread(self._provider.shutdown))
         await asyncio.wait({flushing, closing}, timeout=FLUSH_SECONDS)
 
@@ -134,7 +135,7 @@ class Tracer:
 
 
 def open_tracer() -> Tracer:
-    """Return a tracer that exports over OTLP. Raise ValueError if the extra is not installed."""
+    """Return a tracer that exports over OTLP. Raise ValueError if the extra is not installed, or for its variables."""
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, OTELResourceDetector, Resource
@@ -143,9 +144,12 @@ def open_tracer() -> Tracer:
     except ModuleNotFoundError as error:
         raise ValueError(f"--otel needs the extra: pip install '{OTEL_EXTRA}'") from error
     own = Resource({SERVICE_NAME: SERVICE, SERVICE_VERSION: version()})
-    provider = TracerProvider(resource=own.merge(OTELResourceDetector().detect()), shutdown_on_exit=False)
-    exporter = OTLPSpanExporter()
-    provider.add_span_processor(BatchSpanProcessor(exporter))
+    try:
+        provider = TracerProvider(resource=own.merge(OTELResourceDetector().detect()), shutdown_on_exit=False)
+        exporter = OTLPSpanExporter()
+        provider.add_span_processor(BatchSpanProcessor(exporter))
+    except ValueError as error:
+        raise ValueError(f"--otel cannot use the variables OTEL_*: {error}") from error
     return Tracer(provider, exporter)
 
 
