@@ -159,6 +159,20 @@ async def test_events_are_sent_again_at_the_rate_and_the_call_ends_in_time(
 
 
 @on_sqlite
+async def test_sending_again_leaves_a_part_of_the_rate_to_others(service: Service) -> None:
+    shop = await service.shop(refused_events=KEEP)
+    await shop.send_all([event({"order_total": "a lot"})] * 40, INDEPENDENT)
+    await limit(service, shop, events_per_second=20)
+    request = refusals_pb2.ReingestRefusedEventsRequest(filter=refusals_pb2.RefusedEventFilter())
+    again = asyncio.ensure_future(shop.quarantine.ReingestRefusedEvents(request))
+    while not again.done():
+        await asyncio.gather(shop.send(), return_exceptions=True)
+        await asyncio.sleep(0.01)
+    assert (await again).refused_count == 40
+    assert await count(service, shop) >= 10
+
+
+@on_sqlite
 async def test_events_that_were_sent_again_before_the_quota_ended_are_counted(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ the lock of the project's head, so nothing is done twice or by halves, whenever 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from time import monotonic
@@ -153,6 +154,9 @@ class Quarantine:
             if may_end and monotonic() > end:
                 result.last = done
                 break
+            if done and rate:
+                # Half of the rate is left to what is sent meanwhile: that does not wait, but is refused.
+                await asyncio.sleep(len(ids) / rate)
             try:
                 await self._send_again(project_pk, ids, size, result, validate_only=validate_only)
             except ServiceError:
