@@ -151,6 +151,16 @@ async def test_a_deletion_needs_the_name_once_more(store: Store, service: Servic
     assert (await service.admin.projects.GetProject(pb.GetProjectRequest(project=project.id))).project == project
 
 
+async def test_a_project_is_deleted_even_if_another_is_named_like_its_id(store: Store, service: Service) -> None:
+    shop = await service.shop()
+    found = (await service.admin.projects.GetProject(pb.GetProjectRequest(project=shop.project))).project
+    await service.admin.projects.CreateProject(pb.CreateProjectRequest(project=pb.Project(name=found.id)))
+    request = pb.DeleteProjectRequest(project=found.id, confirm_name=found.name)
+    await service.admin.projects.DeleteProject(request)
+    other = (await service.admin.projects.GetProject(pb.GetProjectRequest(project=found.id))).project
+    assert other.name == found.id
+
+
 async def test_a_deletion_goes_on_after_a_restart(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(project_deletion, "LOOK_SECONDS", 3_600.0)

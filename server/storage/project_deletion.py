@@ -70,7 +70,9 @@ _PLAIN: Final = _plain_tables()
 def mark_deleted(connection: Connection, current: Project, etag: str, now: int) -> None:
     """Mark a project: from now on it is read as missing, and its name is free. Raise EtagMismatch."""
     check_etag(etag, current.etag)
-    connection.execute(project.update().where(project.c.key == current.pk).values(deleted_at=now, name=current.id))
+    # The name is free from now on. This one no project can have: names have no control characters.
+    name = f"\x1f{current.id}"
+    connection.execute(project.update().where(project.c.key == current.pk).values(deleted_at=now, name=name))
 
 
 def deleted_projects(connection: Connection) -> list[tuple[int, str]]:
