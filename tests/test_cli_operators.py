@@ -39,6 +39,12 @@ def test_a_rotated_key_has_a_new_secret_and_the_old_one_for_a_while(server: Serv
     assert secret not in str(entries)
 
 
+def test_an_empty_key_does_not_stand_for_the_admin_key(server: Server) -> None:
+    refused = server("whoami", "--key", "")
+    assert refused.code == 2
+    assert "the key is empty; leave the option out to use the admin key of this machine" in refused.err
+
+
 def test_the_changes_of_a_project_are_exported_oldest_first(server: Server) -> None:
     assert server("definition", "create", "paid", "--project", "shop").code == 0
     assert server("definition", "update", "paid", "--project", "shop", "--description", "x").code == 0

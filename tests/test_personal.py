@@ -72,6 +72,22 @@ async def test_an_explanation_masks_what_the_caller_may_not_see(clients: dict[bo
 
 @both
 @on_sqlite
+async def test_an_explanation_masks_what_was_personal_when_the_event_was_sent(
+    service: Service, clients: dict[bool, Client], sees: bool
+) -> None:
+    client = clients[sees]
+    recorded = (await client.send(event({"order_total": 5, "name": SECRET}))).event
+    definition = event_definitions_pb2.UpdateEventDefinitionRequest(
+        event_definition=ORDER, schema=schema(order_total="number", name="string"), force=True
+    )
+    operator = await service.key(client.project, "definitions:write")
+    await operator.definitions.UpdateEventDefinition(definition)
+    explained = await client.automations.ExplainEvent(automations_pb2.ExplainEventRequest(event_id=recorded.id))
+    assert (SECRET in str(explained)) is sees
+
+
+@both
+@on_sqlite
 async def test_a_tested_condition_masks_what_the_caller_may_not_see(clients: dict[bool, Client], sees: bool) -> None:
     request = automations_pb2.TestConditionRequest(
         condition="properties.order_total > 1.0 && size(properties.name) > 2",

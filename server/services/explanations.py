@@ -18,10 +18,11 @@ from automation.errors import ConditionInvalid
 from automation.match_log import matches_of_events
 from automation.matches import MatchKind
 from registry.coercion import CoercedPayload, coerce_undefined
-from registry.errors import DefinitionNotFound, PayloadRejected, RowUnreadable, Violation
+from registry.errors import DefinitionNotFound, PayloadRejected, RevisionNotFound, RowUnreadable, Violation
 from registry.names import check_event_name
 from registry.paths import ROOT
 from registry.personal import PersonalPaths
+from registry.revision_store import get_revision
 from registry.store import get_definition
 from registry.timestamps import now_micros
 from server.errors import ContactNotFound
@@ -158,15 +159,15 @@ class Explanations:
 
         shown = personal_shown()
 
-        def read(connection: Connection) -> tuple[MatchedEvent, list[Considered], EventLimits, Schema | None]:
+        def read(connection: Connection) -> tuple[MatchedEvent, list[Considered], EventLimits, Sequence[Schema]]:
             event = read_event(connection)
             considered, keys = considered_of_page(connection, project_pk, event, automation_id, request, event_id)
             limits = limits_of(connection, project_pk, event, keys, snapshot.automations)
-            schema = None if shown else _schema_of(connection, snapshot.project_id, event.event)
-            return event, considered, limits, schema
+            schemas = () if shown else _schemas_of(connection, snapshot.project_id, event.event)
+            return event, considered, limits, schemas
 
-        matched, considered, limits, schema = await self._database.read(read)
-        hidden = _hidden(schema)
+        matched, considered, limits, schemas = await self._database.read(read)
+        hidden = _hidden(*schemas)
         page = await self._explain(project_pk, matched, considered, limits, request, event_id, automation_id, hidden)
         return EventExplanation(_mask_event(matched.event, hidden), page=page)
 
@@ -243,19 +244,20 @@ class Explanations:
         return 0, ExplainedContact(assigned.contact_id, draft.email, {}) if assigned else None
 
 
-def _hidden(schema: Schema | None) -> PersonalPaths:
-    """Return what is to be masked in payloads of a schema."""
-    return PersonalPaths() if personal_shown() else PersonalPaths.of(schema)
+def _hidden(*schemas: Schema | None) -> PersonalPaths:
+    """Return what is to be masked in payloads, because one of the schemas declares it as personal."""
+    return PersonalPaths() if personal_shown() else PersonalPaths.of(*schemas)
 
 
-def _schema_of(connection: Connection, project_id: str, event: Event) -> Schema | None:
-    """Return the latest schema of the definition that validated an event, deleted or not."""
+def _schemas_of(connection: Connection, project_id: str, event: Event) -> Sequence[Schema]:
+    """Return the schema that validated an event, and the latest one of its definition, deleted or not."""
     if not event.definition_id:
-        return None
+        return ()
     try:
-        return get_definition(connection, project_id, event.definition_id, deleted=True).schema
-    except DefinitionNotFound:
-        return None
+        latest = get_definition(connection, project_id, event.definition_id, deleted=True)
+        return get_revision(connection, latest.id, event.revision).schema, latest.schema
+    except (DefinitionNotFound, RevisionNotFound):
+        return ()
 
 
 def _mask_trace(trace: Sequence[Clause], hidden: PersonalPaths) -> Sequence[Clause]:

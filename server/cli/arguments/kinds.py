@@ -41,6 +41,13 @@ def secret(text: str) -> str:
     return text
 
 
+def key(text: str) -> str:
+    """Parse the key of a caller: an empty one does not stand for the admin key."""
+    if not text:
+        raise click.BadParameter("the key is empty; leave the option out to use the admin key of this machine")
+    return secret(text)
+
+
 class Seconds(click.FloatRange):
     """A number of seconds, at most those of a year: no timer can wait for `inf` or `nan`."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from server.cli.arguments.kinds import Seconds, address, secret
+from server.cli.arguments.kinds import Seconds, address, key
 from server.settings import DEFAULT_DATABASE, DEFAULT_GRPC
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Connection:
     """
 
     server: str
-    key: str
+    key: str | None
     project: str
     database: str
     timeout: float
@@ -137,9 +137,8 @@ _CONNECTION_OPTIONS = (
     _anywhere(
         "--key",
         envvar="SIGNALBOX_KEY",
-        type=secret,
+        type=key,
         metavar="SECRET",
-        default="",
         help="API key or admin key; by default the admin key of this machine: SIGNALBOX_ADMIN_KEY, or the file beside "
         "the database, which is sent without TLS only to a loopback address.",
     ),
