@@ -122,8 +122,12 @@ class Receiver:
 
     async def received(self, count: int, seconds: float = WAIT) -> list[Received]:
         """Wait until there are this many requests."""
-        async with asyncio.timeout(seconds), self._arrived:
-            await self._arrived.wait_for(lambda: len(self.requests) >= count)
+        try:
+            async with asyncio.timeout(seconds), self._arrived:
+                await self._arrived.wait_for(lambda: len(self.requests) >= count)
+        except TimeoutError:
+            came = [(request.position, request.attempt) for request in self.requests]
+            raise AssertionError(f"{len(came)} of {count} requests came within {seconds} s: {came}") from None
         return self.requests
 
     def _verify(self, request: Received) -> None:
