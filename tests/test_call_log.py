@@ -54,6 +54,14 @@ def entries() -> Iterator[list[Any]]:
         yield entries
 
 
+async def calls_written(entries: list[Any], count: int) -> list[dict[str, Any]]:
+    """Wait for the lines of calls: each is written after the answer."""
+    async with asyncio.timeout(10):
+        while len(calls(entries)) < count:  # noqa: ASYNC110 - a log does not tell
+            await asyncio.sleep(0.01)
+    return calls(entries)
+
+
 def calls(entries: list[Any]) -> list[dict[str, Any]]:
     return [entry for entry in entries if entry["event"] == "call"]
 
@@ -66,7 +74,7 @@ async def test_the_line_of_a_call_says_who_made_it_and_how_it_ended(talkative: S
     await EventIngestStub(shop.channel).SendEvent(SendEventRequest(event=event()), metadata=identified)
     with pytest.raises(grpc.aio.AioRpcError):
         await shop.send(event(name="unheard_of"))
-    sent, refused = calls(entries)
+    sent, refused = await calls_written(entries, 2)
     assert {name: sent[name] for name in ("call", "code", "door", "project", "key", "log_level")} == {
         "call": "EventIngest/SendEvent",
         "code": "OK",
@@ -93,7 +101,7 @@ async def test_the_line_of_a_request_has_the_template_of_its_path(talkative: Ser
         await http.get(f"/v1/contacts/{ADDRESS}", headers=headers)
         await http.get(f"/nowhere/{ADDRESS}", headers=headers)
         await http.post("/signalbox.v1.Contacts/GetContact", json={"email": ADA}, headers={"authorization": "Bearer x"})
-    route, nowhere, rpc = calls(entries)
+    route, nowhere, rpc = await calls_written(entries, 3)
     assert (route["call"], route["status"], route["door"]) == ("GET /v1/contacts/{id}", 404, "autosend")
     assert (nowhere["call"], nowhere["status"], nowhere["request_id"]) == ("unknown", 404, "mine")
     assert (rpc["call"], rpc["code"], rpc["door"]) == ("Contacts/GetContact", "UNAUTHENTICATED", "connect")
@@ -108,7 +116,10 @@ async def test_by_default_only_failures_and_changes_are_logged(shop: Client, ent
     await shop.upsert()
     with pytest.raises(grpc.aio.AioRpcError):
         await shop.get("nowhere")
-    assert [entry["call"] for entry in calls(entries)] == ["Contacts/UpsertContact", "EventIngest/GetEvent"]
+    assert [entry["call"] for entry in await calls_written(entries, 2)] == [
+        "Contacts/UpsertContact",
+        "EventIngest/GetEvent",
+    ]
 
 
 def test_every_rpc_that_writes_anything_but_logs_and_runs_is_a_change() -> None:

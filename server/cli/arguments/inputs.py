@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import Parse, ParseError
 from google.protobuf.struct_pb2 import Struct
 
-from registry.json_values import EVENT_BUDGET, payload_violation, read_json
+from registry.json_values import EVENT_BUDGET, json_violation, payload_violation, read_json
 from registry.timestamps import parse_rfc3339
 from server.cli.arguments.enums import PROPERTY_TYPE
 from server.cli.arguments.kinds import retention, seconds
@@ -79,9 +79,13 @@ def _json_object(text: str, root: str) -> Struct:
     if not isinstance(value, dict):
         raise click.BadParameter('not a JSON object, such as {"order_total": 129.99}')
     try:
-        return to_struct(value, root)
+        struct = to_struct(value, root)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
+    # Of a name that is given twice, the server looks at both values as well.
+    if fault := json_violation(text.encode("utf-8", "surrogatepass")):
+        raise click.BadParameter(fault.message)
+    return struct
 
 
 def to_struct(values: Mapping[str, Any], root: str = "properties") -> Struct:
