@@ -486,12 +486,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-@settings(max_examples=EXAMPLES * 10)
 def test_the_command_line_looks_at_both_values_of_a_name() -> None:
     with pytest.raises(click.BadParameter, match="half a surrogate pair"):
         flag('{"p":"\\ud800","p":0}')
 
 
+@settings(max_examples=EXAMPLES * 10)
 @given(text=objects)
 def test_whatever_a_yaml_file_takes_is_held_and_equal_to_what_json_means(folder: Path, text: str) -> None:
     """JSON is YAML with few exceptions, which are refused; what YAML takes beyond JSON must be a value as well."""
