@@ -638,17 +638,21 @@ async def test_calls_leave_nothing_to_the_garbage_collector(service: Service, ca
         for body in bodies:
             await raw.send(head(body))
             await raw.answer()
-        gc.collect()
-        gc.disable()
-        try:
-            for body in bodies * 20:
-                await raw.send(head(body))
-                await raw.answer()
-            gc.set_debug(gc.DEBUG_SAVEALL)
+        for _ in range(3):
             gc.collect()
-            left = {type(each).__name__ for each in gc.garbage if type(each).__module__.startswith("server.")}
-        finally:
-            gc.set_debug(0)
-            gc.garbage.clear()
-            gc.enable()
+            gc.disable()
+            try:
+                for body in bodies * 20:
+                    await raw.send(head(body))
+                    await raw.answer()
+                gc.set_debug(gc.DEBUG_SAVEALL)
+                gc.collect()
+                left = {type(each).__name__ for each in gc.garbage if type(each).__module__.startswith("server.")}
+            finally:
+                gc.set_debug(0)
+                gc.garbage.clear()
+                gc.enable()
+            # A server of an earlier test may have ended meanwhile; what calls leave, they leave each time.
+            if not left:
+                break
     assert left == set()

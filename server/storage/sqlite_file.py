@@ -35,6 +35,9 @@ log = structlog.get_logger()
 _ATTEMPTS: Final = 10
 """The most attempts to lock a file that is deleted again and again."""
 
+_TAKEN_CHECKS: Final = 4
+"""After this many checks, another process that has the lock file is one that keeps it."""
+
 _Identity = tuple[int, int]
 """The device and inode of a file."""
 
@@ -53,6 +56,7 @@ class DatabaseFile:
         # Both the given name and the resolved path, because a link may be changed to point to another file.
         self._opened: dict[Path, _Identity] = dict.fromkeys((name, path), _identity(os.fstat(file)))
         self._replaced: StorageReplaced | None = None
+        self._lock_taken = 0  # checks in succession that found the lock file in another process
         self._closed = False
 
     @classmethod
@@ -92,15 +96,21 @@ class DatabaseFile:
                 self._refuse(path, "deleted" if found is None else "replaced by another file")
 
     def check_lock(self) -> None:
-        """Lock the lock file again if it was deleted or replaced. Raise StorageReplaced if another process has it."""
+        """Lock the lock file again if it was deleted or replaced. Raise StorageReplaced if another process keeps it.
+
+        A server that starts has it for a moment, until it finds the database file locked.
+        """
         path = _lock_path(self.path)
         if self._replaced is not None or _find(path) == _identity(os.fstat(self._lock)):
             return
         try:
             lock = _lock(path)
         except StorageBusy:
-            self._refuse(path, "deleted and locked by another process")
+            self._lock_taken += 1
+            if self._lock_taken >= _TAKEN_CHECKS:
+                self._refuse(path, "deleted and locked by another process")
         else:
+            self._lock_taken = 0
             os.close(self._lock)
             self._lock = lock
             log.warning("lock_file_restored", path=str(path), cause="it was deleted while the server ran")
