@@ -9,8 +9,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from server.background import match_retention
-from server.background.match_retention import LOOK_SECONDS, REST_FACTOR, STEP_MATCHES, MatchRetention
+from server.background.match_retention import LOOK_SECONDS, STEP_MATCHES, MatchRetention
 from server.outages import Outages
+from server.storage import paced_writes
+from server.storage.paced_writes import REST_FACTOR
 from tests.support.virtual_time import VirtualTimeLoop
 
 NOW: Final = 1_000_000_000_000
@@ -38,7 +40,6 @@ class Logs:
         """Take the place of the tables."""
         replaced: dict[str, Any] = {
             "now_micros": lambda: NOW,
-            "monotonic": loop.time,
             "match_positions": lambda _: dict.fromkeys(self.deletable, 100),
             "match_retentions": lambda _: self.own_periods,
             "next_start": lambda _, key, before, head: (before, head) if key == 1 else None,
@@ -46,6 +47,7 @@ class Logs:
             "deletable_matches": self._deletable,
             "delete_matches": lambda _, key, positions: self.deleted.append((key, positions)),
         }
+        monkeypatch.setattr(paced_writes, "monotonic", loop.time)
         for name, value in replaced.items():
             monkeypatch.setattr(match_retention, name, value)
 

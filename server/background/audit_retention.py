@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -11,6 +9,7 @@ import structlog
 from registry.timestamps import now_micros
 from server.recurring import Recurring
 from server.storage.audit_entries import delete_entries
+from server.storage.paced_writes import write_paced
 
 if TYPE_CHECKING:
     from server.outages import Outages
@@ -21,9 +20,6 @@ LOOK_SECONDS: Final = 60.0
 
 STEP_ENTRIES: Final = 200
 """The entries deleted in one transaction, of up to 64 KiB each."""
-
-REST_FACTOR: Final = 4
-"""After each transaction, deletion pauses this many times as long as it took."""
 
 log = structlog.get_logger()
 
@@ -48,10 +44,10 @@ class AuditRetention:
         """Delete all that is old enough. Return the seconds until the next look."""
         before, deleted, step = now_micros() - self._retention, 0, STEP_ENTRIES
         while step == STEP_ENTRIES:
-            begun = monotonic()
-            step = await self._database.write(lambda connection: delete_entries(connection, before, STEP_ENTRIES))
+            step = await write_paced(
+                self._database, lambda connection: delete_entries(connection, before, STEP_ENTRIES)
+            )
             deleted += step
-            await asyncio.sleep(REST_FACTOR * (monotonic() - begun))
         if deleted:
             log.info("audit_entries_deleted", count=deleted)
         return LOOK_SECONDS

@@ -9,9 +9,7 @@ a database may all do this at once.
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
-from time import monotonic
 from typing import TYPE_CHECKING
 
 import structlog
@@ -20,6 +18,7 @@ from registry.timestamps import now_micros
 from server.recurring import Recurring, try_each
 from server.sharing.current_project import SERVER, work_for
 from server.storage.event_retention import delete_events, due_events, end_of_due, event_retentions
+from server.storage.paced_writes import write_paced
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,9 +37,6 @@ STEP_EVENTS = 500
 
 RETRIED_EVENTS = 10_000
 """The events that were in use and are examined again each time."""
-
-REST_FACTOR = 4
-"""After each transaction, deletion pauses this many times as long as it took."""
 
 
 @dataclass(slots=True)
@@ -130,6 +126,6 @@ class EventDeletion:
         )
 
     async def _delete_at(self, project_pk: int, positions: Sequence[int]) -> None:
-        begun = monotonic()
-        self._deleted += await self._database.write(lambda connection: delete_events(connection, project_pk, positions))
-        await asyncio.sleep(REST_FACTOR * (monotonic() - begun))
+        self._deleted += await write_paced(
+            self._database, lambda connection: delete_events(connection, project_pk, positions)
+        )

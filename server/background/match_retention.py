@@ -9,8 +9,6 @@ most. Servers that share a database may all do this at once.
 
 from __future__ import annotations
 
-import asyncio
-from time import monotonic
 from typing import TYPE_CHECKING
 
 import structlog
@@ -21,10 +19,11 @@ from server.recurring import Recurring, try_each
 from server.sharing.current_project import SERVER, work_for
 from server.storage.event_retention import match_retentions
 from server.storage.log import lock_heads
+from server.storage.paced_writes import write_paced
 from server.storage.projects import match_positions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from sqlalchemy import Connection
 
@@ -38,9 +37,6 @@ LOOK_SECONDS = 60.0
 
 STEP_MATCHES = 500
 """The matches deleted in one transaction, which takes a few milliseconds."""
-
-REST_FACTOR = 4
-"""After each transaction, deletion pauses this many times as long as it took."""
 
 
 class MatchRetention:
@@ -85,7 +81,7 @@ class MatchRetention:
         work_for(key)
         before = now_micros() - period
         if await self._database.read(lambda connection: next_start(connection, key, before, head)) is not None:
-            await self._write(lambda connection: _move_start(connection, key, before))
+            await write_paced(self._database, lambda connection: _move_start(connection, key, before))
         after: int | None = 0
         while after is not None:
             gone, after = await self._gone(key, after)
@@ -98,13 +94,8 @@ class MatchRetention:
         )
 
     async def _delete(self, project_pk: int, positions: Sequence[int]) -> None:
-        await self._write(lambda connection: delete_matches(connection, project_pk, positions))
+        await write_paced(self._database, lambda connection: delete_matches(connection, project_pk, positions))
         self._deleted += len(positions)
-
-    async def _write(self, work: Callable[[Connection], None]) -> None:
-        begun = monotonic()
-        await self._database.write(work)
-        await asyncio.sleep(REST_FACTOR * (monotonic() - begun))
 
 
 def _move_start(connection: Connection, project_pk: int, before: int) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from server.recurring import Recurring, try_each
 from server.sharing.current_project import SERVER, work_for
+from server.storage.paced_writes import write_paced
 from server.storage.project_deletion import delete_some, deleted_projects
 
 if TYPE_CHECKING:
@@ -21,9 +20,6 @@ LOOK_SECONDS: Final = 2.0
 
 STEP_ROWS: Final = 250
 """The most rows of one table that a transaction deletes."""
-
-REST_FACTOR: Final = 4
-"""After each transaction, deletion pauses this many times as long as it took."""
 
 log = structlog.get_logger()
 
@@ -54,9 +50,7 @@ class ProjectDeletion:
         work_for(project_pk)
         more = True
         while more:
-            begun = monotonic()
-            more = await self._database.write(
-                lambda connection: delete_some(connection, project_pk, project_id, STEP_ROWS)
+            more = await write_paced(
+                self._database, lambda connection: delete_some(connection, project_pk, project_id, STEP_ROWS)
             )
-            await asyncio.sleep(REST_FACTOR * (monotonic() - begun))
         log.info("project_deleted", project=project_id)

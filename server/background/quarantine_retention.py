@@ -6,8 +6,7 @@ share a database may all do this at once.
 
 from __future__ import annotations
 
-import asyncio
-from time import monotonic
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -16,10 +15,13 @@ from registry.timestamps import now_micros
 from server.recurring import Recurring, try_each
 from server.services.quarantine import delete
 from server.sharing.current_project import SERVER, work_for
+from server.storage.paced_writes import write_paced
 from server.storage.refused_events import quarantined_projects, refused_before
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from sqlalchemy import Connection
 
     from server.outages import Outages
     from server.storage.database import Database
@@ -31,9 +33,6 @@ LOOK_SECONDS: Final = 60.0
 
 STEP_EVENTS: Final = 100
 """The events deleted in one transaction, which takes a few milliseconds."""
-
-REST_FACTOR: Final = 4
-"""After each transaction, deletion pauses this many times as long as it took."""
 
 
 class QuarantineRetention:
@@ -67,9 +66,11 @@ class QuarantineRetention:
         work_for(project_pk)
         before = now_micros() - round(self._retention_seconds * 1_000_000)
         while old := await self._old(project_pk, before):
-            begun = monotonic()
-            self._deleted += await self._database.write(lambda connection, old=old: delete(connection, project_pk, old))  # type: ignore[misc]
-            await asyncio.sleep(REST_FACTOR * (monotonic() - begun))
+            self._deleted += await write_paced(self._database, partial(_delete, project_pk, old))
 
     async def _old(self, project_pk: int, before: int) -> Sequence[str]:
         return await self._database.read(lambda connection: refused_before(connection, project_pk, before, STEP_EVENTS))
+
+
+def _delete(project_pk: int, ids: Sequence[str], connection: Connection) -> int:
+    return delete(connection, project_pk, ids)

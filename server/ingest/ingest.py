@@ -96,15 +96,19 @@ class Ingest:
         admitted = await self._quotas.enter(snapshot, len(drafts)) if snapshot.quota.limited else None
         try:
             batch = await self._validated(snapshot, drafts, mode, size)
-            if batch.worth_storing():
-                with SmallWork(project_pk if _is_small(batch) else SERVER):
-                    await self._queue.submit_in_time(batch)
-                    await batch.done
+            await self._store(project_pk, batch)
         finally:
             if admitted is not None:
                 admitted.leave(drafts)
         self._refusals.note(batch)
         batch.check()
+
+    async def _store(self, project_pk: int, batch: Batch) -> None:
+        """Queue a batch and wait until it is decided, unless nothing of it could be stored."""
+        if batch.worth_storing():
+            with SmallWork(project_pk if _is_small(batch) else SERVER):
+                await self._queue.submit_in_time(batch)
+                await batch.done
 
     async def events_per_second(self, project_pk: int) -> int:
         """Return how many events a project may send per second, 0 for any number."""
@@ -121,10 +125,7 @@ class Ingest:
         admitted = await self._quotas.enter(snapshot, len(drafts), patiently=True) if limited else None
         try:
             batch = await self._validated(snapshot, drafts, BatchMode.INDEPENDENT, size, reingests=True)
-            if batch.worth_storing():
-                with SmallWork(project_pk if _is_small(batch) else SERVER):
-                    await self._queue.submit_in_time(batch)
-                    await batch.done
+            await self._store(project_pk, batch)
         finally:
             if admitted is not None:
                 admitted.leave(drafts)

@@ -45,6 +45,7 @@ from server.storage.erasures import (
     pending_erasures,
 )
 from server.storage.events import event_sizes, in_portions, log_head
+from server.storage.paced_writes import write_paced
 from server.storage.projects import project_by_pk
 from server.storage.refused_events import contact_id_of, refused_naming
 from server.storage.transactions import finished
@@ -70,9 +71,6 @@ STEP_ROWS: Final = 100
 
 STEP_CHARACTERS: Final = 500_000
 """The most characters of events that one transaction erases, unless a single one has more."""
-
-REST_FACTOR: Final = 4
-"""After each transaction, an erasure pauses this many times as long as it took."""
 
 LOOK_SECONDS: Final = 5.0
 """The interval at which interrupted erasures are looked for. One that another server began counts as such after it."""
@@ -242,10 +240,7 @@ class Erasures:
                 return deleted
 
     async def _write(self, work: Callable[[Connection], T]) -> T:
-        begun = monotonic()
-        result = await self._database.write(work)
-        await asyncio.sleep(REST_FACTOR * (monotonic() - begun))
-        return result
+        return await write_paced(self._database, work)
 
 
 def _next_events(
