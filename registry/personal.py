@@ -90,7 +90,7 @@ def _masked(value: Any, path: tuple[str, ...], personal: frozenset[tuple[str, ..
 
 
 def keep_not_personal(properties: Mapping[str, Any], declared: Iterable[Property], address: str = "") -> dict[str, Any]:
-    """Return the properties that are declared, and not as personal, at every level that declares properties.
+    """Return the properties that are declared as not personal, at every level that declares properties.
 
     Values that contain the address in any letter case are left out as well, wherever it is in them.
     """

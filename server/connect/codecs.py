@@ -68,7 +68,7 @@ class Codec:
     max_bytes: int
 
     def is_small(self, response: Any) -> bool:
-        """Return whether a response is written at once by `write`, and not by `write_large`."""
+        """Return whether a response is small enough for `write`; larger ones need `write_large`."""
         if response.__class__ is SentEvent:
             return True
         return (len(response) if isinstance(response, bytes) else response.ByteSize()) <= LARGE_BYTES

@@ -45,7 +45,7 @@ class BatchMode(Enum):
 class Unread(msgspec.Struct, frozen=True):
     """A request that could not be read as an event: it and its size, the parameters of its path, and what it names.
 
-    The names are as far as they can be told, and not checked.
+    The names are empty where they cannot be found, and are not validated.
     """
 
     request: Callable[[], bytes]
@@ -234,7 +234,7 @@ class Batch:
         return self.mode is BatchMode.ALL_OR_NOTHING and any(draft.error is not None for draft in self.drafts)
 
     def worth_storing(self) -> bool:
-        """Return whether a commit could still accept something, or keep what is refused.
+        """Return whether a commit could accept an event of the batch, or quarantine a refused one.
 
         A refused draft with an idempotency key may repeat an accepted one, which only the database knows.
         """

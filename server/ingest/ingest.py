@@ -131,7 +131,7 @@ class Ingest:
                 admitted.leave(drafts)
 
     async def validated(self, project_pk: int, drafts: Sequence[Draft], size: int) -> Batch:
-        """Return drafts as a batch that is validated by the current catalog, and not queued."""
+        """Validate drafts by the current catalog. Return them as a batch that is not queued."""
         snapshot = self._catalog.cached(project_pk) or await self._catalog.load(project_pk)
         batch = await self._validated(snapshot, drafts, BatchMode.INDEPENDENT, size)
         current = await self._catalog.current(batch.snapshot)
@@ -166,7 +166,7 @@ class Ingest:
         return batch
 
     def _note(self, batch: Batch, done: asyncio.Future[None]) -> None:
-        """Note what is refused of a batch that is decided, unless it failed."""
+        """Record the refused events of a decided batch, unless the batch failed."""
         if not done.cancelled() and done.exception() is None:
             self._refusals.note(batch)
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from server.storage.log import LogRow
 
 MAX_KEPT_BYTES: Final = 512 * 1024
-"""A larger event is not kept: it is refused for its size, and not for what it says."""
+"""Larger events are not kept."""
 
 MAX_NAME: Final = 255
 """Characters of names, ids and keys that are kept in columns of their own."""
@@ -158,12 +158,12 @@ class Quarantined:
 
 
 def is_content_error(draft: Draft) -> bool:
-    """Return whether a draft is refused for what it says or by the rules of its project, and not for anything else."""
+    """Return whether a draft is refused for its content or by the rules of its project."""
     return draft.invalid is not None or isinstance(draft.error, _CONTENT_ERRORS)
 
 
 def clean(text: str) -> str:
-    """Return a text for a column of its own: without characters that PostgreSQL or a line cannot hold, and not long."""
+    """Return a text for a column: cut to its limit, without characters that PostgreSQL or a line cannot hold."""
     return _CONTROLS.sub("\ufffd", text[:MAX_NAME])
 
 

@@ -134,7 +134,7 @@ class _RefusedEventsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Refused
     REFUSED_EVENTS_UNSPECIFIED: _RefusedEvents.ValueType  # 0
     """In a new project, the same as REFUSED_EVENTS_DROP. In an update, the rule does not change."""
     REFUSED_EVENTS_DROP: _RefusedEvents.ValueType  # 1
-    """It is counted, and not stored."""
+    """The event is counted but not stored."""
     REFUSED_EVENTS_QUARANTINE: _RefusedEvents.ValueType  # 2
     """It is also stored, apart from the log, before the refusal is returned. See the service Quarantine."""
 
@@ -144,7 +144,7 @@ class RefusedEvents(_RefusedEvents, metaclass=_RefusedEventsEnumTypeWrapper):
 REFUSED_EVENTS_UNSPECIFIED: RefusedEvents.ValueType  # 0
 """In a new project, the same as REFUSED_EVENTS_DROP. In an update, the rule does not change."""
 REFUSED_EVENTS_DROP: RefusedEvents.ValueType  # 1
-"""It is counted, and not stored."""
+"""The event is counted but not stored."""
 REFUSED_EVENTS_QUARANTINE: RefusedEvents.ValueType  # 2
 """It is also stored, apart from the log, before the refusal is returned. See the service Quarantine."""
 Global___RefusedEvents: _TypeAlias = RefusedEvents  # noqa: Y015

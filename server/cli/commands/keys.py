@@ -44,7 +44,7 @@ def key() -> None:
 )
 @client_command
 async def create(session: Session, /, dialect: pb.Dialect.ValueType, scopes: tuple[str, ...], **given: Any) -> None:
-    """Create an API key. Its secret is shown now and never again."""
+    """Create an API key. Its secret is shown only once."""
     request = pb.CreateApiKeyRequest(project=await session.project(), dialect=dialect, scopes=scopes, **given)
     response = await session.admin_call(session.projects.CreateApiKey, request)
     _show_secret(session, response)
@@ -62,7 +62,7 @@ async def create(session: Session, /, dialect: pb.Dialect.ValueType, scopes: tup
 )
 @client_command
 async def rotate(session: Session, key_id: str, grace: int) -> None:
-    """Give a key a new secret. It is shown now and never again."""
+    """Give a key a new secret. The secret is shown only once."""
     request = pb.RotateApiKeyRequest(id=key_id)
     request.grace.FromSeconds(grace)
     response = await session.admin_call(session.projects.RotateApiKey, request)
