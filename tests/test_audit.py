@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -12,7 +13,7 @@ import pytest_asyncio
 from google.protobuf.json_format import MessageToDict
 
 from server import caller
-from server.background import audit_retention
+from server.background import audit_retention, key_use
 from server.contract import SERVICES
 from signalbox.v1 import (
     audit_pb2,
@@ -27,14 +28,16 @@ from signalbox.v1 import (
 from tests.support.automations import automate
 from tests.support.bridge import calling
 from tests.support.consumers import EARLIEST, PARK, acknowledge, ids, pull, subscribe
-from tests.support.messages import ADA, ORDER, ORDER_SCHEMA, event
-from tests.support.refusals import verdict
+from tests.support.messages import ADA, INDEPENDENT, ORDER, ORDER_SCHEMA, event
+from tests.support.refusals import refusal, verdict
 from tests.support.service import ADMIN_KEY, serving
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from tests.support.refusals import Refusal
     from tests.support.service import Client, Service
+    from tests.support.stores import Store
 
 pytestmark = pytest.mark.lasting
 
@@ -56,6 +59,10 @@ class Changer:
     def __init__(self, service: Service, client: Client, project_id: str) -> None:
         """`project_id` is that of the entry."""
         self.client, self.admin, self.project_id = client, service.admin, project_id
+
+    async def change(self, action: str) -> None:
+        """Make the changes of an RPC."""
+        await getattr(self, re.sub("(?<!^)([A-Z])", r"_\1", action).lower())()
 
     async def create_event_definition(self) -> None:
         definition = event_definitions_pb2.EventDefinition(name="fresh", schema=ORDER_SCHEMA)
@@ -275,7 +282,7 @@ async def test_an_audited_rpc_leaves_one_entry_when_it_changes_something(
     before = {entry.id for entry in await entries(service)}
     found = await service.admin.projects.GetProject(projects_pb2.GetProjectRequest(project=shop.project))
     changer = Changer(service, shop, found.project.id)
-    await getattr(changer, re.sub("(?<!^)([A-Z])", r"_\1", action).lower())()
+    await changer.change(action)
     left = [each for each in await entries(service, action=action) if each.id not in before]
     assert [(each.project_id, each.api) for each in left] == [(changer.project_id, "grpc")]
     [entry] = left
@@ -283,6 +290,58 @@ async def test_an_audited_rpc_leaves_one_entry_when_it_changes_something(
     assert entry.request_id
     # Of an erased contact the entries keep no contents.
     assert (MessageToDict(entry.before) != MessageToDict(entry.after)) == (action != "EraseContact")
+
+
+class Unrecorded:
+    """Makes the first effective call of an RPC twice: its entry is refused, then it is not.
+
+    The refused one must leave every row as it is, and everything that the server has in memory.
+    """
+
+    def __init__(self, store: Store, client: Client, action: str) -> None:
+        self.store, self.client, self.action = store, client, action
+        self.refused: Refusal | None = None
+
+    def watch(self, watched: Client) -> None:
+        """Put this in the place of the RPC in the stubs of a client."""
+        for stub in vars(watched).values():
+            if (call := getattr(stub, self.action, None)) is not None:
+                setattr(stub, self.action, partial(self._call, call))
+
+    async def _call(self, call: Callable[[Any], Awaitable[Any]], request: Any) -> Any:
+        if self.refused is not None or getattr(request, "validate_only", False) or getattr(request, "dry_run", False):
+            return await call(request)
+        decided = await self._decided()
+        rows = await self.store.all_rows()
+        async with self.store.refusing_entries(self.action):
+            self.refused = await refusal(call(request))
+        assert await self.store.all_rows() == rows, self.action
+        assert await self._decided() == decided, self.action
+        return await call(request)
+
+    async def _decided(self) -> list[Any]:
+        """Return how events are decided, by the snapshots, contacts and keys in the memory of the server."""
+        sent = [event(), event(name=ORDER.upper()), event(name="fresh"), event(email="grace@example.com")]
+        results = await self.client.send_all(sent, INDEPENDENT)
+        return [(each.error.reason, each.receipt.event.revision, each.receipt.match_count) for each in results]
+
+
+async def test_a_change_whose_entry_cannot_be_written_is_not_made(
+    served_store: Store, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_use, "STORE_SECONDS", 3_600)
+    # The rows of a deleted project go in the background.
+    for action in sorted(AUDITED, key=lambda action: (action == "DeleteProject", action)):
+        client = await service.by_requests().shop()
+        found = await service.admin.projects.GetProject(projects_pb2.GetProjectRequest(project=client.project))
+        changer = Changer(service, client, found.project.id)
+        unrecorded = Unrecorded(served_store, service.client(client.secret), action)
+        changer.admin = service.client(ADMIN_KEY)
+        unrecorded.watch(client)
+        unrecorded.watch(changer.admin)
+        await changer.change(action)
+        assert unrecorded.refused is not None, action
+        assert (unrecorded.refused.code, unrecorded.refused.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL"), action
 
 
 async def test_an_entry_says_who_and_what_it_was_before_and_after(shop: Client) -> None:
