@@ -15,7 +15,7 @@ Two invariants:
 
 The cost of an event depends on the candidates of `ConditionIndex`, not on the number of automations. Its limits are
 those of `automation.matcher`. What a transaction evaluates itself is limited by the room that each batch has: a batch
-that needs more is judged before its transaction, and its outcomes come as `known`.
+that needs more is pre-evaluated before its transaction, and its outcomes come as `known`.
 """
 
 from __future__ import annotations

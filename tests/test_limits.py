@@ -34,7 +34,7 @@ from server.http import connection as http_connection
 from server.http import connections as http_connections
 from server.http import head as http_head
 from server.http import server as http_server
-from server.ingest import commit_queue, draft, judging, quarantine, setting_back
+from server.ingest import commit_queue, deferred_batches, draft, pre_evaluation, quarantine
 from server.metrics import series
 from server.rpc import arrivals, call_limits, json_reading
 from server.rpc.messages import deliveries, retention, watches
@@ -199,8 +199,8 @@ LIMITS = {
     "Steps of an evaluation with what is known only while the event is stored": number(closures.LATE_STEPS),
     "Steps of all evaluations of an event": number(matcher.EVENT_STEPS),
     "Matches of an event": number(matcher.EVENT_MATCHES),
-    "Steps of all evaluations of a batch": number(judging.BATCH_STEPS),
-    "Matches of a batch that is all or nothing": number(judging.BATCH_MATCHES),
+    "Steps of all evaluations of a batch": number(pre_evaluation.BATCH_STEPS),
+    "Matches of a batch that is all or nothing": number(pre_evaluation.BATCH_MATCHES),
     "Automations of a project": number(automation_store.MAX_AUTOMATIONS),
     "Labels of an automation": number(automation_store.MAX_LABELS),
     "Key of a label": number(automation_store.MAX_LABEL_KEY, "characters"),
@@ -244,7 +244,7 @@ LIMITS = {
         f"1/{commit_queue.QUEUE_MEMORY_SHARE * commit_queue.HELD_PER_BYTE} of the memory, "
         f"at least {size(commit_queue.MIN_QUEUE_BYTES)}"
     ),
-    "Attempts to match a batch while the automations change": number(setting_back.MAX_ROUNDS),
+    "Attempts to match a batch while the automations change": number(deferred_batches.MAX_ROUNDS),
     "Large work while another project's small work is in progress": (
         f"waits no longer than it has worked, {number(1_000 * small_work.CREDIT_SECONDS, 'ms')} at a time"
     ),

@@ -123,7 +123,7 @@ async def playing(world: World, pushing: list[pb.Subscription], receivers: list[
         try:
             yield
         except BaseException as error:
-            error.add_note(f"SIGNALBOX_PROMISES_SEED={SEED}, matches before each subscription: {world.behind}")
+            error.add_note(f"SIGNALBOX_PROMISES_SEED={SEED}, lag of each subscription: {world.lag}")
             raise
         finally:
             world.calm = world.over = True

@@ -27,7 +27,7 @@ from server.metrics import Metrics
 from server.model import NameCase, Rules, UndefinedEvents, UnknownContacts
 from server.services.definitions import Definitions
 from signalbox.v1 import event_ingest_pb2 as pb
-from tests.support.line import GatedDatabase, drafts, line_over
+from tests.support.ingest_pipeline import GatedDatabase, drafts, ingest_pipeline_over
 from tests.support.messages import orders
 from tests.support.plans import plans
 from tests.support.refusals import refusal, verdict
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from server.storage.database import Database
-    from tests.support.line import Line
+    from tests.support.ingest_pipeline import IngestPipeline
     from tests.support.service import Client
     from tests.support.stores import Store
 
@@ -54,9 +54,9 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @pytest_asyncio.fixture
-async def line(database: Database) -> AsyncIterator[Line]:
+async def pipeline(database: Database) -> AsyncIterator[IngestPipeline]:
     """A queue of ten events, its gate shut and its first commit, of one event, under way."""
-    async with line_over(GatedDatabase(database), limit=10) as made:
+    async with ingest_pipeline_over(GatedDatabase(database), limit=10) as made:
         made.gate.clear()
         first = made.begin(drafts(name="first"))
         await until(lambda: made.writes == 1)
@@ -65,124 +65,126 @@ async def line(database: Database) -> AsyncIterator[Line]:
         await first
 
 
-async def test_all_queued_batches_go_into_one_commit(line: Line) -> None:
-    waiting = [line.begin(drafts(name=f"waiting_{number}")) for number in range(10)]
+async def test_all_queued_batches_go_into_one_commit(pipeline: IngestPipeline) -> None:
+    waiting = [pipeline.begin(drafts(name=f"waiting_{number}")) for number in range(10)]
     await asyncio.sleep(0.01)
-    line.gate.set()
+    pipeline.gate.set()
     await asyncio.gather(*waiting)
-    assert line.writes == 2
-    assert await line.stored() == ["first", *(f"waiting_{number}" for number in range(10))]
+    assert pipeline.writes == 2
+    assert await pipeline.stored() == ["first", *(f"waiting_{number}" for number in range(10))]
 
 
 async def test_a_full_queue_refuses_further_batches_and_stores_nothing_of_them(
-    line: Line, monkeypatch: pytest.MonkeyPatch
+    pipeline: IngestPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", 0.1)
-    waiting = line.begin(drafts(8))
+    waiting = pipeline.begin(drafts(8))
     await asyncio.sleep(0.01)
     with pytest.raises(QueueFull):
-        await line.send(drafts(3, "too_many"))
-    fits = line.begin(drafts(2))
+        await pipeline.send(drafts(3, "too_many"))
+    fits = pipeline.begin(drafts(2))
     await asyncio.sleep(0.01)
     with pytest.raises(QueueFull):
-        await line.send(drafts(1, "too_many"))
-    line.gate.set()
+        await pipeline.send(drafts(1, "too_many"))
+    pipeline.gate.set()
     await asyncio.gather(waiting, fits)
-    await line.send(drafts(1, "later"))
-    assert await line.stored() == ["first", *["page_viewed"] * 10, "later"]
+    await pipeline.send(drafts(1, "later"))
+    assert await pipeline.stored() == ["first", *["page_viewed"] * 10, "later"]
 
 
-async def test_queued_events_are_counted(line: Line) -> None:
-    waiting = line.metrics.registry.get_sample_value
+async def test_queued_events_are_counted(pipeline: IngestPipeline) -> None:
+    waiting = pipeline.metrics.registry.get_sample_value
     assert waiting("signalbox_queue_events") == 0
-    line.gate.clear()
-    sends = [line.begin(drafts(2)), line.begin(drafts(3))]
+    pipeline.gate.clear()
+    sends = [pipeline.begin(drafts(2)), pipeline.begin(drafts(3))]
     async with asyncio.timeout(10):
         while waiting("signalbox_queue_events") != 5:  # noqa: ASYNC110 - a gauge wakes nobody
             await asyncio.sleep(0.001)
-    line.gate.set()
+    pipeline.gate.set()
     await asyncio.gather(*sends)
     assert waiting("signalbox_queue_events") == 0
 
 
-async def test_a_batch_larger_than_the_queue_is_accepted_when_the_queue_is_empty(line: Line) -> None:
-    large = line.begin(drafts(50))
+async def test_a_batch_larger_than_the_queue_is_accepted_when_the_queue_is_empty(pipeline: IngestPipeline) -> None:
+    large = pipeline.begin(drafts(50))
     await asyncio.sleep(0.01)
-    line.gate.set()
+    pipeline.gate.set()
     await large
-    assert len(await line.stored()) == 51
+    assert len(await pipeline.stored()) == 51
 
 
-async def test_a_batch_whose_caller_is_cancelled_in_the_queue_is_not_stored(line: Line) -> None:
-    given_up, kept = line.begin(drafts(3, "given_up")), line.begin(drafts(3, "kept"))
+async def test_a_batch_whose_caller_is_cancelled_in_the_queue_is_not_stored(pipeline: IngestPipeline) -> None:
+    given_up, kept = pipeline.begin(drafts(3, "given_up")), pipeline.begin(drafts(3, "kept"))
     await asyncio.sleep(0.01)
     given_up.cancel()
-    line.gate.set()
+    pipeline.gate.set()
     await kept
-    assert await line.stored() == ["first", *["kept"] * 3]
+    assert await pipeline.stored() == ["first", *["kept"] * 3]
 
 
-async def test_a_batch_whose_caller_is_cancelled_during_its_commit_is_stored_whole(line: Line) -> None:
-    waiting = line.begin(drafts(5))
+async def test_a_batch_whose_caller_is_cancelled_during_its_commit_is_stored_whole(pipeline: IngestPipeline) -> None:
+    waiting = pipeline.begin(drafts(5))
     await asyncio.sleep(0.01)
-    line.gate.set()
-    await until(lambda: line.writes == 2)
+    pipeline.gate.set()
+    await until(lambda: pipeline.writes == 2)
     waiting.cancel()
-    await line.send(drafts(1, "later"))
-    assert await line.stored() == ["first", *["page_viewed"] * 5, "later"]
+    await pipeline.send(drafts(1, "later"))
+    assert await pipeline.stored() == ["first", *["page_viewed"] * 5, "later"]
 
 
-async def test_closing_stores_queued_batches_and_refuses_further_ones(line: Line) -> None:
-    waiting = line.begin(drafts(5))
+async def test_closing_stores_queued_batches_and_refuses_further_ones(pipeline: IngestPipeline) -> None:
+    waiting = pipeline.begin(drafts(5))
     await asyncio.sleep(0.01)
-    closing = asyncio.create_task(line.queue.close())
+    closing = asyncio.create_task(pipeline.queue.close())
     await asyncio.sleep(0.01)
     with pytest.raises(Stopping):
-        await line.send(drafts(1, "too_late"))
+        await pipeline.send(drafts(1, "too_late"))
     assert not closing.done()
-    line.gate.set()
+    pipeline.gate.set()
     await asyncio.gather(waiting, closing)
-    assert await line.stored() == ["first", *["page_viewed"] * 5]
+    assert await pipeline.stored() == ["first", *["page_viewed"] * 5]
 
 
-async def test_a_batch_that_the_database_refuses_does_not_fail_its_group(line: Line, store: Store) -> None:
+async def test_a_batch_that_the_database_refuses_does_not_fail_its_group(
+    pipeline: IngestPipeline, store: Store
+) -> None:
     await store.refuse_events_named("poison")
-    good, bad = line.begin(drafts(3, "good")), line.begin([*drafts(2, "good"), *drafts(1, "poison")])
-    also_good = line.begin(drafts(3, "also_good"))
+    good, bad = pipeline.begin(drafts(3, "good")), pipeline.begin([*drafts(2, "good"), *drafts(1, "poison")])
+    also_good = pipeline.begin(drafts(3, "also_good"))
     await asyncio.sleep(0.01)
-    line.gate.set()
+    pipeline.gate.set()
     with capture_logs() as logs:
         outcomes = await asyncio.gather(good, bad, also_good, return_exceptions=True)
     assert [type(outcome).__name__ for outcome in outcomes] == ["NoneType", "StorageRefused", "NoneType"]
-    assert await line.stored() == ["first", *["good"] * 3, *["also_good"] * 3]
+    assert await pipeline.stored() == ["first", *["good"] * 3, *["also_good"] * 3]
     assert [entry["event"] for entry in logs] == ["commit_failed"]
 
 
 async def test_after_a_large_group_a_commit_waits_for_all_of_its_senders_but_one(
-    line: Line, monkeypatch: pytest.MonkeyPatch
+    pipeline: IngestPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(group_commit, "GATHER_SECONDS", 60)
-    group = [line.begin(drafts()) for _ in range(5)]
+    group = [pipeline.begin(drafts()) for _ in range(5)]
     await asyncio.sleep(0.01)
-    line.gate.set()
+    pipeline.gate.set()
     async with asyncio.timeout(30):
         await asyncio.gather(*group)
-        waiting = [line.begin(drafts()) for _ in range(3)]
+        waiting = [pipeline.begin(drafts()) for _ in range(3)]
         await asyncio.sleep(0.05)
-        assert line.writes == 2
-        await asyncio.gather(*waiting, line.begin(drafts()))
-        assert line.writes == 3
+        assert pipeline.writes == 2
+        await asyncio.gather(*waiting, pipeline.begin(drafts()))
+        assert pipeline.writes == 3
         # Four were no large group: a lone sender does not wait.
-        await line.send(drafts())
+        await pipeline.send(drafts())
 
 
-async def test_senders_that_do_not_come_are_not_waited_for(line: Line) -> None:
-    group = [line.begin(drafts()) for _ in range(5)]
+async def test_senders_that_do_not_come_are_not_waited_for(pipeline: IngestPipeline) -> None:
+    group = [pipeline.begin(drafts()) for _ in range(5)]
     await asyncio.sleep(0.01)
-    line.gate.set()
+    pipeline.gate.set()
     async with asyncio.timeout(30):
         await asyncio.gather(*group)
-        await line.send(drafts())
+        await pipeline.send(drafts())
 
 
 # What a commit decides
@@ -203,19 +205,23 @@ def repeats(again: Draft, first: Draft) -> bool:
     return again.duplicate and again.event == first.event and again.matches == first.matches
 
 
-async def test_an_idempotency_key_is_stored_once_in_a_batch_a_group_and_the_log(line: Line) -> None:
-    line.gate.set()
-    await line.automate(ALWAYS)
-    await line.send(drafts(name="other"))
-    line.gate.clear()
-    under_way = line.begin(drafts(name="other"))
+async def test_an_idempotency_key_is_stored_once_in_a_batch_a_group_and_the_log(pipeline: IngestPipeline) -> None:
+    pipeline.gate.set()
+    await pipeline.automate(ALWAYS)
+    await pipeline.send(drafts(name="other"))
+    pipeline.gate.clear()
+    under_way = pipeline.begin(drafts(name="other"))
     within, beside, other = [keyed("a"), keyed("b"), keyed("a")], [keyed("a"), keyed("b")], [keyed("b", "changed")]
-    sends = [line.begin(within), line.begin(beside), asyncio.create_task(line.send(other, BatchMode.INDEPENDENT))]
+    sends = [
+        pipeline.begin(within),
+        pipeline.begin(beside),
+        asyncio.create_task(pipeline.send(other, BatchMode.INDEPENDENT)),
+    ]
     await asyncio.sleep(0.01)
-    line.gate.set()
+    pipeline.gate.set()
     await asyncio.gather(under_way, *sends)
     later = [keyed("a"), keyed("c"), keyed("b", "changed")]
-    await line.send(later, BatchMode.INDEPENDENT)
+    await pipeline.send(later, BatchMode.INDEPENDENT)
     assert repeats(within[2], within[0])
     assert repeats(beside[0], within[0])
     assert repeats(beside[1], within[1])
@@ -226,63 +232,65 @@ async def test_an_idempotency_key_is_stored_once_in_a_batch_a_group_and_the_log(
         type(None),
         IdempotencyKeyReused,
     ]
-    assert await line.stored() == ["first", "other", "other", *["page_viewed"] * 3]
+    assert await pipeline.stored() == ["first", "other", "other", *["page_viewed"] * 3]
 
 
-async def test_a_rejected_batch_leaves_its_idempotency_keys_free(line: Line) -> None:
-    line.gate.set()
+async def test_a_rejected_batch_leaves_its_idempotency_keys_free(pipeline: IngestPipeline) -> None:
+    pipeline.gate.set()
     with pytest.raises(BatchRejected):
-        await line.send([keyed("k"), keyed("k", "changed")])
+        await pipeline.send([keyed("k"), keyed("k", "changed")])
     again = keyed("k")
-    await line.send([again])
+    await pipeline.send([again])
     assert not again.duplicate
-    assert await line.stored() == ["first", "page_viewed"]
+    assert await pipeline.stored() == ["first", "page_viewed"]
 
 
-async def test_a_batch_validated_by_an_outdated_catalog_is_validated_again(line: Line, database: Database) -> None:
+async def test_a_batch_validated_by_an_outdated_catalog_is_validated_again(
+    pipeline: IngestPipeline, database: Database
+) -> None:
     waiting = drafts(text="5")
-    sends = [line.begin(waiting), line.begin(drafts(name="other"))]
+    sends = [pipeline.begin(waiting), pipeline.begin(drafts(name="other"))]
     await asyncio.sleep(0.01)
-    caller = Caller(line.project_pk, "id", frozenset())
+    caller = Caller(pipeline.project_pk, "id", frozenset())
     schema = Schema((Property("text", PropertyType.NUMBER),))
     elsewhere = Definitions(database, Catalog(database))
     defined = await elsewhere.create(caller, NewDefinition("page_viewed", schema))
-    line.gate.set()
+    pipeline.gate.set()
     await asyncio.gather(*sends)
     later = drafts(name="Page_Viewed", text="6")
     later[0].rules = Rules(UndefinedEvents.REJECT, UnknownContacts.CREATE, NameCase.INSENSITIVE)
-    await line.send(later)
+    await pipeline.send(later)
     for draft, number in ((waiting[0], 5), (later[0], 6)):
         assert draft.event is not None
         assert (draft.event.definition_id, draft.event.revision) == (defined.id, 1)
         assert (draft.event.name, draft.event.properties) == ("page_viewed", {"text": number})
 
 
-async def test_an_event_is_refused_only_under_the_current_catalog(line: Line, database: Database) -> None:
-    line.gate.set()
-    caller = Caller(line.project_pk, "id", frozenset())
+async def test_an_event_is_refused_only_under_the_current_catalog(pipeline: IngestPipeline, database: Database) -> None:
+    pipeline.gate.set()
+    caller = Caller(pipeline.project_pk, "id", frozenset())
     here, elsewhere = (Definitions(database, Catalog(database)) for _ in range(2))
     number, text = (Schema((Property("text", kind),)) for kind in (PropertyType.NUMBER, PropertyType.STRING))
     await here.create(caller, NewDefinition("page_viewed", number))
-    await line.send(drafts(text="5"))
+    await pipeline.send(drafts(text="5"))
     with pytest.raises(BatchRejected):
-        await line.send(drafts(text="five"))
+        await pipeline.send(drafts(text="five"))
     await elsewhere.update(caller, "page_viewed", DefinitionChanges(schema=text), "")
-    await line.send(drafts(text="five"))
+    await pipeline.send(drafts(text="five"))
     await elsewhere.update(caller, "page_viewed", DefinitionChanges(schema=number), "")
     with pytest.raises(BatchRejected):
-        await line.send(drafts(text="five"))
+        await pipeline.send(drafts(text="five"))
 
 
-async def test_an_event_has_the_values_of_its_draft(line: Line) -> None:
-    line.gate.set()
+async def test_an_event_has_the_values_of_its_draft(pipeline: IngestPipeline) -> None:
+    pipeline.gate.set()
     plain, dated = drafts(2)
     dated.occurred_at = 5
-    await line.send([plain, dated])
+    await pipeline.send([plain, dated])
     assert plain.event is not None
     assert dated.event is not None
     by_id = Draft("page_viewed", plain.event.contact_id, "", {})
-    await line.send([by_id])
+    await pipeline.send([by_id])
     assert by_id.event is not None
     for event in (plain.event, dated.event, by_id.event):
         assert (event.name, event.definition_id, event.revision, event.match_count) == ("page_viewed", "", 0, 0)
@@ -291,30 +299,32 @@ async def test_an_event_has_the_values_of_its_draft(line: Line) -> None:
     assert [each.event.position for each in (plain, dated, by_id) if each.event] == [2, 3, 4]
 
 
-async def test_nothing_is_stored_for_a_project_whose_row_stands_for_another(line: Line, store: Store) -> None:
-    waiting = line.begin(drafts(name="lost"))
+async def test_nothing_is_stored_for_a_project_whose_row_stands_for_another(
+    pipeline: IngestPipeline, store: Store
+) -> None:
+    waiting = pipeline.begin(drafts(name="lost"))
     await asyncio.sleep(0.01)
-    line.gate.set()
-    await until(lambda: line.writes == 2)
+    pipeline.gate.set()
+    await until(lambda: pipeline.writes == 2)
     await waiting
     await store.execute("UPDATE project SET id = 'another'")
     await store.execute("UPDATE project_head SET catalog_version = catalog_version + 1")
     with pytest.raises(KeyInvalid):
-        await line.send(drafts(name="misplaced"))
-    assert await line.stored() == ["first", "lost"]
+        await pipeline.send(drafts(name="misplaced"))
+    assert await pipeline.stored() == ["first", "lost"]
 
 
-async def test_a_commit_is_counted_and_wakes_watchers_of_the_match_log(line: Line) -> None:
-    line.gate.set()
-    await line.automate(ALWAYS)
-    await line.send(drafts(name="other"))
-    assert await line.notifier.position(line.project_pk) == 0
-    following = asyncio.create_task(line.notifier.wait_beyond(line.project_pk, 0, 5))
+async def test_a_commit_is_counted_and_wakes_watchers_of_the_match_log(pipeline: IngestPipeline) -> None:
+    pipeline.gate.set()
+    await pipeline.automate(ALWAYS)
+    await pipeline.send(drafts(name="other"))
+    assert await pipeline.notifier.position(pipeline.project_pk) == 0
+    following = asyncio.create_task(pipeline.notifier.wait_beyond(pipeline.project_pk, 0, 5))
     await asyncio.sleep(0)
     began = perf_counter()
-    await line.send(drafts(2))
+    await pipeline.send(drafts(2))
     assert await following == 2
-    count = line.metrics.registry.get_sample_value
+    count = pipeline.metrics.registry.get_sample_value
     assert count("signalbox_events_recorded_total") == 4
     assert count("signalbox_matches_total") == 2
     assert count("signalbox_commit_events_sum") == 4
@@ -322,28 +332,30 @@ async def test_a_commit_is_counted_and_wakes_watchers_of_the_match_log(line: Lin
     assert 0 < (count("signalbox_commit_seconds_sum") or 0) < began
 
 
-async def tables_read_by(line: Line, *emails: str) -> set[str]:
+async def tables_read_by(pipeline: IngestPipeline, *emails: str) -> set[str]:
     """Send an event about each address. Return the tables that the commits read."""
     with plans() as noted:
         for email in emails:
-            await line.send([Draft("page_viewed", "", email, {})])
+            await pipeline.send([Draft("page_viewed", "", email, {})])
     return {table for statement in noted.statements for table in re.findall(r"FROM (\w+)", statement)}
 
 
-async def test_a_commit_reads_only_contacts_that_no_commit_before_it_has_read(line: Line) -> None:
-    line.gate.set()
-    assert "contact" in await tables_read_by(line, "ada@example.com", "bob@example.com")
-    assert "contact" not in await tables_read_by(line, "ada@example.com", "bob@example.com", "ada@example.com")
+async def test_a_commit_reads_only_contacts_that_no_commit_before_it_has_read(pipeline: IngestPipeline) -> None:
+    pipeline.gate.set()
+    assert "contact" in await tables_read_by(pipeline, "ada@example.com", "bob@example.com")
+    assert "contact" not in await tables_read_by(pipeline, "ada@example.com", "bob@example.com", "ada@example.com")
 
 
-async def test_a_commit_under_a_new_catalog_reads_catalog_and_contacts_once(line: Line, database: Database) -> None:
-    line.gate.set()
-    await line.send(drafts())
+async def test_a_commit_under_a_new_catalog_reads_catalog_and_contacts_once(
+    pipeline: IngestPipeline, database: Database
+) -> None:
+    pipeline.gate.set()
+    await pipeline.send(drafts())
     elsewhere = Definitions(database, Catalog(database))
-    caller = Caller(line.project_pk, "id", frozenset())
+    caller = Caller(pipeline.project_pk, "id", frozenset())
     await elsewhere.create(caller, NewDefinition("page_viewed", Schema()))
-    assert {"contact", "event_definition"} <= await tables_read_by(line, "ada@example.com")
-    assert not {"contact", "event_definition"} & await tables_read_by(line, "ada@example.com", "ada@example.com")
+    assert {"contact", "event_definition"} <= await tables_read_by(pipeline, "ada@example.com")
+    assert not {"contact", "event_definition"} & await tables_read_by(pipeline, "ada@example.com", "ada@example.com")
 
 
 def test_the_largest_commits_have_a_bucket_of_their_own() -> None:
@@ -380,11 +392,11 @@ class BreakingOff(GatedDatabase):
 
 async def test_a_repeated_commit_keeps_nothing_of_its_first_attempt(database: Database) -> None:
     breaking = BreakingOff(database)
-    async with line_over(breaking) as line:
-        await line.automate(ALWAYS)
+    async with ingest_pipeline_over(breaking) as pipeline:
+        await pipeline.automate(ALWAYS)
         breaking.breaks_off = True
         first, again, other = sent = [keyed("k"), keyed("k"), keyed("k", "changed")]
-        await line.send(sent, BatchMode.INDEPENDENT)
+        await pipeline.send(sent, BatchMode.INDEPENDENT)
         assert not breaking.breaks_off
         assert repeats(again, first)
         assert isinstance(other.error, IdempotencyKeyReused)
@@ -467,7 +479,7 @@ async def test_a_server_that_stops_stores_what_waits_and_answers_it(database_url
 
 
 async def test_conditions_that_fail_are_counted_after_the_commit(database: Database) -> None:
-    async with line_over(GatedDatabase(database)) as counting:
+    async with ingest_pipeline_over(GatedDatabase(database)) as counting:
         for condition in ("properties.missing == 1.0", "7 / 0 > 1", 'properties.text == ""'):
             await counting.automate(NewAutomation("x", "page_viewed", condition, AutomationState.ACTIVE))
         await counting.send(drafts(2))

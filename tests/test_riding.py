@@ -19,7 +19,7 @@ from server.delivery.consumer import Consumer
 from server.delivery.dispatcher import Dispatcher
 from server.delivery.dispatchers import GROUP_STEPS, RIDING_STEPS, Dispatchers
 from server.errors import StorageRefused
-from tests.support.line import GatedDatabase, drafts, line_over
+from tests.support.ingest_pipeline import GatedDatabase, drafts, ingest_pipeline_over
 from tests.support.stores import PostgresStore
 from tests.test_leasing import SUBSCRIPTION
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from automation.subscriptions.values import Delivery, StepResult, Subscription
     from server.delivery.steps import StepInProgress
     from server.storage.database import Database
-    from tests.support.line import Line
+    from tests.support.ingest_pipeline import IngestPipeline
     from tests.support.stores import Store
 
 ALWAYS = NewAutomation("x", "page_viewed", "", AutomationState.ACTIVE)
@@ -38,13 +38,13 @@ ALWAYS = NewAutomation("x", "page_viewed", "", AutomationState.ACTIVE)
 class Riding:
     """A subscription in use beside a queue of events, with a consumer that has got all that there was."""
 
-    def __init__(self, line: Line, database: GatedDatabase, subscription: Subscription) -> None:
-        self.line = line
+    def __init__(self, pipeline: IngestPipeline, database: GatedDatabase, subscription: Subscription) -> None:
+        self.pipeline = pipeline
         self.breaking = False
         self._database = database
         self._subscription = subscription
-        self.dispatchers = Dispatchers(database, line.notifier, self._make, line.queue.schedule_steps)
-        line.queue.riders = self.dispatchers
+        self.dispatchers = Dispatchers(database, pipeline.notifier, self._make, pipeline.queue.schedule_steps)
+        pipeline.queue.riders = self.dispatchers
         self.consumer = Consumer("a", 100)
 
     def _make(self, *arguments: Any, **options: Any) -> Dispatcher:
@@ -87,11 +87,11 @@ class DueDispatcher:
 @pytest_asyncio.fixture
 async def riding(database: Database) -> AsyncIterator[Riding]:
     gated = GatedDatabase(database)
-    async with line_over(gated) as line:
-        await line.automate(ALWAYS)
-        wanted = replace(SUBSCRIPTION, project_pk=line.project_pk)
+    async with ingest_pipeline_over(gated) as pipeline:
+        await pipeline.automate(ALWAYS)
+        wanted = replace(SUBSCRIPTION, project_pk=pipeline.project_pk)
         subscription = await gated.write_past(lambda connection: create_subscription(connection, wanted))
-        made = Riding(line, gated, subscription)
+        made = Riding(pipeline, gated, subscription)
         yield made
         await made.dispatchers.close()
 
@@ -100,56 +100,56 @@ async def test_matches_are_leased_in_the_transaction_that_records_them(riding: R
     with riding.dispatchers.used(riding._subscription) as dispatcher, dispatcher.attached(riding.consumer):
         await riding.idle(dispatcher)
         for number in range(1, 4):
-            writes = riding.line.writes
-            await riding.line.send(drafts())
+            writes = riding.pipeline.writes
+            await riding.pipeline.send(drafts())
             [delivery] = await riding.delivered()
             assert (delivery.match.position, delivery.attempt) == (number, 1)
-            assert riding.line.writes == writes + 1
+            assert riding.pipeline.writes == writes + 1
             await riding.idle(dispatcher)
             # Nothing is left to look for.
-            assert riding.line.writes == writes + 1
+            assert riding.pipeline.writes == writes + 1
 
 
 async def test_matches_are_leased_with_their_commit_although_earlier_ones_are_still_to_be_taken(riding: Riding) -> None:
     with riding.dispatchers.used(riding._subscription) as dispatcher, dispatcher.attached(riding.consumer):
         await riding.idle(dispatcher)
-        writes = riding.line.writes
+        writes = riding.pipeline.writes
         for number in range(1, 4):
-            await riding.line.send(drafts())
-            assert (len(riding.consumer.deliveries), riding.line.writes) == (number, writes + number)
+            await riding.pipeline.send(drafts())
+            assert (len(riding.consumer.deliveries), riding.pipeline.writes) == (number, writes + number)
 
 
 async def test_acknowledgements_join_the_commit_of_events(riding: Riding) -> None:
     with riding.dispatchers.used(riding._subscription) as dispatcher, dispatcher.attached(riding.consumer):
         await riding.idle(dispatcher)
-        await riding.line.send(drafts())
+        await riding.pipeline.send(drafts())
         [first] = await riding.delivered()
         await riding.idle(dispatcher)
-        riding.line.gate.clear()
-        begun = riding.line.begin(drafts(name="signup"))
-        while not riding.line.queue._running:  # noqa: ASYNC110 - it does not tell
+        riding.pipeline.gate.clear()
+        begun = riding.pipeline.begin(drafts(name="signup"))
+        while not riding.pipeline.queue._running:  # noqa: ASYNC110 - it does not tell
             await asyncio.sleep(0)
-        writes = riding.line.writes
-        sent = riding.line.begin(drafts())
+        writes = riding.pipeline.writes
+        sent = riding.pipeline.begin(drafts())
         await asyncio.sleep(0.01)
         if riding._database.shared:
             # On a shared database a step that is due has its own transaction beside the commits.
-            riding.line.gate.set()
+            riding.pipeline.gate.set()
         results = dispatcher.submit([Ack([first.id])])
-        riding.line.gate.set()
+        riding.pipeline.gate.set()
         [[result]] = await results
         [second] = await riding.delivered()
         await asyncio.gather(begun, sent)
         assert (result.outcome, second.match.position) == (SettleOutcome.ACKNOWLEDGED, 2)
-        assert riding.line.writes <= writes + 2
+        assert riding.pipeline.writes <= writes + 2
 
 
 async def test_a_step_that_breaks_the_transaction_fails_no_sender(riding: Riding) -> None:
     with riding.dispatchers.used(riding._subscription) as dispatcher, dispatcher.attached(riding.consumer):
         await riding.idle(dispatcher)
         riding.breaking = True
-        await riding.line.send(drafts(3))
-        assert await riding.line.stored() == ["page_viewed"] * 3
+        await riding.pipeline.send(drafts(3))
+        assert await riding.pipeline.stored() == ["page_viewed"] * 3
         with pytest.raises(StorageRefused):
             await riding.delivered()
         riding.breaking = False
@@ -164,15 +164,15 @@ async def test_matches_of_a_filter_are_known_without_being_read(riding: Riding, 
         SUBSCRIPTION,
         id=SUBSCRIPTION.id.replace("abcd", "abce"),
         name="signups",
-        project_pk=riding.line.project_pk,
+        project_pk=riding.pipeline.project_pk,
         filter=MatchFilter(event_names=("signup",)),
     )
     filtered = await database.write(lambda connection: create_subscription(connection, wanted))
-    await riding.line.automate(replace(ALWAYS, name="y", event_name="signup"))
+    await riding.pipeline.automate(replace(ALWAYS, name="y", event_name="signup"))
     with riding.dispatchers.used(filtered) as dispatcher, dispatcher.attached(riding.consumer):
         await riding.idle(dispatcher)
-        await riding.line.send(drafts(2))
-        await riding.line.send([*drafts(), *drafts(1, "signup"), *drafts()])
+        await riding.pipeline.send(drafts(2))
+        await riding.pipeline.send([*drafts(), *drafts(1, "signup"), *drafts()])
         [delivery] = await riding.delivered()
         assert (delivery.match.position, delivery.match.event_name) == (4, "signup")
         await riding.idle(dispatcher)
@@ -188,8 +188,8 @@ async def test_senders_do_not_wait_for_a_subscription_that_another_server_has_lo
         await riding.idle(dispatcher)
         async with store.connected() as other, other.transaction():
             await other.execute("SELECT 1 FROM subscription FOR UPDATE")
-            await riding.line.send(drafts())
-            assert await riding.line.stored() == ["page_viewed"]
+            await riding.pipeline.send(drafts())
+            assert await riding.pipeline.stored() == ["page_viewed"]
             assert not riding.consumer.deliveries
         assert [delivery.match.position for delivery in await riding.delivered()] == [1]
 
@@ -210,7 +210,7 @@ async def test_a_commit_of_events_takes_few_steps_along_and_the_others_follow(
         return steps
 
     monkeypatch.setattr(riding.dispatchers, "board", counted)
-    wanted = replace(SUBSCRIPTION, project_pk=riding.line.project_pk)
+    wanted = replace(SUBSCRIPTION, project_pk=riding.pipeline.project_pk)
     consumers = [Consumer("a", 100) for _ in range(3 * RIDING_STEPS)]
     async with AsyncExitStack() as stack:
         for number, consumer in enumerate(consumers):
@@ -220,7 +220,7 @@ async def test_a_commit_of_events_takes_few_steps_along_and_the_others_follow(
             stack.enter_context(dispatcher.attached(consumer))
             riding.consumer = consumer
             await riding.idle(dispatcher)
-        await riding.line.send(drafts())
+        await riding.pipeline.send(drafts())
         for consumer in consumers:
             riding.consumer = consumer
             assert [delivery.match.position for delivery in await riding.delivered()] == [1]
@@ -248,9 +248,9 @@ async def test_a_deleted_subscription_ends_its_consumers_and_no_commit(riding: R
     with riding.dispatchers.used(riding._subscription) as dispatcher, dispatcher.attached(riding.consumer):
         await riding.idle(dispatcher)
         await database.write(
-            lambda connection: delete_subscription(connection, riding.line.project_pk, SUBSCRIPTION.id, "")
+            lambda connection: delete_subscription(connection, riding.pipeline.project_pk, SUBSCRIPTION.id, "")
         )
-        await riding.line.send(drafts())
+        await riding.pipeline.send(drafts())
         with pytest.raises(Exception, match="subscription"):
             await riding.delivered()
-    assert await riding.line.stored() == ["page_viewed"]
+    assert await riding.pipeline.stored() == ["page_viewed"]

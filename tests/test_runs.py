@@ -47,7 +47,7 @@ from tests.support.automations import (
 )
 from tests.support.bridge import http_client
 from tests.support.consumers import Engine, subscribe
-from tests.support.line import GatedDatabase, drafts, line_over
+from tests.support.ingest_pipeline import GatedDatabase, drafts, ingest_pipeline_over
 from tests.support.messages import ADA, ANYTHING, BOB, INDEPENDENT, MATCHES, ORDER, event, orders, struct
 from tests.support.refusals import refusal, verdict
 from tests.support.service import serving
@@ -622,13 +622,15 @@ async def test_runs_are_read_page_by_page(till: Client) -> None:
 
 
 async def test_a_run_whose_match_was_deleted_names_none(database: Database, store: Store) -> None:
-    async with line_over(GatedDatabase(database)) as line:
-        await line.automate(NewAutomation("x", "page_viewed", "", AutomationState.ACTIVE))
+    async with ingest_pipeline_over(GatedDatabase(database)) as pipeline:
+        await pipeline.automate(NewAutomation("x", "page_viewed", "", AutomationState.ACTIVE))
         sent = drafts(2)
-        await line.send(sent)
+        await pipeline.send(sent)
         (gone, _), (kept, _) = [draft.matches[0] for draft in sent]
         await store.execute(f"DELETE FROM automation_match WHERE position = {gone.position}")  # noqa: S608 - a number
-        named = [await runs.Runs(database, WorkThread()).get(line.project_pk, match.run_id) for match in (gone, kept)]
+        named = [
+            await runs.Runs(database, WorkThread()).get(pipeline.project_pk, match.run_id) for match in (gone, kept)
+        ]
         assert [(each.run.id, each.match_id, each.match_kind) for each in named] == [
             (gone.run_id, "", None),
             (kept.run_id, kept.id, MatchKind.STARTED),
@@ -639,19 +641,19 @@ async def test_a_run_whose_match_was_deleted_names_none(database: Database, stor
 async def test_an_event_received_when_the_time_is_up_resumes_nothing(
     database: Database, monkeypatch: pytest.MonkeyPatch, later: int, *, resumed: bool
 ) -> None:
-    async with line_over(GatedDatabase(database)) as line:
-        await line.automate(NewAutomation("x", "page_viewed", "", AutomationState.ACTIVE))
+    async with ingest_pipeline_over(GatedDatabase(database)) as pipeline:
+        await pipeline.automate(NewAutomation("x", "page_viewed", "", AutomationState.ACTIVE))
         (start,) = drafts()
-        await line.send([start])
+        await pipeline.send([start])
         ((match, _),) = start.matches
         awaited = runs.AwaitedEvent("paid", timeout=HOUR)
         waiting = await runs.Runs(database, WorkThread()).await_event(
-            line.project_pk, match.run_id, awaited, runs.EngineUpdate()
+            pipeline.project_pk, match.run_id, awaited, runs.EngineUpdate()
         )
         assert waiting.run.wait is not None
         received_at = waiting.run.wait.timeout_at + later
         monkeypatch.setattr("server.ingest.commit.log_time", lambda _read_at: received_at)
         (paid,) = drafts(name="paid")
-        await line.send([paid])
+        await pipeline.send([paid])
         kinds = [found.kind for found, _ in paid.matches]
         assert kinds == ([MatchKind.RESUMED] if resumed else [])

@@ -28,13 +28,13 @@ from server.ingest.commit_queue import (
 )
 from server.ingest.draft import MAX_REPORTED, Batch, BatchMode, Draft
 from server.services.definitions import Definitions
-from tests.support.line import GatedDatabase, drafts, line_over
+from tests.support.ingest_pipeline import GatedDatabase, drafts, ingest_pipeline_over
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from server.storage.database import Database
-    from tests.support.line import Line
+    from tests.support.ingest_pipeline import IngestPipeline
     from tests.support.stores import Store
 
 
@@ -181,42 +181,44 @@ def test_what_a_project_pays_is_the_time_of_the_writer() -> None:
 
 
 @pytest_asyncio.fixture
-async def line(database: Database) -> AsyncIterator[Line]:
-    async with line_over(GatedDatabase(database), limit=2_000) as made:
+async def pipeline(database: Database) -> AsyncIterator[IngestPipeline]:
+    async with ingest_pipeline_over(GatedDatabase(database), limit=2_000) as made:
         yield made
         made.gate.set()
 
 
-async def test_a_batch_waits_a_short_time_for_room(line: Line) -> None:
-    line.gate.clear()
-    under_way = line.begin(drafts())
-    await until(lambda: line.writes == 1)
-    flood = [line.begin(drafts(1_000)) for _ in range(2)]
-    await until(lambda: line.queued == 2_000)
-    patient = [line.begin(drafts(100)) for _ in range(5)]
+async def test_a_batch_waits_a_short_time_for_room(pipeline: IngestPipeline) -> None:
+    pipeline.gate.clear()
+    under_way = pipeline.begin(drafts())
+    await until(lambda: pipeline.writes == 1)
+    flood = [pipeline.begin(drafts(1_000)) for _ in range(2)]
+    await until(lambda: pipeline.queued == 2_000)
+    patient = [pipeline.begin(drafts(100)) for _ in range(5)]
     await asyncio.sleep(0.05)
     assert not any(each.done() for each in patient)
     gone = patient.pop(0)
     gone.cancel()
-    line.gate.set()
+    pipeline.gate.set()
     await asyncio.gather(under_way, *flood, *patient)
-    assert len(await line.stored()) == 2_401
+    assert len(await pipeline.stored()) == 2_401
 
 
-async def test_a_single_send_beside_a_flood_is_in_the_next_commit(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_single_send_beside_a_flood_is_in_the_next_commit(
+    pipeline: IngestPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", 0.1)
-    neighbour = await line.neighbour("neighbour")
-    line.gate.clear()
-    under_way = line.begin(drafts())
-    await until(lambda: line.writes == 1)
-    flood = [line.begin(drafts(50)) for _ in range(41)]
+    neighbour = await pipeline.neighbour("neighbour")
+    pipeline.gate.clear()
+    under_way = pipeline.begin(drafts())
+    await until(lambda: pipeline.writes == 1)
+    flood = [pipeline.begin(drafts(50)) for _ in range(41)]
     await until(lambda: any(each.done() for each in flood))
     lone = neighbour.begin(drafts())
-    await until(lambda: line.queued == 2_001)
-    line.gate.set()
+    await until(lambda: pipeline.queued == 2_001)
+    pipeline.gate.set()
     await lone
     # The commit that was under way, and its own.
-    assert line.writes <= 2 + 1
+    assert pipeline.writes <= 2 + 1
     assert not all(each.done() for each in flood)
     await under_way
     (refused,) = [each for each in await asyncio.gather(*flood, return_exceptions=True) if each is not None]
@@ -224,58 +226,58 @@ async def test_a_single_send_beside_a_flood_is_in_the_next_commit(line: Line, mo
     assert "2,000 events of this project are waiting" in str(refused)
 
 
-async def test_a_stream_of_a_project_waits_for_its_share_and_loses_nothing(line: Line) -> None:
-    neighbour = await line.neighbour("neighbour")
-    line.gate.clear()
-    flood = [asyncio.create_task(line.enqueue(drafts(100))) for _ in range(50)]
+async def test_a_stream_of_a_project_waits_for_its_share_and_loses_nothing(pipeline: IngestPipeline) -> None:
+    neighbour = await pipeline.neighbour("neighbour")
+    pipeline.gate.clear()
+    flood = [asyncio.create_task(pipeline.enqueue(drafts(100))) for _ in range(50)]
     beside = [asyncio.create_task(neighbour.enqueue(drafts(100))) for _ in range(50)]
-    await until(lambda: line.queued > 2_000)
+    await until(lambda: pipeline.queued > 2_000)
     assert any(not each.done() for each in flood)
-    line.gate.set()
+    pipeline.gate.set()
     for each in [*flood, *beside]:
         await (await each).done
-    assert len(await line.stored()) == 5_000
+    assert len(await pipeline.stored()) == 5_000
 
 
-async def test_a_large_independent_batch_is_stored_in_parts_and_a_whole_one_at_once(line: Line) -> None:
-    await line.send(drafts(8 * PART_EVENTS), BatchMode.ALL_OR_NOTHING)
-    assert line.writes == 1
-    await line.send(drafts(8 * PART_EVENTS), BatchMode.INDEPENDENT)
-    assert line.writes >= 3
-    assert len(await line.stored()) == 16 * PART_EVENTS
+async def test_a_large_independent_batch_is_stored_in_parts_and_a_whole_one_at_once(pipeline: IngestPipeline) -> None:
+    await pipeline.send(drafts(8 * PART_EVENTS), BatchMode.ALL_OR_NOTHING)
+    assert pipeline.writes == 1
+    await pipeline.send(drafts(8 * PART_EVENTS), BatchMode.INDEPENDENT)
+    assert pipeline.writes >= 3
+    assert len(await pipeline.stored()) == 16 * PART_EVENTS
 
 
-async def test_a_part_that_is_refused_is_reported_in_its_own_events(line: Line, store: Store) -> None:
+async def test_a_part_that_is_refused_is_reported_in_its_own_events(pipeline: IngestPipeline, store: Store) -> None:
     await store.refuse_events_named("poison")
     sent = drafts(4 * PART_EVENTS)
     sent[-1].name = "poison"
-    await line.send(sent, BatchMode.INDEPENDENT)
+    await pipeline.send(sent, BatchMode.INDEPENDENT)
     refused = [draft for draft in sent if draft.error is not None]
     assert 0 < len(refused) <= PART_EVENTS
     assert {type(draft.error) for draft in refused} == {StorageRefused}
     assert refused == sent[-len(refused) :]
     assert {draft.event is None for draft in refused} == {True}
-    assert len(await line.stored()) == len(sent) - len(refused)
+    assert len(await pipeline.stored()) == len(sent) - len(refused)
     poison = drafts(2 * PART_EVENTS, name="poison")
     with pytest.raises(StorageRefused):
-        await line.send(poison, BatchMode.INDEPENDENT)
+        await pipeline.send(poison, BatchMode.INDEPENDENT)
 
 
 async def test_the_violations_of_a_batch_are_found_for_its_first_hundred_events_only(
-    line: Line, database: Database
+    pipeline: IngestPipeline, database: Database
 ) -> None:
     schema = Schema(tuple(Property(f"p{number}", PropertyType.NUMBER) for number in range(50)))
-    caller = Caller(line.project_pk, "id", frozenset())
+    caller = Caller(pipeline.project_pk, "id", frozenset())
     await Definitions(database, Catalog(database)).create(caller, NewDefinition("measured", schema))
     wrong: dict[str, Any] = {f"p{number}": "wrong" for number in range(50)}
     sent = [Draft("measured", "", "ada@example.com", wrong) for _ in range(300)]
-    await line.send(sent, BatchMode.INDEPENDENT)
+    await pipeline.send(sent, BatchMode.INDEPENDENT)
     errors: list[Any] = [draft.error for draft in sent]
     found = [len(error.violations) for error in errors]
     assert found == [50] * MAX_REPORTED + [1] * (300 - MAX_REPORTED)
     assert {error.violations[0] for error in errors} == {errors[0].violations[0]}
     with pytest.raises(BatchRejected) as rejected:
-        await line.send(sent)
+        await pipeline.send(sent)
     assert "300 of 300 events" in str(rejected.value)
     assert len(rejected.value.violations) == MAX_REPORTED
 
@@ -289,19 +291,19 @@ async def test_a_batch_of_which_a_part_is_in_doubt_is_in_doubt() -> None:
     assert isinstance(done.exception(), StorageUnavailable)
 
 
-async def test_parts_whose_caller_leaves_are_not_stored(line: Line) -> None:
-    neighbour = await line.neighbour("neighbour")
-    line.gate.clear()
+async def test_parts_whose_caller_leaves_are_not_stored(pipeline: IngestPipeline) -> None:
+    neighbour = await pipeline.neighbour("neighbour")
+    pipeline.gate.clear()
     first = neighbour.begin(drafts())
-    await until(lambda: line.writes == 1)
-    waiting = asyncio.create_task(line.send(drafts(4 * PART_EVENTS), BatchMode.INDEPENDENT))
-    await until(lambda: line.queued == 4 * PART_EVENTS)
+    await until(lambda: pipeline.writes == 1)
+    waiting = asyncio.create_task(pipeline.send(drafts(4 * PART_EVENTS), BatchMode.INDEPENDENT))
+    await until(lambda: pipeline.queued == 4 * PART_EVENTS)
     waiting.cancel()
-    line.gate.set()
+    pipeline.gate.set()
     await first
-    await line.send(drafts(name="later"))
-    assert (await line.stored())[-1] == "later"
-    assert len(await line.stored()) <= PART_EVENTS + 1
+    await pipeline.send(drafts(name="later"))
+    assert (await pipeline.stored())[-1] == "later"
+    assert len(await pipeline.stored()) <= PART_EVENTS + 1
 
 
 def test_the_share_of_a_project_is_bounded_in_bytes_too() -> None:

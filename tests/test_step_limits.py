@@ -22,7 +22,7 @@ from automation.conditions.subject import Subject
 from automation.errors import ConditionInvalid
 from automation.matcher import Decision, Known, Limit, Matcher, Recorder
 from server.errors import AutomationsChanging
-from server.ingest import commit, judging
+from server.ingest import commit, pre_evaluation
 from server.ingest.catalog import Catalog, CatalogSnapshot
 from server.services.automations import Automations
 from signalbox.v1 import automations_pb2 as pb
@@ -30,7 +30,7 @@ from signalbox.v1 import event_definitions_pb2, event_ingest_pb2, projects_pb2
 from tests.support.automations import automate, change, delete
 from tests.support.conditions import conditions as written_conditions
 from tests.support.conditions import contacts, payloads
-from tests.support.line import GatedDatabase, drafts, line_over
+from tests.support.ingest_pipeline import GatedDatabase, drafts, ingest_pipeline_over
 from tests.support.messages import ANYTHING, MATCHES, ORDER_SCHEMA, event
 from tests.support.refusals import refusal, verdict
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from server.storage.database import Database
-    from tests.support.line import Line
+    from tests.support.ingest_pipeline import IngestPipeline
     from tests.support.service import Client, Service
 
 pytestmark = pytest.mark.lasting
@@ -234,10 +234,10 @@ async def test_a_costly_event_sees_the_contact_and_the_automations_as_they_are(s
 
 
 async def test_matches_of_a_transaction_are_limited(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (matcher, matching, judging):
+    for module in (matcher, matching, pre_evaluation):
         monkeypatch.setattr(module, "EVENT_MATCHES", 4)
     monkeypatch.setattr("server.ingest.commit.BATCH_MATCHES", 10)
-    monkeypatch.setattr(judging, "BATCH_MATCHES", 10)
+    monkeypatch.setattr(pre_evaluation, "BATCH_MATCHES", 10)
     many = await large(service, ["properties.n > 0.0"] * 3 + [""] * 2)
     few = [event({"n": 1}, name="large")] * 2
     assert [len(each.receipt.matches) for each in await many.send_all(few, ALL_OR_NOTHING, MATCHES)] == [4, 4]
@@ -269,7 +269,7 @@ async def test_what_was_not_considered_is_explained_with_the_limit(service: Serv
 
 
 async def test_matches_beyond_the_limit_are_explained(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (matcher, matching, judging):
+    for module in (matcher, matching, pre_evaluation):
         monkeypatch.setattr(module, "EVENT_MATCHES", 2)
     many = await large(service, ["true", "", "false", "properties.n > 0.0"])
     sent = await many.send(event({"n": 1}, name="large"), MATCHES)
@@ -316,8 +316,8 @@ ACTIVE = AutomationState.ACTIVE
 
 
 @pytest_asyncio.fixture
-async def line(database: Database) -> AsyncIterator[Line]:
-    async with line_over(GatedDatabase(database), limit=100) as made:
+async def pipeline(database: Database) -> AsyncIterator[IngestPipeline]:
+    async with ingest_pipeline_over(GatedDatabase(database), limit=100) as made:
         await made.send(drafts())
         yield made
         made.gate.set()
@@ -327,7 +327,7 @@ COSTLY = "contact.properties.items.all(a, contact.properties.items.all(b, a + b 
 """Takes 50,000 steps on a contact with a hundred items, which the size of a request does not tell."""
 
 
-async def test_a_batch_that_needs_more_room_than_it_has_is_set_back_and_stored_in_its_order(service: Service) -> None:
+async def test_a_batch_that_needs_more_room_than_it_has_is_deferred_and_stored_in_its_order(service: Service) -> None:
     """What conditions cost on properties of contacts is known only in the transaction."""
     client = await service.project()
     await client.upsert(properties={"items": ITEMS[:100]})
@@ -352,45 +352,45 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def test_a_large_catalog_is_loaded_outside_of_the_transaction(
-    line: Line, database: Database, monkeypatch: pytest.MonkeyPatch
+    pipeline: IngestPipeline, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(commit, "QUICK_AUTOMATIONS", 1)
-    neighbour = await line.neighbour("beside")
+    neighbour = await pipeline.neighbour("beside")
     await neighbour.send(drafts())
-    line.gate.clear()
-    writes = line.writes
-    here, beside = line.begin(drafts(2)), neighbour.begin(drafts())
-    await until(lambda: line.writes > writes)
+    pipeline.gate.clear()
+    writes = pipeline.writes
+    here, beside = pipeline.begin(drafts(2)), neighbour.begin(drafts())
+    await until(lambda: pipeline.writes > writes)
     elsewhere = Automations(database, Catalog(database))
     for number in range(3):
-        await elsewhere.create(line.project_pk, NewAutomation(f"a{number}", "page_viewed", state=ACTIVE))
-    line.gate.set()
+        await elsewhere.create(pipeline.project_pk, NewAutomation(f"a{number}", "page_viewed", state=ACTIVE))
+    pipeline.gate.set()
     await asyncio.gather(here, beside)
     sent = drafts(2)
-    await line.send(sent)
+    await pipeline.send(sent)
     assert [len(draft.matches) for draft in sent] == [3, 3]
-    assert len(await line.stored()) == 5
+    assert len(await pipeline.stored()) == 5
 
 
 async def test_a_batch_is_refused_when_its_automations_change_all_the_time(
-    line: Line, database: Database, monkeypatch: pytest.MonkeyPatch
+    pipeline: IngestPipeline, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(commit, "QUICK_AUTOMATIONS", -1)
     elsewhere = Automations(database, Catalog(database))
     changes = count()
 
     async def load(catalog: Catalog, snapshot: CatalogSnapshot) -> CatalogSnapshot:
-        await elsewhere.create(line.project_pk, NewAutomation(f"a{next(changes)}", "page_viewed", state=ACTIVE))
+        await elsewhere.create(pipeline.project_pk, NewAutomation(f"a{next(changes)}", "page_viewed", state=ACTIVE))
         return snapshot
 
     monkeypatch.setattr(Catalog, "current", load)
-    await elsewhere.create(line.project_pk, NewAutomation("first", "page_viewed", state=ACTIVE))
+    await elsewhere.create(pipeline.project_pk, NewAutomation("first", "page_viewed", state=ACTIVE))
     with pytest.raises(AutomationsChanging):
-        await line.send(drafts())
-    assert len(await line.stored()) == 1
+        await pipeline.send(drafts())
+    assert len(await pipeline.stored()) == 1
 
 
-async def test_judging_ends_with_the_call(service: Service) -> None:
+async def test_a_pre_evaluation_ends_with_the_call(service: Service) -> None:
     conditions = [f"properties.items.exists(a, properties.items.exists(b, a + b < -{n}.0))" for n in range(2)]
     costly = await large(service, conditions)
     request = event_ingest_pb2.SendEventsRequest(events=[event({"items": ITEMS}, name="large")] * 9)

@@ -28,7 +28,7 @@ from server.errors import (
 )
 from server.storage import postgresql, sqlite
 from server.storage.database import open_database
-from tests.support.line import GatedDatabase, drafts, line_over
+from tests.support.ingest_pipeline import GatedDatabase, drafts, ingest_pipeline_over
 from tests.support.messages import BOB, event, orders
 from tests.support.refusals import read_refusal, refusal, verdict
 from tests.support.service import serving
@@ -277,38 +277,38 @@ def test_a_code_of_sqlite_has_one_meaning(name: str, meaning: type[ServiceError]
 
 @on_sqlite
 async def test_a_full_disk_is_reported_and_later_events_leave_no_gap(database: Database) -> None:
-    async with line_over(GatedDatabase(database)) as line:
-        await line.send(drafts(1, "before"))
+    async with ingest_pipeline_over(GatedDatabase(database)) as pipeline:
+        await pipeline.send(drafts(1, "before"))
         await database.write(pragma("max_page_count = 1"))
         for _ in range(2):
             with pytest.raises(StorageFull):
-                await line.send(drafts(20, "lost", "x" * 5_000))
-        assert await line.stored() == ["before"]
+                await pipeline.send(drafts(20, "lost", "x" * 5_000))
+        assert await pipeline.stored() == ["before"]
         await database.write(pragma("max_page_count = 1000000"))
-        await line.send(drafts(20, "after", "x" * 5_000))
-        assert await line.stored() == ["before", *["after"] * 20]
+        await pipeline.send(drafts(20, "after", "x" * 5_000))
+        assert await pipeline.stored() == ["before", *["after"] * 20]
 
 
 @on_sqlite
 async def test_a_file_that_becomes_read_only_is_reported_and_can_still_be_read(database: Database) -> None:
-    async with line_over(GatedDatabase(database)) as line:
-        await line.send(drafts(1, "before"))
+    async with ingest_pipeline_over(GatedDatabase(database)) as pipeline:
+        await pipeline.send(drafts(1, "before"))
         await database.write(pragma("query_only = ON"))
         for _ in range(2):
             with pytest.raises(StorageReadOnly):
-                await line.send(drafts(2, "lost"))
-        assert await line.stored() == ["before"]
+                await pipeline.send(drafts(2, "lost"))
+        assert await pipeline.stored() == ["before"]
 
 
 @on_sqlite
 async def test_a_full_disk_fails_the_whole_group_and_not_one_after_the_other(database: Database) -> None:
     gated = GatedDatabase(database)
-    async with line_over(gated) as line:
-        await line.send(drafts(1, "before"))
+    async with ingest_pipeline_over(gated) as pipeline:
+        await pipeline.send(drafts(1, "before"))
         await database.write(pragma("max_page_count = 1"))
         gated.writes = 0
         outcomes = await asyncio.gather(
-            *(line.send(drafts(5, "lost", "x" * 5_000)) for _ in range(10)), return_exceptions=True
+            *(pipeline.send(drafts(5, "lost", "x" * 5_000)) for _ in range(10)), return_exceptions=True
         )
         assert {type(outcome) for outcome in outcomes} == {StorageFull}
         assert gated.writes <= 2

@@ -5,13 +5,13 @@ head, which makes all commits and catalog changes of one project come one after 
 
     1. lock the heads           catalog version, positions, and the id of the event that vouches for cached contacts
     2. catalog                  another version than the batch's: load the snapshot, validate again; a large one is
-                                loaded outside of the transaction (`SetBack`)
+                                loaded outside of the transaction (`Deferral`)
     3. idempotency keys         repeated: duplicate or refused
     4. contacts                 of the cache, else read; created where the rules say so
     5. positions                numbered without gaps: a rejected batch takes none
     6. refused events           kept if the project's rules say so; one that was kept and is sent again must still be
     7. matches                  automations matched, in the order of positions; a batch that has not room enough for
-                                it is judged outside of the transaction (`SetBack`, `server.ingest.judging`)
+                                it is evaluated outside of the transaction (`Deferral`)
     8. rows, then the heads     a failed statement rolls all of it back, so no position is used twice
 
 Within one project, batches are decided in the order in which they were queued, and what one of them stores (keys,
@@ -40,8 +40,8 @@ from server.ingest.contacts import NOBODY, CommitContacts, IfUnknown, if_unknown
 from server.ingest.deciding import decide_drafts
 from server.ingest.draft import BatchMode, Draft
 from server.ingest.idempotency import EarlierSends
-from server.ingest.judged import known_outcomes
-from server.ingest.judging import BATCH_MATCHES, room_of
+from server.ingest.pre_evaluated import known_outcomes
+from server.ingest.pre_evaluation import BATCH_MATCHES, room_of
 from server.ingest.quarantine import Quarantined, QuarantineLimits
 from server.ingest.subjects import subject_of
 from server.ingest.validate import validate_batch
@@ -71,11 +71,11 @@ QUICK_AUTOMATIONS = 20
 """If more automations have changed, the snapshot is not loaded in the transaction: each takes about a millisecond."""
 
 
-class SetBack(Exception):
+class Deferral(Exception):
     """Ends the transaction: batches of a project have to be prepared again before it is repeated.
 
-    Without a `batch`, the project's catalog has changed and is large. Else the batch has to be judged, or, if it is
-    `divisible`, stored in parts; with an `error` it is refused.
+    Without a `batch`, the project's catalog has changed and is large. Else the batch has to be pre-evaluated, or, if
+    it is `divisible`, stored in parts; with an `error` it is refused.
     """
 
     def __init__(
@@ -188,11 +188,11 @@ class ProjectCommit:
         try:
             self._accept(fresh)
         except OutOfRoom:
-            raise SetBack(self.snapshot.project_pk, batch) from None
+            raise Deferral(self.snapshot.project_pk, batch) from None
         except TooManyMatches:
             divisible = batch.mode is BatchMode.INDEPENDENT
             error = None if divisible else BatchTooCostly.by_matches(BATCH_MATCHES)
-            raise SetBack(self.snapshot.project_pk, batch, error=error, divisible=divisible) from None
+            raise Deferral(self.snapshot.project_pk, batch, error=error, divisible=divisible) from None
 
     def _accept(self, fresh: Sequence[tuple[Draft, ContactKey | None]]) -> None:
         if new := {draft.email for draft, contact in fresh if contact is None}:
@@ -232,7 +232,7 @@ class ProjectCommit:
 
     def _occurred_at(self, draft: Draft) -> int:
         """Return the time of the event: that of the commit if none is given, unless conditions have read another."""
-        return draft.occurred(self._received_at if draft.judged_at is None else draft.judged_at)
+        return draft.occurred(self._received_at if draft.pre_evaluated_at is None else draft.pre_evaluated_at)
 
     def _created_on_match(self, draft: Draft, contact: ContactKey) -> bool:
         """Return whether the event's contact is created if the event matches an automation."""
@@ -369,14 +369,14 @@ def commit(
 
 
 def _known(draft: Draft, event: Event, subject: Subject) -> Known | None:
-    """Return what is known of a draft's conditions; None if it was not judged."""
-    return known_outcomes(draft.judged, event, subject) if draft.judged else None
+    """Return what is known of a draft's conditions; None if it was not pre-evaluated."""
+    return known_outcomes(draft.pre_evaluated, event, subject) if draft.pre_evaluated else None
 
 
 def _current_snapshot(connection: Connection, batches: Sequence[Batch], head: Head) -> CatalogSnapshot:
     """Return the current catalog snapshot, and validate again the batches that were validated by another.
 
-    Raise SetBack if it takes too long to load it here.
+    Raise Deferral if it takes too long to load it here.
     """
     snapshot = max((batch.snapshot for batch in batches), key=lambda snapshot: snapshot.version)
     if snapshot.version != head.catalog_version:
@@ -384,7 +384,7 @@ def _current_snapshot(connection: Connection, batches: Sequence[Batch], head: He
         try:
             snapshot = load_snapshot(connection, snapshot.project_pk, snapshot, QUICK_AUTOMATIONS)
         except TooManyChanged:
-            raise SetBack(snapshot.project_pk) from None
+            raise Deferral(snapshot.project_pk) from None
         if snapshot.project_id != project_id:
             # The project was lost, and its integer key belongs to another one by now.
             raise KeyInvalid

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from automation.matching import LiveAutomations
     from registry.coercion import Coercion
     from server.ingest.catalog import CatalogSnapshot, LiveDefinition
-    from server.ingest.judged import Judged
+    from server.ingest.pre_evaluated import PreEvaluated
     from server.model import Event, Rules
 
 MAX_IDEMPOTENCY_KEY = 255
@@ -75,7 +75,7 @@ class Draft(msgspec.Struct):
     A draft that was refused before has the `refused_id` of that event in the quarantine, and `sent_at`, when it was
     refused: it occurred then, if the request gives no other time.
 
-    `judged` has the outcomes of conditions that were evaluated before the commit, at the time `judged_at`.
+    `pre_evaluated` has the outcomes of conditions that were evaluated before the commit, at `pre_evaluated_at`.
 
     A `duplicate` repeats an earlier send with the same idempotency key and has the event and matches of that one.
     """
@@ -103,9 +103,9 @@ class Draft(msgspec.Struct):
     event: Event | None = None
     matches: tuple[tuple[Match, Automation], ...] = ()
     duplicate: bool = False
-    # judged
-    judged: tuple[Judged, ...] = ()
-    judged_at: int | None = None
+    # pre-evaluated
+    pre_evaluated: tuple[PreEvaluated, ...] = ()
+    pre_evaluated_at: int | None = None
 
     def occurred(self, now: int) -> int:
         """Return when the event occurred: when it was sent, unless the request says something else."""
@@ -128,8 +128,8 @@ class Batch:
     A large independent batch is decided in parts, each in a transaction of its own: they are batches too, and stand in
     the queue for the `whole`. If some parts fail, the drafts of these have the failure as their error.
 
-    `judged_by` are the automations by which it was judged before its commit, and `rounds` is how often a commit has set
-    it back. `traceparent` is stored with its events.
+    `pre_evaluated_by` are the automations whose conditions were evaluated before its commit, and `rounds` is how often
+    a commit has deferred it. `traceparent` is stored with its events.
     """
 
     __slots__ = (
@@ -139,8 +139,8 @@ class Batch:
         "caller",
         "done",
         "drafts",
-        "judged_by",
         "mode",
+        "pre_evaluated_by",
         "reingests",
         "rounds",
         "size",
@@ -165,7 +165,7 @@ class Batch:
         self.mode = mode
         self.done = done
         self.size = size or EVENT_BYTES * len(drafts)
-        self.judged_by: LiveAutomations | None = None
+        self.pre_evaluated_by: LiveAutomations | None = None
         self.rounds = 0
         self.traceparent = ""
         # Not itself, and parts only while they are stored: events of a batch that refers to itself would stay in memory
@@ -188,7 +188,12 @@ class Batch:
             drafts = self.drafts[start : start + events]
             size = self.size * len(drafts) // len(self.drafts)
             part = Batch(self.snapshot, drafts, self.mode, loop.create_future(), size, reingests=self.reingests)
-            part.judged_by, part.rounds, part._whole, part.caller = self.judged_by, self.rounds, self, self.caller
+            part.pre_evaluated_by, part.rounds, part._whole, part.caller = (
+                self.pre_evaluated_by,
+                self.rounds,
+                self,
+                self.caller,
+            )
             part.traceparent = self.traceparent
             self._parts.append(part)
         self._left = len(self._parts)

@@ -42,13 +42,13 @@ from server.errors import (
     StorageRefused,
     StorageUnavailable,
 )
-from server.ingest.commit import SetBack, commit
+from server.ingest.commit import Deferral, commit
 from server.ingest.commit_queue import CommitQueue
 from server.ingest.contacts import ContactCache
-from server.ingest.judging import Judging
+from server.ingest.deferred_batches import DeferredBatches
+from server.ingest.pre_evaluation import PreEvaluator
 from server.ingest.quarantine import QuarantineLimits
 from server.ingest.riders import NoRiders
-from server.ingest.setting_back import SettingBack
 from server.ingest.validate import validate_batch, validate_in_slices
 from server.outages import is_outage
 from server.sharing.loop_time import LoopTime
@@ -110,11 +110,11 @@ class GroupCommit:
         self._health.on_late(self._refuse_queued, self._answer_running)
         self._running: Sequence[Batch] = ()
         self._queue = CommitQueue(queue_events)
-        self._judging = Judging(database, catalog.thread)
+        self._evaluator = PreEvaluator(database, catalog.thread)
         self._latest: set[int] = set()
         self._caches: dict[int, ContactCache] = {}
         self._wake = asyncio.Event()
-        self._set_back = SettingBack(catalog, self._judging, self._loop_time, self._wake.set)
+        self._deferred = DeferredBatches(catalog, self._evaluator, self._loop_time, self._wake.set)
         self._expected = 1
         self._steps_next = False
         self._timer: asyncio.TimerHandle | None = None
@@ -144,10 +144,10 @@ class GroupCommit:
             self._metrics.count_refused(error.reason)
             raise
 
-    async def judge_if_costly(self, batch: Batch) -> None:
+    async def pre_evaluate_if_costly(self, batch: Batch) -> None:
         """Evaluate conditions before the commit if that is likely to take long. Raise BatchTooCostly."""
         try:
-            await self._judging.judge_if_costly(batch)
+            await self._evaluator.pre_evaluate_if_costly(batch)
         except BatchTooCostly as error:
             self._metrics.count_refused(error.reason)
             raise
@@ -221,11 +221,11 @@ class GroupCommit:
             await self._wake.wait()
             self._wake.clear()
             await self._commit_safely(*self._take())
-            if self._set_back.ready or self.riders.due:
+            if self._deferred.ready or self.riders.due:
                 self._wake.set()
             elif self._queue:
                 self._schedule()
-            elif self._stopping and not self._set_back:
+            elif self._stopping and not self._deferred:
                 return
 
     def _schedule(self, project_pk: int | None = None) -> None:
@@ -252,7 +252,7 @@ class GroupCommit:
         Steps that are due get a group of their own if they could not ride with the last batches, if no batch is queued,
         or while further batches are awaited.
         """
-        waiting = bool(self._queue or self._set_back)
+        waiting = bool(self._queue or self._deferred)
         if self.riders.due and (self._steps_next or self._timer is not None or not waiting):
             self._steps_next = False
             return [], self.riders.board_due()
@@ -269,8 +269,8 @@ class GroupCommit:
             self._timer.cancel()
             self._timer = None
         batches = self._queue.take()
-        if self._set_back:
-            batches = self._set_back.group(batches)
+        if self._deferred:
+            batches = self._deferred.group(batches)
         senders = len({id(batch.whole) for batch in batches})
         self._latest = {batch.snapshot.project_pk for batch in batches}
         self._expected = senders - 1 if senders > GATHER_BATCHES else 1
@@ -286,10 +286,10 @@ class GroupCommit:
         attempts = _Attempts(batches, self._caches, self.limits, riders)
         try:
             commits = await self._database.write(attempts)
-        except SetBack as back:
-            self._health.commit_ended(back)
+        except Deferral as deferral:
+            self._health.commit_ended(deferral)
             _put_back(riders)
-            for group in self._set_back.regroup(back, batches):
+            for group in self._deferred.regroup(deferral, batches):
                 await self._commit_again(group)
         except Exception as error:
             if attempts.broken_by is not None:

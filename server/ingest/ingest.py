@@ -188,7 +188,7 @@ class Ingest:
             if batch.snapshot is not snapshot:
                 await self._validate(batch)
         if batch.snapshot.automations:
-            await self._queue.judge_if_costly(batch)
+            await self._queue.pre_evaluate_if_costly(batch)
         if self._tracer is None:
             batch.traceparent = current_trace()
         elif batch.worth_storing():

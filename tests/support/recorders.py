@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from tests.support.service import Client
 
 HEARTBEAT = seconds(1)
-MOST_BEHIND = 300
+MAX_LAG = 300
 """Nothing is sent while a subscription has this many matches left to deliver, so that the final drain is bounded."""
 
 AWAY = frozenset({"SERVER_STOPPING", "UNAVAILABLE", "CANCELLED"})
@@ -65,7 +65,7 @@ class World:
     secret: str
     clients: list[Client] = field(default_factory=list)
     players: list[asyncio.Task[None]] = field(default_factory=list)
-    behind: dict[str, int] = field(default_factory=dict)
+    lag: dict[str, int] = field(default_factory=dict)
     tolerated: frozenset[str] = frozenset()
     calm: bool = False
     over: bool = False
@@ -124,7 +124,7 @@ class Sender:
 
     async def run(self) -> None:
         while not self._world.calm:
-            if max(self._world.behind.values(), default=0) > MOST_BEHIND:
+            if max(self._world.lag.values(), default=0) > MAX_LAG:
                 await self._world.pause(0.1)
                 continue
             size = self._world.random.choice((1, 1, 1, 5))
@@ -336,7 +336,7 @@ class Operator:
         """Read the progress of a subscription."""
         begun = now_micros()
         stats = (await insist(self._world, lambda client: get(client, name))).subscription.stats
-        self._world.behind[name] = stats.head_position - stats.floor_position
+        self._world.lag[name] = stats.head_position - stats.floor_position
         return self._world.history.note(
             Observed(
                 begun, name, stats.floor_position, stats.read_position, stats.head_position, stats.outstanding_count

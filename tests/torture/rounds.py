@@ -199,7 +199,7 @@ async def playing(world: TortureWorld, receivers: Sequence[PushPlayer]) -> Async
             yield
         except TimeoutError as error:
             busy = [task.get_name() for task in world.players if not task.done()]
-            error.add_note(f"Still at work: {busy}; matches before each subscription: {world.behind}")
+            error.add_note(f"Still at work: {busy}; lag of each subscription: {world.lag}")
             raise
         finally:
             world.calm = world.over = True

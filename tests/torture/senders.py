@@ -42,7 +42,7 @@ UNKNOWN_OUTCOME = frozenset(
 """Why a send may fail without the event being at fault; nobody knows then whether it was stored."""
 
 CALL_SECONDS = 20.0
-FAR_BEHIND = 1_000
+MAX_LAG = 1_000
 """Nothing is sent while a subscription has this many matches left to deliver, so that the final drain is bounded."""
 
 PACE = 0.05
@@ -72,7 +72,7 @@ class TortureWorld(World):
     async def rested(self) -> bool:
         """Wait until something may be sent; False once nothing more is to be."""
         await self.pause(self.pace)
-        while not self.calm and max(self.behind.values(), default=0) > FAR_BEHIND:
+        while not self.calm and max(self.lag.values(), default=0) > MAX_LAG:
             await self.pause(0.1)
         return not self.calm
 

@@ -3,7 +3,7 @@
 Whoever may create a subscription chooses where the server connects to, from inside the server's own network. So every
 address is refused that is not reachable from everywhere: loopback, private, link-local with the metadata services of
 clouds, shared (CGNAT), multicast, unspecified and reserved ones. An IPv6 address that stands for an IPv4 address is
-judged by both.
+checked by both.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
-"""Judging: costly conditions are evaluated before the transaction that stores the events, and outside of it.
+"""Pre-evaluation: costly conditions are evaluated before the transaction that stores the events, and outside of it.
 
 In the transaction all senders wait, and on PostgreSQL the event loop, too. So a batch has little room for evaluating
-conditions there, COMMIT_STEPS. One that is likely to need more is judged before it is queued; one that needed more
-after all is set back, judged, and committed then.
+conditions there, COMMIT_STEPS. One that is likely to need more is pre-evaluated before it is queued; one that needed
+more after all is deferred, pre-evaluated, and committed then.
 
     estimate   by the texts of the conditions, the size of the request, and what recent events of the name have cost
-    judge      in one thread, a few milliseconds at a time, projects in turn; it ends when the caller gives up
+    evaluate   in one thread, a few milliseconds at a time, projects in turn; it ends when the caller gives up
     refuse     a batch that takes more than BATCH_STEPS, before anything is written; one event never does
     commit     decides again, with the same limits (`automation.matcher`), and takes the outcomes that still hold
 
 An outcome holds if the condition would read the same values: the event is the same and validated by the same revision,
 and the contact has the same address and properties. The automations may have changed: outcomes are known by the text of
-the condition. What only the commit knows, such as the id of the event, is never judged; the `late` conditions that read
-it have a small limit of their own instead.
+the condition. What only the commit knows, such as the id of the event, is not known here; the `late` conditions that
+read it have a small limit of their own instead.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from server.clock import database_now
 from server.errors import BatchTooCostly
 from server.ingest.contacts import CommitContacts, IfUnknown, if_unknown
 from server.ingest.draft import BatchMode
-from server.ingest.judged import Judged
+from server.ingest.pre_evaluated import PreEvaluated
 from server.sharing.work_thread import SLICE_SECONDS
 from server.storage.contacts import contact_properties
 
@@ -107,19 +107,19 @@ def _check_matches(batch: Batch, matches: int) -> None:
         raise BatchTooCostly.by_matches(BATCH_MATCHES)
 
 
-class Judging:
-    """Judges batches in a thread."""
+class PreEvaluator:
+    """Evaluates the conditions of batches in a thread."""
 
     def __init__(self, database: Database, thread: WorkThread) -> None:
         self._database = database
         self._thread = thread
 
-    async def judge_if_costly(self, batch: Batch) -> None:
-        """Judge a batch that is likely to need more than its room in the transaction. Raise BatchTooCostly."""
+    async def pre_evaluate_if_costly(self, batch: Batch) -> None:
+        """Evaluate a batch that is likely to need more than its room in the transaction. Raise BatchTooCostly."""
         if estimated_steps(batch) > room_of(batch):
-            await self.judge(batch)
+            await self.evaluate(batch)
 
-    async def judge(self, batch: Batch) -> None:
+    async def evaluate(self, batch: Batch) -> None:
         """Evaluate the conditions on the events of a batch. Raise BatchTooCostly.
 
         The contacts are read before the transaction, but not before the batch was sent: so whoever changes a contact
@@ -129,7 +129,7 @@ class Judging:
         key = batch.snapshot.project_pk
         work = _Work(batch, about, partial(self._thread.give_way, key))
         await self._thread.run_in_slices(key, work.proceed)
-        batch.judged_by = batch.snapshot.automations
+        batch.pre_evaluated_by = batch.snapshot.automations
 
 
 class _About(msgspec.Struct):
@@ -148,7 +148,7 @@ def _read(connection: Connection, batch: Batch) -> _About:
 
 
 class _Work:
-    """The judging of one batch."""
+    """The pre-evaluation of one batch."""
 
     def __init__(self, batch: Batch, about: _About, pause: Callable[[], None]) -> None:
         self._batch = batch
@@ -163,22 +163,22 @@ class _Work:
         self._steps = self._matches = 0
 
     def proceed(self) -> bool:
-        """Judge events for a short time. Return whether all are judged. Raise BatchTooCostly."""
+        """Evaluate events for a short time. Return whether all are evaluated. Raise BatchTooCostly."""
         ends_at = perf_counter() + SLICE_SECONDS
         for draft in self._drafts:
             if draft.error is None:
-                self._judge(draft)
+                self._evaluate(draft)
             if perf_counter() > ends_at:
                 return False
         return True
 
-    def _judge(self, draft: Draft) -> None:
+    def _evaluate(self, draft: Draft) -> None:
         name = event_name(self._batch, draft)
         matcher = self._batch.snapshot.automations.matcher(name[0], ignore_case=name[1])
         contact = self._about.contacts.find(draft)
         waiting = [run for run in self._waiting[contact.key] if _reads(run, name)] if contact is not None else []
-        draft.judged_at = self._now
-        draft.judged = tuple(
+        draft.pre_evaluated_at = self._now
+        draft.pre_evaluated = tuple(
             self._with_contact(draft, subject, matcher, waiting) for subject in self._subjects(draft, name[0])
         )
 
@@ -206,7 +206,9 @@ class _Work:
         if fate in {IfUnknown.RECORD_WITHOUT, IfUnknown.CREATE_ON_MATCH}:
             yield event
 
-    def _with_contact(self, draft: Draft, subject: Subject, matcher: Matcher | None, waiting: Sequence[Run]) -> Judged:
+    def _with_contact(
+        self, draft: Draft, subject: Subject, matcher: Matcher | None, waiting: Sequence[Run]
+    ) -> PreEvaluated:
         recorder = Recorder(subject, self._pause)
         known = Known(recorder.costly)
         steps = 0
@@ -223,7 +225,7 @@ class _Work:
         if self._steps > self._most:
             raise BatchTooCostly.by_steps(self._most)
         _check_matches(self._batch, self._matches)
-        return Judged(subject, draft.definition.id if draft.definition else "", known)
+        return PreEvaluated(subject, draft.definition.id if draft.definition else "", known)
 
 
 def _reads(run: Run, name: EventName) -> bool:

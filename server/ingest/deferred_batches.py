@@ -1,12 +1,12 @@
-"""Batches that a commit has set back (`server.ingest.commit.SetBack`), until they are committed after all.
+"""Batches that a commit has deferred (`server.ingest.commit.Deferral`), until they are committed after all.
 
     refused      the batch has its error; the rest of the group is committed again
     divided      an independent batch with too many matches is committed in parts, one after the other
-    held         its project's catalog is loaded again, off the loop, and its batches are judged again if they are
+    held         its project's catalog is loaded again, off the loop, and its batches are pre-evaluated if they are
                  costly; the other projects' batches are committed meanwhile
 
 While a project is held, its later batches wait, too: the batches of a project are stored in the order in which they
-were queued. A batch that is set back once more after MAX_ROUNDS times is refused, so that no sender waits for ever if
+were queued. A batch that is deferred once more after MAX_ROUNDS times is refused, so that no sender waits for ever if
 the automations change all the time.
 """
 
@@ -20,16 +20,16 @@ import structlog
 
 from server.caller import as_server
 from server.errors import AutomationsChanging, BatchTooCostly, QueueFull, ServiceError, StorageRefused
-from server.ingest.judging import estimated_steps, room_of
+from server.ingest.pre_evaluation import estimated_steps, room_of
 from server.ingest.validate import validate_in_slices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from server.ingest.catalog import Catalog
-    from server.ingest.commit import SetBack
+    from server.ingest.commit import Deferral
     from server.ingest.draft import Batch
-    from server.ingest.judging import Judging
+    from server.ingest.pre_evaluation import PreEvaluator
     from server.sharing.loop_time import LoopTime
 
 log = structlog.get_logger()
@@ -45,12 +45,14 @@ READY_EVENTS: Final = 250
 _PARTS: Final = 4
 
 
-class SettingBack:
-    """The batches that were set back. `wake` is called when some of them can be committed."""
+class DeferredBatches:
+    """The batches that were deferred. `wake` is called when some of them can be committed."""
 
-    def __init__(self, catalog: Catalog, judging: Judging, loop_time: LoopTime, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, catalog: Catalog, evaluator: PreEvaluator, loop_time: LoopTime, wake: Callable[[], None]
+    ) -> None:
         self._catalog = catalog
-        self._judging = judging
+        self._evaluator = evaluator
         self._loop_time = loop_time
         self._wake = wake
         self._held: dict[int, list[Batch]] = {}
@@ -92,23 +94,23 @@ class SettingBack:
         else:
             held.append(batch)
 
-    def regroup(self, back: SetBack, batches: Sequence[Batch]) -> list[list[Batch]]:
-        """Return the groups that are to be committed now in place of one that was set back."""
-        batch = back.batch
-        if batch is not None and back.error is not None:
-            batch.resolve(back.error)
+    def regroup(self, deferral: Deferral, batches: Sequence[Batch]) -> list[list[Batch]]:
+        """Return the groups that are to be committed now in place of one that was deferred."""
+        batch = deferral.batch
+        if batch is not None and deferral.error is not None:
+            batch.resolve(deferral.error)
             return [[other for other in batches if other is not batch]]
-        if batch is not None and back.divisible:
+        if batch is not None and deferral.divisible:
             place = batches.index(batch)
             parts = batch.split(max(1, len(batch.drafts) // _PARTS))
             return [[*batches[:place]], *([part] for part in parts), [*batches[place + 1 :]]]
-        own = [other for other in batches if other.snapshot.project_pk == back.project_pk]
-        self._hold(back.project_pk, own, batch)
-        return [[other for other in batches if other.snapshot.project_pk != back.project_pk]]
+        own = [other for other in batches if other.snapshot.project_pk == deferral.project_pk]
+        self._hold(deferral.project_pk, own, batch)
+        return [[other for other in batches if other.snapshot.project_pk != deferral.project_pk]]
 
     def _hold(self, project_pk: int, batches: list[Batch], costly: Batch | None) -> None:
         self._held[project_pk] = batches
-        task = asyncio.create_task(self._prepare(project_pk, [*batches], costly), name="setting-back")
+        task = asyncio.create_task(self._prepare(project_pk, [*batches], costly), name="deferred-batches")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -120,7 +122,7 @@ class SettingBack:
                 batch.snapshot = snapshot
                 async with self._loop_time.slices(project_pk) as slices:
                     await validate_in_slices(batch, slices)
-                await self._judge(batch, costly=batch is costly)
+                await self._pre_evaluate(batch, costly=batch is costly)
         except Exception as error:
             if not isinstance(error, ServiceError):
                 log.exception("preparing_failed")
@@ -129,16 +131,16 @@ class SettingBack:
         self._ready.extend(self._held.pop(project_pk))
         self._wake()
 
-    async def _judge(self, batch: Batch, *, costly: bool) -> None:
-        """Judge a batch that needs it, or refuse it."""
+    async def _pre_evaluate(self, batch: Batch, *, costly: bool) -> None:
+        """Pre-evaluate a batch that needs it, or refuse it."""
         if batch.abandoned():
             return
         batch.rounds += 1
         try:
             if batch.rounds > MAX_ROUNDS:
-                stale = batch.judged_by is not batch.snapshot.automations
+                stale = batch.pre_evaluated_by is not batch.snapshot.automations
                 raise AutomationsChanging if stale else BatchTooCostly.by_steps(room_of(batch))
             if costly or estimated_steps(batch) > room_of(batch):
-                await self._judging.judge(batch)
+                await self._evaluator.evaluate(batch)
         except ServiceError as error:
             batch.resolve(error)

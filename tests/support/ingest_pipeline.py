@@ -57,7 +57,7 @@ class GatedDatabase:
         await self._database.close()
 
 
-class Line:
+class IngestPipeline:
     """A queue and its entrance, for one project that takes every event."""
 
     def __init__(self, database: GatedDatabase, project_pk: int, limit: int) -> None:
@@ -107,7 +107,7 @@ class Line:
 
 
 class Neighbour:
-    """Another project of a line."""
+    """Another project of a pipeline."""
 
     def __init__(self, ingest: Ingest, project_pk: int) -> None:
         self._ingest = ingest
@@ -129,13 +129,13 @@ def drafts(count: int = 1, name: str = "page_viewed", text: str = "") -> list[Dr
 
 
 @asynccontextmanager
-async def line_over(database: GatedDatabase, limit: int = 1_000) -> AsyncIterator[Line]:
+async def ingest_pipeline_over(database: GatedDatabase, limit: int = 1_000) -> AsyncIterator[IngestPipeline]:
     rules = Rules(UndefinedEvents.ACCEPT, UnknownContacts.CREATE)
     project = await database.write(lambda connection: insert_project(connection, "id", "shop", rules, 1))
     database.writes = 0
-    line = Line(database, project.pk, limit)
-    line.queue.start()
+    pipeline = IngestPipeline(database, project.pk, limit)
+    pipeline.queue.start()
     try:
-        yield line
+        yield pipeline
     finally:
-        await line.queue.close()
+        await pipeline.queue.close()

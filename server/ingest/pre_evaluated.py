@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from server.model import Event
 
 
-class Judged(msgspec.Struct):
+class PreEvaluated(msgspec.Struct):
     """The outcomes of conditions on an event with one possible contact, as its draft was validated."""
 
     subject: Subject
@@ -23,9 +23,9 @@ class Judged(msgspec.Struct):
     known: Known
 
     def same_event(self, event: Event) -> bool:
-        """Return whether the event is the one that was judged, validated in the same way."""
-        judged = self.subject
-        return (self.definition_id, judged.revision, judged.name, judged.occurred_at) == (
+        """Return whether the event is the one that was pre-evaluated, validated in the same way."""
+        evaluated = self.subject
+        return (self.definition_id, evaluated.revision, evaluated.name, evaluated.occurred_at) == (
             event.definition_id,
             event.revision,
             event.name,
@@ -34,14 +34,14 @@ class Judged(msgspec.Struct):
 
     def same_contact(self, subject: Subject) -> bool:
         """Return whether conditions that are not late read the same of the contact."""
-        judged = self.subject
-        return judged.email == subject.email and judged.contact_properties == subject.contact_properties
+        evaluated = self.subject
+        return evaluated.email == subject.email and evaluated.contact_properties == subject.contact_properties
 
 
-def known_outcomes(judged: Sequence[Judged], event: Event, subject: Subject) -> Known | None:
+def known_outcomes(pre_evaluated: Sequence[PreEvaluated], event: Event, subject: Subject) -> Known | None:
     """Return the outcomes that hold for an event, None if there are none."""
-    valid = [one for one in judged if one.same_event(event)]
-    for one in valid:
-        if one.same_contact(subject):
-            return one.known
+    valid = [outcomes for outcomes in pre_evaluated if outcomes.same_event(event)]
+    for outcomes in valid:
+        if outcomes.same_contact(subject):
+            return outcomes.known
     return Known(valid[0].known.outcomes, with_contact=False) if valid else None
