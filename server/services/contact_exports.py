@@ -10,11 +10,12 @@ from automation.automation_store import automation_ids
 from automation.erasing import runs_of_contact
 from automation.exporting import all_matches_of_events, runs_at
 from server.errors import ContactNotFound
+from server.services.refused_of_person import refused_of_person
 from server.storage.contacts import find_contact
 from server.storage.erasures import READ_EVENTS, events_of, find_person
 from server.storage.events import event_sizes, events_at, in_portions, log_head
 from server.storage.projects import match_positions
-from server.storage.refused_events import RefusedEvent, read_refused, refused_naming
+from server.storage.refused_events import RefusedEvent, read_refused
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -115,10 +116,7 @@ class ContactExports:
         yield end
 
     async def _refused(self, project_pk: int, person: Person) -> AsyncIterator[RefusedEvent]:
-        after, more = "", True
-        while more:
-            ids, after = await self._database.read(partial(_next_refused, project_pk, person, after))
-            more = after != ""
+        async for ids in refused_of_person(self._database, project_pk, person.contact_id, person.email):
             for refused_id in ids:
                 # One at a time: each may be as large as a request.
                 for refused in await self._database.read(partial(_read_refused, project_pk, refused_id)):
@@ -155,10 +153,6 @@ def _events(
         for position, each in found.items()
     }
     return [events[position] for position in positions if position in events], matches
-
-
-def _next_refused(project_pk: int, person: Person, after: str, connection: Connection) -> tuple[list[str], str]:
-    return refused_naming(connection, project_pk, person.contact_id, person.email, after, READ_EVENTS)
 
 
 def _read_refused(project_pk: int, refused_id: str, connection: Connection) -> list[RefusedEvent]:

@@ -30,6 +30,7 @@ from server.caller import as_server
 from server.delivery.recent_matches import RECENT_SECONDS
 from server.recurring import Recurring, try_each
 from server.services.quarantine import delete
+from server.services.refused_of_person import refused_of_person
 from server.sharing.current_project import SERVER, work_for
 from server.storage.audit_entries import entries_about, erase_contents
 from server.storage.contacts import contact_ids
@@ -47,7 +48,7 @@ from server.storage.erasures import (
 from server.storage.events import event_sizes, in_portions, log_head
 from server.storage.paced_writes import write_paced
 from server.storage.projects import project_by_pk
-from server.storage.refused_events import contact_id_of, refused_naming
+from server.storage.refused_events import contact_id_of
 from server.storage.transactions import finished
 
 if TYPE_CHECKING:
@@ -154,10 +155,8 @@ class Erasures:
             number = numbers[-1]
             cancel = await read(partial(_open_runs, project_pk, numbers))
             erased = replace(erased, runs=erased.runs + len(numbers), cancelled_runs=erased.cancelled_runs + cancel)
-        after, more = "", True
-        while more:
-            ids, after = await read(partial(_refused_of, project_pk, person, after))
-            erased, more = replace(erased, refused_events=erased.refused_events + len(ids)), after != ""
+        async for ids in refused_of_person(self._database, project_pk, person.contact_id, person.email):
+            erased = replace(erased, refused_events=erased.refused_events + len(ids))
         return erased
 
     async def resume(self) -> float:
@@ -231,13 +230,12 @@ class Erasures:
 
     async def _erase_refused(self, erasure: PendingErasure) -> int:
         """Delete the refused events that name the person, or have the address anywhere in what was sent."""
-        after, deleted = "", 0
-        while True:
-            ids, after = await self._database.read(partial(_next_refused, erasure, after))
+        contact_id = await self._database.read(partial(contact_id_of, contact_key=erasure.contact_key))
+        deleted = 0
+        async for ids in refused_of_person(self._database, erasure.project_pk, contact_id, erasure.email):
             for some in chunks(ids, STEP_ROWS):
                 deleted += await self._write(partial(_delete_refused, erasure.project_pk, some))
-            if not after:
-                return deleted
+        return deleted
 
     async def _write(self, work: Callable[[Connection], T]) -> T:
         return await write_paced(self._database, work)
@@ -263,15 +261,6 @@ def _open_runs(project_pk: int, numbers: Sequence[int], connection: Connection) 
 
 def _sizes(project_pk: int, positions: Sequence[int], connection: Connection) -> dict[int, int]:
     return event_sizes(connection, project_pk, positions)
-
-
-def _next_refused(erasure: PendingErasure, after: str, connection: Connection) -> tuple[list[str], str]:
-    contact_id = contact_id_of(connection, erasure.contact_key)
-    return refused_naming(connection, erasure.project_pk, contact_id, erasure.email, after, READ_EVENTS)
-
-
-def _refused_of(project_pk: int, person: Person, after: str, connection: Connection) -> tuple[list[str], str]:
-    return refused_naming(connection, project_pk, person.contact_id, person.email, after, READ_EVENTS)
 
 
 def _delete_refused(project_pk: int, ids: Sequence[str], connection: Connection) -> int:

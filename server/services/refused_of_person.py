@@ -1,0 +1,34 @@
+"""The refused events about a person, found a part of the quarantine at a time."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from server.storage.erasures import READ_EVENTS
+from server.storage.refused_events import refused_naming
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from server.storage.database import Database
+
+
+async def refused_of_person(
+    database: Database, project_pk: int, contact_id: str, email: str
+) -> AsyncIterator[list[str]]:
+    """Yield lists of ids of the refused events that name a person, or have the address anywhere in what was sent."""
+    after, more = "", True
+    while more:
+        ids, after = await database.read(
+            partial(
+                refused_naming,
+                project_pk=project_pk,
+                contact_id=contact_id,
+                email=email,
+                after=after,
+                examined=READ_EVENTS,
+            )
+        )
+        yield ids
+        more = after != ""
