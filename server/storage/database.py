@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from server.storage.database_url import parse_database_url
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextlib import AbstractAsyncContextManager
@@ -96,12 +98,11 @@ async def open_database(url: str) -> MeasuredDatabase:
     `sqlite:///relative.db`, `sqlite:////absolute.db` or `postgresql://user@host/name`. Raise ValueError for another
     URL and StorageError if it cannot be opened for writing.
     """
-    if url.startswith("sqlite:///"):
+    location = parse_database_url(url)
+    if isinstance(location, str):
         from server.storage.sqlite import SqliteDatabase
 
-        return await SqliteDatabase.open(url.removeprefix("sqlite:///"))
-    if url.startswith(("postgresql://", "postgres://")):
-        from server.storage.postgresql import PostgresDatabase
+        return await SqliteDatabase.open(location)
+    from server.storage.postgresql import PostgresDatabase
 
-        return await PostgresDatabase.open(url)
-    raise ValueError(f'"{url}" is not a database URL: use sqlite:///FILE or postgresql://USER@HOST/NAME')
+    return await PostgresDatabase.open(location)

@@ -27,7 +27,6 @@ from server.sharing.small_work import SmallWork
 from server.storage.head_turns import HeadTurn, HeadTurns
 from server.storage.maintenance import postgres_maintenance
 from server.storage.postgres_connections import ENGINE_URL, Connector
-from server.storage.postgres_url import parse_postgres_url
 from server.storage.statements import OPTIONS
 from server.storage.transactions import run_transaction
 from server.storage.turns import turn_for_project, use_of
@@ -87,8 +86,8 @@ class PostgresDatabase:
     kind = "postgresql"
     shared = True
 
-    def __init__(self, url: str) -> None:
-        self._url = parse_postgres_url(url)
+    def __init__(self, url: PostgresUrl) -> None:
+        self._url = url
         self._connector = Connector()
         # Two pools, because readers may be idle in a transaction for longer; brief reads use the pool of the commits.
         self._writers = _Pool(self._url, self._connector, WRITERS, _WRITER_SETTINGS)
@@ -101,7 +100,7 @@ class PostgresDatabase:
         self.epoch = 0
 
     @classmethod
-    async def open(cls, url: str) -> PostgresDatabase:
+    async def open(cls, url: PostgresUrl) -> PostgresDatabase:
         """Connect. Raise StorageUnavailable if no server answers, ValueError if the server cannot be used."""
         database = cls(url)
         try:

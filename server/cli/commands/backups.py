@@ -14,7 +14,7 @@ from server.cli.output.urls import without_password
 from server.cli.starting import clear_start_failures
 from server.storage import backups
 from server.storage.backups import Sizes
-from server.storage.postgres_url import parse_postgres_url
+from server.storage.database_url import parse_database_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,11 +39,11 @@ def backup(options: dict[str, Any], file: Path) -> None:
     """
     url = options["database"]
     with clear_start_failures(url):
-        place = _place(url)
-        if isinstance(place, Path):
-            backups.back_up_sqlite(place, file)
+        location = parse_database_url(url)
+        if isinstance(location, str):
+            backups.back_up_sqlite(Path(location), file)
         else:
-            backups.back_up_postgresql(place, file)
+            backups.back_up_postgresql(location, file)
         size = file.stat().st_size
     if options["json"]:
         print_json({"database": without_password(url), "file": str(file), "bytes": size})
@@ -62,11 +62,11 @@ def restore(options: dict[str, Any], file: Path) -> None:
     """
     url = options["database"]
     with clear_start_failures(url):
-        place = _place(url)
-        if isinstance(place, Path):
-            backups.restore_sqlite(file, place)
+        location = parse_database_url(url)
+        if isinstance(location, str):
+            backups.restore_sqlite(file, Path(location))
         else:
-            backups.restore_postgresql(file, place)
+            backups.restore_postgresql(file, location)
     if options["json"]:
         print_json({"database": without_password(url), "file": str(file)})
     else:
@@ -83,8 +83,11 @@ def compact(options: dict[str, Any]) -> None:
     """
     url = options["database"]
     with clear_start_failures(url):
-        place = _place(url)
-        sizes = backups.compact_sqlite(place) if isinstance(place, Path) else asyncio.run(_compact(url, place))
+        location = parse_database_url(url)
+        if isinstance(location, str):
+            sizes = backups.compact_sqlite(Path(location))
+        else:
+            sizes = asyncio.run(_compact(url, location))
     if options["json"]:
         print_json({"database": without_password(url), "bytes_before": sizes.before, "bytes_after": sizes.after})
     else:
@@ -92,25 +95,16 @@ def compact(options: dict[str, Any]) -> None:
         click.echo(f"{without_password(url)} is compacted {text}")
 
 
-async def _compact(url: str, place: PostgresUrl) -> Sizes:
+async def _compact(url: str, location: PostgresUrl) -> Sizes:
     from server.storage.database import open_database
 
     database = await open_database(url)
     try:
         before = (await database.size()).bytes
-        await asyncio.to_thread(backups.compact_postgresql, place)
+        await asyncio.to_thread(backups.compact_postgresql, location)
         return Sizes(before, (await database.size()).bytes)
     finally:
         await database.close()
-
-
-def _place(url: str) -> Path | PostgresUrl:
-    """Return the file of an SQLite database, or the parsed URL of PostgreSQL. Raise ValueError for another one."""
-    if url.startswith("sqlite:///"):
-        return Path(url.removeprefix("sqlite:///"))
-    if url.startswith(("postgresql://", "postgres://")):
-        return parse_postgres_url(url)
-    raise ValueError(f'"{url}" is not a database URL: use sqlite:///FILE or postgresql://USER@HOST/NAME')
 
 
 def _megabytes(size: int) -> str:
