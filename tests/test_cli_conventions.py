@@ -93,10 +93,18 @@ def test_an_error_of_the_command_line_is_json_too(
 
 def test_a_number_that_no_message_can_hold_is_a_wrong_command_line() -> None:
     for words, command in COMMANDS.items():
-        for parameter in command.params if words != ("serve",) else []:
+        for parameter in command.params:
             # `--limit` is counted by the command itself.
             if isinstance(parameter.type, click.IntRange) and parameter.name != "limit":
                 assert (parameter.type.max or math.inf) < 2**63, (words, parameter.opts)
+
+
+@pytest.mark.parametrize("option", ["--queue-events", "--quarantine-events", "--http-connections"])
+def test_a_number_that_switches_a_limit_off_is_a_wrong_command_line(
+    capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    assert run(("serve", option, "99999999999")) == 2
+    assert "99999999999 is not in the range 1<=x<=1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [("whoami", "--timeout"), ("serve", "--drain"), ("serve", "--grace")], ids=" ".join)

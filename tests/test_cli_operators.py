@@ -54,6 +54,17 @@ def test_the_changes_of_a_project_are_exported_oldest_first(server: Server) -> N
     assert server("audit", "list", "--project", "shop", "--action", "CreateEventDefinition").out.count("paid") <= 1
 
 
+def test_the_key_of_a_project_is_refused_the_changes_of_all_projects(server: Server) -> None:
+    secret = server("key", "create", "--project", "shop", "--scope", "audit:read", "--json").json["secret"]
+    assert server("audit", "list", "--key", secret).code == 0
+    for command in ("list", "export"):
+        refused = server("audit", command, "--all-projects", "--key", secret)
+        assert (refused.code, refused.out) == (1, "")
+        assert "--all-projects needs the admin key; this key sees the project shop alone" in refused.err
+    projects = {entry.get("project_id", "") for entry in server("audit", "list", "--all-projects", "--json").json}
+    assert len(projects) > 1
+
+
 def test_a_deleted_project_is_gone_but_for_its_audit_log(server: Server) -> None:
     project_id = server("project", "create", "old", "--json").json["id"]
     secret = server("key", "create", "--project", "old", "--json").json["secret"]

@@ -8,6 +8,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from server.cli.client.errors import Failure
+from server.cli.output.quantities import quantity
 from server.cli.output.tables import to_plain
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ async def export_events(session: Session, request: pb.ListEventsRequest, file: I
         except Failure as failure:
             if not position:
                 raise
-            text = f"{failure} ({written:,} events were written; continue with --from-position {position + 1})"
+            text = f"{failure} ({quantity(written, 'event')} written; continue with --from-position {position + 1})"
             raise Failure(text, reason=failure.reason) from failure
         for recorded in page.events:
             line = _line(recorded)
@@ -47,7 +48,7 @@ async def export_events(session: Session, request: pb.ListEventsRequest, file: I
             break
         request.page_token = page.next_page_token
     also = f", {left_out:,} of erased or unreadable events left out" if left_out else ""
-    click.echo(f"exported {written:,} events{also}", err=True)
+    click.echo(f"exported {quantity(written, 'event')}{also}", err=True)
 
 
 def _line(recorded: event_pb2.Event) -> dict[str, Any] | None:

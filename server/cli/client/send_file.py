@@ -14,6 +14,7 @@ from server.cli.client.errors import Failure, ServerAway
 from server.cli.client.event_lines import Line, batches, read_event
 from server.cli.client.refusals import failure_of
 from server.cli.output.progress import Progress, progress
+from server.cli.output.quantities import quantity
 from server.cli.output.tables import print_json_line, to_plain
 from signalbox.v1 import event_ingest_pb2 as pb
 
@@ -49,7 +50,8 @@ class _Tally:
         seconds = time.monotonic() - self.started
         again = f" ({self.duplicates:,} of them duplicates)" if self.duplicates else ""
         sent = self.accepted + self.rejected
-        return f"sent {sent:,} events in {seconds:.1f} s: {self.accepted:,} accepted{again}, {self.rejected:,} rejected"
+        accepted = f"{self.accepted:,} accepted{again}"
+        return f"sent {quantity(sent, 'event')} in {seconds:.1f} s: {accepted}, {self.rejected:,} rejected"
 
 
 async def send_file(session: Session, file: IO[bytes], default_name: str) -> None:

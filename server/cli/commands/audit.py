@@ -10,12 +10,14 @@ import grpc
 
 from server.cli.arguments.inputs import instant
 from server.cli.arguments.options import limit_option, option
+from server.cli.client.errors import Failure
 from server.cli.client.pagination import list_all
 from server.cli.client.refusals import failure_of
 from server.cli.client.session import client_command
 from server.cli.output.tables import moment, print_json_line, to_plain
 from server.cli.output.views import show_list
 from signalbox.v1 import audit_pb2 as pb
+from signalbox.v1 import projects_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,12 +83,27 @@ async def export(session: Session, /, **given: Any) -> None:
 
 
 async def _call(session: Session, given: dict[str, Any]) -> tuple[tuple[tuple[str, str], ...], pb.AuditFilter]:
-    """Return the metadata and the filter of a call. Raise UsageError."""
+    """Return the metadata and the filter of a call. Raise UsageError, and Failure for the key of a project."""
     anywhere = given.pop("all_projects")
     wanted = pb.AuditFilter(**{name: value for name, value in given.items() if value is not None})
     if anywhere and wanted.project_id:
         raise click.UsageError("Give --project-id or --all-projects.")
-    return (session.admin_metadata() if anywhere or wanted.project_id else await session.metadata()), wanted
+    if not (anywhere or wanted.project_id):
+        return await session.metadata(), wanted
+    if anywhere:
+        await _check_admin(session)
+    return session.admin_metadata(), wanted
+
+
+async def _check_admin(session: Session) -> None:
+    """Raise Failure for the key of a project, whose audit log is all that the server would return."""
+    holder = await session.admin_call(session.projects.WhoAmI, projects_pb2.WhoAmIRequest())
+    if not holder.admin:
+        raise Failure(
+            f"--all-projects needs the admin key; this key sees the project {holder.project.name} alone: "
+            "leave the option out",
+            reason="ADMIN_REQUIRED",
+        )
 
 
 def _row(entry: pb.AuditEntry) -> tuple[str, ...]:

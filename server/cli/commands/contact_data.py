@@ -13,6 +13,7 @@ from server.cli.client.errors import Failure
 from server.cli.client.refusals import failure_of
 from server.cli.client.session import client_command
 from server.cli.output.json_text import to_json
+from server.cli.output.quantities import quantity
 from server.cli.output.tables import print_fields, print_json, to_plain
 from signalbox.v1 import contacts_pb2 as pb
 
@@ -61,7 +62,8 @@ async def erase(session: Session, email_or_id: str, yes: bool, dry_run: bool) ->
     found = await session.call(session.contacts.EraseContact, request)
     if not dry_run:
         if not yes:
-            confirm(f"erases {email_or_id} with {found.event_count:,} events and {found.run_count:,} runs for good")
+            events, runs = quantity(found.event_count, "event"), quantity(found.run_count, "run")
+            confirm(f"erases {email_or_id} with {events} and {runs} for good")
         request.validate_only = False
         found = await session.call(session.contacts.EraseContact, request, patient=True)
     if session.json:

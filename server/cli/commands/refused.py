@@ -16,6 +16,7 @@ from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
 from server.cli.output.events import show_violations
 from server.cli.output.json_text import to_json
+from server.cli.output.quantities import quantity
 from server.cli.output.tables import moment, print_fields, print_json, print_table, to_plain
 from server.cli.output.views import show_list
 from signalbox.v1 import refusals_pb2 as pb
@@ -98,7 +99,9 @@ async def count(session: Session, /, **filters: Any) -> None:
         print_json({"event_count": total, "kept_event_count": response.kept_event_count, "groups": listed})
         return
     print_table(("EVENTS", "NAME", "REASON", "PATH"), [(f"{count:,}", *group) for group, count in groups.most_common()])
-    click.echo(f"{total:,} events; the quarantine has {response.kept_event_count:,} of {response.max_event_count:,}")
+    click.echo(
+        f"{quantity(total, 'event')}; the quarantine has {response.kept_event_count:,} of {response.max_event_count:,}"
+    )
 
 
 @refused.command()
@@ -173,7 +176,7 @@ async def discard(
         if dry_run:
             _show_count(session, found, "would be discarded")
             return
-        confirm(f"deletes {found:,} refused events for good")
+        confirm(f"deletes {quantity(found, 'refused event')} for good")
     _show_count(session, await _discard(session, pb.DiscardRefusedEventsRequest(**selection)), "discarded")
 
 

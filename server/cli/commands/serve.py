@@ -8,7 +8,7 @@ import signal
 import ssl
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import structlog
@@ -35,6 +35,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _DEFAULTS = Settings()
+MAX_QUEUE_EVENTS: Final = 1_000_000
+MAX_QUARANTINE_EVENTS: Final = 10_000_000
+MAX_QUARANTINE_BYTES: Final = 1024**4
+MAX_CONNECTIONS: Final = 1_000_000
+"""No server comes near these numbers: a larger one is a typing error, which would switch the limit off."""
+
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 log = structlog.get_logger()
@@ -114,7 +120,7 @@ log = structlog.get_logger()
 @option(
     "--queue-events",
     envvar="SIGNALBOX_QUEUE_EVENTS",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MAX_QUEUE_EVENTS),
     metavar="N",
     default=_DEFAULTS.queue_events,
     show_default=True,
@@ -151,7 +157,7 @@ log = structlog.get_logger()
 @option(
     "--quarantine-events",
     envvar="SIGNALBOX_QUARANTINE_EVENTS",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MAX_QUARANTINE_EVENTS),
     metavar="N",
     default=_DEFAULTS.quarantine_events,
     show_default=True,
@@ -160,7 +166,7 @@ log = structlog.get_logger()
 @option(
     "--quarantine-bytes",
     envvar="SIGNALBOX_QUARANTINE_BYTES",
-    type=click.IntRange(min=1_024),
+    type=click.IntRange(1_024, MAX_QUARANTINE_BYTES),
     metavar="N",
     default=_DEFAULTS.quarantine_bytes,
     show_default=True,
@@ -186,14 +192,14 @@ log = structlog.get_logger()
 @option(
     "--http-connections",
     envvar="SIGNALBOX_HTTP_CONNECTIONS",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MAX_CONNECTIONS),
     metavar="N",
     help="Maximum number of connections to the REST bridge; by default half of the file descriptors, at most 10,000.",
 )
 @option(
     "--http-address-connections",
     envvar="SIGNALBOX_HTTP_ADDRESS_CONNECTIONS",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MAX_CONNECTIONS),
     metavar="N",
     help="Maximum number of connections to the REST bridge from one address; by default half of --http-connections.",
 )

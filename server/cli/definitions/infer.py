@@ -19,6 +19,7 @@ from server.cli.arguments.enums import (
 from server.cli.arguments.options import option
 from server.cli.client.session import client_command
 from server.cli.definitions.export import write_files
+from server.cli.output.quantities import quantity
 from server.cli.output.tables import print_json, printable, to_plain
 from signalbox.v1 import event_definitions_pb2 as pb
 
@@ -85,13 +86,15 @@ def proposal(response: pb.InferEventDefinitionResponse) -> str:
 
 def _comments(response: pb.InferEventDefinitionResponse) -> Iterator[str]:
     more = ", the newest ones" if response.truncated else ""
-    yield f"Inferred from {response.sample_count:,} events{more}; {response.quarantined_count:,} are in quarantine."
+    verb = "is" if response.quarantined_count == 1 else "are"
+    sample = quantity(response.sample_count, "event")
+    yield f"Inferred from {sample}{more}; {response.quarantined_count:,} {verb} in quarantine."
     if response.conflict_count:
         yield f"{response.conflict_count:,} of them would be refused:"
     for found in response.properties:
         kinds = ", ".join(f"{kind.value_count:,} {kind.kind}" for kind in found.kinds)
         if found.conflict_count:
-            yield f"  {found.path}: {found.conflict_count:,} values would be refused of {kinds}"
+            yield f"  {found.path}: {quantity(found.conflict_count, 'value')} would be refused of {kinds}"
         if found.omitted_reason:
             yield f"  {found.path} is left out, because {found.omitted_reason} ({kinds})"
 

@@ -8,6 +8,7 @@ import click
 
 from server.cli.arguments.enums import COERCION_KIND, MATCH_KIND
 from server.cli.output.json_text import to_json
+from server.cli.output.quantities import quantity
 from server.cli.output.tables import moment, print_fields, print_json, printable, to_plain
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def show_receipt(receipt: pb.EventReceipt, *, as_json: bool) -> None:
         click.echo("duplicate: this idempotency key was used before, for this event")
     show_event(receipt.event)
     if receipt.match_count:
-        click.echo(f"matches {receipt.match_count:,} automation{'s' if receipt.match_count > 1 else ''}")
+        click.echo(f"matches {quantity(receipt.match_count, 'automation')}")
     for match in receipt.matches:
         click.echo(printable(_match(match)))
 
