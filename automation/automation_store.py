@@ -23,7 +23,7 @@ from automation.errors import (
     InvalidAutomation,
     TooManyAutomations,
 )
-from automation.prepared import Prepared
+from automation.prepared_statements import Prepared
 from automation.tables import automation, automation_version
 from registry.errors import InvalidName, Violation
 from registry.etags import check_etag

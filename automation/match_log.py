@@ -14,7 +14,7 @@ from sqlalchemy import bindparam, false, func, select
 from automation.automation_store import automations_by_key, has_labels
 from automation.bulk import among, chunks, packed
 from automation.matches import Match, MatchKind
-from automation.prepared import PreparedList
+from automation.prepared_statements import PreparedList
 from automation.tables import automation_match, hidden_from_planner, match_log_start
 
 if TYPE_CHECKING:

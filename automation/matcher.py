@@ -50,7 +50,7 @@ Outcome: TypeAlias = "tuple[bool | Failure, int]"
 """What a condition evaluated to, and its cost in steps."""
 
 
-class Limit(StrEnum):
+class MatchingLimit(StrEnum):
     """The limits of one event."""
 
     STEPS = "over_step_limit"
@@ -71,20 +71,20 @@ class Decision(msgspec.Struct):
     failures: Sequence[Verdict] = ()
     steps: int = 0
     spent: int = 0
-    limit: Limit | None = None
+    limit: MatchingLimit | None = None
     last_key: int = 0
     beyond: int = 0
     late: Sequence[int] = ()
     by_late: bool = False
 
-    def limit_of(self, key: int) -> Limit | None:
+    def limit_of(self, key: int) -> MatchingLimit | None:
         """Return the limit because of which the automation of a key was not considered."""
         if self.limit is not None and key > self.last_key:
             return self.limit
-        return Limit.LATE if key in self.late else None
+        return MatchingLimit.LATE if key in self.late else None
 
 
-class Known(msgspec.Struct):
+class KnownOutcomes(msgspec.Struct):
     """The outcomes of conditions on one event, by their texts, and the decision of a matcher, as far as they hold.
 
     Those of late conditions never do; those of conditions that read the contact only if `with_contact` is true.
@@ -109,7 +109,7 @@ class Known(msgspec.Struct):
         return decision if self.with_contact or not matcher.reads_contact else None
 
 
-class Recorder:
+class OutcomeRecorder:
     """Evaluates the conditions that a matcher asks for, each once, and keeps their outcomes.
 
     `costly` has those whose cost grows with the data: the others are soon evaluated again, and may be many. `pause` is
@@ -228,7 +228,9 @@ class Matcher:
         found.sort(key=lambda candidate: candidate[0].key)
         return [each for each, _ in found], [condition for _, condition in found], range(len(found))
 
-    def decide(self, subject: Subject, known: Known | Recorder | None = None, room: int = UNLIMITED) -> Decision:  # noqa: C901 - the loop of every event
+    def decide(  # noqa: C901 - the loop of every event
+        self, subject: Subject, known: KnownOutcomes | OutcomeRecorder | None = None, room: int = UNLIMITED
+    ) -> Decision:
         """Return the decision on an event. Raise OutOfRoom if more than `room` steps would have to be spent for it."""
         if known is not None and (made := known.decision_of(self)) is not None:
             return made
@@ -240,7 +242,7 @@ class Matcher:
         steps = spent = late = 0
         for number, place in enumerate(places):
             if steps >= EVENT_STEPS or len(matching) == EVENT_MATCHES:
-                decision.limit = Limit.STEPS if steps >= EVENT_STEPS else Limit.MATCHES
+                decision.limit = MatchingLimit.STEPS if steps >= EVENT_STEPS else MatchingLimit.MATCHES
                 decision.last_key = automations[places[number - 1]].key
                 decision.beyond += len(places) - number
                 break

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from automation.automations import Automation, AutomationState, EntryRule
 from automation.conditions.compiling import UNLIMITED
 from automation.conditions.condition import Condition
-from automation.matcher import EVENT_MATCHES, EVENT_STEPS, Limit, Matcher
+from automation.matcher import EVENT_MATCHES, EVENT_STEPS, Matcher, MatchingLimit
 from automation.matches import Match, MatchKind
 from automation.run_store import entries_of, waiting_runs
 from registry.log_ids import LogIds
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from automation.conditions.subject import Subject
-    from automation.matcher import Decision, Known
+    from automation.matcher import Decision, KnownOutcomes
     from automation.runs import Run
 
 
@@ -209,7 +209,7 @@ class Matching:
         event_position: int,
         contact_key: int,
         subject: Subject,
-        known: Known | None = None,
+        known: KnownOutcomes | None = None,
     ) -> list[Match]:
         """Return the matches of one event: waiting runs are resumed first, then new runs start.
 
@@ -226,19 +226,24 @@ class Matching:
             if decision.failures:
                 self.failures.update(decision.failures)
             if decision.beyond:
-                self.failures[decision.limit or Limit.LATE] += decision.beyond
+                self.failures[decision.limit or MatchingLimit.LATE] += decision.beyond
         if len(self.matches) > self.match_limit:
             raise TooManyMatches
         return self.matches[first:]
 
-    def decide(self, matcher: Matcher, subject: Subject, known: Known | None = None) -> Decision:
+    def decide(self, matcher: Matcher, subject: Subject, known: KnownOutcomes | None = None) -> Decision:
         """Return the decision of a matcher, and spend its steps. Raise OutOfRoom."""
         decision = matcher.decide(subject, known, self.room)
         self.room -= decision.spent
         return decision
 
     def _resume(
-        self, event_name: EventName, event_position: int, contact_key: int, subject: Subject, known: Known | None
+        self,
+        event_name: EventName,
+        event_position: int,
+        contact_key: int,
+        subject: Subject,
+        known: KnownOutcomes | None,
     ) -> None:
         name = event_name[0]
         waiting = self._waiting.get((contact_key, name.casefold()))
@@ -251,13 +256,15 @@ class Matching:
             )
             self.resumed[run.number] = match.position
 
-    def _satisfied(self, waiting: Sequence[Run], subject: Subject, known: Known | None) -> list[Run]:
+    def _satisfied(self, waiting: Sequence[Run], subject: Subject, known: KnownOutcomes | None) -> list[Run]:
         """Return the runs whose condition holds, oldest first, within the limits of one event; others keep waiting."""
         satisfied: list[Run] = []
         steps = 0
         for place, run in enumerate(waiting):
             if steps >= EVENT_STEPS or len(satisfied) == EVENT_MATCHES:
-                self.failures[Limit.STEPS if steps >= EVENT_STEPS else Limit.MATCHES] += len(waiting) - place
+                self.failures[MatchingLimit.STEPS if steps >= EVENT_STEPS else MatchingLimit.MATCHES] += (
+                    len(waiting) - place
+                )
                 break
             if run.wait is None or not run.wait.condition:
                 satisfied.append(run)

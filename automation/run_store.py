@@ -26,7 +26,7 @@ from sqlalchemy import and_, bindparam, case, func, select, update
 from automation.bulk import DIALECTS, among, chunks, execute_many, packed, spans
 from automation.errors import RunFinished, RunMovedOn, RunNotFound, RunWithoutContact
 from automation.match_log import matches_at
-from automation.prepared import Prepared
+from automation.prepared_statements import Prepared
 from automation.runs import OPEN, Run, RunStatus, Wait
 from automation.tables import TIMED, WAITING, hidden_from_planner, run
 from registry.etags import check_etag

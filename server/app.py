@@ -13,7 +13,7 @@ import structlog
 
 from server import runtime
 from server.api.server import GrpcServer
-from server.auditing import Changes
+from server.auditing import AuditedChanges
 from server.auth import admin_key
 from server.auth.access import Access
 from server.background.audit_retention import AuditRetention
@@ -30,7 +30,7 @@ from server.bridge.dialects import DIALECTS
 from server.bridge.metrics_page import MetricsListener
 from server.bridge.operations import Services
 from server.bridge.sending import reread_request
-from server.bridge.system import System
+from server.bridge.system_pages import SystemPages
 from server.call_log import CallLog
 from server.clock import ClockWatch
 from server.connect.app import Connect
@@ -42,8 +42,8 @@ from server.delivery.match_reader import MatchReader
 from server.delivery.push.attempt_log import AttemptLog
 from server.delivery.push.client import PushClient
 from server.delivery.push.networks import PushNetworks
+from server.delivery.push.push_settings import PushSettings
 from server.delivery.push.pushers import Pushers
-from server.delivery.push.pushes import Pushes
 from server.delivery.push.resolver import Resolver
 from server.delivery.push.sender import PushBudget
 from server.delivery.push.session import PushTools
@@ -53,7 +53,7 @@ from server.demo import make_demo
 from server.http.body import Bodies
 from server.http.connections import ConnectionLimits, HttpConnections, connection_limits
 from server.http.cors import Cors
-from server.http.front import Front
+from server.http.path_router import PathRouter
 from server.http.server import HttpServer
 from server.ingest.catalog import Catalog
 from server.ingest.group_commit import GroupCommit
@@ -65,7 +65,7 @@ from server.metrics import Metrics
 from server.metrics.process import watch_process
 from server.outages import Outages
 from server.recurring import Recurring
-from server.rpc.audited import describe
+from server.rpc.audited_resources import describe
 from server.rpc.calls import Calls
 from server.rpc.messages.pushes import push_body_writer
 from server.rpc.messages.refused_events import reread_event
@@ -91,7 +91,7 @@ from server.services.explanations import Explanations
 from server.services.generated_types import GeneratedTypes
 from server.services.inferences import Inferences
 from server.services.projects import Projects
-from server.services.quarantine import Door, Quarantine
+from server.services.quarantine import EventApi, Quarantine
 from server.services.runs import Runs
 from server.settings import admin_key_file
 from server.settings_audit import record_settings
@@ -216,7 +216,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         await stack.enter_async_context(rpcs)
         grpc_server = GrpcServer(rpcs, servicers)
         _watch(metrics, database, health, calls)
-        system = System(
+        system = SystemPages(
             health, metrics, calls.leaving, DIALECTS, rpc_paths, Statistics(database, metrics, outages).refresh
         )
         bridge = Bridge(
@@ -230,7 +230,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
             call_log=CallLog(settings.log_calls, tracer),
         )
         connect = Connect(rpcs, servicers, max_json=settings.http_body_bytes)
-        http_server = _http_server(settings, metrics, Front([connect], bridge, Cors(settings.cors_origins)))
+        http_server = _http_server(settings, metrics, PathRouter([connect], bridge, Cors(settings.cors_origins)))
         grpc_address = await grpc_server.start(settings.grpc, settings.tls)
         stack.push_async_callback(_stop_listeners, grpc_server, http_server, settings.grace_seconds)
         health.on_change(grpc_server.report_ready)
@@ -290,10 +290,10 @@ def _watch(metrics: Metrics, database: MeasuredDatabase, health: StorageHealth, 
     watch("signalbox_rpcs_in_flight", "Calls of RPCs in progress, streams included.", lambda: len(calls))
 
 
-def _doors(typed: TypedReaders) -> dict[str, Door]:
+def _doors(typed: TypedReaders) -> dict[str, EventApi]:
     """Return the APIs that events are sent to: the rules of each, and how its requests are read again."""
-    native = Door(None, partial(reread_event, typed))
-    dialects = {dialect.name.value: Door(dialect.rules, partial(reread_request, dialect)) for dialect in DIALECTS}
+    native = EventApi(None, partial(reread_event, typed))
+    dialects = {dialect.name.value: EventApi(dialect.rules, partial(reread_request, dialect)) for dialect in DIALECTS}
     return {"": native, "grpc": native, "connect": native, **dialects}
 
 
@@ -347,7 +347,7 @@ async def _background(
 
 @asynccontextmanager
 async def _erasing(
-    database: Database, recent: RecentMatches, outages: Outages, changes: Changes
+    database: Database, recent: RecentMatches, outages: Outages, changes: AuditedChanges
 ) -> AsyncIterator[Erasures]:
     """Erase persons, and continue erasures that were interrupted."""
     erasures = Erasures(database, recent.forget, outages, changes)
@@ -368,7 +368,7 @@ async def _pushing(
     loop_time: LoopTime,
     shutdown: Shutdown,
     outages: Outages,
-) -> AsyncIterator[Pushes]:
+) -> AsyncIterator[PushSettings]:
     """Push the matches of the subscriptions that want it."""
     write_body = push_body_writer(loop_time)
     client = PushClient(Resolver(PushNetworks(settings.push_networks)))
@@ -376,7 +376,7 @@ async def _pushing(
         dispatchers, matches, client, PushBudget(), AttemptLog(), measures.metrics, write_body, measures.tracer
     )
     measures.metrics.watch_pushes(lambda: tools.budget.used)
-    pushes = Pushes(tools)
+    pushes = PushSettings(tools)
     pushers = Pushers(database, tools, pushes.changed, shutdown, outages)
     pushers.start()
     try:
@@ -401,7 +401,7 @@ async def _listening_for_metrics(settings: Settings, page: MetricsPage) -> Async
         await server.stop()
 
 
-def _http_server(settings: Settings, metrics: Metrics, front: Front) -> HttpServer:
+def _http_server(settings: Settings, metrics: Metrics, front: PathRouter) -> HttpServer:
     files = runtime.raise_file_limit()
     limits = connection_limits(files, settings.http_connections, settings.http_address_connections)
     connections = HttpConnections(limits, metrics)
@@ -426,8 +426,8 @@ async def _authenticating(database: Database, settings: Settings) -> AsyncIterat
         await access.close()
 
 
-async def _changes(database: Database, settings: Settings) -> Changes:
-    changes = Changes(database, describe)
+async def _changes(database: Database, settings: Settings) -> AuditedChanges:
+    changes = AuditedChanges(database, describe)
     await record_settings(changes, settings)
     return changes
 

@@ -1,8 +1,9 @@
 """Changes that the audit log records: each in the transaction that makes it, or not at all.
 
-Everything that operators may change is changed by `Changes.write`: definitions, automations, subscriptions, keys,
-projects, contacts and settings. The work calls its `Record` with the resource before and after. An entry is written if
-the two differ, by what callers see of them; a change that is refused, rolled back or without effect leaves none.
+Everything that operators may change is changed by `AuditedChanges.write`: definitions, automations, subscriptions,
+keys, projects, contacts and settings. The work calls its `AuditRecorder` with the resource before and after. An entry
+is written if the two differ, by what callers see of them; a change that is refused, rolled back or without effect
+leaves none.
 
 What events, runs and deliveries change is not recorded: the logs of events and matches have that.
 """
@@ -16,7 +17,7 @@ import msgspec
 from uuid_utils import uuid7
 
 from registry.timestamps import now_micros
-from server import caller
+from server import call_context
 from server.model import AuditEntry
 from server.storage.audit_entries import insert_entry
 from server.storage.projects import project_ids
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from server.caller import Caller
+    from server.call_context import CallContext
     from server.storage.database import Database
 
 T = TypeVar("T")
@@ -36,7 +37,7 @@ MAX_CONTENT_BYTES: Final = 32 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class AuditedResource:
     """A resource as an entry has it: `content` is its JSON, and `omitted` names the fields that are left out of it."""
 
     resource_type: str
@@ -46,7 +47,7 @@ class Described:
 
 
 @dataclass(frozen=True, slots=True)
-class Noted:
+class AuditNote:
     """A resource or an effect that has no message of its own; `values` are plain JSON values, without secrets."""
 
     resource_type: str
@@ -54,11 +55,11 @@ class Noted:
     values: Mapping[str, Any] = field(hash=False)
 
 
-class Record:
-    """Records what one transaction changes, as the change of one caller."""
+class AuditRecorder:
+    """Records what one transaction changes, as the change of one call."""
 
-    def __init__(self, caller: Caller, action: str, describe: Callable[[Any], Described] | None) -> None:
-        self._caller = caller
+    def __init__(self, call: CallContext, action: str, describe: Callable[[Any], AuditedResource] | None) -> None:
+        self._call = call
         self._action = action
         self._describe = describe
 
@@ -78,9 +79,9 @@ class Record:
             id=str(uuid7()),
             occurred_at=now_micros(),
             project_id=project_ids(connection, [project_pk])[project_pk] if project_pk else "",
-            key_id=self._caller.key_id,
-            api=self._caller.door,
-            request_id=self._caller.stored_id,
+            key_id=self._call.key_id,
+            api=self._call.door,
+            request_id=self._call.stored_id,
             action=self._action,
             resource_type=resource.resource_type,
             resource_id=resource.resource_id,
@@ -90,34 +91,34 @@ class Record:
         )
         insert_entry(connection, entry)
 
-    def _described(self, value: Any) -> Described | None:
+    def _described(self, value: Any) -> AuditedResource | None:
         if value is None:
             return None
-        if isinstance(value, Noted):
-            return Described(value.resource_type, value.resource_id, msgspec.json.encode(value.values).decode())
+        if isinstance(value, AuditNote):
+            return AuditedResource(value.resource_type, value.resource_id, msgspec.json.encode(value.values).decode())
         assert self._describe is not None
         return self._describe(value)
 
 
-class Changes:
+class AuditedChanges:
     """Makes changes that are recorded. Without `describe`, which describes resources, nothing is recorded."""
 
-    def __init__(self, database: Database, describe: Callable[[Any], Described] | None = None) -> None:
+    def __init__(self, database: Database, describe: Callable[[Any], AuditedResource] | None = None) -> None:
         self._database = database
         self._describe = describe
 
-    async def write(self, action: str, work: Callable[[Connection, Record], T]) -> T:
-        """Run work in one transaction, as the change of the current caller. `action` is the name of an RPC.
+    async def write(self, action: str, work: Callable[[Connection, AuditRecorder], T]) -> T:
+        """Run work in one transaction, as the change of the current call. `action` is the name of an RPC.
 
         Raise StorageError, and what the work raises.
         """
-        changer = caller.current()
+        call = call_context.current()
 
         def in_transaction(connection: Connection) -> T:
-            return work(connection, Record(changer, action, self._describe))
+            return work(connection, AuditRecorder(call, action, self._describe))
 
         return await self._database.write(in_transaction)
 
 
-def _named(side: str, described: Described | None) -> tuple[str, ...]:
+def _named(side: str, described: AuditedResource | None) -> tuple[str, ...]:
     return tuple(f"{side}.{name}" for name in described.omitted) if described else ()

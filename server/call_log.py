@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from server.caller import current
+from server.call_context import current
 
 if TYPE_CHECKING:
     from server.tracing.tracer import Tracer
@@ -77,12 +77,12 @@ class CallLog:
         problem = bool(reason) or seconds > SLOW_SECONDS
         if self.every != 1 and (change or problem) and not (self._changes if change else self._problems).take():
             return
-        caller = current()
-        facts |= {"request_id": caller.request_id, "door": caller.door, "ms": round(seconds * 1_000, 2)}
-        if caller.project_id:
-            facts["project"] = caller.project_id
-        if caller.key_id:
-            facts["key"] = caller.key_id
+        context = current()
+        facts |= {"request_id": context.request_id, "door": context.door, "ms": round(seconds * 1_000, 2)}
+        if context.project_id:
+            facts["project"] = context.project_id
+        if context.key_id:
+            facts["key"] = context.key_id
         if reason:
             facts["reason"] = reason
         (log.warning if problem else log.info)("call", call=call, **facts)

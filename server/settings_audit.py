@@ -7,14 +7,14 @@ from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from server.auditing import Noted
+from server.auditing import AuditNote
 from server.storage.audit_entries import store_settings, stored_settings
 from server.storage.server_secrets import PAGE_TOKENS, read_or_make_secret
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from server.auditing import Changes, Record
+    from server.auditing import AuditedChanges, AuditRecorder
     from server.settings import Settings
 
 ACTION: Final = "StartServer"
@@ -26,12 +26,12 @@ _ADDRESSES: Final = frozenset({"grpc", "http", "metrics"})
 """Settings in which the servers of one database differ."""
 
 
-async def record_settings(changes: Changes, settings: Settings) -> None:
+async def record_settings(changes: AuditedChanges, settings: Settings) -> None:
     """Write an entry if the settings differ from those of the last start."""
     await changes.write(ACTION, partial(_record, settings=settings))
 
 
-def _record(connection: Connection, record: Record, settings: Settings) -> None:
+def _record(connection: Connection, record: AuditRecorder, settings: Settings) -> None:
     key = read_or_make_secret(connection, PAGE_TOKENS)
     before = stored_settings(connection)
     after = {field.name: _shown(field.name, getattr(settings, field.name), key) for field in _recorded(settings)}
@@ -42,8 +42,8 @@ def _record(connection: Connection, record: Record, settings: Settings) -> None:
     record(
         connection,
         0,
-        Noted("settings", "server", old) if before else None,
-        Noted("settings", "server", {name: after[name] for name in sorted(differing & after.keys())}),
+        AuditNote("settings", "server", old) if before else None,
+        AuditNote("settings", "server", {name: after[name] for name in sorted(differing & after.keys())}),
     )
     store_settings(connection, after)
 

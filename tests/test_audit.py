@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from google.protobuf.json_format import MessageToDict
 
-from server import caller
+from server import call_context
 from server.background import audit_retention, key_use
 from server.contract import SERVICES
 from signalbox.v1 import (
@@ -345,7 +345,7 @@ async def test_a_change_whose_entry_cannot_be_written_is_not_made(
 
 
 async def test_an_entry_says_who_and_what_it_was_before_and_after(shop: Client) -> None:
-    shop.metadata.append((caller.REQUEST_ID, "plan-7"))
+    shop.metadata.append((call_context.REQUEST_ID, "plan-7"))
     await shop.definitions.UpdateEventDefinition(
         event_definitions_pb2.UpdateEventDefinitionRequest(event_definition=ORDER, description="An order")
     )
@@ -368,7 +368,7 @@ async def test_an_entry_says_who_and_what_it_was_before_and_after(shop: Client) 
 @on_sqlite
 async def test_no_secret_and_no_address_is_in_the_log(service: Service, shop: Client) -> None:
     secret = "sb_imported_secret_of_somebody"
-    shop.metadata.append((caller.REQUEST_ID, "signup-of-grace@example.com"))
+    shop.metadata.append((call_context.REQUEST_ID, "signup-of-grace@example.com"))
     project = shop.project
     await service.admin.projects.CreateApiKey(projects_pb2.CreateApiKeyRequest(project=project, secret=secret))
     await shop.upsert("grace@example.com", {"plan": "sapphire"})

@@ -18,7 +18,7 @@ import pytest_asyncio
 
 from server.cli.client.errors import Failure
 from server.cli.main import run
-from server.cli.starting import clear_start_failures
+from server.cli.startup_errors import clear_start_failures
 from server.storage.backups import BackupError, back_up_sqlite, restore_sqlite
 from tests.support.command_line import Server, command, serving
 from tests.support.messages import orders

@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from server.bridge.dialects import DIALECTS
 from server.bridge.rate_limits import RateLimit, RateLimiter
-from server.bridge.system import System
+from server.bridge.system_pages import SystemPages
 from server.http.errors import RateLimited
 from server.metrics import Metrics
 from server.model import Dialect
@@ -581,7 +581,7 @@ async def test_the_pages_of_the_server(lasting_service: Service, shop: Shop) -> 
 
 async def test_a_server_without_its_database_is_alive_and_not_ready(fresh_database: str) -> None:
     database = await open_database(fresh_database)
-    system = System(database, Metrics(), asyncio.Event(), DIALECTS)
+    system = SystemPages(database, Metrics(), asyncio.Event(), DIALECTS)
     assert (await system.page("/readyz")).status == 200
     await database.close()
     assert (await system.page("/readyz")).status == 503
@@ -600,6 +600,6 @@ async def test_a_request_that_is_not_http_is_refused_with_json(lasting_service: 
 
 async def test_a_stopping_server_is_not_ready(database: Database) -> None:
     stopping = asyncio.Event()
-    system = System(database, Metrics(), stopping, DIALECTS)
+    system = SystemPages(database, Metrics(), stopping, DIALECTS)
     stopping.set()
     assert (await system.page("/readyz")).status == 503

@@ -13,7 +13,7 @@ from grpc import StatusCode
 
 from server.api import open_services
 from server.rpc import call_limits
-from server.storage import turns
+from server.storage import connection_turns
 from signalbox.v1 import event_ingest_pb2, match_stream_pb2, projects_pb2
 from tests.support.consumers import Engine, seconds, subscribe
 from tests.support.messages import event, orders
@@ -197,7 +197,7 @@ async def test_many_calls_with_a_key_that_is_not_cached_look_it_up_once(
 async def test_no_call_of_thousands_at_once_ends_without_a_reason(
     service: Service, shop: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(turns, "TURN_SECONDS", 60.0)
+    monkeypatch.setattr(connection_turns, "TURN_SECONDS", 60.0)
     request = event_ingest_pb2.GetEventRequest(id="nothing").SerializeToString()
     async with AsyncExitStack() as stack:
         calls = []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 import pytest
 
-from server.cli.arguments.kinds import networks
+from server.cli.arguments.value_parsers import networks
 from server.cli.commands.subscriptions import subscription
 from tests.support.command_line import command, serving
 from tests.support.messages import ADA, ORDER

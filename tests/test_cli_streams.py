@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from server.cli.arguments.inputs import read_schema
+from server.cli.arguments.message_parsers import read_schema
 from server.cli.client.event_lines import batches, read_event
 from server.cli.definitions.cases import read_cases, run_case
 from server.cli.main import MAX_MESSAGE, run

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 import pytest
 
-from server.cli.arguments.kinds import origins
+from server.cli.arguments.value_parsers import origins
 from server.http.cors import MAX_AGE_SECONDS
 from tests.support.bridge import http_client
 from tests.support.messages import ADA, ORDER

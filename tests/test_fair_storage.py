@@ -15,7 +15,7 @@ from server.delivery import consumer_session, match_reader
 from server.errors import ProjectBusy
 from server.services import events
 from server.sharing.current_project import SERVER, work_for
-from server.storage import event_pages, postgresql, turns
+from server.storage import connection_turns, event_pages, postgresql
 from signalbox.v1 import event_ingest_pb2, match_stream_pb2
 from tests.support.automations import automate
 from tests.support.bridge import calling
@@ -153,7 +153,7 @@ async def test_a_write_whose_caller_has_gone_before_it_began_is_left_out(databas
 async def test_a_request_that_waits_too_long_for_its_own_project_is_refused(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(turns, "TURN_SECONDS", 0.3)
+    monkeypatch.setattr(connection_turns, "TURN_SECONDS", 0.3)
 
     async def read(project_pk: int, statement: str) -> Any:
         work_for(project_pk)

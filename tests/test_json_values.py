@@ -24,9 +24,9 @@ from registry.json_values import (
     value_violation,
     with_doubles,
 )
+from registry.reverse_coercion import undo
 from registry.schema import Property, PropertyType, Schema
 from registry.stored_json import load_nested, load_stored
-from registry.undo import undo
 from tests.support import boundaries
 
 LARGEST = int(sys.float_info.max)

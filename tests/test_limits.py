@@ -14,7 +14,7 @@ from automation.subscriptions import backlog, push, push_url
 from automation.subscriptions import store as subscription_store
 from automation.subscriptions import values as subscription_values
 from registry import bounded_pages, coercion, json_values, names, schema, store
-from server import auditing, budgets, call_log, caller, emails, paging
+from server import auditing, budgets, call_context, call_log, emails, paging
 from server.api import open_services
 from server.api import server as grpc_server
 from server.auth import access
@@ -36,14 +36,14 @@ from server.http import head as http_head
 from server.http import server as http_server
 from server.ingest import commit_queue, deferred_batches, draft, pre_evaluation, quarantine
 from server.metrics import series
-from server.rpc import arrivals, call_limits, json_reading
+from server.rpc import call_limits, json_reading, receive_limits
 from server.rpc.messages import deliveries, retention, watches
 from server.rpc.servicers import event_ingest, match_stream
 from server.services import projects, runs
 from server.services import quarantine as quarantine_service
 from server.settings import Settings
 from server.sharing import interpreter, small_work
-from server.storage import health, sqlite_readers, turns
+from server.storage import connection_turns, health, sqlite_readers
 
 pytestmark = [pytest.mark.checkout, pytest.mark.late_commits]
 
@@ -135,7 +135,8 @@ LIMITS = {
         f"1/{call_limits._WAITING_PART} of the memory, at least {size(call_limits._LEAST_WAITING)}"
     ),
     "gRPC: messages of one method and project that arrive at a time, if they are large": (
-        f"as many as fit into {size(arrivals.WINDOW_BYTES)}, {arrivals.LEAST_AT_A_TIME} to {arrivals.MOST_AT_A_TIME}"
+        f"as many as fit into {size(receive_limits.WINDOW_BYTES)}, "
+        f"{receive_limits.LEAST_AT_A_TIME} to {receive_limits.MOST_AT_A_TIME}"
     ),
     "HTTP: a Connect request in Protocol Buffers, as sent and as inflated": size(call_limits.MAX_MESSAGE_BYTES),
     "HTTP: a Connect request in JSON, as sent and as inflated": size(SETTINGS.http_body_bytes),
@@ -172,7 +173,7 @@ LIMITS = {
     "Name of an event": number(names.MAX_NAME_LENGTH, "characters"),
     "Name of a property": number(names.MAX_NAME_LENGTH, "characters"),
     "Email address": number(emails.MAX_LENGTH, "characters"),
-    "Request ID": number(caller.MAX_REQUEST_ID, "visible ASCII characters"),
+    "Request ID": number(call_context.MAX_REQUEST_ID, "visible ASCII characters"),
     "Idempotency key": number(draft.MAX_IDEMPOTENCY_KEY, "characters"),
     "Properties of an event": size(EVENT.size),
     "Values of an event": number(EVENT.values),
@@ -256,7 +257,7 @@ LIMITS = {
     ),
     "Free memory that the process keeps, beyond its size at the start": size(freed_memory.WORTHWHILE_BYTES),
     "A commit, until sends are refused at once": seconds(health.LATE_SECONDS),
-    "A wait for the project's turn at the database": seconds(turns.TURN_SECONDS),
+    "A wait for the project's turn at the database": seconds(connection_turns.TURN_SECONDS),
     "Lines of failed calls a second, and of changes": number(call_log.LINES_A_SECOND),
     "Series of a metric by subscription": number(series.MAX_SERIES),
     "Rows of a subscription that are counted for a metric": number(backlog.COUNTED),

@@ -14,7 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import create_engine
 
 from automation import run_pages
-from automation.prepared import Prepared
+from automation.prepared_statements import Prepared
 from automation.subscriptions import store as subscription_store
 from automation.subscriptions.leasing import step
 from automation.subscriptions.store import create_subscription

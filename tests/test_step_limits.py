@@ -20,7 +20,7 @@ from automation.conditions.compiling import UNLIMITED, OutOfRoom
 from automation.conditions.condition import Condition
 from automation.conditions.subject import Subject
 from automation.errors import ConditionInvalid
-from automation.matcher import Decision, Known, Limit, Matcher, Recorder
+from automation.matcher import Decision, KnownOutcomes, Matcher, MatchingLimit, OutcomeRecorder
 from server.errors import AutomationsChanging
 from server.ingest import commit, pre_evaluation
 from server.ingest.catalog import Catalog, CatalogSnapshot
@@ -79,15 +79,19 @@ def keys(decision: Decision) -> list[int]:
 
 def test_no_automation_is_considered_once_the_steps_of_an_event_are_used_up() -> None:
     decision = matcher_of([NONE_OF_MANY] * 10 + [""]).decide(Subject({"items": ITEMS}))
-    assert (keys(decision), decision.limit, decision.beyond) == ([], Limit.STEPS, 4)
-    assert [decision.limit_of(key) for key in (7, 8, 11)] == [None, Limit.STEPS, Limit.STEPS]
+    assert (keys(decision), decision.limit, decision.beyond) == ([], MatchingLimit.STEPS, 4)
+    assert [decision.limit_of(key) for key in (7, 8, 11)] == [None, MatchingLimit.STEPS, MatchingLimit.STEPS]
     assert matcher.EVENT_STEPS <= decision.steps < matcher.EVENT_STEPS + 30_000
 
 
 def test_an_event_has_a_thousand_matches_at_most() -> None:
     decision = matcher_of([""] * 1_200).decide(Subject({}))
     assert keys(decision) == list(range(1, 1_001))
-    assert (decision.limit, decision.beyond, decision.limit_of(1_001)) == (Limit.MATCHES, 200, Limit.MATCHES)
+    assert (decision.limit, decision.beyond, decision.limit_of(1_001)) == (
+        MatchingLimit.MATCHES,
+        200,
+        MatchingLimit.MATCHES,
+    )
 
 
 def test_late_conditions_have_a_small_limit_for_each_and_for_all() -> None:
@@ -164,9 +168,9 @@ def test_known_outcomes_change_no_decision(
         patch.setattr(matcher, "EVENT_MATCHES", matches)
         decides = matcher_of(conditions)
         expected = decides.decide(subject)
-        recorder = Recorder(subject, lambda: None)
+        recorder = OutcomeRecorder(subject, lambda: None)
         judged = decides.decide(subject, recorder)
-        known = Known(
+        known = KnownOutcomes(
             recorder.outcomes if judged.by_late or not made else recorder.costly,
             matcher=decides if made else None,
             decision=judged,

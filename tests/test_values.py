@@ -16,7 +16,7 @@ from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server.cli.arguments.inputs import properties as flag
+from server.cli.arguments.message_parsers import properties as flag
 from server.cli.client.errors import Failure
 from server.cli.client.event_lines import read_event
 from server.cli.definitions.cases import read_cases, run_case

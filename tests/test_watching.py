@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from server.connect.watching import RETRY_MILLISECONDS
+from server.connect.server_sent_events import RETRY_MILLISECONDS
 from signalbox.v1 import projects_pb2
 from tests.support.automations import automate
 from tests.support.bridge import http_client

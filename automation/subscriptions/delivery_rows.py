@@ -14,7 +14,7 @@ from sqlalchemy import BigInteger, bindparam, delete, func, insert, literal_colu
 
 from automation.bulk import DIALECTS, among, between, execute_many, packed
 from automation.match_log import matches_at
-from automation.prepared import Prepared
+from automation.prepared_statements import Prepared
 from automation.subscriptions.store import BLOCKED, WAITING
 from automation.subscriptions.tables import subscription_delivery, subscription_parked
 from automation.subscriptions.values import ParkingCause

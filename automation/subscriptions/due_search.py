@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import bindparam, func, select
 
-from automation.prepared import Prepared
+from automation.prepared_statements import Prepared
 from automation.subscriptions.store import LEASED, WAITING
 from automation.subscriptions.tables import subscription_delivery
 from automation.subscriptions.values import DeliveryOrder, SearchBounds

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import bindparam, select
 
-from automation.prepared import Prepared
+from automation.prepared_statements import Prepared
 from automation.subscriptions.delivery_rows import Changes, to_delivery_row, write_changes
 from automation.subscriptions.store import LEASED
 from automation.subscriptions.tables import subscription_delivery

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import text
 
 from automation.bulk import packed, packed_pairs, spans
-from automation.prepared import Prepared
+from automation.prepared_statements import Prepared
 from automation.subscriptions.store import BLOCKED, LEASED
 from automation.subscriptions.tables import subscription_delivery
 from automation.subscriptions.values import DeliveryOrder

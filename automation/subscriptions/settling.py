@@ -24,7 +24,7 @@ import msgspec
 from sqlalchemy import text
 
 from automation.bulk import packed_pairs, spans
-from automation.prepared import Prepared
+from automation.prepared_statements import Prepared
 from automation.subscriptions.delivery_rows import (
     Changes,
     DeliveryRow,

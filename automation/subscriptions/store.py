@@ -16,7 +16,7 @@ from sqlalchemy import and_, bindparam, delete, exists, false, func, insert, lit
 
 from automation.errors import InvalidSubscription, SubscriptionAlreadyExists, SubscriptionNotFound
 from automation.match_log import log_end, matches_at
-from automation.prepared import Prepared
+from automation.prepared_statements import Prepared
 from automation.subscriptions.tables import subscription as subscription_table
 from automation.subscriptions.tables import subscription_delivery, subscription_parked, subscription_push
 from automation.subscriptions.values import (

@@ -20,7 +20,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from registry.timestamps import now_micros
-from server.caller import as_server, authenticated
+from server.call_context import as_server, authenticated
 from server.errors import (
     AdminRequired,
     KeyExpired,
@@ -34,7 +34,7 @@ from server.errors import (
 )
 from server.model import Dialect, Scope
 from server.paging import sign_with
-from server.personal import show_personal
+from server.personal_access import show_personal
 from server.sharing.current_project import work_for
 from server.storage.projects import catalog_version, get_project, key_by_digest
 

@@ -35,8 +35,8 @@ from server.bridge.messages import Request, Response
 from server.bridge.metrics_page import METRICS_PATH
 from server.bridge.rate_limits import RateLimiter
 from server.bridge.routes import RouteTable
+from server.call_context import REQUEST_ID, REST, begin_call, speaks
 from server.call_log import SLOW_SECONDS, CallLog
-from server.caller import REQUEST_ID, REST, begin_call, speaks
 from server.errors import KeyInvalid, KeyMissing, Stopping, StorageRefused
 from server.http.body import ClientGone, decode_body, read_body, small_body
 from server.http.errors import (
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from server.bridge.dialect import RestDialect
     from server.bridge.operations import Services
     from server.bridge.routes import Route
-    from server.bridge.system import Page, System
+    from server.bridge.system_pages import Page, SystemPages
     from server.http.body import Bodies
     from server.metrics import Metrics
 
@@ -153,7 +153,7 @@ class Bridge:
         self,
         access: Access,
         services: Services,
-        system: System,
+        system: SystemPages,
         metrics: Metrics,
         *,
         leaving: asyncio.Event,

@@ -13,7 +13,7 @@ from registry.errors import SignalboxError
 from server.auth.access import Caller
 from server.bridge.errors import RuleBroken
 from server.bridge.messages import Request
-from server.ingest.draft import Draft, Unread
+from server.ingest.draft import Draft, UnreadableRequest
 
 if TYPE_CHECKING:
     from server.bridge.dialect import ReadEvent, RestDialect
@@ -64,9 +64,9 @@ def _body(request: Request) -> dict[str, Any] | None:
     return body if isinstance(body, dict) else None
 
 
-def _unread(request: Request, body: dict[str, Any]) -> Unread:
+def _unread(request: Request, body: dict[str, Any]) -> UnreadableRequest:
     content = request.body
-    return Unread(
+    return UnreadableRequest(
         lambda: content,
         len(content),
         _text(body, _NAMES),

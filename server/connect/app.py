@@ -16,13 +16,13 @@ import structlog
 
 from registry.errors import SignalboxError
 from registry.suggestions import Suggestions
+from server.call_context import REQUEST_ID
 from server.call_wait import begin_wait
-from server.caller import REQUEST_ID
 from server.connect.codecs import Codec, codecs
 from server.connect.request import ConnectRequest
+from server.connect.server_sent_events import WATCH_METHOD, WATCH_PARSER, WATCH_PATH, WatchCall
 from server.connect.streams import StreamCall
 from server.connect.unary import UnaryCall, send_error
-from server.connect.watching import WATCH_METHOD, WATCH_PARSER, WATCH_PATH, WatchCall
 from server.contract import SERVICES
 from server.errors import NotOverHttp
 from server.http.body import ClientGone

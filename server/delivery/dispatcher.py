@@ -55,7 +55,7 @@ import structlog
 from automation.errors import AutomationError
 from automation.subscriptions import leasing
 from automation.subscriptions.values import DeliveryRequest, SearchBounds, TakeOver, Undelivered
-from server.caller import as_server
+from server.call_context import as_server
 from server.clock import database_now, transaction_time
 from server.delivery.steps import PendingSettlements, PendingTakeOver, StepInProgress
 from server.errors import ConsumerReplaced, ServiceError, StorageRefused, SubscriptionPushes

@@ -13,7 +13,7 @@ from automation.subscriptions import push_store, store
 from automation.subscriptions.push import PushChanges, change_push, make_secret
 from automation.subscriptions.values import SubscriptionStats
 from registry.timestamps import now_micros
-from server.auditing import Changes, Noted
+from server.auditing import AuditedChanges, AuditNote
 from server.clock import transaction_time
 from server.delivery.start_points import resolve_start
 from server.errors import SubscriptionDoesNotPush, SubscriptionInUse
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from automation.subscriptions.push import Push, PushAttempt
     from automation.subscriptions.store import SubscriptionChanges
     from automation.subscriptions.values import ParkedMatch, ParkedSelection, Subscription
-    from server.auditing import Record
+    from server.auditing import AuditRecorder
     from server.delivery.dispatchers import Dispatchers
     from server.delivery.match_reader import MatchReader, UnreadableMatch
-    from server.delivery.push.pushes import Pushes
+    from server.delivery.push.push_settings import PushSettings
     from server.delivery.recent_matches import LoadedMatch
     from server.delivery.start_points import StartPoint
     from server.paging import Page, PageRequest
@@ -75,11 +75,11 @@ class Subscriptions:
         database: Database,
         dispatchers: Dispatchers,
         reader: MatchReader,
-        pushes: Pushes,
-        changes: Changes | None = None,
+        pushes: PushSettings,
+        changes: AuditedChanges | None = None,
     ) -> None:
         self._database = database
-        self._changes = changes or Changes(database)
+        self._changes = changes or AuditedChanges(database)
         self._dispatchers = dispatchers
         self._reader = reader
         self._pushes = pushes
@@ -98,7 +98,7 @@ class Subscriptions:
             store.check_subscription(new)
             push = await self._pushes.check(replace(push, secrets=push.secrets or (made_secret,)))
 
-        def create(connection: Connection, record: Record) -> SubscriptionStatus:
+        def create(connection: Connection, record: AuditRecorder) -> SubscriptionStatus:
             lock_heads(connection, [project_pk])
             now = now_micros()
             filled = replace(new, project_pk=project_pk, id=subscription_id, created_at=now, updated_at=now)
@@ -158,7 +158,7 @@ class Subscriptions:
         if isinstance(push, PushChanges):
             push, made_secret = await self._check_push(project_pk, subscription, push)
 
-        def update(connection: Connection, record: Record) -> Subscription:
+        def update(connection: Connection, record: AuditRecorder) -> Subscription:
             lock_heads(connection, [project_pk])
             now = now_micros()
             before = _recorded(connection, _locked(connection, project_pk, subscription))
@@ -207,7 +207,7 @@ class Subscriptions:
         Raise SubscriptionNotFound, SubscriptionInUse and EtagMismatch.
         """
 
-        def delete(connection: Connection, record: Record) -> SubscriptionStatus:
+        def delete(connection: Connection, record: AuditRecorder) -> SubscriptionStatus:
             current = _locked(connection, project_pk, subscription)
             status = self._status(connection, [current])[0]
             if status.consumer_count and not force:
@@ -227,7 +227,7 @@ class Subscriptions:
         Raise SubscriptionNotFound, EtagMismatch, CursorExpired, CursorInvalid, CursorRewound and PositionBeyondHead.
         """
 
-        def seek(connection: Connection, record: Record) -> Subscription:
+        def seek(connection: Connection, record: AuditRecorder) -> Subscription:
             # Retention deletes under this lock: no match after the position goes before the subscription protects it.
             lock_heads(connection, [project_pk])
             position = resolve_start(connection, project_pk, start)
@@ -307,9 +307,9 @@ class Subscriptions:
         if dry_run:
             return await self._database.read(lambda connection: store.count_parked(connection, current, selection))
 
-        def work(connection: Connection, record: Record) -> int:
+        def work(connection: Connection, record: AuditRecorder) -> int:
             count = move(connection, current)
-            moved = Noted("subscription", current.id, {"name": current.name, "parkedMatchCount": count})
+            moved = AuditNote("subscription", current.id, {"name": current.name, "parkedMatchCount": count})
             record(connection, project_pk, None, moved if count else None)
             return count
 
@@ -318,7 +318,9 @@ class Subscriptions:
         except SubscriptionNotFound:
             raise SubscriptionNotFound(subscription) from None
 
-    async def _change(self, action: str, change: Callable[[Connection, Record], Subscription]) -> SubscriptionStatus:
+    async def _change(
+        self, action: str, change: Callable[[Connection, AuditRecorder], Subscription]
+    ) -> SubscriptionStatus:
         return await self._write_and_wake(
             action,
             lambda connection, record: self._status(connection, [change(connection, record)])[0],
@@ -326,7 +328,7 @@ class Subscriptions:
         )
 
     async def _write_and_wake(
-        self, action: str, work: Callable[[Connection, Record], T], key_of: Callable[[T], int]
+        self, action: str, work: Callable[[Connection, AuditRecorder], T], key_of: Callable[[T], int]
     ) -> T:
         """Change a subscription and wake its dispatcher, even if the caller is cancelled while the change is written.
 

@@ -15,7 +15,7 @@ from server.http.tls import server_context
 
 if TYPE_CHECKING:
     from server.http.connections import HttpConnections
-    from server.http.front import Application
+    from server.http.path_router import Application
     from server.settings import Tls
 
 

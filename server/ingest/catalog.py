@@ -33,7 +33,7 @@ from automation.matching import LiveAutomations
 from registry.coercion import compile_schema
 from registry.store import active_definitions
 from registry.suggestions import Suggestions
-from server.auditing import Changes
+from server.auditing import AuditedChanges
 from server.sharing.work_thread import SLICE_SECONDS, WorkThread
 from server.storage.projects import (
     advance_catalog,
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from automation.automations import Automation
     from registry.coercion import Coercer
     from registry.definitions import EventDefinition
-    from server.auditing import Record
+    from server.auditing import AuditRecorder
     from server.model import Project, Rules
     from server.storage.database import Database
 
@@ -169,10 +169,10 @@ class Catalog:
         self,
         database: Database,
         invalidated: Callable[[int], object] = lambda project_pk: None,
-        changes: Changes | None = None,
+        changes: AuditedChanges | None = None,
     ) -> None:
         """`invalidated` is called with a project whose catalog has changed."""
-        self.changes = changes or Changes(database)
+        self.changes = changes or AuditedChanges(database)
         self._database = database
         self._invalidated = invalidated
         self.thread = WorkThread()
@@ -230,7 +230,7 @@ class Catalog:
         self._invalidated(project_pk)
 
     async def change(
-        self, project_pk: int, action: str, work: Callable[[Connection, Record], T], *, dry_run: bool = False
+        self, project_pk: int, action: str, work: Callable[[Connection, AuditRecorder], T], *, dry_run: bool = False
     ) -> T:
         """Change the catalog of a project in one transaction, and invalidate its snapshot. Return the result of `work`.
 
@@ -241,7 +241,7 @@ class Catalog:
         The transaction and the invalidation are one piece of work, which a cancelled caller does not cut apart.
         """
 
-        def in_transaction(connection: Connection, record: Record) -> T:
+        def in_transaction(connection: Connection, record: AuditRecorder) -> T:
             advance_catalog(connection, project_pk)
             result = work(connection, record)
             if dry_run:

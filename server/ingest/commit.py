@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from automation.conditions.subject import Subject
-    from automation.matcher import Decision, Known, Matcher
+    from automation.matcher import Decision, KnownOutcomes, Matcher
     from server.ingest.catalog import CatalogSnapshot
     from server.ingest.contacts import ContactCache
     from server.ingest.draft import Batch
@@ -368,7 +368,7 @@ def commit(
     return commits
 
 
-def _known(draft: Draft, event: Event, subject: Subject) -> Known | None:
+def _known(draft: Draft, event: Event, subject: Subject) -> KnownOutcomes | None:
     """Return what is known of a draft's conditions; None if it was not pre-evaluated."""
     return known_outcomes(draft.pre_evaluated, event, subject) if draft.pre_evaluated else None
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from server.caller import as_server
+from server.call_context import as_server
 from server.errors import AutomationsChanging, BatchTooCostly, QueueFull, ServiceError, StorageRefused
 from server.ingest.pre_evaluation import estimated_steps, room_of
 from server.ingest.validate import validate_in_slices

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from registry.errors import Violation
-from server import caller
+from server import call_context
 from server.errors import BatchRejected, InvalidArgument, StorageUnavailable
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class BatchMode(Enum):
     INDEPENDENT = 2
 
 
-class Unread(msgspec.Struct, frozen=True):
+class UnreadableRequest(msgspec.Struct, frozen=True):
     """A request that could not be read as an event: it and its size, the parameters of its path, and what it names.
 
     The names are empty where they cannot be found, and are not validated.
@@ -89,7 +89,7 @@ class Draft(msgspec.Struct):
     idempotency_key: str = ""
     rules: Rules | None = None
     invalid: Exception | None = None
-    unread: Unread | None = None
+    unread: UnreadableRequest | None = None
     refused_id: str = ""
     sent_at: int | None = None
     # validated
@@ -158,7 +158,7 @@ class Batch:
         *,
         reingests: bool = False,
     ) -> None:
-        self.caller = caller.current()
+        self.caller = call_context.current()
         self.reingests = reingests
         self.snapshot = snapshot
         self.drafts = drafts

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from automation.matcher import Known
+from automation.matcher import KnownOutcomes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,7 @@ class PreEvaluated(msgspec.Struct):
 
     subject: Subject
     definition_id: str
-    known: Known
+    known: KnownOutcomes
 
     def same_event(self, event: Event) -> bool:
         """Return whether the event is the one that was pre-evaluated, validated in the same way."""
@@ -38,10 +38,10 @@ class PreEvaluated(msgspec.Struct):
         return evaluated.email == subject.email and evaluated.contact_properties == subject.contact_properties
 
 
-def known_outcomes(pre_evaluated: Sequence[PreEvaluated], event: Event, subject: Subject) -> Known | None:
+def known_outcomes(pre_evaluated: Sequence[PreEvaluated], event: Event, subject: Subject) -> KnownOutcomes | None:
     """Return the outcomes that hold for an event, None if there are none."""
     valid = [outcomes for outcomes in pre_evaluated if outcomes.same_event(event)]
     for outcomes in valid:
         if outcomes.same_contact(subject):
             return outcomes.known
-    return Known(valid[0].known.outcomes, with_contact=False) if valid else None
+    return KnownOutcomes(valid[0].known.outcomes, with_contact=False) if valid else None

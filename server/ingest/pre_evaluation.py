@@ -27,7 +27,7 @@ import msgspec
 from automation.automations import EntryRule
 from automation.conditions.costs import estimated
 from automation.conditions.subject import Subject
-from automation.matcher import EVENT_MATCHES, EVENT_STEPS, Known, Recorder
+from automation.matcher import EVENT_MATCHES, EVENT_STEPS, KnownOutcomes, OutcomeRecorder
 from automation.matching import awaits, compiled
 from automation.run_store import waiting_runs
 from server.clock import database_now
@@ -209,8 +209,8 @@ class _Work:
     def _with_contact(
         self, draft: Draft, subject: Subject, matcher: Matcher | None, waiting: Sequence[Run]
     ) -> PreEvaluated:
-        recorder = Recorder(subject, self._pause)
-        known = Known(recorder.costly)
+        recorder = OutcomeRecorder(subject, self._pause)
+        known = KnownOutcomes(recorder.costly)
         steps = 0
         for run in waiting:
             if steps < EVENT_STEPS and run.wait is not None:

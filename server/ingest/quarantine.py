@@ -18,8 +18,8 @@ from registry.paths import without_indexes
 from server.errors import ContactNotFound, IdempotencyKeyReused, RefusedEventNotFound
 from server.status import MAX_MESSAGE, cut
 from server.storage.refused_events import (
-    Content,
-    Error,
+    RefusalError,
+    RefusedContent,
     add_refused,
     delete_refused,
     existing,
@@ -122,16 +122,16 @@ class Quarantined:
         request = b""
         if unread is None:
             key, name, contact_id, email = draft.idempotency_key, draft.name, draft.contact_id, draft.email
-            content = Content(name, contact_id, email, draft.occurred_at, draft.given)
+            content = RefusedContent(name, contact_id, email, draft.occurred_at, draft.given)
         else:
             if unread.size > MAX_KEPT_BYTES:
                 return None
             key, name, contact_id, email = unread.idempotency_key, unread.name, unread.contact_id, unread.email
-            content = Content(name, contact_id, email, params=dict(unread.params))
+            content = RefusedContent(name, contact_id, email, params=dict(unread.params))
             request = unread.request()
         violations: tuple[Violation, ...] = getattr(error, "violations", ())
         reason = getattr(error, "reason", "INTERNAL")
-        kept = Error(reason, cut(getattr(error, "message", str(error)), MAX_MESSAGE), violations)
+        kept = RefusalError(reason, cut(getattr(error, "message", str(error)), MAX_MESSAGE), violations)
         places = {(one.reason, clean(without_indexes(one.path))): None for one in violations}
         error_text, content_text = _encode(kept).decode(), _encode(content).decode()
         size = len(error_text) + len(content_text) + len(request) + len(name) + len(email)

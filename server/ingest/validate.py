@@ -11,7 +11,7 @@ from registry.errors import DefinitionNotFound, InvalidName, PayloadRejected
 from registry.names import check_event_name
 from server.ingest.draft import MAX_REPORTED
 from server.model import UndefinedEvents
-from server.personal import shown_rejection
+from server.personal_access import shown_rejection
 
 if TYPE_CHECKING:
     from registry.coercion import CoercedPayload

@@ -7,7 +7,7 @@
     a call's message           ARRIVAL_SECONDS until it is complete     REQUEST_TOO_SLOW
     a stream's first message   FIRST_MESSAGE_SECONDS                    REQUEST_TOO_SLOW
     messages that arrive       8 to 256, shared likewise                the call waits before its message is read
-    large ones of a project    as many as its latest ones (`arrivals`)  the call waits before its message is read
+    large ones of a project    as many as its latest ones               the call waits before its message is read
     messages in work           32 to 64 MiB, shared likewise            the call waits before its message is parsed
     streams' messages before   a 64th of the memory, shared likewise    TOO_MANY_LARGE_MESSAGES
 
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from server.errors import RequestTooSlow, Stopping, TooManyCalls, TooManyLargeMessages, TooManyStreams
 from server.recurring import Recurring
-from server.rpc.arrivals import SLOW_SECONDS, Arrivals
+from server.rpc.receive_limits import SLOW_SECONDS, ReceiveLimits
 from server.sharing.fair_budget import FairBudget
 from server.sharing.memory import usable_memory
 
@@ -97,7 +97,7 @@ class CallLimits:
         self.streams = FairBudget(MAX_STREAMS)
         arriving = memory // _ARRIVING_PART // MAX_MESSAGE_BYTES
         self.arriving = FairBudget(_between(_LEAST_ARRIVING, arriving, _MOST_ARRIVING))
-        self.arrivals = Arrivals()
+        self.receiving = ReceiveLimits()
         self.working = FairBudget(_between(_LEAST_WORKING, memory // _WORKING_PART, _MOST_WORKING))
         self._waiting_messages = FairBudget(max(_LEAST_WAITING, memory // _WAITING_PART))
         self.expected: dict[asyncio.Task[Any], tuple[float, float]] = {}
@@ -159,7 +159,7 @@ class CallLimits:
         stopping = self._open_calls.stopping.is_set()
         for task, (since, seconds) in list(self.expected.items()):
             if now - since > SLOW_SECONDS:
-                self.arrivals.leave(task)
+                self.receiving.leave(task)
             if now - since > seconds:
                 self._open_calls.end(task, RequestTooSlow(seconds))
             elif stopping and now - since > STOPPING_SECONDS:

@@ -325,7 +325,7 @@ class Calls:
         kind = key, method
         await limits.arriving.acquire(key)
         try:
-            await limits.arrivals.enter(task, kind)
+            await limits.receiving.enter(task, kind)
             limits.expected[task] = asyncio.get_running_loop().time(), ARRIVAL_SECONDS
             try:
                 data = await transport.receive()
@@ -334,12 +334,12 @@ class Calls:
             if data is None:
                 raise MalformedRequest("The call ended without a request; send one message")
             size = len(data)
-            limits.arrivals.received(kind, size)
+            limits.receiving.received(kind, size)
             if size > SMALL_BYTES:
                 await limits.working.acquire(key, size)
             return data
         finally:
-            limits.arrivals.leave(task)
+            limits.receiving.leave(task)
             limits.arriving.give(key)
 
     async def _parse(self, parser: RequestParser, data: bytes, key: int) -> Any:
@@ -370,21 +370,21 @@ class Calls:
                 try:
                     await limits.enter_work(key, size)
                 finally:
-                    limits.arrivals.leave(stream.task)
+                    limits.receiving.leave(stream.task)
                 try:
                     yield await self._parse(parser, data, key)
                 finally:
                     limits.working.give(key, size)
         finally:
-            limits.arrivals.leave(stream.task)
+            limits.receiving.leave(stream.task)
 
     async def _next(
         self, messages: AsyncIterator[bytes], task: asyncio.Task[Any], kind: tuple[int, Method], seconds: float
     ) -> bytes | None:
         """Receive the next message of a stream, None after the last. If it is large, the task's place is kept."""
         limits = self._limits
-        if limited := limits.arrivals.limited(kind):
-            await limits.arrivals.enter(task, kind)
+        if limited := limits.receiving.limited(kind):
+            await limits.receiving.enter(task, kind)
         if limited or seconds < inf:
             limits.expected[task] = asyncio.get_running_loop().time(), seconds
         size = 0
@@ -392,12 +392,12 @@ class Calls:
             data = await anext(messages, None)
             if data is not None:
                 size = len(data)
-                limits.arrivals.received(kind, size)
+                limits.receiving.received(kind, size)
             return data
         finally:
             limits.expected.pop(task, None)
             if size <= SMALL_BYTES:
-                limits.arrivals.leave(task)
+                limits.receiving.leave(task)
 
     def _record_of(self, method: Method) -> _Record:
         record = self._records.get(method)

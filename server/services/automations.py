@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from automation.automations import Automation, AutomationChanges, NewAutomation
     from automation.runs import Run
-    from server.auditing import Record
+    from server.auditing import AuditRecorder
     from server.ingest.catalog import Catalog
     from server.paging import Page, PageRequest
     from server.sharing.work_thread import WorkThread
@@ -60,7 +60,7 @@ class Automations:
         automation_id = "" if validate_only else str(uuid7())
         await parse_ahead(self._catalog.thread, project_pk, new.condition)
 
-        def create(connection: Connection, head: int, record: Record) -> Automation:
+        def create(connection: Connection, head: int, record: AuditRecorder) -> Automation:
             check_condition(connection, project_pk, new.event_name, new.condition)
             created = store.create_automation(connection, project_pk, automation_id, new, head, now_micros())
             record(connection, project_pk, None, created)
@@ -136,7 +136,7 @@ class Automations:
             condition = (await self.get(project_pk, automation_id)).condition
         await parse_ahead(self._catalog.thread, project_pk, condition)
 
-        def update(connection: Connection, head: int, record: Record) -> Automation:
+        def update(connection: Connection, head: int, record: AuditRecorder) -> Automation:
             current = store.get_automation(connection, project_pk, automation_id)
             changed = changes.apply(current, now_micros())
             activated = changed.state is AutomationState.ACTIVE and changed.state is not current.state
@@ -156,7 +156,7 @@ class Automations:
         condition = (await self.get(project_pk, automation_id)).condition
         await parse_ahead(self._catalog.thread, project_pk, condition)
 
-        def activate(connection: Connection, head: int, record: Record) -> Automation:
+        def activate(connection: Connection, head: int, record: AuditRecorder) -> Automation:
             current = store.get_automation(connection, project_pk, automation_id)
             if current.state is not AutomationState.ACTIVE:
                 check_condition(connection, project_pk, current.event_name, current.condition)
@@ -172,7 +172,7 @@ class Automations:
         Raise AutomationNotFound, AutomationNotActive and EtagMismatch.
         """
 
-        def pause(connection: Connection, head: int, record: Record) -> Automation:
+        def pause(connection: Connection, head: int, record: AuditRecorder) -> Automation:
             current = store.get_automation(connection, project_pk, automation_id)
             paused = store.pause(connection, current, etag, head, now_micros())
             record(connection, project_pk, current, paused)
@@ -186,7 +186,7 @@ class Automations:
         Raise AutomationNotFound, AutomationActive and EtagMismatch.
         """
 
-        def delete(connection: Connection, head: int, record: Record) -> tuple[Automation, int]:
+        def delete(connection: Connection, head: int, record: AuditRecorder) -> tuple[Automation, int]:
             now = now_micros()
             current = store.get_automation(connection, project_pk, automation_id)
             store.delete_automation(connection, current, etag, now)
@@ -197,7 +197,12 @@ class Automations:
         return await self._change(project_pk, "DeleteAutomation", delete)
 
     async def _change(
-        self, project_pk: int, action: str, work: Callable[[Connection, int, Record], T], *, dry_run: bool = False
+        self,
+        project_pk: int,
+        action: str,
+        work: Callable[[Connection, int, AuditRecorder], T],
+        *,
+        dry_run: bool = False,
     ) -> T:
         """Change the automations of a project; `work` gets the position after which the change applies."""
         return await self._catalog.change(

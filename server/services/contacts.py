@@ -10,7 +10,7 @@ from uuid_utils import uuid7
 
 from automation.run_store import cancel_runs_of_contacts
 from registry.timestamps import now_micros
-from server.auditing import Changes
+from server.auditing import AuditedChanges
 from server.budgets import MAX_CONTACT_BYTES, MAX_CONTACT_VALUES
 from server.errors import ContactAlreadyExists, ContactNotFound, InvalidArgument
 from server.storage import contacts as store
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from server.auditing import Record
+    from server.auditing import AuditRecorder
     from server.model import Contact
     from server.paging import Page, PageRequest
     from server.storage.database import Database
@@ -42,10 +42,12 @@ class ContactRef:
 class Contacts:
     """Manages contacts. Addresses are in the form of `server.emails.normalize_email`."""
 
-    def __init__(self, database: Database, on_erased: Callable[[int], object], changes: Changes | None = None) -> None:
+    def __init__(
+        self, database: Database, on_erased: Callable[[int], object], changes: AuditedChanges | None = None
+    ) -> None:
         """`on_erased` is called with the `project_pk` after contacts of a project were erased."""
         self._database = database
-        self._changes = changes or Changes(database)
+        self._changes = changes or AuditedChanges(database)
         self._on_erased = on_erased
 
     async def upsert(
@@ -56,7 +58,7 @@ class Contacts:
         A property that is None is removed. With an etag the contact must exist: raises ContactNotFound, EtagMismatch.
         """
 
-        def work(connection: Connection, record: Record) -> tuple[Contact, bool]:
+        def work(connection: Connection, record: AuditRecorder) -> tuple[Contact, bool]:
             # The head's lock keeps two servers from creating the same contact.
             lock_heads(connection, [project_pk])
             try:
@@ -72,7 +74,7 @@ class Contacts:
     async def create(self, project_pk: int, email: str, properties: Mapping[str, Any]) -> Contact:
         """Create a contact. Raise ContactAlreadyExists."""
 
-        def work(connection: Connection, record: Record) -> Contact:
+        def work(connection: Connection, record: AuditRecorder) -> Contact:
             lock_heads(connection, [project_pk])
             if store.contact_keys(connection, project_pk, emails=[email]):
                 raise ContactAlreadyExists(email)
@@ -86,7 +88,7 @@ class Contacts:
         Raise ContactNotFound, EtagMismatch and InvalidArgument.
         """
 
-        def work(connection: Connection, record: Record) -> Contact:
+        def work(connection: Connection, record: AuditRecorder) -> Contact:
             lock_heads(connection, [project_pk])
             current = store.find_contact(connection, project_pk, contact_id=name.id, email=name.email)
             return _updated(connection, record, project_pk, current, properties, etag)
@@ -140,7 +142,7 @@ class Contacts:
         Raise ContactNotFound and EtagMismatch.
         """
 
-        def work(connection: Connection, record: Record) -> Contact:
+        def work(connection: Connection, record: AuditRecorder) -> Contact:
             advance_catalog(connection, project_pk)
             current = store.find_contact(connection, project_pk, contact_id=name.id, email=name.email)
             _erase(connection, record, project_pk, [current], etag)
@@ -152,7 +154,7 @@ class Contacts:
         """Erase the contacts that exist, as `delete` does, in one transaction. Return their number."""
         ids = set(contact_ids)
 
-        def work(connection: Connection, record: Record) -> int:
+        def work(connection: Connection, record: AuditRecorder) -> int:
             advance_catalog(connection, project_pk)
             found = [
                 store.find_contact(connection, project_pk, contact_id=contact_id)
@@ -163,7 +165,7 @@ class Contacts:
 
         return await self._erase(project_pk, work)
 
-    async def _erase(self, project_pk: int, work: Callable[[Connection, Record], T]) -> T:
+    async def _erase(self, project_pk: int, work: Callable[[Connection, AuditRecorder], T]) -> T:
         """Erase contacts in a transaction and report it, even if the caller is cancelled in between."""
 
         async def erase_and_report() -> T:
@@ -175,7 +177,7 @@ class Contacts:
 
 
 def _erase(
-    connection: Connection, record: Record, project_pk: int, contacts: Sequence[Contact], etag: str = ""
+    connection: Connection, record: AuditRecorder, project_pk: int, contacts: Sequence[Contact], etag: str = ""
 ) -> None:
     """Erase contacts and cancel their open runs. Raise EtagMismatch."""
     head, now = lock_heads(connection, [project_pk])[project_pk].position, now_micros()
@@ -187,7 +189,7 @@ def _erase(
 
 
 def _created(
-    connection: Connection, record: Record, project_pk: int, email: str, properties: Mapping[str, Any]
+    connection: Connection, record: AuditRecorder, project_pk: int, email: str, properties: Mapping[str, Any]
 ) -> Contact:
     kept = _without_nulls(properties)
     created = store.insert_contact(connection, project_pk, str(uuid7()), email, kept, now_micros())
@@ -197,7 +199,7 @@ def _created(
 
 def _updated(
     connection: Connection,
-    record: Record,
+    record: AuditRecorder,
     project_pk: int,
     current: Contact,
     properties: Mapping[str, Any],

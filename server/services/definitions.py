@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from registry.definitions import EventDefinition, NewDefinition, Revision
     from registry.schema import Compatibility, Schema
     from registry.store import DefinitionChanges
-    from server.auditing import Record
+    from server.auditing import AuditRecorder
     from server.auth.access import Caller
     from server.ingest.catalog import Catalog
     from server.paging import Page, PageRequest
@@ -58,7 +58,7 @@ class Definitions:
         Raise InvalidName, InvalidDescription, InvalidSchema, DefinitionAlreadyExists and TooManyDefinitions.
         """
 
-        def create(connection: Connection, record: Record) -> EventDefinition:
+        def create(connection: Connection, record: AuditRecorder) -> EventDefinition:
             created = store.create_definition(connection, caller.project_id, str(uuid7()), new, now_micros())
             record(connection, caller.project_pk, None, created)
             return created
@@ -140,7 +140,7 @@ class Definitions:
         Raise DefinitionNotFound, DefinitionDeleted, EtagMismatch and DefinitionInUse.
         """
 
-        def delete(connection: Connection, record: Record) -> EventDefinition:
+        def delete(connection: Connection, record: AuditRecorder) -> EventDefinition:
             before = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
             deleted = store.delete_definition(connection, caller.project_id, name_or_id, etag, now_micros())
             if unless_used and (count := active_automations(connection, caller.project_pk, deleted.name)):
@@ -156,7 +156,7 @@ class Definitions:
         Raise DefinitionNotFound, DefinitionNotDeleted, DefinitionAlreadyExists, TooManyDefinitions and EtagMismatch.
         """
 
-        def undelete(connection: Connection, record: Record) -> EventDefinition:
+        def undelete(connection: Connection, record: AuditRecorder) -> EventDefinition:
             before = store.get_definition(connection, caller.project_id, definition_id, deleted=True)
             restored = store.undelete_definition(connection, caller.project_id, definition_id, etag, now_micros())
             record(connection, caller.project_pk, before, restored)
@@ -248,7 +248,7 @@ class Definitions:
             ahead = SchemaErrors(old.schema, new.schema, automations.conditions)
             await self._catalog.thread.run_in_slices(project_pk, ahead.proceed)
 
-        def update(connection: Connection, record: Record) -> EventDefinition:
+        def update(connection: Connection, record: AuditRecorder) -> EventDefinition:
             before, after = work(connection)
             if not force:
                 check_conditions(connection, project_pk, before, after, automations, ahead)

@@ -25,8 +25,8 @@ import structlog
 from automation.bulk import chunks
 from automation.erasing import count_open_runs, deliveries_of_events, runs_of_contact
 from registry.timestamps import now_micros
-from server.auditing import Changes, Noted
-from server.caller import as_server
+from server.auditing import AuditedChanges, AuditNote
+from server.call_context import as_server
 from server.delivery.recent_matches import RECENT_SECONDS
 from server.recurring import Recurring, try_each
 from server.services.quarantine import delete
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from automation.erasing import ErasedRuns
-    from server.auditing import Record
+    from server.auditing import AuditRecorder
     from server.outages import Outages
     from server.services.contacts import ContactRef
     from server.storage.database import Database
@@ -96,11 +96,15 @@ class Erasures:
     """Erases persons, and continues erasures that were interrupted."""
 
     def __init__(
-        self, database: Database, on_erased: Callable[[int], object], outages: Outages, changes: Changes | None = None
+        self,
+        database: Database,
+        on_erased: Callable[[int], object],
+        outages: Outages,
+        changes: AuditedChanges | None = None,
     ) -> None:
         """`on_erased` is called with the `project_pk` once a contact of a project is erased."""
         self._database = database
-        self._changes = changes or Changes(database)
+        self._changes = changes or AuditedChanges(database)
         self._on_erased = on_erased
         self._tasks: dict[int, asyncio.Task[Erased]] = {}
         self._recurring = Recurring("erasures", self.resume, outages)
@@ -121,10 +125,10 @@ class Erasures:
         """Erase a person. Return what was erased since this call. Raise ContactNotFound for an unknown id."""
         began = monotonic()
 
-        def begin_recorded(connection: Connection, record: Record) -> tuple[Person, PendingErasure | None]:
+        def begin_recorded(connection: Connection, record: AuditRecorder) -> tuple[Person, PendingErasure | None]:
             person, pending = begin_erasure(connection, project_pk, ref.id, ref.email, now_micros())
             if pending is not None:
-                record(connection, project_pk, None, Noted("contact", person.contact_id, {"erased": True}))
+                record(connection, project_pk, None, AuditNote("contact", person.contact_id, {"erased": True}))
             return person, pending
 
         async def begin() -> tuple[Person, PendingErasure | None]:

@@ -30,13 +30,13 @@ from server.ingest.contacts import CommitContacts, IfUnknown, if_unknown, with_n
 from server.ingest.subjects import subject_of
 from server.ingest.validate import validate_draft
 from server.model import Event
-from server.personal import personal_shown, shown_violations
+from server.personal_access import personal_shown, shown_violations
 from server.services.match_reasons import (
     BEYOND_ALL,
-    Considered,
+    ConsideredAutomation,
     EventLimits,
-    Explaining,
     Explanation,
+    ExplanationPage,
     MatchedEvent,
     considered_of_page,
     limits_of,
@@ -159,7 +159,9 @@ class Explanations:
 
         shown = personal_shown()
 
-        def read(connection: Connection) -> tuple[MatchedEvent, list[Considered], EventLimits, Sequence[Schema]]:
+        def read(
+            connection: Connection,
+        ) -> tuple[MatchedEvent, list[ConsideredAutomation], EventLimits, Sequence[Schema]]:
             event = read_event(connection)
             considered, keys = considered_of_page(connection, project_pk, event, automation_id, request, event_id)
             limits = limits_of(connection, project_pk, event, keys, snapshot.automations)
@@ -187,7 +189,7 @@ class Explanations:
         matched = MatchedEvent(event, BEYOND_ALL, key, subject_of(event, contact.properties if contact else {}), {})
         source = draft.fingerprint()
 
-        def read(connection: Connection) -> list[Considered]:
+        def read(connection: Connection) -> list[ConsideredAutomation]:
             return considered_of_page(connection, project_pk, matched, automation_id, request, source)[0]
 
         considered = await self._database.read(read)
@@ -200,7 +202,7 @@ class Explanations:
         self,
         project_pk: int,
         matched: MatchedEvent,
-        considered: Sequence[Considered],
+        considered: Sequence[ConsideredAutomation],
         limits: EventLimits,
         request: PageRequest,
         source: str,
@@ -208,7 +210,7 @@ class Explanations:
         hidden: PersonalPaths,
     ) -> Page[Explanation]:
         """Return a page of explanations, the newest automation first."""
-        writing = Explaining(matched, considered, limits, request.limit())
+        writing = ExplanationPage(matched, considered, limits, request.limit())
         await self._catalog.thread.run_in_slices(project_pk, writing.proceed)
         filters = ("explanations", project_pk, source, automation_id)
         found = [replace(each, trace=_mask_trace(each.trace, hidden)) for each in writing.found]

@@ -3,7 +3,7 @@
 considered_of_page   reads the automations of a page, as they are now and as they were at the position, with the
 reasons that block them whatever their condition says
 limits_of            reads what is needed to find out which limit of an event was reached
-Explaining           evaluates the conditions, in slices and outside of the transaction
+ExplanationPage      evaluates the conditions, in slices and outside of the transaction
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from automation.bulk import chunks
 from automation.conditions.closures import LATE_STEPS
 from automation.conditions.condition import Condition
 from automation.conditions.values import Verdict
-from automation.matcher import EVENT_MATCHES, EVENT_STEPS, Limit, Matcher
+from automation.matcher import EVENT_MATCHES, EVENT_STEPS, Matcher, MatchingLimit
 from automation.run_store import entries_before
 from registry.page_sizes import PAGE_CHARACTERS
 from server.sharing.work_thread import SLICE_SECONDS
@@ -115,7 +115,7 @@ class MatchedEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class Considered:
+class ConsideredAutomation:
     """An automation that matched events of this name at the event's position, as it is now and as it was then."""
 
     automation: Automation
@@ -146,26 +146,26 @@ class EventLimits:
 
 
 _LIMIT_REASONS: Final = {
-    Limit.STEPS: (
+    MatchingLimit.STEPS: (
         BlockingKind.STEP_LIMIT,
         f"The conditions of older automations had taken {EVENT_STEPS:,} steps on this event, the maximum",
     ),
-    Limit.LATE: (
+    MatchingLimit.LATE: (
         BlockingKind.STEP_LIMIT,
         f"Older conditions with event.id, event.received_at or contact.id had taken {LATE_STEPS:,} steps, the maximum",
     ),
-    Limit.MATCHES: (
+    MatchingLimit.MATCHES: (
         BlockingKind.MATCH_LIMIT,
         f"The event satisfied the conditions of {EVENT_MATCHES:,} older automations, the maximum",
     ),
 }
 
 
-class Explaining:
+class ExplanationPage:
     """Makes the explanations of a page, until it is full."""
 
     def __init__(
-        self, matched: MatchedEvent, considered: Sequence[Considered], limits: EventLimits, limit: int
+        self, matched: MatchedEvent, considered: Sequence[ConsideredAutomation], limits: EventLimits, limit: int
     ) -> None:
         self._matched = matched
         self._considered = iter(considered)
@@ -189,7 +189,7 @@ class Explaining:
                 return False
         return True
 
-    def _explanation(self, considered: Considered) -> Explanation:
+    def _explanation(self, considered: ConsideredAutomation) -> Explanation:
         then, reasons = considered.then, [*considered.reasons]
         trace = Condition(then.condition).trace(self._matched.subject)
         verdict = verdict_of(trace)
@@ -207,7 +207,7 @@ def considered_of_page(
     automation_id: str,
     request: PageRequest,
     source: str,
-) -> tuple[list[Considered], list[int]]:
+) -> tuple[list[ConsideredAutomation], list[int]]:
     """Return the automations of a page, newest first, and one more if there are more.
 
     Also return the keys of all automations that ever matched events of this name.
@@ -221,7 +221,7 @@ def considered_of_page(
     if automation_id:
         selected = get_automation(connection, project_pk, automation_id, deleted=True).key
         keys = [key for key in keys if key == selected]
-    found: list[Considered] = []
+    found: list[ConsideredAutomation] = []
     for chunk in chunks(keys, _CHUNK):
         found += _considered(connection, project_pk, matched, [*chunk])
         if len(found) > limit:
@@ -260,13 +260,13 @@ def _past(
 
 def _considered(
     connection: Connection, project_pk: int, matched: MatchedEvent, keys: list[int]
-) -> Iterator[Considered]:
+) -> Iterator[ConsideredAutomation]:
     """Yield the automations with these keys that matched events of this name at the event's position."""
     past = _past(connection, matched, keys)
     blocking = _blocking_runs(connection, project_pk, matched, [then for _, then in past.values()])
     for now, then in past.values():
         reasons = [*_state_reasons(then), *_case_reasons(then, matched), *_once_reasons(then, blocking)]
-        yield Considered(now, then, reasons)
+        yield ConsideredAutomation(now, then, reasons)
 
 
 def _as_of_event(now: Automation, then: AutomationVersion | None) -> Automation | None:

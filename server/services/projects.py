@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from server.auditing import Record
+    from server.auditing import AuditRecorder
     from server.auth.access import Access, Caller
     from server.ingest.catalog import Catalog
     from server.paging import Page, PageRequest
@@ -57,7 +57,7 @@ class Projects:
         _check_name(name)
         _check_quota(quota)
 
-        def create(connection: Connection, record: Record) -> Project:
+        def create(connection: Connection, record: AuditRecorder) -> Project:
             created = store.insert_project(connection, str(uuid7()), name, rules, now_micros(), event_retention, quota)
             record(connection, created.pk, None, created)
             return created
@@ -94,7 +94,7 @@ class Projects:
 
         found = await self.get(id_or_name)
 
-        def update(connection: Connection, record: Record) -> Project:
+        def update(connection: Connection, record: AuditRecorder) -> Project:
             current = store.get_project(connection, found.id)
             changed = replace(
                 current,
@@ -121,7 +121,7 @@ class Projects:
             message = "confirm_name must be the name of the project, so that no other one is deleted by mistake"
             raise InvalidArgument.at("confirm_name", "INVALID_ARGUMENT", message)
 
-        def delete(connection: Connection, record: Record) -> None:
+        def delete(connection: Connection, record: AuditRecorder) -> None:
             current = store.get_project(connection, found.id)
             record(connection, found.pk, current, None)
             project_deletion.mark_deleted(connection, current, etag, now_micros())
@@ -158,7 +158,7 @@ class Projects:
 
         found = await self.get(id_or_name)
 
-        def create(connection: Connection, record: Record) -> ApiKey:
+        def create(connection: Connection, record: AuditRecorder) -> ApiKey:
             project = store.get_project(connection, found.id)
             key = ApiKey(
                 str(uuid7()),
@@ -199,7 +199,7 @@ class Projects:
         """Revoke a key for good. Raise KeyNotFound."""
         key = await self._database.read(lambda connection: store.key_by_id(connection, key_id))
 
-        def revoke(connection: Connection, record: Record) -> ApiKey:
+        def revoke(connection: Connection, record: AuditRecorder) -> ApiKey:
             before = store.key_by_id(connection, key_id)
             revoked = store.revoke_key(connection, key_id, now_micros())
             record(connection, key.project_pk, before, revoked)
@@ -222,7 +222,7 @@ class Projects:
         key = await self._database.read(lambda connection: store.key_by_id(connection, key_id))
         shown = self._prefixes[key.dialect] + secrets.token_urlsafe(SECRET_BYTES)
 
-        def rotate(connection: Connection, record: Record) -> ApiKey:
+        def rotate(connection: Connection, record: AuditRecorder) -> ApiKey:
             before, now = store.key_by_id(connection, key_id), now_micros()
             if not before.active(now):
                 raise KeyNotActive(key_id)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from server.auditing import Noted
+from server.auditing import AuditNote
 from server.errors import InvalidArgument, ServiceError
 from server.ingest.deciding import preview
 from server.ingest.draft import Draft
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from server.auditing import Changes, Record
+    from server.auditing import AuditedChanges, AuditRecorder
     from server.ingest.ingest import Ingest
     from server.ingest.quarantine import QuarantineLimits
     from server.model import Rules
     from server.paging import Page, PageRequest
     from server.storage.database import Database
-    from server.storage.refused_events import Counts, Use
+    from server.storage.refused_events import QuarantineUse, RefusalCounts
 
 CALL_EVENTS: Final = 1_000
 """The most events that one call sends again or discards."""
@@ -57,7 +57,7 @@ Reread: TypeAlias = Callable[[int, RefusedEvent], Awaitable[Draft]]
 """Reads a request of a project that could not be read before; what is still refused has its error in the draft."""
 
 
-class Door(NamedTuple):
+class EventApi(NamedTuple):
     """An API that events are sent to: the rules in place of the project's, if any, and how its requests are read."""
 
     rules: Rules | None
@@ -107,7 +107,12 @@ class Quarantine:
     """Reads and repairs refused events. `doors` are the APIs that events are sent to, by name."""
 
     def __init__(
-        self, database: Database, ingest: Ingest, doors: Mapping[str, Door], limits: QuarantineLimits, changes: Changes
+        self,
+        database: Database,
+        ingest: Ingest,
+        doors: Mapping[str, EventApi],
+        limits: QuarantineLimits,
+        changes: AuditedChanges,
     ) -> None:
         self._database = database
         self._changes = changes
@@ -129,10 +134,10 @@ class Quarantine:
         """Read one refused event. Raise RefusedEventNotFound."""
         return await self._database.read(lambda connection: store.get_refused(connection, project_pk, refused_id))
 
-    async def count(self, project_pk: int, refused: RefusedFilter, after: str) -> tuple[Counts, Use]:
+    async def count(self, project_pk: int, refused: RefusedFilter, after: str) -> tuple[RefusalCounts, QuarantineUse]:
         """Count the next refused events after an id. Return the counts, and how much is in quarantine."""
 
-        def work(connection: Connection) -> tuple[Counts, Use]:
+        def work(connection: Connection) -> tuple[RefusalCounts, QuarantineUse]:
             counts = store.count_refused(connection, project_pk, refused, after, COUNTED_EVENTS)
             return counts, store.use_of(connection, project_pk)
 
@@ -190,9 +195,9 @@ class Quarantine:
         if len(ids) < len(selected) and not selection.ids:
             last = ids[-1]
 
-        def work(connection: Connection, record: Record) -> int:
+        def work(connection: Connection, record: AuditRecorder) -> int:
             deleted = delete(connection, project_pk, ids)
-            discarded = Noted("refused_events", ids[0], {"refusedEventCount": deleted})
+            discarded = AuditNote("refused_events", ids[0], {"refusedEventCount": deleted})
             record(connection, project_pk, discarded if deleted else None, None)
             return deleted
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import sqlalchemy as sa
 
 from registry.page_sizes import PAGE_CHARACTERS, rows_at_once
-from registry.undo import undo
+from registry.reverse_coercion import undo
 from registry.unreadable_rows import load_object
 from server.storage.events import log_head, position_at, position_range, read_coercions
 from server.storage.tables import contact, event

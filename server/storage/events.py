@@ -15,7 +15,7 @@ import msgspec
 import sqlalchemy as sa
 
 from automation.bulk import among, packed
-from automation.prepared import PreparedList
+from automation.prepared_statements import PreparedList
 from registry.coercion import Coercion, CoercionKind
 from registry.json_values import MAX_DEPTH
 from registry.log_ids import position_of

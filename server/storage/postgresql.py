@@ -24,12 +24,12 @@ from server.model import DatabaseSize
 from server.sharing.current_project import SERVER, current_project
 from server.sharing.fair_queue import FairTurns
 from server.sharing.small_work import SmallWork
+from server.storage.connection_turns import turn_for_project, use_of
 from server.storage.head_turns import HeadTurn, HeadTurns
 from server.storage.maintenance import postgres_maintenance
 from server.storage.postgres_connections import ENGINE_URL, Connector
 from server.storage.statements import OPTIONS
 from server.storage.transactions import run_transaction
-from server.storage.turns import turn_for_project, use_of
 from server.version import POSTGRES_EXTRA
 
 if TYPE_CHECKING:

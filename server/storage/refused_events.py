@@ -51,14 +51,14 @@ SET event_count = quarantine.event_count + excluded.event_count,
 _ADD_SQLITE, _ADD_POSTGRESQL = _ADD.format("?", "?", "?"), _ADD.format("$1", "$2", "$3")
 
 
-class Use(NamedTuple):
+class QuarantineUse(NamedTuple):
     """How many events a project has in quarantine, and how many bytes."""
 
     events: int
     bytes: int
 
 
-class Error(msgspec.Struct, frozen=True):
+class RefusalError(msgspec.Struct, frozen=True):
     """Why an event was refused. It is stored as JSON."""
 
     reason: str
@@ -66,7 +66,7 @@ class Error(msgspec.Struct, frozen=True):
     violations: tuple[Violation, ...] = ()
 
 
-class Content(msgspec.Struct, frozen=True, omit_defaults=True):
+class RefusedContent(msgspec.Struct, frozen=True, omit_defaults=True):
     """An event as it was sent. It is stored as JSON.
 
     Without `properties` the request could not be read: then it is stored itself, and `params` are those of its path.
@@ -94,8 +94,8 @@ class RefusedEvent:
     idempotency_key: str
     contact_id: str
     email: str
-    error: Error
-    content: Content
+    error: RefusalError
+    content: RefusedContent
     request: bytes = b""
 
 
@@ -111,7 +111,7 @@ class RefusedFilter:
     received_until: int | None = None
 
 
-class Counts(NamedTuple):
+class RefusalCounts(NamedTuple):
     """How many events have a name, a reason and a path, how many were counted, and the id to continue after, if any."""
 
     groups: Counter[tuple[str, str, str]]
@@ -119,8 +119,8 @@ class Counts(NamedTuple):
     last: str
 
 
-_error = msgspec.json.Decoder(Error)
-_content = msgspec.json.Decoder(Content)
+_error = msgspec.json.Decoder(RefusalError)
+_content = msgspec.json.Decoder(RefusedContent)
 _listed = [column for column in refused_event.columns if column.name != "request"]
 
 
@@ -134,20 +134,20 @@ def next_number() -> int:
     return next(_COUNTER) & _COUNTER_BITS
 
 
-def use_of(connection: Connection, project_pk: int) -> Use:
+def use_of(connection: Connection, project_pk: int) -> QuarantineUse:
     """Return how much a project has in quarantine."""
     query = sa.select(quarantine.c.event_count, quarantine.c.byte_count).where(quarantine.c.project_key == project_pk)
     row = connection.execute(query).one_or_none()
-    return Use(*row) if row is not None else Use(0, 0)
+    return QuarantineUse(*row) if row is not None else QuarantineUse(0, 0)
 
 
-def locked_use_of(connection: Connection, project_pk: int) -> Use:
+def locked_use_of(connection: Connection, project_pk: int) -> QuarantineUse:
     """Return the same in a transaction that writes, without the time that SQLAlchemy takes."""
     if connection.dialect.name == "postgresql":
         row: Any = connection.exec_driver_sql(f"{_USE} = $1", (project_pk,)).one_or_none()
     else:
         row = sqlite_driver(connection).execute(f"{_USE} = ?", (project_pk,)).fetchone()
-    return Use(*row) if row is not None else Use(0, 0)
+    return QuarantineUse(*row) if row is not None else QuarantineUse(0, 0)
 
 
 def add_refused(connection: Connection, project_pk: int, values: Sequence[LogRow], size: int) -> None:
@@ -238,7 +238,9 @@ def select_refused(
     return found, edge or ""
 
 
-def count_refused(connection: Connection, project_pk: int, refused: RefusedFilter, after: str, examined: int) -> Counts:
+def count_refused(
+    connection: Connection, project_pk: int, refused: RefusedFilter, after: str, examined: int
+) -> RefusalCounts:
     """Count the refused events among the next `examined` ones after an id, oldest first."""
     within = _Range(project_pk, refused, after=after)
     candidates = sa.select(refused_event.c.id).where(*within.conditions()).order_by(refused_event.c.id)
@@ -253,7 +255,7 @@ def count_refused(connection: Connection, project_pk: int, refused: RefusedFilte
         total += row.events
         for reason, path in _grouped(row.faults):
             groups[row.name, reason, path] += row.events
-    return Counts(groups, total, edge or "")
+    return RefusalCounts(groups, total, edge or "")
 
 
 def refused_payloads(

@@ -31,11 +31,11 @@ from server.errors import (
 from server.recurring import Recurring
 from server.sharing.current_project import SERVER, current_project
 from server.sharing.small_work import SmallWork
+from server.storage.connection_turns import use_of
 from server.storage.sqlite_file import DatabaseFile, size_of_files
 from server.storage.sqlite_readers import Readers
 from server.storage.sqlite_writer import SqliteWriter
 from server.storage.transactions import finished
-from server.storage.turns import use_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping

@@ -26,9 +26,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from server.errors import StorageUnavailable
 from server.sharing.fair_queue import FairTurns
+from server.storage.connection_turns import turn_for_project
 from server.storage.statements import OPTIONS
 from server.storage.transactions import finished, run_transaction
-from server.storage.turns import turn_for_project
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

@@ -19,7 +19,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from server.caller import current
+from server.call_context import current
 from server.tracing.context import continue_trace, current_trace
 from server.version import OTEL_EXTRA, version
 
@@ -68,10 +68,10 @@ class Tracer:
 
     def end_call(self, span: Span, reason: str, **attributes: Any) -> None:
         """End the span of a call, with the reason why it failed, if it did."""
-        caller = current()
-        span.set_attributes({"signalbox.request_id": caller.request_id, "signalbox.door": caller.door, **attributes})
-        if caller.project_id:
-            span.set_attribute("signalbox.project", caller.project_id)
+        call = current()
+        span.set_attributes({"signalbox.request_id": call.request_id, "signalbox.door": call.door, **attributes})
+        if call.project_id:
+            span.set_attribute("signalbox.project", call.project_id)
         if reason:
             span.set_status(self._failed)
             span.set_attribute("error.type", reason)

@@ -10,7 +10,7 @@ for _name in (
     "asyncpg",
     "server.app",
     "server.cli.main",
-    "server.cli.starting",
+    "server.cli.startup_errors",
     "server.storage.postgresql",
     "server.storage.sqlite",
     "sqlalchemy.dialects.postgresql.asyncpg",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from server.cli.arguments.inputs import instant, label
+from server.cli.arguments.message_parsers import instant, label
 from server.cli.arguments.options import option
 from signalbox.v1 import match_stream_pb2 as pb
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from server.cli.arguments.kinds import Seconds, address, key
+from server.cli.arguments.value_parsers import Seconds, address, key
 from server.settings import DEFAULT_DATABASE, DEFAULT_GRPC
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from server.cli.arguments.inputs import duration
+from server.cli.arguments.message_parsers import duration
 from server.cli.arguments.options import option
 from signalbox.v1 import match_stream_pb2 as pb
 

@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from server.cli.arguments.enums import COERCION_MODE, UNKNOWN_PROPERTIES, enum_option
-from server.cli.arguments.inputs import property_of, read_schema
+from server.cli.arguments.message_parsers import property_of, read_schema
 from server.cli.arguments.options import option
 from signalbox.v1 import event_definitions_pb2 as pb
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.cli.arguments.inputs import instant
+from server.cli.arguments.message_parsers import instant
 from server.cli.arguments.options import option
 
 since_option = option(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from server.cli.arguments.kinds import is_loopback
+from server.cli.arguments.value_parsers import is_loopback
 from server.cli.client.errors import Failure
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import msgspec
 
 from registry.json_values import json_violation
 from registry.timestamps import parse_rfc3339
-from server.cli.arguments.inputs import to_struct
+from server.cli.arguments.message_parsers import to_struct
 from server.rpc.messages.times import timestamp
 from signalbox.v1 import event_ingest_pb2 as pb
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from server.cli.arguments.confirmation import confirmed
-from server.cli.arguments.inputs import properties as json_object
+from server.cli.arguments.message_parsers import properties as json_object
 from server.cli.arguments.options import etag_option, limit_option, option
 from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command

@@ -8,8 +8,8 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from server.cli.arguments.enums import COMPATIBILITY, DIRECTION, enum_option
-from server.cli.arguments.inputs import properties as json_object
-from server.cli.arguments.inputs import read_schema
+from server.cli.arguments.message_parsers import properties as json_object
+from server.cli.arguments.message_parsers import read_schema
 from server.cli.arguments.options import etag_option, force_option, option, validate_only_option
 from server.cli.arguments.schema_options import SchemaOptions, remove_option, schema_file_option, schema_options
 from server.cli.client.definitions import get_definition

@@ -9,7 +9,7 @@ import click
 
 from server.cli.arguments.confirmation import confirmed
 from server.cli.arguments.enums import COMPATIBILITY, enum_option
-from server.cli.arguments.inputs import definition_retention
+from server.cli.arguments.message_parsers import definition_retention
 from server.cli.arguments.options import etag_option, force_option, option, validate_only_option
 from server.cli.arguments.schema_options import SchemaOptions, remove_option, schema_options
 from server.cli.client.definitions import get_definition

@@ -7,8 +7,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from server.cli.arguments.inputs import instant
-from server.cli.arguments.inputs import properties as json_object
+from server.cli.arguments.message_parsers import instant
+from server.cli.arguments.message_parsers import properties as json_object
 from server.cli.arguments.options import limit_option, option
 from server.cli.arguments.window_options import (
     occurred_since_option,
@@ -18,7 +18,7 @@ from server.cli.arguments.window_options import (
 )
 from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
-from server.cli.commands.explaining import explain
+from server.cli.commands.explanations import explain
 from server.cli.output.events import EVENT_COLUMNS, event_row, show_event, show_receipt
 from server.cli.output.tables import print_json, print_json_line, printable, to_plain
 from server.cli.output.views import show_list

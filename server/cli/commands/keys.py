@@ -9,9 +9,9 @@ import click
 
 from server.cli.arguments.confirmation import confirmed
 from server.cli.arguments.enums import DIALECT, enum_option
-from server.cli.arguments.inputs import instant
-from server.cli.arguments.kinds import seconds
+from server.cli.arguments.message_parsers import instant
 from server.cli.arguments.options import option
+from server.cli.arguments.value_parsers import seconds
 from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
 from server.cli.output.tables import moment, print_fields, print_json, to_plain

@@ -16,7 +16,7 @@ from server.cli.arguments.enums import (
     UNKNOWN_CONTACTS,
     enum_option,
 )
-from server.cli.arguments.inputs import event_retention
+from server.cli.arguments.message_parsers import event_retention
 from server.cli.arguments.options import etag_option, option
 from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command

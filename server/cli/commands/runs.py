@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from server.cli.arguments.enums import RUN_OUTCOME, RUN_STATUS, enum_option, enums_option
-from server.cli.arguments.inputs import attributes as json_object
-from server.cli.arguments.inputs import duration
+from server.cli.arguments.message_parsers import attributes as json_object
+from server.cli.arguments.message_parsers import duration
 from server.cli.arguments.options import etag_option, limit_option, option
 from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command

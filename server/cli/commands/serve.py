@@ -15,7 +15,8 @@ import structlog
 
 from server import runtime
 from server.cli.arguments.config_file import config_option
-from server.cli.arguments.kinds import (
+from server.cli.arguments.options import database_option, debug_option, option
+from server.cli.arguments.value_parsers import (
     Seconds,
     address,
     call_sampling,
@@ -25,7 +26,6 @@ from server.cli.arguments.kinds import (
     retention,
     secret,
 )
-from server.cli.arguments.options import database_option, debug_option, option
 from server.cli.client.errors import INTERRUPTED, Failure
 from server.cli.program import neighbour, program
 from server.logs import LEVELS, configure_logs
@@ -281,7 +281,7 @@ async def _serve(settings: Settings) -> None:
     # Importing the server takes longer than all the rest of `serve --help`.
     from server.app import running
     from server.background.freed_memory import FreedMemory
-    from server.cli.starting import clear_start_failures
+    from server.cli.startup_errors import clear_start_failures
 
     stop = _first_signal()
     async with AsyncExitStack() as stack:

@@ -9,8 +9,8 @@ import click
 
 from server.cli.arguments.confirmation import confirmed
 from server.cli.arguments.enums import DELIVERY_ORDER, PARKING_CAUSE, enum_option
-from server.cli.arguments.inputs import duration
 from server.cli.arguments.match_options import filter_options, start_point
+from server.cli.arguments.message_parsers import duration
 from server.cli.arguments.options import etag_option, limit_option, option
 from server.cli.arguments.push_options import push_change_options, push_options, take_push, take_push_changes
 from server.cli.arguments.window_options import parked_until_option

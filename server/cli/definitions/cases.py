@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from registry.coercion import compile_schema
 from registry.errors import PayloadRejected
-from server.cli.arguments.inputs import to_struct
+from server.cli.arguments.message_parsers import to_struct
 from server.cli.definitions.documents import read_definitions
 from server.cli.definitions.yaml_files import (
     Entry,

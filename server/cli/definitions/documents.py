@@ -20,7 +20,7 @@ from registry.schema import (
     UnknownProperties,
     check_schema,
 )
-from server.cli.arguments.inputs import definition_retention
+from server.cli.arguments.message_parsers import definition_retention
 from server.cli.definitions.yaml_files import (
     Entry,
     Fault,

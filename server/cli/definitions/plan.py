@@ -12,7 +12,7 @@ from grpc import StatusCode
 from registry.errors import TooManyDefinitions
 from registry.paths import ROOT, property_path
 from server.cli.arguments.enums import COERCION_MODE, COMPATIBILITY, UNKNOWN_PROPERTIES
-from server.cli.arguments.inputs import property_text
+from server.cli.arguments.message_parsers import property_text
 from server.cli.client.errors import Failure
 from server.cli.client.pagination import list_all
 from server.cli.output.tables import own_retention

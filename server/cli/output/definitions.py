@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from server.cli.arguments.enums import COERCION_MODE, COMPATIBILITY, UNKNOWN_PROPERTIES
-from server.cli.arguments.inputs import property_text
+from server.cli.arguments.message_parsers import property_text
 from server.cli.output.tables import moment, own_retention, print_table
 from server.cli.output.views import show_list, show_one
 

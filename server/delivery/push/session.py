@@ -35,7 +35,7 @@ from automation.subscriptions.push import PushAttempt
 from automation.subscriptions.values import Ack, Extend, Nack, TakeOver
 from registry.timestamps import now_micros
 from registry.unreadable_rows import UNREADABLE, describe_error
-from server.caller import as_server
+from server.call_context import as_server
 from server.delivery.consumer import Consumer
 from server.delivery.loading import load_deliveries, parking
 from server.delivery.push.sender import PushSender

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from registry.errors import SignalboxError
 from server.emails import normalize_email
 from server.errors import ContactRequired
-from server.ingest.draft import Draft, Unread, check_idempotency_key
+from server.ingest.draft import Draft, UnreadableRequest, check_idempotency_key
 from server.rpc.messages.enums import COERCION_KIND
 from server.rpc.messages.structs import read_struct, write_struct, write_value
 from server.rpc.messages.times import read_timestamp, write_timestamp
@@ -122,5 +122,5 @@ def write_violation(violation: Violation) -> event_pb2.Violation:
 def unreadable_draft(message: pb.EventInput, error: Exception) -> Draft:
     """Return a draft that is refused."""
     named = (message.name, message.contact_id, message.email, message.idempotency_key)
-    unread = Unread(message.SerializeToString, message.ByteSize(), *named)
+    unread = UnreadableRequest(message.SerializeToString, message.ByteSize(), *named)
     return Draft(message.name, "", "", {}, invalid=error, unread=unread)

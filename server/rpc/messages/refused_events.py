@@ -14,7 +14,7 @@ from server.rpc.messages.times import read_timestamp, write_timestamp
 from server.rpc.response_size import size_of
 from server.services.quarantine import Selection, check_ids
 from server.status import CODES, cut
-from server.storage.refused_events import Error, RefusedFilter
+from server.storage.refused_events import RefusalError, RefusedFilter
 from signalbox.v1 import event_ingest_pb2
 from signalbox.v1 import refusals_pb2 as pb
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from server.ingest.draft import Draft
     from server.rpc.messages.typed_properties import TypedReaders
     from server.services.quarantine import Quarantine, Reingested
-    from server.storage.refused_events import Counts, RefusedEvent, Use
+    from server.storage.refused_events import QuarantineUse, RefusalCounts, RefusedEvent
 
 MAX_GROUPS: Final = 1_000
 MAX_BRIEF_MESSAGE: Final = 120
@@ -94,7 +94,7 @@ def refused_event_message(refused: RefusedEvent) -> pb.RefusedEvent:
     return message
 
 
-def _error(error: Error) -> event_ingest_pb2.EventError:
+def _error(error: RefusalError) -> event_ingest_pb2.EventError:
     # A rule that only a dialect has is not among the reasons of the service.
     code: Any = CODES.get(error.reason, StatusCode.INVALID_ARGUMENT).value
     return event_ingest_pb2.EventError(
@@ -105,7 +105,7 @@ def _error(error: Error) -> event_ingest_pb2.EventError:
     )
 
 
-def write_counts(counts: Counts, use: Use, quarantine: Quarantine) -> pb.CountRefusedEventsResponse:
+def write_counts(counts: RefusalCounts, use: QuarantineUse, quarantine: Quarantine) -> pb.CountRefusedEventsResponse:
     """Return counts as a message."""
     groups = [
         pb.CountRefusedEventsResponse.Group(name=name, reason=reason, path=path, event_count=count)
@@ -144,4 +144,4 @@ def _error_of(error: Exception) -> event_ingest_pb2.EventError:
     reason = getattr(error, "reason", "")
     if not reason or reason in CODES:
         return write_error(error)
-    return _error(Error(reason, str(error)))
+    return _error(RefusalError(reason, str(error)))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from server import caller
+from server import call_context
 from server.bridge.dialects import DIALECTS
 from server.contract import SERVICES
 from server.ingest.ingest import Ingest
@@ -33,7 +33,7 @@ async def answered(service: Service, path: str, body: bytes = b"", *, stream: bo
     make: Any = service.channel.stream_stream if stream else service.channel.unary_unary
     call = make(path)([body] if stream else body, metadata=metadata)
     await call.code()
-    found = [value for name, value in await call.trailing_metadata() if name == caller.REQUEST_ID]
+    found = [value for name, value in await call.trailing_metadata() if name == call_context.REQUEST_ID]
     assert len(found) == 1
     return str(found[0])
 
@@ -70,13 +70,13 @@ async def test_every_dialect_answers_the_request_id(shop: Client, service: Servi
 
 
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> list[caller.Caller]:
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[call_context.CallContext]:
     """Record the callers whose events are sent."""
-    found: list[caller.Caller] = []
+    found: list[call_context.CallContext] = []
     send = Ingest.send
 
     async def recording(*arguments: Any) -> Any:
-        found.append(caller.current())
+        found.append(call_context.current())
         return await send(*arguments)
 
     monkeypatch.setattr(Ingest, "send", recording)
@@ -84,7 +84,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[caller.Caller]:
 
 
 async def test_a_call_knows_its_key_its_project_and_its_door(
-    shop: Client, service: Service, seen: list[caller.Caller]
+    shop: Client, service: Service, seen: list[call_context.CallContext]
 ) -> None:
     request = event_ingest_pb2.SendEventRequest(event=event())
     path = path_of(event_ingest_pb2.DESCRIPTOR.services_by_name["EventIngest"].methods_by_name["SendEvent"])
@@ -125,7 +125,7 @@ class Recording(asyncio.tasks._PyTask):  # type: ignore[name-defined,misc]
 def running_for(request_id: str) -> dict[str, asyncio.Task[Any]]:
     """Return the tasks that run for a call, by name."""
     tasks: list[Any] = [task for task in asyncio.all_tasks() if isinstance(task, Recording)]
-    callers = [(task, task._context.get(caller._caller, caller.SERVER)) for task in tasks]
+    callers = [(task, task._context.get(call_context._context, call_context.SERVER)) for task in tasks]
     return {task.get_name(): task for task, known in callers if known.request_id == request_id}
 
 
@@ -137,7 +137,7 @@ async def test_what_a_call_leaves_running_is_work_of_the_server(shop: Client) ->
     try:
         engines = []
         for request_id in ("first", "second"):
-            shop.metadata[:] = [*shop.metadata[:2], (caller.REQUEST_ID, request_id)]
+            shop.metadata[:] = [*shop.metadata[:2], (call_context.REQUEST_ID, request_id)]
             engines.append(await Engine.open(shop))
         running = running_for("first")
         assert "read-consumer" in running

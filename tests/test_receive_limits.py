@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from server.errors import TooManyLargeMessages
 from server.metrics import Metrics
-from server.rpc import arrivals, call_limits
-from server.rpc.arrivals import LEAST_AT_A_TIME, MOST_AT_A_TIME, WINDOW_BYTES, Arrivals
+from server.rpc import call_limits, receive_limits
 from server.rpc.call_limits import MAX_MESSAGE_BYTES, CallLimits
 from server.rpc.open_calls import OpenCalls
+from server.rpc.receive_limits import LEAST_AT_A_TIME, MOST_AT_A_TIME, WINDOW_BYTES, ReceiveLimits
 from server.sharing.loop_time import LoopTime
 from tests.support.raw_http2 import INITIAL_WINDOW_SIZE, message_head, raw_connection
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.support.service import Client, Service
 
 SEND_EVENTS = "/signalbox.v1.EventIngest/SendEvents"
-NEW_PROJECT = WINDOW_BYTES // arrivals.FIRST_BYTES
+NEW_PROJECT = WINDOW_BYTES // receive_limits.FIRST_BYTES
 LARGE = 15 << 20
 
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
@@ -31,7 +31,7 @@ on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 @given(st.lists(st.integers(0, MAX_MESSAGE_BYTES)))
 def test_messages_as_large_as_the_latest_ones_fit_into_the_window(sizes: list[int]) -> None:
-    found = Arrivals()
+    found = ReceiveLimits()
     for size in sizes:
         found.received("kind", size)
         share = found.share_of("kind")
@@ -40,7 +40,7 @@ def test_messages_as_large_as_the_latest_ones_fit_into_the_window(sizes: list[in
 
 
 def test_a_project_is_not_limited_once_it_has_sent_small_messages() -> None:
-    found = Arrivals()
+    found = ReceiveLimits()
     found.received("kind", MAX_MESSAGE_BYTES)
     assert found.share_of("kind") == LEAST_AT_A_TIME
     for _ in range(40):
@@ -50,7 +50,7 @@ def test_a_project_is_not_limited_once_it_has_sent_small_messages() -> None:
 
 
 async def test_a_place_is_given_back_once() -> None:
-    found, task = Arrivals(), asyncio.create_task(asyncio.sleep(0))
+    found, task = ReceiveLimits(), asyncio.create_task(asyncio.sleep(0))
     await found.enter(task, "kind")
     for _ in range(2):
         found.leave(task)

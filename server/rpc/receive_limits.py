@@ -39,7 +39,7 @@ _ANY_NUMBER: Final = 1 << 30
 _KEPT_KINDS: Final = 10_000
 
 
-class Arrivals(FairBudget):
+class ReceiveLimits(FairBudget):
     """The messages that are being received. Their kind, which is the key, is a project and a method."""
 
     def __init__(self) -> None:

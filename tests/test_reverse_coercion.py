@@ -10,8 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from registry.coercion import CoercionKind, compile_schema
+from registry.reverse_coercion import undo
 from registry.schema import CoercionMode, Property, PropertyType, Schema, UnknownProperties
-from registry.undo import undo
 from tests.test_coercion import CASES, validated_or_none
 
 if TYPE_CHECKING:

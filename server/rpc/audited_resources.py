@@ -12,7 +12,7 @@ import msgspec
 
 from automation.automations import Automation
 from registry.definitions import EventDefinition
-from server.auditing import MAX_CONTENT_BYTES, Described
+from server.auditing import MAX_CONTENT_BYTES, AuditedResource
 from server.delivery.subscriptions import SubscriptionStatus
 from server.model import ApiKey, Contact, Project
 from server.rpc.json_writing import json_value
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 
-def describe(resource: Any) -> Described:
+def describe(resource: Any) -> AuditedResource:
     """Return a resource as entries have it. Raise KeyError for a type that is not audited."""
     if isinstance(resource, Contact):
         return _describe_contact(resource)
@@ -36,16 +36,16 @@ def describe(resource: Any) -> Described:
     message = write(resource)
     omitted = _shorten(message)
     content = msgspec.json.encode(json_value(message)).decode()
-    return Described(resource_type, message.id, content, omitted)
+    return AuditedResource(resource_type, message.id, content, omitted)
 
 
-def _describe_contact(contact: Contact) -> Described:
+def _describe_contact(contact: Contact) -> AuditedResource:
     values: dict[str, Any] = {"id": contact.id, "etag": contact.etag, "propertyNames": sorted(contact.properties)}
     content = msgspec.json.encode(values).decode()
     if len(content) <= MAX_CONTENT_BYTES:
-        return Described("contact", contact.id, content)
+        return AuditedResource("contact", contact.id, content)
     del values["propertyNames"]
-    return Described("contact", contact.id, msgspec.json.encode(values).decode(), ("propertyNames",))
+    return AuditedResource("contact", contact.id, msgspec.json.encode(values).decode(), ("propertyNames",))
 
 
 def _write_subscription(status: SubscriptionStatus) -> Message:

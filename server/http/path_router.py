@@ -30,7 +30,7 @@ class Mounted(Application, Protocol):
         ...
 
 
-class Front:
+class PathRouter:
     """Hands each request to the application that serves its path, or else to the last one."""
 
     def __init__(self, mounted: Sequence[Mounted], last: Application, cors: Cors | None = None) -> None:

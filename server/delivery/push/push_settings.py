@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from server.delivery.push.session import PushTools
 
 
-class Pushes:
+class PushSettings:
     """Checks and tries the settings of pushes. `changed` is set when one has changed on this server."""
 
     def __init__(self, tools: PushTools) -> None:

@@ -13,7 +13,7 @@ from google.protobuf.struct_pb2 import Struct
 from registry.json_values import EVENT_BUDGET, json_violation, payload_violation, read_json
 from registry.timestamps import parse_rfc3339
 from server.cli.arguments.enums import PROPERTY_TYPE
-from server.cli.arguments.kinds import retention, seconds
+from server.cli.arguments.value_parsers import retention, seconds
 from server.rpc.messages.structs import write_struct
 from server.rpc.messages.times import timestamp
 from signalbox.v1 import event_definitions_pb2 as pb

@@ -51,7 +51,7 @@ class Checked(Protocol):
         ...
 
 
-class System:
+class SystemPages:
     """Serves the pages about the server as a whole. They need no key, and contain no data of projects."""
 
     def __init__(

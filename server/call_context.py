@@ -1,4 +1,4 @@
-"""Who made the call that the running code serves, for what is written about it: log lines, audit entries, refusals.
+"""The call that the running code serves, for what is written about it: log lines, audit entries, refusals.
 
     begin_call       a call has arrived: it has a request ID
     authenticated    its key is known
@@ -28,8 +28,8 @@ CONNECT: Final = "connect"
 REST: Final = "rest"
 
 
-class Caller(NamedTuple):
-    """The maker of a call.
+class CallContext(NamedTuple):
+    """A call, and who made it.
 
     `door` is GRPC, CONNECT or the name of a dialect; it is REST for a request whose dialect is not known, and "server"
     for what the server does by itself. `key_id` is empty for the admin key, and before a key is authenticated;
@@ -47,37 +47,37 @@ class Caller(NamedTuple):
         return mask(self.request_id)
 
 
-SERVER: Final = Caller("", "", "", "server")
+SERVER: Final = CallContext("", "", "", "server")
 
-_caller: ContextVar[Caller] = ContextVar("caller", default=SERVER)
+_context: ContextVar[CallContext] = ContextVar("call_context", default=SERVER)
 _valid_id: Final = re.compile(f"[!-~]{{1,{MAX_REQUEST_ID}}}").fullmatch
 _process: Final = os.urandom(8).hex()
 _numbers: Final = count(1)
 
 
-def current() -> Caller:
-    """Return the caller that the current task serves, SERVER if none."""
-    return _caller.get()
+def current() -> CallContext:
+    """Return the call that the current task serves, SERVER if none."""
+    return _context.get()
 
 
 def begin_call(given_id: str, door: str) -> str:
     """Begin to serve a call in the current task, and return its request ID: the given one if it is valid."""
     request_id = given_id if given_id and _valid_id(given_id) else f"{_process}-{next(_numbers):06x}"
-    _caller.set(Caller(request_id, "", "", door))
+    _context.set(CallContext(request_id, "", "", door))
     return request_id
 
 
 def authenticated(key_id: str, project_id: str) -> None:
     """Note the key and the project of the call that the current task serves."""
-    caller = _caller.get()
-    _caller.set(Caller(caller.request_id, key_id, project_id, caller.door))
+    call = _context.get()
+    _context.set(CallContext(call.request_id, key_id, project_id, call.door))
 
 
 def speaks(dialect: str) -> None:
     """Note the dialect of the request that the current task serves."""
-    _caller.set(_caller.get()._replace(door=dialect))
+    _context.set(_context.get()._replace(door=dialect))
 
 
 def as_server() -> None:
     """Count the rest of the current task as work of the server itself."""
-    _caller.set(SERVER)
+    _context.set(SERVER)
