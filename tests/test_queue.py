@@ -20,7 +20,7 @@ from registry.schema import Property, PropertyType, Schema
 from registry.store import DefinitionChanges
 from server.auth.access import Caller
 from server.errors import BatchRejected, IdempotencyKeyReused, KeyInvalid, QueueFull, Stopping
-from server.ingest import group_commit
+from server.ingest import gathering, group_commit
 from server.ingest.catalog import Catalog
 from server.ingest.draft import BatchMode, Draft
 from server.metrics import Metrics
@@ -163,7 +163,7 @@ async def test_a_batch_that_the_database_refuses_does_not_fail_its_group(
 async def test_after_a_large_group_a_commit_waits_for_all_of_its_senders_but_one(
     pipeline: IngestPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(group_commit, "GATHER_SECONDS", 60)
+    monkeypatch.setattr(gathering, "GATHER_SECONDS", 60)
     group = [pipeline.begin(drafts()) for _ in range(5)]
     await asyncio.sleep(0.01)
     pipeline.gate.set()

@@ -179,6 +179,8 @@ class Catalog:
         self._snapshots: dict[int, CatalogSnapshot] = {}
         self._previous: dict[int, CatalogSnapshot] = {}
         self._loading: dict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._reading: dict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._next_reads: dict[int, asyncio.Task[int]] = {}
         self.invalidations = 0
 
     def cached(self, project_pk: int) -> CatalogSnapshot | None:
@@ -213,10 +215,27 @@ class Catalog:
         Called before a refusal is returned: refused events reach no commit, which would compare the versions.
         """
         project_pk = snapshot.project_pk
-        version = await self._database.read(lambda connection: catalog_version(connection, project_pk), brief=True)
+        version = await self._version(project_pk)
         if version != snapshot.version:
             self.invalidate(project_pk)
         return await self.load(project_pk)
+
+    async def _version(self, project_pk: int) -> int:
+        """Return the version that the database has. Calls that wait for the same read share the next one.
+
+        One that has begun may have missed a change that the caller knows of.
+        """
+        next_read = self._next_reads.get(project_pk)
+        if next_read is None:
+            next_read = self._next_reads[project_pk] = asyncio.create_task(self._read_version(project_pk))
+            # Its callers may be gone.
+            next_read.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return await asyncio.shield(next_read)
+
+    async def _read_version(self, project_pk: int) -> int:
+        async with self._reading[project_pk]:
+            del self._next_reads[project_pk]
+            return await self._database.read(lambda connection: catalog_version(connection, project_pk), brief=True)
 
     def keep(self, snapshot: CatalogSnapshot, invalidations: int) -> None:
         """Cache a snapshot whose reading began when `invalidations` had this value, unless it may be outdated."""

@@ -108,11 +108,17 @@ class CommitQueue:
         self._costs: dict[int, float] = {}
         self._fixed = 0.0
         self._shared_until = 0.0
+        self._refused = 0
         self.events = 0
         self.bytes = 0
 
     def __len__(self) -> int:
         return len(self._queue)
+
+    @property
+    def recordable(self) -> int:
+        """The number of queued batches, or parts of them, of which not every event is refused."""
+        return len(self._queue) - self._refused
 
     def push(self, batch: Batch) -> None:
         """Append a batch to those of its project. Raise QueueFull beyond the project's share.
@@ -130,10 +136,15 @@ class CommitQueue:
         self.bytes += batch.size
         cost = self._cost(batch)
         if events <= SMALL_EVENTS:
-            self._queue.push(project_pk, batch, 1 + int(cost))
+            self._push(batch, cost)
             return
         for part in batch.split(max(1, min(PART_EVENTS, int(SHARED_GROUP_MICROSECONDS * events / cost)))):
-            self._queue.push(project_pk, part, 1 + int(self._cost(part)))
+            self._push(part, self._cost(part))
+
+    def _push(self, batch: Batch, cost: float) -> None:
+        batch.refused = batch.all_refused()
+        self._refused += batch.refused
+        self._queue.push(batch.snapshot.project_pk, batch, 1 + int(cost))
 
     def check_room(self, project_pk: int, events: int, size: int) -> None:
         """Raise QueueFull if a batch of a project does not fit into its share."""
@@ -212,6 +223,7 @@ class CommitQueue:
 
     def _pop(self) -> Batch:
         batch = self._queue.pop()
+        self._refused -= batch.refused
         project_pk, events = batch.snapshot.project_pk, len(batch.drafts)
         held = self._held[project_pk]
         held.events -= events

@@ -101,7 +101,7 @@ class ContactCache:
 
 
 class CommitContacts:
-    """The contacts that the drafts of one commit name.
+    """The contacts that the valid drafts of one commit name.
 
     Those that are not cached are read in at most two queries, one for ids and one for addresses.
     """
@@ -114,8 +114,9 @@ class CommitContacts:
         self._cached = cached
         self.read: dict[str, ContactKey] = {}
         """The contacts that were read or created, and are to be cached once the transaction is committed."""
-        self._ids = {draft.contact_id for draft in drafts if draft.contact_id}
-        self._emails = {draft.email for draft in drafts if not draft.contact_id}
+        valid = [draft for draft in drafts if draft.error is None]
+        self._ids = {draft.contact_id for draft in valid if draft.contact_id}
+        self._emails = {draft.email for draft in valid if not draft.contact_id}
         self._emails.discard("")
         ids, emails = self._ids.difference(cached), self._emails.difference(cached)
         if ids or emails:
@@ -131,7 +132,7 @@ class CommitContacts:
         return None
 
     def keys(self) -> set[int]:
-        """Return the keys of the existing contacts that the drafts name."""
+        """Return the keys of the existing contacts that the valid drafts name."""
         found = (self._cached.get(name) or self.read.get(name) for names in (self._ids, self._emails) for name in names)
         return {contact.key for contact in found if contact}
 

@@ -36,6 +36,8 @@ def decide_drafts(
     for draft in drafts:
         if draft.idempotency_key and earlier.decide(draft, decided.first):
             continue
+        if draft.error is not None:
+            continue
         contact = contacts.find(draft) or _unknown_contact(draft, draft.rules or project_rules)
         if draft.error is None:
             decided.fresh.append((draft, contact))
@@ -48,7 +50,7 @@ def _unknown_contact(draft: Draft, rules: Rules) -> ContactKey | None:
     """Return None for a contact that is to be created, else NOBODY; set the draft's error if it is refused."""
     fate = if_unknown(draft, rules)
     if fate is IfUnknown.REFUSE:
-        draft.error = draft.error or ContactNotFound(draft.contact_id or draft.email)
+        draft.error = ContactNotFound(draft.contact_id or draft.email)
     return None if fate is IfUnknown.CREATE else NOBODY
 
 

@@ -129,7 +129,8 @@ class Batch:
     the queue for the `whole`. If some parts fail, the drafts of these have the failure as their error.
 
     `pre_evaluated_by` are the automations whose conditions were evaluated before its commit, and `rounds` is how often
-    a commit has deferred it. `traceparent` is stored with its events.
+    a commit has deferred it. `traceparent` is stored with its events. While it is queued, `refused` is whether every
+    event of it is.
     """
 
     __slots__ = (
@@ -141,6 +142,7 @@ class Batch:
         "drafts",
         "mode",
         "pre_evaluated_by",
+        "refused",
         "reingests",
         "rounds",
         "size",
@@ -167,6 +169,7 @@ class Batch:
         self.size = size or EVENT_BYTES * len(drafts)
         self.pre_evaluated_by: LiveAutomations | None = None
         self.rounds = 0
+        self.refused = False
         self.traceparent = ""
         # Not itself, and parts only while they are stored: events of a batch that refers to itself would stay in memory
         # until the next collection of garbage, which is rare (`server.runtime`).
@@ -233,6 +236,10 @@ class Batch:
                 draft.error = draft.error or error  # type: ignore[assignment]  # as above
                 draft.event, draft.matches, draft.duplicate = None, (), False
         self.resolve()
+
+    def all_refused(self) -> bool:
+        """Return whether every event is refused, as far as validation can tell."""
+        return self.rejected() or all(draft.error is not None for draft in self.drafts)
 
     def rejected(self) -> bool:
         """Return whether the batch is rejected as a whole."""

@@ -4,16 +4,11 @@ One commit is in progress at a time; meanwhile batches queue, and the next commi
 stored at once, and under load many senders share the cost of one durable write (one fsync).
 
     submit   a batch joins the queue (`CommitQueue`); QueueFull beyond its project's share, Stopping after `close`
-    wake     at once while few senders are active or another project sends, else when the expected number of batches is
-             queued, or GATHER_SECONDS after the first of them
+    wake     when a group has gathered (`gathering`): at once while few senders are active
     take     a group: batches of all projects in turn, as many as the queue finds right, without those whose callers
              are gone
     commit   `server.ingest.commit` in one transaction; on failure of one batch's data, each batch on its own
     resolve  `Batch.done` of each, only once the transaction is durable
-
-After a group of n batches, n - 1 are expected: each sender usually sends again at once; without waiting, the first to
-do so would get a commit to itself. When senders leave, the number falls with every group, so the others do not wait for
-them for long.
 
 What a commit caches (snapshot, contacts, end of the match log) is kept after the transaction and not before: a
 transaction that is rolled back, or an attempt that is repeated, must leave no trace.
@@ -46,6 +41,7 @@ from server.ingest.commit import Deferral, commit
 from server.ingest.commit_queue import CommitQueue
 from server.ingest.contacts import ContactCache
 from server.ingest.deferred_batches import DeferredBatches
+from server.ingest.gathering import Gathering
 from server.ingest.pre_evaluation import PreEvaluator
 from server.ingest.quarantine import QuarantineLimits
 from server.ingest.riders import NoRiders
@@ -71,13 +67,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _NOTHING_RECORDED: Final = Recorded()
-
-GATHER_BATCHES = 4
-"""After a group of at most this size the next commit does not wait: with few senders that costs more than it saves."""
-
-GATHER_SECONDS = 0.020
-"""The longest time that a commit waits for the expected batches. A commit costs as much as several events."""
-
 
 PATIENCE_SECONDS = 2.0
 """How long a batch waits for room before it is refused. A client without patience sends it again at once: four hundred
@@ -111,13 +100,11 @@ class GroupCommit:
         self._running: Sequence[Batch] = ()
         self._queue = CommitQueue(queue_events)
         self._evaluator = PreEvaluator(database, catalog.thread)
-        self._latest: set[int] = set()
         self._caches: dict[int, ContactCache] = {}
         self._wake = asyncio.Event()
         self._deferred = DeferredBatches(catalog, self._evaluator, self._loop_time, self._wake.set)
-        self._expected = 1
+        self._gathering = Gathering(self._queue, self._wake.set)
         self._steps_next = False
-        self._timer: asyncio.TimerHandle | None = None
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
         metrics.watch_queue(lambda: self._queue.events, lambda: self._queue.bytes)
@@ -193,7 +180,7 @@ class GroupCommit:
     def _submit(self, batch: Batch) -> None:
         self._check_open()
         self._queue.push(batch)
-        self._schedule(batch.snapshot.project_pk)
+        self._gathering.schedule(batch, at_once=self._stopping)
 
     def _check_open(self) -> None:
         if self._stopping:
@@ -220,31 +207,16 @@ class GroupCommit:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            await self._commit_safely(*self._take())
+            batches, riders = self._take()
+            await self._commit_safely(batches, riders)
+            if batches:
+                self._gathering.committed()
             if self._deferred.ready or self.riders.due:
                 self._wake.set()
             elif self._queue:
-                self._schedule()
+                self._gathering.schedule(at_once=self._stopping)
             elif self._stopping and not self._deferred:
                 return
-
-    def _schedule(self, project_pk: int | None = None) -> None:
-        """Wake the task: at once, or within GATHER_SECONDS if further senders are expected.
-
-        Only those of the last group are: a project that was not in it does not wait for them.
-        """
-        newcomer = project_pk is not None and project_pk not in self._latest
-        if newcomer or len(self._queue) >= self._expected or self._stopping:
-            self._gathered()
-        elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._gathered)
-
-    def _gathered(self) -> None:
-        """Wake the task: no further batches are awaited."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._wake.set()
 
     def _take(self) -> tuple[list[Batch], Sequence[Rider]]:
         """Return the next group with its riders.
@@ -253,7 +225,7 @@ class GroupCommit:
         or while further batches are awaited.
         """
         waiting = bool(self._queue or self._deferred)
-        if self.riders.due and (self._steps_next or self._timer is not None or not waiting):
+        if self.riders.due and (self._steps_next or self._gathering.waiting or not waiting):
             self._steps_next = False
             return [], self.riders.board_due()
         if not waiting:
@@ -264,16 +236,11 @@ class GroupCommit:
         return batches, riders
 
     def _take_batches(self) -> list[Batch]:
-        """Return the next batches, and note whose may be expected after them."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        """Return the next batches."""
         batches = self._queue.take()
         if self._deferred:
             batches = self._deferred.group(batches)
-        senders = len({id(batch.whole) for batch in batches})
-        self._latest = {batch.snapshot.project_pk for batch in batches}
-        self._expected = senders - 1 if senders > GATHER_BATCHES else 1
+        self._gathering.took(batches)
         count = sum(len(batch.drafts) for batch in batches)
         runtime.favour_database_threads(large_batches=count > runtime.LARGE_BATCH_EVENTS * len(batches))
         return batches

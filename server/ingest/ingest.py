@@ -18,7 +18,7 @@ from server.sharing.small_work import SmallWork
 from server.tracing.context import current_trace
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
     from server.ingest.catalog import Catalog, CatalogSnapshot
     from server.ingest.draft import Draft
@@ -61,7 +61,7 @@ class Ingest:
         try:
             batch = await self._validated(snapshot, (draft,), BatchMode.INDEPENDENT, size)
             if batch.worth_storing():
-                with SmallWork(project_pk):
+                with SmallWork(_small_work_of(batch)):
                     self._queue.submit(batch)
                     await batch.done
         finally:
@@ -96,17 +96,17 @@ class Ingest:
         admitted = await self._quotas.enter(snapshot, len(drafts)) if snapshot.quota.limited else None
         try:
             batch = await self._validated(snapshot, drafts, mode, size)
-            await self._store(project_pk, batch)
+            await self._store(batch)
         finally:
             if admitted is not None:
                 admitted.leave(drafts)
         self._refusals.note(batch)
         batch.check()
 
-    async def _store(self, project_pk: int, batch: Batch) -> None:
+    async def _store(self, batch: Batch) -> None:
         """Queue a batch and wait until it is decided, unless nothing of it could be stored."""
         if batch.worth_storing():
-            with SmallWork(project_pk if _is_small(batch) else SERVER):
+            with SmallWork(_small_work_of(batch)):
                 await self._queue.submit_in_time(batch)
                 await batch.done
 
@@ -125,7 +125,7 @@ class Ingest:
         admitted = await self._quotas.enter(snapshot, len(drafts), patiently=True) if limited else None
         try:
             batch = await self._validated(snapshot, drafts, BatchMode.INDEPENDENT, size, reingests=True)
-            await self._store(project_pk, batch)
+            await self._store(batch)
         finally:
             if admitted is not None:
                 admitted.leave(drafts)
@@ -205,3 +205,8 @@ class Ingest:
 
 def _is_small(batch: Batch) -> bool:
     return len(batch.drafts) <= SMALL_EVENTS and batch.size <= SMALL_BYTES
+
+
+def _small_work_of(batch: Batch) -> Hashable:
+    """Return the project whose small work a batch is, SERVER if it is large or refused."""
+    return batch.snapshot.project_pk if _is_small(batch) and not batch.all_refused() else SERVER

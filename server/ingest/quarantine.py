@@ -164,6 +164,8 @@ def is_content_error(draft: Draft) -> bool:
 
 def clean(text: str) -> str:
     """Return a text for a column: cut to its limit, without characters that PostgreSQL or a line cannot hold."""
+    if len(text) <= MAX_NAME and text.isprintable():
+        return text
     return _CONTROLS.sub("\ufffd", text[:MAX_NAME])
 
 

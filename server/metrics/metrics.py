@@ -109,6 +109,9 @@ class Metrics:
         # Cached, because looking up a child by its labels takes a microsecond.
         self._request = lru_cache(1_000)(lambda dialect, status: self._requests.labels(dialect, status).inc)
         self._refusal = lru_cache(1_000)(lambda reason: self._refused.labels(reason).inc)
+        self._refused_event = lru_cache(1_000)(
+            lambda project_id, event, reason: self._refused_events.labels(project_id, event, reason).inc
+        )
 
     def count_failures(self, project_id: str, failures: Mapping[str, int]) -> None:
         """Count failed conditions, by verdict or limit."""
@@ -135,7 +138,7 @@ class Metrics:
                 self._refused_names.add((project_id, event))
             else:
                 event = OTHER
-        self._refused_events.labels(project_id, event, reason).inc(count)
+        self._refused_event(project_id, event, reason)(count)
 
     def count_unkept(self, project_id: str, count: int) -> None:
         """Add refused events that did not fit into the quarantine."""
