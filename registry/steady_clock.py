@@ -42,9 +42,9 @@ _CLOCK: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 class SteadyClock:
     """A clock for all threads of a process; `system` is the system clock, in microseconds."""
 
-    def __init__(self, system: Callable[[], int], since_boot: Callable[[], int] = nanos_since_boot) -> None:
+    def __init__(self, system: Callable[[], int]) -> None:
         self._system = system
-        self._since_boot = since_boot
+        self._since_boot = nanos_since_boot
         self._lock = threading.Lock()
         self._offset: int | None = None
         self._slewed_at = 0

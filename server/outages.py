@@ -12,14 +12,11 @@ from __future__ import annotations
 
 from collections import Counter
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import structlog
 
 from server.errors import StorageError, StorageRefused
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 log = structlog.get_logger()
 
@@ -41,8 +38,7 @@ def is_outage(error: Exception) -> bool:
 class Outages:
     """The outage of a server's database, if there is one, and the defects of its recurring work."""
 
-    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._failing: set[str] = set()
         self._failures: Counter[str] = Counter()
         self._began = self._latest = self._logged = 0.0
@@ -55,15 +51,15 @@ class Outages:
         else:
             self._report_defect(work, error, defect, facts)
 
-    def failed(self, work: str, error: Exception, count: int = 1) -> None:
+    def failed(self, work: str, error: Exception) -> None:
         """Report that work failed because of an outage."""
-        self._latest = self._clock()
+        self._latest = monotonic()
         if not self._failures:
             self._began = self._logged = self._latest
             cause = str(error.__cause__ or error)
             log.error("storage_outage", work=work, reason=type(error).__name__, cause=cause)
         self._failing.add(work)
-        self._failures[work] += count
+        self._failures[work] += 1
         self.tick()
 
     def count(self, what: str, number: int) -> None:
@@ -81,7 +77,7 @@ class Outages:
         """Log that an outage lasts or is over, if it is time to."""
         if not self._failures:
             return
-        now = self._clock()
+        now = monotonic()
         if not self._failing and now - self._latest >= SETTLE_SECONDS:
             log.warning("storage_outage_over", seconds=round(self._latest - self._began, 1), failures=self._counts())
             self._failures.clear()
@@ -93,7 +89,7 @@ class Outages:
         return dict(sorted(self._failures.items()))
 
     def _report_defect(self, work: str, error: Exception, name: str, facts: dict[str, Any]) -> None:
-        now = self._clock()
+        now = monotonic()
         key = work, f"{type(error).__name__}: {error}"
         before = self._defects.get(key)
         if before is not None and now - before.logged < LASTS_SECONDS:

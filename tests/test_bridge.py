@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
+from server.bridge import rate_limits
 from server.bridge.dialects import DIALECTS
 from server.bridge.rate_limits import RateLimit, RateLimiter
 from server.bridge.system_pages import SystemPages
@@ -427,9 +428,10 @@ def test_each_dialect_has_its_documented_limit() -> None:
     assert {name for name, limit in limits.items() if limit.fixed} == {Dialect.OPENSEND}
 
 
-def test_a_sliding_window_frees_one_request_at_a_time() -> None:
+def test_a_sliding_window_frees_one_request_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    limiter = RateLimiter(RateLimit(2, 1.0), enforced=True, clock=lambda: now)
+    monkeypatch.setattr(rate_limits, "monotonic", lambda: now)
+    limiter = RateLimiter(RateLimit(2, 1.0), enforced=True)
     limiter.take("one", None)
     now = 0.6
     limiter.take("one", None)
@@ -443,9 +445,10 @@ def test_a_sliding_window_frees_one_request_at_a_time() -> None:
         limiter.take("one", None)
 
 
-def test_a_fixed_window_frees_all_requests_at_once() -> None:
+def test_a_fixed_window_frees_all_requests_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    limiter = RateLimiter(RateLimit(2, 60.0, fixed=True), enforced=True, clock=lambda: now)
+    monkeypatch.setattr(rate_limits, "monotonic", lambda: now)
+    limiter = RateLimiter(RateLimit(2, 60.0, fixed=True), enforced=True)
     limiter.take("one", None)
     now = 59.0
     limiter.take("one", None)

@@ -53,6 +53,7 @@ from tests.support.delivery_model import (
     ModelMatches,
     ModelSubscription,
     cancelled,
+    set_clock,
 )
 from tests.support.virtual_time import VirtualTimeLoop
 
@@ -87,11 +88,14 @@ class CheckedDispatcher(Dispatcher):
     Settled: submitted before the takeover. Returned: before the step that takes over.
     """
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, server: Server, *arguments: Any, **options: Any) -> None:
         self._untaken: list[Settlement] = []
         self._before_take_overs: dict[int, list[Settlement]] = {}
         self._undelivered: set[str] = set()
         super().__init__(*arguments, **options)
+        self._take_step = server.model.step
+        self._group_deliveries = server.group_deliveries
+        set_clock(self, server.clock)
 
     def submit(self, settlements: Sequence[Settlement]) -> asyncio.Future[list[list[SettleResult]]]:
         self._untaken += settlements
@@ -144,12 +148,13 @@ class Server:
         self.database = ModelDatabase(self.model, random, shared=shared)
         self.notifier = MatchNotifier(self.database)
         self.stopping = asyncio.Event()
-        make = partial(CheckedDispatcher, step=self.model.step, clock=self.clock, group_deliveries=group_deliveries)
+        self.group_deliveries = group_deliveries
         self.commits = ModelCommits(self.database, self.model)
         self.model.locked = lambda: shared and random.random() < 0.2
         self.riding = riding
         schedule = self.commits.schedule if riding else None
-        self.dispatchers = Dispatchers(self.database, self.notifier, make, schedule)
+        self.dispatchers = Dispatchers(self.database, self.notifier, schedule)
+        self.dispatchers._make = partial(CheckedDispatcher, self)
         if riding:
             self.commits.riders = self.dispatchers
         matches: Any = ModelMatches(self.database, random)

@@ -12,7 +12,7 @@ from server.delivery.consumer import Consumer
 from server.delivery.dispatcher import MAX_WAIT_SECONDS, POLL_SECONDS, Dispatcher
 from server.delivery.dispatchers import Dispatchers
 from server.errors import ConsumerReplaced, StorageRefused, StorageUnavailable
-from tests.support.delivery_model import SECOND, SUBSCRIPTION
+from tests.support.delivery_model import SECOND, SUBSCRIPTION, set_clock
 from tests.support.virtual_time import VirtualTimeLoop
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ class Loose(Dispatcher):
         self.now = 100 * SECOND
         nobody: Any = None
         database: Any = Database(shared=shared)
-        super().__init__(database, nobody, SUBSCRIPTION, clock=lambda: self.now)
+        super().__init__(database, nobody, SUBSCRIPTION)
+        set_clock(self, lambda: self.now)
 
     def look(self) -> None:
         """Take note that nothing more is available, as a step does."""
@@ -274,7 +275,8 @@ def test_a_step_takes_settlements_until_they_name_enough_deliveries() -> None:
     def work() -> None:
         nobody: Any = None
         database: Any = Database()
-        dispatcher = Dispatcher(database, nobody, SUBSCRIPTION, group_deliveries=3)
+        dispatcher = Dispatcher(database, nobody, SUBSCRIPTION)
+        dispatcher._group_deliveries = 3
         groups = [["a"], ["b", "c"], ["d"], [], ["e", "f", "g", "h"], ["i"]]
         for names in groups:
             dispatcher.submit([Ack(names)])
@@ -347,8 +349,9 @@ def test_a_shutdown_waits_for_the_steps_that_are_in_progress() -> None:
 
     async def work() -> None:
         nobody: Any = None
+        dispatchers = Dispatchers(nobody, nobody)
         make: Any = Working
-        dispatchers = Dispatchers(nobody, nobody, make)
+        dispatchers._make = make
         await dispatchers.close()
         assert asyncio.get_running_loop().time() == 0
         with dispatchers.used(SUBSCRIPTION) as first, dispatchers.used(SUBSCRIPTION) as again:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import pytest
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -20,6 +21,7 @@ from server.cli.definitions.export import write_files
 from server.rpc.messages.definitions import write_schema
 from server.rpc.messages.structs import read_struct
 from server.rpc.messages.typed_properties import TypedReader
+from server.storage import migrations
 from server.storage.database import open_database
 from server.storage.migrations import migrate
 from signalbox.v1 import event_definitions_pb2, event_ingest_pb2
@@ -27,6 +29,7 @@ from tests.support.command_line import command as signalbox
 from tests.support.messages import INDEPENDENT, ORDER, event, struct
 from tests.support.refusals import refusal, verdict
 from tests.support.revisions import layouts, payloads, schemas, typed
+from tests.support.stores import migrate_until
 from tests.support.wire import field
 
 if TYPE_CHECKING:
@@ -369,9 +372,10 @@ async def test_revisions_from_before_layouts_get_theirs(backend: Backend, tmp_pa
     async with backend.empty(tmp_path) as store:
         database = await open_database(store.url)
         try:
-            await migrate(database, until="0001_foundation")
+            await migrate_until(database, "0001_foundation")
             await database.write(first_version)
-            assert await migrate(database, batch_rows=1) is True
+            with patch.object(migrations, "BATCH_ROWS", 1):
+                assert await migrate(database) is True
             assert await database.read(stored) == [
                 (name, layout) for name in ("other", "rich") for layout in layouts(chain, name)
             ]

@@ -6,6 +6,7 @@ import asyncio
 import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import httpx
 import pytest
@@ -56,7 +57,7 @@ class Watched:
         self.database = Probed()
         database: Any = self.database
         loop = asyncio.get_running_loop()
-        self.health = StorageHealth(database, Outages(loop.time))
+        self.health = StorageHealth(database, Outages())
         self.late: list[float] = []
         self.doubt: list[float] = []
         self.ready: list[tuple[float, bool]] = []
@@ -80,7 +81,8 @@ def in_virtual_time(work: Callable[[Watched], Coroutine[Any, Any, None]]) -> Wat
 
     loop = VirtualTimeLoop()
     try:
-        return loop.run_until_complete(watched())
+        with patch.object(outages, "monotonic", loop.time):
+            return loop.run_until_complete(watched())
     finally:
         loop.close()
 
@@ -197,9 +199,10 @@ def test_an_outage_is_a_line_at_its_start_one_a_minute_and_one_at_its_end() -> N
     assert 149 <= logs[-1]["seconds"] <= 152
 
 
-def test_a_defect_that_recurs_is_logged_once_a_minute_with_its_repetitions() -> None:
+def test_a_defect_that_recurs_is_logged_once_a_minute_with_its_repetitions(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(1_000))
-    defects = Outages(lambda: next(clock) // 2)
+    monkeypatch.setattr(outages, "monotonic", lambda: next(clock) // 2)
+    defects = Outages()
     with capture_logs() as logs:
         for _ in range(130):
             defects.report("sweeping", ValueError("7 is no length"))

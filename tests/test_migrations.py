@@ -32,7 +32,7 @@ from tests.support import automations
 from tests.support.command_line import command
 from tests.support.process import server_process
 from tests.support.service import serving
-from tests.support.stores import PostgresStore, migrated
+from tests.support.stores import PostgresStore, migrate_until, migrated
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -74,7 +74,7 @@ async def old(backend: Backend, tmp_path: Path) -> AsyncIterator[OldDatabase]:
     """A database before events recorded whether case counts: three projects with their logs."""
     async with backend.empty(tmp_path) as store:
         database = await open_database(store.url)
-        await migrate(database, until="0004_retention")
+        await migrate_until(database, "0004_retention")
         for statement in (PROJECTS, HEADS, LOG):
             await store.execute(statement)
         yield OldDatabase(store, database)
@@ -181,15 +181,19 @@ async def test_an_empty_database_is_migrated_once(backend: Backend, tmp_path: Pa
 
 async def test_rows_are_moved_in_batches(old: OldDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(migrations, "PROGRESS_SECONDS", 0)
-    assert await migrate(old.database, batch_rows=BATCH) is True
+    monkeypatch.setattr(migrations, "BATCH_ROWS", BATCH)
+    assert await migrate(old.database) is True
     await old.check()
 
 
-async def test_a_migration_killed_after_any_step_continues_where_it_stopped(old: OldDatabase) -> None:
+async def test_a_migration_killed_after_any_step_continues_where_it_stopped(
+    old: OldDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrations, "BATCH_ROWS", BATCH)
     killed = KilledDatabase(old.database)
     while True:
         with suppress(KilledError):
-            await migrate(killed, batch_rows=BATCH)
+            await migrate(killed)
             break
     # Two projects of seven batches each, and two steps at least of each migration; none is taken twice.
     assert len(killed.states) >= 2 * EVENTS // BATCH + 4
@@ -336,7 +340,7 @@ async def test_a_table_that_stays_locked_fails_the_migration_and_names_the_holde
 @on_postgresql
 async def test_events_are_stored_while_an_index_is_built(old: OldDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maintenance, "PROGRESS_SECONDS", 0.05)
-    await migrate(old.database, until="0005_bridge")
+    await migrate_until(old.database, "0005_bridge")
     async with reading(old):
         migrating = asyncio.create_task(migrate(old.database))
         await waiting_for(old, "CREATE INDEX CONCURRENTLY%")
@@ -348,7 +352,7 @@ async def test_events_are_stored_while_an_index_is_built(old: OldDatabase, monke
 
 @on_postgresql
 async def test_an_index_that_was_left_invalid_is_built_anew(old: OldDatabase) -> None:
-    await migrate(old.database, until="0005_bridge")
+    await migrate_until(old.database, "0005_bridge")
     async with reading(old):
         migrating = asyncio.create_task(migrate(old.database))
         await waiting_for(old, "CREATE INDEX CONCURRENTLY%")

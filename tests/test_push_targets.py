@@ -11,11 +11,13 @@ from contextlib import asynccontextmanager
 from functools import partial
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import pytest
 from grpc import StatusCode
 
 from automation.subscriptions.push_url import normal_url
+from server.delivery.push import resolver
 from server.delivery.push.client import PushClient, PushFailed
 from server.delivery.push.networks import PushNetworks
 from server.delivery.push.resolver import Resolver
@@ -271,9 +273,10 @@ class Names:
 
 @asynccontextmanager
 async def pushing(names: Callable[[str], Sequence[str]], *allowed: str) -> AsyncIterator[PushClient]:
-    client = PushClient(Resolver(PushNetworks([ip_network(network) for network in allowed]), names))
+    client = PushClient(Resolver(PushNetworks([ip_network(network) for network in allowed])))
     try:
-        yield client
+        with patch.object(resolver, "system_lookup", names):
+            yield client
     finally:
         await client.close()
 
@@ -320,7 +323,7 @@ async def test_a_host_is_resolved_once_for_a_connection_and_named_in_the_request
 
 async def test_the_address_of_the_socket_is_checked_even_if_the_resolver_lets_it_pass() -> None:
     async with receiving() as receiver:
-        client = PushClient(Resolver(PushNetworks(), Names(["127.0.0.1"])))
+        client = PushClient(Resolver(PushNetworks()))
         client._resolver.resolve = lambda host: asyncio.sleep(0, ["127.0.0.1"])  # type: ignore[method-assign]
         assert "127.0.0.1 is not public" in await failure(client, f"http://hooks.example:{receiver.port}/")
         assert "127.0.0.1 is not public" in await failure(client, receiver.url)

@@ -10,7 +10,7 @@ import pytest
 from automation.automations import Automation, AutomationState, EntryRule
 from automation.matches import Match, MatchKind
 from automation.subscriptions.values import MatchFilter
-from server.delivery import match_reader
+from server.delivery import match_reader, recent_matches
 from server.delivery.recent_matches import RECENT_CHARACTERS, RECENT_SECONDS, RecentMatch, RecentMatches
 from server.model import Event
 from signalbox.v1 import match_stream_pb2
@@ -41,12 +41,19 @@ class Clock:
         return self.now
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(recent_matches, "monotonic", clock)
+    return clock
+
+
 def positions(matches: RecentMatches, after: int, last: int) -> list[int]:
     return [each.match.position for each in matches.between(1, after, last)]
 
 
 def test_only_matches_without_a_gap_are_known() -> None:
-    matches = RecentMatches(Clock())
+    matches = RecentMatches()
     matches.record(1, [recent(5), recent(6)], 0)
     matches.record(1, [recent(7)], 0)
     assert positions(matches, 4, 7) == [5, 6, 7]
@@ -55,9 +62,8 @@ def test_only_matches_without_a_gap_are_known() -> None:
     assert (positions(matches, 4, 7), positions(matches, 8, 9)) == ([], [9])
 
 
-def test_old_and_many_matches_are_dropped() -> None:
-    clock = Clock()
-    matches = RecentMatches(clock)
+def test_old_and_many_matches_are_dropped(clock: Clock) -> None:
+    matches = RecentMatches()
     matches.record(1, [recent(1)], 0)
     clock.now += RECENT_SECONDS / 2
     matches.record(1, [recent(2)], 0)
@@ -69,7 +75,7 @@ def test_old_and_many_matches_are_dropped() -> None:
 
 
 def test_what_was_forgotten_while_a_commit_ran_is_not_recorded() -> None:
-    matches = RecentMatches(Clock())
+    matches = RecentMatches()
     before = matches.version
     matches.record(1, [recent(1)], before)
     matches.forget(1)
@@ -81,7 +87,7 @@ def test_what_was_forgotten_while_a_commit_ran_is_not_recorded() -> None:
 
 
 def test_another_match_at_the_same_position_is_not_found() -> None:
-    matches = RecentMatches(Clock())
+    matches = RecentMatches()
     matches.record(1, [recent(1)], 0)
     assert matches.find(1, recent(1).match) is matches.between(1, 0, 1)[0]
     other = Match(1, "other", MatchKind.STARTED, 1, 1, "r", 1, "e", 0, 1)

@@ -43,12 +43,15 @@ class Riding:
         self.breaking = False
         self._database = database
         self._subscription = subscription
-        self.dispatchers = Dispatchers(database, pipeline.notifier, self._make, pipeline.queue.schedule_steps)
+        self.dispatchers = Dispatchers(database, pipeline.notifier, pipeline.queue.schedule_steps)
+        self.dispatchers._make = self._make
         pipeline.queue.riders = self.dispatchers
         self.consumer = Consumer("a", 100)
 
     def _make(self, *arguments: Any, **options: Any) -> Dispatcher:
-        return Dispatcher(*arguments, step=self._step, **options)
+        dispatcher = Dispatcher(*arguments, **options)
+        dispatcher._take_step = self._step
+        return dispatcher
 
     def _step(self, *arguments: Any, **options: Any) -> StepResult:
         result = leasing.step(*arguments, **options)

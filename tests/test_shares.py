@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter, defaultdict, deque
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import pytest
 import pytest_asyncio
@@ -16,7 +17,7 @@ from registry.definitions import NewDefinition
 from registry.schema import Property, PropertyType, Schema
 from server.auth.access import Caller
 from server.errors import BatchRejected, QueueFull, StorageLate, StorageRefused, StorageUnavailable
-from server.ingest import group_commit
+from server.ingest import commit_queue, group_commit
 from server.ingest.catalog import Catalog
 from server.ingest.commit_queue import (
     GROUP_EVENTS,
@@ -85,7 +86,7 @@ sends = st.tuples(projects, st.integers(1, 60), st.sampled_from([0, 100, 200_000
 
 @given(st.lists(st.one_of(sends, st.none()), max_size=60))
 def test_the_queue_is_bounded_and_ordered_and_takes_a_batch_of_a_project_that_is_not_in_it(steps: list[Any]) -> None:
-    queue = CommitQueue(EVENTS, SIZE)
+    queue = queue_of(EVENTS, SIZE)
     waiting: dict[int, deque[Draft]] = defaultdict(deque)
     for step in steps:
         if step is None:
@@ -138,7 +139,7 @@ def taken_at_once(queue: CommitQueue, waiting: dict[int, deque[Draft]]) -> list[
 
 def test_each_project_that_floods_has_the_same_share() -> None:
     for flooding in (1, 2, 3, 5):
-        queue = CommitQueue(6_000, SIZE * 1_000)
+        queue = queue_of(6_000, SIZE * 1_000)
         shares: Counter[int] = Counter()
         for _ in range(6_000):
             for project in range(flooding):
@@ -178,6 +179,12 @@ def test_what_a_project_pays_is_the_time_of_the_writer() -> None:
         queue.push(batch(2))
     taken = Counter(each.snapshot.project_pk for _ in range(3) for each in queue.take())
     assert 8 < taken[2] / taken[1] < 12
+
+
+def queue_of(events: int, size: int) -> CommitQueue:
+    """Return a queue of a number of events and a size in bytes."""
+    with patch.object(commit_queue, "queue_bytes", lambda: size):
+        return CommitQueue(events)
 
 
 @pytest_asyncio.fixture
@@ -307,7 +314,7 @@ async def test_parts_whose_caller_leaves_are_not_stored(pipeline: IngestPipeline
 
 
 def test_the_share_of_a_project_is_bounded_in_bytes_too() -> None:
-    queue = CommitQueue(EVENTS, SIZE)
+    queue = queue_of(EVENTS, SIZE)
     queue.push(batch(1, 1, 3 * SIZE))
     with pytest.raises(QueueFull, match="bytes of events"):
         queue.push(batch(1, 1, 100))

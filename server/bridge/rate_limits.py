@@ -59,9 +59,8 @@ def ratelimit_headers(quota: Quota) -> Headers:
 class RateLimiter:
     """Counts the requests of each key; unless `enforced`, no request is counted and headers show a full quota."""
 
-    def __init__(self, limit: RateLimit, *, enforced: bool, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, limit: RateLimit, *, enforced: bool) -> None:
         self._limit = limit
-        self._clock = clock
         self._taken: dict[tuple[str, ...], deque[float]] = {}
         self._enforced = enforced
 
@@ -73,7 +72,7 @@ class RateLimiter:
         if not self._enforced:
             return limit.headers(Quota(allowed, allowed, math.ceil(limit.seconds)))
         counter = (key_id,) if limit.reads is None or route is None else (key_id, route.method, route.path)
-        now = self._clock()
+        now = monotonic()
         taken = self._taken.setdefault(counter, deque(maxlen=max(allowed, 1)))
         self._expire(taken, now)
         if len(taken) < allowed:

@@ -102,10 +102,7 @@ class Steps(Protocol):
 
 
 class Dispatcher:
-    """One subscription in use. Its task runs as long as it has users or work.
-
-    `step`, `clock` (the time in microseconds UTC) and `group_deliveries` are given in tests only.
-    """
+    """One subscription in use. Its task runs as long as it has users or work."""
 
     def __init__(
         self,
@@ -113,9 +110,6 @@ class Dispatcher:
         notifier: MatchNotifier,
         subscription: Subscription,
         *,
-        step: Step = leasing.step,
-        clock: Callable[[], int] | None = None,
-        group_deliveries: int = GROUP_DELIVERIES,
         steps: Steps | None = None,
         times: DeliveryTimes | None = None,
     ) -> None:
@@ -124,10 +118,10 @@ class Dispatcher:
         self.users = 0
         self._database = database
         self._notifier = notifier
-        self._take_step = step
-        self._given_clock = clock
-        self._clock = clock or database_now
-        self._group_deliveries = group_deliveries
+        self._take_step: Step = leasing.step
+        self._clock = database_now
+        self._clock_in = _transaction_clock
+        self._group_deliveries = GROUP_DELIVERIES
         self._steps = steps
         self._times = times
         self._stepping = False
@@ -363,12 +357,11 @@ class Dispatcher:
 
     def run_step(self, connection: Connection, step: StepInProgress, recorded: Recorded | None) -> StepResult:
         """Take a step in a transaction, which has `recorded` matches if it is a group commit."""
-        clock = self._given_clock or partial(transaction_time, connection)
         riding = {} if recorded is None else {"recorded": recorded}
         return self._take_step(
             connection,
             subscription_key=self.subscription.key,
-            clock=clock,
+            clock=self._clock_in(connection),
             settlements=[*step.returned, *(each for group in step.submitted for each in group.settlements)],
             requests=step.requests,
             take_overs=[take_over.take_over for take_over in step.take_overs],
@@ -459,3 +452,7 @@ def _mark_retrieved(done: asyncio.Future[list[T]]) -> None:
     """Mark a failure as seen: whoever waited for it may have gone."""
     if not done.cancelled():
         done.exception()
+
+
+def _transaction_clock(connection: Connection) -> Callable[[], int]:
+    return partial(transaction_time, connection)

@@ -36,7 +36,6 @@ class Dispatchers:
         self,
         database: Database,
         notifier: MatchNotifier,
-        make: Callable[..., Dispatcher] = Dispatcher,
         schedule: Callable[[], None] | None = None,
         times: Callable[[int], DeliveryTimes] | None = None,
     ) -> None:
@@ -47,7 +46,7 @@ class Dispatchers:
         self._times = times
         self._database = database
         self._notifier = notifier
-        self._make = make
+        self._make: Callable[..., Dispatcher] = Dispatcher
         self._by_key: dict[int, Dispatcher] = {}
         self._by_project: defaultdict[int, list[Dispatcher]] = defaultdict(list)
         self._tasks: set[asyncio.Task[None]] = set()

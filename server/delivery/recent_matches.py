@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from automation.match_log import passes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from automation.automations import Automation
     from automation.matches import Match
@@ -86,8 +86,7 @@ class _Tail:
 class RecentMatches:
     """The newest matches of the projects whose logs are followed."""
 
-    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._tails: dict[int, _Tail] = {}
         self.version = 0
 
@@ -97,7 +96,7 @@ class RecentMatches:
             return
         tail = self._tails.pop(project_pk, None) or _Tail()
         self._tails[project_pk] = tail
-        tail.append(matches, self._clock())
+        tail.append(matches, monotonic())
         if len(self._tails) > RECENT_PROJECTS:
             del self._tails[next(iter(self._tails))]
 
@@ -110,7 +109,7 @@ class RecentMatches:
         """Return a match if it is in memory."""
         tail = self._tails.get(project_pk)
         found = tail.by_position.get(match.position) if tail is not None else None
-        if found is None or found[0] < self._clock() - RECENT_SECONDS or found[1].match.id != match.id:
+        if found is None or found[0] < monotonic() - RECENT_SECONDS or found[1].match.id != match.id:
             return None
         return found[1]
 
@@ -119,7 +118,7 @@ class RecentMatches:
         tail = self._tails.get(project_pk)
         if tail is None or last <= after or tail.last < last:
             return []
-        oldest = self._clock() - RECENT_SECONDS
+        oldest = monotonic() - RECENT_SECONDS
         first = tail.by_position.get(after + 1)
         if first is None or first[0] < oldest:
             return []

@@ -195,8 +195,8 @@ def _gunzipped(body: bytes, limit: int) -> bytes:
     return bytes(content)
 
 
-def gunzip_steps(body: bytes, limit: int, step: int, piece: int = GZIP_PIECE) -> Iterator[bytes]:
-    """Decompress one gzip member in parts of up to `step` bytes, each from up to `piece` bytes of the body.
+def gunzip_steps(body: bytes, limit: int, step: int) -> Iterator[bytes]:
+    """Decompress one gzip member in parts of up to `step` bytes, each from up to GZIP_PIECE bytes of the body.
 
     Raise BodyTooLarge before more than `limit` bytes are returned, and MalformedBody.
     """
@@ -206,7 +206,7 @@ def gunzip_steps(body: bytes, limit: int, step: int, piece: int = GZIP_PIECE) ->
         if gzip.unconsumed_tail:
             data = gzip.unconsumed_tail
         else:
-            data = body[place : place + piece]
+            data = body[place : place + GZIP_PIECE]
             place += len(data)
         try:
             part = gzip.decompress(data, step)

@@ -99,9 +99,9 @@ class _Waiter:
 class CommitQueue:
     """Batches that wait for the commit task."""
 
-    def __init__(self, events: int, size: int | None = None) -> None:
+    def __init__(self, events: int) -> None:
         self._max_events = 2 * events  # of which a project alone may have a half
-        self._max_bytes = queue_bytes() if size is None else size
+        self._max_bytes = queue_bytes()
         self._queue: FairQueue[Batch] = FairQueue()
         self._held: dict[int, _Held] = {}
         self._waiters: dict[int, deque[_Waiter]] = {}

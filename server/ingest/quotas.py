@@ -21,7 +21,7 @@ from server.errors import ProjectQuotaExceeded, ProjectRateExceeded
 from server.storage.events import log_head, position_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from sqlalchemy import Connection
 
@@ -82,10 +82,9 @@ class _Day:
 class Quotas:
     """The quotas of all projects, as this server counts them."""
 
-    def __init__(self, database: Database, metrics: Metrics, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, database: Database, metrics: Metrics) -> None:
         self._database = database
         self._metrics = metrics
-        self._clock = clock
         self._buckets: dict[int, Bucket] = {}
         self._days: dict[int, _Day] = {}
         self._reading: dict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -116,16 +115,16 @@ class Quotas:
     async def _check_rate(self, snapshot: CatalogSnapshot, count: int) -> Bucket:
         """Return the bucket if it has the tokens, or has them within REFUSAL_SECONDS. Raise ProjectRateExceeded."""
         bucket = self._bucket(snapshot.project_pk, snapshot.quota)
-        if seconds := bucket.wait(count, self._clock()):
+        if seconds := bucket.wait(count, monotonic()):
             await asyncio.sleep(min(seconds, REFUSAL_SECONDS))
-            if seconds := bucket.wait(count, self._clock()):
+            if seconds := bucket.wait(count, monotonic()):
                 self._metrics.count_refused(ProjectRateExceeded.reason)
                 raise ProjectRateExceeded(bucket.rate, bucket.burst, max(seconds, 0.01))
         return bucket
 
     async def _wait_for_rate(self, snapshot: CatalogSnapshot, count: int) -> None:
         bucket = self._bucket(snapshot.project_pk, snapshot.quota)
-        seconds = bucket.wait(count, self._clock())
+        seconds = bucket.wait(count, monotonic())
         # Taken at once, so that those who wait come one after another.
         bucket.take(count)
         if seconds:
@@ -140,7 +139,7 @@ class Quotas:
         rate, burst = quota.events_per_second, quota.event_burst or quota.events_per_second
         bucket = self._buckets.get(project_pk)
         if bucket is None or (bucket.rate, bucket.burst) != (rate, burst):
-            bucket = self._buckets[project_pk] = Bucket(rate, burst, self._clock())
+            bucket = self._buckets[project_pk] = Bucket(rate, burst, monotonic())
         return bucket
 
     async def _enter_day(self, snapshot: CatalogSnapshot, count: int) -> _Day:
@@ -159,7 +158,7 @@ class Quotas:
         async with self._reading[project_pk]:
             if (day := self._current(project_pk)) is not None:
                 return day
-            number, now = database_now() // DAY, self._clock()
+            number, now = database_now() // DAY, monotonic()
             known = self._days.get(project_pk)
             first, head = await self._database.read(
                 lambda connection: _bounds(connection, project_pk, number), brief=True
@@ -175,7 +174,7 @@ class Quotas:
         day = self._days.get(project_pk)
         if day is None or day.number != database_now() // DAY:
             return None
-        late = self._database.shared and self._clock() - day.read_at > HEAD_SECONDS
+        late = self._database.shared and monotonic() - day.read_at > HEAD_SECONDS
         return None if late else day
 
 

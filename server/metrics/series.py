@@ -65,7 +65,7 @@ def cumulative(names: Sequence[str], series: Sequence[Observations]) -> list[tup
 
 
 class LoopHistogram(Collector):
-    """A histogram that is observed on the event loop alone. With `limit`, further labels are counted as OTHER."""
+    """A histogram that is observed on the event loop alone."""
 
     def __init__(
         self,
@@ -74,13 +74,11 @@ class LoopHistogram(Collector):
         labels: Sequence[str],
         bounds: Sequence[float],
         registry: CollectorRegistry,
-        limit: int | None = None,
     ) -> None:
         self._name = name
         self._text = text
         self._labels = tuple(labels)
         self._bounds = tuple(bounds)
-        self._limit = limit
         self._series: dict[tuple[str, ...], Observations] = {}
         self._names = bucket_names(bounds)
         registry.register(self)
@@ -89,8 +87,6 @@ class LoopHistogram(Collector):
         """Return the series of these labels. Whoever observes often keeps it."""
         series = self._series.get(values)
         if series is None:
-            if self._limit is not None and len(self._series) >= self._limit:
-                values = (OTHER,) * len(values)
             series = self._series.setdefault(values, Observations(self._bounds))
         return series
 
@@ -108,25 +104,22 @@ class LoopHistogram(Collector):
 
 
 class BoundedCounter(Collector):
-    """A counter by labels that callers choose: after `limit` series, further labels are counted as OTHER."""
+    """A counter by labels that callers choose: after MAX_SERIES series, further labels are counted as OTHER."""
 
-    def __init__(
-        self, name: str, text: str, labels: Sequence[str], registry: CollectorRegistry, limit: int = MAX_SERIES
-    ) -> None:
+    def __init__(self, name: str, text: str, labels: Sequence[str], registry: CollectorRegistry) -> None:
         self._name = name
         self._text = text
         self._labels = tuple(labels)
-        self._limit = limit
         self._counts: dict[tuple[str, ...], float] = {}
         registry.register(self)
 
-    def add(self, *values: str, count: float = 1) -> None:
+    def add(self, *values: str) -> None:
         """Add to the series of these labels."""
         known = self._counts.get(values)
-        if known is None and len(self._counts) >= self._limit:
+        if known is None and len(self._counts) >= MAX_SERIES:
             values = (OTHER,) * len(values)
             known = self._counts.get(values)
-        self._counts[values] = (known or 0.0) + count
+        self._counts[values] = (known or 0.0) + 1
 
     def describe(self) -> Iterator[CounterMetricFamily]:
         """Yield the counter without series."""

@@ -87,8 +87,7 @@ class DeliveryTimes:
 class SubscriptionMetrics(Collector):
     """The numbers of the subscriptions."""
 
-    def __init__(self, registry: CollectorRegistry, limit: int = MAX_SERIES) -> None:
-        self._limit = limit
+    def __init__(self, registry: CollectorRegistry) -> None:
         self._states: Sequence[SubscriptionState] = ()
         self._times: dict[int, DeliveryTimes] = {}
         registry.register(self)
@@ -112,9 +111,9 @@ class SubscriptionMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
         states, times = self._states, self._times.copy()
-        names = {state.key: (state.project_id, state.name) for state in states[: self._limit]}
-        shown = {(state.project_id, state.name): state for state in states[: self._limit]}
-        if others := states[self._limit :]:
+        names = {state.key: (state.project_id, state.name) for state in states[:MAX_SERIES]}
+        shown = {(state.project_id, state.name): state for state in states[:MAX_SERIES]}
+        if others := states[MAX_SERIES:]:
             shown[_OTHERS] = _together(others)
         yield from _gauges(shown)
         by_label: dict[tuple[str, str], list[DeliveryTimes]] = {}

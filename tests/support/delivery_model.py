@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from automation.subscriptions.values import DeliveryRequest, SearchBounds, Settlement, TakeOver
+    from server.delivery.dispatcher import Dispatcher
     from server.ingest.riders import Rider, Riders
 
 T = TypeVar("T")
@@ -380,3 +381,9 @@ def _passes(position: int) -> bool:
 
 def _match(position: int) -> Match:
     return Match(position, f"m{position}", MatchKind.STARTED, 1, position, "r", 1, "ordered", 0, 1)
+
+
+def set_clock(dispatcher: Dispatcher, clock: Callable[[], int]) -> None:
+    """Give a dispatcher a clock, in microseconds, in place of the server's and the database's."""
+    dispatcher._clock = clock
+    dispatcher._clock_in = lambda connection: clock

@@ -9,12 +9,14 @@ from contextlib import asynccontextmanager, closing
 from io import BytesIO
 from itertools import count
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from unittest.mock import patch
 
 import asyncpg
 import sqlalchemy as sa
 
 from automation.subscriptions import tables as subscription_tables
 from registry import tables as registry_tables
+from server.storage import migrations
 from server.storage import tables as server_tables
 from server.storage.database import open_database
 from server.storage.migrations import migrate
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
+    from server.storage.database import OpenDatabase
     from tests.support.postgres import Cluster
 
 TABLES = [
@@ -101,6 +104,13 @@ async def migrated(url: str) -> None:
         await migrate(database)
     finally:
         await database.close()
+
+
+async def migrate_until(database: OpenDatabase, name: str) -> None:
+    """Run the migrations up to and including one."""
+    older = [known for known in migrations.names() if known <= name]
+    with patch.object(migrations, "names", lambda: older):
+        await migrate(database)
 
 
 class SqliteStore:

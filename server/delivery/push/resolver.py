@@ -11,25 +11,22 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 from server.delivery.push.networks import RefusedAddress, refusal
 from server.sharing.current_project import current_project
 from server.sharing.fair_budget import FairBudget
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from server.delivery.push.networks import PushNetworks
 
 RESOLVING_THREADS: Final = 16
 
-Lookup: TypeAlias = "Callable[[str], Sequence[str]]"
-"""Returns the addresses of a host, in a thread. Raises OSError."""
-
 
 def system_lookup(host: str) -> list[str]:
-    """Return the addresses that the system has for a host, the best first. Raise OSError."""
+    """Return the addresses that the system has for a host, the best first; in a thread. Raise OSError."""
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
@@ -37,9 +34,8 @@ def system_lookup(host: str) -> list[str]:
 class Resolver:
     """Resolves hosts, and drops the addresses that the server may not connect to."""
 
-    def __init__(self, networks: PushNetworks, lookup: Lookup = system_lookup) -> None:
+    def __init__(self, networks: PushNetworks) -> None:
         self.networks = networks
-        self._lookup = lookup
         self._threads = ThreadPoolExecutor(RESOLVING_THREADS, "resolve-host")
         self._shares = FairBudget(RESOLVING_THREADS)
 
@@ -61,7 +57,7 @@ class Resolver:
     async def _look_up(self, host: str) -> Sequence[str]:
         project_pk = current_project()
         await self._shares.acquire(project_pk)
-        found = asyncio.get_running_loop().run_in_executor(self._threads, self._lookup, host)
+        found = asyncio.get_running_loop().run_in_executor(self._threads, system_lookup, host)
         # The thread works on, even if nobody waits for it any more.
         found.add_done_callback(partial(self._end, project_pk))
         return await asyncio.shield(found)

@@ -132,9 +132,9 @@ Pending = tuple[Any, Any, str, int]
 """A list or object to be filled, the ListValue or Struct it comes from, its path and its depth."""
 
 
-def read_pending(pending: list[Pending], count: int, root: str, budget: PayloadBudget = EVENT_BUDGET) -> None:
-    """Fill the pending containers, after `count` values were read. Raise InvalidArgument, as `read_struct` does."""
-    deque(_pending_steps(pending, count, root, budget), 0)
+def read_pending(pending: list[Pending], count: int, root: str) -> None:
+    """Fill the pending containers of an event, after `count` values were read. Raise as `read_struct` does."""
+    deque(_pending_steps(pending, count, root, EVENT_BUDGET), 0)
 
 
 def _pending_steps(pending: list[Pending], count: int, root: str, budget: PayloadBudget) -> Iterator[None]:

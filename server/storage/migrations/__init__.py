@@ -73,32 +73,31 @@ def current(connection: Connection) -> str | None:
     return max(done, default=None)
 
 
-def pending(connection: Connection, until: str | None = None) -> list[str]:
-    """Return the migrations that are missing, in their order, up to and including `until`.
+def pending(connection: Connection) -> list[str]:
+    """Return the migrations that are missing, in their order.
 
     Raises ValueError if the database is of a newer version that this one cannot work with.
     """
     known = names()
     done = _finished(connection, known)
-    return [name for name in known if name not in done and (until is None or name <= until)]
+    return [name for name in known if name not in done]
 
 
-async def migrate(database: OpenDatabase, until: str | None = None, *, batch_rows: int = BATCH_ROWS) -> bool:
+async def migrate(database: OpenDatabase) -> bool:
     """Run the migrations that are missing, and return whether there were any.
 
     Servers that start together take turns. Raises ValueError if the database is of a newer version, SchemaChangeFailed
     if a migration fails.
     """
-    missing = partial(pending, until=until)
-    if not await database.read(missing, brief=True):
+    if not await database.read(pending, brief=True):
         return False
     async with database.maintenance() as maintenance:
         # Another server may have done it while this one waited.
-        found = await database.read(missing, brief=True)
+        found = await database.read(pending, brief=True)
         # A new database is complete at once, and nobody waits for it.
         level = logging.DEBUG if await database.read(current, brief=True) is None else logging.INFO
         for name in found:
-            await _run(maintenance, name, batch_rows, level)
+            await _run(maintenance, name, level)
     return bool(found)
 
 
@@ -108,14 +107,14 @@ async def check_migrated(database: Database) -> None:
         raise ValueError(f"The database lacks {', '.join(missing)}: run `signalbox migrate` before this version")
 
 
-async def _run(maintenance: Maintenance, name: str, batch_rows: int, level: int) -> None:
+async def _run(maintenance: Maintenance, name: str, level: int) -> None:
     log.log(level, "migration_started", migration=name)
     begun = time.monotonic()
     try:
         migration: Any = import_module(f"{__name__}.versions.{name}")
         cursor = await maintenance.alter(partial(_upgrade, migration, name))
         if hasattr(migration, "move"):
-            await _move(maintenance, migration, name, cursor, batch_rows)
+            await _move(maintenance, migration, name, cursor)
         for index in getattr(migration, "INDEXES", ()):
             await maintenance.build_index(index)
         await maintenance.write(partial(_note, name, finished_at=now_micros()))
@@ -145,11 +144,11 @@ def _upgrade(migration: Any, name: str, connection: Connection) -> str:
     return ""
 
 
-async def _move(maintenance: Maintenance, migration: Any, name: str, cursor: str, batch_rows: int) -> None:
+async def _move(maintenance: Maintenance, migration: Any, name: str, cursor: str) -> None:
     logged = time.monotonic()
 
     def batch(cursor: str, connection: Connection) -> str | None:
-        moved: str | None = migration.move(connection, cursor, batch_rows)
+        moved: str | None = migration.move(connection, cursor, BATCH_ROWS)
         if moved is not None:
             _note(name, connection, cursor=moved)
         return moved
