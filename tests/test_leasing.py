@@ -25,18 +25,15 @@ from automation.run_store import new_run_values
 from automation.subscriptions import tables as subscription_tables
 from automation.subscriptions.leasing import step
 from automation.subscriptions.log_reading import READ_LIMIT
+from automation.subscriptions.parked_matches import count_parked, discard_parked, list_parked, replay_parked
 from automation.subscriptions.store import (
     BLOCKED,
     SubscriptionChanges,
-    count_parked,
     create_subscription,
     delete_subscription,
-    discard_parked,
     get_subscription,
-    list_parked,
     list_subscriptions,
     outstanding_counts,
-    replay_parked,
     seek_subscription,
     stats_of,
     update_subscription,

@@ -9,7 +9,7 @@ from msgspec import UNSET, UnsetType
 from uuid_utils import uuid7
 
 from automation.errors import SubscriptionNotFound
-from automation.subscriptions import push_store, store
+from automation.subscriptions import parked_matches, push_store, store
 from automation.subscriptions.push import PushChanges, change_push, make_secret
 from automation.subscriptions.values import SubscriptionStats
 from registry.timestamps import now_micros
@@ -255,8 +255,8 @@ class Subscriptions:
 
         def read(connection: Connection) -> tuple[Sequence[ParkedMatch], tuple[int, int] | None]:
             current = store.get_subscription(connection, project_pk, subscription)
-            edge = store.parked_edge(connection, current, selection, before)
-            return store.list_parked(connection, current, selection, limit + 1, before, edge), edge
+            edge = parked_matches.parked_edge(connection, current, selection, before)
+            return parked_matches.list_parked(connection, current, selection, limit + 1, before, edge), edge
 
         parked, edge = await self._database.read(read)
         loaded = await self._reader.load(project_pk, [parked_match.match for parked_match in parked[:limit]])
@@ -275,7 +275,7 @@ class Subscriptions:
         """Deliver parked matches again; return their number. Raise SubscriptionNotFound."""
 
         def replay(connection: Connection, current: Subscription) -> int:
-            return store.replay_parked(connection, current.key, selection, transaction_time(connection))
+            return parked_matches.replay_parked(connection, current.key, selection, transaction_time(connection))
 
         return await self._move_parked(
             project_pk, "ReplayParkedMatches", subscription, selection, replay, dry_run=dry_run
@@ -287,7 +287,7 @@ class Subscriptions:
         """Discard parked matches for good; return their number. Raise SubscriptionNotFound."""
 
         def discard(connection: Connection, current: Subscription) -> int:
-            return store.discard_parked(connection, current.key, selection)
+            return parked_matches.discard_parked(connection, current.key, selection)
 
         return await self._move_parked(
             project_pk, "DiscardParkedMatches", subscription, selection, discard, dry_run=dry_run
@@ -305,7 +305,9 @@ class Subscriptions:
     ) -> int:
         current = await self.find(project_pk, subscription)
         if dry_run:
-            return await self._database.read(lambda connection: store.count_parked(connection, current, selection))
+            return await self._database.read(
+                lambda connection: parked_matches.count_parked(connection, current, selection)
+            )
 
         def work(connection: Connection, record: AuditRecorder) -> int:
             count = move(connection, current)
