@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from automation.automations import AutomationState, NewAutomation
 from registry.definitions import NewDefinition
 from registry.schema import Property, PropertyType, Schema
-from server.auth.access import Caller
+from server.auth.caller import Caller
 from server.bridge.dialect import DemoEvent
 from server.bridge.dialects import DIALECTS
 from server.errors import ContactNotFound, ProjectNotFound, SecretInUse

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from grpc import StatusCode
 
-from server.auth.access import ADMIN, ANY
+from server.auth.caller import ADMIN, ANY
 from server.demo import SECRETS
 from server.model import Dialect, Scope
 from signalbox.v1 import event_ingest_pb2, projects_pb2

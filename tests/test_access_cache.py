@@ -8,7 +8,8 @@ import pytest
 import pytest_asyncio
 
 from server.auth import access
-from server.auth.access import ADMIN, UNKNOWN_SECONDS, Access, Caller, bearer_secret, digest_of
+from server.auth.access import UNKNOWN_SECONDS, Access, bearer_secret, digest_of
+from server.auth.caller import ADMIN, Caller
 from server.errors import AdminRequired, KeyInvalid, KeyMissing, ProjectNotFound, ProjectRequired, ScopeMissing
 from server.model import ApiKey, Dialect, Rules, Scope
 from server.storage.projects import insert_key, insert_project

@@ -11,7 +11,7 @@ from google.protobuf.json_format import MessageToDict
 from grpc import StatusCode
 
 from registry.schema import Property, PropertyType, Schema
-from server.auth.access import Caller
+from server.auth.caller import Caller
 from server.services.backtests import CHUNK_EVENTS, Backtests, BacktestScope
 from server.storage.database import open_database
 from signalbox.v1 import event_definitions_pb2 as pb

@@ -12,7 +12,7 @@ import pytest_asyncio
 from automation.automations import AutomationState, NewAutomation
 from registry.definitions import NewDefinition
 from registry.schema import Schema
-from server.auth.access import Caller
+from server.auth.caller import Caller
 from server.errors import KeyInvalid
 from server.ingest.catalog import Catalog
 from server.model import NameCase, Rules, UndefinedEvents, UnknownContacts

@@ -18,7 +18,7 @@ from automation.automations import AutomationState, NewAutomation
 from registry.definitions import NewDefinition
 from registry.schema import Property, PropertyType, Schema
 from registry.store import DefinitionChanges
-from server.auth.access import Caller
+from server.auth.caller import Caller
 from server.errors import BatchRejected, IdempotencyKeyReused, KeyInvalid, QueueFull, Stopping
 from server.ingest import gathering, group_commit
 from server.ingest.catalog import Catalog

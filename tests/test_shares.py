@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from registry.definitions import NewDefinition
 from registry.schema import Property, PropertyType, Schema
-from server.auth.access import Caller
+from server.auth.caller import Caller
 from server.errors import BatchRejected, QueueFull, StorageLate, StorageRefused, StorageUnavailable
 from server.ingest import commit_queue, group_commit
 from server.ingest.catalog import Catalog

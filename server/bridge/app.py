@@ -21,7 +21,7 @@ import msgspec
 import structlog
 
 from registry.errors import SignalboxError
-from server.auth.access import ADMIN
+from server.auth.caller import ADMIN
 from server.bridge.dialects import DIALECTS
 from server.bridge.errors import NO_DIALECT, RuleBroken, report_error
 from server.bridge.identification import (
@@ -57,7 +57,8 @@ from server.tracing.context import TRACEPARENT, receive_trace
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from server.auth.access import Access, Caller
+    from server.auth.access import Access
+    from server.auth.caller import Caller
     from server.bridge.dialect import RestDialect
     from server.bridge.operations import Services
     from server.bridge.routes import Route

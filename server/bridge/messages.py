@@ -19,7 +19,7 @@ from server.status import cut
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from server.auth.access import Caller
+    from server.auth.caller import Caller
 
 T = TypeVar("T")
 

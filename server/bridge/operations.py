@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from registry.definitions import EventDefinition
-    from server.auth.access import Caller
+    from server.auth.caller import Caller
     from server.ingest.ingest import Ingest
     from server.model import Contact
     from server.services.automations import Automations

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from registry.errors import SignalboxError
-from server.auth.access import Caller
+from server.auth.caller import Caller
 from server.bridge.errors import RuleBroken
 from server.bridge.messages import Request
 from server.ingest.draft import Draft, UnreadableRequest

@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
     from opentelemetry.trace import Span
 
-    from server.auth.access import Access, Caller, WatchedStream
+    from server.auth.access import Access, WatchedStream
+    from server.auth.caller import Caller
     from server.metrics.calls import RpcSeries
     from server.rpc.open_calls import OpenCalls
 

@@ -11,7 +11,7 @@ from server.storage import audit_entries as store
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from server.auth.access import Caller
+    from server.auth.caller import Caller
     from server.model import AuditEntry
     from server.paging import Page, PageRequest
     from server.storage.audit_entries import AuditFilter

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from registry.definitions import Revision
     from registry.errors import Violation
     from registry.schema import Schema
-    from server.auth.access import Caller
+    from server.auth.caller import Caller
     from server.storage.database import Database
     from server.storage.event_history import NameRange, RecordedPayload
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from registry.schema import Compatibility, Schema
     from registry.store import DefinitionChanges
     from server.auditing import AuditRecorder
-    from server.auth.access import Caller
+    from server.auth.caller import Caller
     from server.ingest.catalog import Catalog
     from server.paging import Page, PageRequest
     from server.storage.database import Database

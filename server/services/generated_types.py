@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from registry.codegen.field_numbers import MessageLayout
     from registry.definitions import EventDefinition
     from registry.schema import Schema
-    from server.auth.access import Caller
+    from server.auth.caller import Caller
     from server.ingest.catalog import Catalog, CatalogSnapshot
     from server.paging import Page
     from server.storage.database import Database

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from registry.inference import Finding
-    from server.auth.access import Caller
+    from server.auth.caller import Caller
     from server.sharing.loop_time import LoopTime
     from server.storage.database import Database
     from server.storage.event_history import RecordedPayload

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from server.auditing import AuditRecorder
-    from server.auth.access import Access, Caller
+    from server.auth.access import Access
+    from server.auth.caller import Caller
     from server.ingest.catalog import Catalog
     from server.paging import Page, PageRequest
     from server.storage.database import Database

@@ -10,7 +10,7 @@ from server.rpc.response_size import write_page
 from signalbox.v1 import audit_pb2 as pb
 
 if TYPE_CHECKING:
-    from server.auth.access import Caller
+    from server.auth.caller import Caller
     from server.rpc.calls import Send
     from server.services.audit_log import AuditLog
 

@@ -25,7 +25,7 @@ from server.services.runs import AwaitedEvent, RunQuery
 from signalbox.v1 import automations_pb2 as pb
 
 if TYPE_CHECKING:
-    from server.auth.access import Caller
+    from server.auth.caller import Caller
     from server.rpc.messages.typed_properties import TypedReaders
     from server.services.automations import Automations
     from server.services.explanations import Explanations

@@ -18,7 +18,7 @@ from signalbox.v1 import contacts_pb2 as pb
 if TYPE_CHECKING:
     import asyncio
 
-    from server.auth.access import Caller
+    from server.auth.caller import Caller
     from server.rpc.calls import Send
     from server.services.contact_exports import ContactExports
     from server.services.contacts import Contacts

@@ -34,7 +34,7 @@ from signalbox.v1 import event_ingest_pb2 as pb
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 
-    from server.auth.access import Caller
+    from server.auth.caller import Caller
     from server.ingest.draft import Batch, BatchMode
     from server.ingest.ingest import Ingest
     from server.rpc.messages.structs import Later

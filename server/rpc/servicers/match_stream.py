@@ -35,7 +35,7 @@ from signalbox.v1 import match_stream_pb2 as pb
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from server.auth.access import Caller
+    from server.auth.caller import Caller
     from server.delivery.deliveries import Deliveries
     from server.delivery.match_reader import MatchReader
     from server.delivery.subscriptions import Subscriptions

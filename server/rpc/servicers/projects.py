@@ -24,7 +24,7 @@ from signalbox.v1 import projects_pb2 as pb
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
 
-    from server.auth.access import Caller
+    from server.auth.caller import Caller
     from server.model import ApiKey, Project
     from server.services.projects import Projects
 

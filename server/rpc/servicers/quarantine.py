@@ -17,7 +17,7 @@ from server.rpc.response_size import write_page
 from signalbox.v1 import refusals_pb2 as pb
 
 if TYPE_CHECKING:
-    from server.auth.access import Caller
+    from server.auth.caller import Caller
     from server.services.quarantine import Quarantine
 
 
