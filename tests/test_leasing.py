@@ -21,7 +21,7 @@ from automation.errors import InvalidSubscription, SubscriptionAlreadyExists, Su
 from automation.match_log import log_end, log_start, match_values, matches_at
 from automation.matches import Match, MatchKind
 from automation.retention import deletable_matches, delete_matches, move_start
-from automation.run_store import new_run_values
+from automation.run_transitions import new_run_values
 from automation.subscriptions import tables as subscription_tables
 from automation.subscriptions.leasing import step
 from automation.subscriptions.log_reading import READ_LIMIT

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import insert
 
-from automation import run_store
+from automation import run_store, run_transitions
 from automation.errors import RunMovedOn, RunNotFound
 from automation.match_log import match_values
 from automation.matches import Match, MatchKind
@@ -50,7 +50,7 @@ _ids = {OWN: LogIds(1_000_000), OTHER: LogIds(1_000_001)}
 def row(project: int, number: int, **changes: Any) -> dict[str, Any]:
     match = Match(number, "", MatchKind.STARTED, 0, number, _ids[project].make(number), 10 * number, "", 0, number)
     names = [column.name for column in run.columns]
-    return dict(zip(names, run_store.new_run_values(project, match), strict=True)) | changes
+    return dict(zip(names, run_transitions.new_run_values(project, match), strict=True)) | changes
 
 
 class Runs:
@@ -141,7 +141,7 @@ async def test_waiting_runs_of_contacts_are_read_oldest_first(runs: Runs) -> Non
 async def test_a_contact_that_entered_an_automation_is_found_with_whether_a_run_is_open(runs: Runs) -> None:
     found = await runs.do(run_store.entries_of, OWN, [FIRST, SECOND], [ADA, EVE])
     assert found == {(FIRST, ADA): True, (SECOND, ADA): True, (SECOND, EVE): True}
-    await runs.do(run_store.cancel_runs, OWN, FIRST, "", 30, NOW)
+    await runs.do(run_transitions.cancel_runs, OWN, FIRST, "", 30, NOW)
     assert await runs.do(run_store.entries_of, OWN, [FIRST], [ADA]) == {(FIRST, ADA): False}
 
 
@@ -191,31 +191,31 @@ async def changed(runs: Runs, work: Callable[..., Any], *arguments: Any) -> dict
 
 
 async def test_resumed_runs_are_queued_with_their_match(runs: Runs) -> None:
-    resumed = await changed(runs, run_store.resume_runs, OWN, {2: 21, 3: 22}, NOW)
+    resumed = await changed(runs, run_transitions.resume_runs, OWN, {2: 21, 3: 22}, NOW)
     facts = {number: (each.status, each.match_position, each.updated_at) for number, each in resumed.items()}
     assert facts == {2: (QUEUED, 21, NOW), 3: (QUEUED, 22, NOW)}
     assert [each.version for each in resumed.values()] == [2, 2]
     rows = await runs.do(lambda connection: connection.execute(run.select().where(run.c.number.in_([2, 3]))).all())
     waits = [(each.wait_event, each.wait_condition, each.timeout_at) for each in rows if each.project_key == OWN]
     assert waits == [("", "", 0)] * 2
-    assert await changed(runs, run_store.resume_runs, OWN, {}, NOW) == {}
+    assert await changed(runs, run_transitions.resume_runs, OWN, {}, NOW) == {}
 
 
 async def test_a_queued_run_is_running_once_its_newest_match_is_delivered(runs: Runs) -> None:
     def match(number: int, position: int) -> Match:
         return Match(position, "", MatchKind.STARTED, 0, number, "", 0, "", 0, 0)
 
-    assert await changed(runs, run_store.mark_running, OWN, [match(5, 4), match(2, 2), match(1, 1)]) == {}
-    running = await changed(runs, run_store.mark_running, OWN, [match(5, 5)])
+    assert await changed(runs, run_transitions.mark_running, OWN, [match(5, 4), match(2, 2), match(1, 1)]) == {}
+    running = await changed(runs, run_transitions.mark_running, OWN, [match(5, 5)])
     assert {number: each.status for number, each in running.items()} == {5: RUNNING}
 
 
 @pytest.mark.parametrize(
     ("cancel", "of", "expected"),
     [
-        (run_store.cancel_runs, SECOND, {3, 4, 7}),
-        (run_store.cancel_runs_of_contacts, [ADA, EVE], {2, 4, 6, 7}),
-        (run_store.cancel_runs_of_contacts, [], set()),
+        (run_transitions.cancel_runs, SECOND, {3, 4, 7}),
+        (run_transitions.cancel_runs_of_contacts, [ADA, EVE], {2, 4, 6, 7}),
+        (run_transitions.cancel_runs_of_contacts, [], set()),
     ],
 )
 async def test_open_runs_are_cancelled_and_counted(
@@ -240,11 +240,11 @@ async def test_a_run_that_has_a_newer_match_has_moved_on(runs: Runs) -> None:
     await runs.do(lambda connection: connection.execute(insert(automation_match), [values]))
     current, without = await runs.get(5), await runs.get(2)
     for accepted in ("", kept.id):
-        await runs.do(run_store.check_newest, OWN, current, accepted)
+        await runs.do(run_transitions.check_newest, OWN, current, accepted)
     for moved_on in (ids.make(4), LogIds(6).make(5)):
         with pytest.raises(RunMovedOn):
-            await runs.do(run_store.check_newest, OWN, current, moved_on)
+            await runs.do(run_transitions.check_newest, OWN, current, moved_on)
     # Its match was deleted: the position in the id decides.
-    await runs.do(run_store.check_newest, OWN, without, ids.make(2))
+    await runs.do(run_transitions.check_newest, OWN, without, ids.make(2))
     with pytest.raises(RunMovedOn):
-        await runs.do(run_store.check_newest, OWN, without, ids.make(3))
+        await runs.do(run_transitions.check_newest, OWN, without, ids.make(3))

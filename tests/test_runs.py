@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from automation.automations import AutomationState, NewAutomation
 from automation.errors import RunWithoutContact
 from automation.matches import MatchKind
-from automation.run_store import set_run_waiting
+from automation.run_transitions import set_run_waiting
 from automation.runs import Run, RunStatus, Wait
 from server import recurring
 from server.background import run_timeouts as run_timer

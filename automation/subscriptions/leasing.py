@@ -47,7 +47,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from automation.bulk import between
 from automation.match_log import matches_at
 from automation.prepared_statements import Prepared, PreparedList
-from automation.run_store import mark_running
+from automation.run_transitions import mark_running
 from automation.subscriptions.delivery_rows import to_delivery_row
 from automation.subscriptions.due_search import NEVER, DueSearch
 from automation.subscriptions.expiry import expire, take_over

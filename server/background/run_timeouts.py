@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from automation.match_log import match_values
 from automation.matching import timed_out
-from automation.run_store import due_projects, due_runs, next_timeout, resume_runs
+from automation.run_store import due_projects, due_runs, next_timeout
+from automation.run_transitions import resume_runs
 from server.clock import database_now, transaction_time
 from server.recurring import Recurring, try_each
 from server.storage.events import event_names

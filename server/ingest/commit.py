@@ -29,7 +29,7 @@ from automation.conditions.compiling import OutOfRoom
 from automation.match_log import match_values
 from automation.matches import MatchKind
 from automation.matching import Matching, TooManyMatches
-from automation.run_store import new_run_values, resume_runs
+from automation.run_transitions import new_run_values, resume_runs
 from automation.subscriptions.log_reading import Recorded
 from registry.log_ids import LogIds
 from server.clock import log_time

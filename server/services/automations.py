@@ -14,7 +14,8 @@ from automation.automations import AutomationState
 from automation.conditions.checking import check
 from automation.conditions.parsing import parse
 from automation.errors import ConditionInvalid
-from automation.run_store import cancel_runs, newest_runs, run_counts
+from automation.run_store import newest_runs, run_counts
+from automation.run_transitions import cancel_runs
 from registry.page_sizes import UNBOUNDED
 from registry.timestamps import now_micros
 from server.ingest.catalog import definitions_only

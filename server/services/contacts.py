@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 from uuid_utils import uuid7
 
-from automation.run_store import cancel_runs_of_contacts
+from automation.run_transitions import cancel_runs_of_contacts
 from registry.timestamps import now_micros
 from server.auditing import AuditedChanges
 from server.budgets import MAX_CONTACT_BYTES, MAX_CONTACT_VALUES

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from automation import run_store as store
+from automation import run_transitions
 from automation.automation_store import automation_ids, automation_key
 from automation.errors import RunFinished, RunNotFound
 from automation.match_log import matches_at
@@ -158,12 +159,12 @@ class Runs:
         await parse_ahead(self._thread, project_pk, awaited.condition)
 
         def park(connection: Connection, head: Head, current: Run) -> Run:
-            store.check_newest(connection, project_pk, current, engine.match_id)
+            run_transitions.check_newest(connection, project_pk, current, engine.match_id)
             check_condition(connection, project_pk, awaited.event_name, awaited.condition)
             now = now_micros()
             timeout_at = 0 if awaited.timeout is None else transaction_time(connection) + awaited.timeout
             wait = Wait(awaited.event_name, awaited.condition, head.position, timeout_at)
-            return store.set_run_waiting(connection, project_pk, current, wait, engine.attributes, now)
+            return run_transitions.set_run_waiting(connection, project_pk, current, wait, engine.attributes, now)
 
         return await self._move(project_pk, run_id, park)
 
@@ -177,8 +178,8 @@ class Runs:
         _check_reason(reason)
 
         def complete(connection: Connection, head: Head, current: Run) -> Run:
-            store.check_newest(connection, project_pk, current, engine.match_id)
-            return store.finish_run(
+            run_transitions.check_newest(connection, project_pk, current, engine.match_id)
+            return run_transitions.finish_run(
                 connection, project_pk, current, outcome.status, reason, head.position, now_micros(), engine.attributes
             )
 
@@ -196,7 +197,9 @@ class Runs:
         def cancel(connection: Connection, head: Head, current: Run) -> Run:
             if statuses and current.status not in statuses:
                 raise RunFinished(current.id, current.status)
-            return store.cancel_run(connection, project_pk, current, reason, etag, head.position, now_micros())
+            return run_transitions.cancel_run(
+                connection, project_pk, current, reason, etag, head.position, now_micros()
+            )
 
         return await self._move(project_pk, run_id, cancel)
 
