@@ -16,7 +16,8 @@ from server.recurring import Recurring, try_each
 from server.services.quarantine import delete
 from server.sharing.current_project import SERVER, work_for
 from server.storage.paced_writes import write_paced
-from server.storage.refused_events import quarantined_projects, refused_before
+from server.storage.refused_event_search import refused_before
+from server.storage.refused_events import quarantined_projects
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

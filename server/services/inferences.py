@@ -15,7 +15,7 @@ from registry.unreadable_rows import UNREADABLE, UNREADABLE_ROWS
 from server.errors import InvalidArgument, NothingToInferFrom
 from server.storage.event_history import name_range, recorded_payloads
 from server.storage.events import EventFilter
-from server.storage.refused_events import refused_payloads
+from server.storage.refused_event_search import refused_payloads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

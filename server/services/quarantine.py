@@ -17,6 +17,7 @@ from server.auditing import AuditNote
 from server.errors import InvalidArgument, ServiceError
 from server.ingest.deciding import preview
 from server.ingest.draft import Draft
+from server.storage import refused_event_search
 from server.storage import refused_events as store
 from server.storage.log import lock_heads
 from server.storage.refused_events import RefusedEvent, RefusedFilter
@@ -126,7 +127,7 @@ class Quarantine:
         filters = ("refused_events", project_pk, refused)
         (before,) = request.cursor(filters, str) or ("",)
         found, more, resume = await self._database.read(
-            lambda connection: store.list_refused(connection, project_pk, refused, limit, before)
+            lambda connection: refused_event_search.list_refused(connection, project_pk, refused, limit, before)
         )
         return request.page(found, filters, lambda event: (event.id,), more=more, resume=(resume,))
 
@@ -138,7 +139,7 @@ class Quarantine:
         """Count the next refused events after an id. Return the counts, and how much is in quarantine."""
 
         def work(connection: Connection) -> tuple[RefusalCounts, QuarantineUse]:
-            counts = store.count_refused(connection, project_pk, refused, after, COUNTED_EVENTS)
+            counts = refused_event_search.count_refused(connection, project_pk, refused, after, COUNTED_EVENTS)
             return counts, store.use_of(connection, project_pk)
 
         return await self._database.read(work)
@@ -209,7 +210,7 @@ class Quarantine:
             ids = list(dict.fromkeys(selection.ids))
             return await self._database.read(lambda connection: (store.sizes_of(connection, project_pk, ids), ""))
         return await self._database.read(
-            lambda connection: store.select_refused(
+            lambda connection: refused_event_search.select_refused(
                 connection, project_pk, selection.filter, selection.after, CALL_EVENTS
             )
         )

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from server.storage.erasures import READ_EVENTS
-from server.storage.refused_events import refused_naming
+from server.storage.refused_event_search import refused_naming
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -1,0 +1,216 @@
+"""SQL of the quarantine: refused events that are listed, counted and looked for, a bounded part of them at a time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+
+from registry.bounded_pages import EXAMINED_ROWS, edge_of
+from registry.page_sizes import read_page
+from server.storage.refused_events import (
+    RefusalCounts,
+    RefusedEvent,
+    RefusedFilter,
+    decode_content,
+    to_refused_event,
+)
+from server.storage.tables import refused_event
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sqlalchemy import Connection
+
+_MICROS_OF_MILLIS: Final = 1_000
+_ROWS_AT_ONCE: Final = 50
+
+_listed = [column for column in refused_event.columns if column.name != "request"]
+
+
+def list_refused(
+    connection: Connection, project_pk: int, refused: RefusedFilter, limit: int, before: str = ""
+) -> tuple[list[RefusedEvent], bool, str]:
+    """Return a page of refused events before an id, newest first, whether there may be more, and where to continue."""
+    within = _Range(project_pk, refused, before=before)
+    edge = _edge(connection, within, refused, newest_first=True)
+    if edge is not None:
+        within.begin_with(edge)
+    query = (
+        sa.select(*_listed)
+        .where(*within.conditions(), *_passing(connection, refused))
+        .order_by(refused_event.c.id.desc())
+    )
+    page, more = read_page(connection, query, limit, lambda row: row.byte_count)
+    found = [to_refused_event(row) for row in page]
+    if more or edge is None:
+        return found, more, found[-1].id if found else ""
+    return found, True, edge
+
+
+def select_refused(
+    connection: Connection, project_pk: int, refused: RefusedFilter, after: str, limit: int
+) -> tuple[list[tuple[str, int]], str]:
+    """Return ids and sizes of refused events after an id, oldest first, and the id to continue after, if any."""
+    within = _Range(project_pk, refused, after=after)
+    edge = _edge(connection, within, refused, newest_first=False)
+    if edge is not None:
+        within.end_with(edge)
+    query = sa.select(refused_event.c.id, refused_event.c.byte_count)
+    query = (
+        query.where(*within.conditions(), *_passing(connection, refused)).order_by(refused_event.c.id).limit(limit + 1)
+    )
+    found = [(row.id, row.byte_count) for row in connection.execute(query)]
+    if len(found) > limit:
+        return found[:limit], found[limit - 1][0]
+    return found, edge or ""
+
+
+def count_refused(
+    connection: Connection, project_pk: int, refused: RefusedFilter, after: str, examined: int
+) -> RefusalCounts:
+    """Count the refused events among the next `examined` ones after an id, oldest first."""
+    within = _Range(project_pk, refused, after=after)
+    candidates = sa.select(refused_event.c.id).where(*within.conditions()).order_by(refused_event.c.id)
+    edge = edge_of(connection, candidates, examined)
+    if edge is not None:
+        within.end_with(edge)
+    query = sa.select(refused_event.c.name, refused_event.c.faults, sa.func.count().label("events"))
+    query = query.where(*within.conditions(), *_passing(connection, refused))
+    groups: Counter[tuple[str, str, str]] = Counter()
+    total = 0
+    for row in connection.execute(query.group_by(refused_event.c.name, refused_event.c.faults)):
+        total += row.events
+        for reason, path in _grouped(row.faults):
+            groups[row.name, reason, path] += row.events
+    return RefusalCounts(groups, total, edge or "")
+
+
+def refused_payloads(
+    connection: Connection, project_pk: int, name: str, before: str, limit: int
+) -> tuple[list[dict[str, Any]], int, str]:
+    """Return properties of refused events of a name, newest first, and their size.
+
+    The third value is the id to continue before, if there are more.
+    """
+    query = sa.select(refused_event.c.id, refused_event.c.content)
+    query = query.where(*_Range(project_pk, RefusedFilter(), before=before).conditions(), refused_event.c.name == name)
+    query = query.order_by(refused_event.c.id.desc())
+    page, more = read_page(connection, query, limit, lambda row: len(row.content))
+    contents = [decode_content(row.content) for row in page]
+    found = [content.properties for content in contents if content.properties is not None]
+    return found, sum(len(row.content) for row in page), page[-1].id if more else ""
+
+
+def refused_before(connection: Connection, project_pk: int, time: int, limit: int) -> Sequence[str]:
+    """Return ids of events that were refused before a time, oldest first."""
+    old = (refused_event.c.project_key == project_pk) & (refused_event.c.id < _first_id(time))
+    return connection.scalars(sa.select(refused_event.c.id).where(old).order_by(refused_event.c.id).limit(limit)).all()
+
+
+def refused_naming(
+    connection: Connection, project_pk: int, contact_id: str, email: str, after: str, examined: int
+) -> tuple[list[str], str]:
+    """Return ids of refused events about a contact among the next `examined` ones after an id, and where to continue.
+
+    An event is about a contact if it names the id or the address, or has the address anywhere in what was sent.
+    """
+    within = _Range(project_pk, RefusedFilter(), after=after)
+    candidates = sa.select(refused_event.c.id).where(*within.conditions()).order_by(refused_event.c.id)
+    edge = edge_of(connection, candidates, examined)
+    if edge is not None:
+        within.end_with(edge)
+    query = sa.select(
+        refused_event.c.id,
+        refused_event.c.contact_id,
+        refused_event.c.email,
+        refused_event.c.error,
+        refused_event.c.content,
+        refused_event.c.request,
+    )
+    options = {"yield_per": _ROWS_AT_ONCE}
+    with connection.execute(
+        query.where(*within.conditions()).order_by(refused_event.c.id), execution_options=options
+    ) as found:
+        return [row.id for row in found if _names(row, contact_id, email)], edge or ""
+
+
+def _names(row: Any, contact_id: str, email: str) -> bool:
+    if contact_id and row.contact_id == contact_id:
+        return True
+    if not email:
+        return False
+    texts = (row.email, row.error, row.content)
+    return any(email in text.lower() for text in texts) or email.encode() in bytes(row.request).lower()
+
+
+class _Range:
+    """The events of a project between two ids.
+
+    There is one bound at each end: of two, SQLite might look up the wider one.
+    """
+
+    def __init__(self, project_pk: int, refused: RefusedFilter, *, after: str = "", before: str = "") -> None:
+        self._own = refused_event.c.project_key == project_pk
+        first = "" if refused.received_from is None else _first_id(refused.received_from)
+        self._low = refused_event.c.id > max(after, first)
+        ends = [before] if before else []
+        if refused.received_until is not None:
+            ends.append(_first_id(refused.received_until + _MICROS_OF_MILLIS - 1))
+        self._high = refused_event.c.id < min(ends) if ends else None
+
+    def begin_with(self, first: str) -> None:
+        """Begin with the event of an id, which is in the range."""
+        self._low = refused_event.c.id >= first
+
+    def end_with(self, last: str) -> None:
+        """End with the event of an id, which is in the range."""
+        self._high = refused_event.c.id <= last
+
+    def conditions(self) -> list[sa.ColumnElement[bool]]:
+        """Return the conditions for events in the range."""
+        return [self._own, self._low, *([] if self._high is None else [self._high])]
+
+
+def _first_id(time: int) -> str:
+    """Return a text that sorts before the ids of a time, in milliseconds, and after earlier ones."""
+    millis = f"{max(0, time) // _MICROS_OF_MILLIS:012x}"
+    return f"{millis[:8]}-{millis[8:]}-"
+
+
+def _passing(connection: Connection, refused: RefusedFilter) -> list[sa.ColumnElement[bool]]:
+    passing: list[sa.ColumnElement[bool]] = []
+    if refused.name:
+        passing.append(refused_event.c.name == refused.name)
+    if refused.door:
+        passing.append(refused_event.c.door == refused.door)
+    if refused.reason:
+        passing.append(_has(connection, f"\n{refused.reason}\t"))
+    if refused.path:
+        passing.append(_has(connection, f"\t{refused.path}\n"))
+    if refused.received_from is not None:
+        passing.append(refused_event.c.received_at >= refused.received_from)
+    if refused.received_until is not None:
+        passing.append(refused_event.c.received_at < refused.received_until)
+    return passing
+
+
+def _has(connection: Connection, text: str) -> sa.ColumnElement[bool]:
+    find = sa.func.strpos if connection.dialect.name == "postgresql" else sa.func.instr
+    found: sa.ColumnElement[bool] = find(refused_event.c.faults, text) > 0
+    return found
+
+
+def _edge(connection: Connection, within: _Range, refused: RefusedFilter, *, newest_first: bool) -> str | None:
+    """Return the last event that a page examines, None if it need not examine any or there are not that many."""
+    if not (refused.name or refused.door or refused.reason or refused.path):
+        return None
+    order = refused_event.c.id.desc() if newest_first else refused_event.c.id
+    return edge_of(connection, sa.select(refused_event.c.id).where(*within.conditions()).order_by(order), EXAMINED_ROWS)
+
+
+def _grouped(faults: str) -> Iterable[tuple[str, str]]:
+    """Return reasons and paths: those of the violations or, if there are none, the reason of the error."""
+    lines = [line.partition("\t") for line in faults.split("\n") if line]
+    return [(reason, path) for reason, _, path in lines[1:] or lines]
