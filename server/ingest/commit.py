@@ -38,6 +38,7 @@ from server.errors import BatchTooCostly, KeyInvalid
 from server.ingest.catalog import TooManyChanged, load_snapshot
 from server.ingest.contacts import NOBODY, CommitContacts, IfUnknown, if_unknown, with_new_contact
 from server.ingest.deciding import decide_drafts
+from server.ingest.deferred_batches import Deferral
 from server.ingest.draft import BatchMode, Draft
 from server.ingest.idempotency import EarlierSends
 from server.ingest.pre_evaluated import known_outcomes
@@ -65,32 +66,8 @@ if TYPE_CHECKING:
 _Placed = tuple[Draft, ContactKey, Event]
 """A draft, its contact, and its event with its position."""
 
-_DEFAULT_LIMITS = QuarantineLimits()
-
 QUICK_AUTOMATIONS = 20
 """If more automations have changed, the snapshot is not loaded in the transaction: each takes about a millisecond."""
-
-
-class Deferral(Exception):
-    """Ends the transaction: batches of a project have to be prepared again before it is repeated.
-
-    Without a `batch`, the project's catalog has changed and is large. Else the batch has to be pre-evaluated, or, if
-    it is `divisible`, stored in parts; with an `error` it is refused.
-    """
-
-    def __init__(
-        self,
-        project_pk: int,
-        batch: Batch | None = None,
-        *,
-        error: Exception | None = None,
-        divisible: bool = False,
-    ) -> None:
-        super().__init__(project_pk)
-        self.project_pk = project_pk
-        self.batch = batch
-        self.error = error
-        self.divisible = divisible
 
 
 class ProjectCommit:
@@ -332,7 +309,7 @@ def commit(
     connection: Connection,
     batches: Sequence[Batch],
     caches: dict[int, ContactCache],
-    limits: QuarantineLimits = _DEFAULT_LIMITS,
+    limits: QuarantineLimits,
 ) -> list[ProjectCommit]:
     """Decide batches of any projects and store what they accept, in the caller's transaction.
 

@@ -1,4 +1,4 @@
-"""Batches that a commit has deferred (`server.ingest.commit.Deferral`), until they are committed after all.
+"""Batches that a commit has deferred (`Deferral`), until they are committed after all.
 
     refused      the batch has its error; the rest of the group is committed again
     divided      an independent batch with too many matches is committed in parts, one after the other
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from server.ingest.catalog import Catalog
-    from server.ingest.commit import Deferral
     from server.ingest.draft import Batch
     from server.ingest.pre_evaluation import PreEvaluator
     from server.sharing.loop_time import LoopTime
@@ -43,6 +42,28 @@ READY_EVENTS: Final = 250
 """The events of such batches that a group takes in addition to those of the queue."""
 
 _PARTS: Final = 4
+
+
+class Deferral(Exception):
+    """Ends the transaction: batches of a project have to be prepared again before it is repeated.
+
+    Without a `batch`, the project's catalog has changed and is large. Else the batch has to be pre-evaluated, or, if
+    it is `divisible`, stored in parts; with an `error` it is refused.
+    """
+
+    def __init__(
+        self,
+        project_pk: int,
+        batch: Batch | None = None,
+        *,
+        error: Exception | None = None,
+        divisible: bool = False,
+    ) -> None:
+        super().__init__(project_pk)
+        self.project_pk = project_pk
+        self.batch = batch
+        self.error = error
+        self.divisible = divisible
 
 
 class DeferredBatches:

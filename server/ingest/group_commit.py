@@ -37,10 +37,10 @@ from server.errors import (
     StorageRefused,
     StorageUnavailable,
 )
-from server.ingest.commit import Deferral, commit
+from server.ingest.commit import commit
 from server.ingest.commit_queue import CommitQueue
 from server.ingest.contacts import ContactCache
-from server.ingest.deferred_batches import DeferredBatches
+from server.ingest.deferred_batches import Deferral, DeferredBatches
 from server.ingest.gathering import Gathering
 from server.ingest.pre_evaluation import PreEvaluator
 from server.ingest.quarantine import QuarantineLimits
