@@ -9,12 +9,13 @@ import msgspec
 
 from registry.coercion import SENT, SENT_PERSONAL, Coercion
 from registry.paths import path_parts
+from registry.schema import Property, PropertyType, UnknownProperties
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from registry.errors import Violation
-    from registry.schema import Property, Schema
+    from registry.schema import Schema
 
 MASK: Final = "***"
 """Stands for a value that a caller may not see."""
@@ -62,6 +63,35 @@ class PersonalPaths:
         if not self._touched_at(coercion.path):
             return coercion
         return Coercion(coercion.path, coercion.kind, MASK, None if coercion.after is None else MASK)
+
+
+def keep_personal(new: Schema, known: Schema) -> Schema:
+    """Return a new schema with everything personal in it that a known one declares as personal.
+
+    For callers who replace a schema and cannot say what is personal. A property that loses its nested properties is
+    personal if one of these was. A personal property that is no longer declared, where undeclared ones are kept, stays
+    declared with any type: its values are recorded as before.
+    """
+    keeps = new.unknown_properties is UnknownProperties.KEEP
+    return replace(new, properties=_with_personal(new.properties, known.properties, keeps=keeps))
+
+
+def is_kept_personal(declared: Property) -> bool:
+    """Return whether a property may be declared for its mark alone: it accepts any value, and may be missing."""
+    return declared.personal and declared.type is PropertyType.ANY and not declared.required
+
+
+def _with_personal(new: Sequence[Property], known: Sequence[Property], *, keeps: bool) -> tuple[Property, ...]:
+    by_name = {each.name: each for each in known if any(_personal((each,), ()))}
+    marked = [_mark(each, by_name[each.name], keeps=keeps) if each.name in by_name else each for each in new]
+    left_out = by_name.keys() - {each.name for each in new} if keeps else ()
+    return (*marked, *(Property(name, PropertyType.ANY, personal=True) for name in by_name if name in left_out))
+
+
+def _mark(new: Property, known: Property, *, keeps: bool) -> Property:
+    if known.personal or not new.properties:
+        return replace(new, personal=True)
+    return replace(new, properties=_with_personal(new.properties, known.properties, keeps=keeps))
 
 
 def _personal(declared: Iterable[Property], parent: tuple[str, ...]) -> Iterator[tuple[str, ...]]:

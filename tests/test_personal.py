@@ -6,18 +6,25 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
+from hypothesis import given
+from hypothesis import strategies as st
 
 from registry.coercion import Coercion, CoercionKind, compile_schema
 from registry.errors import PayloadRejected
-from registry.personal import MASK, PersonalPaths
-from registry.schema import Property, PropertyType, Schema
+from registry.personal import MASK, PersonalPaths, keep_personal
+from registry.schema import Property, PropertyType, Schema, UnknownProperties
+from server.bridge.dialects import DIALECTS
+from server.model import Scope
 from signalbox.v1 import automations_pb2, event_definitions_pb2, event_ingest_pb2
 from tests.support.automations import automate, matches_of
+from tests.support.bridge import calling
 from tests.support.consumers import EARLIEST, pull, subscribe
 from tests.support.messages import ORDER, event, schema, struct
 from tests.support.refusals import refusal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from tests.support.service import Client, Service
 
 pytestmark = pytest.mark.lasting
@@ -208,3 +215,80 @@ def test_a_violation_of_a_personal_property_has_a_message_without_the_value(sent
     assert '"x"' in violation.message
     assert '"x"' not in violation.masked
     assert "personal" in violation.masked
+
+
+# Dialects, which cannot say what is personal
+
+
+NAME, TOTAL = {"name": "name", "type": "string"}, {"name": "order_total", "type": "number"}
+CAMEL = [{"propertyName": each["name"], "type": each["type"]} for each in (NAME, TOTAL)]
+RESTATED = {"type": "object", "properties": {"name": {"type": "string"}, "address": {"type": "object"}}}
+REPLACING: Mapping[str, tuple[str, Sequence[Any]]] = {
+    "arsel": ("/v1/events/{id}", [{"schema": {"fields": fields}} for fields in ([TOTAL, NAME], [TOTAL], [])]),
+    "autosend": ("/v1/events/eventName/{name}", [{"properties": fields} for fields in (CAMEL, CAMEL[1:], [])]),
+    "opensend": ("/events/{id}", [{"schema": RESTATED}, {"schema": {"type": "object"}}, {"schema": None}]),
+    "resend": (
+        "/events/{id}",
+        [{"schema": {"name": "string"}}, {"schema": {"order_total": "number"}}, {"schema": None}],
+    ),
+}
+"""The paths by which dialects replace schemas, and bodies that leave out more and more."""
+
+
+def test_every_dialect_that_replaces_schemas_is_tested() -> None:
+    replacing = {
+        dialect.name
+        for dialect in DIALECTS
+        for route in dialect.routes
+        if route.scope is Scope.DEFINITIONS_WRITE and route.method not in ("POST", "DELETE")
+    }
+    assert replacing == REPLACING.keys()
+
+
+@on_sqlite
+@pytest.mark.parametrize("dialect", REPLACING)
+async def test_what_is_personal_stays_so_when_a_dialect_replaces_the_schema(service: Service, dialect: str) -> None:
+    path, bodies = REPLACING[dialect]
+    shop = await service.project()
+    await shop.upsert()
+    masked = await service.key(shop.project, *SCOPES)
+    sent = event({"order_total": 5, "name": SECRET, "address": {"street": SECRET}})
+    for body in bodies:
+        made = declared()
+        made.unknown_properties = event_definitions_pb2.UNKNOWN_PROPERTIES_KEEP
+        street = event_definitions_pb2.Property(
+            name="street", type=event_definitions_pb2.PROPERTY_TYPE_STRING, personal=True
+        )
+        made.properties.add(name="address", type=event_definitions_pb2.PROPERTY_TYPE_OBJECT, properties=[street])
+        definition = await shop.define(schema=made)
+        place = path.format(id=definition.id, name=definition.name)
+        async with calling(service, shop, dialect) as caller:
+            assert (await caller.call(f"PATCH {place}", body)).status_code == 200
+            shown = await caller.call(f"GET {place}")
+        await shop.send(sent)
+        explained = await masked.automations.ExplainEvent(automations_pb2.ExplainEventRequest(event=sent))
+        assert SECRET not in str(explained), body
+        assert '"age"' not in shown.text, "what is declared for its mark alone is not shown"
+        await shop.undefine()
+
+
+def properties_of(inner: st.SearchStrategy[tuple[Property, ...]]) -> st.SearchStrategy[tuple[Property, ...]]:
+    """Return properties of objects and texts, named `a` to `c`, of which some are personal."""
+    plain = st.builds(Property, st.sampled_from("abc"), st.just(PropertyType.STRING), personal=st.booleans())
+    kind = st.just(PropertyType.OBJECT)
+    nesting = st.builds(Property, st.sampled_from("abc"), kind, personal=st.booleans(), properties=inner)
+    return st.lists(plain | nesting, max_size=3, unique_by=lambda declared: declared.name).map(tuple)
+
+
+SCHEMAS = st.builds(Schema, properties_of(properties_of(st.just(()))), st.just(UnknownProperties.KEEP))
+
+
+@given(SCHEMAS, SCHEMAS)
+def test_a_schema_that_takes_over_what_is_personal_masks_all_of_it(new: Schema, known: Schema) -> None:
+    kept = keep_personal(new, known)
+    assert {each.name for each in kept.properties} >= {each.name for each in new.properties}
+    masked = PersonalPaths.of(kept).names
+    for path in PersonalPaths.of(known, new).names:
+        assert any(path[: len(names)] == names for names in masked)
+    assert keep_personal(kept, known) == kept
+    assert keep_personal(new, new) == new

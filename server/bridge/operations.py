@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from registry.errors import DefinitionNotFound
+from registry.personal import is_kept_personal, keep_personal
+from registry.schema import Schema, UnknownProperties
 from registry.store import MAX_LIVE_DEFINITIONS
 from server.bridge.fields import is_uuid
 from server.budgets import CONTACT_BUDGET, storable_json
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from registry.definitions import EventDefinition
+    from registry.store import DefinitionChanges
     from server.auth.caller import Caller
+    from server.bridge.messages import Request
     from server.ingest.ingest import Ingest
     from server.model import Contact
     from server.services.automations import Automations
@@ -77,6 +81,21 @@ async def definition_by_id(services: Services, caller: Caller, definition_id: st
     if definition.id != definition_id:
         raise DefinitionNotFound(definition_id)
     return definition
+
+
+async def update_definition(
+    services: Services, request: Request, current: EventDefinition, changes: DefinitionChanges
+) -> EventDefinition:
+    """Update a definition that was read before. What is personal stays so: no dialect can say what is."""
+    if isinstance(changes.schema, Schema):
+        changes = replace(changes, schema=keep_personal(changes.schema, current.schema))
+    return await services.definitions.update(request.caller, current.id, changes, current.etag)
+
+
+def accepts_everything(schema: Schema) -> bool:
+    """Return whether a schema accepts every payload; it may still say which properties are personal."""
+    keeps = schema.unknown_properties is UnknownProperties.KEEP
+    return keeps and all(is_kept_personal(declared) for declared in schema.properties)
 
 
 # Lists

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from automation.automations import Automation
     from automation.matches import Match
     from server.delivery.match_notifier import MatchNotifier
+    from server.delivery.recent_matches import Moment
     from server.delivery.start_points import StartPoint
     from server.storage.database import Database
 
@@ -116,6 +117,14 @@ class MatchReader:
             found.append(recent)
             characters.append(recent.characters + _characters(recent.automation))
         return found[: _fitting_count(characters, texts or [""] * len(found))]
+
+    def moment(self) -> Moment:
+        """Return the current moment, to be taken before matches are loaded."""
+        return self._notifier.recent.moment()
+
+    def may_have_changed(self, since: Moment) -> bool:
+        """Return whether matches loaded at a moment may have changed since: their contact may have been erased."""
+        return self._notifier.recent.may_have_changed(since, shared=self._database.shared)
 
     def _recent_update(self, project_pk: int, query: WatchQuery, after: Place, epoch: int) -> WatchUpdate | None:
         """Return the next matches after a place if they are in memory, and the place was reached in the same epoch."""

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 RECENT_SECONDS: Final = 0.5
 """As long as a change by another server may go unnoticed otherwise."""
 
+HELD_SECONDS: Final = 0.25
+"""As long as a match that was loaded may wait to be sent without being looked at again, where servers share it."""
+
 RECENT_CHARACTERS: Final = 1_000_000
 RECENT_PROJECTS: Final = 64
 """Of more projects, those that recorded last are kept."""
@@ -38,6 +41,13 @@ class LoadedMatch(NamedTuple):
     match: Match
     automation: Automation
     event: Event
+
+
+class Moment(NamedTuple):
+    """When matches were loaded, or began to be: the version of what is in memory, and the time."""
+
+    version: int
+    at: float
 
 
 class RecentMatch(LoadedMatch):
@@ -104,6 +114,14 @@ class RecentMatches:
         """Drop the matches of a project: what they refer to has changed."""
         self.version += 1
         self._tails.pop(project_pk, None)
+
+    def moment(self) -> Moment:
+        """Return the current moment."""
+        return Moment(self.version, monotonic())
+
+    def may_have_changed(self, since: Moment, *, shared: bool) -> bool:
+        """Return whether matches may have changed since a moment, by other servers too if the database is shared."""
+        return since.version != self.version or (shared and monotonic() - since.at > HELD_SECONDS)
 
     def find(self, project_pk: int, match: Match) -> RecentMatch | None:
         """Return a match if it is in memory."""

@@ -27,7 +27,7 @@ from automation.erasing import count_open_runs, deliveries_of_events, runs_of_co
 from registry.timestamps import now_micros
 from server.auditing import AuditedChanges, AuditNote
 from server.call_context import as_server
-from server.delivery.recent_matches import RECENT_SECONDS
+from server.delivery.recent_matches import HELD_SECONDS, RECENT_SECONDS
 from server.recurring import Recurring, try_each
 from server.services.quarantine import delete
 from server.services.refused_of_person import refused_of_person
@@ -139,8 +139,8 @@ class Erasures:
         person, pending = await finished(begin())
         erased = Erased() if pending is None else await asyncio.shield(self._task(pending))
         if self._database.shared and erased.runs:
-            # Other servers may still have its newest matches in memory.
-            await asyncio.sleep(began + RECENT_SECONDS + RECENT_MARGIN - monotonic())
+            # Other servers may still have its newest matches in memory, and hold them for a while.
+            await asyncio.sleep(began + RECENT_SECONDS + HELD_SECONDS + RECENT_MARGIN - monotonic())
         return replace(erased, contact_id=person.contact_id)
 
     async def preview(self, project_pk: int, ref: ContactRef) -> Erased:

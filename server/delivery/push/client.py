@@ -33,7 +33,7 @@ from server.delivery.push.networks import RefusedAddress
 from server.version import version
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from aiohttp.abc import ResolveResult
     from aiohttp.connector import Connection
@@ -66,6 +66,10 @@ class PushFailed(Exception):
         self.unsent = unsent
 
 
+class PushWithdrawn(Exception):
+    """A request was not sent, because it must not be sent any more."""
+
+
 class _UnaskedResponse(aiohttp.ClientError):
     """Something arrived on a connection while it was unused; nothing was sent on it."""
 
@@ -74,11 +78,17 @@ _sent: ContextVar[bool] = ContextVar("push_sent")
 """Whether the current request has begun to be sent: the library does not say so."""
 
 
+_confirm: ContextVar[Callable[[], Awaitable[bool]] | None] = ContextVar("push_confirm", default=None)
+"""Returns whether the current request may still be sent."""
+
+
 class _Request(aiohttp.ClientRequest):
-    """A request that is sent only on a connection without a response of its own."""
+    """A request that is sent only on a connection without a response of its own, and only if it still may be."""
 
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
-        """Send the request. Raise _UnaskedResponse."""
+        """Send the request. Raise PushWithdrawn and _UnaskedResponse."""
+        if (confirm := _confirm.get()) is not None and not await confirm():
+            raise PushWithdrawn
         if conn.protocol is None or conn.protocol.should_close:
             raise _UnaskedResponse
         _sent.set(True)
@@ -105,9 +115,20 @@ class PushClient:
         except (OSError, UnicodeError):
             raise PushFailed(f"the host {host} could not be resolved") from None
 
-    async def post(self, url: str, headers: Mapping[str, str], body: bytes, timeout_seconds: float) -> Response:
-        """Send a request and return the head of the response. Raise PushFailed if there is none in time."""
+    async def post(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        timeout_seconds: float,
+        confirm: Callable[[], Awaitable[bool]] | None = None,
+    ) -> Response:
+        """Send a request and return the head of the response. Raise PushFailed if there is none in time.
+
+        Once there is a connection, `confirm` returns whether the request may still be sent. Raise PushWithdrawn if not.
+        """
         _sent.set(False)
+        _confirm.set(confirm)
         try:
             async with asyncio.timeout(timeout_seconds):
                 return await self._post(url, headers, body)

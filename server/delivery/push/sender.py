@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from automation.subscriptions.push import PushAttempt
 from registry.timestamps import now_micros
-from server.delivery.push.client import PushFailed
+from server.delivery.push.client import PushFailed, PushWithdrawn
 from server.delivery.push.outcomes import PushOutcome, outcome_of
 from server.delivery.push.signing import Signer
 from server.sharing.fair_budget import FairBudget
@@ -16,7 +16,7 @@ from server.tracing.context import TRACEPARENT
 from server.tracing.tracer import traceparent_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from automation.subscriptions.push import Push
     from automation.subscriptions.values import Subscription
@@ -106,15 +106,30 @@ class PushSender:
         self._timeout_seconds = push.timeout / _SECOND
         self._signer = Signer(push.secrets)
 
-    async def send(self, webhook_id: str, body: bytes, attempt: int = 0, traceparent: str = "") -> Sent:
-        """Send a request, as a part of a trace if there is one, and wait for its outcome."""
+    async def send(
+        self,
+        webhook_id: str,
+        body: bytes,
+        attempt: int = 0,
+        traceparent: str = "",
+        confirm: Callable[[], Awaitable[bool]] | None = None,
+    ) -> Sent:
+        """Send a request, as a part of a trace if there is one, and wait for its outcome.
+
+        Raise PushWithdrawn if `confirm`, once there is a connection, returns that it must not be sent any more.
+        """
         sent_at, began = now_micros(), time.monotonic()
         # Receivers compare it with the time of day, not with the steady clock of the log.
         headers = self._signed(webhook_id, round(time.time()), body, attempt)
         span = self._tracer.begin_push(traceparent, webhook_id, attempt) if self._tracer and traceparent else None
         if traceparent:
             headers = {**headers, TRACEPARENT: traceparent_of(span) if span is not None else traceparent}
-        outcome = await self._outcome(headers, body)
+        try:
+            outcome = await self._outcome(headers, body, confirm)
+        except PushWithdrawn:
+            if self._tracer is not None and span is not None:
+                self._tracer.end_push(span, 0, "it was not sent, because its match must not be delivered any more")
+            raise
         seconds = time.monotonic() - began
         self._metrics.count_push(outcome.result, seconds)
         if self._tracer is not None and span is not None:
@@ -128,9 +143,11 @@ class PushSender:
         headers = self._headers | self._signer.headers(webhook_id, timestamp, body)
         return headers | {"signalbox-attempt": str(attempt)} if attempt else headers
 
-    async def _outcome(self, headers: Mapping[str, str], body: bytes) -> PushOutcome:
+    async def _outcome(
+        self, headers: Mapping[str, str], body: bytes, confirm: Callable[[], Awaitable[bool]] | None
+    ) -> PushOutcome:
         try:
-            response = await self._client.post(self._url, headers, body, self._timeout_seconds)
+            response = await self._client.post(self._url, headers, body, self._timeout_seconds, confirm)
         except PushFailed as error:
             return PushOutcome(failure=str(error), unsent=error.unsent)
         return outcome_of(response, time.time())

@@ -16,6 +16,8 @@ Why it is so:
   its whole timeout. So does one that answers 429 or 503, which then gets more only step by step: otherwise each rest
   would end in as many refusals as before, and matches be parked by a limit of the receiver alone.
 - *What was not sent counts no attempt*: it is returned, not nacked.
+- *A match is looked at again before it is sent*, once there is a connection, if it may have changed since it was
+  loaded: its contact may have been erased while it waited for the budget or the connection.
 - *A receiver that cannot be reached is probed*, by one request at a time, less and less often. Otherwise every match of
   its backlog would spend its attempts in vain at the same time. The probe alone counts an attempt: a receiver that
   never comes has its matches parked one after another, and the others wait for one that does.
@@ -27,7 +29,8 @@ import asyncio
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -38,13 +41,14 @@ from registry.unreadable_rows import UNREADABLE, describe_error
 from server.call_context import as_server
 from server.delivery.consumer import Consumer
 from server.delivery.loading import load_deliveries, parking
+from server.delivery.push.client import PushWithdrawn
 from server.delivery.push.sender import PushSender
-from server.errors import Stopping
+from server.errors import Stopping, StorageError
 from server.sharing.current_project import work_for
 from server.shutdown import until
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 
     from automation.subscriptions.push import Push
     from automation.subscriptions.values import Delivery, Settlement, Subscription
@@ -56,7 +60,7 @@ if TYPE_CHECKING:
     from server.delivery.push.client import PushClient
     from server.delivery.push.outcomes import PushOutcome
     from server.delivery.push.sender import PushBudget
-    from server.delivery.recent_matches import LoadedMatch
+    from server.delivery.recent_matches import LoadedMatch, Moment
     from server.metrics import Metrics
     from server.tracing.tracer import Tracer
 
@@ -174,6 +178,7 @@ class PushSession:
         """Begin to send deliveries, in their order; the rest is returned if they cannot be sent now."""
         self._held |= {delivery.id: delivery for delivery in deliveries}
         loaded: Sequence[LoadedDelivery] = ()
+        moment = self._tools.reader.moment()
         try:
             loaded = await load_deliveries(self._tools.reader, dispatcher, deliveries)
         finally:
@@ -184,8 +189,11 @@ class PushSession:
             while waiting and self._can_send():
                 delivery, match = waiting[0]
                 body = await self._body(dispatcher, delivery, match)
-                if body is not None and not await self._begin(dispatcher, delivery, body, match.event.traceparent):
-                    break
+                if body is not None:
+                    confirm = partial(self._is_deliverable, dispatcher, delivery, moment)
+                    send = partial(self._send, dispatcher, delivery, body, match.event.traceparent, confirm)
+                    if not await self._begin(len(body), send):
+                        break
                 waiting.popleft()
         finally:
             self._release(delivery.id for delivery, _ in waiting)
@@ -201,33 +209,51 @@ class PushSession:
             self._settle(dispatcher, parking([(delivery, reason)])[0])
             return None
 
-    async def _begin(self, dispatcher: Dispatcher, delivery: Delivery, body: bytes, traceparent: str) -> bool:
-        """Begin a request once the budget has room for it. Return False if it cannot be sent any more then."""
+    async def _begin(self, size: int, send: Callable[[], Coroutine[Any, Any, None]]) -> bool:
+        """Begin a request once the budget has room for its body. Return False if it cannot be sent any more then."""
         budget = self._tools.budget
-        if not budget.take(self._subscription, len(body)):
+        if not budget.take(self._subscription, size):
             try:
-                await until(self._stopping, budget.acquire(self._subscription, len(body)))
+                await until(self._stopping, budget.acquire(self._subscription, size))
             except Stopping:
                 return False
             if not self._can_send():
-                budget.give(self._subscription, len(body))
+                budget.give(self._subscription, size)
                 return False
-        request = asyncio.create_task(self._send(dispatcher, delivery, body, traceparent), name="push")
+        request = asyncio.create_task(send(), name="push")
         self._requests.add(request)
         request.add_done_callback(self._requests.discard)
         return True
 
-    async def _send(self, dispatcher: Dispatcher, delivery: Delivery, body: bytes, traceparent: str) -> None:
-        settlement: Settlement = Nack([delivery.id], delay=0, reason=CUT_OFF)
+    async def _is_deliverable(self, dispatcher: Dispatcher, delivery: Delivery, moment: Moment) -> bool:
+        """Return whether a match loaded at a moment may still be sent. If not, its delivery is settled or returned."""
+        if not self._tools.reader.may_have_changed(moment):
+            return True
+        try:
+            return bool(await load_deliveries(self._tools.reader, dispatcher, [delivery]))
+        except StorageError:
+            return False
+
+    async def _send(
+        self,
+        dispatcher: Dispatcher,
+        delivery: Delivery,
+        body: bytes,
+        traceparent: str,
+        confirm: Callable[[], Awaitable[bool]],
+    ) -> None:
+        settlement: Settlement | None = Nack([delivery.id], delay=0, reason=CUT_OFF)
         began, probes = now_micros(), self._unreached > 0
         returned = False
         try:
-            sent = await self._sender.send(delivery.match.id, body, delivery.attempt, traceparent)
+            sent = await self._sender.send(delivery.match.id, body, delivery.attempt, traceparent, confirm)
             returned = sent.outcome.unsent and self._unreached > 0 and not probes
             if returned:
                 return
             self._tools.attempts.add(self._subscription.key, sent.attempt)
             settlement = self._settlement(dispatcher, delivery, sent.outcome)
+        except PushWithdrawn:
+            settlement = None
         except asyncio.CancelledError:
             cut = PushAttempt(delivery.match.id, delivery.attempt, began, now_micros() - began, 0, CUT_OFF)
             self._tools.attempts.add(self._subscription.key, cut)
@@ -240,7 +266,7 @@ class PushSession:
             self._release([delivery.id])
             if returned:
                 dispatcher.return_undelivered([delivery])
-            else:
+            elif settlement is not None:
                 self._settle(dispatcher, settlement)
             self.wake()
 

@@ -24,6 +24,7 @@ from server.bridge.operations import (
     named_texts,
     other_properties,
     page_by_id,
+    update_definition,
 )
 from server.bridge.routes import Route
 from server.bridge.sending import send
@@ -83,7 +84,7 @@ async def update_event(services: Services, request: Request) -> Response:
         description=UNSET if body.description is UNSET else body.description or "",
         schema=UNSET if body.schema is UNSET else replace(current.schema, properties=_properties(body.schema)),
     )
-    updated = await services.definitions.update(request.caller, current.id, changes, current.etag)
+    updated = await update_definition(services, request, current, changes)
     return Response(200, _event_def(updated))
 
 

@@ -24,6 +24,7 @@ from server.bridge.operations import (
     definition_by_name,
     named_texts,
     other_properties,
+    update_definition,
 )
 from server.bridge.routes import Route
 from server.bridge.sending import send
@@ -82,7 +83,7 @@ async def update_event(services: Services, request: Request) -> Response:
         description=UNSET if body.description is UNSET else body.description or "",
         schema=UNSET if body.properties is UNSET else replace(current.schema, properties=_properties(body.properties)),
     )
-    updated = await services.definitions.update(request.caller, current.id, changes, current.etag)
+    updated = await update_definition(services, request, current, changes)
     return Response(200, bodies.EventAnswer(data=_event_def(updated)))
 
 

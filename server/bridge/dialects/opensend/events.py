@@ -19,7 +19,7 @@ from server.bridge.dialects.opensend.runs import run_data, started_run
 from server.bridge.dialects.opensend.schemas import FREE, read_schema, write_schema
 from server.bridge.dialects.opensend.validation import BodyReader, Violations
 from server.bridge.messages import Request, Response
-from server.bridge.operations import all_definitions, definition_by_id, find_definition, page_by_id
+from server.bridge.operations import all_definitions, definition_by_id, find_definition, page_by_id, update_definition
 from server.bridge.sending import send
 from server.budgets import check_json
 from server.ingest.draft import Draft
@@ -79,7 +79,7 @@ async def update_event(services: Services, request: Request) -> Response:
         name=UNSET if name is None else name,
         schema=_updated(current.schema, schema) if body.has("schema") else UNSET,
     )
-    updated = await services.definitions.update(request.caller, current.id, changes, current.etag)
+    updated = await update_definition(services, request, current, changes)
     return Response(200, _event_data(updated))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from registry.schema import MAX_DEPTH, CoercionMode, Property, PropertyType, Schema, UnknownProperties
+from server.bridge.operations import accepts_everything
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,8 +40,7 @@ def read_schema(value: Any, violations: list[str]) -> Schema:
 
 def write_schema(schema: Schema) -> dict[str, Any] | None:
     """Return a schema in OpenSend's form; None for one that accepts every payload."""
-    free = not schema.properties and schema.unknown_properties is UnknownProperties.KEEP
-    return None if free else _object(schema.properties)
+    return None if accepts_everything(schema) else _object(schema.properties)
 
 
 def type_word(type_name: str) -> str:

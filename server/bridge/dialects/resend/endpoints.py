@@ -17,6 +17,7 @@ from server.bridge.errors import RuleBroken
 from server.bridge.fields import FLAT_TYPES, is_uuid
 from server.bridge.messages import Request, Response
 from server.bridge.operations import (
+    accepts_everything,
     all_definitions,
     contact_properties,
     contact_ref,
@@ -24,6 +25,7 @@ from server.bridge.operations import (
     named_texts,
     other_properties,
     page_by_id,
+    update_definition,
 )
 from server.bridge.routes import Route
 from server.bridge.sending import send
@@ -85,9 +87,7 @@ async def update_event(services: Services, request: Request) -> Response:
     if body.name is not UNSET and body.name != current.name:
         raise RuleBroken(422, "invalid_parameter", "The name of an event cannot be changed.")
     schema = replace(current.schema, properties=_properties(body.schema)) if body.schema else NO_SCHEMA
-    updated = await services.definitions.update(
-        request.caller, current.id, DefinitionChanges(schema=schema), current.etag
-    )
+    updated = await update_definition(services, request, current, DefinitionChanges(schema=schema))
     return Response(200, bodies.EventId(id=updated.id))
 
 
@@ -232,7 +232,7 @@ def _event_fields(definition: EventDefinition) -> dict[str, Any]:
 
 def _flat_schema(schema: Schema) -> bodies.Schema | None:
     """Return a schema without the types that Resend does not have; None if it accepts every payload."""
-    if not schema.properties and schema.unknown_properties is UnknownProperties.KEEP:
+    if accepts_everything(schema):
         return None
     return {prop.name: FLAT_TYPES[prop.type] for prop in schema.properties if prop.type in FLAT_TYPES}
 
