@@ -18,7 +18,7 @@ from server import call_log
 from server.call_log import LINES_A_SECOND, CallLog
 from server.contract import SERVICES
 from server.logs import mask
-from server.rpc.calls import Method
+from server.rpc.method import Method
 from signalbox.v1 import contacts_pb2, match_stream_pb2, projects_pb2
 from signalbox.v1.event_ingest_pb2 import SendEventRequest
 from signalbox.v1.event_ingest_pb2_grpc import EventIngestStub

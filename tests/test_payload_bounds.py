@@ -12,7 +12,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from server.budgets import AUTOMATION_BUDGET, CONTACT_BUDGET, EVENT_BUDGET, MAX_BYTES, MAX_VALUES, RUN_BUDGET
 from server.errors import InvalidArgument, MalformedRequest
-from server.rpc.json_reading import JsonParser
+from server.rpc.json_parsing import JsonParser
 from server.rpc.messages.structs import read_struct
 from server.rpc.parsing import PIECE_BYTES, Parser
 from server.rpc.payload_bounds import stand_in_for_large, stand_in_for_many

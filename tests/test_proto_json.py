@@ -21,7 +21,7 @@ from registry.errors import SignalboxError
 from server.contract import SERVICES
 from server.errors import MalformedRequest
 from server.rpc import json_reading, json_writing
-from server.rpc.json_reading import JsonParser
+from server.rpc.json_parsing import JsonParser
 from server.rpc.json_writing import write_json, write_json_in_slices
 from server.sharing.loop_time import LoopTime
 from signalbox.v1 import event_ingest_pb2, match_stream_pb2

@@ -13,7 +13,7 @@ from registry.coercion import Coercion, CoercionKind
 from registry.errors import SignalboxError
 from server.ingest.draft import Draft
 from server.model import Event
-from server.rpc.json_reading import JsonParser
+from server.rpc.json_parsing import JsonParser
 from server.rpc.json_writing import write_json
 from server.rpc.messages.enums import View
 from server.rpc.messages.events import read_draft

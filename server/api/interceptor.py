@@ -15,7 +15,7 @@ import grpc
 from server.api.aborting import abort
 from server.call_context import GRPC, REQUEST_ID, begin_call
 from server.errors import KeyInvalid
-from server.rpc.calls import served_methods
+from server.rpc.method import served_methods
 from server.rpc.parsing import Parser
 from server.tracing.context import TRACEPARENT, receive_trace
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from google.protobuf.descriptor import ServiceDescriptor
 
-    from server.rpc.calls import Calls, Method
+    from server.rpc.calls import Calls
+    from server.rpc.method import Method
 
     Context = grpc.aio.ServicerContext[Any, Any]
 

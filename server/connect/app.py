@@ -28,7 +28,7 @@ from server.errors import NotOverHttp
 from server.http.body import ClientGone
 from server.http.errors import MethodNotAllowed, RouteNotFound, UnsupportedMediaType
 from server.rpc.call_limits import MAX_MESSAGE_BYTES
-from server.rpc.calls import Method, served_methods
+from server.rpc.method import Method, served_methods
 from signalbox.v1 import options_pb2
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.message_factory import GetMessageClass
 
-from server.rpc.json_reading import JsonParser
+from server.rpc.json_parsing import JsonParser
 from server.rpc.json_writing import write_json, write_json_in_slices
 from server.rpc.parsing import Parser
 from server.rpc.sent_event import SentEvent, plain_draft
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor
     from google.protobuf.message import Message
 
-    from server.rpc.calls import RequestParser
+    from server.rpc.method import RequestParser
     from server.sharing.loop_time import LoopTime
 
 _PLAIN_READERS: Final = {"signalbox.v1.EventIngest.SendEvent": plain_draft}

@@ -18,7 +18,7 @@ from server.connect.unary import send_error
 from server.errors import InvalidArgument
 from server.http.body import ClientGone
 from server.http.headers import SAFE_HEADERS
-from server.rpc.json_reading import JsonParser
+from server.rpc.json_parsing import JsonParser
 from server.rpc.json_writing import write_json
 from server.status import cut
 from signalbox.v1 import match_stream_pb2

@@ -14,14 +14,12 @@ received, and have the call served here.
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
 from math import inf
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import structlog
 
@@ -36,130 +34,25 @@ from server.rpc.request_size import note_request_size
 from server.sharing.loop_time import LoopTime, begin_request
 from server.shutdown import until
 from server.status import code_of, reason_of
-from signalbox.v1 import options_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
-    from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
     from google.protobuf.message import Message
     from opentelemetry.trace import Span
 
     from server.auth.access import Access, WatchedStream
     from server.auth.caller import Caller
     from server.metrics.calls import RpcSeries
+    from server.rpc.method import Method, RequestParser
     from server.rpc.open_calls import OpenCalls
+    from server.rpc.transport import StreamTransport, Transport, UnaryTransport
 
 log = structlog.get_logger()
 
 OK: Final = "OK"
 _GONE: Final = "CANCELLED", "CLIENT_GONE"
 """The code and the reason of a call whose client has gone."""
-
-_CHANGES: Final = re.compile(
-    "(Create|Update|Upsert|Delete|Undelete|Rollback|Activate|Pause|Seek|Replay|Discard|Revoke|Rotate|Erase|Reingest)[A-Z]"
-).match
-
-Send = Callable[[Any, float], Awaitable[None]]
-"""Writes a response of a stream. Raise WatcherTooSlow if the transport does not take it within the given seconds."""
-
-
-class Transport(Protocol):
-    """What carries one call."""
-
-    @property
-    def own_errors(self) -> tuple[type[Exception], ...]:
-        """Errors of the transport itself, as when the client has gone. They are raised on, and nothing is answered."""
-        ...
-
-    def credentials(self) -> tuple[str, str]:
-        """Return the `authorization` value and the project that the call names, empty without. Raise KeyInvalid."""
-        ...
-
-    def arrived(self) -> bytes | None:
-        """Return the message if it is small and has arrived already, or else None."""
-        ...
-
-    async def receive(self) -> bytes | None:
-        """Receive a message, None if the client has sent all of them."""
-        ...
-
-    async def fail(self, error: Exception) -> None:
-        """End the call with the status of an error."""
-        ...
-
-
-class UnaryTransport(Transport, Protocol):
-    """What carries one call with one response."""
-
-    def on_sent(self, call: Callable[[], None]) -> None:
-        """Call something once the response is sent."""
-        ...
-
-
-class StreamTransport(Transport, Protocol):
-    """What carries one call with a stream of responses."""
-
-    async def write(self, response: Any) -> None:
-        """Write a response, and return when more can be written."""
-        ...
-
-    async def end(self) -> None:
-        """End the call: all responses are written."""
-        ...
-
-
-class RequestParser(Protocol):
-    """Parses the requests of one method. Its methods raise MalformedRequest and UnstorableText."""
-
-    def parse(self, data: bytes) -> Any:
-        """Parse a request into a message, or what its servicer takes in place of one."""
-        ...
-
-    async def parse_in_slices(self, data: bytes, loop_time: LoopTime, key: object) -> Message:
-        """Parse a large request, as `parse` does, so that the event loop serves others in between."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Method:
-    """An RPC of the contract as it is served: the method of its servicer, and the scope that it needs."""
-
-    descriptor: MethodDescriptor
-    scope: str
-    call: Callable[..., Any]
-
-    @property
-    def streams(self) -> bool:
-        """Whether a call has a stream of responses."""
-        return bool(self.descriptor.server_streaming)
-
-    @property
-    def name(self) -> str:
-        """The name in the log, such as `EventIngest/SendEvent`."""
-        return f"{self.descriptor.containing_service.name}/{self.descriptor.name}"
-
-    @property
-    def changes(self) -> bool:
-        """Whether a call changes what a project is made of, and not only its logs and the state of its runs."""
-        return _CHANGES(self.descriptor.name) is not None
-
-    @property
-    def waits(self) -> bool:
-        """Whether a call may wait as long as its caller asked it to."""
-        return self.streams or "wait" in self.descriptor.input_type.fields_by_name
-
-
-def served_methods(service: ServiceDescriptor, servicer: object) -> Iterator[Method]:
-    """Yield the methods of a service that its servicer has. Raise ValueError for one without a scope or an effect."""
-    for descriptor in service.methods:
-        if hasattr(servicer, descriptor.name):
-            scope: str = descriptor.GetOptions().Extensions[options_pb2.required_scope]
-            if not scope:
-                raise ValueError(f"{descriptor.full_name} has no required_scope")
-            if not descriptor.GetOptions().Extensions[options_pb2.effect]:
-                raise ValueError(f"{descriptor.full_name} has no effect")
-            yield Method(descriptor, scope, getattr(servicer, descriptor.name))
 
 
 class Calls:

@@ -10,35 +10,24 @@ large request leaves the event loop to others in between.
 
 from __future__ import annotations
 
-import asyncio
-import json
-import re
-from codecs import BOM_UTF8
-from collections import deque
 from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from google.protobuf import json_format
-from google.protobuf.message_factory import GetMessageClass
 
 from registry.errors import Violation
-from registry.json_values import json_violation
 from registry.suggestions import Suggestions
-from server.errors import InvalidArgument, MalformedRequest
+from server.errors import InvalidArgument
 from server.rpc.json_scalars import converter, form_of, key_converter
-from server.rpc.messages.texts import text_check
-from server.rpc.payload_bounds import LEAST_BYTES, name_counts, stand_in_for_many, too_many_values
 from server.status import cut
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable, Iterator
 
-    from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
-    from google.protobuf.message import Message
-
-    from server.sharing.loop_time import LoopTime
+    from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
     Path = tuple["Path", str | int] | None
     """The way to a value, as the path of its parent and its own name or index. Few are ever written out."""
@@ -51,12 +40,8 @@ MAX_DEPTH: Final = 100
 
 CHUNK: Final = 500
 
-_MAX_SHOWN: Final = 100
-
-_NAME = re.compile(rb'"\s*:')
-_NUL = b"\\u0000"
-
-_decode = msgspec.json.Decoder().decode
+MAX_SHOWN: Final = 100
+"""The most characters of a value or a name in an error."""
 
 _FROM_TEXT = {"google.protobuf.Duration", "google.protobuf.FieldMask", "google.protobuf.Timestamp"}
 _FORMS = {
@@ -66,120 +51,8 @@ _FORMS = {
 }
 
 
-class JsonParser:
-    """Parses the requests of one method. Its methods raise MalformedRequest, InvalidArgument and UnstorableText.
-
-    `read_plain` reads plain requests into something other than a message, and returns None for the rest.
-    """
-
-    def __init__(self, method: MethodDescriptor, read_plain: Callable[[bytes], Any] | None = None) -> None:
-        self._read_plain = read_plain
-        self._class = GetMessageClass(method.input_type)
-        self._read = message_reader(method.input_type)
-        self._check_texts = text_check(method.input_type)
-
-    def parse(self, data: bytes) -> Any:
-        """Parse a request."""
-        if self._read_plain is not None and (plain := self._read_plain(data)) is not None:
-            return plain
-        message = self._class()
-        try:
-            for _ in self._steps(data, message):
-                pass
-        except _Unreadable as error:
-            raise _explained(data, error) from error
-        self._check(data, message)
-        return message
-
-    async def parse_in_slices(self, data: bytes, loop_time: LoopTime, key: object) -> Message:
-        """Parse a large request, as `parse` does."""
-        message = self._class()
-        async with loop_time.slices(key) as slices:
-            try:
-                for _ in self._steps(data, message):
-                    if slices.used_up():
-                        await slices.pause()
-            except _Unreadable as error:
-                # All values of a MiB take up to 0.3 s, in which the event loop serves others.
-                raise await asyncio.to_thread(_explained, data, error) from error
-            self._check(data, message)
-        return message
-
-    def _steps(self, data: bytes, message: Message) -> Iterator[None]:
-        value = _decoded(data)
-        pending: Pending = deque([(self._read, value, message, None, 1)])
-        names = 0
-        while pending:
-            read, value, into, path, depth = pending.popleft()
-            if depth > MAX_DEPTH:
-                raise _too_deep(path)
-            if read is _read_struct and len(data) > LEAST_BYTES and too_many_values(value):
-                stand_in_for_many(into)
-                for count in name_counts(value):
-                    names += count
-                    yield
-                continue
-            if value.__class__ is dict:
-                names += len(value)
-            read(value, into, path, depth, pending)
-            yield
-        # Each name of an object has a quote and a colon after it. So has a text that holds them, which is rare.
-        if len(_NAME.findall(data)) != names:
-            _check_names(data)
-
-    def _check(self, data: bytes, message: Message) -> None:
-        if self._check_texts is not None and _NUL in data:
-            self._check_texts(message)
-
-
-class _Unreadable(Exception):
-    """The decoder has rejected a text."""
-
-
-def _decoded(data: bytes) -> Any:
-    """Return the values of a JSON text. Raise _Unreadable."""
-    try:
-        return _decode(data.removeprefix(BOM_UTF8))
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise _Unreadable from error
-
-
-def _explained(data: bytes, unreadable: _Unreadable) -> InvalidArgument | MalformedRequest:
-    """Return why a text was rejected: for a number or text that cannot be stored, or as no JSON."""
-    data = data.removeprefix(BOM_UTF8)
-    if fault := json_violation(data):
-        return InvalidArgument.of(fault)
-    error = unreadable.__cause__
-    if isinstance(error, RecursionError):
-        return MalformedRequest("The JSON is nested too deeply to be read")
-    return MalformedRequest(f"The request is not valid JSON: {_json_problem(data, error)}")
-
-
-def _json_problem(data: bytes, error: BaseException | None) -> str:
-    if not data:
-        return "it is empty; a message without fields is {}"
-    try:
-        # The decoder counts from the beginning of the text in which the byte is.
-        data.decode()
-    except UnicodeDecodeError as fault:
-        return f"it must be UTF-8, and byte {fault.start} is not"
-    return cut(str(error), _MAX_SHOWN)
-
-
-def _check_names(data: bytes) -> None:
-    """Raise MalformedRequest if an object has a name twice, which the decoder passes over."""
-
-    def check(members: list[tuple[str, Any]]) -> None:
-        seen: set[str] = set()
-        for name, _ in members:
-            if name in seen:
-                raise MalformedRequest(f"The JSON has the name {cut(name, _MAX_SHOWN)} twice in one object")
-            seen.add(name)
-
-    json.loads(data, object_pairs_hook=check)
-
-
-def _too_deep(path: Path) -> InvalidArgument:
+def too_deep(path: Path) -> InvalidArgument:
+    """Return the error of a message that is nested too deep."""
     return refused(path, f"is nested more than {MAX_DEPTH} messages deep", "TOO_DEEP")
 
 
@@ -194,7 +67,7 @@ def path_text(path: Path) -> str:
     names: list[str] = []
     while path is not None:
         path, name = path
-        names.append(f"[{name}]" if isinstance(name, int) else f".{cut(name, _MAX_SHOWN)}")
+        names.append(f"[{name}]" if isinstance(name, int) else f".{cut(name, MAX_SHOWN)}")
     return "".join(reversed(names)).removeprefix(".")
 
 
@@ -208,7 +81,7 @@ def message_reader(descriptor: Descriptor) -> Read:
     if name in _FROM_TEXT:
         return _text_reader(_FORMS[name])
     well_known = {
-        "google.protobuf.Struct": _read_struct,
+        "google.protobuf.Struct": read_struct,
         "google.protobuf.Value": _read_value,
         "google.protobuf.ListValue": _read_list,
     }.get(name)
@@ -398,7 +271,8 @@ def _text_reader(form: str) -> Read:
     return read
 
 
-def _read_struct(value: Any, struct: Any, path: Path, depth: int, pending: Pending) -> None:
+def read_struct(value: Any, struct: Any, path: Path, depth: int, pending: Pending) -> None:
+    """Read a Struct; what its members contain is left pending."""
     if value.__class__ is not dict:
         raise refused(path, f"must be an object, not {_shown(value)}")
     struct.Clear()
@@ -410,7 +284,7 @@ def _read_struct(value: Any, struct: Any, path: Path, depth: int, pending: Pendi
 
 def _read_inner_struct(value: Any, struct: Any, path: Path, depth: int, pending: Pending) -> None:
     """Read an object within a payload, which is known not to have too many values."""
-    _read_struct(value, struct, path, depth, pending)
+    read_struct(value, struct, path, depth, pending)
 
 
 def _read_members(chunk: Any, fields: Any, path: Path, depth: int, pending: Pending) -> None:
@@ -433,7 +307,7 @@ def _read_items(chunk: Any, values: Any, path: Path, depth: int, pending: Pendin
 def _read_value(value: Any, into: Any, path: Path, depth: int, pending: Pending) -> None:
     kind = value.__class__
     if depth > MAX_DEPTH:
-        raise _too_deep(path)
+        raise too_deep(path)
     if kind is str:
         into.string_value = value
     elif kind is float:
@@ -459,7 +333,7 @@ def _read_by_library(value: Any, message: Any, path: Path, _depth: int, _pending
     try:
         json_format.ParseDict(value, message)
     except (json_format.Error, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise refused(path, f"is not valid: {cut(str(error), _MAX_SHOWN)}") from error
+        raise refused(path, f"is not valid: {cut(str(error), MAX_SHOWN)}") from error
 
 
 # Parts
@@ -485,4 +359,4 @@ def _shown(value: Any) -> str:
         return "an object"
     if isinstance(value, list):
         return "a list"
-    return cut(msgspec.json.encode(value).decode(), _MAX_SHOWN)
+    return cut(msgspec.json.encode(value).decode(), MAX_SHOWN)

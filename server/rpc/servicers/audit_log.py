@@ -11,7 +11,7 @@ from signalbox.v1 import audit_pb2 as pb
 
 if TYPE_CHECKING:
     from server.auth.caller import Caller
-    from server.rpc.calls import Send
+    from server.rpc.transport import Send
     from server.services.audit_log import AuditLog
 
 READ_SECONDS: Final = 60.0

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from server.auth.caller import Caller
-    from server.rpc.calls import Send
+    from server.rpc.transport import Send
     from server.services.contact_exports import ContactExports
     from server.services.contacts import Contacts
     from server.services.erasures import Erasures

@@ -32,7 +32,7 @@ from signalbox.v1 import event_definitions_pb2 as pb
 if TYPE_CHECKING:
     from registry.schema import Schema
     from server.auth.caller import Caller
-    from server.rpc.calls import Send
+    from server.rpc.transport import Send
     from server.services.backtests import Backtests
     from server.services.definitions import Definitions
     from server.services.generated_types import GeneratedTypes

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from server.delivery.deliveries import Deliveries
     from server.delivery.match_reader import MatchReader
     from server.delivery.subscriptions import Subscriptions
-    from server.rpc.calls import Send
+    from server.rpc.transport import Send
     from server.shutdown import Shutdown
 
 SLOW_HEARTBEATS: Final = 3
