@@ -7,7 +7,7 @@ import platform
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import structlog
 
@@ -17,6 +17,7 @@ from server.auditing import AuditedChanges
 from server.auth import admin_key
 from server.auth.access import Access
 from server.background.audit_retention import AuditRetention
+from server.background.catalog_refresh import CatalogRefresh
 from server.background.event_retention import EventDeletion
 from server.background.key_use import KeyUse
 from server.background.loop_delay import LoopDelay
@@ -64,7 +65,6 @@ from server.ingest.refusals import Refusals
 from server.metrics import Metrics
 from server.metrics.process import watch_process
 from server.outages import Outages
-from server.recurring import Recurring
 from server.rpc.audited_resources import describe
 from server.rpc.calls import Calls
 from server.rpc.messages.pushes import push_body_writer
@@ -116,10 +116,6 @@ log = structlog.get_logger()
 
 METRICS_CONNECTIONS = 100
 """The most connections to the listener for metrics."""
-
-REFRESH_SECONDS = 0.5
-"""The interval at which changes by other servers are looked up: a key that one of them revoked may work for this long,
-and its streams end within a second. Changed schemas do not wait for it: every commit notices them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +172,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         queue.limits = limits = QuarantineLimits(settings.quarantine_events, settings.quarantine_bytes)
         await stack.enter_async_context(_committing(queue, settings.grace_seconds))
         await stack.enter_async_context(_background(settings, database, notifier, metrics, outages))
-        await stack.enter_async_context(_following(database, catalog, access, outages))
+        _begin(stack, CatalogRefresh(database, catalog, access, outages))
 
         calls, types = OpenCalls(), GeneratedTypes(database, catalog)
         typed = TypedReaders(types)
@@ -318,30 +314,32 @@ async def _committing(queue: GroupCommit, grace_seconds: float) -> AsyncIterator
         await _in_time(queue.close, grace_seconds)
 
 
+class _Task(Protocol):
+    """A part that works in the background."""
+
+    def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+def _begin(stack: AsyncExitStack, task: _Task) -> None:
+    """Start a task, and close it when the stack is left."""
+    task.start()
+    stack.push_async_callback(task.close)
+
+
 @asynccontextmanager
 async def _background(
     settings: Settings, database: Database, notifier: MatchNotifier, metrics: Metrics, outages: Outages
 ) -> AsyncIterator[None]:
     """Do the recurring work."""
     async with AsyncExitStack() as stack:
-        timer = RunTimeouts(database, notifier, metrics, outages)
-        timer.start()
-        stack.push_async_callback(timer.close)
-        matches = MatchRetention(database, settings.match_retention_seconds, outages)
-        matches.start()
-        stack.push_async_callback(matches.close)
-        events = EventDeletion(database, outages)
-        events.start()
-        stack.push_async_callback(events.close)
-        deletion = ProjectDeletion(database, outages)
-        deletion.start()
-        stack.push_async_callback(deletion.close)
-        audit = AuditRetention(database, settings.audit_retention_seconds, outages)
-        audit.start()
-        stack.push_async_callback(audit.close)
-        keeper = QuarantineRetention(database, settings.quarantine_retention_seconds, outages)
-        keeper.start()
-        stack.push_async_callback(keeper.close)
+        _begin(stack, RunTimeouts(database, notifier, metrics, outages))
+        _begin(stack, MatchRetention(database, settings.match_retention_seconds, outages))
+        _begin(stack, EventDeletion(database, outages))
+        _begin(stack, ProjectDeletion(database, outages))
+        _begin(stack, AuditRetention(database, settings.audit_retention_seconds, outages))
+        _begin(stack, QuarantineRetention(database, settings.quarantine_retention_seconds, outages))
         yield
 
 
@@ -443,22 +441,3 @@ async def _in_time(close: Callable[[], Awaitable[None]], grace_seconds: float) -
             await close()
     except TimeoutError:
         log.error("not_closed_in_time", what=str(close.__qualname__), waited_seconds=grace_seconds + 1)  # noqa: TRY400 - where it hangs is known
-
-
-@asynccontextmanager
-async def _following(database: Database, catalog: Catalog, access: Access, outages: Outages) -> AsyncIterator[None]:
-    """Follow the changes that other servers on the same database make."""
-    if not database.shared:
-        yield
-        return
-
-    async def refresh() -> float:
-        access.invalidate_outdated(await catalog.refresh())
-        return REFRESH_SECONDS
-
-    task = Recurring("catalog", refresh, outages)
-    task.start()
-    try:
-        yield
-    finally:
-        await task.close()

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from server.app import _following, _in_time
+from server.app import _in_time
+from server.background.catalog_refresh import CatalogRefresh
 from server.outages import Outages
 from tests.support.virtual_time import VirtualTimeLoop
 
@@ -63,8 +64,10 @@ def test_the_changes_of_other_servers_are_followed_twice_a_second_where_there_ma
     followed: Any = Followed(shared=shared)
 
     async def work() -> None:
-        async with _following(followed, followed, followed, Outages()):
-            await asyncio.sleep(1.25)
+        refresh = CatalogRefresh(followed, followed, followed, Outages())
+        refresh.start()
+        await asyncio.sleep(1.25)
+        await refresh.close()
         await asyncio.sleep(5)
 
     timed(work())

@@ -10,9 +10,9 @@ version with the one in the database, under the lock of the project's head (`_cu
     8 (rolled back)      7 (failover or restore)    not equal either, so handled as the second line
 
 So no event is recorded and none is refused by an outdated catalog, whichever server changed it. Where other servers
-share the database, `_following` in `server/app.py` calls `Catalog.refresh` too. Versions are compared for equality and
-have random bits below their count: a database that lost its newest changes reuses the same numbers, and a snapshot of
-the lost history must not be taken for one of the new history.
+share the database, `server.background.catalog_refresh` calls `Catalog.refresh` too. Versions are compared for equality
+and have random bits below their count: a database that lost its newest changes reuses the same numbers, and a snapshot
+of the lost history must not be taken for one of the new history.
 
 The race: a snapshot can be read just before a change is committed and arrive just after the change invalidated the
 cache. Keeping it then would leave an outdated snapshot in the cache after the invalidation. Every reader therefore
