@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from registry.errors import SignalboxError
 from server.contract import SERVICES
 from server.errors import MalformedRequest
-from server.rpc import json_reading, json_writing
+from server.rpc import json_parsing, json_reading, json_writing
 from server.rpc.json_parsing import JsonParser
 from server.rpc.json_writing import write_json, write_json_in_slices
 from server.sharing.loop_time import LoopTime
@@ -283,7 +283,7 @@ async def test_why_a_large_text_was_rejected_is_searched_beside_the_event_loop(m
     def waiting(_: bytes) -> None:
         assert released.wait(5)
 
-    monkeypatch.setattr(json_reading, "json_violation", waiting)
+    monkeypatch.setattr(json_parsing, "json_violation", waiting)
     parsing = asyncio.create_task(JsonParser(SEND_EVENT).parse_in_slices(b'{"event": 1e400}', LoopTime(), 1))
     await asyncio.sleep(0)
     asyncio.get_running_loop().call_soon(released.set)
