@@ -8,8 +8,8 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from automation import run_pages
-from automation.subscriptions import store as subscription_store
-from server.storage import audit_entries, event_pages, refused_events
+from automation.subscriptions import parked_matches
+from server.storage import audit_entries, event_pages, refused_event_search
 from server.storage import contacts as contact_store
 from signalbox.v1 import audit_pb2, automations_pb2, contacts_pb2, event_ingest_pb2, match_stream_pb2, refusals_pb2
 from tests.support.automations import automate, complete, list_runs
@@ -31,11 +31,12 @@ NOON = 1_700_000_000
 
 @pytest.fixture(autouse=True)
 def little_is_examined(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (event_pages, run_pages, contact_store, subscription_store, refused_events, audit_entries):
-        if hasattr(module, "EXAMINED_ROWS"):
-            monkeypatch.setattr(module, "EXAMINED_ROWS", 3)
-        if hasattr(module, "EXAMINED_LOG_ROWS"):
-            monkeypatch.setattr(module, "EXAMINED_LOG_ROWS", 7)
+    for module in (event_pages, run_pages, contact_store, parked_matches, refused_event_search, audit_entries):
+        limits = {"EXAMINED_ROWS": 3, "EXAMINED_LOG_ROWS": 7}
+        found = {limit: rows for limit, rows in limits.items() if hasattr(module, limit)}
+        assert found, module
+        for limit, rows in found.items():
+            monkeypatch.setattr(module, limit, rows)
 
 
 def seconds(time: Timestamp) -> float:

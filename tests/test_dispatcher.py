@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from structlog.testing import capture_logs
 
 from automation.errors import AutomationError
-from automation.subscriptions import store as subscription_store
+from automation.subscriptions import parked_matches
 from automation.subscriptions.values import (
     Ack,
     Extend,
@@ -522,7 +522,7 @@ async def replayed_by_a_caller_that_gives_up(monkeypatch: pytest.MonkeyPatch) ->
         server.model.replay(server.clock())
         return 1
 
-    monkeypatch.setattr(subscription_store, "replay_parked", replay)
+    monkeypatch.setattr(parked_matches, "replay_parked", replay)
     monkeypatch.setattr("server.delivery.subscriptions.transaction_time", lambda _: server.clock())
     stream = Stream(server, "idle", 1, diligent=True)
     stream.open()
