@@ -16,6 +16,9 @@ T = TypeVar("T")
 RETRY_SECONDS = 1.0
 """How long after a failure the work is tried again."""
 
+SETTLING_SECONDS = 0.5
+"""How long deletions that a server repeats wait after its start: callers who waited for it come first."""
+
 
 class Recurring:
     """A task that repeats a piece of work, which returns the seconds until it is to be repeated.
@@ -23,14 +26,23 @@ class Recurring:
     Failures are reported under its name, to the outages of the server, and do not end the task.
     """
 
-    def __init__(self, name: str, work: Callable[[], Awaitable[float]], outages: Outages | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[], Awaitable[float]],
+        outages: Outages | None = None,
+        *,
+        wait_seconds: float = 0.0,
+    ) -> None:
+        """`wait_seconds` is how long after the start the work is done for the first time."""
         self._name = name
         self._work = work
+        self._wait_seconds = wait_seconds
         self._outages = outages or Outages()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Start the task; the work is done for the first time at once."""
+        """Start the task."""
         self._task = asyncio.create_task(self._run(), name=self._name)
 
     async def close(self) -> None:
@@ -41,6 +53,7 @@ class Recurring:
                 await self._task
 
     async def _run(self) -> None:
+        await asyncio.sleep(self._wait_seconds)
         while True:
             try:
                 seconds = await self._work()

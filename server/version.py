@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import metadata
 from typing import Final
 
@@ -12,6 +13,7 @@ POSTGRES_EXTRA: Final = f"{DISTRIBUTION}[postgres]"
 OTEL_EXTRA: Final = f"{DISTRIBUTION}[otel]"
 
 
+@cache
 def version() -> str:
     """Return the installed version, `unknown` for a program that is not installed."""
     try:

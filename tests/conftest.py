@@ -167,12 +167,15 @@ def postgres() -> Iterator[Cluster]:
 
 
 @pytest_asyncio.fixture(scope="session", params=["sqlite", "postgresql"])
-async def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backend:
+async def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Backend]:
     if request.param == "sqlite":
         template = tmp_path_factory.mktemp("sqlite") / "template.db"
         await migrated(f"sqlite:///{template}")
-        return SqliteBackend(template)
-    return PostgresBackend(request.getfixturevalue("postgres"))
+        yield SqliteBackend(template)
+        return
+    postgres = PostgresBackend(request.getfixturevalue("postgres"))
+    yield postgres
+    await postgres.close()
 
 
 @pytest.fixture(scope="session")

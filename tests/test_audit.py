@@ -304,7 +304,7 @@ class Unrecorded:
 
     def watch(self, watched: Client) -> None:
         """Put this in the place of the RPC in the stubs of a client."""
-        for stub in vars(watched).values():
+        for stub in watched.stubs():
             if (call := getattr(stub, self.action, None)) is not None:
                 setattr(stub, self.action, partial(self._call, call))
 

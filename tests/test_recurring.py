@@ -56,6 +56,20 @@ async def test_work_that_never_began_is_closed() -> None:
     await Recurring("sweeping", work).close()
 
 
+async def test_work_that_waits_is_done_when_its_time_has_come() -> None:
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[float] = loop.create_future()
+
+    async def work() -> float:
+        done.set_result(loop.time())
+        return 60.0
+
+    task, started = Recurring("sweeping", work, wait_seconds=0.02), loop.time()
+    task.start()
+    assert await done >= started + 0.02
+    await task.close()
+
+
 async def test_every_item_is_tried_and_the_last_failure_raised() -> None:
     tried: list[int] = []
 

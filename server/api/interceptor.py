@@ -16,7 +16,7 @@ from server.api.aborting import abort
 from server.call_context import GRPC, REQUEST_ID, begin_call
 from server.errors import KeyInvalid
 from server.rpc.method import served_methods
-from server.rpc.parsing import Parser
+from server.rpc.parsing import parser
 from server.tracing.context import TRACEPARENT, receive_trace
 
 if TYPE_CHECKING:
@@ -92,18 +92,18 @@ def method_handlers(
 
 
 def _handler(method: Method, calls: Calls) -> grpc.RpcMethodHandler[Any, Any]:
-    parser = Parser(method.descriptor)
+    reading = parser(method.descriptor)
 
     async def answer(_requests: object, context: Context) -> Any:
         task = asyncio.current_task()
         assert task is not None
-        return await calls.answer(method, parser, _GrpcCall(context, task), task)
+        return await calls.answer(method, reading, _GrpcCall(context, task), task)
 
     async def stream(_requests: object, context: Context) -> None:
-        await calls.stream(method, parser, _GrpcCall(context))
+        await calls.stream(method, reading, _GrpcCall(context))
 
     async def converse(requests: AsyncIterator[bytes], context: Context) -> None:
-        await calls.converse(method, parser, _GrpcCall(context), requests)
+        await calls.converse(method, reading, _GrpcCall(context), requests)
 
     if method.descriptor.client_streaming:
         return grpc.stream_stream_rpc_method_handler(converse, None, _serialized)

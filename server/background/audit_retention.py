@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from registry.timestamps import now_micros
-from server.recurring import Recurring
+from server.recurring import SETTLING_SECONDS, Recurring
 from server.storage.audit_entries import delete_entries
 from server.storage.paced_writes import write_paced
 
@@ -30,7 +30,7 @@ class AuditRetention:
     def __init__(self, database: Database, retention_seconds: float, outages: Outages) -> None:
         self._database = database
         self._retention = round(retention_seconds * 1_000_000)
-        self._task = Recurring("audit-retention", self._delete_old, outages)
+        self._task = Recurring("audit-retention", self._delete_old, outages, wait_seconds=SETTLING_SECONDS)
 
     def start(self) -> None:
         """Start deleting."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from registry.timestamps import now_micros
-from server.recurring import Recurring, try_each
+from server.recurring import SETTLING_SECONDS, Recurring, try_each
 from server.sharing.current_project import SERVER, work_for
 from server.storage.event_retention import delete_events, due_events, end_of_due, event_retentions
 from server.storage.paced_writes import write_paced
@@ -61,7 +61,7 @@ class EventDeletion:
         self._retentions: dict[int, EventRetention] = {}
         self._periods: dict[int, list[_Period]] = {}
         self._deleted = 0
-        self._task = Recurring("event_retention", self._delete_all, outages)
+        self._task = Recurring("event_retention", self._delete_all, outages, wait_seconds=SETTLING_SECONDS)
 
     def start(self) -> None:
         """Start deleting."""

@@ -15,7 +15,7 @@ import structlog
 
 from automation.retention import deletable_matches, delete_matches, move_start, next_start
 from registry.timestamps import now_micros
-from server.recurring import Recurring, try_each
+from server.recurring import SETTLING_SECONDS, Recurring, try_each
 from server.sharing.current_project import SERVER, work_for
 from server.storage.event_retention import match_retentions
 from server.storage.log import lock_heads
@@ -49,7 +49,7 @@ class MatchRetention:
         self._database = database
         self._retention = None if retention_seconds is None else round(retention_seconds * 1_000_000)
         self._deleted = 0
-        self._task = Recurring("pruning", self._prune_all, outages)
+        self._task = Recurring("pruning", self._prune_all, outages, wait_seconds=SETTLING_SECONDS)
 
     def start(self) -> None:
         """Start deleting."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from server.recurring import Recurring, try_each
+from server.recurring import SETTLING_SECONDS, Recurring, try_each
 from server.sharing.current_project import SERVER, work_for
 from server.storage.paced_writes import write_paced
 from server.storage.project_deletion import delete_some, deleted_projects
@@ -29,7 +29,7 @@ class ProjectDeletion:
 
     def __init__(self, database: Database, outages: Outages) -> None:
         self._database = database
-        self._task = Recurring("project-deletion", self._delete_all, outages)
+        self._task = Recurring("project-deletion", self._delete_all, outages, wait_seconds=SETTLING_SECONDS)
 
     def start(self) -> None:
         """Start deleting."""

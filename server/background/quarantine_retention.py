@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from registry.timestamps import now_micros
-from server.recurring import Recurring, try_each
+from server.recurring import SETTLING_SECONDS, Recurring, try_each
 from server.services.quarantine import delete
 from server.sharing.current_project import SERVER, work_for
 from server.storage.paced_writes import write_paced
@@ -43,7 +43,7 @@ class QuarantineRetention:
         self._database = database
         self._retention_seconds = retention_seconds
         self._deleted = 0
-        self._task = Recurring("quarantine", self._prune_all, outages)
+        self._task = Recurring("quarantine", self._prune_all, outages, wait_seconds=SETTLING_SECONDS)
 
     def start(self) -> None:
         """Start deleting."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.message_factory import GetMessageClass
 
 from server.rpc.json_parsing import JsonParser
 from server.rpc.json_writing import write_json, write_json_in_slices
-from server.rpc.parsing import Parser
+from server.rpc.parsing import parser
 from server.rpc.sent_event import SentEvent, plain_draft
 from server.sharing.current_project import current_project
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from google.protobuf.descriptor import MethodDescriptor
     from google.protobuf.message import Message
 
@@ -82,11 +85,12 @@ class Codec:
         return await self.writer.write_in_slices(response, loop_time, current_project())
 
 
-def codecs(method: MethodDescriptor, max_proto: int, max_json: int) -> dict[bytes, Codec]:
-    """Return the codecs of a method by media type."""
+@cache
+def codecs(method: MethodDescriptor, max_proto: int, max_json: int) -> Mapping[bytes, Codec]:
+    """Return the codecs of a method by media type, which take long to make."""
     prefix = b"application/connect+" if method.server_streaming else b"application/"
     forms = (
         Codec(prefix + b"json", JsonParser(method, _PLAIN_READERS.get(method.full_name)), JsonWriter(method), max_json),
-        Codec(prefix + b"proto", Parser(method), ProtoWriter(), max_proto),
+        Codec(prefix + b"proto", parser(method), ProtoWriter(), max_proto),
     )
     return {codec.media_type: codec for codec in forms}

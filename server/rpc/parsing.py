@@ -6,6 +6,7 @@ is how Protocol Buffers define the encoding. A field that is a large message its
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.message import DecodeError
@@ -72,6 +73,12 @@ class Parser:
 
     def _malformed(self) -> MalformedRequest:
         return MalformedRequest(f"The request is not a valid {self._name}, or is nested more than 100 messages deep")
+
+
+@cache
+def parser(method: MethodDescriptor) -> Parser:
+    """Return the parser of a method of the contract, which takes long to make."""
+    return Parser(method)
 
 
 class _Merging:

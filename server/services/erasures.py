@@ -28,7 +28,7 @@ from registry.timestamps import now_micros
 from server.auditing import AuditedChanges, AuditNote
 from server.call_context import as_server
 from server.delivery.recent_matches import HELD_SECONDS, RECENT_SECONDS
-from server.recurring import Recurring, try_each
+from server.recurring import SETTLING_SECONDS, Recurring, try_each
 from server.services.quarantine import delete
 from server.services.refused_of_person import refused_of_person
 from server.sharing.current_project import SERVER, work_for
@@ -107,7 +107,7 @@ class Erasures:
         self._changes = changes or AuditedChanges(database)
         self._on_erased = on_erased
         self._tasks: dict[int, asyncio.Task[Erased]] = {}
-        self._recurring = Recurring("erasures", self.resume, outages)
+        self._recurring = Recurring("erasures", self.resume, outages, wait_seconds=SETTLING_SECONDS)
 
     def start(self) -> None:
         """Start continuing erasures that were interrupted."""

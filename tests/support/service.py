@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
+from functools import cached_property, partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,7 +30,15 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
 
     from server.storage.database import Database
+    from signalbox.v1.audit_pb2_grpc import AuditLogAsyncStub
+    from signalbox.v1.automations_pb2_grpc import AutomationsAsyncStub
+    from signalbox.v1.contacts_pb2_grpc import ContactsAsyncStub
+    from signalbox.v1.event_definitions_pb2_grpc import EventDefinitionsAsyncStub
+    from signalbox.v1.event_ingest_pb2_grpc import EventIngestAsyncStub
     from signalbox.v1.event_pb2 import Event
+    from signalbox.v1.match_stream_pb2_grpc import MatchStreamAsyncStub
+    from signalbox.v1.projects_pb2_grpc import ProjectsAsyncStub
+    from signalbox.v1.refusals_pb2_grpc import QuarantineAsyncStub
 
 T = TypeVar("T")
 
@@ -49,21 +57,58 @@ def http_client(address: str) -> httpx.AsyncClient:
 
 
 class Client:
-    """Calls one server with one key; the stubs are typed and send the key by themselves."""
+    """Calls one server with one key; the stubs are typed and send the key by themselves. They are made when used."""
 
     def __init__(self, channel: grpc.aio.Channel, secret: str, project: str = "") -> None:
         self.channel = channel
         self.secret = secret
         self.project = project
         self.metadata = [("authorization", f"Bearer {secret}"), ("signalbox-project", project)]
-        self.audit = self._authorized(AuditLogStub(channel))
-        self.definitions = self._authorized(EventDefinitionsStub(channel))
-        self.ingest = self._authorized(EventIngestStub(channel))
-        self.contacts = self._authorized(ContactsStub(channel))
-        self.projects = self._authorized(ProjectsStub(channel))
-        self.automations = self._authorized(AutomationsStub(channel))
-        self.matches = self._authorized(MatchStreamStub(channel))
-        self.quarantine = self._authorized(QuarantineStub(channel))
+
+    @cached_property
+    def audit(self) -> AuditLogAsyncStub:
+        return self._authorized(AuditLogStub(self.channel))
+
+    @cached_property
+    def definitions(self) -> EventDefinitionsAsyncStub:
+        return self._authorized(EventDefinitionsStub(self.channel))
+
+    @cached_property
+    def ingest(self) -> EventIngestAsyncStub:
+        return self._authorized(EventIngestStub(self.channel))
+
+    @cached_property
+    def contacts(self) -> ContactsAsyncStub:
+        return self._authorized(ContactsStub(self.channel))
+
+    @cached_property
+    def projects(self) -> ProjectsAsyncStub:
+        return self._authorized(ProjectsStub(self.channel))
+
+    @cached_property
+    def automations(self) -> AutomationsAsyncStub:
+        return self._authorized(AutomationsStub(self.channel))
+
+    @cached_property
+    def matches(self) -> MatchStreamAsyncStub:
+        return self._authorized(MatchStreamStub(self.channel))
+
+    @cached_property
+    def quarantine(self) -> QuarantineAsyncStub:
+        return self._authorized(QuarantineStub(self.channel))
+
+    def stubs(self) -> list[object]:
+        """Return the stubs of all services."""
+        return [
+            self.audit,
+            self.definitions,
+            self.ingest,
+            self.contacts,
+            self.projects,
+            self.automations,
+            self.matches,
+            self.quarantine,
+        ]
 
     def _authorized(self, stub: T) -> T:
         for name, call in dict(vars(stub)).items():

@@ -182,10 +182,13 @@ class SqliteBackend:
 
 
 class PostgresStore:
+    """Keeps its connections from statement to statement: to make one takes PostgreSQL longer than most of them."""
+
     def __init__(self, url: str) -> None:
         self.url = url
         self.altered = False
         self.neighbour: int | None = None
+        self._kept: list[asyncpg.Connection] = []
 
     @property
     def name(self) -> str:
@@ -194,18 +197,35 @@ class PostgresStore:
     def connected(self) -> AbstractAsyncContextManager[asyncpg.Connection]:
         return _connected(self.url)
 
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[asyncpg.Connection]:
+        """Yield a kept connection that nothing uses, or a new one."""
+        connection = self._kept.pop() if self._kept else None
+        if connection is None or connection.is_closed():
+            # Without kept statements, which a change of a table would make invalid.
+            connection = await asyncpg.connect(self.url, statement_cache_size=0)
+        try:
+            yield connection
+        finally:
+            self._kept.append(connection)
+
+    async def disconnect(self) -> None:
+        """Close the kept connections."""
+        for connection in self._kept:
+            await connection.close()
+
     async def execute(self, statement: str) -> None:
-        async with _connected(self.url) as connection:
+        async with self._connected() as connection:
             await connection.execute(statement)
 
     async def rows(self, table: str) -> list[tuple[Any, ...]]:
-        async with _connected(self.url) as connection:
+        async with self._connected() as connection:
             return [tuple(row) for row in await connection.fetch(f"SELECT * FROM {table}")]  # noqa: S608 - as above
 
     async def all_rows(self) -> Counter[Row]:
         # One statement, with each row as text: one for each table takes longer than many tests.
         rows = " UNION ALL ".join(f"SELECT '{table}', ({table}.*)::text FROM {table}" for table in TABLES)  # noqa: S608 - as above
-        async with _connected(self.url) as connection:
+        async with self._connected() as connection:
             return Counter((table, (text,)) for table, text in await connection.fetch(rows))
 
     @asynccontextmanager
@@ -234,14 +254,14 @@ class PostgresStore:
 
     async def contents(self) -> bytes:
         stored = BytesIO()
-        async with _connected(self.url) as connection:
+        async with self._connected() as connection:
             for table in TABLES:
                 await connection.copy_from_table(table, output=stored, format="binary")
         return stored.getvalue()
 
 
 class PostgresBackend:
-    """Hands out one database again and again, with the rows of its template: to make one takes long."""
+    """Hands out its databases again and again, with the rows of the template: to make one takes long."""
 
     name = "postgresql"
     _numbers = count(1)
@@ -250,23 +270,36 @@ class PostgresBackend:
         self._cluster = cluster
         self._template = template
         self._reset = "; ".join((*(f"DELETE FROM {table}" for table in TABLES), restore))  # noqa: S608 - ours
-        self._clean: PostgresStore | None = None
+        self._clean: list[PostgresStore] = []
+        self._filled: list[PostgresBackend] = []
+
+    async def close(self) -> None:
+        """Close the connections of this backend and of those that it made."""
+        for backend in self._filled:
+            await backend.close()
+        for store in self._clean:
+            await store.disconnect()
 
     @asynccontextmanager
     async def empty(self, folder: Path) -> AsyncIterator[PostgresStore]:
-        yield await self._created()
+        store = await self._created()
+        yield store
+        await store.disconnect()
 
     @asynccontextmanager
     async def fresh(self, folder: Path) -> AsyncIterator[PostgresStore]:
-        store, self._clean = self._clean, None
-        if store is None:
+        if self._clean:
+            store = self._clean.pop()
+        else:
             store = await self._created(self._template)
             await migrated(store.url)
         yield store
-        if not store.altered:
+        if store.altered:
+            await store.disconnect()
+        else:
             store.neighbour = None
             await store.execute(self._reset)
-            self._clean = store
+            self._clean.append(store)
 
     async def like(self, store: Store) -> PostgresBackend:
         """Return a backend with the database of the store as template, which also holds copies of the filled tables."""
@@ -276,8 +309,10 @@ class PostgresBackend:
         await store.execute(
             "; ".join(("CREATE SCHEMA copy", *(f"CREATE TABLE copy.{each} AS TABLE {each}" for each in filled)))
         )
+        await store.disconnect()
         restore = "; ".join(f"INSERT INTO {each} SELECT * FROM copy.{each}" for each in filled)  # noqa: S608 - ours
-        return PostgresBackend(self._cluster, store.name, restore)
+        self._filled.append(PostgresBackend(self._cluster, store.name, restore))
+        return self._filled[-1]
 
     async def _created(self, template: str = "") -> PostgresStore:
         database = f"signalbox_{next(self._numbers)}"
