@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.checkout, pytest.mark.timeout(300)]
 
-SECONDS = 0.2
+SECONDS = 0.1
 
 
 @pytest.fixture(scope="module", autouse=True)

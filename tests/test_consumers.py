@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from grpc import StatusCode
 
 from signalbox.v1 import match_stream_pb2 as pb
 from tests.support.automations import automate
+from tests.support.command_line import ENVIRONMENT, forker
 from tests.support.consumers import (
     ACKNOWLEDGED,
     STALE,
@@ -126,27 +127,13 @@ async def test_something_is_sent_within_each_heartbeat(till: Client) -> None:
     await engine.close()
 
 
-CLIENT = """
-import asyncio, os, signal, sys
-from tests.support.consumers import Engine
-from tests.support.service import connected
-
-async def main():
-    async with connected(sys.argv[1]) as service:
-        engine = await Engine.open(service.client(sys.argv[2]), consumer_id="worker")
-        await engine.deliveries(2)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-asyncio.run(main())
-"""
-
-
 async def test_leases_of_a_client_that_dies_run_on(service: Service, till: Client) -> None:
     await subscribe(till)
     await record(till, 2)
-    arguments = ("-c", CLIENT, service.address, till.secret)
-    client = await asyncio.create_subprocess_exec(sys.executable, *arguments, cwd=ROOT)
-    assert await client.wait() == -signal.SIGKILL
+    arguments = (service.address, till.secret)
+    run = partial(forker.run, arguments, ENVIRONMENT, ROOT, stdin="", timeout=60, module="tests.support.dying_consumer")
+    code, _, errors = await asyncio.to_thread(run)
+    assert code == -signal.SIGKILL, errors
     assert await pull(till, wait=0.3) == []
     (consumer,) = (await get(till)).consumers
     assert (consumer.consumer_id, consumer.connected, consumer.outstanding_count) == ("worker", False, 2)

@@ -74,7 +74,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SCHEDULES = int(os.environ.get("SIGNALBOX_SCHEDULES", "200"))
+SCHEDULES = int(os.environ.get("SIGNALBOX_SCHEDULES", "80"))
 START: Final = 4_000_000_000 * SECOND
 """Ahead of the real clock: a stream compares leases with that one, and none is late."""
 HEARTBEAT: Final = 1.0

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import asyncpg
 import grpc
-import httpx
 import pytest
 from grpc import StatusCode
 from grpc_health.v1 import health_pb2
@@ -48,8 +47,8 @@ RECONNECT_SECONDS = 10.0
 FROZEN_SECONDS = 3.0
 """A frozen server holds up the others for two seconds. What a send takes otherwise, on a busy machine, is deducted."""
 
-LOST = [f"lost{number}@example.com" for number in range(60)]
-NEW = [f"new{number}@example.com" for number in range(60)]
+LOST = [f"lost{number}@example.com" for number in range(40)]
+NEW = [f"new{number}@example.com" for number in range(40)]
 # More than the 32 values by which a sequence may jump in a failover: the same keys are given out again.
 
 
@@ -186,7 +185,7 @@ class Rewind:
         if self._changes:
             await self._change()
         self._lost, self._lost_at = await cursor_of(self._other)
-        self._page = event_ingest_pb2.ListEventsRequest(after_position=0, page_size=100)
+        self._page = event_ingest_pb2.ListEventsRequest(after_position=0, page_size=50)
         self._page.page_token = (await self._shop.ingest.ListEvents(self._page)).next_page_token
         assert self._lost_at == self._kept_at + 2 * len(LOST)
         for watcher in self._standing:
@@ -251,7 +250,7 @@ async def until_refused(client: Client) -> str:
 
 async def created(cluster: Cluster) -> str:
     """Create a database, and return its name."""
-    name = f"signalbox_{next(_numbers)}"
+    name = f"failover_{next(_numbers)}"
     await asyncio.to_thread(cluster.execute, f"CREATE DATABASE {name}")
     return name
 
@@ -334,8 +333,7 @@ async def _send_by_next(clients: Iterator[Client], sent: event_ingest_pb2.EventI
 
 async def states_of(node: Service) -> tuple[str, bool]:
     """Return what a server says of its readiness over HTTP, and whether its health over gRPC is that it serves."""
-    async with httpx.AsyncClient(base_url=f"http://{node.http_address}") as http:
-        page = (await http.get("/readyz")).json()["status"]
+    page = (await node.http.get("/readyz")).json()["status"]
     answer = await health(node, "signalbox.v1.EventIngest")
     assert await health(node, "")
     return page, answer
@@ -394,9 +392,9 @@ async def test_a_server_leaves_a_primary_that_may_no_longer_be_written(primary: 
 
 
 async def test_a_frozen_server_holds_up_the_others_for_two_seconds_at_most(
-    primary: Cluster, tmp_path: Path, record_property: Callable[[str, object], None]
+    postgres: Cluster, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    url = url_of(primary, database=await created(primary))
+    url = url_of(postgres, database=await created(postgres))
     (tmp_path / "frozen").mkdir()
     frozen_url = f"{url}?application_name=frozen"
     async with server_process(url, tmp_path) as other, server_process(frozen_url, tmp_path / "frozen") as frozen:
@@ -416,13 +414,13 @@ async def test_a_frozen_server_holds_up_the_others_for_two_seconds_at_most(
         await senders.check(shop)
 
 
-async def test_one_transaction_of_a_server_at_a_time_waits_for_the_head_of_a_project(primary: Cluster) -> None:
+async def test_one_transaction_of_a_server_at_a_time_waits_for_the_head_of_a_project(postgres: Cluster) -> None:
     """Each that waits in PostgreSQL when the server freezes would hold up the other servers for two seconds more."""
     waiting = """
         SELECT count(*) FROM pg_stat_activity
         WHERE application_name = 'signalbox' AND wait_event_type = 'Lock' AND datname = current_database()
     """
-    url = url_of(primary, database=await created(primary))
+    url = url_of(postgres, database=await created(postgres))
     async with two_nodes(url) as nodes:
         holder = await asyncpg.connect(url)
         try:
@@ -472,11 +470,11 @@ async def freeze_in_transaction(process: Process, url: str) -> None:
         await connection.close()
 
 
-async def test_a_silent_host_is_waited_for_once(primary: Cluster) -> None:
+async def test_a_silent_host_is_waited_for_once(postgres: Cluster) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        hosts = f"127.0.0.1:{silent.getsockname()[1]},{primary.address}"
+        hosts = f"127.0.0.1:{silent.getsockname()[1]},{postgres.address}"
         connect = Connector()
         arguments = parse_postgres_url(f"postgresql://{USER}@{hosts}/postgres?connect_timeout=1").connect_args({})
         begun = time.monotonic()
@@ -496,18 +494,18 @@ def socket_of(connection: Any) -> Any:
     return connection._transport.get_extra_info("socket")
 
 
-async def test_a_database_without_utf8_is_refused(primary: Cluster) -> None:
+async def test_a_database_without_utf8_is_refused(postgres: Cluster) -> None:
     options = "ENCODING SQL_ASCII TEMPLATE template0"
-    await asyncio.to_thread(primary.execute, f"CREATE DATABASE ascii {options}")
+    await asyncio.to_thread(postgres.execute, f"CREATE DATABASE ascii {options}")
     with pytest.raises(ValueError, match="encoding SQL_ASCII: Signalbox needs one that was created with UTF8"):
-        await open_database(url_of(primary, database="ascii"))
+        await open_database(url_of(postgres, database="ascii"))
 
 
-async def test_settings_that_promises_need_hold_whatever_the_defaults_are(primary: Cluster) -> None:
-    name = await created(primary)
+async def test_settings_that_promises_need_hold_whatever_the_defaults_are(postgres: Cluster) -> None:
+    name = await created(postgres)
     for setting in ("synchronous_commit = off", "default_transaction_isolation = 'serializable'"):
-        await asyncio.to_thread(primary.execute, f"ALTER DATABASE {name} SET {setting}")
-    database = await open_database(url_of(primary, database=name))
+        await asyncio.to_thread(postgres.execute, f"ALTER DATABASE {name} SET {setting}")
+    database = await open_database(url_of(postgres, database=name))
     query = "SELECT current_setting('synchronous_commit'), current_setting('transaction_isolation')"
     settings = await database.write(lambda connection: tuple(connection.exec_driver_sql(query).one()))
     await database.close()

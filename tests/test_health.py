@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-import httpx
 import pytest
 from grpc import StatusCode
 from structlog.testing import capture_logs
@@ -289,8 +288,7 @@ async def test_a_frozen_postgresql_is_reported_within_seconds(tmp_path: Any) -> 
                 assert (first.reason, late.reason) == ("STORAGE_UNAVAILABLE", "STORAGE_LATE")
                 assert "may have stored" in first.message
                 assert "Nothing of this request was stored" in late.message
-                async with httpx.AsyncClient(base_url=f"http://{service.http_address}") as http:
-                    assert (await http.get("/readyz")).json() == {"status": "database not responding"}
+                assert (await service.http.get("/readyz")).json() == {"status": "database not responding"}
                 assert not await health(service, "signalbox.v1.EventIngest")
             finally:
                 cluster.thaw()

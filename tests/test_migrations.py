@@ -50,8 +50,8 @@ PREVIOUS_RELEASE = "bb345619f428"
 """The commit whose code must run on today's schema; moved at each release."""
 
 ROOT = Path(__file__).parent.parent
-EVENTS = 2_500
-BATCH = 400
+EVENTS = 600
+BATCH = 100
 
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
@@ -195,7 +195,7 @@ async def test_a_migration_killed_after_any_step_continues_where_it_stopped(
         with suppress(KilledError):
             await migrate(killed)
             break
-    # Two projects of seven batches each, and two steps at least of each migration; none is taken twice.
+    # Two projects of six batches each, and two steps at least of each migration; none is taken twice.
     assert len(killed.states) >= 2 * EVENTS // BATCH + 4
     assert len(set(killed.states)) == len(killed.states)
     await old.check()

@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     Promise = Callable[[History], None]
     Breach = Callable[[History], None]
 
-SECONDS = float(os.environ.get("SIGNALBOX_PROMISES_SECONDS", "1"))
+SECONDS = float(os.environ.get("SIGNALBOX_PROMISES_SECONDS", "0.5"))
 SEED = int(os.environ.get("SIGNALBOX_PROMISES_SEED", "0")) or random.randrange(1, 1 << 32)  # noqa: S311 - any will do
 DRAIN_SECONDS = 30.0
 PAID = "paid"

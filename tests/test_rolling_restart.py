@@ -17,7 +17,7 @@ import pytest
 from signalbox.v1 import projects_pb2
 from signalbox.v1.event_ingest_pb2_grpc import EventIngestStub
 from tests.support.process import server_process
-from tests.support.service import Client
+from tests.support.service import Client, http_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from tests.support.process import Process
     from tests.support.service import Service
+
+PAUSE_SECONDS = 0.05
+"""Eight senders that pause so long have calls in progress at every moment, and leave the machine to the servers."""
 
 SEND = "/v1/events/send"
 BODY = {"eventName": "order_completed", "email": "ada@example.com", "eventProperties": {"order_total": 1}}
@@ -61,15 +64,15 @@ async def test_a_rolling_restart_behind_a_balancer_fails_no_call(
         shop = await service.shop()
         load = Load(balancer, shop, await rest_headers(service, shop))
         loading = asyncio.create_task(load.run())
-        await load.grown_by(100)
+        await load.grown_by(50)
         for node in nodes:
             node.process.terminate()
             assert await node.process.exit_code() == 0
             await node.stop()
-            await load.grown_by(100)
+            await load.grown_by(50)
             await node.start()
             await balancer.all_up()
-            await load.grown_by(100)
+            await load.grown_by(50)
         load.over = True
         await loading
     assert load.failures == []
@@ -124,6 +127,7 @@ class Load:
             client = Client(channel, self._shop.secret, self._shop.project)
             assert isinstance(client.ingest, EventIngestStub)
             while not self.over:
+                await asyncio.sleep(PAUSE_SECONDS)
                 try:
                     await client.send()
                 except grpc.aio.AioRpcError as error:
@@ -132,12 +136,11 @@ class Load:
                     await self._note()
 
     async def _rest(self) -> None:
-        async with httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{self._balancer.http}", headers=self._headers, timeout=60
-        ) as http:
+        async with http_client(f"127.0.0.1:{self._balancer.http}") as http:
             while not self.over:
+                await asyncio.sleep(PAUSE_SECONDS)
                 try:
-                    answer = await http.post(SEND, json=BODY)
+                    answer = await http.post(SEND, json=BODY, headers=self._headers, timeout=60)
                 except httpx.HTTPError as error:
                     await self._note(repr(error))
                 else:
@@ -181,7 +184,7 @@ class Balancer:
 
     async def all_up(self) -> None:
         """Wait until the balancer counts both nodes as ready."""
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.http}") as http:
+        async with http_client(f"127.0.0.1:{self.http}") as http:
             while (await http.get("/balancer;csv")).text.count(",UP,") < 6:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 

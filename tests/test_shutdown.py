@@ -7,7 +7,6 @@ import socket
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -17,7 +16,7 @@ from server.shutdown import until
 from signalbox.v1 import projects_pb2
 from tests.support.process import server_process
 from tests.support.refusals import refusal
-from tests.support.service import Client, serving
+from tests.support.service import Client, http_client, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,12 +43,12 @@ async def test_a_call_that_cannot_finish_in_time_is_unavailable_and_not_cancelle
         service = await server.enter_async_context(serving(database_url, grace_seconds=0.2))
         shop = await service.shop()
         headers = await rest_headers(service, shop)
-        async with httpx.AsyncClient(base_url=f"http://{service.http_address}", headers=headers) as http:
+        async with http_client(service.http_address) as http:
             # The first request loads modules, which holds the loop while the server would accept the calls.
             await http.get("/healthz")
             async with store.held():
                 sending = asyncio.create_task(refusal(shop.send()))
-                posting = asyncio.create_task(http.post(SEND, json=BODY))
+                posting = asyncio.create_task(http.post(SEND, json=BODY, headers=headers))
                 await asyncio.sleep(0.3)
                 stopping = asyncio.create_task(server.aclose())
                 refused, answer = await sending, await posting
@@ -67,14 +66,14 @@ async def test_a_stopping_server_is_unready_and_keeps_serving_until_a_second_sig
         service = server.service
         shop = await service.shop()
         headers = await rest_headers(service, shop)
-        async with httpx.AsyncClient(base_url=f"http://{service.http_address}", headers=headers) as http:
-            kept_open = await http.post(SEND, json=BODY)
+        async with http_client(service.http_address) as http:
+            kept_open = await http.post(SEND, json=BODY, headers=headers)
             server.terminate()
             health: Any = health_pb2_grpc.HealthStub(service.channel)
             while (await health.Check(health_pb2.HealthCheckRequest())).status != NOT_SERVING:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             assert (await http.get("/readyz")).json() == {"status": "stopping"}
-            closing = await http.post(SEND, json=BODY)
+            closing = await http.post(SEND, json=BODY, headers=headers)
             assert (await shop.send()).event.position == 3
         assert (kept_open.headers.get("connection"), closing.headers.get("connection")) == (None, "close")
         server.terminate()

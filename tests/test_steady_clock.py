@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 import time
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,15 +17,15 @@ from server.clock import CHECK_SECONDS
 from signalbox.v1 import automations_pb2
 from tests.support.automations import automate, await_event, started
 from tests.support.bridge import http_client
-from tests.support.command_line import ENVIRONMENT
 from tests.support.consumers import EARLIEST, Engine, positions, pull, record, seconds, subscribe
-from tests.support.process import READY
-from tests.support.service import ADMIN_KEY, connected
+from tests.support.process import server_process
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
+    from tests.support.process import Process
     from tests.support.service import Client, Service
 
 SECOND = 1_000_000
@@ -182,23 +179,12 @@ async def test_a_clock_that_is_stepped_by_an_hour_and_back_changes_no_time(
         assert abs(float(skew) - ahead / SECOND) < 2
 
 
-@asynccontextmanager
-async def server_ahead(database_url: str, clock: Path, ahead: int) -> AsyncIterator[Service]:
+def server_ahead(database_url: str, folder: Path, ahead: int) -> AbstractAsyncContextManager[Process]:
     """Run a server, as a process of its own, whose clock is a number of seconds ahead."""
-    await asyncio.to_thread(clock.write_text, str(ahead))
-    serve = ("serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--database", database_url)
-    command = (sys.executable, "-m", "tests.torture.launcher", "--clock", str(clock), "--", *serve)
-    environment = {**os.environ, **ENVIRONMENT, "SIGNALBOX_ADMIN_KEY": ADMIN_KEY, "SIGNALBOX_DRAIN": "0"}
-    process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.PIPE)
-    try:
-        assert process.stdout is not None
-        ready = READY.match((await process.stdout.readline()).decode())
-        assert ready is not None
-        async with connected(ready[1], ready[2]) as service:
-            yield service
-    finally:
-        process.kill()
-        await process.wait()
+    folder.mkdir()
+    clock = folder / "clock"
+    clock.write_text(str(ahead))
+    return server_process(database_url, folder, launching=("--clock", str(clock)))
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
@@ -209,16 +195,16 @@ async def test_servers_whose_clocks_differ_by_a_minute_agree_on_leases_waits_and
         server_ahead(database_url, tmp_path / "first", 0) as first,
         server_ahead(database_url, tmp_path / "second", 60) as second,
     ):
-        shop = await first.shop()
-        there = second.client(shop.secret, shop.project)
+        shop = await first.service.shop()
+        there = second.service.client(shop.secret, shop.project)
         await automate(shop)
         await subscribe(shop, ack_deadline=seconds(10))
         waiting = await await_event(shop, await started(shop), "other", seconds=10)
         here, other = await Engine.open(shop, consumer_id="here"), await Engine.open(there, consumer_id="there")
-        lost = [await here.some(1), await other.some(1)]
+        lost = await asyncio.gather(here.some(1), other.some(1))
         assert sorted(map(len, lost)) == [0, 1]
         # Each server takes a step at least every second, and looks for ended waits as often.
-        assert [await here.some(1.5), await other.some(1.5)] == [[], []]
+        assert await asyncio.gather(here.some(1.5), other.some(1.5)) == [[], []]
         for client in (there, shop):
             await assert_times_are_true(client, "there" if client is there else "here")
         run = await shop.automations.GetRun(automations_pb2.GetRunRequest(id=waiting.id))

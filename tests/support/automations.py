@@ -35,10 +35,17 @@ class LoggedMatch(NamedTuple):
     matched_at: int
 
 
-async def match_log(store: Store) -> list[LoggedMatch]:
-    """Read the match log of the test's own project; it must be gapless, and its times must not fall."""
+async def match_log(store: Store, client: Client | None = None) -> list[LoggedMatch]:
+    """Read the match log of a client's project, without one that of the test's own project.
+
+    It must be gapless, and its times must not fall.
+    """
     rows = [LoggedMatch(*row) for row in await store.rows("automation_match")]
-    log = sorted(match for match in rows if match.project_pk != store.neighbour)
+    if client is None:
+        log = sorted(match for match in rows if match.project_pk != store.neighbour)
+    else:
+        (project_pk,) = (row[0] for row in await store.rows("project") if row[1] == client.project)
+        log = sorted(match for match in rows if match.project_pk == project_pk)
     assert [each.position for each in log] == list(range(1, len(log) + 1))
     assert [each.matched_at for each in log] == sorted(each.matched_at for each in log)
     return log
@@ -119,5 +126,5 @@ async def no_longer_waiting(client: Client, run: pb.Run) -> pb.Run:
     """Wait until a run waits no more."""
     async with asyncio.timeout(10):
         while (current := await get_run(client, run.id)).status == pb.RUN_STATUS_WAITING:  # noqa: ASYNC110 - a row does not tell
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
     return current

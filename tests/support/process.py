@@ -59,14 +59,15 @@ class Process:
 
 @asynccontextmanager
 async def server_process(
-    database_url: str, folder: Path, *arguments: str, source: Path | None = None
+    database_url: str, folder: Path, *arguments: str, source: Path | None = None, launching: Sequence[str] = ()
 ) -> AsyncIterator[Process]:
     """Start a server and wait until it is ready; what still runs at the end is killed.
 
-    `source` is the checkout of another release, to run its code.
+    `source` is the checkout of another release, to run its code. `launching` are options of `tests.torture.launcher`.
     """
     listening = ("--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
-    words = ("serve", *listening, "--database", database_url, *arguments)
+    launch = (*launching, "--") if launching else ()
+    words = (*launch, "serve", *listening, "--database", database_url, *arguments)
     environment = {"SIGNALBOX_DRAIN": "0"} | ENVIRONMENT | {"SIGNALBOX_ADMIN_KEY": ADMIN_KEY}
     reading, writing = os.pipe()
     with (folder / "server.log").open("ab") as log, os.fdopen(reading) as out:
@@ -90,7 +91,9 @@ def _start(
 ) -> ForkedProcess | subprocess.Popen[bytes]:
     with open(os.devnull) as nothing:
         if source is None:
-            return forker.start(words, environment, folder, (nothing.fileno(), *files))
-        environment |= {"PYTHONPATH": f"{source}:{source / 'generated'}"}
+            module = "" if words[0] == "serve" else "tests.torture.launcher"
+            return forker.start(words, environment, folder, (nothing.fileno(), *files), module)
+        # Its bytecode is kept: it is started several times.
+        environment |= {"PYTHONPATH": f"{source}:{source / 'generated'}", "PYTHONDONTWRITEBYTECODE": ""}
         command = [sys.executable, "-m", "server", *words]
         return subprocess.Popen(command, cwd=folder, env=environment, stdin=nothing, stdout=files[0], stderr=files[1])

@@ -12,11 +12,15 @@ if TYPE_CHECKING:
     from tests.support.service import Client
 
 
+POLL_SECONDS = 0.04
+"""Most of what a test waits for takes a second; to ask more often takes more time than the rest of the test."""
+
+
 async def settled(client: Client, position: int, name: str = "engine", seconds: float = WAIT) -> pb.SubscriptionStats:
     """Wait until the ack floor is at a position."""
     async with asyncio.timeout(seconds):
         while (found := await stats(client, name)).floor_position < position:  # noqa: ASYNC110 - it must be asked
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(POLL_SECONDS)
     return found
 
 
@@ -24,5 +28,5 @@ async def paused(client: Client, name: str = "engine") -> pb.Push:
     """Wait until a subscription is paused."""
     async with asyncio.timeout(WAIT):
         while not (found := (await get(client, name)).subscription.push).paused:  # noqa: ASYNC110 - as above
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(POLL_SECONDS)
     return found
