@@ -50,7 +50,7 @@ async def test_the_promises_hold_for_receivers_that_fail_while_servers_die(datab
             for life in LIVES:
                 async with server_process(database_url, tmp_path, *NETWORKS) as server:
                     world.clients = [server.service.client(world.secret)]
-                    await asyncio.sleep(SECONDS / 2)
+                    await asyncio.sleep(SECONDS)
                     if life == "last":
                         await drain(world)
                         continue

@@ -204,7 +204,7 @@ async def test_servers_whose_clocks_differ_by_a_minute_agree_on_leases_waits_and
         lost = await asyncio.gather(here.some(1), other.some(1))
         assert sorted(map(len, lost)) == [0, 1]
         # Each server takes a step at least every second, and looks for ended waits as often.
-        assert await asyncio.gather(here.some(1.5), other.some(1.5)) == [[], []]
+        assert list(await asyncio.gather(here.some(1.5), other.some(1.5))) == [[], []]
         for client in (there, shop):
             await assert_times_are_true(client, "there" if client is there else "here")
         run = await shop.automations.GetRun(automations_pb2.GetRunRequest(id=waiting.id))

@@ -10,6 +10,7 @@ with its own standard streams, environment, signals and exit code.
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import os
 import select
@@ -176,6 +177,9 @@ def serve(address: str) -> None:
     for module, _ in _COMMANDS.values():
         import_module(module)
     import_module("tests.torture.preloaded")
+    # Each fork would look through all of it again, and copy it thereby.
+    gc.collect()
+    gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(address)

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from tests.support.service import Client
 
 HEARTBEAT = seconds(1)
-MAX_LAG = 300
+MAX_LAG = 100
 """Nothing is sent while a subscription has this many matches left to deliver, so that the final drain is bounded."""
 
 AWAY = frozenset({"SERVER_STOPPING", "UNAVAILABLE", "CANCELLED"})
