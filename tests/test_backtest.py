@@ -320,9 +320,9 @@ async def test_progress_comes_first_and_one_report_last(shop: Client) -> None:
     await shop.send_all(orders(CHUNK_EVENTS * 2 + 1))
     *progress, last = await answers(shop, asked(TOTAL_AS_TEXT))
     assert [each.WhichOneof("kind") for each in progress] == ["progress"] * len(progress)
-    judged = [each.progress.judged_count for each in progress]
-    assert judged[0] == 0
-    assert judged == sorted(judged)
+    counts = [each.progress.judged_count for each in progress]
+    assert counts[0] == 0
+    assert counts == sorted(counts)
     assert {each.progress.event_count for each in progress} == {last.report.event_count} == {CHUNK_EVENTS * 2 + 1}
 
 

@@ -155,7 +155,7 @@ class Outcomes:
     """The results of one schema on the universe: a bit for each pair of a payload and a result."""
 
     bits: ClassVar[dict[tuple[int, str], int]] = {}
-    judged: ClassVar[dict[frozenset[str], int]] = {}
+    pairs: ClassVar[dict[frozenset[str], int]] = {}
 
     def __init__(self, schema: Schema) -> None:
         check_schema(schema)
@@ -166,13 +166,13 @@ class Outcomes:
 
     def within(self, other: Outcomes) -> bool:
         """Return whether the other schema has the same results, by the definition of compatibility."""
-        return not self.taken & ~other.taken & self._judged(self.names | other.names)
+        return not self.taken & ~other.taken & self._pairs_of(self.names | other.names)
 
-    def _judged(self, names: frozenset[str]) -> int:
-        if names not in self.judged:
+    def _pairs_of(self, names: frozenset[str]) -> int:
+        if names not in self.pairs:
             allowed = {index for index, payload in enumerate(UNIVERSE) if names >= set(used(payload))}
-            self.judged[names] = sum(1 << bit for (index, _), bit in self.bits.items() if index in allowed)
-        return self.judged[names]
+            self.pairs[names] = sum(1 << bit for (index, _), bit in self.bits.items() if index in allowed)
+        return self.pairs[names]
 
 
 # Two properties, two levels of nesting

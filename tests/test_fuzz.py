@@ -146,10 +146,10 @@ async def test_no_token_causes_an_internal_error(target: Target) -> None:
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 async def test_no_condition_causes_an_internal_error(target: Target) -> None:
     async def send(text: str) -> None:
-        judged = automations_pb2.TestConditionRequest(
+        tested = automations_pb2.TestConditionRequest(
             condition=text, event=event({"order_total": 2, "currency": "EUR"})
         )
-        await target.call(Rpc("Automations.TestCondition", (judged.SerializeToString(),)))
+        await target.call(Rpc("Automations.TestCondition", (tested.SerializeToString(),)))
         wanted = automations_pb2.Automation(name="a", event_name=ORDER, condition=text)
         saved = automations_pb2.CreateAutomationRequest(automation=wanted, validate_only=True)
         await target.call(Rpc("Automations.CreateAutomation", (saved.SerializeToString(),)))

@@ -198,7 +198,7 @@ def test_chunks_are_the_same_however_they_are_cut(parts: list[bytes], data: st.D
     assert (bytes(found), at) == (b"".join(parts), len(raw))
 
 
-class Judge:
+class HttptoolsBody:
     """The same body as httptools reads it: complete, in part, or refused."""
 
     def __init__(self, raw: bytes) -> None:
@@ -236,8 +236,8 @@ def test_chunks_that_are_read_are_read_the_same_by_another_server(seed: bytes) -
             chunked.feed(bytes(raw), 0, found.extend)
         if chunked.complete:
             complete += 1
-            judge = Judge(bytes(raw))
-            assert (judge.outcome, judge.body) == ("complete", bytes(found)), bytes(raw)
+            other = HttptoolsBody(bytes(raw))
+            assert (other.outcome, other.body) == ("complete", bytes(found)), bytes(raw)
     assert complete > 1_000
 
 

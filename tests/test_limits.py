@@ -42,7 +42,7 @@ from server.rpc.servicers import event_ingest, match_stream
 from server.services import projects, runs
 from server.services import quarantine as quarantine_service
 from server.settings import Settings
-from server.sharing import interpreter, small_work
+from server.sharing import interpreter_lock, small_work
 from server.storage import connection_turns, health, sqlite_readers
 
 pytestmark = [pytest.mark.checkout, pytest.mark.late_commits]
@@ -250,10 +250,10 @@ LIMITS = {
         f"waits no longer than it has worked, {number(1_000 * small_work.CREDIT_SECONDS, 'ms')} at a time"
     ),
     "Large work while the database thread works": (
-        f"waits {number(1_000 * interpreter.WAIT_SECONDS, 'ms')} at a time, no longer than it has worked"
+        f"waits {number(1_000 * interpreter_lock.WAIT_SECONDS, 'ms')} at a time, no longer than it has worked"
     ),
     "A busy event loop while a transaction of SQLite is awaited": (
-        f"stops for {number(1_000 * interpreter.PAUSE_SECONDS, 'ms')} at a time, while the transaction computes"
+        f"stops for {number(1_000 * interpreter_lock.PAUSE_SECONDS, 'ms')} at a time, while the transaction computes"
     ),
     "Free memory that the process keeps, beyond its size at the start": size(freed_memory.WORTHWHILE_BYTES),
     "A commit, until sends are refused at once": seconds(health.LATE_SECONDS),

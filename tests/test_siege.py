@@ -51,7 +51,7 @@ def report(felt: Felt = DURING, resident: Resident = RESIDENT, answers: Mapping[
 
 def test_what_is_just_within_the_bounds_held() -> None:
     found = report(answers={"OK": 3, "QUEUE_FULL": 9})
-    found.judge(STRICT)
+    found.check(STRICT)
     assert found.misses == []
     assert found.line().endswith("| held |")
 
@@ -76,7 +76,7 @@ MISSES: list[tuple[str, Callable[[], Report]]] = [
 @pytest.mark.parametrize(("miss", "broken"), MISSES)
 def test_each_bound_is_missed_when_it_is_crossed(miss: str, broken: Callable[[], Report]) -> None:
     found = broken()
-    found.judge(STRICT)
+    found.check(STRICT)
     assert found.misses == [miss]
     assert miss in found.line()
 
@@ -90,7 +90,7 @@ def test_a_quick_neighbour_may_be_as_slow_as_a_timer() -> None:
 def test_what_a_server_that_does_nothing_has_too_is_excused(floor: float, *, excused: bool) -> None:
     found = report(replace(DURING, send_p99=0.052))
     found.floor = Floor(0.001, floor)
-    found.judge(STRICT)
+    found.check(STRICT)
     late = f"send p99 52 ms, wanted 50 ms or by the floor {1_250 * floor:.0f} ms"
     assert (found.misses, found.excuses) == (([], [late]) if excused else ([late], []))
     assert found.verdict() == (f"held by the floor alone: {late}" if excused else late)
@@ -98,7 +98,7 @@ def test_what_a_server_that_does_nothing_has_too_is_excused(floor: float, *, exc
 
 def test_generous_bounds_compare_the_usual_answers() -> None:
     found = report(replace(DURING, send_p99=9.0, send_p50=1.0, delivery_p50=3.001))
-    found.judge(GENEROUS)
+    found.check(GENEROUS)
     assert found.misses == ["delivery p50 3,001 ms, wanted 3,000 ms"]
 
 

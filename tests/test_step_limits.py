@@ -169,11 +169,11 @@ def test_known_outcomes_change_no_decision(
         decides = matcher_of(conditions)
         expected = decides.decide(subject)
         recorder = OutcomeRecorder(subject, lambda: None)
-        judged = decides.decide(subject, recorder)
+        evaluated = decides.decide(subject, recorder)
         known = KnownOutcomes(
-            recorder.outcomes if judged.by_late or not made else recorder.costly,
+            recorder.outcomes if evaluated.by_late or not made else recorder.costly,
             matcher=decides if made else None,
-            decision=judged,
+            decision=evaluated,
         )
         try:
             decision = decides.decide(subject, known, room)

@@ -26,7 +26,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from server.sharing.fair_queue import FairTurns
-from server.sharing.interpreter import database_thread
+from server.sharing.interpreter_lock import database_thread
 from server.sharing.small_work import GivingWay, others_expected
 
 if TYPE_CHECKING:

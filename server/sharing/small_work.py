@@ -18,7 +18,7 @@ from time import perf_counter, sleep
 from typing import TYPE_CHECKING, Final
 
 from server.sharing.current_project import SERVER
-from server.sharing.interpreter import database_thread
+from server.sharing.interpreter_lock import database_thread
 
 if TYPE_CHECKING:
     from collections.abc import Hashable

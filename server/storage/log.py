@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql
 from automation.tables import automation_match, run
 from server.clock import DATABASE_MICROS
 from server.errors import KeyInvalid
-from server.sharing.interpreter import database_thread
+from server.sharing.interpreter_lock import database_thread
 from server.storage.head_turns import await_turn
 from server.storage.sqlite_writer import sqlite_driver
 from server.storage.tables import event

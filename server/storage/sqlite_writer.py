@@ -22,7 +22,7 @@ from sqlalchemy import event
 from server.model import ConnectionUse
 from server.sharing.current_project import SERVER, current_project
 from server.sharing.fair_queue import FairQueue
-from server.sharing.interpreter import LoopPauses, database_thread
+from server.sharing.interpreter_lock import LoopPauses, database_thread
 from server.storage.statements import OPTIONS
 
 if TYPE_CHECKING:

@@ -114,7 +114,7 @@ class Report:
     misses: list[str] = field(default_factory=list)
     excuses: list[str] = field(default_factory=list)
 
-    def judge(self, bounds: Bounds) -> None:
+    def check(self, bounds: Bounds) -> None:
         """Note what the neighbour and the probe should not have felt, and memory that should not have been taken."""
         if self.alone and self.during:
             self.misses += _misses(self.during, bounds)
@@ -125,9 +125,9 @@ class Report:
                 self.misses.append(f"not as before {bounds.back:.0f} s after the attack")
         if self.resident:
             self.misses += _memory_misses(self.resident, bounds)
-        self.judge_answers()
+        self.check_answers()
 
-    def judge_answers(self) -> None:
+    def check_answers(self) -> None:
         """Note refusals that neither give a reason nor the time after which to repeat the call."""
         if unhelpful := sorted(each for each in self.answers if "without reason" in each or "(no RetryInfo)" in each):
             self.misses.append(f"unhelpful refusals: {', '.join(unhelpful)}")

@@ -46,7 +46,7 @@ ROWS: Final[Mapping[str, Callable[[Plan], Awaitable[Report]]]] = {
     "14": pages_without_key,
     OVERLOAD: overload,
 }
-"""The attacks by row. There is no row 13: those of outages judge the log, too."""
+"""The attacks by row. There is no row 13: those of outages check the log, too."""
 
 
 def chosen(rows: str) -> list[str]:

@@ -158,7 +158,7 @@ async def besiege(row: str, plan: Plan) -> Report:
     bounds = plan.bounds
     if attack.peak_growth is not None:
         bounds = replace(bounds, peak_growth=attack.peak_growth)
-    report.judge(bounds)
+    report.check(bounds)
     return report
 
 

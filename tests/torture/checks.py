@@ -104,8 +104,8 @@ def events_have_their_matches(evidence: Evidence) -> None:
     known = {each.name for each in EXPECTATIONS}
     for event in evidence.events:
         names = [evidence.automations[match.automation_id] for match in by_event.pop(event.id, [])]
-        judged = sorted(name for name in names if name in known)
-        assert judged == sorted(expected[event.position]), (event, judged, expected[event.position])
+        matched = sorted(name for name in names if name in known)
+        assert matched == sorted(expected[event.position]), (event, matched, expected[event.position])
     assert not by_event, ("matches without an event", dict(by_event))
 
 

@@ -87,7 +87,7 @@ class PushBudget:
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class SentRequest:
     """A request that was sent, and what came of it."""
 
     outcome: PushOutcome
@@ -113,7 +113,7 @@ class PushSender:
         attempt: int = 0,
         traceparent: str = "",
         confirm: Callable[[], Awaitable[bool]] | None = None,
-    ) -> Sent:
+    ) -> SentRequest:
         """Send a request, as a part of a trace if there is one, and wait for its outcome.
 
         Raise PushWithdrawn if `confirm`, once there is a connection, returns that it must not be sent any more.
@@ -134,7 +134,7 @@ class PushSender:
         self._metrics.count_push(outcome.result, seconds)
         if self._tracer is not None and span is not None:
             self._tracer.end_push(span, outcome.status, outcome.failure)
-        return Sent(
+        return SentRequest(
             outcome,
             PushAttempt(webhook_id, attempt, sent_at, round(seconds * _SECOND), outcome.status, outcome.failure),
         )

@@ -71,9 +71,9 @@ class Overload(Attack):
             cores = (processor_seconds(assault.target.process) - used) / seconds
             assault.facts.append(f"{cores:.2f} cores under the overload")
             await asyncio.gather(*calls)
-        self._judge(assault, seconds, due, left_out)
+        self._check(assault, seconds, due, left_out)
 
-    def _judge(self, assault: Assault, seconds: float, due: int, left_out: int) -> None:
+    def _check(self, assault: Assault, seconds: float, due: int, left_out: int) -> None:
         accepted = assault.answers[OK] / seconds
         assault.facts += [
             f"{due * BATCH / seconds:,.0f} a second were due, {left_out * BATCH / seconds:,.0f} of them not sent",

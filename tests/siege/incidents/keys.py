@@ -78,7 +78,7 @@ async def revoked_key(plan: Plan) -> Report:
             task.cancel()
         await asyncio.gather(sending, *tasks, return_exceptions=True)
     for stream in streams:
-        _judge(stream, revoked, report)
+        _check(stream, revoked, report)
     return report
 
 
@@ -116,7 +116,7 @@ async def _open(servers: list[Process], secret: str) -> tuple[list[_Stream], lis
     return streams, tasks
 
 
-def _judge(stream: _Stream, revoked: float, report: Report) -> None:
+def _check(stream: _Stream, revoked: float, report: Report) -> None:
     late = sum(arrived > revoked for arrived in stream.matches)
     if stream.ended is None:
         report.misses.append(f"{stream.name} did not end in {PATIENCE:.0f} s, {late} matches after the revocation")

@@ -92,14 +92,14 @@ async def _outage(
         ended = time.monotonic()
         await asyncio.sleep(RECOVERED_SECONDS + 1)
         log = stage.server.log()[logged:]
-        _judge(report, await observer.samples(), begun, ended)
-    _judge_log(report, log)
+        _check(report, await observer.samples(), begun, ended)
+    _check_log(report, log)
     return report
 
 
-def _judge(report: Report, samples: Samples, begun: float, ended: float) -> None:
-    _judge_first(report, "a caller hears", samples.first_refusal(begun, SEND), HEARD_SECONDS)
-    _judge_first(report, "unready", samples.first_refusal(begun, READY), UNREADY_SECONDS)
+def _check(report: Report, samples: Samples, begun: float, ended: float) -> None:
+    _check_first(report, "a caller hears", samples.first_refusal(begun, SEND), HEARD_SECONDS)
+    _check_first(report, "unready", samples.first_refusal(begun, READY), UNREADY_SECONDS)
     slowest = quantile(samples.seconds(Period(begun + KNOWN_AFTER, ended), SEND), 1)
     report.facts.append(f"callers wait {slowest:.2f} s at most once it is known")
     if not slowest <= BROKEN_SECONDS:
@@ -112,17 +112,17 @@ def _judge(report: Report, samples: Samples, begun: float, ended: float) -> None
     if not quantile(health, 1) <= 0.2:
         report.misses.append(f"/healthz took {quantile(health, 1):.2f} s, wanted 0.2 s")
     report.answers = samples.refused(Period(begun, ended), SEND)
-    report.judge_answers()
+    report.check_answers()
 
 
-def _judge_first(report: Report, what: str, seconds: float | None, wanted: float) -> None:
+def _check_first(report: Report, what: str, seconds: float | None, wanted: float) -> None:
     found = "never" if seconds is None else f"after {seconds:.2f} s"
     report.facts.append(f"{what} {found}")
     if seconds is None or seconds > wanted:
         report.misses.append(f"{what} {found}, wanted within {wanted} s")
 
 
-def _judge_log(report: Report, log: str) -> None:
+def _check_log(report: Report, log: str) -> None:
     lines, tracebacks = log.count("\n"), log.count("Traceback")
     report.facts.append(f"{lines} log lines, {tracebacks} tracebacks")
     if lines > FEW_LINES or tracebacks:

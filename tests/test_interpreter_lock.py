@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from server.sharing import interpreter
-from server.sharing.interpreter import DatabaseThread, database_thread
+from server.sharing import interpreter_lock
+from server.sharing.interpreter_lock import DatabaseThread, database_thread
 from server.sharing.loop_time import LoopTime
 from server.storage.sqlite import SqliteDatabase
 
@@ -43,7 +43,7 @@ def loop_time_with_credit() -> LoopTime:
 
 
 async def test_a_slice_begins_once_the_thread_lets_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interpreter, "WAIT_SECONDS", 60.0)
+    monkeypatch.setattr(interpreter_lock, "WAIT_SECONDS", 60.0)
     loop_time = loop_time_with_credit()
     begun = asyncio.Event()
 
@@ -79,7 +79,7 @@ async def test_nobody_waits_for_longer_than_there_is_credit() -> None:
     began = perf_counter()
     async with loop_time.slices(LARGE):
         assert not loop_time.giving_way.has_credit
-    assert perf_counter() - began >= interpreter.WAIT_SECONDS
+    assert perf_counter() - began >= interpreter_lock.WAIT_SECONDS
 
 
 async def test_what_was_let_go_meanwhile_is_not_waited_for() -> None:
@@ -141,11 +141,11 @@ async def test_a_loop_that_never_sleeps_pauses_for_an_awaited_transaction(
 
 async def test_a_loop_that_sleeps_is_not_stopped(database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database_thread, "pause", lambda: pytest.fail("The loop was stopped"))
-    monkeypatch.setattr(interpreter, "thread_time", lambda: 0.0)
+    monkeypatch.setattr(interpreter_lock, "thread_time", lambda: 0.0)
     may_end = threading.Event()
     writing = asyncio.create_task(database.write(lambda _: may_end.wait(10)))
     for _ in range(10):
-        await asyncio.sleep(interpreter.CALM_LOOK_SECONDS)
+        await asyncio.sleep(interpreter_lock.CALM_LOOK_SECONDS)
     may_end.set()
     assert await writing
 
@@ -160,17 +160,17 @@ def test_a_pause_is_short_unless_the_thread_computes(monkeypatch: pytest.MonkeyP
         naps.append(seconds)
         now += seconds
 
-    monkeypatch.setattr(interpreter, "sleep", sleep)
-    monkeypatch.setattr(interpreter, "perf_counter", lambda: now)
+    monkeypatch.setattr(interpreter_lock, "sleep", sleep)
+    monkeypatch.setattr(interpreter_lock, "perf_counter", lambda: now)
     thread = DatabaseThread()
     if computes:
         thread.take()
     thread.pause()
-    assert now == pytest.approx(interpreter.PAUSE_SECONDS if computes else interpreter.NAP_SECONDS, rel=0.1)
+    assert now == pytest.approx(interpreter_lock.PAUSE_SECONDS if computes else interpreter_lock.NAP_SECONDS, rel=0.1)
 
 
 def test_nobody_waits_for_a_thread_whose_result_is_to_be_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interpreter, "sleep", lambda _: pytest.fail("The loop was stopped"))
+    monkeypatch.setattr(interpreter_lock, "sleep", lambda _: pytest.fail("The loop was stopped"))
     thread = DatabaseThread()
     thread.take()
     thread.has_result()
